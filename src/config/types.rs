@@ -1,0 +1,206 @@
+//! The configuration after every check: what the rest of the crate reads. Nothing here can be wrong any more.
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use http::{HeaderMap, HeaderName, Uri};
+use secrecy::SecretString;
+
+/// Everything a start needs.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Listeners, folders, sizes.
+    pub server: Server,
+    /// Every deadline on the way.
+    pub timeouts: Timeouts,
+    /// What is logged and how.
+    pub log: Log,
+    /// Upstreams that can be used: those with no credential left (all optional ones unset) are in `idle`.
+    pub upstreams: Vec<Upstream>,
+    /// Upstreams left out because none of their optional credentials is set.
+    pub idle: Vec<IdleUpstream>,
+    /// Models in the order of the file. Targets of idle upstreams are left out; a model without any target left is too.
+    pub models: Vec<Model>,
+    /// Client keys whose secret is there.
+    pub keys: Vec<Key>,
+    /// Where a request without `model` goes; an index into `upstreams`.
+    pub default_upstream: Option<usize>,
+}
+
+/// `[server]`.
+#[derive(Clone, Debug)]
+pub struct Server {
+    /// Data plane.
+    pub listen: SocketAddr,
+    /// Admin plane.
+    pub admin_listen: SocketAddr,
+    /// `/metrics` alone, if wanted.
+    pub metrics_listen: Option<SocketAddr>,
+    /// Where everything that must survive a restart lives.
+    pub data_dir: PathBuf,
+    /// Number of runtimes, each with a listener of its own; at least 1.
+    pub workers: usize,
+    /// Connections of clients at once, over all workers.
+    pub max_connections: usize,
+    /// Largest request body, decoded, in bytes.
+    pub max_body_bytes: u64,
+}
+
+/// `[timeouts]`. None of them covers a whole stream.
+#[derive(Clone, Debug)]
+pub struct Timeouts {
+    /// From accept to the first byte.
+    pub first_byte: Duration,
+    /// From the first byte of a head to its end.
+    pub head: Duration,
+    /// Between two requests on one connection.
+    pub keep_alive_idle: Duration,
+    /// Longest gap inside a request body.
+    pub body_idle: Duration,
+    /// Whole request body.
+    pub body_total: Duration,
+    /// Slowest request body, bytes a second, judged from `body_idle` on.
+    pub body_min_rate: u64,
+    /// A client that takes nothing of what is ready for it.
+    pub write_stall: Duration,
+    /// Requests under way at shutdown.
+    pub drain: Duration,
+    /// Connecting to an upstream, name resolution and TLS included.
+    pub upstream_connect: Duration,
+    /// From the sent request to the head of the answer.
+    pub upstream_head: Duration,
+    /// Longest gap inside an answer.
+    pub upstream_silence: Duration,
+    /// An unused connection to an upstream.
+    pub upstream_pool_idle: Duration,
+}
+
+/// `[log]`.
+#[derive(Clone, Debug)]
+pub struct Log {
+    /// One JSON object a line, or text.
+    pub format: LogFormat,
+    /// A `tracing` filter, such as `info` or `tidegate=debug`.
+    pub level: String,
+}
+
+/// Format of log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Text,
+}
+
+/// `[[upstreams]]`: one provider endpoint.
+#[derive(Clone, Debug)]
+pub struct Upstream {
+    /// Unique name.
+    pub name: Arc<str>,
+    /// Absolute http(s) URL without query or trailing slash; its path takes the place of the client's `/v1`.
+    pub base_url: Uri,
+    /// What is sent up; empty = the upstream wants none.
+    pub credentials: Vec<Credential>,
+    /// Header that carries the credential; `authorization` carries it as `Bearer …`, any other one bare.
+    pub auth_header: HeaderName,
+    /// Headers added to every request, in place of the client's.
+    pub headers: HeaderMap,
+    /// PEM text of further roots to trust.
+    pub ca_pem: Option<Arc<[u8]>>,
+    /// `http://` (CONNECT) or `socks5://` proxy on the way to it.
+    pub proxy: Option<Uri>,
+    /// Largest body that it takes, in bytes, if that is known.
+    pub max_body_bytes: Option<u64>,
+    /// What a stream that ends cleanly without a terminal event does to the client.
+    pub on_incomplete: OnIncomplete,
+    /// Whether `x-codex-*` request headers go up (they hold installation and thread ids).
+    pub codex_headers: bool,
+    /// Whether `OpenAI-Organization` and `OpenAI-Project` of the client go up.
+    pub organization_headers: bool,
+    /// Whether `traceparent` and `tracestate` go up.
+    pub trace_headers: bool,
+    /// Unused connections kept by each worker.
+    pub max_idle_connections: usize,
+    /// Whose fault an error answer is, where it differs from the built-in table; the first match wins.
+    pub error_rules: Vec<ErrorRule>,
+}
+
+/// `[[upstreams]] error_rules`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ErrorRule {
+    /// HTTP status of the answer.
+    pub status: u16,
+    /// `error.code` (or, without one, `error.type`) of the answer; none = any.
+    pub code: Option<String>,
+    /// Whose fault it is.
+    pub fault: Fault,
+}
+
+/// Whose fault an upstream's error answer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Our credential or account: the client sees 502 `upstream_auth`.
+    Credential,
+    /// The request: the client sees the answer as it is.
+    Request,
+}
+
+/// `on_incomplete`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnIncomplete {
+    /// The stream ends for the client as it ended for us.
+    Pass,
+    /// The client's transfer is broken, so that it notices.
+    Break,
+}
+
+/// One credential of an upstream.
+#[derive(Clone, Debug)]
+pub struct Credential {
+    /// Its name in logs: by default the name of its variable or file.
+    pub name: Arc<str>,
+    /// The provider account behind it: credentials of one account share its state.
+    pub account: Arc<str>,
+    /// What is sent.
+    pub secret: SecretString,
+}
+
+/// An upstream that was configured but has no credential.
+#[derive(Clone, Debug)]
+pub struct IdleUpstream {
+    /// Its name.
+    pub name: Arc<str>,
+    /// The variables that would bring it to life.
+    pub variables: Vec<String>,
+}
+
+/// `[[models]]`: a name and where it leads.
+#[derive(Clone, Debug)]
+pub struct Model {
+    /// The name clients ask for; with a trailing `*` it matches any rest.
+    pub name: Arc<str>,
+    /// Candidates in order of preference; at least one.
+    pub targets: Vec<Target>,
+}
+
+/// One candidate of a model.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// Index into `Config::upstreams`.
+    pub upstream: usize,
+    /// Name of the model there; none = the name the client asked for.
+    pub model: Option<Arc<str>>,
+}
+
+/// `[[keys]]`: one client key.
+#[derive(Clone, Debug)]
+pub struct Key {
+    /// Its name in logs.
+    pub name: Arc<str>,
+    /// SHA-256 of its secret; the secret itself is not kept.
+    pub sha256: [u8; 32],
+    /// Model patterns it may ask for; none = all.
+    pub models: Option<Vec<Arc<str>>>,
+    /// Indices into `Config::upstreams` it may use (idle ones left out); none = all.
+    pub upstreams: Option<Vec<usize>>,
+}

@@ -1,0 +1,27 @@
+//! Wall-clock time as a parameter. Monotonic time is `tokio::time::Instant`, which tests can pause.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Where wall-clock time comes from: the system in production, a constant in tests.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    now: fn() -> SystemTime,
+}
+
+impl Clock {
+    /// The system's clock.
+    #[expect(clippy::disallowed_methods, reason = "the one place that reads the system's clock")]
+    pub const fn system() -> Self {
+        Self { now: SystemTime::now }
+    }
+
+    /// A clock of the caller's own.
+    pub const fn from_fn(now: fn() -> SystemTime) -> Self {
+        Self { now }
+    }
+
+    /// Time since 1970-01-01 UTC; zero before it.
+    pub fn since_epoch(self) -> Duration {
+        (self.now)().duration_since(UNIX_EPOCH).unwrap_or_default()
+    }
+}

@@ -1,0 +1,8 @@
+//! Plain data that every other part speaks in. Imports nothing of the crate, does no I/O.
+
+pub mod chance;
+pub mod clock;
+pub mod id;
+pub mod outcome;
+pub mod problem;
+pub mod usage;

@@ -1,0 +1,118 @@
+//! How one request ended: the record that every sink (log, metrics; later the ledger) is fed from.
+
+use std::{sync::Arc, time::Duration};
+
+use http::StatusCode;
+
+use super::{id::RequestId, problem::Problem, usage::Usage};
+
+/// Why a request is over. The names are fixed: log field `end`, metric label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum End {
+    /// The whole answer went out: a terminal event was seen, or the whole JSON answer.
+    Completed,
+    /// The provider said `response.failed`, or sent an `error` event.
+    ResponseFailed,
+    /// The provider said `response.incomplete`.
+    ResponseIncomplete,
+    /// A stream ended cleanly without a terminal event.
+    Incomplete,
+    /// The provider answered with an error, passed on as it was.
+    UpstreamError,
+    /// The upstream's transfer broke inside the answer.
+    UpstreamBroken,
+    /// The upstream was silent for too long inside the answer.
+    UpstreamStalled,
+    /// The client left before the end.
+    ClientGone,
+    /// The client stopped reading.
+    ClientStalled,
+    /// Tidegate answered with an error of its own.
+    Refused,
+    /// Tidegate stopped before the answer was out.
+    GatewayStop,
+}
+
+impl End {
+    /// Its fixed name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Completed => "completed",
+            Self::ResponseFailed => "response_failed",
+            Self::ResponseIncomplete => "response_incomplete",
+            Self::Incomplete => "incomplete",
+            Self::UpstreamError => "upstream_error",
+            Self::UpstreamBroken => "upstream_broken",
+            Self::UpstreamStalled => "upstream_stalled",
+            Self::ClientGone => "client_gone",
+            Self::ClientStalled => "client_stalled",
+            Self::Refused => "refused",
+            Self::GatewayStop => "gateway_stop",
+        }
+    }
+}
+
+/// One try at one upstream.
+#[derive(Clone, Debug)]
+pub struct Attempt {
+    /// Name of the upstream.
+    pub upstream: Arc<str>,
+    /// Name of the credential, if one was sent.
+    pub credential: Option<Arc<str>>,
+    /// What came of it.
+    pub result: AttemptResult,
+    /// From sending to the head of the answer, or to the fault.
+    pub took: Duration,
+}
+
+/// What came of an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AttemptResult {
+    /// The upstream answered with this status.
+    Status(StatusCode),
+    /// It did not answer.
+    Fault(Problem),
+    /// The client left before it did.
+    Abandoned,
+}
+
+/// The record of one request.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// Our id.
+    pub id: RequestId,
+    /// Why it is over.
+    pub end: End,
+    /// The error of ours that the client got, if any.
+    pub problem: Option<Problem>,
+    /// Status that the client got; none where it left first.
+    pub status: Option<StatusCode>,
+    /// Name of the client key, once it was known.
+    pub key: Option<Arc<str>>,
+    /// The model as asked, once it was known to be configured.
+    pub model: Option<Arc<str>>,
+    /// The model as sent up.
+    pub upstream_model: Option<Arc<str>>,
+    /// Tries in order.
+    pub attempts: Vec<Attempt>,
+    /// The upstream's own request id.
+    pub upstream_request_id: Option<Arc<str>>,
+    /// Id of the response.
+    pub response_id: Option<Box<str>>,
+    /// `error.code` or `error.type` of the provider, if it is a short identifier.
+    pub upstream_code: Option<Box<str>>,
+    /// Token counts as reported.
+    pub usage: Usage,
+    /// Whether the answer was an event stream.
+    pub streamed: bool,
+    /// Events seen in it.
+    pub events: u64,
+    /// Bytes of the body as it was read, decoded.
+    pub bytes_up: u64,
+    /// Bytes of the answer's body handed to the client's connection.
+    pub bytes_down: u64,
+    /// From the request's head to the first byte of the answer's body.
+    pub first_byte: Option<Duration>,
+    /// From the request's head to the end.
+    pub took: Duration,
+}

@@ -1,0 +1,78 @@
+//! The names of every error that Tidegate itself answers. Fixed once, here: they are `error.code` on the wire,
+//! the `problem` field in the log and a label in the metrics.
+
+/// An error of ours, by what went wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Problem {
+    /// No bearer key, or one that is not known.
+    InvalidApiKey,
+    /// A path that does not exist here.
+    UnknownUrl,
+    /// The path exists, the method does not.
+    MethodNotAllowed,
+    /// A WebSocket upgrade, which is not served.
+    WebsocketUnsupported,
+    /// The model does not exist or this key may not use it: the two look the same.
+    ModelNotFound,
+    /// No `model` in the body and no default to send it to.
+    ModelRequired,
+    /// `model` is not a usable string.
+    InvalidModel,
+    /// The body is not one JSON object.
+    InvalidJson,
+    /// A field that we act on stands twice, or in another letter case.
+    RepeatedField,
+    /// The body is over `max_body_mib`.
+    RequestTooLarge,
+    /// The body is over what the upstream takes.
+    UpstreamLimit,
+    /// A content coding that we do not know.
+    UnsupportedEncoding,
+    /// A coded body that does not decode.
+    InvalidEncoding,
+    /// The body did not come in time.
+    RequestTimeout,
+    /// The client broke off inside its body.
+    RequestAborted,
+    /// No connection to the upstream.
+    UpstreamUnreachable,
+    /// The upstream closed before it answered.
+    UpstreamDisconnected,
+    /// No answer in time.
+    UpstreamTimeout,
+    /// The upstream refused our credential.
+    UpstreamAuth,
+    /// A redirect, or a page where an API answer should be.
+    UpstreamBadAnswer,
+    /// A fault of our own.
+    Internal,
+}
+
+impl Problem {
+    /// Its fixed name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::InvalidApiKey => "invalid_api_key",
+            Self::UnknownUrl => "unknown_url",
+            Self::MethodNotAllowed => "method_not_allowed",
+            Self::WebsocketUnsupported => "websocket_unsupported",
+            Self::ModelNotFound => "model_not_found",
+            Self::ModelRequired => "missing_required_parameter",
+            Self::InvalidModel => "invalid_model",
+            Self::InvalidJson => "invalid_json",
+            Self::RepeatedField => "repeated_field",
+            Self::RequestTooLarge => "request_too_large",
+            Self::UpstreamLimit => "upstream_request_too_large",
+            Self::UnsupportedEncoding => "unsupported_content_encoding",
+            Self::InvalidEncoding => "invalid_content_encoding",
+            Self::RequestTimeout => "request_timeout",
+            Self::RequestAborted => "request_aborted",
+            Self::UpstreamUnreachable => "upstream_unreachable",
+            Self::UpstreamDisconnected => "upstream_disconnected",
+            Self::UpstreamTimeout => "upstream_timeout",
+            Self::UpstreamAuth => "upstream_auth",
+            Self::UpstreamBadAnswer => "upstream_bad_answer",
+            Self::Internal => "internal_error",
+        }
+    }
+}

@@ -1,0 +1,23 @@
+//! Token counts as a provider reported them.
+
+/// Tokens of one response. A count that the provider did not send is `None`, never a guess.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// `input_tokens`, the cached ones included.
+    pub input: Option<u64>,
+    /// `input_tokens_details.cached_tokens`.
+    pub cached: Option<u64>,
+    /// `output_tokens`, the reasoning ones included.
+    pub output: Option<u64>,
+    /// `output_tokens_details.reasoning_tokens`.
+    pub reasoning: Option<u64>,
+    /// `total_tokens`.
+    pub total: Option<u64>,
+}
+
+impl Usage {
+    /// True while nothing was reported.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}

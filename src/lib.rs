@@ -1,0 +1,3 @@
+//! Tidegate.
+pub mod config;
+pub mod domain;
