@@ -1,0 +1,52 @@
+//! What can be wrong with a text.
+
+/// Why a text was refused, and where. Says nothing of the text's contents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{kind} (at byte {at})")]
+pub struct JsonError {
+    /// What is wrong.
+    pub kind: JsonErrorKind,
+    /// Offset of the byte in the whole text.
+    pub at: u64,
+}
+
+/// What is wrong with a text. `path` is an index into the scanner's paths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum JsonErrorKind {
+    /// Nothing, or whitespace only.
+    #[error("there is no JSON, the text is empty")]
+    Empty,
+    /// UTF-8's or UTF-16's.
+    #[error("the JSON begins with a byte-order mark; it must be plain UTF-8")]
+    ByteOrderMark,
+    /// The top level is something else.
+    #[error("the JSON must be an object")]
+    NotAnObject,
+    /// Not JSON.
+    #[error("the JSON is not valid")]
+    Syntax,
+    /// The text ended inside the object.
+    #[error("the JSON ends too early")]
+    Truncated,
+    /// Something other than whitespace after the object.
+    #[error("something follows the JSON object")]
+    TrailingGarbage,
+    /// Nested deeper than the scanner's limit.
+    #[error("the JSON is nested too deeply")]
+    TooDeep,
+    /// A key on a path stands twice in its object.
+    #[error("a field stands twice in the JSON")]
+    Repeated {
+        /// The path.
+        path: usize,
+    },
+    /// A key differs from one on a path by letter case only.
+    #[error("a field of the JSON is written in another letter case")]
+    LetterCase {
+        /// The path.
+        path: usize,
+    },
+    /// A key beside one on a path is not text.
+    #[error("a field name in the JSON is not valid text")]
+    InvalidKey,
+}

@@ -1,0 +1,403 @@
+//! An incremental JSON scanner: a fixed set of paths in, their byte ranges and small values out.
+//!
+//! It is the only reader of JSON on the data path, for requests and answers alike. Structure, literals and numbers are held
+//! strictly to RFC 8259; the contents of strings that nobody asked for are not looked at. Nothing is joined, nothing
+//! recurses, and what is kept is bounded whatever the text: a split of the input never changes the result.
+
+mod error;
+mod nesting;
+mod number;
+mod text;
+mod watch;
+
+#[cfg(test)]
+mod tests;
+
+use std::ops::Range;
+
+use memchr::memchr2;
+
+pub use error::{JsonError, JsonErrorKind};
+use nesting::Nesting;
+use number::Number;
+use text::Text;
+use watch::Watch;
+pub use watch::{Paths, Repeats};
+
+/// Strings with more bytes than this, unescaped, are not kept. An id or a model name is far shorter.
+pub const STRING_LIMIT: usize = 512;
+
+/// Numbers with more bytes than this are not kept. Every `u64` and `f64` that a program writes is shorter.
+pub const NUMBER_LIMIT: usize = 64;
+
+/// What stands at a path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Bytes of the value in the whole text, quotes and brackets included.
+    pub range: Range<u64>,
+    /// The value, where it is small.
+    pub value: Value,
+}
+
+/// A value at a path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Value {
+    /// `null`
+    Null,
+    /// `true` or `false`
+    Bool(bool),
+    /// A number as it is written.
+    Number(Box<str>),
+    /// A number over [`NUMBER_LIMIT`].
+    LongNumber,
+    /// A string, unescaped.
+    String(Box<str>),
+    /// A string over [`STRING_LIMIT`]; not checked past the limit.
+    LongString,
+    /// A string that is no text: a lone surrogate, an unknown escape, a bare control character, bytes that are not UTF-8.
+    InvalidString,
+    /// An object.
+    Object,
+    /// An array.
+    Array,
+}
+
+/// What may come next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// The top-level object.
+    Start,
+    /// A key or `}`.
+    FirstKey,
+    /// A key.
+    Key,
+    /// `:`
+    Colon,
+    /// A value or `]`.
+    FirstValue,
+    /// A value.
+    Value,
+    /// `,` or the end of the container.
+    After,
+    /// The rest of a string that is skipped.
+    Skip,
+    /// The byte after a `\` in such a string.
+    SkipEscaped,
+    /// The rest of a string that is read.
+    Text,
+    /// The rest of a literal.
+    Literal,
+    /// The rest of a number.
+    Number(Number),
+    /// Whitespace.
+    End,
+}
+
+/// Scans one JSON text, fed piece by piece.
+#[derive(Debug)]
+pub struct Scanner {
+    state: State,
+    /// Bytes of the text before the current piece.
+    base: u64,
+    /// The string that is being read or skipped is a key.
+    is_key: bool,
+    /// Where the key or scalar that is being read began.
+    token_at: u64,
+    /// What is left of the literal that is being read, and what it means.
+    literal: (&'static [u8], Value),
+    text: Text,
+    nesting: Nesting,
+    max_depth: u64,
+    watch: Watch,
+    failed: Option<JsonError>,
+}
+
+impl Scanner {
+    /// A scanner for these paths.
+    pub fn new(paths: &'static Paths, repeats: Repeats) -> Self {
+        Self {
+            state: State::Start,
+            base: 0,
+            is_key: false,
+            token_at: 0,
+            literal: (b"", Value::Null),
+            text: Text::default(),
+            nesting: Nesting::default(),
+            max_depth: u64::MAX,
+            watch: Watch::new(paths, repeats),
+            failed: None,
+        }
+    }
+
+    /// The same, but a text nested deeper is an error: one bit a level is what nesting costs.
+    pub fn max_depth(mut self, levels: u64) -> Self {
+        self.max_depth = levels;
+        self
+    }
+
+    /// Reads the next piece. Once it failed, it gives the same error for ever.
+    pub fn feed(&mut self, piece: &[u8]) -> Result<(), JsonError> {
+        self.read(piece, 0).map(|_| ())
+    }
+
+    /// Reads the next piece up to the end of a string or number at path `stop`, or to its end; gives how much was read.
+    pub fn feed_until(&mut self, piece: &[u8], stop: usize) -> Result<usize, JsonError> {
+        self.read(piece, 1 << stop)
+    }
+
+    /// Call at the end of the text: it must be whole.
+    pub fn finish(&mut self) -> Result<(), JsonError> {
+        match (self.failed, self.state) {
+            (Some(error), _) => Err(error),
+            (None, State::End) => Ok(()),
+            (None, State::Start) => self.fail(JsonErrorKind::Empty, self.base),
+            (None, _) => self.fail(JsonErrorKind::Truncated, self.base),
+        }
+    }
+
+    /// What was found at path `path` so far.
+    pub fn found(&self, path: usize) -> Option<&Found> {
+        self.watch.found(path)
+    }
+
+    /// Begins a new text with the same paths and buffers.
+    pub fn reset(&mut self) {
+        self.state = State::Start;
+        self.base = 0;
+        self.nesting.clear();
+        self.watch.clear();
+        self.failed = None;
+    }
+
+    fn fail<T>(&mut self, kind: JsonErrorKind, at: u64) -> Result<T, JsonError> {
+        let error = JsonError { kind, at };
+        self.failed = Some(error);
+        Err(error)
+    }
+
+    fn read(&mut self, piece: &[u8], stop: u32) -> Result<usize, JsonError> {
+        if let Some(error) = self.failed {
+            return Err(error);
+        }
+        match self.run(piece, stop) {
+            Ok(read) => {
+                self.base += read as u64;
+                Ok(read)
+            }
+            Err((kind, at)) => self.fail(kind, at),
+        }
+    }
+
+    /// The loop. One turn is one token or one run of a string, not one byte.
+    fn run(&mut self, piece: &[u8], stop: u32) -> Result<usize, (JsonErrorKind, u64)> {
+        let mut state = self.state;
+        let mut i = 0;
+        while let Some(&byte) = piece.get(i) {
+            let at = self.base + i as u64;
+            state = match state {
+                State::Skip => match memchr2(b'"', b'\\', &piece[i..]) {
+                    None => {
+                        i = piece.len();
+                        break;
+                    }
+                    Some(n) => {
+                        i += n + 1;
+                        if piece[i - 1] == b'\\' {
+                            State::SkipEscaped
+                        } else if self.is_key {
+                            State::Colon
+                        } else {
+                            State::After
+                        }
+                    }
+                },
+                State::SkipEscaped => {
+                    i += 1;
+                    State::Skip
+                }
+                State::Text => {
+                    let (read, closed) = self.text.read(&piece[i..]);
+                    i += read;
+                    if !closed {
+                        break;
+                    }
+                    if self.is_key {
+                        self.watch.key(&self.text).map_err(|kind| (kind, self.token_at))?;
+                        State::Colon
+                    } else {
+                        let found = self.watch.put(self.token_at..self.base + i as u64, self.text.value());
+                        if found & stop != 0 {
+                            state = State::After;
+                            break;
+                        }
+                        State::After
+                    }
+                }
+                State::Literal => {
+                    if self.literal.0.first() != Some(&byte) {
+                        return Err((JsonErrorKind::Syntax, at));
+                    }
+                    i += 1;
+                    self.literal.0 = &self.literal.0[1..];
+                    if self.literal.0.is_empty() {
+                        let value = std::mem::replace(&mut self.literal.1, Value::Null);
+                        self.scalar(self.base + i as u64, value);
+                        State::After
+                    } else {
+                        State::Literal
+                    }
+                }
+                State::Number(number) => {
+                    let (number, read) = number.read(&piece[i..]);
+                    if self.keeps_value() {
+                        self.text.append(&piece[i..i + read]);
+                    }
+                    i += read;
+                    let end = self.base + i as u64;
+                    if i == piece.len() {
+                        State::Number(number)
+                    } else if !number.is_whole() {
+                        return Err((JsonErrorKind::Syntax, end));
+                    } else {
+                        let found = self.number(end);
+                        if found & stop != 0 {
+                            state = State::After;
+                            break;
+                        }
+                        State::After
+                    }
+                }
+                _ if matches!(byte, b' ' | b'\n' | b'\r' | b'\t') => {
+                    i += 1;
+                    state
+                }
+                _ => {
+                    i += 1;
+                    self.token(state, byte, at)?
+                }
+            };
+        }
+        self.state = state;
+        Ok(i)
+    }
+
+    /// The current container is one in which a path may match.
+    fn watching(&self) -> bool {
+        self.watch.level() == self.nesting.depth()
+    }
+
+    /// A path ends at the value that comes next or is being read.
+    fn keeps_value(&self) -> bool {
+        self.watching() && self.watch.wants_value()
+    }
+
+    /// Takes the byte that begins a token, and gives what may come next.
+    #[inline]
+    fn token(&mut self, state: State, byte: u8, at: u64) -> Result<State, (JsonErrorKind, u64)> {
+        match (state, byte) {
+            (State::FirstKey | State::Key, b'"') => {
+                self.is_key = true;
+                if self.watching() {
+                    self.token_at = at;
+                    self.text.begin(self.watch.checks_keys());
+                    return Ok(State::Text);
+                }
+                Ok(State::Skip)
+            }
+            (State::Colon, b':') => Ok(State::Value),
+            (State::FirstValue | State::Value, b'"') => {
+                self.is_key = false;
+                if self.keeps_value() {
+                    self.token_at = at;
+                    self.text.begin(false);
+                    return Ok(State::Text);
+                }
+                Ok(State::Skip)
+            }
+            (State::After, b',') => Ok(if self.nesting.in_object() { State::Key } else { State::Value }),
+            (State::After | State::FirstKey, b'}') if self.nesting.in_object() => Ok(self.close(Value::Object, at)),
+            (State::After | State::FirstValue, b']') if !self.nesting.in_object() => Ok(self.close(Value::Array, at)),
+            (State::FirstValue | State::Value, _) => self.value(byte, at),
+            (State::Start, _) => self.start(byte, at),
+            (State::End, _) => Err((JsonErrorKind::TrailingGarbage, at)),
+            _ => Err((JsonErrorKind::Syntax, at)),
+        }
+    }
+
+    /// The first byte of a value that is not a string.
+    fn value(&mut self, byte: u8, at: u64) -> Result<State, (JsonErrorKind, u64)> {
+        if matches!(byte, b'{' | b'[') {
+            return self.open(byte == b'{', at);
+        }
+        self.token_at = at;
+        self.literal = match byte {
+            b't' => (b"rue", Value::Bool(true)),
+            b'f' => (b"alse", Value::Bool(false)),
+            b'n' => (b"ull", Value::Null),
+            _ => {
+                let number = Number::begin(byte).ok_or((JsonErrorKind::Syntax, at))?;
+                if self.keeps_value() {
+                    self.text.begin(false);
+                    self.text.append(&[byte]);
+                }
+                return Ok(State::Number(number));
+            }
+        };
+        Ok(State::Literal)
+    }
+
+    /// The first byte of the text that is not whitespace.
+    fn start(&mut self, byte: u8, at: u64) -> Result<State, (JsonErrorKind, u64)> {
+        match byte {
+            b'{' => {
+                self.nesting.push(true);
+                self.watch.begin();
+                Ok(State::FirstKey)
+            }
+            // UTF-8's and the two of UTF-16.
+            0xEF | 0xFE | 0xFF if at == 0 => Err((JsonErrorKind::ByteOrderMark, at)),
+            _ => Err((JsonErrorKind::NotAnObject, at)),
+        }
+    }
+
+    fn open(&mut self, object: bool, at: u64) -> Result<State, (JsonErrorKind, u64)> {
+        if self.nesting.depth() >= self.max_depth {
+            return Err((JsonErrorKind::TooDeep, at));
+        }
+        if self.watching() {
+            self.watch.open(object, at);
+        }
+        self.nesting.push(object);
+        Ok(if object { State::FirstKey } else { State::FirstValue })
+    }
+
+    fn close(&mut self, value: Value, at: u64) -> State {
+        if self.watching() {
+            self.watch.leave();
+        }
+        self.nesting.pop();
+        if self.nesting.depth() == 0 {
+            return State::End;
+        }
+        if self.watching() {
+            self.watch.close(at + 1, value);
+        }
+        State::After
+    }
+
+    /// A number ended before `end`.
+    fn number(&mut self, end: u64) -> u32 {
+        if !self.keeps_value() {
+            return 0;
+        }
+        let value = self.text.number();
+        self.watch.put(self.token_at..end, value)
+    }
+
+    /// A literal ended before `end`.
+    fn scalar(&mut self, end: u64, value: Value) {
+        if self.watching() {
+            self.watch.put(self.token_at..end, value);
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! Matches keys to paths and keeps what stands there.
+
+use std::ops::Range;
+
+use super::{Found, JsonErrorKind, Value, text::Text};
+
+/// More than any reader here needs, and one machine word of bits.
+const MAX_PATHS: usize = 32;
+
+/// `response.usage.output_tokens_details.reasoning_tokens` is the longest there is.
+const MAX_SEGMENTS: usize = 4;
+
+/// A name in other letters may take three bytes for one, and must still fit what is kept of a key.
+const MAX_NAME: usize = super::STRING_LIMIT / 3;
+
+/// A set of paths: each a list of object keys from the top level down.
+#[derive(Debug)]
+pub struct Paths {
+    paths: &'static [&'static [&'static str]],
+    /// The paths that end at a level, by level.
+    ends: [u32; MAX_SEGMENTS],
+}
+
+impl Paths {
+    /// Up to 32 paths, no two alike, of one to four ASCII names. Meant for a `static`: more or longer ones do not compile there.
+    pub const fn new(paths: &'static [&'static [&'static str]]) -> Self {
+        assert!(paths.len() <= MAX_PATHS);
+        let mut ends = [0; MAX_SEGMENTS];
+        let mut i = 0;
+        while i < paths.len() {
+            let path = paths[i];
+            assert!(!path.is_empty() && path.len() <= MAX_SEGMENTS);
+            let mut segment = 0;
+            while segment < path.len() {
+                assert!(path[segment].is_ascii() && path[segment].len() <= MAX_NAME);
+                segment += 1;
+            }
+            ends[path.len() - 1] |= 1 << i;
+            i += 1;
+        }
+        Self { paths, ends }
+    }
+
+    /// The names of one path.
+    pub fn path(&self, path: usize) -> &'static [&'static str] {
+        self.paths.get(path).copied().unwrap_or_default()
+    }
+}
+
+/// What to do about keys that two parsers might read in two ways.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Repeats {
+    /// Refuse the text: for what we act on. A name on a path may stand once in its object, in its own letters only (Go reads
+    /// names in any letter case), and every name beside it must be text.
+    Refuse,
+    /// Take the last, as most parsers do: for what we only look at. Names match exactly. A value that an earlier object of the
+    /// same name gave stays where a later one gives none.
+    LastWins,
+}
+
+/// Where in the paths the scanner is. Only objects on the way to a path count as levels; `level` of them are open.
+#[derive(Debug)]
+pub(super) struct Watch {
+    paths: &'static Paths,
+    refuse: bool,
+    level: usize,
+    /// By level: the paths that may match in this object.
+    live: [u32; MAX_SEGMENTS],
+    /// By level: the paths whose name was seen in this object.
+    seen: [u32; MAX_SEGMENTS],
+    /// By level: the paths that want the value that is being read.
+    wanted: [u32; MAX_SEGMENTS],
+    /// By level: where that value began, if it is a container.
+    began: [u64; MAX_SEGMENTS],
+    /// The paths that go on inside the value that comes next.
+    deeper: u32,
+    found: Vec<Option<Found>>,
+    /// Those of `found` that are set.
+    set: u32,
+}
+
+impl Watch {
+    pub(super) fn new(paths: &'static Paths, repeats: Repeats) -> Self {
+        Self {
+            paths,
+            refuse: repeats == Repeats::Refuse,
+            level: 0,
+            live: [0; MAX_SEGMENTS],
+            seen: [0; MAX_SEGMENTS],
+            wanted: [0; MAX_SEGMENTS],
+            began: [0; MAX_SEGMENTS],
+            deeper: 0,
+            found: vec![None; paths.paths.len()],
+            set: 0,
+        }
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.level = 0;
+        for path in bits(std::mem::take(&mut self.set)) {
+            self.found[path] = None;
+        }
+    }
+
+    pub(super) fn found(&self, path: usize) -> Option<&Found> {
+        self.found.get(path).and_then(Option::as_ref)
+    }
+
+    /// How many objects on the way to a path are open.
+    pub(super) fn level(&self) -> u64 {
+        self.level as u64
+    }
+
+    /// A key is to be checked to its end.
+    pub(super) fn checks_keys(&self) -> bool {
+        self.refuse
+    }
+
+    /// Some path ends at the value that comes next.
+    pub(super) fn wants_value(&self) -> bool {
+        self.wanted[self.level - 1] != 0
+    }
+
+    /// The top-level object begins.
+    pub(super) fn begin(&mut self) {
+        let all = self.paths.ends.iter().fold(0, |all, ends| all | ends);
+        self.enter(all);
+    }
+
+    fn enter(&mut self, live: u32) {
+        if live != 0 {
+            self.live[self.level] = live;
+            self.seen[self.level] = 0;
+            self.wanted[self.level] = 0;
+            self.deeper = 0;
+            self.level += 1;
+        }
+    }
+
+    /// The object of the innermost level ends.
+    pub(super) fn leave(&mut self) {
+        self.level -= 1;
+    }
+
+    /// A key of the innermost level.
+    pub(super) fn key(&mut self, text: &Text) -> Result<(), JsonErrorKind> {
+        let level = self.level - 1;
+        self.wanted[level] = 0;
+        self.deeper = 0;
+        let key = match text.key() {
+            Ok(Some(key)) => key,
+            Err(()) if self.refuse => return Err(JsonErrorKind::InvalidKey),
+            // Too long for any path.
+            Ok(None) | Err(()) => return Ok(()),
+        };
+        let mut matching = 0;
+        for path in bits(self.live[level]) {
+            let name = self.paths.paths[path][level];
+            if name == key {
+                matching |= 1 << path;
+            } else if self.refuse && same_folded(name, key) {
+                return Err(JsonErrorKind::LetterCase { path });
+            }
+        }
+        let again = matching & self.seen[level];
+        if self.refuse && again != 0 {
+            return Err(JsonErrorKind::Repeated { path: again.trailing_zeros() as usize });
+        }
+        self.seen[level] |= matching;
+        self.wanted[level] = matching & self.paths.ends[level];
+        self.deeper = matching & !self.paths.ends[level];
+        Ok(())
+    }
+
+    /// A container begins as a value of the innermost level.
+    pub(super) fn open(&mut self, object: bool, at: u64) {
+        self.began[self.level - 1] = at;
+        if object {
+            self.enter(self.deeper);
+        }
+    }
+
+    /// A container that is a value of the innermost level has ended.
+    pub(super) fn close(&mut self, end: u64, value: Value) {
+        self.put(self.began[self.level - 1]..end, value);
+    }
+
+    /// A value of the innermost level has ended. Gives the path that wanted it, as a bit.
+    pub(super) fn put(&mut self, range: Range<u64>, value: Value) -> u32 {
+        let wanted = std::mem::take(&mut self.wanted[self.level - 1]);
+        // One at most: no two paths are alike.
+        if let Some(found) = self.found.get_mut(wanted.trailing_zeros() as usize) {
+            *found = Some(Found { range, value });
+        }
+        self.set |= wanted;
+        wanted
+    }
+}
+
+/// The indices of the bits that are set.
+fn bits(mut set: u32) -> impl Iterator<Item = usize> {
+    std::iter::from_fn(move || {
+        let lowest = (set != 0).then(|| set.trailing_zeros() as usize)?;
+        set &= set - 1;
+        Some(lowest)
+    })
+}
+
+/// Same to Go's `encoding/json`, which takes a field by its name in any letter case: ASCII's, and the two letters outside of it
+/// that fold into it.
+fn same_folded(name: &str, key: &str) -> bool {
+    let fold = |char: char| match char {
+        'ſ' => 's',
+        '\u{212A}' => 'k',
+        _ => char.to_ascii_lowercase(),
+    };
+    key.chars().map(fold).eq(name.chars().map(fold))
+}
