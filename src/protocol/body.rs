@@ -163,3 +163,150 @@ impl Body for RopeBody {
 pub fn json_string(text: &str) -> Bytes {
     serde_json::Value::from(text).to_string().into()
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection::vec, prelude::*, sample::Index};
+
+    use super::*;
+    use crate::protocol::json::{Paths, Repeats, Scanner};
+
+    fn bytes(rope: &Rope) -> Vec<u8> {
+        rope.pieces().flatten().collect()
+    }
+
+    /// What the body sends, its promises checked at every frame.
+    fn sent(mut body: RopeBody) -> Vec<u8> {
+        let mut sent = Vec::new();
+        let total = body.size_hint().exact().unwrap();
+        loop {
+            assert_eq!(body.size_hint().exact(), Some(total - sent.len() as u64));
+            let over = body.is_end_stream();
+            let Poll::Ready(frame) = Pin::new(&mut body).poll_frame(&mut Context::from_waker(std::task::Waker::noop()))
+            else {
+                panic!("a rope has nothing to wait for");
+            };
+            assert_eq!(frame.is_none(), over);
+            match frame {
+                Some(Ok(frame)) => sent.extend_from_slice(&frame.into_data().unwrap()),
+                None => return sent,
+            }
+        }
+    }
+
+    #[test]
+    fn dribbled_bytes_are_put_together() {
+        let mut rope = Rope::new();
+        for i in 0..100_000u32 {
+            rope.push(Bytes::copy_from_slice(&[i as u8]));
+        }
+        assert!(rope.pieces.len() <= 14, "{}", rope.pieces.len());
+        assert!(rope.pieces[1..].iter().all(|piece| piece.len() == BLOCK));
+        assert!(bytes(&rope).into_iter().eq((0..100_000u32).map(|i| i as u8)));
+    }
+
+    #[test]
+    fn common_pieces_are_kept_as_they_are() {
+        let pieces = [Bytes::from("{\"model\":1}"), Bytes::from(vec![b' '; 20_000]), Bytes::from("}")];
+        let mut rope = Rope::new();
+        rope.push(Bytes::new());
+        for piece in &pieces {
+            rope.push(piece.clone());
+        }
+        assert!(rope.pieces().zip(&pieces).all(|(kept, pushed)| kept.as_ptr() == pushed.as_ptr()));
+        assert_eq!(rope.pieces().count(), 3);
+        let edited = rope.edited(&[Edit { range: 9..10, with: Bytes::from("2") }]);
+        assert_eq!(edited.pieces().nth(3).unwrap().as_ptr(), pieces[1].as_ptr());
+        assert!(Rope::new().is_empty() && Rope::new().body().is_end_stream() && !rope.is_empty());
+    }
+
+    #[test]
+    fn json_strings_are_escaped() {
+        assert_eq!(json_string("a\"\\\n/é"), &b"\"a\\\"\\\\\\n/\xc3\xa9\""[..]);
+    }
+
+    fn pieces() -> impl Strategy<Value = Vec<Vec<u8>>> {
+        let piece = prop_oneof![
+            4 => vec(any::<u8>(), 0..20),
+            1 => (any::<u8>(), 1000..1100usize).prop_map(|(byte, len)| vec![byte; len]),
+            1 => (any::<u8>(), 4000..9000usize).prop_map(|(byte, len)| vec![byte; len]),
+        ];
+        vec(piece, 0..20)
+    }
+
+    fn rope(pieces: impl IntoIterator<Item = impl AsRef<[u8]>>) -> Rope {
+        let mut rope = Rope::new();
+        for piece in pieces {
+            rope.push(Bytes::copy_from_slice(piece.as_ref()));
+        }
+        rope
+    }
+
+    static MODEL: Paths = Paths::new(&[&["model"]]);
+
+    proptest! {
+        #[test]
+        fn an_edit_changes_its_range_only(
+            pieces in pieces(),
+            edits in vec((any::<Index>(), any::<Index>(), vec(any::<u8>(), 0..10)), 0..5),
+        ) {
+            let whole = pieces.concat();
+            let rope = rope(&pieces);
+            prop_assert_eq!(&bytes(&rope), &whole);
+            prop_assert_eq!(rope.len(), whole.len() as u64);
+            let mut places: Vec<_> = edits.iter().flat_map(|(a, b, _)| [a, b]).map(|at| at.index(whole.len() + 1)).collect();
+            places.sort_unstable();
+            let ranges = places.chunks(2).map(|pair| pair[0]..pair[1]);
+            let edits: Vec<_> = ranges.zip(edits).map(|(range, (_, _, with))| (range, with)).collect();
+            let mut spliced = whole.clone();
+            for (range, with) in edits.iter().rev() {
+                spliced.splice(range.clone(), with.iter().copied());
+            }
+            let edits: Vec<_> = edits
+                .into_iter()
+                .map(|(range, with)| Edit { range: range.start as u64..range.end as u64, with: with.into() })
+                .collect();
+            let edited = rope.edited(&edits);
+            prop_assert_eq!(edited.len(), spliced.len() as u64);
+            prop_assert_eq!(&bytes(&edited), &spliced);
+            prop_assert_eq!(sent(edited.clone().body()), spliced);
+            // Replayable, and the original is as it was.
+            prop_assert_eq!(sent(rope.body()), whole.clone());
+            prop_assert_eq!(sent(rope.body()), whole);
+        }
+
+        #[test]
+        fn replacing_the_model_changes_the_model_only(
+            before in "[ \n]{0,3}", input in ".{0,40}", model in ".{0,20}", new in ".{0,20}", nested in ".{0,5}",
+            first in any::<bool>(), number in "-?[1-9][0-9]{0,30}\\.[0-9]{1,30}", cuts in vec(any::<Index>(), 0..10),
+        ) {
+            let json = |text: &str| serde_json::Value::from(text).to_string();
+            let model_field = format!("\"mod\\u0065l\" :{before}{}{before}", json(&model));
+            let rest = format!(
+                "\"input\":[{{\"model\":{}, \"text\":{}}},\"\\\"model\\\":\\\"x\\\"\"],{before}\"n\":{number}",
+                json(&nested), json(&input)
+            );
+            let text = if first { format!("{before}{{{model_field},{rest}}}") } else { format!("{{{rest},{model_field}}}{before}") };
+            let mut cuts: Vec<_> = cuts.iter().map(|cut| cut.index(text.len() + 1)).chain([0, text.len()]).collect();
+            cuts.sort_unstable();
+
+            let mut scanner = Scanner::new(&MODEL, Repeats::Refuse);
+            let mut body = Rope::new();
+            for pair in cuts.windows(2) {
+                let piece = &text.as_bytes()[pair[0]..pair[1]];
+                scanner.feed(piece).unwrap();
+                body.push(Bytes::copy_from_slice(piece));
+            }
+            scanner.finish().unwrap();
+            let range = scanner.found(0).unwrap().range.clone();
+            let edited = sent(body.edited(&[Edit { range: range.clone(), with: json_string(&new) }]).body());
+
+            let mut expected: serde_json::Value = serde_json::from_str(&text).unwrap();
+            expected["model"] = new.clone().into();
+            prop_assert_eq!(serde_json::from_slice::<serde_json::Value>(&edited).unwrap(), expected);
+            let (start, end) = (range.start as usize, range.end as usize);
+            prop_assert_eq!(&edited[..start], &text.as_bytes()[..start]);
+            prop_assert_eq!(&edited[start + json_string(&new).len()..], &text.as_bytes()[end..]);
+        }
+    }
+}

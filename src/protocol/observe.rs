@@ -172,7 +172,7 @@ impl Event {
         match part {
             // Most events are deltas that name their type first: after it, nothing in them is read.
             Part::Data(_) if self.over => {}
-            // What is not JSON is no event, for one `[DONE]`.
+            // What is not JSON is no event; `[DONE]` is not.
             Part::Data(data) => self.over = self.read(data, seen).unwrap_or(true),
             Part::End => {
                 if !std::mem::take(&mut self.over) && self.scanner.finish().is_ok() {
@@ -281,3 +281,6 @@ fn usage(json: &Scanner) -> Usage {
     };
     Usage { input: count(0), cached: count(1), output: count(2), reasoning: count(3), total: count(4) }
 }
+
+#[cfg(test)]
+mod tests;

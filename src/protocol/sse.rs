@@ -124,3 +124,104 @@ impl Tap {
         self.after_cr = byte == b'\r';
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        pin::Pin,
+        task::{Context, Poll, Waker},
+    };
+
+    use bytes::Bytes;
+    use http_body::Body;
+    use proptest::{collection::vec, prelude::*};
+    use sse_stream::{SseBody, SseStream};
+
+    use super::*;
+    use crate::protocol::body::Rope;
+
+    /// The data of each event.
+    fn events<'a>(pieces: impl IntoIterator<Item = &'a [u8]>, clean_end: bool) -> Vec<Vec<u8>> {
+        let mut tap = Tap::default();
+        let mut events = vec![Vec::new()];
+        let mut see = |part: Part<'_>| match part {
+            Part::Data(data) => events.last_mut().unwrap().extend_from_slice(data),
+            Part::End => events.push(Vec::new()),
+        };
+        for piece in pieces {
+            tap.feed(piece, &mut see);
+        }
+        if clean_end {
+            tap.finish(&mut see);
+        }
+        events.pop();
+        events
+    }
+
+    #[test]
+    fn framing() {
+        for (stream, expected) in [
+            ("data: a\n\n", vec!["a"]),
+            ("data:a\n\ndata:  b \r\rdata: c\r\n\r\n", vec!["a", " b ", "c"]),
+            ("\u{feff}data: a\n\n\u{feff}data: b\n\n", vec!["a"]),
+            ("\u{feff}\u{feff}data: a\n\n", vec![]),
+            ("data: a\ndata\ndata:\ndata: b\n\n", vec!["a\n\n\nb"]),
+            ("data\n\n", vec![""]),
+            (": data: a\n\nevent: x\n\nid: 1\nretry: 1\n\n\n\n", vec![]),
+            (":\ndatax: a\ndat: a\n data: a\nDATA: a\ndata : a\nevent\n\n", vec![]),
+            ("event: a\n: c\ndata: b\r\nid: 1\r\n\r\n", vec!["b"]),
+            ("data: a\n\n\ndata: b\n\n\n\n", vec!["a", "b"]),
+            ("data: a\r\ndata: b\n\rdata: c\n\n", vec!["a\nb", "c"]),
+            ("data: a\n\ndata: b", vec!["a", "b"]),
+            ("data: a\n\ndata: b\n", vec!["a", "b"]),
+            ("", vec![]),
+        ] {
+            let expected: Vec<_> = expected.into_iter().map(|data| data.as_bytes().to_vec()).collect();
+            let stream = stream.as_bytes();
+            assert_eq!(events([stream], true), expected, "{}", stream.escape_ascii());
+            assert_eq!(events(stream.chunks(1), true), expected, "{}", stream.escape_ascii());
+            for cut in 0..stream.len() {
+                assert_eq!(events([&stream[..cut], &stream[cut..]], true), expected);
+            }
+        }
+    }
+
+    /// A CR ends the line at once, though a LF may still come: an event is never held back.
+    #[test]
+    fn an_event_is_seen_with_its_blank_line() {
+        assert_eq!(events([&b"data: a\r\n\r"[..]], false).len(), 1);
+        assert_eq!(events([&b"data: a\n"[..]], false).len(), 0);
+    }
+
+    /// What the crate sse-stream makes of a stream: decoded, and written again in one form.
+    fn oracle(pieces: &[Vec<u8>]) -> Vec<Vec<u8>> {
+        let mut stream = Rope::new();
+        stream.push(Bytes::from(pieces.concat()));
+        let mut body = SseBody::new(SseStream::new(stream.body()));
+        let mut events = Vec::new();
+        while let Poll::Ready(Some(frame)) = Pin::new(&mut body).poll_frame(&mut Context::from_waker(Waker::noop())) {
+            let frame = frame.unwrap().into_data().unwrap();
+            let lines: Vec<_> =
+                frame.split(|&byte| byte == b'\n').filter_map(|line| line.strip_prefix(b"data: ")).collect();
+            if !lines.is_empty() {
+                events.push(lines.join(&b"\n"[..]));
+            }
+        }
+        events
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 1024, ..ProptestConfig::default() })]
+
+        #[test]
+        fn frames_as_sse_stream_does(pieces in vec(vec(prop::sample::select(vec![
+            "data:", "data: ", "data", "da", "ta:", " ", ":", "event: x", "id: 1", "x", "é", "\u{feff}",
+            "\n", "\r", "\r\n", "\n\n", "\n", "\r\n\r\n", "\ndata: ", "\n\ndata: y",
+        ]), 0..12), 0..6)) {
+            let pieces: Vec<_> = pieces.iter().map(|tokens| tokens.concat().into_bytes()).collect();
+            let ours = events(pieces.iter().map(Vec::as_slice), false);
+            prop_assert_eq!(&ours, &events(pieces.concat().chunks(1), false));
+            prop_assert_eq!(ours, oracle(&pieces));
+        }
+    }
+}
