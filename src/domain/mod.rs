@@ -2,6 +2,7 @@
 
 pub mod chance;
 pub mod clock;
+pub mod departure;
 pub mod id;
 pub mod outcome;
 pub mod problem;

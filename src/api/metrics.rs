@@ -1,0 +1,18 @@
+//! `GET /metrics`.
+
+use axum::{
+    extract::State,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+
+use super::Admin;
+use crate::metrics::CONTENT_TYPE;
+
+/// Every metric, as Prometheus reads it.
+pub(super) async fn text(State(admin): State<Admin>) -> Response {
+    match admin.metrics.text() {
+        Ok(text) => ([("content-type", CONTENT_TYPE)], text).into_response(),
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
+}

@@ -1,0 +1,19 @@
+//! The endpoints of the OpenAI API, one file each.
+
+pub(super) mod models;
+pub(super) mod responses;
+
+use axum::{Extension, body::Body, extract::State, response::Response};
+
+use super::Data;
+use crate::proxy::{Arrival, error::Refusal};
+
+/// Whatever has no route.
+pub(super) async fn unknown_url(State(data): State<Data>, Extension(arrival): Extension<Arrival>) -> Response {
+    refuse(&data, &arrival, Refusal::unknown_url())
+}
+
+/// An error of ours as a response.
+fn refuse(data: &Data, arrival: &Arrival, refusal: Refusal) -> Response {
+    data.proxy.refuse(arrival, refusal).map(Body::new)
+}

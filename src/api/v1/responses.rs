@@ -1,0 +1,41 @@
+//! `/v1/responses`.
+
+use axum::{
+    Extension,
+    body::Body,
+    extract::{Request, State},
+    http::{Method, header::UPGRADE},
+    response::Response,
+};
+
+use super::refuse;
+use crate::{
+    api::Data,
+    proxy::{Arrival, error::Refusal, forward::forward},
+    upstream::Endpoint,
+};
+
+/// `POST /v1/responses`.
+pub(in crate::api) async fn create(
+    State(data): State<Data>,
+    Extension(arrival): Extension<Arrival>,
+    request: Request,
+) -> Response {
+    forward(&data.proxy, arrival, Endpoint::CreateResponse, request).await.map(Body::new)
+}
+
+/// Anything but POST. A WebSocket upgrade gets 426, the one answer on which Codex falls back to HTTP at once.
+pub(in crate::api) async fn other_method(
+    State(data): State<Data>,
+    Extension(arrival): Extension<Arrival>,
+    request: Request,
+) -> Response {
+    let upgrade = request.headers().get_all(UPGRADE).iter();
+    let websocket = upgrade.into_iter().any(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"));
+    let refusal = if request.method() == Method::GET && websocket {
+        Refusal::websocket_unsupported()
+    } else {
+        Refusal::method_not_allowed("POST")
+    };
+    refuse(&data, &arrival, refusal)
+}

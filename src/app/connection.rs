@@ -1,0 +1,360 @@
+//! One connection of a client: hyper's HTTP/1.1 on it, and around hyper what it lacks. It has one timer for the head
+//! and for idling, none for a client that does not read, and it no longer notices that a client left once bytes of a
+//! pipelined request are in its buffer (reliability.md, "the five things that matter most").
+
+use std::{
+    io,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use axum::{Router, body::Body};
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use hyper::{body::Incoming, server::conn::http1, service::Service};
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
+    net::{
+        TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    time::{Instant, Sleep, sleep_until},
+};
+use tower_service::Service as _;
+
+use super::{
+    progress::{Deadlines, Progress},
+    shutdown::Shutdown,
+};
+use crate::{domain::departure::Departure, metrics::CutLabels, metrics::Metrics};
+
+/// A request's head may be this long, and hyper's buffers grow no further (its own default is 417,792 bytes).
+/// OpenAI documents 64 KiB for all headers together.
+const MAX_BUFFER: usize = 64 * 1024;
+
+/// A client that still sends when its answer is out gets this long, and this much is read away: closing at once would
+/// reset the connection and destroy an answer that it has not read yet.
+const LINGER: Duration = Duration::from_secs(2);
+const LINGER_BYTES: usize = 64 * 1024 * 1024;
+
+const TIMED_OUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\ncontent-type: application/json\r\nconnection: close\r\n\
+content-length: 141\r\n\r\n{\"error\":{\"message\":\"The head of the request did not come in time.\",\
+\"type\":\"invalid_request_error\",\"param\":null,\"code\":\"request_timeout\"}}";
+
+/// What every connection of a listener shares.
+#[derive(Clone, Debug)]
+pub(super) struct Shared {
+    pub(super) router: Router,
+    pub(super) deadlines: Deadlines,
+    pub(super) shutdown: Shutdown,
+    pub(super) metrics: Arc<Metrics>,
+}
+
+/// Serves a connection to its end.
+pub(super) async fn serve(stream: TcpStream, shared: Shared) {
+    // An event must go out when it comes: Nagle's algorithm would hold the tail back for 40 ms.
+    let _ = stream.set_nodelay(true);
+    shared.metrics.connections.inc();
+    let (read, write) = stream.into_split();
+    let write = Arc::new(write);
+    let progress = Arc::new(Progress::new());
+    let departure = Departure::default();
+    let io = Io { read, write: Arc::clone(&write), progress: Arc::clone(&progress) };
+    let service =
+        Requests { router: shared.router.clone(), progress: Arc::clone(&progress), departure: departure.clone() };
+    let mut builder = http1::Builder::new();
+    // Its header timer stays off: ours tells heads from idling.
+    builder.max_buf_size(MAX_BUFFER).half_close(false).header_read_timeout(None);
+    let connection = builder.serve_connection(TokioIo::new(io), service);
+
+    if let Some(mut io) = drive(connection, &write, &progress, &departure, &shared).await {
+        // Ends the writing side: the connection gave its own reference up, this is the last one.
+        drop(write);
+        linger(&mut io).await;
+    }
+    shared.metrics.connections.dec();
+}
+
+/// Why a connection is over.
+enum Event {
+    /// hyper is done with it.
+    Done,
+    /// The client closed its side while a request was under way.
+    Left,
+    /// A deadline ran out.
+    Deadline(&'static str),
+    /// Tidegate stops taking requests.
+    Drain,
+    /// Tidegate stops.
+    Stop,
+}
+
+/// Runs the connection until it is over. Gives the reading side back where the client may still be sending.
+///
+/// What is under way is dropped with the connection, so the reason is told to `departure` before this returns.
+async fn drive(
+    connection: http1::Connection<TokioIo<Io>, Requests>,
+    write: &OwnedWriteHalf,
+    progress: &Progress,
+    departure: &Departure,
+    shared: &Shared,
+) -> Option<OwnedReadHalf> {
+    let mut connection = connection;
+    let mut timer = pin!(sleep_until(Instant::now() + shared.deadlines.first_byte));
+    let mut left = pin!(left(write));
+    let mut drain = pin!(shared.shutdown.draining());
+    let mut stop = pin!(shared.shutdown.stopped());
+    let mut draining = false;
+    loop {
+        let event = tokio::select! {
+            biased;
+            event = std::future::poll_fn(|cx| poll(&mut connection, progress, &shared.deadlines, timer.as_mut(), cx)) => event,
+            () = &mut left, if !progress.has_left() => Event::Left,
+            () = &mut drain, if !draining => Event::Drain,
+            () = &mut stop => Event::Stop,
+        };
+        match event {
+            Event::Done => return Some(connection.into_parts().io.into_inner().read),
+            // Between two requests hyper sees the end by itself, and what is already in its buffer gets no service.
+            Event::Left => {
+                progress.leave();
+                if progress.is_busy() {
+                    return None;
+                }
+            }
+            Event::Deadline(name) => {
+                shared.metrics.connections_cut.get_or_create(&CutLabels { deadline: name }).inc();
+                match name {
+                    Progress::HEAD => {
+                        let _ = write.try_write(TIMED_OUT);
+                    }
+                    Progress::WRITE_STALL => {
+                        departure.stalled();
+                        // A reset: what the client does not read shall not stay in the kernel's buffers either.
+                        let _ = write.as_ref().set_zero_linger();
+                    }
+                    _ => {}
+                }
+                return None;
+            }
+            Event::Drain => {
+                draining = true;
+                Pin::new(&mut connection).graceful_shutdown();
+            }
+            Event::Stop => {
+                departure.gateway_stop();
+                return None;
+            }
+        }
+    }
+}
+
+/// Polls hyper, then the deadline that holds now. The timer is moved only when it fires or when a deadline comes
+/// nearer, so that a busy connection hardly touches it.
+fn poll(
+    connection: &mut http1::Connection<TokioIo<Io>, Requests>,
+    progress: &Progress,
+    deadlines: &Deadlines,
+    mut timer: Pin<&mut Sleep>,
+    cx: &mut Context<'_>,
+) -> Poll<Event> {
+    // An error here is the client's: what it was about was answered, or nobody is there to read an answer.
+    if connection.poll_without_shutdown(cx).is_ready() {
+        return Poll::Ready(Event::Done);
+    }
+    let Some((due, name)) = progress.due(deadlines) else {
+        return Poll::Pending;
+    };
+    if due < timer.deadline() {
+        timer.as_mut().reset(due);
+    }
+    loop {
+        ready!(timer.as_mut().poll(cx));
+        if due <= Instant::now() {
+            return Poll::Ready(Event::Deadline(name));
+        }
+        timer.as_mut().reset(due);
+    }
+}
+
+/// Resolves when the client closed its side. On Linux the kernel tells without anything being read, so that bytes
+/// which wait to be read cannot hide it.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+async fn left(write: &OwnedWriteHalf) {
+    loop {
+        match write.ready(tokio::io::Interest::PRIORITY).await {
+            Ok(ready) if ready.is_read_closed() => return,
+            Ok(_) => tokio::time::sleep(PRIORITY_PAUSE).await,
+            Err(_) => return,
+        }
+    }
+}
+
+/// Elsewhere it has to be asked for.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+async fn left(write: &OwnedWriteHalf) {
+    loop {
+        match write.ready(tokio::io::Interest::READABLE).await {
+            Ok(ready) if ready.is_read_closed() => return,
+            Ok(_) => tokio::time::sleep(PRIORITY_PAUSE).await,
+            Err(_) => return,
+        }
+    }
+}
+
+/// Urgent data, which HTTP has no use for, shall not make a loop spin. Half of the 100 ms within which a departure
+/// is promised to be noticed.
+const PRIORITY_PAUSE: Duration = Duration::from_millis(50);
+
+/// Reads away what the client still sends, for a short time.
+async fn linger(read: &mut OwnedReadHalf) {
+    let mut scratch = vec![0; 16 * 1024];
+    let mut left = LINGER_BYTES;
+    let _ = tokio::time::timeout(LINGER, async {
+        while left > 0 {
+            match read.read(&mut scratch).await {
+                Ok(0) | Err(_) => break,
+                Ok(len) => left = left.saturating_sub(len),
+            }
+        }
+    })
+    .await;
+}
+
+/// Hands requests to the router, and keeps `progress` right.
+struct Requests {
+    router: Router,
+    progress: Arc<Progress>,
+    departure: Departure,
+}
+
+/// The client left before this request of its was looked at.
+#[derive(Debug, thiserror::Error)]
+#[error("the client left")]
+struct ClientLeft;
+
+impl Service<Request<Incoming>> for Requests {
+    type Response = Response<Tracked>;
+    type Error = ClientLeft;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, ClientLeft>> + Send>>;
+
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        if self.progress.has_left() {
+            return Box::pin(std::future::ready(Err(ClientLeft)));
+        }
+        self.progress.busy();
+        let busy = Busy(Arc::clone(&self.progress));
+        request.extensions_mut().insert(self.departure.clone());
+        let mut router = self.router.clone();
+        Box::pin(async move {
+            let Ok(response) = router.call(request).await;
+            Ok(response.map(|body| Tracked { body, _busy: busy }))
+        })
+    }
+}
+
+/// While it lives, a request is under way.
+struct Busy(Arc<Progress>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.idle();
+    }
+}
+
+/// The body of an answer; its end is the end of the request.
+struct Tracked {
+    body: Body,
+    _busy: Busy,
+}
+
+impl HttpBody for Tracked {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// The socket as hyper sees it. Notes when the client sends and when it does not read.
+struct Io {
+    read: OwnedReadHalf,
+    write: Arc<OwnedWriteHalf>,
+    progress: Arc<Progress>,
+}
+
+impl AsyncRead for Io {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = into.filled().len();
+        ready!(Pin::new(&mut self.read).poll_read(cx, into))?;
+        if into.filled().len() > before {
+            self.progress.received();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Io {
+    fn poll_write_with(
+        &self,
+        cx: &mut Context<'_>,
+        write: impl Fn(&OwnedWriteHalf) -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            match self.write.as_ref().as_ref().poll_write_ready(cx) {
+                Poll::Ready(ready) => ready?,
+                Poll::Pending => {
+                    self.progress.stalls();
+                    return Poll::Pending;
+                }
+            }
+            match write(&self.write) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                written => {
+                    self.progress.flows();
+                    return Poll::Ready(written);
+                }
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Io {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_with(cx, |write| write.try_write(data))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_write_with(cx, |write| write.try_write_vectored(data))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // The server ends the writing side itself, see `serve`.
+        Poll::Ready(Ok(()))
+    }
+}

@@ -1,0 +1,51 @@
+//! The key that the first start makes where none is configured, so that nothing runs open and nothing has to be
+//! invented by hand. Only its hash is kept for use.
+
+use data_encoding::HEXLOWER_PERMISSIVE;
+use secrecy::{ExposeSecret, SecretString};
+
+use super::{StartError, World, data_dir::DataDir};
+use crate::{
+    auth,
+    config::{Config, Key},
+};
+
+/// Holds the SHA-256 of the key, as hex.
+const HASH: &str = "first-key.sha256";
+/// Holds the key itself, where no terminal was there to show it on.
+const TEXT: &str = "first-key";
+const NAME: &str = "first";
+
+/// Adds the first key to a configuration without any; makes it if this is the first start. Returned is a key that
+/// was made and has to be shown now, since nothing else holds it.
+pub(super) fn ensure(
+    config: &mut Config,
+    data_dir: &DataDir,
+    world: World,
+) -> Result<Option<SecretString>, StartError> {
+    if !config.keys.is_empty() {
+        return Ok(None);
+    }
+    let kept = data_dir.read(HASH)?.and_then(|text| HEXLOWER_PERMISSIVE.decode(text.trim().as_bytes()).ok());
+    if let Some(sha256) = kept.and_then(|bytes| <[u8; 32]>::try_from(bytes).ok()) {
+        tracing::info!(key = NAME, hash = %data_dir.file(HASH).display(), "no client key is configured: using the first one");
+        config.keys.push(unrestricted(sha256));
+        return Ok(None);
+    }
+    let key = auth::make_key(world.chance)?;
+    let sha256 = auth::digest(key.expose_secret().as_bytes());
+    if !world.terminal {
+        data_dir.write(TEXT, &format!("{}\n", key.expose_secret()))?;
+        tracing::warn!(
+            file = %data_dir.file(TEXT).display(),
+            "no client key is configured: made one and wrote it to this file; move it to where it is needed"
+        );
+    }
+    data_dir.write(HASH, &format!("{}\n", data_encoding::HEXLOWER.encode(&sha256)))?;
+    config.keys.push(unrestricted(sha256));
+    Ok(world.terminal.then_some(key))
+}
+
+fn unrestricted(sha256: [u8; 32]) -> Key {
+    Key { name: NAME.into(), sha256, models: None, upstreams: None }
+}

@@ -1,0 +1,142 @@
+//! Where a connection stands, and which deadline holds for it now.
+
+use std::{
+    sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use crate::config::Timeouts;
+
+/// The deadlines of a connection.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Deadlines {
+    /// From accept to the first byte.
+    pub(super) first_byte: Duration,
+    /// From the first byte of a head to its end.
+    pub(super) head: Duration,
+    /// Between two requests.
+    pub(super) idle: Duration,
+    /// While the client takes nothing of what is ready for it.
+    pub(super) write_stall: Duration,
+}
+
+impl From<&Timeouts> for Deadlines {
+    fn from(timeouts: &Timeouts) -> Self {
+        Self {
+            first_byte: timeouts.first_byte,
+            head: timeouts.head,
+            idle: timeouts.keep_alive_idle,
+            write_stall: timeouts.write_stall,
+        }
+    }
+}
+
+/// Shared by the socket, the service and the driver of one connection. They run on one thread; atomics only because
+/// their types must be able to move between threads.
+#[derive(Debug)]
+pub(super) struct Progress {
+    began: Instant,
+    phase: AtomicU8,
+    /// Milliseconds since `began` at which the phase began.
+    since: AtomicU64,
+    /// Milliseconds since `began`, plus one, at which writing began to stall; 0 = it does not.
+    stalled: AtomicU64,
+    left: AtomicBool,
+}
+
+const SILENT: u8 = 0;
+const IN_HEAD: u8 = 1;
+const BUSY: u8 = 2;
+const IDLE: u8 = 3;
+
+impl Progress {
+    /// Nothing came after accept.
+    pub(super) const FIRST_BYTE: &'static str = "first_byte";
+    /// The head did not come to its end.
+    pub(super) const HEAD: &'static str = "head";
+    /// No further request came.
+    pub(super) const IDLE: &'static str = "keep_alive_idle";
+    /// The client did not read.
+    pub(super) const WRITE_STALL: &'static str = "write_stall";
+
+    pub(super) fn new() -> Self {
+        Self {
+            began: Instant::now(),
+            phase: AtomicU8::new(SILENT),
+            since: AtomicU64::new(0),
+            stalled: AtomicU64::new(0),
+            left: AtomicBool::new(false),
+        }
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn enter(&self, phase: u8) {
+        self.phase.store(phase, Ordering::Relaxed);
+        self.since.store(self.now(), Ordering::Relaxed);
+    }
+
+    /// Bytes came from the client.
+    pub(super) fn received(&self) {
+        if matches!(self.phase.load(Ordering::Relaxed), SILENT | IDLE) {
+            self.enter(IN_HEAD);
+        }
+    }
+
+    /// A request is under way: its own deadlines hold, not ours.
+    pub(super) fn busy(&self) {
+        self.phase.store(BUSY, Ordering::Relaxed);
+    }
+
+    /// The request is over.
+    pub(super) fn idle(&self) {
+        self.enter(IDLE);
+    }
+
+    /// Whether a request is under way.
+    pub(super) fn is_busy(&self) -> bool {
+        self.phase.load(Ordering::Relaxed) == BUSY
+    }
+
+    /// The client takes nothing.
+    pub(super) fn stalls(&self) {
+        if self.stalled.load(Ordering::Relaxed) == 0 {
+            self.stalled.store(self.now().saturating_add(1), Ordering::Relaxed);
+        }
+    }
+
+    /// The client took something.
+    pub(super) fn flows(&self) {
+        self.stalled.store(0, Ordering::Relaxed);
+    }
+
+    /// The client closed its side.
+    pub(super) fn leave(&self) {
+        self.left.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the client closed its side.
+    pub(super) fn has_left(&self) -> bool {
+        self.left.load(Ordering::Relaxed)
+    }
+
+    /// The deadline that holds now, and its name.
+    pub(super) fn due(&self, deadlines: &Deadlines) -> Option<(Instant, &'static str)> {
+        let stalled = self.stalled.load(Ordering::Relaxed);
+        if stalled > 0 {
+            let since = self.began + Duration::from_millis(stalled - 1);
+            return Some((since + deadlines.write_stall, Self::WRITE_STALL));
+        }
+        let since = self.began + Duration::from_millis(self.since.load(Ordering::Relaxed));
+        match self.phase.load(Ordering::Relaxed) {
+            SILENT => Some((since + deadlines.first_byte, Self::FIRST_BYTE)),
+            IN_HEAD => Some((since + deadlines.head, Self::HEAD)),
+            IDLE => Some((since + deadlines.idle, Self::IDLE)),
+            _ => None,
+        }
+    }
+}

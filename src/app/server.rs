@@ -1,0 +1,106 @@
+//! Listeners and the accept loop.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use tokio::{
+    net::{TcpListener, TcpSocket},
+    sync::Semaphore,
+};
+use tokio_util::task::TaskTracker;
+
+use super::connection::{self, Shared};
+
+/// Connections that wait to be accepted. The kernel caps it at `net.core.somaxconn`.
+const BACKLOG: u32 = 4096;
+
+/// When accepting fails for want of something (file descriptors above all), trying at once would only spin.
+const BACK_OFF: Duration = Duration::from_millis(50);
+
+/// Whether several sockets may listen on one address, with the kernel spreading connections over them.
+pub(super) const SHARES_PORTS: bool =
+    cfg!(all(unix, not(any(target_os = "solaris", target_os = "illumos", target_os = "cygwin"))));
+
+/// One listener on `address`.
+pub(super) fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    bind(address, false)
+}
+
+/// `count` listeners on `address`, between which the kernel shares connections out.
+pub(super) fn listen_shared(address: SocketAddr, count: usize) -> io::Result<Vec<std::net::TcpListener>> {
+    if count <= 1 || !SHARES_PORTS {
+        return Ok(vec![listen(address)?]);
+    }
+    // With SO_REUSEPORT a second process of ours would silently take half of the connections. Without it the kernel
+    // tells that the address is taken.
+    drop(listen(address)?);
+    let first = bind(address, true)?;
+    // Port 0 was any free one: the others share it.
+    let address = first.local_addr()?;
+    let mut listeners = vec![first];
+    for _ in 1..count {
+        listeners.push(bind(address, true)?);
+    }
+    Ok(listeners)
+}
+
+fn bind(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // A restart must not wait for old connections to time out.
+    socket.set_reuseaddr(true)?;
+    if shared {
+        share_port(&socket)?;
+    }
+    socket.bind(address)?;
+    socket.listen(BACKLOG)?.into_std()
+}
+
+#[cfg(all(unix, not(any(target_os = "solaris", target_os = "illumos", target_os = "cygwin"))))]
+fn share_port(socket: &TcpSocket) -> io::Result<()> {
+    socket.set_reuseport(true)
+}
+
+#[cfg(not(all(unix, not(any(target_os = "solaris", target_os = "illumos", target_os = "cygwin")))))]
+fn share_port(_: &TcpSocket) -> io::Result<()> {
+    Ok(())
+}
+
+/// Accepts until drained, then waits for the connections to end. `slots` bounds them, over all listeners.
+pub(super) async fn run(listener: std::net::TcpListener, shared: Shared, slots: Arc<Semaphore>) -> io::Result<()> {
+    listener.set_nonblocking(true)?;
+    let listener = TcpListener::from_std(listener)?;
+    let connections = TaskTracker::new();
+    loop {
+        // Without a free slot nothing is accepted: clients wait in the backlog.
+        let accepted = tokio::select! {
+            biased;
+            () = shared.shutdown.draining() => break,
+            accepted = accept(&listener, &slots) => accepted,
+        };
+        match accepted {
+            Ok((stream, slot)) => {
+                let serving = connection::serve(stream, shared.clone());
+                connections.spawn(async move {
+                    serving.await;
+                    drop(slot);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(BACK_OFF).await;
+            }
+        }
+    }
+    drop(listener);
+    connections.close();
+    connections.wait().await;
+    Ok(())
+}
+
+async fn accept(
+    listener: &TcpListener,
+    slots: &Arc<Semaphore>,
+) -> io::Result<(tokio::net::TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+    let slot = Arc::clone(slots).acquire_owned().await.map_err(io::Error::other)?;
+    let (stream, _) = listener.accept().await?;
+    Ok((stream, slot))
+}

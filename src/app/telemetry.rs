@@ -1,0 +1,27 @@
+//! Logs.
+
+use std::io;
+
+use tracing_subscriber::EnvFilter;
+
+use crate::config::{Log, LogFormat};
+
+/// The `[log] level` that cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("log level {0:?} cannot be used: {1}")]
+pub struct BadLevel(String, tracing_subscriber::filter::ParseError);
+
+/// Sends logs to standard output, one line each. Called once, before anything else runs.
+///
+/// # Errors
+/// When the level is not a filter.
+pub fn start(log: &Log) -> Result<(), BadLevel> {
+    let filter = EnvFilter::try_new(&log.level).map_err(|error| BadLevel(log.level.clone(), error))?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stdout);
+    // A second call would be a test's; the first one stays.
+    let _ = match log.format {
+        LogFormat::Json => builder.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init(),
+        LogFormat::Text => builder.try_init(),
+    };
+    Ok(())
+}

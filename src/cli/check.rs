@@ -1,0 +1,23 @@
+//! `tidegate check`.
+
+use std::process::ExitCode;
+
+use super::output;
+use crate::{
+    config::{EXIT_CONFIG, Source, summary},
+    proxy::Tables,
+};
+
+/// Checks the configuration as far as that is possible without starting, and prints what would run.
+pub(super) fn run(source: &Source) -> ExitCode {
+    let config = match output::load(source) {
+        Ok(config) => config,
+        Err(code) => return code,
+    };
+    if let Err(error) = Tables::new(&config) {
+        output::fail(error);
+        return ExitCode::from(EXIT_CONFIG);
+    }
+    output::print(summary(&config));
+    ExitCode::SUCCESS
+}

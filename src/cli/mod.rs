@@ -1,0 +1,79 @@
+//! The command line, one file a subcommand.
+
+mod check;
+mod config;
+mod demo;
+mod healthcheck;
+mod output;
+mod serve;
+mod simulate;
+
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+
+use crate::config::Source;
+
+/// An OpenAI-compatible reverse proxy gateway for the Responses API.
+#[derive(Debug, Parser)]
+#[command(name = "tidegate", version, arg_required_else_help = true)]
+struct Arguments {
+    /// Configuration file; without one the built-in default is used.
+    #[arg(long, global = true, env = "TIDEGATE_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the gateway.
+    Serve,
+    /// Try it: run the gateway in front of simulated providers, and print examples that work as they are.
+    Demo {
+        /// Where to listen.
+        #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDRESS")]
+        listen: SocketAddr,
+        /// Where the admin plane listens.
+        #[arg(long, default_value = "127.0.0.1:8081", value_name = "ADDRESS")]
+        admin_listen: SocketAddr,
+    },
+    /// Check the configuration and print what would run, never a secret.
+    Check,
+    /// Ask a running gateway whether it is alive; for HEALTHCHECK of a container.
+    Healthcheck,
+    /// Run the simulated providers alone, for programs that are tested without spending money.
+    Simulate {
+        /// Where to listen.
+        #[arg(long, default_value = "127.0.0.1:8090", value_name = "ADDRESS")]
+        listen: SocketAddr,
+    },
+    /// Print parts of the configuration's definition.
+    Config {
+        #[command(subcommand)]
+        what: ConfigCommand,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// The JSON Schema of the configuration, for editors.
+    Schema,
+    /// The built-in default configuration: every option with its default and reason.
+    Default,
+}
+
+/// Runs the command that the arguments name.
+pub fn run() -> ExitCode {
+    let arguments = Arguments::parse();
+    let source = arguments.config.map_or(Source::BuiltIn, Source::File);
+    match arguments.command {
+        Command::Serve => serve::run(&source),
+        Command::Demo { listen, admin_listen } => demo::run(listen, admin_listen),
+        Command::Check => check::run(&source),
+        Command::Healthcheck => healthcheck::run(&source),
+        Command::Simulate { listen } => simulate::run(listen),
+        Command::Config { what: ConfigCommand::Schema } => config::schema(),
+        Command::Config { what: ConfigCommand::Default } => config::default(),
+    }
+}

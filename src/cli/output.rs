@@ -1,0 +1,33 @@
+//! What goes to a person: standard output for what was asked for, standard error for everything else.
+
+use std::{
+    fmt::Display,
+    io::{self, IsTerminal, Write},
+    process::ExitCode,
+};
+
+use crate::config::{self, Config, EXIT_CONFIG, Report, Source};
+
+/// Prints to standard output. A reader that went away is no error of ours.
+pub(super) fn print(text: impl Display) {
+    let mut out = io::stdout().lock();
+    let _ = writeln!(out, "{text}").and_then(|()| out.flush());
+}
+
+/// Prints to standard error, and is the exit code of a failure.
+pub(super) fn fail(text: impl Display) -> ExitCode {
+    let _ = writeln!(io::stderr().lock(), "tidegate: {text}");
+    ExitCode::FAILURE
+}
+
+/// The configuration, or the report of its faults on standard error and the exit code for that.
+pub(super) fn load(source: &Source) -> Result<Config, ExitCode> {
+    config::load(source, &|name| std::env::var_os(name)).map_err(|report| refuse(&report))
+}
+
+fn refuse(report: &Report) -> ExitCode {
+    let mut err = io::stderr().lock();
+    let color = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let _ = writeln!(err, "{}", report.render(color));
+    ExitCode::from(EXIT_CONFIG)
+}

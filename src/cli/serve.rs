@@ -1,0 +1,150 @@
+//! `tidegate serve`, and the life of a running gateway that `demo` shares.
+
+use std::{
+    io::{self, IsTerminal},
+    process::ExitCode,
+    thread,
+};
+
+use secrecy::ExposeSecret;
+use tokio::{runtime::Builder, sync::oneshot};
+
+use super::output;
+use crate::{
+    app::{self, Handle, Running, World, telemetry},
+    config::{Config, EXIT_CONFIG, Source},
+    domain::{chance::Chance, clock::Clock},
+};
+
+/// Runs the gateway until a signal ends it.
+pub(super) fn run(source: &Source) -> ExitCode {
+    let config = match output::load(source) {
+        Ok(config) => config,
+        Err(code) => return code,
+    };
+    if let Err(error) = telemetry::start(&config.log) {
+        output::fail(error);
+        return ExitCode::from(EXIT_CONFIG);
+    }
+    for idle in &config.idle {
+        tracing::info!(upstream = &*idle.name, variables = idle.variables.join(" "), "no credential is set: left out");
+    }
+    let running = match start(config) {
+        Ok(running) => running,
+        Err(code) => return code,
+    };
+    if let Some(key) = &running.first_key {
+        let key = key.expose_secret();
+        output::print(format_args!(
+            "No client key is configured. This one was made; it is shown only now:\n\n    {key}\n"
+        ));
+    }
+    wait(running)
+}
+
+/// Starts the gateway with the world as it is.
+pub(super) fn start(config: Config) -> Result<Running, ExitCode> {
+    let world =
+        World { clock: Clock::system(), chance: Chance::system(), terminal: io::stdout().is_terminal() };
+    let running = app::start(config, world).map_err(output::fail)?;
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        listen = %running.listen,
+        admin_listen = %running.admin_listen,
+        metrics_listen = running.metrics_listen.map(tracing::field::display),
+        "ready"
+    );
+    Ok(running)
+}
+
+/// How a gateway ended.
+#[derive(Debug, PartialEq, Eq)]
+enum Ended {
+    Whole,
+    Cut,
+}
+
+/// Waits for a signal and ends the gateway in order: what is under way may finish, a second signal ends it at once.
+pub(super) fn wait(running: Running) -> ExitCode {
+    let runtime = match Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return output::fail(error),
+    };
+    let handle = running.handle();
+    let limit = running.drain_limit();
+    let (over, ended) = oneshot::channel();
+    let joining = thread::spawn(move || {
+        running.join();
+        let _ = over.send(());
+    });
+    let ended = runtime.block_on(async {
+        let mut signals = match Signals::new() {
+            Ok(signals) => signals,
+            Err(error) => {
+                tracing::error!(%error, "signals cannot be received");
+                handle.stop();
+                return Ended::Cut;
+            }
+        };
+        let mut ended = ended;
+        tokio::select! {
+            () = signals.next() => {}
+            _ = &mut ended => return Ended::Whole,
+        }
+        tracing::info!("ending: no new requests, those under way may finish; a second signal ends them");
+        handle.drain();
+        let cut = async {
+            tokio::select! {
+                () = signals.next() => {}
+                () = tokio::time::sleep(limit) => {}
+            }
+        };
+        tokio::select! {
+            _ = &mut ended => Ended::Whole,
+            () = cut => cut_off(&handle),
+        }
+    });
+    let _ = joining.join();
+    tracing::info!(whole = ended == Ended::Whole, "ended");
+    if ended == Ended::Whole { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn cut_off(handle: &Handle) -> Ended {
+    tracing::warn!("requests under way are cut off");
+    handle.stop();
+    Ended::Cut
+}
+
+/// SIGINT and SIGTERM, where there are any.
+struct Signals {
+    #[cfg(unix)]
+    terminate: tokio::signal::unix::Signal,
+    #[cfg(unix)]
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    #[cfg(unix)]
+    fn new() -> io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    #[cfg(not(unix))]
+    fn new() -> io::Result<Self> {
+        Ok(Self {})
+    }
+
+    #[cfg(unix)]
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+
+    #[cfg(not(unix))]
+    async fn next(&mut self) {
+        let _ = tokio::signal::ctrl_c().await;
+    }
+}

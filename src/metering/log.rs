@@ -1,0 +1,89 @@
+//! One line a request. Names and numbers only: never a prompt, a secret, a query string or an upstream's error text.
+
+use std::{fmt::Write as _, time::Duration};
+
+use crate::domain::{
+    outcome::{AttemptResult, End, Outcome},
+    problem::Problem,
+};
+
+/// Writes the line: `warn` where an operator may have to act, otherwise `info`.
+pub(super) fn line(outcome: &Outcome) {
+    macro_rules! line {
+        ($level:ident, $attempts:expr) => {
+            tracing::$level!(
+                target: "tidegate::request",
+                id = %outcome.id,
+                end = outcome.end.name(),
+                status = outcome.status.map(|status| status.as_u16()),
+                problem = outcome.problem.map(Problem::name),
+                key = outcome.key.as_deref(),
+                model = outcome.model.as_deref(),
+                upstream_model = outcome.upstream_model.as_deref(),
+                attempts = $attempts,
+                response_id = outcome.response_id.as_deref(),
+                upstream_request_id = outcome.upstream_request_id.as_deref(),
+                upstream_code = outcome.upstream_code.as_deref(),
+                input_tokens = outcome.usage.input,
+                cached_tokens = outcome.usage.cached,
+                output_tokens = outcome.usage.output,
+                reasoning_tokens = outcome.usage.reasoning,
+                total_tokens = outcome.usage.total,
+                streamed = outcome.streamed,
+                events = outcome.events,
+                bytes_up = outcome.bytes_up,
+                bytes_down = outcome.bytes_down,
+                first_byte_ms = outcome.first_byte.map(millis),
+                took_ms = millis(outcome.took),
+            )
+        };
+    }
+    if needs_a_look(outcome) {
+        if tracing::enabled!(target: "tidegate::request", tracing::Level::WARN) {
+            line!(warn, attempts(outcome).as_deref());
+        }
+    } else if tracing::enabled!(target: "tidegate::request", tracing::Level::INFO) {
+        line!(info, attempts(outcome).as_deref());
+    }
+}
+
+fn needs_a_look(outcome: &Outcome) -> bool {
+    match outcome.end {
+        End::Incomplete | End::UpstreamBroken | End::UpstreamStalled | End::GatewayStop => true,
+        End::Refused => matches!(
+            outcome.problem,
+            Some(
+                Problem::UpstreamUnreachable
+                    | Problem::UpstreamDisconnected
+                    | Problem::UpstreamTimeout
+                    | Problem::UpstreamAuth
+                    | Problem::UpstreamBadAnswer
+                    | Problem::Internal
+            )
+        ),
+        _ => false,
+    }
+}
+
+/// Every try as `upstream/credential result milliseconds`, in order; none where nothing was sent.
+fn attempts(outcome: &Outcome) -> Option<String> {
+    let mut text = String::new();
+    for attempt in &outcome.attempts {
+        let separator = if text.is_empty() { "" } else { "; " };
+        let credential = attempt.credential.as_deref().unwrap_or("-");
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{separator}{}/{credential} ", attempt.upstream);
+        let _ = match attempt.result {
+            AttemptResult::Status(status) => write!(text, "{}", status.as_u16()),
+            AttemptResult::Fault(problem) => write!(text, "{}", problem.name()),
+            AttemptResult::Abandoned => write!(text, "abandoned"),
+        };
+        let _ = write!(text, " {:.1}ms", millis(attempt.took));
+    }
+    (!text.is_empty()).then_some(text)
+}
+
+/// Milliseconds with three places: what a person reads and a program sums.
+fn millis(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1_000_000.0).round() / 1000.0
+}

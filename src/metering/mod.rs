@@ -1,0 +1,120 @@
+//! The record of each request: filled on the way, settled exactly once, told to every sink.
+
+mod log;
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+use crate::{
+    domain::{
+        departure::Departure,
+        id::RequestId,
+        outcome::{Attempt, AttemptResult, End, Outcome},
+        problem::Problem,
+        usage::Usage,
+    },
+    metrics::Metrics,
+    protocol::observe::Seen,
+};
+
+/// The guard of one request's record. However the request ends, also when its future or its body is dropped, the
+/// record is settled, once.
+#[derive(Debug)]
+pub struct Settlement {
+    metrics: Arc<Metrics>,
+    departure: Departure,
+    began: Instant,
+    outcome: Box<Outcome>,
+    settled: bool,
+}
+
+impl Settlement {
+    /// Opens the record of a request whose head is here now. `departure` tells why, if it is dropped.
+    pub fn open(metrics: Arc<Metrics>, id: RequestId, departure: Departure) -> Self {
+        metrics.in_flight.inc();
+        let outcome = Box::new(Outcome {
+            id,
+            end: End::ClientGone,
+            problem: None,
+            status: None,
+            key: None,
+            model: None,
+            upstream_model: None,
+            attempts: Vec::new(),
+            upstream_request_id: None,
+            response_id: None,
+            upstream_code: None,
+            usage: Usage::default(),
+            streamed: false,
+            events: 0,
+            bytes_up: 0,
+            bytes_down: 0,
+            first_byte: None,
+            took: Duration::ZERO,
+        });
+        Self { metrics, departure, began: Instant::now(), outcome, settled: false }
+    }
+
+    /// The record, to be filled.
+    pub fn outcome(&mut self) -> &mut Outcome {
+        &mut self.outcome
+    }
+
+    /// Notes a try before it is made: should it be cut short, the record shows it.
+    pub fn attempt(&mut self, upstream: Arc<str>, credential: Option<Arc<str>>) -> Instant {
+        self.outcome.attempts.push(Attempt {
+            upstream,
+            credential,
+            result: AttemptResult::Abandoned,
+            took: Duration::ZERO,
+        });
+        Instant::now()
+    }
+
+    /// Notes what came of the last try, which began at `since`.
+    pub fn attempted(&mut self, since: Instant, result: AttemptResult) {
+        if let Some(attempt) = self.outcome.attempts.last_mut() {
+            attempt.result = result;
+            attempt.took = since.elapsed();
+        }
+    }
+
+    /// Notes that the first byte of the answer's body is here.
+    pub fn first_byte(&mut self) {
+        self.outcome.first_byte.get_or_insert_with(|| self.began.elapsed());
+    }
+
+    /// Takes over what was seen in the answer.
+    pub fn seen(&mut self, seen: &Seen) {
+        self.outcome.response_id.clone_from(&seen.response_id);
+        self.outcome.upstream_code.clone_from(&seen.code);
+        self.outcome.usage = seen.usage;
+        self.outcome.events = seen.events;
+    }
+
+    /// The request is over. Only the first call counts.
+    pub fn settle(&mut self, end: End) {
+        if std::mem::replace(&mut self.settled, true) {
+            return;
+        }
+        self.outcome.end = end;
+        self.outcome.took = self.began.elapsed();
+        self.metrics.in_flight.dec();
+        self.metrics.settled(&self.outcome);
+        log::line(&self.outcome);
+    }
+
+    /// The request is over with an error of ours.
+    pub fn refuse(mut self, problem: Problem, status: http::StatusCode) {
+        self.outcome.problem = Some(problem);
+        self.outcome.status = Some(status);
+        self.settle(End::Refused);
+    }
+}
+
+impl Drop for Settlement {
+    fn drop(&mut self) {
+        self.settle(self.departure.end());
+    }
+}

@@ -1,0 +1,297 @@
+//! The only place that words an error of ours and turns it into a response, in OpenAI's shape (wire.md section 3).
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use http::{
+    HeaderValue, Response, StatusCode,
+    header::{ACCEPT_ENCODING, ALLOW, CONNECTION, CONTENT_TYPE, UPGRADE, WWW_AUTHENTICATE},
+};
+use serde_json::json;
+
+use super::{Answer, Arrival, Proxy};
+use crate::{
+    auth::Stranger,
+    domain::{id::RequestId, outcome::End, problem::Problem},
+    metering::Settlement,
+    protocol::json::{JsonError, JsonErrorKind},
+};
+
+/// Our id of the request, on every response.
+pub const REQUEST_ID: &str = "x-tidegate-request-id";
+/// The id that SDKs show: the upstream's if it sent one, else ours.
+pub const CLIENT_REQUEST_ID: &str = "x-request-id";
+const SHOULD_RETRY: &str = "x-should-retry";
+
+/// An error of ours, worded.
+#[derive(Debug)]
+pub struct Refusal {
+    problem: Problem,
+    message: Cow<'static, str>,
+    param: Option<&'static str>,
+    allow: Option<&'static str>,
+    /// The rest of the request's body is not read: the connection cannot be used again.
+    close: bool,
+}
+
+impl Refusal {
+    fn new(problem: Problem, message: impl Into<Cow<'static, str>>) -> Self {
+        Self { problem, message: message.into(), param: None, allow: None, close: false }
+    }
+
+    fn about(mut self, param: &'static str) -> Self {
+        self.param = Some(param);
+        self
+    }
+
+    /// Closes the connection after the answer: the body was not read to its end.
+    pub(super) fn closing(mut self) -> Self {
+        self.close = true;
+        self
+    }
+
+    /// What went wrong.
+    pub fn problem(&self) -> Problem {
+        self.problem
+    }
+
+    /// Nobody, or nobody we know. The key is not repeated, not even masked.
+    pub fn stranger(why: Stranger) -> Self {
+        Self::new(
+            Problem::InvalidApiKey,
+            match why {
+                Stranger::NoKey => "No API key was sent. Send one as `Authorization: Bearer <key>`.",
+                Stranger::UnknownKey => "The API key is not known here. Use a key of this gateway, not a provider's.",
+            },
+        )
+    }
+
+    /// A path that does not exist. It is not repeated: it may hold anything.
+    pub fn unknown_url() -> Self {
+        Self::new(
+            Problem::UnknownUrl,
+            "There is nothing at this URL. This gateway serves POST /v1/responses and GET /v1/models.",
+        )
+    }
+
+    /// A path that exists, for other methods.
+    pub fn method_not_allowed(allow: &'static str) -> Self {
+        let mut refusal = Self::new(Problem::MethodNotAllowed, format!("This URL takes only {allow}."));
+        refusal.allow = Some(allow);
+        refusal
+    }
+
+    /// Codex falls back to HTTP at once on 426, and on nothing else (wire.md section 0.1).
+    pub fn websocket_unsupported() -> Self {
+        Self::new(Problem::WebsocketUnsupported, "WebSocket is not served here. Use POST /v1/responses over HTTP.")
+            .closing()
+    }
+
+    /// The model does not exist for this caller.
+    pub fn model_not_found(model: &str) -> Self {
+        let shown: String = model.chars().filter(|c| !c.is_control()).take(100).collect();
+        Self::new(
+            Problem::ModelNotFound,
+            format!("The model `{shown}` does not exist or this key may not use it. GET /v1/models lists what it may."),
+        )
+        .about("model")
+    }
+
+    /// No model, and nowhere to send a request without one.
+    pub(super) fn model_required() -> Self {
+        Self::new(Problem::ModelRequired, "you must provide a model parameter").about("model")
+    }
+
+    pub(super) fn model_required_of_key() -> Self {
+        Self::new(Problem::ModelRequired, "you must provide a model parameter: this key is restricted to some models")
+            .about("model")
+    }
+
+    pub(super) fn invalid_model(why: &'static str) -> Self {
+        Self::new(Problem::InvalidModel, format!("`model` {why}")).about("model")
+    }
+
+    pub(super) fn json(error: &JsonError) -> Self {
+        match error.kind {
+            JsonErrorKind::Repeated { .. } => {
+                Self::new(Problem::RepeatedField, "The body holds `model` more than once.").about("model")
+            }
+            JsonErrorKind::LetterCase { .. } => Self::new(
+                Problem::RepeatedField,
+                "The body holds `model` in another letter case. Some providers would read it as `model`.",
+            )
+            .about("model"),
+            _ => Self::new(
+                Problem::InvalidJson,
+                format!("We could not parse the JSON body of your request: {error}. The body must be one JSON object."),
+            ),
+        }
+    }
+
+    pub(super) fn too_large(limit: u64) -> Self {
+        let mib = limit / (1024 * 1024);
+        Self::new(
+            Problem::RequestTooLarge,
+            format!("The body is larger than this gateway takes ({mib} MiB; `max_body_mib` in its configuration)."),
+        )
+        .closing()
+    }
+
+    pub(super) fn inflates_too_much() -> Self {
+        Self::new(Problem::RequestTooLarge, "The body grows too much when it is decoded.").closing()
+    }
+
+    pub(super) fn upstream_limit(limit: u64) -> Self {
+        let mib = limit / (1024 * 1024);
+        Self::new(
+            Problem::UpstreamLimit,
+            format!("The body is larger than any provider of this model takes ({mib} MiB)."),
+        )
+    }
+
+    pub(super) fn unsupported_encoding() -> Self {
+        Self::new(
+            Problem::UnsupportedEncoding,
+            "The body's Content-Encoding is not known here. Send gzip, deflate, br or zstd, one of them, or none.",
+        )
+        .closing()
+    }
+
+    pub(super) fn invalid_encoding() -> Self {
+        Self::new(Problem::InvalidEncoding, "The body does not decode as its Content-Encoding says.").closing()
+    }
+
+    pub(super) fn request_timeout(why: &'static str) -> Self {
+        Self::new(Problem::RequestTimeout, why).closing()
+    }
+
+    pub(super) fn request_aborted() -> Self {
+        Self::new(Problem::RequestAborted, "The body ended before it was whole.").closing()
+    }
+
+    pub(super) fn upstream(problem: Problem) -> Self {
+        Self::new(
+            problem,
+            match problem {
+                Problem::UpstreamUnreachable => "The provider cannot be reached.",
+                Problem::UpstreamDisconnected => "The provider closed the connection before it answered.",
+                Problem::UpstreamTimeout => "The provider did not answer in time.",
+                Problem::UpstreamAuth => {
+                    "The provider refused this gateway's own credential. Your key is fine; tell the operator."
+                }
+                Problem::UpstreamBadAnswer => "The provider answered with something that is not an API answer.",
+                _ => "Something went wrong inside the gateway.",
+            },
+        )
+    }
+
+    pub(super) fn internal() -> Self {
+        Self::upstream(Problem::Internal)
+    }
+
+    /// Settles the record with this error and makes the response.
+    pub(super) fn answer(self, mut settlement: Settlement) -> Response<Answer> {
+        let id = settlement.outcome().id;
+        if self.problem == Problem::RequestAborted {
+            // Nobody is there to read the answer.
+            settlement.settle(End::ClientGone);
+        } else {
+            settlement.refuse(self.problem, status(self.problem));
+        }
+        self.response(id)
+    }
+
+    fn response(self, id: RequestId) -> Response<Answer> {
+        let status = status(self.problem);
+        let error = json!({
+            "message": self.message, "type": kind(self.problem), "param": self.param, "code": self.problem.name(),
+        });
+        let body = Bytes::from(json!({ "error": error }).to_string());
+        let mut response = Response::new(Answer::whole(body));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if !may_heal(self.problem) {
+            headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
+        }
+        match self.problem {
+            Problem::InvalidApiKey => {
+                headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            }
+            Problem::UnsupportedEncoding => {
+                headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("gzip, deflate, br, zstd"));
+            }
+            // RFC 9110 wants a 426 to name a protocol: the one to use in place of WebSocket.
+            Problem::WebsocketUnsupported => {
+                headers.insert(UPGRADE, HeaderValue::from_static("HTTP/1.1"));
+            }
+            _ => {}
+        }
+        if let Some(allow) = self.allow {
+            headers.insert(ALLOW, HeaderValue::from_static(allow));
+        }
+        if self.close {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        sign(headers, id);
+        response
+    }
+}
+
+impl Proxy {
+    /// Answers a request with an error of ours, and records it.
+    pub fn refuse(&self, arrival: &Arrival, refusal: Refusal) -> Response<Answer> {
+        refusal.answer(self.open(arrival))
+    }
+}
+
+/// Puts the request's id on a response: `x-tidegate-request-id` always, `x-request-id` unless the upstream sent one.
+pub fn sign(headers: &mut http::HeaderMap, id: RequestId) {
+    if let Ok(id) = HeaderValue::try_from(id.to_string()) {
+        headers.entry(CLIENT_REQUEST_ID).or_insert_with(|| id.clone());
+        headers.insert(REQUEST_ID, id);
+    }
+}
+
+fn status(problem: Problem) -> StatusCode {
+    match problem {
+        Problem::InvalidApiKey => StatusCode::UNAUTHORIZED,
+        Problem::UnknownUrl | Problem::ModelNotFound => StatusCode::NOT_FOUND,
+        Problem::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+        Problem::WebsocketUnsupported => StatusCode::UPGRADE_REQUIRED,
+        Problem::ModelRequired
+        | Problem::InvalidModel
+        | Problem::InvalidJson
+        | Problem::RepeatedField
+        | Problem::InvalidEncoding
+        | Problem::RequestAborted => StatusCode::BAD_REQUEST,
+        Problem::RequestTooLarge | Problem::UpstreamLimit => StatusCode::PAYLOAD_TOO_LARGE,
+        Problem::UnsupportedEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        Problem::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
+        Problem::UpstreamUnreachable
+        | Problem::UpstreamDisconnected
+        | Problem::UpstreamAuth
+        | Problem::UpstreamBadAnswer => StatusCode::BAD_GATEWAY,
+        Problem::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
+        Problem::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+/// `error.type`.
+fn kind(problem: Problem) -> &'static str {
+    if status(problem).is_server_error() { "server_error" } else { "invalid_request_error" }
+}
+
+/// Whether the same request may succeed a little later. What cannot heal says so, or SDKs try again in vain.
+fn may_heal(problem: Problem) -> bool {
+    matches!(
+        problem,
+        Problem::RequestTimeout
+            | Problem::RequestAborted
+            | Problem::UpstreamUnreachable
+            | Problem::UpstreamDisconnected
+            | Problem::UpstreamTimeout
+            | Problem::UpstreamBadAnswer
+            | Problem::Internal
+    )
+}

@@ -1,0 +1,305 @@
+//! The answer on its way down: head and frames as they came, an observer that only looks, one settlement.
+
+use std::{
+    collections::VecDeque,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{HeaderValue, Response, response::Parts};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep};
+
+use super::error::sign;
+use crate::{
+    config::OnIncomplete,
+    domain::outcome::End,
+    metering::Settlement,
+    protocol::observe::{Observer, Terminal},
+    upstream::headers,
+};
+
+/// nginx in front of Tidegate would hold a stream back without it.
+const ACCEL_BUFFERING: &str = "x-accel-buffering";
+
+/// An answer of an upstream that the client may have.
+pub(super) struct Reply {
+    pub(super) head: Parts,
+    pub(super) source: Source,
+    pub(super) on_incomplete: OnIncomplete,
+    pub(super) silence: Duration,
+}
+
+/// The body of an upstream's answer, of which the beginning may have been read already.
+#[derive(Debug)]
+pub(super) struct Source {
+    read: VecDeque<Bytes>,
+    rest: Option<Incoming>,
+}
+
+impl From<Incoming> for Source {
+    fn from(body: Incoming) -> Self {
+        Self { read: VecDeque::new(), rest: Some(body) }
+    }
+}
+
+impl Source {
+    pub(super) fn replay(read: Vec<Bytes>, rest: Option<Incoming>) -> Self {
+        Self { read: read.into(), rest }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        if let Some(data) = self.read.pop_front() {
+            return Poll::Ready(Some(Ok(Frame::data(data))));
+        }
+        match &mut self.rest {
+            Some(body) => Pin::new(body).poll_frame(cx),
+            None => Poll::Ready(None),
+        }
+    }
+
+    fn is_end(&self) -> bool {
+        self.read.is_empty() && self.rest.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let read: u64 = self.read.iter().map(|data| data.len() as u64).sum();
+        match self.rest.as_ref().map(Body::size_hint) {
+            None => SizeHint::with_exact(read),
+            Some(rest) => rest.exact().map_or_else(SizeHint::default, |rest| SizeHint::with_exact(read + rest)),
+        }
+    }
+}
+
+/// Turns the upstream's answer into ours.
+pub(super) fn relay(reply: Reply, mut settlement: Settlement) -> Response<Answer> {
+    let streamed = headers::is_event_stream(&reply.head.headers);
+    let readable = !headers::is_coded(&reply.head.headers);
+    let observer = match readable {
+        true if streamed => Observer::stream(),
+        true if headers::is_json(&reply.head.headers) => Observer::json(),
+        _ => Observer::opaque(),
+    };
+    let outcome = settlement.outcome();
+    outcome.status = Some(reply.head.status);
+    outcome.streamed = streamed;
+    let id = outcome.id;
+
+    let mut head = headers::down(reply.head.headers);
+    sign(&mut head, id);
+    if streamed {
+        head.insert(ACCEL_BUFFERING, HeaderValue::from_static("no"));
+    }
+    let relay = Relay {
+        source: reply.source,
+        observer,
+        watched_stream: streamed && readable,
+        settlement,
+        succeeded: reply.head.status.is_success(),
+        on_incomplete: reply.on_incomplete,
+        silence: Silence::new(reply.silence),
+        over: false,
+    };
+    let mut response = Response::new(Answer::Relay(Box::new(relay)));
+    *response.status_mut() = reply.head.status;
+    *response.headers_mut() = head;
+    response
+}
+
+/// The body of a response: an upstream's, relayed, or one of ours.
+#[derive(Debug)]
+pub enum Answer {
+    /// An upstream's.
+    Relay(Box<Relay>),
+    /// One of ours, whole.
+    Whole(Option<Bytes>),
+}
+
+impl Answer {
+    /// A body of ours.
+    pub fn whole(body: Bytes) -> Self {
+        Self::Whole(Some(body))
+    }
+}
+
+/// Why a relayed body broke off. The client sees a broken transfer: nothing is ever synthesised into a stream.
+#[derive(Debug, thiserror::Error)]
+pub enum Broken {
+    /// The upstream's transfer broke.
+    #[error("the upstream's transfer broke: {0}")]
+    Upstream(hyper::Error),
+    /// The upstream was silent for too long.
+    #[error("the upstream was silent for too long")]
+    Silent,
+    /// The stream ended without a terminal event, and `on_incomplete = "break"`.
+    #[error("the stream ended without a terminal event")]
+    Incomplete,
+}
+
+impl Body for Answer {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        match self.get_mut() {
+            Self::Relay(relay) => relay.poll(cx),
+            Self::Whole(body) => Poll::Ready(body.take().map(|body| Ok(Frame::data(body)))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Relay(relay) => relay.over,
+            Self::Whole(body) => body.is_none(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Relay(relay) if relay.may_break() => SizeHint::default(),
+            Self::Relay(relay) => relay.source.size_hint(),
+            Self::Whole(body) => SizeHint::with_exact(body.as_ref().map_or(0, |body| body.len() as u64)),
+        }
+    }
+}
+
+/// An upstream's body on its way down, polled by the server's own task: no pump, no channel, no buffer.
+#[derive(Debug)]
+pub struct Relay {
+    source: Source,
+    observer: Observer,
+    /// An event stream whose events can be seen: it has to hold a terminal one.
+    watched_stream: bool,
+    settlement: Settlement,
+    succeeded: bool,
+    on_incomplete: OnIncomplete,
+    silence: Silence,
+    over: bool,
+}
+
+impl Relay {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        if self.over {
+            return Poll::Ready(None);
+        }
+        loop {
+            let polled = self.source.poll(cx);
+            if polled.is_pending() {
+                ready!(self.silence.poll(cx));
+                return Poll::Ready(Some(Err(self.break_off(End::UpstreamStalled, Broken::Silent))));
+            }
+            return match ready!(polled) {
+                Some(Ok(frame)) => {
+                    // Trailers belong to the connection that they came on.
+                    let Ok(data) = frame.into_data() else { continue };
+                    self.look(&data);
+                    // A body of known length is not polled again once it is out.
+                    if self.source.is_end() && !self.may_break() {
+                        self.end();
+                    }
+                    Poll::Ready(Some(Ok(Frame::data(data))))
+                }
+                Some(Err(error)) => {
+                    Poll::Ready(Some(Err(self.break_off(End::UpstreamBroken, Broken::Upstream(error)))))
+                }
+                None => Poll::Ready(match self.end() {
+                    End::Incomplete if self.may_break() => Some(Err(Broken::Incomplete)),
+                    _ => None,
+                }),
+            };
+        }
+    }
+
+    fn look(&mut self, data: &Bytes) {
+        self.silence.broken();
+        self.settlement.first_byte();
+        self.settlement.outcome().bytes_down += data.len() as u64;
+        self.observer.feed(data);
+    }
+
+    /// Whether this body may have to break at a clean end, for which its length must not be announced.
+    fn may_break(&self) -> bool {
+        self.succeeded && self.on_incomplete == OnIncomplete::Break && self.watched_stream
+    }
+
+    /// The upstream's body ended cleanly.
+    fn end(&mut self) -> End {
+        self.observer.finish();
+        let end = match self.observer.seen().terminal {
+            _ if !self.succeeded => End::UpstreamError,
+            Some(terminal) => end_of(terminal),
+            None if self.watched_stream => End::Incomplete,
+            None => End::Completed,
+        };
+        self.settle(end);
+        end
+    }
+
+    fn break_off(&mut self, end: End, broken: Broken) -> Broken {
+        // Clients are done at the terminal event, whatever the transfer does after it.
+        let end = self.observer.seen().terminal.map_or(end, end_of);
+        self.settle(end);
+        broken
+    }
+
+    fn settle(&mut self, end: End) {
+        self.over = true;
+        self.settlement.seen(self.observer.seen());
+        self.settlement.settle(end);
+    }
+}
+
+impl Drop for Relay {
+    /// The client left, or was cut. After the terminal event that is success: Codex hangs up right there.
+    fn drop(&mut self) {
+        if !self.over {
+            self.settlement.seen(self.observer.seen());
+            if let Some(terminal) = self.observer.seen().terminal {
+                self.settlement.settle(end_of(terminal));
+            }
+            // Otherwise the settlement asks the connection why it ended.
+        }
+    }
+}
+
+fn end_of(terminal: Terminal) -> End {
+    match terminal {
+        Terminal::Completed => End::Completed,
+        Terminal::Failed => End::ResponseFailed,
+        Terminal::Incomplete => End::ResponseIncomplete,
+    }
+}
+
+/// The longest gap inside an answer. One timer a stream, moved only when it fires: a busy stream costs it nothing.
+#[derive(Debug)]
+struct Silence {
+    limit: Duration,
+    since: Instant,
+    timer: Pin<Box<Sleep>>,
+}
+
+impl Silence {
+    fn new(limit: Duration) -> Self {
+        let since = Instant::now();
+        Self { limit, since, timer: Box::pin(tokio::time::sleep_until(since + limit)) }
+    }
+
+    /// Something came.
+    fn broken(&mut self) {
+        self.since = Instant::now();
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            ready!(self.timer.as_mut().poll(cx));
+            let until = self.since + self.limit;
+            if until <= Instant::now() {
+                return Poll::Ready(());
+            }
+            self.timer.as_mut().reset(until);
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! What passes in headers, both ways: literal lists, everything else stays behind (rule S12, wire.md sections 3 and 4).
+
+use http::{
+    HeaderMap, HeaderName, HeaderValue,
+    header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE},
+};
+
+use super::Credential;
+use crate::config;
+
+/// Which of the client's request headers go up to this upstream.
+///
+/// Never: its `Authorization` and other keys, cookies, forwarding headers, hop-by-hop and framing headers (the
+/// client of the HTTP library makes its own), `Content-Encoding` (the body was decoded), digests of the body.
+fn goes_up(name: &str, upstream: &config::Upstream) -> bool {
+    match name {
+        // What is asked for and how it is written.
+        "accept" | "accept-language" | "content-type" => true,
+        // Who asks: providers choose dialects and limits by it.
+        "user-agent" | "originator" | "version" => true,
+        // Opts into variants of the API.
+        "openai-beta" => true,
+        // The client's own correlation and repeat protection.
+        "x-client-request-id" | "idempotency-key" => true,
+        // Codex: cache locality of the provider; the `lite` one changes the body's dialect.
+        "session-id"
+        | "thread-id"
+        | "x-openai-internal-codex-responses-lite"
+        | "x-openai-subagent"
+        | "x-oai-attestation" => true,
+        // A client's organisation means nothing on the operator's account and can make it refuse.
+        "openai-organization" | "openai-project" => upstream.organization_headers,
+        "traceparent" | "tracestate" => upstream.trace_headers,
+        // SDK telemetry (retry count, timeouts).
+        _ if name.starts_with("x-stainless-") => true,
+        // Holds installation and thread ids: a switch per upstream.
+        _ if name.starts_with("x-codex-") => upstream.codex_headers,
+        _ => false,
+    }
+}
+
+/// Which of the upstream's response headers come down to the client.
+///
+/// Never: `Set-Cookie` (of the operator's account), `openai-model` (Codex warns of a rerouted model when it differs
+/// from the name it asked for), `openai-organization` and `openai-project` (the operator's account), `Location`,
+/// CORS, `Server`, hop-by-hop and framing headers.
+fn comes_down(name: &str) -> bool {
+    match name {
+        // What the body is. A coding that the upstream used unasked passes unread.
+        "content-type" | "content-encoding" | "content-language" | "cache-control" => true,
+        // When to come again.
+        "retry-after" | "retry-after-ms" | "x-should-retry" => true,
+        // Which request it was.
+        "x-request-id" | "cf-ray" => true,
+        "openai-processing-ms" | "openai-version" => true,
+        // Codex reads these.
+        "x-models-etag" | "x-reasoning-included" => true,
+        _ => name.starts_with("x-ratelimit-") || name.starts_with("x-codex-"),
+    }
+}
+
+/// The client's headers that may go up to `upstream`, with the upstream's own set over them, and its credential.
+pub fn up(client: &HeaderMap, upstream: &config::Upstream, credential: Option<&Credential>) -> HeaderMap {
+    let mut headers = HeaderMap::with_capacity(client.len() + 4);
+    for (name, value) in client {
+        if goes_up(name.as_str(), upstream) {
+            headers.append(name.clone(), value.clone());
+        }
+    }
+    // The answer is looked at for usage, and Codex cannot decode a compressed one.
+    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    for name in upstream.headers.keys() {
+        headers.remove(name);
+    }
+    headers.extend(upstream.headers.iter().map(|(name, value)| (name.clone(), value.clone())));
+    if let Some(credential) = credential {
+        headers.insert(upstream.auth_header.clone(), credential.value.clone());
+    }
+    headers
+}
+
+/// The upstream's headers that may come down.
+pub fn down(upstream: HeaderMap) -> HeaderMap {
+    let mut headers = HeaderMap::with_capacity(upstream.len() + 3);
+    let mut last: Option<HeaderName> = None;
+    for (name, value) in upstream {
+        // A repeated header comes without its name.
+        if name.is_some() {
+            last = name.filter(|name| comes_down(name.as_str()));
+        }
+        if let Some(name) = &last {
+            headers.append(name.clone(), value);
+        }
+    }
+    headers
+}
+
+/// Whether a body is an event stream, by its content type (never by `Accept`, wire.md section 0.12).
+pub fn is_event_stream(headers: &HeaderMap) -> bool {
+    media_type(headers).is_some_and(|media| media.eq_ignore_ascii_case("text/event-stream"))
+}
+
+/// Whether a body can be looked at as JSON.
+pub fn is_json(headers: &HeaderMap) -> bool {
+    media_type(headers).is_some_and(|media| {
+        media.eq_ignore_ascii_case("application/json") || media.to_ascii_lowercase().ends_with("+json")
+    })
+}
+
+/// Whether a body is a web page: some portal or proxy answered in place of the API.
+pub fn is_html(headers: &HeaderMap) -> bool {
+    media_type(headers).is_some_and(|media| media.eq_ignore_ascii_case("text/html"))
+}
+
+/// Whether a body is coded, so that it cannot be looked at.
+pub fn is_coded(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_ENCODING).is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"))
+}
+
+fn media_type(headers: &HeaderMap) -> Option<&str> {
+    headers.get(CONTENT_TYPE)?.to_str().ok()?.split(';').next().map(str::trim)
+}

@@ -1,0 +1,211 @@
+//! The HTTP client of the data path: hyper-util's client over hyper-rustls, one per worker and upstream, HTTP/1.1.
+//!
+//! No redirects, no proxy from the environment, no cookies, no decompression. hyper-util sends a request again only
+//! when its pooled connection closed before a byte of it was written, so nothing is resent that may have been received.
+
+use std::{
+    fmt, io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use http::{Request, Response, Uri};
+use hyper::body::Incoming;
+use hyper_rustls::{HttpsConnector, MaybeHttpsStream};
+use hyper_util::{
+    client::legacy::{
+        Client,
+        connect::{
+            HttpConnector,
+            proxy::{SocksV5, Tunnel},
+        },
+    },
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+};
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::{CertificateDer, pem::PemObject};
+use tokio::net::TcpStream;
+use tower_service::Service;
+
+use crate::{
+    config::{self, Timeouts},
+    protocol::body::RopeBody,
+};
+
+/// hyper's read and write buffers grow up to this and no further: memory per stalled stream stays bounded
+/// (its own default is 417,792 bytes).
+const MAX_BUFFER: usize = 64 * 1024;
+
+/// Answers with more header fields than this are refused by the client.
+const MAX_HEADERS: usize = 128;
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Sends requests to one upstream, from one worker.
+#[derive(Clone, Debug)]
+pub struct Sender {
+    client: Client<Connector, RopeBody>,
+}
+
+/// Why no answer came.
+#[derive(Debug, thiserror::Error)]
+pub enum SendError {
+    /// No connection: nothing was sent.
+    #[error("no connection: {0}")]
+    Connect(BoxError),
+    /// The connection ended or made no sense before a head came. The upstream may have received the request.
+    #[error("no answer: {0}")]
+    Broken(BoxError),
+}
+
+impl Sender {
+    /// Makes a client for `upstream`. It must be used on one runtime only.
+    ///
+    /// # Errors
+    /// When the certificates of `ca_file` cannot be used.
+    pub fn new(upstream: &config::Upstream, timeouts: &Timeouts, tls: &Arc<ClientConfig>) -> Self {
+        let mut http = HttpConnector::new();
+        http.enforce_http(false);
+        http.set_nodelay(true);
+        // A peer that vanished without a word is noticed even inside a stream that is silent by nature.
+        http.set_keepalive(Some(Duration::from_secs(60)));
+        http.set_keepalive_interval(Some(Duration::from_secs(20)));
+        http.set_keepalive_retries(Some(3));
+        let dial = match &upstream.proxy {
+            None => Dial::Direct(http),
+            Some(proxy) if proxy.scheme_str() == Some("socks5") => Dial::Socks(SocksV5::new(proxy.clone(), http)),
+            Some(proxy) => Dial::Tunnel(Tunnel::new(proxy.clone(), http)),
+        };
+        let connector =
+            Connector { inner: HttpsConnector::from((dial, Arc::clone(tls))), within: timeouts.upstream_connect };
+        let client = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(timeouts.upstream_pool_idle)
+            .pool_max_idle_per_host(upstream.max_idle_connections)
+            .http1_max_buf_size(MAX_BUFFER)
+            .http1_max_headers(MAX_HEADERS)
+            .build(connector);
+        Self { client }
+    }
+
+    /// Sends a request and waits for the head of the answer.
+    ///
+    /// # Errors
+    /// When none came, told apart by whether anything can have been received.
+    pub async fn send(&self, request: Request<RopeBody>) -> Result<Response<Incoming>, SendError> {
+        self.client.request(request).await.map_err(|error| {
+            if error.is_connect() { SendError::Connect(error.into()) } else { SendError::Broken(error.into()) }
+        })
+    }
+}
+
+/// TLS settings for an upstream: the system's roots where there are any, otherwise Mozilla's, which are compiled in
+/// (an image from scratch has no file of roots), and the upstream's own.
+///
+/// # Errors
+/// When a certificate of the upstream's own cannot be used.
+pub fn tls(ca_pem: Option<&[u8]>) -> Result<ClientConfig, TlsError> {
+    let mut roots = RootCertStore::empty();
+    let system = rustls_native_certs::load_native_certs();
+    roots.add_parsable_certificates(system.certs);
+    if roots.is_empty() {
+        roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+    }
+    if let Some(pem) = ca_pem {
+        for certificate in CertificateDer::pem_slice_iter(pem) {
+            roots.add(certificate.map_err(|error| TlsError(error.to_string()))?)?;
+        }
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    Ok(ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth())
+}
+
+/// A certificate that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct TlsError(String);
+
+impl From<rustls::Error> for TlsError {
+    fn from(error: rustls::Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// How a TCP connection is made.
+#[derive(Clone)]
+enum Dial {
+    Direct(HttpConnector),
+    Tunnel(Tunnel<HttpConnector>),
+    Socks(SocksV5<HttpConnector>),
+}
+
+type Connecting<T> = Pin<Box<dyn Future<Output = Result<T, BoxError>> + Send>>;
+
+impl Service<Uri> for Dial {
+    type Response = TokioIo<TcpStream>;
+    type Error = BoxError;
+    type Future = Connecting<Self::Response>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(match self {
+            Self::Direct(dial) => ready!(dial.poll_ready(cx)).map_err(Into::into),
+            Self::Tunnel(dial) => ready!(dial.poll_ready(cx)).map_err(Into::into),
+            Self::Socks(dial) => ready!(dial.poll_ready(cx)).map_err(Into::into),
+        })
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        match self {
+            Self::Direct(dial) => {
+                let connecting = dial.call(uri);
+                Box::pin(async move { Ok(connecting.await?) })
+            }
+            Self::Tunnel(dial) => {
+                let connecting = dial.call(uri);
+                Box::pin(async move { Ok(connecting.await?) })
+            }
+            Self::Socks(dial) => {
+                let connecting = dial.call(uri);
+                Box::pin(async move { Ok(connecting.await?) })
+            }
+        }
+    }
+}
+
+/// Connects within a time that covers name resolution, the proxy, TCP and TLS.
+#[derive(Clone)]
+struct Connector {
+    inner: HttpsConnector<Dial>,
+    within: Duration,
+}
+
+impl fmt::Debug for Connector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connector").field("within", &self.within).finish_non_exhaustive()
+    }
+}
+
+impl Service<Uri> for Connector {
+    type Response = MaybeHttpsStream<TokioIo<TcpStream>>;
+    type Error = BoxError;
+    type Future = Connecting<Self::Response>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let connecting = self.inner.call(uri);
+        let within = self.within;
+        Box::pin(async move {
+            tokio::time::timeout(within, connecting)
+                .await
+                .unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into()))
+        })
+    }
+}

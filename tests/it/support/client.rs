@@ -1,0 +1,183 @@
+//! A client that speaks raw bytes and notices how a transfer ends.
+
+use std::net::SocketAddr;
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use super::{gateway::KEY, soon};
+
+/// One connection.
+pub(crate) struct Client {
+    pub(crate) stream: TcpStream,
+    buffer: Vec<u8>,
+}
+
+/// An answer.
+#[derive(Clone, Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
+    /// Whether the body ended as its framing says.
+    pub(crate) whole: bool,
+}
+
+impl Answer {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(given, _)| given == name).map(|(_, value)| value.as_str())
+    }
+
+    pub(crate) fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    /// The answer is an error of ours, in OpenAI's shape, with every part that it has to have.
+    #[track_caller]
+    pub(crate) fn assert_problem(&self, status: u16, code: &str) {
+        assert_eq!(self.status, status, "{self:?}");
+        let body = self.json();
+        let error = body["error"].as_object().unwrap_or_else(|| panic!("no error object: {self:?}"));
+        let mut names: Vec<_> = error.keys().map(String::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["code", "message", "param", "type"], "{self:?}");
+        assert_eq!(error["code"], code, "{self:?}");
+        assert!(error["message"].as_str().is_some_and(|message| !message.is_empty()), "{self:?}");
+        assert_eq!(self.header("content-type"), Some("application/json"), "{self:?}");
+        let id = self.header("x-tidegate-request-id").unwrap_or_else(|| panic!("no request id: {self:?}"));
+        assert!(id.starts_with("req_"), "{id}");
+        assert!(self.header("x-request-id").is_some(), "{self:?}");
+    }
+}
+
+impl Client {
+    pub(crate) async fn connect(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        Self { stream, buffer: Vec::new() }
+    }
+
+    pub(crate) async fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        self.stream.write_all(bytes.as_ref()).await.unwrap();
+    }
+
+    /// Sends `POST /v1/responses` with the test key.
+    pub(crate) async fn post(&mut self, body: impl AsRef<[u8]>) {
+        self.post_with("", body).await;
+    }
+
+    /// The same with further header lines, each ended by CRLF.
+    pub(crate) async fn post_with(&mut self, headers: &str, body: impl AsRef<[u8]>) {
+        self.send(request(headers, body.as_ref())).await;
+    }
+
+    /// `POST /v1/responses` and its whole answer.
+    pub(crate) async fn create(&mut self, body: impl AsRef<[u8]>) -> Answer {
+        self.post(body).await;
+        self.answer().await
+    }
+
+    /// `GET` with the test key.
+    pub(crate) async fn get(&mut self, path: &str) -> Answer {
+        self.send(format!("GET {path} HTTP/1.1\r\nhost: t\r\nauthorization: Bearer {KEY}\r\n\r\n")).await;
+        self.answer().await
+    }
+
+    /// Reads the head of an answer.
+    pub(crate) async fn head(&mut self) -> Answer {
+        let end = soon("the head of an answer", async {
+            loop {
+                if let Some(end) = self.buffer.windows(4).position(|window| window == b"\r\n\r\n") {
+                    return end + 4;
+                }
+                assert!(self.read().await, "closed before a head: {:?}", String::from_utf8_lossy(&self.buffer));
+            }
+        })
+        .await;
+        let head = String::from_utf8(self.buffer.drain(..end).collect()).unwrap();
+        let mut lines = head.trim_end().split("\r\n");
+        let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
+        let headers = lines
+            .map(|line| line.split_once(':').unwrap())
+            .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
+            .collect();
+        Answer { status, headers, body: Vec::new(), whole: false }
+    }
+
+    /// Reads a whole answer.
+    pub(crate) async fn answer(&mut self) -> Answer {
+        let mut answer = self.head().await;
+        soon("the body of an answer", self.body(&mut answer)).await;
+        answer
+    }
+
+    /// Reads the rest of a body into `answer`, to its end or to a break.
+    pub(crate) async fn body(&mut self, answer: &mut Answer) {
+        if let Some(length) = answer.header("content-length") {
+            let length = length.parse::<usize>().unwrap() - answer.body.len();
+            while self.buffer.len() < length {
+                if !self.read().await {
+                    answer.body.append(&mut self.buffer);
+                    return;
+                }
+            }
+            answer.body.extend(self.buffer.drain(..length));
+            answer.whole = true;
+            return;
+        }
+        assert_eq!(answer.header("transfer-encoding"), Some("chunked"), "{answer:?}");
+        while let Some(data) = self.chunk().await {
+            if data.is_empty() {
+                answer.whole = true;
+                return;
+            }
+            answer.body.extend(data);
+        }
+    }
+
+    /// The next chunk: empty at the end of the body, none where the transfer broke.
+    pub(crate) async fn chunk(&mut self) -> Option<Vec<u8>> {
+        loop {
+            if let Some(line) = self.buffer.windows(2).position(|window| window == b"\r\n") {
+                let size = std::str::from_utf8(&self.buffer[..line]).unwrap();
+                let size = usize::from_str_radix(size, 16).unwrap();
+                let end = line + 2 + size + 2;
+                if self.buffer.len() >= end {
+                    let data = self.buffer[line + 2..end - 2].to_vec();
+                    self.buffer.drain(..end);
+                    return Some(data);
+                }
+            }
+            if !self.read().await {
+                return None;
+            }
+        }
+    }
+
+    /// Reads until the other side closes; whether it did so without a further byte.
+    pub(crate) async fn closed(&mut self) -> bool {
+        soon("the other side to close", async { while self.read().await {} }).await;
+        self.buffer.is_empty()
+    }
+
+    /// Everything that came and was not taken.
+    pub(crate) fn rest(&self) -> &[u8] {
+        &self.buffer
+    }
+
+    async fn read(&mut self) -> bool {
+        matches!(self.stream.read_buf(&mut self.buffer).await, Ok(n) if n > 0)
+    }
+}
+
+/// `POST /v1/responses` as bytes.
+pub(crate) fn request(headers: &str, body: &[u8]) -> Vec<u8> {
+    let length = body.len();
+    let head = format!(
+        "POST /v1/responses HTTP/1.1\r\nhost: t\r\nauthorization: Bearer {KEY}\r\n\
+         content-type: application/json\r\n{headers}content-length: {length}\r\n\r\n"
+    );
+    [head.as_bytes(), body].concat()
+}

@@ -1,0 +1,154 @@
+//! A gateway on port 0.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use http::{HeaderMap, HeaderName};
+use tempfile::TempDir;
+use tidegate::{
+    app::{self, Handle, World},
+    auth,
+    config::{
+        Config, Credential, Key, Log, LogFormat, Model, OnIncomplete, Server, Target, Timeouts,
+        Upstream as UpstreamConfig,
+    },
+    domain::{chance::Chance, clock::Clock},
+};
+
+use super::{client::Client, soon};
+
+/// The client key that every test gateway knows.
+pub(crate) const KEY: &str = "sk-test-client-key";
+/// What goes up in its place.
+pub(crate) const UPSTREAM_KEY: &str = "sk-test-upstream-secret";
+
+/// A gateway that ends with the test.
+pub(crate) struct Gateway {
+    pub(crate) address: SocketAddr,
+    pub(crate) admin: SocketAddr,
+    handle: Handle,
+    ended: Option<std::thread::JoinHandle<()>>,
+    _data: TempDir,
+}
+
+/// A configuration with one upstream at `base_url`: model `smart` becomes `real`, any `gpt-*` goes as it is.
+pub(crate) fn config(base_url: &str) -> Config {
+    let target = |model: Option<&str>| vec![Target { upstream: 0, model: model.map(Arc::from) }];
+    Config {
+        server: Server {
+            listen: "127.0.0.1:0".parse().unwrap(),
+            admin_listen: "127.0.0.1:0".parse().unwrap(),
+            metrics_listen: None,
+            data_dir: "unset".into(),
+            workers: 1,
+            max_connections: 1000,
+            max_body_bytes: 1024 * 1024,
+        },
+        timeouts: Timeouts {
+            first_byte: Duration::from_secs(10),
+            head: Duration::from_secs(10),
+            keep_alive_idle: Duration::from_secs(75),
+            body_idle: Duration::from_secs(20),
+            body_total: Duration::from_secs(300),
+            body_min_rate: 1024,
+            write_stall: Duration::from_secs(60),
+            drain: Duration::from_secs(300),
+            upstream_connect: Duration::from_secs(5),
+            upstream_head: Duration::from_secs(1800),
+            upstream_silence: Duration::from_secs(600),
+            upstream_pool_idle: Duration::from_secs(50),
+        },
+        log: Log { format: LogFormat::Text, level: "off".into() },
+        upstreams: vec![upstream("up", base_url)],
+        idle: Vec::new(),
+        models: vec![
+            Model { name: "smart".into(), targets: target(Some("real")) },
+            Model { name: "gpt-*".into(), targets: target(None) },
+        ],
+        keys: vec![key("tester", KEY)],
+        default_upstream: None,
+    }
+}
+
+/// An upstream with one credential.
+pub(crate) fn upstream(name: &str, base_url: &str) -> UpstreamConfig {
+    let credential = Credential { name: "UP_KEY".into(), account: "UP_KEY".into(), secret: UPSTREAM_KEY.into() };
+    UpstreamConfig {
+        name: name.into(),
+        base_url: base_url.parse().unwrap(),
+        credentials: vec![credential],
+        auth_header: HeaderName::from_static("authorization"),
+        headers: HeaderMap::new(),
+        ca_pem: None,
+        proxy: None,
+        max_body_bytes: None,
+        on_incomplete: OnIncomplete::Pass,
+        codex_headers: true,
+        organization_headers: false,
+        trace_headers: false,
+        max_idle_connections: 64,
+        error_rules: Vec::new(),
+    }
+}
+
+/// A key that may use everything.
+pub(crate) fn key(name: &str, secret: &str) -> Key {
+    Key { name: name.into(), sha256: auth::digest(secret.as_bytes()), models: None, upstreams: None }
+}
+
+impl Gateway {
+    /// In front of one upstream, as [`config`] has it.
+    pub(crate) fn before(base_url: &str) -> Self {
+        Self::start(config(base_url))
+    }
+
+    pub(crate) fn start(mut config: Config) -> Self {
+        let data = TempDir::new().unwrap();
+        config.server.data_dir = data.path().to_owned();
+        let world = World { clock: Clock::system(), chance: Chance::system(), terminal: false };
+        let running = app::start(config, world).unwrap();
+        let (address, admin, handle) = (running.listen, running.admin_listen, running.handle());
+        let ended = std::thread::spawn(move || running.join());
+        Self { address, admin, handle, ended: Some(ended), _data: data }
+    }
+
+    pub(crate) async fn connect(&self) -> Client {
+        Client::connect(self.address).await
+    }
+
+    /// Asks it to end in order, and waits until it has.
+    pub(crate) fn drain(&self) {
+        self.handle.drain();
+    }
+
+    pub(crate) async fn ended(&mut self) {
+        let ended = self.ended.take().unwrap();
+        soon("the end of the gateway", tokio::task::spawn_blocking(move || ended.join())).await.unwrap().unwrap();
+    }
+
+    /// The value of the first metric line that begins with `name`; 0 where there is none yet.
+    pub(crate) async fn metric(&self, name: &str) -> f64 {
+        let answer = Client::connect(self.admin).await.get("/metrics").await;
+        let text = String::from_utf8(answer.body).unwrap();
+        let line = text.lines().find(|line| line.starts_with(name));
+        line.map_or(0.0, |line| line.rsplit(' ').next().unwrap().parse().unwrap())
+    }
+
+    /// Waits until a metric has a value: outcomes are settled after the client has its answer.
+    pub(crate) async fn metric_becomes(&self, name: &str, value: f64) {
+        soon(&format!("{name} = {value}"), async {
+            while self.metric(name).await != value {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await;
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        self.handle.stop();
+        if let Some(ended) = self.ended.take() {
+            let _ = ended.join();
+        }
+    }
+}

@@ -1,0 +1,18 @@
+//! The harness: a gateway on port 0, a client that speaks raw bytes, an upstream that can misbehave.
+
+pub(crate) mod client;
+pub(crate) mod gateway;
+pub(crate) mod upstream;
+
+use std::time::Duration;
+
+/// Nothing in these tests takes this long unless it is broken.
+pub(crate) const LONG: Duration = Duration::from_secs(20);
+
+/// Awaits what must come; fails with its name where it does not.
+pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(LONG, future).await {
+        Ok(value) => value,
+        Err(_) => panic!("{what}: not within {LONG:?}"),
+    }
+}

@@ -1,0 +1,193 @@
+//! An upstream that does what it is told, byte by byte.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+};
+
+use super::soon;
+
+/// One step of an answer.
+pub(crate) enum Step {
+    /// Write these bytes.
+    Send(Vec<u8>),
+    /// Go on when the test says so.
+    Wait(oneshot::Receiver<()>),
+    /// Do nothing until the other side closes; tell when it did.
+    UntilClosed(oneshot::Sender<()>),
+    /// Close in order.
+    Close,
+    /// Close with a reset.
+    Reset,
+}
+
+/// A request as it arrived.
+#[derive(Clone, Debug)]
+pub(crate) struct Request {
+    pub(crate) line: String,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
+    /// Which connection it came on, counted from 0.
+    pub(crate) connection: usize,
+}
+
+impl Request {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(given, _)| given == name).map(|(_, value)| value.as_str())
+    }
+}
+
+type Script = dyn FnMut(&Request) -> Vec<Step> + Send;
+
+/// The server. It ends with the test.
+pub(crate) struct Upstream {
+    pub(crate) address: SocketAddr,
+    requests: mpsc::UnboundedReceiver<Request>,
+    accepting: JoinHandle<()>,
+}
+
+impl Drop for Upstream {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+impl Upstream {
+    /// Answers each request by the script.
+    pub(crate) async fn scripted(script: impl FnMut(&Request) -> Vec<Step> + Send + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (seen, requests) = mpsc::unbounded_channel();
+        let script: Arc<Mutex<Box<Script>>> = Arc::new(Mutex::new(Box::new(script)));
+        let accepting = tokio::spawn(async move {
+            for connection in 0.. {
+                let Ok((stream, _)) = listener.accept().await else { return };
+                stream.set_nodelay(true).unwrap();
+                tokio::spawn(serve(stream, connection, Arc::clone(&script), seen.clone()));
+            }
+        });
+        Self { address, requests, accepting }
+    }
+
+    /// Answers every request with the same bytes and keeps the connection.
+    pub(crate) async fn fixed(answer: impl Into<Vec<u8>>) -> Self {
+        let answer = answer.into();
+        Self::scripted(move |_| vec![Step::Send(answer.clone())]).await
+    }
+
+    /// The next request that arrived.
+    pub(crate) async fn request(&mut self) -> Request {
+        soon("a request at the upstream", self.requests.recv()).await.unwrap()
+    }
+
+    /// How many requests arrived that were not taken with [`Upstream::request`].
+    pub(crate) fn untaken(&mut self) -> usize {
+        std::iter::from_fn(|| self.requests.try_recv().ok()).count()
+    }
+
+    pub(crate) fn base_url(&self) -> String {
+        format!("http://{}/up", self.address)
+    }
+}
+
+async fn serve(
+    mut stream: TcpStream,
+    connection: usize,
+    script: Arc<Mutex<Box<Script>>>,
+    seen: mpsc::UnboundedSender<Request>,
+) {
+    let mut buffer = Vec::new();
+    while let Some(request) = read_request(&mut stream, &mut buffer, connection).await {
+        let steps = {
+            let mut script = script.lock().unwrap();
+            script(&request)
+        };
+        let _ = seen.send(request);
+        for step in steps {
+            match step {
+                Step::Send(bytes) => {
+                    if stream.write_all(&bytes).await.is_err() {
+                        return;
+                    }
+                }
+                Step::Wait(go) => {
+                    let _ = go.await;
+                }
+                Step::UntilClosed(told) => {
+                    let mut rest = [0; 1024];
+                    while matches!(stream.read(&mut rest).await, Ok(n) if n > 0) {}
+                    let _ = told.send(());
+                    return;
+                }
+                Step::Close => {
+                    let _ = stream.shutdown().await;
+                    return;
+                }
+                Step::Reset => {
+                    stream.set_zero_linger().unwrap();
+                    return;
+                }
+            }
+        }
+    }
+}
+
+async fn read_request(stream: &mut TcpStream, buffer: &mut Vec<u8>, connection: usize) -> Option<Request> {
+    let end = loop {
+        if let Some(end) = buffer.windows(4).position(|window| window == b"\r\n\r\n") {
+            break end + 4;
+        }
+        if stream.read_buf(buffer).await.ok()? == 0 {
+            return None;
+        }
+    };
+    let head = String::from_utf8(buffer.drain(..end).collect()).unwrap();
+    let mut lines = head.trim_end().split("\r\n");
+    let line = lines.next().unwrap().to_owned();
+    let headers: Vec<(String, String)> = lines
+        .map(|line| line.split_once(':').unwrap())
+        .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
+        .collect();
+    let length = headers.iter().find(|(name, _)| name == "content-length").map_or(0, |(_, n)| n.parse().unwrap());
+    while buffer.len() < length {
+        if stream.read_buf(buffer).await.ok()? == 0 {
+            return None;
+        }
+    }
+    let body = buffer.drain(..length).collect();
+    Some(Request { line, headers, body, connection })
+}
+
+/// A JSON answer with its length.
+pub(crate) fn json(status: &str, body: &str) -> Vec<u8> {
+    answer(status, "application/json", body.as_bytes())
+}
+
+/// An answer with its length.
+pub(crate) fn answer(status: &str, content_type: &str, body: &[u8]) -> Vec<u8> {
+    let length = body.len();
+    let head = format!("HTTP/1.1 {status}\r\ncontent-type: {content_type}\r\ncontent-length: {length}\r\n\r\n");
+    [head.as_bytes(), body].concat()
+}
+
+/// The head of an event stream in chunks.
+pub(crate) const STREAM: &[u8] =
+    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n";
+
+/// The end of a body in chunks.
+pub(crate) const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
+
+/// One chunk.
+pub(crate) fn chunk(data: &[u8]) -> Vec<u8> {
+    [format!("{:x}\r\n", data.len()).as_bytes(), data, b"\r\n"].concat()
+}
+
+/// A small whole answer.
+pub(crate) const RESPONSE: &str = r#"{"id":"resp_1","object":"response","status":"completed","model":"real","usage":{"input_tokens":3,"input_tokens_details":{"cached_tokens":1},"output_tokens":5,"output_tokens_details":{"reasoning_tokens":2},"total_tokens":8}}"#;
