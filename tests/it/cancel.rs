@@ -1,8 +1,8 @@
 //! A client that leaves stops costing.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::Instant};
 
 use crate::support::{
     client::request,
@@ -55,7 +55,7 @@ async fn outlives(first: Vec<u8>, waits_for_event: bool, extra: &[u8]) -> Durati
         best = best.min(left.elapsed());
         gateway.metric_becomes("tidegate_requests_total{upstream=\"up\",end=\"client_gone\"}", nth as f64).await;
     }
-    println!("cancelled after {best:?}");
+    eprintln!("cancelled after {best:?}");
     best
 }
 

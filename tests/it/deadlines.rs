@@ -1,8 +1,9 @@
 //! Every deadline of a connection, with real sockets.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tidegate::config::Config;
+use tokio::time::Instant;
 
 use crate::support::{
     client::request,
