@@ -88,7 +88,10 @@ where
     match coding {
         None => {
             while let Some(piece) = std::future::poll_fn(|cx| intake.poll_piece(cx)).await? {
-                scan.take(piece).await?;
+                if let Err(refusal) = scan.take(piece).await {
+                    // A body that was read to its end leaves the connection usable.
+                    return Err(if intake.body.is_end_stream() { refusal } else { refusal.closing() });
+                }
             }
         }
         Some(coding) => decode(coding, &mut intake, &mut scan).await?,
@@ -151,7 +154,7 @@ where
             Ok(0) => break Ok(()),
             Ok(_) => {
                 if let Err(refusal) = scan.take(piece.split().freeze()).await {
-                    break Err(refusal);
+                    break Err(refusal.closing());
                 }
                 let decoded = scan.rope.len();
                 if decoded > RATIO_FROM && decoded / MAX_RATIO > encoded.load(Ordering::Relaxed) {
@@ -193,7 +196,7 @@ impl Scan {
         if self.rope.len() + len as u64 > self.max_bytes {
             return Err(Refusal::too_large(self.max_bytes));
         }
-        self.scanner.feed(&piece).map_err(|error| Refusal::json(&error).closing())?;
+        self.scanner.feed(&piece).map_err(|error| Refusal::json(&error))?;
         self.rope.push(piece);
         self.turn += len;
         if self.turn >= TURN {
