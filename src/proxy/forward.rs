@@ -21,10 +21,6 @@ use crate::{
     upstream::Endpoint,
 };
 
-/// An unread body of a refused request up to this size is read away, so that the connection can be used again; a
-/// larger one costs more than a new connection.
-const WORTH_DRAINING: u64 = 64 * 1024;
-
 /// Forwards a call and hands back the answer, whose body goes on by itself.
 ///
 /// Whatever goes wrong on the way becomes a response in OpenAI's shape. Dropping the future, or later the body,
@@ -54,10 +50,7 @@ where
     let (head, body) = request.into_parts();
 
     // Authenticate: the cheapest refusal comes first, before a byte of the body is read.
-    let caller = caller(&tables, &head.headers).map_err(|refusal| {
-        let small = body.size_hint().upper().is_some_and(|len| len <= WORTH_DRAINING);
-        if small { refusal } else { refusal.closing() }
-    })?;
+    let caller = caller(&tables, &head.headers).map_err(|refusal| refusal.leaving(&body))?;
     settlement.outcome().key = Some(Arc::clone(&caller.name));
 
     // Read the body: bounded, decoded, scanned piece by piece.

@@ -85,18 +85,24 @@ where
     }
     let mut intake = Intake::new(body, timeouts, max_bytes);
     let mut scan = Scan::new(max_bytes);
-    match coding {
-        None => {
-            while let Some(piece) = std::future::poll_fn(|cx| intake.poll_piece(cx)).await? {
-                if let Err(refusal) = scan.take(piece).await {
-                    // A body that was read to its end leaves the connection usable.
-                    return Err(if intake.body.is_end_stream() { refusal } else { refusal.closing() });
-                }
-            }
-        }
-        Some(coding) => decode(coding, &mut intake, &mut scan).await?,
+    let read = match coding {
+        None => read(&mut intake, &mut scan).await,
+        Some(coding) => decode(coding, &mut intake, &mut scan).await,
+    };
+    match read {
+        Ok(()) => scan.finish(),
+        Err(refusal) => Err(refusal.leaving(&intake.body)),
     }
-    scan.finish()
+}
+
+async fn read<B>(intake: &mut Intake<B>, scan: &mut Scan) -> Result<(), Refusal>
+where
+    B: Body<Data = Bytes> + Send + Unpin,
+{
+    while let Some(piece) = std::future::poll_fn(|cx| intake.poll_piece(cx)).await? {
+        scan.take(piece).await?;
+    }
+    Ok(())
 }
 
 /// One layer of content coding.
@@ -154,7 +160,7 @@ where
             Ok(0) => break Ok(()),
             Ok(_) => {
                 if let Err(refusal) = scan.take(piece.split().freeze()).await {
-                    break Err(refusal.closing());
+                    break Err(refusal);
                 }
                 let decoded = scan.rope.len();
                 if decoded > RATIO_FROM && decoded / MAX_RATIO > encoded.load(Ordering::Relaxed) {

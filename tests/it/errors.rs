@@ -60,11 +60,10 @@ async fn strangers_are_refused_and_nothing_is_repeated() {
     for headers in &cases {
         let mut client = gateway.connect().await;
         client.send(post(headers, BODY)).await;
-        let answers = [
-            client.answer().await,
-            client.ask("GET /v1/models", headers).await,
-            client.ask("GET /v1/models/smart", headers).await,
-        ];
+        let refused = client.answer().await;
+        let mut client = gateway.connect().await;
+        let answers =
+            [refused, client.ask("GET /v1/models", headers).await, client.ask("GET /v1/models/smart", headers).await];
         for answer in answers {
             assert_eq!(answer.status, 401, "{headers}: {answer:?}");
             answer.assert_final(401, "invalid_api_key", true);
@@ -105,20 +104,27 @@ async fn a_stranger_is_refused_before_the_body() {
 }
 
 #[tokio::test]
-async fn a_stranger_with_a_small_body_that_comes_late_is_told_the_truth_about_the_connection() {
+async fn a_refusal_before_the_body_says_whether_the_connection_goes_on() {
     let upstream = Upstream::fixed(json_answer("200 OK", RESPONSE)).await;
     let gateway = Gateway::before(&upstream.base_url());
-    // Many clients send the head and the body apart.
-    let mut client = gateway.connect().await;
-    let refused = post("authorization: Bearer wrong\r\n", BODY);
-    let (head, body) = refused.split_at(refused.len() - BODY.len());
-    client.send(head).await;
-    client.send(body).await;
-    let answer = client.answer().await;
-    answer.assert_final(401, "invalid_api_key", true);
-    if answer.header("connection") == Some("close") {
+    let auth = format!("authorization: Bearer {KEY}\r\n");
+    // Many clients send the head and the body apart: the answer may be out before the body is here.
+    for (line, headers, code) in [
+        ("POST /v1/responses", "authorization: Bearer wrong\r\n", "invalid_api_key"),
+        ("POST /v1/chat/completions", &auth, "unknown_url"),
+        ("POST /v1/models", &auth, "method_not_allowed"),
+        ("PUT /v1/responses", &auth, "method_not_allowed"),
+    ] {
+        let mut client = gateway.connect().await;
+        let refused = client.ask(line, &format!("{headers}content-length: 17\r\n")).await;
+        assert_eq!(refused.json()["error"]["code"], code, "{line}");
+        assert_eq!(refused.header("connection"), Some("close"), "{line}: {refused:?}");
+        client.send(BODY).await;
         assert!(client.closed().await);
-    } else {
+        // Without a body there is nothing in the way.
+        let mut client = gateway.connect().await;
+        let refused = client.ask(line, &format!("{headers}content-length: 0\r\n")).await;
+        assert_eq!(refused.header("connection"), None, "{line}: {refused:?}");
         assert_eq!(client.create(BODY).await.status, 200);
     }
 }
