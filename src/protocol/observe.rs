@@ -107,6 +107,15 @@ impl Observer {
         }
     }
 
+    /// Call in place of [`Observer::finish`] where the rest of a JSON answer is not waited for.
+    pub fn cut_short(&mut self) {
+        if let Kind::Json(scanner) = &mut self.kind
+            && scanner.feed(&[]).is_ok()
+        {
+            see_body(scanner, &mut self.seen);
+        }
+    }
+
     /// What was seen so far.
     pub fn seen(&self) -> &Seen {
         &self.seen

@@ -114,6 +114,7 @@ async fn read_error(mut body: Incoming) -> (Source, Option<Box<str>>) {
     let mut rest = None;
     loop {
         if len > ERROR_BODY_LIMIT {
+            observer.cut_short();
             rest = Some(body);
             break;
         }

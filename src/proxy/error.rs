@@ -7,6 +7,7 @@ use http::{
     HeaderValue, Response, StatusCode,
     header::{ACCEPT_ENCODING, ALLOW, CONNECTION, CONTENT_TYPE, UPGRADE, WWW_AUTHENTICATE},
 };
+use http_body::Body;
 use serde::Serialize;
 
 use super::{Answer, Arrival, Proxy};
@@ -45,9 +46,16 @@ impl Refusal {
     }
 
     /// Closes the connection after the answer: the body was not read to its end.
-    pub(super) fn closing(mut self) -> Self {
+    fn closing(mut self) -> Self {
         self.close = true;
         self
+    }
+
+    /// Closes the connection after the answer unless `body`, which is read no further, was read to its end. Told to
+    /// the client, who would otherwise send its next request into a connection that closes.
+    #[must_use]
+    pub fn leaving(self, body: &impl Body) -> Self {
+        if body.is_end_stream() { self } else { self.closing() }
     }
 
     /// Nobody, or nobody we know. The key is not repeated, not even masked.

@@ -21,10 +21,6 @@ use crate::{
     upstream::Endpoint,
 };
 
-/// An unread body of a refused request up to this size is read away, so that the connection can be used again; a
-/// larger one costs more than a new connection.
-const WORTH_DRAINING: u64 = 64 * 1024;
-
 /// Forwards a call and hands back the answer, whose body goes on by itself.
 ///
 /// Whatever goes wrong on the way becomes a response in OpenAI's shape. Dropping the future, or later the body,
@@ -54,10 +50,7 @@ where
     let (head, body) = request.into_parts();
 
     // Authenticate: the cheapest refusal comes first, before a byte of the body is read.
-    let caller = caller(&tables, &head.headers).map_err(|refusal| {
-        let small = body.size_hint().upper().is_some_and(|len| len <= WORTH_DRAINING);
-        if small { refusal } else { refusal.closing() }
-    })?;
+    let caller = caller(&tables, &head.headers).map_err(|refusal| refusal.leaving(&body))?;
     settlement.outcome().key = Some(Arc::clone(&caller.name));
 
     // Read the body: bounded, decoded, scanned piece by piece.
@@ -85,12 +78,16 @@ fn resolve(
     caller: &Caller,
     received: &Received,
 ) -> Result<(Option<Candidate>, Option<Edit>), Refusal> {
+    let limit_of = |upstream: usize| tables.upstreams.get(upstream)?.config.max_body_bytes;
     let Some(model) = &received.model else {
         if caller.is_restricted_in_models() {
             return Err(Refusal::model_required_of_key());
         }
         return match tables.routes.default_upstream() {
-            Some(upstream) if caller.may_use(upstream) => Ok((None, None)),
+            Some(upstream) if caller.may_use(upstream) => match limit_of(upstream) {
+                Some(limit) if received.rope.len() > limit => Err(Refusal::upstream_limit(limit)),
+                _ => Ok((None, None)),
+            },
             _ => Err(Refusal::model_required()),
         };
     };
@@ -102,15 +99,8 @@ fn resolve(
     if candidates.is_empty() {
         return Err(Refusal::model_not_found(&model.name));
     }
-    let fits = |candidate: &Candidate| {
-        let limit = tables.upstreams.get(candidate.upstream).and_then(|upstream| upstream.config.max_body_bytes);
-        limit.is_none_or(|limit| received.rope.len() <= limit)
-    };
-    let largest = candidates
-        .iter()
-        .filter_map(|candidate| tables.upstreams.get(candidate.upstream)?.config.max_body_bytes)
-        .max()
-        .unwrap_or_default();
+    let fits = |candidate: &Candidate| limit_of(candidate.upstream).is_none_or(|limit| received.rope.len() <= limit);
+    let largest = candidates.iter().filter_map(|candidate| limit_of(candidate.upstream)).max().unwrap_or_default();
     let candidate = candidates.into_iter().find(fits).ok_or_else(|| Refusal::upstream_limit(largest))?;
     let edit = (*candidate.model != *model.name)
         .then(|| Edit { range: model.range.clone(), with: json_string(&candidate.model) });

@@ -85,15 +85,24 @@ where
     }
     let mut intake = Intake::new(body, timeouts, max_bytes);
     let mut scan = Scan::new(max_bytes);
-    match coding {
-        None => {
-            while let Some(piece) = std::future::poll_fn(|cx| intake.poll_piece(cx)).await? {
-                scan.take(piece).await?;
-            }
-        }
-        Some(coding) => decode(coding, &mut intake, &mut scan).await?,
+    let read = match coding {
+        None => read(&mut intake, &mut scan).await,
+        Some(coding) => decode(coding, &mut intake, &mut scan).await,
+    };
+    match read {
+        Ok(()) => scan.finish(),
+        Err(refusal) => Err(refusal.leaving(&intake.body)),
     }
-    scan.finish()
+}
+
+async fn read<B>(intake: &mut Intake<B>, scan: &mut Scan) -> Result<(), Refusal>
+where
+    B: Body<Data = Bytes> + Send + Unpin,
+{
+    while let Some(piece) = std::future::poll_fn(|cx| intake.poll_piece(cx)).await? {
+        scan.take(piece).await?;
+    }
+    Ok(())
 }
 
 /// One layer of content coding.
@@ -193,7 +202,7 @@ impl Scan {
         if self.rope.len() + len as u64 > self.max_bytes {
             return Err(Refusal::too_large(self.max_bytes));
         }
-        self.scanner.feed(&piece).map_err(|error| Refusal::json(&error).closing())?;
+        self.scanner.feed(&piece).map_err(|error| Refusal::json(&error))?;
         self.rope.push(piece);
         self.turn += len;
         if self.turn >= TURN {

@@ -93,7 +93,7 @@ pub(super) fn relay(reply: Reply, mut settlement: Settlement) -> Response<Answer
     if streamed {
         head.insert(ACCEL_BUFFERING, HeaderValue::from_static("no"));
     }
-    let relay = Relay {
+    let mut relay = Relay {
         source: reply.source,
         observer,
         watched_stream: streamed && readable,
@@ -104,6 +104,10 @@ pub(super) fn relay(reply: Reply, mut settlement: Settlement) -> Response<Answer
         over: false,
         broken: None,
     };
+    // An empty body is never polled.
+    if relay.source.is_end() && !relay.may_break() {
+        relay.end();
+    }
     let mut response = Response::new(Answer::Relay(Box::new(relay)));
     *response.status_mut() = reply.head.status;
     *response.headers_mut() = head;

@@ -1,9 +1,60 @@
 //! What becomes of a request's body.
 
-use crate::support::{
-    gateway::{Gateway, UPSTREAM_KEY},
-    upstream::{RESPONSE, Upstream, json},
+use std::pin::Pin;
+
+use async_compression::{
+    Level,
+    tokio::bufread::{BrotliEncoder, GzipEncoder, ZlibEncoder, ZstdEncoder},
 };
+use tokio::io::{AsyncRead, AsyncReadExt};
+
+use crate::support::{
+    client::request,
+    gateway::{Gateway, KEY, UPSTREAM_KEY, config, key, upstream},
+    soon,
+    upstream::{RESPONSE, Upstream, chunk, json},
+};
+
+/// `max_body_mib` of the test gateway, in bytes.
+const LIMIT: usize = 1024 * 1024;
+
+/// The head of a request in chunks.
+fn chunked(headers: &str) -> String {
+    format!(
+        "POST /v1/responses HTTP/1.1\r\nhost: t\r\nauthorization: Bearer {KEY}\r\n{headers}transfer-encoding: chunked\r\n\r\n"
+    )
+}
+
+/// `plain` in a content coding.
+async fn coded(coding: &str, plain: &[u8]) -> Vec<u8> {
+    let mut encoder: Pin<Box<dyn AsyncRead + Send + '_>> = match coding {
+        "gzip" => Box::pin(GzipEncoder::with_quality(plain, Level::Fastest)),
+        "deflate" => Box::pin(ZlibEncoder::with_quality(plain, Level::Fastest)),
+        "br" => Box::pin(BrotliEncoder::with_quality(plain, Level::Fastest)),
+        "zstd" => Box::pin(ZstdEncoder::with_quality(plain, Level::Fastest)),
+        _ => panic!("{coding}"),
+    };
+    let mut coded = Vec::new();
+    encoder.read_to_end(&mut coded).await.unwrap();
+    coded
+}
+
+/// A body of `len` bytes whose model comes last.
+fn sized(len: usize) -> Vec<u8> {
+    let (before, after) = (r#"{"input":""#, r#"","model":"smart"}"#);
+    // Every third byte differs from its neighbours, so that nothing compresses beyond all measure.
+    let mut state = 1u32;
+    let text = (0..len - before.len() - after.len()).map(|_| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        b'a' + (state >> 28) as u8
+    });
+    before.bytes().chain(text).chain(after.bytes()).collect()
+}
+
+fn renamed(body: &[u8]) -> Vec<u8> {
+    let at = body.windows(7).rposition(|window| window == b"\"smart\"").unwrap();
+    [&body[..at], b"\"real\"", &body[at + 7..]].concat()
+}
 
 #[tokio::test]
 async fn only_the_model_changes() {
@@ -20,4 +71,578 @@ async fn only_the_model_changes() {
     let bearer = format!("Bearer {UPSTREAM_KEY}");
     assert_eq!(request.headers.iter().find(|(name, _)| name == "authorization").unwrap().1, bearer);
     gateway.metric_becomes("tidegate_requests_total{upstream=\"up\",end=\"completed\"}", 1.0).await;
+}
+
+#[tokio::test]
+async fn everything_else_keeps_its_bytes() {
+    let mut upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
+    let gateway = Gateway::before(&upstream.base_url());
+    let mut client = gateway.connect().await;
+    let digits = "9".repeat(400);
+    // Before the model's value, and after it.
+    let around: &[(&[u8], &[u8])] = &[
+        (b"{\"model\":", b"}"),
+        (b"\t\r\n {\n\"model\"\t:\r", b" \n}\n\n"),
+        (b"{\"a\":1,\"a\":2,\"Input\":3,\"input\":4,\"model\":", b"}"),
+        (b"{\"n\":[1E+2,-0,0.10,1e400,123456789012345678901234567890],\"model\":", b",\"z\":-0.0e-0}"),
+        (b"{\"tools\":[{\"type\":\"image_generation\",\"model\":\"smart\"}],\"metadata\":{\"model\":\"x\",\"MODEL\":1},\"model\":", b"}"),
+        (b"{\"model\":", b",\"prompt\":{\"model\":null,\"model\":2},\"models\":[\"model\",\"smart\"]}"),
+        (b"{\"text\":\"{\\\"model\\\":\\\"no\\\"}\",\"\\u006do\":\"\\/\\u00e9\\uD83D\\uDE00\",\"model\":", b"}"),
+        (b"{\"surrogate\":\"\\ud800\",\"not utf-8\":\"\xff\xc0\x80\",\"escape\":\"\\q\",\"control\":\"a\nb\x01\",\"model\":", b"}"),
+        (b"{\"\\u006dod\\u0065l\":", b"}"),
+        ("{\"ключ\":\"значение 😀\",\"model\":".as_bytes(), "}\u{20}".as_bytes()),
+        (b"{\"\":{\"\":[]},\"stream\":true,\"stream\":false,\"model\":", b",\"x\":null}"),
+    ];
+    let long = [(format!("{{\"n\":{digits},\"model\":").into_bytes(), b"}".to_vec())];
+    let around = around.iter().map(|(before, after)| (before.to_vec(), after.to_vec())).chain(long);
+    for (before, after) in around {
+        for (asked, sent) in [
+            (r#""smart""#, r#""real""#),
+            (r#""sm\u0061rt""#, r#""real""#),
+            (r#""gpt-5""#, r#""gpt-5""#),
+            (r#""gpt\u002d5""#, r#""gpt\u002d5""#),
+            (r#""up\/anything""#, r#""anything""#),
+            (r#""up/\"q\" \\ é""#, r#""\"q\" \\ é""#),
+        ] {
+            let body = [&before, asked.as_bytes(), &after].concat();
+            let answer = client.create(&body).await;
+            assert_eq!(answer.status, 200, "{}: {answer:?}", String::from_utf8_lossy(&body));
+            let expected = [&before, sent.as_bytes(), &after].concat();
+            let request = upstream.request().await;
+            assert_eq!(String::from_utf8_lossy(&request.body), String::from_utf8_lossy(&expected));
+            assert_eq!(request.body, expected);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_model_at_the_end_of_a_large_body_in_small_pieces() {
+    let mut upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
+    let gateway = Gateway::before(&upstream.base_url());
+    let mut client = gateway.connect().await;
+    let body = sized(LIMIT);
+    let bytes = request("", &body);
+    for piece in bytes.chunks(997) {
+        client.send(piece).await;
+    }
+    assert_eq!(client.answer().await.status, 200);
+    let request = upstream.request().await;
+    assert!(request.body == renamed(&body), "{} bytes arrived", request.body.len());
+    assert_eq!(request.header("content-length"), Some((LIMIT - 1).to_string().as_str()));
+}
+
+#[tokio::test]
+async fn a_body_in_chunks_goes_up_with_its_length() {
+    let mut upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
+    let gateway = Gateway::before(&upstream.base_url());
+    let mut client = gateway.connect().await;
+    let body = br#"{"input":"in many chunks","model":"smart","x":[]}"#;
+    client.send(chunked("trailer: x-sum\r\nx-stainless-lang: t\r\n")).await;
+    for piece in body.chunks(3) {
+        client.send(format!("{:x};ext=1\r\n", piece.len())).await;
+        client.send([piece, b"\r\n"].concat()).await;
+    }
+    client.send("0\r\nx-sum: 1\r\nx-stainless-os: in a trailer\r\n\r\n").await;
+    assert_eq!(client.answer().await.status, 200);
+    let request = upstream.request().await;
+    assert_eq!(request.body, renamed(body));
+    assert_eq!(request.header("content-length"), Some((body.len() - 1).to_string().as_str()));
+    for name in ["transfer-encoding", "trailer", "x-sum", "x-stainless-os"] {
+        assert_eq!(request.header(name), None, "{name}");
+    }
+    // The connection goes on.
+    assert_eq!(client.create(body).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_model_that_cannot_be_used_is_refused() {
+    let mut upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
+    let gateway = Gateway::before(&upstream.base_url());
+    let long = format!(r#"{{"model":"gpt-{}"}}"#, "x".repeat(253));
+    let longer = format!(r#"{{"model":"gpt-{}"}}"#, "x".repeat(10_000));
+    let cases: &[(&[u8], &str)] = &[
+        (br#"{"model":"smart","model":"smart"}"#, "repeated_field"),
+        (br#"{"model":"smart","input":1,"model":null}"#, "repeated_field"),
+        (br#"{"model":"smart","\u006dodel":"gpt-x"}"#, "repeated_field"),
+        (br#"{"mode\u006C":"smart","model":"gpt-x"}"#, "repeated_field"),
+        (br#"{"model":"smart","Model":"gpt-x"}"#, "repeated_field"),
+        (br#"{"MODEL":"gpt-x","model":"smart"}"#, "repeated_field"),
+        (br#"{"mOdel":"smart"}"#, "repeated_field"),
+        (br#"{"input":1,"\u004dodel":"smart"}"#, "repeated_field"),
+        (br#"{"model":5}"#, "invalid_model"),
+        (br#"{"model":true}"#, "invalid_model"),
+        (br#"{"model":{}}"#, "invalid_model"),
+        (br#"{"model":["smart"]}"#, "invalid_model"),
+        (br#"{"model":""}"#, "invalid_model"),
+        (br#"{"model":"gpt-\ud800"}"#, "invalid_model"),
+        (br#"{"model":"gpt-\udc00\ud800"}"#, "invalid_model"),
+        (b"{\"model\":\"gpt-\xff\"}", "invalid_model"),
+        (b"{\"model\":\"gpt-\n\"}", "invalid_model"),
+        (br#"{"model":"gpt-\x"}"#, "invalid_model"),
+        (long.as_bytes(), "invalid_model"),
+        (longer.as_bytes(), "invalid_model"),
+        (br#"{"input":"hi"}"#, "missing_required_parameter"),
+        (br#"{"model":null}"#, "missing_required_parameter"),
+        (br#"{}"#, "missing_required_parameter"),
+        (br#"{"tools":[{"model":"smart"}]}"#, "missing_required_parameter"),
+    ];
+    for (body, code) in cases {
+        let shown = String::from_utf8_lossy(body).chars().take(80).collect::<String>();
+        let answer = gateway.post("", body).await;
+        assert_eq!(answer.json()["error"]["code"], *code, "{shown}");
+        answer.assert_final(400, code, true);
+        assert_eq!(answer.param().as_deref(), Some("model"), "{shown}");
+        assert!(!answer.text().contains("gpt-x"), "{shown} is repeated: {answer:?}");
+    }
+    upstream.assert_untouched(&gateway, "a refused model").await;
+
+    // The longest that passes.
+    let longest = format!(r#"{{"model":"gpt-{}"}}"#, "x".repeat(252));
+    assert_eq!(gateway.post("", &longest).await.status, 200);
+    assert_eq!(upstream.request().await.body, longest.as_bytes());
+}
+
+#[tokio::test]
+async fn what_is_not_one_json_object_is_refused() {
+    let mut upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
+    let gateway = Gateway::before(&upstream.base_url());
+    let utf16: Vec<u8> = r#"{"model":"smart"}"#.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let cases: &[&[u8]] = &[
+        b"",
+        b" \r\n\t ",
+        b"null",
+        b"[]",
+        br#"[{"model":"smart"}]"#,
+        br#""smart""#,
+        b"17",
+        b"model=smart&input=hi",
+        b"\xef\xbb\xbf{\"model\":\"smart\"}",
+        b"\xff\xfe{\"model\":\"smart\"}",
+        &utf16,
+        br#"{"model":"smart"}x"#,
+        br#"{"model":"smart"}{"model":"smart"}"#,
+        b"{\"model\":\"smart\"}\0",
+        br#"{"model":"smart"},"#,
+        br#"{"model":"smart","n":NaN}"#,
+        br#"{"model":"smart","n":-Infinity}"#,
+        br#"{"model":"smart","n":01}"#,
+        br#"{"model":"smart","n":+1}"#,
+        br#"{"model":"smart","n":.5}"#,
+        br#"{"model":"smart","n":1.}"#,
+        br#"{"model":"smart","n":0x1}"#,
+        br#"{"model":"smart","n":1e}"#,
+        br#"{"model":"smart","n":tru}"#,
+        br#"{"model":"smart","n":True}"#,
+        br#"{"model":"smart","n":[1,]}"#,
+        br#"{"model":"smart",}"#,
+        br#"{"model":"smart""n":1}"#,
+        br#"{"model" "smart"}"#,
+        br#"{"model":"smart","n":[1}]"#,
+        br#"{"model":"smart","n":}"#,
+        br#"{model:"smart"}"#,
+        br#"{'model':'smart'}"#,
+        br#"{"model":"smart" /* a comment */}"#,
+        b"{\"model\":\"smart\",\x0b\"n\":1}",
+        b"{\"model\":\"smart\",\"\xff\":1}",
+        br#"{"model":"smart""#,
+        br#"{"model":"smart","n":"abc"#,
+        br#"{"model":"smart","n":[{"#,
+        b"{",
+    ];
+    for body in cases {
+        let shown = String::from_utf8_lossy(body);
+        let answer = gateway.post("", body).await;
+        assert_eq!(answer.status, 400, "{shown}: {answer:?}");
+        answer.assert_final(400, "invalid_json", true);
+        assert_eq!(answer.json()["error"]["param"], serde_json::Value::Null, "{shown}");
+        assert_eq!(answer.json()["error"]["type"], "invalid_request_error", "{shown}");
+        assert!(!answer.text().contains("smart"), "{shown} is repeated: {answer:?}");
+    }
+    upstream.assert_untouched(&gateway, "no JSON object").await;
+}
+
+#[tokio::test]
+async fn deep_nesting_passes() {
+    let mut upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
+    let gateway = Gateway::before(&upstream.base_url());
+    let (open, close) = ("[{\"a\":".repeat(50_000), "}]".repeat(50_000));
+    let body = format!(r#"{{"input":{open}1{close},"model":"smart"}}"#);
+    assert_eq!(gateway.post("", &body).await.status, 200);
+    assert!(upstream.request().await.body == renamed(body.as_bytes()));
+    // One bracket too few.
+    let body = body.replacen("}]", "}", 1);
+    gateway.post("", &body).await.assert_final(400, "invalid_json", true);
+}
+
+#[tokio::test]
+async fn a_refusal_leaves_the_connection_usable() {
+    let mut upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
+    let gateway = Gateway::before(&upstream.base_url());
+    let mut client = gateway.connect().await;
+    for body in ["{}", "", "{", r#"{"model":"nope"}"#, r#"{"model":1}"#, "no json", r#"{"model":"smart","model":1}"#] {
+        let answer = client.create(body).await;
+        assert!(matches!(answer.status, 400 | 404), "{answer:?}");
+        assert_eq!(answer.header("connection"), None, "{body}: {answer:?}");
+    }
+    assert_eq!(client.create(r#"{"model":"smart"}"#).await.status, 200);
+    assert_eq!(upstream.request().await.body, br#"{"model":"real"}"#);
+}
+
+#[tokio::test]
+async fn a_refusal_in_mid_body_says_that_the_connection_ends() {
+    let mut upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
+    let gateway = Gateway::before(&upstream.base_url());
+    let mut client = gateway.connect().await;
+    let bytes = request("", &[b"[", sized(LIMIT - 1).as_slice()].concat());
+    client.send(&bytes[..1000]).await;
+    // It does not wait for what cannot mend it.
+    let answer = client.answer().await;
+    answer.assert_final(400, "invalid_json", true);
+    assert_eq!(answer.header("connection"), Some("close"), "{answer:?}");
+    assert!(client.closed().await);
+    upstream.assert_untouched(&gateway, "no JSON object").await;
+}
+
+#[tokio::test]
+async fn too_large_is_said_before_a_byte_is_sent() {
+    let mut upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
+    let gateway = Gateway::before(&upstream.base_url());
+    for coding in ["", "content-encoding: gzip\r\n"] {
+        let mut client = gateway.connect().await;
+        let length = LIMIT + 1;
+        client
+            .send(format!(
+                "POST /v1/responses HTTP/1.1\r\nhost: t\r\nauthorization: Bearer {KEY}\r\n{coding}\
+                 content-length: {length}\r\nexpect: 100-continue\r\n\r\n"
+            ))
+            .await;
+        // The first head is the answer: no 100 comes before it.
+        let answer = client.answer().await;
+        answer.assert_final(413, "request_too_large", true);
+        assert!(answer.message().contains("1 MiB"), "{answer:?}");
+        assert_eq!(answer.header("connection"), Some("close"));
+        assert!(client.closed().await);
+    }
+    upstream.assert_untouched(&gateway, "a body that is too large").await;
+}
+
+#[tokio::test]
+async fn a_client_that_waits_for_100_gets_it() {
+    let mut upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
+    let gateway = Gateway::before(&upstream.base_url());
+    let mut client = gateway.connect().await;
+    let bytes = request("expect: 100-continue\r\n", br#"{"model":"smart"}"#);
+    let (head, body) = bytes.split_at(bytes.len() - 17);
+    client.send(head).await;
+    assert_eq!(client.head().await.status, 100);
+    client.send(body).await;
+    assert_eq!(client.answer().await.status, 200);
+    let request = upstream.request().await;
+    assert_eq!(request.body, br#"{"model":"real"}"#);
+    assert_eq!(request.header("expect"), None);
+}
+
+#[tokio::test]
+async fn too_large_can_be_read_by_a_client_that_still_sends() {
+    let mut upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
+    let gateway = Gateway::before(&upstream.base_url());
+    let data = vec![b' '; 64 * 1024];
+    // Far more than both sockets hold: all of it has to be taken, or the client never gets to read.
+    let pieces = 1024 * 1024 * 32 / data.len();
+
+    let mut client = gateway.connect().await;
+    soon("sending in chunks", async {
+        client.send(chunked("")).await;
+        for _ in 0..pieces {
+            client.send(chunk(&data)).await;
+        }
+    })
+    .await;
+    let answer = client.answer().await;
+    answer.assert_final(413, "request_too_large", true);
+    assert!(answer.whole && answer.header("connection") == Some("close"), "{answer:?}");
+
+    let mut client = gateway.connect().await;
+    soon("sending with a length", async {
+        let length = pieces * data.len();
+        client
+            .send(format!(
+                "POST /v1/responses HTTP/1.1\r\nhost: t\r\nauthorization: Bearer {KEY}\r\ncontent-length: {length}\r\n\r\n"
+            ))
+            .await;
+        for _ in 0..pieces {
+            client.send(&data).await;
+        }
+    })
+    .await;
+    let answer = client.answer().await;
+    answer.assert_final(413, "request_too_large", true);
+    assert!(answer.whole);
+    upstream.assert_untouched(&gateway, "a body that is too large").await;
+}
+
+#[tokio::test]
+async fn the_limit_is_exact() {
+    let mut upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
+    let gateway = Gateway::before(&upstream.base_url());
+    for (len, status) in [(LIMIT, 200), (LIMIT + 1, 413)] {
+        let body = sized(len);
+        assert_eq!(gateway.post("", &body).await.status, status, "{len} with a length");
+        let mut client = gateway.connect().await;
+        client.send(chunked("")).await;
+        client.send([&chunk(&body)[..], b"0\r\n\r\n"].concat()).await;
+        assert_eq!(client.answer().await.status, status, "{len} in chunks");
+        for coding in ["gzip", "deflate", "br", "zstd"] {
+            let coded = coded(coding, &body).await;
+            assert!(coded.len() < LIMIT);
+            let answer = gateway.post(&format!("content-encoding: {coding}\r\n"), &coded).await;
+            assert_eq!(answer.status, status, "{len} in {coding}: {answer:?}");
+            if status == 413 {
+                answer.assert_final(413, "request_too_large", true);
+            }
+        }
+        if status == 200 {
+            for _ in 0..6 {
+                assert!(upstream.request().await.body == renamed(&body));
+            }
+        }
+    }
+    upstream.assert_untouched(&gateway, "a body that is too large").await;
+}
+
+#[tokio::test]
+async fn coded_bodies_go_up_plain() {
+    let mut upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
+    let gateway = Gateway::before(&upstream.base_url());
+    let mut client = gateway.connect().await;
+    let body = sized(100_000);
+    for (header, coding) in [
+        ("gzip", "gzip"),
+        ("x-gzip", "gzip"),
+        ("GZip", "gzip"),
+        ("deflate", "deflate"),
+        ("br", "br"),
+        ("zstd", "zstd"),
+        ("identity", ""),
+        ("", ""),
+    ] {
+        let sent = if coding.is_empty() { body.clone() } else { coded(coding, &body).await };
+        client.post_with(&format!("content-encoding: {header}\r\n"), &sent).await;
+        let answer = client.answer().await;
+        assert_eq!(answer.status, 200, "{header}: {answer:?}");
+        let request = upstream.request().await;
+        assert!(request.body == renamed(&body), "{header}");
+        assert_eq!(request.header("content-length"), Some((body.len() - 1).to_string().as_str()), "{header}");
+        assert_eq!(request.header("content-encoding"), None, "{header}");
+        assert_eq!(request.header("transfer-encoding"), None, "{header}");
+    }
+}
+
+#[tokio::test]
+async fn coded_bodies_may_come_in_parts_and_pieces() {
+    let mut upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
+    let gateway = Gateway::before(&upstream.base_url());
+    let mut client = gateway.connect().await;
+    let body = sized(20_000);
+    for coding in ["gzip", "zstd"] {
+        // Several members or frames are one body, wherever they are cut.
+        let (one, two) = body.split_at(body.len() - 10);
+        let sent = [coded(coding, one).await, coded(coding, b"").await, coded(coding, two).await].concat();
+        client.post_with(&format!("content-encoding: {coding}\r\n"), &sent).await;
+        let answer = client.answer().await;
+        assert_eq!(answer.status, 200, "{coding}: {answer:?}");
+        assert!(upstream.request().await.body == renamed(&body), "{coding}");
+    }
+    for coding in ["gzip", "deflate", "br", "zstd"] {
+        client.send(chunked(&format!("content-encoding: {coding}\r\n"))).await;
+        for piece in coded(coding, &body).await.chunks(500) {
+            client.send(chunk(piece)).await;
+        }
+        client.send("0\r\n\r\n").await;
+        let answer = client.answer().await;
+        assert_eq!(answer.status, 200, "{coding}: {answer:?}");
+        assert!(upstream.request().await.body == renamed(&body), "{coding}");
+    }
+}
+
+#[tokio::test]
+async fn unknown_codings_are_refused_with_the_known_ones() {
+    let mut upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
+    let gateway = Gateway::before(&upstream.base_url());
+    let body = br#"{"model":"smart"}"#;
+    for headers in [
+        "content-encoding: compress\r\n",
+        "content-encoding: snappy\r\n",
+        "content-encoding: gzip, gzip\r\n",
+        "content-encoding: gzip, br\r\n",
+        "content-encoding: identity, gzip\r\n",
+        "content-encoding: gzip\r\ncontent-encoding: gzip\r\n",
+        "content-encoding: identity\r\ncontent-encoding: identity\r\n",
+        "content-encoding: gz\u{e9}\r\n",
+    ] {
+        for sent in [body.to_vec(), coded("gzip", &coded("gzip", body).await).await] {
+            let answer = gateway.post(headers, &sent).await;
+            assert_eq!(answer.status, 415, "{headers}: {answer:?}");
+            answer.assert_final(415, "unsupported_content_encoding", true);
+            assert_eq!(answer.header("accept-encoding"), Some("gzip, deflate, br, zstd"));
+        }
+    }
+    upstream.assert_untouched(&gateway, "an unknown coding").await;
+}
+
+#[tokio::test]
+async fn bodies_that_do_not_decode_are_refused() {
+    let mut upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
+    let gateway = Gateway::before(&upstream.base_url());
+    let body = sized(20_000);
+    for coding in ["gzip", "deflate", "br", "zstd"] {
+        let good = coded(coding, &body).await;
+        let header = format!("content-encoding: {coding}\r\n");
+        let mut flipped = good.clone();
+        for byte in &mut flipped[3..200] {
+            *byte ^= 0x55;
+        }
+        let cases = [
+            ("nothing", Vec::new()),
+            ("plain JSON", body.clone()),
+            ("a corrupt body", flipped),
+            ("half of it", good[..good.len() / 2].to_vec()),
+            ("all but its last byte", good[..good.len() - 1].to_vec()),
+            ("its first byte", good[..1].to_vec()),
+            ("a byte too many", [&good[..], b"x"].concat()),
+            ("a space too many", [&good[..], b" "].concat()),
+            ("JSON behind it", [&good[..], br#"{"model":"gpt-x"}"#].concat()),
+        ];
+        for (what, sent) in cases {
+            let answer = gateway.post(&header, &sent).await;
+            assert_eq!(answer.status, 400, "{coding}, {what}: {answer:?}");
+            let code = answer.json()["error"]["code"].as_str().unwrap().to_owned();
+            assert_eq!(code, "invalid_content_encoding", "{coding}, {what}");
+            answer.assert_final(400, "invalid_content_encoding", true);
+        }
+        // What follows may also come later.
+        let mut client = gateway.connect().await;
+        client.send(chunked(&header)).await;
+        client.send([chunk(&good), chunk(b"x"), b"0\r\n\r\n".to_vec()].concat()).await;
+        let answer = client.answer().await;
+        assert_eq!(answer.status, 400, "{coding}: {answer:?}");
+    }
+    // Decodes, and is no JSON.
+    let empty = coded("gzip", b"").await;
+    gateway.post("content-encoding: gzip\r\n", &empty).await.assert_final(400, "invalid_json", true);
+    upstream.assert_untouched(&gateway, "a body that does not decode").await;
+}
+
+#[tokio::test]
+async fn bodies_that_grow_too_much_are_refused() {
+    let mut upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
+    let gateway = Gateway::with(&upstream.base_url(), |config| config.server.max_body_bytes = 64 * 1024 * 1024);
+    let bomb = format!(r#"{{"model":"smart","input":"{}"}}"#, "a".repeat(16 * LIMIT));
+    for coding in ["gzip", "deflate", "br", "zstd"] {
+        let sent = coded(coding, bomb.as_bytes()).await;
+        assert!(bomb.len() / sent.len() > 210, "{coding}: {}", sent.len());
+        let answer = gateway.post(&format!("content-encoding: {coding}\r\n"), &sent).await;
+        assert_eq!(answer.status, 413, "{coding}: {answer:?}");
+        answer.assert_final(413, "request_too_large", true);
+        assert!(answer.message().contains("decoded"), "{answer:?}");
+    }
+    upstream.assert_untouched(&gateway, "a bomb").await;
+    // The same, small or plain, is fine.
+    let small = format!(r#"{{"model":"smart","input":"{}"}}"#, "a".repeat(LIMIT - 100));
+    let sent = coded("zstd", small.as_bytes()).await;
+    assert!(small.len() / sent.len() > 1000);
+    assert_eq!(gateway.post("content-encoding: zstd\r\n", &sent).await.status, 200);
+    assert!(upstream.request().await.body == renamed(small.as_bytes()));
+    assert_eq!(gateway.post("", &bomb).await.status, 200);
+}
+
+#[tokio::test]
+async fn without_a_model_a_request_goes_to_the_default_upstream_untouched() {
+    let mut one = Upstream::fixed(json("200 OK", RESPONSE)).await;
+    let mut two = Upstream::fixed(json("200 OK", RESPONSE)).await;
+    let mut config = config(&one.base_url());
+    config.upstreams.push(upstream("two", &two.base_url()));
+    config.default_upstream = Some(1);
+    let restricted = |name: &str, models: Option<&str>, upstreams: Option<usize>| {
+        let mut key = key(name, name);
+        key.models = models.map(|model| vec![model.into()]);
+        key.upstreams = upstreams.map(|upstream| vec![upstream]);
+        key
+    };
+    config.keys.push(restricted("sk-models", Some("*"), None));
+    config.keys.push(restricted("sk-elsewhere", None, Some(0)));
+    config.keys.push(restricted("sk-there", None, Some(1)));
+    let gateway = Gateway::start(config);
+    for body in [r#"{"prompt":{"id":"p"}}"#, r#"{"model" : null}"#, r#" {"tools":[{"model":"smart"}]}"#, "{}"] {
+        let mut client = gateway.connect().await;
+        for key in [KEY, "sk-there"] {
+            client.send(with_key(key, body)).await;
+            assert_eq!(client.answer().await.status, 200, "{key} {body}");
+            assert_eq!(String::from_utf8(two.request().await.body).unwrap(), body);
+        }
+        for key in ["sk-models", "sk-elsewhere"] {
+            client.send(with_key(key, body)).await;
+            let answer = client.answer().await;
+            answer.assert_final(400, "missing_required_parameter", true);
+            assert_eq!(answer.param().as_deref(), Some("model"), "{key} {body}");
+        }
+    }
+    assert_eq!((one.untaken(), two.untaken()), (0, 0));
+}
+
+fn with_key(key: &str, body: &str) -> String {
+    let length = body.len();
+    format!(
+        "POST /v1/responses HTTP/1.1\r\nhost: t\r\nauthorization: Bearer {key}\r\ncontent-length: {length}\r\n\r\n{body}"
+    )
+}
+
+#[tokio::test]
+async fn a_body_goes_to_the_first_upstream_that_takes_its_size() {
+    let mut small = Upstream::fixed(json("200 OK", RESPONSE)).await;
+    let mut large = Upstream::fixed(json("200 OK", RESPONSE)).await;
+    let mut config = config(&small.base_url());
+    config.upstreams.push(upstream("large", &large.base_url()));
+    config.upstreams[0].max_body_bytes = Some(1000);
+    config.upstreams[1].max_body_bytes = Some(2000);
+    let mut other = config.models[0].targets[0].clone();
+    (other.upstream, other.model) = (1, Some("other".into()));
+    config.models[0].targets.push(other);
+    config.default_upstream = Some(0);
+    let gateway = Gateway::start(config);
+
+    assert_eq!(gateway.post("", sized(1000)).await.status, 200);
+    assert_eq!(small.request().await.body, renamed(&sized(1000)));
+    assert_eq!(gateway.post("", sized(1001)).await.status, 200);
+    assert!(large.request().await.body.ends_with(br#""model":"other"}"#));
+    assert_eq!(gateway.post("", sized(2000)).await.status, 200);
+    large.request().await;
+    gateway.post("", sized(2001)).await.assert_final(413, "upstream_request_too_large", true);
+    // Addressed directly there is no other, and without a model neither.
+    let direct = String::from_utf8(sized(1500)).unwrap().replace("smart", "up/m");
+    gateway.post("", direct).await.assert_final(413, "upstream_request_too_large", true);
+    let nameless = format!(r#"{{"input":"{}"}}"#, "a".repeat(1500));
+    gateway.post("", nameless).await.assert_final(413, "upstream_request_too_large", true);
+    assert_eq!((small.untaken(), large.untaken()), (0, 0));
+}
+
+#[tokio::test]
+async fn the_length_must_be_true() {
+    let mut upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
+    let gateway = Gateway::before(&upstream.base_url());
+    // Both framings at once, two lengths, a broken chunk: each is somebody's smuggling.
+    for (headers, body) in [
+        ("content-length: 17\r\ncontent-length: 18\r\n", &br#"{"model":"smart"}"#[..]),
+        ("content-length: +17\r\n", br#"{"model":"smart"}"#),
+        ("content-length: 17, 18\r\n", br#"{"model":"smart"}"#),
+        ("transfer-encoding: chunked\r\n", b"zz\r\n{\"model\":\"smart\"}\r\n0\r\n\r\n"),
+        ("transfer-encoding: chunked, identity\r\n", b"11\r\n{\"model\":\"smart\"}\r\n0\r\n\r\n"),
+    ] {
+        let mut client = gateway.connect().await;
+        let head = format!("POST /v1/responses HTTP/1.1\r\nhost: t\r\nauthorization: Bearer {KEY}\r\n{headers}\r\n");
+        client.send([head.as_bytes(), body].concat()).await;
+        let head = client.head().await;
+        assert_eq!(head.status, 400, "{headers}: {head:?}");
+    }
+    upstream.assert_untouched(&gateway, "a body of doubtful length").await;
 }

@@ -1,1 +1,699 @@
-//! …
+//! Errors: ours in OpenAI's shape, a provider's as they came, and nothing of our credential in either.
+
+use serde_json::{Value, json};
+use tokio::{net::TcpListener, sync::oneshot};
+
+use crate::support::{
+    client::{Answer, request},
+    gateway::{Gateway, KEY, UPSTREAM_KEY, config, key},
+    soon,
+    upstream::{LAST_CHUNK, RESPONSE, Step, Upstream, answer, chunk, json as json_answer},
+};
+use tidegate::config::{ErrorRule, Fault};
+
+const BODY: &str = r#"{"model":"smart"}"#;
+
+/// A head without credentials.
+fn post(headers: &str, body: &str) -> String {
+    let length = body.len();
+    format!("POST /v1/responses HTTP/1.1\r\nhost: t\r\n{headers}content-length: {length}\r\n\r\n{body}")
+}
+
+/// An error of a provider, as it words them.
+fn error(message: &str, code: Value) -> String {
+    json!({ "error": { "message": message, "type": "some_error", "param": null, "code": code } }).to_string()
+}
+
+/// What would follow a fault of the upstream: the connection of the client goes on, and so does the gateway.
+async fn lives(gateway: &Gateway) {
+    assert_eq!(gateway.connect().await.get("/healthz").await.status, 200);
+}
+
+#[tokio::test]
+async fn strangers_are_refused_and_nothing_is_repeated() {
+    let mut upstream = Upstream::fixed(json_answer("200 OK", RESPONSE)).await;
+    let gateway = Gateway::before(&upstream.base_url());
+    let short = &KEY[..KEY.len() - 1];
+    let cases = [
+        String::new(),
+        "authorization:\r\n".into(),
+        "authorization: Bearer\r\n".into(),
+        "authorization: Bearer \r\n".into(),
+        format!("authorization: {KEY}\r\n"),
+        format!("authorization: Basic {KEY}\r\n"),
+        format!("authorization: Bearer{KEY}\r\n"),
+        format!("authorization: Bearer {short}\r\n"),
+        format!("authorization: Bearer {KEY}x\r\n"),
+        format!("authorization: Bearer {KEY},\r\n"),
+        format!("authorization: Bearer \"{KEY}\"\r\n"),
+        format!("authorization: Bearer Bearer {KEY}\r\n"),
+        format!("authorization: Bearer {KEY} {KEY}\r\n"),
+        format!("authorization: Bearer {}\r\n", KEY.to_uppercase()),
+        format!("authorization: Bearer {UPSTREAM_KEY}\r\n"),
+        format!("authorization: Bearer {KEY}\r\nauthorization: Bearer {KEY}\r\n"),
+        format!("authorization: Bearer wrong-key\r\nauthorization: Bearer {KEY}\r\n"),
+        format!("x-api-key: {KEY}\r\n"),
+        format!("api-key: {KEY}\r\n"),
+        format!("cookie: authorization=Bearer {KEY}\r\n"),
+        "authorization: Bearer \u{e9}\u{1f600}\r\n".into(),
+    ];
+    for headers in &cases {
+        let mut client = gateway.connect().await;
+        client.send(post(headers, BODY)).await;
+        let refused = client.answer().await;
+        let mut client = gateway.connect().await;
+        let answers =
+            [refused, client.ask("GET /v1/models", headers).await, client.ask("GET /v1/models/smart", headers).await];
+        for answer in answers {
+            assert_eq!(answer.status, 401, "{headers}: {answer:?}");
+            answer.assert_final(401, "invalid_api_key", true);
+            assert_eq!(answer.json()["error"]["type"], "invalid_request_error");
+            assert_eq!(answer.header("www-authenticate"), Some("Bearer"));
+            // Neither the key nor a part of it, such as OpenAI's masked form.
+            for part in [KEY, short, &KEY[..8], &KEY[KEY.len() - 6..], UPSTREAM_KEY, "wrong-key"] {
+                assert!(!answer.text().contains(part), "{headers}: {answer:?}");
+            }
+        }
+    }
+    upstream.assert_untouched(&gateway, "a stranger's request").await;
+
+    let mut client = gateway.connect().await;
+    for scheme in ["bearer", "BEARER", "bEaReR", "Bearer "] {
+        client.send(post(&format!("authorization: {scheme} {KEY}\r\n"), BODY)).await;
+        assert_eq!(client.answer().await.status, 200, "{scheme}");
+    }
+}
+
+#[tokio::test]
+async fn a_stranger_is_refused_before_the_body() {
+    let upstream = Upstream::fixed(json_answer("200 OK", RESPONSE)).await;
+    let gateway = Gateway::before(&upstream.base_url());
+    // Waiting for 100, none comes; and none of a large body has to be there.
+    for headers in [
+        "content-length: 500000\r\nexpect: 100-continue\r\n",
+        "content-length: 500000\r\n",
+        "transfer-encoding: chunked\r\n",
+    ] {
+        let mut client = gateway.connect().await;
+        client.send(format!("POST /v1/responses HTTP/1.1\r\nhost: t\r\n{headers}\r\n")).await;
+        let answer = client.answer().await;
+        answer.assert_final(401, "invalid_api_key", true);
+        assert_eq!(answer.header("connection"), Some("close"), "{headers}: {answer:?}");
+        assert!(client.closed().await);
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_before_the_body_says_whether_the_connection_goes_on() {
+    let upstream = Upstream::fixed(json_answer("200 OK", RESPONSE)).await;
+    let gateway = Gateway::before(&upstream.base_url());
+    let auth = format!("authorization: Bearer {KEY}\r\n");
+    // Many clients send the head and the body apart: the answer may be out before the body is here.
+    for (line, headers, code) in [
+        ("POST /v1/responses", "authorization: Bearer wrong\r\n", "invalid_api_key"),
+        ("POST /v1/chat/completions", &auth, "unknown_url"),
+        ("POST /v1/models", &auth, "method_not_allowed"),
+        ("PUT /v1/responses", &auth, "method_not_allowed"),
+    ] {
+        let mut client = gateway.connect().await;
+        let refused = client.ask(line, &format!("{headers}content-length: 17\r\n")).await;
+        assert_eq!(refused.json()["error"]["code"], code, "{line}");
+        assert_eq!(refused.header("connection"), Some("close"), "{line}: {refused:?}");
+        client.send(BODY).await;
+        assert!(client.closed().await);
+        // Without a body there is nothing in the way.
+        let mut client = gateway.connect().await;
+        let refused = client.ask(line, &format!("{headers}content-length: 0\r\n")).await;
+        assert_eq!(refused.header("connection"), None, "{line}: {refused:?}");
+        assert_eq!(client.create(BODY).await.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn unknown_urls_are_404_and_never_a_redirect() {
+    let mut upstream = Upstream::fixed(json_answer("200 OK", RESPONSE)).await;
+    let gateway = Gateway::before(&upstream.base_url());
+    let mut client = gateway.connect().await;
+    for path in [
+        "/",
+        "/v1",
+        "/v1/",
+        "/v1/responses/",
+        "/responses/",
+        "//v1/responses",
+        "/v1//responses",
+        "/v1/./responses",
+        "/v1/x/../responses",
+        "/V1/responses",
+        "/v1/Responses",
+        "/v1/responses%2F",
+        "/v1/%72esponses",
+        "/v1/models/",
+        "/models/",
+        "/v1/chat/completions",
+        "/v1/responses/resp_1/cancel",
+        "/v2/responses",
+        "/up/responses",
+        "/v1/responses;x",
+        "/metrics",
+        "/admin",
+        "/v1/secret-path-Q7",
+    ] {
+        for method in ["GET", "POST", "DELETE"] {
+            let auth = format!("authorization: Bearer {KEY}\r\ncontent-length: 0\r\n");
+            let answer = client.ask(&format!("{method} {path}"), &auth).await;
+            assert_eq!(answer.status, 404, "{method} {path}: {answer:?}");
+            answer.assert_final(404, "unknown_url", true);
+            assert_eq!(answer.header("location"), None, "{path}");
+            assert!(!answer.text().contains("secret-path-Q7"), "{answer:?}");
+        }
+    }
+    // Also for strangers, and with a query.
+    client.ask("GET /nothing?x=1", "").await.assert_final(404, "unknown_url", true);
+    upstream.assert_untouched(&gateway, "an unknown URL").await;
+}
+
+#[tokio::test]
+async fn other_methods_are_405_with_allow() {
+    let mut upstream = Upstream::fixed(json_answer("200 OK", RESPONSE)).await;
+    let gateway = Gateway::before(&upstream.base_url());
+    let mut client = gateway.connect().await;
+    let cases = [
+        (&["/v1/responses", "/responses"][..], &["GET", "PUT", "PATCH", "DELETE", "OPTIONS", "BREW"][..], "POST"),
+        (
+            &["/v1/models", "/models", "/v1/models/smart", "/models/a/b"],
+            &["POST", "PUT", "DELETE", "OPTIONS"],
+            "GET, HEAD",
+        ),
+    ];
+    for (paths, methods, allow) in cases {
+        for (path, method) in paths.iter().flat_map(|path| methods.iter().map(move |method| (path, method))) {
+            let answer = client.ask(&format!("{method} {path}"), "content-length: 0\r\n").await;
+            assert_eq!(answer.status, 405, "{method} {path}: {answer:?}");
+            answer.assert_final(405, "method_not_allowed", true);
+            assert_eq!(answer.all("allow"), [allow], "{method} {path}: {answer:?}");
+        }
+    }
+    upstream.assert_untouched(&gateway, "another method").await;
+}
+
+#[tokio::test]
+async fn head_without_a_key_answers_at_once() {
+    let upstream = Upstream::fixed(json_answer("200 OK", RESPONSE)).await;
+    let gateway = Gateway::before(&upstream.base_url());
+    let mut client = gateway.connect().await;
+    for (path, status) in
+        [("/v1/responses", 405), ("/responses", 405), ("/v1/models", 401), ("/v1/models/smart", 401), ("/x", 404)]
+    {
+        client.send(format!("HEAD {path} HTTP/1.1\r\nhost: t\r\n\r\n")).await;
+        let answer = client.head().await;
+        assert_eq!(answer.status, status, "{path}: {answer:?}");
+        assert_eq!(answer.header("content-type"), Some("application/json"), "{path}: {answer:?}");
+        assert!(answer.header("x-tidegate-request-id").is_some(), "{path}: {answer:?}");
+    }
+    // There was no body: the next answer begins where the last head ended.
+    assert_eq!(client.get("/v1/models").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_websocket_upgrade_is_426() {
+    let mut upstream = Upstream::fixed(json_answer("200 OK", RESPONSE)).await;
+    let gateway = Gateway::before(&upstream.base_url());
+    let auth = format!("authorization: Bearer {KEY}\r\n");
+    for (path, auth, token) in [
+        ("/v1/responses", &*auth, "websocket"),
+        ("/responses", &auth, "WebSocket"),
+        ("/v1/responses?x=1", "", "websocket"),
+    ] {
+        let mut client = gateway.connect().await;
+        let headers = format!(
+            "{auth}connection: Upgrade\r\nupgrade: {token}\r\nsec-websocket-version: 13\r\n\
+             sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nopenai-beta: responses_websockets=2026-02-06\r\n"
+        );
+        let answer = client.ask(&format!("GET {path}"), &headers).await;
+        answer.assert_final(426, "websocket_unsupported", true);
+        assert!(answer.whole);
+        assert!(client.closed().await);
+    }
+    // Only there.
+    let mut client = gateway.connect().await;
+    let upgrade = format!("{auth}connection: upgrade\r\nupgrade: websocket\r\n");
+    assert_eq!(client.ask("GET /v1/models", &upgrade).await.status, 200);
+    let upgrade = format!("{auth}connection: upgrade\r\nupgrade: h2c\r\n");
+    assert_eq!(gateway.connect().await.ask("GET /v1/responses", &upgrade).await.status, 405);
+    upstream.assert_untouched(&gateway, "a WebSocket upgrade").await;
+}
+
+/// An answer without what differs from one request to the next.
+fn stripped(answer: &Answer, model: &str) -> (u16, Vec<(String, String)>, String) {
+    let varies = ["date", "x-request-id", "x-tidegate-request-id"];
+    let headers = answer.headers.iter().filter(|(name, _)| !varies.contains(&&**name)).cloned().collect();
+    let body = String::from_utf8(answer.body.clone()).unwrap();
+    assert!(body.contains(model), "{body}");
+    (answer.status, headers, body.replace(model, "M"))
+}
+
+#[tokio::test]
+async fn a_forbidden_model_looks_like_one_that_does_not_exist() {
+    let mut upstream = Upstream::fixed(json_answer("200 OK", RESPONSE)).await;
+    let mut config = config(&upstream.base_url());
+    let mut by_model = key("by-model", "sk-by-model");
+    by_model.models = Some(vec!["gpt-*".into()]);
+    let mut by_upstream = key("by-upstream", "sk-by-upstream");
+    by_upstream.upstreams = Some(Vec::new());
+    config.keys.extend([by_model, by_upstream]);
+    let gateway = Gateway::start(config);
+    // Names of one length, as `content-length` tells it.
+    for (key, forbidden, unknown) in [
+        ("sk-by-model", "smart", "trams"),
+        ("sk-by-model", "up/gpt-5", "no/gpt-5"),
+        ("sk-by-upstream", "smart", "trams"),
+        ("sk-by-upstream", "gpt-5", "xpt-5"),
+        ("sk-by-upstream", "up/x", "no/x"),
+    ] {
+        let mut client = gateway.connect().await;
+        let auth = format!("authorization: Bearer {key}\r\n");
+        let mut seen = Vec::new();
+        for model in [forbidden, unknown] {
+            client.send(post(&auth, &json!({ "model": model }).to_string())).await;
+            let created = client.answer().await;
+            created.assert_final(404, "model_not_found", true);
+            assert_eq!(created.param().as_deref(), Some("model"));
+            let got = client.ask(&format!("GET /v1/models/{model}"), &auth).await;
+            got.assert_final(404, "model_not_found", true);
+            seen.push((stripped(&created, model), stripped(&got, model)));
+        }
+        assert_eq!(seen[0], seen[1], "{key}");
+    }
+    upstream.assert_untouched(&gateway, "a forbidden model").await;
+}
+
+#[tokio::test]
+async fn errors_of_a_provider_come_down_as_they_are() {
+    let mut upstream = Upstream::scripted(|request| {
+        let head = String::from_utf8_lossy(&request.body).into_owned();
+        let number = head.split('"').nth(7).unwrap().parse::<usize>().unwrap();
+        vec![Step::Send(errors().swap_remove(number).2)]
+    })
+    .await;
+    let gateway = Gateway::before(&upstream.base_url());
+    let mut client = gateway.connect().await;
+    let mut limited = 0;
+    for (number, (status, body, _)) in errors().into_iter().enumerate() {
+        let answer = client.create(format!(r#"{{"model":"smart","n":"{number}"}}"#)).await;
+        assert_eq!((answer.status, answer.whole), (status, true), "{answer:?}");
+        assert_eq!(String::from_utf8_lossy(&answer.body), String::from_utf8_lossy(&body));
+        let media = if status == 503 && body.starts_with(b"<") { "text/html" } else { "application/json" };
+        assert_eq!(answer.header("content-type"), Some(media));
+        assert_eq!(answer.header("x-should-retry"), None, "ours is for errors of ours: {answer:?}");
+        if body.starts_with(b"{\"error\":{\"code\":\"rate_limit") {
+            limited += 1;
+            for (name, value) in LIMITS {
+                assert_eq!(answer.header(name), Some(*value), "{answer:?}");
+            }
+        }
+        upstream.request().await;
+    }
+    assert_eq!(limited, 1);
+    gateway
+        .metric_becomes("tidegate_requests_total{upstream=\"up\",end=\"upstream_error\"}", errors().len() as f64)
+        .await;
+}
+
+const LIMITS: &[(&str, &str)] = &[
+    ("retry-after", "17"),
+    ("retry-after-ms", "17123"),
+    ("x-ratelimit-limit-requests", "60"),
+    ("x-ratelimit-remaining-tokens", "0"),
+    ("x-ratelimit-reset-tokens", "6m0s"),
+];
+
+/// Status, body and whole answer of errors that are not about us.
+fn errors() -> Vec<(u16, Vec<u8>, Vec<u8>)> {
+    let shaped =
+        |status: u16, body: &str| (status, body.as_bytes().to_vec(), json_answer(&format!("{status} X"), body));
+    let limits: String = LIMITS.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let (status, body, limited) = shaped(429, &error("slow down", json!("rate_limit_exceeded")));
+    let limited = String::from_utf8(limited).unwrap().replacen("\r\n", &format!("\r\n{limits}"), 1).into_bytes();
+    let page = b"<html>\xff<h1>503 Service Unavailable</h1></html>\n".to_vec();
+    let html = answer("503 Service Unavailable", "text/html", &page);
+    vec![
+        shaped(400, &error("bad", json!("unknown_parameter"))),
+        shaped(400, &error("Incorrect API key provided", json!("invalid_api_key"))),
+        shaped(404, &error("no such response", Value::Null)),
+        shaped(409, "{ \"error\" : {\"message\":\"conflict\" , \"code\":1e400}}\n"),
+        shaped(422, &error("unprocessable", json!(422))),
+        (status, body, limited),
+        shaped(429, &error("pay", json!("insufficient_quota"))),
+        shaped(500, &error("oh", json!("server_error"))),
+        shaped(500, ""),
+        shaped(503, &error("busy", json!("server_is_overloaded"))),
+        (503, page, html),
+        shaped(413, "no json at all"),
+        shaped(418, "{\"error\":\"a string\",\"trace_id\":\"x\"}"),
+    ]
+}
+
+#[tokio::test]
+async fn an_empty_answer_is_an_answer() {
+    for (status, media, end) in [
+        ("500 X", "application/json", "upstream_error"),
+        ("200 OK", "application/json", "completed"),
+        ("200 OK", "text/event-stream", "incomplete"),
+    ] {
+        let upstream = Upstream::fixed(answer(status, media, b"")).await;
+        let gateway = Gateway::before(&upstream.base_url());
+        let answer = gateway.post("", BODY).await;
+        assert_eq!((answer.status.to_string(), answer.body.len()), (status[..3].to_owned(), 0));
+        gateway.metric_becomes(&format!("tidegate_requests_total{{upstream=\"up\",end=\"{end}\"}}"), 1.0).await;
+    }
+}
+
+#[tokio::test]
+async fn what_is_about_our_credential_is_ours() {
+    let masked = format!("{}***{}", &UPSTREAM_KEY[..8], &UPSTREAM_KEY[UPSTREAM_KEY.len() - 4..]);
+    let message = format!("Incorrect API key provided: {masked} {UPSTREAM_KEY}. Canary Q7.");
+    let body = |code: Value| error(&message, code);
+    let json = "application/json";
+    let cases = [
+        ("401 Unauthorized", json, body(json!("invalid_api_key"))),
+        ("401 Unauthorized", json, body(Value::Null)),
+        ("401 Unauthorized", json, body(json!("model_not_found"))),
+        ("401 Unauthorized", json, String::new()),
+        ("401 Unauthorized", "text/html", format!("<h1>{message}</h1>")),
+        ("401 Unauthorized", "text/event-stream", format!("data: {}\n\n", body(json!("invalid_api_key")))),
+        ("402 Payment Required", json, body(json!("insufficient_balance"))),
+        ("402 Payment Required", json, body(json!("model_price"))),
+        ("403 Forbidden", json, body(Value::Null)),
+        ("403 Forbidden", json, body(json!(403))),
+        ("403 Forbidden", json, body(json!("used_up"))),
+        ("403 Forbidden", json, body(json!("insufficient_user_quota"))),
+        ("403 Forbidden", json, "{\"error\":{\"code\":\"used".into()),
+        ("403 Forbidden", "text/html", format!("<h1>{message}</h1>")),
+        // By the rules of this upstream.
+        ("400 Bad Request", json, body(json!("token_mismatched"))),
+        ("451 X", json, body(json!("anything"))),
+        ("200 OK", json, body(json!("anything"))),
+    ];
+    for (status, media, body) in cases {
+        let head = format!(
+            "x-request-id: up-1\r\nwww-authenticate: Bearer realm={UPSTREAM_KEY}\r\nx-ratelimit-limit-requests: Canary-Q7\r\n"
+        );
+        let bytes = answer(status, media, body.as_bytes());
+        let at = bytes.windows(2).position(|window| window == b"\r\n").unwrap() + 2;
+        let bytes = [&bytes[..at], head.as_bytes(), &bytes[at..]].concat();
+        let mut upstream = Upstream::fixed(bytes).await;
+        let gateway = Gateway::with(&upstream.base_url(), |config| {
+            let rule =
+                |status, code: Option<&str>| ErrorRule { status, code: code.map(Into::into), fault: Fault::Credential };
+            config.upstreams[0].error_rules = vec![rule(400, Some("token_mismatched")), rule(451, None)];
+        });
+        let answer = gateway.post("", BODY).await;
+        if status == "200 OK" {
+            // Not an error: nothing is looked for in it.
+            assert_eq!(answer.status, 200);
+            continue;
+        }
+        assert_eq!(answer.status, 502, "{status} {body}: {answer:?}");
+        answer.assert_final(502, "upstream_auth", true);
+        assert_eq!(answer.json()["error"]["type"], "server_error");
+        for part in ["Incorrect", "Q7", UPSTREAM_KEY, &masked, &UPSTREAM_KEY[..8], "***", "invalid_api_key", "used_up"]
+        {
+            assert!(!answer.text().contains(part), "{status} {body}: {answer:?}");
+        }
+        assert_eq!(answer.header("www-authenticate"), None);
+        upstream.request().await;
+        assert_eq!(upstream.untaken(), 0, "nothing is sent twice");
+        gateway.metric_becomes("tidegate_problems_total{code=\"upstream_auth\"}", 1.0).await;
+    }
+}
+
+#[tokio::test]
+async fn rules_can_say_that_a_403_is_the_clients() {
+    let body = error("you may not", json!("used_up"));
+    let upstream = Upstream::fixed(json_answer("403 Forbidden", &body)).await;
+    let gateway = Gateway::with(&upstream.base_url(), |config| {
+        config.upstreams[0].error_rules = vec![ErrorRule { status: 403, code: None, fault: Fault::Request }];
+    });
+    let answer = gateway.post("", BODY).await;
+    assert_eq!((answer.status, &answer.body[..]), (403, body.as_bytes()));
+}
+
+#[tokio::test]
+async fn a_403_about_the_request_comes_down_as_it_is() {
+    let padding = "p".repeat(200_000);
+    for code in ["model_not_found", "unsupported_country_region_territory", "content_policy_violation"] {
+        let small = error("not for you", json!(code));
+        let large =
+            format!("{{\"error\":{{\"code\":\"{code}\",\"message\":\"{padding}\",\"type\":\"x\",\"param\":null}}}}");
+        for body in [&small, &large] {
+            // With a length, in chunks, and cut where the sender likes.
+            let mut chunked =
+                b"HTTP/1.1 403 Forbidden\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n"
+                    .to_vec();
+            chunked.extend(body.as_bytes().chunks(7001).flat_map(chunk));
+            chunked.extend(LAST_CHUNK);
+            let closing =
+                format!("HTTP/1.1 403 Forbidden\r\ncontent-type: application/json\r\nconnection: close\r\n\r\n{body}");
+            let ways = [
+                vec![Step::Send(json_answer("403 Forbidden", body))],
+                vec![Step::Send(chunked)],
+                vec![Step::Send(closing.into_bytes()), Step::Close],
+            ];
+            let mut ways = ways.into_iter();
+            let upstream = Upstream::scripted(move |_| ways.next().unwrap()).await;
+            let gateway = Gateway::before(&upstream.base_url());
+            let mut client = gateway.connect().await;
+            for way in 0..3 {
+                let answer = client.create(BODY).await;
+                assert_eq!((answer.status, answer.whole), (403, true), "{code} {way}: {:?}", answer.headers);
+                assert!(answer.body == body.as_bytes(), "{code} {way}: {} bytes", answer.body.len());
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_403_that_names_its_reason_too_late_counts_as_ours() {
+    // Nobody knows what it is about after 64 KiB, and what is not known to be harmless stays here.
+    let padding = "p".repeat(200_000);
+    for body in [
+        format!("{{\"error\":{{\"message\":\"{padding}\",\"code\":\"model_not_found\"}}}}"),
+        format!("{{\"error\":{{\"code\":\"model_not_found\"}}}} {UPSTREAM_KEY} {padding}"),
+    ] {
+        let upstream = Upstream::fixed(json_answer("403 Forbidden", &body)).await;
+        let gateway = Gateway::before(&upstream.base_url());
+        gateway.post("", BODY).await.assert_final(502, "upstream_auth", true);
+    }
+}
+
+#[tokio::test]
+async fn redirects_and_pages_are_no_answers() {
+    let elsewhere = Upstream::fixed(json_answer("200 OK", RESPONSE)).await;
+    let location = format!("location: {}/responses\r\n", elsewhere.base_url());
+    let mut elsewhere = elsewhere;
+    for status in ["300 X", "301 X", "302 Found", "303 X", "304 X", "307 X", "308 X"] {
+        let bytes =
+            format!("HTTP/1.1 {status}\r\n{location}content-type: application/json\r\ncontent-length: 0\r\n\r\n");
+        let upstream = Upstream::fixed(bytes).await;
+        let gateway = Gateway::before(&upstream.base_url());
+        let answer = gateway.post("", BODY).await;
+        assert_eq!(answer.status, 502, "{status}: {answer:?}");
+        answer.assert_final(502, "upstream_bad_answer", false);
+        assert_eq!(answer.header("location"), None);
+    }
+    assert_eq!(elsewhere.untaken(), 0, "a redirect was followed");
+    for media in ["text/html", "text/html; charset=utf-8", "Text/HTML"] {
+        let upstream = Upstream::fixed(answer("200 OK", media, b"<title>Log in, Q7</title>")).await;
+        let gateway = Gateway::before(&upstream.base_url());
+        let answer = gateway.post("", BODY).await;
+        answer.assert_final(502, "upstream_bad_answer", false);
+        assert!(!answer.text().contains("Q7"), "{answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_upstream_that_is_not_there() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let gateway = Gateway::before(&format!("http://{address}/up"));
+    let mut client = gateway.connect().await;
+    let answer = client.create(BODY).await;
+    answer.assert_final(502, "upstream_unreachable", false);
+    assert!(!answer.text().contains(&address.port().to_string()), "{answer:?}");
+    assert_eq!(client.create(BODY).await.status, 502, "the client's connection goes on");
+    gateway.metric_becomes("tidegate_problems_total{code=\"upstream_unreachable\"}", 2.0).await;
+    lives(&gateway).await;
+}
+
+#[tokio::test]
+async fn an_upstream_that_answers_nothing_or_nonsense() {
+    let cases: [(&str, Vec<Step>); 8] = [
+        ("closes", vec![Step::Close]),
+        ("resets", vec![Step::Reset]),
+        ("half a head", vec![Step::Send(b"HTTP/1.1 200 OK\r\ncontent-le".to_vec()), Step::Close]),
+        ("garbage", vec![Step::Send(b"\x16\x03\x01 this is not HTTP at all\r\n\r\n".to_vec()), Step::Close]),
+        ("SSH", vec![Step::Send(b"SSH-2.0-OpenSSH_9.9\r\n".to_vec()), Step::Close]),
+        (
+            "two lengths",
+            vec![Step::Send(b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nab".to_vec())],
+        ),
+        ("a bad status", vec![Step::Send(b"HTTP/1.1 2000 OK\r\ncontent-length: 0\r\n\r\n".to_vec()), Step::Close]),
+        (
+            "an endless head",
+            vec![Step::Send([b"HTTP/1.1 200 OK\r\nx-a: ".to_vec(), vec![b'a'; 300_000]].concat()), Step::Close],
+        ),
+    ];
+    for (what, steps) in cases {
+        let mut steps = Some(steps);
+        let mut upstream = Upstream::scripted(move |_| steps.take().unwrap_or_default()).await;
+        let gateway = Gateway::before(&upstream.base_url());
+        let answer = gateway.post("", BODY).await;
+        assert_eq!(answer.status, 502, "{what}: {answer:?}");
+        let code = answer.json()["error"]["code"].as_str().unwrap().to_owned();
+        assert!(matches!(&*code, "upstream_disconnected" | "upstream_bad_answer"), "{what}: {code}");
+        if matches!(what, "closes" | "resets" | "half a head") {
+            assert_eq!(code, "upstream_disconnected", "{what}");
+        }
+        answer.assert_final(502, &code, false);
+        upstream.request().await;
+        assert_eq!(upstream.untaken(), 0, "{what}: it was asked twice");
+        lives(&gateway).await;
+    }
+}
+
+#[tokio::test]
+async fn an_upstream_that_switches_protocols_is_no_answer() {
+    let bytes = b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n".to_vec();
+    let upstream = Upstream::scripted(move |_| vec![Step::Send(bytes.clone())]).await;
+    let gateway = Gateway::before(&upstream.base_url());
+    let answer = gateway.post("", BODY).await;
+    assert_eq!(answer.status, 502, "{answer:?}");
+}
+
+#[tokio::test]
+async fn interim_answers_are_passed_over() {
+    let bytes = [
+        b"HTTP/1.1 103 Early Hints\r\nlink: <x>\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n".to_vec(),
+        json_answer("200 OK", RESPONSE),
+    ];
+    let upstream = Upstream::fixed(bytes.concat()).await;
+    let gateway = Gateway::before(&upstream.base_url());
+    let answer = gateway.post("", BODY).await;
+    assert_eq!((answer.status, &answer.body[..]), (200, RESPONSE.as_bytes()));
+    assert_eq!(answer.header("link"), None);
+}
+
+#[tokio::test]
+async fn an_upstream_that_takes_too_long() {
+    let (told, gone) = oneshot::channel();
+    let mut steps = Some(vec![Step::UntilClosed(told)]);
+    let mut upstream = Upstream::scripted(move |_| steps.take().unwrap()).await;
+    let gateway = Gateway::with(&upstream.base_url(), |config| {
+        config.timeouts.upstream_head = std::time::Duration::from_millis(100);
+    });
+    gateway.post("", BODY).await.assert_final(504, "upstream_timeout", false);
+    upstream.request().await;
+    assert_eq!(upstream.untaken(), 0);
+    soon("the end of the upstream call", gone).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_kept_connection_that_the_upstream_closed_is_not_used() {
+    let (told, gone) = oneshot::channel();
+    let mut first = Some(vec![Step::Send(json_answer("200 OK", RESPONSE)), Step::Finish(told)]);
+    let mut upstream =
+        Upstream::scripted(move |_| first.take().unwrap_or_else(|| vec![Step::Send(json_answer("200 OK", RESPONSE))]))
+            .await;
+    let gateway = Gateway::before(&upstream.base_url());
+    let mut client = gateway.connect().await;
+    assert_eq!(client.create(BODY).await.status, 200);
+    assert_eq!(upstream.request().await.connection, 0);
+    soon("the end of the kept connection", gone).await.unwrap();
+    for _ in 0..2 {
+        assert_eq!(client.create(BODY).await.status, 200);
+        assert_eq!(upstream.request().await.connection, 1);
+    }
+    assert_eq!(upstream.untaken(), 0);
+}
+
+#[tokio::test]
+async fn what_an_upstream_may_have_received_is_never_sent_again() {
+    for (what, end) in [("closes", Step::Close), ("resets", Step::Reset)] {
+        let mut steps = vec![vec![end], vec![Step::Send(json_answer("200 OK", RESPONSE))]];
+        let mut upstream = Upstream::scripted(move |_| steps.pop().unwrap_or_default()).await;
+        let gateway = Gateway::before(&upstream.base_url());
+        let mut client = gateway.connect().await;
+        assert_eq!(client.create(BODY).await.status, 200);
+        upstream.request().await;
+        // On the kept connection, where libraries like to try again.
+        client.create(BODY).await.assert_final(502, "upstream_disconnected", false);
+        assert_eq!(upstream.request().await.connection, 0, "{what}");
+        assert_eq!(upstream.untaken(), 0, "{what}: it was sent twice");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_before_the_body_is_out_comes_down() {
+    // It refuses by the head alone, and then takes the rest.
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let gateway = Gateway::with(&format!("http://{}/up", listener.local_addr().unwrap()), |config| {
+        config.server.max_body_bytes = 64 * 1024 * 1024;
+    });
+    let refusal = error("too large for us", json!("request_too_large"));
+    let bytes = json_answer("413 Content Too Large", &refusal);
+    let serving = tokio::spawn(async move {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut buffer = vec![0; 1000];
+        assert!(stream.read(&mut buffer).await.unwrap() > 0);
+        stream.write_all(&bytes).await.unwrap();
+        while matches!(stream.read(&mut buffer).await, Ok(len) if len > 0) {}
+    });
+    let body = format!(r#"{{"model":"smart","input":"{}"}}"#, "a".repeat(20 * 1024 * 1024));
+    let answer = gateway.post("", body).await;
+    assert_eq!((answer.status, String::from_utf8(answer.body).unwrap()), (413, refusal));
+    serving.abort();
+}
+
+#[tokio::test]
+async fn request_ids() {
+    let with_id = String::from_utf8(json_answer("200 OK", RESPONSE)).unwrap();
+    let with_id = with_id.replacen("\r\n", "\r\nx-request-id: upstream-7\r\nx-tidegate-request-id: req_forged\r\n", 1);
+    let mut answers = vec![
+        json_answer("400 Bad Request", &error("x", Value::Null)),
+        json_answer("200 OK", RESPONSE),
+        with_id.into_bytes(),
+    ];
+    let upstream = Upstream::scripted(move |_| vec![Step::Send(answers.pop().unwrap())]).await;
+    let gateway = Gateway::before(&upstream.base_url());
+    let mut client = gateway.connect().await;
+    let mut ours = Vec::new();
+    let mut take = |answer: &Answer| {
+        let [id] = answer.all("x-tidegate-request-id")[..] else { panic!("{answer:?}") };
+        let hex = id.strip_prefix("req_").unwrap_or_else(|| panic!("{answer:?}"));
+        assert!(hex.len() == 32 && hex.bytes().all(|byte| byte.is_ascii_hexdigit()), "{id}");
+        ours.push(id.to_owned());
+        id.to_owned()
+    };
+
+    client
+        .send(request("x-request-id: from-the-client\r\nx-tidegate-request-id: req_client\r\n", BODY.as_bytes()))
+        .await;
+    let answer = client.answer().await;
+    assert_eq!(answer.all("x-request-id"), ["upstream-7"]);
+    take(&answer);
+    for status in [200, 400] {
+        let answer = client.create(BODY).await;
+        assert_eq!(answer.status, status);
+        assert_eq!(answer.all("x-request-id"), [take(&answer)]);
+    }
+    for path in ["/v1/models", "/v1/models/smart", "/v1/models/nope", "/nope", "/v1/responses"] {
+        let answer = client.get(path).await;
+        assert_eq!(answer.all("x-request-id"), [take(&answer)], "{path}");
+    }
+    ours.sort();
+    ours.dedup();
+    assert_eq!(ours.len(), 8, "each request has its own");
+}

@@ -3,14 +3,23 @@
 pub(super) mod models;
 pub(super) mod responses;
 
-use axum::{Extension, body::Body, extract::State, response::Response};
+use axum::{
+    Extension,
+    body::Body,
+    extract::{Request, State},
+    response::Response,
+};
 
 use super::Data;
 use crate::proxy::{Arrival, error::Refusal};
 
 /// Whatever has no route.
-pub(super) async fn unknown_url(State(data): State<Data>, Extension(arrival): Extension<Arrival>) -> Response {
-    refuse(&data, &arrival, Refusal::unknown_url())
+pub(super) async fn unknown_url(
+    State(data): State<Data>,
+    Extension(arrival): Extension<Arrival>,
+    request: Request,
+) -> Response {
+    refuse(&data, &arrival, Refusal::unknown_url().leaving(request.body()))
 }
 
 /// An error of ours as a response.

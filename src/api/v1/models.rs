@@ -3,7 +3,7 @@
 
 use axum::{
     Extension,
-    extract::{Path, State},
+    extract::{Path, Request, State},
     http::{HeaderMap, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
 };
@@ -49,8 +49,12 @@ pub(in crate::api) async fn one(
 }
 
 /// Anything but GET.
-pub(in crate::api) async fn other_method(State(data): State<Data>, Extension(arrival): Extension<Arrival>) -> Response {
-    refuse(&data, &arrival, Refusal::method_not_allowed("GET, HEAD"))
+pub(in crate::api) async fn other_method(
+    State(data): State<Data>,
+    Extension(arrival): Extension<Arrival>,
+    request: Request,
+) -> Response {
+    refuse(&data, &arrival, Refusal::method_not_allowed("GET, HEAD").leaving(request.body()))
 }
 
 fn may_use(tables: &Tables, caller: &Caller, model: &str) -> bool {

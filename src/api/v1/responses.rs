@@ -37,5 +37,5 @@ pub(in crate::api) async fn other_method(
     } else {
         Refusal::method_not_allowed("POST")
     };
-    refuse(&data, &arrival, refusal)
+    refuse(&data, &arrival, refusal.leaving(request.body()))
 }

@@ -1,6 +1,6 @@
 //! A client that speaks raw bytes and notices how a transfer ends.
 
-use std::net::SocketAddr;
+use std::{fmt, net::SocketAddr};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -16,7 +16,7 @@ pub(crate) struct Client {
 }
 
 /// An answer.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
     pub(crate) headers: Vec<(String, String)>,
@@ -25,9 +25,27 @@ pub(crate) struct Answer {
     pub(crate) whole: bool,
 }
 
+/// As text: a body is shorter that way.
+impl fmt::Debug for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {:?} {:?}", self.status, self.headers, String::from_utf8_lossy(&self.body))?;
+        f.write_str(if self.whole { "" } else { " (broken)" })
+    }
+}
+
 impl Answer {
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(given, _)| given == name).map(|(_, value)| value.as_str())
+    }
+
+    /// Every value of a header, in order.
+    pub(crate) fn all(&self, name: &str) -> Vec<&str> {
+        self.headers.iter().filter(|(given, _)| given == name).map(|(_, value)| value.as_str()).collect()
+    }
+
+    /// The whole answer as text, for what must not stand anywhere in it.
+    pub(crate) fn text(&self) -> String {
+        format!("{:?} {}", self.headers, String::from_utf8_lossy(&self.body))
     }
 
     pub(crate) fn json(&self) -> serde_json::Value {
@@ -49,6 +67,23 @@ impl Answer {
         let id = self.header("x-tidegate-request-id").unwrap_or_else(|| panic!("no request id: {self:?}"));
         assert!(id.starts_with("req_"), "{id}");
         assert!(self.header("x-request-id").is_some(), "{self:?}");
+    }
+
+    /// The same, and whether it tells SDKs that trying again is in vain.
+    #[track_caller]
+    pub(crate) fn assert_final(&self, status: u16, code: &str, retry_is_vain: bool) {
+        self.assert_problem(status, code);
+        assert_eq!(self.all("x-should-retry"), if retry_is_vain { &["false"][..] } else { &[] }, "{self:?}");
+    }
+
+    /// `error.param`.
+    pub(crate) fn param(&self) -> Option<String> {
+        self.json()["error"]["param"].as_str().map(str::to_owned)
+    }
+
+    /// `error.message`.
+    pub(crate) fn message(&self) -> String {
+        self.json()["error"]["message"].as_str().unwrap().to_owned()
     }
 }
 
@@ -82,6 +117,12 @@ impl Client {
     /// `GET` with the test key.
     pub(crate) async fn get(&mut self, path: &str) -> Answer {
         self.send(format!("GET {path} HTTP/1.1\r\nhost: t\r\nauthorization: Bearer {KEY}\r\n\r\n")).await;
+        self.answer().await
+    }
+
+    /// A request without a body, its header lines each ended by CRLF, and the whole answer.
+    pub(crate) async fn ask(&mut self, line: &str, headers: &str) -> Answer {
+        self.send(format!("{line} HTTP/1.1\r\nhost: t\r\n{headers}\r\n")).await;
         self.answer().await
     }
 
@@ -124,6 +165,13 @@ impl Client {
                 }
             }
             answer.body.extend(self.buffer.drain(..length));
+            answer.whole = true;
+            return;
+        }
+        if answer.header("transfer-encoding").is_none() {
+            // As HTTP/1.0 ends a body.
+            while self.read().await {}
+            answer.body.append(&mut self.buffer);
             answer.whole = true;
             return;
         }

@@ -14,7 +14,10 @@ use tidegate::{
     domain::{chance::Chance, clock::Clock},
 };
 
-use super::{client::Client, soon};
+use super::{
+    client::{Answer, Client},
+    soon,
+};
 
 /// The client key that every test gateway knows.
 pub(crate) const KEY: &str = "sk-test-client-key";
@@ -101,6 +104,13 @@ impl Gateway {
         Self::start(config(base_url))
     }
 
+    /// The same with other settings.
+    pub(crate) fn with(base_url: &str, change: impl FnOnce(&mut Config)) -> Self {
+        let mut config = config(base_url);
+        change(&mut config);
+        Self::start(config)
+    }
+
     pub(crate) fn start(mut config: Config) -> Self {
         let data = TempDir::new().unwrap();
         config.server.data_dir = data.path().to_owned();
@@ -128,6 +138,13 @@ impl Gateway {
     pub(crate) async fn ended(&mut self) {
         let ended = self.ended.take().unwrap();
         soon("the end of the gateway", tokio::task::spawn_blocking(move || ended.join())).await.unwrap().unwrap();
+    }
+
+    /// A request that may close its connection, on one of its own.
+    pub(crate) async fn post(&self, headers: &str, body: impl AsRef<[u8]>) -> Answer {
+        let mut client = self.connect().await;
+        client.post_with(headers, body).await;
+        client.answer().await
     }
 
     /// The value of the first metric line that begins with `name`; 0 where there is none yet.

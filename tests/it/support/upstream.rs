@@ -12,7 +12,10 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::soon;
+use super::{gateway::Gateway, soon};
+
+/// The body of a request that nobody else sends.
+const MARK: &str = r#"{"model":"gpt-mark","input":"the only request that may arrive"}"#;
 
 /// One step of an answer.
 pub(crate) enum Step {
@@ -24,6 +27,8 @@ pub(crate) enum Step {
     UntilClosed(oneshot::Sender<()>),
     /// Close in order.
     Close,
+    /// Close in order, and tell when the other side has closed too.
+    Finish(oneshot::Sender<()>),
     /// Close with a reset.
     Reset,
 }
@@ -87,6 +92,14 @@ impl Upstream {
         soon("a request at the upstream", self.requests.recv()).await.unwrap()
     }
 
+    /// No request arrived but the one that this call's client sends now: `what` was refused at the door.
+    pub(crate) async fn assert_untouched(&mut self, gateway: &Gateway, what: &str) {
+        gateway.connect().await.create(MARK).await;
+        let first = self.request().await;
+        assert_eq!(String::from_utf8_lossy(&first.body), MARK, "{what} reached the upstream");
+        assert_eq!(self.untaken(), 0, "{what} reached the upstream");
+    }
+
     /// How many requests arrived that were not taken with [`Upstream::request`].
     pub(crate) fn untaken(&mut self) -> usize {
         std::iter::from_fn(|| self.requests.try_recv().ok()).count()
@@ -128,6 +141,13 @@ async fn serve(
                 }
                 Step::Close => {
                     let _ = stream.shutdown().await;
+                    return;
+                }
+                Step::Finish(told) => {
+                    let _ = stream.shutdown().await;
+                    let mut rest = [0; 1024];
+                    while matches!(stream.read(&mut rest).await, Ok(n) if n > 0) {}
+                    let _ = told.send(());
                     return;
                 }
                 Step::Reset => {
