@@ -162,7 +162,7 @@ impl Personality {
             return Json::Object(vec![("error", Json::Object(fields))]);
         }
         // Statuses and codes are the provider's. invented: the shape around them and the trace id, which the page does not
-        // show; the codes of 404, 405 and 413, which it does not name.
+        // show; the codes of every other status, which it does not name.
         let code = match (fault.status.as_u16(), fault.code) {
             (_, Some(code)) if fault.verbatim => code,
             (400, _) => "token_mismatched",

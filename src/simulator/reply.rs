@@ -8,7 +8,7 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 
 use super::Options;
 use super::answer::{Answer, Stage};
@@ -22,7 +22,7 @@ use super::personality::Personality;
 use super::stream::Frames;
 
 /// Room for many images; more than that is refused.
-pub(super) const MAX_BODY: usize = 64 << 20;
+const MAX_BODY: usize = 64 << 20;
 
 /// Answers a request. An error closes the connection without an answer.
 pub(super) async fn reply(request: Request<Incoming>, options: Options) -> io::Result<Response<Body>> {
@@ -67,6 +67,10 @@ fn authenticate(headers: &HeaderMap) -> Result<(), Fault> {
 }
 
 async fn read(request: Request<Incoming>) -> Result<Ask, Fault> {
+    // A declared length is refused before the bytes come, an undeclared one when they have.
+    if request.body().size_hint().lower() > MAX_BODY as u64 {
+        return Err(Fault::too_large(MAX_BODY));
+    }
     match Limited::new(request.into_body(), MAX_BODY).collect().await {
         Ok(body) => Ask::parse(&body.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => Err(Fault::too_large(MAX_BODY)),

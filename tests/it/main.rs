@@ -6,6 +6,7 @@ mod support;
 
 mod bodies;
 mod cancel;
+mod cli;
 mod deadlines;
 mod errors;
 mod headers;
