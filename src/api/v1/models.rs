@@ -2,7 +2,6 @@
 //! own; the plain list is what it copes with best (wire.md section 7).
 
 use axum::{
-    Extension,
     extract::{Path, Request, State},
     http::{HeaderMap, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
@@ -11,17 +10,17 @@ use serde::Serialize;
 
 use super::refuse;
 use crate::{
-    api::Data,
+    api::{Data, extract::Arrived},
     auth::Caller,
-    proxy::{Arrival, Tables, error::Refusal, forward::caller},
+    proxy::{
+        Arrival, Tables,
+        error::{Refusal, sign},
+        forward::caller,
+    },
 };
 
 /// `GET /v1/models`.
-pub(in crate::api) async fn list(
-    State(data): State<Data>,
-    Extension(arrival): Extension<Arrival>,
-    headers: HeaderMap,
-) -> Response {
+pub(in crate::api) async fn list(State(data): State<Data>, Arrived(arrival): Arrived, headers: HeaderMap) -> Response {
     let tables = data.proxy.tables();
     match caller(&tables, &headers) {
         Ok(caller) => {
@@ -36,7 +35,7 @@ pub(in crate::api) async fn list(
 /// `GET /v1/models/{id}`. The id may hold `/` and `:`, and is decoded once.
 pub(in crate::api) async fn one(
     State(data): State<Data>,
-    Extension(arrival): Extension<Arrival>,
+    Arrived(arrival): Arrived,
     headers: HeaderMap,
     Path(id): Path<String>,
 ) -> Response {
@@ -51,7 +50,7 @@ pub(in crate::api) async fn one(
 /// Anything but GET.
 pub(in crate::api) async fn other_method(
     State(data): State<Data>,
-    Extension(arrival): Extension<Arrival>,
+    Arrived(arrival): Arrived,
     request: Request,
 ) -> Response {
     refuse(&data, &arrival, Refusal::method_not_allowed("GET, HEAD").leaving(request.body()))
@@ -86,7 +85,11 @@ impl<'a> Model<'a> {
 
 fn json(data: &Data, arrival: &Arrival, body: &impl Serialize) -> Response {
     match serde_json::to_string(body) {
-        Ok(body) => ([(CONTENT_TYPE, "application/json")], body).into_response(),
+        Ok(body) => {
+            let mut response = ([(CONTENT_TYPE, "application/json")], body).into_response();
+            sign(response.headers_mut(), arrival.id);
+            response
+        }
         Err(_) => refuse(data, arrival, Refusal::internal()),
     }
 }
