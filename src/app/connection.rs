@@ -255,7 +255,7 @@ impl Service<Request<Incoming>> for Requests {
         let mut router = self.router.clone();
         Box::pin(async move {
             let Ok(response) = router.call(request).await;
-            Ok(response.map(|body| Tracked { body, _busy: busy }))
+            Ok(response.map(|body| Tracked { body, busy }))
         })
     }
 }
@@ -272,7 +272,7 @@ impl Drop for Busy {
 /// The body of an answer; its end is the end of the request.
 struct Tracked {
     body: Body,
-    _busy: Busy,
+    busy: Busy,
 }
 
 impl HttpBody for Tracked {
@@ -280,7 +280,12 @@ impl HttpBody for Tracked {
     type Error = axum::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+        ready!(self.busy.0.poll_room(cx));
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        if let Poll::Ready(Some(Ok(frame))) = &polled {
+            self.busy.0.queue(frame.data_ref().map_or(0, Bytes::len));
+        }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {
@@ -327,7 +332,9 @@ impl Io {
             match write(&self.write) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 written => {
-                    self.progress.flows();
+                    if let Ok(len) = written {
+                        self.progress.flows(len);
+                    }
                     return Poll::Ready(written);
                 }
             }

@@ -1,7 +1,11 @@
 //! Where a connection stands, and which deadline holds for it now.
 
 use std::{
-    sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
@@ -44,7 +48,15 @@ pub(super) struct Progress {
     /// Milliseconds since `began`, plus one, at which writing began to stall; 0 = it does not.
     stalled: AtomicU64,
     left: AtomicBool,
+    /// Bytes of bodies that hyper took and the socket did not.
+    queued: AtomicUsize,
+    /// The task that waits for `queued` to shrink.
+    waiting: Mutex<Option<Waker>>,
 }
+
+/// hyper takes this much of a body ahead of the socket, and one piece more. Its own limit cannot be lower than that for
+/// heads, and a client that does not read would hold all of it.
+const MAX_QUEUED: usize = 16 * 1024;
 
 const SILENT: u8 = 0;
 const IN_HEAD: u8 = 1;
@@ -68,6 +80,8 @@ impl Progress {
             since: AtomicU64::new(0),
             stalled: AtomicU64::new(0),
             left: AtomicBool::new(false),
+            queued: AtomicUsize::new(0),
+            waiting: Mutex::new(None),
         }
     }
 
@@ -109,9 +123,31 @@ impl Progress {
         }
     }
 
-    /// The client took something.
-    pub(super) fn flows(&self) {
+    /// The client took `len` bytes. Framing is among them: it makes `queued` a little too small for a moment, never
+    /// too large.
+    pub(super) fn flows(&self, len: usize) {
         self.stalled.store(0, Ordering::Relaxed);
+        let queued = self.queued.load(Ordering::Relaxed).saturating_sub(len);
+        self.queued.store(queued, Ordering::Relaxed);
+        if queued < MAX_QUEUED
+            && let Some(waker) = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take()
+        {
+            waker.wake();
+        }
+    }
+
+    /// A piece of a body goes to hyper.
+    pub(super) fn queue(&self, len: usize) {
+        self.queued.fetch_add(len, Ordering::Relaxed);
+    }
+
+    /// Ready while hyper may have more of a body.
+    pub(super) fn poll_room(&self, cx: &Context<'_>) -> Poll<()> {
+        if self.queued.load(Ordering::Relaxed) < MAX_QUEUED {
+            return Poll::Ready(());
+        }
+        *self.waiting.lock().unwrap_or_else(PoisonError::into_inner) = Some(cx.waker().clone());
+        Poll::Pending
     }
 
     /// The client closed its side.

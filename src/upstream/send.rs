@@ -34,9 +34,9 @@ use crate::{
     protocol::body::RopeBody,
 };
 
-/// hyper's read and write buffers grow up to this and no further: memory per stalled stream stays bounded
-/// (its own default is 417,792 bytes).
-const MAX_BUFFER: usize = 64 * 1024;
+/// hyper's buffers grow up to this and no further (its own default is 417,792 bytes). A stream that nobody reads holds
+/// about four of them: one being read into, one on its way, and what waits for the client. Also bounds the head of an answer.
+const MAX_BUFFER: usize = 16 * 1024;
 
 /// Answers with more header fields than this are refused by the client.
 const MAX_HEADERS: usize = 128;

@@ -10,6 +10,7 @@ mod cli;
 mod deadlines;
 mod errors;
 mod headers;
+mod memory;
 mod models;
 mod shutdown;
 mod streams;

@@ -17,10 +17,15 @@ use super::{gateway::Gateway, soon};
 /// The body of a request that nobody else sends.
 const MARK: &str = r#"{"model":"gpt-mark","input":"the only request that may arrive"}"#;
 
+/// Nothing being taken for this long, with everything on loopback, means that every buffer is full.
+const STALLED: std::time::Duration = std::time::Duration::from_millis(500);
+
 /// One step of an answer.
 pub(crate) enum Step {
     /// Write these bytes.
     Send(Vec<u8>),
+    /// Write these bytes again and again. Call once when nothing was taken for a while, end when the other side closes.
+    Flood(Vec<u8>, Box<dyn FnOnce() + Send>),
     /// Go on when the test says so.
     Wait(oneshot::Receiver<()>),
     /// Do nothing until the other side closes; tell when it did.
@@ -128,6 +133,21 @@ async fn serve(
                 Step::Send(bytes) => {
                     if stream.write_all(&bytes).await.is_err() {
                         return;
+                    }
+                }
+                Step::Flood(bytes, stalled) => {
+                    let mut stalled = Some(stalled);
+                    loop {
+                        tokio::select! {
+                            written = stream.write_all(&bytes) => if written.is_err() { return },
+                            () = tokio::time::sleep(STALLED), if stalled.is_some() => {
+                                stalled.take().unwrap()();
+                                // A part of `bytes` is out: nobody reads on, so the rest does not matter.
+                                let mut rest = [0; 1];
+                                let _ = stream.read(&mut rest).await;
+                                return;
+                            }
+                        }
                     }
                 }
                 Step::Wait(go) => {

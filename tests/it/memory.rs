@@ -1,0 +1,101 @@
+//! What open streams cost, by the real binary's memory.
+
+use std::fs;
+
+use tempfile::TempDir;
+use tokio::sync::watch;
+
+use crate::support::{
+    client::Client,
+    gateway::UPSTREAM_KEY,
+    process::{Process, tidegate},
+    upstream::{STREAM, Step, Upstream, chunk},
+};
+
+const KEY: &str = "sk-a-key-of-the-operators";
+const CLIENTS: usize = 200;
+
+/// What a stream may cost that nobody reads. The kernel's own buffers come on top.
+const PER_STALLED_CLIENT: u64 = 96 * 1024;
+
+async fn gateway(upstream: &Upstream, folder: &TempDir) -> Process {
+    let file = folder.path().join("tidegate.toml");
+    let text = format!(
+        r#"
+[server]
+listen = "127.0.0.1:0"
+admin_listen = "127.0.0.1:0"
+[timeouts]
+write_stall_s = 600
+drain_s = 0
+[[upstreams]]
+name = "up"
+base_url = "{}"
+credentials = [{{ env = "UP_KEY" }}]
+[[models]]
+name = "smart"
+targets = [{{ upstream = "up" }}]
+[[keys]]
+name = "a"
+secret = {{ env = "A_KEY" }}
+"#,
+        upstream.base_url()
+    );
+    fs::write(&file, text).unwrap();
+    let mut command = tidegate(folder.path());
+    Process::start(command.args(["serve", "--config"]).arg(&file).env("UP_KEY", UPSTREAM_KEY).env("A_KEY", KEY))
+}
+
+fn request() -> String {
+    let body = r#"{"model":"smart","stream":true}"#;
+    let length = body.len();
+    format!(
+        "POST /v1/responses HTTP/1.1\r\nhost: t\r\nauthorization: Bearer {KEY}\r\ncontent-length: {length}\r\n\r\n{body}"
+    )
+}
+
+/// Resident memory in bytes.
+fn resident(process: &Process) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", process.id())).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+}
+
+#[tokio::test]
+#[ignore = "long: 200 streams of which nobody reads more than the head"]
+async fn clients_that_never_read_hold_bounded_memory() {
+    // Everybody sends until nothing is taken any more, and tells the bytes that were.
+    let (stalled, mut stalls) = watch::channel(0_usize);
+    let upstream = Upstream::scripted(move |_| {
+        let stalled = stalled.clone();
+        vec![
+            Step::Send(STREAM.to_vec()),
+            Step::Flood(chunk(&[b'x'; 16 * 1024]), Box::new(move || stalled.send_modify(|n| *n += 1))),
+        ]
+    })
+    .await;
+    let folder = TempDir::new().unwrap();
+    let mut process = gateway(&upstream, &folder).await;
+    let address = process.ready();
+
+    // One that reads warms it up.
+    let mut first = Client::connect(address).await;
+    first.send(request()).await;
+    first.head().await;
+    for _ in 0..100 {
+        first.chunk().await.unwrap();
+    }
+    drop(first);
+    let before = resident(&process);
+
+    let mut clients = Vec::with_capacity(CLIENTS);
+    for _ in 0..CLIENTS {
+        let mut client = Client::connect(address).await;
+        client.send(request()).await;
+        clients.push(client);
+    }
+    crate::support::soon("all streams to stall", stalls.wait_for(|stalled| *stalled >= CLIENTS)).await.unwrap();
+    let each = resident(&process).saturating_sub(before) / CLIENTS as u64;
+    eprintln!("{CLIENTS} clients that never read: {} KiB each", each / 1024);
+    assert!(each <= PER_STALLED_CLIENT, "{each} bytes each");
+}
