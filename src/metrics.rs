@@ -1,5 +1,5 @@
 //! Every metric: one field, one line of what it is, its labels. Labels come from the configuration and from fixed
-//! names, so their number is bounded (rule S11).
+//! names, so their number is bounded.
 
 use std::sync::Arc;
 

@@ -35,7 +35,7 @@ pub struct Admin {
 }
 
 /// All routes of the data plane. Matched exactly, on the raw path, with and without `/v1`: users leave it out of the
-/// base URL (wire.md section 1). Nothing is ever redirected.
+/// base URL (docs/wire.md, section 1). Nothing is ever redirected.
 pub fn data(state: Data) -> Router {
     Router::new()
         .route("/v1/responses", responses())

@@ -1,6 +1,6 @@
 //! One connection of a client: hyper's HTTP/1.1 on it, and around hyper what it lacks. It has one timer for the head
 //! and for idling, none for a client that does not read, and it no longer notices that a client left once bytes of a
-//! pipelined request are in its buffer (reliability.md, "the five things that matter most").
+//! pipelined request are in its buffer.
 
 use std::{
     io,

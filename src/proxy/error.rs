@@ -1,4 +1,4 @@
-//! The only place that words an error of ours and turns it into a response, in OpenAI's shape (wire.md section 3).
+//! The only place that words an error of ours and turns it into a response, in OpenAI's shape (docs/wire.md, section 3).
 
 use std::borrow::Cow;
 
@@ -84,7 +84,7 @@ impl Refusal {
         refusal
     }
 
-    /// Codex falls back to HTTP at once on 426, and on nothing else (wire.md section 0.1).
+    /// Codex falls back to HTTP at once on 426, and on nothing else (docs/wire.md, section 1).
     pub fn websocket_unsupported() -> Self {
         Self::new(Problem::WebsocketUnsupported, "WebSocket is not served here. Use POST /v1/responses over HTTP.")
             .closing()

@@ -217,7 +217,7 @@ impl Scan {
         let model = match self.scanner.found(MODEL) {
             None => None,
             Some(found) => match &found.value {
-                // With a stored prompt the model may be left out, or null (wire.md section 8).
+                // With a stored prompt the model may be left out, or null (docs/wire.md, section 8).
                 Value::Null => None,
                 Value::String(name) if name.is_empty() => return Err(Refusal::invalid_model("is empty.")),
                 Value::String(name) if name.len() <= MAX_MODEL => {

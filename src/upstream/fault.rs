@@ -1,5 +1,5 @@
 //! Whose fault an error answer of an upstream is. What is about our credential must not reach the client: SDKs
-//! would tell it that *its* key is wrong, and such messages repeat part of ours (wire.md section 3).
+//! would tell it that *its* key is wrong, and such messages repeat part of ours (docs/wire.md, section 3).
 
 use http::StatusCode;
 

@@ -1,4 +1,4 @@
-//! What passes in headers, both ways: literal lists, everything else stays behind (rule S12, wire.md sections 3 and 4).
+//! What passes in headers, both ways: literal lists, everything else stays behind (docs/wire.md, sections 3 and 4).
 
 use http::{
     HeaderMap, HeaderName, HeaderValue,
@@ -95,7 +95,7 @@ pub fn down(upstream: HeaderMap) -> HeaderMap {
     headers
 }
 
-/// Whether a body is an event stream, by its content type (never by `Accept`, wire.md section 0.12).
+/// Whether a body is an event stream, by its content type (never by `Accept`, docs/wire.md, section 2).
 pub fn is_event_stream(headers: &HeaderMap) -> bool {
     media_type(headers).is_some_and(|media| media.eq_ignore_ascii_case("text/event-stream"))
 }

@@ -19,7 +19,8 @@ use secrecy::ExposeSecret;
 
 use crate::config;
 
-/// The paths that are ever called, below an upstream's base URL. The client's own path never goes up (rule S1).
+/// The paths that are ever called, below an upstream's base URL. The client's own path never goes up: no request
+/// can name a destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Endpoint {
     /// `POST /responses`.

@@ -30,7 +30,7 @@ impl Random {
     }
 }
 
-/// Every stream of wire.md section 2, as recorded in `tests/streams`.
+/// Every kind of stream of docs/wire.md, section 2, as recorded in `tests/streams`.
 fn recorded() -> Vec<(String, Vec<u8>)> {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/streams");
     let mut streams: Vec<_> = fs::read_dir(folder)

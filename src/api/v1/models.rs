@@ -1,5 +1,5 @@
 //! `/v1/models`: OpenAI's plain list of what this key may use. Codex asks with `?client_version=` for a catalogue of its
-//! own; the plain list is what it copes with best (wire.md section 7).
+//! own; the plain list is what it copes with best (docs/wire.md, section 7).
 
 use axum::{
     extract::{Path, Request, State},

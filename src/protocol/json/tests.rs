@@ -120,7 +120,7 @@ fn strings_that_are_no_text_are_told_apart() {
     }
 }
 
-/// One row each of wire.md's table of what parsers disagree about.
+/// One row each of the table in docs/wire.md, section 8: what parsers disagree about.
 #[test]
 fn ambiguous_texts() {
     use JsonErrorKind::*;
