@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use axum::{
     Extension,
-    extract::{Path, Request, State},
+    extract::{Path, Request, State, rejection::PathRejection},
     http::HeaderMap,
     response::{IntoResponse, Response},
 };
@@ -40,13 +40,15 @@ pub(in crate::api) async fn one(
     State(data): State<Data>,
     Extension(arrival): Extension<Arrival>,
     headers: HeaderMap,
-    Path(id): Path<String>,
+    id: Result<Path<String>, PathRejection>,
 ) -> Response {
     let tables: Arc<Tables> = data.proxy.tables();
-    match caller(&tables, &headers) {
-        Ok(caller) if may_use(&tables, &caller, &id) => json_response(&object(&id)),
-        Ok(_) => refuse(&data, &arrival, Refusal::model_not_found(&id)),
-        Err(refusal) => refuse(&data, &arrival, refusal),
+    match (caller(&tables, &headers), id) {
+        (Err(refusal), _) => refuse(&data, &arrival, refusal),
+        (Ok(caller), Ok(Path(id))) if may_use(&tables, &caller, &id) => json_response(&object(&id)),
+        (Ok(_), Ok(Path(id))) => refuse(&data, &arrival, Refusal::model_not_found(&id)),
+        // Not text once it is decoded.
+        (Ok(_), Err(_)) => refuse(&data, &arrival, Refusal::unknown_url()),
     }
 }
 
