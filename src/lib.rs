@@ -20,6 +20,7 @@
 pub mod api;
 pub mod app;
 pub mod auth;
+pub mod cli;
 pub mod config;
 pub mod domain;
 pub mod metering;
@@ -27,4 +28,5 @@ pub mod metrics;
 pub mod protocol;
 pub mod proxy;
 pub mod routing;
+pub mod simulator;
 pub mod upstream;

@@ -1,2 +1,5 @@
-//! Entry point.
-fn main() {}
+//! Arguments, configuration, gateway, exit code: see [`tidegate::cli`].
+
+fn main() -> std::process::ExitCode {
+    tidegate::cli::run()
+}

@@ -1,8 +1,8 @@
 //! The HTTP surface: takes requests apart, calls the gateway, decides nothing.
 
+mod extract;
 mod health;
 mod metrics;
-mod middleware;
 mod v1;
 
 use std::sync::Arc;
@@ -37,15 +37,14 @@ pub struct Admin {
 /// All routes of the data plane. Matched exactly, on the raw path, with and without `/v1`: users leave it out of the
 /// base URL (wire.md section 1). Nothing is ever redirected.
 pub fn data(state: Data) -> Router {
-    let api = Router::new()
+    Router::new()
         .route("/v1/responses", responses())
         .route("/responses", responses())
         .route("/v1/models", models())
         .route("/models", models())
         .route("/v1/models/{*id}", model())
         .route("/models/{*id}", model())
-        .fallback(v1::unknown_url);
-    middleware::layers(api, &state)
+        .fallback(v1::unknown_url)
         .route("/healthz", get(health::live))
         .route("/readyz", get(health::ready))
         .with_state(state)

@@ -41,9 +41,12 @@ const MAX_BUFFER: usize = 64 * 1024;
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 64 * 1024 * 1024;
 
-const TIMED_OUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\ncontent-type: application/json\r\nconnection: close\r\n\
-content-length: 141\r\n\r\n{\"error\":{\"message\":\"The head of the request did not come in time.\",\
-\"type\":\"invalid_request_error\",\"param\":null,\"code\":\"request_timeout\"}}";
+/// The head is not here, so there is no request to hand on and hyper has to be passed by. The length is the body's.
+const TIMED_OUT: &str = concat!(
+    "HTTP/1.1 408 Request Timeout\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: 138\r\n\r\n",
+    r#"{"error":{"message":"The head of the request did not come in time.","#,
+    r#""type":"invalid_request_error","param":null,"code":"request_timeout"}}"#,
+);
 
 /// What every connection of a listener shares.
 #[derive(Clone, Debug)]
@@ -130,7 +133,7 @@ async fn drive(
                 shared.metrics.connections_cut.get_or_create(&CutLabels { deadline: name }).inc();
                 match name {
                     Progress::HEAD => {
-                        let _ = write.try_write(TIMED_OUT);
+                        let _ = write.try_write(TIMED_OUT.as_bytes());
                     }
                     Progress::WRITE_STALL => {
                         departure.stalled();

@@ -1,6 +1,6 @@
 //! Logs.
 
-use std::io;
+use std::io::{self, IsTerminal};
 
 use tracing_subscriber::EnvFilter;
 
@@ -17,7 +17,9 @@ pub struct BadLevel(String, tracing_subscriber::filter::ParseError);
 /// When the level is not a filter.
 pub fn start(log: &Log) -> Result<(), BadLevel> {
     let filter = EnvFilter::try_new(&log.level).map_err(|error| BadLevel(log.level.clone(), error))?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stdout);
+    // Colours are for people: not for files, and not against NO_COLOR.
+    let colors = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stdout).with_ansi(colors);
     // A second call would be a test's; the first one stays.
     let _ = match log.format {
         LogFormat::Json => builder.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init(),

@@ -32,11 +32,8 @@ pub(super) fn run(source: &Source) -> ExitCode {
 }
 
 async fn ask(address: SocketAddr) -> reqwest::Result<reqwest::StatusCode> {
-    let client = reqwest::Client::builder()
-        .no_proxy()
-        .redirect(reqwest::redirect::Policy::none())
-        .timeout(WITHIN)
-        .build()?;
+    let client =
+        reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).timeout(WITHIN).build()?;
     Ok(client.get(format!("http://{address}/healthz")).send().await?.status())
 }
 
@@ -56,7 +53,8 @@ mod tests {
 
     #[test]
     fn everywhere_is_reached_on_loopback() {
-        for (listen, asked) in [("0.0.0.0:80", "127.0.0.1:80"), ("[::]:80", "[::1]:80"), ("10.0.0.1:80", "10.0.0.1:80")] {
+        for (listen, asked) in [("0.0.0.0:80", "127.0.0.1:80"), ("[::]:80", "[::1]:80"), ("10.0.0.1:80", "10.0.0.1:80")]
+        {
             assert_eq!(reachable(listen.parse().unwrap()), asked.parse().unwrap());
         }
     }

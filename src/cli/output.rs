@@ -22,10 +22,10 @@ pub(super) fn fail(text: impl Display) -> ExitCode {
 
 /// The configuration, or the report of its faults on standard error and the exit code for that.
 pub(super) fn load(source: &Source) -> Result<Config, ExitCode> {
-    config::load(source, &|name| std::env::var_os(name)).map_err(|report| refuse(&report))
+    config::load(source, &|name| std::env::var_os(name)).map(|loaded| loaded.config).map_err(|report| refuse(&report))
 }
 
-fn refuse(report: &Report) -> ExitCode {
+pub(super) fn refuse(report: &Report) -> ExitCode {
     let mut err = io::stderr().lock();
     let color = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let _ = writeln!(err, "{}", report.render(color));

@@ -44,8 +44,7 @@ pub(super) fn run(source: &Source) -> ExitCode {
 
 /// Starts the gateway with the world as it is.
 pub(super) fn start(config: Config) -> Result<Running, ExitCode> {
-    let world =
-        World { clock: Clock::system(), chance: Chance::system(), terminal: io::stdout().is_terminal() };
+    let world = World { clock: Clock::system(), chance: Chance::system(), terminal: io::stdout().is_terminal() };
     let running = app::start(config, world).map_err(output::fail)?;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),

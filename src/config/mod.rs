@@ -1,5 +1,94 @@
 //! Configuration: TOML text to checked, plain data. Knows no feature.
+//!
+//! The text is parsed into a tree in which everything has its place (`document`), held against the schema of the
+//! settings (`shape`), taken as plain structs (`raw`), and checked (`check`). No step stops at its first fault:
+//! all of them come back in one `Report`, each with file, line, column and a mend, and never with a secret (`mask`).
 
+mod check;
+mod document;
+mod mask;
+mod nearest;
+mod raw;
+mod report;
+mod schema;
+mod shape;
+mod summary;
 mod types;
 
+#[cfg(test)]
+mod tests;
+
+use std::{ffi::OsString, path::PathBuf};
+
+pub use report::Report;
+pub use schema::schema;
+pub use summary::summary;
 pub use types::*;
+
+use document::Document;
+
+/// What runs without a file: the same text as the page that shows every setting.
+pub const BUILT_IN: &str = include_str!("../../config/tidegate.toml");
+
+/// Exit code for a configuration that cannot be used: `EX_CONFIG` of sysexits.
+pub const EXIT_CONFIG: u8 = 78;
+
+/// Where the configuration comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A file.
+    File(PathBuf),
+    /// [`BUILT_IN`].
+    BuiltIn,
+}
+
+/// A configuration that can be used.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The configuration.
+    pub config: Config,
+    /// Where it comes from, for people.
+    pub source: String,
+}
+
+/// Reads and checks a configuration. `env` answers for the environment.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn load(source: &Source, env: &dyn Fn(&str) -> Option<OsString>) -> Result<Loaded, Report> {
+    match source {
+        Source::BuiltIn => load_text("config/tidegate.toml (built in)", BUILT_IN, env),
+        Source::File(file) => {
+            let name = file.display().to_string();
+            let bytes = std::fs::read(file).map_err(|error| {
+                let message = format!("the file cannot be read: {}: {}", name, error.kind());
+                let help =
+                    "check --config or TIDEGATE_CONFIG; without either, the built-in configuration is used".to_owned();
+                Report::new(name.clone(), String::new(), vec![report::Fault { place: None, message, help }])
+            })?;
+            let text = String::from_utf8(bytes).map_err(|error| {
+                let place = Some(error.utf8_error().valid_up_to()..error.utf8_error().valid_up_to());
+                let message = "the file is not UTF-8 from here on".to_owned();
+                let text = mask::unparsed(&String::from_utf8_lossy(error.as_bytes()));
+                Report::new(name.clone(), text, vec![report::Fault { place, message, help: "save it as UTF-8".into() }])
+            })?;
+            load_text(&name, &text, env)
+        }
+    }
+}
+
+fn load_text(name: &str, text: &str, env: &dyn Fn(&str) -> Option<OsString>) -> Result<Loaded, Report> {
+    let document = Document::parse(text).map_err(|(text, faults)| Report::new(name.to_owned(), text, faults))?;
+    let mut shape = shape::read(&document, &schema::tree());
+    let sound = shape.faults.is_empty();
+    let mut config = None;
+    if let Some(file) = shape::settings(&mut shape) {
+        let (checked, faults) = check::config(&document, file, sound, env);
+        shape.faults.extend(faults);
+        config = checked;
+    }
+    match config {
+        Some(config) if shape.faults.is_empty() => Ok(Loaded { config, source: name.to_owned() }),
+        _ => Err(Report::new(name.to_owned(), mask::parsed(&document, &shape.hidden), shape.faults)),
+    }
+}

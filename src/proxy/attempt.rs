@@ -59,7 +59,7 @@ pub(super) async fn attempt(
             return judge(tables, settlement, since, upstream, response).await;
         }
         Ok(Err(error)) => {
-            tracing::debug!(upstream = &*upstream.config.name, %error, "no answer");
+            tracing::debug!(id = %settlement.outcome().id, upstream = &*upstream.config.name, %error, "no answer");
             match error {
                 SendError::Connect(_) => Problem::UpstreamUnreachable,
                 SendError::Broken(_) => Problem::UpstreamDisconnected,

@@ -8,7 +8,7 @@ use http::{
     header::{ACCEPT_ENCODING, ALLOW, CONNECTION, CONTENT_TYPE, UPGRADE, WWW_AUTHENTICATE},
 };
 use http_body::Body;
-use serde_json::json;
+use serde::Serialize;
 
 use super::{Answer, Arrival, Proxy};
 use crate::{
@@ -56,11 +56,6 @@ impl Refusal {
     #[must_use]
     pub fn leaving(self, body: &impl Body) -> Self {
         if body.is_end_stream() { self } else { self.closing() }
-    }
-
-    /// What went wrong.
-    pub fn problem(&self) -> Problem {
-        self.problem
     }
 
     /// Nobody, or nobody we know. The key is not repeated, not even masked.
@@ -193,7 +188,8 @@ impl Refusal {
         )
     }
 
-    pub(super) fn internal() -> Self {
+    /// A fault of our own.
+    pub fn internal() -> Self {
         Self::upstream(Problem::Internal)
     }
 
@@ -211,11 +207,11 @@ impl Refusal {
 
     fn response(self, id: RequestId) -> Response<Answer> {
         let status = status(self.problem);
-        let error = json!({
-            "message": self.message, "type": kind(self.problem), "param": self.param, "code": self.problem.name(),
-        });
-        let body = Bytes::from(json!({ "error": error }).to_string());
-        let mut response = Response::new(Answer::whole(body));
+        let error =
+            Error { message: &self.message, kind: kind(self.problem), param: self.param, code: self.problem.name() };
+        // Texts and nulls: writing them down cannot fail.
+        let body = serde_json::to_vec(&Envelope { error }).unwrap_or_default();
+        let mut response = Response::new(Answer::whole(Bytes::from(body)));
         *response.status_mut() = status;
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -244,6 +240,21 @@ impl Refusal {
         sign(headers, id);
         response
     }
+}
+
+/// OpenAI's error object: all four fields, always.
+#[derive(Serialize)]
+struct Envelope<'a> {
+    error: Error<'a>,
+}
+
+#[derive(Serialize)]
+struct Error<'a> {
+    message: &'a str,
+    #[serde(rename = "type")]
+    kind: &'static str,
+    param: Option<&'static str>,
+    code: &'static str,
 }
 
 impl Proxy {

@@ -102,6 +102,7 @@ pub(super) fn relay(reply: Reply, mut settlement: Settlement) -> Response<Answer
         on_incomplete: reply.on_incomplete,
         silence: Silence::new(reply.silence),
         over: false,
+        broken: None,
     };
     // An empty body is never polled.
     if relay.source.is_end() && !relay.may_break() {
@@ -156,7 +157,7 @@ impl Body for Answer {
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Relay(relay) => relay.over,
+            Self::Relay(relay) => relay.over && relay.broken.is_none(),
             Self::Whole(body) => body.is_none(),
         }
     }
@@ -181,11 +182,17 @@ pub struct Relay {
     succeeded: bool,
     on_incomplete: OnIncomplete,
     silence: Silence,
+    /// Settled.
     over: bool,
+    /// What the next poll fails with.
+    broken: Option<Broken>,
 }
 
 impl Relay {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        if let Some(broken) = self.broken.take() {
+            return Poll::Ready(Some(Err(broken)));
+        }
         if self.over {
             return Poll::Ready(None);
         }
@@ -193,7 +200,8 @@ impl Relay {
             let polled = self.source.poll(cx);
             if polled.is_pending() {
                 ready!(self.silence.poll(cx));
-                return Poll::Ready(Some(Err(self.break_off(End::UpstreamStalled, Broken::Silent))));
+                self.settle_broken(End::UpstreamStalled);
+                return Poll::Ready(Some(Err(Broken::Silent)));
             }
             return match ready!(polled) {
                 Some(Ok(frame)) => {
@@ -207,12 +215,13 @@ impl Relay {
                     Poll::Ready(Some(Ok(Frame::data(data))))
                 }
                 Some(Err(error)) => {
-                    Poll::Ready(Some(Err(self.break_off(End::UpstreamBroken, Broken::Upstream(error)))))
+                    self.settle_broken(End::UpstreamBroken);
+                    self.break_off(Broken::Upstream(error), cx)
                 }
-                None => Poll::Ready(match self.end() {
-                    End::Incomplete if self.may_break() => Some(Err(Broken::Incomplete)),
-                    _ => None,
-                }),
+                None => match self.end() {
+                    End::Incomplete if self.may_break() => self.break_off(Broken::Incomplete, cx),
+                    _ => Poll::Ready(None),
+                },
             };
         }
     }
@@ -242,11 +251,17 @@ impl Relay {
         end
     }
 
-    fn break_off(&mut self, end: End, broken: Broken) -> Broken {
+    /// hyper drops what it holds when a body fails. At the next turn it fails: until then hyper writes out what came
+    /// before the break.
+    fn break_off(&mut self, broken: Broken, cx: &Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        self.broken = Some(broken);
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    fn settle_broken(&mut self, end: End) {
         // Clients are done at the terminal event, whatever the transfer does after it.
-        let end = self.observer.seen().terminal.map_or(end, end_of);
-        self.settle(end);
-        broken
+        self.settle(self.observer.seen().terminal.map_or(end, end_of));
     }
 
     fn settle(&mut self, end: End) {

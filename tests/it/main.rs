@@ -1,9 +1,12 @@
 //! Integration tests: a real gateway on loopback, upstreams that are scripted byte by byte, raw clients.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail as tests do")]
+#![expect(clippy::print_stderr, reason = "figures for whoever runs a test with --nocapture")]
 
 mod support;
 
 mod bodies;
 mod cancel;
+mod cli;
 mod deadlines;
 mod errors;
 mod headers;

@@ -4,21 +4,16 @@ pub(super) mod models;
 pub(super) mod responses;
 
 use axum::{
-    Extension,
     body::Body,
     extract::{Request, State},
     response::Response,
 };
 
-use super::Data;
+use super::{Data, extract::Arrived};
 use crate::proxy::{Arrival, error::Refusal};
 
 /// Whatever has no route.
-pub(super) async fn unknown_url(
-    State(data): State<Data>,
-    Extension(arrival): Extension<Arrival>,
-    request: Request,
-) -> Response {
+pub(super) async fn unknown_url(State(data): State<Data>, Arrived(arrival): Arrived, request: Request) -> Response {
     refuse(&data, &arrival, Refusal::unknown_url().leaving(request.body()))
 }
 

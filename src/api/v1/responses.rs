@@ -1,7 +1,6 @@
 //! `/v1/responses`.
 
 use axum::{
-    Extension,
     body::Body,
     extract::{Request, State},
     http::{Method, header::UPGRADE},
@@ -10,24 +9,20 @@ use axum::{
 
 use super::refuse;
 use crate::{
-    api::Data,
-    proxy::{Arrival, error::Refusal, forward::forward},
+    api::{Data, extract::Arrived},
+    proxy::{error::Refusal, forward::forward},
     upstream::Endpoint,
 };
 
 /// `POST /v1/responses`.
-pub(in crate::api) async fn create(
-    State(data): State<Data>,
-    Extension(arrival): Extension<Arrival>,
-    request: Request,
-) -> Response {
+pub(in crate::api) async fn create(State(data): State<Data>, Arrived(arrival): Arrived, request: Request) -> Response {
     forward(&data.proxy, arrival, Endpoint::CreateResponse, request).await.map(Body::new)
 }
 
 /// Anything but POST. A WebSocket upgrade gets 426, the one answer on which Codex falls back to HTTP at once.
 pub(in crate::api) async fn other_method(
     State(data): State<Data>,
-    Extension(arrival): Extension<Arrival>,
+    Arrived(arrival): Arrived,
     request: Request,
 ) -> Response {
     let upgrade = request.headers().get_all(UPGRADE).iter();

@@ -5,62 +5,24 @@
 //! recurses, and what is kept is bounded whatever the text: a split of the input never changes the result.
 
 mod error;
+mod find;
 mod nesting;
 mod number;
 mod text;
+mod value;
 mod watch;
 
 #[cfg(test)]
 mod tests;
 
-use std::ops::Range;
-
-use memchr::memchr2;
-
 pub use error::{JsonError, JsonErrorKind};
+use find::quote_or_backslash;
 use nesting::Nesting;
 use number::Number;
 use text::Text;
+pub use value::{Found, NUMBER_LIMIT, STRING_LIMIT, Value};
 use watch::Watch;
 pub use watch::{Paths, Repeats};
-
-/// Strings with more bytes than this, unescaped, are not kept. An id or a model name is far shorter.
-pub const STRING_LIMIT: usize = 512;
-
-/// Numbers with more bytes than this are not kept. Every `u64` and `f64` that a program writes is shorter.
-pub const NUMBER_LIMIT: usize = 64;
-
-/// What stands at a path.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Found {
-    /// Bytes of the value in the whole text, quotes and brackets included.
-    pub range: Range<u64>,
-    /// The value, where it is small.
-    pub value: Value,
-}
-
-/// A value at a path.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Value {
-    /// `null`
-    Null,
-    /// `true` or `false`
-    Bool(bool),
-    /// A number as it is written.
-    Number(Box<str>),
-    /// A number over [`NUMBER_LIMIT`].
-    LongNumber,
-    /// A string, unescaped.
-    String(Box<str>),
-    /// A string over [`STRING_LIMIT`]; not checked past the limit.
-    LongString,
-    /// A string that is no text: a lone surrogate, an unknown escape, a bare control character, bytes that are not UTF-8.
-    InvalidString,
-    /// An object.
-    Object,
-    /// An array.
-    Array,
-}
 
 /// What may come next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -195,19 +157,20 @@ impl Scanner {
         while let Some(&byte) = piece.get(i) {
             let at = self.base + i as u64;
             state = match state {
-                State::Skip => match memchr2(b'"', b'\\', &piece[i..]) {
+                State::Skip => match quote_or_backslash(&piece[i..]) {
                     None => {
                         i = piece.len();
                         break;
                     }
-                    Some(n) => {
-                        i += n + 1;
-                        if piece[i - 1] == b'\\' {
-                            State::SkipEscaped
-                        } else if self.is_key {
-                            State::Colon
+                    Some(run) => {
+                        i += run + 1;
+                        if piece[i - 1] == b'"' {
+                            if self.is_key { State::Colon } else { State::After }
+                        } else if i < piece.len() {
+                            i += 1;
+                            State::Skip
                         } else {
-                            State::After
+                            State::SkipEscaped
                         }
                     }
                 },
@@ -234,18 +197,8 @@ impl Scanner {
                     }
                 }
                 State::Literal => {
-                    if self.literal.0.first() != Some(&byte) {
-                        return Err((JsonErrorKind::Syntax, at));
-                    }
                     i += 1;
-                    self.literal.0 = &self.literal.0[1..];
-                    if self.literal.0.is_empty() {
-                        let value = std::mem::replace(&mut self.literal.1, Value::Null);
-                        self.scalar(self.base + i as u64, value);
-                        State::After
-                    } else {
-                        State::Literal
-                    }
+                    self.literal(byte, at)?
                 }
                 State::Number(number) => {
                     let (number, read) = number.read(&piece[i..]);
@@ -385,19 +338,28 @@ impl Scanner {
         State::After
     }
 
-    /// A number ended before `end`.
+    /// One more byte of a literal.
+    fn literal(&mut self, byte: u8, at: u64) -> Result<State, (JsonErrorKind, u64)> {
+        match self.literal.0.split_first() {
+            Some((expected, rest)) if *expected == byte => self.literal.0 = rest,
+            _ => return Err((JsonErrorKind::Syntax, at)),
+        }
+        if !self.literal.0.is_empty() {
+            return Ok(State::Literal);
+        }
+        if self.keeps_value() {
+            let value = std::mem::replace(&mut self.literal.1, Value::Null);
+            self.watch.put(self.token_at..at + 1, value);
+        }
+        Ok(State::After)
+    }
+
+    /// A number ended before `end`. Gives the path that wanted it, as a bit.
     fn number(&mut self, end: u64) -> u32 {
         if !self.keeps_value() {
             return 0;
         }
         let value = self.text.number();
         self.watch.put(self.token_at..end, value)
-    }
-
-    /// A literal ended before `end`.
-    fn scalar(&mut self, end: u64, value: Value) {
-        if self.watching() {
-            self.watch.put(self.token_at..end, value);
-        }
     }
 }

@@ -268,9 +268,7 @@ fn depth_costs_a_bit_a_level() {
     let mut text = b"{\"a\":".to_vec();
     text.resize(text.len() + levels, b'[');
     assert_eq!(refused(&text), JsonErrorKind::Truncated);
-    for _ in 0..levels {
-        text.push(b']');
-    }
+    text.resize(text.len() + levels, b']');
     text.extend_from_slice(b",\"model\":1}");
     assert_eq!(model(&text), Some(Value::Number("1".into())));
     let mut scanner = Scanner::new(&PATHS, Repeats::Refuse).max_depth(100);

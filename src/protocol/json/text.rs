@@ -1,8 +1,6 @@
 //! Reads one string (or number) into a small buffer, whatever its length and however it is cut.
 
-use memchr::memchr2;
-
-use super::{NUMBER_LIMIT, STRING_LIMIT, Value};
+use super::{NUMBER_LIMIT, STRING_LIMIT, Value, find::quote_or_backslash};
 
 /// Where in an escape we are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -49,7 +47,7 @@ impl Text {
                 continue;
             }
             let rest = &bytes[i..];
-            let run = memchr2(b'"', b'\\', rest).unwrap_or(rest.len());
+            let run = quote_or_backslash(rest).unwrap_or(rest.len());
             if run > 0 {
                 self.raw(&rest[..run]);
                 i += run;
@@ -123,7 +121,8 @@ impl Text {
         }
         if self.looks() {
             let checked = if self.check_all { run } else { &run[..run.len().min(STRING_LIMIT - self.kept.len())] };
-            self.invalid = checked.iter().any(|&byte| byte < 0x20);
+            // Without an early way out, which would be one byte at a time.
+            self.invalid = checked.iter().fold(false, |control, &byte| control | (byte < 0x20));
             self.append(run);
         }
     }

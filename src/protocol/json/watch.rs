@@ -10,8 +10,8 @@ const MAX_PATHS: usize = 32;
 /// `response.usage.output_tokens_details.reasoning_tokens` is the longest there is.
 const MAX_SEGMENTS: usize = 4;
 
-/// A name in other letters may take three bytes for one, and must still fit what is kept of a key.
-const MAX_NAME: usize = super::STRING_LIMIT / 3;
+/// Names are shorter than this. One in other letters may take three bytes for one, and still fits what is kept of a key.
+const MAX_NAME: usize = 32;
 
 /// A set of paths: each a list of object keys from the top level down.
 #[derive(Debug)]
@@ -19,26 +19,30 @@ pub struct Paths {
     paths: &'static [&'static [&'static str]],
     /// The paths that end at a level, by level.
     ends: [u32; MAX_SEGMENTS],
+    /// The paths whose name at a level has a length, by level and length: most keys are told from all of them by it.
+    by_len: [[u32; MAX_NAME]; MAX_SEGMENTS],
 }
 
 impl Paths {
-    /// Up to 32 paths, no two alike, of one to four ASCII names. Meant for a `static`: more or longer ones do not compile there.
+    /// Up to 32 paths, no two alike, of one to four short ASCII names. Meant for a `static`: more or longer ones do not compile there.
     pub const fn new(paths: &'static [&'static [&'static str]]) -> Self {
         assert!(paths.len() <= MAX_PATHS);
         let mut ends = [0; MAX_SEGMENTS];
+        let mut by_len = [[0; MAX_NAME]; MAX_SEGMENTS];
         let mut i = 0;
         while i < paths.len() {
             let path = paths[i];
             assert!(!path.is_empty() && path.len() <= MAX_SEGMENTS);
             let mut segment = 0;
             while segment < path.len() {
-                assert!(path[segment].is_ascii() && path[segment].len() <= MAX_NAME);
+                assert!(path[segment].is_ascii() && path[segment].len() < MAX_NAME);
+                by_len[segment][path[segment].len()] |= 1 << i;
                 segment += 1;
             }
             ends[path.len() - 1] |= 1 << i;
             i += 1;
         }
-        Self { paths, ends }
+        Self { paths, ends, by_len }
     }
 
     /// The names of one path.
@@ -154,7 +158,9 @@ impl Watch {
             Ok(None) | Err(()) => return Ok(()),
         };
         let mut matching = 0;
-        for path in bits(self.live[level]) {
+        let live = self.live[level];
+        let same_len = self.paths.by_len[level].get(key.len()).copied().unwrap_or_default();
+        for path in bits(if self.refuse { live } else { live & same_len }) {
             let name = self.paths.paths[path][level];
             if name == key {
                 matching |= 1 << path;

@@ -210,11 +210,6 @@ impl Client {
         self.buffer.is_empty()
     }
 
-    /// Everything that came and was not taken.
-    pub(crate) fn rest(&self) -> &[u8] {
-        &self.buffer
-    }
-
     async fn read(&mut self) -> bool {
         matches!(self.stream.read_buf(&mut self.buffer).await, Ok(n) if n > 0)
     }

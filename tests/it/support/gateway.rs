@@ -127,9 +127,14 @@ impl Gateway {
         Client::connect(self.address).await
     }
 
-    /// Asks it to end in order, and waits until it has.
+    /// Asks it to end in order.
     pub(crate) fn drain(&self) {
         self.handle.drain();
+    }
+
+    /// Ends it now.
+    pub(crate) fn stop(&self) {
+        self.handle.stop();
     }
 
     pub(crate) async fn ended(&mut self) {

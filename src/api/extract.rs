@@ -1,0 +1,22 @@
+//! What handlers take from a request.
+
+use std::convert::Infallible;
+
+use axum::{extract::FromRequestParts, http::request::Parts};
+
+use super::Data;
+use crate::{domain::departure::Departure, proxy::Arrival};
+
+/// The request's id and its connection's fate. Every handler of the API takes it, so that every request has them.
+///
+/// An extractor and not a layer: a layer would box one more future for each request.
+pub(super) struct Arrived(pub(super) Arrival);
+
+impl FromRequestParts<Data> for Arrived {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, data: &Data) -> Result<Self, Infallible> {
+        let departure = parts.extensions.remove::<Departure>().unwrap_or_default();
+        Ok(Self(data.proxy.arrival(departure)))
+    }
+}

@@ -1,0 +1,79 @@
+//! `tidegate simulate`, and the simulated providers on a thread of their own, which `demo` shares.
+
+use std::{
+    io,
+    net::SocketAddr,
+    process::ExitCode,
+    sync::mpsc,
+    thread::{self, JoinHandle},
+};
+
+use tokio::{net::TcpListener, runtime::Builder};
+use tokio_util::sync::CancellationToken;
+
+use super::output;
+use crate::simulator::{self, Options, Personality};
+
+/// Runs the simulated providers until Ctrl-C.
+pub(super) fn run(listen: SocketAddr) -> ExitCode {
+    let simulator = match Simulator::start(listen) {
+        Ok(simulator) => simulator,
+        Err(error) => return output::fail(format_args!("cannot listen on {listen}: {error}")),
+    };
+    let address = simulator.address;
+    output::print("Simulated providers; any key is good. Faults on demand: docs/simulator.md. Base URLs:");
+    for personality in Personality::ALL {
+        output::print(format_args!("    {:12} http://{address}{}", personality.name(), personality.base_path()));
+    }
+    let waited = Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .and_then(|runtime| runtime.block_on(tokio::signal::ctrl_c()));
+    drop(simulator);
+    match waited {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => output::fail(error),
+    }
+}
+
+/// The simulated providers, until this is dropped.
+pub(super) struct Simulator {
+    /// Where they listen.
+    pub(super) address: SocketAddr,
+    stop: CancellationToken,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Simulator {
+    /// Starts them.
+    pub(super) fn start(listen: SocketAddr) -> io::Result<Self> {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let stop = CancellationToken::new();
+        let stopping = stop.clone();
+        let (tell, told) = mpsc::channel();
+        let thread = thread::Builder::new().name("simulator".into()).spawn(move || {
+            runtime.block_on(async move {
+                match TcpListener::bind(listen).await {
+                    Ok(listener) => {
+                        let _ = tell.send(listener.local_addr());
+                        simulator::serve(listener, Options::default(), stopping).await;
+                    }
+                    Err(error) => {
+                        let _ = tell.send(Err(error));
+                    }
+                }
+            });
+        })?;
+        let address = told.recv().map_err(io::Error::other)??;
+        Ok(Self { address, stop, thread: Some(thread) })
+    }
+}
+
+impl Drop for Simulator {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! `[[keys]]`: keys of clients.
+
+use std::sync::Arc;
+
+use data_encoding::HEXLOWER_PERMISSIVE;
+use secrecy::ExposeSecret;
+
+use super::{
+    Check,
+    model::Askable,
+    secret::{Found, Reference, digest},
+    upstream::Upstreams,
+};
+use crate::config::{document::Path, raw, types::Key};
+
+/// Shorter ones can be guessed: nothing slows a guesser down but the network.
+const SHORTEST: usize = 16;
+
+/// What stands in examples, and gets into production from there. Compared without regard to letter case.
+const WELL_KNOWN: [&str; 12] = [
+    "change-me-please",
+    "changemechangeme",
+    "passwordpassword",
+    "sk-1234567890abcdef",
+    "sk-your-api-key",
+    "sk-your-api-key-here",
+    "sk-your-key-here",
+    "your-api-key-here",
+    "your_api_key_here",
+    "your-secret-key",
+    "your-secret-key-here",
+    "0123456789abcdef",
+];
+
+const FRESH: &str = "make a fresh one, for example with `openssl rand -hex 32`";
+
+impl Check<'_> {
+    pub(super) fn keys(&mut self, raw: Vec<raw::Key>, upstreams: &Upstreams, askable: &Askable) -> Vec<Key> {
+        let mut keys: Vec<Key> = Vec::new();
+        let mut names: Vec<String> = Vec::new();
+        for (i, mut raw) in raw.into_iter().enumerate() {
+            let path = Path::default().key("keys").index(i);
+            if let Some(name) = raw.name.take() {
+                if self.name(&name, &[], &path.key("name")) && names.contains(&name) {
+                    self.fault(&path.key("name"), "another key has this name", "give each key a name of its own");
+                }
+                names.push(name);
+            }
+            let name = names.last().map(String::as_str).unwrap_or_default();
+            let models = raw.models.take().map(|models| self.key_models(models, askable, &path.key("models")));
+            let allowed =
+                raw.upstreams.take().map(|names| self.key_upstreams(&names, upstreams, &path.key("upstreams")));
+            let Some(sha256) = self.key_digest(raw, &path) else { continue };
+            if let Some(same) = keys.iter().find(|key| key.sha256 == sha256) {
+                let message = format!("this key has the secret of the key `{}`", same.name);
+                self.fault(&path, message, "give each key a secret of its own: it says who calls");
+            }
+            if upstreams.secrets.contains(&sha256) {
+                let message = "this key has the secret of an upstream's credential";
+                self.fault(&path, message, format!("clients must never hold what a provider bills: {FRESH}"));
+            }
+            keys.push(Key { name: name.into(), sha256, models, upstreams: allowed });
+        }
+        keys
+    }
+
+    fn key_digest(&mut self, raw: raw::Key, path: &Path) -> Option<[u8; 32]> {
+        match (raw.secret, raw.sha256) {
+            (Some(secret), None) => {
+                let path = path.key("secret");
+                let reference =
+                    Reference { env: secret.env.as_deref(), file: secret.file.as_deref(), optional: secret.optional };
+                let Found::Secret(secret) = self.secret(&reference, &path) else { return None };
+                let secret = secret.expose_secret();
+                if secret.len() < SHORTEST {
+                    self.fault(&path, format!("the secret has fewer than {SHORTEST} characters"), FRESH);
+                } else if is_well_known(secret) {
+                    self.fault(&path, "the secret is one that everybody knows", FRESH);
+                }
+                Some(digest(secret.as_bytes()))
+            }
+            (None, Some(hex)) => {
+                let sha256 =
+                    HEXLOWER_PERMISSIVE.decode(hex.as_bytes()).ok().and_then(|bytes| <[u8; 32]>::try_from(bytes).ok());
+                let path = path.key("sha256");
+                match sha256 {
+                    None => self.fault(
+                        &path,
+                        "`sha256` is not 64 hex digits",
+                        "write what `printf %s \"$KEY\" | sha256sum` prints",
+                    ),
+                    Some(sha256)
+                        if std::iter::once("").chain(WELL_KNOWN).any(|known| digest(known.as_bytes()) == sha256) =>
+                    {
+                        self.fault(&path, "`sha256` is of an empty secret, or one that everybody knows", FRESH);
+                    }
+                    Some(_) => {}
+                }
+                sha256
+            }
+            (both, _) => {
+                // One that was written but has the wrong shape was reported already.
+                if self.sound || both.is_some() {
+                    let message = if both.is_some() {
+                        "`secret` and `sha256` are both here"
+                    } else {
+                        "`secret` or `sha256` is missing"
+                    };
+                    self.fault(path, message, "write one of them, such as `secret = { env = \"TEAM_A_KEY\" }`");
+                }
+                None
+            }
+        }
+    }
+
+    fn key_models(&mut self, patterns: Vec<String>, askable: &Askable, path: &Path) -> Vec<Arc<str>> {
+        if patterns.is_empty() {
+            self.fault(path, "`models` is empty: the key could ask for nothing", "leave it out to allow all models");
+        }
+        for (i, pattern) in patterns.iter().enumerate() {
+            let path = path.index(i);
+            if self.pattern(pattern, &path) && !askable.meets(pattern) {
+                let help = match askable.nearest(pattern) {
+                    Some(near) => format!("did you mean `{near}`?"),
+                    None => "name a model of [[models]], or write `upstream/model`, or a beginning and `*`".to_owned(),
+                };
+                self.fault(&path, "this matches no model", help);
+            }
+        }
+        patterns.into_iter().map(Into::into).collect()
+    }
+
+    fn key_upstreams(&mut self, names: &[String], upstreams: &Upstreams, path: &Path) -> Vec<usize> {
+        if names.is_empty() {
+            self.fault(path, "`upstreams` is empty: the key could use nothing", "leave it out to allow all upstreams");
+        }
+        names.iter().enumerate().filter_map(|(i, name)| self.upstream_index(upstreams, name, &path.index(i))).collect()
+    }
+}
+
+fn is_well_known(secret: &str) -> bool {
+    let secret = secret.to_ascii_lowercase();
+    let bare = secret.strip_prefix("sk-").unwrap_or(&secret);
+    WELL_KNOWN.contains(&secret.as_str()) || bare.bytes().all(|b| bare.as_bytes().first() == Some(&b))
+}

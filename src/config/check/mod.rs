@@ -1,0 +1,83 @@
+//! From settings of sound shape to checked configuration. Every check goes on after a fault, so that all are found.
+
+mod key;
+mod model;
+mod secret;
+mod server;
+mod upstream;
+mod url;
+
+use std::ffi::OsString;
+
+use super::{
+    document::{Document, Path},
+    raw,
+    report::Fault,
+    types::Config,
+};
+
+/// Checks the settings. The configuration holds stand-ins where there were faults: it is good only if there are none,
+/// neither here nor in the shape (`sound`).
+pub(super) fn config(
+    document: &Document<'_>,
+    file: raw::File,
+    sound: bool,
+    env: &dyn Fn(&str) -> Option<OsString>,
+) -> (Option<Config>, Vec<Fault>) {
+    let mut check = Check { document, sound, env, faults: Vec::new() };
+    let server = check.server(file.server);
+    let log = check.log(file.log);
+    let upstreams = check.upstreams(file.upstreams);
+    let (models, askable) = check.models(file.models, &upstreams);
+    let keys = check.keys(file.keys, &upstreams, &askable);
+    let default_upstream = file.routing.default_upstream.and_then(|name| {
+        check.upstream_index(&upstreams, &name, &Path::default().key("routing").key("default_upstream"))
+    });
+    let config = server.map(|server| Config {
+        server,
+        timeouts: server::timeouts(&file.timeouts),
+        log,
+        upstreams: upstreams.live,
+        idle: upstreams.idle,
+        models,
+        keys,
+        default_upstream,
+    });
+    (config, check.faults)
+}
+
+struct Check<'a> {
+    document: &'a Document<'a>,
+    /// Whether nothing was left out of the settings because of its shape: otherwise nobody can say that a name is missing.
+    sound: bool,
+    env: &'a dyn Fn(&str) -> Option<OsString>,
+    faults: Vec<Fault>,
+}
+
+impl Check<'_> {
+    /// A fault of the setting at the end of the path.
+    fn fault(&mut self, path: &Path, message: impl Into<String>, help: impl Into<String>) {
+        let place = self.document.place(path);
+        self.faults.push(Fault { place, message: message.into(), help: help.into() });
+    }
+
+    /// A fault that is not in the file.
+    fn fault_outside(&mut self, message: impl Into<String>, help: impl Into<String>) {
+        self.faults.push(Fault { place: None, message: message.into(), help: help.into() });
+    }
+
+    /// A name that logs, metrics and requests can carry as it is.
+    fn name(&mut self, name: &str, forbidden: &[char], path: &Path) -> bool {
+        let odd = |c: char| c.is_whitespace() || c.is_control() || forbidden.contains(&c);
+        if !name.is_empty() && !name.contains(odd) {
+            return true;
+        }
+        if name.is_empty() {
+            self.fault(path, "this name is empty", "write a name, such as \"team-a\"");
+        } else {
+            let also: String = forbidden.iter().map(|c| format!(", no `{c}`")).collect();
+            self.fault(path, "this name holds what no name may", format!("use no white space{also}"));
+        }
+        false
+    }
+}

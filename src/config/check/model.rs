@@ -1,0 +1,119 @@
+//! `[[models]]`: names that clients ask for, and where they lead.
+
+use super::{Check, upstream::Upstreams};
+use crate::config::{
+    document::Path,
+    nearest::nearest,
+    raw,
+    types::{Model, Target},
+};
+
+/// Every name that a client could ask for.
+pub(super) struct Askable {
+    names: Vec<String>,
+    /// Beginnings after which anything may follow: of wildcards, and `upstream/`.
+    beginnings: Vec<String>,
+    /// Whether this is all that was meant.
+    complete: bool,
+}
+
+impl Askable {
+    /// Whether there is a name that the pattern matches.
+    pub(super) fn meets(&self, pattern: &str) -> bool {
+        let beginnings = || self.beginnings.iter().map(String::as_str);
+        !self.complete
+            || match pattern.strip_suffix('*') {
+                None => {
+                    self.names.iter().any(|name| name == pattern)
+                        || beginnings().any(|start| pattern.starts_with(start))
+                }
+                Some(rest) => {
+                    self.names.iter().any(|name| name.starts_with(rest))
+                        || beginnings().any(|start| start.starts_with(rest) || rest.starts_with(start))
+                }
+            }
+    }
+
+    /// The name that was perhaps meant.
+    pub(super) fn nearest(&self, pattern: &str) -> Option<&str> {
+        nearest(pattern, self.names.iter().map(String::as_str))
+    }
+}
+
+impl Check<'_> {
+    pub(super) fn models(&mut self, raw: Vec<raw::Model>, upstreams: &Upstreams) -> (Vec<Model>, Askable) {
+        let mut askable = Askable {
+            names: Vec::new(),
+            beginnings: upstreams.names.keys().map(|name| format!("{name}/")).collect(),
+            complete: self.sound,
+        };
+        let mut models = Vec::new();
+        let mut seen: Vec<String> = Vec::new();
+        for (i, model) in raw.into_iter().enumerate() {
+            let path = Path::default().key("models").index(i);
+            let targets = self.targets(model.targets, upstreams, &path.key("targets"));
+            // Missing only if that was reported.
+            let Some(name) = model.name else { continue };
+            if seen.contains(&name) {
+                self.fault(
+                    &path.key("name"),
+                    "another model has this name",
+                    "put all its targets into one [[models]] block",
+                );
+            } else {
+                self.pattern(&name, &path.key("name"));
+            }
+            if !targets.is_empty() {
+                models.push(Model { name: name.as_str().into(), targets });
+            }
+            match name.strip_suffix('*') {
+                Some(start) => askable.beginnings.push(start.to_owned()),
+                None => askable.names.push(name.clone()),
+            }
+            seen.push(name);
+        }
+        (models, askable)
+    }
+
+    /// A name, or the beginning of names and `*`.
+    pub(super) fn pattern(&mut self, text: &str, path: &Path) -> bool {
+        if text.strip_suffix('*').unwrap_or(text).contains('*') {
+            self.fault(
+                path,
+                "`*` stands in the middle of a name",
+                "it may stand at the end only: \"gpt-*\", or \"*\" for all",
+            );
+            return false;
+        }
+        self.name(text, &[], path)
+    }
+
+    fn targets(&mut self, raw: Option<Vec<raw::Target>>, upstreams: &Upstreams, path: &Path) -> Vec<Target> {
+        let Some(raw) = raw else { return Vec::new() };
+        if raw.is_empty() {
+            self.fault(
+                path,
+                "`targets` is empty",
+                "name at least one upstream: `targets = [{ upstream = \"dmxapi\" }]`",
+            );
+        }
+        let mut targets = Vec::new();
+        for (i, target) in raw.into_iter().enumerate() {
+            let path = path.index(i);
+            if target.model.as_deref().is_some_and(|name| name.contains('*')) {
+                self.fault(
+                    &path.key("model"),
+                    "`model` of a target holds a `*`",
+                    "leave it out to keep the name the client asked for",
+                );
+            } else if let Some(name) = &target.model {
+                self.name(name, &[], &path.key("model"));
+            }
+            let Some(upstream) = target.upstream else { continue };
+            if let Some(upstream) = self.upstream_index(upstreams, &upstream, &path.key("upstream")) {
+                targets.push(Target { upstream, model: target.model.map(Into::into) });
+            }
+        }
+        targets
+    }
+}

@@ -1,0 +1,134 @@
+//! Secrets: where they are said to be, and whether they can be what they are meant for.
+
+use std::path::Path as FilePath;
+
+use secrecy::SecretString;
+use sha2::{Digest, Sha256};
+
+use super::Check;
+use crate::config::{document::Path, mask::is_variable};
+
+/// Where a secret is said to be: `{ env = … }` or `{ file = … }`.
+pub(super) struct Reference<'a> {
+    pub(super) env: Option<&'a str>,
+    pub(super) file: Option<&'a str>,
+    pub(super) optional: bool,
+}
+
+/// What a look there found.
+pub(super) enum Found {
+    Secret(SecretString),
+    /// Not there, as it may be.
+    Unset,
+    /// Reported.
+    Faulty,
+}
+
+impl Reference<'_> {
+    /// The name that it has if it is given none: that of its variable or file.
+    pub(super) fn own_name(&self) -> String {
+        let stem = || {
+            self.file.and_then(|file| FilePath::new(file).file_stem()).map(|stem| stem.to_string_lossy().into_owned())
+        };
+        self.env.map(str::to_owned).or_else(stem).unwrap_or_default()
+    }
+
+    /// What has to be set for it to be there.
+    pub(super) fn wanted(&self) -> String {
+        self.env.or(self.file).unwrap_or_default().to_owned()
+    }
+}
+
+/// SHA-256 of a secret: how secrets are compared.
+pub(super) fn digest(secret: &[u8]) -> [u8; 32] {
+    Sha256::digest(secret).into()
+}
+
+impl Check<'_> {
+    /// Looks for a secret. `path` leads to its table.
+    pub(super) fn secret(&mut self, reference: &Reference<'_>, path: &Path) -> Found {
+        let (text, path) = match (reference.env, reference.file) {
+            (Some(name), None) => (self.read_env(name, reference.optional, &path.key("env")), path.key("env")),
+            (None, Some(file)) => (self.read_file(file, reference.optional, &path.key("file")), path.key("file")),
+            (both, _) => {
+                let message =
+                    if both.is_some() { "`env` and `file` are both here" } else { "`env` or `file` is missing" };
+                self.fault(
+                    path,
+                    message,
+                    "write one of them: `{ env = \"TEAM_A_KEY\" }` or `{ file = \"/run/secrets/team-a\" }`",
+                );
+                return Found::Faulty;
+            }
+        };
+        match text {
+            Ok(Some(text)) => self.usable(text, reference, &path),
+            Ok(None) => Found::Unset,
+            Err(()) => Found::Faulty,
+        }
+    }
+
+    fn read_env(&mut self, name: &str, optional: bool, path: &Path) -> Result<Option<String>, ()> {
+        if !is_variable(name) {
+            self.fault(
+                path,
+                "`env` is not the name of a variable",
+                "write upper-case letters, digits and `_`, such as \"TEAM_A_KEY\"; if this is the secret itself, put it into \
+                 such a variable",
+            );
+            return Err(());
+        }
+        match (self.env)(name).map(std::ffi::OsString::into_string) {
+            Some(Ok(text)) => Ok(Some(text)),
+            None if optional => Ok(None),
+            None => {
+                let help = format!("set {name}, or add `optional = true` if it may be missing");
+                self.fault(path, format!("the variable {name} is not set"), help);
+                Err(())
+            }
+            Some(Err(_)) => {
+                self.fault(path, format!("the variable {name} holds what no secret may"), VISIBLE);
+                Err(())
+            }
+        }
+    }
+
+    fn read_file(&mut self, file: &str, optional: bool, path: &Path) -> Result<Option<String>, ()> {
+        match std::fs::read(file).map(String::from_utf8) {
+            Ok(Ok(mut text)) => {
+                text.truncate(text.trim_end_matches(['\n', '\r']).len());
+                Ok(Some(text))
+            }
+            Ok(Err(_)) => {
+                self.fault(path, "the file holds what no secret may", VISIBLE);
+                Err(())
+            }
+            Err(error) if optional && error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => {
+                let help = "check the path and who may read it, or add `optional = true` if it may be missing";
+                self.fault(path, format!("the file cannot be read: {}", error.kind()), help);
+                Err(())
+            }
+        }
+    }
+
+    /// A secret is sent in a header: an empty one would send none, and one with white space is mostly two.
+    fn usable(&mut self, text: String, reference: &Reference<'_>, path: &Path) -> Found {
+        let owner = reference.env.map_or_else(|| "the file".to_owned(), |name| format!("the variable {name}"));
+        if text.is_empty() {
+            self.fault(
+                path,
+                format!("{owner} is empty"),
+                "put the secret there, or remove it altogether: empty is never meant",
+            );
+            return Found::Faulty;
+        }
+        if !text.bytes().all(|b| b.is_ascii_graphic()) {
+            self.fault(path, format!("{owner} holds what no secret may"), VISIBLE);
+            return Found::Faulty;
+        }
+        Found::Secret(text.into())
+    }
+}
+
+const VISIBLE: &str = "a secret is visible ASCII without white space: look for a stray space, quote or line break";

@@ -1,0 +1,138 @@
+//! `[server]`, `[timeouts]`, `[log]`.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use tracing_subscriber::EnvFilter;
+
+use super::Check;
+use crate::config::{
+    document::Path,
+    nearest::nearest,
+    raw,
+    types::{Log, LogFormat, Server, Timeouts},
+};
+
+const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+const ADDRESS: &str = "write an IP address and a port, such as \"127.0.0.1:8080\" or \"[::]:8080\"";
+
+impl Check<'_> {
+    /// The server's settings; none if an address is no address.
+    pub(super) fn server(&mut self, raw: raw::Server) -> Option<Server> {
+        let listen = match (self.env)("TIDEGATE_LISTEN") {
+            None => self.address("listen", &raw.listen),
+            Some(text) => {
+                let address = text.to_str().and_then(|text| text.parse().ok());
+                if address.is_none() {
+                    self.fault_outside("the variable TIDEGATE_LISTEN is not an address and a port", ADDRESS);
+                }
+                address
+            }
+        };
+        let admin_listen = self.address("admin_listen", &raw.admin_listen);
+        let metrics_listen = raw.metrics_listen.as_deref().map(|text| self.address("metrics_listen", text));
+        self.apart([("listen", listen), ("admin_listen", admin_listen), ("metrics_listen", metrics_listen.flatten())]);
+        Some(Server {
+            data_dir: self.data_dir(&raw.data_dir),
+            workers: match raw.workers {
+                0 => std::thread::available_parallelism().map_or(1, usize::from),
+                workers => workers,
+            },
+            max_connections: raw.max_connections,
+            max_body_bytes: raw.max_body_mib << 20,
+            listen: listen?,
+            admin_listen: admin_listen?,
+            metrics_listen: metrics_listen.flatten(),
+        })
+    }
+
+    fn data_dir(&mut self, written: &str) -> PathBuf {
+        let Some(folder) = (self.env)("TIDEGATE_DATA_DIR") else {
+            if written.is_empty() {
+                let path = Path::default().key("server").key("data_dir");
+                self.fault(&path, "`data_dir` is empty", "name a folder, such as \"data\"");
+            }
+            return written.into();
+        };
+        if folder.is_empty() {
+            let help = "unset it, or let it name a folder";
+            self.fault_outside("the variable TIDEGATE_DATA_DIR is empty", help);
+        }
+        folder.into()
+    }
+
+    fn address(&mut self, setting: &str, text: &str) -> Option<SocketAddr> {
+        let address = text.parse().ok();
+        if address.is_none() {
+            let path = Path::default().key("server").key(setting);
+            self.fault(&path, format!("`{setting}` is not an address and a port"), ADDRESS);
+        }
+        address
+    }
+
+    /// Two listeners on one port: with `SO_REUSEPORT` the kernel would let them share it and mix up their clients.
+    fn apart(&mut self, listeners: [(&str, Option<SocketAddr>); 3]) {
+        for (i, (name, address)) in listeners.iter().enumerate() {
+            for (other, taken) in &listeners[..i] {
+                let (Some(address), Some(taken)) = (address, taken) else { continue };
+                if meet(*address, *taken) {
+                    let path = Path::default().key("server").key(name);
+                    let from = if (self.env)("TIDEGATE_LISTEN").is_some() && *other == "listen" {
+                        " (which TIDEGATE_LISTEN sets)"
+                    } else {
+                        ""
+                    };
+                    self.fault(
+                        &path,
+                        format!("`{name}` takes port {}, and so does `{other}`{from}", address.port()),
+                        "give each listener a port of its own",
+                    );
+                }
+            }
+        }
+    }
+
+    pub(super) fn log(&mut self, raw: raw::Log) -> Log {
+        let path = Path::default().key("log").key("level");
+        for part in raw.level.split(',').map(str::trim) {
+            // A bare word that is no level would be taken for a module, and nothing would be logged.
+            let level = part.rsplit_once('=').map_or(part, |(_, level)| level);
+            if !LEVELS.contains(&level.to_ascii_lowercase().as_str()) {
+                let near = nearest(level, LEVELS).map_or_else(String::new, |near| format!("did you mean `{near}`? "));
+                let help = format!("{near}levels are {}; by module: `warn,tidegate=debug`", LEVELS.join(", "));
+                self.fault(&path, "`level` names no level", help);
+                return Log { format: LogFormat::Json, level: String::new() };
+            }
+        }
+        if EnvFilter::try_new(&raw.level).is_err() {
+            self.fault(&path, "`level` is not a filter", "write a level, or by module: `warn,tidegate=debug`");
+        }
+        let format = match raw.format {
+            raw::LogFormat::Json => LogFormat::Json,
+            raw::LogFormat::Text => LogFormat::Text,
+        };
+        Log { format, level: raw.level }
+    }
+}
+
+/// Whether a connection to one could reach the other. `[::]` takes IPv4 too, where the system is not told otherwise.
+fn meet(a: SocketAddr, b: SocketAddr) -> bool {
+    let all = |x: SocketAddr, y: SocketAddr| x.ip().is_unspecified() && (x.is_ipv6() || y.is_ipv4());
+    a.port() != 0 && a.port() == b.port() && (a.ip() == b.ip() || all(a, b) || all(b, a))
+}
+
+pub(super) fn timeouts(raw: &raw::Timeouts) -> Timeouts {
+    Timeouts {
+        first_byte: Duration::from_secs(raw.first_byte_s),
+        head: Duration::from_secs(raw.head_s),
+        keep_alive_idle: Duration::from_secs(raw.keep_alive_idle_s),
+        body_idle: Duration::from_secs(raw.body_idle_s),
+        body_total: Duration::from_secs(raw.body_total_s),
+        body_min_rate: raw.body_min_bytes_per_s,
+        write_stall: Duration::from_secs(raw.write_stall_s),
+        drain: Duration::from_secs(raw.drain_s),
+        upstream_connect: Duration::from_secs(raw.upstream_connect_s),
+        upstream_head: Duration::from_secs(raw.upstream_head_s),
+        upstream_silence: Duration::from_secs(raw.upstream_silence_s),
+        upstream_pool_idle: Duration::from_secs(raw.upstream_pool_idle_s),
+    }
+}

@@ -1,0 +1,269 @@
+//! `[[upstreams]]`.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use rustls_pki_types::{CertificateDer, pem::PemObject};
+use secrecy::ExposeSecret;
+
+use super::{
+    Check,
+    secret::{Found, Reference, digest},
+    url,
+};
+use crate::config::{
+    document::Path,
+    nearest::nearest,
+    raw,
+    types::{Credential, ErrorRule, Fault, IdleUpstream, OnIncomplete, Upstream},
+};
+
+/// Headers that belong to the connection, the body, or the credential: setting one would break what we promise.
+const NOT_OURS: [&str; 15] = [
+    "accept-encoding",
+    "authorization",
+    "connection",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "expect",
+    "host",
+    "keep-alive",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
+/// The upstreams of the file.
+pub(super) struct Upstreams {
+    pub(super) live: Vec<Upstream>,
+    pub(super) idle: Vec<IdleUpstream>,
+    /// Every name, with its place in `live`.
+    pub(super) names: BTreeMap<String, Option<usize>>,
+    /// Digests of all credentials.
+    pub(super) secrets: Vec<[u8; 32]>,
+    /// Whether `names` holds all that were meant.
+    complete: bool,
+}
+
+impl Check<'_> {
+    pub(super) fn upstreams(&mut self, raw: Vec<raw::Upstream>) -> Upstreams {
+        let faults = self.faults.len();
+        let mut all = Upstreams {
+            live: Vec::new(),
+            idle: Vec::new(),
+            names: BTreeMap::new(),
+            secrets: Vec::new(),
+            complete: self.sound || (!raw.is_empty() && raw.iter().all(|upstream| upstream.name.is_some())),
+        };
+        let none_written = raw.is_empty();
+        for (i, raw) in raw.into_iter().enumerate() {
+            self.upstream(raw, &Path::default().key("upstreams").index(i), &mut all);
+        }
+        if all.live.is_empty() && self.sound && self.faults.len() == faults {
+            if none_written {
+                let help = "add an [[upstreams]] block (config/minimal.toml is the smallest file), or look around with `tidegate demo`";
+                self.fault_outside("no upstream is configured", help);
+            } else {
+                let variables: Vec<_> =
+                    all.idle.iter().flat_map(|idle| idle.variables.iter().map(String::as_str)).collect();
+                let help = format!("set one or more of {}, or look around with `tidegate demo`", variables.join(", "));
+                self.fault_outside("no upstream is left: none of them has a credential", help);
+            }
+        }
+        all
+    }
+
+    /// Index of a live upstream by name; none also if it is idle, or unknown, which is a fault.
+    pub(super) fn upstream_index(&mut self, all: &Upstreams, name: &str, path: &Path) -> Option<usize> {
+        if let Some(index) = all.names.get(name) {
+            return *index;
+        }
+        if all.complete {
+            let names = all.names.keys().map(String::as_str);
+            let help = match nearest(name, names.clone()) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => format!("upstreams are {}", names.collect::<Vec<_>>().join(", ")),
+            };
+            self.fault(path, "no upstream has this name", help);
+        }
+        None
+    }
+
+    fn upstream(&mut self, raw: raw::Upstream, path: &Path, all: &mut Upstreams) {
+        let name: Arc<str> = raw.name.as_deref().unwrap_or_default().into();
+        if raw.name.is_some() && self.name(&name, &['/', '*'], &path.key("name")) && all.names.contains_key(&*name) {
+            self.fault(&path.key("name"), "another upstream has this name", "give each upstream a name of its own");
+        }
+        let base_url = raw.base_url.and_then(|text| self.url(&path.key("base_url"), url::base(&text, raw.insecure)));
+        let proxy = raw.proxy.and_then(|text| self.url(&path.key("proxy"), url::proxy(&text)));
+        let auth_header = self.auth_header(&raw.auth_header, &path.key("auth_header"));
+        let headers = self.headers(&raw.headers, &auth_header, &path.key("headers"));
+        let ca_pem = raw.ca_file.and_then(|file| self.ca_file(&file, &path.key("ca_file")));
+        let error_rules = self.error_rules(raw.error_rules, &path.key("error_rules"));
+        let wants_credentials = raw.credentials.is_some();
+        let (credentials, unset) = self.credentials(raw.credentials, &path.key("credentials"));
+        all.secrets.extend(credentials.iter().map(|one| digest(one.secret.expose_secret().as_bytes())));
+        let is_idle = wants_credentials && credentials.is_empty();
+        let index = (!is_idle).then_some(all.live.len());
+        all.names.entry(name.to_string()).or_insert(index);
+        if is_idle {
+            all.idle.push(IdleUpstream { name, variables: unset });
+            return;
+        }
+        all.live.push(Upstream {
+            name,
+            base_url: base_url.unwrap_or_default(),
+            credentials,
+            auth_header,
+            headers,
+            ca_pem,
+            proxy,
+            max_body_bytes: raw.max_body_mib.map(|mib| mib << 20),
+            on_incomplete: match raw.on_incomplete {
+                raw::OnIncomplete::Pass => OnIncomplete::Pass,
+                raw::OnIncomplete::Break => OnIncomplete::Break,
+            },
+            codex_headers: raw.codex_headers,
+            organization_headers: raw.organization_headers,
+            trace_headers: raw.trace_headers,
+            max_idle_connections: raw.max_idle_connections,
+            error_rules,
+        });
+    }
+
+    fn url(&mut self, path: &Path, url: Result<http::Uri, url::Wrong>) -> Option<http::Uri> {
+        url.map_err(|(message, help)| {
+            let setting = path.name().unwrap_or_default();
+            self.fault(path, format!("`{setting}` {message}"), help);
+        })
+        .ok()
+    }
+
+    fn auth_header(&mut self, text: &str, path: &Path) -> HeaderName {
+        match text.parse::<HeaderName>() {
+            Ok(name) if name == http::header::AUTHORIZATION || !NOT_OURS.contains(&name.as_str()) => return name,
+            Ok(_) => self.fault(
+                path,
+                "`auth_header` has another meaning",
+                "use \"authorization\" or, for example, \"api-key\"",
+            ),
+            Err(_) => self.fault(
+                path,
+                "`auth_header` is not a header name",
+                "use \"authorization\" or, for example, \"api-key\"",
+            ),
+        }
+        http::header::AUTHORIZATION
+    }
+
+    fn headers(&mut self, raw: &BTreeMap<String, String>, auth_header: &HeaderName, path: &Path) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in raw {
+            let path = path.key(name);
+            let Ok(name) = name.parse::<HeaderName>() else {
+                self.fault(&path, "this is not a header name", "header names hold letters, digits and `-`");
+                continue;
+            };
+            if NOT_OURS.contains(&name.as_str()) || name == *auth_header {
+                let help = "remove it: Tidegate sets it for each request (the credential belongs in `credentials`)";
+                self.fault(&path, format!("the header `{name}` cannot be set here"), help);
+                continue;
+            }
+            let Ok(mut value) = HeaderValue::from_str(value) else {
+                self.fault(
+                    &path,
+                    format!("the value of `{name}` cannot be sent"),
+                    "header values are one line of visible ASCII",
+                );
+                continue;
+            };
+            // It may well be a secret: it must not show when headers are printed.
+            value.set_sensitive(true);
+            if headers.insert(&name, value).is_some() {
+                self.fault(
+                    &path,
+                    format!("the header `{name}` is set twice"),
+                    "header names do not differ by letter case",
+                );
+            }
+        }
+        headers
+    }
+
+    fn ca_file(&mut self, file: &str, path: &Path) -> Option<Arc<[u8]>> {
+        let pem = match std::fs::read(file) {
+            Ok(pem) => pem,
+            Err(error) => {
+                self.fault(
+                    path,
+                    format!("`ca_file` cannot be read: {}", error.kind()),
+                    "check the path and who may read it",
+                );
+                return None;
+            }
+        };
+        let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+        if certificates.is_ok_and(|certificates| !certificates.is_empty()) {
+            return Some(pem.into());
+        }
+        self.fault(path, "`ca_file` holds no certificates", "it must be PEM text: -----BEGIN CERTIFICATE----- …");
+        None
+    }
+
+    fn error_rules(&mut self, raw: Vec<raw::ErrorRule>, path: &Path) -> Vec<ErrorRule> {
+        let mut rules = Vec::new();
+        for (i, rule) in raw.into_iter().enumerate() {
+            if rule.code.as_deref() == Some("") {
+                self.fault(&path.index(i).key("code"), "`code` is empty", "leave it out if any code is meant");
+            }
+            // Either of them is missing only if that was reported.
+            if let (Some(status), Some(fault)) = (rule.status, rule.fault) {
+                let fault = match fault {
+                    raw::Fault::Credential => Fault::Credential,
+                    raw::Fault::Request => Fault::Request,
+                };
+                rules.push(ErrorRule { status, code: rule.code, fault });
+            }
+        }
+        rules
+    }
+
+    /// The credentials that are there, and what would have to be set for the others.
+    fn credentials(&mut self, raw: Option<Vec<raw::Credential>>, path: &Path) -> (Vec<Credential>, Vec<String>) {
+        let (mut found, mut unset) = (Vec::new(), Vec::new());
+        let Some(raw) = raw else { return (found, unset) };
+        if raw.is_empty() {
+            self.fault(path, "`credentials` is empty", "leave it out if the upstream wants none");
+        }
+        let mut names: Vec<String> = Vec::new();
+        for (i, raw) in raw.into_iter().enumerate() {
+            let path = path.index(i);
+            let reference = Reference { env: raw.env.as_deref(), file: raw.file.as_deref(), optional: raw.optional };
+            let secret = self.secret(&reference, &path);
+            for (setting, name) in [("name", &raw.name), ("account", &raw.account)] {
+                if let Some(name) = name {
+                    self.name(name, &[], &path.key(setting));
+                }
+            }
+            let name = raw.name.clone().unwrap_or_else(|| reference.own_name());
+            if names.contains(&name) && !matches!(secret, Found::Faulty) {
+                let place = if raw.name.is_some() { path.key("name") } else { path.clone() };
+                self.fault(&place, "another credential of this upstream has this name", "give it a `name` of its own");
+            }
+            match secret {
+                Found::Secret(secret) => {
+                    let account = raw.account.as_deref().unwrap_or(&name).into();
+                    found.push(Credential { name: name.as_str().into(), account, secret });
+                }
+                Found::Unset => unset.push(reference.wanted()),
+                Found::Faulty => {}
+            }
+            names.push(name);
+        }
+        (found, unset)
+    }
+}

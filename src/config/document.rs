@@ -1,0 +1,93 @@
+//! A parsed file in which every setting has its place.
+
+use std::ops::Range;
+
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
+
+use super::{mask, report::Fault};
+
+/// The way from the top of the file to one setting.
+#[derive(Clone, Default)]
+pub(super) struct Path(Vec<Step>);
+
+#[derive(Clone)]
+enum Step {
+    Key(String),
+    Index(usize),
+}
+
+impl Path {
+    /// The way to a setting of the table that this leads to.
+    pub(super) fn key(&self, key: &str) -> Self {
+        self.with(Step::Key(key.to_owned()))
+    }
+
+    /// The way to an element of the array that this leads to.
+    pub(super) fn index(&self, index: usize) -> Self {
+        self.with(Step::Index(index))
+    }
+
+    fn with(&self, step: Step) -> Self {
+        let mut steps = self.0.clone();
+        steps.push(step);
+        Self(steps)
+    }
+
+    /// The last key on the way: the name by which messages speak of the place.
+    pub(super) fn name(&self) -> Option<&str> {
+        self.0.iter().rev().find_map(|step| match step {
+            Step::Key(key) => Some(key.as_str()),
+            Step::Index(_) => None,
+        })
+    }
+}
+
+/// One file.
+pub(super) struct Document<'a> {
+    pub(super) text: &'a str,
+    pub(super) root: Spanned<DeTable<'a>>,
+}
+
+impl<'a> Document<'a> {
+    /// Parses the text; what TOML itself objects to comes back as faults, with the text in which they may be shown.
+    pub(super) fn parse(text: &'a str) -> Result<Self, (String, Vec<Fault>)> {
+        let (root, errors) = DeTable::parse_recoverable(text);
+        if errors.is_empty() {
+            return Ok(Self { text, root });
+        }
+        let faults = errors
+            .iter()
+            .map(|error| {
+                let message = format!("not valid TOML: {}", error.message().trim());
+                let help = if error.message().contains("duplicate key") {
+                    "write each setting and each table once; several upstreams, models or keys are [[double]] headers"
+                } else {
+                    "text stands in \"quotes\", lists in [brackets], one setting a line: see config/tidegate.toml"
+                };
+                Fault { place: error.span(), message, help: help.to_owned() }
+            })
+            .collect();
+        Err((mask::unparsed(text), faults))
+    }
+
+    /// Where the value stands; of a setting that is not in the file, its nearest table that is.
+    pub(super) fn place(&self, path: &Path) -> Option<Range<usize>> {
+        let mut place = None;
+        let mut step_into: Option<&Spanned<DeValue<'a>>> = None;
+        for step in &path.0 {
+            let next = match (step, step_into.map(Spanned::get_ref)) {
+                (Step::Key(key), None) => self.root.get_ref().get(key.as_str()),
+                (Step::Key(key), Some(DeValue::Table(table))) => table.get(key.as_str()),
+                (Step::Index(index), Some(DeValue::Array(array))) => array.get(*index),
+                _ => None,
+            };
+            let Some(next) = next else { break };
+            place = Some(next.span());
+            step_into = Some(next);
+        }
+        place
+    }
+}

@@ -1,0 +1,318 @@
+//! The files of `config/` and `tests/config/`, and what no report may ever show.
+
+use std::{collections::BTreeSet, ffi::OsString, fs, time::Duration};
+
+use http::HeaderName;
+use secrecy::ExposeSecret;
+use serde_json::Value;
+
+use super::*;
+
+const MINIMAL: &str = include_str!("../../config/minimal.toml");
+
+fn nothing(_: &str) -> Option<OsString> {
+    None
+}
+
+/// The environment of the test files. Every secret in it holds the word that `no_secret` looks for.
+fn env(name: &str) -> Option<OsString> {
+    #[cfg(unix)]
+    if name == "BINARY_KEY" {
+        return Some(std::os::unix::ffi::OsStringExt::from_vec(b"sk-canary-\xff".to_vec()));
+    }
+    let value = match name {
+        "GOOD_KEY" => "sk-canary-good-0123456789",
+        "OTHER_KEY" => "sk-canary-other-0123456789",
+        "CLIENT_KEY" => "sk-canary-client-0123456789",
+        "SPACED_KEY" => "sk canary",
+        "SHORT_KEY" => "sk-canary",
+        "KNOWN_KEY" => "sk-xxxxxxxxxxxxxxxxxxxx",
+        "EMPTY_KEY" => "",
+        _ => return None,
+    };
+    Some(value.into())
+}
+
+fn files(folder: &str) -> Vec<PathBuf> {
+    let files = fs::read_dir(format!("tests/config/{folder}")).unwrap().map(|entry| entry.unwrap().path());
+    let mut files: Vec<_> = files.filter(|file| file.extension().is_some_and(|name| name == "toml")).collect();
+    files.sort();
+    assert!(!files.is_empty());
+    files
+}
+
+fn file(name: &str) -> Config {
+    load(&Source::File(format!("tests/config/valid/{name}.toml").into()), &env).unwrap().config
+}
+
+fn no_secret(text: &str, about: &str) {
+    for secret in ["canary", "xxxx"] {
+        assert!(!text.contains(secret), "{about} shows a secret:\n{text}");
+    }
+}
+
+#[test]
+fn every_fault_is_reported_with_its_place_and_a_mend() {
+    let bless = std::env::var_os("TIDEGATE_BLESS").is_some();
+    for file in files("invalid") {
+        let report =
+            load(&Source::File(file.clone()), &env).err().unwrap_or_else(|| panic!("{} is valid", file.display()));
+        let text = report.to_string();
+        no_secret(&text, &file.display().to_string());
+        assert_eq!(text.matches("= help: ").count(), report.count(), "{text}");
+        let placed = text.matches(&format!("--> {}:", file.display())).count();
+        let outside = ["none.toml", "idle.toml"].iter().filter(|name| file.ends_with(name)).count();
+        assert_eq!(placed + outside, report.count(), "{text}");
+        let expected = file.with_extension("txt");
+        if bless {
+            fs::write(&expected, &text).unwrap();
+        }
+        let expected = fs::read_to_string(&expected).unwrap_or_default();
+        assert_eq!(text, expected, "{}: TIDEGATE_BLESS=1 writes this down as expected", file.display());
+    }
+}
+
+#[test]
+fn valid_files_load_and_show_no_secret() {
+    for file in files("valid") {
+        let loaded = load(&Source::File(file.clone()), &env).unwrap();
+        assert_eq!(loaded.source, file.display().to_string());
+        no_secret(&summary(&loaded.config).replace("x-canary", ""), "summary");
+        no_secret(&format!("{loaded:?}").replace("x-canary", ""), "Debug");
+    }
+}
+
+#[test]
+fn the_built_in_configuration_needs_one_variable() {
+    let one = |name: &str| (name == "MODELVERSE_API_KEY").then(|| "sk-canary".into());
+    let Loaded { config, source } = load(&Source::BuiltIn, &one).unwrap();
+    assert_eq!(source, "config/tidegate.toml (built in)");
+    assert_eq!(config.upstreams.len(), 1);
+    assert_eq!(config.upstreams[0].base_url, "https://api.modelverse.cn/v1");
+    assert_eq!(config.upstreams[0].credentials[0].secret.expose_secret(), "sk-canary");
+    assert_eq!(config.upstreams[0].credentials[0].name.as_ref(), "MODELVERSE_API_KEY");
+    assert_eq!(config.idle[1].variables, ["ACEDATA_API_KEY"]);
+    let models: Vec<_> = config.models.iter().map(|model| (model.name.as_ref(), model.targets[0].upstream)).collect();
+    let names = ["gpt-5.2-pro", "gpt-5-pro", "gpt-5-mini", "gpt-4.1", "gpt-4o", "o3", "*"];
+    assert_eq!(models, names.map(|name| (name, 0)));
+    assert!(config.keys.is_empty());
+
+    let all = |name: &str| match name {
+        "TIDEGATE_KEY" => Some("sk-canary-of-a-client".into()),
+        name => name.ends_with("_API_KEY").then(|| name.into()),
+    };
+    let config = load(&Source::BuiltIn, &all).unwrap().config;
+    let first = |i: usize| &*config.upstreams[config.models[i].targets[0].upstream].name;
+    assert_eq!((first(0), first(3), first(4)), ("dmxapi", "acedata", "modelverse"));
+    assert_eq!(config.upstreams[2].base_url.path(), "/openai");
+    assert_eq!(config.keys[0].name.as_ref(), "default");
+    assert!(config.keys[0].models.is_none() && config.keys[0].upstreams.is_none());
+
+    let report = load(&Source::BuiltIn, &nothing).unwrap_err().to_string();
+    for word in ["DMXAPI_API_KEY", "MODELVERSE_API_KEY", "ACEDATA_API_KEY", "tidegate demo"] {
+        assert!(report.contains(word), "{report}");
+    }
+}
+
+#[test]
+fn minimal_file_loads() {
+    let one = |name: &str| (name == "DMXAPI_API_KEY").then(|| "sk-canary".into());
+    let config = load_text("minimal.toml", MINIMAL, &one).unwrap().config;
+    assert_eq!((config.upstreams.len(), config.models.len(), config.keys.len()), (1, 1, 0));
+    assert_eq!(config.timeouts.upstream_silence, Duration::from_secs(600));
+}
+
+/// Paths of all settings in a schema, with their defaults.
+fn settings_of_schema(schema: &Value, path: &str, all: &mut Vec<(String, Value)>) {
+    let Some(properties) = schema["properties"].as_object() else { return };
+    for (name, property) in properties {
+        let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+        all.push((path.clone(), property["default"].clone()));
+        settings_of_schema(property, &path, all);
+        settings_of_schema(&property["items"], &path, all);
+    }
+}
+
+/// Paths of all settings in a file, with their values.
+fn settings_of_file(value: &toml::Value, path: &str, all: &mut Vec<(String, Value)>) {
+    match value {
+        toml::Value::Table(table) if path != "upstreams.headers" => {
+            for (name, value) in table {
+                let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+                all.push((path.clone(), serde_json::to_value(value).unwrap()));
+                settings_of_file(value, &path, all);
+            }
+        }
+        toml::Value::Array(array) => array.iter().for_each(|value| settings_of_file(value, path, all)),
+        _ => {}
+    }
+}
+
+#[test]
+fn the_page_shows_every_setting_with_its_default() {
+    let page: Vec<_> = BUILT_IN
+        .lines()
+        .map(|line| line.strip_prefix('#').filter(|rest| !rest.is_empty() && !rest.starts_with(' ')).unwrap_or(line))
+        .collect();
+    let page = page.join("\n").replace("/etc/ssl/company-ca.pem", "./tests/config/ca.pem");
+    let all = |name: &str| {
+        Some(format!("secret-of-{name}").into())
+            .filter(|_| !name.starts_with("TIDEGATE_L") && name != "TIDEGATE_DATA_DIR")
+    };
+    let report = load_text("page", &page, &all).err();
+    assert!(report.is_none(), "{}", report.unwrap());
+
+    let (mut written, mut known) = (Vec::new(), Vec::new());
+    settings_of_file(&page.parse::<toml::Table>().unwrap().into(), "", &mut written);
+    settings_of_schema(&schema::tree(), "", &mut known);
+    let names = |all: &[(String, Value)]| all.iter().map(|(path, _)| path.clone()).collect::<BTreeSet<_>>();
+    assert_eq!(names(&written), names(&known));
+    for (path, default) in known.iter().filter(|(_, default)| !default.is_null()) {
+        // Optional is what the page is about: it has to run with any one of the providers.
+        if !path.ends_with(".optional") {
+            let shown: Vec<_> = written.iter().filter(|(other, _)| other == path).map(|(_, value)| value).collect();
+            assert_eq!(shown, [default], "{path}");
+        }
+    }
+}
+
+#[test]
+fn a_file_without_settings_means_what_the_page_says() {
+    let config =
+        load_text("t", "[[upstreams]]\nname = \"a\"\nbase_url = \"http://127.0.0.1:1/v1\"", &nothing).unwrap().config;
+    let (server, upstream) = (&config.server, &config.upstreams[0]);
+    assert_eq!(
+        (server.listen.to_string(), server.admin_listen.to_string()),
+        ("0.0.0.0:8080".into(), "127.0.0.1:8081".into())
+    );
+    assert!(server.metrics_listen.is_none() && server.workers >= 1);
+    assert_eq!(
+        (server.max_connections, server.max_body_bytes, server.data_dir.to_str()),
+        (10_000, 64 << 20, Some("data"))
+    );
+    let timeouts = &config.timeouts;
+    let seconds = [
+        timeouts.first_byte,
+        timeouts.head,
+        timeouts.keep_alive_idle,
+        timeouts.body_idle,
+        timeouts.body_total,
+        timeouts.write_stall,
+        timeouts.drain,
+        timeouts.upstream_connect,
+        timeouts.upstream_head,
+        timeouts.upstream_silence,
+        timeouts.upstream_pool_idle,
+    ];
+    assert_eq!(seconds.map(|t| t.as_secs()), [10, 10, 75, 20, 300, 60, 300, 5, 1800, 600, 50]);
+    assert_eq!(timeouts.body_min_rate, 1024);
+    assert_eq!((config.log.format, config.log.level.as_str()), (LogFormat::Json, "info"));
+    assert!(upstream.credentials.is_empty() && config.idle.is_empty() && upstream.error_rules.is_empty());
+    assert_eq!((&upstream.auth_header, upstream.on_incomplete), (&http::header::AUTHORIZATION, OnIncomplete::Pass));
+    assert_eq!((upstream.codex_headers, upstream.organization_headers, upstream.trace_headers), (true, false, false));
+    assert_eq!(upstream.max_idle_connections, 64);
+}
+
+#[test]
+fn what_leads_to_an_idle_upstream_goes_with_it() {
+    let config = file("idle");
+    assert_eq!(config.upstreams[0].base_url, "http://vllm:8000/v1");
+    assert_eq!(config.idle[0].variables, ["UNSET_KEY", "./tests/config/no-such-file.txt"]);
+    assert_eq!(config.models.len(), 1);
+    assert_eq!((config.models[0].targets.len(), config.models[0].targets[0].model.as_deref()), (1, Some("b")));
+    assert_eq!(config.default_upstream, None);
+    assert_eq!(config.keys.len(), 1);
+    // None would mean all.
+    assert_eq!(config.keys[0].upstreams, Some(vec![]));
+    let summary = summary(&config);
+    for line in [
+        "idle: idle, has no credential; set UNSET_KEY or ./tests",
+        "both -> live/b",
+        "nothing: gone, idle/*; no upstream",
+    ] {
+        assert!(summary.contains(line), "{summary}");
+    }
+}
+
+#[test]
+fn files_pools_and_hashes_are_taken_as_written() {
+    let config = file("files");
+    let upstream = &config.upstreams[0];
+    let credentials: Vec<_> =
+        upstream.credentials.iter().map(|one| (&*one.name, &*one.account, one.secret.expose_secret())).collect();
+    assert_eq!(
+        credentials,
+        [("secret", "shared", "sk-canary-from-a-file-0123"), ("second", "shared", "sk-canary-other-0123456789")]
+    );
+    assert_eq!(upstream.auth_header, HeaderName::from_static("api-key"));
+    assert_eq!(upstream.headers["x-canary"], "sk-canary-in-a-header");
+    assert!(upstream.ca_pem.as_ref().is_some_and(|pem| pem.starts_with(b"-----BEGIN CERTIFICATE")));
+    assert_eq!((upstream.max_body_bytes, upstream.on_incomplete), (Some(20 << 20), OnIncomplete::Break));
+    assert_eq!(
+        upstream.error_rules,
+        [
+            ErrorRule { status: 403, code: Some("token_mismatched".into()), fault: Fault::Credential },
+            ErrorRule { status: 402, code: None, fault: Fault::Request },
+        ]
+    );
+    assert_eq!((config.server.workers, config.default_upstream), (3, Some(0)));
+    assert_eq!((config.keys[0].sha256[0], &config.keys[0].upstreams), (0xa6, &Some(vec![0])));
+}
+
+#[test]
+fn the_environment_wins() {
+    const TEXT: &str = "[server]\nlisten = \"not used\"\n[[upstreams]]\nname = \"a\"\nbase_url = \"http://a/v1\"";
+    let with = |listen: &'static str, folder: &'static str| {
+        load_text("t", TEXT, &move |name: &str| match name {
+            "TIDEGATE_LISTEN" => Some(listen.into()),
+            "TIDEGATE_DATA_DIR" => Some(folder.into()),
+            _ => None,
+        })
+    };
+    let server = with("127.0.0.1:9000", "/data").unwrap().config.server;
+    assert_eq!((server.listen.to_string(), server.data_dir), ("127.0.0.1:9000".into(), PathBuf::from("/data")));
+    for listen in ["", "nonsense"] {
+        let report = with(listen, "").unwrap_err();
+        assert_eq!(report.count(), 2);
+        for word in ["the variable TIDEGATE_LISTEN is not an address", "the variable TIDEGATE_DATA_DIR is empty"] {
+            assert!(report.to_string().contains(word), "{report}");
+        }
+    }
+    let report = with("127.0.0.1:8081", "/data").unwrap_err().to_string();
+    assert!(
+        report.contains("`admin_listen` takes port 8081, and so does `listen` (which TIDEGATE_LISTEN sets)"),
+        "{report}"
+    );
+}
+
+#[test]
+fn files_that_are_no_files_are_reported() {
+    let report = load(&Source::File("tests/config/nowhere.toml".into()), &nothing).unwrap_err();
+    assert!(report.to_string().contains("tests/config/nowhere.toml"), "{report}");
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(file.path(), b"a = 1\nb = \"sk-canary \xff\"").unwrap();
+    let report = load(&Source::File(file.path().into()), &nothing).unwrap_err();
+    assert!(report.to_string().contains(&format!("{}:2:16", file.path().display())), "{report}");
+    no_secret(&report.to_string(), "report");
+}
+
+#[test]
+fn the_report_of_any_cut_file_shows_no_secret() {
+    // Whatever is half written: nothing of what is in quotes or remarks comes out.
+    for file in files("invalid") {
+        let text = fs::read_to_string(&file).unwrap();
+        for end in (0..text.len()).filter(|end| text.is_char_boundary(*end)) {
+            if let Err(report) = load_text("t", &text[..end], &env) {
+                no_secret(&report.render(end % 2 == 0), &format!("{}, the first {end} bytes", file.display()));
+            }
+        }
+    }
+}
+
+#[test]
+fn the_schema_is_json_and_closed() {
+    let schema: Value = serde_json::from_str(&schema()).unwrap();
+    assert_eq!(schema["additionalProperties"], false);
+    assert_eq!(schema["properties"]["server"]["properties"]["max_body_mib"]["maximum"], 1024);
+    assert!(!schema.to_string().contains("null"));
+}

@@ -1,0 +1,50 @@
+//! Finds the end of a run in a string.
+
+use memchr::memchr2;
+
+/// Where the first `"` or `\` is. Most strings end, and most escapes follow, within a few bytes, where a call of memchr costs
+/// more than the search: two words are tried first.
+#[inline]
+pub(super) fn quote_or_backslash(bytes: &[u8]) -> Option<usize> {
+    let mut at = 0;
+    while at < 16
+        && let Some(word) = bytes.get(at..).and_then(<[u8]>::first_chunk)
+    {
+        let word = u64::from_le_bytes(*word);
+        let hits = zero_bytes(word ^ QUOTES) | zero_bytes(word ^ BACKSLASHES);
+        if hits != 0 {
+            return Some(at + hits.trailing_zeros() as usize / 8);
+        }
+        at += 8;
+    }
+    memchr2(b'"', b'\\', &bytes[at..]).map(|found| at + found)
+}
+
+const LOW: u64 = 0x0101_0101_0101_0101;
+const QUOTES: u64 = LOW * b'"' as u64;
+const BACKSLASHES: u64 = LOW * b'\\' as u64;
+
+/// The high bit of every byte that is zero, and perhaps of some above the first of them.
+fn zero_bytes(word: u64) -> u64 {
+    word.wrapping_sub(LOW) & !word & (LOW << 7)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_the_first_wherever_it_is() {
+        // Each filler is one that a careless test of whole words would take for a hit above one.
+        for filler in [b'a', b'!', b'#', b'[', b']', 0, 0x80, 0xA2, 0xDC, 0xFF] {
+            for len in 0..40 {
+                let mut bytes = vec![filler; len];
+                assert_eq!(quote_or_backslash(&bytes), None);
+                for first in (0..len).rev() {
+                    bytes[first] = if first % 2 == 0 { b'"' } else { b'\\' };
+                    assert_eq!(quote_or_backslash(&bytes), Some(first));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! Bodies that can break: an error from a body makes the server drop the connection without the last chunk.
+
+use std::future::Future as _;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::Frame;
+use tokio::time::Sleep;
+
+use super::stream::Frames;
+
+/// The server flushes when a body has nothing to give. Before a break there is this pause, so that what was sent before
+/// it also arrives.
+const LINGER: Duration = Duration::from_millis(20);
+
+/// After this many events `cut` and `stall` strike, where the request does not say: the first words were there.
+const STRIKE_AT: u64 = 6;
+
+/// The body of an answer.
+pub(super) enum Body {
+    /// These bytes, then the end.
+    Whole(Option<Bytes>),
+    /// These bytes, then the connection breaks.
+    Broken(Option<Bytes>, Pin<Box<Sleep>>),
+    Stream(Box<Stream>),
+}
+
+impl Body {
+    pub(super) fn broken(bytes: Bytes) -> Self {
+        Self::Broken(Some(bytes), Box::pin(tokio::time::sleep(LINGER)))
+    }
+
+    pub(super) fn stream(frames: Frames, pace: Duration) -> Self {
+        let directive = frames.directive();
+        Self::Stream(Box::new(Stream {
+            pace: directive.delay.unwrap_or(pace),
+            strike_at: directive.at.unwrap_or(STRIKE_AT),
+            stall: directive.stall,
+            cut: directive.cut,
+            breaking: false,
+            wait: None,
+            paced: true,
+            frames,
+        }))
+    }
+}
+
+/// Frames with their pace and faults.
+pub(super) struct Stream {
+    frames: Frames,
+    pace: Duration,
+    strike_at: u64,
+    stall: Option<Duration>,
+    cut: bool,
+    /// The next thing is the break.
+    breaking: bool,
+    wait: Option<Pin<Box<Sleep>>>,
+    /// The pause before the next event is over.
+    paced: bool,
+}
+
+impl Stream {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
+        loop {
+            if let Some(wait) = &mut self.wait {
+                ready!(wait.as_mut().poll(cx));
+                self.wait = None;
+            }
+            if self.breaking {
+                return Poll::Ready(Some(Err(broken())));
+            }
+            if self.frames.sequence >= self.strike_at || self.frames.at_end() {
+                if let Some(stall) = self.stall.take() {
+                    self.wait(stall);
+                    continue;
+                }
+                if std::mem::take(&mut self.cut) {
+                    self.breaking = true;
+                    self.wait(LINGER);
+                    continue;
+                }
+            }
+            if !std::mem::replace(&mut self.paced, true) && !self.pace.is_zero() {
+                self.wait(self.pace);
+                continue;
+            }
+            self.paced = false;
+            return Poll::Ready(self.frames.next().map(Ok));
+        }
+    }
+
+    fn wait(&mut self, time: Duration) {
+        self.wait = Some(Box::pin(tokio::time::sleep(time)));
+    }
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        let next = match self.get_mut() {
+            Self::Whole(bytes) => Poll::Ready(bytes.take().map(Ok)),
+            Self::Broken(bytes, linger) => match bytes.take() {
+                Some(bytes) => Poll::Ready(Some(Ok(bytes))),
+                None => linger.as_mut().poll(cx).map(|()| Some(Err(broken()))),
+            },
+            Self::Stream(stream) => stream.poll(cx),
+        };
+        next.map(|next| next.map(|bytes| bytes.map(Frame::data)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self, Self::Whole(None))
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        match self {
+            Self::Whole(bytes) => http_body::SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
+            // A broken body's length is what its head says, or unknown.
+            Self::Broken(..) | Self::Stream(_) => http_body::SizeHint::default(),
+        }
+    }
+}
+
+fn broken() -> io::Error {
+    io::Error::new(io::ErrorKind::ConnectionAborted, "broken on purpose")
+}

@@ -1,0 +1,189 @@
+//! `simulate: …`: faults and odd behaviour on demand.
+//!
+//! invented: no provider has this. It stands in `metadata.simulate`, or on a line of its own in the last user text,
+//! because that is all a person with Codex or curl can change.
+
+use std::time::Duration;
+
+use http::StatusCode;
+
+use super::fault::{self, Fault};
+
+/// How a stream ends.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) enum End {
+    #[default]
+    Completed,
+    /// `response.failed` with this code.
+    Failed(String),
+    /// `response.incomplete` for this reason.
+    Incomplete(String),
+    /// A flat `error` event with this code.
+    ErrorEvent(String),
+    /// `response.done` in place of `response.completed`.
+    DoneOnly,
+    /// Nothing: a clean end without a terminal event.
+    NoTerminal,
+}
+
+/// Everything a request may ask for. The default asks for nothing.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Directive {
+    pub(super) error: Option<Fault>,
+    pub(super) retry_after: Option<u64>,
+    pub(super) html: Option<StatusCode>,
+    pub(super) redirect: bool,
+    pub(super) cut_head: bool,
+    pub(super) head_delay: Option<Duration>,
+    pub(super) end: End,
+    pub(super) cut: bool,
+    pub(super) short_length: bool,
+    pub(super) stall: Option<Duration>,
+    /// After how many events `cut` and `stall` strike.
+    pub(super) at: Option<u64>,
+    pub(super) delay: Option<Duration>,
+    pub(super) words: Option<usize>,
+    pub(super) line_mib: Option<usize>,
+    /// The function to call; an empty name is the first one.
+    pub(super) call: Option<String>,
+    pub(super) cached: Option<u64>,
+    pub(super) crlf: bool,
+    pub(super) bom: bool,
+    pub(super) comments: bool,
+    pub(super) no_last_blank_line: bool,
+}
+
+/// Every directive with the values it takes, for the refusal of an unknown one and for the test of the documentation.
+pub(super) const KNOWN: [(&str, &str); 25] = [
+    ("error", "=STATUS or NAME"),
+    ("retry-after", "=SECONDS"),
+    ("html", "=STATUS"),
+    ("redirect", ""),
+    ("cut-head", ""),
+    ("head-delay", "=MS"),
+    ("failed", "[=CODE]"),
+    ("incomplete", "[=REASON]"),
+    ("error-event", "[=CODE]"),
+    ("done-only", ""),
+    ("no-terminal", ""),
+    ("cut", ""),
+    ("short-length", ""),
+    ("stall", "=SECONDS"),
+    ("at", "=EVENTS"),
+    ("delay", "=MS"),
+    ("tokens", "=N"),
+    ("words", "=N"),
+    ("line", "=MIB"),
+    ("call", "[=FUNCTION]"),
+    ("cached", "=N"),
+    ("crlf", ""),
+    ("bom", ""),
+    ("comments", ""),
+    ("no-last-blank-line", ""),
+];
+
+/// The longest answer in words, and the longest line in MiB: what one request may make the simulator hold.
+const MAX_WORDS: u64 = 1_000_000;
+const MAX_LINE_MIB: u64 = 64;
+/// No wait is longer than a day; it keeps sums of times within their range.
+const MAX_SECONDS: u64 = 86_400;
+
+impl Directive {
+    /// Reads directives separated by spaces.
+    pub(super) fn parse(text: &str) -> Result<Self, Fault> {
+        let mut directive = Self::default();
+        for word in text.split_whitespace() {
+            let (name, value) = word.split_once('=').map_or((word, None), |(name, value)| (name, Some(value)));
+            directive.set(name, value).ok_or_else(|| refusal(word))?;
+        }
+        Ok(directive)
+    }
+
+    fn set(&mut self, name: &str, value: Option<&str>) -> Option<()> {
+        match name {
+            "error" => self.error = Some(Fault::asked(value?)?),
+            "retry-after" => self.retry_after = Some(number(value, MAX_SECONDS)?),
+            "html" => self.html = Some(value?.parse().ok().filter(|status: &StatusCode| status.as_u16() >= 200)?),
+            "head-delay" => self.head_delay = Some(Duration::from_millis(number(value, MAX_SECONDS * 1000)?)),
+            "failed" => self.end = End::Failed(value.unwrap_or("server_error").to_owned()),
+            "incomplete" => self.end = End::Incomplete(value.unwrap_or("max_output_tokens").to_owned()),
+            "error-event" => self.end = End::ErrorEvent(value.unwrap_or("server_error").to_owned()),
+            "stall" => self.stall = Some(Duration::from_secs(number(value, MAX_SECONDS)?)),
+            "at" => self.at = Some(number(value, u64::MAX)?),
+            "delay" => self.delay = Some(Duration::from_millis(number(value, MAX_SECONDS * 1000)?)),
+            "tokens" | "words" => self.words = usize::try_from(number(value, MAX_WORDS)?).ok(),
+            "line" => self.line_mib = usize::try_from(number(value, MAX_LINE_MIB)?).ok(),
+            "call" => self.call = Some(value.unwrap_or_default().to_owned()),
+            "cached" => self.cached = Some(number(value, u64::from(u32::MAX))?),
+            _ if value.is_some() => return None,
+            "done-only" => self.end = End::DoneOnly,
+            "no-terminal" => self.end = End::NoTerminal,
+            "redirect" => self.redirect = true,
+            "cut-head" => self.cut_head = true,
+            "cut" => self.cut = true,
+            "short-length" => self.short_length = true,
+            "crlf" => self.crlf = true,
+            "bom" => self.bom = true,
+            "comments" => self.comments = true,
+            "no-last-blank-line" => self.no_last_blank_line = true,
+            _ => return None,
+        }
+        Some(())
+    }
+}
+
+fn number(value: Option<&str>, max: u64) -> Option<u64> {
+    value?.parse().ok().filter(|number| *number <= max)
+}
+
+fn refusal(word: &str) -> Fault {
+    let known: Vec<String> = KNOWN.iter().map(|(name, values)| format!("{name}{values}")).collect();
+    let named: Vec<&str> = fault::names().collect();
+    let message = format!(
+        "Unknown directive or value `{word}`. Known: {}. Names of errors: {}.",
+        known.join(", "),
+        named.join(", ")
+    );
+    Fault::request(Some("unknown_directive"), Some("metadata.simulate"), message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_several_at_once() {
+        let read = Directive::parse("error=429 retry-after=1 stall=2  crlf at=9 failed=rate_limit_exceeded").unwrap();
+        assert_eq!(read.error.unwrap().status, 429);
+        assert_eq!((read.retry_after, read.at, read.crlf), (Some(1), Some(9), true));
+        assert_eq!(read.stall, Some(Duration::from_secs(2)));
+        assert_eq!(read.end, End::Failed("rate_limit_exceeded".into()));
+    }
+
+    #[test]
+    fn refuses_what_it_does_not_know_and_lists_what_it_does() {
+        for word in ["nonsense", "error", "error=200", "error=nope", "crlf=1", "stall=soon", "line=65", "html=100"] {
+            let fault = Directive::parse(word).unwrap_err();
+            assert_eq!(fault.status, 400, "{word}");
+            assert!(fault.message.contains(word) && fault.message.contains("no-last-blank-line"), "{}", fault.message);
+        }
+    }
+
+    #[test]
+    fn every_known_one_is_read_and_documented() {
+        let docs = include_str!("../../docs/simulator.md");
+        for (name, values) in KNOWN {
+            let word = match name {
+                "error" | "html" => format!("{name}=502"),
+                _ if values.starts_with('=') => format!("{name}=1"),
+                _ => name.to_owned(),
+            };
+            assert!(Directive::parse(&word).is_ok(), "{word}");
+            assert!(docs.contains(&format!("`{name}{values}`")), "docs/simulator.md lacks `{name}{values}`");
+        }
+        for name in fault::names() {
+            assert!(Directive::parse(&format!("error={name}")).is_ok(), "{name}");
+            assert!(docs.contains(&format!("`{name}`")), "docs/simulator.md lacks `{name}`");
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! What goes wrong before an answer begins, and the words for it. Each personality puts it in its own shape.
+
+use http::StatusCode;
+
+/// A refusal: status and the four fields of an OpenAI error.
+#[derive(Clone, Debug)]
+pub(super) struct Fault {
+    pub(super) status: StatusCode,
+    pub(super) kind: &'static str,
+    pub(super) code: Option<&'static str>,
+    pub(super) param: Option<&'static str>,
+    pub(super) message: String,
+    /// The code was asked for by name, so that it is sent even by a provider whose page has another one for the status.
+    pub(super) verbatim: bool,
+}
+
+impl Fault {
+    fn new(status: StatusCode, kind: &'static str, code: Option<&'static str>, message: impl Into<String>) -> Self {
+        Self { status, kind, code, param: None, message: message.into(), verbatim: false }
+    }
+
+    /// 400 about a field of the request.
+    pub(super) fn request(code: Option<&'static str>, param: Option<&'static str>, message: impl Into<String>) -> Self {
+        Self { param, ..Self::new(StatusCode::BAD_REQUEST, "invalid_request_error", code, message) }
+    }
+
+    pub(super) fn no_key() -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "invalid_request_error", None, "No bearer key in the Authorization header.")
+    }
+
+    /// Shows the ends of the key, as the original does: whoever stands in between has to keep that from its clients.
+    pub(super) fn bad_key(key: &str) -> Self {
+        let start: String = key.chars().take(7).collect();
+        let end: String = key.chars().skip(key.chars().count().saturating_sub(4)).collect();
+        let message = format!("This API key is not valid: {start}********{end}.");
+        Self::new(StatusCode::UNAUTHORIZED, "invalid_request_error", Some("invalid_api_key"), message)
+    }
+
+    pub(super) fn no_such_url(method: &http::Method, path: &str) -> Self {
+        let message = format!("There is nothing at {method} {path}.");
+        Self::new(StatusCode::NOT_FOUND, "invalid_request_error", None, message)
+    }
+
+    pub(super) fn method() -> Self {
+        let message = "This URL takes another method.";
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "invalid_request_error", Some("method_not_allowed"), message)
+    }
+
+    pub(super) fn too_large(limit: usize) -> Self {
+        let message = format!("The request body has more than {} MiB.", limit >> 20);
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "invalid_request_error", Some("request_too_large"), message)
+    }
+
+    /// The request body could not be read to its end, or no ids could be made.
+    pub(super) fn internal(message: &str) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", Some("server_error"), message)
+    }
+
+    /// `error=…`: a name of [`NAMED`], or a status from 400 to 599.
+    pub(super) fn asked(what: &str) -> Option<Self> {
+        if let Some(&(_, status, kind, code, verbatim)) = NAMED.iter().find(|row| row.0 == what) {
+            let status = StatusCode::from_u16(status).ok()?;
+            return Some(Self { verbatim, ..Self::new(status, kind, Some(code), simulated(what)) });
+        }
+        let status = what.parse().ok().filter(|status| (400..600).contains(status))?;
+        let status = StatusCode::from_u16(status).ok()?;
+        let (kind, code) = match status.as_u16() {
+            401 => ("invalid_request_error", Some("invalid_api_key")),
+            429 => ("requests", Some("rate_limit_exceeded")),
+            503 => ("service_unavailable_error", Some("server_is_overloaded")),
+            500.. => ("server_error", Some("server_error")),
+            _ => ("invalid_request_error", None),
+        };
+        Some(Self::new(status, kind, code, simulated(what)))
+    }
+}
+
+fn simulated(what: &str) -> String {
+    format!("Simulated error: {what}.")
+}
+
+/// What `error=` knows by name: name, status, type, code, and whether the code is the same at every provider.
+///
+/// invented: `insufficient_user_quota`, because no page but Ace Data Cloud's names an answer to an empty balance, and
+/// `content_policy_violation` and `unsupported_country_region_territory` as the two kinds of 403 that are not about the key.
+const NAMED: [(&str, u16, &str, &str, bool); 9] = [
+    ("context_length_exceeded", 400, "invalid_request_error", "context_length_exceeded", true),
+    ("invalid_encrypted_content", 400, "invalid_request_error", "invalid_encrypted_content", true),
+    ("previous_response_not_found", 400, "invalid_request_error", "previous_response_not_found", true),
+    ("model_not_found", 404, "invalid_request_error", "model_not_found", true),
+    ("unauthorized", 401, "invalid_request_error", "invalid_api_key", false),
+    ("balance", 403, "insufficient_quota", "insufficient_user_quota", false),
+    ("policy", 403, "invalid_request_error", "content_policy_violation", true),
+    ("region", 403, "invalid_request_error", "unsupported_country_region_territory", true),
+    ("insufficient_quota", 429, "insufficient_quota", "insufficient_quota", true),
+];
+
+/// The names that `error=` takes beside a status.
+pub(super) fn names() -> impl Iterator<Item = &'static str> {
+    NAMED.iter().map(|row| row.0)
+}

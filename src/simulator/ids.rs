@@ -1,0 +1,34 @@
+//! Ids that look like the providers': `resp_0bc0cffd983db63400693fdeadd58481a2aa83ef0faac36caf`.
+
+use std::fmt::Write as _;
+
+use crate::domain::chance::{Chance, NoChance};
+use crate::domain::clock::Clock;
+
+/// Makes the ids of one answer: a part in common, the time, a part of its own.
+#[derive(Clone, Debug)]
+pub(super) struct Ids {
+    random: [u8; 20],
+    pub(super) created: u64,
+    made: u8,
+}
+
+impl Ids {
+    pub(super) fn new(chance: Chance, clock: Clock) -> Result<Self, NoChance> {
+        Ok(Self { random: chance.bytes()?, created: clock.since_epoch().as_secs(), made: 0 })
+    }
+
+    /// Another id: 50 hexadecimal digits after the prefix.
+    pub(super) fn next(&mut self, prefix: &str) -> String {
+        self.made = self.made.wrapping_add(1);
+        let (common, own) = self.random.split_at(9);
+        let mut id = format!("{prefix}{}{:08x}{}", hex(common), self.created, hex(own));
+        // The last byte counts, so that no two ids of an answer are the same.
+        let _infallible = write!(id, "{:02x}", self.made);
+        id
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    data_encoding::HEXLOWER.encode(bytes)
+}

@@ -1,0 +1,92 @@
+//! Three providers of the Responses API simulated in-process, with their quirks: for `tidegate demo`, tests and benches.
+//!
+//! They share one listener and are told apart by the path ([`Personality::base_path`]). Any bearer key is good, except one
+//! that begins with `sim-bad`. What an answer says, how it is counted and the faults on demand are in docs/simulator.md.
+
+mod answer;
+mod ask;
+mod body;
+mod content;
+mod directive;
+mod fault;
+mod ids;
+mod json;
+mod personality;
+mod reply;
+mod schema;
+mod stream;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+pub use self::personality::{Model, Personality};
+use crate::domain::chance::Chance;
+use crate::domain::clock::Clock;
+
+/// How the simulator behaves where a request does not say.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Pause before each event of a stream but the first.
+    pub event_delay: Duration,
+    /// For `created_at`.
+    pub clock: Clock,
+    /// For ids.
+    pub chance: Chance,
+}
+
+impl Default for Options {
+    /// The pace of a fast model: 20 ms an event looks natural and keeps a demo short.
+    fn default() -> Self {
+        Self { event_delay: Duration::from_millis(20), clock: Clock::system(), chance: Chance::system() }
+    }
+}
+
+/// A request head that has not come within this time never will.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Serves all three personalities until `stop`; connections under way are dropped then.
+pub async fn serve(listener: TcpListener, options: Options, stop: CancellationToken) {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => break,
+            // Takes the finished ones out, so that the set holds only what is open.
+            Some(_) = connections.join_next() => {}
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    connections.spawn(connection(stream, options));
+                }
+                // Out of file descriptors, most likely: they come back when connections end.
+                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            },
+        }
+    }
+    connections.shutdown().await;
+}
+
+async fn connection(stream: TcpStream, options: Options) {
+    // Without it an event could wait for the acknowledgement of the one before. Failure costs only that delay.
+    let _slower = stream.set_nodelay(true);
+    let service = service_fn(move |request| reply::reply(request, options));
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
+    // A client that leaves and a connection that was broken on purpose both end here, and neither is worth a word.
+    drop::<Result<(), hyper::Error>>(served);
+}
+
+/// The error that closes a connection before an answer.
+fn cut_head() -> io::Error {
+    io::Error::new(io::ErrorKind::ConnectionAborted, "closed before the answer on purpose")
+}

@@ -1,0 +1,217 @@
+//! The binary as its operator meets it.
+
+use std::{fs, net::TcpListener, os::unix::fs::PermissionsExt};
+
+use tempfile::TempDir;
+
+use crate::support::{
+    client::Client,
+    gateway::UPSTREAM_KEY,
+    process::{Process, run, said, tidegate},
+    upstream::{RESPONSE, Upstream, json},
+};
+
+const KEY: &str = "sk-a-key-of-the-operators";
+
+fn minimal(upstream: &str, keys: &str) -> String {
+    format!(
+        r#"
+[server]
+listen = "127.0.0.1:0"
+admin_listen = "127.0.0.1:0"
+[[upstreams]]
+name = "up"
+base_url = "{upstream}"
+credentials = [{{ env = "UP_KEY" }}]
+[[models]]
+name = "smart"
+targets = [{{ upstream = "up", model = "real" }}]
+{keys}
+"#
+    )
+}
+
+#[test]
+fn without_any_upstream_the_start_fails_and_says_what_to_set() {
+    let folder = TempDir::new().unwrap();
+    let output = run(tidegate(folder.path()).arg("serve"));
+    assert_eq!(output.status.code(), Some(78));
+    let said = said(&output);
+    for word in ["DMXAPI_API_KEY", "MODELVERSE_API_KEY", "ACEDATA_API_KEY", "tidegate demo"] {
+        assert!(said.contains(word), "{word} in:\n{said}");
+    }
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "something was made");
+}
+
+#[test]
+fn every_fault_is_told_at_once_and_nothing_starts() {
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("bad.toml");
+    let text = minimal(
+        "http://127.0.0.1:1/v1/responses",
+        "[[keys]]\nname = \"a\"\nsecret = { env = \"NOT_SET\" }\nmodells = []\n",
+    );
+    fs::write(&file, text).unwrap();
+    let mut command = tidegate(folder.path());
+    let output = run(command.args(["serve", "--config"]).arg(&file).env("UP_KEY", UPSTREAM_KEY));
+    assert_eq!(output.status.code(), Some(78));
+    let said = said(&output);
+    for word in ["bad.toml:7:12", "/responses", "NOT_SET", "modells"] {
+        assert!(said.contains(word), "{word} in:\n{said}");
+    }
+    assert!(!said.contains(UPSTREAM_KEY), "{said}");
+    assert!(!folder.path().join("data").exists(), "a data folder was made");
+}
+
+#[test]
+fn check_prints_what_would_run_and_no_secret() {
+    let folder = TempDir::new().unwrap();
+    let mut command = tidegate(folder.path());
+    let output = run(command.arg("check").env("ACEDATA_API_KEY", UPSTREAM_KEY).env("TIDEGATE_KEY", KEY));
+    let said = said(&output);
+    assert!(output.status.success(), "{said}");
+    for word in ["https://api.acedata.cloud/openai", "ACEDATA_API_KEY", "gpt-5.2-pro", "DMXAPI_API_KEY"] {
+        assert!(said.contains(word), "{word} in:\n{said}");
+    }
+    assert!(!said.contains(UPSTREAM_KEY) && !said.contains(KEY), "{said}");
+    assert!(!folder.path().join("data").exists());
+}
+
+#[test]
+fn the_schema_is_json() {
+    let folder = TempDir::new().unwrap();
+    let output = run(tidegate(folder.path()).args(["config", "schema"]));
+    let schema: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(schema["properties"]["upstreams"].is_object(), "{schema}");
+}
+
+#[tokio::test]
+async fn serve_forwards_answers_health_and_ends_at_once_when_idle() {
+    let mut upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("tidegate.toml");
+    fs::write(&file, minimal(&upstream.base_url(), "[[keys]]\nname = \"a\"\nsecret = { env = \"A_KEY\" }\n")).unwrap();
+    let with = |arguments: &[&str]| {
+        let mut command = tidegate(folder.path());
+        command.args(arguments).env("TIDEGATE_CONFIG", &file).env("UP_KEY", UPSTREAM_KEY).env("A_KEY", KEY);
+        command
+    };
+    let mut process = Process::start(&mut with(&["serve"]));
+    let address = process.ready();
+    let body = r#"{"model":"smart"}"#;
+    let request = format!(
+        "POST /v1/responses?secret-query=1 HTTP/1.1\r\nhost: t\r\nauthorization: Bearer {KEY}\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let mut client = Client::connect(address).await;
+    client.send(request).await;
+    assert_eq!(client.answer().await.body, RESPONSE.as_bytes());
+    assert_eq!(upstream.request().await.line, "POST /up/responses?secret-query=1 HTTP/1.1");
+    let line = process.line(|line| line.contains("tidegate::request"));
+    let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+    for (field, value) in [("end", "completed"), ("key", "a"), ("model", "smart"), ("upstream_model", "real")] {
+        assert_eq!(line[field], value, "{line}");
+    }
+    assert_eq!((&line["input_tokens"], &line["status"]), (&3.into(), &200.into()), "{line}");
+
+    let healthy = run(with(&["healthcheck"]).env("TIDEGATE_LISTEN", address.to_string()));
+    assert!(healthy.status.success(), "{}", said(&healthy));
+
+    process.signal("INT");
+    assert_eq!(process.exit(), Some(0));
+    let unhealthy = run(with(&["healthcheck"]).env("TIDEGATE_LISTEN", address.to_string()));
+    assert_eq!(unhealthy.status.code(), Some(1));
+    let log = process.everything();
+    for secret in [KEY, UPSTREAM_KEY, "secret-query"] {
+        assert!(!log.contains(secret), "{secret} in:\n{log}");
+    }
+}
+
+#[tokio::test]
+async fn the_first_start_makes_a_key_and_the_next_one_knows_it() {
+    let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("tidegate.toml");
+    fs::write(&file, minimal(&upstream.base_url(), "")).unwrap();
+    let serve = || {
+        let mut command = tidegate(folder.path());
+        command.args(["serve", "--config"]).arg(&file).env("UP_KEY", UPSTREAM_KEY);
+        command
+    };
+    let mut process = Process::start(&mut serve());
+    let path = process.logged("no client key is configured: made one")["file"].as_str().unwrap().to_owned();
+    process.ready();
+    process.signal("TERM");
+    assert_eq!(process.exit(), Some(0));
+
+    let path = folder.path().join(path);
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    let key = fs::read_to_string(&path).unwrap().trim().to_owned();
+    assert!(!process.everything().contains(&key), "the key is in the log");
+    // It may be moved away: only its hash is needed.
+    fs::remove_file(&path).unwrap();
+
+    let mut process = Process::start(&mut serve());
+    let address = process.ready();
+    for (key, status) in [(&*key, 200), ("tg-another", 401)] {
+        let mut client = Client::connect(address).await;
+        client.send(format!("GET /v1/models HTTP/1.1\r\nhost: t\r\nauthorization: Bearer {key}\r\n\r\n")).await;
+        assert_eq!(client.answer().await.status, status);
+    }
+    assert!(!path.exists(), "a second key was made");
+}
+
+#[tokio::test]
+async fn a_taken_port_or_data_folder_is_told_by_name() {
+    let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("tidegate.toml");
+    fs::write(&file, minimal(&upstream.base_url(), "")).unwrap();
+    let serve = || {
+        let mut command = tidegate(folder.path());
+        command.args(["serve", "--config"]).arg(&file).env("UP_KEY", UPSTREAM_KEY);
+        command
+    };
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let output = run(serve().env("TIDEGATE_LISTEN", &address));
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said(&output).contains(&address), "{}", said(&output));
+
+    // Another gateway's port is shared between its own threads, and still taken for everybody else.
+    let mut first = Process::start(&mut serve());
+    let address = first.ready().to_string();
+    let output = run(serve().env("TIDEGATE_LISTEN", &address).env("TIDEGATE_DATA_DIR", "other"));
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said(&output).contains(&address), "{}", said(&output));
+
+    let output = run(&mut serve());
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said(&output).contains("in use by another process"), "{}", said(&output));
+}
+
+#[tokio::test]
+async fn the_demo_prints_examples_that_work() {
+    let folder = TempDir::new().unwrap();
+    let mut command = tidegate(folder.path());
+    let mut process =
+        Process::start(command.args(["demo", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]));
+    let key = process.line(|line| line.starts_with("Key "));
+    let key = key.split_whitespace().nth(1).unwrap();
+    let curl = process.line(|line| line.trim_start().starts_with("curl -N"));
+    let url = curl.split_whitespace().nth(2).unwrap();
+    let address = url.strip_prefix("http://").unwrap().split('/').next().unwrap();
+    let body = process.line(|line| line.trim_start().starts_with("-d '"));
+    let body = body.trim().strip_prefix("-d '").unwrap().strip_suffix('\'').unwrap().to_owned();
+    let mut client = Client::connect(address.parse().unwrap()).await;
+    let length = body.len();
+    client
+        .send(format!("POST /v1/responses HTTP/1.1\r\nhost: t\r\nauthorization: Bearer {key}\r\ncontent-length: {length}\r\n\r\n{body}"))
+        .await;
+    let answer = client.answer().await;
+    assert_eq!((answer.status, answer.whole), (200, true));
+    let text = String::from_utf8(answer.body).unwrap();
+    assert!(text.contains("event: response.completed"), "{text}");
+    process.signal("INT");
+    assert_eq!(process.exit(), Some(0));
+}
