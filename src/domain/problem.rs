@@ -42,7 +42,7 @@ pub enum Problem {
     UpstreamTimeout,
     /// The upstream refused our credential.
     UpstreamAuth,
-    /// A redirect, or a page where an API answer should be.
+    /// A redirect, a page where an API answer should be, or no HTTP at all.
     UpstreamBadAnswer,
     /// A fault of our own.
     Internal,

@@ -63,6 +63,7 @@ pub(super) async fn attempt(
             match error {
                 SendError::Connect(_) => Problem::UpstreamUnreachable,
                 SendError::Broken(_) => Problem::UpstreamDisconnected,
+                SendError::Nonsense(_) => Problem::UpstreamBadAnswer,
             }
         }
         Err(_) => Problem::UpstreamTimeout,

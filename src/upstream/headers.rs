@@ -2,7 +2,7 @@
 
 use http::{
     HeaderMap, HeaderName, HeaderValue,
-    header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE},
+    header::{ACCEPT_ENCODING, CONNECTION, CONTENT_ENCODING, CONTENT_TYPE},
 };
 
 use super::Credential;
@@ -59,11 +59,26 @@ fn comes_down(name: &str) -> bool {
     }
 }
 
+/// What `Connection` says: the headers that it names were meant for one hop only, whatever they are called.
+struct Hop(Vec<HeaderValue>);
+
+impl Hop {
+    fn of(headers: &HeaderMap) -> Self {
+        Self(headers.get_all(CONNECTION).iter().cloned().collect())
+    }
+
+    fn names(&self, header: &HeaderName) -> bool {
+        let mut tokens = self.0.iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+        tokens.any(|token| token.trim_ascii().eq_ignore_ascii_case(header.as_str().as_bytes()))
+    }
+}
+
 /// The client's headers that may go up to `upstream`, with the upstream's own set over them, and its credential.
 pub fn up(client: &HeaderMap, upstream: &config::Upstream, credential: Option<&Credential>) -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(client.len() + 4);
+    let hop = Hop::of(client);
     for (name, value) in client {
-        if goes_up(name.as_str(), upstream) {
+        if goes_up(name.as_str(), upstream) && !hop.names(name) {
             headers.append(name.clone(), value.clone());
         }
     }
@@ -82,11 +97,12 @@ pub fn up(client: &HeaderMap, upstream: &config::Upstream, credential: Option<&C
 /// The upstream's headers that may come down.
 pub fn down(upstream: HeaderMap) -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(upstream.len() + 3);
+    let hop = Hop::of(&upstream);
     let mut last: Option<HeaderName> = None;
     for (name, value) in upstream {
         // A repeated header comes without its name.
         if name.is_some() {
-            last = name.filter(|name| comes_down(name.as_str()));
+            last = name.filter(|name| comes_down(name.as_str()) && !hop.names(name));
         }
         if let Some(name) = &last {
             headers.append(name.clone(), value);

@@ -55,16 +55,16 @@ pub enum SendError {
     /// No connection: nothing was sent.
     #[error("no connection: {0}")]
     Connect(BoxError),
-    /// The connection ended or made no sense before a head came. The upstream may have received the request.
+    /// The connection ended before a head came. The upstream may have received the request.
     #[error("no answer: {0}")]
     Broken(BoxError),
+    /// What came is not HTTP, or its head is too large.
+    #[error("no HTTP answer: {0}")]
+    Nonsense(BoxError),
 }
 
 impl Sender {
     /// Makes a client for `upstream`. It must be used on one runtime only.
-    ///
-    /// # Errors
-    /// When the certificates of `ca_file` cannot be used.
     pub fn new(upstream: &config::Upstream, timeouts: &Timeouts, tls: &Arc<ClientConfig>) -> Self {
         let mut http = HttpConnector::new();
         http.enforce_http(false);
@@ -96,7 +96,12 @@ impl Sender {
     /// When none came, told apart by whether anything can have been received.
     pub async fn send(&self, request: Request<RopeBody>) -> Result<Response<Incoming>, SendError> {
         self.client.request(request).await.map_err(|error| {
-            if error.is_connect() { SendError::Connect(error.into()) } else { SendError::Broken(error.into()) }
+            let cause = std::error::Error::source(&error).and_then(|cause| cause.downcast_ref::<hyper::Error>());
+            match cause {
+                _ if error.is_connect() => SendError::Connect(error.into()),
+                Some(cause) if cause.is_parse() => SendError::Nonsense(error.into()),
+                _ => SendError::Broken(error.into()),
+            }
         })
     }
 }

@@ -2,7 +2,7 @@
 //! own; the plain list is what it copes with best (docs/wire.md, section 7).
 
 use axum::{
-    extract::{Path, Request, State},
+    extract::{Path, Request, State, rejection::PathRejection},
     http::{HeaderMap, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
 };
@@ -37,13 +37,15 @@ pub(in crate::api) async fn one(
     State(data): State<Data>,
     Arrived(arrival): Arrived,
     headers: HeaderMap,
-    Path(id): Path<String>,
+    id: Result<Path<String>, PathRejection>,
 ) -> Response {
     let tables = data.proxy.tables();
-    match caller(&tables, &headers) {
-        Ok(caller) if may_use(&tables, &caller, &id) => json(&data, &arrival, &Model::new(&id)),
-        Ok(_) => refuse(&data, &arrival, Refusal::model_not_found(&id)),
-        Err(refusal) => refuse(&data, &arrival, refusal),
+    match (caller(&tables, &headers), id) {
+        (Err(refusal), _) => refuse(&data, &arrival, refusal),
+        (Ok(caller), Ok(Path(id))) if may_use(&tables, &caller, &id) => json(&data, &arrival, &Model::new(&id)),
+        (Ok(_), Ok(Path(id))) => refuse(&data, &arrival, Refusal::model_not_found(&id)),
+        // Not text once it is decoded.
+        (Ok(_), Err(_)) => refuse(&data, &arrival, Refusal::unknown_url()),
     }
 }
 

@@ -28,6 +28,7 @@ pub(crate) const UPSTREAM_KEY: &str = "sk-test-upstream-secret";
 pub(crate) struct Gateway {
     pub(crate) address: SocketAddr,
     pub(crate) admin: SocketAddr,
+    pub(crate) metrics: Option<SocketAddr>,
     handle: Handle,
     ended: Option<std::thread::JoinHandle<()>>,
     _data: TempDir,
@@ -116,9 +117,10 @@ impl Gateway {
         config.server.data_dir = data.path().to_owned();
         let world = World { clock: Clock::system(), chance: Chance::system(), terminal: false };
         let running = app::start(config, world).unwrap();
-        let (address, admin, handle) = (running.listen, running.admin_listen, running.handle());
+        let (address, admin, metrics) = (running.listen, running.admin_listen, running.metrics_listen);
+        let handle = running.handle();
         let ended = std::thread::spawn(move || running.join());
-        Self { address, admin, handle, ended: Some(ended), _data: data }
+        Self { address, admin, metrics, handle, ended: Some(ended), _data: data }
     }
 
     pub(crate) async fn connect(&self) -> Client {
