@@ -13,8 +13,9 @@
 FROM rust:1.95-bookworm AS build
 WORKDIR /src
 COPY . .
-# All of glibc inside, so that nothing is needed outside. The flag reaches build scripts and macros too unless a target is named.
-ENV RUSTFLAGS="-C target-feature=+crt-static"
+# All of glibc inside, so that nothing is needed outside. The flags would reach build scripts and macros too if no target were named.
+# Random numbers come from the kernel: what is linked statically cannot look its libc up at run time, and would want /dev/urandom.
+ENV RUSTFLAGS='-C target-feature=+crt-static --cfg getrandom_backend="linux_getrandom"'
 RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/src/target \
     target=$(rustc -vV | sed -n 's/^host: //p') \
     && cargo build --locked --profile dist --target "$target" \
