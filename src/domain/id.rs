@@ -1,24 +1,67 @@
 //! Identifiers.
 
-use std::fmt;
+use std::{
+    fmt,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use super::{chance::Chance, clock::Clock};
 
-/// Our id of one request: a UUID of version 7, so that ids sort by time. Sent as `x-tidegate-request-id`.
+/// Our id of one request: a UUID of version 7, so that ids sort by time. Sent as `x-tidegate-request-id`. It names a
+/// request and opens nothing, so it need not be hard to guess.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RequestId(uuid::Uuid);
 
-impl RequestId {
-    /// Makes one. Without randomness it is the time alone: a request is not refused for that.
+/// Makes the ids of one worker: random where it begins, counted from there on. Asking the system for random bytes
+/// would cost each request a system call.
+#[derive(Debug)]
+pub struct RequestIds {
+    clock: Clock,
+    worker: [u8; 2],
+    next: AtomicU64,
+}
+
+impl RequestIds {
+    /// Ids that no other worker makes. Without randomness they are still unique on this worker.
     pub fn new(clock: Clock, chance: Chance) -> Self {
-        let millis = u64::try_from(clock.since_epoch().as_millis()).unwrap_or(u64::MAX);
-        let random = chance.bytes::<10>().unwrap_or_default();
-        Self(uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid())
+        let worker = chance.bytes().unwrap_or_default();
+        let first = u64::from_be_bytes(chance.bytes().unwrap_or_default());
+        Self { clock, worker, next: AtomicU64::new(first) }
+    }
+
+    /// The next one.
+    pub fn next(&self) -> RequestId {
+        let millis = u64::try_from(self.clock.since_epoch().as_millis()).unwrap_or(u64::MAX);
+        let mut rest = [0; 10];
+        let (worker, count) = rest.split_at_mut(self.worker.len());
+        worker.copy_from_slice(&self.worker);
+        count.copy_from_slice(&self.next.fetch_add(1, Ordering::Relaxed).to_be_bytes());
+        RequestId(uuid::Builder::from_unix_timestamp_millis(millis, &rest).into_uuid())
     }
 }
 
 impl fmt::Display for RequestId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "req_{}", self.0.simple())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, UNIX_EPOCH};
+
+    use super::*;
+
+    #[test]
+    fn ids_are_of_version_7_and_differ_at_the_same_moment() {
+        let clock = Clock::from_fn(|| UNIX_EPOCH + Duration::from_millis(0x0123_4567_89ab));
+        let chance = Chance::from_fn(|bytes| {
+            bytes.fill(0xff);
+            Ok(())
+        });
+        let ids = RequestIds::new(clock, chance);
+        let (one, two) = (ids.next().to_string(), ids.next().to_string());
+        assert_eq!(one, "req_0123456789ab7fffbfffffffffffffff");
+        assert_eq!(two, "req_0123456789ab7fff8000000000000000");
     }
 }

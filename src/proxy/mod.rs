@@ -13,7 +13,12 @@ use rustls::ClientConfig;
 use crate::{
     auth::Keys,
     config::{Config, Timeouts},
-    domain::{chance::Chance, clock::Clock, departure::Departure, id::RequestId},
+    domain::{
+        chance::Chance,
+        clock::Clock,
+        departure::Departure,
+        id::{RequestId, RequestIds},
+    },
     metering::Settlement,
     metrics::Metrics,
     routing::Routes,
@@ -86,8 +91,7 @@ pub struct Proxy {
     tables: Arc<Tables>,
     senders: Vec<Sender>,
     metrics: Arc<Metrics>,
-    clock: Clock,
-    chance: Chance,
+    ids: RequestIds,
 }
 
 /// What is known of a request before its head is looked at.
@@ -108,7 +112,7 @@ impl Proxy {
             .zip(&tables.tls)
             .map(|(upstream, tls)| Sender::new(&upstream.config, &tables.timeouts, tls))
             .collect();
-        Self { tables, senders, metrics, clock, chance }
+        Self { tables, senders, metrics, ids: RequestIds::new(clock, chance) }
     }
 
     /// The snapshot that a request begun now keeps to its end.
@@ -118,7 +122,7 @@ impl Proxy {
 
     /// Greets a request: gives it its id.
     pub fn arrival(&self, departure: Departure) -> Arrival {
-        Arrival { id: RequestId::new(self.clock, self.chance), departure }
+        Arrival { id: self.ids.next(), departure }
     }
 
     /// Opens the record of a request.
