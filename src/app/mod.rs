@@ -5,6 +5,7 @@ mod connection;
 pub mod data_dir;
 mod first_key;
 mod log_line;
+mod log_writer;
 mod progress;
 mod server;
 mod shutdown;

@@ -37,9 +37,10 @@ pub(super) fn run(listen: SocketAddr, admin_listen: SocketAddr) -> ExitCode {
     config.server.listen = listen;
     config.server.admin_listen = admin_listen;
     let data = DataDir(config.server.data_dir.clone());
-    if let Err(error) = telemetry::start(&config.log) {
-        return output::fail(error);
-    }
+    let _flush = match telemetry::start(&config.log) {
+        Ok(flush) => flush,
+        Err(error) => return output::fail(error),
+    };
     let models: Vec<_> = config.models.iter().map(|model| model.name.to_string()).collect();
     let running = match serve::start(config) {
         Ok(running) => running,

@@ -22,10 +22,13 @@ pub(super) fn run(source: &Source) -> ExitCode {
         Ok(config) => config,
         Err(code) => return code,
     };
-    if let Err(error) = telemetry::start(&config.log) {
-        output::fail(error);
-        return ExitCode::from(EXIT_CONFIG);
-    }
+    let _flush = match telemetry::start(&config.log) {
+        Ok(flush) => flush,
+        Err(error) => {
+            output::fail(error);
+            return ExitCode::from(EXIT_CONFIG);
+        }
+    };
     for idle in &config.idle {
         tracing::info!(upstream = &*idle.name, variables = idle.variables.join(" "), "no credential is set: left out");
     }
