@@ -4,6 +4,7 @@
 mod connection;
 pub mod data_dir;
 mod first_key;
+mod log_line;
 mod progress;
 mod server;
 mod shutdown;

@@ -4,6 +4,7 @@ use std::io::{self, IsTerminal};
 
 use tracing_subscriber::EnvFilter;
 
+use super::log_line::JsonLine;
 use crate::config::{Log, LogFormat};
 
 /// The `[log] level` that cannot be read.
@@ -22,7 +23,7 @@ pub fn start(log: &Log) -> Result<(), BadLevel> {
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stdout).with_ansi(colors);
     // A second call would be a test's; the first one stays.
     let _ = match log.format {
-        LogFormat::Json => builder.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init(),
+        LogFormat::Json => builder.event_format(JsonLine).try_init(),
         LogFormat::Text => builder.try_init(),
     };
     Ok(())

@@ -94,7 +94,8 @@ async fn judge(
 
     let rules = &upstream.config.error_rules;
     let source = if fault::may_be_ours(head.status, rules) {
-        let (source, code) = read_error(body).await;
+        // Boxed, as what is rare shall not make the future of every request larger.
+        let (source, code) = Box::pin(read_error(body)).await;
         if fault::whose(head.status, code.as_deref(), rules) == Fault::Credential {
             settlement.outcome().upstream_code = code;
             return Err(Refusal::upstream(Problem::UpstreamAuth));

@@ -87,7 +87,8 @@ where
     let mut scan = Scan::new(max_bytes);
     let read = match coding {
         None => read(&mut intake, &mut scan).await,
-        Some(coding) => decode(coding, &mut intake, &mut scan).await,
+        // Boxed, as what is rare shall not make the future of every request larger.
+        Some(coding) => Box::pin(decode(coding, &mut intake, &mut scan)).await,
     };
     match read {
         Ok(()) => scan.finish(),
