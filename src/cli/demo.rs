@@ -93,7 +93,7 @@ impl Drop for DataDir {
     }
 }
 
-/// What a newcomer needs: every example works as it is printed.
+/// What a newcomer needs: every example works as it is printed, so that none is indented (here-documents, Python).
 fn greeting(listen: SocketAddr, admin: SocketAddr, key: &str, models: &[String]) -> String {
     let models = models.join("  ");
     format!(
@@ -105,34 +105,34 @@ Models  {models}
         (* = any name; `modelverse/gpt-4o` asks one provider directly)
 Admin   http://{admin}/metrics  http://{admin}/readyz
 
-curl
-    curl -N http://{listen}/v1/responses -H 'Authorization: Bearer {key}' \
-      -H 'Content-Type: application/json' \
-      -d '{{"model":"gpt-5-mini","input":"Say hello","stream":true}}'
+# curl
+curl -N http://{listen}/v1/responses -H 'Authorization: Bearer {key}' \
+  -H 'Content-Type: application/json' \
+  -d '{{"model":"gpt-5-mini","input":"Say hello","stream":true}}'
 
-openai-python (pip install openai)
-    python3 - <<'END'
-    from openai import OpenAI
-    client = OpenAI(base_url="http://{listen}/v1", api_key="{key}")
-    for event in client.responses.create(model="gpt-5-mini", input="Say hello", stream=True):
-        if event.type == "response.output_text.delta":
-            print(event.delta, end="", flush=True)
-    print()
-    END
+# openai-python (pip install openai)
+python3 - <<'END'
+from openai import OpenAI
+client = OpenAI(base_url="http://{listen}/v1", api_key="{key}")
+for event in client.responses.create(model="gpt-5-mini", input="Say hello", stream=True):
+    if event.type == "response.output_text.delta":
+        print(event.delta, end="", flush=True)
+print()
+END
 
-openai-node (npm install openai)
-    cat > hello.mjs <<'END'
-    import OpenAI from "openai";
-    const client = new OpenAI({{ baseURL: "http://{listen}/v1", apiKey: "{key}" }});
-    const response = await client.responses.create({{ model: "gpt-5-mini", input: "Say hello" }});
-    console.log(response.output_text);
-    END
-    node hello.mjs
+# openai-node (npm install openai)
+cat > hello.mjs <<'END'
+import OpenAI from "openai";
+const client = new OpenAI({{ baseURL: "http://{listen}/v1", apiKey: "{key}" }});
+const response = await client.responses.create({{ model: "gpt-5-mini", input: "Say hello" }});
+console.log(response.output_text);
+END
+node hello.mjs
 
-Codex (npm install -g @openai/codex)
-    TIDEGATE_KEY={key} codex exec --skip-git-repo-check -m gpt-5-mini -c model_provider=tidegate \
-      -c 'model_providers.tidegate={{name="tidegate",base_url="http://{listen}/v1",env_key="TIDEGATE_KEY"}}' \
-      "Say hello" </dev/null
+# Codex (npm install -g @openai/codex)
+TIDEGATE_KEY={key} codex exec --skip-git-repo-check -m gpt-5-mini -c model_provider=tidegate \
+  -c 'model_providers.tidegate={{name="tidegate",base_url="http://{listen}/v1",env_key="TIDEGATE_KEY"}}' \
+  "Say hello" </dev/null
 
 Ctrl-C ends it. One line a request follows.
 "#
