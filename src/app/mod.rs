@@ -65,8 +65,8 @@ pub enum StartError {
     /// The configuration passed its checks and still cannot be used.
     #[error(transparent)]
     Tables(#[from] TablesError),
-    /// No key could be made.
-    #[error("the first client key cannot be made: {0}")]
+    /// Neither ids nor a key can be made.
+    #[error("random numbers cannot be had: {0}")]
     Chance(#[from] NoChance),
     /// An address cannot be listened on.
     #[error("cannot listen on {address} ({setting}): {source}")]
@@ -147,7 +147,7 @@ pub fn start(mut config: Config, world: World) -> Result<Running, StartError> {
     let slots = Arc::new(Semaphore::new(config.server.max_connections));
     let mut workers = Vec::with_capacity(bound.data.len());
     for (index, listener) in bound.data.into_iter().enumerate() {
-        let proxy = Arc::new(Proxy::new(Arc::clone(&tables), Arc::clone(&metrics), world.clock, world.chance));
+        let proxy = Arc::new(Proxy::new(Arc::clone(&tables), Arc::clone(&metrics), world.clock, world.chance)?);
         let shared = Shared {
             router: api::data(Data { proxy, health: Arc::clone(&health) }),
             deadlines,

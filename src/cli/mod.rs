@@ -6,6 +6,7 @@ mod demo;
 mod healthcheck;
 mod output;
 mod serve;
+mod signals;
 mod simulate;
 
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode};

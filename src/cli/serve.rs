@@ -9,7 +9,7 @@ use std::{
 use secrecy::ExposeSecret;
 use tokio::{runtime::Builder, sync::oneshot};
 
-use super::output;
+use super::{output, signals::Signals};
 use crate::{
     app::{self, Handle, Running, World, telemetry},
     config::{Config, EXIT_CONFIG, Source},
@@ -115,38 +115,4 @@ fn cut_off(handle: &Handle) -> Ended {
     tracing::warn!("requests under way are cut off");
     handle.stop();
     Ended::Cut
-}
-
-/// SIGINT and SIGTERM, where there are any.
-struct Signals {
-    #[cfg(unix)]
-    terminate: tokio::signal::unix::Signal,
-    #[cfg(unix)]
-    interrupt: tokio::signal::unix::Signal,
-}
-
-impl Signals {
-    #[cfg(unix)]
-    fn new() -> io::Result<Self> {
-        use tokio::signal::unix::{SignalKind, signal};
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
-    }
-
-    #[cfg(not(unix))]
-    fn new() -> io::Result<Self> {
-        Ok(Self {})
-    }
-
-    #[cfg(unix)]
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
-
-    #[cfg(not(unix))]
-    async fn next(&mut self) {
-        let _ = tokio::signal::ctrl_c().await;
-    }
 }

@@ -11,10 +11,10 @@ use std::{
 use tokio::{net::TcpListener, runtime::Builder};
 use tokio_util::sync::CancellationToken;
 
-use super::output;
+use super::{output, signals::Signals};
 use crate::simulator::{self, Options, Personality};
 
-/// Runs the simulated providers until Ctrl-C.
+/// Runs the simulated providers until a signal ends them.
 pub(super) fn run(listen: SocketAddr) -> ExitCode {
     let simulator = match Simulator::start(listen) {
         Ok(simulator) => simulator,
@@ -25,10 +25,12 @@ pub(super) fn run(listen: SocketAddr) -> ExitCode {
     for personality in Personality::ALL {
         output::print(format_args!("    {:12} http://{address}{}", personality.name(), personality.base_path()));
     }
-    let waited = Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .and_then(|runtime| runtime.block_on(tokio::signal::ctrl_c()));
+    let waited = Builder::new_current_thread().enable_all().build().and_then(|runtime| {
+        runtime.block_on(async {
+            Signals::new()?.next().await;
+            Ok(())
+        })
+    });
     drop(simulator);
     match waited {
         Ok(()) => ExitCode::SUCCESS,

@@ -5,7 +5,10 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use super::{chance::Chance, clock::Clock};
+use super::{
+    chance::{Chance, NoChance},
+    clock::Clock,
+};
 
 /// Our id of one request: a UUID of version 7, so that ids sort by time. Sent as `x-tidegate-request-id`. It names a
 /// request and opens nothing, so it need not be hard to guess.
@@ -22,11 +25,13 @@ pub struct RequestIds {
 }
 
 impl RequestIds {
-    /// Ids that no other worker makes. Without randomness they are still unique on this worker.
-    pub fn new(clock: Clock, chance: Chance) -> Self {
-        let worker = chance.bytes().unwrap_or_default();
-        let first = u64::from_be_bytes(chance.bytes().unwrap_or_default());
-        Self { clock, worker, next: AtomicU64::new(first) }
+    /// Ids that no other worker makes.
+    ///
+    /// # Errors
+    /// Without randomness, as workers would then make the same ones.
+    pub fn new(clock: Clock, chance: Chance) -> Result<Self, NoChance> {
+        let first = u64::from_be_bytes(chance.bytes()?);
+        Ok(Self { clock, worker: chance.bytes()?, next: AtomicU64::new(first) })
     }
 
     /// The next one.
@@ -59,7 +64,7 @@ mod tests {
             bytes.fill(0xff);
             Ok(())
         });
-        let ids = RequestIds::new(clock, chance);
+        let ids = RequestIds::new(clock, chance).unwrap();
         let (one, two) = (ids.next().to_string(), ids.next().to_string());
         assert_eq!(one, "req_0123456789ab7fffbfffffffffffffff");
         assert_eq!(two, "req_0123456789ab7fff8000000000000000");

@@ -14,7 +14,7 @@ use crate::{
     auth::Keys,
     config::{Config, Timeouts},
     domain::{
-        chance::Chance,
+        chance::{Chance, NoChance},
         clock::Clock,
         departure::Departure,
         id::{RequestId, RequestIds},
@@ -105,14 +105,17 @@ pub struct Arrival {
 
 impl Proxy {
     /// The gateway for one worker. The connections it makes belong to the runtime it is used on.
-    pub fn new(tables: Arc<Tables>, metrics: Arc<Metrics>, clock: Clock, chance: Chance) -> Self {
+    ///
+    /// # Errors
+    /// Without randomness, which the ids of requests need.
+    pub fn new(tables: Arc<Tables>, metrics: Arc<Metrics>, clock: Clock, chance: Chance) -> Result<Self, NoChance> {
         let senders = tables
             .upstreams
             .iter()
             .zip(&tables.tls)
             .map(|(upstream, tls)| Sender::new(&upstream.config, &tables.timeouts, tls))
             .collect();
-        Self { tables, senders, metrics, ids: RequestIds::new(clock, chance) }
+        Ok(Self { tables, senders, metrics, ids: RequestIds::new(clock, chance)? })
     }
 
     /// The snapshot that a request begun now keeps to its end.

@@ -215,3 +215,16 @@ async fn the_demo_prints_examples_that_work() {
     process.signal("INT");
     assert_eq!(process.exit(), Some(0));
 }
+
+#[tokio::test]
+async fn the_simulator_runs_alone_and_ends_on_sigterm() {
+    let folder = TempDir::new().unwrap();
+    let mut process = Process::start(tidegate(folder.path()).args(["simulate", "--listen", "127.0.0.1:0"]));
+    let line = process.line(|line| line.contains("acedata"));
+    let url = line.split_whitespace().nth(1).unwrap();
+    let (address, path) = url.strip_prefix("http://").unwrap().split_once('/').unwrap();
+    let mut client = Client::connect(address.parse().unwrap()).await;
+    assert_eq!(client.get(&format!("/{path}/models")).await.status, 200);
+    process.signal("TERM");
+    assert_eq!(process.exit(), Some(0));
+}

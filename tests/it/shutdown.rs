@@ -3,7 +3,7 @@
 use tokio::{net::TcpStream, sync::oneshot};
 
 use crate::support::{
-    gateway::Gateway,
+    gateway::{Gateway, config},
     soon,
     upstream::{LAST_CHUNK, RESPONSE, STREAM, Step, Upstream, chunk, json},
 };
@@ -70,4 +70,22 @@ async fn what_does_not_finish_is_cut_and_the_client_sees_it() {
     assert!(!answer.whole);
     soon("the upstream call to be cancelled", closed).await.unwrap();
     gateway.ended().await;
+}
+
+#[tokio::test]
+async fn no_more_connections_are_taken_than_there_are_slots_and_a_freed_one_is_used() {
+    let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
+    let mut config = config(&upstream.base_url());
+    config.server.max_connections = 1;
+    let gateway = Gateway::start(config);
+    let mut first = gateway.connect().await;
+    assert_eq!(first.create(BODY).await.status, 200);
+    // The kernel connects the second one; nobody serves it while the first is there.
+    let mut second = gateway.connect().await;
+    second.post(BODY).await;
+    assert_eq!(first.create(BODY).await.status, 200);
+    assert_eq!(gateway.metric("tidegate_connections ").await, 1.0);
+    assert_eq!(gateway.metric("tidegate_requests_total{upstream=\"up\",end=\"completed\"}").await, 2.0);
+    drop(first);
+    assert_eq!(second.answer().await.status, 200);
 }
