@@ -52,7 +52,7 @@ pub struct Metrics {
     /// Seconds from the request's head to the first byte of the answer's body.
     first_byte: Family<UpstreamLabels, Histogram>,
     /// Requests under way.
-    pub in_flight: Gauge,
+    in_flight: Gauge,
     /// Connections of clients.
     pub connections: Gauge,
     /// Connections cut by a deadline of the server.
@@ -117,26 +117,33 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Counts a request that is over.
-    pub fn settled(&self, outcome: &Outcome) {
-        let upstream = outcome.attempts.last().map_or_else(|| Arc::from(""), |attempt| Arc::clone(&attempt.upstream));
-        self.requests.get_or_create(&EndLabels { upstream: Arc::clone(&upstream), end: outcome.end.name() }).inc();
-        if let Some(problem) = outcome.problem {
-            self.problems.get_or_create(&ProblemLabels { code: problem.name() }).inc();
+    /// The counters of one worker, for upstreams of these names. Looking a counter up takes a lock that all workers
+    /// share; each keeps its own handles instead. It also makes every series begin at zero.
+    pub fn worker<'a>(&self, upstreams: impl Iterator<Item = &'a str>) -> WorkerMetrics {
+        WorkerMetrics {
+            in_flight: self.in_flight.clone(),
+            problems: self.problems.clone(),
+            upstreams: upstreams.map(|upstream| self.upstream(upstream)).collect(),
+            none: self.upstream(""),
         }
-        if outcome.end == End::Incomplete {
-            self.streams_incomplete.get_or_create(&UpstreamLabels { upstream: Arc::clone(&upstream) }).inc();
-        }
-        let usage = &outcome.usage;
-        for (kind, count) in
-            [("input", usage.input), ("cached", usage.cached), ("output", usage.output), ("reasoning", usage.reasoning)]
-        {
-            if let Some(count) = count {
-                self.tokens.get_or_create(&TokenLabels { upstream: Arc::clone(&upstream), kind }).inc_by(count);
-            }
-        }
-        if let Some(first_byte) = outcome.first_byte {
-            self.first_byte.get_or_create(&UpstreamLabels { upstream }).observe(first_byte.as_secs_f64());
+    }
+
+    fn upstream(&self, name: &str) -> UpstreamMetrics {
+        let upstream: Arc<str> = name.into();
+        let labels = UpstreamLabels { upstream: Arc::clone(&upstream) };
+        let tokens = |kind| self.tokens.get_or_create(&TokenLabels { upstream: Arc::clone(&upstream), kind }).clone();
+        let requests = |end: End| {
+            let labels = EndLabels { upstream: Arc::clone(&upstream), end: end.name() };
+            (end, self.requests.get_or_create(&labels).clone())
+        };
+        UpstreamMetrics {
+            requests: End::ALL.map(requests),
+            incomplete: self.streams_incomplete.get_or_create(&labels).clone(),
+            input: tokens("input"),
+            cached: tokens("cached"),
+            output: tokens("output"),
+            reasoning: tokens("reasoning"),
+            first_byte: self.first_byte.get_or_create(&labels).clone(),
         }
     }
 
@@ -148,6 +155,63 @@ impl Metrics {
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
         Ok(text)
+    }
+}
+
+/// What one worker counts with.
+#[derive(Debug)]
+pub struct WorkerMetrics {
+    in_flight: Gauge,
+    problems: Family<ProblemLabels, Counter>,
+    upstreams: Vec<UpstreamMetrics>,
+    /// Of requests for which none was tried.
+    none: UpstreamMetrics,
+}
+
+#[derive(Debug)]
+struct UpstreamMetrics {
+    requests: [(End, Counter); End::ALL.len()],
+    incomplete: Counter,
+    input: Counter,
+    cached: Counter,
+    output: Counter,
+    reasoning: Counter,
+    first_byte: Histogram,
+}
+
+impl WorkerMetrics {
+    /// A request began.
+    pub fn began(&self) {
+        self.in_flight.inc();
+    }
+
+    /// Counts a request that is over; `upstream` is the index of the one that was tried last.
+    pub fn settled(&self, upstream: Option<usize>, outcome: &Outcome) {
+        self.in_flight.dec();
+        let upstream = upstream.and_then(|index| self.upstreams.get(index)).unwrap_or(&self.none);
+        if let Some((_, requests)) = upstream.requests.iter().find(|(end, _)| *end == outcome.end) {
+            requests.inc();
+        }
+        if let Some(problem) = outcome.problem {
+            self.problems.get_or_create(&ProblemLabels { code: problem.name() }).inc();
+        }
+        if outcome.end == End::Incomplete {
+            upstream.incomplete.inc();
+        }
+        let usage = &outcome.usage;
+        for (counter, count) in [
+            (&upstream.input, usage.input),
+            (&upstream.cached, usage.cached),
+            (&upstream.output, usage.output),
+            (&upstream.reasoning, usage.reasoning),
+        ] {
+            if let Some(count) = count {
+                counter.inc_by(count);
+            }
+        }
+        if let Some(first_byte) = outcome.first_byte {
+            upstream.first_byte.observe(first_byte.as_secs_f64());
+        }
     }
 }
 

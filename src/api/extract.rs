@@ -1,6 +1,6 @@
 //! What handlers take from a request.
 
-use std::convert::Infallible;
+use std::{convert::Infallible, sync::Arc};
 
 use axum::{extract::FromRequestParts, http::request::Parts};
 
@@ -12,10 +12,10 @@ use crate::{domain::departure::Departure, proxy::Arrival};
 /// An extractor and not a layer: a layer would box one more future for each request.
 pub(super) struct Arrived(pub(super) Arrival);
 
-impl FromRequestParts<Data> for Arrived {
+impl FromRequestParts<Arc<Data>> for Arrived {
     type Rejection = Infallible;
 
-    async fn from_request_parts(parts: &mut Parts, data: &Data) -> Result<Self, Infallible> {
+    async fn from_request_parts(parts: &mut Parts, data: &Arc<Data>) -> Result<Self, Infallible> {
         let departure = parts.extensions.remove::<Departure>().unwrap_or_default();
         Ok(Self(data.proxy.arrival(departure)))
     }

@@ -47,7 +47,7 @@ pub(super) async fn live() -> StatusCode {
 }
 
 /// `GET /readyz` on the data plane: a bare status.
-pub(super) async fn ready(State(data): State<Data>) -> StatusCode {
+pub(super) async fn ready(State(data): State<Arc<Data>>) -> StatusCode {
     data.health.status()
 }
 

@@ -17,10 +17,10 @@ pub use health::Health;
 use crate::{metrics::Metrics, proxy::Proxy};
 
 /// What the data plane's handlers share: one per worker.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Data {
     /// The gateway as this worker sees it.
-    pub proxy: Arc<Proxy>,
+    pub proxy: Proxy,
     /// Liveness and readiness.
     pub health: Arc<Health>,
 }
@@ -36,7 +36,7 @@ pub struct Admin {
 
 /// All routes of the data plane. Matched exactly, on the raw path, with and without `/v1`: users leave it out of the
 /// base URL (docs/wire.md, section 1). Nothing is ever redirected.
-pub fn data(state: Data) -> Router {
+pub fn data(state: Arc<Data>) -> Router {
     Router::new()
         .route("/v1/responses", responses())
         .route("/responses", responses())
@@ -64,14 +64,14 @@ pub fn metrics_only(state: Admin) -> Router {
     Router::new().route("/metrics", get(metrics::text)).with_state(state)
 }
 
-fn responses() -> MethodRouter<Data> {
+fn responses() -> MethodRouter<Arc<Data>> {
     post(v1::responses::create).fallback(v1::responses::other_method)
 }
 
-fn models() -> MethodRouter<Data> {
+fn models() -> MethodRouter<Arc<Data>> {
     get(v1::models::list).fallback(v1::models::other_method)
 }
 
-fn model() -> MethodRouter<Data> {
+fn model() -> MethodRouter<Arc<Data>> {
     get(v1::models::one).fallback(v1::models::other_method)
 }

@@ -39,7 +39,7 @@ use crate::{
         clock::Clock,
     },
     metrics::Metrics,
-    proxy::{Proxy, Tables, TablesError},
+    proxy::{Proxy, Tables, TablesError, Tls},
 };
 
 /// Connections to the admin plane at once: scrapers and probes, not clients.
@@ -131,7 +131,7 @@ impl Handle {
 pub fn start(mut config: Config, world: World) -> Result<Running, StartError> {
     let data_dir = DataDir::open(&config.server.data_dir)?;
     let first_key = first_key::ensure(&mut config, &data_dir, world)?;
-    let tables = Arc::new(Tables::new(&config)?);
+    let tls = Tls::new(&config)?;
     let metrics = Arc::new(Metrics::default());
     let health = Arc::new(Health::new(&config));
 
@@ -147,9 +147,9 @@ pub fn start(mut config: Config, world: World) -> Result<Running, StartError> {
     let slots = Arc::new(Semaphore::new(config.server.max_connections));
     let mut workers = Vec::with_capacity(bound.data.len());
     for (index, listener) in bound.data.into_iter().enumerate() {
-        let proxy = Arc::new(Proxy::new(Arc::clone(&tables), Arc::clone(&metrics), world.clock, world.chance)?);
+        let proxy = Proxy::new(Tables::new(&config)?, &tls, &metrics, world.clock, world.chance)?;
         let shared = Shared {
-            router: api::data(Data { proxy, health: Arc::clone(&health) }),
+            router: api::data(Arc::new(Data { proxy, health: Arc::clone(&health) })),
             deadlines,
             shutdown: handle.data.clone(),
             metrics: Arc::clone(&metrics),

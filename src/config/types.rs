@@ -26,6 +26,35 @@ pub struct Config {
     pub default_upstream: Option<usize>,
 }
 
+impl Config {
+    /// A copy that shares no text with this one, so that threads do not write to the same reference counts.
+    #[must_use]
+    pub fn apart(&self) -> Self {
+        let mut copy = self.clone();
+        for upstream in &mut copy.upstreams {
+            own(&mut upstream.name);
+            for credential in &mut upstream.credentials {
+                own(&mut credential.name);
+                own(&mut credential.account);
+            }
+        }
+        copy.idle.iter_mut().for_each(|upstream| own(&mut upstream.name));
+        for model in &mut copy.models {
+            own(&mut model.name);
+            model.targets.iter_mut().filter_map(|target| target.model.as_mut()).for_each(own);
+        }
+        for key in &mut copy.keys {
+            own(&mut key.name);
+            key.models.iter_mut().flatten().for_each(own);
+        }
+        copy
+    }
+}
+
+fn own(text: &mut Arc<str>) {
+    *text = Arc::from(&**text);
+}
+
 /// `[server]`.
 #[derive(Clone, Debug)]
 pub struct Server {

@@ -34,6 +34,21 @@ pub enum End {
 }
 
 impl End {
+    /// All of them.
+    pub const ALL: [Self; 11] = [
+        Self::Completed,
+        Self::ResponseFailed,
+        Self::ResponseIncomplete,
+        Self::Incomplete,
+        Self::UpstreamError,
+        Self::UpstreamBroken,
+        Self::UpstreamStalled,
+        Self::ClientGone,
+        Self::ClientStalled,
+        Self::Refused,
+        Self::GatewayStop,
+    ];
+
     /// Its fixed name.
     pub const fn name(self) -> &'static str {
         match self {

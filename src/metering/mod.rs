@@ -14,7 +14,7 @@ use crate::{
         problem::Problem,
         usage::Usage,
     },
-    metrics::Metrics,
+    metrics::WorkerMetrics,
     protocol::observe::Seen,
 };
 
@@ -22,7 +22,9 @@ use crate::{
 /// record is settled, once.
 #[derive(Debug)]
 pub struct Settlement {
-    metrics: Arc<Metrics>,
+    metrics: Arc<WorkerMetrics>,
+    /// Index of the upstream that was tried last.
+    upstream: Option<usize>,
     departure: Departure,
     began: Instant,
     outcome: Box<Outcome>,
@@ -31,8 +33,8 @@ pub struct Settlement {
 
 impl Settlement {
     /// Opens the record of a request whose head is here now. `departure` tells why, if it is dropped.
-    pub fn open(metrics: Arc<Metrics>, id: RequestId, departure: Departure) -> Self {
-        metrics.in_flight.inc();
+    pub fn open(metrics: Arc<WorkerMetrics>, id: RequestId, departure: Departure) -> Self {
+        metrics.began();
         let outcome = Box::new(Outcome {
             id,
             end: End::ClientGone,
@@ -53,7 +55,7 @@ impl Settlement {
             first_byte: None,
             took: Duration::ZERO,
         });
-        Self { metrics, departure, began: Instant::now(), outcome, settled: false }
+        Self { metrics, upstream: None, departure, began: Instant::now(), outcome, settled: false }
     }
 
     /// The record, to be filled.
@@ -61,8 +63,9 @@ impl Settlement {
         &mut self.outcome
     }
 
-    /// Notes a try before it is made: should it be cut short, the record shows it.
-    pub fn attempt(&mut self, upstream: Arc<str>, credential: Option<Arc<str>>) -> Instant {
+    /// Notes a try before it is made: should it be cut short, the record shows it. `index` is that of the upstream.
+    pub fn attempt(&mut self, index: usize, upstream: Arc<str>, credential: Option<Arc<str>>) -> Instant {
+        self.upstream = Some(index);
         self.outcome.attempts.push(Attempt {
             upstream,
             credential,
@@ -100,8 +103,7 @@ impl Settlement {
         }
         self.outcome.end = end;
         self.outcome.took = self.began.elapsed();
-        self.metrics.in_flight.dec();
-        self.metrics.settled(&self.outcome);
+        self.metrics.settled(self.upstream, &self.outcome);
         log::line(&self.outcome);
     }
 

@@ -51,7 +51,8 @@ pub(super) async fn attempt(
     *request.uri_mut() = upstream.uri(call.endpoint, call.query).map_err(|_| Refusal::internal())?;
     *request.headers_mut() = headers::up(call.headers, &upstream.config, credential);
 
-    let since = settlement.attempt(upstream.config.name.clone(), credential.map(|credential| credential.name.clone()));
+    let since =
+        settlement.attempt(index, upstream.config.name.clone(), credential.map(|credential| credential.name.clone()));
     let sent = timeout(tables.timeouts.upstream_head, sender.send(request)).await;
     let problem = match sent {
         Ok(Ok(response)) => {

@@ -12,7 +12,7 @@ use rustls::ClientConfig;
 
 use crate::{
     auth::Keys,
-    config::{Config, Timeouts},
+    config::{self, Config, Timeouts},
     domain::{
         chance::{Chance, NoChance},
         clock::Clock,
@@ -20,7 +20,7 @@ use crate::{
         id::{RequestId, RequestIds},
     },
     metering::Settlement,
-    metrics::Metrics,
+    metrics::{Metrics, WorkerMetrics},
     routing::Routes,
     upstream::{
         Unusable, Upstream,
@@ -38,8 +38,7 @@ pub struct Tables {
     /// Where models lead.
     pub routes: Routes,
     /// The upstreams, by the indices that `routes` and `keys` speak of.
-    pub upstreams: Vec<Arc<Upstream>>,
-    tls: Vec<Arc<ClientConfig>>,
+    pub upstreams: Vec<Upstream>,
     timeouts: Timeouts,
     max_body_bytes: u64,
 }
@@ -55,31 +54,44 @@ pub enum TablesError {
     Tls(Arc<str>, TlsError),
 }
 
+/// TLS settings for each upstream of a configuration. Made once for all workers: reading the system's roots takes
+/// milliseconds.
+#[derive(Debug)]
+pub struct Tls(Vec<Arc<ClientConfig>>);
+
+impl Tls {
+    /// Reads the roots.
+    ///
+    /// # Errors
+    /// When a certificate of an upstream's own cannot be used.
+    pub fn new(config: &Config) -> Result<Self, TablesError> {
+        let mut common: Option<Arc<ClientConfig>> = None;
+        let of = |upstream: &config::Upstream| {
+            let refused = |error| TablesError::Tls(Arc::clone(&upstream.name), error);
+            Ok(match (&upstream.ca_pem, &common) {
+                (Some(pem), _) => Arc::new(send::tls(Some(pem)).map_err(refused)?),
+                (None, Some(common)) => Arc::clone(common),
+                (None, None) => Arc::clone(common.insert(Arc::new(send::tls(None).map_err(refused)?))),
+            })
+        };
+        config.upstreams.iter().map(of).collect::<Result<_, _>>().map(Self)
+    }
+}
+
 impl Tables {
-    /// Builds the snapshot.
+    /// Builds the snapshot, as one worker's own: reference counts that all of them write to would cost each request
+    /// more than the lookups.
     ///
     /// # Errors
     /// When an upstream cannot be used as it is configured.
     pub fn new(config: &Config) -> Result<Self, TablesError> {
-        let mut upstreams = Vec::with_capacity(config.upstreams.len());
-        let mut tls = Vec::with_capacity(config.upstreams.len());
-        let mut common: Option<Arc<ClientConfig>> = None;
-        for upstream in &config.upstreams {
-            upstreams.push(Arc::new(Upstream::new(upstream.clone())?));
-            let refused = |error| TablesError::Tls(Arc::clone(&upstream.name), error);
-            // Reading the system's roots takes milliseconds: once for all upstreams without roots of their own.
-            tls.push(match (&upstream.ca_pem, &common) {
-                (Some(pem), _) => Arc::new(send::tls(Some(pem)).map_err(refused)?),
-                (None, Some(common)) => Arc::clone(common),
-                (None, None) => Arc::clone(common.insert(Arc::new(send::tls(None).map_err(refused)?))),
-            });
-        }
+        let config = config.apart();
+        let upstreams = config.upstreams.iter().cloned().map(Upstream::new).collect::<Result<_, _>>()?;
         Ok(Self {
             keys: Keys::new(&config.keys),
-            routes: Routes::new(config),
+            routes: Routes::new(&config),
             upstreams,
-            tls,
-            timeouts: config.timeouts.clone(),
+            timeouts: config.timeouts,
             max_body_bytes: config.server.max_body_bytes,
         })
     }
@@ -90,7 +102,7 @@ impl Tables {
 pub struct Proxy {
     tables: Arc<Tables>,
     senders: Vec<Sender>,
-    metrics: Arc<Metrics>,
+    metrics: Arc<WorkerMetrics>,
     ids: RequestIds,
 }
 
@@ -108,14 +120,15 @@ impl Proxy {
     ///
     /// # Errors
     /// Without randomness, which the ids of requests need.
-    pub fn new(tables: Arc<Tables>, metrics: Arc<Metrics>, clock: Clock, chance: Chance) -> Result<Self, NoChance> {
+    pub fn new(tables: Tables, tls: &Tls, metrics: &Metrics, clock: Clock, chance: Chance) -> Result<Self, NoChance> {
         let senders = tables
             .upstreams
             .iter()
-            .zip(&tables.tls)
+            .zip(&tls.0)
             .map(|(upstream, tls)| Sender::new(&upstream.config, &tables.timeouts, tls))
             .collect();
-        Ok(Self { tables, senders, metrics, ids: RequestIds::new(clock, chance)? })
+        let metrics = Arc::new(metrics.worker(tables.upstreams.iter().map(|upstream| &*upstream.config.name)));
+        Ok(Self { tables: Arc::new(tables), senders, metrics, ids: RequestIds::new(clock, chance)? })
     }
 
     /// The snapshot that a request begun now keeps to its end.

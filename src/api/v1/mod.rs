@@ -3,6 +3,8 @@
 pub(super) mod models;
 pub(super) mod responses;
 
+use std::sync::Arc;
+
 use axum::{
     body::Body,
     extract::{Request, State},
@@ -13,7 +15,11 @@ use super::{Data, extract::Arrived};
 use crate::proxy::{Arrival, error::Refusal};
 
 /// Whatever has no route.
-pub(super) async fn unknown_url(State(data): State<Data>, Arrived(arrival): Arrived, request: Request) -> Response {
+pub(super) async fn unknown_url(
+    State(data): State<Arc<Data>>,
+    Arrived(arrival): Arrived,
+    request: Request,
+) -> Response {
     refuse(&data, &arrival, Refusal::unknown_url().leaving(request.body()))
 }
 

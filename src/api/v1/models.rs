@@ -1,6 +1,8 @@
 //! `/v1/models`: OpenAI's plain list of what this key may use. Codex asks with `?client_version=` for a catalogue of its
 //! own; the plain list is what it copes with best (docs/wire.md, section 7).
 
+use std::sync::Arc;
+
 use axum::{
     extract::{Path, Request, State, rejection::PathRejection},
     http::{HeaderMap, header::CONTENT_TYPE},
@@ -20,7 +22,11 @@ use crate::{
 };
 
 /// `GET /v1/models`.
-pub(in crate::api) async fn list(State(data): State<Data>, Arrived(arrival): Arrived, headers: HeaderMap) -> Response {
+pub(in crate::api) async fn list(
+    State(data): State<Arc<Data>>,
+    Arrived(arrival): Arrived,
+    headers: HeaderMap,
+) -> Response {
     let tables = data.proxy.tables();
     match caller(&tables, &headers) {
         Ok(caller) => {
@@ -34,7 +40,7 @@ pub(in crate::api) async fn list(State(data): State<Data>, Arrived(arrival): Arr
 
 /// `GET /v1/models/{id}`. The id may hold `/` and `:`, and is decoded once.
 pub(in crate::api) async fn one(
-    State(data): State<Data>,
+    State(data): State<Arc<Data>>,
     Arrived(arrival): Arrived,
     headers: HeaderMap,
     id: Result<Path<String>, PathRejection>,
@@ -51,7 +57,7 @@ pub(in crate::api) async fn one(
 
 /// Anything but GET.
 pub(in crate::api) async fn other_method(
-    State(data): State<Data>,
+    State(data): State<Arc<Data>>,
     Arrived(arrival): Arrived,
     request: Request,
 ) -> Response {

@@ -1,5 +1,7 @@
 //! `/v1/responses`.
 
+use std::sync::Arc;
+
 use axum::{
     body::Body,
     extract::{Request, State},
@@ -15,13 +17,17 @@ use crate::{
 };
 
 /// `POST /v1/responses`.
-pub(in crate::api) async fn create(State(data): State<Data>, Arrived(arrival): Arrived, request: Request) -> Response {
+pub(in crate::api) async fn create(
+    State(data): State<Arc<Data>>,
+    Arrived(arrival): Arrived,
+    request: Request,
+) -> Response {
     forward(&data.proxy, arrival, Endpoint::CreateResponse, request).await.map(Body::new)
 }
 
 /// Anything but POST. A WebSocket upgrade gets 426, the one answer on which Codex falls back to HTTP at once.
 pub(in crate::api) async fn other_method(
-    State(data): State<Data>,
+    State(data): State<Arc<Data>>,
     Arrived(arrival): Arrived,
     request: Request,
 ) -> Response {
