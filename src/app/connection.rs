@@ -12,7 +12,7 @@ use std::{
 
 use axum::{Router, body::Body};
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Request, Response, Version};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::{body::Incoming, server::conn::http1, service::Service};
 use hyper_util::rt::TokioIo;
@@ -74,10 +74,20 @@ pub(super) async fn serve(stream: TcpStream, shared: Shared) {
     builder.max_buf_size(MAX_BUFFER).half_close(false).header_read_timeout(None);
     let connection = builder.serve_connection(TokioIo::new(io), service);
 
-    if let Some(mut io) = drive(connection, &write, &progress, &departure, &shared).await {
+    let read = drive(connection, &write, &progress, &departure, &shared).await;
+    if progress.is_open_ended() {
+        // Closing in order would be the end of this body: only a reset shows that it was cut.
+        let _ = write.as_ref().as_ref().set_zero_linger();
+        if let Some(write) = Arc::into_inner(write) {
+            write.forget();
+        }
+    } else if let Some(mut read) = read {
         // Ends the writing side: the connection gave its own reference up, this is the last one.
         drop(write);
-        linger(&mut io).await;
+        tokio::select! {
+            () = linger(&mut read) => {}
+            () = shared.shutdown.stopped() => {}
+        }
     }
     shared.metrics.connections.dec();
 }
@@ -112,6 +122,7 @@ async fn drive(
     let mut drain = pin!(shared.shutdown.draining());
     let mut stop = pin!(shared.shutdown.stopped());
     let mut draining = false;
+    let mut at_rest = false;
     loop {
         let event = tokio::select! {
             biased;
@@ -121,7 +132,8 @@ async fn drive(
             () = &mut stop => Event::Stop,
         };
         match event {
-            Event::Done => return Some(connection.into_parts().io.into_inner().read),
+            // Who was at rest when the drain began has no answer that could be lost, and shall not hold the end up.
+            Event::Done => return (!at_rest).then(|| connection.into_parts().io.into_inner().read),
             // Between two requests hyper sees the end by itself, and what is already in its buffer gets no service.
             Event::Left => {
                 progress.leave();
@@ -146,6 +158,7 @@ async fn drive(
             }
             Event::Drain => {
                 draining = true;
+                at_rest = progress.is_at_rest();
                 Pin::new(&mut connection).graceful_shutdown();
             }
             Event::Stop => {
@@ -253,8 +266,12 @@ impl Service<Request<Incoming>> for Requests {
         let busy = Busy(Arc::clone(&self.progress));
         request.extensions_mut().insert(self.departure.clone());
         let mut router = self.router.clone();
+        // HTTP/1.0 knows no chunks: without a length, a body ends with its connection.
+        let by_closing = request.version() == Version::HTTP_10;
         Box::pin(async move {
             let Ok(response) = router.call(request).await;
+            let body = response.body();
+            busy.0.open_ended(by_closing && !body.is_end_stream() && body.size_hint().exact().is_none());
             Ok(response.map(|body| Tracked { body, busy }))
         })
     }
@@ -282,8 +299,16 @@ impl HttpBody for Tracked {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         ready!(self.busy.0.poll_room(cx));
         let polled = Pin::new(&mut self.body).poll_frame(cx);
-        if let Poll::Ready(Some(Ok(frame))) = &polled {
-            self.busy.0.queue(frame.data_ref().map_or(0, Bytes::len));
+        let ended = match &polled {
+            Poll::Ready(Some(Ok(frame))) => {
+                self.busy.0.queue(frame.data_ref().map_or(0, Bytes::len));
+                self.body.is_end_stream()
+            }
+            Poll::Ready(None) => true,
+            _ => false,
+        };
+        if ended {
+            self.busy.0.open_ended(false);
         }
         polled
     }

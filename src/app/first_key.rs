@@ -17,7 +17,7 @@ const TEXT: &str = "first-key";
 const NAME: &str = "first";
 
 /// Adds the first key to a configuration without any; makes it if this is the first start. Returned is a key that
-/// was made and has to be shown now, since nothing else holds it.
+/// was made: nothing holds it until [`keep`].
 pub(super) fn ensure(
     config: &mut Config,
     data_dir: &DataDir,
@@ -33,7 +33,13 @@ pub(super) fn ensure(
         return Ok(None);
     }
     let key = auth::make_key(world.chance)?;
-    let sha256 = auth::digest(key.expose_secret().as_bytes());
+    config.keys.push(unrestricted(auth::digest(key.expose_secret().as_bytes())));
+    Ok(Some(key))
+}
+
+/// Keeps a key that was made: once nothing can fail any more, or a start that failed would leave a key behind that
+/// nobody was ever shown. Returned is the key if it has to be shown now, since nothing else holds it.
+pub(super) fn keep(key: SecretString, data_dir: &DataDir, world: World) -> Result<Option<SecretString>, StartError> {
     if !world.terminal {
         data_dir.write(TEXT, &format!("{}\n", key.expose_secret()))?;
         tracing::warn!(
@@ -41,8 +47,8 @@ pub(super) fn ensure(
             "no client key is configured: made one and wrote it to this file; move it to where it is needed"
         );
     }
+    let sha256 = auth::digest(key.expose_secret().as_bytes());
     data_dir.write(HASH, &format!("{}\n", data_encoding::HEXLOWER.encode(&sha256)))?;
-    config.keys.push(unrestricted(sha256));
     Ok(world.terminal.then_some(key))
 }
 

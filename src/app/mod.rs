@@ -130,7 +130,7 @@ impl Handle {
 /// When a part of it cannot be had; nothing runs then.
 pub fn start(mut config: Config, world: World) -> Result<Running, StartError> {
     let data_dir = DataDir::open(&config.server.data_dir)?;
-    let first_key = first_key::ensure(&mut config, &data_dir, world)?;
+    let made_key = first_key::ensure(&mut config, &data_dir, world)?;
     let tls = Tls::new(&config)?;
     let metrics = Arc::new(Metrics::default());
     let health = Arc::new(Health::new(&config));
@@ -141,6 +141,7 @@ pub fn start(mut config: Config, world: World) -> Result<Running, StartError> {
         let _inside = control.enter();
         Bound::new(&config.server)?
     };
+    let first_key = made_key.map_or(Ok(None), |key| first_key::keep(key, &data_dir, world))?;
 
     let handle = Handle { data: Shutdown::default(), admin: Shutdown::default(), health: Arc::clone(&health) };
     let deadlines = Deadlines::from(&config.timeouts);
@@ -254,6 +255,8 @@ fn spawn(
         if let Err(error) = runtime.block_on(work) {
             tracing::error!(%error, "a listener failed");
         }
+        // A name that is being resolved cannot be interrupted: waiting for it would hold the end up for many seconds.
+        runtime.shutdown_background();
     };
     thread::Builder::new().name(name).spawn(run).map_err(StartError::Thread)
 }

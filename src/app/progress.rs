@@ -48,6 +48,8 @@ pub(super) struct Progress {
     /// Milliseconds since `began`, plus one, at which writing began to stall; 0 = it does not.
     stalled: AtomicU64,
     left: AtomicBool,
+    /// A body is on its way whose only end is that of the connection.
+    open_ended: AtomicBool,
     /// Bytes of bodies that hyper took and the socket did not.
     queued: AtomicUsize,
     /// The task that waits for `queued` to shrink.
@@ -80,6 +82,7 @@ impl Progress {
             since: AtomicU64::new(0),
             stalled: AtomicU64::new(0),
             left: AtomicBool::new(false),
+            open_ended: AtomicBool::new(false),
             queued: AtomicUsize::new(0),
             waiting: Mutex::new(None),
         }
@@ -114,6 +117,21 @@ impl Progress {
     /// Whether a request is under way.
     pub(super) fn is_busy(&self) -> bool {
         self.phase.load(Ordering::Relaxed) == BUSY
+    }
+
+    /// Nothing is under way, not even a head.
+    pub(super) fn is_at_rest(&self) -> bool {
+        matches!(self.phase.load(Ordering::Relaxed), SILENT | IDLE)
+    }
+
+    /// A body begins or ends whose only end, for the client, is that of the connection.
+    pub(super) fn open_ended(&self, is: bool) {
+        self.open_ended.store(is, Ordering::Relaxed);
+    }
+
+    /// Whether such a body did not come to its end.
+    pub(super) fn is_open_ended(&self) -> bool {
+        self.open_ended.load(Ordering::Relaxed)
     }
 
     /// The client takes nothing.

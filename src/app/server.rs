@@ -70,14 +70,22 @@ pub(super) async fn run(listener: std::net::TcpListener, shared: Shared, slots: 
     let listener = TcpListener::from_std(listener)?;
     let connections = TaskTracker::new();
     loop {
-        // Without a free slot nothing is accepted: clients wait in the backlog.
         let accepted = tokio::select! {
             biased;
             () = shared.shutdown.draining() => break,
-            accepted = accept(&listener, &slots) => accepted,
+            accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, slot)) => {
+            Ok((stream, _)) => {
+                // Taken after the connection: a listener that holds a slot while nobody comes would keep it from the
+                // others. Without a free one this connection waits, and those after it in the backlog.
+                let slot = tokio::select! {
+                    biased;
+                    () = shared.shutdown.draining() => break,
+                    slot = Arc::clone(&slots).acquire_owned() => slot,
+                };
+                // Never closed.
+                let Ok(slot) = slot else { break };
                 let serving = connection::serve(stream, shared.clone());
                 connections.spawn(async move {
                     serving.await;
@@ -94,13 +102,4 @@ pub(super) async fn run(listener: std::net::TcpListener, shared: Shared, slots: 
     connections.close();
     connections.wait().await;
     Ok(())
-}
-
-async fn accept(
-    listener: &TcpListener,
-    slots: &Arc<Semaphore>,
-) -> io::Result<(tokio::net::TcpStream, tokio::sync::OwnedSemaphorePermit)> {
-    let slot = Arc::clone(slots).acquire_owned().await.map_err(io::Error::other)?;
-    let (stream, _) = listener.accept().await?;
-    Ok((stream, slot))
 }

@@ -133,8 +133,10 @@ async fn read_error(mut body: Incoming) -> (Source, Option<Box<str>>) {
                 observer.finish();
                 break;
             }
-            // Broken or too slow: the client sees the same break, unless the answer turns out to be about us.
-            Ok(Some(Err(_))) | Err(_) => {
+            // The client sees the same break, unless the answer turns out to be about us.
+            Ok(Some(Err(error))) => return (Source::replay_broken(read, error), observer.seen().code.clone()),
+            // Too slow: the client waits for the rest.
+            Err(_) => {
                 rest = Some(body);
                 break;
             }

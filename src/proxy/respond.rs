@@ -38,22 +38,31 @@ pub(super) struct Reply {
 pub(super) struct Source {
     read: VecDeque<Bytes>,
     rest: Option<Incoming>,
+    /// How it broke while it was read: hyper's body tells that once, and then looks as if it had ended.
+    broken: Option<hyper::Error>,
 }
 
 impl From<Incoming> for Source {
     fn from(body: Incoming) -> Self {
-        Self { read: VecDeque::new(), rest: Some(body) }
+        Self { read: VecDeque::new(), rest: Some(body), broken: None }
     }
 }
 
 impl Source {
     pub(super) fn replay(read: Vec<Bytes>, rest: Option<Incoming>) -> Self {
-        Self { read: read.into(), rest }
+        Self { read: read.into(), rest, broken: None }
+    }
+
+    pub(super) fn replay_broken(read: Vec<Bytes>, broken: hyper::Error) -> Self {
+        Self { read: read.into(), rest: None, broken: Some(broken) }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         if let Some(data) = self.read.pop_front() {
             return Poll::Ready(Some(Ok(Frame::data(data))));
+        }
+        if let Some(error) = self.broken.take() {
+            return Poll::Ready(Some(Err(error)));
         }
         match &mut self.rest {
             Some(body) => Pin::new(body).poll_frame(cx),
@@ -62,10 +71,13 @@ impl Source {
     }
 
     fn is_end(&self) -> bool {
-        self.read.is_empty() && self.rest.as_ref().is_none_or(Body::is_end_stream)
+        self.read.is_empty() && self.broken.is_none() && self.rest.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
+        if self.broken.is_some() {
+            return SizeHint::default();
+        }
         let read: u64 = self.read.iter().map(|data| data.len() as u64).sum();
         match self.rest.as_ref().map(Body::size_hint) {
             None => SizeHint::with_exact(read),

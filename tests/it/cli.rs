@@ -228,3 +228,61 @@ async fn the_simulator_runs_alone_and_ends_on_sigterm() {
     process.signal("TERM");
     assert_eq!(process.exit(), Some(0));
 }
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_log_that_nobody_takes_ends_nothing() {
+    use std::io::{BufRead, BufReader};
+
+    let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("tidegate.toml");
+    fs::write(&file, minimal(&upstream.base_url(), "[[keys]]\nname = \"a\"\nsecret = { env = \"A_KEY\" }")).unwrap();
+    let mut command = tidegate(folder.path());
+    command.args(["serve", "--config"]).arg(&file).env("UP_KEY", UPSTREAM_KEY).env("A_KEY", KEY);
+    let mut child = command.spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    // Both pipes have lost their readers now.
+    drop(child.stderr.take());
+    let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+    let address = line["listen"].as_str().unwrap().parse().unwrap();
+    for _ in 0..3 {
+        let mut client = Client::connect(address).await;
+        let body = r#"{"model":"smart"}"#;
+        let length = body.len();
+        client
+            .send(format!(
+                "POST /v1/responses HTTP/1.1\r\nhost: t\r\nauthorization: Bearer {KEY}\r\ncontent-length: {length}\r\n\r\n{body}"
+            ))
+            .await;
+        let answer = client.answer().await;
+        assert_eq!((answer.status, &answer.body[..]), (200, RESPONSE.as_bytes()));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
+fn a_start_that_failed_leaves_no_key_behind_that_nobody_saw() {
+    use tidegate::{
+        app::{self, World},
+        domain::{chance::Chance, clock::Clock},
+    };
+
+    let folder = TempDir::new().unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let config = |listen| {
+        let mut config = crate::support::gateway::config("http://127.0.0.1:1/v1");
+        config.keys.clear();
+        config.server.data_dir = folder.path().to_owned();
+        config.server.listen = listen;
+        config
+    };
+    let world = World { clock: Clock::system(), chance: Chance::system(), terminal: true };
+    app::start(config(taken.local_addr().unwrap()), world).unwrap_err();
+    let running = app::start(config("127.0.0.1:0".parse().unwrap()), world).unwrap();
+    assert!(running.first_key.is_some(), "the key of the first try is in force, and nobody knows it");
+    running.handle().stop();
+    running.join();
+}

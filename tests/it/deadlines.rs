@@ -193,3 +193,23 @@ async fn a_client_that_does_not_read_is_cut_and_its_call_cancelled() {
     // The others are served on.
     assert_eq!(gateway.connect().await.get("/v1/models").await.status, 200);
 }
+
+#[tokio::test]
+async fn every_slot_serves_whichever_listener_the_kernel_chose() {
+    let (_upstream, gateway) = with(|config| {
+        config.server.workers = 4;
+        config.server.max_connections = 4;
+    })
+    .await;
+    for _ in 0..10 {
+        // Four at once: mostly two or more of them meet at one listener.
+        let mut clients = Vec::new();
+        for _ in 0..4 {
+            let mut client = gateway.connect().await;
+            assert_eq!(client.get("/v1/models").await.status, 200);
+            clients.push(client);
+        }
+        drop(clients);
+        gateway.metric_becomes("tidegate_connections ", 0.0).await;
+    }
+}

@@ -440,6 +440,23 @@ async fn rules_can_say_that_a_403_is_the_clients() {
 }
 
 #[tokio::test]
+async fn an_error_that_breaks_while_it_is_judged_breaks_for_the_client_too() {
+    let head = "HTTP/1.1 403 Forbidden\r\ncontent-type: application/json\r\n";
+    let chunked = [format!("{head}transfer-encoding: chunked\r\n\r\n").as_bytes(), &chunk(b"{\"error\":{")].concat();
+    let sized = format!("{head}content-length: 500\r\n\r\n{{\"error\":{{").into_bytes();
+    for answer in [chunked, sized] {
+        let upstream = Upstream::scripted(move |_| vec![Step::Send(answer.clone()), Step::Close]).await;
+        let gateway = Gateway::with(&upstream.base_url(), |config| {
+            config.upstreams[0].error_rules = vec![ErrorRule { status: 403, code: None, fault: Fault::Request }];
+        });
+        let answer = gateway.post("", BODY).await;
+        assert_eq!((answer.status, &answer.body[..]), (403, &b"{\"error\":{"[..]));
+        assert!(!answer.whole, "the break was hidden");
+        gateway.metric_becomes("tidegate_requests_total{upstream=\"up\",end=\"upstream_broken\"}", 1.0).await;
+    }
+}
+
+#[tokio::test]
 async fn a_403_about_the_request_comes_down_as_it_is() {
     let padding = "p".repeat(200_000);
     for code in ["model_not_found", "unsupported_country_region_territory", "content_policy_violation"] {

@@ -1,10 +1,12 @@
 //! What passes in headers, both ways, as exact sets; and how requests share a connection.
 
 use http::{HeaderName, HeaderValue};
+use tokio::io::AsyncReadExt;
 
 use crate::support::{
     client::{Client, request},
     gateway::{Gateway, KEY, UPSTREAM_KEY},
+    soon,
     upstream::{LAST_CHUNK, RESPONSE, STREAM, Step, Upstream, chunk, json},
 };
 use tidegate::config::{Config, Credential};
@@ -460,4 +462,26 @@ async fn a_stream_to_an_http_1_0_client_ends_with_its_connection() {
         // No chunk sizes among the events.
         assert_eq!(answer.body, event);
     }
+}
+
+#[tokio::test]
+async fn a_break_is_not_the_end_of_a_stream_to_an_http_1_0_client() {
+    let event = b"data: {}\n\n";
+    let (go, gate) = tokio::sync::oneshot::channel();
+    let mut steps = Some(vec![Step::Send([STREAM, &chunk(event)].concat()), Step::Wait(gate), Step::Close]);
+    let upstream = Upstream::scripted(move |_| steps.take().unwrap()).await;
+    let gateway = Gateway::before(&upstream.base_url());
+    let mut client = gateway.connect().await;
+    old(&mut client, "").await;
+    client.head().await;
+    // What came with the head is in the client's buffer already.
+    let mut got = client.take();
+    while got.len() < event.len() {
+        soon("the event", client.stream.read_buf(&mut got)).await.unwrap();
+    }
+    assert_eq!(got, event);
+    go.send(()).unwrap();
+    // A connection closed in order would look like the end of the stream.
+    let error = soon("the break", client.stream.read(&mut [0])).await.unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
 }

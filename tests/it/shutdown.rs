@@ -89,3 +89,17 @@ async fn no_more_connections_are_taken_than_there_are_slots_and_a_freed_one_is_u
     drop(first);
     assert_eq!(second.answer().await.status, 200);
 }
+
+#[tokio::test]
+async fn idle_clients_that_keep_their_side_open_do_not_hold_the_end_up() {
+    let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
+    let mut gateway = Gateway::before(&upstream.base_url());
+    let mut used = gateway.connect().await;
+    assert_eq!(used.create(BODY).await.status, 200);
+    let _silent = gateway.connect().await;
+    gateway.metric_becomes("tidegate_connections ", 2.0).await;
+    let since = tokio::time::Instant::now();
+    gateway.drain();
+    gateway.ended().await;
+    assert!(since.elapsed() < std::time::Duration::from_secs(1), "{:?}", since.elapsed());
+}

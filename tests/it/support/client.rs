@@ -210,6 +210,11 @@ impl Client {
         self.buffer.is_empty()
     }
 
+    /// What was received and not looked at.
+    pub(crate) fn take(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.buffer)
+    }
+
     async fn read(&mut self) -> bool {
         matches!(self.stream.read_buf(&mut self.buffer).await, Ok(n) if n > 0)
     }
