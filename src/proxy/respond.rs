@@ -304,18 +304,18 @@ fn end_of(terminal: Terminal) -> End {
     }
 }
 
-/// The longest gap inside an answer. One timer a stream, moved only when it fires: a busy stream costs it nothing.
+/// The longest gap inside an answer. One timer a stream, made at the first gap and moved only when it fires: an answer
+/// that is there at once costs none, a busy stream next to nothing.
 #[derive(Debug)]
 struct Silence {
     limit: Duration,
     since: Instant,
-    timer: Pin<Box<Sleep>>,
+    timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl Silence {
     fn new(limit: Duration) -> Self {
-        let since = Instant::now();
-        Self { limit, since, timer: Box::pin(tokio::time::sleep_until(since + limit)) }
+        Self { limit, since: Instant::now(), timer: None }
     }
 
     /// Something came.
@@ -324,13 +324,14 @@ impl Silence {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let until = self.since + self.limit;
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
         loop {
-            ready!(self.timer.as_mut().poll(cx));
-            let until = self.since + self.limit;
+            ready!(timer.as_mut().poll(cx));
             if until <= Instant::now() {
                 return Poll::Ready(());
             }
-            self.timer.as_mut().reset(until);
+            timer.as_mut().reset(until);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The binary as its operator meets it.
 
-use std::{fs, net::TcpListener, os::unix::fs::PermissionsExt};
+use std::{fs, net::TcpListener, os::unix::fs::PermissionsExt, process::Command};
 
 use tempfile::TempDir;
 
@@ -127,17 +127,20 @@ async fn serve_forwards_answers_health_and_ends_at_once_when_idle() {
     }
 }
 
+/// `tidegate serve` with no client key configured.
+fn serve_without_keys(folder: &TempDir, upstream: &Upstream) -> Command {
+    let file = folder.path().join("tidegate.toml");
+    fs::write(&file, minimal(&upstream.base_url(), "")).unwrap();
+    let mut command = tidegate(folder.path());
+    command.args(["serve", "--config"]).arg(&file).env("UP_KEY", UPSTREAM_KEY);
+    command
+}
+
 #[tokio::test]
 async fn the_first_start_makes_a_key_and_the_next_one_knows_it() {
     let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let folder = TempDir::new().unwrap();
-    let file = folder.path().join("tidegate.toml");
-    fs::write(&file, minimal(&upstream.base_url(), "")).unwrap();
-    let serve = || {
-        let mut command = tidegate(folder.path());
-        command.args(["serve", "--config"]).arg(&file).env("UP_KEY", UPSTREAM_KEY);
-        command
-    };
+    let serve = || serve_without_keys(&folder, &upstream);
     let mut process = Process::start(&mut serve());
     let path = process.logged("no client key is configured: made one")["file"].as_str().unwrap().to_owned();
     process.ready();
@@ -165,13 +168,7 @@ async fn the_first_start_makes_a_key_and_the_next_one_knows_it() {
 async fn a_taken_port_or_data_folder_is_told_by_name() {
     let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let folder = TempDir::new().unwrap();
-    let file = folder.path().join("tidegate.toml");
-    fs::write(&file, minimal(&upstream.base_url(), "")).unwrap();
-    let serve = || {
-        let mut command = tidegate(folder.path());
-        command.args(["serve", "--config"]).arg(&file).env("UP_KEY", UPSTREAM_KEY);
-        command
-    };
+    let serve = || serve_without_keys(&folder, &upstream);
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let output = run(serve().env("TIDEGATE_LISTEN", &address));
