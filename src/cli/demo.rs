@@ -42,8 +42,8 @@ pub(super) fn run(listen: SocketAddr, admin_listen: SocketAddr) -> ExitCode {
         Err(error) => return output::fail(error),
     };
     let models: Vec<_> = config.models.iter().map(|model| model.name.to_string()).collect();
-    let running = match serve::start(config) {
-        Ok(running) => running,
+    let (running, ending) = match serve::start(config) {
+        Ok(started) => started,
         Err(code) => {
             output::fail(
                 "another address can be chosen: tidegate demo --listen 127.0.0.1:0 --admin-listen 127.0.0.1:0",
@@ -52,7 +52,7 @@ pub(super) fn run(listen: SocketAddr, admin_listen: SocketAddr) -> ExitCode {
         }
     };
     output::print(greeting(running.listen, running.admin_listen, key.expose_secret(), &models));
-    let code = serve::wait(running);
+    let code = serve::wait(running, ending);
     drop(data);
     code
 }

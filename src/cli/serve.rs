@@ -7,7 +7,10 @@ use std::{
 };
 
 use secrecy::ExposeSecret;
-use tokio::{runtime::Builder, sync::oneshot};
+use tokio::{
+    runtime::{Builder, Runtime},
+    sync::oneshot,
+};
 
 use super::{output, signals::Signals};
 use crate::{
@@ -32,8 +35,8 @@ pub(super) fn run(source: &Source) -> ExitCode {
     for idle in &config.idle {
         tracing::info!(upstream = &*idle.name, variables = idle.variables.join(" "), "no credential is set: left out");
     }
-    let running = match start(config) {
-        Ok(running) => running,
+    let (running, ending) = match start(config) {
+        Ok(started) => started,
         Err(code) => return code,
     };
     if let Some(key) = &running.first_key {
@@ -42,11 +45,30 @@ pub(super) fn run(source: &Source) -> ExitCode {
             "No client key is configured. This one was made; it is shown only now:\n\n    {key}\n"
         ));
     }
-    wait(running)
+    wait(running, ending)
+}
+
+/// What ends the gateway. Made before it starts: whoever reads "ready" may send a signal at once, which would kill the
+/// process, or be lost where it is the first one of a container.
+pub(super) struct Ending {
+    runtime: Runtime,
+    signals: Signals,
+}
+
+impl Ending {
+    fn new() -> io::Result<Self> {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let signals = {
+            let _inside = runtime.enter();
+            Signals::new()?
+        };
+        Ok(Self { runtime, signals })
+    }
 }
 
 /// Starts the gateway with the world as it is.
-pub(super) fn start(config: Config) -> Result<Running, ExitCode> {
+pub(super) fn start(config: Config) -> Result<(Running, Ending), ExitCode> {
+    let ending = Ending::new().map_err(output::fail)?;
     let world = World { clock: Clock::system(), chance: Chance::system(), terminal: io::stdout().is_terminal() };
     let running = app::start(config, world).map_err(output::fail)?;
     tracing::info!(
@@ -56,7 +78,7 @@ pub(super) fn start(config: Config) -> Result<Running, ExitCode> {
         metrics_listen = running.metrics_listen.map(tracing::field::display),
         "ready"
     );
-    Ok(running)
+    Ok((running, ending))
 }
 
 /// How a gateway ended.
@@ -67,11 +89,8 @@ enum Ended {
 }
 
 /// Waits for a signal and ends the gateway in order: what is under way may finish, a second signal ends it at once.
-pub(super) fn wait(running: Running) -> ExitCode {
-    let runtime = match Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return output::fail(error),
-    };
+pub(super) fn wait(running: Running, ending: Ending) -> ExitCode {
+    let Ending { runtime, mut signals } = ending;
     let handle = running.handle();
     let limit = running.drain_limit();
     let (over, ended) = oneshot::channel();
@@ -80,14 +99,6 @@ pub(super) fn wait(running: Running) -> ExitCode {
         let _ = over.send(());
     });
     let ended = runtime.block_on(async {
-        let mut signals = match Signals::new() {
-            Ok(signals) => signals,
-            Err(error) => {
-                tracing::error!(%error, "signals cannot be received");
-                handle.stop();
-                return Ended::Cut;
-            }
-        };
         let mut ended = ended;
         tokio::select! {
             () = signals.next() => {}
