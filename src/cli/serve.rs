@@ -7,12 +7,9 @@ use std::{
 };
 
 use secrecy::ExposeSecret;
-use tokio::{
-    runtime::{Builder, Runtime},
-    sync::oneshot,
-};
+use tokio::sync::oneshot;
 
-use super::{output, signals::Signals};
+use super::{output, signals::Ending};
 use crate::{
     app::{self, Handle, Running, World, telemetry},
     config::{Config, EXIT_CONFIG, Source},
@@ -46,24 +43,6 @@ pub(super) fn run(source: &Source) -> ExitCode {
         ));
     }
     wait(running, ending)
-}
-
-/// What ends the gateway. Made before it starts: whoever reads "ready" may send a signal at once, which would kill the
-/// process, or be lost where it is the first one of a container.
-pub(super) struct Ending {
-    runtime: Runtime,
-    signals: Signals,
-}
-
-impl Ending {
-    fn new() -> io::Result<Self> {
-        let runtime = Builder::new_current_thread().enable_all().build()?;
-        let signals = {
-            let _inside = runtime.enter();
-            Signals::new()?
-        };
-        Ok(Self { runtime, signals })
-    }
 }
 
 /// Starts the gateway with the world as it is.

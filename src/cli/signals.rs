@@ -2,6 +2,26 @@
 
 use std::io;
 
+use tokio::runtime::{Builder, Runtime};
+
+/// Signals with the runtime to wait for them on. Made before anybody is told that the process is ready: a signal that
+/// comes before would kill it, or be lost where it is the first process of a container.
+pub(super) struct Ending {
+    pub(super) runtime: Runtime,
+    pub(super) signals: Signals,
+}
+
+impl Ending {
+    pub(super) fn new() -> io::Result<Self> {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let signals = {
+            let _inside = runtime.enter();
+            Signals::new()?
+        };
+        Ok(Self { runtime, signals })
+    }
+}
+
 /// SIGINT and SIGTERM, where there are any.
 pub(super) struct Signals {
     #[cfg(unix)]
@@ -13,14 +33,14 @@ pub(super) struct Signals {
 impl Signals {
     #[cfg(unix)]
     /// From here on they do not end the process by themselves.
-    pub(super) fn new() -> io::Result<Self> {
+    fn new() -> io::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
         Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
     #[cfg(not(unix))]
     /// From here on they do not end the process by themselves.
-    pub(super) fn new() -> io::Result<Self> {
+    fn new() -> io::Result<Self> {
         Ok(Self {})
     }
 

@@ -11,11 +11,15 @@ use std::{
 use tokio::{net::TcpListener, runtime::Builder};
 use tokio_util::sync::CancellationToken;
 
-use super::{output, signals::Signals};
+use super::{output, signals::Ending};
 use crate::simulator::{self, Options, Personality};
 
 /// Runs the simulated providers until a signal ends them.
 pub(super) fn run(listen: SocketAddr) -> ExitCode {
+    let mut ending = match Ending::new() {
+        Ok(ending) => ending,
+        Err(error) => return output::fail(error),
+    };
     let simulator = match Simulator::start(listen) {
         Ok(simulator) => simulator,
         Err(error) => return output::fail(format_args!("cannot listen on {listen}: {error}")),
@@ -25,17 +29,9 @@ pub(super) fn run(listen: SocketAddr) -> ExitCode {
     for personality in Personality::ALL {
         output::print(format_args!("    {:12} http://{address}{}", personality.name(), personality.base_path()));
     }
-    let waited = Builder::new_current_thread().enable_all().build().and_then(|runtime| {
-        runtime.block_on(async {
-            Signals::new()?.next().await;
-            Ok(())
-        })
-    });
+    ending.runtime.block_on(ending.signals.next());
     drop(simulator);
-    match waited {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => output::fail(error),
-    }
+    ExitCode::SUCCESS
 }
 
 /// The simulated providers, until this is dropped.
