@@ -3,6 +3,7 @@
 
 mod connection;
 pub mod data_dir;
+mod files;
 mod first_key;
 mod log_line;
 mod log_writer;
@@ -145,7 +146,7 @@ pub fn start(mut config: Config, world: World) -> Result<Running, StartError> {
 
     let handle = Handle { data: Shutdown::default(), admin: Shutdown::default(), health: Arc::clone(&health) };
     let deadlines = Deadlines::from(&config.timeouts);
-    let slots = Arc::new(Semaphore::new(config.server.max_connections));
+    let slots = Arc::new(Semaphore::new(files::connections(config.server.max_connections)));
     let mut workers = Vec::with_capacity(bound.data.len());
     for (index, listener) in bound.data.into_iter().enumerate() {
         let proxy = Proxy::new(Tables::new(&config)?, &tls, &metrics, world.clock, world.chance)?;

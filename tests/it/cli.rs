@@ -238,8 +238,9 @@ async fn a_log_that_nobody_takes_ends_nothing() {
     let mut command = tidegate(folder.path());
     command.args(["serve", "--config"]).arg(&file).env("UP_KEY", UPSTREAM_KEY).env("A_KEY", KEY);
     let mut child = command.spawn().unwrap();
-    let mut line = String::new();
-    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let line = lines.find(|line| line.contains("\"ready\"")).unwrap();
+    drop(lines);
     // Both pipes have lost their readers now.
     drop(child.stderr.take());
     let line: serde_json::Value = serde_json::from_str(&line).unwrap();
@@ -282,4 +283,34 @@ fn a_start_that_failed_leaves_no_key_behind_that_nobody_saw() {
     assert!(running.first_key.is_some(), "the key of the first try is in force, and nobody knows it");
     running.handle().stop();
     running.join();
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn silent_clients_leave_files_for_those_who_are_served() {
+    let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("tidegate.toml");
+    fs::write(&file, minimal(&upstream.base_url(), "[[keys]]\nname = \"a\"\nsecret = { env = \"A_KEY\" }")).unwrap();
+    let plain = tidegate(folder.path());
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", "ulimit -n 256; exec \"$@\"", "sh"]).arg(plain.get_program());
+    command.args(["serve", "--config"]).arg(&file).env("UP_KEY", UPSTREAM_KEY).env("A_KEY", KEY);
+    command.current_dir(folder.path()).stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+    let mut process = Process::start(&mut command);
+    let address = process.ready();
+    let mut served = Client::connect(address).await;
+    let body = r#"{"model":"smart"}"#;
+    let request = format!(
+        "POST /v1/responses HTTP/1.1\r\nhost: t\r\nauthorization: Bearer {KEY}\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    served.send("GET /healthz HTTP/1.1\r\nhost: t\r\n\r\n").await;
+    assert_eq!(served.answer().await.status, 200);
+    let mut silent = Vec::new();
+    for _ in 0..300 {
+        silent.push(Client::connect(address).await);
+    }
+    served.send(request).await;
+    assert_eq!(served.answer().await.status, 200);
 }
