@@ -224,6 +224,22 @@ impl Scanner {
                     i += 1;
                     state
                 }
+                State::FirstKey | State::Key if byte == b'"' => {
+                    i += 1;
+                    let (next, read) = self.begin_key(&piece[i..], at)?;
+                    i += read;
+                    next
+                }
+                State::FirstValue | State::Value if byte == b'"' => {
+                    i += 1;
+                    let (next, read) = self.begin_string(&piece[i..], at);
+                    i += read;
+                    next
+                }
+                State::FirstValue | State::Value if let Some(len) = self.plain_literal(&piece[i..], byte) => {
+                    i += len;
+                    State::After
+                }
                 _ => {
                     i += 1;
                     self.token(state, byte, at)?
@@ -244,29 +260,59 @@ impl Scanner {
         self.watching() && self.watch.wants_value()
     }
 
-    /// Takes the byte that begins a token, and gives what may come next.
+    /// The text after the quote of a key. Gives the next state and how much was read.
+    ///
+    /// A key that ends in this piece and holds no escape, as nearly every one, is compared where it stands.
+    #[inline]
+    fn begin_key(&mut self, rest: &[u8], at: u64) -> Result<(State, usize), (JsonErrorKind, u64)> {
+        let run = quote_or_backslash(rest);
+        if !self.watching() {
+            self.is_key = true;
+            return Ok(skipped(rest, run, State::Colon));
+        }
+        match run {
+            Some(run) if rest[run] == b'"' && run <= STRING_LIMIT => {
+                self.watch.plain_key(&rest[..run]).map_err(|kind| (kind, at))?;
+                Ok((State::Colon, run + 1))
+            }
+            _ => {
+                self.is_key = true;
+                self.token_at = at;
+                self.text.begin(self.watch.checks_keys());
+                Ok((State::Text, 0))
+            }
+        }
+    }
+
+    /// The text after the quote of a string that is a value. Gives the next state and how much was read.
+    #[inline]
+    fn begin_string(&mut self, rest: &[u8], at: u64) -> (State, usize) {
+        self.is_key = false;
+        if self.keeps_value() {
+            self.token_at = at;
+            self.text.begin(false);
+            return (State::Text, 0);
+        }
+        skipped(rest, quote_or_backslash(rest), State::After)
+    }
+
+    /// The length of a literal that ends in this piece and is kept by nobody, as nearly every one.
+    #[inline]
+    fn plain_literal(&self, rest: &[u8], byte: u8) -> Option<usize> {
+        let literal: &[u8] = match byte {
+            b'n' => b"null",
+            b't' => b"true",
+            b'f' => b"false",
+            _ => return None,
+        };
+        (rest.starts_with(literal) && !self.keeps_value()).then_some(literal.len())
+    }
+
+    /// Takes the byte that begins any other token, and gives what may come next.
     #[inline]
     fn token(&mut self, state: State, byte: u8, at: u64) -> Result<State, (JsonErrorKind, u64)> {
         match (state, byte) {
-            (State::FirstKey | State::Key, b'"') => {
-                self.is_key = true;
-                if self.watching() {
-                    self.token_at = at;
-                    self.text.begin(self.watch.checks_keys());
-                    return Ok(State::Text);
-                }
-                Ok(State::Skip)
-            }
             (State::Colon, b':') => Ok(State::Value),
-            (State::FirstValue | State::Value, b'"') => {
-                self.is_key = false;
-                if self.keeps_value() {
-                    self.token_at = at;
-                    self.text.begin(false);
-                    return Ok(State::Text);
-                }
-                Ok(State::Skip)
-            }
             (State::After, b',') => Ok(if self.nesting.in_object() { State::Key } else { State::Value }),
             (State::After | State::FirstKey, b'}') if self.nesting.in_object() => Ok(self.close(Value::Object, at)),
             (State::After | State::FirstValue, b']') if !self.nesting.in_object() => Ok(self.close(Value::Array, at)),
@@ -361,5 +407,16 @@ impl Scanner {
         }
         let value = self.text.number();
         self.watch.put(self.token_at..end, value)
+    }
+}
+
+/// Passes over the beginning of a string of which the first quote or backslash is at `run`: to its end, if that is it.
+#[inline]
+fn skipped(rest: &[u8], run: Option<usize>, next: State) -> (State, usize) {
+    match run {
+        Some(run) if rest[run] == b'"' => (next, run + 1),
+        // The backslash is looked at again.
+        Some(run) => (State::Skip, run),
+        None => (State::Skip, rest.len()),
     }
 }

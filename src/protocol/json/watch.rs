@@ -146,23 +146,35 @@ impl Watch {
         self.level -= 1;
     }
 
-    /// A key of the innermost level.
+    /// A key of the innermost level, unescaped.
     pub(super) fn key(&mut self, text: &Text) -> Result<(), JsonErrorKind> {
+        match text.key() {
+            Ok(Some(key)) => self.name(key.as_bytes()),
+            Err(()) if self.refuse => Err(JsonErrorKind::InvalidKey),
+            // Too long for any path, or no text.
+            Ok(None) | Err(()) => self.name(&[]),
+        }
+    }
+
+    /// A key of the innermost level that stands there without escapes.
+    #[inline]
+    pub(super) fn plain_key(&mut self, key: &[u8]) -> Result<(), JsonErrorKind> {
+        if self.refuse && (key.iter().any(|byte| *byte < 0x20) || std::str::from_utf8(key).is_err()) {
+            return Err(JsonErrorKind::InvalidKey);
+        }
+        self.name(key)
+    }
+
+    fn name(&mut self, key: &[u8]) -> Result<(), JsonErrorKind> {
         let level = self.level - 1;
         self.wanted[level] = 0;
         self.deeper = 0;
-        let key = match text.key() {
-            Ok(Some(key)) => key,
-            Err(()) if self.refuse => return Err(JsonErrorKind::InvalidKey),
-            // Too long for any path.
-            Ok(None) | Err(()) => return Ok(()),
-        };
         let mut matching = 0;
         let live = self.live[level];
         let same_len = self.paths.by_len[level].get(key.len()).copied().unwrap_or_default();
         for path in bits(if self.refuse { live } else { live & same_len }) {
             let name = self.paths.paths[path][level];
-            if name == key {
+            if name.as_bytes() == key {
                 matching |= 1 << path;
             } else if self.refuse && same_folded(name, key) {
                 return Err(JsonErrorKind::LetterCase { path });
@@ -214,7 +226,9 @@ fn bits(mut set: u32) -> impl Iterator<Item = usize> {
 
 /// Same to Go's `encoding/json`, which takes a field by its name in any letter case: ASCII's, and the two letters outside of it
 /// that fold into it.
-fn same_folded(name: &str, key: &str) -> bool {
+fn same_folded(name: &str, key: &[u8]) -> bool {
+    // It was looked at: it is text.
+    let Ok(key) = std::str::from_utf8(key) else { return false };
     let fold = |char: char| match char {
         'ſ' => 's',
         '\u{212A}' => 'k',
