@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response};
+use http::{HeaderMap, HeaderValue, Method, Request, Response};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -25,6 +25,9 @@ use crate::{
 const ERROR_BODY_LIMIT: usize = 64 * 1024;
 /// And for this long: the head is here, the rest of a small object follows at once or never.
 const ERROR_BODY_WITHIN: Duration = Duration::from_secs(10);
+
+/// OpenAI's ids of requests have 36 characters, as have UUIDs.
+const REQUEST_ID_LIMIT: usize = 128;
 
 /// What the client wants, apart from who shall do it.
 pub(super) struct Call<'a> {
@@ -82,7 +85,7 @@ async fn judge(
     response: Response<Incoming>,
 ) -> Result<Reply, Refusal> {
     let (head, body) = response.into_parts();
-    let request_id = head.headers.get(super::error::CLIENT_REQUEST_ID).and_then(|id| id.to_str().ok());
+    let request_id = head.headers.get(super::error::CLIENT_REQUEST_ID).and_then(request_id);
     settlement.outcome().upstream_request_id = request_id.map(Into::into);
 
     let no_api = head.status.is_informational()
@@ -106,6 +109,12 @@ async fn judge(
         Source::from(body)
     };
     Ok(Reply { head, source, on_incomplete: upstream.config.on_incomplete, silence: tables.timeouts.upstream_silence })
+}
+
+/// The upstream's id of the request, if the log may have it: an upstream shall not write pages into it.
+fn request_id(value: &HeaderValue) -> Option<&str> {
+    let id = value.to_str().ok()?;
+    (!id.is_empty() && id.len() <= REQUEST_ID_LIMIT && id.bytes().all(|byte| byte.is_ascii_graphic())).then_some(id)
 }
 
 /// Reads the beginning of an error answer, finds its code, and keeps what was read for the client.
