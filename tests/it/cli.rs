@@ -329,6 +329,30 @@ fn a_start_that_failed_leaves_no_key_behind_that_nobody_saw() {
     running.join();
 }
 
+#[test]
+fn a_first_key_that_cannot_be_read_is_not_replaced() {
+    for text in ["", "deadbeef\n", "not a hash\n"] {
+        let folder = TempDir::new().unwrap();
+        let hash = folder.path().join("first-key.sha256");
+        fs::write(&hash, text).unwrap();
+        let mut config = crate::support::gateway::config("http://127.0.0.1:1/v1");
+        config.keys.clear();
+        config.server.data_dir = folder.path().to_owned();
+        let said = match app::start(config, world()) {
+            Ok(running) => {
+                running.handle().stop();
+                panic!("{text:?} was taken for no key");
+            }
+            Err(error) => error.to_string(),
+        };
+        for word in [hash.to_str().unwrap(), "delete"] {
+            assert!(said.contains(word), "{word} in: {said}");
+        }
+        assert_eq!(fs::read_to_string(&hash).unwrap(), text);
+        assert!(!folder.path().join("first-key").exists(), "a key was made");
+    }
+}
+
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn silent_clients_leave_files_for_those_who_are_served() {
