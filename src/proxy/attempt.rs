@@ -25,6 +25,8 @@ use crate::{
 const ERROR_BODY_LIMIT: usize = 64 * 1024;
 /// And for this long: the head is here, the rest of a small object follows at once or never.
 const ERROR_BODY_WITHIN: Duration = Duration::from_secs(10);
+/// And for this long where only the log wants its code: the client waits for an error that is known already.
+const ERROR_CODE_WITHIN: Duration = Duration::from_secs(1);
 
 /// OpenAI's ids of requests have 36 characters, as have UUIDs.
 const REQUEST_ID_LIMIT: usize = 128;
@@ -98,8 +100,9 @@ async fn judge(
 
     let rules = &upstream.config.error_rules;
     let source = if fault::may_be_ours(head.status, rules) {
+        let within = if fault::needs_no_code(head.status, rules) { ERROR_CODE_WITHIN } else { ERROR_BODY_WITHIN };
         // Boxed, as what is rare shall not make the future of every request larger.
-        let (source, code) = Box::pin(read_error(body)).await;
+        let (source, code) = Box::pin(read_error(body, within)).await;
         if fault::whose(head.status, code.as_deref(), rules) == Fault::Credential {
             settlement.outcome().upstream_code = code;
             return Err(Refusal::upstream(Problem::UpstreamAuth));
@@ -118,8 +121,8 @@ fn request_id(value: &HeaderValue) -> Option<&str> {
 }
 
 /// Reads the beginning of an error answer, finds its code, and keeps what was read for the client.
-async fn read_error(mut body: Incoming) -> (Source, Option<Box<str>>) {
-    let deadline = Instant::now() + ERROR_BODY_WITHIN;
+async fn read_error(mut body: Incoming, within: Duration) -> (Source, Option<Box<str>>) {
+    let deadline = Instant::now() + within;
     let mut observer = Observer::json();
     let mut read: Vec<Bytes> = Vec::new();
     let mut len = 0;
