@@ -103,3 +103,57 @@ pub(super) async fn run(listener: std::net::TcpListener, shared: Shared, slots: 
     connections.wait().await;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::{Router, routing::get};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpStream,
+    };
+
+    use super::*;
+    use crate::{
+        app::{progress::Deadlines, shutdown::Shutdown},
+        metrics::Metrics,
+    };
+
+    async fn ask(address: SocketAddr, path: &str) -> String {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream
+            .write_all(format!("GET {path} HTTP/1.1\r\nhost: t\r\nconnection: close\r\n\r\n").as_bytes())
+            .await
+            .unwrap();
+        let mut answer = Vec::new();
+        // A reset is an end as well.
+        let _ = stream.read_to_end(&mut answer).await;
+        String::from_utf8(answer).unwrap()
+    }
+
+    async fn panics() -> &'static str {
+        panic!("on purpose")
+    }
+
+    #[tokio::test]
+    async fn a_panic_ends_its_connection_and_nothing_else() {
+        let second = Duration::from_secs(1);
+        let shared = Shared {
+            router: Router::new().route("/panics", get(panics)).route("/works", get(async || "works")),
+            deadlines: Deadlines { first_byte: second, head: second, idle: second, write_stall: second },
+            shutdown: Shutdown::default(),
+            metrics: Arc::default(),
+        };
+        let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = listener.local_addr().unwrap();
+        let (shutdown, metrics): (Shutdown, Arc<Metrics>) = (shared.shutdown.clone(), Arc::clone(&shared.metrics));
+        let slots = Arc::new(Semaphore::new(1));
+        let serving = tokio::spawn(run(listener, shared, Arc::clone(&slots)));
+        for _ in 0..3 {
+            assert_eq!(ask(address, "/panics").await, "");
+            assert!(ask(address, "/works").await.ends_with("works"));
+        }
+        shutdown.drain();
+        serving.await.unwrap().unwrap();
+        assert_eq!((metrics.connections.get(), slots.available_permits()), (0, 1));
+    }
+}
