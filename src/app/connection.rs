@@ -61,7 +61,7 @@ pub(super) struct Shared {
 pub(super) async fn serve(stream: TcpStream, shared: Shared) {
     // An event must go out when it comes: Nagle's algorithm would hold the tail back for 40 ms.
     let _ = stream.set_nodelay(true);
-    shared.metrics.connections.inc();
+    let _counted = Counted::new(&shared.metrics);
     let (read, write) = stream.into_split();
     let write = Arc::new(write);
     let progress = Arc::new(Progress::new());
@@ -89,7 +89,22 @@ pub(super) async fn serve(stream: TcpStream, shared: Shared) {
             () = shared.shutdown.stopped() => {}
         }
     }
-    shared.metrics.connections.dec();
+}
+
+/// While it lives, a connection is counted: also a panic ends it.
+struct Counted<'a>(&'a Metrics);
+
+impl<'a> Counted<'a> {
+    fn new(metrics: &'a Metrics) -> Self {
+        metrics.connections.inc();
+        Self(metrics)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.connections.dec();
+    }
 }
 
 /// Why a connection is over.

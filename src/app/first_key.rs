@@ -26,8 +26,11 @@ pub(super) fn ensure(
     if !config.keys.is_empty() {
         return Ok(None);
     }
-    let kept = data_dir.read(HASH)?.and_then(|text| HEXLOWER_PERMISSIVE.decode(text.trim().as_bytes()).ok());
-    if let Some(sha256) = kept.and_then(|bytes| <[u8; 32]>::try_from(bytes).ok()) {
+    if let Some(text) = data_dir.read(HASH)? {
+        // Another key in its place would lock out everybody who has the first one.
+        let kept = HEXLOWER_PERMISSIVE.decode(text.trim().as_bytes()).ok();
+        let kept = kept.and_then(|bytes| <[u8; 32]>::try_from(bytes).ok());
+        let sha256 = kept.ok_or_else(|| StartError::FirstKey(data_dir.file(HASH)))?;
         tracing::info!(key = NAME, hash = %data_dir.file(HASH).display(), "no client key is configured: using the first one");
         config.keys.push(unrestricted(sha256));
         return Ok(None);

@@ -15,6 +15,7 @@ pub mod telemetry;
 use std::{
     io,
     net::SocketAddr,
+    path::PathBuf,
     sync::Arc,
     thread::{self, JoinHandle},
     time::Duration,
@@ -69,6 +70,12 @@ pub enum StartError {
     /// Neither ids nor a key can be made.
     #[error("random numbers cannot be had: {0}")]
     Chance(#[from] NoChance),
+    /// The hash of the first key is there and is none.
+    #[error(
+        "the first client key cannot be known: {0} does not hold a SHA-256 of 64 hexadecimal digits; put the file \
+         back as it was, or delete it to have a new key made"
+    )]
+    FirstKey(PathBuf),
     /// An address cannot be listened on.
     #[error("cannot listen on {address} ({setting}): {source}")]
     Listen {

@@ -5,6 +5,7 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     net::{TcpListener, TcpSocket},
     sync::Semaphore,
+    time::Instant,
 };
 use tokio_util::task::TaskTracker;
 
@@ -15,6 +16,9 @@ const BACKLOG: u32 = 4096;
 
 /// When accepting fails for want of something (file descriptors above all), trying at once would only spin.
 const BACK_OFF: Duration = Duration::from_millis(50);
+
+/// Failures to accept come many times a second and are all alike: the log gets one line of them in this time.
+const TELL_EVERY: Duration = Duration::from_secs(1);
 
 /// Whether several sockets may listen on one address, with the kernel spreading connections over them.
 pub(super) const SHARES_PORTS: bool =
@@ -69,6 +73,7 @@ pub(super) async fn run(listener: std::net::TcpListener, shared: Shared, slots: 
     listener.set_nonblocking(true)?;
     let listener = TcpListener::from_std(listener)?;
     let connections = TaskTracker::new();
+    let mut failures = Failures::default();
     loop {
         let accepted = tokio::select! {
             biased;
@@ -93,7 +98,9 @@ pub(super) async fn run(listener: std::net::TcpListener, shared: Shared, slots: 
                 });
             }
             Err(error) => {
-                tracing::warn!(%error, "a connection could not be accepted");
+                if let Some(failed) = failures.count(Instant::now()) {
+                    tracing::warn!(%error, failed, "connections could not be accepted");
+                }
                 tokio::time::sleep(BACK_OFF).await;
             }
         }
@@ -102,4 +109,86 @@ pub(super) async fn run(listener: std::net::TcpListener, shared: Shared, slots: 
     connections.close();
     connections.wait().await;
     Ok(())
+}
+
+/// Failures of one listener to accept.
+#[derive(Default)]
+struct Failures {
+    /// Those that the log does not tell of yet.
+    untold: u64,
+    told: Option<Instant>,
+}
+
+impl Failures {
+    /// Counts one. Returned is how many to tell of, if it is time to.
+    fn count(&mut self, now: Instant) -> Option<u64> {
+        self.untold += 1;
+        if self.told.is_some_and(|told| now < told + TELL_EVERY) {
+            return None;
+        }
+        self.told = Some(now);
+        Some(std::mem::take(&mut self.untold))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::{Router, routing::get};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpStream,
+    };
+
+    use super::*;
+    use crate::{
+        app::{progress::Deadlines, shutdown::Shutdown},
+        metrics::Metrics,
+    };
+
+    async fn ask(address: SocketAddr, path: &str) -> String {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream
+            .write_all(format!("GET {path} HTTP/1.1\r\nhost: t\r\nconnection: close\r\n\r\n").as_bytes())
+            .await
+            .unwrap();
+        let mut answer = Vec::new();
+        // A reset is an end as well.
+        let _ = stream.read_to_end(&mut answer).await;
+        String::from_utf8(answer).unwrap()
+    }
+
+    async fn panics() -> &'static str {
+        panic!("on purpose")
+    }
+
+    #[tokio::test]
+    async fn a_panic_ends_its_connection_and_nothing_else() {
+        let second = Duration::from_secs(1);
+        let shared = Shared {
+            router: Router::new().route("/panics", get(panics)).route("/works", get(async || "works")),
+            deadlines: Deadlines { first_byte: second, head: second, idle: second, write_stall: second },
+            shutdown: Shutdown::default(),
+            metrics: Arc::default(),
+        };
+        let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = listener.local_addr().unwrap();
+        let (shutdown, metrics): (Shutdown, Arc<Metrics>) = (shared.shutdown.clone(), Arc::clone(&shared.metrics));
+        let slots = Arc::new(Semaphore::new(1));
+        let serving = tokio::spawn(run(listener, shared, Arc::clone(&slots)));
+        for _ in 0..3 {
+            assert_eq!(ask(address, "/panics").await, "");
+            assert!(ask(address, "/works").await.ends_with("works"));
+        }
+        shutdown.drain();
+        serving.await.unwrap().unwrap();
+        assert_eq!((metrics.connections.get(), slots.available_permits()), (0, 1));
+    }
+
+    #[test]
+    fn failures_to_accept_are_told_of_once_a_second() {
+        let began = Instant::now();
+        let mut failures = Failures::default();
+        let told = (0..60).filter_map(|turn| failures.count(began + BACK_OFF * turn)).collect::<Vec<_>>();
+        assert_eq!(told, [1, 20, 20]);
+    }
 }

@@ -117,6 +117,54 @@ impl Settlement {
 
 impl Drop for Settlement {
     fn drop(&mut self) {
+        if std::thread::panicking() && !self.settled {
+            // A fault of ours, whatever became of the client: it sees its connection close.
+            self.outcome.problem = Some(Problem::Internal);
+            self.settle(End::Refused);
+        }
         self.settle(self.departure.end());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        domain::{chance::Chance, clock::Clock, id::RequestIds},
+        metrics::Metrics,
+    };
+
+    fn open(metrics: &Metrics) -> Settlement {
+        let ids = RequestIds::new(Clock::system(), Chance::system()).unwrap();
+        Settlement::open(Arc::new(metrics.worker([].into_iter())), ids.next(), Departure::default())
+    }
+
+    #[test]
+    fn a_panic_is_recorded_as_a_fault_of_ours_and_not_as_a_client_that_left() {
+        let metrics = Metrics::default();
+        std::thread::scope(|scope| {
+            let dropped = scope.spawn(|| {
+                let _settlement = open(&metrics);
+                panic!("on purpose");
+            });
+            dropped.join().unwrap_err();
+            let settled = scope.spawn(|| {
+                let mut settlement = open(&metrics);
+                settlement.settle(End::Completed);
+                panic!("on purpose");
+            });
+            settled.join().unwrap_err();
+        });
+        drop(open(&metrics));
+        let text = metrics.text().unwrap();
+        for line in [
+            r#"tidegate_problems_total{code="internal_error"} 1"#,
+            r#"tidegate_requests_total{upstream="",end="refused"} 1"#,
+            r#"tidegate_requests_total{upstream="",end="completed"} 1"#,
+            r#"tidegate_requests_total{upstream="",end="client_gone"} 1"#,
+            "tidegate_requests_in_flight 0",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} in:\n{text}");
+        }
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response};
+use http::{HeaderMap, HeaderValue, Method, Request, Response};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -25,6 +25,11 @@ use crate::{
 const ERROR_BODY_LIMIT: usize = 64 * 1024;
 /// And for this long: the head is here, the rest of a small object follows at once or never.
 const ERROR_BODY_WITHIN: Duration = Duration::from_secs(10);
+/// And for this long where only the log wants its code: the client waits for an error that is known already.
+const ERROR_CODE_WITHIN: Duration = Duration::from_secs(1);
+
+/// OpenAI's ids of requests have 36 characters, as have UUIDs.
+const REQUEST_ID_LIMIT: usize = 128;
 
 /// What the client wants, apart from who shall do it.
 pub(super) struct Call<'a> {
@@ -82,7 +87,7 @@ async fn judge(
     response: Response<Incoming>,
 ) -> Result<Reply, Refusal> {
     let (head, body) = response.into_parts();
-    let request_id = head.headers.get(super::error::CLIENT_REQUEST_ID).and_then(|id| id.to_str().ok());
+    let request_id = head.headers.get(super::error::CLIENT_REQUEST_ID).and_then(request_id);
     settlement.outcome().upstream_request_id = request_id.map(Into::into);
 
     let no_api = head.status.is_informational()
@@ -95,8 +100,9 @@ async fn judge(
 
     let rules = &upstream.config.error_rules;
     let source = if fault::may_be_ours(head.status, rules) {
+        let within = if fault::needs_no_code(head.status, rules) { ERROR_CODE_WITHIN } else { ERROR_BODY_WITHIN };
         // Boxed, as what is rare shall not make the future of every request larger.
-        let (source, code) = Box::pin(read_error(body)).await;
+        let (source, code) = Box::pin(read_error(body, within)).await;
         if fault::whose(head.status, code.as_deref(), rules) == Fault::Credential {
             settlement.outcome().upstream_code = code;
             return Err(Refusal::upstream(Problem::UpstreamAuth));
@@ -108,9 +114,15 @@ async fn judge(
     Ok(Reply { head, source, on_incomplete: upstream.config.on_incomplete, silence: tables.timeouts.upstream_silence })
 }
 
+/// The upstream's id of the request, if the log may have it: an upstream shall not write pages into it.
+fn request_id(value: &HeaderValue) -> Option<&str> {
+    let id = value.to_str().ok()?;
+    (!id.is_empty() && id.len() <= REQUEST_ID_LIMIT && id.bytes().all(|byte| byte.is_ascii_graphic())).then_some(id)
+}
+
 /// Reads the beginning of an error answer, finds its code, and keeps what was read for the client.
-async fn read_error(mut body: Incoming) -> (Source, Option<Box<str>>) {
-    let deadline = Instant::now() + ERROR_BODY_WITHIN;
+async fn read_error(mut body: Incoming, within: Duration) -> (Source, Option<Box<str>>) {
+    let deadline = Instant::now() + within;
     let mut observer = Observer::json();
     let mut read: Vec<Bytes> = Vec::new();
     let mut len = 0;

@@ -1,6 +1,6 @@
 //! The only place that words an error of ours and turns it into a response, in OpenAI's shape (docs/wire.md, section 3).
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::Arc};
 
 use bytes::Bytes;
 use http::{
@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::{Answer, Arrival, Proxy};
 use crate::{
-    auth::Stranger,
+    auth::{Caller, Stranger},
     domain::{id::RequestId, outcome::End, problem::Problem},
     metering::Settlement,
     protocol::json::{JsonError, JsonErrorKind},
@@ -262,10 +262,28 @@ impl Proxy {
     pub fn refuse(&self, arrival: &Arrival, refusal: Refusal) -> Response<Answer> {
         refusal.answer(self.open(arrival))
     }
+
+    /// Answers a caller with a JSON text of ours, or with an error of ours in its place, and records it.
+    pub fn answer(&self, arrival: &Arrival, caller: &Caller, json: Result<String, Refusal>) -> Response<Answer> {
+        let mut settlement = self.open(arrival);
+        settlement.outcome().key = Some(Arc::clone(&caller.name));
+        let body = match json {
+            Ok(json) => Bytes::from(json),
+            Err(refusal) => return refusal.answer(settlement),
+        };
+        let outcome = settlement.outcome();
+        outcome.status = Some(StatusCode::OK);
+        outcome.bytes_down = body.len() as u64;
+        settlement.settle(End::Completed);
+        let mut response = Response::new(Answer::whole(body));
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        sign(response.headers_mut(), arrival.id);
+        response
+    }
 }
 
 /// Puts the request's id on a response: `x-tidegate-request-id` always, `x-request-id` unless the upstream sent one.
-pub fn sign(headers: &mut http::HeaderMap, id: RequestId) {
+pub(super) fn sign(headers: &mut http::HeaderMap, id: RequestId) {
     if let Ok(id) = HeaderValue::try_from(id.to_string()) {
         headers.entry(CLIENT_REQUEST_ID).or_insert_with(|| id.clone());
         headers.insert(REQUEST_ID, id);

@@ -10,6 +10,11 @@ pub fn may_be_ours(status: StatusCode, rules: &[ErrorRule]) -> bool {
     matches!(status.as_u16(), 401..=403) || rules.iter().any(|rule| rule.status == status.as_u16())
 }
 
+/// Whether the status alone tells whose fault it is, among those that [`may_be_ours`].
+pub fn needs_no_code(status: StatusCode, rules: &[ErrorRule]) -> bool {
+    matches!(status.as_u16(), 401 | 402) && rules.iter().all(|rule| rule.status != status.as_u16())
+}
+
 /// Whose fault it is, by status and `error.code`. The upstream's own rules come first.
 ///
 /// The built-in table: 401 and 402 are about our credential or its balance. So is 403, unless its code speaks of a

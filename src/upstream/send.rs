@@ -41,6 +41,11 @@ const MAX_BUFFER: usize = 16 * 1024;
 /// Answers with more header fields than this are refused by the client.
 const MAX_HEADERS: usize = 128;
 
+/// A connection is given up when nothing of what was sent into it was taken for this long. As keep-alive does: 60 s of
+/// silence and three probes 20 s apart.
+#[cfg(any(target_os = "android", target_os = "fuchsia", target_os = "linux"))]
+const UNTAKEN: Duration = Duration::from_secs(120);
+
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Sends requests to one upstream, from one worker.
@@ -73,6 +78,10 @@ impl Sender {
         http.set_keepalive(Some(Duration::from_secs(60)));
         http.set_keepalive_interval(Some(Duration::from_secs(20)));
         http.set_keepalive_retries(Some(3));
+        // An upstream that answered before it read the whole request, and never reads the rest, acknowledges every probe
+        // of its full window: without this limit hyper would hold the request's body as long as it likes.
+        #[cfg(any(target_os = "android", target_os = "fuchsia", target_os = "linux"))]
+        http.set_tcp_user_timeout(Some(UNTAKEN));
         let dial = match &upstream.proxy {
             None => Dial::Direct(http),
             Some(proxy) if proxy.scheme_str() == Some("socks5") => Dial::Socks(SocksV5::new(proxy.clone(), http)),

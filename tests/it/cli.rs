@@ -3,12 +3,16 @@
 use std::{fs, net::TcpListener, os::unix::fs::PermissionsExt, process::Command};
 
 use tempfile::TempDir;
+use tidegate::{
+    app::{self, World},
+    domain::{chance::Chance, clock::Clock},
+};
 
 use crate::support::{
     client::Client,
     gateway::UPSTREAM_KEY,
     process::{Process, run, said, tidegate},
-    upstream::{RESPONSE, Upstream, json},
+    upstream::{RESPONSE, Step, Upstream, json},
 };
 
 const KEY: &str = "sk-a-key-of-the-operators";
@@ -124,6 +128,47 @@ async fn serve_forwards_answers_health_and_ends_at_once_when_idle() {
     let log = process.everything();
     for secret in [KEY, UPSTREAM_KEY, "secret-query"] {
         assert!(!log.contains(secret), "{secret} in:\n{log}");
+    }
+}
+
+#[tokio::test]
+async fn each_request_of_the_api_has_one_line_in_the_log() {
+    let request_ids = ["req-of-theirs".to_owned(), "x".repeat(129), "two words".to_owned()];
+    let mut answers = request_ids.into_iter();
+    let upstream = Upstream::scripted(move |_| {
+        let head = format!("HTTP/1.1 200 OK\r\nx-request-id: {}\r\n", answers.next().unwrap());
+        vec![Step::Send(format!("{head}content-type: application/json\r\ncontent-length: 2\r\n\r\n{{}}").into())]
+    })
+    .await;
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("tidegate.toml");
+    fs::write(&file, minimal(&upstream.base_url(), "[[keys]]\nname = \"a\"\nsecret = { env = \"A_KEY\" }\n")).unwrap();
+    let mut command = tidegate(folder.path());
+    command.args(["serve", "--config"]).arg(&file).env("UP_KEY", UPSTREAM_KEY).env("A_KEY", KEY);
+    let mut process = Process::start(&mut command);
+    let mut client = Client::connect(process.ready()).await;
+    let mut ask = async |line: &str, body: &str| {
+        let length = body.len();
+        let head =
+            format!("{line} HTTP/1.1\r\nhost: t\r\nauthorization: Bearer {KEY}\r\ncontent-length: {length}\r\n\r\n");
+        client.send(head + body).await;
+        let answer = client.answer().await;
+        let line = process.line(|line| line.contains("tidegate::request"));
+        let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+        // Ours, also where the client got the upstream's beside it.
+        assert_eq!(answer.header("x-tidegate-request-id"), line["id"].as_str(), "{line}");
+        assert_eq!((&line["status"], &line["key"]), (&answer.status.into(), &"a".into()), "{line}");
+        line
+    };
+    for (line, end) in
+        [("GET /v1/models", "completed"), ("GET /v1/models/smart", "completed"), ("GET /v1/models/none", "refused")]
+    {
+        assert_eq!(ask(line, "").await["end"], end, "{line}");
+    }
+    // An id that is no id would let an upstream write pages into the log.
+    for kept in [Some("req-of-theirs"), None, None] {
+        let line = ask("POST /v1/responses", r#"{"model":"smart"}"#).await;
+        assert_eq!(line["upstream_request_id"].as_str(), kept, "{line}");
     }
 }
 
@@ -261,13 +306,13 @@ async fn a_log_that_nobody_takes_ends_nothing() {
     child.wait().unwrap();
 }
 
+/// The real one, with somebody at a terminal.
+fn world() -> World {
+    World { clock: Clock::system(), chance: Chance::system(), terminal: true }
+}
+
 #[test]
 fn a_start_that_failed_leaves_no_key_behind_that_nobody_saw() {
-    use tidegate::{
-        app::{self, World},
-        domain::{chance::Chance, clock::Clock},
-    };
-
     let folder = TempDir::new().unwrap();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let config = |listen| {
@@ -277,12 +322,35 @@ fn a_start_that_failed_leaves_no_key_behind_that_nobody_saw() {
         config.server.listen = listen;
         config
     };
-    let world = World { clock: Clock::system(), chance: Chance::system(), terminal: true };
-    app::start(config(taken.local_addr().unwrap()), world).unwrap_err();
-    let running = app::start(config("127.0.0.1:0".parse().unwrap()), world).unwrap();
+    app::start(config(taken.local_addr().unwrap()), world()).unwrap_err();
+    let running = app::start(config("127.0.0.1:0".parse().unwrap()), world()).unwrap();
     assert!(running.first_key.is_some(), "the key of the first try is in force, and nobody knows it");
     running.handle().stop();
     running.join();
+}
+
+#[test]
+fn a_first_key_that_cannot_be_read_is_not_replaced() {
+    for text in ["", "deadbeef\n", "not a hash\n"] {
+        let folder = TempDir::new().unwrap();
+        let hash = folder.path().join("first-key.sha256");
+        fs::write(&hash, text).unwrap();
+        let mut config = crate::support::gateway::config("http://127.0.0.1:1/v1");
+        config.keys.clear();
+        config.server.data_dir = folder.path().to_owned();
+        let said = match app::start(config, world()) {
+            Ok(running) => {
+                running.handle().stop();
+                panic!("{text:?} was taken for no key");
+            }
+            Err(error) => error.to_string(),
+        };
+        for word in [hash.to_str().unwrap(), "delete"] {
+            assert!(said.contains(word), "{word} in: {said}");
+        }
+        assert_eq!(fs::read_to_string(&hash).unwrap(), text);
+        assert!(!folder.path().join("first-key").exists(), "a key was made");
+    }
 }
 
 #[cfg(target_os = "linux")]

@@ -713,3 +713,16 @@ async fn request_ids() {
     ours.dedup();
     assert_eq!(ours.len(), 8, "each request has its own");
 }
+
+#[tokio::test]
+async fn a_refused_credential_is_told_without_the_rest_of_its_answer() {
+    for status in ["401 Unauthorized", "402 Payment Required"] {
+        let head = format!("HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{{");
+        let upstream = Upstream::fixed(head).await;
+        let gateway = Gateway::before(&upstream.base_url());
+        let began = tokio::time::Instant::now();
+        gateway.post("", r#"{"model":"smart"}"#).await.assert_final(502, "upstream_auth", true);
+        // The body is read for its code only, which is not worth ten seconds.
+        assert!(began.elapsed() < std::time::Duration::from_secs(5), "{status}: {:?}", began.elapsed());
+    }
+}

@@ -305,3 +305,17 @@ async fn metrics_may_have_a_listener_of_their_own() {
         assert_eq!(client.get(path).await.status, 404, "{path}");
     }
 }
+
+#[tokio::test]
+async fn asking_for_models_is_counted_as_every_request_is() {
+    let (gateway, ..) = town().await;
+    let completed = r#"tidegate_requests_total{upstream="",end="completed"}"#;
+    let refused = r#"tidegate_requests_total{upstream="",end="refused"}"#;
+    let mut client = gateway.connect().await;
+    assert_eq!(client.get("/v1/models").await.status, 200);
+    assert_eq!(client.get("/v1/models/zeta").await.status, 200);
+    assert_eq!(client.ask("GET /v1/models", "").await.status, 401);
+    assert_eq!(gateway.metric(completed).await, 2.0);
+    assert_eq!(gateway.metric(refused).await, 1.0);
+    assert_eq!(gateway.metric("tidegate_requests_in_flight").await, 0.0);
+}

@@ -4,9 +4,10 @@
 use std::sync::Arc;
 
 use axum::{
+    body::Body,
     extract::{Path, Request, State, rejection::PathRejection},
-    http::{HeaderMap, header::CONTENT_TYPE},
-    response::{IntoResponse, Response},
+    http::HeaderMap,
+    response::Response,
 };
 use serde::Serialize;
 
@@ -14,11 +15,7 @@ use super::refuse;
 use crate::{
     api::{Data, extract::Arrived},
     auth::Caller,
-    proxy::{
-        Arrival, Tables,
-        error::{Refusal, sign},
-        forward::caller,
-    },
+    proxy::{Tables, error::Refusal, forward::caller},
 };
 
 /// `GET /v1/models`.
@@ -32,7 +29,8 @@ pub(in crate::api) async fn list(
         Ok(caller) => {
             let models = tables.routes.listed().iter().filter(|model| may_use(&tables, &caller, model));
             let models = models.map(|model| Model::new(model)).collect();
-            json(&data, &arrival, &List { object: "list", data: models })
+            let answer = json(&List { object: "list", data: models });
+            data.proxy.answer(&arrival, &caller, answer).map(Body::new)
         }
         Err(refusal) => refuse(&data, &arrival, refusal),
     }
@@ -46,13 +44,17 @@ pub(in crate::api) async fn one(
     id: Result<Path<String>, PathRejection>,
 ) -> Response {
     let tables = data.proxy.tables();
-    match (caller(&tables, &headers), id) {
-        (Err(refusal), _) => refuse(&data, &arrival, refusal),
-        (Ok(caller), Ok(Path(id))) if may_use(&tables, &caller, &id) => json(&data, &arrival, &Model::new(&id)),
-        (Ok(_), Ok(Path(id))) => refuse(&data, &arrival, Refusal::model_not_found(&id)),
+    let caller = match caller(&tables, &headers) {
+        Ok(caller) => caller,
+        Err(refusal) => return refuse(&data, &arrival, refusal),
+    };
+    let answer = match id {
+        Ok(Path(id)) if may_use(&tables, &caller, &id) => json(&Model::new(&id)),
+        Ok(Path(id)) => Err(Refusal::model_not_found(&id)),
         // Not text once it is decoded.
-        (Ok(_), Err(_)) => refuse(&data, &arrival, Refusal::unknown_url()),
-    }
+        Err(_) => Err(Refusal::unknown_url()),
+    };
+    data.proxy.answer(&arrival, &caller, answer).map(Body::new)
 }
 
 /// Anything but GET.
@@ -91,13 +93,6 @@ impl<'a> Model<'a> {
     }
 }
 
-fn json(data: &Data, arrival: &Arrival, body: &impl Serialize) -> Response {
-    match serde_json::to_string(body) {
-        Ok(body) => {
-            let mut response = ([(CONTENT_TYPE, "application/json")], body).into_response();
-            sign(response.headers_mut(), arrival.id);
-            response
-        }
-        Err(_) => refuse(data, arrival, Refusal::internal()),
-    }
+fn json(body: &impl Serialize) -> Result<String, Refusal> {
+    serde_json::to_string(body).map_err(|_| Refusal::internal())
 }
