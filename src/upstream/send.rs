@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use http::{Request, Response, Uri};
+use http::{Request, Response, Uri, uri::Scheme};
 use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, MaybeHttpsStream};
 use hyper_util::{
@@ -84,7 +84,9 @@ impl Sender {
         http.set_tcp_user_timeout(Some(UNTAKEN));
         let dial = match &upstream.proxy {
             None => Dial::Direct(http),
-            Some(proxy) if proxy.scheme_str() == Some("socks5") => Dial::Socks(SocksV5::new(proxy.clone(), http)),
+            Some(proxy) if proxy.scheme_str() == Some("socks5") => {
+                Dial::Socks(SocksV5::new(with_port(proxy, 1080), http))
+            }
             Some(proxy) => Dial::Tunnel(Tunnel::new(proxy.clone(), http)),
         };
         let connector =
@@ -180,15 +182,30 @@ impl Service<Uri> for Dial {
                 Box::pin(async move { Ok(connecting.await?) })
             }
             Self::Tunnel(dial) => {
-                let connecting = dial.call(uri);
+                let connecting = dial.call(explicit(&uri));
                 Box::pin(async move { Ok(connecting.await?) })
             }
             Self::Socks(dial) => {
-                let connecting = dial.call(uri);
+                let connecting = dial.call(explicit(&uri));
                 Box::pin(async move { Ok(connecting.await?) })
             }
         }
     }
+}
+
+/// The same place with its port written out: hyper-util's proxies take 443 where there is none, whatever the scheme.
+fn explicit(uri: &Uri) -> Uri {
+    with_port(uri, if uri.scheme() == Some(&Scheme::HTTP) { 80 } else { 443 })
+}
+
+/// The same place, at `port` unless it has one.
+fn with_port(uri: &Uri, port: u16) -> Uri {
+    let (Some(scheme), Some(host), None) = (uri.scheme(), uri.host(), uri.port()) else {
+        return uri.clone();
+    };
+    let built = Uri::builder().scheme(scheme.clone()).authority(format!("{host}:{port}")).path_and_query("/").build();
+    // Of parts that were a URI's before.
+    built.unwrap_or_else(|_| uri.clone())
 }
 
 /// Connects within a time that covers name resolution, the proxy, TCP and TLS.
@@ -221,5 +238,23 @@ impl Service<Uri> for Connector {
                 .await
                 .unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into()))
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_has_a_port() {
+        for (uri, place) in [
+            ("http://h/v1/responses?a=b", "http://h:80/"),
+            ("https://h/v1", "https://h:443/"),
+            ("http://[::1]/v1", "http://[::1]:80/"),
+        ] {
+            assert_eq!(explicit(&Uri::from_static(uri)), place);
+        }
+        assert_eq!(explicit(&Uri::from_static("http://h:8080/v1")), "http://h:8080/v1");
+        assert_eq!(with_port(&Uri::from_static("socks5://h"), 1080), "socks5://h:1080/");
     }
 }
