@@ -12,5 +12,6 @@ mod errors;
 mod headers;
 mod memory;
 mod models;
+mod network;
 mod shutdown;
 mod streams;

@@ -1,0 +1,302 @@
+//! The way to an upstream: proxies and TLS, with real sockets.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use tidegate::config::Config;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy_bidirectional},
+    net::{TcpListener, TcpStream},
+    task::JoinHandle,
+    time::Instant,
+};
+use tokio_rustls::{
+    TlsAcceptor,
+    rustls::{ServerConfig, crypto::aws_lc_rs, pki_types::PrivatePkcs8KeyDer},
+};
+
+use crate::support::{
+    gateway::{Gateway, UPSTREAM_KEY},
+    upstream::{LAST_CHUNK, RESPONSE, STREAM, Step, Upstream, chunk, json},
+};
+
+const BODY: &str = r#"{"model":"smart","input":"hi"}"#;
+
+/// A name that only a proxy can know: it must never be resolved here.
+const FAR: &str = "far.invalid";
+
+/// Something on the way to an upstream. It notes what it was asked, and ends with the test.
+struct Way {
+    address: SocketAddr,
+    asked: Arc<Mutex<Vec<String>>>,
+    accepting: JoinHandle<()>,
+}
+
+impl Drop for Way {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+impl Way {
+    /// Hands each connection to `serve`, with the place to note what was asked.
+    async fn new<F>(serve: impl Fn(TcpStream, Arc<Mutex<Vec<String>>>) -> F + Send + 'static) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let asked = Arc::default();
+        let notes = Arc::clone(&asked);
+        let accepting = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(serve(stream, Arc::clone(&notes)));
+            }
+        });
+        Self { address, asked, accepting }
+    }
+
+    /// A proxy that takes CONNECT and answers `answer`; all tunnels lead to `to`.
+    async fn connect(to: SocketAddr, answer: &'static str) -> Self {
+        Self::new(move |mut stream, asked| async move {
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(stream.read_u8().await.unwrap());
+            }
+            asked.lock().unwrap().push(String::from_utf8(head).unwrap());
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            if answer.contains(" 200 ") {
+                tunnel(stream, to).await;
+            }
+        })
+        .await
+    }
+
+    /// A SOCKS5 proxy without authentication that answers with `reply`; all tunnels lead to `to`.
+    async fn socks(to: SocketAddr, reply: u8) -> Self {
+        Self::new(move |mut stream, asked| async move {
+            let mut greeting = [0; 3];
+            stream.read_exact(&mut greeting).await.unwrap();
+            assert_eq!(greeting, [5, 1, 0], "one method: none");
+            stream.write_all(&[5, 0]).await.unwrap();
+            let mut request = [0; 4];
+            stream.read_exact(&mut request).await.unwrap();
+            assert_eq!(request, [5, 1, 0, 3], "connect, to a name");
+            let mut name = vec![0; stream.read_u8().await.unwrap().into()];
+            stream.read_exact(&mut name).await.unwrap();
+            let port = stream.read_u16().await.unwrap();
+            asked.lock().unwrap().push(format!("{}:{port}", String::from_utf8(name).unwrap()));
+            stream.write_all(&[5, reply, 0, 1, 0, 0, 0, 0, 0, 0]).await.unwrap();
+            if reply == 0 {
+                tunnel(stream, to).await;
+            }
+        })
+        .await
+    }
+
+    /// TLS as `localhost` in front of `to`. Also returned is its certificate, as PEM.
+    async fn tls(to: SocketAddr) -> (Self, Arc<[u8]>) {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let key = PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
+        let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key.into())
+            .unwrap();
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let way = Self::new(move |stream, asked| {
+            let acceptor = acceptor.clone();
+            async move {
+                // A client that does not trust us breaks off here.
+                let Ok(stream) = acceptor.accept(stream).await else { return };
+                let name = stream.get_ref().1.server_name().unwrap_or_default().to_owned();
+                asked.lock().unwrap().push(name);
+                tunnel(stream, to).await;
+            }
+        })
+        .await;
+        (way, made.cert.pem().into_bytes().into())
+    }
+
+    /// Takes connections and never says a word.
+    async fn silent() -> Self {
+        Self::new(|mut stream, _| async move {
+            let mut scratch = [0; 1024];
+            while matches!(stream.read(&mut scratch).await, Ok(n) if n > 0) {}
+        })
+        .await
+    }
+
+    fn asked(&self) -> Vec<String> {
+        self.asked.lock().unwrap().clone()
+    }
+}
+
+async fn tunnel(mut stream: impl AsyncRead + AsyncWrite + Unpin, to: SocketAddr) {
+    let mut upstream = TcpStream::connect(to).await.unwrap();
+    upstream.set_nodelay(true).unwrap();
+    let _ = copy_bidirectional(&mut stream, &mut upstream).await;
+}
+
+/// A gateway whose upstream is reached by a proxy.
+fn by(proxy: &str, base_url: &str) -> Gateway {
+    Gateway::with(base_url, |config| config.upstreams[0].proxy = Some(proxy.parse().unwrap()))
+}
+
+#[tokio::test]
+async fn an_http_proxy_is_asked_for_a_tunnel() {
+    // The port is the one of the scheme where none is written.
+    for (authority, place) in [(FAR.to_owned(), format!("{FAR}:80")), (format!("{FAR}:8080"), format!("{FAR}:8080"))] {
+        let mut upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
+        let proxy = Way::connect(upstream.address, "HTTP/1.1 200 Connection established\r\n\r\n").await;
+        let gateway = by(&format!("http://{}", proxy.address), &format!("http://{authority}/v1"));
+        for _ in 0..2 {
+            let answer = gateway.post("", BODY).await;
+            assert_eq!((answer.status, &answer.body[..]), (200, RESPONSE.as_bytes()));
+            // Inside the tunnel nothing shows that there is one.
+            let request = upstream.request().await;
+            assert_eq!(request.line, "POST /v1/responses HTTP/1.1");
+            assert_eq!(request.header("host"), Some(&*authority));
+            assert_eq!(request.header("proxy-connection"), None);
+            assert_eq!(request.connection, 0, "the tunnel is kept");
+        }
+        assert_eq!(proxy.asked(), [format!("CONNECT {place} HTTP/1.1\r\nHost: {place}\r\n\r\n")]);
+    }
+}
+
+#[tokio::test]
+async fn a_socks_proxy_resolves_the_name() {
+    for (authority, place) in [(FAR.to_owned(), format!("{FAR}:80")), (format!("{FAR}:8080"), format!("{FAR}:8080"))] {
+        let mut upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
+        let proxy = Way::socks(upstream.address, 0).await;
+        let gateway = by(&format!("socks5://{}", proxy.address), &format!("http://{authority}/v1"));
+        for _ in 0..2 {
+            let answer = gateway.post("", BODY).await;
+            assert_eq!((answer.status, &answer.body[..]), (200, RESPONSE.as_bytes()));
+            let request = upstream.request().await;
+            assert_eq!(request.line, "POST /v1/responses HTTP/1.1");
+            assert_eq!(request.header("host"), Some(&*authority));
+            assert_eq!(request.connection, 0, "the tunnel is kept");
+        }
+        assert_eq!(proxy.asked(), [place]);
+    }
+}
+
+#[tokio::test]
+async fn a_proxy_that_refuses_is_an_upstream_that_cannot_be_reached() {
+    let mut upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
+    let base_url = format!("http://{FAR}/v1");
+    for answer in [
+        "HTTP/1.1 403 Forbidden\r\ncontent-length: 6\r\n\r\nsecret",
+        "HTTP/1.1 407 Proxy Authentication Required\r\n\r\n",
+        "HTTP/1.1 502 Bad Gateway\r\n\r\n",
+        "no HTTP\r\n\r\n",
+        "",
+    ] {
+        let proxy = Way::connect(upstream.address, answer).await;
+        let refused = by(&format!("http://{}", proxy.address), &base_url).post("", BODY).await;
+        refused.assert_final(502, "upstream_unreachable", false);
+        for word in ["secret", FAR, UPSTREAM_KEY, &proxy.address.to_string()] {
+            assert!(!refused.text().contains(word), "{word}: {refused:?}");
+        }
+        // The credential is for the upstream only.
+        assert!(!proxy.asked().concat().contains(UPSTREAM_KEY), "{:?}", proxy.asked());
+    }
+    let proxy = Way::socks(upstream.address, 5).await;
+    by(&format!("socks5://{}", proxy.address), &base_url)
+        .post("", BODY)
+        .await
+        .assert_problem(502, "upstream_unreachable");
+    let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    for scheme in ["http", "socks5"] {
+        // Never past its proxy, though the upstream could be reached.
+        let refused = by(&format!("{scheme}://{nobody}"), &upstream.base_url()).post("", BODY).await;
+        refused.assert_problem(502, "upstream_unreachable");
+    }
+    assert_eq!(upstream.untaken(), 0);
+}
+
+#[tokio::test]
+async fn a_handshake_that_is_not_answered_is_given_up_in_time() {
+    let silent = Way::silent().await;
+    let address = silent.address;
+    let within = Duration::from_millis(300);
+    for (proxy, base_url) in [
+        (None, format!("https://localhost:{}/v1", address.port())),
+        (Some(format!("http://{address}")), format!("http://{FAR}/v1")),
+        (Some(format!("socks5://{address}")), format!("http://{FAR}/v1")),
+    ] {
+        let change = |config: &mut Config| {
+            config.timeouts.upstream_connect = within;
+            config.upstreams[0].proxy = proxy.as_deref().map(|proxy| proxy.parse().unwrap());
+        };
+        let gateway = Gateway::with(&base_url, change);
+        let began = Instant::now();
+        gateway.post("", BODY).await.assert_final(502, "upstream_unreachable", false);
+        let took = began.elapsed();
+        assert!((within..within + Duration::from_secs(3)).contains(&took), "{proxy:?} {base_url}: {took:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_certificate_of_nobody_known_is_refused_unless_it_is_configured() {
+    let mut upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
+    let (tls, pem) = Way::tls(upstream.address).await;
+    let base_url = format!("https://localhost:{}/v1", tls.address.port());
+    let trusting =
+        |base_url: &str| Gateway::with(base_url, |config| config.upstreams[0].ca_pem = Some(Arc::clone(&pem)));
+
+    Gateway::before(&base_url).post("", BODY).await.assert_final(502, "upstream_unreachable", false);
+    // Trusted, for another name than this one.
+    let other = format!("https://127.0.0.1:{}/v1", tls.address.port());
+    trusting(&other).post("", BODY).await.assert_final(502, "upstream_unreachable", false);
+    assert_eq!((upstream.untaken(), tls.asked()), (0, vec![]), "something was sent to a stranger");
+
+    let answer = trusting(&base_url).post("", BODY).await;
+    assert_eq!((answer.status, &answer.body[..]), (200, RESPONSE.as_bytes()));
+    let request = upstream.request().await;
+    assert_eq!(request.line, "POST /v1/responses HTTP/1.1");
+    assert_eq!(request.header("host"), Some(&*format!("localhost:{}", tls.address.port())));
+    assert_eq!(request.header("authorization"), Some(&*format!("Bearer {UPSTREAM_KEY}")));
+    assert_eq!(tls.asked(), ["localhost"], "the name in the handshake");
+}
+
+#[tokio::test]
+async fn a_stream_over_tls_and_through_a_tunnel_comes_byte_for_byte_and_at_once() {
+    let events: [&[u8]; 3] = [
+        b"event: response.created\ndata: {\"type\":\"response.created\"}\n\n",
+        b": \xf0\x9f",
+        b"\x8c\x8a\r\n\r\ndata: {\"type\":\"response.completed\"}\n\n",
+    ];
+    let (go, mut gates): (Vec<_>, Vec<_>) = events.iter().map(|_| tokio::sync::oneshot::channel()).unzip();
+    let upstream = Upstream::scripted(move |_| {
+        let mut steps = vec![Step::Send(STREAM.to_vec())];
+        for (event, gate) in events.iter().zip(gates.drain(..)) {
+            steps.extend([Step::Send(chunk(event)), Step::Wait(gate)]);
+        }
+        steps.push(Step::Send(LAST_CHUNK.to_vec()));
+        steps
+    })
+    .await;
+    let (tls, pem) = Way::tls(upstream.address).await;
+    let proxy = Way::connect(tls.address, "HTTP/1.1 200 OK\r\n\r\n").await;
+    let gateway = Gateway::with("https://localhost/v1", |config| {
+        config.upstreams[0].ca_pem = Some(pem);
+        config.upstreams[0].proxy = Some(format!("http://{}", proxy.address).parse().unwrap());
+    });
+    let mut client = gateway.connect().await;
+    client.post(BODY).await;
+    assert_eq!(client.head().await.status, 200);
+    for (event, go) in events.iter().zip(go) {
+        // The next one is sent only once this one is here.
+        assert_eq!(crate::support::soon("an event", client.chunk()).await.as_deref(), Some(*event));
+        go.send(()).unwrap();
+    }
+    assert_eq!(client.chunk().await.as_deref(), Some(&[][..]), "the end of the stream");
+    assert_eq!(tls.asked(), ["localhost"]);
+    assert_eq!(proxy.asked(), ["CONNECT localhost:443 HTTP/1.1\r\nHost: localhost:443\r\n\r\n"]);
+}
