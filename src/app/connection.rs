@@ -3,7 +3,6 @@
 //! pipelined request are in its buffer.
 
 use std::{
-    io,
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, ready},
@@ -17,7 +16,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::{body::Incoming, server::conn::http1, service::Service};
 use hyper_util::rt::TokioIo;
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
+    io::AsyncReadExt,
     net::{
         TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
@@ -29,6 +28,7 @@ use tower_service::Service as _;
 use super::{
     progress::{Deadlines, Progress},
     shutdown::Shutdown,
+    socket::Io,
 };
 use crate::{domain::departure::Departure, metrics::CutLabels, metrics::Metrics};
 
@@ -334,77 +334,5 @@ impl HttpBody for Tracked {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
-    }
-}
-
-/// The socket as hyper sees it. Notes when the client sends and when it does not read.
-struct Io {
-    read: OwnedReadHalf,
-    write: Arc<OwnedWriteHalf>,
-    progress: Arc<Progress>,
-}
-
-impl AsyncRead for Io {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = into.filled().len();
-        ready!(Pin::new(&mut self.read).poll_read(cx, into))?;
-        if into.filled().len() > before {
-            self.progress.received();
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl Io {
-    fn poll_write_with(
-        &self,
-        cx: &mut Context<'_>,
-        write: impl Fn(&OwnedWriteHalf) -> io::Result<usize>,
-    ) -> Poll<io::Result<usize>> {
-        loop {
-            match self.write.as_ref().as_ref().poll_write_ready(cx) {
-                Poll::Ready(ready) => ready?,
-                Poll::Pending => {
-                    self.progress.stalls();
-                    return Poll::Pending;
-                }
-            }
-            match write(&self.write) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                written => {
-                    if let Ok(len) = written {
-                        self.progress.flows(len);
-                    }
-                    return Poll::Ready(written);
-                }
-            }
-        }
-    }
-}
-
-impl AsyncWrite for Io {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        self.poll_write_with(cx, |write| write.try_write(data))
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        data: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        self.poll_write_with(cx, |write| write.try_write_vectored(data))
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // The server ends the writing side itself, see `serve`.
-        Poll::Ready(Ok(()))
     }
 }

@@ -10,6 +10,7 @@ mod log_writer;
 mod progress;
 mod server;
 mod shutdown;
+mod socket;
 pub mod telemetry;
 
 use std::{

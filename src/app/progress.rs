@@ -141,6 +141,11 @@ impl Progress {
         }
     }
 
+    /// Whether the client took nothing of late.
+    pub(super) fn is_stalled(&self) -> bool {
+        self.stalled.load(Ordering::Relaxed) > 0
+    }
+
     /// The client took `len` bytes. Framing is among them: it makes `queued` a little too small for a moment, never
     /// too large.
     pub(super) fn flows(&self, len: usize) {

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use crate::support::{
     client::request,
     gateway::{Gateway, config},
-    upstream::{RESPONSE, STREAM, Step, Upstream, chunk, json},
+    upstream::{LAST_CHUNK, RESPONSE, STREAM, Step, Upstream, chunk, json},
 };
 
 const BODY: &str = r#"{"model":"smart","input":"hi"}"#;
@@ -192,6 +192,34 @@ async fn a_client_that_does_not_read_is_cut_and_its_call_cancelled() {
     gateway.metric_becomes("tidegate_requests_total{upstream=\"up\",end=\"client_stalled\"}", 1.0).await;
     // The others are served on.
     assert_eq!(gateway.connect().await.get("/v1/models").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_client_that_reads_slowly_but_steadily_is_served_to_the_end() {
+    let upstream = Upstream::scripted(move |_| {
+        let mut steps = vec![Step::Send(STREAM.to_vec())];
+        steps.extend((0..96).map(|_| Step::Send(chunk(&[b'x'; 64 * 1024]))));
+        steps.push(Step::Send(LAST_CHUNK.to_vec()));
+        steps
+    })
+    .await;
+    let gateway = Gateway::with(&upstream.base_url(), |config| config.timeouts.write_stall = SHORT * 3);
+    let mut client = gateway.connect().await;
+    client.post(BODY).await;
+    let mut answer = client.head().await;
+    // A piece takes a small part of the deadline, and a third of the kernel's buffer more than all of it.
+    let began = Instant::now();
+    let mut len = 0;
+    while let Some(data) = crate::support::soon("a piece", client.chunk()).await {
+        if data.is_empty() {
+            answer.whole = true;
+            break;
+        }
+        len += data.len();
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(answer.whole, "cut after {len} bytes");
+    assert!(began.elapsed() > SHORT * 6);
 }
 
 #[tokio::test]
