@@ -21,7 +21,7 @@ const BACK_OFF: Duration = Duration::from_millis(50);
 const TELL_EVERY: Duration = Duration::from_secs(1);
 
 /// Whether several sockets may listen on one address, with the kernel spreading connections over them.
-pub(super) const SHARES_PORTS: bool =
+const SHARES_PORTS: bool =
     cfg!(all(unix, not(any(target_os = "solaris", target_os = "illumos", target_os = "cygwin"))));
 
 /// One listener on `address`.

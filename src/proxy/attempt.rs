@@ -18,7 +18,11 @@ use crate::{
     domain::{outcome::AttemptResult, problem::Problem},
     metering::Settlement,
     protocol::{body::Rope, observe::Observer},
-    upstream::{Endpoint, Upstream, fault, headers, send::SendError},
+    upstream::{
+        Endpoint, Upstream, fault,
+        headers::{self, Media},
+        send::SendError,
+    },
 };
 
 /// An error answer that may be about our credential is read this far before it is judged. Error objects are small.
@@ -90,9 +94,10 @@ async fn judge(
     let request_id = head.headers.get(super::error::CLIENT_REQUEST_ID).and_then(request_id);
     settlement.outcome().upstream_request_id = request_id.map(Into::into);
 
+    let media = Media::of(&head.headers);
     let no_api = head.status.is_informational()
         || head.status.is_redirection()
-        || (head.status.is_success() && headers::is_html(&head.headers));
+        || (head.status.is_success() && media == Media::Html);
     if no_api {
         settlement.attempted(since, AttemptResult::Fault(Problem::UpstreamBadAnswer));
         return Err(Refusal::upstream(Problem::UpstreamBadAnswer));
@@ -111,7 +116,8 @@ async fn judge(
     } else {
         Source::from(body)
     };
-    Ok(Reply { head, source, on_incomplete: upstream.config.on_incomplete, silence: tables.timeouts.upstream_silence })
+    let on_incomplete = upstream.config.on_incomplete;
+    Ok(Reply { head, media, source, on_incomplete, silence: tables.timeouts.upstream_silence })
 }
 
 /// The upstream's id of the request, if the log may have it: an upstream shall not write pages into it.

@@ -58,38 +58,43 @@ where
     settlement.outcome().bytes_up = received.rope.len();
 
     // Resolve, and rewrite the model.
-    let (candidate, edit) = resolve(&tables, &caller, &received)?;
-    record_models(settlement, &received, candidate.as_ref().map(|candidate| &candidate.model));
-    let upstream = match &candidate {
-        Some(candidate) => candidate.upstream,
-        None => tables.routes.default_upstream().ok_or_else(Refusal::model_required)?,
-    };
+    let resolved = resolve(&tables, &caller, &received)?;
+    let outcome = settlement.outcome();
+    // Only now, as the log may show the names of models that were found to lead somewhere, and no others.
+    outcome.model = received.model.as_ref().map(|model| Arc::from(&*model.name));
+    outcome.upstream_model = resolved.model;
 
     // Attempt.
-    let call =
-        Call { endpoint, query: head.uri.query(), headers: &head.headers, body: received.rope.edited(edit.as_slice()) };
-    attempt::attempt(proxy, &tables, settlement, upstream, call).await
+    let body = received.rope.edited(resolved.edit.as_slice());
+    let call = Call { endpoint, query: head.uri.query(), headers: &head.headers, body };
+    attempt::attempt(proxy, &tables, settlement, resolved.upstream, call).await
 }
 
-/// The candidate that will be asked and the edit of the body that asks it. Both none: the request names no model and
-/// goes to the default upstream, untouched.
-fn resolve(
-    tables: &Tables,
-    caller: &Caller,
-    received: &Received,
-) -> Result<(Option<Candidate>, Option<Edit>), Refusal> {
+/// Who will be asked, and how.
+struct Resolved {
+    /// Index of the upstream.
+    upstream: usize,
+    /// The model to ask it for; none where the request names none.
+    model: Option<Arc<str>>,
+    /// What makes the body ask for it; none where it does already.
+    edit: Option<Edit>,
+}
+
+/// Finds who is asked: the first candidate for the model that takes a body of this size, or the default upstream for a
+/// request without a model, which goes there untouched.
+fn resolve(tables: &Tables, caller: &Caller, received: &Received) -> Result<Resolved, Refusal> {
     let limit_of = |upstream: usize| tables.upstreams.get(upstream)?.config.max_body_bytes;
+    let fits = |upstream: usize| limit_of(upstream).is_none_or(|limit| received.rope.len() <= limit);
     let Some(model) = &received.model else {
         if caller.is_restricted_in_models() {
             return Err(Refusal::model_required_of_key());
         }
-        return match tables.routes.default_upstream() {
-            Some(upstream) if caller.may_use(upstream) => match limit_of(upstream) {
-                Some(limit) if received.rope.len() > limit => Err(Refusal::upstream_limit(limit)),
-                _ => Ok((None, None)),
-            },
-            _ => Err(Refusal::model_required()),
-        };
+        let upstream = tables.routes.default_upstream().filter(|upstream| caller.may_use(*upstream));
+        let upstream = upstream.ok_or_else(Refusal::model_required)?;
+        if !fits(upstream) {
+            return Err(Refusal::upstream_limit(limit_of(upstream).unwrap_or_default()));
+        }
+        return Ok(Resolved { upstream, model: None, edit: None });
     };
     let candidates = if caller.may_ask(&model.name) {
         tables.routes.candidates(&model.name, |upstream| caller.may_use(upstream))
@@ -99,19 +104,14 @@ fn resolve(
     if candidates.is_empty() {
         return Err(Refusal::model_not_found(&model.name));
     }
-    let fits = |candidate: &Candidate| limit_of(candidate.upstream).is_none_or(|limit| received.rope.len() <= limit);
     let largest = candidates.iter().filter_map(|candidate| limit_of(candidate.upstream)).max().unwrap_or_default();
-    let candidate = candidates.into_iter().find(fits).ok_or_else(|| Refusal::upstream_limit(largest))?;
-    let edit = (*candidate.model != *model.name)
-        .then(|| Edit { range: model.range.clone(), with: json_string(&candidate.model) });
-    Ok((Some(candidate), edit))
-}
-
-/// The names that the log may show: those of models, which were found to lead somewhere.
-fn record_models(settlement: &mut Settlement, received: &Received, upstream_model: Option<&Arc<str>>) {
-    let outcome = settlement.outcome();
-    outcome.model = received.model.as_ref().map(|model| Arc::from(&*model.name));
-    outcome.upstream_model = upstream_model.cloned();
+    let Candidate { upstream, model: upstream_model } = candidates
+        .into_iter()
+        .find(|candidate| fits(candidate.upstream))
+        .ok_or_else(|| Refusal::upstream_limit(largest))?;
+    let edit = (*upstream_model != *model.name)
+        .then(|| Edit { range: model.range.clone(), with: json_string(&upstream_model) });
+    Ok(Resolved { upstream, model: Some(upstream_model), edit })
 }
 
 /// Who calls, for endpoints that Tidegate answers by itself.

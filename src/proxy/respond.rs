@@ -19,7 +19,7 @@ use crate::{
     domain::outcome::End,
     metering::Settlement,
     protocol::observe::{Observer, Terminal},
-    upstream::headers,
+    upstream::headers::{self, Media},
 };
 
 /// nginx in front of Tidegate would hold a stream back without it.
@@ -28,6 +28,7 @@ const ACCEL_BUFFERING: &str = "x-accel-buffering";
 /// An answer of an upstream that the client may have.
 pub(super) struct Reply {
     pub(super) head: Parts,
+    pub(super) media: Media,
     pub(super) source: Source,
     pub(super) on_incomplete: OnIncomplete,
     pub(super) silence: Duration,
@@ -88,11 +89,11 @@ impl Source {
 
 /// Turns the upstream's answer into ours.
 pub(super) fn relay(reply: Reply, mut settlement: Settlement) -> Response<Answer> {
-    let streamed = headers::is_event_stream(&reply.head.headers);
+    let streamed = reply.media == Media::EventStream;
     let readable = !headers::is_coded(&reply.head.headers);
-    let observer = match readable {
-        true if streamed => Observer::stream(),
-        true if headers::is_json(&reply.head.headers) => Observer::json(),
+    let observer = match reply.media {
+        Media::EventStream if readable => Observer::stream(),
+        Media::Json if readable => Observer::json(),
         _ => Observer::opaque(),
     };
     let outcome = settlement.outcome();

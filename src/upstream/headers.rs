@@ -111,28 +111,37 @@ pub fn down(upstream: HeaderMap) -> HeaderMap {
     headers
 }
 
-/// Whether a body is an event stream, by its content type (never by `Accept`, docs/wire.md, section 2).
-pub fn is_event_stream(headers: &HeaderMap) -> bool {
-    media_type(headers).is_some_and(|media| media.eq_ignore_ascii_case("text/event-stream"))
+/// What a body is, by its content type (never by `Accept`, docs/wire.md, section 2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Media {
+    /// An event stream.
+    EventStream,
+    /// Can be looked at as JSON.
+    Json,
+    /// A web page: some portal or proxy answered in place of the API.
+    Html,
+    /// Anything else, or nothing said.
+    Other,
 }
 
-/// Whether a body can be looked at as JSON.
-pub fn is_json(headers: &HeaderMap) -> bool {
-    media_type(headers).is_some_and(|media| {
-        media.eq_ignore_ascii_case("application/json") || media.to_ascii_lowercase().ends_with("+json")
-    })
-}
-
-/// Whether a body is a web page: some portal or proxy answered in place of the API.
-pub fn is_html(headers: &HeaderMap) -> bool {
-    media_type(headers).is_some_and(|media| media.eq_ignore_ascii_case("text/html"))
+impl Media {
+    /// Of the body that these headers stand before.
+    pub fn of(headers: &HeaderMap) -> Self {
+        let value = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let media = value.split(';').next().unwrap_or_default().trim();
+        if media.eq_ignore_ascii_case("text/event-stream") {
+            Self::EventStream
+        } else if media.eq_ignore_ascii_case("application/json") || media.to_ascii_lowercase().ends_with("+json") {
+            Self::Json
+        } else if media.eq_ignore_ascii_case("text/html") {
+            Self::Html
+        } else {
+            Self::Other
+        }
+    }
 }
 
 /// Whether a body is coded, so that it cannot be looked at.
 pub fn is_coded(headers: &HeaderMap) -> bool {
     headers.get(CONTENT_ENCODING).is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"))
-}
-
-fn media_type(headers: &HeaderMap) -> Option<&str> {
-    headers.get(CONTENT_TYPE)?.to_str().ok()?.split(';').next().map(str::trim)
 }

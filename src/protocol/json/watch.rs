@@ -44,11 +44,6 @@ impl Paths {
         }
         Self { paths, ends, by_len }
     }
-
-    /// The names of one path.
-    pub fn path(&self, path: usize) -> &'static [&'static str] {
-        self.paths.get(path).copied().unwrap_or_default()
-    }
 }
 
 /// What to do about keys that two parsers might read in two ways.
