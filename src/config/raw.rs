@@ -23,8 +23,10 @@ pub(super) struct File {
     pub(super) models: Vec<Model>,
     /// Keys of clients.
     pub(super) keys: Vec<Key>,
-    /// Where requests go that name no model.
+    /// How one of several candidates is chosen, and what happens when it fails.
     pub(super) routing: Routing,
+    /// When an upstream or a credential is passed by, and for how long.
+    pub(super) health: Health,
 }
 
 #[derive(Deserialize, Serialize, JsonSchema)]
@@ -48,6 +50,9 @@ pub(super) struct Server {
     /// Largest request body, decoded, in MiB.
     #[schemars(range(min = 1, max = 1024))]
     pub(super) max_body_mib: u64,
+    /// All request bodies together, in MiB.
+    #[schemars(range(min = 1, max = 1_048_576))]
+    pub(super) max_body_memory_mib: u64,
 }
 
 impl Default for Server {
@@ -60,6 +65,7 @@ impl Default for Server {
             workers: 0,
             max_connections: 10_000,
             max_body_mib: 64,
+            max_body_memory_mib: 512,
         }
     }
 }
@@ -89,9 +95,15 @@ pub(super) struct Timeouts {
     /// A client that takes nothing of what is ready for it.
     #[schemars(range(min = 1, max = 86_400))]
     pub(super) write_stall_s: u64,
+    /// From SIGTERM, when readiness fails, until no new connection is taken.
+    #[schemars(range(max = 86_400))]
+    pub(super) drain_delay_s: u64,
     /// Requests under way at shutdown; 0 = they are cut at once.
     #[schemars(range(max = 86_400))]
-    pub(super) drain_s: u64,
+    pub(super) drain_timeout_s: u64,
+    /// While every candidate has as many requests as it may have; 0 = refused at once.
+    #[schemars(range(max = 86_400))]
+    pub(super) queue_s: u64,
     /// Connecting to an upstream, with name resolution and TLS.
     #[schemars(range(min = 1, max = 86_400))]
     pub(super) upstream_connect_s: u64,
@@ -116,7 +128,9 @@ impl Default for Timeouts {
             body_total_s: 300,
             body_min_bytes_per_s: 1024,
             write_stall_s: 60,
-            drain_s: 300,
+            drain_delay_s: 5,
+            drain_timeout_s: 300,
+            queue_s: 1,
             upstream_connect_s: 5,
             upstream_head_s: 1800,
             upstream_silence_s: 600,
@@ -184,6 +198,15 @@ pub(super) struct Upstream {
     pub(super) organization_headers: bool,
     /// Whether `traceparent` and `tracestate` of the client go up.
     pub(super) trace_headers: bool,
+    /// Failures after which the next candidate is asked although this one may bill for what it did.
+    #[schemars(extend("examples" = [["disconnect", "timeout", "empty"]]))]
+    pub(super) failover_on: Vec<FailoverOn>,
+    /// Requests under way at once; absent = as many as come.
+    #[schemars(range(min = 1, max = 1_000_000), example = 100)]
+    pub(super) max_in_flight: Option<usize>,
+    /// Requests that may wait for one of those to end; 0 = none.
+    #[schemars(range(max = 100_000))]
+    pub(super) max_queued: usize,
     /// Unused connections that each worker keeps.
     #[schemars(range(max = 10_000))]
     pub(super) max_idle_connections: usize,
@@ -208,6 +231,9 @@ impl Default for Upstream {
             codex_headers: true,
             organization_headers: false,
             trace_headers: false,
+            failover_on: Vec::new(),
+            max_in_flight: None,
+            max_queued: 64,
             max_idle_connections: 64,
             error_rules: Vec::new(),
         }
@@ -219,6 +245,14 @@ impl Default for Upstream {
 pub(super) enum OnIncomplete {
     Pass,
     Break,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum FailoverOn {
+    Disconnect,
+    Timeout,
+    Empty,
 }
 
 /// `env` or `file`, one of them.
@@ -237,6 +271,9 @@ pub(super) struct Credential {
     /// Provider account behind it, by default one of its own: credentials of one account share its state.
     #[schemars(example = &"dmxapi")]
     pub(super) account: Option<String>,
+    /// Requests under way with it at once; absent = as many as come.
+    #[schemars(range(min = 1, max = 1_000_000), example = 10)]
+    pub(super) max_in_flight: Option<usize>,
     /// Whether it may be missing.
     pub(super) optional: bool,
 }
@@ -270,7 +307,9 @@ pub(super) struct Model {
     /// What clients ask for. A trailing `*` matches any rest.
     #[schemars(example = &"smart")]
     pub(super) name: Option<String>,
-    /// Candidates in order of preference.
+    /// How the candidates are ordered for a request.
+    pub(super) strategy: Strategy,
+    /// Candidates.
     #[schemars(extend("examples" = [[{ "upstream": "dmxapi", "model": "gpt-5.2-pro" }]]))]
     pub(super) targets: Option<Vec<Target>>,
 }
@@ -285,6 +324,21 @@ pub(super) struct Target {
     /// Name of the model there; absent = the name the client asked for.
     #[schemars(example = &"gpt-5.2-pro")]
     pub(super) model: Option<String>,
+    /// The lowest is asked first. Absent = its place in the list where `strategy = "ordered"`, otherwise 1.
+    #[schemars(range(min = 1, max = 1000), example = 1)]
+    pub(super) priority: Option<u32>,
+    /// Its share among the targets of the same priority; absent = 1.
+    #[schemars(range(min = 1, max = 1000), example = 3)]
+    pub(super) weight: Option<u32>,
+}
+
+#[derive(Clone, Copy, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Strategy {
+    #[default]
+    Ordered,
+    Weighted,
+    LeastLatency,
 }
 
 /// `secret` or `sha256`, one of them.
@@ -322,10 +376,61 @@ pub(super) struct Secret {
     pub(super) optional: bool,
 }
 
-#[derive(Default, Deserialize, Serialize, JsonSchema)]
+#[derive(Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Routing {
     /// Upstream for requests that name no model.
     #[schemars(example = &"dmxapi")]
     pub(super) default_upstream: Option<String>,
+    /// Upstreams asked for one request, the first one included; 1 = no failover.
+    #[schemars(range(min = 1, max = 10))]
+    pub(super) max_attempts: usize,
+    /// Retries at one upstream over 10 s, in percent of its requests; 3 are always allowed.
+    #[schemars(range(max = 100))]
+    pub(super) retry_percent: u32,
+    /// The longest `Retry-After` that is waited for before the same upstream is asked again; 0 = none is.
+    #[schemars(range(max = 300))]
+    pub(super) retry_after_max_s: u64,
+}
+
+impl Default for Routing {
+    fn default() -> Self {
+        Self { default_upstream: None, max_attempts: 3, retry_percent: 20, retry_after_max_s: 2 }
+    }
+}
+
+#[derive(Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Health {
+    /// Faults in a row that eject.
+    #[schemars(range(min = 1, max = 1000))]
+    pub(super) consecutive_faults: u32,
+    /// Faults among the attempts of the last 30 s that eject, in percent; 20 attempts must have been made.
+    #[schemars(range(min = 1, max = 100))]
+    pub(super) fault_percent: u32,
+    /// First ejection; each further one lasts twice as long.
+    #[schemars(range(min = 1, max = 86_400))]
+    pub(super) eject_s: u64,
+    /// Longest ejection.
+    #[schemars(range(min = 1, max = 86_400))]
+    pub(super) eject_max_s: u64,
+    /// A credential that the upstream refused.
+    #[schemars(range(min = 1, max = 86_400))]
+    pub(super) refused_s: u64,
+    /// The longest `Retry-After` of a 429 for which a credential is left alone.
+    #[schemars(range(min = 1, max = 86_400))]
+    pub(super) cooldown_max_s: u64,
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Self {
+            consecutive_faults: 5,
+            fault_percent: 50,
+            eject_s: 30,
+            eject_max_s: 300,
+            refused_s: 600,
+            cooldown_max_s: 300,
+        }
+    }
 }

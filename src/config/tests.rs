@@ -187,8 +187,8 @@ fn a_file_without_settings_means_what_the_page_says() {
     );
     assert!(server.metrics_listen.is_none() && server.workers >= 1);
     assert_eq!(
-        (server.max_connections, server.max_body_bytes, server.data_dir.to_str()),
-        (10_000, 64 << 20, Some("data"))
+        (server.max_connections, server.max_body_bytes, server.max_body_memory, server.data_dir.to_str()),
+        (10_000, 64 << 20, 512 << 20, Some("data"))
     );
     let timeouts = &config.timeouts;
     let seconds = [
@@ -198,19 +198,49 @@ fn a_file_without_settings_means_what_the_page_says() {
         timeouts.body_idle,
         timeouts.body_total,
         timeouts.write_stall,
+        timeouts.drain_delay,
         timeouts.drain,
+        timeouts.queue,
         timeouts.upstream_connect,
         timeouts.upstream_head,
         timeouts.upstream_silence,
         timeouts.upstream_pool_idle,
     ];
-    assert_eq!(seconds.map(|t| t.as_secs()), [10, 10, 75, 20, 300, 60, 300, 5, 1800, 600, 50]);
+    assert_eq!(seconds.map(|t| t.as_secs()), [10, 10, 75, 20, 300, 60, 5, 300, 1, 5, 1800, 600, 50]);
     assert_eq!(timeouts.body_min_rate, 1024);
     assert_eq!((config.log.format, config.log.level.as_str()), (LogFormat::Json, "info"));
     assert!(upstream.credentials.is_empty() && config.idle.is_empty() && upstream.error_rules.is_empty());
     assert_eq!((&upstream.auth_header, upstream.on_incomplete), (&http::header::AUTHORIZATION, OnIncomplete::Pass));
     assert_eq!((upstream.codex_headers, upstream.organization_headers, upstream.trace_headers), (true, false, false));
     assert_eq!(upstream.max_idle_connections, 64);
+    assert_eq!((upstream.failover_on, upstream.max_in_flight, upstream.max_queued), (FailoverOn::default(), None, 64));
+    let second = Duration::from_secs(1);
+    assert_eq!(config.retries, Retries { max_attempts: 3, percent: 20, retry_after_max: 2 * second });
+    let health = Health {
+        consecutive_faults: 5,
+        fault_percent: 50,
+        eject: 30 * second,
+        eject_max: 300 * second,
+        refused: 600 * second,
+        cooldown_max: 300 * second,
+    };
+    assert_eq!(config.health, health);
+}
+
+#[test]
+fn strategies_and_priorities_are_taken_as_written() {
+    let config = file("routing");
+    let model = |i: usize| {
+        let model = &config.models[i];
+        (model.strategy, model.targets.iter().map(|one| (one.priority, one.weight)).collect::<Vec<_>>())
+    };
+    assert_eq!(model(0), (Strategy::Ordered, vec![(1, 1), (2, 1)]));
+    assert_eq!(model(1), (Strategy::Ordered, vec![(2, 3), (2, 1)]));
+    assert_eq!(model(2), (Strategy::Weighted, vec![(1, 3), (1, 1)]));
+    assert_eq!(model(3), (Strategy::LeastLatency, vec![(7, 1), (1, 1)]));
+    let upstream = &config.upstreams[0];
+    assert_eq!(upstream.failover_on, FailoverOn { disconnect: true, timeout: false, empty: true });
+    assert_eq!((upstream.max_in_flight, upstream.credentials[0].max_in_flight), (Some(9), Some(3)));
 }
 
 #[test]

@@ -24,6 +24,10 @@ pub struct Config {
     pub keys: Vec<Key>,
     /// Where a request without `model` goes; an index into `upstreams`.
     pub default_upstream: Option<usize>,
+    /// What happens when a candidate fails.
+    pub retries: Retries,
+    /// When an upstream or a credential is passed by.
+    pub health: Health,
 }
 
 impl Config {
@@ -72,6 +76,36 @@ pub struct Server {
     pub max_connections: usize,
     /// Largest request body, decoded, in bytes.
     pub max_body_bytes: u64,
+    /// All request bodies together, in bytes; at least `max_body_bytes`.
+    pub max_body_memory: u64,
+}
+
+/// `[routing]`, but for the default upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retries {
+    /// Attempts for one request, the first one included; at least 1.
+    pub max_attempts: usize,
+    /// Retries at one upstream over 10 s, in percent of its requests, beside the few that are always allowed.
+    pub percent: u32,
+    /// The longest `Retry-After` that is waited for before the same upstream is asked again.
+    pub retry_after_max: Duration,
+}
+
+/// `[health]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Health {
+    /// Faults in a row that eject.
+    pub consecutive_faults: u32,
+    /// Faults among the attempts of a window that eject, in percent.
+    pub fault_percent: u32,
+    /// First ejection.
+    pub eject: Duration,
+    /// Longest ejection; at least `eject`.
+    pub eject_max: Duration,
+    /// A credential that the upstream refused.
+    pub refused: Duration,
+    /// The longest `Retry-After` for which a credential is left alone.
+    pub cooldown_max: Duration,
 }
 
 /// `[timeouts]`. None of them covers a whole stream.
@@ -91,8 +125,12 @@ pub struct Timeouts {
     pub body_min_rate: u64,
     /// A client that takes nothing of what is ready for it.
     pub write_stall: Duration,
+    /// From the wish to end until no new connection is taken.
+    pub drain_delay: Duration,
     /// Requests under way at shutdown.
     pub drain: Duration,
+    /// While every candidate has as many requests as it may have.
+    pub queue: Duration,
     /// Connecting to an upstream, name resolution and TLS included.
     pub upstream_connect: Duration,
     /// From the sent request to the head of the answer.
@@ -148,6 +186,12 @@ pub struct Upstream {
     pub organization_headers: bool,
     /// Whether `traceparent` and `tracestate` go up.
     pub trace_headers: bool,
+    /// Failures after which the next candidate is asked although this one may bill for what it did.
+    pub failover_on: FailoverOn,
+    /// Requests under way at once.
+    pub max_in_flight: Option<usize>,
+    /// Requests that may wait for one of those to end.
+    pub max_queued: usize,
     /// Unused connections kept by each worker.
     pub max_idle_connections: usize,
     /// Whose fault an error answer is, where it differs from the built-in table; the first match wins.
@@ -174,6 +218,17 @@ pub enum Fault {
     Request,
 }
 
+/// `failover_on`: what makes us ask another candidate although this one received the request and may bill for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FailoverOn {
+    /// The connection ended before an answer began.
+    pub disconnect: bool,
+    /// No answer began in time.
+    pub timeout: bool,
+    /// A success that ended before the first byte of its body.
+    pub empty: bool,
+}
+
 /// `on_incomplete`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnIncomplete {
@@ -190,6 +245,8 @@ pub struct Credential {
     pub name: Arc<str>,
     /// The provider account behind it: credentials of one account share its state.
     pub account: Arc<str>,
+    /// Requests under way with it at once.
+    pub max_in_flight: Option<usize>,
     /// What is sent.
     pub secret: SecretString,
 }
@@ -208,8 +265,21 @@ pub struct IdleUpstream {
 pub struct Model {
     /// The name clients ask for; with a trailing `*` it matches any rest.
     pub name: Arc<str>,
-    /// Candidates in order of preference; at least one.
+    /// How the candidates are ordered for a request.
+    pub strategy: Strategy,
+    /// Candidates in the order of the file; at least one.
     pub targets: Vec<Target>,
+}
+
+/// How candidates of one priority are ordered for a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Strategy {
+    /// In the order of the file: each has a priority of its own, unless one is written.
+    Ordered,
+    /// Drawn by weight.
+    Weighted,
+    /// The faster of two that are drawn by weight, by the time to the first byte.
+    LeastLatency,
 }
 
 /// One candidate of a model.
@@ -219,6 +289,10 @@ pub struct Target {
     pub upstream: usize,
     /// Name of the model there; none = the name the client asked for.
     pub model: Option<Arc<str>>,
+    /// The lowest is asked first.
+    pub priority: u32,
+    /// Its share among those of the same priority; at least 1.
+    pub weight: u32,
 }
 
 /// `[[keys]]`: one client key.

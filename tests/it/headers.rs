@@ -5,11 +5,11 @@ use tokio::io::AsyncReadExt;
 
 use crate::support::{
     client::{Client, request},
-    gateway::{Gateway, KEY, UPSTREAM_KEY},
+    gateway::{Gateway, KEY, UPSTREAM_KEY, credential},
     soon,
     upstream::{LAST_CHUNK, RESPONSE, STREAM, Step, Upstream, chunk, json},
 };
-use tidegate::config::{Config, Credential};
+use tidegate::config::Config;
 
 const BODY: &str = r#"{"model":"gpt-5"}"#;
 
@@ -354,8 +354,7 @@ async fn where_a_request_goes_is_not_the_clients_to_say() {
 async fn credentials_take_turns() {
     let mut upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let gateway = Gateway::with(&upstream.base_url(), |config| {
-        let credential = |name: &str| Credential { name: name.into(), account: name.into(), secret: name.into() };
-        config.upstreams[0].credentials = ["one", "two", "three"].map(credential).to_vec();
+        config.upstreams[0].credentials = ["one", "two", "three"].map(|name| credential(name, name)).to_vec();
     });
     let mut client = gateway.connect().await;
     let mut seen = Vec::new();

@@ -27,7 +27,7 @@ listen = "127.0.0.1:0"
 admin_listen = "127.0.0.1:0"
 [timeouts]
 write_stall_s = 600
-drain_s = 0
+drain_timeout_s = 0
 [[upstreams]]
 name = "up"
 base_url = "{}"

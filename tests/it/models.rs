@@ -4,16 +4,10 @@ use serde_json::{Value, json};
 
 use crate::support::{
     client::{Answer, Client},
-    gateway::{Gateway, KEY, config, key, upstream},
+    gateway::{Gateway, KEY, config, key, model, upstream},
     upstream::{RESPONSE, Upstream, json as json_answer},
 };
-use tidegate::config::{Config, IdleUpstream, Model, Target};
-
-/// A model and its targets: an upstream each, and its name there.
-fn model(name: &str, targets: &[(usize, Option<&str>)]) -> Model {
-    let targets = targets.iter().map(|(upstream, model)| Target { upstream: *upstream, model: model.map(Into::into) });
-    Model { name: name.into(), targets: targets.collect() }
-}
+use tidegate::config::{Config, IdleUpstream};
 
 fn restrict(config: &mut Config, secret: &str, models: Option<&[&str]>, upstreams: Option<&[usize]>) {
     let mut key = key(secret, secret);

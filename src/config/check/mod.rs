@@ -30,6 +30,8 @@ pub(super) fn config(
     let upstreams = check.upstreams(file.upstreams);
     let (models, askable) = check.models(file.models, &upstreams);
     let keys = check.keys(file.keys, &upstreams, &askable);
+    let retries = server::retries(&file.routing);
+    let health = check.health(&file.health);
     let default_upstream = file.routing.default_upstream.and_then(|name| {
         check.upstream_index(&upstreams, &name, &Path::default().key("routing").key("default_upstream"))
     });
@@ -42,6 +44,8 @@ pub(super) fn config(
         models,
         keys,
         default_upstream,
+        retries,
+        health,
     });
     (config, check.faults)
 }

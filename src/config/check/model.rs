@@ -5,7 +5,7 @@ use crate::config::{
     document::Path,
     nearest::nearest,
     raw,
-    types::{Model, Target},
+    types::{Model, Strategy, Target},
 };
 
 /// Every name that a client could ask for.
@@ -51,7 +51,7 @@ impl Check<'_> {
         let mut seen: Vec<String> = Vec::new();
         for (i, model) in raw.into_iter().enumerate() {
             let path = Path::default().key("models").index(i);
-            let targets = self.targets(model.targets, upstreams, &path.key("targets"));
+            let targets = self.targets(model.targets, model.strategy, upstreams, &path.key("targets"));
             // Missing only if that was reported.
             let Some(name) = model.name else { continue };
             if seen.contains(&name) {
@@ -64,7 +64,12 @@ impl Check<'_> {
                 self.pattern(&name, &path.key("name"));
             }
             if !targets.is_empty() {
-                models.push(Model { name: name.as_str().into(), targets });
+                let strategy = match model.strategy {
+                    raw::Strategy::Ordered => Strategy::Ordered,
+                    raw::Strategy::Weighted => Strategy::Weighted,
+                    raw::Strategy::LeastLatency => Strategy::LeastLatency,
+                };
+                models.push(Model { name: name.as_str().into(), strategy, targets });
             }
             match name.strip_suffix('*') {
                 Some(start) => askable.beginnings.push(start.to_owned()),
@@ -88,7 +93,13 @@ impl Check<'_> {
         self.name(text, &[], path)
     }
 
-    fn targets(&mut self, raw: Option<Vec<raw::Target>>, upstreams: &Upstreams, path: &Path) -> Vec<Target> {
+    fn targets(
+        &mut self,
+        raw: Option<Vec<raw::Target>>,
+        strategy: raw::Strategy,
+        upstreams: &Upstreams,
+        path: &Path,
+    ) -> Vec<Target> {
         let Some(raw) = raw else { return Vec::new() };
         if raw.is_empty() {
             self.fault(
@@ -97,6 +108,9 @@ impl Check<'_> {
                 "name at least one upstream: `targets = [{ upstream = \"dmxapi\" }]`",
             );
         }
+        let ordered = matches!(strategy, raw::Strategy::Ordered);
+        let place = |i: usize| if ordered { u32::try_from(i + 1).unwrap_or(u32::MAX) } else { 1 };
+        let priorities: Vec<u32> = (0..).zip(&raw).map(|(i, one)| one.priority.unwrap_or_else(|| place(i))).collect();
         let mut targets = Vec::new();
         for (i, target) in raw.into_iter().enumerate() {
             let path = path.index(i);
@@ -109,9 +123,18 @@ impl Check<'_> {
             } else if let Some(name) = &target.model {
                 self.name(name, &[], &path.key("model"));
             }
+            let priority = priorities[i];
+            if target.weight.is_some() && priorities.iter().filter(|other| **other == priority).count() == 1 {
+                self.fault(
+                    &path.key("weight"),
+                    "this `weight` has no effect: no other target has the same priority",
+                    "set `strategy = \"weighted\"` for the model, or give targets the same `priority`",
+                );
+            }
             let Some(upstream) = target.upstream else { continue };
             if let Some(upstream) = self.upstream_index(upstreams, &upstream, &path.key("upstream")) {
-                targets.push(Target { upstream, model: target.model.map(Into::into) });
+                let (model, weight) = (target.model.map(Into::into), target.weight.unwrap_or(1));
+                targets.push(Target { upstream, model, priority, weight });
             }
         }
         targets

@@ -9,7 +9,7 @@ use crate::config::{
     document::Path,
     nearest::nearest,
     raw,
-    types::{Log, LogFormat, Server, Timeouts},
+    types::{Health, Log, LogFormat, Retries, Server, Timeouts},
 };
 
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
@@ -31,6 +31,11 @@ impl Check<'_> {
         let admin_listen = self.address("admin_listen", &raw.admin_listen);
         let metrics_listen = raw.metrics_listen.as_deref().map(|text| self.address("metrics_listen", text));
         self.apart([("listen", listen), ("admin_listen", admin_listen), ("metrics_listen", metrics_listen.flatten())]);
+        if raw.max_body_memory_mib < raw.max_body_mib {
+            let path = Path::default().key("server").key("max_body_memory_mib");
+            let message = format!("`max_body_memory_mib` is less than `max_body_mib`, which is {}", raw.max_body_mib);
+            self.fault(&path, message, "no request of that size could be read: raise the one, or lower the other");
+        }
         Some(Server {
             data_dir: self.data_dir(&raw.data_dir),
             workers: match raw.workers {
@@ -39,10 +44,27 @@ impl Check<'_> {
             },
             max_connections: raw.max_connections,
             max_body_bytes: raw.max_body_mib << 20,
+            max_body_memory: raw.max_body_memory_mib << 20,
             listen: listen?,
             admin_listen: admin_listen?,
             metrics_listen: metrics_listen.flatten(),
         })
+    }
+
+    pub(super) fn health(&mut self, raw: &raw::Health) -> Health {
+        if raw.eject_max_s < raw.eject_s {
+            let path = Path::default().key("health").key("eject_max_s");
+            let message = format!("`eject_max_s` is less than `eject_s`, which is {}", raw.eject_s);
+            self.fault(&path, message, "the longest ejection cannot be shorter than the first one");
+        }
+        Health {
+            consecutive_faults: raw.consecutive_faults,
+            fault_percent: raw.fault_percent,
+            eject: Duration::from_secs(raw.eject_s),
+            eject_max: Duration::from_secs(raw.eject_max_s),
+            refused: Duration::from_secs(raw.refused_s),
+            cooldown_max: Duration::from_secs(raw.cooldown_max_s),
+        }
     }
 
     fn data_dir(&mut self, written: &str) -> PathBuf {
@@ -120,6 +142,14 @@ fn meet(a: SocketAddr, b: SocketAddr) -> bool {
     a.port() != 0 && a.port() == b.port() && (a.ip() == b.ip() || all(a, b) || all(b, a))
 }
 
+pub(super) fn retries(raw: &raw::Routing) -> Retries {
+    Retries {
+        max_attempts: raw.max_attempts,
+        percent: raw.retry_percent,
+        retry_after_max: Duration::from_secs(raw.retry_after_max_s),
+    }
+}
+
 pub(super) fn timeouts(raw: &raw::Timeouts) -> Timeouts {
     Timeouts {
         first_byte: Duration::from_secs(raw.first_byte_s),
@@ -129,7 +159,9 @@ pub(super) fn timeouts(raw: &raw::Timeouts) -> Timeouts {
         body_total: Duration::from_secs(raw.body_total_s),
         body_min_rate: raw.body_min_bytes_per_s,
         write_stall: Duration::from_secs(raw.write_stall_s),
-        drain: Duration::from_secs(raw.drain_s),
+        drain_delay: Duration::from_secs(raw.drain_delay_s),
+        drain: Duration::from_secs(raw.drain_timeout_s),
+        queue: Duration::from_secs(raw.queue_s),
         upstream_connect: Duration::from_secs(raw.upstream_connect_s),
         upstream_head: Duration::from_secs(raw.upstream_head_s),
         upstream_silence: Duration::from_secs(raw.upstream_silence_s),

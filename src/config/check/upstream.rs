@@ -15,7 +15,7 @@ use crate::config::{
     document::Path,
     nearest::nearest,
     raw,
-    types::{Credential, ErrorRule, Fault, IdleUpstream, OnIncomplete, Upstream},
+    types::{Credential, ErrorRule, FailoverOn, Fault, IdleUpstream, OnIncomplete, Upstream},
 };
 
 /// Headers that belong to the connection, the body, or the credential: setting one would break what we promise.
@@ -130,6 +130,13 @@ impl Check<'_> {
             codex_headers: raw.codex_headers,
             organization_headers: raw.organization_headers,
             trace_headers: raw.trace_headers,
+            failover_on: FailoverOn {
+                disconnect: raw.failover_on.contains(&raw::FailoverOn::Disconnect),
+                timeout: raw.failover_on.contains(&raw::FailoverOn::Timeout),
+                empty: raw.failover_on.contains(&raw::FailoverOn::Empty),
+            },
+            max_in_flight: raw.max_in_flight,
+            max_queued: raw.max_queued,
             max_idle_connections: raw.max_idle_connections,
             error_rules,
         });
@@ -257,7 +264,8 @@ impl Check<'_> {
             match secret {
                 Found::Secret(secret) => {
                     let account = raw.account.as_deref().unwrap_or(&name).into();
-                    found.push(Credential { name: name.as_str().into(), account, secret });
+                    let name = name.as_str().into();
+                    found.push(Credential { name, account, max_in_flight: raw.max_in_flight, secret });
                 }
                 Found::Unset => unset.push(reference.wanted()),
                 Found::Faulty => {}

@@ -8,8 +8,8 @@ use tidegate::{
     app::{self, Handle, World},
     auth,
     config::{
-        Config, Credential, Key, Log, LogFormat, Model, OnIncomplete, Server, Target, Timeouts,
-        Upstream as UpstreamConfig,
+        Config, Credential, FailoverOn, Health, Key, Log, LogFormat, Model, OnIncomplete, Retries, Server, Strategy,
+        Target, Timeouts, Upstream as UpstreamConfig,
     },
     domain::{chance::Chance, clock::Clock},
 };
@@ -36,7 +36,6 @@ pub(crate) struct Gateway {
 
 /// A configuration with one upstream at `base_url`: model `smart` becomes `real`, any `gpt-*` goes as it is.
 pub(crate) fn config(base_url: &str) -> Config {
-    let target = |model: Option<&str>| vec![Target { upstream: 0, model: model.map(Arc::from) }];
     Config {
         server: Server {
             listen: "127.0.0.1:0".parse().unwrap(),
@@ -46,6 +45,7 @@ pub(crate) fn config(base_url: &str) -> Config {
             workers: 1,
             max_connections: 1000,
             max_body_bytes: 1024 * 1024,
+            max_body_memory: 512 * 1024 * 1024,
         },
         timeouts: Timeouts {
             first_byte: Duration::from_secs(10),
@@ -55,7 +55,9 @@ pub(crate) fn config(base_url: &str) -> Config {
             body_total: Duration::from_secs(300),
             body_min_rate: 1024,
             write_stall: Duration::from_secs(60),
+            drain_delay: Duration::ZERO,
             drain: Duration::from_secs(300),
+            queue: Duration::from_secs(1),
             upstream_connect: Duration::from_secs(5),
             upstream_head: Duration::from_secs(1800),
             upstream_silence: Duration::from_secs(600),
@@ -64,18 +66,35 @@ pub(crate) fn config(base_url: &str) -> Config {
         log: Log { format: LogFormat::Text, level: "off".into() },
         upstreams: vec![upstream("up", base_url)],
         idle: Vec::new(),
-        models: vec![
-            Model { name: "smart".into(), targets: target(Some("real")) },
-            Model { name: "gpt-*".into(), targets: target(None) },
-        ],
+        models: vec![model("smart", &[(0, Some("real"))]), model("gpt-*", &[(0, None)])],
         keys: vec![key("tester", KEY)],
         default_upstream: None,
+        retries: Retries { max_attempts: 3, percent: 20, retry_after_max: Duration::from_secs(2) },
+        health: Health {
+            consecutive_faults: 5,
+            fault_percent: 50,
+            eject: Duration::from_secs(30),
+            eject_max: Duration::from_secs(300),
+            refused: Duration::from_secs(600),
+            cooldown_max: Duration::from_secs(300),
+        },
     }
+}
+
+/// A model and its targets, in order: an upstream each, and its name there.
+pub(crate) fn model(name: &str, targets: &[(usize, Option<&str>)]) -> Model {
+    let targets = (1..).zip(targets).map(|(priority, (upstream, model))| Target {
+        upstream: *upstream,
+        model: model.map(Arc::from),
+        priority,
+        weight: 1,
+    });
+    Model { name: name.into(), strategy: Strategy::Ordered, targets: targets.collect() }
 }
 
 /// An upstream with one credential.
 pub(crate) fn upstream(name: &str, base_url: &str) -> UpstreamConfig {
-    let credential = Credential { name: "UP_KEY".into(), account: "UP_KEY".into(), secret: UPSTREAM_KEY.into() };
+    let credential = credential("UP_KEY", UPSTREAM_KEY);
     UpstreamConfig {
         name: name.into(),
         base_url: base_url.parse().unwrap(),
@@ -89,9 +108,17 @@ pub(crate) fn upstream(name: &str, base_url: &str) -> UpstreamConfig {
         codex_headers: true,
         organization_headers: false,
         trace_headers: false,
+        failover_on: FailoverOn::default(),
+        max_in_flight: None,
+        max_queued: 64,
         max_idle_connections: 64,
         error_rules: Vec::new(),
     }
+}
+
+/// A credential with an account of its own.
+pub(crate) fn credential(name: &str, secret: &str) -> Credential {
+    Credential { name: name.into(), account: name.into(), max_in_flight: None, secret: secret.into() }
 }
 
 /// A key that may use everything.
