@@ -38,11 +38,12 @@ use crate::{
     api::{self, Admin, Data, Health},
     config::{self, Config},
     domain::{
-        chance::{Chance, NoChance},
+        chance::{Chance, Dice, NoChance},
         clock::Clock,
     },
     metrics::Metrics,
     proxy::{Proxy, Tables, TablesError, Tls},
+    upstream::Pools,
 };
 
 /// Connections to the admin plane at once: scrapers and probes, not clients.
@@ -142,6 +143,7 @@ pub fn start(mut config: Config, world: World) -> Result<Running, StartError> {
     let made_key = first_key::ensure(&mut config, &data_dir, world)?;
     let tls = Tls::new(&config)?;
     let metrics = Arc::new(Metrics::default());
+    let pools = Pools::new(&config, None, &metrics, tokio::time::Instant::now());
     let health = Arc::new(Health::new(&config));
 
     // Sockets are made inside a runtime; the control thread takes it over.
@@ -157,7 +159,9 @@ pub fn start(mut config: Config, world: World) -> Result<Running, StartError> {
     let slots = Arc::new(Semaphore::new(files::connections(config.server.max_connections)));
     let mut workers = Vec::with_capacity(bound.data.len());
     for (index, listener) in bound.data.into_iter().enumerate() {
-        let proxy = Proxy::new(Tables::new(&config)?, &tls, &metrics, world.clock, world.chance)?;
+        let dice = Arc::new(Dice::new(world.chance)?);
+        let tables = Tables::new(&config, &pools, &dice)?;
+        let proxy = Proxy::new(tables, &tls, &metrics, world.clock, world.chance, dice)?;
         let shared = Shared {
             router: api::data(Arc::new(Data { proxy, health: Arc::clone(&health) })),
             deadlines,

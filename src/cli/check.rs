@@ -14,7 +14,7 @@ pub(super) fn run(source: &Source) -> ExitCode {
         Ok(config) => config,
         Err(code) => return code,
     };
-    if let Err(error) = Tls::new(&config).and_then(|_| Tables::new(&config)) {
+    if let Err(error) = Tls::new(&config).and_then(|_| Tables::at_rest(&config)) {
         output::fail(error);
         return ExitCode::from(EXIT_CONFIG);
     }

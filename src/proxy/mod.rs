@@ -2,19 +2,24 @@
 
 mod attempt;
 pub mod error;
+mod failover;
 pub mod forward;
 mod receive;
 mod respond;
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
 
 use rustls::ClientConfig;
+use tokio::time::Instant;
 
 use crate::{
     auth::Keys,
-    config::{self, Config, Timeouts},
+    config::{self, Config, Retries, Timeouts},
     domain::{
-        chance::{Chance, NoChance},
+        chance::{Chance, Dice, NoChance},
         clock::Clock,
         departure::Departure,
         id::{RequestId, RequestIds},
@@ -23,7 +28,7 @@ use crate::{
     metrics::{Metrics, WorkerMetrics},
     routing::Routes,
     upstream::{
-        Unusable, Upstream,
+        Pool, Pools, Unusable, Upstream,
         send::{self, Sender, TlsError},
     },
 };
@@ -38,7 +43,8 @@ pub struct Tables {
     /// Where models lead.
     pub routes: Routes,
     /// The upstreams, by the indices that `routes` and `keys` speak of.
-    pub upstreams: Vec<Upstream>,
+    pub upstreams: Vec<Arc<Upstream>>,
+    retries: Retries,
     timeouts: Timeouts,
     max_body_bytes: u64,
 }
@@ -79,18 +85,31 @@ impl Tls {
 }
 
 impl Tables {
+    /// The snapshot of a configuration that nothing runs with: everything is in service.
+    ///
+    /// # Errors
+    /// When an upstream cannot be used as it is configured.
+    pub fn at_rest(config: &Config) -> Result<Self, TablesError> {
+        let pools = Pools::new(config, None, &Metrics::default(), Instant::now());
+        Self::new(config, &pools, &Arc::new(Dice::seeded(0)))
+    }
+
     /// Builds the snapshot, as one worker's own: reference counts that all of them write to would cost each request
     /// more than the lookups.
     ///
     /// # Errors
     /// When an upstream cannot be used as it is configured.
-    pub fn new(config: &Config) -> Result<Self, TablesError> {
+    pub fn new(config: &Config, pools: &Pools, dice: &Arc<Dice>) -> Result<Self, TablesError> {
         let config = config.apart();
-        let upstreams = config.upstreams.iter().cloned().map(Upstream::new).collect::<Result<_, _>>()?;
+        let upstream = |(upstream, pool): (&config::Upstream, &Arc<Pool>)| {
+            Upstream::new(upstream.clone(), config.health, Arc::clone(pool), Arc::clone(dice)).map(Arc::new)
+        };
+        let upstreams = config.upstreams.iter().zip(pools.iter()).map(upstream).collect::<Result<_, _>>()?;
         Ok(Self {
             keys: Keys::new(&config.keys),
             routes: Routes::new(&config),
             upstreams,
+            retries: config.retries,
             timeouts: config.timeouts,
             max_body_bytes: config.server.max_body_bytes,
         })
@@ -104,6 +123,10 @@ pub struct Proxy {
     senders: Vec<Sender>,
     metrics: Arc<WorkerMetrics>,
     ids: RequestIds,
+    clock: Clock,
+    dice: Arc<Dice>,
+    /// Goes up by one a request.
+    turn: AtomicUsize,
 }
 
 /// What is known of a request before its head is looked at.
@@ -120,7 +143,14 @@ impl Proxy {
     ///
     /// # Errors
     /// Without randomness, which the ids of requests need.
-    pub fn new(tables: Tables, tls: &Tls, metrics: &Metrics, clock: Clock, chance: Chance) -> Result<Self, NoChance> {
+    pub fn new(
+        tables: Tables,
+        tls: &Tls,
+        metrics: &Metrics,
+        clock: Clock,
+        chance: Chance,
+        dice: Arc<Dice>,
+    ) -> Result<Self, NoChance> {
         let senders = tables
             .upstreams
             .iter()
@@ -128,7 +158,8 @@ impl Proxy {
             .map(|(upstream, tls)| Sender::new(&upstream.config, &tables.timeouts, tls))
             .collect();
         let metrics = Arc::new(metrics.worker(tables.upstreams.iter().map(|upstream| &*upstream.config.name)));
-        Ok(Self { tables: Arc::new(tables), senders, metrics, ids: RequestIds::new(clock, chance)? })
+        let ids = RequestIds::new(clock, chance)?;
+        Ok(Self { tables: Arc::new(tables), senders, metrics, ids, clock, dice, turn: AtomicUsize::new(0) })
     }
 
     /// The snapshot that a request begun now keeps to its end.
@@ -139,6 +170,26 @@ impl Proxy {
     /// Greets a request: gives it its id.
     pub fn arrival(&self, departure: Departure) -> Arrival {
         Arrival { id: self.ids.next(), departure }
+    }
+
+    fn sender(&self, upstream: usize) -> Option<&Sender> {
+        self.senders.get(upstream)
+    }
+
+    fn metrics(&self) -> &WorkerMetrics {
+        &self.metrics
+    }
+
+    fn clock(&self) -> Clock {
+        self.clock
+    }
+
+    fn dice(&self) -> &Dice {
+        &self.dice
+    }
+
+    fn turn(&self) -> usize {
+        self.turn.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Opens the record of a request.
