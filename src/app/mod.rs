@@ -157,7 +157,7 @@ pub fn start(mut config: Config, world: World) -> Result<Running, StartError> {
     let slots = Arc::new(Semaphore::new(files::connections(config.server.max_connections)));
     let mut workers = Vec::with_capacity(bound.data.len());
     for (index, listener) in bound.data.into_iter().enumerate() {
-        let proxy = Proxy::new(Tables::new(&config)?, &tls, &metrics, world.clock, world.chance)?;
+        let proxy = Proxy::new(Tables::new(&config, &tls, &metrics, None)?, world.clock, world.chance)?;
         let shared = Shared {
             router: api::data(Arc::new(Data { proxy, health: Arc::clone(&health) })),
             deadlines,

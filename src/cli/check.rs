@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use super::output;
 use crate::{
     config::{EXIT_CONFIG, Source, summary},
+    metrics::Metrics,
     proxy::{Tables, Tls},
 };
 
@@ -14,7 +15,7 @@ pub(super) fn run(source: &Source) -> ExitCode {
         Ok(config) => config,
         Err(code) => return code,
     };
-    if let Err(error) = Tls::new(&config).and_then(|_| Tables::new(&config)) {
+    if let Err(error) = Tls::new(&config).and_then(|tls| Tables::new(&config, &tls, &Metrics::default(), None)) {
         output::fail(error);
         return ExitCode::from(EXIT_CONFIG);
     }

@@ -9,7 +9,7 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{
-    Proxy, Tables,
+    Tables,
     error::Refusal,
     respond::{Reply, Source},
 };
@@ -45,13 +45,12 @@ pub(super) struct Call<'a> {
 
 /// Makes the try.
 pub(super) async fn attempt(
-    proxy: &Proxy,
     tables: &Tables,
     settlement: &mut Settlement,
     index: usize,
     call: Call<'_>,
 ) -> Result<Reply, Refusal> {
-    let (Some(upstream), Some(sender)) = (tables.upstreams.get(index), proxy.senders.get(index)) else {
+    let (Some(upstream), Some(sender)) = (tables.upstreams.get(index), tables.senders.get(index)) else {
         return Err(Refusal::internal());
     };
     let credential = upstream.credential();

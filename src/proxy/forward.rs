@@ -29,8 +29,10 @@ pub async fn forward<B>(proxy: &Proxy, arrival: Arrival, endpoint: Endpoint, req
 where
     B: Body<Data = Bytes> + Send + Unpin,
 {
-    let mut settlement = proxy.open(&arrival);
-    match obtain(proxy, &mut settlement, endpoint, request).await {
+    // Kept to the end: a reload never changes a request under way.
+    let tables = proxy.tables();
+    let mut settlement = tables.open(&arrival);
+    match obtain(&tables, &mut settlement, endpoint, request).await {
         Ok(reply) => respond::relay(reply, settlement),
         Err(refusal) => refusal.answer(settlement),
     }
@@ -38,7 +40,7 @@ where
 
 /// Everything up to the head of an answer that the client may have.
 async fn obtain<B>(
-    proxy: &Proxy,
+    tables: &Tables,
     settlement: &mut Settlement,
     endpoint: Endpoint,
     request: Request<B>,
@@ -46,11 +48,10 @@ async fn obtain<B>(
 where
     B: Body<Data = Bytes> + Send + Unpin,
 {
-    let tables = proxy.tables();
     let (head, body) = request.into_parts();
 
     // Authenticate: the cheapest refusal comes first, before a byte of the body is read.
-    let caller = caller(&tables, &head.headers).map_err(|refusal| refusal.leaving(&body))?;
+    let caller = caller(tables, &head.headers).map_err(|refusal| refusal.leaving(&body))?;
     settlement.outcome().key = Some(Arc::clone(&caller.name));
 
     // Read the body: bounded, decoded, scanned piece by piece.
@@ -58,7 +59,7 @@ where
     settlement.outcome().bytes_up = received.rope.len();
 
     // Resolve, and rewrite the model.
-    let resolved = resolve(&tables, &caller, &received)?;
+    let resolved = resolve(tables, &caller, &received)?;
     let outcome = settlement.outcome();
     // Only now, as the log may show the names of models that were found to lead somewhere, and no others.
     outcome.model = received.model.as_ref().map(|model| Arc::from(&*model.name));
@@ -67,7 +68,7 @@ where
     // Attempt.
     let body = received.rope.edited(resolved.edit.as_slice());
     let call = Call { endpoint, query: head.uri.query(), headers: &head.headers, body };
-    attempt::attempt(proxy, &tables, settlement, resolved.upstream, call).await
+    attempt::attempt(tables, settlement, resolved.upstream, call).await
 }
 
 /// Who will be asked, and how.
