@@ -160,8 +160,8 @@ pub fn start(mut config: Config, world: World) -> Result<Running, StartError> {
     let mut workers = Vec::with_capacity(bound.data.len());
     for (index, listener) in bound.data.into_iter().enumerate() {
         let dice = Arc::new(Dice::new(world.chance)?);
-        let tables = Tables::new(&config, &pools, &dice)?;
-        let proxy = Proxy::new(tables, &tls, &metrics, world.clock, world.chance, dice)?;
+        let tables = Tables::new(&config, &tls, &metrics, &pools, &dice, None)?;
+        let proxy = Proxy::new(tables, world.clock, world.chance, dice)?;
         let shared = Shared {
             router: api::data(Arc::new(Data { proxy, health: Arc::clone(&health) })),
             deadlines,

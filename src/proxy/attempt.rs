@@ -120,7 +120,7 @@ pub(super) async fn attempt(
 ) -> Result<Reply, Failure> {
     let Try { upstream: index, mut lease, model, hold } = asked;
     let upstream = Arc::clone(lease.upstream());
-    let Some(sender) = proxy.sender(index) else {
+    let Some(sender) = tables.senders.get(index) else {
         return Err(Failure::last(Problem::Internal));
     };
     let Ok(uri) = upstream.uri(call.endpoint, call.query) else {
@@ -138,7 +138,7 @@ pub(super) async fn attempt(
     let (problem, verdict, scope, elsewhere) = match sent {
         Ok(Ok(response)) => {
             settlement.attempted(since, AttemptResult::Status(response.status()));
-            let reply = judge(proxy.clock(), tables, settlement, since, lease, response).await?;
+            let reply = judge(proxy.clock, tables, settlement, since, lease, response).await?;
             let hold = hold && failover_on.empty && reply.head.status.is_success();
             return if hold { Box::pin(first_byte(settlement, since, reply)).await } else { Ok(reply) };
         }

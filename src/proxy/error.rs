@@ -276,12 +276,12 @@ struct Error<'a> {
 impl Proxy {
     /// Answers a request with an error of ours, and records it.
     pub fn refuse(&self, arrival: &Arrival, refusal: Refusal) -> Response<Answer> {
-        refusal.answer(self.open(arrival))
+        refusal.answer(self.tables().open(arrival))
     }
 
     /// Answers a caller with a JSON text of ours, or with an error of ours in its place, and records it.
     pub fn answer(&self, arrival: &Arrival, caller: &Caller, json: Result<String, Refusal>) -> Response<Answer> {
-        let mut settlement = self.open(arrival);
+        let mut settlement = self.tables().open(arrival);
         settlement.outcome().key = Some(Arc::clone(&caller.name));
         let body = match json {
             Ok(json) => Bytes::from(json),

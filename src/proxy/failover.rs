@@ -220,7 +220,7 @@ impl<'a> Failover<'a> {
     fn may_retry(&self, upstream: &Upstream, index: usize) -> bool {
         let may = upstream.count_retry(self.tables.retries.percent);
         if !may {
-            self.proxy.metrics().retry_denied(index);
+            self.tables.metrics.retry_denied(index);
         }
         may
     }
@@ -229,7 +229,7 @@ impl<'a> Failover<'a> {
         if !retry {
             upstream.count_request();
         }
-        self.proxy.metrics().again(index, if retry { Again::Retry } else { Again::Failover });
+        self.tables.metrics.again(index, if retry { Again::Retry } else { Again::Failover });
     }
 
     /// Whether the upstream wants to be left alone for no longer than a request may wait.
@@ -248,7 +248,7 @@ impl<'a> Failover<'a> {
     fn backoff(&self, upstream: usize) -> Duration {
         let times = self.asked.iter().filter(|asked| **asked == upstream).count().saturating_sub(1);
         let limit = BACKOFF.saturating_mul(1 << times.min(8)).min(BACKOFF_MAX);
-        limit.mul_f64(self.proxy.dice().draw())
+        limit.mul_f64(self.proxy.dice.draw())
     }
 
     /// Keeps the more useful of two answers: a 429 that says when to come back (the sooner the better), the last

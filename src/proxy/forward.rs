@@ -1,6 +1,6 @@
 //! The path of one call, read from top to bottom.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering};
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
@@ -31,8 +31,10 @@ pub async fn forward<B>(proxy: &Proxy, arrival: Arrival, endpoint: Endpoint, req
 where
     B: Body<Data = Bytes> + Send + Unpin,
 {
-    let mut settlement = proxy.open(&arrival);
-    match obtain(proxy, &mut settlement, endpoint, request).await {
+    // Kept to the end: a reload never changes a request under way.
+    let tables = proxy.tables();
+    let mut settlement = tables.open(&arrival);
+    match obtain(proxy, &tables, &mut settlement, endpoint, request).await {
         Ok(reply) => respond::relay(reply, settlement),
         Err(refusal) => refusal.answer(settlement),
     }
@@ -41,6 +43,7 @@ where
 /// Everything up to the head of an answer that the client may have.
 async fn obtain<B>(
     proxy: &Proxy,
+    tables: &Tables,
     settlement: &mut Settlement,
     endpoint: Endpoint,
     request: Request<B>,
@@ -48,11 +51,10 @@ async fn obtain<B>(
 where
     B: Body<Data = Bytes> + Send + Unpin,
 {
-    let tables = proxy.tables();
     let (head, body) = request.into_parts();
 
     // Authenticate: the cheapest refusal comes first, before a byte of the body is read.
-    let caller = caller(&tables, &head.headers).map_err(|refusal| refusal.leaving(&body))?;
+    let caller = caller(tables, &head.headers).map_err(|refusal| refusal.leaving(&body))?;
     settlement.outcome().key = Some(Arc::clone(&caller.name));
 
     // Read the body: bounded, decoded, scanned piece by piece.
@@ -60,18 +62,19 @@ where
     settlement.outcome().bytes_up = received.rope.len();
 
     // Resolve: where the model leads, and who of those is asked in which order.
-    let route = resolve(&tables, &caller, &received)?;
+    let route = resolve(tables, &caller, &received)?;
     let outcome = settlement.outcome();
     // Only now, as the log may show the names of models that were found to lead somewhere, and no others.
     outcome.model = received.model.as_ref().map(|model| Arc::from(&*model.name));
-    let candidates = candidates(&tables, &caller, &route, received.rope.len());
+    let candidates = candidates(tables, &caller, &route, received.rope.len());
     let preference = preference(&caller, &received, &head.headers);
-    let choice = routing::choose(&route, candidates, preference, proxy.turn(), proxy.dice());
+    let choice =
+        routing::choose(&route, candidates, preference, proxy.turn.fetch_add(1, Ordering::Relaxed), &proxy.dice);
 
     // Attempt, until one answers.
     let (model, body) = (received.model.as_ref(), &received.rope);
     let call = Call { endpoint, query: head.uri.query(), headers: &head.headers, body, model };
-    Failover::new(proxy, &tables, settlement, &route, choice).run(&call).await
+    Failover::new(proxy, tables, settlement, &route, choice).run(&call).await
 }
 
 /// Where the request leads: its model's route, or the default upstream for one without a model, which goes there
