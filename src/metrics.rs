@@ -57,6 +57,17 @@ pub struct Metrics {
     pub connections: Gauge,
     /// Connections cut by a deadline of the server.
     pub connections_cut: Family<CutLabels, Counter>,
+    /// Reloads of the configuration.
+    pub reloads: Family<ReloadLabels, Counter>,
+    /// Whether the configuration that was read last is in force: 1 or 0.
+    pub last_reload_successful: Gauge,
+}
+
+/// `result`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ReloadLabels {
+    /// What came of it: `ok`, `unchanged` or `refused`.
+    pub result: &'static str,
 }
 
 /// `deadline`.
@@ -82,6 +93,13 @@ impl Default for Metrics {
         let in_flight = Gauge::default();
         let connections = Gauge::default();
         let connections_cut = Family::<CutLabels, Counter>::default();
+        let reloads = Family::<ReloadLabels, Counter>::default();
+        for result in ["ok", "unchanged", "refused"] {
+            drop(reloads.get_or_create(&ReloadLabels { result }));
+        }
+        // What a start read is in force.
+        let last_reload_successful = Gauge::default();
+        last_reload_successful.set(1);
         registry.register("requests", "Requests that are over, by upstream and end", requests.clone());
         registry.register("problems", "Errors that Tidegate itself answered", problems.clone());
         registry.register(
@@ -102,6 +120,12 @@ impl Default for Metrics {
             "Connections cut because a deadline of the server ran out",
             connections_cut.clone(),
         );
+        registry.register("config_reloads", "Reloads of the configuration, by what came of them", reloads.clone());
+        registry.register(
+            "config_last_reload_successful",
+            "Whether the configuration that was read last is in force",
+            last_reload_successful.clone(),
+        );
         Self {
             registry,
             requests,
@@ -112,6 +136,8 @@ impl Default for Metrics {
             in_flight,
             connections,
             connections_cut,
+            reloads,
+            last_reload_successful,
         }
     }
 }
