@@ -41,11 +41,12 @@ use crate::{
     api::{self, Admin, Data, Health},
     config::{self, Config},
     domain::{
-        chance::{Chance, NoChance},
+        chance::{Chance, Dice, NoChance},
         clock::Clock,
     },
     metrics::Metrics,
     proxy::{Proxy, Tables, TablesError, Tls},
+    upstream::Pools,
 };
 
 pub use reload::Origin;
@@ -170,6 +171,7 @@ pub fn start(mut config: Config, origin: Option<Origin>, world: World) -> Result
     let made_key = first_key::ensure(&mut config, &data_dir, world)?;
     let tls = Tls::new(&config)?;
     let metrics = Arc::new(Metrics::default());
+    let pools = Pools::new(&config, None, &metrics, tokio::time::Instant::now());
     let health = Arc::new(Health::new(&config));
 
     // Sockets are made inside a runtime; the control thread takes it over.
@@ -193,7 +195,9 @@ pub fn start(mut config: Config, origin: Option<Origin>, world: World) -> Result
     let mut data = Vec::with_capacity(bound.data.len());
     let mut workers = Vec::with_capacity(bound.data.len());
     for (index, listener) in bound.data.into_iter().enumerate() {
-        let proxy = Proxy::new(Tables::new(&config, &tls, &metrics, None)?, world.clock, world.chance)?;
+        let dice = Arc::new(Dice::new(world.chance)?);
+        let tables = Tables::new(&config, &tls, &metrics, &pools, &dice, None)?;
+        let proxy = Proxy::new(tables, world.clock, world.chance, dice)?;
         let state = Arc::new(Data { proxy, health: Arc::clone(&health) });
         data.push(Arc::clone(&state));
         let shared = Shared {
@@ -211,8 +215,16 @@ pub fn start(mut config: Config, origin: Option<Origin>, world: World) -> Result
     let drain = config.timeouts.drain;
     if let Some(origin) = origin {
         let data_dir = Arc::downgrade(&data_dir);
-        let reloader =
-            Reloader { origin, running: config, workers: data, metrics, handle: handle.clone(), data_dir, world };
+        let reloader = Reloader {
+            origin,
+            running: config,
+            pools,
+            workers: data,
+            metrics,
+            handle: handle.clone(),
+            data_dir,
+            world,
+        };
         reloader.start(told).map_err(StartError::Thread)?;
     }
     Ok(Running {

@@ -12,12 +12,15 @@ use std::{
     time::Duration,
 };
 
+use tokio::time::Instant;
+
 use super::{Handle, StartError, World, changes, changes::Changes, data_dir::DataDir, first_key};
 use crate::{
     api::Data,
     config::{self, Config, Reads, Report, Source},
-    metrics::{Metrics, ReloadLabels},
-    proxy::{Tables, TablesError, Tls},
+    metrics::{Metrics, Reload},
+    proxy::{TablesError, Tls},
+    upstream::Pools,
 };
 
 /// Where a running gateway reads its configuration again.
@@ -53,6 +56,8 @@ pub(super) struct Reloader {
     pub(super) origin: Origin,
     /// The configuration in force.
     pub(super) running: Config,
+    /// What is known of its upstreams.
+    pub(super) pools: Pools,
     pub(super) workers: Vec<Arc<Data>>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) handle: Handle,
@@ -116,13 +121,11 @@ impl Reloader {
     /// Reads and takes the configuration, and tells what came of it.
     fn reload(&mut self) {
         let taken = self.take();
-        let result = match &taken {
-            Ok(Taken { changes: Some(_), .. }) => "ok",
-            Ok(Taken { changes: None, .. }) => "unchanged",
-            Err(_) => "refused",
-        };
-        self.metrics.reloads.get_or_create(&ReloadLabels { result }).inc();
-        self.metrics.last_reload_successful.set(taken.is_ok().into());
+        self.metrics.reloads.count(match &taken {
+            Ok(Taken { changes: Some(_), .. }) => Reload::Ok,
+            Ok(Taken { changes: None, .. }) => Reload::Unchanged,
+            Err(_) => Reload::Refused,
+        });
         self.handle.health.refused(taken.is_err());
         match taken {
             Ok(taken) => taken.tell(),
@@ -146,7 +149,8 @@ impl Reloader {
             return Ok(Taken { changes: None, needs_restart });
         };
         let tls = Tls::new(&config)?;
-        let build = |data: &Arc<Data>| Tables::new(&config, &tls, &self.metrics, Some(&data.proxy.tables()));
+        let pools = Pools::new(&config, Some(&self.pools), &self.metrics, Instant::now());
+        let build = |data: &Arc<Data>| data.proxy.build(&config, &tls, &self.metrics, &pools);
         let tables = self.workers.iter().map(build).collect::<Result<Vec<_>, _>>()?;
         if let Some(key) = made_key {
             // Nobody sits at a reload: it goes to a file.
@@ -157,6 +161,7 @@ impl Reloader {
         }
         self.handle.configure(&config);
         self.running = config;
+        self.pools = pools;
         Ok(Taken { changes: Some(changes), needs_restart })
     }
 }

@@ -5,8 +5,7 @@ use std::process::ExitCode;
 use super::output;
 use crate::{
     config::{EXIT_CONFIG, Source, summary},
-    metrics::Metrics,
-    proxy::{Tables, Tls},
+    proxy::Tables,
 };
 
 /// Checks the configuration as far as that is possible without starting, and prints what would run.
@@ -15,7 +14,7 @@ pub(super) fn run(source: &Source) -> ExitCode {
         Ok(loaded) => loaded.config,
         Err(code) => return code,
     };
-    if let Err(error) = Tls::new(&config).and_then(|tls| Tables::new(&config, &tls, &Metrics::default(), None)) {
+    if let Err(error) = Tables::at_rest(&config) {
         output::fail(error);
         return ExitCode::from(EXIT_CONFIG);
     }

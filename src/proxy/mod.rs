@@ -2,19 +2,21 @@
 
 mod attempt;
 pub mod error;
+mod failover;
 pub mod forward;
 mod receive;
 mod respond;
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, atomic::AtomicUsize};
 
 use rustls::ClientConfig;
+use tokio::time::Instant;
 
 use crate::{
     auth::Keys,
-    config::{self, Config, Timeouts},
+    config::{self, Config, Retries, Timeouts},
     domain::{
-        chance::{Chance, NoChance},
+        chance::{Chance, Dice, NoChance},
         clock::Clock,
         departure::Departure,
         id::{RequestId, RequestIds},
@@ -23,7 +25,7 @@ use crate::{
     metrics::{Metrics, WorkerMetrics},
     routing::Routes,
     upstream::{
-        Unusable, Upstream,
+        Pool, Pools, Unusable, Upstream,
         send::{self, Sender, TlsError},
     },
 };
@@ -39,11 +41,12 @@ pub struct Tables {
     /// Where models lead.
     pub routes: Routes,
     /// The upstreams, by the indices that `routes` and `keys` speak of.
-    pub upstreams: Vec<Upstream>,
+    pub upstreams: Vec<Arc<Upstream>>,
     /// How each of them is reached, by the same indices.
     senders: Vec<Sender>,
     /// What is counted, by the same indices.
     metrics: Arc<WorkerMetrics>,
+    retries: Retries,
     timeouts: Timeouts,
     max_body_bytes: u64,
 }
@@ -84,15 +87,35 @@ impl Tls {
 }
 
 impl Tables {
+    /// The snapshot of a configuration that nothing runs with: everything is in service.
+    ///
+    /// # Errors
+    /// When an upstream cannot be used as it is configured.
+    pub fn at_rest(config: &Config) -> Result<Self, TablesError> {
+        let metrics = Metrics::default();
+        let pools = Pools::new(config, None, &metrics, Instant::now());
+        Self::new(config, &Tls::new(config)?, &metrics, &pools, &Arc::new(Dice::seeded(0)), None)
+    }
+
     /// Builds the snapshot, as one worker's own: reference counts that all of them write to would cost each request
     /// more than the lookups. Connections to upstreams that are reached as in `previous`, that worker's snapshot until
     /// now, are carried over.
     ///
     /// # Errors
     /// When an upstream cannot be used as it is configured.
-    pub fn new(config: &Config, tls: &Tls, metrics: &Metrics, previous: Option<&Self>) -> Result<Self, TablesError> {
+    pub fn new(
+        config: &Config,
+        tls: &Tls,
+        metrics: &Metrics,
+        pools: &Pools,
+        dice: &Arc<Dice>,
+        previous: Option<&Self>,
+    ) -> Result<Self, TablesError> {
         let config = config.apart();
-        let upstreams = config.upstreams.iter().cloned().map(Upstream::new).collect::<Result<Vec<_>, _>>()?;
+        let upstream = |(upstream, pool): (&config::Upstream, &Arc<Pool>)| {
+            Upstream::new(upstream.clone(), config.health, Arc::clone(pool), Arc::clone(dice)).map(Arc::new)
+        };
+        let upstreams = config.upstreams.iter().zip(pools.iter()).map(upstream).collect::<Result<Vec<_>, _>>()?;
         let senders = config.upstreams.iter().zip(&tls.0).map(|(upstream, tls)| {
             let kept = previous.and_then(|previous| previous.sender_like(upstream, &config.timeouts));
             kept.unwrap_or_else(|| Sender::new(upstream, &config.timeouts, tls))
@@ -103,6 +126,7 @@ impl Tables {
             senders: senders.collect(),
             metrics: Arc::new(metrics.worker(upstreams.iter().map(|upstream| &*upstream.config.name))),
             upstreams,
+            retries: config.retries,
             timeouts: config.timeouts,
             max_body_bytes: config.server.max_body_bytes,
         })
@@ -133,6 +157,10 @@ pub struct Proxy {
     /// Each worker has a lock of its own, which is written to at a reload only: nobody ever waits for it.
     tables: RwLock<Arc<Tables>>,
     ids: RequestIds,
+    clock: Clock,
+    dice: Arc<Dice>,
+    /// Goes up by one a request.
+    turn: AtomicUsize,
 }
 
 /// What is known of a request before its head is looked at.
@@ -149,8 +177,17 @@ impl Proxy {
     ///
     /// # Errors
     /// Without randomness, which the ids of requests need.
-    pub fn new(tables: Tables, clock: Clock, chance: Chance) -> Result<Self, NoChance> {
-        Ok(Self { tables: RwLock::new(Arc::new(tables)), ids: RequestIds::new(clock, chance)? })
+    pub fn new(tables: Tables, clock: Clock, chance: Chance, dice: Arc<Dice>) -> Result<Self, NoChance> {
+        let (tables, ids) = (RwLock::new(Arc::new(tables)), RequestIds::new(clock, chance)?);
+        Ok(Self { tables, ids, clock, dice, turn: AtomicUsize::new(0) })
+    }
+
+    /// The tables of another configuration for this worker, to be [swapped](Self::swap) in.
+    ///
+    /// # Errors
+    /// When an upstream cannot be used as it is configured.
+    pub fn build(&self, config: &Config, tls: &Tls, metrics: &Metrics, pools: &Pools) -> Result<Tables, TablesError> {
+        Tables::new(config, tls, metrics, pools, &self.dice, Some(&self.tables()))
     }
 
     /// The snapshot that a request begun now keeps to its end.
