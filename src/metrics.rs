@@ -1,6 +1,8 @@
 //! Every metric: one field, one line of what it is, its labels. Labels come from the configuration and from fixed
 //! names, so their number is bounded.
 
+mod reloads;
+
 use std::sync::Arc;
 
 use prometheus_client::{
@@ -8,6 +10,8 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
+
+pub use reloads::{Reload, Reloads};
 
 use crate::domain::{
     outcome::{AttemptResult, End, Outcome},
@@ -99,6 +103,8 @@ pub struct Metrics {
     pub connections: Gauge,
     /// Connections cut by a deadline of the server.
     pub connections_cut: Family<CutLabels, Counter>,
+    /// Reloads of the configuration.
+    pub reloads: Reloads,
 }
 
 /// `deadline`.
@@ -172,6 +178,7 @@ impl Default for Metrics {
             "Connections cut because a deadline of the server ran out",
             connections_cut.clone(),
         );
+        let reloads = Reloads::new(&mut registry);
         Self {
             registry,
             requests,
@@ -190,6 +197,7 @@ impl Default for Metrics {
             in_flight,
             connections,
             connections_cut,
+            reloads,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The composition root: the only place that knows every part. Builds the gateway from a configuration, runs it on
 //! one thread a worker and one for control, ends it in order.
 
+mod changes;
 mod connection;
 pub mod data_dir;
 mod files;
@@ -8,6 +9,7 @@ mod first_key;
 mod log_line;
 mod log_writer;
 mod progress;
+mod reload;
 mod server;
 mod shutdown;
 mod socket;
@@ -17,7 +19,7 @@ use std::{
     io,
     net::SocketAddr,
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, mpsc},
     thread::{self, JoinHandle},
     time::Duration,
 };
@@ -25,13 +27,14 @@ use std::{
 use secrecy::SecretString;
 use tokio::{
     runtime::{Builder, Runtime},
-    sync::Semaphore,
+    sync::{Semaphore, watch},
 };
 
 use self::{
     connection::Shared,
     data_dir::{DataDir, DataDirError},
     progress::Deadlines,
+    reload::{Command, Reloader},
     shutdown::Shutdown,
 };
 use crate::{
@@ -45,6 +48,8 @@ use crate::{
     proxy::{Proxy, Tables, TablesError, Tls},
     upstream::Pools,
 };
+
+pub use reload::Origin;
 
 /// Connections to the admin plane at once: scrapers and probes, not clients.
 const ADMIN_CONNECTIONS: usize = 256;
@@ -111,22 +116,38 @@ pub struct Running {
     drain: Duration,
     workers: Vec<JoinHandle<()>>,
     control: JoinHandle<()>,
-    _data_dir: DataDir,
+    _data_dir: Arc<DataDir>,
 }
 
-/// Ends a gateway from another thread.
+/// Changes or ends a gateway from another thread.
 #[derive(Clone, Debug)]
 pub struct Handle {
     data: Shutdown,
     admin: Shutdown,
     health: Arc<Health>,
+    deadlines: watch::Sender<Deadlines>,
+    reloader: mpsc::Sender<Command>,
 }
 
 impl Handle {
+    /// Takes over the settings that hold for the gateway as a whole and may change while it runs.
+    fn configure(&self, config: &Config) {
+        self.health.configure(config);
+        self.deadlines.send_replace(Deadlines::from(&config.timeouts));
+    }
+
+    /// Asks for the configuration to be read again. What comes of it is logged and counted.
+    pub fn reload(&self) {
+        if self.reloader.send(Command::Reload).is_err() {
+            tracing::warn!("the configuration is not read again: the gateway ends");
+        }
+    }
+
     /// Takes no new connections; requests under way go on.
     pub fn drain(&self) {
         self.health.drain();
         self.data.drain();
+        self.end_reloads();
     }
 
     /// Ends everything now.
@@ -134,15 +155,22 @@ impl Handle {
         self.health.drain();
         self.data.stop();
         self.admin.stop();
+        self.end_reloads();
+    }
+
+    fn end_reloads(&self) {
+        // Where nobody is told, it has ended already.
+        let _ = self.reloader.send(Command::End);
     }
 }
 
-/// Starts a gateway. Everything is checked and bound before anything runs.
+/// Starts a gateway. Everything is checked and bound before anything runs. With an `origin`, its configuration is read
+/// again from there on a wish ([`Handle::reload`]) and when its files change.
 ///
 /// # Errors
 /// When a part of it cannot be had; nothing runs then.
-pub fn start(mut config: Config, world: World) -> Result<Running, StartError> {
-    let data_dir = DataDir::open(&config.server.data_dir)?;
+pub fn start(mut config: Config, origin: Option<Origin>, world: World) -> Result<Running, StartError> {
+    let data_dir = Arc::new(DataDir::open(&config.server.data_dir)?);
     let made_key = first_key::ensure(&mut config, &data_dir, world)?;
     let tls = Tls::new(&config)?;
     let metrics = Arc::new(Metrics::default());
@@ -157,8 +185,15 @@ pub fn start(mut config: Config, world: World) -> Result<Running, StartError> {
     };
     let first_key = made_key.map_or(Ok(None), |key| first_key::keep(key, &data_dir, world))?;
 
-    let handle = Handle { data: Shutdown::default(), admin: Shutdown::default(), health: Arc::clone(&health) };
-    let deadlines = Deadlines::from(&config.timeouts);
+    let (new_deadlines, deadlines) = watch::channel(Deadlines::from(&config.timeouts));
+    let (reloader, told) = mpsc::channel();
+    let handle = Handle {
+        data: Shutdown::default(),
+        admin: Shutdown::default(),
+        health: Arc::clone(&health),
+        deadlines: new_deadlines,
+        reloader,
+    };
     let slots = Arc::new(Semaphore::new(files::connections(config.server.max_connections)));
     let mut data = Vec::with_capacity(bound.data.len());
     let mut workers = Vec::with_capacity(bound.data.len());
@@ -170,43 +205,68 @@ pub fn start(mut config: Config, world: World) -> Result<Running, StartError> {
         data.push(Arc::clone(&state));
         let shared = Shared {
             router: api::data(state),
-            deadlines,
+            deadlines: Deadlines::from(&config.timeouts),
             shutdown: handle.data.clone(),
             metrics: Arc::clone(&metrics),
         };
-        let serving = server::run(listener, shared, Arc::clone(&slots));
+        let serving = server::run(listener, shared, deadlines.clone(), Arc::clone(&slots));
         workers.push(spawn(format!("worker-{index}"), runtime()?, serving)?);
     }
-    let data = data.into_iter().next().ok_or(StartError::NoWorker)?;
-    let admin = Admin { data, metrics, health };
-    let shared = |router| Shared {
-        router,
-        deadlines,
-        shutdown: handle.admin.clone(),
-        // Its connections are not clients' and are not counted among them.
-        metrics: Arc::default(),
-    };
-    let full = server::run(bound.admin, shared(api::admin(admin.clone())), Arc::new(Semaphore::new(ADMIN_CONNECTIONS)));
-    let bare = bound.metrics.map(|listener| {
-        server::run(listener, shared(api::metrics_only(admin)), Arc::new(Semaphore::new(ADMIN_CONNECTIONS)))
-    });
-    let control = spawn("control".into(), control, async move {
-        match bare {
-            Some(bare) => tokio::try_join!(full, bare).map(|_| ()),
-            None => full.await,
-        }
-    })?;
+    let shown = data.first().map(Arc::clone).ok_or(StartError::NoWorker)?;
+    let admin = Admin { data: shown, metrics: Arc::clone(&metrics), health };
+    let serving = serve_admin(bound.admin, bound.metrics, admin, handle.admin.clone(), deadlines);
+    let control = spawn("control".into(), control, serving)?;
+    let drain = config.timeouts.drain;
+    if let Some(origin) = origin {
+        let data_dir = Arc::downgrade(&data_dir);
+        let reloader = Reloader {
+            origin,
+            running: config,
+            pools,
+            workers: data,
+            metrics,
+            handle: handle.clone(),
+            data_dir,
+            world,
+        };
+        reloader.start(told).map_err(StartError::Thread)?;
+    }
     Ok(Running {
         listen: bound.listen,
         admin_listen: bound.admin_listen,
         metrics_listen: bound.metrics_listen,
         first_key,
         handle,
-        drain: config.timeouts.drain,
+        drain,
         workers,
         control,
         _data_dir: data_dir,
     })
+}
+
+/// Serves the admin plane, and `/metrics` alone where that is wanted.
+async fn serve_admin(
+    full: std::net::TcpListener,
+    bare: Option<std::net::TcpListener>,
+    state: Admin,
+    shutdown: Shutdown,
+    deadlines: watch::Receiver<Deadlines>,
+) -> io::Result<()> {
+    let serve = |listener, router| {
+        let shared = Shared {
+            router,
+            deadlines: *deadlines.borrow(),
+            shutdown: shutdown.clone(),
+            // Its connections are not clients' and are not counted among them.
+            metrics: Arc::default(),
+        };
+        server::run(listener, shared, deadlines.clone(), Arc::new(Semaphore::new(ADMIN_CONNECTIONS)))
+    };
+    let full = serve(full, api::admin(state.clone()));
+    match bare {
+        Some(bare) => tokio::try_join!(full, serve(bare, api::metrics_only(state))).map(|_| ()),
+        None => full.await,
+    }
 }
 
 impl Running {

@@ -11,7 +11,7 @@ use crate::{
 /// Checks the configuration as far as that is possible without starting, and prints what would run.
 pub(super) fn run(source: &Source) -> ExitCode {
     let config = match output::load(source) {
-        Ok(config) => config,
+        Ok(loaded) => loaded.config,
         Err(code) => return code,
     };
     if let Err(error) = Tables::at_rest(&config) {

@@ -21,7 +21,7 @@ const WITHIN: Duration = Duration::from_secs(5);
 /// Asks the running gateway that this configuration describes; without one, explains what the configuration alone says.
 pub(super) fn run(source: &Source, question: Question) -> ExitCode {
     let config = match output::load(source) {
-        Ok(config) => config,
+        Ok(loaded) => loaded.config,
         Err(code) => return code,
     };
     match ask(&config, &question) {

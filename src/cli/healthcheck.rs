@@ -17,7 +17,7 @@ const WITHIN: Duration = Duration::from_secs(5);
 /// Asks the gateway that this configuration describes whether it is alive.
 pub(super) fn run(source: &Source) -> ExitCode {
     let address = match output::load(source) {
-        Ok(config) => reachable(config.server.listen),
+        Ok(loaded) => reachable(loaded.config.server.listen),
         Err(code) => return code,
     };
     let runtime = match Builder::new_current_thread().enable_all().build() {

@@ -116,13 +116,10 @@ impl Pool {
         if credentials.is_empty() {
             credentials.push(account(None));
         }
-        Self {
-            name: Arc::from(&*upstream.name),
-            base_url: upstream.base_url.clone(),
-            shared: previous.map_or_else(fresh, |pool| Arc::clone(&pool.shared)),
-            credentials,
-            metrics,
-        }
+        let shared = previous.map_or_else(fresh, |pool| Arc::clone(&pool.shared));
+        // The places of credentials may have changed.
+        shared.last_faulted.store(0, Ordering::Relaxed);
+        Self { name: Arc::from(&*upstream.name), base_url: upstream.base_url.clone(), shared, credentials, metrics }
     }
 
     fn is_for(&self, upstream: &config::Upstream) -> bool {
