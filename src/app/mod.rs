@@ -19,7 +19,6 @@ use std::{
     path::PathBuf,
     sync::Arc,
     thread::{self, JoinHandle},
-    time::Duration,
 };
 
 use secrecy::SecretString;
@@ -32,7 +31,7 @@ use self::{
     connection::Shared,
     data_dir::{DataDir, DataDirError},
     progress::Deadlines,
-    shutdown::Shutdown,
+    shutdown::{SharedGrace, Shutdown},
 };
 use crate::{
     api::{self, Admin, Data, Health},
@@ -44,6 +43,8 @@ use crate::{
     metrics::Metrics,
     proxy::{Proxy, Tables, TablesError, Tls},
 };
+
+pub use shutdown::Grace;
 
 /// Connections to the admin plane at once: scrapers and probes, not clients.
 const ADMIN_CONNECTIONS: usize = 256;
@@ -104,7 +105,6 @@ pub struct Running {
     /// The key that was made because there was none, for a terminal.
     pub first_key: Option<SecretString>,
     handle: Handle,
-    drain: Duration,
     workers: Vec<JoinHandle<()>>,
     control: JoinHandle<()>,
     _data_dir: DataDir,
@@ -116,9 +116,26 @@ pub struct Handle {
     data: Shutdown,
     admin: Shutdown,
     health: Arc<Health>,
+    grace: SharedGrace,
 }
 
 impl Handle {
+    /// Takes over the settings that hold for the gateway as a whole and may change while it runs.
+    pub fn configure(&self, config: &Config) {
+        self.grace.set(Grace { delay: config.timeouts.drain_delay, limit: config.timeouts.drain });
+    }
+
+    /// How long an end that begins now may take.
+    pub fn grace(&self) -> Grace {
+        self.grace.get()
+    }
+
+    /// Says that it will end: readiness fails, requests are served as before, no connection is kept after its answer.
+    pub fn leave(&self) {
+        self.health.drain();
+        self.data.leave();
+    }
+
     /// Takes no new connections; requests under way go on.
     pub fn drain(&self) {
         self.health.drain();
@@ -130,6 +147,11 @@ impl Handle {
         self.health.drain();
         self.data.stop();
         self.admin.stop();
+    }
+
+    /// Whether a request was under way when everything was ended.
+    pub fn was_cut(&self) -> bool {
+        self.data.was_cut()
     }
 }
 
@@ -152,7 +174,13 @@ pub fn start(mut config: Config, world: World) -> Result<Running, StartError> {
     };
     let first_key = made_key.map_or(Ok(None), |key| first_key::keep(key, &data_dir, world))?;
 
-    let handle = Handle { data: Shutdown::default(), admin: Shutdown::default(), health: Arc::clone(&health) };
+    let handle = Handle {
+        data: Shutdown::default(),
+        admin: Shutdown::default(),
+        health: Arc::clone(&health),
+        grace: SharedGrace::default(),
+    };
+    handle.configure(&config);
     let deadlines = Deadlines::from(&config.timeouts);
     let slots = Arc::new(Semaphore::new(files::connections(config.server.max_connections)));
     let mut workers = Vec::with_capacity(bound.data.len());
@@ -191,7 +219,6 @@ pub fn start(mut config: Config, world: World) -> Result<Running, StartError> {
         metrics_listen: bound.metrics_listen,
         first_key,
         handle,
-        drain: config.timeouts.drain,
         workers,
         control,
         _data_dir: data_dir,
@@ -202,11 +229,6 @@ impl Running {
     /// To end it from elsewhere.
     pub fn handle(&self) -> Handle {
         self.handle.clone()
-    }
-
-    /// How long requests under way may take once it drains.
-    pub fn drain_limit(&self) -> Duration {
-        self.drain
     }
 
     /// Waits until the gateway has ended, which somebody has to ask its handle for.

@@ -189,7 +189,7 @@ async fn the_first_start_makes_a_key_and_the_next_one_knows_it() {
     let mut process = Process::start(&mut serve());
     let path = process.logged("no client key is configured: made one")["file"].as_str().unwrap().to_owned();
     process.ready();
-    process.signal("TERM");
+    process.signal("INT");
     assert_eq!(process.exit(), Some(0));
 
     let path = folder.path().join(path);
