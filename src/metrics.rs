@@ -9,7 +9,10 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::domain::outcome::{End, Outcome};
+use crate::domain::{
+    budget::Budget,
+    outcome::{End, Outcome},
+};
 
 /// `upstream`, `end`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -53,6 +56,10 @@ pub struct Metrics {
     first_byte: Family<UpstreamLabels, Histogram>,
     /// Requests under way.
     in_flight: Gauge,
+    /// Bytes held for the bodies of requests: written only when somebody asks for it.
+    body_memory: Gauge,
+    /// Where those bytes are counted.
+    bodies: Budget,
     /// Connections of clients.
     pub connections: Gauge,
     /// Connections cut by a deadline of the server.
@@ -80,6 +87,7 @@ impl Default for Metrics {
         let first_byte =
             Family::<UpstreamLabels, Histogram>::new_with_constructor(|| Histogram::new(FIRST_BYTE_BUCKETS));
         let in_flight = Gauge::default();
+        let body_memory = Gauge::default();
         let connections = Gauge::default();
         let connections_cut = Family::<CutLabels, Counter>::default();
         registry.register("requests", "Requests that are over, by upstream and end", requests.clone());
@@ -96,6 +104,7 @@ impl Default for Metrics {
             first_byte.clone(),
         );
         registry.register("requests_in_flight", "Requests under way", in_flight.clone());
+        registry.register("body_memory_bytes", "Bytes held for the bodies of requests", body_memory.clone());
         registry.register("connections", "Connections of clients", connections.clone());
         registry.register(
             "connections_cut",
@@ -110,6 +119,8 @@ impl Default for Metrics {
             tokens,
             first_byte,
             in_flight,
+            body_memory,
+            bodies: Budget::default(),
             connections,
             connections_cut,
         }
@@ -147,11 +158,19 @@ impl Metrics {
         }
     }
 
+    /// Tells of this budget.
+    #[must_use]
+    pub fn with_bodies(mut self, bodies: &Budget) -> Self {
+        self.bodies = bodies.clone();
+        self
+    }
+
     /// The text that Prometheus reads.
     ///
     /// # Errors
     /// When it cannot be written down, which would be a fault of a label.
     pub fn text(&self) -> Result<String, std::fmt::Error> {
+        self.body_memory.set(i64::try_from(self.bodies.held()).unwrap_or(i64::MAX));
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
         Ok(text)

@@ -34,7 +34,7 @@ use crate::{domain::departure::Departure, metrics::CutLabels, metrics::Metrics};
 
 /// A request's head may be this long, and hyper's buffers grow no further (its own default is 417,792 bytes).
 /// OpenAI documents 64 KiB for all headers together.
-const MAX_BUFFER: usize = 64 * 1024;
+pub(super) const MAX_BUFFER: usize = 64 * 1024;
 
 /// A client that still sends when its answer is out gets this long, and this much is read away: closing at once would
 /// reset the connection and destroy an answer that it has not read yet.

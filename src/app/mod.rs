@@ -7,6 +7,7 @@ mod files;
 mod first_key;
 mod log_line;
 mod log_writer;
+mod memory;
 mod progress;
 mod server;
 mod shutdown;
@@ -37,6 +38,7 @@ use crate::{
     api::{self, Admin, Data, Health},
     config::{self, Config},
     domain::{
+        budget::Budget,
         chance::{Chance, NoChance},
         clock::Clock,
     },
@@ -44,6 +46,7 @@ use crate::{
     proxy::{Proxy, Tables, TablesError, Tls},
 };
 
+pub use memory::Memory;
 pub use shutdown::Grace;
 
 /// Connections to the admin plane at once: scrapers and probes, not clients.
@@ -102,6 +105,8 @@ pub struct Running {
     pub admin_listen: SocketAddr,
     /// Where `/metrics` is alone, if wanted.
     pub metrics_listen: Option<SocketAddr>,
+    /// The most memory that it may come to hold.
+    pub memory: Memory,
     /// The key that was made because there was none, for a terminal.
     pub first_key: Option<SecretString>,
     handle: Handle,
@@ -117,12 +122,14 @@ pub struct Handle {
     admin: Shutdown,
     health: Arc<Health>,
     grace: SharedGrace,
+    bodies: Budget,
 }
 
 impl Handle {
     /// Takes over the settings that hold for the gateway as a whole and may change while it runs.
     pub fn configure(&self, config: &Config) {
         self.grace.set(Grace { delay: config.timeouts.drain_delay, limit: config.timeouts.drain });
+        self.bodies.set_limit(config.server.max_body_memory);
     }
 
     /// How long an end that begins now may take.
@@ -163,7 +170,8 @@ pub fn start(mut config: Config, world: World) -> Result<Running, StartError> {
     let data_dir = DataDir::open(&config.server.data_dir)?;
     let made_key = first_key::ensure(&mut config, &data_dir, world)?;
     let tls = Tls::new(&config)?;
-    let metrics = Arc::new(Metrics::default());
+    let bodies = Budget::default();
+    let metrics = Arc::new(Metrics::default().with_bodies(&bodies));
     let health = Arc::new(Health::new(&config));
 
     // Sockets are made inside a runtime; the control thread takes it over.
@@ -179,13 +187,15 @@ pub fn start(mut config: Config, world: World) -> Result<Running, StartError> {
         admin: Shutdown::default(),
         health: Arc::clone(&health),
         grace: SharedGrace::default(),
+        bodies: bodies.clone(),
     };
     handle.configure(&config);
     let deadlines = Deadlines::from(&config.timeouts);
-    let slots = Arc::new(Semaphore::new(files::connections(config.server.max_connections)));
+    let connections = files::connections(config.server.max_connections);
+    let slots = Arc::new(Semaphore::new(connections));
     let mut workers = Vec::with_capacity(bound.data.len());
     for (index, listener) in bound.data.into_iter().enumerate() {
-        let proxy = Proxy::new(Tables::new(&config)?, &tls, &metrics, world.clock, world.chance)?;
+        let proxy = Proxy::new(Tables::new(&config)?, &tls, &metrics, &bodies, world.clock, world.chance)?;
         let shared = Shared {
             router: api::data(Arc::new(Data { proxy, health: Arc::clone(&health) })),
             deadlines,
@@ -217,6 +227,7 @@ pub fn start(mut config: Config, world: World) -> Result<Running, StartError> {
         listen: bound.listen,
         admin_listen: bound.admin_listen,
         metrics_listen: bound.metrics_listen,
+        memory: Memory::new(&config, connections),
         first_key,
         handle,
         workers,

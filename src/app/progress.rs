@@ -60,7 +60,7 @@ pub(super) struct Progress {
 
 /// hyper takes this much of a body ahead of the socket, and one piece more. Its own limit cannot be lower than that for
 /// heads, and a client that does not read would hold all of it.
-const MAX_QUEUED: usize = 16 * 1024;
+pub(super) const MAX_QUEUED: usize = 16 * 1024;
 
 const SILENT: u8 = 0;
 const IN_HEAD: u8 = 1;

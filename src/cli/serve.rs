@@ -58,6 +58,7 @@ pub(super) fn start(config: Config) -> Result<(Running, Ending), ExitCode> {
         listen = %running.listen,
         admin_listen = %running.admin_listen,
         metrics_listen = running.metrics_listen.map(tracing::field::display),
+        memory = %running.memory,
         "ready"
     );
     Ok((running, ending))

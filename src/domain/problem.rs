@@ -44,6 +44,8 @@ pub enum Problem {
     UpstreamAuth,
     /// A redirect, a page where an API answer should be, or no HTTP at all.
     UpstreamBadAnswer,
+    /// All request bodies together are over `max_body_memory_mib`.
+    GatewayOverloaded,
     /// A fault of our own.
     Internal,
 }
@@ -72,6 +74,7 @@ impl Problem {
             Self::UpstreamTimeout => "upstream_timeout",
             Self::UpstreamAuth => "upstream_auth",
             Self::UpstreamBadAnswer => "upstream_bad_answer",
+            Self::GatewayOverloaded => "gateway_overloaded",
             Self::Internal => "internal_error",
         }
     }

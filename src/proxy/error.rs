@@ -5,7 +5,7 @@ use std::{borrow::Cow, sync::Arc};
 use bytes::Bytes;
 use http::{
     HeaderValue, Response, StatusCode,
-    header::{ACCEPT_ENCODING, ALLOW, CONNECTION, CONTENT_TYPE, UPGRADE, WWW_AUTHENTICATE},
+    header::{ACCEPT_ENCODING, ALLOW, CONNECTION, CONTENT_TYPE, RETRY_AFTER, UPGRADE, WWW_AUTHENTICATE},
 };
 use http_body::Body;
 use serde::Serialize;
@@ -23,6 +23,9 @@ pub const REQUEST_ID: &str = "x-tidegate-request-id";
 /// The id that SDKs show: the upstream's if it sent one, else ours.
 pub const CLIENT_REQUEST_ID: &str = "x-request-id";
 const SHOULD_RETRY: &str = "x-should-retry";
+
+/// Seconds after which memory for a body may be free again: bodies leave it when the upstream has taken them.
+const MEMORY_RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 
 /// An error of ours, worded.
 #[derive(Debug)]
@@ -172,6 +175,15 @@ impl Refusal {
         Self::new(Problem::RequestAborted, "The body ended before it was whole.").closing()
     }
 
+    /// No memory for one more body. Nothing waits for it: what waits holds memory too.
+    pub(super) fn overloaded() -> Self {
+        Self::new(
+            Problem::GatewayOverloaded,
+            "This gateway holds as many request bodies as it may now (`max_body_memory_mib` in its configuration). \
+             Try again in a moment.",
+        )
+    }
+
     pub(super) fn upstream(problem: Problem) -> Self {
         Self::new(
             problem,
@@ -224,6 +236,9 @@ impl Refusal {
             }
             Problem::UnsupportedEncoding => {
                 headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("gzip, deflate, br, zstd"));
+            }
+            Problem::GatewayOverloaded => {
+                headers.insert(RETRY_AFTER, MEMORY_RETRY_AFTER);
             }
             // RFC 9110 wants a 426 to name a protocol: the one to use in place of WebSocket.
             Problem::WebsocketUnsupported => {
@@ -310,6 +325,7 @@ fn status(problem: Problem) -> StatusCode {
         | Problem::UpstreamAuth
         | Problem::UpstreamBadAnswer => StatusCode::BAD_GATEWAY,
         Problem::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
+        Problem::GatewayOverloaded => StatusCode::SERVICE_UNAVAILABLE,
         Problem::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
@@ -329,6 +345,7 @@ fn may_heal(problem: Problem) -> bool {
             | Problem::UpstreamDisconnected
             | Problem::UpstreamTimeout
             | Problem::UpstreamBadAnswer
+            | Problem::GatewayOverloaded
             | Problem::Internal
     )
 }

@@ -14,6 +14,7 @@ use crate::{
     auth::Keys,
     config::{self, Config, Timeouts},
     domain::{
+        budget::Budget,
         chance::{Chance, NoChance},
         clock::Clock,
         departure::Departure,
@@ -21,6 +22,7 @@ use crate::{
     },
     metering::Settlement,
     metrics::{Metrics, WorkerMetrics},
+    protocol::body::BLOCK,
     routing::Routes,
     upstream::{
         Unusable, Upstream,
@@ -29,6 +31,10 @@ use crate::{
 };
 
 pub use respond::Answer;
+
+/// What one request holds at most beside its body and its connections: an error answer that is looked at before the
+/// client may have it, and the end of a block of its body that is not full.
+pub const PER_REQUEST: usize = attempt::ERROR_BODY_LIMIT + BLOCK;
 
 /// Everything that a request reads: one immutable snapshot.
 #[derive(Debug)]
@@ -104,6 +110,8 @@ pub struct Proxy {
     senders: Vec<Sender>,
     metrics: Arc<WorkerMetrics>,
     ids: RequestIds,
+    /// Memory for the bodies of requests, shared with the other workers.
+    bodies: Budget,
 }
 
 /// What is known of a request before its head is looked at.
@@ -120,7 +128,14 @@ impl Proxy {
     ///
     /// # Errors
     /// Without randomness, which the ids of requests need.
-    pub fn new(tables: Tables, tls: &Tls, metrics: &Metrics, clock: Clock, chance: Chance) -> Result<Self, NoChance> {
+    pub fn new(
+        tables: Tables,
+        tls: &Tls,
+        metrics: &Metrics,
+        bodies: &Budget,
+        clock: Clock,
+        chance: Chance,
+    ) -> Result<Self, NoChance> {
         let senders = tables
             .upstreams
             .iter()
@@ -128,7 +143,13 @@ impl Proxy {
             .map(|(upstream, tls)| Sender::new(&upstream.config, &tables.timeouts, tls))
             .collect();
         let metrics = Arc::new(metrics.worker(tables.upstreams.iter().map(|upstream| &*upstream.config.name)));
-        Ok(Self { tables: Arc::new(tables), senders, metrics, ids: RequestIds::new(clock, chance)? })
+        Ok(Self {
+            tables: Arc::new(tables),
+            senders,
+            metrics,
+            ids: RequestIds::new(clock, chance)?,
+            bodies: bodies.apart(),
+        })
     }
 
     /// The snapshot that a request begun now keeps to its end.
