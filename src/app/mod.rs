@@ -39,11 +39,12 @@ use crate::{
     config::{self, Config},
     domain::{
         budget::Budget,
-        chance::{Chance, NoChance},
+        chance::{Chance, Dice, NoChance},
         clock::Clock,
     },
     metrics::Metrics,
     proxy::{Proxy, Tables, TablesError, Tls},
+    upstream::Pools,
 };
 
 pub use memory::Memory;
@@ -170,8 +171,8 @@ pub fn start(mut config: Config, world: World) -> Result<Running, StartError> {
     let data_dir = DataDir::open(&config.server.data_dir)?;
     let made_key = first_key::ensure(&mut config, &data_dir, world)?;
     let tls = Tls::new(&config)?;
-    let bodies = Budget::default();
-    let metrics = Arc::new(Metrics::default().with_bodies(&bodies));
+    let metrics = Arc::new(Metrics::default());
+    let pools = Pools::new(&config, None, &metrics, tokio::time::Instant::now());
     let health = Arc::new(Health::new(&config));
 
     // Sockets are made inside a runtime; the control thread takes it over.
@@ -187,7 +188,7 @@ pub fn start(mut config: Config, world: World) -> Result<Running, StartError> {
         admin: Shutdown::default(),
         health: Arc::clone(&health),
         grace: SharedGrace::default(),
-        bodies: bodies.clone(),
+        bodies: metrics.bodies.clone(),
     };
     handle.configure(&config);
     let deadlines = Deadlines::from(&config.timeouts);
@@ -195,7 +196,9 @@ pub fn start(mut config: Config, world: World) -> Result<Running, StartError> {
     let slots = Arc::new(Semaphore::new(connections));
     let mut workers = Vec::with_capacity(bound.data.len());
     for (index, listener) in bound.data.into_iter().enumerate() {
-        let proxy = Proxy::new(Tables::new(&config)?, &tls, &metrics, &bodies, world.clock, world.chance)?;
+        let dice = Arc::new(Dice::new(world.chance)?);
+        let tables = Tables::new(&config, &tls, &metrics, &pools, &dice, None)?;
+        let proxy = Proxy::new(tables, &metrics.bodies, world.clock, world.chance, dice)?;
         let shared = Shared {
             router: api::data(Arc::new(Data { proxy, health: Arc::clone(&health) })),
             deadlines,

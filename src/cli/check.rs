@@ -6,7 +6,7 @@ use super::output;
 use crate::{
     app::Memory,
     config::{EXIT_CONFIG, Source, summary},
-    proxy::{Tables, Tls},
+    proxy::Tables,
 };
 
 /// Checks the configuration as far as that is possible without starting, and prints what would run.
@@ -15,7 +15,7 @@ pub(super) fn run(source: &Source) -> ExitCode {
         Ok(config) => config,
         Err(code) => return code,
     };
-    if let Err(error) = Tls::new(&config).and_then(|_| Tables::new(&config)) {
+    if let Err(error) = Tables::at_rest(&config) {
         output::fail(error);
         return ExitCode::from(EXIT_CONFIG);
     }

@@ -44,6 +44,8 @@ pub enum Problem {
     UpstreamAuth,
     /// A redirect, a page where an API answer should be, or no HTTP at all.
     UpstreamBadAnswer,
+    /// Every candidate has as many requests as it may have.
+    UpstreamBusy,
     /// All request bodies together are over `max_body_memory_mib`.
     GatewayOverloaded,
     /// A fault of our own.
@@ -74,6 +76,7 @@ impl Problem {
             Self::UpstreamTimeout => "upstream_timeout",
             Self::UpstreamAuth => "upstream_auth",
             Self::UpstreamBadAnswer => "upstream_bad_answer",
+            Self::UpstreamBusy => "upstream_busy",
             Self::GatewayOverloaded => "gateway_overloaded",
             Self::Internal => "internal_error",
         }

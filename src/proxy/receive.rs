@@ -35,8 +35,9 @@ use crate::{
 };
 
 /// What is looked for in a request.
-static PATHS: Paths = Paths::new(&[&["model"]]);
+static PATHS: Paths = Paths::new(&[&["model"], &["prompt_cache_key"]]);
 const MODEL: usize = 0;
+const CACHE_KEY: usize = 1;
 
 /// Longest name of a model, in bytes. Real ones stay under 100.
 const MAX_MODEL: usize = 256;
@@ -62,6 +63,8 @@ const DECODER: u64 = 384 * 1024;
 pub(super) struct Received {
     pub(super) rope: Rope,
     pub(super) model: Option<Model>,
+    /// `prompt_cache_key`, if it is a string of a usable length.
+    pub(super) cache_key: Option<Box<str>>,
 }
 
 /// The model that the request names.
@@ -249,7 +252,7 @@ impl<'a> Scan<'a> {
         if !self.hold(self.rope.len() + len as u64) {
             return Err(Refusal::overloaded());
         }
-        self.scanner.feed(&piece).map_err(|error| Refusal::json(&error))?;
+        self.scanner.feed(&piece).map_err(|error| Refusal::json(&error, &PATHS))?;
         self.rope.push(piece);
         self.turn += len;
         if self.turn >= TURN {
@@ -260,7 +263,7 @@ impl<'a> Scan<'a> {
     }
 
     fn finish(mut self) -> Result<Received, Refusal> {
-        self.scanner.finish().map_err(|error| Refusal::json(&error))?;
+        self.scanner.finish().map_err(|error| Refusal::json(&error, &PATHS))?;
         let model = match self.scanner.found(MODEL) {
             None => None,
             Some(found) => match &found.value {
@@ -275,10 +278,14 @@ impl<'a> Scan<'a> {
                 _ => return Err(Refusal::invalid_model("must be a string.")),
             },
         };
+        let cache_key = match self.scanner.found(CACHE_KEY).map(|found| &found.value) {
+            Some(Value::String(text)) if !text.is_empty() => Some(text.clone()),
+            _ => None,
+        };
         // The decoder is gone, and what was taken in steps is known now. Giving back cannot fail.
         let _ = self.held.set(self.rope.len());
         self.rope.hold(self.held);
-        Ok(Received { rope: self.rope, model })
+        Ok(Received { rope: self.rope, model, cache_key })
     }
 }
 
