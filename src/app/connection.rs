@@ -11,7 +11,7 @@ use std::{
 
 use axum::{Router, body::Body};
 use bytes::Bytes;
-use http::{Request, Response, Version};
+use http::{HeaderValue, Request, Response, Version, header::CONNECTION};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::{body::Incoming, server::conn::http1, service::Service};
 use hyper_util::rt::TokioIo;
@@ -34,7 +34,7 @@ use crate::{domain::departure::Departure, metrics::CutLabels, metrics::Metrics};
 
 /// A request's head may be this long, and hyper's buffers grow no further (its own default is 417,792 bytes).
 /// OpenAI documents 64 KiB for all headers together.
-const MAX_BUFFER: usize = 64 * 1024;
+pub(super) const MAX_BUFFER: usize = 64 * 1024;
 
 /// A client that still sends when its answer is out gets this long, and this much is read away: closing at once would
 /// reset the connection and destroy an answer that it has not read yet.
@@ -64,7 +64,7 @@ pub(super) async fn serve(stream: TcpStream, shared: Shared) {
     let _counted = Counted::new(&shared.metrics);
     let (read, write) = stream.into_split();
     let write = Arc::new(write);
-    let progress = Arc::new(Progress::new());
+    let progress = Arc::new(Progress::new(shared.shutdown.leaving()));
     let departure = Departure::default();
     let io = Io { read, write: Arc::clone(&write), progress: Arc::clone(&progress) };
     let service =
@@ -178,6 +178,9 @@ async fn drive(
             }
             Event::Stop => {
                 departure.gateway_stop();
+                if progress.is_busy() {
+                    shared.shutdown.cut();
+                }
                 return None;
             }
         }
@@ -284,7 +287,11 @@ impl Service<Request<Incoming>> for Requests {
         // HTTP/1.0 knows no chunks: without a length, a body ends with its connection.
         let by_closing = request.version() == Version::HTTP_10;
         Box::pin(async move {
-            let Ok(response) = router.call(request).await;
+            let Ok(mut response) = router.call(request).await;
+            if busy.0.is_leaving() {
+                // Told with an answer, a client does not send its next request into a connection that closes.
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
             let body = response.body();
             busy.0.open_ended(by_closing && !body.is_end_stream() && body.size_hint().exact().is_none());
             Ok(response.map(|body| Tracked { body, busy }))

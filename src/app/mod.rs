@@ -8,6 +8,7 @@ mod files;
 mod first_key;
 mod log_line;
 mod log_writer;
+mod memory;
 mod progress;
 mod reload;
 mod server;
@@ -21,7 +22,6 @@ use std::{
     path::PathBuf,
     sync::{Arc, mpsc},
     thread::{self, JoinHandle},
-    time::Duration,
 };
 
 use secrecy::SecretString;
@@ -35,12 +35,13 @@ use self::{
     data_dir::{DataDir, DataDirError},
     progress::Deadlines,
     reload::{Command, Reloader},
-    shutdown::Shutdown,
+    shutdown::{SharedGrace, Shutdown},
 };
 use crate::{
     api::{self, Admin, Data, Health},
     config::{self, Config},
     domain::{
+        budget::Budget,
         chance::{Chance, Dice, NoChance},
         clock::Clock,
     },
@@ -49,7 +50,9 @@ use crate::{
     upstream::Pools,
 };
 
+pub use memory::Memory;
 pub use reload::Origin;
+pub use shutdown::Grace;
 
 /// Connections to the admin plane at once: scrapers and probes, not clients.
 const ADMIN_CONNECTIONS: usize = 256;
@@ -110,10 +113,11 @@ pub struct Running {
     pub admin_listen: SocketAddr,
     /// Where `/metrics` is alone, if wanted.
     pub metrics_listen: Option<SocketAddr>,
+    /// The most memory that it may come to hold.
+    pub memory: Memory,
     /// The key that was made because there was none, for a terminal.
     pub first_key: Option<SecretString>,
     handle: Handle,
-    drain: Duration,
     workers: Vec<JoinHandle<()>>,
     control: JoinHandle<()>,
     _data_dir: Arc<DataDir>,
@@ -127,6 +131,8 @@ pub struct Handle {
     health: Arc<Health>,
     deadlines: watch::Sender<Deadlines>,
     reloader: mpsc::Sender<Command>,
+    grace: SharedGrace,
+    bodies: Budget,
 }
 
 impl Handle {
@@ -134,6 +140,8 @@ impl Handle {
     fn configure(&self, config: &Config) {
         self.health.configure(config);
         self.deadlines.send_replace(Deadlines::from(&config.timeouts));
+        self.grace.set(Grace { delay: config.timeouts.drain_delay, limit: config.timeouts.drain });
+        self.bodies.set_limit(config.server.max_body_memory);
     }
 
     /// Asks for the configuration to be read again. What comes of it is logged and counted.
@@ -141,6 +149,17 @@ impl Handle {
         if self.reloader.send(Command::Reload).is_err() {
             tracing::warn!("the configuration is not read again: the gateway ends");
         }
+    }
+
+    /// How long an end that begins now may take.
+    pub fn grace(&self) -> Grace {
+        self.grace.get()
+    }
+
+    /// Says that it will end: readiness fails, requests are served as before, no connection is kept after its answer.
+    pub fn leave(&self) {
+        self.health.drain();
+        self.data.leave();
     }
 
     /// Takes no new connections; requests under way go on.
@@ -161,6 +180,11 @@ impl Handle {
     fn end_reloads(&self) {
         // Where nobody is told, it has ended already.
         let _ = self.reloader.send(Command::End);
+    }
+
+    /// Whether a request was under way when everything was ended.
+    pub fn was_cut(&self) -> bool {
+        self.data.was_cut()
     }
 }
 
@@ -193,14 +217,18 @@ pub fn start(mut config: Config, origin: Option<Origin>, world: World) -> Result
         health: Arc::clone(&health),
         deadlines: new_deadlines,
         reloader,
+        grace: SharedGrace::default(),
+        bodies: metrics.bodies.clone(),
     };
-    let slots = Arc::new(Semaphore::new(files::connections(config.server.max_connections)));
+    handle.configure(&config);
+    let connections = files::connections(config.server.max_connections);
+    let slots = Arc::new(Semaphore::new(connections));
     let mut data = Vec::with_capacity(bound.data.len());
     let mut workers = Vec::with_capacity(bound.data.len());
     for (index, listener) in bound.data.into_iter().enumerate() {
         let dice = Arc::new(Dice::new(world.chance)?);
         let tables = Tables::new(&config, &tls, &metrics, &pools, &dice, None)?;
-        let proxy = Proxy::new(tables, world.clock, world.chance, dice)?;
+        let proxy = Proxy::new(tables, &metrics.bodies, world.clock, world.chance, dice)?;
         let state = Arc::new(Data { proxy, health: Arc::clone(&health) });
         data.push(Arc::clone(&state));
         let shared = Shared {
@@ -216,7 +244,7 @@ pub fn start(mut config: Config, origin: Option<Origin>, world: World) -> Result
     let admin = Admin { data: shown, metrics: Arc::clone(&metrics), health };
     let serving = serve_admin(bound.admin, bound.metrics, admin, handle.admin.clone(), deadlines);
     let control = spawn("control".into(), control, serving)?;
-    let drain = config.timeouts.drain;
+    let memory = Memory::new(&config, connections);
     if let Some(origin) = origin {
         let data_dir = Arc::downgrade(&data_dir);
         let reloader = Reloader {
@@ -235,9 +263,9 @@ pub fn start(mut config: Config, origin: Option<Origin>, world: World) -> Result
         listen: bound.listen,
         admin_listen: bound.admin_listen,
         metrics_listen: bound.metrics_listen,
+        memory,
         first_key,
         handle,
-        drain,
         workers,
         control,
         _data_dir: data_dir,
@@ -273,11 +301,6 @@ impl Running {
     /// To end it from elsewhere.
     pub fn handle(&self) -> Handle {
         self.handle.clone()
-    }
-
-    /// How long requests under way may take once it drains.
-    pub fn drain_limit(&self) -> Duration {
-        self.drain
     }
 
     /// Waits until the gateway has ended, which somebody has to ask its handle for.

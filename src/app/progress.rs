@@ -11,6 +11,7 @@ use std::{
 
 use tokio::time::Instant;
 
+use super::shutdown::Leaving;
 use crate::config::Timeouts;
 
 /// The deadlines of a connection.
@@ -54,11 +55,12 @@ pub(super) struct Progress {
     queued: AtomicUsize,
     /// The task that waits for `queued` to shrink.
     waiting: Mutex<Option<Waker>>,
+    leaving: Leaving,
 }
 
 /// hyper takes this much of a body ahead of the socket, and one piece more. Its own limit cannot be lower than that for
 /// heads, and a client that does not read would hold all of it.
-const MAX_QUEUED: usize = 16 * 1024;
+pub(super) const MAX_QUEUED: usize = 16 * 1024;
 
 const SILENT: u8 = 0;
 const IN_HEAD: u8 = 1;
@@ -75,7 +77,7 @@ impl Progress {
     /// The client did not read.
     pub(super) const WRITE_STALL: &'static str = "write_stall";
 
-    pub(super) fn new() -> Self {
+    pub(super) fn new(leaving: Leaving) -> Self {
         Self {
             began: Instant::now(),
             phase: AtomicU8::new(SILENT),
@@ -85,6 +87,7 @@ impl Progress {
             open_ended: AtomicBool::new(false),
             queued: AtomicUsize::new(0),
             waiting: Mutex::new(None),
+            leaving,
         }
     }
 
@@ -112,6 +115,11 @@ impl Progress {
     /// The request is over.
     pub(super) fn idle(&self) {
         self.enter(IDLE);
+    }
+
+    /// Whether the connection shall end with its next answer.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.leaving.is_so()
     }
 
     /// Whether a request is under way.

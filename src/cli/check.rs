@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use super::output;
 use crate::{
+    app::Memory,
     config::{EXIT_CONFIG, Source, summary},
     proxy::Tables,
 };
@@ -18,6 +19,6 @@ pub(super) fn run(source: &Source) -> ExitCode {
         output::fail(error);
         return ExitCode::from(EXIT_CONFIG);
     }
-    output::print(summary(&config));
+    output::print(summary(&config, &Memory::new(&config, config.server.max_connections)));
     ExitCode::SUCCESS
 }

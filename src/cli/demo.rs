@@ -6,6 +6,7 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
     process::ExitCode,
+    time::Duration,
 };
 
 use http::Uri;
@@ -81,6 +82,8 @@ fn configuration(key: &SecretString, simulator: SocketAddr) -> Result<Config, Ex
     // Nothing of a demo outlives it, and a person reads its log.
     config.server.data_dir = std::env::temp_dir().join(format!("tidegate-demo-{}", std::process::id()));
     config.log.format = LogFormat::Text;
+    // Nobody's load balancer is in front of it.
+    config.timeouts.drain_delay = Duration::ZERO;
     Ok(config)
 }
 

@@ -9,7 +9,10 @@ use std::{
 use secrecy::ExposeSecret;
 use tokio::sync::oneshot;
 
-use super::{output, signals::Ending};
+use super::{
+    output,
+    signals::{Ending, Signal, Signals},
+};
 use crate::{
     app::{self, Handle, Origin, Running, World, telemetry},
     config::{Config, EXIT_CONFIG, Loaded, Source},
@@ -62,54 +65,59 @@ pub(super) fn start(config: Config, origin: Option<Origin>) -> Result<(Running, 
         listen = %running.listen,
         admin_listen = %running.admin_listen,
         metrics_listen = running.metrics_listen.map(tracing::field::display),
+        memory = %running.memory,
         "ready"
     );
     Ok((running, ending))
 }
 
-/// How a gateway ended.
-#[derive(Debug, PartialEq, Eq)]
-enum Ended {
-    Whole,
-    Cut,
-}
-
-/// Waits for a signal and ends the gateway in order: what is under way may finish, a second signal ends it at once.
+/// Waits for a signal and ends the gateway in order. Fails where a request was cut.
 pub(super) fn wait(running: Running, ending: Ending) -> ExitCode {
     let Ending { runtime, mut signals } = ending;
     let handle = running.handle();
-    let limit = running.drain_limit();
-    let (over, ended) = oneshot::channel();
+    let (over, mut ended) = oneshot::channel();
     let joining = thread::spawn(move || {
         running.join();
         let _ = over.send(());
     });
-    let ended = runtime.block_on(async {
-        let mut ended = ended;
-        tokio::select! {
-            () = signals.next() => {}
-            _ = &mut ended => return Ended::Whole,
-        }
-        tracing::info!("ending: no new requests, those under way may finish; a second signal ends them");
-        handle.drain();
-        let cut = async {
-            tokio::select! {
-                () = signals.next() => {}
-                () = tokio::time::sleep(limit) => {}
-            }
+    runtime.block_on(async {
+        let first = tokio::select! {
+            first = signals.next() => first,
+            _ = &mut ended => return,
         };
         tokio::select! {
-            _ = &mut ended => Ended::Whole,
-            () = cut => cut_off(&handle),
+            () = end(&handle, first, &mut signals) => {}
+            _ = &mut ended => {}
         }
     });
     let _ = joining.join();
-    tracing::info!(whole = ended == Ended::Whole, "ended");
-    if ended == Ended::Whole { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let whole = !handle.was_cut();
+    tracing::info!(whole, "ended");
+    if whole { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn cut_off(handle: &Handle) -> Ended {
-    tracing::warn!("requests under way are cut off");
+/// Leaves, drains, stops. A second signal, of either kind and at any time, goes to the last of these.
+async fn end(handle: &Handle, first: Signal, signals: &mut Signals) {
+    let grace = handle.grace();
+    if first == Signal::Terminate && !grace.delay.is_zero() {
+        tracing::info!(delay = ?grace.delay, "leaving: not ready any more, requests are still served");
+        handle.leave();
+        // Also with nothing under way: who sends requests here has to notice first.
+        tokio::select! {
+            _ = signals.next() => return stop(handle),
+            () = tokio::time::sleep(grace.delay) => {}
+        }
+    }
+    tracing::info!(limit = ?grace.limit, "ending: no new requests, those under way may finish; a second signal ends them");
+    handle.drain();
+    tokio::select! {
+        _ = signals.next() => {}
+        () = tokio::time::sleep(grace.limit) => {}
+    }
+    stop(handle);
+}
+
+fn stop(handle: &Handle) {
+    tracing::warn!("ending at once: what is under way is cut off");
     handle.stop();
-    Ended::Cut
 }

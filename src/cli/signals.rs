@@ -59,6 +59,15 @@ impl Hangup {
     pub(super) async fn each(self, _: impl Fn()) {}
 }
 
+/// What was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Signal {
+    /// SIGTERM: somebody replaces this process, whose clients come through something that has to notice first.
+    Terminate,
+    /// SIGINT: somebody waits for the end.
+    Interrupt,
+}
+
 /// SIGINT and SIGTERM, where there are any.
 pub(super) struct Signals {
     #[cfg(unix)]
@@ -83,16 +92,17 @@ impl Signals {
 
     #[cfg(unix)]
     /// The next of them.
-    pub(super) async fn next(&mut self) {
+    pub(super) async fn next(&mut self) -> Signal {
         tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => Signal::Terminate,
+            _ = self.interrupt.recv() => Signal::Interrupt,
         }
     }
 
     #[cfg(not(unix))]
     /// The next of them.
-    pub(super) async fn next(&mut self) {
+    pub(super) async fn next(&mut self) -> Signal {
         let _ = tokio::signal::ctrl_c().await;
+        Signal::Interrupt
     }
 }

@@ -1,19 +1,19 @@
 //! What would run, for `tidegate check`. Never a secret.
 
-use std::fmt::{self, Write};
+use std::fmt::{self, Display, Write};
 
 use super::types::{Config, FailoverOn, LogFormat, Model, Strategy, Target, Upstream};
 
-/// What would run with this configuration, for people.
+/// What would run with this configuration, for people. `memory` is the most that it allows.
 #[must_use]
-pub fn summary(config: &Config) -> String {
+pub fn summary(config: &Config, memory: &dyn Display) -> String {
     let mut out = String::new();
     // Writing to a string cannot fail.
-    let _ = write(&mut out, config);
+    let _ = write(&mut out, config, memory);
     out
 }
 
-fn write(out: &mut String, config: &Config) -> fmt::Result {
+fn write(out: &mut String, config: &Config, memory: &dyn Display) -> fmt::Result {
     let Config { server, timeouts, log, .. } = config;
     writeln!(out, "listens on   {} (data), {} (admin)", server.listen, server.admin_listen)?;
     if let Some(metrics) = server.metrics_listen {
@@ -21,16 +21,23 @@ fn write(out: &mut String, config: &Config) -> fmt::Result {
     }
     writeln!(out, "data folder  {}", server.data_dir.display())?;
     writeln!(out, "workers      {}, {} connections at most", server.workers, server.max_connections)?;
-    writeln!(out, "bodies       up to {} MiB", server.max_body_bytes >> 20)?;
+    writeln!(
+        out,
+        "bodies       up to {} MiB, all together up to {} MiB",
+        server.max_body_bytes >> 20,
+        server.max_body_memory >> 20
+    )?;
+    writeln!(out, "memory       {memory}")?;
     writeln!(out, "logs         {}, {}", if log.format == LogFormat::Json { "json" } else { "text" }, log.level)?;
     writeln!(
         out,
-        "timeouts     upstream connect {:?}, head {:?}, silence {:?}; write stall {:?}; drain {:?}",
+        "timeouts     upstream connect {:?}, head {:?}, silence {:?}; write stall {:?}; drain {:?} after {:?}",
         timeouts.upstream_connect,
         timeouts.upstream_head,
         timeouts.upstream_silence,
         timeouts.write_stall,
-        timeouts.drain
+        timeouts.drain,
+        timeouts.drain_delay
     )?;
 
     writeln!(out, "\nupstreams")?;

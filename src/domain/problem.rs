@@ -46,6 +46,8 @@ pub enum Problem {
     UpstreamBadAnswer,
     /// Every candidate has as many requests as it may have.
     UpstreamBusy,
+    /// All request bodies together are over `max_body_memory_mib`.
+    GatewayOverloaded,
     /// A fault of our own.
     Internal,
 }
@@ -75,6 +77,7 @@ impl Problem {
             Self::UpstreamAuth => "upstream_auth",
             Self::UpstreamBadAnswer => "upstream_bad_answer",
             Self::UpstreamBusy => "upstream_busy",
+            Self::GatewayOverloaded => "gateway_overloaded",
             Self::Internal => "internal_error",
         }
     }

@@ -246,14 +246,14 @@ impl Tables {
     /// Brings the gauges of who is in service up to date.
     pub fn show(&self, metrics: &Metrics) {
         let now = Instant::now();
-        metrics.show_none();
+        metrics.standings.clear();
         for upstream in &self.upstreams {
             let pool = upstream.pool();
-            metrics.show(pool.name(), None, pool.standing(now).is_usable(), pool.in_flight());
-            metrics.show_queued(pool.name(), pool.queued());
+            metrics.standings.show(pool.name(), None, pool.standing(now).is_usable(), pool.in_flight());
+            metrics.standings.show_queued(pool.name(), pool.queued());
             for (name, standing, in_flight) in pool.credentials(now) {
                 if name.is_some() {
-                    metrics.show(pool.name(), name, standing.is_usable(), in_flight);
+                    metrics.standings.show(pool.name(), name, standing.is_usable(), in_flight);
                 }
             }
         }

@@ -58,7 +58,8 @@ where
     settlement.outcome().key = Some(Arc::clone(&caller.name));
 
     // Read the body: bounded, decoded, scanned piece by piece.
-    let received = receive::receive(body, &head.headers, &tables.timeouts, tables.max_body_bytes).await?;
+    let received =
+        receive::receive(body, &head.headers, &tables.timeouts, tables.max_body_bytes, &proxy.bodies).await?;
     settlement.outcome().bytes_up = received.rope.len();
 
     // Resolve: where the model leads, and who of those is asked in which order.

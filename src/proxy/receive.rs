@@ -27,6 +27,7 @@ use tokio::{
 use super::error::Refusal;
 use crate::{
     config::Timeouts,
+    domain::budget::{Budget, Reservation},
     protocol::{
         body::Rope,
         json::{Paths, Repeats, Scanner, Value},
@@ -55,6 +56,9 @@ const RATIO_FROM: u64 = 1024 * 1024;
 /// frame may ask for 128 MiB.
 const ZSTD_WINDOW_LOG: u32 = 23;
 
+/// What a decoder holds beside its window: blocks and tables, zstd's being the largest with 0.3 MiB, and what it gives out.
+const DECODER: u64 = 384 * 1024;
+
 /// A whole body.
 pub(super) struct Received {
     pub(super) rope: Rope,
@@ -71,12 +75,13 @@ pub(super) struct Model {
     pub(super) range: Range<u64>,
 }
 
-/// Reads the body.
+/// Reads the body, into memory that `budget` has to have left.
 pub(super) async fn receive<B>(
     body: B,
     headers: &HeaderMap,
     timeouts: &Timeouts,
     max_bytes: u64,
+    budget: &Budget,
 ) -> Result<Received, Refusal>
 where
     B: Body<Data = Bytes> + Send + Unpin,
@@ -86,8 +91,17 @@ where
     if body.size_hint().lower() > max_bytes {
         return Err(Refusal::too_large(max_bytes));
     }
+    // All of it before anything is read: who is refused in the middle has sent the rest in vain.
+    let expected = if coding.is_none() { body.size_hint().exact() } else { None };
+    let mut scan = Scan::new(max_bytes, budget, coding);
+    let fits = match expected {
+        Some(len) => scan.held.set(len),
+        None => scan.hold(0),
+    };
+    if !fits {
+        return Err(Refusal::overloaded().leaving(&body));
+    }
     let mut intake = Intake::new(body, timeouts, max_bytes);
-    let mut scan = Scan::new(max_bytes);
     let read = match coding {
         None => read(&mut intake, &mut scan).await,
         // Boxed, as what is rare shall not make the future of every request larger.
@@ -99,7 +113,7 @@ where
     }
 }
 
-async fn read<B>(intake: &mut Intake<B>, scan: &mut Scan) -> Result<(), Refusal>
+async fn read<B>(intake: &mut Intake<B>, scan: &mut Scan<'_>) -> Result<(), Refusal>
 where
     B: Body<Data = Bytes> + Send + Unpin,
 {
@@ -135,9 +149,18 @@ impl Coding {
             _ => Err(Refusal::unsupported_encoding()),
         }
     }
+
+    /// How far back a decoder remembers what it gave out, in bytes.
+    fn window(self) -> u64 {
+        match self {
+            Self::Gzip | Self::Deflate => 32 * 1024,
+            Self::Brotli => 1 << 24,
+            Self::Zstd => 1 << ZSTD_WINDOW_LOG,
+        }
+    }
 }
 
-async fn decode<B>(coding: Coding, intake: &mut Intake<B>, scan: &mut Scan) -> Result<(), Refusal>
+async fn decode<B>(coding: Coding, intake: &mut Intake<B>, scan: &mut Scan<'_>) -> Result<(), Refusal>
 where
     B: Body<Data = Bytes> + Send + Unpin,
 {
@@ -188,23 +211,46 @@ where
 }
 
 /// Scans pieces and keeps them.
-struct Scan {
+struct Scan<'a> {
     scanner: Scanner,
     rope: Rope,
     max_bytes: u64,
+    budget: &'a Budget,
+    held: Reservation,
+    coding: Option<Coding>,
     /// Bytes since the other streams had their turn.
     turn: usize,
 }
 
-impl Scan {
-    fn new(max_bytes: u64) -> Self {
-        Self { scanner: Scanner::new(&PATHS, Repeats::Refuse), rope: Rope::new(), max_bytes, turn: 0 }
+impl<'a> Scan<'a> {
+    fn new(max_bytes: u64, budget: &'a Budget, coding: Option<Coding>) -> Self {
+        Self {
+            scanner: Scanner::new(&PATHS, Repeats::Refuse),
+            rope: Rope::new(),
+            max_bytes,
+            budget,
+            held: budget.nothing(),
+            coding,
+            turn: 0,
+        }
+    }
+
+    /// Holds the memory for a body that is `len` bytes long so far, and for what decodes it.
+    fn hold(&mut self, len: u64) -> bool {
+        // Windows are allocated whole, but the system gives memory only for what was written to.
+        let decoder = self.coding.map_or(0, |coding| DECODER + len.min(coding.window()));
+        // The largest body fits by itself (the configuration's check sees to it), and with a decoder it shall too.
+        let bytes = (len + decoder).min(self.budget.limit().max(len));
+        self.held.cover(bytes)
     }
 
     async fn take(&mut self, piece: Bytes) -> Result<(), Refusal> {
         let len = piece.len();
         if self.rope.len() + len as u64 > self.max_bytes {
             return Err(Refusal::too_large(self.max_bytes));
+        }
+        if !self.hold(self.rope.len() + len as u64) {
+            return Err(Refusal::overloaded());
         }
         self.scanner.feed(&piece).map_err(|error| Refusal::json(&error, &PATHS))?;
         self.rope.push(piece);
@@ -236,6 +282,9 @@ impl Scan {
             Some(Value::String(text)) if !text.is_empty() => Some(text.clone()),
             _ => None,
         };
+        // The decoder is gone, and what was taken in steps is known now. Giving back cannot fail.
+        let _ = self.held.set(self.rope.len());
+        self.rope.hold(self.held);
         Ok(Received { rope: self.rope, model, cache_key })
     }
 }

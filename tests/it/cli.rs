@@ -78,6 +78,10 @@ fn check_prints_what_would_run_and_no_secret() {
         assert!(said.contains(word), "{word} in:\n{said}");
     }
     assert!(!said.contains(UPSTREAM_KEY) && !said.contains(KEY), "{said}");
+    let memory = said.lines().find(|line| line.starts_with("memory ")).unwrap_or_else(|| panic!("{said}"));
+    for part in ["request bodies 512 MiB", "10000 connections of ", " MiB", " KiB"] {
+        assert!(memory.contains(part), "{memory}");
+    }
     assert!(!folder.path().join("data").exists());
 }
 
@@ -189,7 +193,7 @@ async fn the_first_start_makes_a_key_and_the_next_one_knows_it() {
     let mut process = Process::start(&mut serve());
     let path = process.logged("no client key is configured: made one")["file"].as_str().unwrap().to_owned();
     process.ready();
-    process.signal("TERM");
+    process.signal("INT");
     assert_eq!(process.exit(), Some(0));
 
     let path = folder.path().join(path);

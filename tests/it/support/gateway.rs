@@ -160,6 +160,11 @@ impl Gateway {
         Client::connect(self.address).await
     }
 
+    /// Has it say that it will end.
+    pub(crate) fn leave(&self) {
+        self.handle.leave();
+    }
+
     /// Asks it to end in order.
     pub(crate) fn drain(&self) {
         self.handle.drain();
