@@ -92,6 +92,9 @@ pub enum StartError {
         /// What the system said.
         source: io::Error,
     },
+    /// No worker is wanted, which the checks of the configuration refuse.
+    #[error("no worker is configured")]
+    NoWorker,
     /// A thread cannot be started.
     #[error("cannot start a thread: {0}")]
     Thread(io::Error),
@@ -194,13 +197,16 @@ pub fn start(mut config: Config, world: World) -> Result<Running, StartError> {
     let deadlines = Deadlines::from(&config.timeouts);
     let connections = files::connections(config.server.max_connections);
     let slots = Arc::new(Semaphore::new(connections));
+    let mut data = Vec::with_capacity(bound.data.len());
     let mut workers = Vec::with_capacity(bound.data.len());
     for (index, listener) in bound.data.into_iter().enumerate() {
         let dice = Arc::new(Dice::new(world.chance)?);
         let tables = Tables::new(&config, &tls, &metrics, &pools, &dice, None)?;
         let proxy = Proxy::new(tables, &metrics.bodies, world.clock, world.chance, dice)?;
+        let state = Arc::new(Data { proxy, health: Arc::clone(&health) });
+        data.push(Arc::clone(&state));
         let shared = Shared {
-            router: api::data(Arc::new(Data { proxy, health: Arc::clone(&health) })),
+            router: api::data(state),
             deadlines,
             shutdown: handle.data.clone(),
             metrics: Arc::clone(&metrics),
@@ -208,7 +214,8 @@ pub fn start(mut config: Config, world: World) -> Result<Running, StartError> {
         let serving = server::run(listener, shared, Arc::clone(&slots));
         workers.push(spawn(format!("worker-{index}"), runtime()?, serving)?);
     }
-    let admin = Admin { metrics, health };
+    let data = data.into_iter().next().ok_or(StartError::NoWorker)?;
+    let admin = Admin { data, metrics, health };
     let shared = |router| Shared {
         router,
         deadlines,

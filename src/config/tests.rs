@@ -244,6 +244,16 @@ fn strategies_and_priorities_are_taken_as_written() {
     let upstream = &config.upstreams[0];
     assert_eq!(upstream.failover_on, FailoverOn { disconnect: true, timeout: false, empty: true });
     assert_eq!((upstream.max_in_flight, upstream.credentials[0].max_in_flight), (Some(9), Some(3)));
+    let summary = summary(&config, &"");
+    for line in [
+        "  as-written -> a > b\n",
+        "  shared -> a (3) | b (1)\n",
+        "  fast -> b > a, the faster of two drawn\n",
+        "    9 requests at once, 0 may wait\n    failover also on disconnect, empty\n",
+        "(account OTHER_KEY), 3 requests at once\n",
+    ] {
+        assert!(summary.contains(line), "{summary}");
+    }
 }
 
 #[test]

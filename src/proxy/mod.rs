@@ -2,6 +2,7 @@
 
 mod attempt;
 pub mod error;
+pub mod explain;
 mod failover;
 pub mod forward;
 mod receive;
@@ -221,6 +222,11 @@ impl Proxy {
         };
         // Taken down where no request waits for the lock.
         drop(before);
+    }
+
+    /// What this worker draws with.
+    pub fn dice(&self) -> &Dice {
+        &self.dice
     }
 
     /// Greets a request: gives it its id.
