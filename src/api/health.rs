@@ -17,34 +17,18 @@ pub struct Health {
     draining: AtomicBool,
     /// The configuration that was read last could not be used.
     refused: AtomicBool,
-    upstreams: RwLock<Upstreams>,
+    /// Names of the upstreams left out, for want of a credential.
+    idle: RwLock<Vec<String>>,
 }
 
-#[derive(Debug)]
-struct Upstreams {
-    /// Names of those that can be used.
-    live: Vec<Arc<str>>,
-    /// Names of those left out, for want of a credential.
-    idle: Vec<Arc<str>>,
-}
-
-impl From<&Config> for Upstreams {
-    fn from(config: &Config) -> Self {
-        Self {
-            live: config.upstreams.iter().map(|upstream| Arc::clone(&upstream.name)).collect(),
-            idle: config.idle.iter().map(|upstream| Arc::clone(&upstream.name)).collect(),
-        }
-    }
+fn idle(config: &Config) -> Vec<String> {
+    config.idle.iter().map(|upstream| upstream.name.to_string()).collect()
 }
 
 impl Health {
     /// The state of a gateway with this configuration.
     pub fn new(config: &Config) -> Self {
-        Self {
-            draining: AtomicBool::new(false),
-            refused: AtomicBool::new(false),
-            upstreams: RwLock::new(config.into()),
-        }
+        Self { draining: AtomicBool::new(false), refused: AtomicBool::new(false), idle: RwLock::new(idle(config)) }
     }
 
     /// From now on no new work is wanted.
@@ -54,7 +38,7 @@ impl Health {
 
     /// From now on it is a gateway with this configuration.
     pub fn configure(&self, config: &Config) {
-        *self.upstreams.write().unwrap_or_else(PoisonError::into_inner) = config.into();
+        *self.idle.write().unwrap_or_else(PoisonError::into_inner) = idle(config);
     }
 
     /// Notes whether the configuration that was read last could not be used. It does not make the gateway unready: it
@@ -86,15 +70,14 @@ pub(super) async fn ready(State(data): State<Arc<Data>>) -> StatusCode {
 /// `GET /readyz` on the admin plane: with the reasons.
 pub(super) async fn detail(State(admin): State<Admin>) -> impl IntoResponse {
     let health = &admin.health;
-    let names = |names: &[Arc<str>]| names.iter().map(|name| name.to_string()).collect::<Vec<_>>();
-    let upstreams = health.upstreams.read().unwrap_or_else(PoisonError::into_inner);
+    let idle = health.idle.read().unwrap_or_else(PoisonError::into_inner);
     let status = health.status();
     let body = json!({
         "ready": status.is_success(),
         "draining": !status.is_success(),
         "last_reload_refused": health.refused.load(Ordering::Relaxed),
-        "upstreams": names(&upstreams.live),
-        "upstreams_without_credential": names(&upstreams.idle),
+        "upstreams": admin.data.proxy.tables().states(),
+        "upstreams_without_credential": *idle,
     });
     (status, [("content-type", "application/json")], body.to_string())
 }
