@@ -57,6 +57,10 @@ pub struct Metrics {
     pub connections: Gauge,
     /// Connections cut by a deadline of the server.
     pub connections_cut: Family<CutLabels, Counter>,
+    /// Connections ended because what came on them is not HTTP as it should be.
+    pub requests_malformed: Family<MalformedLabels, Counter>,
+    /// Panics, each of which ended one connection.
+    pub panics: Counter,
 }
 
 /// `deadline`.
@@ -64,6 +68,13 @@ pub struct Metrics {
 pub struct CutLabels {
     /// Which one ran out.
     pub deadline: &'static str,
+}
+
+/// `reason`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct MalformedLabels {
+    /// What is wrong with the request.
+    pub reason: &'static str,
 }
 
 /// Seconds; a first byte comes after milliseconds in a simulator and after many minutes of reasoning.
@@ -82,6 +93,8 @@ impl Default for Metrics {
         let in_flight = Gauge::default();
         let connections = Gauge::default();
         let connections_cut = Family::<CutLabels, Counter>::default();
+        let requests_malformed = Family::<MalformedLabels, Counter>::default();
+        let panics = Counter::default();
         registry.register("requests", "Requests that are over, by upstream and end", requests.clone());
         registry.register("problems", "Errors that Tidegate itself answered", problems.clone());
         registry.register(
@@ -102,6 +115,12 @@ impl Default for Metrics {
             "Connections cut because a deadline of the server ran out",
             connections_cut.clone(),
         );
+        registry.register(
+            "requests_malformed",
+            "Connections ended because of a request that is not framed as it should be",
+            requests_malformed.clone(),
+        );
+        registry.register("panics", "Panics, each of which ended one connection", panics.clone());
         Self {
             registry,
             requests,
@@ -112,6 +131,8 @@ impl Default for Metrics {
             in_flight,
             connections,
             connections_cut,
+            requests_malformed,
+            panics,
         }
     }
 }

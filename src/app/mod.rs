@@ -1,10 +1,12 @@
 //! The composition root: the only place that knows every part. Builds the gateway from a configuration, runs it on
 //! one thread a worker and one for control, ends it in order.
 
+mod answer;
 mod connection;
 pub mod data_dir;
 mod files;
 mod first_key;
+mod framing;
 mod log_line;
 mod log_writer;
 mod progress;

@@ -27,7 +27,7 @@ use crate::{
 /// cancels the call upstream.
 pub async fn forward<B>(proxy: &Proxy, arrival: Arrival, endpoint: Endpoint, request: Request<B>) -> Response<Answer>
 where
-    B: Body<Data = Bytes> + Send + Unpin,
+    B: Body<Data = Bytes, Error: std::error::Error + 'static> + Send + Unpin,
 {
     let mut settlement = proxy.open(&arrival);
     match obtain(proxy, &mut settlement, endpoint, request).await {
@@ -44,7 +44,7 @@ async fn obtain<B>(
     request: Request<B>,
 ) -> Result<Reply, Refusal>
 where
-    B: Body<Data = Bytes> + Send + Unpin,
+    B: Body<Data = Bytes, Error: std::error::Error + 'static> + Send + Unpin,
 {
     let tables = proxy.tables();
     let (head, body) = request.into_parts();

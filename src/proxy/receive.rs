@@ -1,6 +1,7 @@
 //! The request's body: bounded in size and time, decoded, scanned as it arrives, kept as a rope.
 
 use std::{
+    error::Error,
     io,
     ops::Range,
     pin::Pin,
@@ -76,7 +77,7 @@ pub(super) async fn receive<B>(
     max_bytes: u64,
 ) -> Result<Received, Refusal>
 where
-    B: Body<Data = Bytes> + Send + Unpin,
+    B: Body<Data = Bytes, Error: Error + 'static> + Send + Unpin,
 {
     let coding = Coding::of(headers)?;
     // Content-Length says it early: nothing has to be read. An encoded body only grows.
@@ -98,7 +99,7 @@ where
 
 async fn read<B>(intake: &mut Intake<B>, scan: &mut Scan) -> Result<(), Refusal>
 where
-    B: Body<Data = Bytes> + Send + Unpin,
+    B: Body<Data = Bytes, Error: Error + 'static> + Send + Unpin,
 {
     while let Some(piece) = std::future::poll_fn(|cx| intake.poll_piece(cx)).await? {
         scan.take(piece).await?;
@@ -136,7 +137,7 @@ impl Coding {
 
 async fn decode<B>(coding: Coding, intake: &mut Intake<B>, scan: &mut Scan) -> Result<(), Refusal>
 where
-    B: Body<Data = Bytes> + Send + Unpin,
+    B: Body<Data = Bytes, Error: Error + 'static> + Send + Unpin,
 {
     let encoded = Arc::clone(&intake.received);
     let mut decoder: Pin<Box<dyn AsyncRead + Send + '_>> = match coding {
@@ -252,7 +253,7 @@ struct Intake<B> {
 
 impl<B> Intake<B>
 where
-    B: Body<Data = Bytes> + Unpin,
+    B: Body<Data = Bytes, Error: Error + 'static> + Unpin,
 {
     fn new(body: B, timeouts: &Timeouts, max_bytes: u64) -> Self {
         let now = Instant::now();
@@ -279,7 +280,7 @@ where
                     return Poll::Ready(Err(self.too_slow()));
                 }
                 Poll::Ready(None) => return Poll::Ready(Ok(None)),
-                Poll::Ready(Some(Err(_))) => return Poll::Ready(Err(Refusal::request_aborted())),
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(broken(&error))),
                 Poll::Ready(Some(Ok(frame))) => {
                     let Ok(data) = frame.into_data() else { continue };
                     self.last = Instant::now();
@@ -317,9 +318,22 @@ where
     }
 }
 
+/// Why a body broke off: malformed chunks are somebody's fault who may still read an answer.
+fn broken(error: &(dyn Error + 'static)) -> Refusal {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
+        if matches!(kind, Some(io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput)) {
+            return Refusal::invalid_framing();
+        }
+        cause = error.source();
+    }
+    Refusal::request_aborted()
+}
+
 impl<B> AsyncBufRead for Intake<B>
 where
-    B: Body<Data = Bytes> + Unpin,
+    B: Body<Data = Bytes, Error: Error + 'static> + Unpin,
 {
     fn poll_fill_buf(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
         let this = self.get_mut();
@@ -343,7 +357,7 @@ where
 
 impl<B> AsyncRead for Intake<B>
 where
-    B: Body<Data = Bytes> + Unpin,
+    B: Body<Data = Bytes, Error: Error + 'static> + Unpin,
 {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let piece = ready!(self.as_mut().poll_fill_buf(cx))?;
