@@ -1,6 +1,8 @@
 //! Every metric: one field, one line of what it is, its labels. Labels come from the configuration and from fixed
 //! names, so their number is bounded.
 
+mod reloads;
+
 use std::sync::Arc;
 
 use prometheus_client::{
@@ -9,7 +11,13 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::domain::outcome::{End, Outcome};
+pub use reloads::{Reload, Reloads};
+
+use crate::domain::{
+    outcome::{AttemptResult, End, Outcome},
+    problem::Problem,
+    standing::Cause,
+};
 
 /// `upstream`, `end`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -37,6 +45,28 @@ pub struct TokenLabels {
     kind: &'static str,
 }
 
+/// `upstream`, `result`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct AttemptLabels {
+    upstream: Arc<str>,
+    result: &'static str,
+}
+
+/// `upstream`, `credential` ("" = the upstream as a whole).
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct CredentialLabels {
+    upstream: Arc<str>,
+    credential: Arc<str>,
+}
+
+/// `upstream`, `credential` ("" = the upstream as a whole), `cause`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct EjectionLabels {
+    upstream: Arc<str>,
+    credential: Arc<str>,
+    cause: &'static str,
+}
+
 /// All of them.
 #[derive(Debug)]
 pub struct Metrics {
@@ -51,6 +81,22 @@ pub struct Metrics {
     tokens: Family<TokenLabels, Counter>,
     /// Seconds from the request's head to the first byte of the answer's body.
     first_byte: Family<UpstreamLabels, Histogram>,
+    /// Tries at upstreams, by what came of them.
+    attempts: Family<AttemptLabels, Counter>,
+    /// Tries at an upstream that had been asked for the same request already.
+    retries: Family<UpstreamLabels, Counter>,
+    /// Retries that were not made because there had been too many of late.
+    retries_denied: Family<UpstreamLabels, Counter>,
+    /// Tries at an upstream after another one had failed the same request.
+    failovers: Family<UpstreamLabels, Counter>,
+    /// How often an upstream or a credential was passed by from then on.
+    ejections: Family<EjectionLabels, Counter>,
+    /// 1 = in service, 0 = passed by.
+    in_service: Family<CredentialLabels, Gauge>,
+    /// Requests under way at an upstream, or with a credential.
+    upstream_in_flight: Family<CredentialLabels, Gauge>,
+    /// Requests that wait for room at an upstream.
+    upstream_queued: Family<UpstreamLabels, Gauge>,
     /// Requests under way.
     in_flight: Gauge,
     /// Connections of clients.
@@ -61,6 +107,8 @@ pub struct Metrics {
     pub requests_malformed: Family<MalformedLabels, Counter>,
     /// Panics, each of which ended one connection.
     pub panics: Counter,
+    /// Reloads of the configuration.
+    pub reloads: Reloads,
 }
 
 /// `deadline`.
@@ -90,6 +138,14 @@ impl Default for Metrics {
         let tokens = Family::<TokenLabels, Counter>::default();
         let first_byte =
             Family::<UpstreamLabels, Histogram>::new_with_constructor(|| Histogram::new(FIRST_BYTE_BUCKETS));
+        let attempts = Family::<AttemptLabels, Counter>::default();
+        let retries = Family::<UpstreamLabels, Counter>::default();
+        let retries_denied = Family::<UpstreamLabels, Counter>::default();
+        let failovers = Family::<UpstreamLabels, Counter>::default();
+        let ejections = Family::<EjectionLabels, Counter>::default();
+        let in_service = Family::<CredentialLabels, Gauge>::default();
+        let upstream_in_flight = Family::<CredentialLabels, Gauge>::default();
+        let upstream_queued = Family::<UpstreamLabels, Gauge>::default();
         let in_flight = Gauge::default();
         let connections = Gauge::default();
         let connections_cut = Family::<CutLabels, Counter>::default();
@@ -108,6 +164,26 @@ impl Default for Metrics {
             "From the request's head to the first byte of the answer's body",
             first_byte.clone(),
         );
+        registry.register("attempts", "Tries at upstreams, by what came of them", attempts.clone());
+        registry.register("retries", "Tries at an upstream asked before for the same request", retries.clone());
+        registry.register(
+            "retries_denied",
+            "Retries not made because there had been too many of late",
+            retries_denied.clone(),
+        );
+        registry.register("failovers", "Tries at an upstream after another one had failed", failovers.clone());
+        registry.register("ejections", "How often an upstream or a credential was passed by", ejections.clone());
+        registry.register("in_service", "1 = in service, 0 = passed by", in_service.clone());
+        registry.register(
+            "upstream_requests_in_flight",
+            "Requests under way at an upstream, or with a credential",
+            upstream_in_flight.clone(),
+        );
+        registry.register(
+            "upstream_requests_queued",
+            "Requests that wait for room at an upstream",
+            upstream_queued.clone(),
+        );
         registry.register("requests_in_flight", "Requests under way", in_flight.clone());
         registry.register("connections", "Connections of clients", connections.clone());
         registry.register(
@@ -121,6 +197,7 @@ impl Default for Metrics {
             requests_malformed.clone(),
         );
         registry.register("panics", "Panics, each of which ended one connection", panics.clone());
+        let reloads = Reloads::new(&mut registry);
         Self {
             registry,
             requests,
@@ -128,11 +205,20 @@ impl Default for Metrics {
             streams_incomplete,
             tokens,
             first_byte,
+            attempts,
+            retries,
+            retries_denied,
+            failovers,
+            ejections,
+            in_service,
+            upstream_in_flight,
+            upstream_queued,
             in_flight,
             connections,
             connections_cut,
             requests_malformed,
             panics,
+            reloads,
         }
     }
 }
@@ -147,6 +233,31 @@ impl Metrics {
             upstreams: upstreams.map(|upstream| self.upstream(upstream)).collect(),
             none: self.upstream(""),
         }
+    }
+
+    /// The counters of the health of one upstream.
+    pub fn upstream_health(&self, name: &str) -> UpstreamHealth {
+        UpstreamHealth { name: name.into(), ejections: self.ejections.clone() }
+    }
+
+    /// Shows how an upstream (without `credential`) or one of its credentials stands.
+    pub fn show(&self, upstream: &str, credential: Option<&str>, in_service: bool, in_flight: usize) {
+        let labels = CredentialLabels { upstream: upstream.into(), credential: credential.unwrap_or_default().into() };
+        self.in_service.get_or_create(&labels).set(i64::from(in_service));
+        self.upstream_in_flight.get_or_create(&labels).set(i64::try_from(in_flight).unwrap_or(i64::MAX));
+    }
+
+    /// Shows how many wait for room at an upstream.
+    pub fn show_queued(&self, upstream: &str, queued: usize) {
+        let labels = UpstreamLabels { upstream: upstream.into() };
+        self.upstream_queued.get_or_create(&labels).set(i64::try_from(queued).unwrap_or(i64::MAX));
+    }
+
+    /// Forgets how upstreams stand: those that are gone would show their last state for ever.
+    pub fn show_none(&self) {
+        self.in_service.clear();
+        self.upstream_in_flight.clear();
+        self.upstream_queued.clear();
     }
 
     fn upstream(&self, name: &str) -> UpstreamMetrics {
@@ -165,6 +276,13 @@ impl Metrics {
             output: tokens("output"),
             reasoning: tokens("reasoning"),
             first_byte: self.first_byte.get_or_create(&labels).clone(),
+            attempts: RESULTS.map(|result| {
+                let labels = AttemptLabels { upstream: Arc::clone(&upstream), result };
+                (result, self.attempts.get_or_create(&labels).clone())
+            }),
+            retries: self.retries.get_or_create(&labels).clone(),
+            retries_denied: self.retries_denied.get_or_create(&labels).clone(),
+            failovers: self.failovers.get_or_create(&labels).clone(),
         }
     }
 
@@ -198,9 +316,76 @@ struct UpstreamMetrics {
     output: Counter,
     reasoning: Counter,
     first_byte: Histogram,
+    attempts: [(&'static str, Counter); RESULTS.len()],
+    retries: Counter,
+    retries_denied: Counter,
+    failovers: Counter,
+}
+
+/// What can come of an attempt: label `result`.
+const RESULTS: [&str; 11] = [
+    "2xx",
+    "3xx",
+    "4xx",
+    "429",
+    "5xx",
+    Problem::UpstreamUnreachable.name(),
+    Problem::UpstreamDisconnected.name(),
+    Problem::UpstreamTimeout.name(),
+    Problem::UpstreamBadAnswer.name(),
+    Problem::UpstreamAuth.name(),
+    "abandoned",
+];
+
+fn result_name(result: AttemptResult) -> &'static str {
+    match result {
+        AttemptResult::Status(status) if status.as_u16() == 429 => "429",
+        AttemptResult::Status(status) => match status.as_u16() / 100 {
+            2 => "2xx",
+            4 => "4xx",
+            5 => "5xx",
+            _ => "3xx",
+        },
+        AttemptResult::Fault(problem) => problem.name(),
+        AttemptResult::Abandoned => "abandoned",
+    }
+}
+
+/// Why an upstream is asked once more for a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Again {
+    /// It was asked before.
+    Retry,
+    /// Another one failed.
+    Failover,
 }
 
 impl WorkerMetrics {
+    /// Counts what came of an attempt at the upstream with this index.
+    pub fn attempted(&self, upstream: usize, result: AttemptResult) {
+        let name = result_name(result);
+        let attempts = self.upstreams.get(upstream).map(|upstream| &upstream.attempts);
+        if let Some((_, count)) = attempts.and_then(|all| all.iter().find(|(result, _)| *result == name)) {
+            count.inc();
+        }
+    }
+
+    /// Counts a further attempt for a request.
+    pub fn again(&self, upstream: usize, again: Again) {
+        let Some(upstream) = self.upstreams.get(upstream) else { return };
+        match again {
+            Again::Retry => upstream.retries.inc(),
+            Again::Failover => upstream.failovers.inc(),
+        };
+    }
+
+    /// Counts a retry that was not made.
+    pub fn retry_denied(&self, upstream: usize) {
+        if let Some(upstream) = self.upstreams.get(upstream) {
+            upstream.retries_denied.inc();
+        }
+    }
+
     /// A request began.
     pub fn began(&self) {
         self.in_flight.inc();
@@ -233,6 +418,21 @@ impl WorkerMetrics {
         if let Some(first_byte) = outcome.first_byte {
             upstream.first_byte.observe(first_byte.as_secs_f64());
         }
+    }
+}
+
+/// What counts the ejections of one upstream and its credentials. Rare: it may take the lock.
+#[derive(Clone, Debug)]
+pub struct UpstreamHealth {
+    name: Arc<str>,
+    ejections: Family<EjectionLabels, Counter>,
+}
+
+impl UpstreamHealth {
+    /// Counts an ejection: of a credential, or of the upstream as a whole.
+    pub fn ejected(&self, credential: Option<&str>, cause: Cause) {
+        let (upstream, credential) = (Arc::clone(&self.name), credential.unwrap_or_default().into());
+        self.ejections.get_or_create(&EjectionLabels { upstream, credential, cause: cause.name() }).inc();
     }
 }
 

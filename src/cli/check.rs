@@ -5,16 +5,16 @@ use std::process::ExitCode;
 use super::output;
 use crate::{
     config::{EXIT_CONFIG, Source, summary},
-    proxy::{Tables, Tls},
+    proxy::Tables,
 };
 
 /// Checks the configuration as far as that is possible without starting, and prints what would run.
 pub(super) fn run(source: &Source) -> ExitCode {
     let config = match output::load(source) {
-        Ok(config) => config,
+        Ok(loaded) => loaded.config,
         Err(code) => return code,
     };
-    if let Err(error) = Tls::new(&config).and_then(|_| Tables::new(&config)) {
+    if let Err(error) = Tables::at_rest(&config) {
         output::fail(error);
         return ExitCode::from(EXIT_CONFIG);
     }

@@ -42,7 +42,7 @@ pub(super) fn run(listen: SocketAddr, admin_listen: SocketAddr) -> ExitCode {
         Err(error) => return output::fail(error),
     };
     let models: Vec<_> = config.models.iter().map(|model| model.name.to_string()).collect();
-    let (running, ending) = match serve::start(config) {
+    let (running, ending) = match serve::start(config, None) {
         Ok(started) => started,
         Err(code) => {
             output::fail(

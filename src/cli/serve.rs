@@ -11,15 +11,15 @@ use tokio::sync::oneshot;
 
 use super::{output, signals::Ending};
 use crate::{
-    app::{self, Handle, Running, World, telemetry},
-    config::{Config, EXIT_CONFIG, Source},
+    app::{self, Handle, Origin, Running, World, telemetry},
+    config::{Config, EXIT_CONFIG, Loaded, Source},
     domain::{chance::Chance, clock::Clock},
 };
 
 /// Runs the gateway until a signal ends it.
 pub(super) fn run(source: &Source) -> ExitCode {
-    let config = match output::load(source) {
-        Ok(config) => config,
+    let Loaded { config, reads, .. } = match output::load(source) {
+        Ok(loaded) => loaded,
         Err(code) => return code,
     };
     let _flush = match telemetry::start(&config.log) {
@@ -32,7 +32,9 @@ pub(super) fn run(source: &Source) -> ExitCode {
     for idle in &config.idle {
         tracing::info!(upstream = &*idle.name, variables = idle.variables.join(" "), "no credential is set: left out");
     }
-    let (running, ending) = match start(config) {
+    let source = source.clone();
+    let origin = Origin { source, reads, env: |name| std::env::var_os(name), look_every: Origin::LOOK_EVERY };
+    let (running, ending) = match start(config, Some(origin)) {
         Ok(started) => started,
         Err(code) => return code,
     };
@@ -45,11 +47,16 @@ pub(super) fn run(source: &Source) -> ExitCode {
     wait(running, ending)
 }
 
-/// Starts the gateway with the world as it is.
-pub(super) fn start(config: Config) -> Result<(Running, Ending), ExitCode> {
+/// Starts the gateway with the world as it is. With an `origin` it reloads on SIGHUP.
+pub(super) fn start(config: Config, origin: Option<Origin>) -> Result<(Running, Ending), ExitCode> {
     let ending = Ending::new().map_err(output::fail)?;
+    let hangup = origin.is_some().then(|| ending.hangup()).transpose().map_err(output::fail)?;
     let world = World { clock: Clock::system(), chance: Chance::system(), terminal: io::stdout().is_terminal() };
-    let running = app::start(config, world).map_err(output::fail)?;
+    let running = app::start(config, origin, world).map_err(output::fail)?;
+    if let Some(hangup) = hangup {
+        let handle = running.handle();
+        ending.runtime.spawn(hangup.each(move || handle.reload()));
+    }
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         listen = %running.listen,

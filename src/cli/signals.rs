@@ -20,6 +20,43 @@ impl Ending {
         };
         Ok(Self { runtime, signals })
     }
+
+    /// From here on SIGHUP does not end the process by itself either.
+    pub(super) fn hangup(&self) -> io::Result<Hangup> {
+        let _inside = self.runtime.enter();
+        Hangup::new()
+    }
+}
+
+/// SIGHUP, where there is one.
+pub(super) struct Hangup {
+    #[cfg(unix)]
+    signal: tokio::signal::unix::Signal,
+}
+
+impl Hangup {
+    #[cfg(unix)]
+    fn new() -> io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self { signal: signal(SignalKind::hangup())? })
+    }
+
+    #[cfg(not(unix))]
+    fn new() -> io::Result<Self> {
+        Ok(Self {})
+    }
+
+    #[cfg(unix)]
+    /// Does something at each of them.
+    pub(super) async fn each(mut self, act: impl Fn()) {
+        while self.signal.recv().await.is_some() {
+            act();
+        }
+    }
+
+    #[cfg(not(unix))]
+    /// Does something at each of them.
+    pub(super) async fn each(self, _: impl Fn()) {}
 }
 
 /// SIGINT and SIGTERM, where there are any.

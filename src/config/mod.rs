@@ -9,6 +9,7 @@ mod document;
 mod mask;
 mod nearest;
 mod raw;
+mod reads;
 mod report;
 mod schema;
 mod shape;
@@ -18,8 +19,12 @@ mod types;
 #[cfg(test)]
 mod tests;
 
-use std::{ffi::OsString, path::PathBuf};
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+};
 
+pub use reads::Reads;
 pub use report::Report;
 pub use schema::schema;
 pub use summary::summary;
@@ -49,6 +54,8 @@ pub struct Loaded {
     pub config: Config,
     /// Where it comes from, for people.
     pub source: String,
+    /// The files that it was read from: its own, and those that it names.
+    pub reads: Reads,
 }
 
 /// Reads and checks a configuration. `env` answers for the environment.
@@ -56,39 +63,62 @@ pub struct Loaded {
 /// # Errors
 /// Everything that is wrong with it.
 pub fn load(source: &Source, env: &dyn Fn(&str) -> Option<OsString>) -> Result<Loaded, Report> {
-    match source {
-        Source::BuiltIn => load_text("config/tidegate.toml (built in)", BUILT_IN, env),
+    let mut reads = Reads::default();
+    let (source, config) = match source {
+        Source::BuiltIn => {
+            let name = "config/tidegate.toml (built in)".to_owned();
+            let config = load_text(&name, BUILT_IN, env, &mut reads);
+            (name, config)
+        }
         Source::File(file) => {
             let name = file.display().to_string();
-            let bytes = std::fs::read(file).map_err(|error| {
-                let message = format!("the file cannot be read: {}: {}", name, error.kind());
-                let help =
-                    "check --config or TIDEGATE_CONFIG; without either, the built-in configuration is used".to_owned();
-                Report::new(name.clone(), String::new(), vec![report::Fault { place: None, message, help }])
-            })?;
-            let text = String::from_utf8(bytes).map_err(|error| {
-                let place = Some(error.utf8_error().valid_up_to()..error.utf8_error().valid_up_to());
-                let message = "the file is not UTF-8 from here on".to_owned();
-                let text = mask::unparsed(&String::from_utf8_lossy(error.as_bytes()));
-                Report::new(name.clone(), text, vec![report::Fault { place, message, help: "save it as UTF-8".into() }])
-            })?;
-            load_text(&name, &text, env)
+            let config = load_file(&name, file, env, &mut reads);
+            (name, config)
         }
+    };
+    match config {
+        Ok(config) => Ok(Loaded { config, source, reads }),
+        Err(report) => Err(report.after(reads)),
     }
 }
 
-fn load_text(name: &str, text: &str, env: &dyn Fn(&str) -> Option<OsString>) -> Result<Loaded, Report> {
+fn load_file(
+    name: &str,
+    file: &Path,
+    env: &dyn Fn(&str) -> Option<OsString>,
+    reads: &mut Reads,
+) -> Result<Config, Report> {
+    let bytes = reads.read(file).map_err(|error| {
+        let message = format!("the file cannot be read: {}: {}", name, error.kind());
+        let help = "check --config or TIDEGATE_CONFIG; without either, the built-in configuration is used".to_owned();
+        Report::new(name.to_owned(), String::new(), vec![report::Fault { place: None, message, help }])
+    })?;
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let place = Some(error.utf8_error().valid_up_to()..error.utf8_error().valid_up_to());
+        let message = "the file is not UTF-8 from here on".to_owned();
+        let text = mask::unparsed(&String::from_utf8_lossy(error.as_bytes()));
+        Report::new(name.to_owned(), text, vec![report::Fault { place, message, help: "save it as UTF-8".into() }])
+    })?;
+    load_text(name, &text, env, reads)
+}
+
+fn load_text(
+    name: &str,
+    text: &str,
+    env: &dyn Fn(&str) -> Option<OsString>,
+    reads: &mut Reads,
+) -> Result<Config, Report> {
     let document = Document::parse(text).map_err(|(text, faults)| Report::new(name.to_owned(), text, faults))?;
     let mut shape = shape::read(&document, &schema::tree());
     let sound = shape.faults.is_empty();
     let mut config = None;
     if let Some(file) = shape::settings(&mut shape) {
-        let (checked, faults) = check::config(&document, file, sound, env);
+        let (checked, faults) = check::config(&document, file, sound, env, reads);
         shape.faults.extend(faults);
         config = checked;
     }
     match config {
-        Some(config) if shape.faults.is_empty() => Ok(Loaded { config, source: name.to_owned() }),
+        Some(config) if shape.faults.is_empty() => Ok(config),
         _ => Err(Report::new(name.to_owned(), mask::parsed(&document, &shape.hidden), shape.faults)),
     }
 }

@@ -4,6 +4,8 @@ use std::{fmt, ops::Range};
 
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 
+use super::reads::Reads;
+
 /// One thing that is wrong.
 pub(super) struct Fault {
     /// Bytes of the text; none if it is not in the file.
@@ -19,13 +21,26 @@ pub struct Report {
     source: String,
     text: String,
     faults: Vec<Fault>,
+    reads: Reads,
 }
 
 impl Report {
     /// A report in the order of the file; what has no place in it comes last.
     pub(super) fn new(source: String, text: String, mut faults: Vec<Fault>) -> Self {
         faults.sort_by_key(|fault| fault.place.as_ref().map_or(usize::MAX, |place| place.start));
-        Self { source, text, faults }
+        Self { source, text, faults, reads: Reads::default() }
+    }
+
+    /// With the files that were read until it was clear.
+    pub(super) fn after(mut self, reads: Reads) -> Self {
+        self.reads = reads;
+        self
+    }
+
+    /// The files that the configuration was read from, as far as that went.
+    #[must_use]
+    pub fn reads(&self) -> &Reads {
+        &self.reads
     }
 
     /// Number of faults; never 0.

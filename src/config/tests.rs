@@ -14,6 +14,10 @@ fn nothing(_: &str) -> Option<OsString> {
     None
 }
 
+fn load_text(name: &str, text: &str, env: &dyn Fn(&str) -> Option<OsString>) -> Result<Config, Report> {
+    super::load_text(name, text, env, &mut Reads::default())
+}
+
 /// The environment of the test files. Every secret in it holds the word that `no_secret` looks for.
 fn env(name: &str) -> Option<OsString> {
     #[cfg(unix)]
@@ -85,8 +89,8 @@ fn valid_files_load_and_show_no_secret() {
 #[test]
 fn the_built_in_configuration_needs_one_variable() {
     let one = |name: &str| (name == "MODELVERSE_API_KEY").then(|| "sk-canary".into());
-    let Loaded { config, source } = load(&Source::BuiltIn, &one).unwrap();
-    assert_eq!(source, "config/tidegate.toml (built in)");
+    let Loaded { config, source, reads } = load(&Source::BuiltIn, &one).unwrap();
+    assert_eq!((source.as_str(), reads), ("config/tidegate.toml (built in)", Reads::default()));
     assert_eq!(config.upstreams.len(), 1);
     assert_eq!(config.upstreams[0].base_url, "https://api.modelverse.cn/v1");
     assert_eq!(config.upstreams[0].credentials[0].secret.expose_secret(), "sk-canary");
@@ -117,7 +121,7 @@ fn the_built_in_configuration_needs_one_variable() {
 #[test]
 fn minimal_file_loads() {
     let one = |name: &str| (name == "DMXAPI_API_KEY").then(|| "sk-canary".into());
-    let config = load_text("minimal.toml", MINIMAL, &one).unwrap().config;
+    let config = load_text("minimal.toml", MINIMAL, &one).unwrap();
     assert_eq!((config.upstreams.len(), config.models.len(), config.keys.len()), (1, 1, 0));
     assert_eq!(config.timeouts.upstream_silence, Duration::from_secs(600));
 }
@@ -178,8 +182,7 @@ fn the_page_shows_every_setting_with_its_default() {
 
 #[test]
 fn a_file_without_settings_means_what_the_page_says() {
-    let config =
-        load_text("t", "[[upstreams]]\nname = \"a\"\nbase_url = \"http://127.0.0.1:1/v1\"", &nothing).unwrap().config;
+    let config = load_text("t", "[[upstreams]]\nname = \"a\"\nbase_url = \"http://127.0.0.1:1/v1\"", &nothing).unwrap();
     let (server, upstream) = (&config.server, &config.upstreams[0]);
     assert_eq!(
         (server.listen.to_string(), server.admin_listen.to_string()),
@@ -241,6 +244,16 @@ fn strategies_and_priorities_are_taken_as_written() {
     let upstream = &config.upstreams[0];
     assert_eq!(upstream.failover_on, FailoverOn { disconnect: true, timeout: false, empty: true });
     assert_eq!((upstream.max_in_flight, upstream.credentials[0].max_in_flight), (Some(9), Some(3)));
+    let summary = summary(&config);
+    for line in [
+        "  as-written -> a > b\n",
+        "  shared -> a (3) | b (1)\n",
+        "  fast -> b > a, the faster of two drawn\n",
+        "    9 requests at once, 0 may wait\n    failover also on disconnect, empty\n",
+        "(account OTHER_KEY), 3 requests at once\n",
+    ] {
+        assert!(summary.contains(line), "{summary}");
+    }
 }
 
 #[test]
@@ -299,7 +312,7 @@ fn the_environment_wins() {
             _ => None,
         })
     };
-    let server = with("127.0.0.1:9000", "/data").unwrap().config.server;
+    let server = with("127.0.0.1:9000", "/data").unwrap().server;
     assert_eq!((server.listen.to_string(), server.data_dir), ("127.0.0.1:9000".into(), PathBuf::from("/data")));
     for listen in ["", "nonsense"] {
         let report = with(listen, "").unwrap_err();
@@ -324,6 +337,38 @@ fn files_that_are_no_files_are_reported() {
     let report = load(&Source::File(file.path().into()), &nothing).unwrap_err();
     assert!(report.to_string().contains(&format!("{}:2:16", file.path().display())), "{report}");
     no_secret(&report.to_string(), "report");
+}
+
+#[test]
+fn a_change_of_any_file_that_was_read_is_seen() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let pem = fs::read("tests/config/ca.pem").unwrap();
+    let text = format!(
+        "[[upstreams]]\nname = \"a\"\nbase_url = \"https://a/v1\"\nca_file = {:?}\n\
+         credentials = [{{ file = {:?} }}, {{ file = {:?}, optional = true }}]\n",
+        at("ca"),
+        at("secret"),
+        at("optional")
+    );
+    for (name, text) in [("file", text.as_bytes()), ("ca", &pem), ("secret", b"sk-canary-0123456789")] {
+        fs::write(at(name), text).unwrap();
+    }
+    let load = || load(&Source::File(at("file")), &nothing);
+    let Loaded { config, reads, .. } = load().unwrap();
+    assert_eq!((reads.again(), load().unwrap().config), (reads.clone(), config.clone()));
+    for (name, text) in [("optional", "sk-canary-optional"), ("secret", "sk-canary-another"), ("ca", ""), ("file", "=")]
+    {
+        let before = reads.again();
+        fs::write(at(name), text).unwrap();
+        assert_ne!(reads.again(), before, "{name}");
+        // Also that of a credential's secret, by which nothing else differs.
+        assert!(load().is_err() || load().unwrap().config != config, "{name}");
+    }
+    let report = load().unwrap_err();
+    assert_eq!(report.reads().again(), *report.reads());
+    fs::remove_file(at("file")).unwrap();
+    assert_ne!(report.reads().again(), *report.reads());
 }
 
 #[test]

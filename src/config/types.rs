@@ -3,10 +3,10 @@
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderName, Uri};
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 
 /// Everything a start needs.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// Listeners, folders, sizes.
     pub server: Server,
@@ -60,7 +60,7 @@ fn own(text: &mut Arc<str>) {
 }
 
 /// `[server]`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Server {
     /// Data plane.
     pub listen: SocketAddr,
@@ -109,7 +109,7 @@ pub struct Health {
 }
 
 /// `[timeouts]`. None of them covers a whole stream.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Timeouts {
     /// From accept to the first byte.
     pub first_byte: Duration,
@@ -142,7 +142,7 @@ pub struct Timeouts {
 }
 
 /// `[log]`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Log {
     /// One JSON object a line, or text.
     pub format: LogFormat,
@@ -160,7 +160,7 @@ pub enum LogFormat {
 }
 
 /// `[[upstreams]]`: one provider endpoint.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Upstream {
     /// Unique name.
     pub name: Arc<str>,
@@ -251,8 +251,19 @@ pub struct Credential {
     pub secret: SecretString,
 }
 
+/// Readings of a configuration are compared with each other, never with what a client sent: time tells nothing here.
+impl PartialEq for Credential {
+    fn eq(&self, other: &Self) -> bool {
+        let Self { name, account, max_in_flight, secret } = self;
+        *name == other.name
+            && *account == other.account
+            && *max_in_flight == other.max_in_flight
+            && secret.expose_secret() == other.secret.expose_secret()
+    }
+}
+
 /// An upstream that was configured but has no credential.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct IdleUpstream {
     /// Its name.
     pub name: Arc<str>,
@@ -261,7 +272,7 @@ pub struct IdleUpstream {
 }
 
 /// `[[models]]`: a name and where it leads.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Model {
     /// The name clients ask for; with a trailing `*` it matches any rest.
     pub name: Arc<str>,
@@ -283,7 +294,7 @@ pub enum Strategy {
 }
 
 /// One candidate of a model.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Target {
     /// Index into `Config::upstreams`.
     pub upstream: usize,
@@ -296,7 +307,7 @@ pub struct Target {
 }
 
 /// `[[keys]]`: one client key.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Key {
     /// Its name in logs.
     pub name: Arc<str>,

@@ -6,4 +6,5 @@ pub mod departure;
 pub mod id;
 pub mod outcome;
 pub mod problem;
+pub mod standing;
 pub mod usage;

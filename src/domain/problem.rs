@@ -48,6 +48,8 @@ pub enum Problem {
     UpstreamAuth,
     /// A redirect, a page where an API answer should be, or no HTTP at all.
     UpstreamBadAnswer,
+    /// Every candidate has as many requests as it may have.
+    UpstreamBusy,
     /// A fault of our own.
     Internal,
 }
@@ -78,6 +80,7 @@ impl Problem {
             Self::UpstreamTimeout => "upstream_timeout",
             Self::UpstreamAuth => "upstream_auth",
             Self::UpstreamBadAnswer => "upstream_bad_answer",
+            Self::UpstreamBusy => "upstream_busy",
             Self::Internal => "internal_error",
         }
     }

@@ -1,25 +1,28 @@
-//! One try at one upstream: build the request, send it, judge the head of the answer.
+//! One try at one upstream: build the request, send it, judge the head of the answer, tell the upstream's health.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, Response};
-use http_body_util::BodyExt;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header::RETRY_AFTER};
 use hyper::body::Incoming;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{
     Proxy, Tables,
     error::Refusal,
+    receive::Model,
     respond::{Reply, Source},
 };
 use crate::{
-    config::Fault,
-    domain::{outcome::AttemptResult, problem::Problem},
+    domain::{clock::Clock, outcome::AttemptResult, problem::Problem},
     metering::Settlement,
-    protocol::{body::Rope, observe::Observer},
+    protocol::{
+        body::{Edit, Rope, RopeBody, json_string},
+        observe::Observer,
+    },
     upstream::{
-        Endpoint, Upstream, fault,
+        Endpoint, Lease, Verdict,
+        fault::{self, Blame},
         headers::{self, Media},
         send::SendError,
     },
@@ -29,18 +32,82 @@ use crate::{
 const ERROR_BODY_LIMIT: usize = 64 * 1024;
 /// And for this long: the head is here, the rest of a small object follows at once or never.
 const ERROR_BODY_WITHIN: Duration = Duration::from_secs(10);
-/// And for this long where only the log wants its code: the client waits for an error that is known already.
+/// And for this long where little depends on it: the client, or the next candidate, waits.
 const ERROR_CODE_WITHIN: Duration = Duration::from_secs(1);
+
+/// A success is held back for its first byte no longer than this: clients want to see the head.
+const FIRST_BYTE_WITHIN: Duration = Duration::from_secs(1);
 
 /// OpenAI's ids of requests have 36 characters, as have UUIDs.
 const REQUEST_ID_LIMIT: usize = 128;
+
+/// SDKs obey it, and so do we where it forbids (docs/wire.md, section 3).
+const SHOULD_RETRY: &str = "x-should-retry";
+const RETRY_AFTER_MS: &str = "retry-after-ms";
 
 /// What the client wants, apart from who shall do it.
 pub(super) struct Call<'a> {
     pub(super) endpoint: Endpoint,
     pub(super) query: Option<&'a str>,
     pub(super) headers: &'a HeaderMap,
-    pub(super) body: Rope,
+    pub(super) body: &'a Rope,
+    /// The model that the body names.
+    pub(super) model: Option<&'a Model>,
+}
+
+impl Call<'_> {
+    /// The body that asks for `model`; as it came where it does so already.
+    fn body(&self, model: Option<&str>) -> RopeBody {
+        match (self.model, model) {
+            (Some(asked), Some(model)) if *asked.name != *model => {
+                let edit = Edit { range: asked.range.clone(), with: json_string(model) };
+                self.body.edited(&[edit]).body()
+            }
+            _ => self.body.body(),
+        }
+    }
+}
+
+/// An attempt that gave nothing the client should have while there is something better.
+pub(super) struct Failure {
+    /// Whose fault it is: who need not be asked again.
+    pub(super) scope: Scope,
+    /// Whether another candidate may be asked.
+    pub(super) elsewhere: bool,
+    /// Whether this candidate may be asked again.
+    pub(super) here: bool,
+    /// How long the upstream wants to be left alone.
+    pub(super) after: Option<Duration>,
+    /// What the client gets if nothing better comes.
+    pub(super) answer: Failed,
+}
+
+/// Whose fault an attempt's failure is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Scope {
+    Credential,
+    Upstream,
+    /// Of the way there: no credential makes a difference.
+    Connection,
+}
+
+/// What a client may get of a failed attempt.
+pub(super) enum Failed {
+    /// The provider's answer.
+    Theirs(Box<Reply>),
+    /// An error of ours.
+    Ours(Refusal),
+}
+
+/// Who is asked, and for what.
+pub(super) struct Try {
+    /// Index of the upstream.
+    pub(super) upstream: usize,
+    pub(super) lease: Lease,
+    /// The model to ask for; none = the request names none.
+    pub(super) model: Option<Arc<str>>,
+    /// Whether a success may be held back until its first byte is here.
+    pub(super) hold: bool,
 }
 
 /// Makes the try.
@@ -48,117 +115,212 @@ pub(super) async fn attempt(
     proxy: &Proxy,
     tables: &Tables,
     settlement: &mut Settlement,
-    index: usize,
-    call: Call<'_>,
-) -> Result<Reply, Refusal> {
-    let (Some(upstream), Some(sender)) = (tables.upstreams.get(index), proxy.senders.get(index)) else {
-        return Err(Refusal::internal());
+    call: &Call<'_>,
+    asked: Try,
+) -> Result<Reply, Failure> {
+    let Try { upstream: index, mut lease, model, hold } = asked;
+    let upstream = Arc::clone(lease.upstream());
+    let Some(sender) = tables.senders.get(index) else {
+        return Err(Failure::last(Problem::Internal));
     };
-    let credential = upstream.credential();
-    let mut request = Request::new(call.body.body());
+    let Ok(uri) = upstream.uri(call.endpoint, call.query) else {
+        return Err(Failure::last(Problem::Internal));
+    };
+    let mut request = Request::new(call.body(model.as_deref()));
     *request.method_mut() = Method::POST;
-    *request.uri_mut() = upstream.uri(call.endpoint, call.query).map_err(|_| Refusal::internal())?;
-    *request.headers_mut() = headers::up(call.headers, &upstream.config, credential);
+    *request.uri_mut() = uri;
+    *request.headers_mut() = headers::up(call.headers, &upstream.config, lease.credential());
 
-    let since =
-        settlement.attempt(index, upstream.config.name.clone(), credential.map(|credential| credential.name.clone()));
+    let credential = lease.credential().and_then(|credential| credential.name.clone());
+    let since = settlement.attempt(index, upstream.config.name.clone(), credential);
     let sent = timeout(tables.timeouts.upstream_head, sender.send(request)).await;
-    let problem = match sent {
+    let failover_on = upstream.config.failover_on;
+    let (problem, verdict, scope, elsewhere) = match sent {
         Ok(Ok(response)) => {
             settlement.attempted(since, AttemptResult::Status(response.status()));
-            return judge(tables, settlement, since, upstream, response).await;
+            let reply = judge(proxy.clock, tables, settlement, since, lease, response).await?;
+            let hold = hold && failover_on.empty && reply.head.status.is_success();
+            return if hold { Box::pin(first_byte(settlement, since, reply)).await } else { Ok(reply) };
         }
         Ok(Err(error)) => {
             tracing::debug!(id = %settlement.outcome().id, upstream = &*upstream.config.name, %error, "no answer");
             match error {
-                SendError::Connect(_) => Problem::UpstreamUnreachable,
-                SendError::Broken(_) => Problem::UpstreamDisconnected,
-                SendError::Nonsense(_) => Problem::UpstreamBadAnswer,
+                // Nothing was sent.
+                SendError::Connect(_) => (Problem::UpstreamUnreachable, Verdict::Unreachable, Scope::Connection, true),
+                SendError::Broken(_) => {
+                    (Problem::UpstreamDisconnected, Verdict::Failed, Scope::Upstream, failover_on.disconnect)
+                }
+                SendError::Nonsense(_) => {
+                    (Problem::UpstreamBadAnswer, Verdict::Failed, Scope::Upstream, failover_on.disconnect)
+                }
             }
         }
-        Err(_) => Problem::UpstreamTimeout,
+        Err(_) => (Problem::UpstreamTimeout, Verdict::Failed, Scope::Upstream, failover_on.timeout),
     };
     settlement.attempted(since, AttemptResult::Fault(problem));
-    Err(Refusal::upstream(problem))
+    lease.tell(verdict);
+    let here = elsewhere && problem == Problem::UpstreamUnreachable;
+    Err(Failure { scope, elsewhere, here, after: None, answer: Failed::Ours(Refusal::upstream(problem)) })
 }
 
-/// Decides whether the client gets the answer, or an error of ours in its place.
+impl Failure {
+    /// After this nobody else is asked.
+    fn last(problem: Problem) -> Self {
+        let answer = Failed::Ours(Refusal::upstream(problem));
+        Self { scope: Scope::Upstream, elsewhere: false, here: false, after: None, answer }
+    }
+}
+
+/// Decides whether the client should have the answer.
 async fn judge(
+    clock: Clock,
     tables: &Tables,
     settlement: &mut Settlement,
     since: Instant,
-    upstream: &Upstream,
+    mut lease: Lease,
     response: Response<Incoming>,
-) -> Result<Reply, Refusal> {
+) -> Result<Reply, Failure> {
     let (head, body) = response.into_parts();
-    let request_id = head.headers.get(super::error::CLIENT_REQUEST_ID).and_then(request_id);
-    settlement.outcome().upstream_request_id = request_id.map(Into::into);
+    settlement.outcome().upstream_request_id = upstream_request_id(&head.headers).map(Into::into);
 
+    let upstream = Arc::clone(lease.upstream());
+    let config = &upstream.config;
     let media = Media::of(&head.headers);
     let no_api = head.status.is_informational()
         || head.status.is_redirection()
         || (head.status.is_success() && media == Media::Html);
     if no_api {
         settlement.attempted(since, AttemptResult::Fault(Problem::UpstreamBadAnswer));
-        return Err(Refusal::upstream(Problem::UpstreamBadAnswer));
+        lease.tell(Verdict::Failed);
+        let answer = Failed::Ours(Refusal::upstream(Problem::UpstreamBadAnswer));
+        // A portal or a parked domain answered: no model did, so nothing is billed twice.
+        return Err(Failure { scope: Scope::Upstream, elsewhere: true, here: false, after: None, answer });
     }
 
-    let rules = &upstream.config.error_rules;
-    let source = if fault::may_be_ours(head.status, rules) {
-        let within = if fault::needs_no_code(head.status, rules) { ERROR_CODE_WITHIN } else { ERROR_BODY_WITHIN };
+    let (source, blame) = if fault::depends_on_code(head.status, &config.error_rules) {
+        let within =
+            if fault::code_matters(head.status, &config.error_rules) { ERROR_BODY_WITHIN } else { ERROR_CODE_WITHIN };
         // Boxed, as what is rare shall not make the future of every request larger.
-        let (source, code) = Box::pin(read_error(body, within)).await;
-        if fault::whose(head.status, code.as_deref(), rules) == Fault::Credential {
+        let (source, code) = Box::pin(read_error(body.into(), within)).await;
+        let blame = fault::blame(head.status, code.as_deref(), &config.error_rules);
+        if blame == Blame::Credential {
             settlement.outcome().upstream_code = code;
-            return Err(Refusal::upstream(Problem::UpstreamAuth));
         }
-        source
+        (source, blame)
     } else {
-        Source::from(body)
+        (Source::from(body), fault::blame(head.status, None, &config.error_rules))
     };
-    let on_incomplete = upstream.config.on_incomplete;
-    Ok(Reply { head, media, source, on_incomplete, silence: tables.timeouts.upstream_silence })
+    let after = retry_after(&head.headers, clock);
+    let forbidden = head.headers.get(SHOULD_RETRY).is_some_and(|value| value == "false");
+    let (verdict, scope, here) = match blame {
+        Blame::Request => (None, Scope::Upstream, false),
+        Blame::Credential => (Some(Verdict::Refused), Scope::Credential, false),
+        Blame::RateLimit => (Some(Verdict::RateLimited(after)), Scope::Credential, after.is_some() && !forbidden),
+        Blame::Upstream => (Some(Verdict::Failed), Scope::Upstream, !forbidden),
+    };
+    if let Some(verdict) = verdict {
+        lease.tell(verdict);
+    }
+    let (on_incomplete, silence) = (config.on_incomplete, tables.timeouts.upstream_silence);
+    let reply = Reply { head, media, source, on_incomplete, silence, lease: Some(lease) };
+    let answer = match blame {
+        Blame::Request => return Ok(reply),
+        // That money is spent comes down as it is: it stops clients from trying, and says nothing of a key.
+        Blame::Credential if reply.head.status != StatusCode::TOO_MANY_REQUESTS => {
+            Failed::Ours(Refusal::upstream(Problem::UpstreamAuth))
+        }
+        Blame::Credential | Blame::RateLimit | Blame::Upstream => Failed::Theirs(Box::new(reply)),
+    };
+    Err(Failure { scope, elsewhere: true, here, after, answer })
+}
+
+/// Waits for the first byte of a success, for a short time: one that ends before it is no success.
+async fn first_byte(settlement: &mut Settlement, since: Instant, mut reply: Reply) -> Result<Reply, Failure> {
+    let problem = match timeout(FIRST_BYTE_WITHIN, reply.source.fill()).await {
+        Err(_) | Ok(Some(Ok(()))) => return Ok(reply),
+        Ok(None) => Problem::UpstreamBadAnswer,
+        Ok(Some(Err(_))) => Problem::UpstreamDisconnected,
+    };
+    settlement.attempted(since, AttemptResult::Fault(problem));
+    if let Some(lease) = &mut reply.lease {
+        lease.tell(Verdict::Failed);
+    }
+    let answer = Failed::Ours(Refusal::upstream(problem));
+    Err(Failure { scope: Scope::Upstream, elsewhere: true, here: false, after: None, answer })
+}
+
+impl Failed {
+    /// Lets go of the upstream, as others are asked now: what is kept is the answer, if it is small and here.
+    pub(super) async fn settle_down(self) -> Self {
+        let Self::Theirs(mut reply) = self else { return self };
+        reply.source = read_error(reply.source, ERROR_CODE_WITHIN).await.0;
+        reply.lease = None;
+        Self::Theirs(reply)
+    }
+
+    /// The status of the provider's answer.
+    pub(super) fn status(&self) -> Option<StatusCode> {
+        match self {
+            Self::Theirs(reply) => Some(reply.head.status),
+            Self::Ours(_) => None,
+        }
+    }
 }
 
 /// The upstream's id of the request, if the log may have it: an upstream shall not write pages into it.
-fn request_id(value: &HeaderValue) -> Option<&str> {
-    let id = value.to_str().ok()?;
+pub(super) fn upstream_request_id(headers: &HeaderMap) -> Option<&str> {
+    let id = headers.get(super::error::CLIENT_REQUEST_ID)?.to_str().ok()?;
     (!id.is_empty() && id.len() <= REQUEST_ID_LIMIT && id.bytes().all(|byte| byte.is_ascii_graphic())).then_some(id)
 }
 
+/// How long the upstream wants to be left alone: in milliseconds, in seconds, or until a date.
+fn retry_after(headers: &HeaderMap, clock: Clock) -> Option<Duration> {
+    let text = |value: &HeaderValue| value.to_str().ok().map(|text| text.trim().to_owned());
+    if let Some(millis) = headers.get(RETRY_AFTER_MS).and_then(text).and_then(|text| text.parse::<f64>().ok()) {
+        return Duration::try_from_secs_f64(millis / 1000.0).ok();
+    }
+    let text = headers.get(RETRY_AFTER).and_then(text)?;
+    if let Ok(seconds) = text.parse::<f64>() {
+        return Duration::try_from_secs_f64(seconds).ok();
+    }
+    let date = httpdate::parse_http_date(&text).ok()?.duration_since(std::time::UNIX_EPOCH).ok()?;
+    Some(date.saturating_sub(clock.since_epoch()))
+}
+
 /// Reads the beginning of an error answer, finds its code, and keeps what was read for the client.
-async fn read_error(mut body: Incoming, within: Duration) -> (Source, Option<Box<str>>) {
+async fn read_error(mut source: Source, within: Duration) -> (Source, Option<Box<str>>) {
     let deadline = Instant::now() + within;
     let mut observer = Observer::json();
     let mut read: Vec<Bytes> = Vec::new();
     let mut len = 0;
-    let mut rest = None;
     loop {
         if len > ERROR_BODY_LIMIT {
             observer.cut_short();
-            rest = Some(body);
             break;
         }
-        match timeout_at(deadline, body.frame()).await {
-            Ok(Some(Ok(frame))) => {
-                if let Ok(data) = frame.into_data() {
-                    observer.feed(&data);
-                    len += data.len();
-                    read.push(data);
-                }
+        match timeout_at(deadline, source.next()).await {
+            Ok(Some(Ok(data))) => {
+                observer.feed(&data);
+                len += data.len();
+                read.push(data);
             }
             Ok(None) => {
                 observer.finish();
                 break;
             }
             // The client sees the same break, unless the answer turns out to be about us.
-            Ok(Some(Err(error))) => return (Source::replay_broken(read, error), observer.seen().code.clone()),
+            Ok(Some(Err(error))) => {
+                observer.cut_short();
+                source.breaks(error);
+                break;
+            }
             // Too slow: the client waits for the rest.
             Err(_) => {
-                rest = Some(body);
+                observer.cut_short();
                 break;
             }
         }
     }
-    (Source::replay(read, rest), observer.seen().code.clone())
+    source.put_back(read);
+    (source, observer.seen().code.clone())
 }

@@ -5,7 +5,7 @@ use std::{borrow::Cow, sync::Arc};
 use bytes::Bytes;
 use http::{
     HeaderValue, Response, StatusCode,
-    header::{ACCEPT_ENCODING, ALLOW, CONNECTION, CONTENT_TYPE, UPGRADE, WWW_AUTHENTICATE},
+    header::{ACCEPT_ENCODING, ALLOW, CONNECTION, CONTENT_TYPE, RETRY_AFTER, UPGRADE, WWW_AUTHENTICATE},
 };
 use http_body::Body;
 use serde::Serialize;
@@ -15,7 +15,7 @@ use crate::{
     auth::{Caller, Stranger},
     domain::{id::RequestId, outcome::End, problem::Problem},
     metering::Settlement,
-    protocol::json::{JsonError, JsonErrorKind},
+    protocol::json::{JsonError, JsonErrorKind, Paths},
 };
 
 /// Our id of the request, on every response.
@@ -23,6 +23,8 @@ pub const REQUEST_ID: &str = "x-tidegate-request-id";
 /// The id that SDKs show: the upstream's if it sent one, else ours.
 pub const CLIENT_REQUEST_ID: &str = "x-request-id";
 const SHOULD_RETRY: &str = "x-should-retry";
+/// Seconds: what is full now mostly has room a moment later, and a 503 without it makes Codex come back at once.
+const RETRY_SOON: &str = "1";
 
 /// An error of ours, worded.
 #[derive(Debug)]
@@ -114,16 +116,19 @@ impl Refusal {
         Self::new(Problem::InvalidModel, format!("`model` {why}")).about("model")
     }
 
-    pub(super) fn json(error: &JsonError) -> Self {
+    pub(super) fn json(error: &JsonError, paths: &Paths) -> Self {
         match error.kind {
-            JsonErrorKind::Repeated { .. } => {
-                Self::new(Problem::RepeatedField, "The body holds `model` more than once.").about("model")
+            JsonErrorKind::Repeated { path } => {
+                let name = paths.name(path);
+                Self::new(Problem::RepeatedField, format!("The body holds `{name}` more than once.")).about(name)
             }
-            JsonErrorKind::LetterCase { .. } => Self::new(
-                Problem::RepeatedField,
-                "The body holds `model` in another letter case. Some providers would read it as `model`.",
-            )
-            .about("model"),
+            JsonErrorKind::LetterCase { path } => {
+                let name = paths.name(path);
+                let message = format!(
+                    "The body holds `{name}` in another letter case. Some providers would read it as `{name}`."
+                );
+                Self::new(Problem::RepeatedField, message).about(name)
+            }
             _ => Self::new(
                 Problem::InvalidJson,
                 format!("We could not parse the JSON body of your request: {error}. The body must be one JSON object."),
@@ -192,6 +197,14 @@ impl Refusal {
         )
     }
 
+    /// Every candidate has as many requests as it may have.
+    pub(super) fn upstream_busy() -> Self {
+        Self::new(
+            Problem::UpstreamBusy,
+            "Every provider of this model has as many requests under way as this gateway allows. Try again in a moment.",
+        )
+    }
+
     /// A fault of our own.
     pub fn internal() -> Self {
         Self::upstream(Problem::Internal)
@@ -229,6 +242,9 @@ impl Refusal {
             Problem::UnsupportedEncoding => {
                 headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("gzip, deflate, br, zstd"));
             }
+            Problem::UpstreamBusy => {
+                headers.insert(RETRY_AFTER, HeaderValue::from_static(RETRY_SOON));
+            }
             // RFC 9110 wants a 426 to name a protocol: the one to use in place of WebSocket.
             Problem::WebsocketUnsupported => {
                 headers.insert(UPGRADE, HeaderValue::from_static("HTTP/1.1"));
@@ -264,12 +280,12 @@ struct Error<'a> {
 impl Proxy {
     /// Answers a request with an error of ours, and records it.
     pub fn refuse(&self, arrival: &Arrival, refusal: Refusal) -> Response<Answer> {
-        refusal.answer(self.open(arrival))
+        refusal.answer(self.tables().open(arrival))
     }
 
     /// Answers a caller with a JSON text of ours, or with an error of ours in its place, and records it.
     pub fn answer(&self, arrival: &Arrival, caller: &Caller, json: Result<String, Refusal>) -> Response<Answer> {
-        let mut settlement = self.open(arrival);
+        let mut settlement = self.tables().open(arrival);
         settlement.outcome().key = Some(Arc::clone(&caller.name));
         let body = match json {
             Ok(json) => Bytes::from(json),
@@ -316,6 +332,7 @@ fn status(problem: Problem) -> StatusCode {
         | Problem::UpstreamAuth
         | Problem::UpstreamBadAnswer => StatusCode::BAD_GATEWAY,
         Problem::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
+        Problem::UpstreamBusy => StatusCode::SERVICE_UNAVAILABLE,
         Problem::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
@@ -335,6 +352,7 @@ fn may_heal(problem: Problem) -> bool {
             | Problem::UpstreamDisconnected
             | Problem::UpstreamTimeout
             | Problem::UpstreamBadAnswer
+            | Problem::UpstreamBusy
             | Problem::Internal
     )
 }

@@ -1,23 +1,25 @@
 //! The path of one call, read from top to bottom.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering};
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use http_body::Body;
+use tokio::time::Instant;
 
 use super::{
     Answer, Arrival, Proxy, Tables,
-    attempt::{self, Call},
+    attempt::Call,
     error::Refusal,
+    failover::Failover,
     receive::{self, Received},
     respond::{self, Reply},
 };
 use crate::{
     auth::Caller,
+    domain::chance,
     metering::Settlement,
-    protocol::body::{Edit, json_string},
-    routing::Candidate,
+    routing::{self, Bar, Candidate, Route},
     upstream::Endpoint,
 };
 
@@ -29,8 +31,10 @@ pub async fn forward<B>(proxy: &Proxy, arrival: Arrival, endpoint: Endpoint, req
 where
     B: Body<Data = Bytes, Error: std::error::Error + 'static> + Send + Unpin,
 {
-    let mut settlement = proxy.open(&arrival);
-    match obtain(proxy, &mut settlement, endpoint, request).await {
+    // Kept to the end: a reload never changes a request under way.
+    let tables = proxy.tables();
+    let mut settlement = tables.open(&arrival);
+    match obtain(proxy, &tables, &mut settlement, endpoint, request).await {
         Ok(reply) => respond::relay(reply, settlement),
         Err(refusal) => refusal.answer(settlement),
     }
@@ -39,6 +43,7 @@ where
 /// Everything up to the head of an answer that the client may have.
 async fn obtain<B>(
     proxy: &Proxy,
+    tables: &Tables,
     settlement: &mut Settlement,
     endpoint: Endpoint,
     request: Request<B>,
@@ -46,72 +51,94 @@ async fn obtain<B>(
 where
     B: Body<Data = Bytes, Error: std::error::Error + 'static> + Send + Unpin,
 {
-    let tables = proxy.tables();
     let (head, body) = request.into_parts();
 
     // Authenticate: the cheapest refusal comes first, before a byte of the body is read.
-    let caller = caller(&tables, &head.headers).map_err(|refusal| refusal.leaving(&body))?;
+    let caller = caller(tables, &head.headers).map_err(|refusal| refusal.leaving(&body))?;
     settlement.outcome().key = Some(Arc::clone(&caller.name));
 
     // Read the body: bounded, decoded, scanned piece by piece.
     let received = receive::receive(body, &head.headers, &tables.timeouts, tables.max_body_bytes).await?;
     settlement.outcome().bytes_up = received.rope.len();
 
-    // Resolve, and rewrite the model.
-    let resolved = resolve(&tables, &caller, &received)?;
+    // Resolve: where the model leads, and who of those is asked in which order.
+    let route = resolve(tables, &caller, &received)?;
     let outcome = settlement.outcome();
     // Only now, as the log may show the names of models that were found to lead somewhere, and no others.
     outcome.model = received.model.as_ref().map(|model| Arc::from(&*model.name));
-    outcome.upstream_model = resolved.model;
+    let candidates = candidates(tables, &caller, &route, received.rope.len());
+    let preference = preference(&caller, &received, &head.headers);
+    let choice =
+        routing::choose(&route, candidates, preference, proxy.turn.fetch_add(1, Ordering::Relaxed), &proxy.dice);
 
-    // Attempt.
-    let body = received.rope.edited(resolved.edit.as_slice());
-    let call = Call { endpoint, query: head.uri.query(), headers: &head.headers, body };
-    attempt::attempt(proxy, &tables, settlement, resolved.upstream, call).await
+    // Attempt, until one answers.
+    let (model, body) = (received.model.as_ref(), &received.rope);
+    let call = Call { endpoint, query: head.uri.query(), headers: &head.headers, body, model };
+    Failover::new(proxy, tables, settlement, &route, choice).run(&call).await
 }
 
-/// Who will be asked, and how.
-struct Resolved {
-    /// Index of the upstream.
-    upstream: usize,
-    /// The model to ask it for; none where the request names none.
-    model: Option<Arc<str>>,
-    /// What makes the body ask for it; none where it does already.
-    edit: Option<Edit>,
-}
-
-/// Finds who is asked: the first candidate for the model that takes a body of this size, or the default upstream for a
-/// request without a model, which goes there untouched.
-fn resolve(tables: &Tables, caller: &Caller, received: &Received) -> Result<Resolved, Refusal> {
-    let limit_of = |upstream: usize| tables.upstreams.get(upstream)?.config.max_body_bytes;
-    let fits = |upstream: usize| limit_of(upstream).is_none_or(|limit| received.rope.len() <= limit);
-    let Some(model) = &received.model else {
-        if caller.is_restricted_in_models() {
-            return Err(Refusal::model_required_of_key());
+/// Where the request leads: its model's route, or the default upstream for one without a model, which goes there
+/// untouched. Whether somebody there can serve it is part of the answer.
+fn resolve<'a>(tables: &'a Tables, caller: &Caller, received: &Received) -> Result<Route<'a>, Refusal> {
+    let may_use = |route: &Route<'_>| route.targets.iter().any(|target| caller.may_use(target.upstream));
+    let route = match &received.model {
+        None if caller.is_restricted_in_models() => return Err(Refusal::model_required_of_key()),
+        None => tables.routes.default_route().filter(may_use).ok_or_else(Refusal::model_required)?,
+        Some(model) => {
+            let route =
+                Some(&model.name).filter(|name| caller.may_ask(name)).and_then(|name| tables.routes.route(name));
+            route.filter(may_use).ok_or_else(|| Refusal::model_not_found(&model.name))?
         }
-        let upstream = tables.routes.default_upstream().filter(|upstream| caller.may_use(*upstream));
-        let upstream = upstream.ok_or_else(Refusal::model_required)?;
-        if !fits(upstream) {
-            return Err(Refusal::upstream_limit(limit_of(upstream).unwrap_or_default()));
-        }
-        return Ok(Resolved { upstream, model: None, edit: None });
     };
-    let candidates = if caller.may_ask(&model.name) {
-        tables.routes.candidates(&model.name, |upstream| caller.may_use(upstream))
-    } else {
-        Vec::new()
-    };
-    if candidates.is_empty() {
-        return Err(Refusal::model_not_found(&model.name));
+    // Who takes a body of any size has no limit to tell of.
+    let limits = route.targets.iter().filter(|target| caller.may_use(target.upstream)).map(|target| {
+        tables.upstreams.get(target.upstream).and_then(|upstream| upstream.config.max_body_bytes).unwrap_or(u64::MAX)
+    });
+    match limits.max() {
+        Some(largest) if received.rope.len() > largest => Err(Refusal::upstream_limit(largest)),
+        _ => Ok(route),
     }
-    let largest = candidates.iter().filter_map(|candidate| limit_of(candidate.upstream)).max().unwrap_or_default();
-    let Candidate { upstream, model: upstream_model } = candidates
-        .into_iter()
-        .find(|candidate| fits(candidate.upstream))
-        .ok_or_else(|| Refusal::upstream_limit(largest))?;
-    let edit = (*upstream_model != *model.name)
-        .then(|| Edit { range: model.range.clone(), with: json_string(&upstream_model) });
-    Ok(Resolved { upstream, model: Some(upstream_model), edit })
+}
+
+/// Every way to serve the request, as it stands now.
+pub(super) fn candidates(tables: &Tables, caller: &Caller, route: &Route<'_>, body: u64) -> Vec<Candidate> {
+    let now = Instant::now();
+    let mut candidates = Vec::with_capacity(route.targets.len());
+    for (index, target) in route.targets.iter().enumerate() {
+        let Some(upstream) = tables.upstreams.get(target.upstream) else { continue };
+        let bar = match upstream.config.max_body_bytes {
+            _ if !caller.may_use(target.upstream) => Some(Bar::Key),
+            Some(limit) if body > limit => Some(Bar::TooLarge(limit)),
+            _ => None,
+        };
+        let latency = upstream.latency(now);
+        for (credential, (account, condition)) in upstream.credentials(now).enumerate() {
+            candidates.push(Candidate {
+                target: index,
+                upstream: target.upstream,
+                credential,
+                home: upstream.home,
+                seat: account.seat,
+                bar,
+                standing: condition.standing,
+                full: condition.full,
+                in_flight: condition.in_flight,
+                latency,
+            });
+        }
+    }
+    candidates
+}
+
+/// Codex's names for what belongs together, where the body has no `prompt_cache_key` (docs/wire.md, section 5).
+const SESSION_HEADERS: [&str; 2] = ["session-id", "thread-id"];
+
+/// What this request has in common with others that profit from one account's prompt cache, if it says so. Only with
+/// those of the same key: nobody else shall be able to crowd an account.
+fn preference(caller: &Caller, received: &Received, headers: &HeaderMap) -> Option<u64> {
+    let session = || SESSION_HEADERS.iter().find_map(|name| headers.get(*name)?.to_str().ok());
+    let text = received.cache_key.as_deref().or_else(session)?;
+    Some(chance::seed(&[&caller.name, text]))
 }
 
 /// Who calls, for endpoints that Tidegate answers by itself.

@@ -2,19 +2,22 @@
 
 mod attempt;
 pub mod error;
+pub mod explain;
+mod failover;
 pub mod forward;
 mod receive;
 mod respond;
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock, atomic::AtomicUsize};
 
 use rustls::ClientConfig;
+use tokio::time::Instant;
 
 use crate::{
     auth::Keys,
-    config::{self, Config, Timeouts},
+    config::{self, Config, Retries, Timeouts},
     domain::{
-        chance::{Chance, NoChance},
+        chance::{Chance, Dice, NoChance},
         clock::Clock,
         departure::Departure,
         id::{RequestId, RequestIds},
@@ -23,14 +26,15 @@ use crate::{
     metrics::{Metrics, WorkerMetrics},
     routing::Routes,
     upstream::{
-        Unusable, Upstream,
+        Pool, Pools, Unusable, Upstream,
         send::{self, Sender, TlsError},
     },
 };
 
 pub use respond::Answer;
 
-/// Everything that a request reads: one immutable snapshot.
+/// Everything that a request reads: one immutable snapshot, of one worker. Upstreams are known by their indices, which
+/// mean something only inside the snapshot that they are of.
 #[derive(Debug)]
 pub struct Tables {
     /// Who may call.
@@ -38,7 +42,12 @@ pub struct Tables {
     /// Where models lead.
     pub routes: Routes,
     /// The upstreams, by the indices that `routes` and `keys` speak of.
-    pub upstreams: Vec<Upstream>,
+    pub upstreams: Vec<Arc<Upstream>>,
+    /// How each of them is reached, by the same indices.
+    senders: Vec<Sender>,
+    /// What is counted, by the same indices.
+    metrics: Arc<WorkerMetrics>,
+    retries: Retries,
     timeouts: Timeouts,
     max_body_bytes: u64,
 }
@@ -79,31 +88,80 @@ impl Tls {
 }
 
 impl Tables {
-    /// Builds the snapshot, as one worker's own: reference counts that all of them write to would cost each request
-    /// more than the lookups.
+    /// The snapshot of a configuration that nothing runs with: everything is in service.
     ///
     /// # Errors
     /// When an upstream cannot be used as it is configured.
-    pub fn new(config: &Config) -> Result<Self, TablesError> {
+    pub fn at_rest(config: &Config) -> Result<Self, TablesError> {
+        let metrics = Metrics::default();
+        let pools = Pools::new(config, None, &metrics, Instant::now());
+        Self::new(config, &Tls::new(config)?, &metrics, &pools, &Arc::new(Dice::seeded(0)), None)
+    }
+
+    /// Builds the snapshot, as one worker's own: reference counts that all of them write to would cost each request
+    /// more than the lookups. Connections to upstreams that are reached as in `previous`, that worker's snapshot until
+    /// now, are carried over.
+    ///
+    /// # Errors
+    /// When an upstream cannot be used as it is configured.
+    pub fn new(
+        config: &Config,
+        tls: &Tls,
+        metrics: &Metrics,
+        pools: &Pools,
+        dice: &Arc<Dice>,
+        previous: Option<&Self>,
+    ) -> Result<Self, TablesError> {
         let config = config.apart();
-        let upstreams = config.upstreams.iter().cloned().map(Upstream::new).collect::<Result<_, _>>()?;
+        let upstream = |(upstream, pool): (&config::Upstream, &Arc<Pool>)| {
+            Upstream::new(upstream.clone(), config.health, Arc::clone(pool), Arc::clone(dice)).map(Arc::new)
+        };
+        let upstreams = config.upstreams.iter().zip(pools.iter()).map(upstream).collect::<Result<Vec<_>, _>>()?;
+        let senders = config.upstreams.iter().zip(&tls.0).map(|(upstream, tls)| {
+            let kept = previous.and_then(|previous| previous.sender_like(upstream, &config.timeouts));
+            kept.unwrap_or_else(|| Sender::new(upstream, &config.timeouts, tls))
+        });
         Ok(Self {
             keys: Keys::new(&config.keys),
             routes: Routes::new(&config),
+            senders: senders.collect(),
+            metrics: Arc::new(metrics.worker(upstreams.iter().map(|upstream| &*upstream.config.name))),
             upstreams,
+            retries: config.retries,
             timeouts: config.timeouts,
             max_body_bytes: config.server.max_body_bytes,
         })
     }
+
+    /// The sender of the upstream of this name, if nothing changed that it is made of.
+    fn sender_like(&self, upstream: &config::Upstream, timeouts: &Timeouts) -> Option<Sender> {
+        let index = self.upstreams.iter().position(|known| known.config.name == upstream.name)?;
+        let known = &self.upstreams.get(index)?.config;
+        let same = known.base_url == upstream.base_url
+            && known.proxy == upstream.proxy
+            && known.ca_pem == upstream.ca_pem
+            && known.max_idle_connections == upstream.max_idle_connections
+            && self.timeouts.upstream_connect == timeouts.upstream_connect
+            && self.timeouts.upstream_pool_idle == timeouts.upstream_pool_idle;
+        if same { self.senders.get(index).cloned() } else { None }
+    }
+
+    /// Opens the record of a request.
+    fn open(&self, arrival: &Arrival) -> Settlement {
+        Settlement::open(Arc::clone(&self.metrics), arrival.id, arrival.departure.clone())
+    }
 }
 
-/// The gateway as one worker sees it: the shared tables, and clients of its own for every upstream.
+/// The gateway as one worker sees it. It reads the tables that hold now; a reload puts others in their place.
 #[derive(Debug)]
 pub struct Proxy {
-    tables: Arc<Tables>,
-    senders: Vec<Sender>,
-    metrics: Arc<WorkerMetrics>,
+    /// Each worker has a lock of its own, which is written to at a reload only: nobody ever waits for it.
+    tables: RwLock<Arc<Tables>>,
     ids: RequestIds,
+    clock: Clock,
+    dice: Arc<Dice>,
+    /// Goes up by one a request.
+    turn: AtomicUsize,
 }
 
 /// What is known of a request before its head is looked at.
@@ -120,29 +178,41 @@ impl Proxy {
     ///
     /// # Errors
     /// Without randomness, which the ids of requests need.
-    pub fn new(tables: Tables, tls: &Tls, metrics: &Metrics, clock: Clock, chance: Chance) -> Result<Self, NoChance> {
-        let senders = tables
-            .upstreams
-            .iter()
-            .zip(&tls.0)
-            .map(|(upstream, tls)| Sender::new(&upstream.config, &tables.timeouts, tls))
-            .collect();
-        let metrics = Arc::new(metrics.worker(tables.upstreams.iter().map(|upstream| &*upstream.config.name)));
-        Ok(Self { tables: Arc::new(tables), senders, metrics, ids: RequestIds::new(clock, chance)? })
+    pub fn new(tables: Tables, clock: Clock, chance: Chance, dice: Arc<Dice>) -> Result<Self, NoChance> {
+        let (tables, ids) = (RwLock::new(Arc::new(tables)), RequestIds::new(clock, chance)?);
+        Ok(Self { tables, ids, clock, dice, turn: AtomicUsize::new(0) })
+    }
+
+    /// The tables of another configuration for this worker, to be [swapped](Self::swap) in.
+    ///
+    /// # Errors
+    /// When an upstream cannot be used as it is configured.
+    pub fn build(&self, config: &Config, tls: &Tls, metrics: &Metrics, pools: &Pools) -> Result<Tables, TablesError> {
+        Tables::new(config, tls, metrics, pools, &self.dice, Some(&self.tables()))
     }
 
     /// The snapshot that a request begun now keeps to its end.
     pub fn tables(&self) -> Arc<Tables> {
-        Arc::clone(&self.tables)
+        Arc::clone(&self.tables.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Requests begun from now on read these tables; those under way keep the ones that they have.
+    pub fn swap(&self, tables: Tables) {
+        let before = {
+            let mut now = self.tables.write().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *now, Arc::new(tables))
+        };
+        // Taken down where no request waits for the lock.
+        drop(before);
+    }
+
+    /// What this worker draws with.
+    pub fn dice(&self) -> &Dice {
+        &self.dice
     }
 
     /// Greets a request: gives it its id.
     pub fn arrival(&self, departure: Departure) -> Arrival {
         Arrival { id: self.ids.next(), departure }
-    }
-
-    /// Opens the record of a request.
-    fn open(&self, arrival: &Arrival) -> Settlement {
-        Settlement::open(Arc::clone(&self.metrics), arrival.id, arrival.departure.clone())
     }
 }

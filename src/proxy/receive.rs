@@ -35,8 +35,9 @@ use crate::{
 };
 
 /// What is looked for in a request.
-static PATHS: Paths = Paths::new(&[&["model"]]);
+static PATHS: Paths = Paths::new(&[&["model"], &["prompt_cache_key"]]);
 const MODEL: usize = 0;
+const CACHE_KEY: usize = 1;
 
 /// Longest name of a model, in bytes. Real ones stay under 100.
 const MAX_MODEL: usize = 256;
@@ -59,6 +60,8 @@ const ZSTD_WINDOW_LOG: u32 = 23;
 pub(super) struct Received {
     pub(super) rope: Rope,
     pub(super) model: Option<Model>,
+    /// `prompt_cache_key`, if it is a string of a usable length.
+    pub(super) cache_key: Option<Box<str>>,
 }
 
 /// The model that the request names.
@@ -204,7 +207,7 @@ impl Scan {
         if self.rope.len() + len as u64 > self.max_bytes {
             return Err(Refusal::too_large(self.max_bytes));
         }
-        self.scanner.feed(&piece).map_err(|error| Refusal::json(&error))?;
+        self.scanner.feed(&piece).map_err(|error| Refusal::json(&error, &PATHS))?;
         self.rope.push(piece);
         self.turn += len;
         if self.turn >= TURN {
@@ -215,7 +218,7 @@ impl Scan {
     }
 
     fn finish(mut self) -> Result<Received, Refusal> {
-        self.scanner.finish().map_err(|error| Refusal::json(&error))?;
+        self.scanner.finish().map_err(|error| Refusal::json(&error, &PATHS))?;
         let model = match self.scanner.found(MODEL) {
             None => None,
             Some(found) => match &found.value {
@@ -230,7 +233,11 @@ impl Scan {
                 _ => return Err(Refusal::invalid_model("must be a string.")),
             },
         };
-        Ok(Received { rope: self.rope, model })
+        let cache_key = match self.scanner.found(CACHE_KEY).map(|found| &found.value) {
+            Some(Value::String(text)) if !text.is_empty() => Some(text.clone()),
+            _ => None,
+        };
+        Ok(Received { rope: self.rope, model, cache_key })
     }
 }
 

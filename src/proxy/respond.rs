@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    future::poll_fn,
     pin::Pin,
     task::{Context, Poll, ready},
     time::Duration,
@@ -13,13 +14,16 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
-use super::error::sign;
+use super::{attempt::upstream_request_id, error::sign};
 use crate::{
     config::OnIncomplete,
     domain::outcome::End,
     metering::Settlement,
     protocol::observe::{Observer, Terminal},
-    upstream::headers::{self, Media},
+    upstream::{
+        Lease, Verdict,
+        headers::{self, Media},
+    },
 };
 
 /// nginx in front of Tidegate would hold a stream back without it.
@@ -32,6 +36,8 @@ pub(super) struct Reply {
     pub(super) source: Source,
     pub(super) on_incomplete: OnIncomplete,
     pub(super) silence: Duration,
+    /// The place at the upstream; none where it was let go.
+    pub(super) lease: Option<Lease>,
 }
 
 /// The body of an upstream's answer, of which the beginning may have been read already.
@@ -50,12 +56,46 @@ impl From<Incoming> for Source {
 }
 
 impl Source {
-    pub(super) fn replay(read: Vec<Bytes>, rest: Option<Incoming>) -> Self {
-        Self { read: read.into(), rest, broken: None }
+    /// The next piece, for who judges the answer.
+    pub(super) async fn next(&mut self) -> Option<Result<Bytes, hyper::Error>> {
+        loop {
+            match poll_fn(|cx| self.poll(cx)).await? {
+                // Trailers belong to the connection that they came on.
+                Ok(frame) => {
+                    if let Ok(data) = frame.into_data() {
+                        return Some(Ok(data));
+                    }
+                }
+                Err(error) => return Some(Err(error)),
+            }
+        }
     }
 
-    pub(super) fn replay_broken(read: Vec<Bytes>, broken: hyper::Error) -> Self {
-        Self { read: read.into(), rest: None, broken: Some(broken) }
+    /// Waits until the first byte is here; none where there will be none.
+    pub(super) async fn fill(&mut self) -> Option<Result<(), hyper::Error>> {
+        loop {
+            match self.next().await? {
+                Ok(data) if data.is_empty() => {}
+                Ok(data) => {
+                    self.put_back(vec![data]);
+                    return Some(Ok(()));
+                }
+                Err(error) => return Some(Err(error)),
+            }
+        }
+    }
+
+    /// Gives back what was read, for the client.
+    pub(super) fn put_back(&mut self, read: Vec<Bytes>) {
+        for data in read.into_iter().rev() {
+            self.read.push_front(data);
+        }
+    }
+
+    /// Breaks after what was read, as it did when it was read.
+    pub(super) fn breaks(&mut self, error: hyper::Error) {
+        self.broken = Some(error);
+        self.rest = None;
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
@@ -98,6 +138,8 @@ pub(super) fn relay(reply: Reply, mut settlement: Settlement) -> Response<Answer
     };
     let outcome = settlement.outcome();
     outcome.status = Some(reply.head.status);
+    // Where several were asked, it is the one whose answer the client gets.
+    outcome.upstream_request_id = upstream_request_id(&reply.head.headers).map(Into::into);
     outcome.streamed = streamed;
     let id = outcome.id;
 
@@ -114,6 +156,7 @@ pub(super) fn relay(reply: Reply, mut settlement: Settlement) -> Response<Answer
         succeeded: reply.head.status.is_success(),
         on_incomplete: reply.on_incomplete,
         silence: Silence::new(reply.silence),
+        lease: reply.lease,
         over: false,
         broken: None,
     };
@@ -195,6 +238,7 @@ pub struct Relay {
     succeeded: bool,
     on_incomplete: OnIncomplete,
     silence: Silence,
+    lease: Option<Lease>,
     /// Settled.
     over: bool,
     /// What the next poll fails with.
@@ -242,6 +286,11 @@ impl Relay {
     fn look(&mut self, data: &Bytes) {
         self.silence.broken();
         self.settlement.first_byte();
+        if self.succeeded
+            && let Some(lease) = &mut self.lease
+        {
+            lease.answers();
+        }
         self.settlement.outcome().bytes_down += data.len() as u64;
         self.observer.feed(data);
     }
@@ -279,6 +328,12 @@ impl Relay {
 
     fn settle(&mut self, end: End) {
         self.over = true;
+        if let Some(mut lease) = self.lease.take() {
+            lease.tell(match end {
+                End::UpstreamBroken | End::UpstreamStalled | End::Incomplete => Verdict::Failed,
+                _ => Verdict::Answered,
+            });
+        }
         self.settlement.seen(self.observer.seen());
         self.settlement.settle(end);
     }
@@ -288,6 +343,12 @@ impl Drop for Relay {
     /// The client left, or was cut. After the terminal event that is success: Codex hangs up right there.
     fn drop(&mut self) {
         if !self.over {
+            // It answered, as far as anybody wanted to know. One that never came to its first byte says nothing.
+            if self.settlement.outcome().bytes_down > 0
+                && let Some(mut lease) = self.lease.take()
+            {
+                lease.tell(Verdict::Answered);
+            }
             self.settlement.seen(self.observer.seen());
             if let Some(terminal) = self.observer.seen().terminal {
                 self.settlement.settle(end_of(terminal));

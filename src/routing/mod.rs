@@ -1,34 +1,54 @@
-//! Model name to candidates, in order.
+//! Model name to candidates ([`Routes`]), and the candidates of one request to their order ([`choose`]).
+//!
+//! Nothing here knows how an upstream is reached or watched: how the candidates stand comes in as plain data. A pin, when
+//! a request refers to state that lives in one account, comes before any order and is no matter of preference.
 
-use std::{collections::HashMap, sync::Arc};
+mod choose;
 
-use crate::config::{self, Config};
+use std::{borrow::Cow, collections::HashMap, sync::Arc};
+
+pub use choose::{Bar, Candidate, Choice, choose};
+
+use crate::config::{self, Config, Strategy};
 
 /// Where every model leads: a snapshot that never changes.
 #[derive(Debug)]
 pub struct Routes {
-    exact: HashMap<Arc<str>, Vec<Target>>,
+    exact: HashMap<Arc<str>, Model>,
     /// Longest prefix first.
-    wildcards: Vec<(Arc<str>, Vec<Target>)>,
+    wildcards: Vec<(Arc<str>, Model)>,
     /// Upstreams by name, for `upstream/model`; none for one that is configured but has no credential.
     upstreams: HashMap<Arc<str>, Option<usize>>,
     listed: Vec<Arc<str>>,
     default_upstream: Option<usize>,
 }
 
-#[derive(Clone, Debug)]
-struct Target {
-    upstream: usize,
-    model: Option<Arc<str>>,
+#[derive(Debug)]
+struct Model {
+    strategy: Strategy,
+    targets: Vec<Target>,
 }
 
-/// One place that can serve a request.
+/// One place that a model leads to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Candidate {
+pub struct Target {
     /// Index of the upstream.
     pub upstream: usize,
-    /// The model to ask it for.
-    pub model: Arc<str>,
+    /// The model to ask it for; none = as the client wrote it.
+    pub model: Option<Arc<str>>,
+    /// The lowest is asked first.
+    pub priority: u32,
+    /// Its share among those of the same priority.
+    pub weight: u32,
+}
+
+/// Where one request may go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route<'a> {
+    /// How targets of one priority are ordered.
+    pub strategy: Strategy,
+    /// In the order of the configuration.
+    pub targets: Cow<'a, [Target]>,
 }
 
 impl Routes {
@@ -39,11 +59,12 @@ impl Routes {
         let mut listed = Vec::new();
         for model in &config.models {
             let targets = model.targets.iter().map(Target::from).collect();
+            let leads = Model { strategy: model.strategy, targets };
             match model.name.strip_suffix('*') {
-                Some(prefix) => wildcards.push((Arc::from(prefix), targets)),
+                Some(prefix) => wildcards.push((Arc::from(prefix), leads)),
                 None => {
                     listed.push(Arc::clone(&model.name));
-                    exact.insert(Arc::clone(&model.name), targets);
+                    exact.insert(Arc::clone(&model.name), leads);
                 }
             }
         }
@@ -59,30 +80,25 @@ impl Routes {
         }
     }
 
-    /// Who can serve `model`, in order of preference, of those the caller may use: the exact name, then
-    /// `upstream/model` addressed directly, then the longest wildcard. The first of them that matches decides, so
-    /// that a name never leads elsewhere because a key is restricted. Empty = there is no such model for this caller.
-    pub fn candidates(&self, model: &str, may_use: impl Fn(usize) -> bool) -> Vec<Candidate> {
-        if let Some(targets) = self.exact.get(model) {
-            return pick(targets, model, may_use);
+    /// Where `model` leads: the exact name, then `upstream/model` addressed directly, then the longest wildcard. The
+    /// first of them that matches decides, whatever the caller may use, so that a name never leads elsewhere because a
+    /// key is restricted.
+    pub fn route(&self, model: &str) -> Option<Route<'_>> {
+        if let Some(model) = self.exact.get(model) {
+            return Some(Route::of(model));
         }
         if let Some((upstream, name)) = model.split_once('/')
             && let Some(&index) = self.upstreams.get(upstream)
         {
-            return match index {
-                Some(upstream) if may_use(upstream) && !name.is_empty() => {
-                    vec![Candidate { upstream, model: name.into() }]
-                }
-                _ => Vec::new(),
-            };
+            return index.filter(|_| !name.is_empty()).map(|upstream| Route::to(upstream, Some(name.into())));
         }
         let wildcard = self.wildcards.iter().find(|(prefix, _)| model.starts_with(&**prefix));
-        wildcard.map(|(_, targets)| pick(targets, model, may_use)).unwrap_or_default()
+        wildcard.map(|(_, model)| Route::of(model))
     }
 
     /// Where a request without a model goes.
-    pub fn default_upstream(&self) -> Option<usize> {
-        self.default_upstream
+    pub fn default_route(&self) -> Option<Route<'static>> {
+        self.default_upstream.map(|upstream| Route::to(upstream, None))
     }
 
     /// The models that have a name of their own, in the order of the configuration.
@@ -91,18 +107,26 @@ impl Routes {
     }
 }
 
-impl From<&config::Target> for Target {
-    fn from(target: &config::Target) -> Self {
-        Self { upstream: target.upstream, model: target.model.clone() }
+impl<'a> Route<'a> {
+    fn of(model: &'a Model) -> Self {
+        Self { strategy: model.strategy, targets: Cow::Borrowed(&model.targets) }
     }
 }
 
-fn pick(targets: &[Target], asked: &str, may_use: impl Fn(usize) -> bool) -> Vec<Candidate> {
-    let allowed = targets.iter().filter(|target| may_use(target.upstream));
-    allowed
-        .map(|target| Candidate {
+impl Route<'_> {
+    fn to(upstream: usize, model: Option<Arc<str>>) -> Self {
+        let target = Target { upstream, model, priority: 1, weight: 1 };
+        Self { strategy: Strategy::Ordered, targets: Cow::Owned(vec![target]) }
+    }
+}
+
+impl From<&config::Target> for Target {
+    fn from(target: &config::Target) -> Self {
+        Self {
             upstream: target.upstream,
-            model: target.model.clone().unwrap_or_else(|| asked.into()),
-        })
-        .collect()
+            model: target.model.clone(),
+            priority: target.priority,
+            weight: target.weight,
+        }
+    }
 }

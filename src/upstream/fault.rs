@@ -5,34 +5,66 @@ use http::StatusCode;
 
 use crate::config::{ErrorRule, Fault};
 
-/// Statuses whose answer has to be read before it is known what the client gets.
-pub fn may_be_ours(status: StatusCode, rules: &[ErrorRule]) -> bool {
-    matches!(status.as_u16(), 401..=403) || rules.iter().any(|rule| rule.status == status.as_u16())
+/// Whose fault an error answer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blame {
+    /// Nobody's here: the answer is for the client, whatever it says. Others would say the same.
+    Request,
+    /// Our credential's, or its account's: the client has nothing to do with it.
+    Credential,
+    /// Our credential asked too often.
+    RateLimit,
+    /// The upstream's.
+    Upstream,
 }
 
-/// Whether the status alone tells whose fault it is, among those that [`may_be_ours`].
-pub fn needs_no_code(status: StatusCode, rules: &[ErrorRule]) -> bool {
-    matches!(status.as_u16(), 401 | 402) && rules.iter().all(|rule| rule.status != status.as_u16())
+/// Whether the answer has to be read before it is known whose fault it is.
+pub fn depends_on_code(status: StatusCode, rules: &[ErrorRule]) -> bool {
+    matches!(status.as_u16(), 401..=403 | 429) || rules.iter().any(|rule| rule.status == status.as_u16())
+}
+
+/// Whether it matters so much that it is worth waiting for, among those for which it [`depends_on_code`].
+pub fn code_matters(status: StatusCode, rules: &[ErrorRule]) -> bool {
+    status == StatusCode::FORBIDDEN || rules.iter().any(|rule| rule.status == status.as_u16())
 }
 
 /// Whose fault it is, by status and `error.code`. The upstream's own rules come first.
 ///
 /// The built-in table: 401 and 402 are about our credential or its balance. So is 403, unless its code speaks of a
-/// model, a region or a policy, which are about the request. Ace Data Cloud fits it as it is: 401 `invalid_token`
-/// and 403 (balance) are ours; 400 `token_mismatched` is, by its page, about parameters; 429 and 500 pass.
-pub fn whose(status: StatusCode, code: Option<&str>, rules: &[ErrorRule]) -> Fault {
+/// model, a region or a policy, which are about the request; and 429, if its code speaks of money that is spent. Ace
+/// Data Cloud fits it as it is: 401 `invalid_token` and 403 (balance) are ours; 400 `token_mismatched` is, by its page,
+/// about parameters.
+pub fn blame(status: StatusCode, code: Option<&str>, rules: &[ErrorRule]) -> Blame {
     let rule = rules
         .iter()
         .find(|rule| rule.status == status.as_u16() && rule.code.as_deref().is_none_or(|wanted| Some(wanted) == code));
     if let Some(rule) = rule {
-        return rule.fault;
+        return match rule.fault {
+            Fault::Credential => Blame::Credential,
+            Fault::Request => Blame::Request,
+        };
     }
     match status.as_u16() {
-        401 | 402 => Fault::Credential,
-        403 if code.is_some_and(about_the_request) => Fault::Request,
-        403 => Fault::Credential,
-        _ => Fault::Request,
+        401 | 402 => Blame::Credential,
+        403 if code.is_some_and(about_the_request) => Blame::Request,
+        403 => Blame::Credential,
+        429 if code.is_some_and(about_money) => Blame::Credential,
+        429 => Blame::RateLimit,
+        408 | 500.. => Blame::Upstream,
+        _ => Blame::Request,
     }
+}
+
+/// Not every `quota`: some providers call so what is used up for a minute.
+fn about_money(code: &str) -> bool {
+    matches!(
+        code,
+        "insufficient_quota"
+            | "credit_balance_exhausted"
+            | "insufficient_user_quota"
+            | "insufficient_balance"
+            | "billing_hard_limit_reached"
+    )
 }
 
 fn about_the_request(code: &str) -> bool {
@@ -45,27 +77,31 @@ fn about_the_request(code: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn of(status: u16, code: Option<&str>) -> Fault {
-        whose(StatusCode::from_u16(status).unwrap(), code, &[])
+    fn of(status: u16, code: Option<&str>) -> Blame {
+        blame(StatusCode::from_u16(status).unwrap(), code, &[])
     }
 
     #[test]
     fn the_built_in_table() {
         for (status, code, fault) in [
-            (401, None, Fault::Credential),
-            (401, Some("invalid_api_key"), Fault::Credential),
-            (401, Some("model_not_found"), Fault::Credential),
-            (402, Some("insufficient_balance"), Fault::Credential),
-            (403, None, Fault::Credential),
-            (403, Some("insufficient_user_quota"), Fault::Credential),
-            (403, Some("model_not_found"), Fault::Request),
-            (403, Some("Model_Access_Denied"), Fault::Request),
-            (403, Some("unsupported_country_region_territory"), Fault::Request),
-            (403, Some("content_policy_violation"), Fault::Request),
-            (400, Some("invalid_api_key"), Fault::Request),
-            (404, Some("model_not_found"), Fault::Request),
-            (429, Some("insufficient_quota"), Fault::Request),
-            (500, None, Fault::Request),
+            (401, None, Blame::Credential),
+            (401, Some("invalid_api_key"), Blame::Credential),
+            (401, Some("model_not_found"), Blame::Credential),
+            (402, Some("insufficient_balance"), Blame::Credential),
+            (403, None, Blame::Credential),
+            (403, Some("insufficient_user_quota"), Blame::Credential),
+            (403, Some("model_not_found"), Blame::Request),
+            (403, Some("Model_Access_Denied"), Blame::Request),
+            (403, Some("unsupported_country_region_territory"), Blame::Request),
+            (403, Some("content_policy_violation"), Blame::Request),
+            (400, Some("invalid_api_key"), Blame::Request),
+            (404, Some("model_not_found"), Blame::Request),
+            (429, None, Blame::RateLimit),
+            (429, Some("rate_limit_exceeded"), Blame::RateLimit),
+            (429, Some("insufficient_quota"), Blame::Credential),
+            (408, None, Blame::Upstream),
+            (500, None, Blame::Upstream),
+            (503, Some("server_is_overloaded"), Blame::Upstream),
         ] {
             assert_eq!(of(status, code), fault, "{status} {code:?}");
         }
@@ -74,11 +110,11 @@ mod tests {
     #[test]
     fn ace_data_cloud_by_its_page() {
         for (status, code, fault) in [
-            (400, "token_mismatched", Fault::Request),
-            (401, "invalid_token", Fault::Credential),
-            (403, "used_up", Fault::Credential),
-            (429, "too_many_requests", Fault::Request),
-            (500, "api_error", Fault::Request),
+            (400, "token_mismatched", Blame::Request),
+            (401, "invalid_token", Blame::Credential),
+            (403, "used_up", Blame::Credential),
+            (429, "too_many_requests", Blame::RateLimit),
+            (500, "api_error", Blame::Upstream),
         ] {
             assert_eq!(of(status, Some(code)), fault, "{status} {code}");
         }
@@ -90,11 +126,11 @@ mod tests {
             ErrorRule { status: 400, code: Some("token_mismatched".into()), fault: Fault::Credential },
             ErrorRule { status: 403, code: None, fault: Fault::Request },
         ];
-        let of = |status, code| whose(StatusCode::from_u16(status).unwrap(), code, &rules);
-        assert_eq!(of(400, Some("token_mismatched")), Fault::Credential);
-        assert_eq!(of(400, Some("other")), Fault::Request);
-        assert_eq!(of(403, Some("used_up")), Fault::Request);
-        assert!(may_be_ours(StatusCode::BAD_REQUEST, &rules));
-        assert!(!may_be_ours(StatusCode::BAD_REQUEST, &[]));
+        let of = |status, code| blame(StatusCode::from_u16(status).unwrap(), code, &rules);
+        assert_eq!(of(400, Some("token_mismatched")), Blame::Credential);
+        assert_eq!(of(400, Some("other")), Blame::Request);
+        assert_eq!(of(403, Some("used_up")), Blame::Request);
+        assert!(depends_on_code(StatusCode::BAD_REQUEST, &rules));
+        assert!(!depends_on_code(StatusCode::BAD_REQUEST, &[]));
     }
 }

@@ -88,8 +88,8 @@ pub fn up(client: &HeaderMap, upstream: &config::Upstream, credential: Option<&C
         headers.remove(name);
     }
     headers.extend(upstream.headers.iter().map(|(name, value)| (name.clone(), value.clone())));
-    if let Some(credential) = credential {
-        headers.insert(upstream.auth_header.clone(), credential.value.clone());
+    if let Some(value) = credential.and_then(|credential| credential.value.clone()) {
+        headers.insert(upstream.auth_header.clone(), value);
     }
     headers
 }

@@ -2,13 +2,14 @@
 //! fault an error answer is. A provider is data here, never a module.
 
 pub mod fault;
+mod gate;
 pub mod headers;
+mod lease;
+mod pool;
 pub mod send;
+mod window;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
-};
+use std::sync::Arc;
 
 use http::{
     HeaderValue, Uri,
@@ -16,8 +17,18 @@ use http::{
     uri::{InvalidUri, PathAndQuery},
 };
 use secrecy::ExposeSecret;
+use tokio::time::Instant;
 
-use crate::config;
+use crate::{
+    config,
+    domain::{
+        chance::{self, Dice},
+        standing::Standing,
+    },
+};
+
+pub use lease::{Lease, NoPlace, Queue, Verdict};
+pub use pool::{Pool, Pools};
 
 /// The paths that are ever called, below an upstream's base URL. The client's own path never goes up: no request
 /// can name a destination.
@@ -41,17 +52,36 @@ pub struct Upstream {
     /// As configured.
     pub config: config::Upstream,
     create: Uri,
+    /// A number that belongs to its name, by which requests that belong together choose it.
+    pub home: u64,
+    /// One at least.
     credentials: Vec<Credential>,
-    next: AtomicUsize,
+    pool: Arc<Pool>,
+    health: config::Health,
+    dice: Arc<Dice>,
 }
 
-/// A credential as the header value that carries it.
+/// A credential as the header value that carries it; a nameless one for an upstream that wants none.
 #[derive(Clone, Debug)]
 pub struct Credential {
     /// Its name in logs.
-    pub name: Arc<str>,
+    pub name: Option<Arc<str>>,
     /// Marked sensitive, so that it is never printed.
-    pub value: HeaderValue,
+    pub value: Option<HeaderValue>,
+    /// A number that belongs to its account, by which requests that belong together choose it.
+    pub seat: u64,
+    max_in_flight: Option<usize>,
+}
+
+/// A credential of an upstream as it stands now.
+#[derive(Clone, Copy, Debug)]
+pub struct Condition {
+    /// Whether it may be asked: it and the upstream.
+    pub standing: Standing,
+    /// Whether it or the upstream has as many requests as it may have.
+    pub full: bool,
+    /// Its requests under way.
+    pub in_flight: usize,
 }
 
 /// A setting that the checks of the configuration should have refused.
@@ -70,20 +100,34 @@ impl Upstream {
     ///
     /// # Errors
     /// When its URL or a credential cannot be put into a request.
-    pub fn new(config: config::Upstream) -> Result<Self, Unusable> {
+    pub fn new(
+        config: config::Upstream,
+        health: config::Health,
+        pool: Arc<Pool>,
+        dice: Arc<Dice>,
+    ) -> Result<Self, Unusable> {
         let create = join(&config.base_url, Endpoint::CreateResponse, None)
             .map_err(|error| Unusable::Url(config.name.clone(), error))?;
         let bearer = config.auth_header == AUTHORIZATION;
-        let credentials = config
+        let mut credentials = config
             .credentials
             .iter()
             .map(|credential| {
-                header_value(credential, bearer)
-                    .map(|value| Credential { name: credential.name.clone(), value })
-                    .map_err(|_| Unusable::Credential(config.name.clone(), credential.name.clone()))
+                let value = header_value(credential, bearer)
+                    .map_err(|_| Unusable::Credential(config.name.clone(), credential.name.clone()))?;
+                Ok(Credential {
+                    name: Some(Arc::clone(&credential.name)),
+                    value: Some(value),
+                    seat: chance::seed(&[&config.name, &credential.account]),
+                    max_in_flight: credential.max_in_flight,
+                })
             })
-            .collect::<Result<_, _>>()?;
-        Ok(Self { config, create, credentials, next: AtomicUsize::new(0) })
+            .collect::<Result<Vec<_>, _>>()?;
+        if credentials.is_empty() {
+            credentials.push(Credential { name: None, value: None, seat: 0, max_in_flight: None });
+        }
+        let home = chance::seed(&[&config.name]);
+        Ok(Self { config, create, home, credentials, pool, health, dice })
     }
 
     /// Where a call goes; the client's query follows as it came.
@@ -97,13 +141,29 @@ impl Upstream {
         }
     }
 
-    /// The credential for the next call: each in turn. None where the upstream wants none.
-    pub fn credential(&self) -> Option<&Credential> {
-        match self.credentials.as_slice() {
-            [] => None,
-            [only] => Some(only),
-            several => several.get(self.next.fetch_add(1, Ordering::Relaxed) % several.len()),
-        }
+    /// Its credentials, each as it stands now.
+    pub fn credentials(&self, now: Instant) -> impl Iterator<Item = (&Credential, Condition)> {
+        let (whole, under_way) = (self.pool.standing(now), self.pool.in_flight());
+        let full = |in_flight, limit: Option<usize>| limit.is_some_and(|limit| in_flight >= limit);
+        self.credentials.iter().zip(self.pool.credentials(now)).map(move |(credential, (_, standing, in_flight))| {
+            let full = full(under_way, self.config.max_in_flight) || full(in_flight, credential.max_in_flight);
+            (credential, Condition { standing: whole.and(standing), full, in_flight })
+        })
+    }
+
+    /// The credential of this index.
+    pub fn credential(&self, index: usize) -> Option<&Credential> {
+        self.credentials.get(index)
+    }
+
+    /// Its state, which all workers share.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// The time to its first byte of late; none where that is not known.
+    pub fn latency(&self, now: Instant) -> Option<std::time::Duration> {
+        self.pool.latency(now)
     }
 }
 

@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 
 use crate::support::{
     client::request,
-    gateway::{Gateway, KEY, UPSTREAM_KEY, config, key, upstream},
+    gateway::{Gateway, KEY, UPSTREAM_KEY, config, key, model, upstream},
     soon,
     upstream::{RESPONSE, Upstream, chunk, json},
 };
@@ -605,9 +605,7 @@ async fn a_body_goes_to_the_first_upstream_that_takes_its_size() {
     config.upstreams.push(upstream("large", &large.base_url()));
     config.upstreams[0].max_body_bytes = Some(1000);
     config.upstreams[1].max_body_bytes = Some(2000);
-    let mut other = config.models[0].targets[0].clone();
-    (other.upstream, other.model) = (1, Some("other".into()));
-    config.models[0].targets.push(other);
+    config.models[0] = model("smart", &[(0, Some("real")), (1, Some("other"))]);
     config.default_upstream = Some(0);
     let gateway = Gateway::start(config);
 

@@ -322,8 +322,8 @@ fn a_start_that_failed_leaves_no_key_behind_that_nobody_saw() {
         config.server.listen = listen;
         config
     };
-    app::start(config(taken.local_addr().unwrap()), world()).unwrap_err();
-    let running = app::start(config("127.0.0.1:0".parse().unwrap()), world()).unwrap();
+    app::start(config(taken.local_addr().unwrap()), None, world()).unwrap_err();
+    let running = app::start(config("127.0.0.1:0".parse().unwrap()), None, world()).unwrap();
     assert!(running.first_key.is_some(), "the key of the first try is in force, and nobody knows it");
     running.handle().stop();
     running.join();
@@ -338,7 +338,7 @@ fn a_first_key_that_cannot_be_read_is_not_replaced() {
         let mut config = crate::support::gateway::config("http://127.0.0.1:1/v1");
         config.keys.clear();
         config.server.data_dir = folder.path().to_owned();
-        let said = match app::start(config, world()) {
+        let said = match app::start(config, None, world()) {
             Ok(running) => {
                 running.handle().stop();
                 panic!("{text:?} was taken for no key");

@@ -14,5 +14,6 @@ mod headers;
 mod memory;
 mod models;
 mod network;
+mod reload;
 mod shutdown;
 mod streams;

@@ -257,7 +257,7 @@ async fn the_operators_side() {
     let ready = admin.get("/readyz").await;
     assert_eq!((ready.status, ready.header("content-type")), (200, Some("application/json")));
     let expected = json!({
-        "ready": true, "draining": false, "upstreams": ["up", "two"], "upstreams_without_credential": ["idle"],
+        "ready": true, "draining": false, "last_reload_refused": false, "upstreams": ["up", "two"], "upstreams_without_credential": ["idle"],
     });
     assert_eq!(ready.json(), expected);
     // The API is not there.

@@ -67,7 +67,11 @@ pub(in crate::api) async fn other_method(
 }
 
 fn may_use(tables: &Tables, caller: &Caller, model: &str) -> bool {
-    caller.may_ask(model) && !tables.routes.candidates(model, |upstream| caller.may_use(upstream)).is_empty()
+    caller.may_ask(model)
+        && tables
+            .routes
+            .route(model)
+            .is_some_and(|route| route.targets.iter().any(|target| caller.may_use(target.upstream)))
 }
 
 /// The list as OpenAI writes it.

@@ -12,6 +12,7 @@ use std::ffi::OsString;
 use super::{
     document::{Document, Path},
     raw,
+    reads::Reads,
     report::Fault,
     types::Config,
 };
@@ -23,8 +24,9 @@ pub(super) fn config(
     file: raw::File,
     sound: bool,
     env: &dyn Fn(&str) -> Option<OsString>,
+    reads: &mut Reads,
 ) -> (Option<Config>, Vec<Fault>) {
-    let mut check = Check { document, sound, env, faults: Vec::new() };
+    let mut check = Check { document, sound, env, reads, faults: Vec::new() };
     let server = check.server(file.server);
     let log = check.log(file.log);
     let upstreams = check.upstreams(file.upstreams);
@@ -55,6 +57,8 @@ struct Check<'a> {
     /// Whether nothing was left out of the settings because of its shape: otherwise nobody can say that a name is missing.
     sound: bool,
     env: &'a dyn Fn(&str) -> Option<OsString>,
+    /// Reads files, for secrets and certificates.
+    reads: &'a mut Reads,
     faults: Vec<Fault>,
 }
 

@@ -94,7 +94,7 @@ impl Check<'_> {
     }
 
     fn read_file(&mut self, file: &str, optional: bool, path: &Path) -> Result<Option<String>, ()> {
-        match std::fs::read(file).map(String::from_utf8) {
+        match self.reads.read(FilePath::new(file)).map(String::from_utf8) {
             Ok(Ok(mut text)) => {
                 text.truncate(text.trim_end_matches(['\n', '\r']).len());
                 Ok(Some(text))

@@ -1,6 +1,6 @@
 //! `[[upstreams]]`.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, path::Path as FilePath, sync::Arc};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use rustls_pki_types::{CertificateDer, pem::PemObject};
@@ -202,7 +202,7 @@ impl Check<'_> {
     }
 
     fn ca_file(&mut self, file: &str, path: &Path) -> Option<Arc<[u8]>> {
-        let pem = match std::fs::read(file) {
+        let pem = match self.reads.read(FilePath::new(file)) {
             Ok(pem) => pem,
             Err(error) => {
                 self.fault(

@@ -44,6 +44,11 @@ impl Paths {
         }
         Self { paths, ends, by_len }
     }
+
+    /// The name at the end of a path.
+    pub fn name(&self, path: usize) -> &'static str {
+        self.paths.get(path).and_then(|path| path.last()).copied().unwrap_or_default()
+    }
 }
 
 /// What to do about keys that two parsers might read in two ways.

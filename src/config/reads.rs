@@ -1,0 +1,80 @@
+//! The files that a configuration was read from, so that a change of any of them can be seen.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use sha2::{Digest, Sha256};
+
+/// Files, and what each of them held: hashes, as some hold secrets.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reads(Vec<Read>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Read {
+    path: PathBuf,
+    held: Result<[u8; 32], io::ErrorKind>,
+}
+
+impl Reads {
+    /// Reads a file and remembers it.
+    pub(super) fn read(&mut self, path: &Path) -> io::Result<Vec<u8>> {
+        let read = fs::read(path);
+        self.0.push(Read { path: path.to_owned(), held: held(&read) });
+        read
+    }
+
+    /// The same files as they are now. Their content is what counts: times and inodes say too little on network file
+    /// systems, and of a link whose target is exchanged.
+    #[must_use]
+    pub fn again(&self) -> Self {
+        Self(self.0.iter().map(Read::again).collect())
+    }
+}
+
+impl Read {
+    fn again(&self) -> Self {
+        // A pipe (`--config <(…)`) can be read once only.
+        if fs::metadata(&self.path).is_ok_and(|metadata| !metadata.is_file()) {
+            return self.clone();
+        }
+        Self { path: self.path.clone(), held: held(&fs::read(&self.path)) }
+    }
+}
+
+fn held(read: &io::Result<Vec<u8>>) -> Result<[u8; 32], io::ErrorKind> {
+    read.as_ref().map(|bytes| Sha256::digest(bytes).into()).map_err(io::Error::kind)
+}
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+
+    use super::*;
+
+    #[test]
+    fn content_counts_and_also_that_there_is_none() {
+        let folder = TempDir::new().unwrap();
+        let (there, missing) = (folder.path().join("there"), folder.path().join("missing"));
+        fs::write(&there, "a").unwrap();
+        let mut reads = Reads::default();
+        assert_eq!(reads.read(&there).unwrap(), b"a");
+        reads.read(&missing).unwrap_err();
+        assert_eq!(reads.again(), reads);
+        fs::remove_file(&there).unwrap();
+        assert_ne!(reads.again(), reads);
+        fs::write(&there, "a").unwrap();
+        assert_eq!(reads.again(), reads, "written again as it was");
+        fs::write(&missing, "").unwrap();
+        assert_ne!(reads.again(), reads);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_is_no_file_is_not_read_again() {
+        let mut reads = Reads::default();
+        reads.read(Path::new("/dev/null")).unwrap();
+        assert_eq!(reads.again(), reads);
+    }
+}

@@ -1,0 +1,93 @@
+//! Whether an upstream or a credential may be asked now: plain data, from the part that keeps watch to the part that
+//! chooses.
+
+use std::{cmp::Ordering, time::Duration};
+
+/// How something that can be passed by stands now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Standing {
+    /// Nothing is held against it.
+    #[default]
+    InService,
+    /// Its time out is over: one request may probe it.
+    Probation(Cause),
+    /// It is passed by.
+    Out {
+        /// Why.
+        cause: Cause,
+        /// For how much longer; zero = a probe is under way.
+        left: Duration,
+    },
+}
+
+/// Why something is passed by. The names are fixed: log field `cause`, metric label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Cause {
+    /// It answered 429.
+    RateLimited,
+    /// It failed too often.
+    Faults,
+    /// The upstream refused the credential, or its money is spent.
+    Refused,
+}
+
+impl Cause {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::RateLimited, Self::Faults, Self::Refused];
+
+    /// Its fixed name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::RateLimited => "rate_limited",
+            Self::Faults => "faults",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+impl Standing {
+    /// Whether a request may go there without need.
+    pub fn is_usable(self) -> bool {
+        !matches!(self, Self::Out { .. })
+    }
+
+    /// What holds for something that needs both: the worse of the two.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        if self.badness(&other) == Ordering::Less { other } else { self }
+    }
+
+    /// Which of two is the worse place to go where somebody has to: a refused credential will most probably be refused
+    /// again, the others may have come back, the sooner their time is over.
+    pub fn badness(&self, other: &Self) -> Ordering {
+        let rank = |standing: &Self| match *standing {
+            Self::InService => (0, Duration::ZERO),
+            Self::Probation(_) => (1, Duration::ZERO),
+            Self::Out { cause: Cause::Refused, left } => (3, left),
+            Self::Out { left, .. } => (2, left),
+        };
+        rank(self).cmp(&rank(other))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_worse_of_two_holds() {
+        let out = |cause, left| Standing::Out { cause, left: Duration::from_secs(left) };
+        let in_order = [
+            Standing::InService,
+            Standing::Probation(Cause::Faults),
+            out(Cause::RateLimited, 1),
+            out(Cause::Faults, 30),
+            out(Cause::Refused, 2),
+        ];
+        for (i, better) in in_order.iter().enumerate() {
+            for worse in &in_order[i..] {
+                assert_eq!((better.and(*worse), worse.and(*better)), (*worse, *worse));
+            }
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! The failover rule: who is asked, who is asked next, and what the client gets when nobody is left.
+//!
+//! Another candidate is asked only while no byte of an answer has gone to the client, which holds for as long as
+//! [`attempt`] has not given a reply.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::{
+    Proxy, Tables,
+    attempt::{Call, Failed, Failure, Scope, Try, attempt},
+    error::Refusal,
+    respond::Reply,
+};
+use crate::{
+    metering::Settlement,
+    metrics::Again,
+    routing::{Candidate, Choice, Route},
+    upstream::{Lease, NoPlace, Upstream},
+};
+
+/// The pause before an upstream is asked again is drawn between nothing and this, twice as much each further time, so
+/// that many requests which failed together do not come back together.
+const BACKOFF: Duration = Duration::from_millis(100);
+const BACKOFF_MAX: Duration = Duration::from_secs(1);
+
+/// One request on its way through its candidates.
+pub(super) struct Failover<'a> {
+    pub(super) proxy: &'a Proxy,
+    pub(super) tables: &'a Tables,
+    pub(super) settlement: &'a mut Settlement,
+    route: &'a Route<'a>,
+    /// Candidates that were not asked yet, in order.
+    fresh: Vec<Candidate>,
+    /// They are all passed by, and asked all the same.
+    last_resort: bool,
+    /// Candidates that may be asked again, and when.
+    again: Vec<(Instant, Candidate)>,
+    /// Upstreams that were asked, each as often as it was.
+    asked: Vec<usize>,
+    /// Upstreams that want to be left alone for a while.
+    resting: Vec<(usize, Instant)>,
+    /// The best of the failed answers.
+    best: Option<Best>,
+}
+
+struct Best {
+    answer: Failed,
+    /// Of a 429.
+    after: Option<Duration>,
+}
+
+impl<'a> Failover<'a> {
+    /// At its beginning.
+    pub(super) fn new(
+        proxy: &'a Proxy,
+        tables: &'a Tables,
+        settlement: &'a mut Settlement,
+        route: &'a Route<'a>,
+        choice: Choice,
+    ) -> Self {
+        Self {
+            proxy,
+            tables,
+            settlement,
+            route,
+            fresh: choice.candidates,
+            last_resort: choice.last_resort,
+            again: Vec::new(),
+            asked: Vec::new(),
+            resting: Vec::new(),
+            best: None,
+        }
+    }
+
+    /// Asks until somebody answers or nobody is left.
+    pub(super) async fn run(mut self, call: &Call<'_>) -> Result<Reply, Refusal> {
+        let (mut lease, mut candidate) = self.first().await?;
+        loop {
+            let upstream = candidate.upstream;
+            let target = self.route.targets.get(candidate.target);
+            let model = target.and_then(|target| target.model.clone()).or_else(|| {
+                // The target keeps the name that the client wrote.
+                call.model.map(|asked| Arc::from(&*asked.name))
+            });
+            self.settlement.outcome().upstream_model.clone_from(&model);
+            self.asked.push(upstream);
+            let may_go_on = self.asked.len() < self.tables.retries.max_attempts;
+            let hold = may_go_on && self.fresh.iter().any(|other| other.upstream != upstream);
+            let asked = Try { upstream, lease, model, hold };
+            let failure = match attempt(self.proxy, self.tables, self.settlement, call, asked).await {
+                Ok(reply) => return Ok(reply),
+                Err(failure) => failure,
+            };
+            // Boxed, as what is rare shall not make the future of every request larger.
+            match Box::pin(self.after(candidate, failure, may_go_on)).await {
+                Some(next) => (lease, candidate) = next,
+                None => return self.end(),
+            }
+        }
+    }
+
+    /// The first one that has a place. Where all are full, the first that gets one within the time of the queue.
+    async fn first(&mut self) -> Result<(Lease, Candidate), Refusal> {
+        if let Some(taken) = self.take_fresh() {
+            return Ok(taken);
+        }
+        Box::pin(self.queue()).await
+    }
+
+    fn take_fresh(&mut self) -> Option<(Lease, Candidate)> {
+        let tables = self.tables;
+        let taken = self.fresh.iter().enumerate().find_map(|(index, candidate)| {
+            let lease = tables.upstreams.get(candidate.upstream)?.lease(candidate.credential, self.last_resort).ok()?;
+            Some((index, lease))
+        });
+        let (index, lease) = taken?;
+        let candidate = self.fresh.remove(index);
+        lease.upstream().count_request();
+        Some((lease, candidate))
+    }
+
+    /// Nobody has a place right now.
+    async fn queue(&mut self) -> Result<(Lease, Candidate), Refusal> {
+        // Whoever was on probation is being probed by another request now. Who has no room is waited for; if there is
+        // nobody like that, the last usable candidate is asked in any case.
+        let full = |candidate: &Candidate| {
+            let upstream = self.tables.upstreams.get(candidate.upstream)?;
+            match upstream.lease(candidate.credential, true) {
+                Err(NoPlace::Full) => Some(Arc::clone(upstream)),
+                _ => None,
+            }
+        };
+        let Some(upstream) = self.fresh.iter().find_map(full) else {
+            self.last_resort = true;
+            return self.take_fresh().ok_or_else(Refusal::upstream_busy);
+        };
+        let queue = upstream.queue().ok_or_else(Refusal::upstream_busy)?;
+        let taken = timeout(self.tables.timeouts.queue, queue.wait(|| self.take_fresh())).await;
+        taken.map_err(|_| Refusal::upstream_busy())
+    }
+
+    /// Who is asked after this failure. Keeps what the client gets if there is nobody.
+    async fn after(&mut self, candidate: Candidate, failure: Failure, may_go_on: bool) -> Option<(Lease, Candidate)> {
+        let Failure { scope, elsewhere, here, after, answer } = failure;
+        let upstream = candidate.upstream;
+        let now = Instant::now();
+        if scope != Scope::Credential {
+            self.resting.retain(|(resting, _)| *resting != upstream);
+            self.resting.push((upstream, now + self.backoff(upstream).max(after.unwrap_or_default())));
+        }
+        let longest = self.tables.retries.retry_after_max;
+        if here && after.is_none_or(|after| after <= longest) {
+            let pause = self.backoff(upstream).max(after.unwrap_or_default());
+            self.again.push((now + pause, candidate.clone()));
+        }
+        let same = |other: &Candidate| other.upstream == upstream;
+        match scope {
+            Scope::Credential => {
+                self.fresh.retain(|other| !(same(other) && other.credential == candidate.credential));
+            }
+            Scope::Connection => self.fresh.retain(|other| !same(other)),
+            // It would most probably do the same again.
+            Scope::Upstream => self.fresh.sort_by_key(same),
+        }
+        let goes_on = elsewhere && may_go_on && !(self.fresh.is_empty() && self.again.is_empty());
+        if !goes_on {
+            self.keep(answer, after);
+            return None;
+        }
+        let answer = answer.settle_down().await;
+        self.keep(answer, after);
+        if let Some(next) = self.next_fresh().await {
+            return Some(next);
+        }
+        self.next_again().await
+    }
+
+    /// The next one that was not asked yet.
+    async fn next_fresh(&mut self) -> Option<(Lease, Candidate)> {
+        let tables = self.tables;
+        while !self.fresh.is_empty() {
+            let candidate = self.fresh.remove(0);
+            let Some(upstream) = tables.upstreams.get(candidate.upstream) else { continue };
+            let retry = self.asked.contains(&candidate.upstream);
+            if retry && !self.rests_briefly(candidate.upstream) {
+                continue;
+            }
+            if retry && !self.may_retry(upstream, candidate.upstream) {
+                continue;
+            }
+            if retry {
+                self.rest(candidate.upstream).await;
+            }
+            // Who is full or passed by since is not waited for: others may be there.
+            let Ok(lease) = upstream.lease(candidate.credential, self.last_resort) else { continue };
+            self.count(upstream, candidate.upstream, retry);
+            return Some((lease, candidate));
+        }
+        None
+    }
+
+    /// The one that may be asked again soonest. Passed by or not: nothing better is left.
+    async fn next_again(&mut self) -> Option<(Lease, Candidate)> {
+        self.again.sort_by_key(|(at, _)| *at);
+        for (at, candidate) in std::mem::take(&mut self.again) {
+            let Some(upstream) = self.tables.upstreams.get(candidate.upstream) else { continue };
+            if !self.may_retry(upstream, candidate.upstream) {
+                continue;
+            }
+            sleep_until(at).await;
+            let Ok(lease) = upstream.lease(candidate.credential, true) else { continue };
+            self.count(upstream, candidate.upstream, true);
+            return Some((lease, candidate));
+        }
+        None
+    }
+
+    fn may_retry(&self, upstream: &Upstream, index: usize) -> bool {
+        let may = upstream.count_retry(self.tables.retries.percent);
+        if !may {
+            self.tables.metrics.retry_denied(index);
+        }
+        may
+    }
+
+    fn count(&self, upstream: &Upstream, index: usize, retry: bool) {
+        if !retry {
+            upstream.count_request();
+        }
+        self.tables.metrics.again(index, if retry { Again::Retry } else { Again::Failover });
+    }
+
+    /// Whether the upstream wants to be left alone for no longer than a request may wait.
+    fn rests_briefly(&self, upstream: usize) -> bool {
+        let latest = Instant::now() + self.tables.retries.retry_after_max.max(BACKOFF_MAX);
+        self.resting.iter().all(|(resting, until)| *resting != upstream || *until <= latest)
+    }
+
+    async fn rest(&self, upstream: usize) {
+        if let Some((_, until)) = self.resting.iter().find(|(resting, _)| *resting == upstream) {
+            sleep_until(*until).await;
+        }
+    }
+
+    /// Full jitter: anything between nothing and the limit.
+    fn backoff(&self, upstream: usize) -> Duration {
+        let times = self.asked.iter().filter(|asked| **asked == upstream).count().saturating_sub(1);
+        let limit = BACKOFF.saturating_mul(1 << times.min(8)).min(BACKOFF_MAX);
+        limit.mul_f64(self.proxy.dice.draw())
+    }
+
+    /// Keeps the more useful of two answers: a 429 that says when to come back (the sooner the better), the last
+    /// provider's answer, our own error.
+    fn keep(&mut self, answer: Failed, after: Option<Duration>) {
+        let rank = |answer: &Failed, after: Option<Duration>| match answer.status().map(|status| status.as_u16()) {
+            Some(429) if after.is_some() => (0, after.unwrap_or_default()),
+            Some(_) => (1, Duration::ZERO),
+            None => (2, Duration::ZERO),
+        };
+        let better = self.best.as_ref().is_none_or(|best| rank(&answer, after) <= rank(&best.answer, best.after));
+        if better {
+            self.best = Some(Best { answer, after });
+        }
+    }
+
+    fn end(self) -> Result<Reply, Refusal> {
+        match self.best.map(|best| best.answer) {
+            Some(Failed::Theirs(reply)) => Ok(*reply),
+            Some(Failed::Ours(refusal)) => Err(refusal),
+            None => Err(Refusal::internal()),
+        }
+    }
+}

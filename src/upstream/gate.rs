@@ -1,0 +1,241 @@
+//! What passes something by that fails, and lets it come back: for an upstream as a whole, and for each credential.
+//!
+//! In service -> out (for a time) -> on probation (one request probes) -> in service, or out again for longer. Reading
+//! how it stands costs two loads; the tally behind it is kept under a lock that is held for nanoseconds.
+
+use std::{
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::window::Window;
+use crate::{
+    config::Health,
+    domain::{
+        chance::Dice,
+        standing::{Cause, Standing},
+    },
+};
+
+/// Faults are judged by their share only among this many attempts: three of five say nothing.
+const ENOUGH: u32 = 20;
+
+/// Attempts of the last 30 s, in steps of 5.
+const WINDOW: (usize, Duration) = (6, Duration::from_secs(5));
+
+/// A 429 without `Retry-After`: first this long, twice as long each further time in a row, but no longer than that.
+const COOLDOWN: Duration = Duration::from_secs(1);
+const COOLDOWN_MAX: Duration = Duration::from_secs(30);
+
+/// The gate of one upstream or one credential.
+#[derive(Debug)]
+pub(super) struct Gate {
+    began: Instant,
+    /// Milliseconds since `began`, plus one, until which it is out; 0 = it is in service.
+    until: AtomicU64,
+    cause: AtomicU8,
+    probing: AtomicBool,
+    /// How many times it went out: tells what an attempt that is over has to do with how it stands now.
+    epoch: AtomicU64,
+    tally: Mutex<Tally>,
+}
+
+#[derive(Debug)]
+struct Tally {
+    in_a_row: u32,
+    limited_in_a_row: u32,
+    window: Window<{ WINDOW.0 }>,
+    /// Ejections that followed each other without a long time of health between them.
+    ejections: u32,
+    restored: Option<Instant>,
+}
+
+/// What an attempt may have to tell the gate when it is over.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pass {
+    epoch: u64,
+    probe: bool,
+}
+
+impl Pass {
+    /// Whether this attempt is the one that probes.
+    pub(super) fn is_probe(self) -> bool {
+        self.probe
+    }
+}
+
+/// What changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    /// It is out for so long.
+    Out(Cause, Duration),
+    /// It is in service again.
+    Restored,
+}
+
+impl Gate {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            began: now,
+            until: AtomicU64::new(0),
+            cause: AtomicU8::new(0),
+            probing: AtomicBool::new(false),
+            epoch: AtomicU64::new(0),
+            tally: Mutex::new(Tally {
+                in_a_row: 0,
+                limited_in_a_row: 0,
+                window: Window::new(now, WINDOW.1),
+                ejections: 0,
+                restored: None,
+            }),
+        }
+    }
+
+    /// How it stands.
+    pub(super) fn standing(&self, now: Instant) -> Standing {
+        let until = self.until.load(Ordering::Acquire);
+        if until == 0 {
+            return Standing::InService;
+        }
+        let cause = self.cause();
+        let left = (self.began + Duration::from_millis(until - 1)).saturating_duration_since(now);
+        match (left.is_zero(), cause) {
+            // What asked for a pause gets no more than that.
+            (true, Cause::RateLimited) => Standing::InService,
+            (true, _) if !self.probing.load(Ordering::Relaxed) => Standing::Probation(cause),
+            _ => Standing::Out { cause, left },
+        }
+    }
+
+    fn cause(&self) -> Cause {
+        Cause::ALL.get(usize::from(self.cause.load(Ordering::Relaxed))).copied().unwrap_or(Cause::Faults)
+    }
+
+    /// Lets an attempt through. On probation only the first; where it is out only `anyway`, because nothing better is left.
+    pub(super) fn pass(&self, now: Instant, anyway: bool) -> Option<Pass> {
+        let epoch = self.epoch.load(Ordering::Acquire);
+        match self.standing(now) {
+            Standing::InService => Some(Pass { epoch, probe: false }),
+            Standing::Probation(_) if !self.probing.swap(true, Ordering::AcqRel) => Some(Pass { epoch, probe: true }),
+            _ if anyway => Some(Pass { epoch, probe: false }),
+            _ => None,
+        }
+    }
+
+    /// An attempt ended without telling anything.
+    pub(super) fn abandoned(&self, pass: Pass) {
+        if pass.probe && pass.epoch == self.epoch.load(Ordering::Acquire) {
+            self.probing.store(false, Ordering::Release);
+        }
+    }
+
+    /// The first byte of an answer is here: whatever becomes of the rest, it serves again.
+    pub(super) fn answers(&self, pass: Pass, now: Instant) -> Option<Change> {
+        // Nearly always: without the lock.
+        if self.until.load(Ordering::Acquire) == 0 || pass.epoch != self.epoch.load(Ordering::Acquire) {
+            return None;
+        }
+        let mut tally = self.tally();
+        (pass.epoch == self.epoch.load(Ordering::Acquire)).then(|| self.restore(&mut tally, now))?
+    }
+
+    /// An attempt succeeded.
+    pub(super) fn succeeded(&self, pass: Pass, now: Instant) -> Option<Change> {
+        let mut tally = self.tally();
+        tally.window.add(now, 1, 0);
+        tally.in_a_row = 0;
+        tally.limited_in_a_row = 0;
+        if pass.epoch == self.epoch.load(Ordering::Acquire) { self.restore(&mut tally, now) } else { None }
+    }
+
+    /// An attempt failed.
+    pub(super) fn failed(&self, pass: Pass, now: Instant, health: &Health, dice: &Dice) -> Option<Change> {
+        let mut tally = self.tally();
+        tally.window.add(now, 1, 1);
+        tally.in_a_row = tally.in_a_row.saturating_add(1);
+        let current = pass.epoch == self.epoch.load(Ordering::Acquire);
+        let too_many = match self.standing(now) {
+            // The end of what began before it went out, or went there for want of better: nothing new.
+            Standing::Out { left, .. } if !left.is_zero() => false,
+            Standing::Out { .. } | Standing::Probation(_) => current,
+            Standing::InService => {
+                let (attempts, faults) = tally.window.sums(now);
+                tally.in_a_row >= health.consecutive_faults
+                    || (attempts >= ENOUGH
+                        && u64::from(faults) * 100 >= u64::from(attempts) * u64::from(health.fault_percent))
+            }
+        };
+        if !too_many {
+            return None;
+        }
+        if tally.restored.is_some_and(|restored| now >= restored + health.eject_max) {
+            tally.ejections = 0;
+        }
+        let times = 1_u32.checked_shl(tally.ejections).unwrap_or(u32::MAX);
+        tally.ejections = tally.ejections.saturating_add(1);
+        // Between 0.9 and 1.1 times as long, or all replicas would come back in the same moment.
+        let length = health.eject.saturating_mul(times).min(health.eject_max).mul_f64(0.9 + dice.draw() / 5.0);
+        Some(self.out(&mut tally, Cause::Faults, now, length))
+    }
+
+    /// An attempt was refused for its credential.
+    pub(super) fn refused(&self, pass: Pass, now: Instant, health: &Health, dice: &Dice) -> Option<Change> {
+        let mut tally = self.tally();
+        // One that was under way when it went out says the same once more.
+        if pass.epoch != self.epoch.load(Ordering::Acquire) && matches!(self.standing(now), Standing::Out { .. }) {
+            return None;
+        }
+        let length = health.refused.mul_f64(0.9 + dice.draw() / 5.0);
+        Some(self.out(&mut tally, Cause::Refused, now, length))
+    }
+
+    /// An attempt was told to come later.
+    pub(super) fn limited(&self, now: Instant, after: Option<Duration>, health: &Health) -> Option<Change> {
+        let mut tally = self.tally();
+        let times = 1_u32.checked_shl(tally.limited_in_a_row).unwrap_or(u32::MAX);
+        let length = match after {
+            Some(after) => after.min(health.cooldown_max),
+            None => {
+                tally.limited_in_a_row = tally.limited_in_a_row.saturating_add(1);
+                COOLDOWN.saturating_mul(times).min(COOLDOWN_MAX).min(health.cooldown_max)
+            }
+        };
+        let longer = match self.standing(now) {
+            Standing::Out { left, .. } => length > left,
+            Standing::InService | Standing::Probation(_) => !length.is_zero(),
+        };
+        longer.then(|| self.out(&mut tally, Cause::RateLimited, now, length))
+    }
+
+    fn out(&self, tally: &mut Tally, cause: Cause, now: Instant, length: Duration) -> Change {
+        tally.in_a_row = 0;
+        tally.window.clear();
+        let until = (now + length).saturating_duration_since(self.began).as_millis();
+        self.cause.store(Cause::ALL.iter().position(|other| *other == cause).unwrap_or(0) as u8, Ordering::Relaxed);
+        self.probing.store(false, Ordering::Relaxed);
+        self.epoch.fetch_add(1, Ordering::AcqRel);
+        self.until.store(u64::try_from(until).unwrap_or(u64::MAX - 1).saturating_add(1), Ordering::Release);
+        Change::Out(cause, length)
+    }
+
+    fn restore(&self, tally: &mut Tally, now: Instant) -> Option<Change> {
+        if self.until.swap(0, Ordering::AcqRel) == 0 {
+            return None;
+        }
+        self.probing.store(false, Ordering::Release);
+        // A pause that is over by itself is no recovery.
+        (self.cause() != Cause::RateLimited).then(|| {
+            tally.restored = Some(now);
+            Change::Restored
+        })
+    }
+
+    fn tally(&self) -> std::sync::MutexGuard<'_, Tally> {
+        self.tally.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,275 @@
+//! One attempt's place at an upstream: taken before anything is sent, held until the last byte of the answer, and told
+//! what came of it.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::{
+    Credential, Upstream,
+    gate::{Change, Pass},
+    pool::{Account, Shared},
+};
+use crate::domain::standing::Cause;
+
+/// What came of an attempt, as far as the health of who was asked is concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It was answered, to the end or as long as the client wanted.
+    Answered,
+    /// It failed at the upstream: 5xx, 408, no answer, an answer that broke.
+    Failed,
+    /// No connection: no credential has to do with it.
+    Unreachable,
+    /// 429, with its `Retry-After`.
+    RateLimited(Option<Duration>),
+    /// The credential was refused, or its money is spent.
+    Refused,
+}
+
+/// Why there is no place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoPlace {
+    /// As many requests are under way as may be.
+    Full,
+    /// It is passed by, or another request probes it.
+    Out,
+}
+
+/// A place for one attempt.
+pub struct Lease {
+    upstream: Arc<Upstream>,
+    credential: usize,
+    began: Instant,
+    upstream_pass: Pass,
+    credential_pass: Pass,
+    answered: bool,
+    told: bool,
+}
+
+impl Upstream {
+    /// Takes a place with the credential of this index. Where one of the two is passed by only `anyway`, because
+    /// nothing better is left.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn lease(self: &Arc<Self>, credential: usize, anyway: bool) -> Result<Lease, NoPlace> {
+        let now = Instant::now();
+        let (shared, account) = (&self.pool.shared, self.account(credential).ok_or(NoPlace::Out)?);
+        let limit = self.credentials.get(credential).and_then(|credential| credential.max_in_flight);
+        enter(&shared.in_flight, self.config.max_in_flight).ok_or(NoPlace::Full)?;
+        if enter(&account.in_flight, limit).is_none() {
+            self.leave(&shared.in_flight);
+            return Err(NoPlace::Full);
+        }
+        let passes = shared.gate.pass(now, anyway).and_then(|upstream| {
+            let credential = account.gate.pass(now, anyway);
+            if credential.is_none() {
+                shared.gate.abandoned(upstream);
+            }
+            Some((upstream, credential?))
+        });
+        let Some((upstream_pass, credential_pass)) = passes else {
+            self.leave(&account.in_flight);
+            self.leave(&shared.in_flight);
+            return Err(NoPlace::Out);
+        };
+        let upstream = Arc::clone(self);
+        Ok(Lease { upstream, credential, began: now, upstream_pass, credential_pass, answered: false, told: false })
+    }
+
+    fn account(&self, credential: usize) -> Option<&Account> {
+        self.pool.credentials.get(credential).map(Arc::as_ref)
+    }
+
+    fn leave(&self, in_flight: &AtomicUsize) {
+        in_flight.fetch_sub(1, Ordering::AcqRel);
+        if self.pool.shared.queued.load(Ordering::Acquire) > 0 {
+            self.pool.shared.room.notify_one();
+        }
+    }
+
+    /// Waits in line for a place to be left, if the line is not too long already.
+    pub fn queue(self: &Arc<Self>) -> Option<Queue> {
+        enter(&self.pool.shared.queued, Some(self.config.max_queued))?;
+        Some(Queue { upstream: Arc::clone(self) })
+    }
+
+    /// Counts a request's first attempt here.
+    pub fn count_request(&self) {
+        self.pool.shared.count_request(Instant::now());
+    }
+
+    /// Counts a request's further attempt here, if its share of `percent` is not used up.
+    pub fn count_retry(&self, percent: u32) -> bool {
+        self.pool.shared.count_retry(Instant::now(), percent)
+    }
+}
+
+fn enter(count: &AtomicUsize, limit: Option<usize>) -> Option<()> {
+    let Some(limit) = limit else {
+        count.fetch_add(1, Ordering::AcqRel);
+        return Some(());
+    };
+    count.fetch_update(Ordering::AcqRel, Ordering::Acquire, |count| (count < limit).then_some(count + 1)).ok().map(drop)
+}
+
+impl Lease {
+    /// Who is asked.
+    pub fn upstream(&self) -> &Arc<Upstream> {
+        &self.upstream
+    }
+
+    /// With what.
+    pub fn credential(&self) -> Option<&Credential> {
+        self.upstream.credential(self.credential)
+    }
+
+    /// The first byte of an answer's body is here.
+    pub fn answers(&mut self) {
+        if std::mem::replace(&mut self.answered, true) {
+            return;
+        }
+        let now = Instant::now();
+        self.shared().took(now, now.saturating_duration_since(self.began));
+        let upstream = self.shared().gate.answers(self.upstream_pass, now);
+        let credential = self.account().and_then(|account| account.gate.answers(self.credential_pass, now));
+        self.note(upstream, credential);
+    }
+
+    /// Tells what came of the attempt. Only the first call counts.
+    pub fn tell(&mut self, verdict: Verdict) {
+        if std::mem::replace(&mut self.told, true) {
+            return;
+        }
+        let now = Instant::now();
+        let Some(account) = self.account() else { return };
+        let (shared, upstream) = (self.shared(), &self.upstream);
+        let (health, dice) = (&upstream.health, &*upstream.dice);
+        let (of_upstream, of_credential) = match verdict {
+            Verdict::Answered => {
+                shared.last_faulted.store(0, Ordering::Relaxed);
+                (shared.gate.succeeded(self.upstream_pass, now), account.gate.succeeded(self.credential_pass, now))
+            }
+            Verdict::Failed => {
+                // One bad credential is no bad upstream: a fault counts against that where it follows one of another.
+                let last = shared.last_faulted.swap(self.credential + 1, Ordering::Relaxed);
+                let wide = self.upstream_pass.is_probe() || (last != 0 && last != self.credential + 1);
+                (
+                    wide.then(|| shared.gate.failed(self.upstream_pass, now, health, dice)).flatten(),
+                    account.gate.failed(self.credential_pass, now, health, dice),
+                )
+            }
+            Verdict::Unreachable => {
+                account.gate.abandoned(self.credential_pass);
+                (shared.gate.failed(self.upstream_pass, now, health, dice), None)
+            }
+            // Whoever answers that is there.
+            Verdict::RateLimited(after) => {
+                (shared.gate.succeeded(self.upstream_pass, now), account.gate.limited(now, after, health))
+            }
+            Verdict::Refused => (
+                shared.gate.succeeded(self.upstream_pass, now),
+                account.gate.refused(self.credential_pass, now, health, dice),
+            ),
+        };
+        self.note(of_upstream, of_credential);
+    }
+
+    fn shared(&self) -> &Shared {
+        &self.upstream.pool.shared
+    }
+
+    fn account(&self) -> Option<&Account> {
+        self.upstream.account(self.credential)
+    }
+
+    /// Tells the operator what changed.
+    fn note(&self, upstream: Option<Change>, credential: Option<Change>) {
+        let pool = &self.upstream.pool;
+        for (whose, change) in [("upstream", upstream), ("credential", credential)] {
+            let Some(change) = change else { continue };
+            let name = self.account().and_then(|account| account.name.as_deref()).filter(|_| whose == "credential");
+            if let Change::Out(cause, _) = change {
+                pool.metrics.ejected(name, cause);
+            }
+            let upstream = &*pool.name;
+            match change {
+                Change::Restored => tracing::info!(upstream, credential = name, "{whose} restored"),
+                Change::Out(Cause::Refused, length) => tracing::error!(
+                    upstream,
+                    credential = name,
+                    seconds = length.as_secs(),
+                    "the upstream refuses this credential, or its money is spent: it is left alone; renew it"
+                ),
+                Change::Out(cause, length) => tracing::warn!(
+                    upstream,
+                    credential = name,
+                    cause = cause.name(),
+                    seconds = length.as_secs(),
+                    "{whose} ejected"
+                ),
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let upstream = &self.upstream.config.name;
+        f.debug_struct("Lease")
+            .field("upstream", upstream)
+            .field("credential", &self.credential)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let upstream = &self.upstream;
+        let Some(account) = upstream.account(self.credential) else { return };
+        if !self.told {
+            upstream.pool.shared.gate.abandoned(self.upstream_pass);
+            account.gate.abandoned(self.credential_pass);
+        }
+        upstream.leave(&account.in_flight);
+        upstream.leave(&upstream.pool.shared.in_flight);
+    }
+}
+
+/// A place in the line before a full upstream.
+#[derive(Debug)]
+pub struct Queue {
+    upstream: Arc<Upstream>,
+}
+
+impl Queue {
+    /// Takes a place as soon as `take` finds one; it is asked now and whenever a request ends.
+    pub async fn wait<T>(&self, mut take: impl FnMut() -> Option<T>) -> T {
+        loop {
+            let room = self.upstream.pool.shared.room.notified();
+            // In line before it is asked, or the end of a request between the two would be missed.
+            let mut room = std::pin::pin!(room);
+            room.as_mut().enable();
+            if let Some(taken) = take() {
+                return taken;
+            }
+            room.await;
+        }
+    }
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        self.upstream.pool.shared.queued.fetch_sub(1, Ordering::AcqRel);
+        // It may have been woken and found something else: the next one shall look.
+        self.upstream.pool.shared.room.notify_one();
+    }
+}

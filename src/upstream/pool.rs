@@ -1,0 +1,252 @@
+//! What is known of the upstreams while they run: who is in service, how many requests are under way, how fast they
+//! answer, how many retries they got. One for all workers, and it lives through reloads.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use http::Uri;
+use secrecy::{ExposeSecret, SecretString};
+use tokio::{sync::Notify, time::Instant};
+
+use super::{gate::Gate, window::Window};
+use crate::{
+    config::{self, Config},
+    domain::standing::Standing,
+    metrics::{Metrics, UpstreamHealth},
+};
+
+/// Retries that an upstream gets in any case over [`RETRY_WINDOW`], or one with few requests would get none.
+const RETRIES_ALWAYS: u32 = 3;
+
+/// Retries are counted over the last 10 s, in steps of one.
+const RETRY_WINDOW: (usize, Duration) = (10, Duration::from_secs(1));
+
+/// A time to the first byte counts half after this time, so that an upstream which was slow once is asked again.
+const LATENCY_HALF_LIFE: Duration = Duration::from_secs(60);
+
+/// The newest time to a first byte counts this much.
+const LATENCY_SHARE: f64 = 0.2;
+
+/// Every upstream, by the indices of the configuration.
+#[derive(Clone, Debug)]
+pub struct Pools(Vec<Arc<Pool>>);
+
+impl Pools {
+    /// The pools of a configuration. What stays the same in it (name and address of an upstream, name and text of a
+    /// credential) keeps its state from `previous`; what changed begins anew.
+    pub fn new(config: &Config, previous: Option<&Self>, metrics: &Metrics, now: Instant) -> Self {
+        let pools = config.upstreams.iter().map(|upstream| {
+            let previous = previous.and_then(|pools| pools.0.iter().find(|pool| pool.is_for(upstream)));
+            let metrics = metrics.upstream_health(&upstream.name);
+            Arc::new(Pool::new(upstream, previous.map(Arc::as_ref), metrics, now))
+        });
+        Self(pools.collect())
+    }
+
+    /// All, in the order of the configuration.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Pool>> {
+        self.0.iter()
+    }
+}
+
+/// One upstream with its credentials.
+#[derive(Debug)]
+pub struct Pool {
+    pub(super) name: Arc<str>,
+    base_url: Uri,
+    pub(super) shared: Arc<Shared>,
+    /// One at least: an upstream that wants no credential has a nameless one.
+    pub(super) credentials: Vec<Arc<Account>>,
+    pub(super) metrics: UpstreamHealth,
+}
+
+/// What an upstream keeps as a whole.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) gate: Gate,
+    pub(super) in_flight: AtomicUsize,
+    /// The credential of the last fault since the last success, plus one; 0 = none.
+    pub(super) last_faulted: AtomicUsize,
+    /// Woken when a request ends while others wait for room.
+    pub(super) room: Notify,
+    pub(super) queued: AtomicUsize,
+    attempts: Mutex<Window<{ RETRY_WINDOW.0 }>>,
+    latency: Latency,
+}
+
+/// One credential.
+#[derive(Debug)]
+pub(super) struct Account {
+    pub(super) name: Option<Arc<str>>,
+    secret: Option<SecretString>,
+    pub(super) gate: Gate,
+    pub(super) in_flight: AtomicUsize,
+}
+
+impl Pool {
+    fn new(upstream: &config::Upstream, previous: Option<&Self>, metrics: UpstreamHealth, now: Instant) -> Self {
+        let fresh = || {
+            Arc::new(Shared {
+                gate: Gate::new(now),
+                in_flight: AtomicUsize::new(0),
+                last_faulted: AtomicUsize::new(0),
+                room: Notify::new(),
+                queued: AtomicUsize::new(0),
+                attempts: Mutex::new(Window::new(now, RETRY_WINDOW.1)),
+                latency: Latency::new(now),
+            })
+        };
+        let account = |credential: Option<&config::Credential>| {
+            let kept = previous.and_then(|pool| pool.credentials.iter().find(|account| account.is_for(credential)));
+            kept.cloned().unwrap_or_else(|| {
+                Arc::new(Account {
+                    name: credential.map(|credential| Arc::from(&*credential.name)),
+                    secret: credential.map(|credential| credential.secret.clone()),
+                    gate: Gate::new(now),
+                    in_flight: AtomicUsize::new(0),
+                })
+            })
+        };
+        let mut credentials: Vec<_> = upstream.credentials.iter().map(|one| account(Some(one))).collect();
+        if credentials.is_empty() {
+            credentials.push(account(None));
+        }
+        let shared = previous.map_or_else(fresh, |pool| Arc::clone(&pool.shared));
+        // The places of credentials may have changed.
+        shared.last_faulted.store(0, Ordering::Relaxed);
+        Self { name: Arc::from(&*upstream.name), base_url: upstream.base_url.clone(), shared, credentials, metrics }
+    }
+
+    fn is_for(&self, upstream: &config::Upstream) -> bool {
+        self.name == upstream.name && self.base_url == upstream.base_url
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// How it stands as a whole.
+    pub fn standing(&self, now: Instant) -> Standing {
+        self.shared.gate.standing(now)
+    }
+
+    /// Requests under way.
+    pub fn in_flight(&self) -> usize {
+        self.shared.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Requests that wait for room.
+    pub fn queued(&self) -> usize {
+        self.shared.queued.load(Ordering::Relaxed)
+    }
+
+    /// How each credential stands by itself: its name, its standing, its requests under way.
+    pub fn credentials(&self, now: Instant) -> impl Iterator<Item = (Option<&str>, Standing, usize)> {
+        self.credentials.iter().map(move |account| {
+            (account.name.as_deref(), account.gate.standing(now), account.in_flight.load(Ordering::Relaxed))
+        })
+    }
+
+    /// The time to its first byte of late; none where that is not known.
+    pub fn latency(&self, now: Instant) -> Option<Duration> {
+        self.shared.latency.get(now)
+    }
+}
+
+impl Account {
+    fn is_for(&self, credential: Option<&config::Credential>) -> bool {
+        let text = |secret: &SecretString| secret.expose_secret().to_owned();
+        self.name.as_deref() == credential.map(|credential| &*credential.name)
+            && self.secret.as_ref().map(text) == credential.map(|credential| text(&credential.secret))
+    }
+}
+
+impl Shared {
+    /// Counts a request's first attempt here.
+    pub(super) fn count_request(&self, now: Instant) {
+        self.attempts.lock().unwrap_or_else(PoisonError::into_inner).add(now, 1, 0);
+    }
+
+    /// Counts a request's further attempt here, if there may be one more: at most `percent` of the requests of the last
+    /// 10 s, and a few.
+    pub(super) fn count_retry(&self, now: Instant, percent: u32) -> bool {
+        let mut attempts = self.attempts.lock().unwrap_or_else(PoisonError::into_inner);
+        let (requests, retries) = attempts.sums(now);
+        let allowed = u64::from(requests) * u64::from(percent) / 100 + u64::from(RETRIES_ALWAYS);
+        let may = u64::from(retries) < allowed;
+        if may {
+            attempts.add(now, 0, 1);
+        }
+        may
+    }
+
+    pub(super) fn took(&self, now: Instant, took: Duration) {
+        self.latency.add(now, took);
+    }
+}
+
+/// A moving average of times to the first byte that fades.
+#[derive(Debug)]
+struct Latency {
+    began: Instant,
+    /// Microseconds in the upper half, the second since `began` of the last one in the lower; 0 = none yet. Two workers
+    /// that add at the same moment may lose one of the two.
+    packed: AtomicU64,
+}
+
+impl Latency {
+    const fn new(now: Instant) -> Self {
+        Self { began: now, packed: AtomicU64::new(0) }
+    }
+
+    fn seconds(&self, now: Instant) -> u32 {
+        u32::try_from(now.saturating_duration_since(self.began).as_secs()).unwrap_or(u32::MAX)
+    }
+
+    fn get(&self, now: Instant) -> Option<Duration> {
+        let packed = self.packed.load(Ordering::Relaxed);
+        if packed == 0 {
+            return None;
+        }
+        let age = f64::from(self.seconds(now).saturating_sub(packed as u32));
+        let micros = (packed >> 32) as f64 * 0.5_f64.powf(age / LATENCY_HALF_LIFE.as_secs_f64());
+        Some(Duration::from_micros(micros as u64))
+    }
+
+    fn add(&self, now: Instant, took: Duration) {
+        let newest = took.as_micros() as f64;
+        let mean = self.get(now).map_or(newest, |mean| {
+            let mean = mean.as_micros() as f64;
+            mean + (newest - mean) * LATENCY_SHARE
+        });
+        // One microsecond at least: zero means none.
+        let micros = mean.clamp(1.0, f64::from(u32::MAX)) as u64;
+        self.packed.store(micros << 32 | u64::from(self.seconds(now)), Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn latency_follows_and_fades() {
+        let began = Instant::now();
+        let at = |seconds: u64| began + Duration::from_secs(seconds);
+        let latency = Latency::new(began);
+        assert_eq!(latency.get(began), None);
+        latency.add(began, Duration::from_millis(100));
+        assert_eq!(latency.get(began), Some(Duration::from_millis(100)));
+        latency.add(began, Duration::from_millis(200));
+        assert_eq!(latency.get(began), Some(Duration::from_millis(120)));
+        assert_eq!(latency.get(at(60)), Some(Duration::from_millis(60)));
+        latency.add(at(600), Duration::ZERO);
+        assert!(latency.get(at(600)).unwrap() < Duration::from_millis(1));
+    }
+}
