@@ -1,6 +1,7 @@
 //! Every metric: one field, one line of what it is, its labels. Labels come from the configuration and from fixed
 //! names, so their number is bounded.
 
+mod connections;
 mod reloads;
 
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
+pub use connections::{Connections, CutLabels, MalformedLabels};
 pub use reloads::{Reload, Reloads};
 
 use crate::domain::{
@@ -100,29 +102,9 @@ pub struct Metrics {
     /// Requests under way.
     in_flight: Gauge,
     /// Connections of clients.
-    pub connections: Gauge,
-    /// Connections cut by a deadline of the server.
-    pub connections_cut: Family<CutLabels, Counter>,
-    /// Connections ended because what came on them is not HTTP as it should be.
-    pub requests_malformed: Family<MalformedLabels, Counter>,
-    /// Panics, each of which ended one connection.
-    pub panics: Counter,
+    pub connections: Connections,
     /// Reloads of the configuration.
     pub reloads: Reloads,
-}
-
-/// `deadline`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct CutLabels {
-    /// Which one ran out.
-    pub deadline: &'static str,
-}
-
-/// `reason`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct MalformedLabels {
-    /// What is wrong with the request.
-    pub reason: &'static str,
 }
 
 /// Seconds; a first byte comes after milliseconds in a simulator and after many minutes of reasoning.
@@ -147,10 +129,6 @@ impl Default for Metrics {
         let upstream_in_flight = Family::<CredentialLabels, Gauge>::default();
         let upstream_queued = Family::<UpstreamLabels, Gauge>::default();
         let in_flight = Gauge::default();
-        let connections = Gauge::default();
-        let connections_cut = Family::<CutLabels, Counter>::default();
-        let requests_malformed = Family::<MalformedLabels, Counter>::default();
-        let panics = Counter::default();
         registry.register("requests", "Requests that are over, by upstream and end", requests.clone());
         registry.register("problems", "Errors that Tidegate itself answered", problems.clone());
         registry.register(
@@ -185,18 +163,7 @@ impl Default for Metrics {
             upstream_queued.clone(),
         );
         registry.register("requests_in_flight", "Requests under way", in_flight.clone());
-        registry.register("connections", "Connections of clients", connections.clone());
-        registry.register(
-            "connections_cut",
-            "Connections cut because a deadline of the server ran out",
-            connections_cut.clone(),
-        );
-        registry.register(
-            "requests_malformed",
-            "Connections ended because of a request that is not framed as it should be",
-            requests_malformed.clone(),
-        );
-        registry.register("panics", "Panics, each of which ended one connection", panics.clone());
+        let connections = Connections::new(&mut registry);
         let reloads = Reloads::new(&mut registry);
         Self {
             registry,
@@ -215,9 +182,6 @@ impl Default for Metrics {
             upstream_queued,
             in_flight,
             connections,
-            connections_cut,
-            requests_malformed,
-            panics,
             reloads,
         }
     }

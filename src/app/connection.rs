@@ -75,7 +75,7 @@ pub(super) async fn serve(stream: TcpStream, shared: Shared) {
 
     let read = drive(connection, &write, &progress, &departure, &shared).await;
     if let Some(fault) = progress.fault() {
-        shared.metrics.requests_malformed.get_or_create(&MalformedLabels { reason: fault.name() }).inc();
+        shared.metrics.connections.malformed.get_or_create(&MalformedLabels { reason: fault.name() }).inc();
     }
     if progress.is_open_ended() {
         // Closing in order would be the end of this body: only a reset shows that it was cut.
@@ -98,16 +98,16 @@ struct Counted<'a>(&'a Metrics);
 
 impl<'a> Counted<'a> {
     fn new(metrics: &'a Metrics) -> Self {
-        metrics.connections.inc();
+        metrics.connections.open.inc();
         Self(metrics)
     }
 }
 
 impl Drop for Counted<'_> {
     fn drop(&mut self) {
-        self.0.connections.dec();
+        self.0.connections.open.dec();
         if std::thread::panicking() {
-            self.0.panics.inc();
+            self.0.connections.panics.inc();
         }
     }
 }
@@ -164,7 +164,7 @@ async fn drive(
                 }
             }
             Event::Deadline(name) => {
-                shared.metrics.connections_cut.get_or_create(&CutLabels { deadline: name }).inc();
+                shared.metrics.connections.cut.get_or_create(&CutLabels { deadline: name }).inc();
                 match name {
                     Progress::HEAD => {
                         let _ = write.try_write(answer::timed_out().as_bytes());
