@@ -1,6 +1,7 @@
 //! Every metric: one field, one line of what it is, its labels. Labels come from the configuration and from fixed
 //! names, so their number is bounded.
 
+mod connections;
 mod reloads;
 mod standings;
 
@@ -12,6 +13,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
+pub use connections::{Connections, CutLabels, MalformedLabels};
 pub use reloads::{Reload, Reloads};
 pub use standings::{Standings, UpstreamHealth};
 
@@ -85,18 +87,9 @@ pub struct Metrics {
     /// Memory for the bodies of requests: counted by those who take it, and read when somebody asks for the metrics.
     pub bodies: Budget,
     /// Connections of clients.
-    pub connections: Gauge,
-    /// Connections cut by a deadline of the server.
-    pub connections_cut: Family<CutLabels, Counter>,
+    pub connections: Connections,
     /// Reloads of the configuration.
     pub reloads: Reloads,
-}
-
-/// `deadline`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct CutLabels {
-    /// Which one ran out.
-    pub deadline: &'static str,
 }
 
 /// Seconds; a first byte comes after milliseconds in a simulator and after many minutes of reasoning.
@@ -118,8 +111,6 @@ impl Default for Metrics {
         let failovers = Family::<UpstreamLabels, Counter>::default();
         let in_flight = Gauge::default();
         let body_memory = Gauge::default();
-        let connections = Gauge::default();
-        let connections_cut = Family::<CutLabels, Counter>::default();
         registry.register("requests", "Requests that are over, by upstream and end", requests.clone());
         registry.register("problems", "Errors that Tidegate itself answered", problems.clone());
         registry.register(
@@ -144,8 +135,7 @@ impl Default for Metrics {
         let standings = Standings::new(&mut registry);
         registry.register("requests_in_flight", "Requests under way", in_flight.clone());
         registry.register("body_memory_bytes", "Bytes held for the bodies of requests", body_memory.clone());
-        registry.register("connections", "Connections of clients", connections.clone());
-        registry.register("connections_cut", "Connections cut by a deadline of the server", connections_cut.clone());
+        let connections = Connections::new(&mut registry);
         let reloads = Reloads::new(&mut registry);
         Self {
             registry,
@@ -163,7 +153,6 @@ impl Default for Metrics {
             body_memory,
             bodies: Budget::default(),
             connections,
-            connections_cut,
             reloads,
         }
     }

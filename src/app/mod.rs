@@ -1,11 +1,13 @@
 //! The composition root: the only place that knows every part. Builds the gateway from a configuration, runs it on
 //! one thread a worker and one for control, ends it in order.
 
+mod answer;
 mod changes;
 mod connection;
 pub mod data_dir;
 mod files;
 mod first_key;
+mod framing;
 mod log_line;
 mod log_writer;
 mod memory;

@@ -189,7 +189,10 @@ mod tests {
         }
         shutdown.drain();
         serving.await.unwrap().unwrap();
-        assert_eq!((metrics.connections.get(), slots.available_permits()), (0, 1));
+        assert_eq!((metrics.connections.open.get(), slots.available_permits()), (0, 1));
+        // Three of six connections.
+        assert_eq!(metrics.connections.panics.get(), 3);
+        assert!(metrics.text().unwrap().contains("\ntidegate_panics_total 3\n"));
     }
 
     #[test]

@@ -34,6 +34,10 @@ pub enum Problem {
     RequestTimeout,
     /// The client broke off inside its body.
     RequestAborted,
+    /// Where the request, its head or its body begins and ends cannot be told without doubt.
+    InvalidFraming,
+    /// The head of the request is too large.
+    HeadTooLarge,
     /// No connection to the upstream.
     UpstreamUnreachable,
     /// The upstream closed before it answered.
@@ -71,6 +75,8 @@ impl Problem {
             Self::InvalidEncoding => "invalid_content_encoding",
             Self::RequestTimeout => "request_timeout",
             Self::RequestAborted => "request_aborted",
+            Self::InvalidFraming => "invalid_framing",
+            Self::HeadTooLarge => "head_too_large",
             Self::UpstreamUnreachable => "upstream_unreachable",
             Self::UpstreamDisconnected => "upstream_disconnected",
             Self::UpstreamTimeout => "upstream_timeout",

@@ -186,6 +186,10 @@ impl Refusal {
         )
     }
 
+    pub(super) fn invalid_framing() -> Self {
+        Self::new(Problem::InvalidFraming, "The chunks of the body are malformed.").closing()
+    }
+
     pub(super) fn upstream(problem: Problem) -> Self {
         Self::new(
             problem,
@@ -326,7 +330,9 @@ fn status(problem: Problem) -> StatusCode {
         | Problem::InvalidJson
         | Problem::RepeatedField
         | Problem::InvalidEncoding
-        | Problem::RequestAborted => StatusCode::BAD_REQUEST,
+        | Problem::RequestAborted
+        | Problem::InvalidFraming => StatusCode::BAD_REQUEST,
+        Problem::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
         Problem::RequestTooLarge | Problem::UpstreamLimit => StatusCode::PAYLOAD_TOO_LARGE,
         Problem::UnsupportedEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
         Problem::RequestTimeout => StatusCode::REQUEST_TIMEOUT,

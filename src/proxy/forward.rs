@@ -29,7 +29,7 @@ use crate::{
 /// cancels the call upstream.
 pub async fn forward<B>(proxy: &Proxy, arrival: Arrival, endpoint: Endpoint, request: Request<B>) -> Response<Answer>
 where
-    B: Body<Data = Bytes> + Send + Unpin,
+    B: Body<Data = Bytes, Error: std::error::Error + 'static> + Send + Unpin,
 {
     // Kept to the end: a reload never changes a request under way.
     let tables = proxy.tables();
@@ -49,7 +49,7 @@ async fn obtain<B>(
     request: Request<B>,
 ) -> Result<Reply, Refusal>
 where
-    B: Body<Data = Bytes> + Send + Unpin,
+    B: Body<Data = Bytes, Error: std::error::Error + 'static> + Send + Unpin,
 {
     let (head, body) = request.into_parts();
 

@@ -5,6 +5,7 @@ pub mod error;
 pub mod explain;
 mod failover;
 pub mod forward;
+mod intake;
 mod receive;
 mod respond;
 

@@ -52,10 +52,7 @@ larger bodies pass by: good (up to 7 MiB)
     // The first one refuses our credential: the second answers, and is told of from then on.
     assert_eq!(gateway.connect().await.create(r#"{"model":"smart"}"#).await.status, 200);
     let (_, after) = explain(&gateway, "key=tester&model=smart").await;
-    assert!(
-        after.contains("  1. good with UP_KEY, as other\n       priority 2, first byte of late after "),
-        "{after}"
-    );
+    assert!(after.contains("  1. good with UP_KEY, as other\n       priority 2, first byte of late after "), "{after}");
     assert!(after.contains("not asked\n  -  up with one, as real\n       out after refused, for "), "{after}");
     assert!(!after.contains("sk-"), "{after}");
 

@@ -10,6 +10,7 @@ mod cli;
 mod deadlines;
 mod errors;
 mod explain;
+mod framing;
 mod headers;
 mod memory;
 mod models;
