@@ -131,7 +131,7 @@ pub(super) fn candidates(tables: &Tables, caller: &Caller, route: &Route<'_>, bo
     candidates
 }
 
-/// Codex's names for what belongs together, where the body has no `prompt_cache_key` (docs/wire.md, section 5).
+/// Codex's names for what belongs together, where the body has no `prompt_cache_key` (docs/wire.md, section 4).
 const SESSION_HEADERS: [&str; 2] = ["session-id", "thread-id"];
 
 /// What this request has in common with others that profit from one account's prompt cache, if it says so. Only with
