@@ -172,9 +172,10 @@ impl Lease {
                 (shared.gate.failed(self.upstream_pass, now, health, dice), None)
             }
             // Whoever answers that is there.
-            Verdict::RateLimited(after) => {
-                (shared.gate.succeeded(self.upstream_pass, now), account.gate.limited(now, after, health))
-            }
+            Verdict::RateLimited(after) => (
+                shared.gate.succeeded(self.upstream_pass, now),
+                account.gate.limited(self.credential_pass, now, after, health),
+            ),
             Verdict::Refused => (
                 shared.gate.succeeded(self.upstream_pass, now),
                 account.gate.refused(self.credential_pass, now, health, dice),
