@@ -208,7 +208,8 @@ impl<'a> Failover<'a> {
     /// The one that may be asked again soonest. Passed by or not: nothing better is left.
     async fn next_again(&mut self) -> Option<(Lease, Candidate)> {
         self.again.sort_by_key(|(at, _)| *at);
-        for (at, candidate) in std::mem::take(&mut self.again) {
+        while !self.again.is_empty() {
+            let (at, candidate) = self.again.remove(0);
             let Some(upstream) = self.tables.upstreams.get(candidate.upstream) else { continue };
             if !self.may_retry(upstream, candidate.upstream) {
                 continue;

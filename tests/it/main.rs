@@ -9,6 +9,7 @@ mod cancel;
 mod cli;
 mod deadlines;
 mod errors;
+mod failover;
 mod headers;
 mod memory;
 mod models;
