@@ -17,7 +17,7 @@ use crate::{
     metering::Settlement,
     metrics::Again,
     routing::{Candidate, Choice, Route},
-    upstream::{Lease, NoPlace, Upstream},
+    upstream::{Lease, NoPlace, Queue, Upstream},
 };
 
 /// The pause before an upstream is asked again is drawn between nothing and this, twice as much each further time, so
@@ -125,19 +125,23 @@ impl<'a> Failover<'a> {
     async fn queue(&mut self) -> Result<(Lease, Candidate), Refusal> {
         // Whoever was on probation is being probed by another request now. Who has no room is waited for; if there is
         // nobody like that, the last usable candidate is asked in any case.
-        let full = |candidate: &Candidate| {
-            let upstream = self.tables.upstreams.get(candidate.upstream)?;
-            match upstream.lease(candidate.credential, true) {
-                Err(NoPlace::Full) => Some(Arc::clone(upstream)),
-                _ => None,
+        let mut full: Vec<&Arc<Upstream>> = Vec::new();
+        for candidate in &self.fresh {
+            let Some(upstream) = self.tables.upstreams.get(candidate.upstream) else { continue };
+            let known = full.iter().any(|other| Arc::ptr_eq(other, upstream));
+            if !known && matches!(upstream.lease(candidate.credential, true), Err(NoPlace::Full)) {
+                full.push(upstream);
             }
-        };
-        let Some(upstream) = self.fresh.iter().find_map(full) else {
+        }
+        if full.is_empty() {
             self.last_resort = true;
             return self.take_fresh().ok_or_else(Refusal::upstream_busy);
-        };
-        let queue = upstream.queue().ok_or_else(Refusal::upstream_busy)?;
-        let taken = timeout(self.tables.timeouts.queue, queue.wait(|| self.take_fresh())).await;
+        }
+        let lines: Vec<Queue> = full.into_iter().filter_map(Upstream::queue).collect();
+        if lines.is_empty() {
+            return Err(Refusal::upstream_busy());
+        }
+        let taken = timeout(self.tables.timeouts.queue, Queue::wait(&lines, || self.take_fresh())).await;
         taken.map_err(|_| Refusal::upstream_busy())
     }
 
@@ -204,7 +208,8 @@ impl<'a> Failover<'a> {
     /// The one that may be asked again soonest. Passed by or not: nothing better is left.
     async fn next_again(&mut self) -> Option<(Lease, Candidate)> {
         self.again.sort_by_key(|(at, _)| *at);
-        for (at, candidate) in std::mem::take(&mut self.again) {
+        while !self.again.is_empty() {
+            let (at, candidate) = self.again.remove(0);
             let Some(upstream) = self.tables.upstreams.get(candidate.upstream) else { continue };
             if !self.may_retry(upstream, candidate.upstream) {
                 continue;

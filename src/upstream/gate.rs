@@ -121,27 +121,53 @@ impl Gate {
         let epoch = self.epoch.load(Ordering::Acquire);
         match self.standing(now) {
             Standing::InService => Some(Pass { epoch, probe: false }),
-            Standing::Probation(_) if !self.probing.swap(true, Ordering::AcqRel) => Some(Pass { epoch, probe: true }),
-            _ if anyway => Some(Pass { epoch, probe: false }),
-            _ => None,
+            Standing::Probation(_) => self.probe(now).or_else(|| anyway.then_some(Pass { epoch, probe: false })),
+            Standing::Out { .. } => anyway.then_some(Pass { epoch, probe: false }),
+        }
+    }
+
+    /// Under the lock: it may be going out again at this moment, and a probe of before would be waited for in vain.
+    fn probe(&self, now: Instant) -> Option<Pass> {
+        let _tally = self.tally();
+        let epoch = self.epoch.load(Ordering::Acquire);
+        match self.standing(now) {
+            Standing::InService => Some(Pass { epoch, probe: false }),
+            Standing::Probation(_) => {
+                self.probing.store(true, Ordering::Release);
+                Some(Pass { epoch, probe: true })
+            }
+            Standing::Out { .. } => None,
         }
     }
 
     /// An attempt ended without telling anything.
     pub(super) fn abandoned(&self, pass: Pass) {
-        if pass.probe && pass.epoch == self.epoch.load(Ordering::Acquire) {
+        if pass.probe {
+            let _tally = self.tally();
+            self.release(pass);
+        }
+    }
+
+    /// Whoever holds the place of the probe gives it back.
+    fn release(&self, pass: Pass) {
+        if pass.probe && self.is_current(pass) {
             self.probing.store(false, Ordering::Release);
         }
+    }
+
+    /// Whether nothing changed since the attempt began.
+    fn is_current(&self, pass: Pass) -> bool {
+        pass.epoch == self.epoch.load(Ordering::Acquire)
     }
 
     /// The first byte of an answer is here: whatever becomes of the rest, it serves again.
     pub(super) fn answers(&self, pass: Pass, now: Instant) -> Option<Change> {
         // Nearly always: without the lock.
-        if self.until.load(Ordering::Acquire) == 0 || pass.epoch != self.epoch.load(Ordering::Acquire) {
+        if self.until.load(Ordering::Acquire) == 0 || !self.is_current(pass) {
             return None;
         }
         let mut tally = self.tally();
-        (pass.epoch == self.epoch.load(Ordering::Acquire)).then(|| self.restore(&mut tally, now))?
+        self.is_current(pass).then(|| self.restore(&mut tally, now))?
     }
 
     /// An attempt succeeded.
@@ -150,7 +176,7 @@ impl Gate {
         tally.window.add(now, 1, 0);
         tally.in_a_row = 0;
         tally.limited_in_a_row = 0;
-        if pass.epoch == self.epoch.load(Ordering::Acquire) { self.restore(&mut tally, now) } else { None }
+        if self.is_current(pass) { self.restore(&mut tally, now) } else { None }
     }
 
     /// An attempt failed.
@@ -158,7 +184,7 @@ impl Gate {
         let mut tally = self.tally();
         tally.window.add(now, 1, 1);
         tally.in_a_row = tally.in_a_row.saturating_add(1);
-        let current = pass.epoch == self.epoch.load(Ordering::Acquire);
+        let current = self.is_current(pass);
         let too_many = match self.standing(now) {
             // The end of what began before it went out, or went there for want of better: nothing new.
             Standing::Out { left, .. } if !left.is_zero() => false,
@@ -186,17 +212,23 @@ impl Gate {
     /// An attempt was refused for its credential.
     pub(super) fn refused(&self, pass: Pass, now: Instant, health: &Health, dice: &Dice) -> Option<Change> {
         let mut tally = self.tally();
-        // One that was under way when it went out says the same once more.
-        if pass.epoch != self.epoch.load(Ordering::Acquire) && matches!(self.standing(now), Standing::Out { .. }) {
-            return None;
+        // One that was under way when it went out says the same once more, and so does one that was asked all the same.
+        match self.standing(now) {
+            Standing::Out { .. } if !self.is_current(pass) => return None,
+            Standing::Out { cause: Cause::Refused, left } if !left.is_zero() => return None,
+            _ => {}
         }
         let length = health.refused.mul_f64(0.9 + dice.draw() / 5.0);
         Some(self.out(&mut tally, Cause::Refused, now, length))
     }
 
     /// An attempt was told to come later.
-    pub(super) fn limited(&self, now: Instant, after: Option<Duration>, health: &Health) -> Option<Change> {
+    pub(super) fn limited(&self, pass: Pass, now: Instant, after: Option<Duration>, health: &Health) -> Option<Change> {
         let mut tally = self.tally();
+        // Many that were told so at once were told so once.
+        if after.is_none() && !self.is_current(pass) && matches!(self.standing(now), Standing::Out { .. }) {
+            return None;
+        }
         let times = 1_u32.checked_shl(tally.limited_in_a_row).unwrap_or(u32::MAX);
         let length = match after {
             Some(after) => after.min(health.cooldown_max),
@@ -209,7 +241,11 @@ impl Gate {
             Standing::Out { left, .. } => length > left,
             Standing::InService | Standing::Probation(_) => !length.is_zero(),
         };
-        longer.then(|| self.out(&mut tally, Cause::RateLimited, now, length))
+        if !longer {
+            self.release(pass);
+            return None;
+        }
+        Some(self.out(&mut tally, Cause::RateLimited, now, length))
     }
 
     fn out(&self, tally: &mut Tally, cause: Cause, now: Instant, length: Duration) -> Change {
@@ -230,6 +266,9 @@ impl Gate {
         self.probing.store(false, Ordering::Release);
         // A pause that is over by itself is no recovery.
         (self.cause() != Cause::RateLimited).then(|| {
+            // What began before it went out may have ended since: it says nothing of who is back.
+            tally.in_a_row = 0;
+            tally.window.clear();
             tally.restored = Some(now);
             Change::Restored
         })
@@ -239,3 +278,6 @@ impl Gate {
         self.tally.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests;

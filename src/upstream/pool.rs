@@ -70,6 +70,8 @@ pub struct Pool {
 pub(super) struct Shared {
     pub(super) gate: Gate,
     pub(super) in_flight: AtomicUsize,
+    /// Held while somebody enters where there are limits.
+    pub(super) door: Mutex<()>,
     /// The credential of the last fault since the last success, plus one; 0 = none.
     pub(super) last_faulted: AtomicUsize,
     /// Woken when a request ends while others wait for room.
@@ -94,6 +96,7 @@ impl Pool {
             Arc::new(Shared {
                 gate: Gate::new(now),
                 in_flight: AtomicUsize::new(0),
+                door: Mutex::new(()),
                 last_faulted: AtomicUsize::new(0),
                 room: Notify::new(),
                 queued: AtomicUsize::new(0),

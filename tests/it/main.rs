@@ -11,6 +11,7 @@ mod deadlines;
 mod errors;
 mod explain;
 mod framing;
+mod failover;
 mod headers;
 mod memory;
 mod models;

@@ -187,10 +187,14 @@ impl Gateway {
         client.answer().await
     }
 
+    /// All metrics.
+    pub(crate) async fn metrics_text(&self) -> String {
+        String::from_utf8(Client::connect(self.admin).await.get("/metrics").await.body).unwrap()
+    }
+
     /// The value of the first metric line that begins with `name`; 0 where there is none yet.
     pub(crate) async fn metric(&self, name: &str) -> f64 {
-        let answer = Client::connect(self.admin).await.get("/metrics").await;
-        let text = String::from_utf8(answer.body).unwrap();
+        let text = self.metrics_text().await;
         let line = text.lines().find(|line| line.starts_with(name));
         line.map_or(0.0, |line| line.rsplit(' ').next().unwrap().parse().unwrap())
     }
