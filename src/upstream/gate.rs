@@ -237,15 +237,17 @@ impl Gate {
                 COOLDOWN.saturating_mul(times).min(COOLDOWN_MAX).min(health.cooldown_max)
             }
         };
-        let longer = match self.standing(now) {
-            Standing::Out { left, .. } => length > left,
-            Standing::InService | Standing::Probation(_) => !length.is_zero(),
+        let (longer, known) = match self.standing(now) {
+            Standing::Out { left, cause } => (length > left, cause == Cause::RateLimited),
+            Standing::InService | Standing::Probation(_) => (!length.is_zero(), false),
         };
         if !longer {
             self.release(pass);
             return None;
         }
-        Some(self.out(&mut tally, Cause::RateLimited, now, length))
+        let change = self.out(&mut tally, Cause::RateLimited, now, length);
+        // Where nobody else is left it is asked all the same, and each answer says the same once more: no news.
+        (!known).then_some(change)
     }
 
     fn out(&self, tally: &mut Tally, cause: Cause, now: Instant, length: Duration) -> Change {

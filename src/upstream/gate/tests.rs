@@ -242,15 +242,30 @@ fn a_limit_cools_for_the_time_it_names_and_no_longer() {
     let mut bench = Bench::new();
     assert_eq!(bench.limited(bench.pass(), Some(7)), Some(Change::Out(Cause::RateLimited, secs(7))));
     assert_eq!(bench.standing(), Standing::Out { cause: Cause::RateLimited, left: secs(7) });
-    // Shorter ones and repetitions change nothing, longer ones do.
+    // Shorter ones and repetitions change nothing, longer ones do, which is no news: where it is asked all the same,
+    // each answer says again how long.
     assert_eq!(bench.limited(bench.anyway(), Some(6)), None);
-    assert_eq!(bench.limited(bench.anyway(), Some(9)), Some(Change::Out(Cause::RateLimited, secs(9))));
+    assert_eq!(bench.limited(bench.anyway(), Some(9)), None);
+    assert_eq!(bench.standing(), Standing::Out { cause: Cause::RateLimited, left: secs(9) });
     bench.after(secs(9) + Duration::from_millis(1));
     // No probe: it asked for a pause and had it.
     assert_eq!(bench.standing(), Standing::InService);
     assert!(!bench.pass().is_probe() && !bench.pass().is_probe());
     assert_eq!(bench.succeeds(bench.pass()), None, "a pause that is over is no recovery");
     assert_eq!(bench.limited(bench.pass(), Some(86_400)), Some(Change::Out(Cause::RateLimited, secs(300))));
+}
+
+#[test]
+fn a_limit_that_goes_on_is_told_of_once() {
+    let mut bench = Bench::new();
+    assert!(bench.limited(bench.pass(), Some(20)).is_some());
+    for _ in 0..100 {
+        bench.after(Duration::from_millis(1));
+        assert_eq!(bench.limited(bench.anyway(), Some(20)), None);
+        assert_eq!(bench.standing(), Standing::Out { cause: Cause::RateLimited, left: secs(20) });
+    }
+    bench.after(secs(20) + Duration::from_millis(1));
+    assert!(bench.limited(bench.pass(), Some(20)).is_some(), "and once more when it had its pause");
 }
 
 #[test]
