@@ -119,6 +119,7 @@ impl Pool {
         if credentials.is_empty() {
             credentials.push(account(None));
         }
+        metrics.begin(credentials.iter().map(|account| account.name.as_deref()));
         let shared = previous.map_or_else(fresh, |pool| Arc::clone(&pool.shared));
         // The places of credentials may have changed.
         shared.last_faulted.store(0, Ordering::Relaxed);
