@@ -55,6 +55,11 @@ async fn the_most_useful_answer_comes_down_when_all_fail() {
     let limited = |headers, text| failing("429 Too Many Requests", headers, text);
     let down = |text| failing("503 Service Unavailable", "retry-after: 1\r\n", text);
     let refused = || failing("401 Unauthorized", "", "bad key");
+    let spent = || {
+        let body = r#"{"error":{"message":"spent","type":"t","param":null,"code":"insufficient_quota"}}"#;
+        let answer = String::from_utf8(json("429 Too Many Requests", body)).unwrap();
+        answer.replacen("\r\n", "\r\nretry-after: 1\r\n", 1).into()
+    };
     let portal = || b"HTTP/1.1 302 Found\r\nlocation: http://example.com/\r\ncontent-length: 0\r\n\r\n".to_vec();
     let nonsense = || b"HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: 2\r\n\r\nhi".to_vec();
     let seven = || limited("retry-after: 7\r\n", "seven");
@@ -65,6 +70,8 @@ async fn the_most_useful_answer_comes_down_when_all_fail() {
         ("a limit before what follows", vec![down("down"), seven(), refused()], 429, "seven"),
         ("milliseconds", vec![three(), limited("retry-after-ms: 2900\r\nretry-after: 9\r\n", "ms")], 429, "ms"),
         ("a limit without a time is like others", vec![limited("", "none"), down("last")], 503, "last"),
+        ("a limit before money that is spent", vec![seven(), spent()], 429, "seven"),
+        ("money that is spent is like others", vec![spent(), down("last")], 503, "last"),
         ("the last of two", vec![down("first"), failing("500 Oops", "", "last")], 500, "last"),
         ("theirs before ours", vec![down("theirs"), refused()], 503, "theirs"),
         ("theirs before ours, last", vec![refused(), portal(), down("theirs")], 503, "theirs"),
