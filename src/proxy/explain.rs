@@ -233,7 +233,7 @@ impl Tables {
         let now = Instant::now();
         let of = |upstream: &Arc<crate::upstream::Upstream>| {
             let pool = upstream.pool();
-            let mut state = State::new(Some(pool.name()), pool.standing(now), pool.in_flight());
+            let mut state = State::new(Some(pool.name()), pool.standing_at_best(now), pool.in_flight());
             state.queued = Some(pool.queued());
             // An upstream that wants no credential has a nameless one, which stands as it does.
             state.credentials = pool
@@ -251,7 +251,7 @@ impl Tables {
         metrics.standings.clear();
         for upstream in &self.upstreams {
             let pool = upstream.pool();
-            metrics.standings.show(pool.name(), None, pool.standing(now).is_usable(), pool.in_flight());
+            metrics.standings.show(pool.name(), None, pool.standing_at_best(now).is_usable(), pool.in_flight());
             metrics.standings.show_queued(pool.name(), pool.queued());
             for (name, standing, in_flight) in pool.credentials(now) {
                 if name.is_some() {

@@ -140,6 +140,12 @@ impl Pool {
         self.shared.gate.standing(now)
     }
 
+    /// How it stands with the best of its credentials: without one that may be asked, it is passed by as well.
+    pub fn standing_at_best(&self, now: Instant) -> Standing {
+        let each = self.credentials.iter().map(|account| account.gate.standing(now));
+        self.standing(now).and(each.min_by(Standing::badness).unwrap_or_default())
+    }
+
     /// Requests under way.
     pub fn in_flight(&self) -> usize {
         self.shared.in_flight.load(Ordering::Relaxed)

@@ -353,3 +353,23 @@ async fn many_at_once_get_one_answer_each() {
     let completed = "tidegate_requests_total{upstream=\"up1\",end=\"completed\"}";
     gateway.metric_becomes(completed, 500.0).await;
 }
+
+/// Also where it has one credential or none: nothing else tells an operator that it is passed by.
+#[tokio::test]
+async fn an_upstream_whose_credentials_are_all_out_is_shown_as_out() {
+    for credentials in [0, 1] {
+        let first = Upstream::fixed(failing("503 Service Unavailable", "", "down")).await;
+        let second = Upstream::fixed(json("200 OK", RESPONSE)).await;
+        let gateway = before(&[&first, &second], |config| config.upstreams[0].credentials.truncate(credentials));
+        for _ in 0..5 {
+            assert_eq!(gateway.connect().await.create(BODY).await.status, 200);
+        }
+        assert_eq!(gateway.metric(r#"tidegate_in_service{upstream="up0",credential=""}"#).await, 0.0, "{credentials}");
+        assert_eq!(gateway.metric(r#"tidegate_in_service{upstream="up1",credential=""}"#).await, 1.0);
+        let ready = Client::connect(gateway.admin).await.get("/readyz").await.json();
+        assert_eq!(
+            (&ready["upstreams"][0]["state"], &ready["upstreams"][1]["state"]),
+            (&"out".into(), &"in_service".into())
+        );
+    }
+}
