@@ -215,11 +215,25 @@ impl<'a> Failover<'a> {
                 continue;
             }
             sleep_until(at).await;
-            let Ok(lease) = upstream.lease(candidate.credential, true) else { continue };
+            let Some(lease) = self.place(upstream, candidate.credential).await else { continue };
             self.count(upstream, candidate.upstream, true);
             return Some((lease, candidate));
         }
         None
+    }
+
+    /// A place there, as nothing better is left; waited for like that of a first attempt. Where there are limits and
+    /// many requests, the one that was given back has been taken by the time of the next attempt.
+    async fn place(&self, upstream: &Arc<Upstream>, credential: usize) -> Option<Lease> {
+        match upstream.lease(credential, true) {
+            Ok(lease) => Some(lease),
+            Err(NoPlace::Out) => None,
+            Err(NoPlace::Full) => {
+                let line = [upstream.queue()?];
+                let taken = Queue::wait(&line, || upstream.lease(credential, true).ok());
+                timeout(self.tables.timeouts.queue, taken).await.ok()
+            }
+        }
     }
 
     fn may_retry(&self, upstream: &Upstream, index: usize) -> bool {
