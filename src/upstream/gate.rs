@@ -237,15 +237,19 @@ impl Gate {
                 COOLDOWN.saturating_mul(times).min(COOLDOWN_MAX).min(health.cooldown_max)
             }
         };
-        let longer = match self.standing(now) {
-            Standing::Out { left, .. } => length > left,
-            Standing::InService | Standing::Probation(_) => !length.is_zero(),
-        };
-        if !longer {
-            self.release(pass);
-            return None;
+        match self.standing(now) {
+            Standing::Out { left, .. } if length <= left => {
+                self.release(pass);
+                None
+            }
+            Standing::InService | Standing::Probation(_) if length.is_zero() => None,
+            // It was told before: only the time is another.
+            Standing::Out { cause: Cause::RateLimited, .. } => {
+                self.out(&mut tally, Cause::RateLimited, now, length);
+                None
+            }
+            _ => Some(self.out(&mut tally, Cause::RateLimited, now, length)),
         }
-        Some(self.out(&mut tally, Cause::RateLimited, now, length))
     }
 
     fn out(&self, tally: &mut Tally, cause: Cause, now: Instant, length: Duration) -> Change {

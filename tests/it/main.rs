@@ -11,6 +11,7 @@ mod deadlines;
 mod errors;
 mod failover;
 mod headers;
+mod health;
 mod memory;
 mod models;
 mod network;
