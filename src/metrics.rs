@@ -1,6 +1,10 @@
 //! Every metric: one field, one line of what it is, its labels. Labels come from the configuration and from fixed
 //! names, so their number is bounded.
 
+mod connections;
+mod reloads;
+mod standings;
+
 use std::sync::Arc;
 
 use prometheus_client::{
@@ -9,10 +13,14 @@ use prometheus_client::{
     registry::Registry,
 };
 
+pub use connections::{Connections, CutLabels, MalformedLabels};
+pub use reloads::{Reload, Reloads};
+pub use standings::{Standings, UpstreamHealth};
+
 use crate::domain::{
+    budget::Budget,
     outcome::{AttemptResult, End, Outcome},
     problem::Problem,
-    standing::Cause,
 };
 
 /// `upstream`, `end`.
@@ -48,21 +56,6 @@ pub struct AttemptLabels {
     result: &'static str,
 }
 
-/// `upstream`, `credential` ("" = the upstream as a whole).
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct CredentialLabels {
-    upstream: Arc<str>,
-    credential: Arc<str>,
-}
-
-/// `upstream`, `credential` ("" = the upstream as a whole), `cause`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct EjectionLabels {
-    upstream: Arc<str>,
-    credential: Arc<str>,
-    cause: &'static str,
-}
-
 /// All of them.
 #[derive(Debug)]
 pub struct Metrics {
@@ -85,27 +78,18 @@ pub struct Metrics {
     retries_denied: Family<UpstreamLabels, Counter>,
     /// Tries at an upstream after another one had failed the same request.
     failovers: Family<UpstreamLabels, Counter>,
-    /// How often an upstream or a credential was passed by from then on.
-    ejections: Family<EjectionLabels, Counter>,
-    /// 1 = in service, 0 = passed by.
-    in_service: Family<CredentialLabels, Gauge>,
-    /// Requests under way at an upstream, or with a credential.
-    upstream_in_flight: Family<CredentialLabels, Gauge>,
-    /// Requests that wait for room at an upstream.
-    upstream_queued: Family<UpstreamLabels, Gauge>,
+    /// How upstreams and their credentials stand.
+    pub standings: Standings,
     /// Requests under way.
     in_flight: Gauge,
+    /// What of `bodies` is held.
+    body_memory: Gauge,
+    /// Memory for the bodies of requests: counted by those who take it, and read when somebody asks for the metrics.
+    pub bodies: Budget,
     /// Connections of clients.
-    pub connections: Gauge,
-    /// Connections cut by a deadline of the server.
-    pub connections_cut: Family<CutLabels, Counter>,
-}
-
-/// `deadline`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct CutLabels {
-    /// Which one ran out.
-    pub deadline: &'static str,
+    pub connections: Connections,
+    /// Reloads of the configuration.
+    pub reloads: Reloads,
 }
 
 /// Seconds; a first byte comes after milliseconds in a simulator and after many minutes of reasoning.
@@ -125,13 +109,8 @@ impl Default for Metrics {
         let retries = Family::<UpstreamLabels, Counter>::default();
         let retries_denied = Family::<UpstreamLabels, Counter>::default();
         let failovers = Family::<UpstreamLabels, Counter>::default();
-        let ejections = Family::<EjectionLabels, Counter>::default();
-        let in_service = Family::<CredentialLabels, Gauge>::default();
-        let upstream_in_flight = Family::<CredentialLabels, Gauge>::default();
-        let upstream_queued = Family::<UpstreamLabels, Gauge>::default();
         let in_flight = Gauge::default();
-        let connections = Gauge::default();
-        let connections_cut = Family::<CutLabels, Counter>::default();
+        let body_memory = Gauge::default();
         registry.register("requests", "Requests that are over, by upstream and end", requests.clone());
         registry.register("problems", "Errors that Tidegate itself answered", problems.clone());
         registry.register(
@@ -153,25 +132,11 @@ impl Default for Metrics {
             retries_denied.clone(),
         );
         registry.register("failovers", "Tries at an upstream after another one had failed", failovers.clone());
-        registry.register("ejections", "How often an upstream or a credential was passed by", ejections.clone());
-        registry.register("in_service", "1 = in service, 0 = passed by", in_service.clone());
-        registry.register(
-            "upstream_requests_in_flight",
-            "Requests under way at an upstream, or with a credential",
-            upstream_in_flight.clone(),
-        );
-        registry.register(
-            "upstream_requests_queued",
-            "Requests that wait for room at an upstream",
-            upstream_queued.clone(),
-        );
+        let standings = Standings::new(&mut registry);
         registry.register("requests_in_flight", "Requests under way", in_flight.clone());
-        registry.register("connections", "Connections of clients", connections.clone());
-        registry.register(
-            "connections_cut",
-            "Connections cut because a deadline of the server ran out",
-            connections_cut.clone(),
-        );
+        registry.register("body_memory_bytes", "Bytes held for the bodies of requests", body_memory.clone());
+        let connections = Connections::new(&mut registry);
+        let reloads = Reloads::new(&mut registry);
         Self {
             registry,
             requests,
@@ -183,13 +148,12 @@ impl Default for Metrics {
             retries,
             retries_denied,
             failovers,
-            ejections,
-            in_service,
-            upstream_in_flight,
-            upstream_queued,
+            standings,
             in_flight,
+            body_memory,
+            bodies: Budget::default(),
             connections,
-            connections_cut,
+            reloads,
         }
     }
 }
@@ -204,31 +168,6 @@ impl Metrics {
             upstreams: upstreams.map(|upstream| self.upstream(upstream)).collect(),
             none: self.upstream(""),
         }
-    }
-
-    /// The counters of the health of one upstream.
-    pub fn upstream_health(&self, name: &str) -> UpstreamHealth {
-        UpstreamHealth { name: name.into(), ejections: self.ejections.clone() }
-    }
-
-    /// Shows how an upstream (without `credential`) or one of its credentials stands.
-    pub fn show(&self, upstream: &str, credential: Option<&str>, in_service: bool, in_flight: usize) {
-        let labels = CredentialLabels { upstream: upstream.into(), credential: credential.unwrap_or_default().into() };
-        self.in_service.get_or_create(&labels).set(i64::from(in_service));
-        self.upstream_in_flight.get_or_create(&labels).set(i64::try_from(in_flight).unwrap_or(i64::MAX));
-    }
-
-    /// Shows how many wait for room at an upstream.
-    pub fn show_queued(&self, upstream: &str, queued: usize) {
-        let labels = UpstreamLabels { upstream: upstream.into() };
-        self.upstream_queued.get_or_create(&labels).set(i64::try_from(queued).unwrap_or(i64::MAX));
-    }
-
-    /// Forgets how upstreams stand: those that are gone would show their last state for ever.
-    pub fn show_none(&self) {
-        self.in_service.clear();
-        self.upstream_in_flight.clear();
-        self.upstream_queued.clear();
     }
 
     fn upstream(&self, name: &str) -> UpstreamMetrics {
@@ -262,6 +201,7 @@ impl Metrics {
     /// # Errors
     /// When it cannot be written down, which would be a fault of a label.
     pub fn text(&self) -> Result<String, std::fmt::Error> {
+        self.body_memory.set(i64::try_from(self.bodies.held()).unwrap_or(i64::MAX));
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
         Ok(text)
@@ -389,21 +329,6 @@ impl WorkerMetrics {
         if let Some(first_byte) = outcome.first_byte {
             upstream.first_byte.observe(first_byte.as_secs_f64());
         }
-    }
-}
-
-/// What counts the ejections of one upstream and its credentials. Rare: it may take the lock.
-#[derive(Clone, Debug)]
-pub struct UpstreamHealth {
-    name: Arc<str>,
-    ejections: Family<EjectionLabels, Counter>,
-}
-
-impl UpstreamHealth {
-    /// Counts an ejection: of a credential, or of the upstream as a whole.
-    pub fn ejected(&self, credential: Option<&str>, cause: Cause) {
-        let (upstream, credential) = (Arc::clone(&self.name), credential.unwrap_or_default().into());
-        self.ejections.get_or_create(&EjectionLabels { upstream, credential, cause: cause.name() }).inc();
     }
 }
 

@@ -1,7 +1,7 @@
 //! Liveness and readiness.
 
 use std::sync::{
-    Arc,
+    Arc, PoisonError, RwLock,
     atomic::{AtomicBool, Ordering},
 };
 
@@ -15,20 +15,20 @@ use crate::config::Config;
 #[derive(Debug)]
 pub struct Health {
     draining: AtomicBool,
-    /// Names of the upstreams that can be used.
-    upstreams: Vec<Arc<str>>,
-    /// Names of those left out, for want of a credential.
-    idle: Vec<Arc<str>>,
+    /// The configuration that was read last could not be used.
+    refused: AtomicBool,
+    /// Names of the upstreams left out, for want of a credential.
+    idle: RwLock<Vec<String>>,
+}
+
+fn idle(config: &Config) -> Vec<String> {
+    config.idle.iter().map(|upstream| upstream.name.to_string()).collect()
 }
 
 impl Health {
     /// The state of a gateway with this configuration.
     pub fn new(config: &Config) -> Self {
-        Self {
-            draining: AtomicBool::new(false),
-            upstreams: config.upstreams.iter().map(|upstream| Arc::clone(&upstream.name)).collect(),
-            idle: config.idle.iter().map(|upstream| Arc::clone(&upstream.name)).collect(),
-        }
+        Self { draining: AtomicBool::new(false), refused: AtomicBool::new(false), idle: RwLock::new(idle(config)) }
     }
 
     /// From now on no new work is wanted.
@@ -36,8 +36,24 @@ impl Health {
         self.draining.store(true, Ordering::Relaxed);
     }
 
+    /// From now on it is a gateway with this configuration.
+    pub fn configure(&self, config: &Config) {
+        *self.idle.write().unwrap_or_else(PoisonError::into_inner) = idle(config);
+    }
+
+    /// Notes whether the configuration that was read last could not be used. It does not make the gateway unready: it
+    /// serves with the one before, and every replica that reads the same file would go at once.
+    pub fn refused(&self, refused: bool) {
+        self.refused.store(refused, Ordering::Relaxed);
+    }
+
+    /// Whether no new work is wanted.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
     fn status(&self) -> StatusCode {
-        if self.draining.load(Ordering::Relaxed) { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK }
+        if self.is_draining() { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK }
     }
 }
 
@@ -54,13 +70,14 @@ pub(super) async fn ready(State(data): State<Arc<Data>>) -> StatusCode {
 /// `GET /readyz` on the admin plane: with the reasons.
 pub(super) async fn detail(State(admin): State<Admin>) -> impl IntoResponse {
     let health = &admin.health;
-    let names = |names: &[Arc<str>]| names.iter().map(|name| name.to_string()).collect::<Vec<_>>();
+    let idle = health.idle.read().unwrap_or_else(PoisonError::into_inner);
     let status = health.status();
     let body = json!({
         "ready": status.is_success(),
         "draining": !status.is_success(),
-        "upstreams": names(&health.upstreams),
-        "upstreams_without_credential": names(&health.idle),
+        "last_reload_refused": health.refused.load(Ordering::Relaxed),
+        "upstreams": admin.data.proxy.tables().states(),
+        "upstreams_without_credential": *idle,
     });
     (status, [("content-type", "application/json")], body.to_string())
 }

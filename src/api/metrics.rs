@@ -11,6 +11,7 @@ use crate::metrics::CONTENT_TYPE;
 
 /// Every metric, as Prometheus reads it.
 pub(super) async fn text(State(admin): State<Admin>) -> Response {
+    admin.data.proxy.tables().show(&admin.metrics);
     match admin.metrics.text() {
         Ok(text) => ([("content-type", CONTENT_TYPE)], text).into_response(),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),

@@ -1,5 +1,6 @@
 //! The HTTP surface: takes requests apart, calls the gateway, decides nothing.
 
+mod explain;
 mod extract;
 mod health;
 mod metrics;
@@ -28,6 +29,8 @@ pub struct Data {
 /// What the admin plane's handlers share.
 #[derive(Clone, Debug)]
 pub struct Admin {
+    /// The gateway as one of the workers sees it: they share what is shown here.
+    pub data: Arc<Data>,
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// Liveness and readiness.
@@ -56,6 +59,7 @@ pub fn admin(state: Admin) -> Router {
         .route("/healthz", get(health::live))
         .route("/readyz", get(health::detail))
         .route("/metrics", get(metrics::text))
+        .route("/explain", get(explain::explain))
         .with_state(state)
 }
 

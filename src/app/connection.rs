@@ -11,7 +11,7 @@ use std::{
 
 use axum::{Router, body::Body};
 use bytes::Bytes;
-use http::{Request, Response, Version};
+use http::{HeaderValue, Request, Response, Version, header::CONNECTION};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::{body::Incoming, server::conn::http1, service::Service};
 use hyper_util::rt::TokioIo;
@@ -26,27 +26,25 @@ use tokio::{
 use tower_service::Service as _;
 
 use super::{
+    answer,
+    framing::{Fault, Framing},
     progress::{Deadlines, Progress},
     shutdown::Shutdown,
     socket::Io,
 };
-use crate::{domain::departure::Departure, metrics::CutLabels, metrics::Metrics};
+use crate::{
+    domain::departure::Departure,
+    metrics::{CutLabels, MalformedLabels, Metrics},
+};
 
-/// A request's head may be this long, and hyper's buffers grow no further (its own default is 417,792 bytes).
+/// A request's head may be this long (`Framing` is asked first), and hyper's buffers grow no further (its own default is 417,792 bytes).
 /// OpenAI documents 64 KiB for all headers together.
-const MAX_BUFFER: usize = 64 * 1024;
+pub(super) const MAX_BUFFER: usize = 64 * 1024;
 
 /// A client that still sends when its answer is out gets this long, and this much is read away: closing at once would
 /// reset the connection and destroy an answer that it has not read yet.
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 64 * 1024 * 1024;
-
-/// The head is not here, so there is no request to hand on and hyper has to be passed by. The length is the body's.
-const TIMED_OUT: &str = concat!(
-    "HTTP/1.1 408 Request Timeout\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: 138\r\n\r\n",
-    r#"{"error":{"message":"The head of the request did not come in time.","#,
-    r#""type":"invalid_request_error","param":null,"code":"request_timeout"}}"#,
-);
 
 /// What every connection of a listener shares.
 #[derive(Clone, Debug)]
@@ -64,9 +62,10 @@ pub(super) async fn serve(stream: TcpStream, shared: Shared) {
     let _counted = Counted::new(&shared.metrics);
     let (read, write) = stream.into_split();
     let write = Arc::new(write);
-    let progress = Arc::new(Progress::new());
+    let progress = Arc::new(Progress::new(shared.shutdown.leaving()));
     let departure = Departure::default();
-    let io = Io { read, write: Arc::clone(&write), progress: Arc::clone(&progress) };
+    let framing = Framing::new(MAX_BUFFER);
+    let io = Io { read, write: Arc::clone(&write), progress: Arc::clone(&progress), framing };
     let service =
         Requests { router: shared.router.clone(), progress: Arc::clone(&progress), departure: departure.clone() };
     let mut builder = http1::Builder::new();
@@ -75,6 +74,9 @@ pub(super) async fn serve(stream: TcpStream, shared: Shared) {
     let connection = builder.serve_connection(TokioIo::new(io), service);
 
     let read = drive(connection, &write, &progress, &departure, &shared).await;
+    if let Some(fault) = progress.fault() {
+        shared.metrics.connections.malformed.get_or_create(&MalformedLabels { reason: fault.name() }).inc();
+    }
     if progress.is_open_ended() {
         // Closing in order would be the end of this body: only a reset shows that it was cut.
         let _ = write.as_ref().as_ref().set_zero_linger();
@@ -96,14 +98,17 @@ struct Counted<'a>(&'a Metrics);
 
 impl<'a> Counted<'a> {
     fn new(metrics: &'a Metrics) -> Self {
-        metrics.connections.inc();
+        metrics.connections.open.inc();
         Self(metrics)
     }
 }
 
 impl Drop for Counted<'_> {
     fn drop(&mut self) {
-        self.0.connections.dec();
+        self.0.connections.open.dec();
+        if std::thread::panicking() {
+            self.0.connections.panics.inc();
+        }
     }
 }
 
@@ -115,6 +120,8 @@ enum Event {
     Left,
     /// A deadline ran out.
     Deadline(&'static str),
+    /// What should be the head of a request is none, and everything before it is answered.
+    Malformed(Fault),
     /// Tidegate stops taking requests.
     Drain,
     /// Tidegate stops.
@@ -157,10 +164,10 @@ async fn drive(
                 }
             }
             Event::Deadline(name) => {
-                shared.metrics.connections_cut.get_or_create(&CutLabels { deadline: name }).inc();
+                shared.metrics.connections.cut.get_or_create(&CutLabels { deadline: name }).inc();
                 match name {
                     Progress::HEAD => {
-                        let _ = write.try_write(TIMED_OUT.as_bytes());
+                        let _ = write.try_write(answer::timed_out().as_bytes());
                     }
                     Progress::WRITE_STALL => {
                         departure.stalled();
@@ -171,6 +178,10 @@ async fn drive(
                 }
                 return None;
             }
+            Event::Malformed(fault) => {
+                let _ = write.try_write(answer::malformed(fault).as_bytes());
+                return Some(connection.into_parts().io.into_inner().read);
+            }
             Event::Drain => {
                 draining = true;
                 at_rest = progress.is_at_rest();
@@ -178,6 +189,9 @@ async fn drive(
             }
             Event::Stop => {
                 departure.gateway_stop();
+                if progress.is_busy() {
+                    shared.shutdown.cut();
+                }
                 return None;
             }
         }
@@ -196,6 +210,9 @@ fn poll(
     // An error here is the client's: what it was about was answered, or nobody is there to read an answer.
     if connection.poll_without_shutdown(cx).is_ready() {
         return Poll::Ready(Event::Done);
+    }
+    if let Some(fault) = progress.fault_due() {
+        return Poll::Ready(Event::Malformed(fault));
     }
     let Some((due, name)) = progress.due(deadlines) else {
         return Poll::Pending;
@@ -284,7 +301,11 @@ impl Service<Request<Incoming>> for Requests {
         // HTTP/1.0 knows no chunks: without a length, a body ends with its connection.
         let by_closing = request.version() == Version::HTTP_10;
         Box::pin(async move {
-            let Ok(response) = router.call(request).await;
+            let Ok(mut response) = router.call(request).await;
+            if busy.0.is_leaving() {
+                // Told with an answer, a client does not send its next request into a connection that closes.
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
             let body = response.body();
             busy.0.open_ended(by_closing && !body.is_end_stream() && body.size_hint().exact().is_none());
             Ok(response.map(|body| Tracked { body, busy }))

@@ -1,13 +1,18 @@
 //! The composition root: the only place that knows every part. Builds the gateway from a configuration, runs it on
 //! one thread a worker and one for control, ends it in order.
 
+mod answer;
+mod changes;
 mod connection;
 pub mod data_dir;
 mod files;
 mod first_key;
+mod framing;
 mod log_line;
 mod log_writer;
+mod memory;
 mod progress;
+mod reload;
 mod server;
 mod shutdown;
 mod socket;
@@ -17,27 +22,28 @@ use std::{
     io,
     net::SocketAddr,
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, mpsc},
     thread::{self, JoinHandle},
-    time::Duration,
 };
 
 use secrecy::SecretString;
 use tokio::{
     runtime::{Builder, Runtime},
-    sync::Semaphore,
+    sync::{Semaphore, watch},
 };
 
 use self::{
     connection::Shared,
     data_dir::{DataDir, DataDirError},
     progress::Deadlines,
-    shutdown::Shutdown,
+    reload::{Command, Reloader},
+    shutdown::{SharedGrace, Shutdown},
 };
 use crate::{
     api::{self, Admin, Data, Health},
     config::{self, Config},
     domain::{
+        budget::Budget,
         chance::{Chance, Dice, NoChance},
         clock::Clock,
     },
@@ -45,6 +51,10 @@ use crate::{
     proxy::{Proxy, Tables, TablesError, Tls},
     upstream::Pools,
 };
+
+pub use memory::Memory;
+pub use reload::Origin;
+pub use shutdown::Grace;
 
 /// Connections to the admin plane at once: scrapers and probes, not clients.
 const ADMIN_CONNECTIONS: usize = 256;
@@ -88,6 +98,9 @@ pub enum StartError {
         /// What the system said.
         source: io::Error,
     },
+    /// No worker is wanted, which the checks of the configuration refuse.
+    #[error("no worker is configured")]
+    NoWorker,
     /// A thread cannot be started.
     #[error("cannot start a thread: {0}")]
     Thread(io::Error),
@@ -102,28 +115,60 @@ pub struct Running {
     pub admin_listen: SocketAddr,
     /// Where `/metrics` is alone, if wanted.
     pub metrics_listen: Option<SocketAddr>,
+    /// The most memory that it may come to hold.
+    pub memory: Memory,
     /// The key that was made because there was none, for a terminal.
     pub first_key: Option<SecretString>,
     handle: Handle,
-    drain: Duration,
     workers: Vec<JoinHandle<()>>,
     control: JoinHandle<()>,
-    _data_dir: DataDir,
+    _data_dir: Arc<DataDir>,
 }
 
-/// Ends a gateway from another thread.
+/// Changes or ends a gateway from another thread.
 #[derive(Clone, Debug)]
 pub struct Handle {
     data: Shutdown,
     admin: Shutdown,
     health: Arc<Health>,
+    deadlines: watch::Sender<Deadlines>,
+    reloader: mpsc::Sender<Command>,
+    grace: SharedGrace,
+    bodies: Budget,
 }
 
 impl Handle {
+    /// Takes over the settings that hold for the gateway as a whole and may change while it runs.
+    fn configure(&self, config: &Config) {
+        self.health.configure(config);
+        self.deadlines.send_replace(Deadlines::from(&config.timeouts));
+        self.grace.set(Grace { delay: config.timeouts.drain_delay, limit: config.timeouts.drain });
+        self.bodies.set_limit(config.server.max_body_memory);
+    }
+
+    /// Asks for the configuration to be read again. What comes of it is logged and counted.
+    pub fn reload(&self) {
+        if self.reloader.send(Command::Reload).is_err() {
+            tracing::warn!("the configuration is not read again: the gateway ends");
+        }
+    }
+
+    /// How long an end that begins now may take.
+    pub fn grace(&self) -> Grace {
+        self.grace.get()
+    }
+
+    /// Says that it will end: readiness fails, requests are served as before, no connection is kept after its answer.
+    pub fn leave(&self) {
+        self.health.drain();
+        self.data.leave();
+    }
+
     /// Takes no new connections; requests under way go on.
     pub fn drain(&self) {
         self.health.drain();
         self.data.drain();
+        self.end_reloads();
     }
 
     /// Ends everything now.
@@ -131,15 +176,27 @@ impl Handle {
         self.health.drain();
         self.data.stop();
         self.admin.stop();
+        self.end_reloads();
+    }
+
+    fn end_reloads(&self) {
+        // Where nobody is told, it has ended already.
+        let _ = self.reloader.send(Command::End);
+    }
+
+    /// Whether a request was under way when everything was ended.
+    pub fn was_cut(&self) -> bool {
+        self.data.was_cut()
     }
 }
 
-/// Starts a gateway. Everything is checked and bound before anything runs.
+/// Starts a gateway. Everything is checked and bound before anything runs. With an `origin`, its configuration is read
+/// again from there on a wish ([`Handle::reload`]) and when its files change.
 ///
 /// # Errors
 /// When a part of it cannot be had; nothing runs then.
-pub fn start(mut config: Config, world: World) -> Result<Running, StartError> {
-    let data_dir = DataDir::open(&config.server.data_dir)?;
+pub fn start(mut config: Config, origin: Option<Origin>, world: World) -> Result<Running, StartError> {
+    let data_dir = Arc::new(DataDir::open(&config.server.data_dir)?);
     let made_key = first_key::ensure(&mut config, &data_dir, world)?;
     let tls = Tls::new(&config)?;
     let metrics = Arc::new(Metrics::default());
@@ -154,63 +211,98 @@ pub fn start(mut config: Config, world: World) -> Result<Running, StartError> {
     };
     let first_key = made_key.map_or(Ok(None), |key| first_key::keep(key, &data_dir, world))?;
 
-    let handle = Handle { data: Shutdown::default(), admin: Shutdown::default(), health: Arc::clone(&health) };
-    let deadlines = Deadlines::from(&config.timeouts);
-    let slots = Arc::new(Semaphore::new(files::connections(config.server.max_connections)));
+    let (new_deadlines, deadlines) = watch::channel(Deadlines::from(&config.timeouts));
+    let (reloader, told) = mpsc::channel();
+    let handle = Handle {
+        data: Shutdown::default(),
+        admin: Shutdown::default(),
+        health: Arc::clone(&health),
+        deadlines: new_deadlines,
+        reloader,
+        grace: SharedGrace::default(),
+        bodies: metrics.bodies.clone(),
+    };
+    handle.configure(&config);
+    let connections = files::connections(config.server.max_connections);
+    let slots = Arc::new(Semaphore::new(connections));
+    let mut data = Vec::with_capacity(bound.data.len());
     let mut workers = Vec::with_capacity(bound.data.len());
     for (index, listener) in bound.data.into_iter().enumerate() {
         let dice = Arc::new(Dice::new(world.chance)?);
         let tables = Tables::new(&config, &tls, &metrics, &pools, &dice, None)?;
-        let proxy = Proxy::new(tables, world.clock, world.chance, dice)?;
+        let proxy = Proxy::new(tables, &metrics.bodies, world.clock, world.chance, dice)?;
+        let state = Arc::new(Data { proxy, health: Arc::clone(&health) });
+        data.push(Arc::clone(&state));
         let shared = Shared {
-            router: api::data(Arc::new(Data { proxy, health: Arc::clone(&health) })),
-            deadlines,
+            router: api::data(state),
+            deadlines: Deadlines::from(&config.timeouts),
             shutdown: handle.data.clone(),
             metrics: Arc::clone(&metrics),
         };
-        let serving = server::run(listener, shared, Arc::clone(&slots));
+        let serving = server::run(listener, shared, deadlines.clone(), Arc::clone(&slots));
         workers.push(spawn(format!("worker-{index}"), runtime()?, serving)?);
     }
-    let admin = Admin { metrics, health };
-    let shared = |router| Shared {
-        router,
-        deadlines,
-        shutdown: handle.admin.clone(),
-        // Its connections are not clients' and are not counted among them.
-        metrics: Arc::default(),
-    };
-    let full = server::run(bound.admin, shared(api::admin(admin.clone())), Arc::new(Semaphore::new(ADMIN_CONNECTIONS)));
-    let bare = bound.metrics.map(|listener| {
-        server::run(listener, shared(api::metrics_only(admin)), Arc::new(Semaphore::new(ADMIN_CONNECTIONS)))
-    });
-    let control = spawn("control".into(), control, async move {
-        match bare {
-            Some(bare) => tokio::try_join!(full, bare).map(|_| ()),
-            None => full.await,
-        }
-    })?;
+    let shown = data.first().map(Arc::clone).ok_or(StartError::NoWorker)?;
+    let admin = Admin { data: shown, metrics: Arc::clone(&metrics), health };
+    let serving = serve_admin(bound.admin, bound.metrics, admin, handle.admin.clone(), deadlines);
+    let control = spawn("control".into(), control, serving)?;
+    let memory = Memory::new(&config, connections);
+    if let Some(origin) = origin {
+        let data_dir = Arc::downgrade(&data_dir);
+        let reloader = Reloader {
+            origin,
+            running: config,
+            pools,
+            workers: data,
+            metrics,
+            handle: handle.clone(),
+            data_dir,
+            world,
+        };
+        reloader.start(told).map_err(StartError::Thread)?;
+    }
     Ok(Running {
         listen: bound.listen,
         admin_listen: bound.admin_listen,
         metrics_listen: bound.metrics_listen,
+        memory,
         first_key,
         handle,
-        drain: config.timeouts.drain,
         workers,
         control,
         _data_dir: data_dir,
     })
 }
 
+/// Serves the admin plane, and `/metrics` alone where that is wanted.
+async fn serve_admin(
+    full: std::net::TcpListener,
+    bare: Option<std::net::TcpListener>,
+    state: Admin,
+    shutdown: Shutdown,
+    deadlines: watch::Receiver<Deadlines>,
+) -> io::Result<()> {
+    let serve = |listener, router| {
+        let shared = Shared {
+            router,
+            deadlines: *deadlines.borrow(),
+            shutdown: shutdown.clone(),
+            // Its connections are not clients' and are not counted among them.
+            metrics: Arc::default(),
+        };
+        server::run(listener, shared, deadlines.clone(), Arc::new(Semaphore::new(ADMIN_CONNECTIONS)))
+    };
+    let full = serve(full, api::admin(state.clone()));
+    match bare {
+        Some(bare) => tokio::try_join!(full, serve(bare, api::metrics_only(state))).map(|_| ()),
+        None => full.await,
+    }
+}
+
 impl Running {
     /// To end it from elsewhere.
     pub fn handle(&self) -> Handle {
         self.handle.clone()
-    }
-
-    /// How long requests under way may take once it drains.
-    pub fn drain_limit(&self) -> Duration {
-        self.drain
     }
 
     /// Waits until the gateway has ended, which somebody has to ask its handle for.

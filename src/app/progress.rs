@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Mutex, PoisonError,
+        Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll, Waker},
@@ -11,6 +11,7 @@ use std::{
 
 use tokio::time::Instant;
 
+use super::{framing::Fault, shutdown::Leaving};
 use crate::config::Timeouts;
 
 /// The deadlines of a connection.
@@ -48,17 +49,22 @@ pub(super) struct Progress {
     /// Milliseconds since `began`, plus one, at which writing began to stall; 0 = it does not.
     stalled: AtomicU64,
     left: AtomicBool,
+    /// Requests that hyper got and that are not over.
+    unserved: AtomicUsize,
+    /// What the client sends is not HTTP any more.
+    fault: OnceLock<Fault>,
     /// A body is on its way whose only end is that of the connection.
     open_ended: AtomicBool,
     /// Bytes of bodies that hyper took and the socket did not.
     queued: AtomicUsize,
     /// The task that waits for `queued` to shrink.
     waiting: Mutex<Option<Waker>>,
+    leaving: Leaving,
 }
 
 /// hyper takes this much of a body ahead of the socket, and one piece more. Its own limit cannot be lower than that for
 /// heads, and a client that does not read would hold all of it.
-const MAX_QUEUED: usize = 16 * 1024;
+pub(super) const MAX_QUEUED: usize = 16 * 1024;
 
 const SILENT: u8 = 0;
 const IN_HEAD: u8 = 1;
@@ -75,16 +81,19 @@ impl Progress {
     /// The client did not read.
     pub(super) const WRITE_STALL: &'static str = "write_stall";
 
-    pub(super) fn new() -> Self {
+    pub(super) fn new(leaving: Leaving) -> Self {
         Self {
             began: Instant::now(),
             phase: AtomicU8::new(SILENT),
             since: AtomicU64::new(0),
             stalled: AtomicU64::new(0),
             left: AtomicBool::new(false),
+            unserved: AtomicUsize::new(0),
+            fault: OnceLock::new(),
             open_ended: AtomicBool::new(false),
             queued: AtomicUsize::new(0),
             waiting: Mutex::new(None),
+            leaving,
         }
     }
 
@@ -104,6 +113,28 @@ impl Progress {
         }
     }
 
+    /// So many whole heads go to hyper.
+    pub(super) fn passed(&self, heads: usize) {
+        self.unserved.fetch_add(heads, Ordering::Relaxed);
+    }
+
+    /// Nothing goes to hyper any more.
+    pub(super) fn malformed(&self, fault: Fault) {
+        let _ = self.fault.set(fault);
+    }
+
+    /// What is wrong with what the client sends.
+    pub(super) fn fault(&self) -> Option<Fault> {
+        self.fault.get().copied()
+    }
+
+    /// The same, once it is the next thing to answer: everything before it is answered and written out. A fault in a
+    /// body is for the request that it is in.
+    pub(super) fn fault_due(&self) -> Option<Fault> {
+        let fault = self.fault().filter(|fault| !fault.is_in_body())?;
+        (self.unserved.load(Ordering::Relaxed) == 0 && !self.is_stalled()).then_some(fault)
+    }
+
     /// A request is under way: its own deadlines hold, not ours.
     pub(super) fn busy(&self) {
         self.phase.store(BUSY, Ordering::Relaxed);
@@ -111,7 +142,13 @@ impl Progress {
 
     /// The request is over.
     pub(super) fn idle(&self) {
+        self.unserved.fetch_sub(1, Ordering::Relaxed);
         self.enter(IDLE);
+    }
+
+    /// Whether the connection shall end with its next answer.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.leaving.is_so()
     }
 
     /// Whether a request is under way.

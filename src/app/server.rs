@@ -4,12 +4,15 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
     net::{TcpListener, TcpSocket},
-    sync::Semaphore,
+    sync::{Semaphore, watch},
     time::Instant,
 };
 use tokio_util::task::TaskTracker;
 
-use super::connection::{self, Shared};
+use super::{
+    connection::{self, Shared},
+    progress::Deadlines,
+};
 
 /// Connections that wait to be accepted. The kernel caps it at `net.core.somaxconn`.
 const BACKLOG: u32 = 4096;
@@ -68,8 +71,14 @@ fn share_port(_: &TcpSocket) -> io::Result<()> {
     Ok(())
 }
 
-/// Accepts until drained, then waits for the connections to end. `slots` bounds them, over all listeners.
-pub(super) async fn run(listener: std::net::TcpListener, shared: Shared, slots: Arc<Semaphore>) -> io::Result<()> {
+/// Accepts until drained, then waits for the connections to end. `deadlines` tells those of a new connection; `slots`
+/// bounds their number, over all listeners.
+pub(super) async fn run(
+    listener: std::net::TcpListener,
+    mut shared: Shared,
+    deadlines: watch::Receiver<Deadlines>,
+    slots: Arc<Semaphore>,
+) -> io::Result<()> {
     listener.set_nonblocking(true)?;
     let listener = TcpListener::from_std(listener)?;
     let connections = TaskTracker::new();
@@ -91,6 +100,7 @@ pub(super) async fn run(listener: std::net::TcpListener, shared: Shared, slots: 
                 };
                 // Never closed.
                 let Ok(slot) = slot else { break };
+                shared.deadlines = *deadlines.borrow();
                 let serving = connection::serve(stream, shared.clone());
                 connections.spawn(async move {
                     serving.await;
@@ -140,10 +150,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::{
-        app::{progress::Deadlines, shutdown::Shutdown},
-        metrics::Metrics,
-    };
+    use crate::{app::shutdown::Shutdown, metrics::Metrics};
 
     async fn ask(address: SocketAddr, path: &str) -> String {
         let mut stream = TcpStream::connect(address).await.unwrap();
@@ -174,14 +181,18 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let (shutdown, metrics): (Shutdown, Arc<Metrics>) = (shared.shutdown.clone(), Arc::clone(&shared.metrics));
         let slots = Arc::new(Semaphore::new(1));
-        let serving = tokio::spawn(run(listener, shared, Arc::clone(&slots)));
+        let deadlines = watch::channel(shared.deadlines).1;
+        let serving = tokio::spawn(run(listener, shared, deadlines, Arc::clone(&slots)));
         for _ in 0..3 {
             assert_eq!(ask(address, "/panics").await, "");
             assert!(ask(address, "/works").await.ends_with("works"));
         }
         shutdown.drain();
         serving.await.unwrap().unwrap();
-        assert_eq!((metrics.connections.get(), slots.available_permits()), (0, 1));
+        assert_eq!((metrics.connections.open.get(), slots.available_permits()), (0, 1));
+        // Three of six connections.
+        assert_eq!(metrics.connections.panics.get(), 3);
+        assert!(metrics.text().unwrap().contains("\ntidegate_panics_total 3\n"));
     }
 
     #[test]

@@ -12,23 +12,58 @@ use tokio::{
     net::tcp::{OwnedReadHalf, OwnedWriteHalf},
 };
 
-use super::progress::Progress;
+use super::{
+    framing::{Fault, Framing},
+    progress::Progress,
+};
 
-/// Reads and writes. Notes when the client sends and when it does not read.
+/// Reads and writes. Notes when the client sends and when it does not read, and lets only whole requests through.
 pub(super) struct Io {
     pub(super) read: OwnedReadHalf,
     pub(super) write: Arc<OwnedWriteHalf>,
     pub(super) progress: Arc<Progress>,
+    pub(super) framing: Framing,
 }
+
+/// The body under way is not framed as it should be.
+#[derive(Debug, thiserror::Error)]
+#[error("the request is malformed: {}", .0.name())]
+struct Malformed(Fault);
 
 impl AsyncRead for Io {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if let Some(fault) = this.framing.fault() {
+            return after(fault);
+        }
         let before = into.filled().len();
-        ready!(Pin::new(&mut self.read).poll_read(cx, into))?;
-        if into.filled().len() > before {
-            self.progress.received();
+        ready!(Pin::new(&mut this.read).poll_read(cx, into))?;
+        let came = into.filled().get(before..).unwrap_or_default();
+        if came.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        this.progress.received();
+        let heads = this.framing.heads();
+        let passed = this.framing.pass(came);
+        this.progress.passed(this.framing.heads() - heads);
+        if let Some(fault) = this.framing.fault() {
+            this.progress.malformed(fault);
+            into.set_filled(before + passed);
+            if passed == 0 {
+                return after(fault);
+            }
         }
         Poll::Ready(Ok(()))
+    }
+}
+
+/// What is read behind a fault: in a body an error, so that it does not look like its end. Where a head should be,
+/// nothing any more: what is under way goes on, and then the driver answers.
+fn after(fault: Fault) -> Poll<io::Result<()>> {
+    if fault.is_in_body() {
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, Malformed(fault))))
+    } else {
+        Poll::Pending
     }
 }
 

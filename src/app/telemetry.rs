@@ -1,6 +1,9 @@
 //! Logs.
 
-use std::io::{self, IsTerminal};
+use std::{
+    io::{self, IsTerminal},
+    panic::{self, PanicHookInfo},
+};
 
 use tracing_subscriber::EnvFilter;
 
@@ -19,7 +22,7 @@ pub enum LogError {
     Thread(#[from] io::Error),
 }
 
-/// Sends logs to standard output, one line each. Called once, before anything else runs. What it returns has to be
+/// Sends logs to standard output, one line each, and what a panic says among them. Called once, before anything else runs. What it returns has to be
 /// kept: the last lines are written when it is dropped.
 ///
 /// # Errors
@@ -35,5 +38,61 @@ pub fn start(log: &Log) -> Result<Flush, LogError> {
         LogFormat::Json => builder.event_format(JsonLine).try_init(),
         LogFormat::Text => builder.try_init(),
     };
+    panic::set_hook(Box::new(tell));
     Ok(flush)
+}
+
+/// A panic ends the connection that it happens on, without a word to anybody but this one.
+fn tell(panic: &PanicHookInfo<'_>) {
+    let said = panic.payload_as_str().unwrap_or("?");
+    let thread = std::thread::current();
+    let thread = thread.name().unwrap_or("?");
+    match panic.location() {
+        Some(location) => tracing::error!(panic = said, %location, thread, "panicked"),
+        None => tracing::error!(panic = said, thread, "panicked"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    /// Log lines in memory.
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_panic_goes_to_the_log_with_its_place() {
+        let lines = Lines::default();
+        let log = lines.clone();
+        let subscriber = tracing_subscriber::fmt().event_format(JsonLine).with_writer(move || log.clone()).finish();
+        // Panics of other tests go on to where they went before.
+        let before = Arc::new(panic::take_hook());
+        let rest = Arc::clone(&before);
+        panic::set_hook(Box::new(move |panic| {
+            tell(panic);
+            rest(panic);
+        }));
+        let line = line!() + 2;
+        tracing::subscriber::with_default(subscriber, || {
+            let _ = panic::catch_unwind(|| panic!("on \"purpose\" {}", 7));
+        });
+        panic::set_hook(Box::new(move |panic| before(panic)));
+        let said: serde_json::Value = serde_json::from_slice(&lines.0.lock().unwrap()).unwrap();
+        assert_eq!((&said["level"], &said["message"]), (&"ERROR".into(), &"panicked".into()));
+        assert_eq!(said["panic"], "on \"purpose\" 7");
+        assert!(said["location"].as_str().unwrap().starts_with(&format!("{}:{line}:", file!())), "{said}");
+    }
 }

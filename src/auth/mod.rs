@@ -72,6 +72,11 @@ impl Keys {
         Self { by_digest }
     }
 
+    /// The caller whose key has this name.
+    pub fn named(&self, name: &str) -> Option<Arc<Caller>> {
+        self.by_digest.values().find(|caller| *caller.name == *name).cloned()
+    }
+
     /// Who sent these headers. Looked up by the whole digest, so that no comparison takes longer the closer it is.
     ///
     /// # Errors

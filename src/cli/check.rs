@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use super::output;
 use crate::{
+    app::Memory,
     config::{EXIT_CONFIG, Source, summary},
     proxy::Tables,
 };
@@ -11,13 +12,13 @@ use crate::{
 /// Checks the configuration as far as that is possible without starting, and prints what would run.
 pub(super) fn run(source: &Source) -> ExitCode {
     let config = match output::load(source) {
-        Ok(config) => config,
+        Ok(loaded) => loaded.config,
         Err(code) => return code,
     };
     if let Err(error) = Tables::at_rest(&config) {
         output::fail(error);
         return ExitCode::from(EXIT_CONFIG);
     }
-    output::print(summary(&config));
+    output::print(summary(&config, &Memory::new(&config, config.server.max_connections)));
     ExitCode::SUCCESS
 }

@@ -6,6 +6,7 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
     process::ExitCode,
+    time::Duration,
 };
 
 use http::Uri;
@@ -42,7 +43,7 @@ pub(super) fn run(listen: SocketAddr, admin_listen: SocketAddr) -> ExitCode {
         Err(error) => return output::fail(error),
     };
     let models: Vec<_> = config.models.iter().map(|model| model.name.to_string()).collect();
-    let (running, ending) = match serve::start(config) {
+    let (running, ending) = match serve::start(config, None) {
         Ok(started) => started,
         Err(code) => {
             output::fail(
@@ -81,6 +82,8 @@ fn configuration(key: &SecretString, simulator: SocketAddr) -> Result<Config, Ex
     // Nothing of a demo outlives it, and a person reads its log.
     config.server.data_dir = std::env::temp_dir().join(format!("tidegate-demo-{}", std::process::id()));
     config.log.format = LogFormat::Text;
+    // Nobody's load balancer is in front of it.
+    config.timeouts.drain_delay = Duration::ZERO;
     Ok(config)
 }
 

@@ -17,7 +17,7 @@ const WITHIN: Duration = Duration::from_secs(5);
 /// Asks the gateway that this configuration describes whether it is alive.
 pub(super) fn run(source: &Source) -> ExitCode {
     let address = match output::load(source) {
-        Ok(config) => reachable(config.server.listen),
+        Ok(loaded) => reachable(loaded.config.server.listen),
         Err(code) => return code,
     };
     let runtime = match Builder::new_current_thread().enable_all().build() {
@@ -38,7 +38,7 @@ async fn ask(address: SocketAddr) -> reqwest::Result<reqwest::StatusCode> {
 }
 
 /// An address to listen on everywhere is reached on loopback.
-fn reachable(mut address: SocketAddr) -> SocketAddr {
+pub(super) fn reachable(mut address: SocketAddr) -> SocketAddr {
     match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
         IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),

@@ -3,6 +3,7 @@
 mod check;
 mod config;
 mod demo;
+mod explain;
 mod healthcheck;
 mod output;
 mod serve;
@@ -13,7 +14,7 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
-use crate::config::Source;
+use crate::{config::Source, proxy::explain::Question};
 
 /// An OpenAI-compatible reverse proxy gateway for the Responses API.
 #[derive(Debug, Parser)]
@@ -41,6 +42,19 @@ enum Command {
     },
     /// Check the configuration and print what would run, never a secret.
     Check,
+    /// Say who would be asked for a model, in which order, and why: by the running gateway, or without one by the
+    /// configuration alone.
+    Explain {
+        /// Name of the client key.
+        #[arg(long, value_name = "NAME")]
+        key: String,
+        /// The model that it asks for.
+        #[arg(long, value_name = "MODEL")]
+        model: String,
+        /// `prompt_cache_key` or session id of the request.
+        #[arg(long, value_name = "TEXT")]
+        cache_key: Option<String>,
+    },
     /// Ask a running gateway whether it is alive; for HEALTHCHECK of a container.
     Healthcheck,
     /// Run the simulated providers alone, for programs that are tested without spending money.
@@ -72,6 +86,7 @@ pub fn run() -> ExitCode {
         Command::Serve => serve::run(&source),
         Command::Demo { listen, admin_listen } => demo::run(listen, admin_listen),
         Command::Check => check::run(&source),
+        Command::Explain { key, model, cache_key } => explain::run(&source, Question { key, model, cache_key }),
         Command::Healthcheck => healthcheck::run(&source),
         Command::Simulate { listen } => simulate::run(listen),
         Command::Config { what: ConfigCommand::Schema } => config::schema(),

@@ -6,7 +6,7 @@ use std::{
     process::ExitCode,
 };
 
-use crate::config::{self, Config, EXIT_CONFIG, Report, Source};
+use crate::config::{self, EXIT_CONFIG, Loaded, Report, Source};
 
 /// Prints to standard output. A reader that went away is no error of ours.
 pub(super) fn print(text: impl Display) {
@@ -21,8 +21,8 @@ pub(super) fn fail(text: impl Display) -> ExitCode {
 }
 
 /// The configuration, or the report of its faults on standard error and the exit code for that.
-pub(super) fn load(source: &Source) -> Result<Config, ExitCode> {
-    config::load(source, &|name| std::env::var_os(name)).map(|loaded| loaded.config).map_err(|report| refuse(&report))
+pub(super) fn load(source: &Source) -> Result<Loaded, ExitCode> {
+    config::load(source, &|name| std::env::var_os(name)).map_err(|report| refuse(&report))
 }
 
 pub(super) fn refuse(report: &Report) -> ExitCode {

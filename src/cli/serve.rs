@@ -9,17 +9,20 @@ use std::{
 use secrecy::ExposeSecret;
 use tokio::sync::oneshot;
 
-use super::{output, signals::Ending};
+use super::{
+    output,
+    signals::{Ending, Signal, Signals},
+};
 use crate::{
-    app::{self, Handle, Running, World, telemetry},
-    config::{Config, EXIT_CONFIG, Source},
+    app::{self, Handle, Origin, Running, World, telemetry},
+    config::{Config, EXIT_CONFIG, Loaded, Source},
     domain::{chance::Chance, clock::Clock},
 };
 
 /// Runs the gateway until a signal ends it.
 pub(super) fn run(source: &Source) -> ExitCode {
-    let config = match output::load(source) {
-        Ok(config) => config,
+    let Loaded { config, reads, .. } = match output::load(source) {
+        Ok(loaded) => loaded,
         Err(code) => return code,
     };
     let _flush = match telemetry::start(&config.log) {
@@ -32,7 +35,9 @@ pub(super) fn run(source: &Source) -> ExitCode {
     for idle in &config.idle {
         tracing::info!(upstream = &*idle.name, variables = idle.variables.join(" "), "no credential is set: left out");
     }
-    let (running, ending) = match start(config) {
+    let source = source.clone();
+    let origin = Origin { source, reads, env: |name| std::env::var_os(name), look_every: Origin::LOOK_EVERY };
+    let (running, ending) = match start(config, Some(origin)) {
         Ok(started) => started,
         Err(code) => return code,
     };
@@ -45,64 +50,74 @@ pub(super) fn run(source: &Source) -> ExitCode {
     wait(running, ending)
 }
 
-/// Starts the gateway with the world as it is.
-pub(super) fn start(config: Config) -> Result<(Running, Ending), ExitCode> {
+/// Starts the gateway with the world as it is. With an `origin` it reloads on SIGHUP.
+pub(super) fn start(config: Config, origin: Option<Origin>) -> Result<(Running, Ending), ExitCode> {
     let ending = Ending::new().map_err(output::fail)?;
+    let hangup = origin.is_some().then(|| ending.hangup()).transpose().map_err(output::fail)?;
     let world = World { clock: Clock::system(), chance: Chance::system(), terminal: io::stdout().is_terminal() };
-    let running = app::start(config, world).map_err(output::fail)?;
+    let running = app::start(config, origin, world).map_err(output::fail)?;
+    if let Some(hangup) = hangup {
+        let handle = running.handle();
+        ending.runtime.spawn(hangup.each(move || handle.reload()));
+    }
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         listen = %running.listen,
         admin_listen = %running.admin_listen,
         metrics_listen = running.metrics_listen.map(tracing::field::display),
+        memory = %running.memory,
         "ready"
     );
     Ok((running, ending))
 }
 
-/// How a gateway ended.
-#[derive(Debug, PartialEq, Eq)]
-enum Ended {
-    Whole,
-    Cut,
-}
-
-/// Waits for a signal and ends the gateway in order: what is under way may finish, a second signal ends it at once.
+/// Waits for a signal and ends the gateway in order. Fails where a request was cut.
 pub(super) fn wait(running: Running, ending: Ending) -> ExitCode {
     let Ending { runtime, mut signals } = ending;
     let handle = running.handle();
-    let limit = running.drain_limit();
-    let (over, ended) = oneshot::channel();
+    let (over, mut ended) = oneshot::channel();
     let joining = thread::spawn(move || {
         running.join();
         let _ = over.send(());
     });
-    let ended = runtime.block_on(async {
-        let mut ended = ended;
-        tokio::select! {
-            () = signals.next() => {}
-            _ = &mut ended => return Ended::Whole,
-        }
-        tracing::info!("ending: no new requests, those under way may finish; a second signal ends them");
-        handle.drain();
-        let cut = async {
-            tokio::select! {
-                () = signals.next() => {}
-                () = tokio::time::sleep(limit) => {}
-            }
+    runtime.block_on(async {
+        let first = tokio::select! {
+            first = signals.next() => first,
+            _ = &mut ended => return,
         };
         tokio::select! {
-            _ = &mut ended => Ended::Whole,
-            () = cut => cut_off(&handle),
+            () = end(&handle, first, &mut signals) => {}
+            _ = &mut ended => {}
         }
     });
     let _ = joining.join();
-    tracing::info!(whole = ended == Ended::Whole, "ended");
-    if ended == Ended::Whole { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let whole = !handle.was_cut();
+    tracing::info!(whole, "ended");
+    if whole { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn cut_off(handle: &Handle) -> Ended {
-    tracing::warn!("requests under way are cut off");
+/// Leaves, drains, stops. A second signal, of either kind and at any time, goes to the last of these.
+async fn end(handle: &Handle, first: Signal, signals: &mut Signals) {
+    let grace = handle.grace();
+    if first == Signal::Terminate && !grace.delay.is_zero() {
+        tracing::info!(delay = ?grace.delay, "leaving: not ready any more, requests are still served");
+        handle.leave();
+        // Also with nothing under way: who sends requests here has to notice first.
+        tokio::select! {
+            _ = signals.next() => return stop(handle),
+            () = tokio::time::sleep(grace.delay) => {}
+        }
+    }
+    tracing::info!(limit = ?grace.limit, "ending: no new requests, those under way may finish; a second signal ends them");
+    handle.drain();
+    tokio::select! {
+        _ = signals.next() => {}
+        () = tokio::time::sleep(grace.limit) => {}
+    }
+    stop(handle);
+}
+
+fn stop(handle: &Handle) {
+    tracing::warn!("ending at once: what is under way is cut off");
     handle.stop();
-    Ended::Cut
 }

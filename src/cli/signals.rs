@@ -20,6 +20,52 @@ impl Ending {
         };
         Ok(Self { runtime, signals })
     }
+
+    /// From here on SIGHUP does not end the process by itself either.
+    pub(super) fn hangup(&self) -> io::Result<Hangup> {
+        let _inside = self.runtime.enter();
+        Hangup::new()
+    }
+}
+
+/// SIGHUP, where there is one.
+pub(super) struct Hangup {
+    #[cfg(unix)]
+    signal: tokio::signal::unix::Signal,
+}
+
+impl Hangup {
+    #[cfg(unix)]
+    fn new() -> io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self { signal: signal(SignalKind::hangup())? })
+    }
+
+    #[cfg(not(unix))]
+    fn new() -> io::Result<Self> {
+        Ok(Self {})
+    }
+
+    #[cfg(unix)]
+    /// Does something at each of them.
+    pub(super) async fn each(mut self, act: impl Fn()) {
+        while self.signal.recv().await.is_some() {
+            act();
+        }
+    }
+
+    #[cfg(not(unix))]
+    /// Does something at each of them.
+    pub(super) async fn each(self, _: impl Fn()) {}
+}
+
+/// What was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Signal {
+    /// SIGTERM: somebody replaces this process, whose clients come through something that has to notice first.
+    Terminate,
+    /// SIGINT: somebody waits for the end.
+    Interrupt,
 }
 
 /// SIGINT and SIGTERM, where there are any.
@@ -46,16 +92,17 @@ impl Signals {
 
     #[cfg(unix)]
     /// The next of them.
-    pub(super) async fn next(&mut self) {
+    pub(super) async fn next(&mut self) -> Signal {
         tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => Signal::Terminate,
+            _ = self.interrupt.recv() => Signal::Interrupt,
         }
     }
 
     #[cfg(not(unix))]
     /// The next of them.
-    pub(super) async fn next(&mut self) {
+    pub(super) async fn next(&mut self) -> Signal {
         let _ = tokio::signal::ctrl_c().await;
+        Signal::Interrupt
     }
 }

@@ -29,7 +29,7 @@ pub(super) fn run(listen: SocketAddr) -> ExitCode {
     for personality in Personality::ALL {
         output::print(format_args!("    {:12} http://{address}{}", personality.name(), personality.base_path()));
     }
-    ending.runtime.block_on(ending.signals.next());
+    let _ = ending.runtime.block_on(ending.signals.next());
     drop(simulator);
     ExitCode::SUCCESS
 }

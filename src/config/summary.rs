@@ -1,19 +1,19 @@
 //! What would run, for `tidegate check`. Never a secret.
 
-use std::fmt::{self, Write};
+use std::fmt::{self, Display, Write};
 
-use super::types::{Config, LogFormat, Upstream};
+use super::types::{Config, FailoverOn, LogFormat, Model, Strategy, Target, Upstream};
 
-/// What would run with this configuration, for people.
+/// What would run with this configuration, for people. `memory` is the most that it allows.
 #[must_use]
-pub fn summary(config: &Config) -> String {
+pub fn summary(config: &Config, memory: &dyn Display) -> String {
     let mut out = String::new();
     // Writing to a string cannot fail.
-    let _ = write(&mut out, config);
+    let _ = write(&mut out, config, memory);
     out
 }
 
-fn write(out: &mut String, config: &Config) -> fmt::Result {
+fn write(out: &mut String, config: &Config, memory: &dyn Display) -> fmt::Result {
     let Config { server, timeouts, log, .. } = config;
     writeln!(out, "listens on   {} (data), {} (admin)", server.listen, server.admin_listen)?;
     if let Some(metrics) = server.metrics_listen {
@@ -21,16 +21,23 @@ fn write(out: &mut String, config: &Config) -> fmt::Result {
     }
     writeln!(out, "data folder  {}", server.data_dir.display())?;
     writeln!(out, "workers      {}, {} connections at most", server.workers, server.max_connections)?;
-    writeln!(out, "bodies       up to {} MiB", server.max_body_bytes >> 20)?;
+    writeln!(
+        out,
+        "bodies       up to {} MiB, all together up to {} MiB",
+        server.max_body_bytes >> 20,
+        server.max_body_memory >> 20
+    )?;
+    writeln!(out, "memory       {memory}")?;
     writeln!(out, "logs         {}, {}", if log.format == LogFormat::Json { "json" } else { "text" }, log.level)?;
     writeln!(
         out,
-        "timeouts     upstream connect {:?}, head {:?}, silence {:?}; write stall {:?}; drain {:?}",
+        "timeouts     upstream connect {:?}, head {:?}, silence {:?}; write stall {:?}; drain {:?} after {:?}",
         timeouts.upstream_connect,
         timeouts.upstream_head,
         timeouts.upstream_silence,
         timeouts.write_stall,
-        timeouts.drain
+        timeouts.drain,
+        timeouts.drain_delay
     )?;
 
     writeln!(out, "\nupstreams")?;
@@ -43,11 +50,7 @@ fn write(out: &mut String, config: &Config) -> fmt::Result {
 
     writeln!(out, "\nmodels")?;
     for model in &config.models {
-        let targets = model.targets.iter().map(|target| {
-            let upstream = &config.upstreams[target.upstream].name;
-            target.model.as_ref().map_or_else(|| upstream.to_string(), |name| format!("{upstream}/{name}"))
-        });
-        writeln!(out, "  {} -> {}", model.name, targets.collect::<Vec<_>>().join(", "))?;
+        write_model(out, config, model)?;
     }
     if config.models.is_empty() {
         writeln!(out, "  none; clients may ask for upstream/model")?;
@@ -75,13 +78,42 @@ fn write(out: &mut String, config: &Config) -> fmt::Result {
     Ok(())
 }
 
+/// The targets as they are asked: `>` before the next priority, `|` between equals, with their weights.
+fn write_model(out: &mut String, config: &Config, model: &Model) -> fmt::Result {
+    let mut targets: Vec<_> = model.targets.iter().collect();
+    targets.sort_by_key(|target| target.priority);
+    let groups = targets.chunk_by(|a, b| a.priority == b.priority).map(|equals| {
+        let target = |target: &&Target| {
+            let upstream = &config.upstreams[target.upstream].name;
+            let name = target.model.as_ref().map_or_else(|| upstream.to_string(), |name| format!("{upstream}/{name}"));
+            if equals.len() > 1 { format!("{name} ({})", target.weight) } else { name }
+        };
+        equals.iter().map(target).collect::<Vec<_>>().join(" | ")
+    });
+    let strategy = match model.strategy {
+        Strategy::LeastLatency => ", the faster of two drawn",
+        Strategy::Ordered | Strategy::Weighted => "",
+    };
+    writeln!(out, "  {} -> {}{strategy}", model.name, groups.collect::<Vec<_>>().join(" > "))
+}
+
 fn write_upstream(out: &mut String, upstream: &Upstream) -> fmt::Result {
     writeln!(out, "  {}: {}", upstream.name, upstream.base_url)?;
     if let Some(proxy) = &upstream.proxy {
         writeln!(out, "    through {proxy}")?;
     }
+    if let Some(limit) = upstream.max_in_flight {
+        writeln!(out, "    {limit} requests at once, {} may wait", upstream.max_queued)?;
+    }
+    let FailoverOn { disconnect, timeout, empty } = upstream.failover_on;
+    let also = [(disconnect, "disconnect"), (timeout, "timeout"), (empty, "empty")];
+    let also: Vec<_> = also.iter().filter(|(on, _)| *on).map(|(_, name)| *name).collect();
+    if !also.is_empty() {
+        writeln!(out, "    failover also on {}", also.join(", "))?;
+    }
     for credential in &upstream.credentials {
-        writeln!(out, "    credential {} (account {})", credential.name, credential.account)?;
+        let limit = credential.max_in_flight.map(|limit| format!(", {limit} requests at once")).unwrap_or_default();
+        writeln!(out, "    credential {} (account {}){limit}", credential.name, credential.account)?;
     }
     if upstream.credentials.is_empty() {
         writeln!(out, "    no credential")?;

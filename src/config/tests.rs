@@ -81,7 +81,7 @@ fn valid_files_load_and_show_no_secret() {
     for file in files("valid") {
         let loaded = load(&Source::File(file.clone()), &env).unwrap();
         assert_eq!(loaded.source, file.display().to_string());
-        no_secret(&summary(&loaded.config).replace("x-canary", ""), "summary");
+        no_secret(&summary(&loaded.config, &"").replace("x-canary", ""), "summary");
         no_secret(&format!("{loaded:?}").replace("x-canary", ""), "Debug");
     }
 }
@@ -244,6 +244,16 @@ fn strategies_and_priorities_are_taken_as_written() {
     let upstream = &config.upstreams[0];
     assert_eq!(upstream.failover_on, FailoverOn { disconnect: true, timeout: false, empty: true });
     assert_eq!((upstream.max_in_flight, upstream.credentials[0].max_in_flight), (Some(9), Some(3)));
+    let summary = summary(&config, &"");
+    for line in [
+        "  as-written -> a > b\n",
+        "  shared -> a (3) | b (1)\n",
+        "  fast -> b > a, the faster of two drawn\n",
+        "    9 requests at once, 0 may wait\n    failover also on disconnect, empty\n",
+        "(account OTHER_KEY), 3 requests at once\n",
+    ] {
+        assert!(summary.contains(line), "{summary}");
+    }
 }
 
 #[test]
@@ -257,7 +267,7 @@ fn what_leads_to_an_idle_upstream_goes_with_it() {
     assert_eq!(config.keys.len(), 1);
     // None would mean all.
     assert_eq!(config.keys[0].upstreams, Some(vec![]));
-    let summary = summary(&config);
+    let summary = summary(&config, &"");
     for line in [
         "idle: idle, has no credential; set UNSET_KEY or ./tests",
         "both -> live/b",

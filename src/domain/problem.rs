@@ -34,6 +34,10 @@ pub enum Problem {
     RequestTimeout,
     /// The client broke off inside its body.
     RequestAborted,
+    /// Where the request, its head or its body begins and ends cannot be told without doubt.
+    InvalidFraming,
+    /// The head of the request is too large.
+    HeadTooLarge,
     /// No connection to the upstream.
     UpstreamUnreachable,
     /// The upstream closed before it answered.
@@ -46,6 +50,8 @@ pub enum Problem {
     UpstreamBadAnswer,
     /// Every candidate has as many requests as it may have.
     UpstreamBusy,
+    /// All request bodies together are over `max_body_memory_mib`.
+    GatewayOverloaded,
     /// A fault of our own.
     Internal,
 }
@@ -69,12 +75,15 @@ impl Problem {
             Self::InvalidEncoding => "invalid_content_encoding",
             Self::RequestTimeout => "request_timeout",
             Self::RequestAborted => "request_aborted",
+            Self::InvalidFraming => "invalid_framing",
+            Self::HeadTooLarge => "head_too_large",
             Self::UpstreamUnreachable => "upstream_unreachable",
             Self::UpstreamDisconnected => "upstream_disconnected",
             Self::UpstreamTimeout => "upstream_timeout",
             Self::UpstreamAuth => "upstream_auth",
             Self::UpstreamBadAnswer => "upstream_bad_answer",
             Self::UpstreamBusy => "upstream_busy",
+            Self::GatewayOverloaded => "gateway_overloaded",
             Self::Internal => "internal_error",
         }
     }

@@ -4,6 +4,7 @@ use std::{
     convert::Infallible,
     ops::Range,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     vec::IntoIter,
 };
@@ -11,13 +12,15 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 
-/// Pieces under this size that follow each other are copied together. A piece costs 32 bytes here and more in the
-/// connection's buffer that it keeps alive, so a client that sends chunks of one byte would make us hold 30 times its body;
-/// from this size on the cost is under a twentieth.
-const SMALL: usize = 1024;
+use crate::domain::budget::Reservation;
 
-/// Size of the blocks that small pieces are copied to.
-const BLOCK: usize = 8 * 1024;
+/// Pieces under this size that follow each other are copied together. Each keeps the buffer alive that the connection
+/// received it into, and hyper's have at least 8 KiB however little arrives: bodies that trickle in by segments of 1,460
+/// bytes measured 3.9 times their size in resident memory, and 1.06 times when they are copied.
+const SMALL: usize = 8 * 1024;
+
+/// Size of the blocks that small pieces are copied to. A body holds one that is not full.
+pub const BLOCK: usize = 16 * 1024;
 
 /// A body in pieces.
 #[derive(Clone, Debug, Default)]
@@ -26,6 +29,9 @@ pub struct Rope {
     /// The block that small pieces are being copied to; comes after all of `pieces`. Empty unless the sender dribbles.
     tail: BytesMut,
     len: u64,
+    /// The memory that its pieces take, held until the last copy of them is gone: one may still be on its way to an
+    /// upstream when the answer is here.
+    hold: Option<Arc<Reservation>>,
 }
 
 /// One change: `with` takes the place of `range`.
@@ -48,15 +54,22 @@ impl Rope {
         self.len += piece.len() as u64;
         let after_small = !self.tail.is_empty() || self.pieces.last().is_some_and(|last| last.len() < SMALL);
         if piece.len() < SMALL && after_small {
-            if self.tail.capacity() - self.tail.len() < piece.len() {
+            let (fits, rest) = piece.split_at(piece.len().min(self.tail.capacity() - self.tail.len()));
+            self.tail.extend_from_slice(fits);
+            if !rest.is_empty() {
                 self.seal();
                 self.tail = BytesMut::with_capacity(BLOCK);
+                self.tail.extend_from_slice(rest);
             }
-            self.tail.extend_from_slice(&piece);
         } else if !piece.is_empty() {
             self.seal();
             self.pieces.push(piece);
         }
+    }
+
+    /// Takes over the memory that its pieces take.
+    pub fn hold(&mut self, reservation: Reservation) {
+        self.hold = Some(Arc::new(reservation));
     }
 
     /// Makes a piece of what was copied together so far.
@@ -86,7 +99,7 @@ impl Rope {
     /// This body with some ranges replaced; the rest is shared, not copied. The edits come sorted and do not overlap. An edit
     /// that breaks this, or reaches past the end, applies to what is left of its range.
     pub fn edited(&self, edits: &[Edit]) -> Self {
-        let mut edited = Self::new();
+        let mut edited = Self { hold: self.hold.clone(), ..Self::new() };
         let mut edits = edits.iter().peekable();
         // Bytes of the body up to here are in `edited` or replaced.
         let mut done = 0;
@@ -129,7 +142,7 @@ impl Rope {
 
     /// The body to send. May be called again, for another attempt.
     pub fn body(&self) -> RopeBody {
-        RopeBody { pieces: self.pieces().collect::<Vec<_>>().into_iter(), left: self.len }
+        RopeBody { pieces: self.pieces().collect::<Vec<_>>().into_iter(), left: self.len, _hold: self.hold.clone() }
     }
 }
 
@@ -138,6 +151,7 @@ impl Rope {
 pub struct RopeBody {
     pieces: IntoIter<Bytes>,
     left: u64,
+    _hold: Option<Arc<Reservation>>,
 }
 
 impl Body for RopeBody {
@@ -203,6 +217,36 @@ mod tests {
         assert!(rope.pieces.len() <= 14, "{}", rope.pieces.len());
         assert!(rope.pieces[1..].iter().all(|piece| piece.len() == BLOCK));
         assert!(bytes(&rope).into_iter().eq((0..100_000u32).map(|i| i as u8)));
+    }
+
+    #[test]
+    fn small_pieces_do_not_keep_the_buffers_they_came_in() {
+        let mut rope = Rope::new();
+        let buffers: Vec<_> = (0..50).map(|i| Bytes::from(vec![i; 8 * 1024])).collect();
+        for buffer in &buffers {
+            rope.push(buffer.slice(..1460));
+        }
+        // The first one may be all there is of a body: it costs no copy.
+        assert_eq!(buffers.iter().filter(|buffer| !buffer.is_unique()).count(), 1);
+        assert!(bytes(&rope).into_iter().eq((0..50).flat_map(|i| vec![i; 1460])));
+    }
+
+    #[test]
+    fn memory_is_held_as_long_as_any_copy() {
+        let budget = crate::domain::budget::Budget::default();
+        budget.set_limit(100);
+        let mut reservation = budget.nothing();
+        assert!(reservation.set(100));
+        let mut rope = rope(["a", "b"]);
+        rope.hold(reservation);
+        let edited = rope.edited(&[Edit { range: 0..1, with: Bytes::from("c") }]);
+        drop(rope);
+        let (one, two) = (edited.body(), edited.clone().body());
+        drop(edited);
+        drop(one);
+        assert_eq!(budget.held(), 100);
+        drop(two);
+        assert_eq!(budget.held(), 0);
     }
 
     #[test]

@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// An error answer that may be about our credential is read this far before it is judged. Error objects are small.
-const ERROR_BODY_LIMIT: usize = 64 * 1024;
+pub(super) const ERROR_BODY_LIMIT: usize = 64 * 1024;
 /// And for this long: the head is here, the rest of a small object follows at once or never.
 const ERROR_BODY_WITHIN: Duration = Duration::from_secs(10);
 /// And for this long where little depends on it: the client, or the next candidate, waits.

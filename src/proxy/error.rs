@@ -177,6 +177,19 @@ impl Refusal {
         Self::new(Problem::RequestAborted, "The body ended before it was whole.").closing()
     }
 
+    /// No memory for one more body. Nothing waits for it: what waits holds memory too.
+    pub(super) fn overloaded() -> Self {
+        Self::new(
+            Problem::GatewayOverloaded,
+            "This gateway holds as many request bodies as it may now (`max_body_memory_mib` in its configuration). \
+             Try again in a moment.",
+        )
+    }
+
+    pub(super) fn invalid_framing() -> Self {
+        Self::new(Problem::InvalidFraming, "The chunks of the body are malformed.").closing()
+    }
+
     pub(super) fn upstream(problem: Problem) -> Self {
         Self::new(
             problem,
@@ -238,7 +251,7 @@ impl Refusal {
             Problem::UnsupportedEncoding => {
                 headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("gzip, deflate, br, zstd"));
             }
-            Problem::UpstreamBusy => {
+            Problem::UpstreamBusy | Problem::GatewayOverloaded => {
                 headers.insert(RETRY_AFTER, HeaderValue::from_static(RETRY_SOON));
             }
             // RFC 9110 wants a 426 to name a protocol: the one to use in place of WebSocket.
@@ -317,7 +330,9 @@ fn status(problem: Problem) -> StatusCode {
         | Problem::InvalidJson
         | Problem::RepeatedField
         | Problem::InvalidEncoding
-        | Problem::RequestAborted => StatusCode::BAD_REQUEST,
+        | Problem::RequestAborted
+        | Problem::InvalidFraming => StatusCode::BAD_REQUEST,
+        Problem::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
         Problem::RequestTooLarge | Problem::UpstreamLimit => StatusCode::PAYLOAD_TOO_LARGE,
         Problem::UnsupportedEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
         Problem::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
@@ -326,7 +341,7 @@ fn status(problem: Problem) -> StatusCode {
         | Problem::UpstreamAuth
         | Problem::UpstreamBadAnswer => StatusCode::BAD_GATEWAY,
         Problem::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
-        Problem::UpstreamBusy => StatusCode::SERVICE_UNAVAILABLE,
+        Problem::UpstreamBusy | Problem::GatewayOverloaded => StatusCode::SERVICE_UNAVAILABLE,
         Problem::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
@@ -347,6 +362,7 @@ fn may_heal(problem: Problem) -> bool {
             | Problem::UpstreamTimeout
             | Problem::UpstreamBadAnswer
             | Problem::UpstreamBusy
+            | Problem::GatewayOverloaded
             | Problem::Internal
     )
 }

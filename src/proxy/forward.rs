@@ -29,7 +29,7 @@ use crate::{
 /// cancels the call upstream.
 pub async fn forward<B>(proxy: &Proxy, arrival: Arrival, endpoint: Endpoint, request: Request<B>) -> Response<Answer>
 where
-    B: Body<Data = Bytes> + Send + Unpin,
+    B: Body<Data = Bytes, Error: std::error::Error + 'static> + Send + Unpin,
 {
     // Kept to the end: a reload never changes a request under way.
     let tables = proxy.tables();
@@ -49,7 +49,7 @@ async fn obtain<B>(
     request: Request<B>,
 ) -> Result<Reply, Refusal>
 where
-    B: Body<Data = Bytes> + Send + Unpin,
+    B: Body<Data = Bytes, Error: std::error::Error + 'static> + Send + Unpin,
 {
     let (head, body) = request.into_parts();
 
@@ -58,7 +58,8 @@ where
     settlement.outcome().key = Some(Arc::clone(&caller.name));
 
     // Read the body: bounded, decoded, scanned piece by piece.
-    let received = receive::receive(body, &head.headers, &tables.timeouts, tables.max_body_bytes).await?;
+    let received =
+        receive::receive(body, &head.headers, &tables.timeouts, tables.max_body_bytes, &proxy.bodies).await?;
     settlement.outcome().bytes_up = received.rope.len();
 
     // Resolve: where the model leads, and who of those is asked in which order.
@@ -130,7 +131,7 @@ pub(super) fn candidates(tables: &Tables, caller: &Caller, route: &Route<'_>, bo
     candidates
 }
 
-/// Codex's names for what belongs together, where the body has no `prompt_cache_key` (docs/wire.md, section 5).
+/// Codex's names for what belongs together, where the body has no `prompt_cache_key` (docs/wire.md, section 4).
 const SESSION_HEADERS: [&str; 2] = ["session-id", "thread-id"];
 
 /// What this request has in common with others that profit from one account's prompt cache, if it says so. Only with

@@ -2,8 +2,10 @@
 
 mod attempt;
 pub mod error;
+pub mod explain;
 mod failover;
 pub mod forward;
+mod intake;
 mod receive;
 mod respond;
 
@@ -16,6 +18,7 @@ use crate::{
     auth::Keys,
     config::{self, Config, Retries, Timeouts},
     domain::{
+        budget::Budget,
         chance::{Chance, Dice, NoChance},
         clock::Clock,
         departure::Departure,
@@ -23,6 +26,7 @@ use crate::{
     },
     metering::Settlement,
     metrics::{Metrics, WorkerMetrics},
+    protocol::body::BLOCK,
     routing::Routes,
     upstream::{
         Pool, Pools, Unusable, Upstream,
@@ -31,6 +35,14 @@ use crate::{
 };
 
 pub use respond::Answer;
+
+/// What one request holds at most beside its body and its connections: the best of the answers that failed, the one that
+/// is being looked at, and the end of a block of its body that is not full.
+pub const PER_REQUEST: usize = 2 * attempt::ERROR_BODY_LIMIT + BLOCK;
+
+/// Connections to upstreams that one request holds at most: a failed answer that was not read to its end keeps its own
+/// while the next candidate is asked.
+pub const CONNECTIONS_PER_REQUEST: usize = 2;
 
 /// Everything that a request reads: one immutable snapshot, of one worker. Upstreams are known by their indices, which
 /// mean something only inside the snapshot that they are of.
@@ -161,6 +173,8 @@ pub struct Proxy {
     dice: Arc<Dice>,
     /// Goes up by one a request.
     turn: AtomicUsize,
+    /// Memory for the bodies of requests, shared with the other workers.
+    bodies: Budget,
 }
 
 /// What is known of a request before its head is looked at.
@@ -177,9 +191,15 @@ impl Proxy {
     ///
     /// # Errors
     /// Without randomness, which the ids of requests need.
-    pub fn new(tables: Tables, clock: Clock, chance: Chance, dice: Arc<Dice>) -> Result<Self, NoChance> {
+    pub fn new(
+        tables: Tables,
+        bodies: &Budget,
+        clock: Clock,
+        chance: Chance,
+        dice: Arc<Dice>,
+    ) -> Result<Self, NoChance> {
         let (tables, ids) = (RwLock::new(Arc::new(tables)), RequestIds::new(clock, chance)?);
-        Ok(Self { tables, ids, clock, dice, turn: AtomicUsize::new(0) })
+        Ok(Self { tables, ids, clock, dice, turn: AtomicUsize::new(0), bodies: bodies.apart() })
     }
 
     /// The tables of another configuration for this worker, to be [swapped](Self::swap) in.
@@ -203,6 +223,11 @@ impl Proxy {
         };
         // Taken down where no request waits for the lock.
         drop(before);
+    }
+
+    /// What this worker draws with.
+    pub fn dice(&self) -> &Dice {
+        &self.dice
     }
 
     /// Greets a request: gives it its id.

@@ -1,32 +1,25 @@
 //! The request's body: bounded in size and time, decoded, scanned as it arrives, kept as a rope.
 
 use std::{
-    io,
+    error::Error,
     ops::Range,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    task::{Context, Poll, ready},
-    time::Duration,
+    sync::{Arc, atomic::Ordering},
 };
 
 use async_compression::{
     tokio::bufread::{BrotliDecoder, GzipDecoder, ZlibDecoder, ZstdDecoder},
     zstd::DParameter,
 };
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, header::CONTENT_ENCODING};
 use http_body::Body;
-use tokio::{
-    io::{AsyncBufRead, AsyncBufReadExt, AsyncRead, AsyncReadExt, ReadBuf},
-    time::{Instant, Sleep},
-};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt};
 
-use super::error::Refusal;
+use super::{error::Refusal, intake::Intake};
 use crate::{
     config::Timeouts,
+    domain::budget::{Budget, Reservation},
     protocol::{
         body::Rope,
         json::{Paths, Repeats, Scanner, Value},
@@ -55,6 +48,9 @@ const RATIO_FROM: u64 = 1024 * 1024;
 /// frame may ask for 128 MiB.
 const ZSTD_WINDOW_LOG: u32 = 23;
 
+/// What a decoder holds beside its window: blocks and tables, zstd's being the largest with 0.3 MiB, and what it gives out.
+const DECODER: u64 = 384 * 1024;
+
 /// A whole body.
 pub(super) struct Received {
     pub(super) rope: Rope,
@@ -71,23 +67,33 @@ pub(super) struct Model {
     pub(super) range: Range<u64>,
 }
 
-/// Reads the body.
+/// Reads the body, into memory that `budget` has to have left.
 pub(super) async fn receive<B>(
     body: B,
     headers: &HeaderMap,
     timeouts: &Timeouts,
     max_bytes: u64,
+    budget: &Budget,
 ) -> Result<Received, Refusal>
 where
-    B: Body<Data = Bytes> + Send + Unpin,
+    B: Body<Data = Bytes, Error: Error + 'static> + Send + Unpin,
 {
     let coding = Coding::of(headers)?;
     // Content-Length says it early: nothing has to be read. An encoded body only grows.
     if body.size_hint().lower() > max_bytes {
         return Err(Refusal::too_large(max_bytes));
     }
+    // All of it before anything is read: who is refused in the middle has sent the rest in vain.
+    let expected = if coding.is_none() { body.size_hint().exact() } else { None };
+    let mut scan = Scan::new(max_bytes, budget, coding);
+    let fits = match expected {
+        Some(len) => scan.held.set(len),
+        None => scan.hold(0),
+    };
+    if !fits {
+        return Err(Refusal::overloaded().leaving(&body));
+    }
     let mut intake = Intake::new(body, timeouts, max_bytes);
-    let mut scan = Scan::new(max_bytes);
     let read = match coding {
         None => read(&mut intake, &mut scan).await,
         // Boxed, as what is rare shall not make the future of every request larger.
@@ -99,9 +105,9 @@ where
     }
 }
 
-async fn read<B>(intake: &mut Intake<B>, scan: &mut Scan) -> Result<(), Refusal>
+async fn read<B>(intake: &mut Intake<B>, scan: &mut Scan<'_>) -> Result<(), Refusal>
 where
-    B: Body<Data = Bytes> + Send + Unpin,
+    B: Body<Data = Bytes, Error: Error + 'static> + Send + Unpin,
 {
     while let Some(piece) = std::future::poll_fn(|cx| intake.poll_piece(cx)).await? {
         scan.take(piece).await?;
@@ -135,11 +141,20 @@ impl Coding {
             _ => Err(Refusal::unsupported_encoding()),
         }
     }
+
+    /// How far back a decoder remembers what it gave out, in bytes.
+    fn window(self) -> u64 {
+        match self {
+            Self::Gzip | Self::Deflate => 32 * 1024,
+            Self::Brotli => 1 << 24,
+            Self::Zstd => 1 << ZSTD_WINDOW_LOG,
+        }
+    }
 }
 
-async fn decode<B>(coding: Coding, intake: &mut Intake<B>, scan: &mut Scan) -> Result<(), Refusal>
+async fn decode<B>(coding: Coding, intake: &mut Intake<B>, scan: &mut Scan<'_>) -> Result<(), Refusal>
 where
-    B: Body<Data = Bytes> + Send + Unpin,
+    B: Body<Data = Bytes, Error: Error + 'static> + Send + Unpin,
 {
     let encoded = Arc::clone(&intake.received);
     let mut decoder: Pin<Box<dyn AsyncRead + Send + '_>> = match coding {
@@ -188,23 +203,46 @@ where
 }
 
 /// Scans pieces and keeps them.
-struct Scan {
+struct Scan<'a> {
     scanner: Scanner,
     rope: Rope,
     max_bytes: u64,
+    budget: &'a Budget,
+    held: Reservation,
+    coding: Option<Coding>,
     /// Bytes since the other streams had their turn.
     turn: usize,
 }
 
-impl Scan {
-    fn new(max_bytes: u64) -> Self {
-        Self { scanner: Scanner::new(&PATHS, Repeats::Refuse), rope: Rope::new(), max_bytes, turn: 0 }
+impl<'a> Scan<'a> {
+    fn new(max_bytes: u64, budget: &'a Budget, coding: Option<Coding>) -> Self {
+        Self {
+            scanner: Scanner::new(&PATHS, Repeats::Refuse),
+            rope: Rope::new(),
+            max_bytes,
+            budget,
+            held: budget.nothing(),
+            coding,
+            turn: 0,
+        }
+    }
+
+    /// Holds the memory for a body that is `len` bytes long so far, and for what decodes it.
+    fn hold(&mut self, len: u64) -> bool {
+        // Windows are allocated whole, but the system gives memory only for what was written to.
+        let decoder = self.coding.map_or(0, |coding| DECODER + len.min(coding.window()));
+        // The largest body fits by itself (the configuration's check sees to it), and with a decoder it shall too.
+        let bytes = (len + decoder).min(self.budget.limit().max(len));
+        self.held.cover(bytes)
     }
 
     async fn take(&mut self, piece: Bytes) -> Result<(), Refusal> {
         let len = piece.len();
         if self.rope.len() + len as u64 > self.max_bytes {
             return Err(Refusal::too_large(self.max_bytes));
+        }
+        if !self.hold(self.rope.len() + len as u64) {
+            return Err(Refusal::overloaded());
         }
         self.scanner.feed(&piece).map_err(|error| Refusal::json(&error, &PATHS))?;
         self.rope.push(piece);
@@ -236,127 +274,9 @@ impl Scan {
             Some(Value::String(text)) if !text.is_empty() => Some(text.clone()),
             _ => None,
         };
+        // The decoder is gone, and what was taken in steps is known now. Giving back cannot fail.
+        let _ = self.held.set(self.rope.len());
+        self.rope.hold(self.held);
         Ok(Received { rope: self.rope, model, cache_key })
-    }
-}
-
-/// The body as it comes from the client, under its deadlines.
-struct Intake<B> {
-    body: B,
-    /// The piece that a decoder is reading from.
-    piece: Bytes,
-    refusal: Option<Refusal>,
-    began: Instant,
-    last: Instant,
-    /// Shared with whoever compares it with what it decodes to.
-    received: Arc<AtomicU64>,
-    max_bytes: u64,
-    idle: Duration,
-    total: Duration,
-    min_rate: u64,
-    timer: Option<Pin<Box<Sleep>>>,
-}
-
-impl<B> Intake<B>
-where
-    B: Body<Data = Bytes> + Unpin,
-{
-    fn new(body: B, timeouts: &Timeouts, max_bytes: u64) -> Self {
-        let now = Instant::now();
-        Self {
-            body,
-            piece: Bytes::new(),
-            refusal: None,
-            began: now,
-            last: now,
-            received: Arc::default(),
-            max_bytes,
-            idle: timeouts.body_idle,
-            total: timeouts.body_total,
-            min_rate: timeouts.body_min_rate,
-            timer: None,
-        }
-    }
-
-    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Refusal>> {
-        loop {
-            match Pin::new(&mut self.body).poll_frame(cx) {
-                Poll::Pending => {
-                    ready!(self.poll_deadline(cx));
-                    return Poll::Ready(Err(self.too_slow()));
-                }
-                Poll::Ready(None) => return Poll::Ready(Ok(None)),
-                Poll::Ready(Some(Err(_))) => return Poll::Ready(Err(Refusal::request_aborted())),
-                Poll::Ready(Some(Ok(frame))) => {
-                    let Ok(data) = frame.into_data() else { continue };
-                    self.last = Instant::now();
-                    let len = data.len() as u64;
-                    let received = self.received.fetch_add(len, Ordering::Relaxed) + len;
-                    if received > self.max_bytes {
-                        return Poll::Ready(Err(Refusal::too_large(self.max_bytes)));
-                    }
-                    if self.drips(received) {
-                        return Poll::Ready(Err(self.too_slow()));
-                    }
-                    return Poll::Ready(Ok(Some(data)));
-                }
-            }
-        }
-    }
-
-    /// Slower than `min_rate` over its whole time, once it had `idle` to get going.
-    fn drips(&self, received: u64) -> bool {
-        let elapsed = self.last.duration_since(self.began);
-        elapsed > self.idle && (received as f64) < elapsed.as_secs_f64() * self.min_rate as f64
-    }
-
-    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let until = (self.last + self.idle).min(self.began + self.total);
-        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
-        if timer.deadline() != until {
-            timer.as_mut().reset(until);
-        }
-        timer.as_mut().poll(cx)
-    }
-
-    fn too_slow(&self) -> Refusal {
-        Refusal::request_timeout("The body of the request did not come in time.")
-    }
-}
-
-impl<B> AsyncBufRead for Intake<B>
-where
-    B: Body<Data = Bytes> + Unpin,
-{
-    fn poll_fill_buf(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
-        let this = self.get_mut();
-        while this.piece.is_empty() {
-            match ready!(this.poll_piece(cx)) {
-                Ok(Some(piece)) => this.piece = piece,
-                Ok(None) => break,
-                Err(refusal) => {
-                    this.refusal = Some(refusal);
-                    return Poll::Ready(Err(io::ErrorKind::Other.into()));
-                }
-            }
-        }
-        Poll::Ready(Ok(&this.piece))
-    }
-
-    fn consume(self: Pin<&mut Self>, len: usize) {
-        self.get_mut().piece.advance(len);
-    }
-}
-
-impl<B> AsyncRead for Intake<B>
-where
-    B: Body<Data = Bytes> + Unpin,
-{
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let piece = ready!(self.as_mut().poll_fill_buf(cx))?;
-        let len = piece.len().min(into.remaining());
-        into.put_slice(piece.get(..len).unwrap_or_default());
-        self.consume(len);
-        Poll::Ready(Ok(()))
     }
 }

@@ -135,7 +135,7 @@ impl Lease {
 
     /// With what.
     pub fn credential(&self) -> Option<&Credential> {
-        self.upstream.credentials.get(self.credential)
+        self.upstream.credential(self.credential)
     }
 
     /// The first byte of an answer's body is here.

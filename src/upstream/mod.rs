@@ -151,6 +151,16 @@ impl Upstream {
         })
     }
 
+    /// The credential of this index.
+    pub fn credential(&self, index: usize) -> Option<&Credential> {
+        self.credentials.get(index)
+    }
+
+    /// Its state, which all workers share.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
     /// The time to its first byte of late; none where that is not known.
     pub fn latency(&self, now: Instant) -> Option<std::time::Duration> {
         self.pool.latency(now)

@@ -42,7 +42,7 @@ impl Pools {
     pub fn new(config: &Config, previous: Option<&Self>, metrics: &Metrics, now: Instant) -> Self {
         let pools = config.upstreams.iter().map(|upstream| {
             let previous = previous.and_then(|pools| pools.0.iter().find(|pool| pool.is_for(upstream)));
-            let metrics = metrics.upstream_health(&upstream.name);
+            let metrics = metrics.standings.upstream(&upstream.name);
             Arc::new(Pool::new(upstream, previous.map(Arc::as_ref), metrics, now))
         });
         Self(pools.collect())
@@ -119,13 +119,10 @@ impl Pool {
         if credentials.is_empty() {
             credentials.push(account(None));
         }
-        Self {
-            name: Arc::from(&*upstream.name),
-            base_url: upstream.base_url.clone(),
-            shared: previous.map_or_else(fresh, |pool| Arc::clone(&pool.shared)),
-            credentials,
-            metrics,
-        }
+        let shared = previous.map_or_else(fresh, |pool| Arc::clone(&pool.shared));
+        // The places of credentials may have changed.
+        shared.last_faulted.store(0, Ordering::Relaxed);
+        Self { name: Arc::from(&*upstream.name), base_url: upstream.base_url.clone(), shared, credentials, metrics }
     }
 
     fn is_for(&self, upstream: &config::Upstream) -> bool {

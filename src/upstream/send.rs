@@ -38,6 +38,12 @@ use crate::{
 /// about four of them: one being read into, one on its way, and what waits for the client. Also bounds the head of an answer.
 const MAX_BUFFER: usize = 16 * 1024;
 
+/// What one connection holds at most.
+pub const PER_CONNECTION: usize = 4 * MAX_BUFFER;
+
+/// And with TLS: 64 KiB of records on their way out (rustls's limit), 18 KiB of one that comes in, and what it decrypts to.
+pub const PER_TLS: usize = (64 + 18 + 16) * 1024;
+
 /// Answers with more header fields than this are refused by the client.
 const MAX_HEADERS: usize = 128;
 

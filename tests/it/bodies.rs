@@ -6,13 +6,17 @@ use async_compression::{
     Level,
     tokio::bufread::{BrotliEncoder, GzipEncoder, ZlibEncoder, ZstdEncoder},
 };
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+    sync::oneshot,
+};
 
 use crate::support::{
-    client::request,
+    client::{Client, request},
     gateway::{Gateway, KEY, UPSTREAM_KEY, config, key, model, upstream},
     soon,
-    upstream::{RESPONSE, Upstream, chunk, json},
+    upstream::{LAST_CHUNK, RESPONSE, Step, Upstream, chunk, json},
 };
 
 /// `max_body_mib` of the test gateway, in bytes.
@@ -643,4 +647,163 @@ async fn the_length_must_be_true() {
         assert_eq!(head.status, 400, "{headers}: {head:?}");
     }
     upstream.assert_untouched(&gateway, "a body of doubtful length").await;
+}
+
+/// What all bodies together hold.
+const HELD: &str = "tidegate_body_memory_bytes ";
+
+/// Answers with nothing but a refusal that a later try may not get.
+async fn assert_overloaded(client: &mut Client) {
+    let answer = client.answer().await;
+    answer.assert_final(503, "gateway_overloaded", false);
+    assert_eq!(answer.all("retry-after"), ["1"], "{answer:?}");
+    assert_eq!(answer.json()["error"]["type"], "server_error");
+    assert_eq!(answer.header("connection"), Some("close"), "{answer:?}");
+}
+
+#[tokio::test]
+async fn beyond_the_memory_for_all_bodies_a_request_is_refused_at_once() {
+    let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
+    let gateway = Gateway::with(&upstream.base_url(), |config| {
+        config.server.max_body_memory = LIMIT as u64;
+        // Two workers share it.
+        config.server.workers = 2;
+    });
+    let body = request("", &sized(LIMIT / 2));
+    let mut slow = [gateway.connect().await, gateway.connect().await];
+    for client in &mut slow {
+        client.send(&body[..1000]).await;
+    }
+    gateway.metric_becomes(HELD, LIMIT as f64).await;
+    for _ in 0..4 {
+        let mut third = gateway.connect().await;
+        third.send(request("", br#"{"model":"smart"}"#)).await;
+        assert_overloaded(&mut third).await;
+        assert!(third.closed().await);
+    }
+    // Before a byte of it is here.
+    let mut third = gateway.connect().await;
+    let small = request("", br#"{"model":"smart"}"#);
+    third.send(&small[..small.len() - 17]).await;
+    assert_overloaded(&mut third).await;
+    for client in &mut slow {
+        client.send(&body[1000..]).await;
+        assert_eq!(client.answer().await.status, 200);
+    }
+    gateway.metric_becomes(HELD, 0.0).await;
+    for mut client in slow {
+        assert_eq!(client.create(r#"{"model":"smart"}"#).await.status, 200);
+    }
+    gateway.metric_becomes("tidegate_problems_total{code=\"gateway_overloaded\"}", 5.0).await;
+}
+
+#[tokio::test]
+async fn bodies_without_a_length_and_decoded_ones_count_as_they_come() {
+    let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
+    let gateway = Gateway::with(&upstream.base_url(), |config| config.server.max_body_memory = LIMIT as u64);
+    let large = sized(LIMIT - 1000);
+
+    // One takes most of it in chunks, and is sent nowhere yet.
+    let mut first = gateway.connect().await;
+    first.send(chunked("")).await;
+    first.send(chunk(&large[..LIMIT / 2])).await;
+    gateway.metric_becomes(HELD, (LIMIT / 2) as f64).await;
+
+    let mut second = gateway.connect().await;
+    second.send(chunked("")).await;
+    second.send(chunk(&large)).await;
+    assert_overloaded(&mut second).await;
+    for coding in ["gzip", "deflate", "br", "zstd"] {
+        let header = format!("content-encoding: {coding}\r\n");
+        let mut coded_one = gateway.connect().await;
+        coded_one.post_with(&header, coded(coding, &large).await).await;
+        assert_overloaded(&mut coded_one).await;
+    }
+    gateway.metric_becomes(HELD, (LIMIT / 2) as f64).await;
+
+    first.send(chunk(&large[LIMIT / 2..])).await;
+    first.send(LAST_CHUNK).await;
+    assert_eq!(first.answer().await.status, 200);
+    gateway.metric_becomes(HELD, 0.0).await;
+    // Alone each fits, whatever its decoder takes.
+    for coding in ["gzip", "deflate", "br", "zstd"] {
+        let header = format!("content-encoding: {coding}\r\n");
+        assert_eq!(gateway.post(&header, coded(coding, &large).await).await.status, 200, "{coding}");
+    }
+    gateway.metric_becomes(HELD, 0.0).await;
+}
+
+#[tokio::test]
+async fn memory_is_given_back_however_a_request_ends() {
+    let (hung, hangs) = oneshot::channel();
+    let mut hung = Some(hung);
+    let mut upstream = Upstream::scripted(move |request| {
+        if request.body.ends_with(b"break\"}") {
+            vec![Step::Reset]
+        } else {
+            vec![Step::UntilClosed(hung.take().unwrap())]
+        }
+    })
+    .await;
+    let gateway = Gateway::with(&upstream.base_url(), |config| config.server.max_body_memory = LIMIT as u64);
+
+    // Refused: no JSON, no such model, too large, too large by chunks, no coding, no known key.
+    for body in [&b"{"[..], br#"{"model":"none"}"#] {
+        assert!(gateway.post("", body).await.status >= 400);
+    }
+    let too_large = vec![b' '; LIMIT + 1];
+    assert_eq!(gateway.post("", &too_large).await.status, 413);
+    let mut client = gateway.connect().await;
+    client.send(chunked("")).await;
+    client.send(chunk(&too_large)).await;
+    assert_eq!(client.answer().await.status, 413);
+    assert_eq!(gateway.post("content-encoding: gzip\r\n", [b'x'; 1000]).await.status, 400);
+    gateway.metric_becomes(HELD, 0.0).await;
+
+    // Broken off by the client, with a length and without.
+    for begun in [&request("", &sized(5000))[..300], &[chunked("").as_bytes(), &chunk(b"{\"mod")].concat()] {
+        let mut client = gateway.connect().await;
+        client.send(begun).await;
+        soon("the body to be held", async { while gateway.metric(HELD).await == 0.0 {} }).await;
+        drop(client);
+        gateway.metric_becomes(HELD, 0.0).await;
+    }
+
+    // Broken by the upstream.
+    assert_eq!(gateway.post("", br#"{"model":"gpt-break"}"#).await.status, 502);
+    gateway.metric_becomes(HELD, 0.0).await;
+
+    // Left while the upstream thinks.
+    upstream.request().await;
+    let mut client = gateway.connect().await;
+    let body = br#"{"model":"gpt-hang"}"#;
+    client.post(body).await;
+    upstream.request().await;
+    assert_eq!(gateway.metric(HELD).await, body.len() as f64);
+    drop(client);
+    soon("the call to be cancelled", hangs).await.unwrap();
+    gateway.metric_becomes(HELD, 0.0).await;
+}
+
+#[tokio::test]
+async fn a_body_that_is_still_going_up_is_held_beyond_its_answer() {
+    // More than the kernel takes for an upstream that does not read.
+    const LEN: usize = 32 * 1024 * 1024;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let gateway = Gateway::with(&format!("http://{}", listener.local_addr().unwrap()), |config| {
+        config.server.max_body_bytes = LEN as u64;
+    });
+    let mut client = gateway.connect().await;
+    let upstream = async {
+        let (mut upstream, _) = listener.accept().await.unwrap();
+        upstream.read_exact(&mut [0; 10]).await.unwrap();
+        upstream.write_all(&json("200 OK", RESPONSE)).await.unwrap();
+        upstream
+    };
+    let ((), upstream) = soon("an answer", async { tokio::join!(client.post(sized(LEN)), upstream) }).await;
+    let answer = client.answer().await;
+    assert_eq!((answer.status, &*answer.body), (200, RESPONSE.as_bytes()));
+    assert_eq!(gateway.metric(HELD).await, LEN as f64);
+    drop(upstream);
+    gateway.metric_becomes(HELD, 0.0).await;
 }

@@ -78,6 +78,10 @@ fn check_prints_what_would_run_and_no_secret() {
         assert!(said.contains(word), "{word} in:\n{said}");
     }
     assert!(!said.contains(UPSTREAM_KEY) && !said.contains(KEY), "{said}");
+    let memory = said.lines().find(|line| line.starts_with("memory ")).unwrap_or_else(|| panic!("{said}"));
+    for part in ["request bodies 512 MiB", "10000 connections of ", " MiB", " KiB"] {
+        assert!(memory.contains(part), "{memory}");
+    }
     assert!(!folder.path().join("data").exists());
 }
 
@@ -189,7 +193,7 @@ async fn the_first_start_makes_a_key_and_the_next_one_knows_it() {
     let mut process = Process::start(&mut serve());
     let path = process.logged("no client key is configured: made one")["file"].as_str().unwrap().to_owned();
     process.ready();
-    process.signal("TERM");
+    process.signal("INT");
     assert_eq!(process.exit(), Some(0));
 
     let path = folder.path().join(path);
@@ -322,8 +326,8 @@ fn a_start_that_failed_leaves_no_key_behind_that_nobody_saw() {
         config.server.listen = listen;
         config
     };
-    app::start(config(taken.local_addr().unwrap()), world()).unwrap_err();
-    let running = app::start(config("127.0.0.1:0".parse().unwrap()), world()).unwrap();
+    app::start(config(taken.local_addr().unwrap()), None, world()).unwrap_err();
+    let running = app::start(config("127.0.0.1:0".parse().unwrap()), None, world()).unwrap();
     assert!(running.first_key.is_some(), "the key of the first try is in force, and nobody knows it");
     running.handle().stop();
     running.join();
@@ -338,7 +342,7 @@ fn a_first_key_that_cannot_be_read_is_not_replaced() {
         let mut config = crate::support::gateway::config("http://127.0.0.1:1/v1");
         config.keys.clear();
         config.server.data_dir = folder.path().to_owned();
-        let said = match app::start(config, world()) {
+        let said = match app::start(config, None, world()) {
             Ok(running) => {
                 running.handle().stop();
                 panic!("{text:?} was taken for no key");

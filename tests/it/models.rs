@@ -256,8 +256,15 @@ async fn the_operators_side() {
     assert_eq!((health.status, health.body.len()), (200, 0));
     let ready = admin.get("/readyz").await;
     assert_eq!((ready.status, ready.header("content-type")), (200, Some("application/json")));
+    let in_service = |name: &str| {
+        json!({
+            "name": name, "state": "in_service", "in_flight": 0, "queued": 0,
+            "credentials": [{ "name": "UP_KEY", "state": "in_service", "in_flight": 0 }],
+        })
+    };
     let expected = json!({
-        "ready": true, "draining": false, "upstreams": ["up", "two"], "upstreams_without_credential": ["idle"],
+        "ready": true, "draining": false, "last_reload_refused": false,
+        "upstreams": [in_service("up"), in_service("two")], "upstreams_without_credential": ["idle"],
     });
     assert_eq!(ready.json(), expected);
     // The API is not there.

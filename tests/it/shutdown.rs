@@ -1,9 +1,15 @@
 //! Ending in order.
 
-use tokio::{net::TcpStream, sync::oneshot};
+use std::{fs, net::SocketAddr, time::Duration};
+
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::{net::TcpStream, sync::oneshot, time::Instant};
 
 use crate::support::{
-    gateway::{Gateway, config},
+    client::{Answer, Client},
+    gateway::{Gateway, KEY, UPSTREAM_KEY, config},
+    process::{Process, tidegate},
     soon,
     upstream::{LAST_CHUNK, RESPONSE, STREAM, Step, Upstream, chunk, json},
 };
@@ -46,7 +52,7 @@ async fn a_stream_under_way_finishes_and_nobody_new_is_taken() {
     })
     .await;
     // The admin plane stays, so that a drain can be watched.
-    let ready = crate::support::client::Client::connect(gateway.admin).await.get("/readyz").await;
+    let ready = Client::connect(gateway.admin).await.get("/readyz").await;
     assert_eq!((ready.status, &ready.json()["draining"]), (503, &true.into()));
     go.send(()).unwrap();
     client.body(&mut answer).await;
@@ -98,8 +104,229 @@ async fn idle_clients_that_keep_their_side_open_do_not_hold_the_end_up() {
     assert_eq!(used.create(BODY).await.status, 200);
     let _silent = gateway.connect().await;
     gateway.metric_becomes("tidegate_connections ", 2.0).await;
-    let since = tokio::time::Instant::now();
+    let since = Instant::now();
     gateway.drain();
     gateway.ended().await;
-    assert!(since.elapsed() < std::time::Duration::from_secs(1), "{:?}", since.elapsed());
+    assert!(since.elapsed() < Duration::from_secs(1), "{:?}", since.elapsed());
+}
+
+#[tokio::test]
+async fn before_it_drains_readiness_fails_and_requests_are_served_on_connections_that_are_not_kept() {
+    let (go, gate) = oneshot::channel();
+    let mut gate = Some(gate);
+    let upstream = Upstream::scripted(move |request| match gate.take_if(|_| request.body.starts_with(b"{\"stream")) {
+        Some(gate) => {
+            let rest = [chunk(COMPLETED), LAST_CHUNK.to_vec()].concat();
+            vec![Step::Send(STREAM.to_vec()), Step::Wait(gate), Step::Send(rest)]
+        }
+        None => vec![Step::Send(json("200 OK", RESPONSE))],
+    })
+    .await;
+    let mut gateway = Gateway::before(&upstream.base_url());
+    let mut streaming = gateway.connect().await;
+    streaming.post(r#"{"stream":true,"model":"smart"}"#).await;
+    let mut stream = streaming.head().await;
+    let mut kept = gateway.connect().await;
+    let answer = kept.create(BODY).await;
+    assert_eq!((answer.status, answer.header("connection")), (200, None));
+
+    gateway.leave();
+    for address in [gateway.address, gateway.admin] {
+        assert_eq!(Client::connect(address).await.get("/readyz").await.status, 503);
+    }
+    let ready = Client::connect(gateway.admin).await.get("/readyz").await.json();
+    assert_eq!((&ready["ready"], &ready["draining"]), (&false.into(), &true.into()));
+    // Alive it is, or it would be killed.
+    assert_eq!(gateway.connect().await.get("/healthz").await.status, 200);
+    let new = gateway.connect().await;
+    for mut client in [kept, new] {
+        let answer = client.create(BODY).await;
+        assert_eq!((answer.status, answer.header("connection")), (200, Some("close")), "{answer:?}");
+        assert!(client.closed().await);
+    }
+    let refused = gateway.post("", "{").await;
+    assert_eq!((refused.status, refused.all("connection")), (400, vec!["close"]));
+
+    gateway.drain();
+    go.send(()).unwrap();
+    streaming.body(&mut stream).await;
+    assert_eq!((stream.whole, &*stream.body), (true, COMPLETED));
+    gateway.ended().await;
+}
+
+/// `tidegate serve` as a process of its own, its clients' address, and its admin plane's.
+fn serve(upstream: &Upstream, folder: &TempDir, delay: u32, limit: u32) -> (Process, SocketAddr, SocketAddr) {
+    let file = folder.path().join("tidegate.toml");
+    let text = format!(
+        r#"
+[server]
+listen = "127.0.0.1:0"
+admin_listen = "127.0.0.1:0"
+[timeouts]
+drain_delay_s = {delay}
+drain_timeout_s = {limit}
+[[upstreams]]
+name = "up"
+base_url = "{}"
+credentials = [{{ env = "UP_KEY" }}]
+[[models]]
+name = "smart"
+targets = [{{ upstream = "up" }}]
+[[keys]]
+name = "a"
+secret = {{ env = "A_KEY" }}
+"#,
+        upstream.base_url()
+    );
+    fs::write(&file, text).unwrap();
+    let mut command = tidegate(folder.path());
+    command.args(["serve", "--config"]).arg(&file).env("UP_KEY", UPSTREAM_KEY).env("A_KEY", KEY);
+    let mut process = Process::start(&mut command);
+    let ready = process.logged("ready");
+    let address = |name: &str| ready[name].as_str().unwrap().parse().unwrap();
+    (process, address("listen"), address("admin_listen"))
+}
+
+/// A stream of which the head is here.
+async fn open(address: SocketAddr) -> (Client, Answer) {
+    let mut client = Client::connect(address).await;
+    client.post(BODY).await;
+    let head = client.head().await;
+    assert_eq!(head.status, 200);
+    (client, head)
+}
+
+/// How the requests of a process that has ended came to theirs.
+fn ends(process: Process) -> Vec<String> {
+    let log = process.everything();
+    let lines = log.lines().filter(|line| line.contains("tidegate::request"));
+    lines.map(|line| serde_json::from_str::<Value>(line).unwrap()["end"].as_str().unwrap().to_owned()).collect()
+}
+
+/// Long enough that only a broken gateway would wait for it.
+const FOREVER: u32 = 3600;
+
+#[tokio::test]
+async fn sigterm_waits_for_the_delay_also_when_nothing_is_under_way() {
+    let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
+    let folder = TempDir::new().unwrap();
+    let (mut process, ..) = serve(&upstream, &folder, 1, FOREVER);
+    let since = Instant::now();
+    process.signal("TERM");
+    assert_eq!(process.exit(), Some(0));
+    assert!(since.elapsed() >= Duration::from_secs(1), "{:?}", since.elapsed());
+}
+
+#[tokio::test]
+async fn sigterm_fails_readiness_and_serves_on() {
+    let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
+    let folder = TempDir::new().unwrap();
+    let (mut process, address, admin) = serve(&upstream, &folder, FOREVER, FOREVER);
+    let mut kept = Client::connect(address).await;
+    assert_eq!(kept.create(BODY).await.header("connection"), None);
+    process.signal("TERM");
+    process.logged("leaving");
+    assert_eq!(Client::connect(admin).await.get("/readyz").await.status, 503);
+    let new = Client::connect(address).await;
+    for mut client in [kept, new] {
+        let answer = client.create(BODY).await;
+        assert_eq!((answer.status, answer.header("connection")), (200, Some("close")));
+        assert!(client.closed().await);
+    }
+    process.signal("INT");
+    assert_eq!(process.exit(), Some(0));
+    assert_eq!(ends(process), ["completed"; 3]);
+}
+
+#[tokio::test]
+async fn sigint_skips_the_delay_and_a_second_signal_within_it_ends_at_once() {
+    let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
+    let folder = TempDir::new().unwrap();
+    let (mut process, ..) = serve(&upstream, &folder, FOREVER, FOREVER);
+    process.signal("INT");
+    assert_eq!(process.exit(), Some(0));
+    for second in ["INT", "TERM"] {
+        let (mut process, ..) = serve(&upstream, &folder, FOREVER, FOREVER);
+        process.signal("TERM");
+        process.logged("leaving");
+        process.signal(second);
+        // Nothing was under way, so nothing was cut.
+        assert_eq!(process.exit(), Some(0), "{second}");
+    }
+}
+
+#[tokio::test]
+async fn a_second_signal_cuts_what_is_under_way() {
+    let upstream =
+        Upstream::scripted(move |_| vec![Step::Send(STREAM.to_vec()), Step::UntilClosed(oneshot::channel().0)]).await;
+    let folder = TempDir::new().unwrap();
+    // In the delay, and in the drain.
+    for (first, said) in [("TERM", "leaving"), ("INT", "ending")] {
+        let (mut process, address, _) = serve(&upstream, &folder, FOREVER, FOREVER);
+        let (mut client, mut answer) = open(address).await;
+        process.signal(first);
+        process.logged(said);
+        process.signal("TERM");
+        soon("the stream to break", client.body(&mut answer)).await;
+        assert!(!answer.whole);
+        assert_eq!(process.exit(), Some(1));
+        assert_eq!(ends(process), ["gateway_stop"]);
+    }
+}
+
+#[tokio::test]
+async fn streams_over_the_limit_of_the_drain_are_cut_and_marked() {
+    let upstream = Upstream::scripted(move |_| {
+        vec![Step::Send([STREAM, &chunk(b"data: 1\n\n")].concat()), Step::UntilClosed(oneshot::channel().0)]
+    })
+    .await;
+    let folder = TempDir::new().unwrap();
+    let (mut process, address, _) = serve(&upstream, &folder, FOREVER, 1);
+    let (mut client, mut answer) = open(address).await;
+    process.signal("INT");
+    soon("the stream to break", client.body(&mut answer)).await;
+    assert_eq!((answer.whole, &answer.body[..]), (false, &b"data: 1\n\n"[..]));
+    assert_eq!(process.exit(), Some(1));
+    assert_eq!(ends(process), ["gateway_stop"]);
+}
+
+#[tokio::test]
+async fn fifty_streams_over_sigterm_are_whole() {
+    let (go, gate) = tokio::sync::watch::channel(());
+    let upstream = Upstream::scripted(move |_| {
+        let mut gate = gate.clone();
+        let (open, opened) = oneshot::channel();
+        tokio::spawn(async move {
+            let _ = gate.changed().await;
+            let _ = open.send(());
+        });
+        let rest = [chunk(COMPLETED), LAST_CHUNK.to_vec()].concat();
+        vec![Step::Send(STREAM.to_vec()), Step::Wait(opened), Step::Send(rest)]
+    })
+    .await;
+    let folder = TempDir::new().unwrap();
+    let (mut process, address, _) = serve(&upstream, &folder, 3, FOREVER);
+    let mut streams = Vec::new();
+    for _ in 0..45 {
+        streams.push(open(address).await);
+    }
+    process.signal("TERM");
+    process.logged("leaving");
+    for _ in 0..5 {
+        streams.push(open(address).await);
+    }
+    process.logged("ending");
+    soon("new connections to be refused", async {
+        while TcpStream::connect(address).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    go.send(()).unwrap();
+    for (client, answer) in &mut streams {
+        soon("a stream to end", client.body(answer)).await;
+        assert_eq!((answer.whole, &*answer.body), (true, COMPLETED));
+    }
+    assert_eq!(process.exit(), Some(0));
+    assert_eq!(ends(process), vec!["completed"; 50]);
 }

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use http::{HeaderMap, HeaderName};
 use tempfile::TempDir;
 use tidegate::{
-    app::{self, Handle, World},
+    app::{self, Handle, Origin, World},
     auth,
     config::{
         Config, Credential, FailoverOn, Health, Key, Log, LogFormat, Model, OnIncomplete, Retries, Server, Strategy,
@@ -29,9 +29,10 @@ pub(crate) struct Gateway {
     pub(crate) address: SocketAddr,
     pub(crate) admin: SocketAddr,
     pub(crate) metrics: Option<SocketAddr>,
-    handle: Handle,
+    pub(crate) handle: Handle,
     ended: Option<std::thread::JoinHandle<()>>,
-    _data: TempDir,
+    /// Holds its data, and what else belongs to it.
+    pub(crate) folder: TempDir,
 }
 
 /// A configuration with one upstream at `base_url`: model `smart` becomes `real`, any `gpt-*` goes as it is.
@@ -142,16 +143,26 @@ impl Gateway {
     pub(crate) fn start(mut config: Config) -> Self {
         let data = TempDir::new().unwrap();
         config.server.data_dir = data.path().to_owned();
+        Self::run(config, None, data)
+    }
+
+    /// With a configuration that is read again from where it came.
+    pub(crate) fn run(config: Config, origin: Option<Origin>, folder: TempDir) -> Self {
         let world = World { clock: Clock::system(), chance: Chance::system(), terminal: false };
-        let running = app::start(config, world).unwrap();
+        let running = app::start(config, origin, world).unwrap();
         let (address, admin, metrics) = (running.listen, running.admin_listen, running.metrics_listen);
         let handle = running.handle();
         let ended = std::thread::spawn(move || running.join());
-        Self { address, admin, metrics, handle, ended: Some(ended), _data: data }
+        Self { address, admin, metrics, handle, ended: Some(ended), folder }
     }
 
     pub(crate) async fn connect(&self) -> Client {
         Client::connect(self.address).await
+    }
+
+    /// Has it say that it will end.
+    pub(crate) fn leave(&self) {
+        self.handle.leave();
     }
 
     /// Asks it to end in order.

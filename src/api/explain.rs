@@ -1,0 +1,35 @@
+//! `GET /explain`: who would be asked for a model, and why, as text.
+
+use axum::{
+    extract::{Query, State, rejection::QueryRejection},
+    http::StatusCode,
+};
+use serde::Deserialize;
+
+use super::Admin;
+use crate::proxy::explain::{Question, explain as explained};
+
+/// `?key=NAME&model=MODEL`, and perhaps `&cache_key=TEXT`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Asked {
+    key: String,
+    model: String,
+    cache_key: Option<String>,
+}
+
+/// The explanation, or what is wrong with the question.
+pub(super) async fn explain(
+    State(admin): State<Admin>,
+    asked: Result<Query<Asked>, QueryRejection>,
+) -> (StatusCode, String) {
+    let Query(Asked { key, model, cache_key }) = match asked {
+        Ok(asked) => asked,
+        Err(error) => return (StatusCode::BAD_REQUEST, format!("{}\n", error.body_text())),
+    };
+    let proxy = &admin.data.proxy;
+    match explained(&proxy.tables(), proxy.dice(), &Question { key, model, cache_key }) {
+        Ok(text) => (StatusCode::OK, text),
+        Err(error) => (StatusCode::NOT_FOUND, format!("{error}\n")),
+    }
+}

@@ -1,0 +1,74 @@
+//! The most memory that a configuration allows.
+
+use std::fmt;
+
+use super::{ADMIN_CONNECTIONS, connection::MAX_BUFFER, progress::MAX_QUEUED};
+use crate::{
+    config::Config,
+    proxy,
+    upstream::send::{PER_CONNECTION, PER_TLS},
+};
+
+/// Tasks, parsed heads, timers, nesting of JSON: what has no limit of its own because it is small.
+const REST: u64 = 32 * 1024;
+
+/// A connection to us: the buffer that the head of the request under way keeps alive, the one that is being read into,
+/// what waits to be written.
+const CLIENT: u64 = 2 * MAX_BUFFER as u64 + MAX_QUEUED as u64 + REST;
+
+/// What everything that has a limit may hold together, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    bodies: u64,
+    /// Connections of clients, and what each holds with the request under way on it, apart from its body.
+    clients: (u64, u64),
+    /// Connections to upstreams that wait for their next request.
+    idle: (u64, u64),
+    /// Connections to the admin plane.
+    admin: (u64, u64),
+}
+
+impl Memory {
+    /// With so many connections of clients at once.
+    pub fn new(config: &Config, connections: usize) -> Self {
+        let tls = config.upstreams.iter().any(|upstream| upstream.base_url.scheme_str() == Some("https"));
+        let upstream = PER_CONNECTION as u64 + if tls { PER_TLS as u64 } else { 0 };
+        let request = proxy::PER_REQUEST as u64 + proxy::CONNECTIONS_PER_REQUEST as u64 * upstream;
+        let idle = config.upstreams.iter().map(|upstream| upstream.max_idle_connections as u64).sum::<u64>();
+        let listeners = 1 + u64::from(config.server.metrics_listen.is_some());
+        Self {
+            bodies: config.server.max_body_memory,
+            clients: (connections as u64, CLIENT + request),
+            idle: (idle.saturating_mul(config.server.workers as u64), upstream),
+            admin: (listeners * ADMIN_CONNECTIONS as u64, CLIENT),
+        }
+    }
+
+    /// All of it.
+    pub fn total(&self) -> u64 {
+        let parts = [self.clients, self.idle, self.admin];
+        parts.iter().fold(self.bodies, |sum, (count, each)| sum.saturating_add(count.saturating_mul(*each)))
+    }
+}
+
+/// One line, with its parts.
+impl fmt::Display for Memory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+        let kib = |bytes: u64| bytes.div_ceil(1 << 10);
+        let Self { bodies, clients, idle, admin } = self;
+        write!(
+            f,
+            "at most {} MiB: request bodies {} MiB, {} connections of {} KiB, {} idle ones to upstreams of {} KiB, {} \
+             to the admin plane of {} KiB; besides the process itself and the kernel's buffers",
+            mib(self.total()),
+            mib(*bodies),
+            clients.0,
+            kib(clients.1),
+            idle.0,
+            kib(idle.1),
+            admin.0,
+            kib(admin.1),
+        )
+    }
+}

@@ -1,0 +1,68 @@
+//! `tidegate explain`.
+
+use std::{process::ExitCode, time::Duration};
+
+use reqwest::{StatusCode, Url};
+use tokio::runtime::Builder;
+
+use super::{healthcheck::reachable, output};
+use crate::{
+    config::{Config, Source},
+    domain::chance::Dice,
+    proxy::{
+        Tables,
+        explain::{Question, explain},
+    },
+};
+
+/// Who is there answers at once; a person waits.
+const WITHIN: Duration = Duration::from_secs(5);
+
+/// Asks the running gateway that this configuration describes; without one, explains what the configuration alone says.
+pub(super) fn run(source: &Source, question: Question) -> ExitCode {
+    let config = match output::load(source) {
+        Ok(loaded) => loaded.config,
+        Err(code) => return code,
+    };
+    match ask(&config, &question) {
+        Ok((StatusCode::OK, text)) => {
+            output::print(text.trim_end());
+            ExitCode::SUCCESS
+        }
+        Ok((_, text)) => output::fail(text.trim_end()),
+        Err(why) => offline(&config, &question, &why),
+    }
+}
+
+fn ask(config: &Config, question: &Question) -> Result<(StatusCode, String), String> {
+    let address = reachable(config.server.admin_listen);
+    let mut asked = vec![("key", &question.key), ("model", &question.model)];
+    asked.extend(question.cache_key.as_ref().map(|text| ("cache_key", text)));
+    let url = Url::parse_with_params(&format!("http://{address}/explain"), asked).map_err(|error| error.to_string())?;
+    let runtime = Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
+    let answer = runtime.block_on(async {
+        let client = reqwest::Client::builder()
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .timeout(WITHIN)
+            .build()?;
+        let answer = client.get(url).send().await?;
+        Ok::<_, reqwest::Error>((answer.status(), answer.text().await?))
+    });
+    answer.map_err(|_| format!("nothing answers at {address}"))
+}
+
+fn offline(config: &Config, question: &Question, why: &str) -> ExitCode {
+    let tables = match Tables::at_rest(config) {
+        Ok(tables) => tables,
+        Err(error) => return output::fail(error),
+    };
+    match explain(&tables, &Dice::seeded(0), question) {
+        Ok(text) => {
+            output::print(format_args!("offline: no health, no pins ({why})"));
+            output::print(text.trim_end());
+            ExitCode::SUCCESS
+        }
+        Err(error) => output::fail(error),
+    }
+}

@@ -1,0 +1,103 @@
+//! How upstreams and their credentials stand, and how often they were passed by.
+
+use std::sync::Arc;
+
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    registry::Registry,
+};
+
+use super::UpstreamLabels;
+use crate::domain::standing::Cause;
+
+/// `upstream`, `credential` ("" = the upstream as a whole).
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CredentialLabels {
+    upstream: Arc<str>,
+    credential: Arc<str>,
+}
+
+/// `upstream`, `credential` ("" = the upstream as a whole), `cause`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct EjectionLabels {
+    upstream: Arc<str>,
+    credential: Arc<str>,
+    cause: &'static str,
+}
+
+/// What shows how they stand: brought up to date when the metrics are read.
+#[derive(Clone, Debug, Default)]
+pub struct Standings {
+    /// How often an upstream or a credential was passed by from then on.
+    ejections: Family<EjectionLabels, Counter>,
+    /// 1 = in service, 0 = passed by.
+    in_service: Family<CredentialLabels, Gauge>,
+    /// Requests under way at an upstream, or with a credential.
+    in_flight: Family<CredentialLabels, Gauge>,
+    /// Requests that wait for room at an upstream.
+    queued: Family<UpstreamLabels, Gauge>,
+}
+
+impl Standings {
+    pub(super) fn new(registry: &mut Registry) -> Self {
+        let standings = Self::default();
+        registry.register(
+            "ejections",
+            "How often an upstream or a credential was passed by",
+            standings.ejections.clone(),
+        );
+        registry.register("in_service", "1 = in service, 0 = passed by", standings.in_service.clone());
+        registry.register(
+            "upstream_requests_in_flight",
+            "Requests under way at an upstream, or with a credential",
+            standings.in_flight.clone(),
+        );
+        registry.register(
+            "upstream_requests_queued",
+            "Requests that wait for room at an upstream",
+            standings.queued.clone(),
+        );
+        standings
+    }
+
+    /// The counters of the health of one upstream.
+    pub fn upstream(&self, name: &str) -> UpstreamHealth {
+        UpstreamHealth { name: name.into(), ejections: self.ejections.clone() }
+    }
+
+    /// Shows how an upstream (without `credential`) or one of its credentials stands.
+    pub fn show(&self, upstream: &str, credential: Option<&str>, in_service: bool, in_flight: usize) {
+        let labels = CredentialLabels { upstream: upstream.into(), credential: credential.unwrap_or_default().into() };
+        self.in_service.get_or_create(&labels).set(i64::from(in_service));
+        self.in_flight.get_or_create(&labels).set(i64::try_from(in_flight).unwrap_or(i64::MAX));
+    }
+
+    /// Shows how many wait for room at an upstream.
+    pub fn show_queued(&self, upstream: &str, queued: usize) {
+        let labels = UpstreamLabels { upstream: upstream.into() };
+        self.queued.get_or_create(&labels).set(i64::try_from(queued).unwrap_or(i64::MAX));
+    }
+
+    /// Forgets how upstreams stand: those that are gone would show their last state for ever.
+    pub fn clear(&self) {
+        self.in_service.clear();
+        self.in_flight.clear();
+        self.queued.clear();
+    }
+}
+
+/// What counts the ejections of one upstream and its credentials. Rare: it may take the lock.
+#[derive(Clone, Debug)]
+pub struct UpstreamHealth {
+    name: Arc<str>,
+    ejections: Family<EjectionLabels, Counter>,
+}
+
+impl UpstreamHealth {
+    /// Counts an ejection: of a credential, or of the upstream as a whole.
+    pub fn ejected(&self, credential: Option<&str>, cause: Cause) {
+        let (upstream, credential) = (Arc::clone(&self.name), credential.unwrap_or_default().into());
+        self.ejections.get_or_create(&EjectionLabels { upstream, credential, cause: cause.name() }).inc();
+    }
+}

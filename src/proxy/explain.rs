@@ -1,0 +1,261 @@
+//! What the operator sees: who would be asked for a model and why, and how every upstream stands. From the code that
+//! routes and the state that it reads.
+
+use std::{
+    fmt::{self, Write},
+    sync::Arc,
+};
+
+use serde::Serialize;
+use tokio::time::Instant;
+
+use super::{Tables, forward::candidates};
+use crate::{
+    auth::Caller,
+    config::Strategy,
+    domain::{
+        chance::{self, Dice},
+        standing::Standing,
+    },
+    metrics::Metrics,
+    routing::{self, Bar, Candidate, Choice, Route},
+};
+
+/// What shall be explained.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// Name of the client key.
+    pub key: String,
+    /// The model that it asks for.
+    pub model: String,
+    /// `prompt_cache_key` or session id of the request, if it has one.
+    pub cache_key: Option<String>,
+}
+
+/// Why there is nothing to explain.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unexplained {
+    /// No such key.
+    #[error("no client key has the name `{0}`")]
+    Key(String),
+    /// The key may not ask for the model, or there is no such model: clients cannot tell the two apart.
+    #[error("the key `{key}` may not ask for `{model}`: its `models` do not list it; clients get 404 model_not_found")]
+    KeyModels {
+        /// The key.
+        key: String,
+        /// The model.
+        model: String,
+    },
+    /// No model of this name leads anywhere.
+    #[error("no model has the name `{0}`, and no wildcard matches it; clients get 404 model_not_found")]
+    Model(String),
+}
+
+/// Who would be asked now, in order, and who would not, with the reasons.
+///
+/// # Errors
+/// When the key or the model does not exist.
+pub fn explain(tables: &Tables, dice: &Dice, question: &Question) -> Result<String, Unexplained> {
+    let Question { key, model, cache_key } = question;
+    let caller = tables.keys.named(key).ok_or_else(|| Unexplained::Key(key.clone()))?;
+    if !caller.may_ask(model) {
+        return Err(Unexplained::KeyModels { key: key.clone(), model: model.clone() });
+    }
+    let route = tables.routes.route(model).ok_or_else(|| Unexplained::Model(model.clone()))?;
+    let all = candidates(tables, &caller, &route, 0);
+    let preference = cache_key.as_ref().map(|text| chance::seed(&[&caller.name, text]));
+    let choice = routing::choose(&route, all.clone(), preference, 0, dice);
+    let mut text = String::new();
+    // Writing to a string cannot fail.
+    let _ = Explanation { tables, caller: &caller, model, route: &route, preference, all, choice }.write(&mut text);
+    Ok(text)
+}
+
+struct Explanation<'a> {
+    tables: &'a Tables,
+    caller: &'a Caller,
+    model: &'a str,
+    route: &'a Route<'a>,
+    preference: Option<u64>,
+    all: Vec<Candidate>,
+    choice: Choice,
+}
+
+impl Explanation<'_> {
+    fn write(&self, out: &mut String) -> fmt::Result {
+        let strategy = match self.route.strategy {
+            Strategy::Ordered => "ordered",
+            Strategy::Weighted => "weighted",
+            Strategy::LeastLatency => "least_latency",
+        };
+        writeln!(out, "model {} for key {}, strategy {strategy}", self.model, self.caller.name)?;
+        if self.choice.candidates.is_empty() {
+            writeln!(out, "\nnobody can be asked; clients get an error")?;
+        } else if self.choice.last_resort {
+            writeln!(out, "\nasked in this order, although all are passed by: nobody else is left")?;
+        } else {
+            writeln!(out, "\nasked in this order, the next one only when the one before fails")?;
+        }
+        for (place, candidate) in (1..).zip(&self.choice.candidates) {
+            write!(out, "  {place}. ")?;
+            self.name(out, candidate)?;
+            writeln!(out)?;
+            writeln!(out, "       {}", self.position(candidate))?;
+            writeln!(out, "       {}", standing(candidate))?;
+        }
+        let left_out: Vec<_> = self.all.iter().filter(|candidate| !self.is_asked(candidate)).collect();
+        if !left_out.is_empty() {
+            writeln!(out, "\nnot asked")?;
+        }
+        for candidate in left_out {
+            write!(out, "  -  ")?;
+            self.name(out, candidate)?;
+            writeln!(out)?;
+            let why = match candidate.bar {
+                Some(Bar::Key) => "the key may not use this upstream".to_owned(),
+                Some(Bar::TooLarge(limit)) => format!("it takes bodies up to {} MiB", limit >> 20),
+                None => standing(candidate),
+            };
+            writeln!(out, "       {why}")?;
+        }
+        let mut limits: Vec<_> = self.choice.candidates.iter().filter_map(|one| self.size_limit(one)).collect();
+        limits.dedup();
+        if !limits.is_empty() {
+            writeln!(out, "\nlarger bodies pass by: {}", limits.join(", "))?;
+        }
+        Ok(())
+    }
+
+    fn is_asked(&self, candidate: &Candidate) -> bool {
+        self.choice
+            .candidates
+            .iter()
+            .any(|asked| (asked.target, asked.credential) == (candidate.target, candidate.credential))
+    }
+
+    fn name(&self, out: &mut String, candidate: &Candidate) -> fmt::Result {
+        let Some(upstream) = self.tables.upstreams.get(candidate.upstream) else { return Ok(()) };
+        write!(out, "{}", upstream.config.name)?;
+        if let Some(name) = upstream.credential(candidate.credential).and_then(|credential| credential.name.as_ref()) {
+            write!(out, " with {name}")?;
+        }
+        let model = self.route.targets.get(candidate.target).and_then(|target| target.model.as_deref());
+        write!(out, ", as {}", model.unwrap_or(self.model))
+    }
+
+    fn position(&self, candidate: &Candidate) -> String {
+        let Some(target) = self.route.targets.get(candidate.target) else { return String::new() };
+        let mut why = format!("priority {}", target.priority);
+        let equals = self.route.targets.iter().filter(|other| other.priority == target.priority);
+        let weights: u32 = equals.clone().map(|other| other.weight).sum();
+        if equals.count() > 1 {
+            let share = f64::from(target.weight) * 100.0 / f64::from(weights.max(1));
+            let _ = write!(why, ", weight {} of {weights}: ", target.weight);
+            let _ = match (self.preference, self.route.strategy) {
+                (Some(_), _) => write!(why, "chosen by the cache key ({share:.0} % of them come here)"),
+                (None, Strategy::LeastLatency) => write!(why, "the faster of two drawn for each request"),
+                (None, _) => write!(why, "drawn for each request ({share:.0} % of them)"),
+            };
+        }
+        if let Some(latency) = candidate.latency {
+            let _ = write!(why, ", first byte of late after {} ms", latency.as_millis());
+        }
+        let credentials = self.all.iter().filter(|other| other.target == candidate.target).count();
+        if credentials > 1 {
+            why.push_str(match self.preference {
+                Some(_) => ", its credential by the cache key",
+                None => ", of its credentials the one with the fewest requests under way, in turn",
+            });
+        }
+        why
+    }
+
+    fn size_limit(&self, candidate: &Candidate) -> Option<String> {
+        let config = &self.tables.upstreams.get(candidate.upstream)?.config;
+        Some(format!("{} (up to {} MiB)", config.name, config.max_body_bytes? >> 20))
+    }
+}
+
+fn standing(candidate: &Candidate) -> String {
+    let mut text = match candidate.standing {
+        Standing::InService => "in service".to_owned(),
+        Standing::Probation(cause) => format!("on probation after {}: one request probes it", cause.name()),
+        Standing::Out { cause, left } if left.is_zero() => format!("out after {}: being probed", cause.name()),
+        Standing::Out { cause, left } => format!("out after {}, for {} s more", cause.name(), left.as_secs() + 1),
+    };
+    let _ = write!(text, ", {} requests under way", candidate.in_flight);
+    if candidate.full {
+        text.push_str(", full: asked after those that have room");
+    }
+    text
+}
+
+/// How an upstream or a credential stands, for readiness in detail.
+#[derive(Clone, Debug, Serialize)]
+pub struct State {
+    /// Its name.
+    pub name: Option<String>,
+    /// `in_service`, `probation` or `out`.
+    pub state: &'static str,
+    /// Why, where it is not in service.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cause: Option<&'static str>,
+    /// For how many more seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seconds_left: Option<u64>,
+    /// Requests under way.
+    pub in_flight: usize,
+    /// Requests that wait for room; only upstreams have a queue.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queued: Option<usize>,
+    /// Of an upstream.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub credentials: Vec<Self>,
+}
+
+impl State {
+    fn new(name: Option<&str>, standing: Standing, in_flight: usize) -> Self {
+        let (state, cause, left) = match standing {
+            Standing::InService => ("in_service", None, None),
+            Standing::Probation(cause) => ("probation", Some(cause), None),
+            Standing::Out { cause, left } => ("out", Some(cause), Some(left.as_secs() + 1)),
+        };
+        let (name, cause) = (name.map(str::to_owned), cause.map(crate::domain::standing::Cause::name));
+        Self { name, state, cause, seconds_left: left, in_flight, queued: None, credentials: Vec::new() }
+    }
+}
+
+impl Tables {
+    /// How every upstream stands.
+    pub fn states(&self) -> Vec<State> {
+        let now = Instant::now();
+        let of = |upstream: &Arc<crate::upstream::Upstream>| {
+            let pool = upstream.pool();
+            let mut state = State::new(Some(pool.name()), pool.standing(now), pool.in_flight());
+            state.queued = Some(pool.queued());
+            // An upstream that wants no credential has a nameless one, which stands as it does.
+            state.credentials = pool
+                .credentials(now)
+                .map(|(name, standing, in_flight)| State::new(name, standing, in_flight))
+                .collect();
+            state
+        };
+        self.upstreams.iter().map(of).collect()
+    }
+
+    /// Brings the gauges of who is in service up to date.
+    pub fn show(&self, metrics: &Metrics) {
+        let now = Instant::now();
+        metrics.standings.clear();
+        for upstream in &self.upstreams {
+            let pool = upstream.pool();
+            metrics.standings.show(pool.name(), None, pool.standing(now).is_usable(), pool.in_flight());
+            metrics.standings.show_queued(pool.name(), pool.queued());
+            for (name, standing, in_flight) in pool.credentials(now) {
+                if name.is_some() {
+                    metrics.standings.show(pool.name(), name, standing.is_usable(), in_flight);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! A request's body as it comes from the client, under its deadlines.
+
+use std::{
+    error::Error,
+    io,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::{Buf, Bytes};
+use http_body::Body;
+use tokio::{
+    io::{AsyncBufRead, AsyncRead, ReadBuf},
+    time::{Instant, Sleep},
+};
+
+use super::error::Refusal;
+use crate::config::Timeouts;
+
+/// The body as it comes from the client, under its deadlines.
+pub(super) struct Intake<B> {
+    pub(super) body: B,
+    /// The piece that a decoder is reading from.
+    piece: Bytes,
+    pub(super) refusal: Option<Refusal>,
+    began: Instant,
+    last: Instant,
+    /// Shared with whoever compares it with what it decodes to.
+    pub(super) received: Arc<AtomicU64>,
+    max_bytes: u64,
+    idle: Duration,
+    total: Duration,
+    min_rate: u64,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl<B> Intake<B>
+where
+    B: Body<Data = Bytes, Error: Error + 'static> + Unpin,
+{
+    pub(super) fn new(body: B, timeouts: &Timeouts, max_bytes: u64) -> Self {
+        let now = Instant::now();
+        Self {
+            body,
+            piece: Bytes::new(),
+            refusal: None,
+            began: now,
+            last: now,
+            received: Arc::default(),
+            max_bytes,
+            idle: timeouts.body_idle,
+            total: timeouts.body_total,
+            min_rate: timeouts.body_min_rate,
+            timer: None,
+        }
+    }
+
+    pub(super) fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Refusal>> {
+        loop {
+            match Pin::new(&mut self.body).poll_frame(cx) {
+                Poll::Pending => {
+                    ready!(self.poll_deadline(cx));
+                    return Poll::Ready(Err(self.too_slow()));
+                }
+                Poll::Ready(None) => return Poll::Ready(Ok(None)),
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(broken(&error))),
+                Poll::Ready(Some(Ok(frame))) => {
+                    let Ok(data) = frame.into_data() else { continue };
+                    self.last = Instant::now();
+                    let len = data.len() as u64;
+                    let received = self.received.fetch_add(len, Ordering::Relaxed) + len;
+                    if received > self.max_bytes {
+                        return Poll::Ready(Err(Refusal::too_large(self.max_bytes)));
+                    }
+                    if self.drips(received) {
+                        return Poll::Ready(Err(self.too_slow()));
+                    }
+                    return Poll::Ready(Ok(Some(data)));
+                }
+            }
+        }
+    }
+
+    /// Slower than `min_rate` over its whole time, once it had `idle` to get going.
+    fn drips(&self, received: u64) -> bool {
+        let elapsed = self.last.duration_since(self.began);
+        elapsed > self.idle && (received as f64) < elapsed.as_secs_f64() * self.min_rate as f64
+    }
+
+    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let until = (self.last + self.idle).min(self.began + self.total);
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
+        if timer.deadline() != until {
+            timer.as_mut().reset(until);
+        }
+        timer.as_mut().poll(cx)
+    }
+
+    fn too_slow(&self) -> Refusal {
+        Refusal::request_timeout("The body of the request did not come in time.")
+    }
+}
+
+/// Why a body broke off: malformed chunks are somebody's fault who may still read an answer.
+fn broken(error: &(dyn Error + 'static)) -> Refusal {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
+        if matches!(kind, Some(io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput)) {
+            return Refusal::invalid_framing();
+        }
+        cause = error.source();
+    }
+    Refusal::request_aborted()
+}
+
+impl<B> AsyncBufRead for Intake<B>
+where
+    B: Body<Data = Bytes, Error: Error + 'static> + Unpin,
+{
+    fn poll_fill_buf(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
+        let this = self.get_mut();
+        while this.piece.is_empty() {
+            match ready!(this.poll_piece(cx)) {
+                Ok(Some(piece)) => this.piece = piece,
+                Ok(None) => break,
+                Err(refusal) => {
+                    this.refusal = Some(refusal);
+                    return Poll::Ready(Err(io::ErrorKind::Other.into()));
+                }
+            }
+        }
+        Poll::Ready(Ok(&this.piece))
+    }
+
+    fn consume(self: Pin<&mut Self>, len: usize) {
+        self.get_mut().piece.advance(len);
+    }
+}
+
+impl<B> AsyncRead for Intake<B>
+where
+    B: Body<Data = Bytes, Error: Error + 'static> + Unpin,
+{
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let piece = ready!(self.as_mut().poll_fill_buf(cx))?;
+        let len = piece.len().min(into.remaining());
+        into.put_slice(piece.get(..len).unwrap_or_default());
+        self.consume(len);
+        Poll::Ready(Ok(()))
+    }
+}

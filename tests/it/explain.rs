@@ -1,0 +1,112 @@
+//! What the operator is told of how a model is routed.
+
+use std::process::Command;
+
+use crate::support::{
+    client::Client,
+    gateway::{Gateway, config, credential, key, model, upstream},
+    upstream::{RESPONSE, Upstream, json},
+};
+
+async fn explain(gateway: &Gateway, query: &str) -> (u16, String) {
+    let answer = Client::connect(gateway.admin).await.get(&format!("/explain?{query}")).await;
+    (answer.status, String::from_utf8(answer.body).unwrap())
+}
+
+#[tokio::test]
+async fn the_running_gateway_says_who_is_asked_and_who_is_not_with_the_reasons() {
+    let refused =
+        Upstream::fixed(json("401 Unauthorized", r#"{"error":{"message":"no","code":"invalid_api_key"}}"#)).await;
+    let good = Upstream::fixed(json("200 OK", RESPONSE)).await;
+    let mut config = config(&refused.base_url());
+    config.upstreams[0].credentials = vec![credential("one", "sk-canary-one")];
+    config.upstreams.push(upstream("good", &good.base_url()));
+    config.upstreams.push(upstream("forbidden", &good.base_url()));
+    config.upstreams[1].max_body_bytes = Some(7 << 20);
+    config.models[0] = model("smart", &[(0, Some("real")), (1, Some("other")), (2, None)]);
+    config.keys[0].upstreams = Some(vec![0, 1]);
+    config.keys[0].models = Some(vec!["smart".into()]);
+    config.keys.push(key("all", "sk-all"));
+    let gateway = Gateway::start(config);
+
+    let (status, before) = explain(&gateway, "key=tester&model=smart").await;
+    assert_eq!(status, 200);
+    let expected = "model smart for key tester, strategy ordered
+
+asked in this order, the next one only when the one before fails
+  1. up with one, as real
+       priority 1
+       in service, 0 requests under way
+  2. good with UP_KEY, as other
+       priority 2
+       in service, 0 requests under way
+
+not asked
+  -  forbidden with UP_KEY, as smart
+       the key may not use this upstream
+
+larger bodies pass by: good (up to 7 MiB)
+";
+    assert_eq!(before, expected);
+
+    // The first one refuses our credential: the second answers, and is told of from then on.
+    assert_eq!(gateway.connect().await.create(r#"{"model":"smart"}"#).await.status, 200);
+    let (_, after) = explain(&gateway, "key=tester&model=smart").await;
+    assert!(after.contains("  1. good with UP_KEY, as other\n       priority 2, first byte of late after "), "{after}");
+    assert!(after.contains("not asked\n  -  up with one, as real\n       out after refused, for "), "{after}");
+    assert!(!after.contains("sk-"), "{after}");
+
+    for (query, status, says) in [
+        ("key=nobody&model=smart", 404, "no client key has the name `nobody`"),
+        ("key=tester&model=gpt-5", 404, "the key `tester` may not ask for `gpt-5`"),
+        ("key=all&model=unknown", 404, "no model has the name `unknown`"),
+        ("key=all", 400, "missing field `model`"),
+        ("key=all&model=smart&what=1", 400, "unknown field `what`"),
+    ] {
+        let (given, text) = explain(&gateway, query).await;
+        assert_eq!(given, status, "{query}: {text}");
+        assert!(text.contains(says), "{query}: {text}");
+    }
+    // The data plane has nothing of it.
+    assert_eq!(gateway.connect().await.get("/explain?key=all&model=smart").await.status, 404);
+}
+
+#[tokio::test]
+async fn the_command_asks_the_running_gateway_or_says_that_it_is_offline() {
+    let good = Upstream::fixed(json("200 OK", RESPONSE)).await;
+    let mut config = config(&good.base_url());
+    config.models[0] = model("smart", &[(0, Some("only-in-the-running-one"))]);
+    let mut gateway = Gateway::start(config);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("tidegate.toml");
+    let text = format!(
+        "[server]\nadmin_listen = \"{}\"\n[[upstreams]]\nname = \"up\"\nbase_url = \"{}\"\n[[models]]\nname = \"smart\"\n\
+         targets = [{{ upstream = \"up\", model = \"in-the-file\" }}]\n[[keys]]\nname = \"tester\"\nsecret = {{ env = \"TESTER\" }}\n",
+        gateway.admin,
+        good.base_url()
+    );
+    std::fs::write(&file, text).unwrap();
+    let run = |model: &'static str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+        command.arg("--config").arg(&file).args(["explain", "--key", "tester", "--model", model]);
+        command.args(["--cache-key", "a b&c"]).env("TESTER", "tg-some-key-of-a-test");
+        tokio::task::spawn_blocking(move || command.output().unwrap())
+    };
+    let online = run("smart").await.unwrap();
+    let said = String::from_utf8(online.stdout).unwrap();
+    assert!(online.status.success() && said.contains("1. up with UP_KEY, as only-in-the-running-one\n"), "{said}");
+    let unknown = run("unknown").await.unwrap();
+    assert_eq!(unknown.status.code(), Some(1));
+    assert!(String::from_utf8(unknown.stderr).unwrap().contains("no model has the name `unknown`"));
+
+    gateway.stop();
+    gateway.ended().await;
+    let offline = run("smart").await.unwrap();
+    let said = String::from_utf8(offline.stdout).unwrap();
+    assert!(
+        offline.status.success() && said.starts_with("offline: no health, no pins (nothing answers at 127."),
+        "{said}"
+    );
+    assert!(said.contains("1. up, as in-the-file\n"), "{said}");
+    assert_eq!(run("unknown").await.unwrap().status.code(), Some(1));
+}
