@@ -255,6 +255,17 @@ fn a_limit_cools_for_the_time_it_names_and_no_longer() {
 }
 
 #[test]
+fn nobody_is_back_before_the_time_that_was_asked_for() {
+    let mut bench = Bench::new();
+    bench.after(Duration::from_micros(900));
+    assert!(bench.limited(bench.pass(), Some(1)).is_some());
+    bench.after(Duration::from_micros(999_999));
+    assert!(bench.shut());
+    bench.after(Duration::from_micros(101));
+    assert!(!bench.shut());
+}
+
+#[test]
 fn a_limit_without_a_time_cools_longer_each_time_in_a_row() {
     let mut bench = Bench::new();
     for wanted in [1, 2, 4, 8, 16, 30, 30] {
