@@ -185,7 +185,11 @@ async fn drive(
             Event::Drain => {
                 draining = true;
                 at_rest = progress.is_at_rest();
-                Pin::new(&mut connection).graceful_shutdown();
+                // hyper would end at once where a further head is half here: that request is served, and its answer,
+                // as any from now on, ends the connection.
+                if at_rest || progress.is_busy() {
+                    Pin::new(&mut connection).graceful_shutdown();
+                }
             }
             Event::Stop => {
                 departure.gateway_stop();

@@ -213,7 +213,8 @@ async fn judge(
     } else {
         (Source::from(body), fault::blame(head.status, None, &config.error_rules))
     };
-    let after = retry_after(&head.headers, clock);
+    // Money that is spent does not come back by itself, whatever the answer says.
+    let after = if blame == Blame::Credential { None } else { retry_after(&head.headers, clock) };
     let forbidden = head.headers.get(SHOULD_RETRY).is_some_and(|value| value == "false");
     let (verdict, scope, here) = match blame {
         Blame::Request => (None, Scope::Upstream, false),

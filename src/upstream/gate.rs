@@ -6,7 +6,7 @@
 use std::{
     sync::{
         Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
+        atomic::{AtomicU8, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -32,6 +32,10 @@ const WINDOW: (usize, Duration) = (6, Duration::from_secs(5));
 const COOLDOWN: Duration = Duration::from_secs(1);
 const COOLDOWN_MAX: Duration = Duration::from_secs(30);
 
+/// A probe that has said nothing for this long lets another one through: an answer that is not streamed takes minutes,
+/// and whoever is back should not wait for it.
+const PROBE_WITHIN: Duration = Duration::from_secs(30);
+
 /// The gate of one upstream or one credential.
 #[derive(Debug)]
 pub(super) struct Gate {
@@ -39,7 +43,8 @@ pub(super) struct Gate {
     /// Milliseconds since `began`, plus one, until which it is out; 0 = it is in service.
     until: AtomicU64,
     cause: AtomicU8,
-    probing: AtomicBool,
+    /// Milliseconds since `began`, plus one, at which the probe began; 0 = there is none.
+    probing: AtomicU64,
     /// How many times it went out: tells what an attempt that is over has to do with how it stands now.
     epoch: AtomicU64,
     tally: Mutex<Tally>,
@@ -59,13 +64,14 @@ struct Tally {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pass {
     epoch: u64,
-    probe: bool,
+    /// When it began to probe, as in the gate; 0 = it does not.
+    probe: u64,
 }
 
 impl Pass {
     /// Whether this attempt is the one that probes.
     pub(super) fn is_probe(self) -> bool {
-        self.probe
+        self.probe > 0
     }
 }
 
@@ -84,7 +90,7 @@ impl Gate {
             began: now,
             until: AtomicU64::new(0),
             cause: AtomicU8::new(0),
-            probing: AtomicBool::new(false),
+            probing: AtomicU64::new(0),
             epoch: AtomicU64::new(0),
             tally: Mutex::new(Tally {
                 in_a_row: 0,
@@ -107,9 +113,19 @@ impl Gate {
         match (left.is_zero(), cause) {
             // What asked for a pause gets no more than that.
             (true, Cause::RateLimited) => Standing::InService,
-            (true, _) if !self.probing.load(Ordering::Relaxed) => Standing::Probation(cause),
+            (true, _) if !self.is_recent(self.probing.load(Ordering::Relaxed), now) => Standing::Probation(cause),
             _ => Standing::Out { cause, left },
         }
+    }
+
+    /// Milliseconds since `began`.
+    fn millis(&self, at: Instant) -> u64 {
+        u64::try_from(at.saturating_duration_since(self.began).as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Whether a probe that began then, if one did, may still be waited for.
+    fn is_recent(&self, probe: u64, now: Instant) -> bool {
+        probe > 0 && now < self.began + Duration::from_millis(probe - 1) + PROBE_WITHIN
     }
 
     fn cause(&self) -> Cause {
@@ -120,9 +136,9 @@ impl Gate {
     pub(super) fn pass(&self, now: Instant, anyway: bool) -> Option<Pass> {
         let epoch = self.epoch.load(Ordering::Acquire);
         match self.standing(now) {
-            Standing::InService => Some(Pass { epoch, probe: false }),
-            Standing::Probation(_) => self.probe(now).or_else(|| anyway.then_some(Pass { epoch, probe: false })),
-            Standing::Out { .. } => anyway.then_some(Pass { epoch, probe: false }),
+            Standing::InService => Some(Pass { epoch, probe: 0 }),
+            Standing::Probation(_) => self.probe(now).or_else(|| anyway.then_some(Pass { epoch, probe: 0 })),
+            Standing::Out { .. } => anyway.then_some(Pass { epoch, probe: 0 }),
         }
     }
 
@@ -131,10 +147,11 @@ impl Gate {
         let _tally = self.tally();
         let epoch = self.epoch.load(Ordering::Acquire);
         match self.standing(now) {
-            Standing::InService => Some(Pass { epoch, probe: false }),
+            Standing::InService => Some(Pass { epoch, probe: 0 }),
             Standing::Probation(_) => {
-                self.probing.store(true, Ordering::Release);
-                Some(Pass { epoch, probe: true })
+                let probe = self.millis(now).saturating_add(1);
+                self.probing.store(probe, Ordering::Release);
+                Some(Pass { epoch, probe })
             }
             Standing::Out { .. } => None,
         }
@@ -142,7 +159,7 @@ impl Gate {
 
     /// An attempt ended without telling anything.
     pub(super) fn abandoned(&self, pass: Pass) {
-        if pass.probe {
+        if pass.is_probe() {
             let _tally = self.tally();
             self.release(pass);
         }
@@ -150,8 +167,8 @@ impl Gate {
 
     /// Whoever holds the place of the probe gives it back.
     fn release(&self, pass: Pass) {
-        if pass.probe && self.is_current(pass) {
-            self.probing.store(false, Ordering::Release);
+        if pass.is_probe() && self.is_current(pass) && self.probing.load(Ordering::Relaxed) == pass.probe {
+            self.probing.store(0, Ordering::Release);
         }
     }
 
@@ -237,19 +254,17 @@ impl Gate {
                 COOLDOWN.saturating_mul(times).min(COOLDOWN_MAX).min(health.cooldown_max)
             }
         };
-        match self.standing(now) {
-            Standing::Out { left, .. } if length <= left => {
-                self.release(pass);
-                None
-            }
-            Standing::InService | Standing::Probation(_) if length.is_zero() => None,
-            // It was told before: only the time is another.
-            Standing::Out { cause: Cause::RateLimited, .. } => {
-                self.out(&mut tally, Cause::RateLimited, now, length);
-                None
-            }
-            _ => Some(self.out(&mut tally, Cause::RateLimited, now, length)),
+        let (longer, known) = match self.standing(now) {
+            Standing::Out { left, cause } => (length > left, cause == Cause::RateLimited),
+            Standing::InService | Standing::Probation(_) => (!length.is_zero(), false),
+        };
+        if !longer {
+            self.release(pass);
+            return None;
         }
+        let change = self.out(&mut tally, Cause::RateLimited, now, length);
+        // Where nobody else is left it is asked all the same, and each answer says the same once more: no news.
+        (!known).then_some(change)
     }
 
     fn out(&self, tally: &mut Tally, cause: Cause, now: Instant, length: Duration) -> Change {
@@ -257,10 +272,11 @@ impl Gate {
         tally.window.clear();
         // To the next millisecond: nobody is back before the time that was asked for.
         let until = (now + length).saturating_duration_since(self.began).as_nanos().div_ceil(1_000_000);
+        let until = u64::try_from(until).unwrap_or(u64::MAX - 1);
         self.cause.store(Cause::ALL.iter().position(|other| *other == cause).unwrap_or(0) as u8, Ordering::Relaxed);
-        self.probing.store(false, Ordering::Relaxed);
+        self.probing.store(0, Ordering::Relaxed);
         self.epoch.fetch_add(1, Ordering::AcqRel);
-        self.until.store(u64::try_from(until).unwrap_or(u64::MAX - 1).saturating_add(1), Ordering::Release);
+        self.until.store(until.saturating_add(1), Ordering::Release);
         Change::Out(cause, length)
     }
 
@@ -268,7 +284,7 @@ impl Gate {
         if self.until.swap(0, Ordering::AcqRel) == 0 {
             return None;
         }
-        self.probing.store(false, Ordering::Release);
+        self.probing.store(0, Ordering::Release);
         // A pause that is over by itself is no recovery.
         (self.cause() != Cause::RateLimited).then(|| {
             // What began before it went out may have ended since: it says nothing of who is back.

@@ -119,6 +119,7 @@ impl Pool {
         if credentials.is_empty() {
             credentials.push(account(None));
         }
+        metrics.begin(credentials.iter().map(|account| account.name.as_deref()));
         let shared = previous.map_or_else(fresh, |pool| Arc::clone(&pool.shared));
         // The places of credentials may have changed.
         shared.last_faulted.store(0, Ordering::Relaxed);
@@ -137,6 +138,12 @@ impl Pool {
     /// How it stands as a whole.
     pub fn standing(&self, now: Instant) -> Standing {
         self.shared.gate.standing(now)
+    }
+
+    /// How it stands with the best of its credentials: without one that may be asked, it is passed by as well.
+    pub fn standing_at_best(&self, now: Instant) -> Standing {
+        let each = self.credentials.iter().map(|account| account.gate.standing(now));
+        self.standing(now).and(each.min_by(Standing::badness).unwrap_or_default())
     }
 
     /// Requests under way.

@@ -242,7 +242,8 @@ fn a_limit_cools_for_the_time_it_names_and_no_longer() {
     let mut bench = Bench::new();
     assert_eq!(bench.limited(bench.pass(), Some(7)), Some(Change::Out(Cause::RateLimited, secs(7))));
     assert_eq!(bench.standing(), Standing::Out { cause: Cause::RateLimited, left: secs(7) });
-    // Shorter ones and repetitions change nothing, longer ones do.
+    // Shorter ones and repetitions change nothing, longer ones do, which is no news: where it is asked all the same,
+    // each answer says again how long.
     assert_eq!(bench.limited(bench.anyway(), Some(6)), None);
     assert_eq!(bench.limited(bench.anyway(), Some(9)), None, "told of twice");
     assert_eq!(bench.standing(), Standing::Out { cause: Cause::RateLimited, left: secs(9) });
@@ -252,6 +253,37 @@ fn a_limit_cools_for_the_time_it_names_and_no_longer() {
     assert!(!bench.pass().is_probe() && !bench.pass().is_probe());
     assert_eq!(bench.succeeds(bench.pass()), None, "a pause that is over is no recovery");
     assert_eq!(bench.limited(bench.pass(), Some(86_400)), Some(Change::Out(Cause::RateLimited, secs(300))));
+}
+
+/// An answer that is not streamed may take minutes, and shall not keep out who serves again.
+#[test]
+fn a_probe_that_says_nothing_lets_another_one_through() {
+    let mut bench = Bench::new();
+    let length = bench.eject();
+    let first = bench.probe(length);
+    assert!(bench.after(PROBE_WITHIN - Duration::from_millis(1)).shut());
+    let second = bench.after(Duration::from_millis(1)).pass();
+    assert!(second.is_probe());
+    // The place is the second one's now.
+    bench.gate.abandoned(first);
+    assert!(bench.shut());
+    bench.gate.abandoned(second);
+    let third = bench.pass();
+    assert_eq!(bench.gate.answers(third, bench.now), Some(Change::Restored));
+    assert_eq!(bench.fails(first), None, "one fault of a gate in service");
+}
+
+#[test]
+fn a_limit_that_goes_on_is_told_of_once() {
+    let mut bench = Bench::new();
+    assert!(bench.limited(bench.pass(), Some(20)).is_some());
+    for _ in 0..100 {
+        bench.after(Duration::from_millis(1));
+        assert_eq!(bench.limited(bench.anyway(), Some(20)), None);
+        assert_eq!(bench.standing(), Standing::Out { cause: Cause::RateLimited, left: secs(20) });
+    }
+    bench.after(secs(20) + Duration::from_millis(1));
+    assert!(bench.limited(bench.pass(), Some(20)).is_some(), "and once more when it had its pause");
 }
 
 #[test]
@@ -353,16 +385,17 @@ fn event() -> impl Strategy<Value = Event> {
 }
 
 proptest! {
-    /// Whatever happens in whatever order: one probe at a time, nobody unasked through a shut gate, and never shut for
+    /// Whatever happens in whatever order: one probe in its time, nobody unasked through a shut gate, and never shut for
     /// good.
     #[test]
     fn a_gate_stays_sound(events in prop::collection::vec(event(), 0..300)) {
         let mut bench = Bench::new();
         let mut under_way: Vec<Pass> = Vec::new();
         // Probes since the gate last changed.
-        let probes = |under_way: &[Pass], gate: &Gate| {
+        let probes = |under_way: &[Pass], gate: &Gate, now| {
             let epoch = gate.epoch.load(Ordering::Acquire);
-            under_way.iter().filter(|pass| pass.probe && pass.epoch == epoch).count()
+            let counts = |pass: &&Pass| pass.is_probe() && pass.epoch == epoch && gate.is_recent(pass.probe, now);
+            under_way.iter().filter(counts).count()
         };
         for event in events {
             let before = bench.standing();
@@ -404,7 +437,7 @@ proptest! {
                 Event::Answers(_) | Event::Ends(..) => {}
                 Event::Time(time) => { bench.after(time); }
             }
-            prop_assert!(probes(&under_way, &bench.gate) <= 1);
+            prop_assert!(probes(&under_way, &bench.gate, bench.now) <= 1);
         }
         for pass in under_way {
             bench.gate.abandoned(pass);

@@ -239,6 +239,18 @@ async fn faults_of_one_credential_are_not_the_upstreams() {
     assert!(text.contains(line), "{text}");
 }
 
+/// Or an alert on their increase would miss the first.
+#[test]
+fn ejections_begin_at_zero() {
+    let (_upstream, metrics) = upstream(2, |_| {});
+    let text = metrics.text().unwrap();
+    for (credential, cause) in [("", "faults"), ("key-0", "faults"), ("key-1", "refused"), ("key-1", "rate_limited")] {
+        let line =
+            format!(r#"tidegate_ejections_total{{upstream="dmxapi",credential="{credential}",cause="{cause}"}} 0"#);
+        assert!(text.contains(&line), "{line}: {text}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn faults_of_all_credentials_are_the_upstreams() {
     let (upstream, metrics) = upstream(3, |_| {});

@@ -55,6 +55,11 @@ async fn the_most_useful_answer_comes_down_when_all_fail() {
     let limited = |headers, text| failing("429 Too Many Requests", headers, text);
     let down = |text| failing("503 Service Unavailable", "retry-after: 1\r\n", text);
     let refused = || failing("401 Unauthorized", "", "bad key");
+    let spent = || {
+        let body = r#"{"error":{"message":"spent","type":"t","param":null,"code":"insufficient_quota"}}"#;
+        let answer = String::from_utf8(json("429 Too Many Requests", body)).unwrap();
+        answer.replacen("\r\n", "\r\nretry-after: 1\r\n", 1).into()
+    };
     let portal = || b"HTTP/1.1 302 Found\r\nlocation: http://example.com/\r\ncontent-length: 0\r\n\r\n".to_vec();
     let nonsense = || b"HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: 2\r\n\r\nhi".to_vec();
     let seven = || limited("retry-after: 7\r\n", "seven");
@@ -65,6 +70,8 @@ async fn the_most_useful_answer_comes_down_when_all_fail() {
         ("a limit before what follows", vec![down("down"), seven(), refused()], 429, "seven"),
         ("milliseconds", vec![three(), limited("retry-after-ms: 2900\r\nretry-after: 9\r\n", "ms")], 429, "ms"),
         ("a limit without a time is like others", vec![limited("", "none"), down("last")], 503, "last"),
+        ("a limit before money that is spent", vec![seven(), spent()], 429, "seven"),
+        ("money that is spent is like others", vec![spent(), down("last")], 503, "last"),
         ("the last of two", vec![down("first"), failing("500 Oops", "", "last")], 500, "last"),
         ("theirs before ours", vec![down("theirs"), refused()], 503, "theirs"),
         ("theirs before ours, last", vec![refused(), portal(), down("theirs")], 503, "theirs"),
@@ -391,4 +398,24 @@ async fn many_at_once_get_one_answer_each() {
     }
     let completed = "tidegate_requests_total{upstream=\"up1\",end=\"completed\"}";
     gateway.metric_becomes(completed, 500.0).await;
+}
+
+/// Also where it has one credential or none: nothing else tells an operator that it is passed by.
+#[tokio::test]
+async fn an_upstream_whose_credentials_are_all_out_is_shown_as_out() {
+    for credentials in [0, 1] {
+        let first = Upstream::fixed(failing("503 Service Unavailable", "", "down")).await;
+        let second = Upstream::fixed(json("200 OK", RESPONSE)).await;
+        let gateway = before(&[&first, &second], |config| config.upstreams[0].credentials.truncate(credentials));
+        for _ in 0..5 {
+            assert_eq!(gateway.connect().await.create(BODY).await.status, 200);
+        }
+        assert_eq!(gateway.metric(r#"tidegate_in_service{upstream="up0",credential=""}"#).await, 0.0, "{credentials}");
+        assert_eq!(gateway.metric(r#"tidegate_in_service{upstream="up1",credential=""}"#).await, 1.0);
+        let ready = Client::connect(gateway.admin).await.get("/readyz").await.json();
+        assert_eq!(
+            (&ready["upstreams"][0]["state"], &ready["upstreams"][1]["state"]),
+            (&"out".into(), &"in_service".into())
+        );
+    }
 }
