@@ -39,8 +39,8 @@ pub(super) struct Failover<'a> {
     again: Vec<(Instant, Candidate)>,
     /// Upstreams that were asked, each as often as it was.
     asked: Vec<usize>,
-    /// Upstreams that want to be left alone for a while.
-    resting: Vec<(usize, Instant)>,
+    /// Upstreams that want to be left alone, until when; none = for longer than a request waits.
+    resting: Vec<(usize, Option<Instant>)>,
     /// The best of the failed answers.
     best: Option<Best>,
 }
@@ -150,14 +150,14 @@ impl<'a> Failover<'a> {
         let Failure { scope, elsewhere, here, after, answer } = failure;
         let upstream = candidate.upstream;
         let now = Instant::now();
+        let briefly = after.is_none_or(|after| after <= self.tables.retries.retry_after_max);
+        let until = briefly.then(|| now + self.backoff(upstream).max(after.unwrap_or_default()));
         if scope != Scope::Credential {
             self.resting.retain(|(resting, _)| *resting != upstream);
-            self.resting.push((upstream, now + self.backoff(upstream).max(after.unwrap_or_default())));
+            self.resting.push((upstream, until));
         }
-        let longest = self.tables.retries.retry_after_max;
-        if here && after.is_none_or(|after| after <= longest) {
-            let pause = self.backoff(upstream).max(after.unwrap_or_default());
-            self.again.push((now + pause, candidate.clone()));
+        if let Some(until) = until.filter(|_| here) {
+            self.again.push((until, candidate.clone()));
         }
         let same = |other: &Candidate| other.upstream == upstream;
         match scope {
@@ -187,19 +187,17 @@ impl<'a> Failover<'a> {
         while !self.fresh.is_empty() {
             let candidate = self.fresh.remove(0);
             let Some(upstream) = tables.upstreams.get(candidate.upstream) else { continue };
-            let retry = self.asked.contains(&candidate.upstream);
-            if retry && !self.rests_briefly(candidate.upstream) {
+            if self.asked.contains(&candidate.upstream) {
+                let Some(at) = self.rests_until(candidate.upstream) else { continue };
+                if let Some(lease) = self.retry(upstream, &candidate, at, self.last_resort).await {
+                    return Some((lease, candidate));
+                }
                 continue;
-            }
-            if retry && !self.may_retry(upstream, candidate.upstream) {
-                continue;
-            }
-            if retry {
-                self.rest(candidate.upstream).await;
             }
             // Who is full or passed by since is not waited for: others may be there.
             let Ok(lease) = upstream.lease(candidate.credential, self.last_resort) else { continue };
-            self.count(upstream, candidate.upstream, retry);
+            upstream.count_request();
+            tables.metrics.again(candidate.upstream, Again::Failover);
             return Some((lease, candidate));
         }
         None
@@ -207,60 +205,50 @@ impl<'a> Failover<'a> {
 
     /// The one that may be asked again soonest. Passed by or not: nothing better is left.
     async fn next_again(&mut self) -> Option<(Lease, Candidate)> {
+        let tables = self.tables;
         self.again.sort_by_key(|(at, _)| *at);
         while !self.again.is_empty() {
             let (at, candidate) = self.again.remove(0);
-            let Some(upstream) = self.tables.upstreams.get(candidate.upstream) else { continue };
-            if !self.may_retry(upstream, candidate.upstream) {
-                continue;
+            let Some(upstream) = tables.upstreams.get(candidate.upstream) else { continue };
+            if let Some(lease) = self.retry(upstream, &candidate, at, true).await {
+                return Some((lease, candidate));
             }
-            sleep_until(at).await;
-            let Some(lease) = self.place(upstream, candidate.credential).await else { continue };
-            self.count(upstream, candidate.upstream, true);
-            return Some((lease, candidate));
         }
         None
     }
 
-    /// A place there, as nothing better is left; waited for like that of a first attempt. Where there are limits and
-    /// many requests, the one that was given back has been taken by the time of the next attempt.
-    async fn place(&self, upstream: &Arc<Upstream>, credential: usize) -> Option<Lease> {
-        match upstream.lease(credential, true) {
-            Ok(lease) => Some(lease),
-            Err(NoPlace::Out) => None,
-            Err(NoPlace::Full) => {
-                let line = [upstream.queue()?];
-                let taken = Queue::wait(&line, || upstream.lease(credential, true).ok());
-                timeout(self.tables.timeouts.queue, taken).await.ok()
+    /// Nobody better is left: the place is waited for like that of a first attempt. Where there are limits and many
+    /// requests, the one that was given back has been taken by the time of the next attempt.
+    async fn line(&self, upstream: &Arc<Upstream>, credential: usize) -> Option<Lease> {
+        let line = [upstream.queue()?];
+        let taken = Queue::wait(&line, || upstream.lease(credential, true).ok());
+        timeout(self.tables.timeouts.queue, taken).await.ok()
+    }
+
+    /// A place at an upstream that was asked before, after a pause, if there were not too many retries of late. Only
+    /// one that is made counts.
+    async fn retry(&self, upstream: &Arc<Upstream>, candidate: &Candidate, at: Instant, anyway: bool) -> Option<Lease> {
+        let percent = self.tables.retries.percent;
+        if upstream.may_retry(percent) {
+            sleep_until(at).await;
+            let lease = match upstream.lease(candidate.credential, anyway) {
+                Err(NoPlace::Full) if anyway && self.fresh.is_empty() => {
+                    self.line(upstream, candidate.credential).await
+                }
+                lease => lease.ok(),
+            }?;
+            if upstream.count_retry(percent) {
+                self.tables.metrics.again(candidate.upstream, Again::Retry);
+                return Some(lease);
             }
         }
+        self.tables.metrics.retry_denied(candidate.upstream);
+        None
     }
 
-    fn may_retry(&self, upstream: &Upstream, index: usize) -> bool {
-        let may = upstream.count_retry(self.tables.retries.percent);
-        if !may {
-            self.tables.metrics.retry_denied(index);
-        }
-        may
-    }
-
-    fn count(&self, upstream: &Upstream, index: usize, retry: bool) {
-        if !retry {
-            upstream.count_request();
-        }
-        self.tables.metrics.again(index, if retry { Again::Retry } else { Again::Failover });
-    }
-
-    /// Whether the upstream wants to be left alone for no longer than a request may wait.
-    fn rests_briefly(&self, upstream: usize) -> bool {
-        let latest = Instant::now() + self.tables.retries.retry_after_max.max(BACKOFF_MAX);
-        self.resting.iter().all(|(resting, until)| *resting != upstream || *until <= latest)
-    }
-
-    async fn rest(&self, upstream: usize) {
-        if let Some((_, until)) = self.resting.iter().find(|(resting, _)| *resting == upstream) {
-            sleep_until(*until).await;
-        }
+    fn rests_until(&self, upstream: usize) -> Option<Instant> {
+        let rests = self.resting.iter().find(|(resting, _)| *resting == upstream);
+        rests.map_or_else(|| Some(Instant::now()), |(_, until)| *until)
     }
 
     /// Full jitter: anything between nothing and the limit.

@@ -270,7 +270,9 @@ impl Gate {
     fn out(&self, tally: &mut Tally, cause: Cause, now: Instant, length: Duration) -> Change {
         tally.in_a_row = 0;
         tally.window.clear();
-        let until = self.millis(now + length);
+        // To the next millisecond: nobody is back before the time that was asked for.
+        let until = (now + length).saturating_duration_since(self.began).as_nanos().div_ceil(1_000_000);
+        let until = u64::try_from(until).unwrap_or(u64::MAX - 1);
         self.cause.store(Cause::ALL.iter().position(|other| *other == cause).unwrap_or(0) as u8, Ordering::Relaxed);
         self.probing.store(0, Ordering::Relaxed);
         self.epoch.fetch_add(1, Ordering::AcqRel);

@@ -104,6 +104,11 @@ impl Upstream {
         self.pool.shared.count_request(Instant::now());
     }
 
+    /// Whether [`Self::count_retry`] would count one now.
+    pub fn may_retry(&self, percent: u32) -> bool {
+        self.pool.shared.may_retry(Instant::now(), percent)
+    }
+
     /// Counts a request's further attempt here, if its share of `percent` is not used up.
     pub fn count_retry(&self, percent: u32) -> bool {
         self.pool.shared.count_retry(Instant::now(), percent)

@@ -183,13 +183,15 @@ impl Shared {
         self.attempts.lock().unwrap_or_else(PoisonError::into_inner).add(now, 1, 0);
     }
 
-    /// Counts a request's further attempt here, if there may be one more: at most `percent` of the requests of the last
-    /// 10 s, and a few.
+    /// Whether a request may have a further attempt here: at most `percent` of the requests of the last 10 s, and a few.
+    pub(super) fn may_retry(&self, now: Instant, percent: u32) -> bool {
+        may_retry(&mut self.attempts.lock().unwrap_or_else(PoisonError::into_inner), now, percent)
+    }
+
+    /// Counts a request's further attempt here, if there may be one more.
     pub(super) fn count_retry(&self, now: Instant, percent: u32) -> bool {
         let mut attempts = self.attempts.lock().unwrap_or_else(PoisonError::into_inner);
-        let (requests, retries) = attempts.sums(now);
-        let allowed = u64::from(requests) * u64::from(percent) / 100 + u64::from(RETRIES_ALWAYS);
-        let may = u64::from(retries) < allowed;
+        let may = may_retry(&mut attempts, now, percent);
         if may {
             attempts.add(now, 0, 1);
         }
@@ -199,6 +201,11 @@ impl Shared {
     pub(super) fn took(&self, now: Instant, took: Duration) {
         self.latency.add(now, took);
     }
+}
+
+fn may_retry(attempts: &mut Window<{ RETRY_WINDOW.0 }>, now: Instant, percent: u32) -> bool {
+    let (requests, retries) = attempts.sums(now);
+    u64::from(retries) < u64::from(requests) * u64::from(percent) / 100 + u64::from(RETRIES_ALWAYS)
 }
 
 /// A moving average of times to the first byte that fades.

@@ -13,6 +13,7 @@ mod explain;
 mod failover;
 mod framing;
 mod headers;
+mod health;
 mod memory;
 mod models;
 mod network;

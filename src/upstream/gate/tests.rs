@@ -245,7 +245,7 @@ fn a_limit_cools_for_the_time_it_names_and_no_longer() {
     // Shorter ones and repetitions change nothing, longer ones do, which is no news: where it is asked all the same,
     // each answer says again how long.
     assert_eq!(bench.limited(bench.anyway(), Some(6)), None);
-    assert_eq!(bench.limited(bench.anyway(), Some(9)), None);
+    assert_eq!(bench.limited(bench.anyway(), Some(9)), None, "told of twice");
     assert_eq!(bench.standing(), Standing::Out { cause: Cause::RateLimited, left: secs(9) });
     bench.after(secs(9) + Duration::from_millis(1));
     // No probe: it asked for a pause and had it.
@@ -284,6 +284,17 @@ fn a_limit_that_goes_on_is_told_of_once() {
     }
     bench.after(secs(20) + Duration::from_millis(1));
     assert!(bench.limited(bench.pass(), Some(20)).is_some(), "and once more when it had its pause");
+}
+
+#[test]
+fn nobody_is_back_before_the_time_that_was_asked_for() {
+    let mut bench = Bench::new();
+    bench.after(Duration::from_micros(900));
+    assert!(bench.limited(bench.pass(), Some(1)).is_some());
+    bench.after(Duration::from_micros(999_999));
+    assert!(bench.shut());
+    bench.after(Duration::from_micros(101));
+    assert!(!bench.shut());
 }
 
 #[test]

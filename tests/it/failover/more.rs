@@ -179,6 +179,52 @@ async fn the_budget_is_spent_on_retries_that_are_made() {
     assert!(gateway.metric("tidegate_retries_denied_total{upstream=\"up0\"}").await >= 2.0);
 }
 
+/// Not even for a second credential, where the operator wants no waiting.
+#[tokio::test]
+async fn a_pause_that_is_too_long_is_not_waited_for() {
+    for (longest, asked) in [(Duration::ZERO, 1), (Duration::from_secs(1), 2)] {
+        let mut one = Upstream::fixed(failing("503 Service Unavailable", "retry-after: 1\r\n", "down")).await;
+        let gateway = before(&[&one], |config| {
+            config.retries.retry_after_max = longest;
+            config.retries.max_attempts = 2;
+            config.upstreams[0].credentials = vec![credential("a", "sk-a"), credential("b", "sk-b")];
+        });
+        assert_eq!(gateway.connect().await.create(BODY).await.status, 503);
+        assert_eq!(one.taken().len(), asked, "{longest:?}");
+    }
+}
+
+/// A retry that finds no room is none, and costs the others nothing.
+#[tokio::test]
+async fn the_budget_is_not_spent_on_retries_that_find_no_room() {
+    let mut one = Upstream::scripted(|request| match request.header("authorization") {
+        Some("Bearer sk-down") => vec![Step::Send(failing("503 Service Unavailable", "", "down"))],
+        _ => vec![Step::Send([STREAM, &chunk(EVENT)].concat()), Step::UntilClosed(oneshot::channel().0)],
+    })
+    .await;
+    let gateway = before(&[&one], |config| {
+        let names = ["down", "full1", "full2", "full3"];
+        config.upstreams[0].credentials = names.iter().map(|name| credential(name, &format!("sk-{name}"))).collect();
+        for credential in &mut config.upstreams[0].credentials[1..] {
+            credential.max_in_flight = Some(1);
+        }
+    });
+    // Streams until all but the one that is down are full: whoever meets that one goes on to a free one.
+    let mut streams = Vec::new();
+    for _ in 0..3 {
+        let mut client = gateway.connect().await;
+        client.post(BODY).await;
+        assert_eq!(client.head().await.status, 200);
+        streams.push(client);
+    }
+    let used = gateway.metric("tidegate_retries_total{upstream=\"up0\"}").await;
+    one.taken();
+    assert_eq!(gateway.connect().await.create(BODY).await.status, 503);
+    let made = one.taken().len();
+    // Two more attempts, as far as the three retries that are always allowed reach.
+    assert_eq!(made as f64, 1.0 + (3.0 - used).min(2.0), "{used} used before");
+}
+
 /// However a body comes, each upstream gets the whole of it, with the name of its own model.
 #[tokio::test]
 async fn bodies_in_chunks_and_coded_ones_are_sent_again_whole() {
