@@ -12,6 +12,7 @@ mod errors;
 mod explain;
 mod framing;
 mod headers;
+mod limits;
 mod memory;
 mod models;
 mod network;
