@@ -14,6 +14,7 @@ mod failover;
 mod framing;
 mod headers;
 mod health;
+mod limits;
 mod memory;
 mod models;
 mod network;

@@ -13,7 +13,7 @@ fn target(upstream: usize, priority: u32, weight: u32) -> Target {
 }
 
 fn route(strategy: Strategy, targets: &[Target]) -> Route<'static> {
-    Route { strategy, targets: Cow::Owned(targets.to_vec()) }
+    Route { model: None, strategy, targets: Cow::Owned(targets.to_vec()) }
 }
 
 /// A candidate in service.

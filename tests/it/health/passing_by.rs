@@ -217,7 +217,7 @@ async fn the_last_one_is_asked_however_it_stands() {
         for _ in 0..10 {
             assert_eq!(ask(&gateway).await.status, 200);
         }
-        let ejections = gateway.metric("tidegate_ejections_total{upstream=\"up0\"").await;
+        let ejections = gateway.metric_sum("tidegate_ejections_total{upstream=\"up0\"").await;
         assert_eq!(ejections, 1.0, "{mood:?}: it is told once");
     }
 }
@@ -329,7 +329,7 @@ async fn a_limited_credential_comes_back() {
     })
     .await;
     assert!(with_a[1] - with_a[0] >= Duration::from_millis(200));
-    assert_eq!(gateway.metric("tidegate_ejections_total{upstream=\"up0\"").await, 1.0);
+    assert_eq!(gateway.metric_sum("tidegate_ejections_total{upstream=\"up0\"").await, 1.0);
 }
 
 /// The log names the credential, once, and never shows it.
