@@ -110,6 +110,10 @@ impl Default for Metrics {
         let mut registry = Registry::with_prefix("tidegate");
         let requests = Family::<EndLabels, Counter>::default();
         let problems = Family::<ProblemLabels, Counter>::default();
+        // Of a series that begins at one, nobody sees an increase.
+        for problem in Problem::ALL {
+            drop(problems.get_or_create(&ProblemLabels { code: problem.name() }));
+        }
         let streams_incomplete = Family::<UpstreamLabels, Counter>::default();
         let tokens = Family::<TokenLabels, Counter>::default();
         let first_byte =

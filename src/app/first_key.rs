@@ -16,6 +16,11 @@ const HASH: &str = "first-key.sha256";
 const TEXT: &str = "first-key";
 const NAME: &str = "first";
 
+/// Whether a key is the first one, and not of the configuration.
+pub(super) fn is(key: &Key) -> bool {
+    *key.name == *NAME
+}
+
 /// Adds the first key to a configuration without any; makes it if this is the first start. Returned is a key that
 /// was made: nothing holds it until [`keep`].
 pub(super) fn ensure(

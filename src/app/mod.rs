@@ -121,7 +121,7 @@ pub struct Running {
     handle: Handle,
     workers: Vec<JoinHandle<()>>,
     control: JoinHandle<()>,
-    _data_dir: Arc<DataDir>,
+    _data_dir: DataDir,
 }
 
 /// Changes or ends a gateway from another thread.
@@ -195,7 +195,7 @@ impl Handle {
 /// # Errors
 /// When a part of it cannot be had; nothing runs then.
 pub fn start(mut config: Config, origin: Option<Origin>, world: World) -> Result<Running, StartError> {
-    let data_dir = Arc::new(DataDir::open(&config.server.data_dir)?);
+    let data_dir = DataDir::open(&config.server.data_dir)?;
     let made_key = first_key::ensure(&mut config, &data_dir, world)?;
     let tls = Tls::new(&config)?;
     let metrics = Arc::new(Metrics::default());
@@ -247,17 +247,7 @@ pub fn start(mut config: Config, origin: Option<Origin>, world: World) -> Result
     let control = spawn("control".into(), control, serving)?;
     let memory = Memory::new(&config, connections);
     if let Some(origin) = origin {
-        let data_dir = Arc::downgrade(&data_dir);
-        let reloader = Reloader {
-            origin,
-            running: config,
-            common,
-            workers: data,
-            metrics,
-            handle: handle.clone(),
-            data_dir,
-            world,
-        };
+        let reloader = Reloader { origin, running: config, common, workers: data, metrics, handle: handle.clone() };
         reloader.start(told).map_err(StartError::Thread)?;
     }
     Ok(Running {

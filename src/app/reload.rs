@@ -5,7 +5,7 @@ use std::{
     ffi::OsString,
     io,
     sync::{
-        Arc, Weak,
+        Arc,
         mpsc::{Receiver, RecvTimeoutError},
     },
     thread,
@@ -14,7 +14,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{Handle, StartError, World, changes, changes::Changes, data_dir::DataDir, first_key};
+use super::{Handle, changes, changes::Changes, first_key};
 use crate::{
     api::Data,
     config::{self, Config, Reads, Report, Source},
@@ -61,9 +61,6 @@ pub(super) struct Reloader {
     pub(super) workers: Vec<Arc<Data>>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) handle: Handle,
-    /// Not held: its lock is the gateway's, which may end while this thread reads.
-    pub(super) data_dir: Weak<DataDir>,
-    pub(super) world: World,
 }
 
 /// Why a configuration is not taken.
@@ -74,16 +71,13 @@ enum Refused {
     Faulty(#[from] Report),
     /// It passed its checks and still cannot be used.
     #[error(transparent)]
-    Unusable(#[from] StartError),
-    /// The gateway ended.
-    #[error("the gateway has ended")]
-    Ended,
-}
-
-impl From<TablesError> for Refused {
-    fn from(error: TablesError) -> Self {
-        Self::Unusable(error.into())
-    }
+    Unusable(#[from] TablesError),
+    /// It has no client key left, as a file that was cut has none. The first key would open everything in their place.
+    #[error(
+        "no client key is left in it, or none whose secret is set; write one down at least: without any, a start makes a \
+         key that may use everything"
+    )]
+    NoKeys,
 }
 
 /// A configuration that was read and taken.
@@ -142,9 +136,13 @@ impl Reloader {
         // What was refused is not read again before it changes.
         self.origin.reads = loaded.as_ref().map_or_else(Report::reads, |loaded| &loaded.reads).clone();
         let mut config = loaded?.config;
+        if config.keys.is_empty() {
+            if !self.running.keys.iter().all(first_key::is) {
+                return Err(Refused::NoKeys);
+            }
+            config.keys.clone_from(&self.running.keys);
+        }
         let needs_restart = changes::keep(&self.running, &mut config);
-        let data_dir = self.data_dir.upgrade().ok_or(Refused::Ended)?;
-        let made_key = first_key::ensure(&mut config, &data_dir, self.world)?;
         let Some(changes) = Changes::between(&self.running, &config) else {
             return Ok(Taken { changes: None, needs_restart });
         };
@@ -152,10 +150,6 @@ impl Reloader {
         let common = Common::new(&config, Some(&self.common), &self.metrics, Instant::now());
         let build = |data: &Arc<Data>| data.proxy.build(&config, &tls, &self.metrics, &common);
         let tables = self.workers.iter().map(build).collect::<Result<Vec<_>, _>>()?;
-        if let Some(key) = made_key {
-            // Nobody sits at a reload: it goes to a file.
-            first_key::keep(key, &data_dir, World { terminal: false, ..self.world })?;
-        }
         for (data, tables) in self.workers.iter().zip(tables) {
             data.proxy.swap(tables);
         }

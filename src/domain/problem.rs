@@ -63,6 +63,38 @@ pub enum Problem {
 }
 
 impl Problem {
+    /// All of them.
+    pub const ALL: [Self; 28] = [
+        Self::InvalidApiKey,
+        Self::UnknownUrl,
+        Self::MethodNotAllowed,
+        Self::WebsocketUnsupported,
+        Self::ModelNotFound,
+        Self::ModelRequired,
+        Self::InvalidModel,
+        Self::InvalidJson,
+        Self::RepeatedField,
+        Self::RequestTooLarge,
+        Self::UpstreamLimit,
+        Self::UnsupportedEncoding,
+        Self::InvalidEncoding,
+        Self::RequestTimeout,
+        Self::RequestAborted,
+        Self::InvalidFraming,
+        Self::HeadTooLarge,
+        Self::UpstreamUnreachable,
+        Self::UpstreamDisconnected,
+        Self::UpstreamTimeout,
+        Self::UpstreamAuth,
+        Self::UpstreamBadAnswer,
+        Self::UpstreamBusy,
+        Self::GatewayOverloaded,
+        Self::RequestLimit,
+        Self::TokenLimit,
+        Self::InFlightLimit,
+        Self::Internal,
+    ];
+
     /// Its fixed name.
     pub const fn name(self) -> &'static str {
         match self {

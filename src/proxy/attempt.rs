@@ -183,7 +183,7 @@ async fn judge(
     mut lease: Lease,
     response: Response<Incoming>,
 ) -> Result<Reply, Failure> {
-    let (head, body) = response.into_parts();
+    let (mut head, body) = response.into_parts();
     settlement.outcome().upstream_request_id = upstream_request_id(&head.headers).map(Into::into);
 
     let upstream = Arc::clone(lease.upstream());
@@ -213,8 +213,12 @@ async fn judge(
     } else {
         (Source::from(body), fault::blame(head.status, None, &config.error_rules))
     };
-    // Money that is spent does not come back by itself, whatever the answer says.
-    let after = if blame == Blame::Credential { None } else { retry_after(&head.headers, clock) };
+    if blame == Blame::Credential {
+        // Money that is spent does not come back by itself, whatever the answer says: clients would wait in vain.
+        head.headers.remove(RETRY_AFTER);
+        head.headers.remove(RETRY_AFTER_MS);
+    }
+    let after = retry_after(&head.headers, clock);
     let forbidden = head.headers.get(SHOULD_RETRY).is_some_and(|value| value == "false");
     let (verdict, scope, here) = match blame {
         Blame::Request => (None, Scope::Upstream, false),

@@ -189,16 +189,17 @@ impl<'a> Failover<'a> {
             let Some(upstream) = tables.upstreams.get(candidate.upstream) else { continue };
             if self.asked.contains(&candidate.upstream) {
                 let Some(at) = self.rests_until(candidate.upstream) else { continue };
-                if let Some(lease) = self.retry(upstream, &candidate, at, self.last_resort).await {
+                if let Some(lease) = self.retry(upstream, &candidate, at, true).await {
                     return Some((lease, candidate));
                 }
                 continue;
             }
-            // Who is full or passed by since is not waited for: others may be there.
-            let Ok(lease) = upstream.lease(candidate.credential, self.last_resort) else { continue };
-            upstream.count_request();
-            tables.metrics.again(candidate.upstream, Again::Failover);
-            return Some((lease, candidate));
+            match upstream.lease(candidate.credential, self.last_resort) {
+                Ok(lease) => return Some((self.fails_over(lease, candidate.upstream), candidate)),
+                // Others may have room: it is waited for when nobody else is left.
+                Err(NoPlace::Full) => self.again.push((Instant::now(), candidate)),
+                Err(NoPlace::Out) => {}
+            }
         }
         None
     }
@@ -210,11 +211,23 @@ impl<'a> Failover<'a> {
         while !self.again.is_empty() {
             let (at, candidate) = self.again.remove(0);
             let Some(upstream) = tables.upstreams.get(candidate.upstream) else { continue };
-            if let Some(lease) = self.retry(upstream, &candidate, at, true).await {
+            let lease = if self.asked.contains(&candidate.upstream) {
+                self.retry(upstream, &candidate, at, false).await
+            } else {
+                let lease = self.line(upstream, candidate.credential).await;
+                lease.map(|lease| self.fails_over(lease, candidate.upstream))
+            };
+            if let Some(lease) = lease {
                 return Some((lease, candidate));
             }
         }
         None
+    }
+
+    fn fails_over(&self, lease: Lease, upstream: usize) -> Lease {
+        lease.upstream().count_request();
+        self.tables.metrics.again(upstream, Again::Failover);
+        lease
     }
 
     /// Nobody better is left: the place is waited for like that of a first attempt. Where there are limits and many
@@ -227,9 +240,12 @@ impl<'a> Failover<'a> {
 
     /// A place at an upstream that was asked before, after a pause, if there were not too many retries of late. Only
     /// one that is made counts.
-    async fn retry(&self, upstream: &Arc<Upstream>, candidate: &Candidate, at: Instant, anyway: bool) -> Option<Lease> {
+    async fn retry(&self, upstream: &Arc<Upstream>, candidate: &Candidate, at: Instant, fresh: bool) -> Option<Lease> {
         let percent = self.tables.retries.percent;
-        if upstream.may_retry(percent) {
+        // After a credential's own fault another one is no burden that the upstream did not have.
+        let free = fresh && !self.resting.iter().any(|(resting, _)| *resting == candidate.upstream);
+        let anyway = !fresh || self.last_resort;
+        if free || upstream.may_retry(percent) {
             sleep_until(at).await;
             let lease = match upstream.lease(candidate.credential, anyway) {
                 Err(NoPlace::Full) if anyway && self.fresh.is_empty() => {
@@ -237,7 +253,7 @@ impl<'a> Failover<'a> {
                 }
                 lease => lease.ok(),
             }?;
-            if upstream.count_retry(percent) {
+            if free || upstream.count_retry(percent) {
                 self.tables.metrics.again(candidate.upstream, Again::Retry);
                 return Some(lease);
             }

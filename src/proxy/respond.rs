@@ -363,7 +363,7 @@ impl Drop for Relay {
             if self.settlement.outcome().bytes_down > 0
                 && let Some(mut lease) = self.lease.take()
             {
-                lease.tell(Verdict::Answered);
+                lease.left(self.silence.since);
             }
             self.settle_permit(false);
             self.settlement.seen(self.observer.seen());

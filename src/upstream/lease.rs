@@ -21,6 +21,10 @@ use super::{
 };
 use crate::domain::standing::Cause;
 
+/// A client that leaves says nothing of the upstream, unless it waited this long in vain, and the upstream answered nobody
+/// else meanwhile either: that one hangs. Clients wait 300 to 600 s (docs/wire.md, section 5), people less.
+const HUNG: Duration = Duration::from_secs(20);
+
 /// What came of an attempt, as far as the health of who was asked is concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -150,9 +154,26 @@ impl Lease {
         }
         let now = Instant::now();
         self.shared().took(now, now.saturating_duration_since(self.began));
+        self.shared().hears(now);
         let upstream = self.shared().gate.answers(self.upstream_pass, now);
         let credential = self.account().and_then(|account| account.gate.answers(self.credential_pass, now));
         self.note(upstream, credential);
+    }
+
+    /// The client left inside the answer, of which the last came at `since`.
+    pub fn left(&mut self, since: Instant) {
+        if since.elapsed() < HUNG {
+            self.tell(Verdict::Answered);
+        } else {
+            self.given_up(since);
+        }
+    }
+
+    /// Nobody waits any longer for what did not come since then.
+    fn given_up(&mut self, since: Instant) {
+        if since.elapsed() >= HUNG && !self.shared().was_heard_since(since) {
+            self.tell(Verdict::Failed);
+        }
     }
 
     /// Tells what came of the attempt. Only the first call counts.
@@ -164,6 +185,9 @@ impl Lease {
         let Some(account) = self.account() else { return };
         let (shared, upstream) = (self.shared(), &self.upstream);
         let (health, dice) = (&upstream.health, &*upstream.dice);
+        if !matches!(verdict, Verdict::Failed | Verdict::Unreachable) {
+            shared.hears(now);
+        }
         let (of_upstream, of_credential) = match verdict {
             Verdict::Answered => {
                 shared.last_faulted.store(0, Ordering::Relaxed);
@@ -245,6 +269,9 @@ impl fmt::Debug for Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
+        if !self.answered {
+            self.given_up(self.began);
+        }
         let upstream = &self.upstream;
         let Some(account) = upstream.account(self.credential) else { return };
         if !self.told {

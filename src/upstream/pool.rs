@@ -77,6 +77,9 @@ pub(super) struct Shared {
     /// Woken when a request ends while others wait for room.
     pub(super) room: Notify,
     pub(super) queued: AtomicUsize,
+    began: Instant,
+    /// Milliseconds since `began`, plus one, at which the last answer came; 0 = none came yet.
+    heard: AtomicU64,
     attempts: Mutex<Window<{ RETRY_WINDOW.0 }>>,
     latency: Latency,
 }
@@ -100,6 +103,8 @@ impl Pool {
                 last_faulted: AtomicUsize::new(0),
                 room: Notify::new(),
                 queued: AtomicUsize::new(0),
+                began: now,
+                heard: AtomicU64::new(0),
                 attempts: Mutex::new(Window::new(now, RETRY_WINDOW.1)),
                 latency: Latency::new(now),
             })
@@ -198,6 +203,20 @@ impl Shared {
         may
     }
 
+    /// It answered somebody.
+    pub(super) fn hears(&self, now: Instant) {
+        self.heard.store(self.millis(now).saturating_add(1), Ordering::Relaxed);
+    }
+
+    /// Whether it answered anybody since then.
+    pub(super) fn was_heard_since(&self, since: Instant) -> bool {
+        self.heard.load(Ordering::Relaxed) > self.millis(since)
+    }
+
+    fn millis(&self, at: Instant) -> u64 {
+        u64::try_from(at.saturating_duration_since(self.began).as_millis()).unwrap_or(u64::MAX)
+    }
+
     pub(super) fn took(&self, now: Instant, took: Duration) {
         self.latency.add(now, took);
     }
@@ -205,7 +224,7 @@ impl Shared {
 
 fn may_retry(attempts: &mut Window<{ RETRY_WINDOW.0 }>, now: Instant, percent: u32) -> bool {
     let (requests, retries) = attempts.sums(now);
-    u64::from(retries) < u64::from(requests) * u64::from(percent) / 100 + u64::from(RETRIES_ALWAYS)
+    percent > 0 && u64::from(retries) < u64::from(requests) * u64::from(percent) / 100 + u64::from(RETRIES_ALWAYS)
 }
 
 /// A moving average of times to the first byte that fades.

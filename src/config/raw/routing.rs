@@ -53,7 +53,7 @@ pub(in crate::config) struct Routing {
     /// Upstreams asked for one request, the first one included; 1 = no failover.
     #[schemars(range(min = 1, max = 10))]
     pub(in crate::config) max_attempts: usize,
-    /// Retries at one upstream over 10 s, in percent of its requests; 3 are always allowed.
+    /// Retries at one upstream over 10 s, in percent of its requests, 3 at least; 0 = none.
     #[schemars(range(max = 100))]
     pub(in crate::config) retry_percent: u32,
     /// The longest `Retry-After` that is waited for before the same upstream is asked again; 0 = none is.

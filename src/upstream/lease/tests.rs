@@ -347,6 +347,58 @@ async fn a_full_one_on_probation_is_probed_when_it_has_room() {
     assert!(upstream.lease(0, false).is_ok());
 }
 
+/// Nobody ever tells of an upstream that takes requests and does not answer: its clients leave.
+#[tokio::test(start_paused = true)]
+async fn who_hangs_is_passed_by() {
+    let (upstream, _) = upstream(2, |_| {});
+    let given_up = async |credential, seconds| {
+        let lease = upstream.lease(credential, false).unwrap();
+        tokio::time::advance(Duration::from_secs(seconds)).await;
+        drop(lease);
+    };
+    for _ in 0..20 {
+        given_up(0, 19).await;
+    }
+    // Somebody else was answered meanwhile: it is slow with some.
+    for _ in 0..20 {
+        let waits = upstream.lease(0, false).unwrap();
+        tokio::time::advance(Duration::from_secs(15)).await;
+        tell(&upstream, 1, Verdict::Answered);
+        tokio::time::advance(Duration::from_secs(15)).await;
+        drop(waits);
+    }
+    assert!(upstream.lease(0, false).is_ok());
+    for _ in 0..5 {
+        given_up(0, 20).await;
+    }
+    assert_eq!(upstream.lease(0, false).unwrap_err(), NoPlace::Out);
+}
+
+/// The same inside an answer.
+#[tokio::test(start_paused = true)]
+async fn who_falls_silent_is_passed_by() {
+    let (upstream, _) = upstream(1, |_| {});
+    let left = async |silent| {
+        let mut lease = upstream.lease(0, false).unwrap();
+        lease.answers();
+        tokio::time::advance(Duration::from_secs(60)).await;
+        let since = Instant::now();
+        tokio::time::advance(Duration::from_secs(silent)).await;
+        lease.left(since);
+    };
+    for _ in 0..4 {
+        left(20).await;
+    }
+    // One that still talked when its client left.
+    left(19).await;
+    for _ in 0..4 {
+        left(20).await;
+    }
+    assert!(upstream.lease(0, false).is_ok());
+    left(20).await;
+    assert_eq!(upstream.lease(0, false).unwrap_err(), NoPlace::Out);
+}
+
 #[tokio::test(start_paused = true)]
 async fn retries_have_a_budget() {
     let (upstream, _) = upstream(1, |_| {});
@@ -365,7 +417,9 @@ async fn retries_have_a_budget() {
     tokio::time::advance(Duration::from_secs(10)).await;
     // The hundred are forgotten, and what they paid for.
     assert_eq!(granted(10), 3);
-    assert_eq!((0..10).filter(|_| upstream.count_retry(0)).count(), 0);
+    tokio::time::advance(Duration::from_secs(30)).await;
+    assert_eq!((0..10).filter(|_| upstream.count_retry(0)).count(), 0, "none are none");
+    assert!(!upstream.may_retry(0));
 }
 
 #[test]

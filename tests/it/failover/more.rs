@@ -450,3 +450,59 @@ async fn a_retry_waits_for_a_place() {
     second.send(()).unwrap();
     assert_eq!((other.answer().await.status, one.answer().await.status), (200, 200));
 }
+
+/// Another upstream without room is better than none: it is waited for once nobody else is left.
+#[tokio::test]
+async fn who_was_full_is_waited_for_when_nobody_else_is_left() {
+    let (go, gate) = oneshot::channel();
+    let mut first = Some(gate);
+    let mut down = Upstream::fixed(failing("503 Service Unavailable", "x-should-retry: false\r\n", "down")).await;
+    let full = Upstream::scripted(move |_| {
+        let wait = first.take().map(Step::Wait);
+        wait.into_iter().chain([Step::Send(json("200 OK", RESPONSE))]).collect()
+    })
+    .await;
+    let gateway = before(&[&down, &full], |config| {
+        config.upstreams[1].max_in_flight = Some(1);
+        config.timeouts.queue = Duration::from_secs(10);
+    });
+    let mut holds = gateway.connect().await;
+    holds.post(BODY).await;
+    gateway.metric_becomes(r#"tidegate_upstream_requests_in_flight{upstream="up1",credential=""}"#, 1.0).await;
+    let mut waits = gateway.connect().await;
+    waits.post(BODY).await;
+    gateway.metric_becomes(r#"tidegate_upstream_requests_queued{upstream="up1"}"#, 1.0).await;
+    go.send(()).unwrap();
+    assert_eq!((holds.answer().await.status, waits.answer().await.status), (200, 200));
+    assert_eq!(down.taken().len(), 2);
+    assert_eq!(gateway.metric("tidegate_failovers_total{upstream=\"up1\"}").await, 2.0);
+}
+
+/// The budget is for what makes an upstream's trouble worse, which another key in place of a refused one does not.
+#[tokio::test]
+async fn a_pool_of_refused_credentials_is_searched_for_a_good_one() {
+    let mut one = Upstream::scripted(|request| match request.header("authorization") {
+        Some("Bearer sk-7") => vec![Step::Send(json("200 OK", RESPONSE))],
+        _ => vec![Step::Send(failing("401 Unauthorized", "", "bad key"))],
+    })
+    .await;
+    let gateway = before(&[&one], |config| {
+        config.retries.max_attempts = 10;
+        config.upstreams[0].credentials =
+            (0..8).map(|nth| credential(&format!("k{nth}"), &format!("sk-{nth}"))).collect();
+    });
+    assert_eq!(gateway.connect().await.create(BODY).await.status, 200);
+    assert_eq!(one.taken().len(), 8);
+}
+
+/// Clients that were told when to come back would wait for money.
+#[tokio::test]
+async fn money_that_is_spent_comes_back_at_no_time() {
+    let body = r#"{"error":{"message":"spent","type":"t","param":null,"code":"insufficient_quota"}}"#;
+    let answer = String::from_utf8(json("429 Too Many Requests", body)).unwrap();
+    let upstream = Upstream::fixed(answer.replacen("\r\n", "\r\nretry-after: 7\r\nretry-after-ms: 7000\r\n", 1)).await;
+    let gateway = before(&[&upstream], |_| {});
+    let answer = gateway.connect().await.create(BODY).await;
+    assert_eq!((answer.status, answer.body.as_slice()), (429, body.as_bytes()));
+    assert_eq!((answer.header("retry-after"), answer.header("retry-after-ms")), (None, None));
+}
