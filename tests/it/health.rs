@@ -5,9 +5,12 @@ mod load;
 mod passing_by;
 mod sticky;
 
-use std::sync::{
-    Arc, Mutex,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use tidegate::config::Config;
@@ -27,6 +30,8 @@ fn before(upstreams: &[&Upstream], change: impl FnOnce(&mut Config)) -> Gateway 
     config.upstreams = named.map(|(nth, one)| upstream(&format!("up{nth}"), &one.base_url())).collect();
     let targets: Vec<_> = (0..upstreams.len()).map(|nth| (nth, None)).collect();
     config.models = vec![model("many", &targets)];
+    // Nobody comes back while a test looks, however long it takes.
+    (config.health.eject, config.health.eject_max) = (Duration::from_secs(600), Duration::from_secs(600));
     change(&mut config);
     Gateway::start(config)
 }

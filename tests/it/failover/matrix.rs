@@ -178,68 +178,101 @@ enum Left {
     Upstream,
 }
 
-/// One upstream of one case. Its requests are kept; its script says what the first one does.
+/// What one upstream of one case does, and what it saw.
+struct Role {
+    does: Does,
+    /// Only the first request is treated so, the others are answered well.
+    once: bool,
+    seen: Vec<Request>,
+    /// Let go what waits.
+    go: Vec<oneshot::Sender<()>>,
+}
+
+/// All scripted upstreams of one gateway behind one address, told apart by their paths: with an address each, so many
+/// would now and then be met by what another test on this machine still sends to one that it used before.
+struct Stage {
+    roles: Arc<Mutex<BTreeMap<String, Role>>>,
+    upstream: Upstream,
+}
+
+impl Stage {
+    async fn new() -> Self {
+        let roles: Arc<Mutex<BTreeMap<String, Role>>> = Arc::default();
+        let plays = Arc::clone(&roles);
+        let upstream = Upstream::scripted(move |request| {
+            let mut roles = plays.lock().unwrap();
+            let name = request.line.strip_prefix("POST /").and_then(|rest| rest.strip_suffix("/responses HTTP/1.1"));
+            let Some(role) = name.and_then(|name| roles.get_mut(name)) else { return vec![Step::Close] };
+            role.seen.push(request.clone());
+            if role.once && role.seen.len() > 1 {
+                return vec![Step::Send(json("200 OK", GOOD))];
+            }
+            steps(role.does, &mut role.go)
+        })
+        .await;
+        Self { roles, upstream }
+    }
+
+    /// A new upstream.
+    fn scripted(&self, name: &str, does: Does, once: bool) -> Scripted {
+        self.roles.lock().unwrap().insert(name.to_owned(), Role { does, once, seen: Vec::new(), go: Vec::new() });
+        let base_url = format!("http://{}/{name}", self.upstream.address);
+        Scripted { name: name.to_owned(), base_url, roles: Arc::clone(&self.roles), unreachable: None }
+    }
+}
+
+/// One upstream of one case.
 struct Scripted {
+    name: String,
     base_url: String,
-    upstream: Option<Upstream>,
-    /// Lets go what waits.
-    go: Arc<Mutex<Vec<oneshot::Sender<()>>>>,
-    other: Option<JoinHandle<()>>,
+    roles: Arc<Mutex<BTreeMap<String, Role>>>,
+    /// Holds what cannot be reached.
+    unreachable: Option<JoinHandle<()>>,
 }
 
 impl Drop for Scripted {
     fn drop(&mut self) {
-        if let Some(other) = &self.other {
-            other.abort();
+        if let Some(unreachable) = &self.unreachable {
+            unreachable.abort();
         }
     }
 }
 
 impl Scripted {
-    async fn new(does: Does, once: bool) -> Self {
-        let go: Arc<Mutex<Vec<oneshot::Sender<()>>>> = Arc::default();
-        match does {
-            Does::NoPort => {
-                // Bound and never listened on: nobody else gets the port either.
-                let socket = TcpSocket::new_v4().unwrap();
-                socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
-                let base_url = format!("http://{}/up", socket.local_addr().unwrap());
-                let other = tokio::spawn(async move {
-                    let _held = socket;
-                    std::future::pending().await
-                });
-                return Self { base_url, upstream: None, go, other: Some(other) };
-            }
-            Does::NoTls => {
-                let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-                let base_url = format!("https://{}/up", listener.local_addr().unwrap());
-                let other = tokio::spawn(async move {
-                    while let Ok((mut stream, _)) = listener.accept().await {
-                        let _ = stream.read(&mut [0; 1024]).await;
-                        let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
-                    }
-                });
-                return Self { base_url, upstream: None, go, other: Some(other) };
-            }
-            _ => {}
+    /// Puts something in its place that cannot be reached.
+    async fn unreachable(&mut self, does: Does) {
+        if let Does::NoPort = does {
+            // Bound and never listened on: nobody else gets the port either.
+            let socket = TcpSocket::new_v4().unwrap();
+            socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+            self.base_url = format!("http://{}/up", socket.local_addr().unwrap());
+            self.unreachable = Some(tokio::spawn(async move {
+                let _held = socket;
+                std::future::pending().await
+            }));
+        } else {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            self.base_url = format!("https://{}/up", listener.local_addr().unwrap());
+            self.unreachable = Some(tokio::spawn(async move {
+                while let Ok((mut stream, _)) = listener.accept().await {
+                    let _ = stream.read(&mut [0; 1024]).await;
+                    let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+                }
+            }));
         }
-        let waiting = Arc::clone(&go);
-        let mut asked = 0;
-        let upstream = Upstream::scripted(move |_| {
-            asked += 1;
-            if once && asked > 1 { vec![Step::Send(json("200 OK", GOOD))] } else { steps(does, &waiting) }
-        })
-        .await;
-        Self { base_url: upstream.base_url(), upstream: Some(upstream), go, other: None }
     }
 
-    fn requests(&mut self) -> Vec<Request> {
-        self.upstream.as_mut().map(Upstream::taken).unwrap_or_default()
+    fn role<T>(&self, with: impl FnOnce(&mut Role) -> T) -> T {
+        with(self.roles.lock().unwrap().get_mut(&self.name).unwrap())
+    }
+
+    fn requests(&self) -> Vec<Request> {
+        self.role(|role| role.seen.clone())
     }
 
     /// Lets go what waits.
     fn go(&self) {
-        for go in self.go.lock().unwrap().drain(..) {
+        for go in self.role(|role| std::mem::take(&mut role.go)) {
             let _ = go.send(());
         }
     }
@@ -252,10 +285,10 @@ fn theirs(head: &str, headers: &str, code: &str) -> (Vec<u8>, Vec<u8>) {
     (plain.replacen("\r\n", &format!("\r\nx-ratelimit-remaining-requests: 7\r\n{headers}"), 1).into(), body.into())
 }
 
-fn steps(does: Does, waiting: &Mutex<Vec<oneshot::Sender<()>>>) -> Vec<Step> {
-    let wait = || {
+fn steps(does: Does, waiting: &mut Vec<oneshot::Sender<()>>) -> Vec<Step> {
+    let mut wait = || {
         let (go, gone) = oneshot::channel();
-        waiting.lock().unwrap().push(go);
+        waiting.push(go);
         Step::Wait(gone)
     };
     let send = |bytes: &[u8]| Step::Send(bytes.to_vec());
@@ -301,10 +334,14 @@ struct Found {
 }
 
 impl Case {
-    async fn new(fault: &'static Fault, opted: bool, left: Left, max: usize, nth: usize) -> Self {
-        let first = Scripted::new(fault.does, left == Left::Credential).await;
-        let second = Scripted::new(Does::Fails("200 OK", "", ""), false).await;
-        Self { fault, opted, left, max, first, second, name: format!("c{nth}") }
+    async fn new(stage: &Stage, fault: &'static Fault, (opted, left, max): (bool, Left, usize), nth: usize) -> Self {
+        let name = format!("c{nth}");
+        let mut first = stage.scripted(&format!("{name}-first"), fault.does, left == Left::Credential);
+        if matches!(fault.does, Does::NoPort | Does::NoTls) {
+            first.unreachable(fault.does).await;
+        }
+        let second = stage.scripted(&format!("{name}-second"), Does::Fails("200 OK", "", ""), false);
+        Self { fault, opted, left, max, first, second, name }
     }
 
     /// Puts its upstreams and its model into the configuration.
@@ -354,7 +391,7 @@ impl Case {
         }
     }
 
-    async fn run(mut self, gateway: Arc<Gateway>) -> (Self, Found) {
+    async fn run(self, gateway: Arc<Gateway>) -> (Self, Found) {
         let about = format!("{} opted={} left={:?} max={}", self.fault.name, self.opted, self.left, self.max);
         let body = format!(r#"{{"input":"hé","model":"{}","x":[1, 2]}}"#, self.name);
         let mut client = gateway.connect().await;
@@ -423,15 +460,15 @@ impl Case {
 
     /// Who was asked, with what: the credential, the model and every other byte.
     fn check_requests(&self, about: &str, body: &str, one: &[Request], two: &[Request], first: usize) {
-        if self.first.upstream.is_some() {
+        if self.first.unreachable.is_none() {
             assert_eq!(one.len(), first, "{about}: at the first");
         }
         let text = |request: &Request| String::from_utf8(request.body.clone()).unwrap();
         for request in one {
-            assert_eq!(text(request), body.replace(&self.name, "alpha"), "{about}");
+            assert_eq!(text(request), body.replace(&self.name, "alpha"), "{about}: {request:?}");
         }
         for request in two {
-            assert_eq!(text(request), body.replace(&self.name, "beta-longer"), "{about}");
+            assert_eq!(text(request), body.replace(&self.name, "beta-longer"), "{about}: {request:?}");
             assert_eq!(request.header("authorization"), Some("Bearer sk-second"), "{about}");
         }
         let keys: Vec<_> = one.iter().map(|request| request.header("authorization").unwrap()).collect();
@@ -457,20 +494,34 @@ async fn metrics(gateway: &Gateway) -> BTreeMap<String, f64> {
     lines.map(|line| line.rsplit_once(' ').unwrap()).map(|(name, n)| (name.to_owned(), n.parse().unwrap())).collect()
 }
 
-/// All cases of one number of attempts.
+/// All cases of one number of attempts. Those that wait in vain for an answer have a gateway of their own, whose time for
+/// that is short; no other depends on how fast this machine is.
 async fn with_attempts(max: usize) -> Vec<(Case, Found)> {
+    let (mut silent, others) = tokio::join!(
+        with_gateway(max, Duration::from_secs(5), |does| matches!(does, Does::Silence)),
+        with_gateway(max, Duration::from_secs(600), |does| !matches!(does, Does::Silence)),
+    );
+    silent.extend(others);
+    silent.sort_by_key(|(case, _)| case.name[1..].parse::<usize>().unwrap());
+    silent
+}
+
+async fn with_gateway(max: usize, upstream_head: Duration, takes: fn(&Does) -> bool) -> Vec<(Case, Found)> {
+    let stage = Stage::new().await;
     let mut cases = Vec::new();
-    for fault in &FAULTS {
-        for opted in [false, true] {
-            for left in [Left::Nobody, Left::Credential, Left::Upstream] {
-                cases.push(Case::new(fault, opted, left, max, cases.len()).await);
+    for (nth, fault) in FAULTS.iter().enumerate().filter(|(_, fault)| takes(&fault.does)) {
+        for (part, opted) in [false, true].into_iter().enumerate() {
+            for (place, left) in [Left::Nobody, Left::Credential, Left::Upstream].into_iter().enumerate() {
+                cases.push(Case::new(&stage, fault, (opted, left, max), nth * 6 + part * 3 + place).await);
             }
         }
     }
     let mut settings = config("http://127.0.0.1:9/unused");
     settings.retries.max_attempts = max;
-    // Long enough for whoever answers at once on the busiest machine.
-    settings.timeouts.upstream_head = Duration::from_secs(4);
+    settings.timeouts.upstream_head = upstream_head;
+    settings.timeouts.upstream_connect = Duration::from_secs(60);
+    settings.timeouts.first_byte = Duration::from_secs(60);
+    settings.timeouts.head = Duration::from_secs(60);
     cases.iter().for_each(|case| case.configure(&mut settings));
     let gateway = Arc::new(Gateway::start(settings));
     let mut running = JoinSet::new();
@@ -493,7 +544,6 @@ async fn with_attempts(max: usize) -> Vec<(Case, Found)> {
     for (case, found) in &mut found {
         found.check_metrics(case, &metrics);
     }
-    found.sort_by_key(|(case, _)| case.name[1..].parse::<usize>().unwrap());
     found
 }
 
@@ -570,7 +620,6 @@ async fn every_fault_in_every_phase_under_every_policy() {
             case.opted, case.left, case.max, found.head_after
         );
         assert!(!held || found.head_after >= Duration::from_millis(990), "{:?}", found.head_after);
-        assert!(found.head_after < Duration::from_secs(10), "{:?}", found.head_after);
     }
     for (case, found) in all.iter().filter(|(case, _)| case.fault.name == "429 after 1 s") {
         let waited = case.left == Left::Nobody && case.max > 1;

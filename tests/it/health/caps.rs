@@ -196,10 +196,9 @@ async fn a_full_line_is_refused_at_once_and_a_long_wait_ends() {
     let held = full.hold(&gateway).await;
     let waits = waiting(&gateway);
     under_way(&gateway, 2.0).await;
-    let began = Instant::now();
     let refused = ask(&gateway).await;
-    // At once, against the 15 s of the one that waits.
-    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    // At once: the other one waits on.
+    assert!(!waits.is_finished());
     refused.assert_final(503, "upstream_busy", false);
     assert_eq!(refused.header("retry-after"), Some("1"));
     // The place of a waiter that leaves is another's.

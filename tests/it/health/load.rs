@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use tidegate::config::Config;
 use tokio::{
     task::JoinSet,
     time::{Instant, MissedTickBehavior, interval},
@@ -42,9 +43,14 @@ async fn offer(address: std::net::SocketAddr, time: Duration, check: fn(&Answer)
     offered.load(Ordering::Relaxed)
 }
 
+/// As it is by default.
+fn ejects(config: &mut Config) {
+    (config.health.eject, config.health.eject_max) = (Duration::from_secs(30), Duration::from_secs(300));
+}
+
 async fn alone(time: Duration) {
     let down = Moody::new(DOWN).await;
-    let gateway = before(&[&down.upstream], |_| {});
+    let gateway = before(&[&down.upstream], ejects);
     let began = Instant::now();
     let offered = offer(gateway.address, time, |answer| {
         assert_eq!(answer.status, 503);
@@ -62,7 +68,7 @@ async fn alone(time: Duration) {
 
 async fn beside_a_healthy_one(time: Duration) {
     let (down, healthy) = (Moody::new(DOWN).await, Moody::new(None).await);
-    let gateway = before(&[&down.upstream, &healthy.upstream], |_| {});
+    let gateway = before(&[&down.upstream, &healthy.upstream], ejects);
     let began = Instant::now();
     let offered = offer(gateway.address, time, |answer| assert_eq!(answer.status, 200, "{answer:?}")).await;
     let took = began.elapsed().as_secs_f64();
