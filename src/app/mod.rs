@@ -8,15 +8,18 @@ pub mod data_dir;
 mod files;
 mod first_key;
 mod framing;
+mod guard;
 mod log_line;
 mod log_writer;
 mod memory;
 mod progress;
 mod reload;
+mod requests;
 mod server;
 mod shutdown;
 mod socket;
 pub mod telemetry;
+mod tls;
 
 use std::{
     io,
@@ -38,6 +41,7 @@ use self::{
     progress::Deadlines,
     reload::{Command, Reloader},
     shutdown::{SharedGrace, Shutdown},
+    tls::Certificates,
 };
 use crate::{
     api::{self, Admin, Data, Health},
@@ -101,6 +105,9 @@ pub enum StartError {
     /// No worker is wanted, which the checks of the configuration refuse.
     #[error("no worker is configured")]
     NoWorker,
+    /// TLS to clients cannot be had.
+    #[error("TLS to clients cannot be had: {0}")]
+    Tls(#[from] rustls::Error),
     /// A thread cannot be started.
     #[error("cannot start a thread: {0}")]
     Thread(io::Error),
@@ -132,6 +139,8 @@ pub struct Handle {
     admin: Shutdown,
     health: Arc<Health>,
     deadlines: watch::Sender<Deadlines>,
+    /// None where the data plane speaks plain http.
+    certificates: Option<Arc<Certificates>>,
     reloader: mpsc::Sender<Command>,
     grace: SharedGrace,
     bodies: Budget,
@@ -142,6 +151,9 @@ impl Handle {
     fn configure(&self, config: &Config) {
         self.health.configure(config);
         self.deadlines.send_replace(Deadlines::from(&config.timeouts));
+        if let (Some(certificates), Some(identity)) = (&self.certificates, &config.server.tls) {
+            certificates.set(identity);
+        }
         self.grace.set(Grace { delay: config.timeouts.drain_delay, limit: config.timeouts.drain });
         self.bodies.set_limit(config.server.max_body_memory);
     }
@@ -213,11 +225,14 @@ pub fn start(mut config: Config, origin: Option<Origin>, world: World) -> Result
 
     let (new_deadlines, deadlines) = watch::channel(Deadlines::from(&config.timeouts));
     let (reloader, told) = mpsc::channel();
+    let certificates = config.server.tls.as_ref().map(|identity| Arc::new(Certificates::new(identity)));
+    let acceptor = certificates.clone().map(tls::acceptor).transpose()?;
     let handle = Handle {
         data: Shutdown::default(),
         admin: Shutdown::default(),
         health: Arc::clone(&health),
         deadlines: new_deadlines,
+        certificates,
         reloader,
         grace: SharedGrace::default(),
         bodies: metrics.bodies.clone(),
@@ -238,6 +253,7 @@ pub fn start(mut config: Config, origin: Option<Origin>, world: World) -> Result
             deadlines: Deadlines::from(&config.timeouts),
             shutdown: handle.data.clone(),
             metrics: Arc::clone(&metrics),
+            tls: acceptor.clone(),
         };
         let serving = server::run(listener, shared, deadlines.clone(), Arc::clone(&slots));
         workers.push(spawn(format!("worker-{index}"), runtime()?, serving)?);
@@ -289,6 +305,7 @@ async fn serve_admin(
             shutdown: shutdown.clone(),
             // Its connections are not clients' and are not counted among them.
             metrics: Arc::default(),
+            tls: None,
         };
         server::run(listener, shared, deadlines.clone(), Arc::new(Semaphore::new(ADMIN_CONNECTIONS)))
     };

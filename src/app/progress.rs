@@ -106,6 +106,11 @@ impl Progress {
         self.since.store(self.now(), Ordering::Relaxed);
     }
 
+    /// The client shook hands: from now on it is waited for its first request.
+    pub(super) fn greeted(&self) {
+        self.enter(SILENT);
+    }
+
     /// Bytes came from the client.
     pub(super) fn received(&self) {
         if matches!(self.phase.load(Ordering::Relaxed), SILENT | IDLE) {

@@ -176,6 +176,7 @@ mod tests {
             deadlines: Deadlines { first_byte: second, head: second, idle: second, write_stall: second },
             shutdown: Shutdown::default(),
             metrics: Arc::default(),
+            tls: None,
         };
         let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = listener.local_addr().unwrap();

@@ -15,6 +15,8 @@ pub struct Connections {
     pub cut: Family<CutLabels, Counter>,
     /// Ended because what came on them is not HTTP as it should be.
     pub malformed: Family<MalformedLabels, Counter>,
+    /// TLS handshakes that failed.
+    pub tls_failed: Counter,
     /// Panics, each of which ended one of them.
     pub panics: Counter,
 }
@@ -38,6 +40,7 @@ impl Connections {
         let open = Gauge::default();
         let cut = Family::<CutLabels, Counter>::default();
         let malformed = Family::<MalformedLabels, Counter>::default();
+        let tls_failed = Counter::default();
         let panics = Counter::default();
         registry.register("connections", "Connections of clients", open.clone());
         registry.register("connections_cut", "Connections cut because a deadline of the server ran out", cut.clone());
@@ -46,7 +49,8 @@ impl Connections {
             "Connections ended because of a request that is not framed as it should be",
             malformed.clone(),
         );
+        registry.register("tls_handshakes_failed", "TLS handshakes of clients that failed", tls_failed.clone());
         registry.register("panics", "Panics, each of which ended one connection", panics.clone());
-        Self { open, cut, malformed, panics }
+        Self { open, cut, malformed, tls_failed, panics }
     }
 }

@@ -18,3 +18,4 @@ mod network;
 mod reload;
 mod shutdown;
 mod streams;
+mod tls;
