@@ -15,18 +15,21 @@ use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::{
     net::{TcpStream, tcp::OwnedWriteHalf},
+    sync::Semaphore,
     time::{Instant, Sleep, sleep_until, timeout},
 };
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use super::{
     answer,
     framing::{Fault, Framing},
     guard::Guard,
+    http2,
     progress::{Deadlines, Progress},
     requests::Requests,
     shutdown::Shutdown,
     socket::{Socket, Wire, left, linger},
+    streams::Streams,
     tls,
 };
 use crate::{
@@ -46,7 +49,15 @@ pub(super) struct Shared {
     pub(super) shutdown: Shutdown,
     pub(super) metrics: Arc<Metrics>,
     /// None speaks plain http.
-    pub(super) tls: Option<TlsAcceptor>,
+    pub(super) tls: Option<Secure>,
+}
+
+/// What connections with TLS share.
+#[derive(Clone)]
+pub(super) struct Secure {
+    pub(super) acceptor: TlsAcceptor,
+    /// Over HTTP/2, a request beside others on its connection takes one too.
+    pub(super) slots: Arc<Semaphore>,
 }
 
 /// Serves a connection to its end.
@@ -62,7 +73,7 @@ pub(super) async fn serve(stream: TcpStream, shared: Shared) {
     match &shared.tls {
         None => connection.http1(socket).await,
         // Boxed, as it is larger: plain connections shall not pay for it.
-        Some(acceptor) => Box::pin(connection.tls(socket, acceptor)).await,
+        Some(secure) => Box::pin(connection.tls(socket, secure)).await,
     }
 }
 
@@ -76,19 +87,23 @@ struct Connection<'a> {
 
 impl Connection<'_> {
     /// Shakes hands, and goes on with what the client chose.
-    async fn tls(self, socket: Socket, acceptor: &TlsAcceptor) {
+    async fn tls(self, socket: Socket, secure: &Secure) {
         let shutdown = &self.shared.shutdown;
         let metrics = &self.shared.metrics.connections;
         let accepted = tokio::select! {
             biased;
-            accepted = timeout(self.shared.deadlines.first_byte, tls::accept(acceptor, socket)) => accepted,
+            accepted = timeout(self.shared.deadlines.first_byte, tls::accept(&secure.acceptor, socket)) => accepted,
             // No request can be lost.
             () = shutdown.draining() => return,
         };
         match accepted {
-            Ok(Ok(stream)) => {
-                self.progress.greeted();
-                self.http1(stream).await;
+            Ok(Ok((stream, is_h2))) => {
+                self.progress.greeted(is_h2);
+                if is_h2 {
+                    self.http2(stream, Arc::clone(&secure.slots)).await;
+                } else {
+                    self.http1(stream).await;
+                }
             }
             // Who only looks whether somebody listens, or gives up, is no failure of TLS.
             Ok(Err(error)) => {
@@ -97,9 +112,7 @@ impl Connection<'_> {
                     metrics.tls_failed.inc();
                 }
             }
-            Err(_) => {
-                metrics.cut.get_or_create(&CutLabels { deadline: "tls_handshake" }).inc();
-            }
+            Err(_) => self.count_cut("tls_handshake"),
         }
     }
 
@@ -119,8 +132,23 @@ impl Connection<'_> {
         self.close(wire, end).await;
     }
 
+    async fn http2(self, stream: TlsStream<Socket>, slots: Arc<Semaphore>) {
+        let Self { shared, progress, departure, .. } = &self;
+        let write_stall = shared.deadlines.write_stall;
+        let metrics = Arc::clone(&shared.metrics);
+        let streams = Streams::new(Arc::clone(progress), departure.clone(), metrics, slots, write_stall);
+        let requests = Requests { streams: Some(streams.clone()), ..self.requests() };
+        let builder = http2::builder(streams.clone(), write_stall);
+        let mut connection = Box::pin(builder.serve_connection(TokioIo::new(stream), requests));
+        // hyper says farewell itself, where it ends in order.
+        self.drive(&mut connection).await;
+        drop(connection);
+        streams.ended().await;
+    }
+
     fn requests(&self) -> Requests {
         Requests {
+            streams: None,
             router: self.shared.router.clone(),
             progress: Arc::clone(&self.progress),
             departure: self.departure.clone(),
@@ -194,7 +222,7 @@ enum Event {
     Deadline(&'static str),
     /// What should be the head of a request is none, and everything before it is answered.
     Malformed(Fault),
-    /// Tidegate stops taking requests.
+    /// Tidegate stops taking requests, at least on this connection.
     Drain,
     /// Tidegate stops.
     Stop,
@@ -219,7 +247,10 @@ impl End {
 }
 
 /// hyper's side of a connection.
-trait Http {
+pub(super) trait Http {
+    /// Whether there may be several requests at once.
+    const MULTIPLEXED: bool;
+
     /// Polls it to its end: whether it ended in order.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<bool>;
 
@@ -228,6 +259,8 @@ trait Http {
 }
 
 impl<W: Wire> Http for http1::Connection<TokioIo<Guard<W>>, Requests> {
+    const MULTIPLEXED: bool = false;
+
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         // An error is the client's (what it was about was answered, or nobody is there to read an answer), or that of a
         // body that broke.
@@ -242,20 +275,21 @@ impl<W: Wire> Http for http1::Connection<TokioIo<Guard<W>>, Requests> {
 impl Connection<'_> {
     /// Runs the connection until it is over. What is under way ends with the connection, so the reason is told to
     /// `departure` before this returns.
-    async fn drive(&self, connection: &mut impl Http) -> End {
+    async fn drive<H: Http>(&self, connection: &mut H) -> End {
         let Self { shared, write, progress, departure } = self;
         let mut timer = pin!(sleep_until(Instant::now() + shared.deadlines.first_byte));
         let mut left = pin!(left(write));
         let mut drain = pin!(shared.shutdown.draining());
         let mut stop = pin!(shared.shutdown.stopped());
-        let mut draining = false;
+        // Whether hyper knows that the connection shall end.
+        let mut told = false;
         let mut at_rest = false;
         loop {
             let event = tokio::select! {
                 biased;
-                event = poll_fn(|cx| poll(connection, progress, &shared.deadlines, timer.as_mut(), cx)) => event,
+                event = poll_fn(|cx| poll(connection, told, progress, &shared.deadlines, timer.as_mut(), cx)) => event,
                 () = &mut left, if !progress.has_left() => Event::Left,
-                () = &mut drain, if !draining => Event::Drain,
+                () = &mut drain, if !told => Event::Drain,
                 () = &mut stop => Event::Stop,
             };
             match event {
@@ -268,13 +302,25 @@ impl Connection<'_> {
                         return End::CUT;
                     }
                 }
-                Event::Deadline(name) => return self.overdue(name),
+                Event::Deadline(name) => {
+                    self.count_cut(name);
+                    if !H::MULTIPLEXED || told || name != Progress::IDLE {
+                        return self.overdue(name);
+                    }
+                    // A request may be on its way: the client is told up to which one its requests are served.
+                    told = true;
+                    progress.closing();
+                    connection.graceful_shutdown();
+                }
                 Event::Malformed(fault) => {
                     return End { answer: Some(answer::malformed(fault)), farewell: true, linger: true };
                 }
                 Event::Drain => {
-                    draining = true;
+                    told = true;
                     at_rest = progress.is_at_rest();
+                    if H::MULTIPLEXED {
+                        progress.closing();
+                    }
                     connection.graceful_shutdown();
                 }
                 Event::Stop => {
@@ -288,9 +334,12 @@ impl Connection<'_> {
         }
     }
 
+    fn count_cut(&self, deadline: &'static str) {
+        self.shared.metrics.connections.cut.get_or_create(&CutLabels { deadline }).inc();
+    }
+
     /// A deadline ran out.
     fn overdue(&self, name: &'static str) -> End {
-        self.shared.metrics.connections.cut.get_or_create(&CutLabels { deadline: name }).inc();
         match name {
             Progress::HEAD => End { answer: Some(answer::timed_out()), ..End::QUIET },
             Progress::WRITE_STALL => {
@@ -306,8 +355,9 @@ impl Connection<'_> {
 
 /// Polls hyper, then the deadline that holds now. The timer is moved only when it fires or when a deadline comes
 /// nearer, so that a busy connection hardly touches it.
-fn poll(
-    connection: &mut impl Http,
+fn poll<H: Http>(
+    connection: &mut H,
+    told: bool,
     progress: &Progress,
     deadlines: &Deadlines,
     mut timer: Pin<&mut Sleep>,
@@ -315,6 +365,10 @@ fn poll(
 ) -> Poll<Event> {
     if let Poll::Ready(in_order) = connection.poll(cx) {
         return Poll::Ready(Event::Done(in_order));
+    }
+    // What an answer of HTTP/1.1 says in a header.
+    if H::MULTIPLEXED && !told && progress.is_leaving() && progress.is_busy() {
+        return Poll::Ready(Event::Drain);
     }
     if let Some(fault) = progress.fault_due() {
         return Poll::Ready(Event::Malformed(fault));

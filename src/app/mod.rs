@@ -9,6 +9,7 @@ mod files;
 mod first_key;
 mod framing;
 mod guard;
+mod http2;
 mod log_line;
 mod log_writer;
 mod memory;
@@ -18,6 +19,7 @@ mod requests;
 mod server;
 mod shutdown;
 mod socket;
+mod streams;
 pub mod telemetry;
 mod tls;
 
@@ -36,7 +38,7 @@ use tokio::{
 };
 
 use self::{
-    connection::Shared,
+    connection::{Secure, Shared},
     data_dir::{DataDir, DataDirError},
     progress::Deadlines,
     reload::{Command, Reloader},
@@ -240,6 +242,7 @@ pub fn start(mut config: Config, origin: Option<Origin>, world: World) -> Result
     handle.configure(&config);
     let connections = files::connections(config.server.max_connections);
     let slots = Arc::new(Semaphore::new(connections));
+    let secure = acceptor.map(|acceptor| Secure { acceptor, slots: Arc::clone(&slots) });
     let mut data = Vec::with_capacity(bound.data.len());
     let mut workers = Vec::with_capacity(bound.data.len());
     for (index, listener) in bound.data.into_iter().enumerate() {
@@ -253,7 +256,7 @@ pub fn start(mut config: Config, origin: Option<Origin>, world: World) -> Result
             deadlines: Deadlines::from(&config.timeouts),
             shutdown: handle.data.clone(),
             metrics: Arc::clone(&metrics),
-            tls: acceptor.clone(),
+            tls: secure.clone(),
         };
         let serving = server::run(listener, shared, deadlines.clone(), Arc::clone(&slots));
         workers.push(spawn(format!("worker-{index}"), runtime()?, serving)?);

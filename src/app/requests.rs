@@ -13,7 +13,10 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::{body::Incoming, service::Service};
 use tower_service::Service as _;
 
-use super::progress::Progress;
+use super::{
+    progress::Progress,
+    streams::{Stream, Streams},
+};
 use crate::domain::departure::Departure;
 
 /// Hands requests to the router, and keeps `progress` right.
@@ -21,37 +24,54 @@ pub(super) struct Requests {
     pub(super) router: Router,
     pub(super) progress: Arc<Progress>,
     pub(super) departure: Departure,
+    /// Where there may be several at once.
+    pub(super) streams: Option<Streams>,
 }
 
-/// The client left before this request of its was looked at.
+/// A request that nobody looked at.
 #[derive(Debug, thiserror::Error)]
-#[error("the client left")]
-pub(super) struct ClientLeft;
+pub(super) enum Unserved {
+    /// The client left before.
+    #[error("the client left")]
+    ClientLeft,
+    /// Its stream is reset for this reason, which tells the client that it may try again.
+    #[error("no slot is free")]
+    Full(#[source] h2::Error),
+}
 
 impl Service<Request<Incoming>> for Requests {
     type Response = Response<Tracked>;
-    type Error = ClientLeft;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, ClientLeft>> + Send>>;
+    type Error = Unserved;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Unserved>> + Send>>;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        let refuse = |unserved| Box::pin(std::future::ready(Err(unserved)));
         if self.progress.has_left() {
-            return Box::pin(std::future::ready(Err(ClientLeft)));
+            return refuse(Unserved::ClientLeft);
         }
+        let stream = match self.streams.as_ref().map(Streams::open) {
+            None => None,
+            Some(Some(stream)) => Some(stream),
+            Some(None) => return refuse(Unserved::Full(h2::Reason::REFUSED_STREAM.into())),
+        };
         self.progress.busy();
         let busy = Busy(Arc::clone(&self.progress));
-        request.extensions_mut().insert(self.departure.clone());
+        let departure = stream.as_ref().map_or(&self.departure, |stream| &stream.departure);
+        request.extensions_mut().insert(departure.clone());
         let mut router = self.router.clone();
         // HTTP/1.0 knows no chunks: without a length, a body ends with its connection.
         let by_closing = request.version() == Version::HTTP_10;
         Box::pin(async move {
             let Ok(mut response) = router.call(request).await;
-            if busy.0.is_leaving() {
-                // Told with an answer, a client does not send its next request into a connection that closes.
-                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            if stream.is_none() {
+                if busy.0.is_leaving() {
+                    // Told with an answer, a client does not send its next request into a connection that closes.
+                    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                }
+                let body = response.body();
+                busy.0.open_ended(by_closing && !body.is_end_stream() && body.size_hint().exact().is_none());
             }
-            let body = response.body();
-            busy.0.open_ended(by_closing && !body.is_end_stream() && body.size_hint().exact().is_none());
-            Ok(response.map(|body| Tracked { body, busy }))
+            Ok(response.map(|body| Tracked { body, busy, stream }))
         })
     }
 }
@@ -69,6 +89,7 @@ impl Drop for Busy {
 pub(super) struct Tracked {
     body: Body,
     busy: Busy,
+    stream: Option<Arc<Stream>>,
 }
 
 impl HttpBody for Tracked {
@@ -76,11 +97,17 @@ impl HttpBody for Tracked {
     type Error = axum::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        ready!(self.busy.0.poll_room(cx));
+        match &self.stream {
+            None => ready!(self.busy.0.poll_room(cx)),
+            Some(stream) => stream.flows(),
+        }
         let polled = Pin::new(&mut self.body).poll_frame(cx);
         let ended = match &polled {
             Poll::Ready(Some(Ok(frame))) => {
-                self.busy.0.queue(frame.data_ref().map_or(0, Bytes::len));
+                match &self.stream {
+                    None => self.busy.0.queue(frame.data_ref().map_or(0, Bytes::len)),
+                    Some(stream) => stream.hands(),
+                }
                 self.body.is_end_stream()
             }
             Poll::Ready(None) => true,

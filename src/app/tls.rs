@@ -13,6 +13,9 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use super::{progress::MAX_QUEUED, socket::Socket};
 use crate::config::Identity;
 
+/// HTTP/2, as clients offer it.
+const H2: &[u8] = b"h2";
+
 /// What one connection holds for TLS at most: records on their way out, 18 KiB of one that comes in, and what it
 /// decrypts to.
 pub(super) const PER_CONNECTION: usize = MAX_QUEUED + (2 + 18 + 16) * 1024;
@@ -38,21 +41,23 @@ impl ResolvesServerCert for Certificates {
     }
 }
 
-/// TLS 1.2 and 1.3 with rustls's own choice of ciphers.
+/// TLS 1.2 and 1.3 with rustls's own choice of ciphers. HTTP/2 is spoken with who offers it, and never without TLS.
 pub(super) fn acceptor(certificates: Arc<Certificates>) -> Result<TlsAcceptor, rustls::Error> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
         .with_cert_resolver(certificates);
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![H2.to_vec(), b"http/1.1".to_vec()];
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
-/// A client's connection after the handshake.
-pub(super) async fn accept(acceptor: &TlsAcceptor, socket: Socket) -> std::io::Result<TlsStream<Socket>> {
+/// A client's connection after the handshake, and whether HTTP/2 was chosen.
+pub(super) async fn accept(acceptor: &TlsAcceptor, socket: Socket) -> std::io::Result<(TlsStream<Socket>, bool)> {
     let mut stream = acceptor.accept(socket).await?;
     // Its own limit is 64 KiB: a client that does not read would hold all of that.
-    stream.get_mut().1.set_buffer_limit(Some(MAX_QUEUED));
-    Ok(stream)
+    let (_, session) = stream.get_mut();
+    session.set_buffer_limit(Some(MAX_QUEUED));
+    let is_h2 = session.alpn_protocol() == Some(H2);
+    Ok((stream, is_h2))
 }

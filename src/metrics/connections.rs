@@ -17,7 +17,9 @@ pub struct Connections {
     pub malformed: Family<MalformedLabels, Counter>,
     /// TLS handshakes that failed.
     pub tls_failed: Counter,
-    /// Panics, each of which ended one of them.
+    /// Requests of HTTP/2 refused because there were as many connections and requests as there may be.
+    pub streams_refused: Counter,
+    /// Panics, each of which ended one of them, or one request of HTTP/2.
     pub panics: Counter,
 }
 
@@ -41,6 +43,7 @@ impl Connections {
         let cut = Family::<CutLabels, Counter>::default();
         let malformed = Family::<MalformedLabels, Counter>::default();
         let tls_failed = Counter::default();
+        let streams_refused = Counter::default();
         let panics = Counter::default();
         registry.register("connections", "Connections of clients", open.clone());
         registry.register("connections_cut", "Connections cut because a deadline of the server ran out", cut.clone());
@@ -50,7 +53,12 @@ impl Connections {
             malformed.clone(),
         );
         registry.register("tls_handshakes_failed", "TLS handshakes of clients that failed", tls_failed.clone());
-        registry.register("panics", "Panics, each of which ended one connection", panics.clone());
-        Self { open, cut, malformed, tls_failed, panics }
+        registry.register(
+            "streams_refused",
+            "Requests of HTTP/2 refused for want of a slot of max_connections",
+            streams_refused.clone(),
+        );
+        registry.register("panics", "Panics, each of which ended one connection or request", panics.clone());
+        Self { open, cut, malformed, tls_failed, streams_refused, panics }
     }
 }

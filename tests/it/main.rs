@@ -12,6 +12,7 @@ mod errors;
 mod explain;
 mod framing;
 mod headers;
+mod http2;
 mod memory;
 mod models;
 mod network;
