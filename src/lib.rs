@@ -7,7 +7,7 @@
 //! 6  app
 //! 5  api
 //! 4  proxy
-//! 3  auth | routing | upstream | metering
+//! 3  auth | limits | routing | upstream | metering
 //! 2  protocol | metrics
 //! 1  config
 //! 0  domain
@@ -23,6 +23,7 @@ pub mod auth;
 pub mod cli;
 pub mod config;
 pub mod domain;
+pub mod limits;
 pub mod metering;
 pub mod metrics;
 pub mod protocol;

@@ -49,6 +49,13 @@ pub struct TokenLabels {
     kind: &'static str,
 }
 
+/// `limit` (`rpm`, `tpm`, `max_in_flight`), `of` (`key`, `group`).
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct LimitLabels {
+    limit: &'static str,
+    of: &'static str,
+}
+
 /// `upstream`, `result`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct AttemptLabels {
@@ -70,6 +77,8 @@ pub struct Metrics {
     tokens: Family<TokenLabels, Counter>,
     /// Seconds from the request's head to the first byte of the answer's body.
     first_byte: Family<UpstreamLabels, Histogram>,
+    /// Requests refused because a limit of their key or its group was reached.
+    limited: Family<LimitLabels, Counter>,
     /// Tries at upstreams, by what came of them.
     attempts: Family<AttemptLabels, Counter>,
     /// Tries at an upstream that had been asked for the same request already.
@@ -105,6 +114,7 @@ impl Default for Metrics {
         let tokens = Family::<TokenLabels, Counter>::default();
         let first_byte =
             Family::<UpstreamLabels, Histogram>::new_with_constructor(|| Histogram::new(FIRST_BYTE_BUCKETS));
+        let limited = Family::<LimitLabels, Counter>::default();
         let attempts = Family::<AttemptLabels, Counter>::default();
         let retries = Family::<UpstreamLabels, Counter>::default();
         let retries_denied = Family::<UpstreamLabels, Counter>::default();
@@ -124,6 +134,7 @@ impl Default for Metrics {
             "From the request's head to the first byte of the answer's body",
             first_byte.clone(),
         );
+        registry.register("limited", "Requests refused because a limit was reached", limited.clone());
         registry.register("attempts", "Tries at upstreams, by what came of them", attempts.clone());
         registry.register("retries", "Tries at an upstream asked before for the same request", retries.clone());
         registry.register(
@@ -144,6 +155,7 @@ impl Default for Metrics {
             streams_incomplete,
             tokens,
             first_byte,
+            limited,
             attempts,
             retries,
             retries_denied,
@@ -165,6 +177,7 @@ impl Metrics {
         WorkerMetrics {
             in_flight: self.in_flight.clone(),
             problems: self.problems.clone(),
+            limited: self.limited.clone(),
             upstreams: upstreams.map(|upstream| self.upstream(upstream)).collect(),
             none: self.upstream(""),
         }
@@ -213,6 +226,7 @@ impl Metrics {
 pub struct WorkerMetrics {
     in_flight: Gauge,
     problems: Family<ProblemLabels, Counter>,
+    limited: Family<LimitLabels, Counter>,
     upstreams: Vec<UpstreamMetrics>,
     /// Of requests for which none was tried.
     none: UpstreamMetrics,
@@ -279,6 +293,11 @@ impl WorkerMetrics {
         if let Some((_, count)) = attempts.and_then(|all| all.iter().find(|(result, _)| *result == name)) {
             count.inc();
         }
+    }
+
+    /// Counts a request that a limit refused.
+    pub fn limited(&self, limit: &'static str, of: &'static str) {
+        self.limited.get_or_create(&LimitLabels { limit, of }).inc();
     }
 
     /// Counts a further attempt for a request.

@@ -59,7 +59,19 @@ impl Changes {
             return None;
         }
         // Every field by its name: a new one shall not be forgotten.
-        let Config { server, timeouts, log: _, upstreams, idle, models, keys, default_upstream, retries, health } = is;
+        let Config {
+            server,
+            timeouts,
+            log: _,
+            upstreams,
+            idle,
+            models,
+            keys,
+            groups,
+            default_upstream,
+            retries,
+            health,
+        } = is;
         let default = |config: &Config, index: Option<usize>| index.map(|index| upstream(config, index).to_owned());
         let settings = [
             ("server", without_tls(server) != without_tls(&was.server)),
@@ -70,6 +82,7 @@ impl Changes {
                 *retries != was.retries || default(is, *default_upstream) != default(was, was.default_upstream),
             ),
             ("health", *health != was.health),
+            ("groups", *groups != was.groups),
             ("upstreams without credential", *idle != was.idle),
         ];
         let changes = Self {
@@ -152,7 +165,12 @@ fn same_key(was: &Config, one: &Key, is: &Config, other: &Key) -> bool {
         let indices = key.upstreams.as_ref()?.iter();
         Some(indices.map(|index| upstream(config, *index).to_owned()).collect::<Vec<_>>())
     };
-    one.sha256 == other.sha256 && one.models == other.models && upstreams(was, one) == upstreams(is, other)
+    let group = |config: &Config, key: &Key| Some(config.groups.get(key.group?)?.name.to_string());
+    one.sha256 == other.sha256
+        && one.models == other.models
+        && one.limits == other.limits
+        && upstreams(was, one) == upstreams(is, other)
+        && group(was, one) == group(is, other)
 }
 
 #[cfg(test)]

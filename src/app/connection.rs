@@ -321,7 +321,11 @@ impl Connection<'_> {
                     if H::MULTIPLEXED {
                         progress.closing();
                     }
-                    connection.graceful_shutdown();
+                    // hyper would end at once where a further head is half here: that request is served, and its answer,
+                    // as any from now on, ends the connection.
+                    if at_rest || progress.is_busy() {
+                        connection.graceful_shutdown();
+                    }
                 }
                 Event::Stop => {
                     departure.gateway_stop();

@@ -7,7 +7,7 @@ use secrecy::{ExposeSecret, SecretString};
 use super::{StartError, World, data_dir::DataDir};
 use crate::{
     auth,
-    config::{Config, Key},
+    config::{Config, Key, Limits},
 };
 
 /// Holds the SHA-256 of the key, as hex.
@@ -56,5 +56,5 @@ pub(super) fn keep(key: SecretString, data_dir: &DataDir, world: World) -> Resul
 }
 
 fn unrestricted(sha256: [u8; 32]) -> Key {
-    Key { name: NAME.into(), sha256, models: None, upstreams: None }
+    Key { name: NAME.into(), sha256, models: None, upstreams: None, group: None, limits: Limits::default() }
 }

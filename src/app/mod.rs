@@ -54,8 +54,7 @@ use crate::{
         clock::Clock,
     },
     metrics::Metrics,
-    proxy::{Proxy, Tables, TablesError, Tls},
-    upstream::Pools,
+    proxy::{Common, Proxy, Tables, TablesError, Tls},
 };
 
 pub use memory::Memory;
@@ -214,7 +213,7 @@ pub fn start(mut config: Config, origin: Option<Origin>, world: World) -> Result
     let made_key = first_key::ensure(&mut config, &data_dir, world)?;
     let tls = Tls::new(&config)?;
     let metrics = Arc::new(Metrics::default());
-    let pools = Pools::new(&config, None, &metrics, tokio::time::Instant::now());
+    let common = Common::new(&config, None, &metrics, tokio::time::Instant::now());
     let health = Arc::new(Health::new(&config));
 
     // Sockets are made inside a runtime; the control thread takes it over.
@@ -247,7 +246,7 @@ pub fn start(mut config: Config, origin: Option<Origin>, world: World) -> Result
     let mut workers = Vec::with_capacity(bound.data.len());
     for (index, listener) in bound.data.into_iter().enumerate() {
         let dice = Arc::new(Dice::new(world.chance)?);
-        let tables = Tables::new(&config, &tls, &metrics, &pools, &dice, None)?;
+        let tables = Tables::new(&config, &tls, &metrics, &common, &dice, None)?;
         let proxy = Proxy::new(tables, &metrics.bodies, world.clock, world.chance, dice)?;
         let state = Arc::new(Data { proxy, health: Arc::clone(&health) });
         data.push(Arc::clone(&state));
@@ -271,7 +270,7 @@ pub fn start(mut config: Config, origin: Option<Origin>, world: World) -> Result
         let reloader = Reloader {
             origin,
             running: config,
-            pools,
+            common,
             workers: data,
             metrics,
             handle: handle.clone(),

@@ -19,8 +19,8 @@ use crate::{
     api::Data,
     config::{self, Config, Reads, Report, Source},
     metrics::{Metrics, Reload},
+    proxy::Common,
     proxy::{TablesError, Tls},
-    upstream::Pools,
 };
 
 /// Where a running gateway reads its configuration again.
@@ -57,7 +57,7 @@ pub(super) struct Reloader {
     /// The configuration in force.
     pub(super) running: Config,
     /// What is known of its upstreams.
-    pub(super) pools: Pools,
+    pub(super) common: Common,
     pub(super) workers: Vec<Arc<Data>>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) handle: Handle,
@@ -149,8 +149,8 @@ impl Reloader {
             return Ok(Taken { changes: None, needs_restart });
         };
         let tls = Tls::new(&config)?;
-        let pools = Pools::new(&config, Some(&self.pools), &self.metrics, Instant::now());
-        let build = |data: &Arc<Data>| data.proxy.build(&config, &tls, &self.metrics, &pools);
+        let common = Common::new(&config, Some(&self.common), &self.metrics, Instant::now());
+        let build = |data: &Arc<Data>| data.proxy.build(&config, &tls, &self.metrics, &common);
         let tables = self.workers.iter().map(build).collect::<Result<Vec<_>, _>>()?;
         if let Some(key) = made_key {
             // Nobody sits at a reload: it goes to a file.
@@ -161,7 +161,7 @@ impl Reloader {
         }
         self.handle.configure(&config);
         self.running = config;
-        self.pools = pools;
+        self.common = common;
         Ok(Taken { changes: Some(changes), needs_restart })
     }
 }

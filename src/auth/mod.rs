@@ -17,6 +17,8 @@ use crate::{
 pub struct Caller {
     /// Name of the key in logs.
     pub name: Arc<str>,
+    /// Its place in the configuration.
+    pub index: usize,
     models: Option<Vec<Arc<str>>>,
     upstreams: Option<Vec<usize>>,
 }
@@ -63,9 +65,10 @@ impl Keys {
     pub fn new(keys: &[config::Key]) -> Self {
         let by_digest = keys
             .iter()
-            .map(|key| {
-                let caller =
-                    Caller { name: key.name.clone(), models: key.models.clone(), upstreams: key.upstreams.clone() };
+            .enumerate()
+            .map(|(index, key)| {
+                let (name, models, upstreams) = (key.name.clone(), key.models.clone(), key.upstreams.clone());
+                let caller = Caller { name, index, models, upstreams };
                 (key.sha256, Arc::new(caller))
             })
             .collect();
@@ -127,6 +130,8 @@ mod tests {
             sha256: digest(secret),
             models: Some(vec!["smart".into(), "gpt-*".into()]),
             upstreams: None,
+            group: None,
+            limits: config::Limits::default(),
         };
         Keys::new(&[key("team-a", b"sk-a"), key("team-b", b"sk-b")])
     }

@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Display, Write};
 
-use super::types::{Config, FailoverOn, LogFormat, Model, Strategy, Target, Upstream};
+use super::types::{Config, FailoverOn, Limits, LogFormat, Model, Strategy, Target, Upstream};
 
 /// What would run with this configuration, for people. `memory` is the most that it allows.
 #[must_use]
@@ -71,12 +71,26 @@ fn write(out: &mut String, config: &Config, memory: &dyn Display) -> fmt::Result
                 indices => indices.iter().map(|i| &*config.upstreams[*i].name).collect::<Vec<_>>().join(", "),
             },
         );
-        writeln!(out, "  {}: {models}; {upstreams}", key.name)?;
+        let group = key.group.map(|group| format!("; group {}", config.groups[group].name)).unwrap_or_default();
+        writeln!(out, "  {}: {models}; {upstreams}{}{group}", key.name, limits(key.limits))?;
     }
     if config.keys.is_empty() {
         writeln!(out, "  none configured; the first start makes one")?;
     }
+    for group in &config.groups {
+        writeln!(out, "  group {}{}", group.name, limits(group.limits))?;
+    }
     Ok(())
+}
+
+fn limits(limits: Limits) -> String {
+    let Limits { requests, tokens, in_flight } = limits;
+    let parts = [
+        requests.map(|count| format!("; {count} requests a minute")),
+        tokens.map(|count| format!("; {count} tokens a minute")),
+        in_flight.map(|count| format!("; {count} requests at once")),
+    ];
+    parts.into_iter().flatten().collect()
 }
 
 /// The targets as they are asked: `>` before the next priority, `|` between equals, with their weights.

@@ -234,6 +234,22 @@ fn a_file_without_settings_means_what_the_page_says() {
 }
 
 #[test]
+fn limits_are_taken_as_written() {
+    let config = file("limits");
+    let key = &config.keys[0];
+    assert_eq!(key.limits, Limits { requests: Some(60), tokens: Some(200_000), in_flight: Some(5) });
+    assert_eq!(config.groups[key.group.unwrap()].name.as_ref(), "team");
+    assert_eq!(config.groups[0].limits, Limits { requests: Some(600), tokens: None, in_flight: Some(50) });
+    let summary = summary(&config, &"");
+    for line in [
+        "; 60 requests a minute; 200000 tokens a minute; 5 requests at once; group team\n",
+        "  group team; 600 requests a minute; 50 requests at once\n",
+    ] {
+        assert!(summary.contains(line), "{summary}");
+    }
+}
+
+#[test]
 fn strategies_and_priorities_are_taken_as_written() {
     let config = file("routing");
     let model = |i: usize| {

@@ -23,6 +23,8 @@ pub struct Config {
     pub models: Vec<Model>,
     /// Client keys whose secret is there.
     pub keys: Vec<Key>,
+    /// Groups of keys.
+    pub groups: Vec<Group>,
     /// Where a request without `model` goes; an index into `upstreams`.
     pub default_upstream: Option<usize>,
     /// What happens when a candidate fails.
@@ -48,6 +50,7 @@ impl Config {
             own(&mut model.name);
             model.targets.iter_mut().filter_map(|target| target.model.as_mut()).for_each(own);
         }
+        copy.groups.iter_mut().for_each(|group| own(&mut group.name));
         for key in &mut copy.keys {
             own(&mut key.name);
             key.models.iter_mut().flatten().for_each(own);
@@ -341,4 +344,28 @@ pub struct Key {
     pub models: Option<Vec<Arc<str>>>,
     /// Indices into `Config::upstreams` it may use (idle ones left out); none = all.
     pub upstreams: Option<Vec<usize>>,
+    /// Index into `Config::groups`.
+    pub group: Option<usize>,
+    /// How much it may ask for.
+    pub limits: Limits,
+}
+
+/// `[[groups]]`: keys that share limits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// Its name.
+    pub name: Arc<str>,
+    /// How much its keys may ask for together.
+    pub limits: Limits,
+}
+
+/// How much a key or a group may ask for; none = as much as it likes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Requests per minute.
+    pub requests: Option<u32>,
+    /// Tokens per minute, input and output together.
+    pub tokens: Option<u32>,
+    /// Requests under way at once.
+    pub in_flight: Option<usize>,
 }

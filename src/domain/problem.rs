@@ -52,6 +52,12 @@ pub enum Problem {
     UpstreamBusy,
     /// All request bodies together are over `max_body_memory_mib`.
     GatewayOverloaded,
+    /// The key or its group has used its requests of this minute.
+    RequestLimit,
+    /// The key or its group has used its tokens of this minute.
+    TokenLimit,
+    /// The key or its group has as many requests under way as it may have.
+    InFlightLimit,
     /// A fault of our own.
     Internal,
 }
@@ -84,6 +90,8 @@ impl Problem {
             Self::UpstreamBadAnswer => "upstream_bad_answer",
             Self::UpstreamBusy => "upstream_busy",
             Self::GatewayOverloaded => "gateway_overloaded",
+            // Clients know one code for all of them.
+            Self::RequestLimit | Self::TokenLimit | Self::InFlightLimit => "rate_limit_exceeded",
             Self::Internal => "internal_error",
         }
     }

@@ -65,6 +65,7 @@ impl Settlement {
 
     /// Notes a try before it is made: should it be cut short, the record shows it. `index` is that of the upstream.
     pub fn attempt(&mut self, index: usize, upstream: Arc<str>, credential: Option<Arc<str>>) -> Instant {
+        self.count_last();
         self.upstream = Some(index);
         self.outcome.attempts.push(Attempt {
             upstream,
@@ -80,6 +81,13 @@ impl Settlement {
         if let Some(attempt) = self.outcome.attempts.last_mut() {
             attempt.result = result;
             attempt.took = since.elapsed();
+        }
+    }
+
+    /// Counts the last try: only when nothing more can come of it.
+    fn count_last(&self) {
+        if let (Some(upstream), Some(attempt)) = (self.upstream, self.outcome.attempts.last()) {
+            self.metrics.attempted(upstream, attempt.result);
         }
     }
 
@@ -103,6 +111,7 @@ impl Settlement {
         }
         self.outcome.end = end;
         self.outcome.took = self.began.elapsed();
+        self.count_last();
         self.metrics.settled(self.upstream, &self.outcome);
         log::line(&self.outcome);
     }

@@ -95,6 +95,16 @@ pub struct UpstreamHealth {
 }
 
 impl UpstreamHealth {
+    /// Makes the series of these begin at zero: of one that begins at one, nobody sees an increase.
+    pub fn begin<'a>(&self, credentials: impl Iterator<Item = Option<&'a str>>) {
+        let each = credentials.flat_map(|name| Cause::ALL.map(|cause| (name.unwrap_or_default(), cause)));
+        // An upstream as a whole is never refused or limited.
+        for (credential, cause) in each.chain([("", Cause::Faults)]) {
+            let (upstream, credential) = (Arc::clone(&self.name), credential.into());
+            drop(self.ejections.get_or_create(&EjectionLabels { upstream, credential, cause: cause.name() }));
+        }
+    }
+
     /// Counts an ejection: of a credential, or of the upstream as a whole.
     pub fn ejected(&self, credential: Option<&str>, cause: Cause) {
         let (upstream, credential) = (Arc::clone(&self.name), credential.unwrap_or_default().into());

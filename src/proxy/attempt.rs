@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header::RETRY_AFTER};
+use http::{HeaderMap, Method, Request, Response, StatusCode, header::RETRY_AFTER};
 use hyper::body::Incoming;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -40,6 +40,9 @@ const FIRST_BYTE_WITHIN: Duration = Duration::from_secs(1);
 
 /// OpenAI's ids of requests have 36 characters, as have UUIDs.
 const REQUEST_ID_LIMIT: usize = 128;
+
+/// A `Retry-After` beyond this means never, and no clock is asked to add it up.
+const NEVER: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 
 /// SDKs obey it, and so do we where it forbids (docs/wire.md, section 3).
 const SHOULD_RETRY: &str = "x-should-retry";
@@ -210,7 +213,8 @@ async fn judge(
     } else {
         (Source::from(body), fault::blame(head.status, None, &config.error_rules))
     };
-    let after = retry_after(&head.headers, clock);
+    // Money that is spent does not come back by itself, whatever the answer says.
+    let after = if blame == Blame::Credential { None } else { retry_after(&head.headers, clock) };
     let forbidden = head.headers.get(SHOULD_RETRY).is_some_and(|value| value == "false");
     let (verdict, scope, here) = match blame {
         Blame::Request => (None, Scope::Upstream, false),
@@ -275,16 +279,18 @@ pub(super) fn upstream_request_id(headers: &HeaderMap) -> Option<&str> {
 
 /// How long the upstream wants to be left alone: in milliseconds, in seconds, or until a date.
 fn retry_after(headers: &HeaderMap, clock: Clock) -> Option<Duration> {
-    let text = |value: &HeaderValue| value.to_str().ok().map(|text| text.trim().to_owned());
-    if let Some(millis) = headers.get(RETRY_AFTER_MS).and_then(text).and_then(|text| text.parse::<f64>().ok()) {
-        return Duration::try_from_secs_f64(millis / 1000.0).ok();
-    }
-    let text = headers.get(RETRY_AFTER).and_then(text)?;
-    if let Ok(seconds) = text.parse::<f64>() {
-        return Duration::try_from_secs_f64(seconds).ok();
-    }
-    let date = httpdate::parse_http_date(&text).ok()?.duration_since(std::time::UNIX_EPOCH).ok()?;
-    Some(date.saturating_sub(clock.since_epoch()))
+    let text = |name: &str| headers.get(name)?.to_str().ok().map(str::trim);
+    let seconds = |text: &str, unit: f64| {
+        // What is no number stays none.
+        let count = (text.parse::<f64>().ok()? / unit).clamp(-1.0, NEVER.as_secs_f64());
+        Duration::try_from_secs_f64(count).ok()
+    };
+    let date = |text: &str| {
+        let date = httpdate::parse_http_date(text).ok()?.duration_since(std::time::UNIX_EPOCH).ok()?;
+        Some(date.saturating_sub(clock.since_epoch()).min(NEVER))
+    };
+    let millis = text(RETRY_AFTER_MS).and_then(|text| seconds(text, 1000.0));
+    millis.or_else(|| text(RETRY_AFTER.as_str()).and_then(|text| seconds(text, 1.0).or_else(|| date(text))))
 }
 
 /// Reads the beginning of an error answer, finds its code, and keeps what was read for the client.
@@ -323,4 +329,46 @@ async fn read_error(mut source: Source, within: Duration) -> (Source, Option<Box
     }
     source.put_back(read);
     (source, observer.seen().code.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::UNIX_EPOCH;
+
+    use http::{HeaderName, HeaderValue};
+
+    use super::*;
+
+    #[test]
+    fn when_to_come_back_is_read_in_every_form() {
+        // 1994-11-06 08:49:37.
+        let clock = Clock::from_fn(|| UNIX_EPOCH + Duration::from_secs(784_111_777));
+        for (ms, after, wanted) in [
+            ("", "", None),
+            ("", "3", Some(3000)),
+            ("", " 1.5 ", Some(1500)),
+            ("250", "3", Some(250)),
+            ("soon", "3", Some(3000)),
+            ("-1", "3", Some(3000)),
+            ("", "-1", None),
+            ("", "NaN", None),
+            ("", "soon", None),
+            ("", "0", Some(0)),
+            ("", "Sun, 06 Nov 1994 08:50:37 GMT", Some(60_000)),
+            ("", "Sun, 06 Nov 1994 08:00:00 GMT", Some(0)),
+            ("", "Fri, 31 Dec 9999 23:59:59 GMT", Some(NEVER.as_millis())),
+            ("", "10000000000000000000", Some(NEVER.as_millis())),
+            ("1e300", "3", Some(NEVER.as_millis())),
+            ("", "inf", Some(NEVER.as_millis())),
+        ] {
+            let mut headers = HeaderMap::new();
+            for (name, value) in [(RETRY_AFTER_MS, ms), (RETRY_AFTER.as_str(), after)] {
+                if !value.is_empty() {
+                    headers.insert(HeaderName::try_from(name).unwrap(), HeaderValue::from_static(value));
+                }
+            }
+            let found = retry_after(&headers, clock).map(|after| after.as_millis());
+            assert_eq!(found, wanted, "{ms:?} {after:?}");
+        }
+    }
 }

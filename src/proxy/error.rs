@@ -1,6 +1,6 @@
 //! The only place that words an error of ours and turns it into a response, in OpenAI's shape (docs/wire.md, section 3).
 
-use std::{borrow::Cow, sync::Arc};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{
@@ -10,10 +10,11 @@ use http::{
 use http_body::Body;
 use serde::Serialize;
 
-use super::{Answer, Arrival, Proxy};
+use super::{Answer, Arrival, Proxy, quota};
 use crate::{
     auth::{Caller, Stranger},
     domain::{id::RequestId, outcome::End, problem::Problem},
+    limits::{Kind, Limited, Quotas},
     metering::Settlement,
     protocol::json::{JsonError, JsonErrorKind, Paths},
 };
@@ -33,13 +34,15 @@ pub struct Refusal {
     message: Cow<'static, str>,
     param: Option<&'static str>,
     allow: Option<&'static str>,
+    /// Of a limit: when to come back, and how the limits stand.
+    limited: Option<Box<(Duration, Quotas)>>,
     /// The rest of the request's body is not read: the connection cannot be used again.
     close: bool,
 }
 
 impl Refusal {
     fn new(problem: Problem, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { problem, message: message.into(), param: None, allow: None, close: false }
+        Self { problem, message: message.into(), param: None, allow: None, limited: None, close: false }
     }
 
     fn about(mut self, param: &'static str) -> Self {
@@ -214,6 +217,36 @@ impl Refusal {
         )
     }
 
+    /// A limit of the key or its group is reached.
+    pub(super) fn limited(limited: &Limited) -> Self {
+        let Limited { kind, whose, name, limit, after, quotas } = limited;
+        let whose = whose.name();
+        let soon = quota::written(*after);
+        let (problem, message) = match kind {
+            Kind::Requests => (
+                Problem::RequestLimit,
+                format!(
+                    "Rate limit reached for the {whose} `{name}`: {limit} requests per minute. Please try again in {soon}."
+                ),
+            ),
+            Kind::Tokens => (
+                Problem::TokenLimit,
+                format!(
+                    "Rate limit reached for the {whose} `{name}`: {limit} tokens per minute. Please try again in {soon}."
+                ),
+            ),
+            Kind::InFlight => (
+                Problem::InFlightLimit,
+                format!(
+                    "The {whose} `{name}` has {limit} requests under way, as many as it may. Please try again when one has ended."
+                ),
+            ),
+        };
+        let mut refusal = Self::new(problem, message);
+        refusal.limited = Some(Box::new((*after, *quotas)));
+        refusal
+    }
+
     /// A fault of our own.
     pub fn internal() -> Self {
         Self::upstream(Problem::Internal)
@@ -259,6 +292,11 @@ impl Refusal {
                 headers.insert(UPGRADE, HeaderValue::from_static("HTTP/1.1"));
             }
             _ => {}
+        }
+        if let Some((after, quotas)) = self.limited.as_deref() {
+            // Whole seconds, one at least: Codex gives up a turn on a 429 without it.
+            headers.insert(RETRY_AFTER, HeaderValue::from(after.as_millis().div_ceil(1000).clamp(1, 3600) as u64));
+            quota::write(headers, quotas);
         }
         if let Some(allow) = self.allow {
             headers.insert(ALLOW, HeaderValue::from_static(allow));
@@ -342,13 +380,19 @@ fn status(problem: Problem) -> StatusCode {
         | Problem::UpstreamBadAnswer => StatusCode::BAD_GATEWAY,
         Problem::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
         Problem::UpstreamBusy | Problem::GatewayOverloaded => StatusCode::SERVICE_UNAVAILABLE,
+        Problem::RequestLimit | Problem::TokenLimit | Problem::InFlightLimit => StatusCode::TOO_MANY_REQUESTS,
         Problem::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
 
 /// `error.type`.
 fn kind(problem: Problem) -> &'static str {
-    if status(problem).is_server_error() { "server_error" } else { "invalid_request_error" }
+    match problem {
+        Problem::RequestLimit | Problem::InFlightLimit => "requests",
+        Problem::TokenLimit => "tokens",
+        _ if status(problem).is_server_error() => "server_error",
+        _ => "invalid_request_error",
+    }
 }
 
 /// Whether the same request may succeed a little later. What cannot heal says so, or SDKs try again in vain.
@@ -362,6 +406,9 @@ fn may_heal(problem: Problem) -> bool {
             | Problem::UpstreamTimeout
             | Problem::UpstreamBadAnswer
             | Problem::UpstreamBusy
+            | Problem::RequestLimit
+            | Problem::TokenLimit
+            | Problem::InFlightLimit
             | Problem::GatewayOverloaded
             | Problem::Internal
     )

@@ -200,7 +200,7 @@ pub struct State {
     /// Why, where it is not in service.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cause: Option<&'static str>,
-    /// For how many more seconds.
+    /// For how many more seconds; 0 = its time is over and a request probes it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seconds_left: Option<u64>,
     /// Requests under way.
@@ -218,6 +218,8 @@ impl State {
         let (state, cause, left) = match standing {
             Standing::InService => ("in_service", None, None),
             Standing::Probation(cause) => ("probation", Some(cause), None),
+            // Being probed: its time is over, and it may be back at any moment.
+            Standing::Out { cause, left } if left.is_zero() => ("out", Some(cause), Some(0)),
             Standing::Out { cause, left } => ("out", Some(cause), Some(left.as_secs() + 1)),
         };
         let (name, cause) = (name.map(str::to_owned), cause.map(crate::domain::standing::Cause::name));
@@ -231,7 +233,7 @@ impl Tables {
         let now = Instant::now();
         let of = |upstream: &Arc<crate::upstream::Upstream>| {
             let pool = upstream.pool();
-            let mut state = State::new(Some(pool.name()), pool.standing(now), pool.in_flight());
+            let mut state = State::new(Some(pool.name()), pool.standing_at_best(now), pool.in_flight());
             state.queued = Some(pool.queued());
             // An upstream that wants no credential has a nameless one, which stands as it does.
             state.credentials = pool
@@ -249,13 +251,29 @@ impl Tables {
         metrics.standings.clear();
         for upstream in &self.upstreams {
             let pool = upstream.pool();
-            metrics.standings.show(pool.name(), None, pool.standing(now).is_usable(), pool.in_flight());
+            metrics.standings.show(pool.name(), None, pool.standing_at_best(now).is_usable(), pool.in_flight());
             metrics.standings.show_queued(pool.name(), pool.queued());
             for (name, standing, in_flight) in pool.credentials(now) {
                 if name.is_some() {
                     metrics.standings.show(pool.name(), name, standing.is_usable(), in_flight);
                 }
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::domain::standing::Cause;
+
+    #[test]
+    fn who_is_being_probed_has_no_seconds_left() {
+        for (left, shown) in [(Duration::ZERO, 0), (Duration::from_millis(1), 1), (Duration::from_secs(7), 8)] {
+            let state = State::new(None, Standing::Out { cause: Cause::Faults, left }, 1);
+            assert_eq!((state.state, state.seconds_left), ("out", Some(shown)));
         }
     }
 }

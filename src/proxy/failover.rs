@@ -17,7 +17,7 @@ use crate::{
     metering::Settlement,
     metrics::Again,
     routing::{Candidate, Choice, Route},
-    upstream::{Lease, NoPlace, Upstream},
+    upstream::{Lease, NoPlace, Queue, Upstream},
 };
 
 /// The pause before an upstream is asked again is drawn between nothing and this, twice as much each further time, so
@@ -39,8 +39,8 @@ pub(super) struct Failover<'a> {
     again: Vec<(Instant, Candidate)>,
     /// Upstreams that were asked, each as often as it was.
     asked: Vec<usize>,
-    /// Upstreams that want to be left alone for a while.
-    resting: Vec<(usize, Instant)>,
+    /// Upstreams that want to be left alone, until when; none = for longer than a request waits.
+    resting: Vec<(usize, Option<Instant>)>,
     /// The best of the failed answers.
     best: Option<Best>,
 }
@@ -125,19 +125,23 @@ impl<'a> Failover<'a> {
     async fn queue(&mut self) -> Result<(Lease, Candidate), Refusal> {
         // Whoever was on probation is being probed by another request now. Who has no room is waited for; if there is
         // nobody like that, the last usable candidate is asked in any case.
-        let full = |candidate: &Candidate| {
-            let upstream = self.tables.upstreams.get(candidate.upstream)?;
-            match upstream.lease(candidate.credential, true) {
-                Err(NoPlace::Full) => Some(Arc::clone(upstream)),
-                _ => None,
+        let mut full: Vec<&Arc<Upstream>> = Vec::new();
+        for candidate in &self.fresh {
+            let Some(upstream) = self.tables.upstreams.get(candidate.upstream) else { continue };
+            let known = full.iter().any(|other| Arc::ptr_eq(other, upstream));
+            if !known && matches!(upstream.lease(candidate.credential, true), Err(NoPlace::Full)) {
+                full.push(upstream);
             }
-        };
-        let Some(upstream) = self.fresh.iter().find_map(full) else {
+        }
+        if full.is_empty() {
             self.last_resort = true;
             return self.take_fresh().ok_or_else(Refusal::upstream_busy);
-        };
-        let queue = upstream.queue().ok_or_else(Refusal::upstream_busy)?;
-        let taken = timeout(self.tables.timeouts.queue, queue.wait(|| self.take_fresh())).await;
+        }
+        let lines: Vec<Queue> = full.into_iter().filter_map(Upstream::queue).collect();
+        if lines.is_empty() {
+            return Err(Refusal::upstream_busy());
+        }
+        let taken = timeout(self.tables.timeouts.queue, Queue::wait(&lines, || self.take_fresh())).await;
         taken.map_err(|_| Refusal::upstream_busy())
     }
 
@@ -146,14 +150,14 @@ impl<'a> Failover<'a> {
         let Failure { scope, elsewhere, here, after, answer } = failure;
         let upstream = candidate.upstream;
         let now = Instant::now();
+        let briefly = after.is_none_or(|after| after <= self.tables.retries.retry_after_max);
+        let until = briefly.then(|| now + self.backoff(upstream).max(after.unwrap_or_default()));
         if scope != Scope::Credential {
             self.resting.retain(|(resting, _)| *resting != upstream);
-            self.resting.push((upstream, now + self.backoff(upstream).max(after.unwrap_or_default())));
+            self.resting.push((upstream, until));
         }
-        let longest = self.tables.retries.retry_after_max;
-        if here && after.is_none_or(|after| after <= longest) {
-            let pause = self.backoff(upstream).max(after.unwrap_or_default());
-            self.again.push((now + pause, candidate.clone()));
+        if let Some(until) = until.filter(|_| here) {
+            self.again.push((until, candidate.clone()));
         }
         let same = |other: &Candidate| other.upstream == upstream;
         match scope {
@@ -183,19 +187,17 @@ impl<'a> Failover<'a> {
         while !self.fresh.is_empty() {
             let candidate = self.fresh.remove(0);
             let Some(upstream) = tables.upstreams.get(candidate.upstream) else { continue };
-            let retry = self.asked.contains(&candidate.upstream);
-            if retry && !self.rests_briefly(candidate.upstream) {
+            if self.asked.contains(&candidate.upstream) {
+                let Some(at) = self.rests_until(candidate.upstream) else { continue };
+                if let Some(lease) = self.retry(upstream, &candidate, at, self.last_resort).await {
+                    return Some((lease, candidate));
+                }
                 continue;
-            }
-            if retry && !self.may_retry(upstream, candidate.upstream) {
-                continue;
-            }
-            if retry {
-                self.rest(candidate.upstream).await;
             }
             // Who is full or passed by since is not waited for: others may be there.
             let Ok(lease) = upstream.lease(candidate.credential, self.last_resort) else { continue };
-            self.count(upstream, candidate.upstream, retry);
+            upstream.count_request();
+            tables.metrics.again(candidate.upstream, Again::Failover);
             return Some((lease, candidate));
         }
         None
@@ -203,45 +205,37 @@ impl<'a> Failover<'a> {
 
     /// The one that may be asked again soonest. Passed by or not: nothing better is left.
     async fn next_again(&mut self) -> Option<(Lease, Candidate)> {
+        let tables = self.tables;
         self.again.sort_by_key(|(at, _)| *at);
-        for (at, candidate) in std::mem::take(&mut self.again) {
-            let Some(upstream) = self.tables.upstreams.get(candidate.upstream) else { continue };
-            if !self.may_retry(upstream, candidate.upstream) {
-                continue;
+        while !self.again.is_empty() {
+            let (at, candidate) = self.again.remove(0);
+            let Some(upstream) = tables.upstreams.get(candidate.upstream) else { continue };
+            if let Some(lease) = self.retry(upstream, &candidate, at, true).await {
+                return Some((lease, candidate));
             }
-            sleep_until(at).await;
-            let Ok(lease) = upstream.lease(candidate.credential, true) else { continue };
-            self.count(upstream, candidate.upstream, true);
-            return Some((lease, candidate));
         }
         None
     }
 
-    fn may_retry(&self, upstream: &Upstream, index: usize) -> bool {
-        let may = upstream.count_retry(self.tables.retries.percent);
-        if !may {
-            self.tables.metrics.retry_denied(index);
+    /// A place at an upstream that was asked before, after a pause, if there were not too many retries of late. Only
+    /// one that is made counts.
+    async fn retry(&self, upstream: &Arc<Upstream>, candidate: &Candidate, at: Instant, anyway: bool) -> Option<Lease> {
+        let percent = self.tables.retries.percent;
+        if upstream.may_retry(percent) {
+            sleep_until(at).await;
+            let lease = upstream.lease(candidate.credential, anyway).ok()?;
+            if upstream.count_retry(percent) {
+                self.tables.metrics.again(candidate.upstream, Again::Retry);
+                return Some(lease);
+            }
         }
-        may
+        self.tables.metrics.retry_denied(candidate.upstream);
+        None
     }
 
-    fn count(&self, upstream: &Upstream, index: usize, retry: bool) {
-        if !retry {
-            upstream.count_request();
-        }
-        self.tables.metrics.again(index, if retry { Again::Retry } else { Again::Failover });
-    }
-
-    /// Whether the upstream wants to be left alone for no longer than a request may wait.
-    fn rests_briefly(&self, upstream: usize) -> bool {
-        let latest = Instant::now() + self.tables.retries.retry_after_max.max(BACKOFF_MAX);
-        self.resting.iter().all(|(resting, until)| *resting != upstream || *until <= latest)
-    }
-
-    async fn rest(&self, upstream: usize) {
-        if let Some((_, until)) = self.resting.iter().find(|(resting, _)| *resting == upstream) {
-            sleep_until(*until).await;
-        }
+    fn rests_until(&self, upstream: usize) -> Option<Instant> {
+        let rests = self.resting.iter().find(|(resting, _)| *resting == upstream);
+        rests.map_or_else(|| Some(Instant::now()), |(_, until)| *until)
     }
 
     /// Full jitter: anything between nothing and the limit.

@@ -12,12 +12,14 @@ use super::{
     attempt::Call,
     error::Refusal,
     failover::Failover,
+    quota,
     receive::{self, Received},
     respond::{self, Reply},
 };
 use crate::{
     auth::Caller,
     domain::chance,
+    limits::{Limited, Permit, Used},
     metering::Settlement,
     routing::{self, Bar, Candidate, Route},
     upstream::Endpoint,
@@ -34,10 +36,22 @@ where
     // Kept to the end: a reload never changes a request under way.
     let tables = proxy.tables();
     let mut settlement = tables.open(&arrival);
-    match obtain(proxy, &tables, &mut settlement, endpoint, request).await {
-        Ok(reply) => respond::relay(reply, settlement),
-        Err(refusal) => refusal.answer(settlement),
+    let mut permit = None;
+    let obtained = obtain(proxy, &tables, &mut settlement, &mut permit, endpoint, request).await;
+    let quotas = permit.as_ref().map(Permit::quotas);
+    let mut response = match obtained {
+        Ok(reply) => respond::relay(reply, settlement, permit),
+        Err(refusal) => {
+            if let Some(permit) = &mut permit {
+                permit.settle(Used::Nothing);
+            }
+            refusal.answer(settlement)
+        }
+    };
+    if let Some(quotas) = quotas {
+        quota::write(response.headers_mut(), &quotas);
     }
+    response
 }
 
 /// Everything up to the head of an answer that the client may have.
@@ -45,6 +59,7 @@ async fn obtain<B>(
     proxy: &Proxy,
     tables: &Tables,
     settlement: &mut Settlement,
+    permit: &mut Option<Permit>,
     endpoint: Endpoint,
     request: Request<B>,
 ) -> Result<Reply, Refusal>
@@ -57,6 +72,13 @@ where
     let caller = caller(tables, &head.headers).map_err(|refusal| refusal.leaving(&body))?;
     settlement.outcome().key = Some(Arc::clone(&caller.name));
 
+    // Admit requests, of a minute and at once.
+    let limited = |limited: Limited| {
+        tables.metrics.limited(limited.kind.name(), limited.whose.name());
+        Refusal::limited(&limited)
+    };
+    *permit = tables.limits.admit(caller.index).map_err(|refused| limited(refused).leaving(&body))?;
+
     // Read the body: bounded, decoded, scanned piece by piece.
     let received =
         receive::receive(body, &head.headers, &tables.timeouts, tables.max_body_bytes, &proxy.bodies).await?;
@@ -67,6 +89,12 @@ where
     let outcome = settlement.outcome();
     // Only now, as the log may show the names of models that were found to lead somewhere, and no others.
     outcome.model = received.model.as_ref().map(|model| Arc::from(&*model.name));
+
+    // Admit tokens.
+    if let Some(permit) = permit {
+        tables.limits.reserve(permit, route.model, received.rope.len()).map_err(limited)?;
+    }
+
     let candidates = candidates(tables, &caller, &route, received.rope.len());
     let preference = preference(&caller, &received, &head.headers);
     let choice =
@@ -131,7 +159,7 @@ pub(super) fn candidates(tables: &Tables, caller: &Caller, route: &Route<'_>, bo
     candidates
 }
 
-/// Codex's names for what belongs together, where the body has no `prompt_cache_key` (docs/wire.md, section 5).
+/// Codex's names for what belongs together, where the body has no `prompt_cache_key` (docs/wire.md, section 4).
 const SESSION_HEADERS: [&str; 2] = ["session-id", "thread-id"];
 
 /// What this request has in common with others that profit from one account's prompt cache, if it says so. Only with

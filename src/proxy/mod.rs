@@ -6,6 +6,7 @@ pub mod explain;
 mod failover;
 pub mod forward;
 mod intake;
+mod quota;
 mod receive;
 mod respond;
 
@@ -24,6 +25,7 @@ use crate::{
         departure::Departure,
         id::{RequestId, RequestIds},
     },
+    limits::{Limits, Meters},
     metering::Settlement,
     metrics::{Metrics, WorkerMetrics},
     protocol::body::BLOCK,
@@ -50,6 +52,7 @@ pub const CONNECTIONS_PER_REQUEST: usize = 2;
 pub struct Tables {
     /// Who may call.
     pub keys: Keys,
+    limits: Limits,
     /// Where models lead.
     pub routes: Routes,
     /// The upstreams, by the indices that `routes` and `keys` speak of.
@@ -61,6 +64,23 @@ pub struct Tables {
     retries: Retries,
     timeouts: Timeouts,
     max_body_bytes: u64,
+}
+
+/// What all workers share, and what lives through reloads.
+#[derive(Debug)]
+pub struct Common {
+    pools: Pools,
+    meters: Meters,
+}
+
+impl Common {
+    /// For a configuration. What keeps its name in it goes on as it is in `previous`.
+    pub fn new(config: &Config, previous: Option<&Self>, metrics: &Metrics, now: Instant) -> Self {
+        Self {
+            pools: Pools::new(config, previous.map(|common| &common.pools), metrics, now),
+            meters: Meters::new(config, previous.map(|common| &common.meters), now),
+        }
+    }
 }
 
 /// A configuration that passed its checks and still cannot be used.
@@ -105,8 +125,8 @@ impl Tables {
     /// When an upstream cannot be used as it is configured.
     pub fn at_rest(config: &Config) -> Result<Self, TablesError> {
         let metrics = Metrics::default();
-        let pools = Pools::new(config, None, &metrics, Instant::now());
-        Self::new(config, &Tls::new(config)?, &metrics, &pools, &Arc::new(Dice::seeded(0)), None)
+        let common = Common::new(config, None, &metrics, Instant::now());
+        Self::new(config, &Tls::new(config)?, &metrics, &common, &Arc::new(Dice::seeded(0)), None)
     }
 
     /// Builds the snapshot, as one worker's own: reference counts that all of them write to would cost each request
@@ -119,7 +139,7 @@ impl Tables {
         config: &Config,
         tls: &Tls,
         metrics: &Metrics,
-        pools: &Pools,
+        common: &Common,
         dice: &Arc<Dice>,
         previous: Option<&Self>,
     ) -> Result<Self, TablesError> {
@@ -127,13 +147,15 @@ impl Tables {
         let upstream = |(upstream, pool): (&config::Upstream, &Arc<Pool>)| {
             Upstream::new(upstream.clone(), config.health, Arc::clone(pool), Arc::clone(dice)).map(Arc::new)
         };
-        let upstreams = config.upstreams.iter().zip(pools.iter()).map(upstream).collect::<Result<Vec<_>, _>>()?;
+        let upstreams =
+            config.upstreams.iter().zip(common.pools.iter()).map(upstream).collect::<Result<Vec<_>, _>>()?;
         let senders = config.upstreams.iter().zip(&tls.0).map(|(upstream, tls)| {
             let kept = previous.and_then(|previous| previous.sender_like(upstream, &config.timeouts));
             kept.unwrap_or_else(|| Sender::new(upstream, &config.timeouts, tls))
         });
         Ok(Self {
             keys: Keys::new(&config.keys),
+            limits: Limits::new(&config, &common.meters),
             routes: Routes::new(&config),
             senders: senders.collect(),
             metrics: Arc::new(metrics.worker(upstreams.iter().map(|upstream| &*upstream.config.name))),
@@ -206,8 +228,8 @@ impl Proxy {
     ///
     /// # Errors
     /// When an upstream cannot be used as it is configured.
-    pub fn build(&self, config: &Config, tls: &Tls, metrics: &Metrics, pools: &Pools) -> Result<Tables, TablesError> {
-        Tables::new(config, tls, metrics, pools, &self.dice, Some(&self.tables()))
+    pub fn build(&self, config: &Config, tls: &Tls, metrics: &Metrics, common: &Common) -> Result<Tables, TablesError> {
+        Tables::new(config, tls, metrics, common, &self.dice, Some(&self.tables()))
     }
 
     /// The snapshot that a request begun now keeps to its end.

@@ -18,6 +18,7 @@ use super::{attempt::upstream_request_id, error::sign};
 use crate::{
     config::OnIncomplete,
     domain::outcome::End,
+    limits::{Permit, Used},
     metering::Settlement,
     protocol::observe::{Observer, Terminal},
     upstream::{
@@ -128,7 +129,7 @@ impl Source {
 }
 
 /// Turns the upstream's answer into ours.
-pub(super) fn relay(reply: Reply, mut settlement: Settlement) -> Response<Answer> {
+pub(super) fn relay(reply: Reply, mut settlement: Settlement, permit: Option<Permit>) -> Response<Answer> {
     let streamed = reply.media == Media::EventStream;
     let readable = !headers::is_coded(&reply.head.headers);
     let observer = match reply.media {
@@ -157,6 +158,7 @@ pub(super) fn relay(reply: Reply, mut settlement: Settlement) -> Response<Answer
         on_incomplete: reply.on_incomplete,
         silence: Silence::new(reply.silence),
         lease: reply.lease,
+        permit,
         over: false,
         broken: None,
     };
@@ -239,6 +241,8 @@ pub struct Relay {
     on_incomplete: OnIncomplete,
     silence: Silence,
     lease: Option<Lease>,
+    /// The client's place among the requests at once, and what it will probably use.
+    permit: Option<Permit>,
     /// Settled.
     over: bool,
     /// What the next poll fails with.
@@ -335,7 +339,19 @@ impl Relay {
             });
         }
         self.settlement.seen(self.observer.seen());
+        self.settle_permit(end == End::UpstreamError);
         self.settlement.settle(end);
+    }
+
+    /// What was reserved counts where nobody knows what was used: hanging up early is not free.
+    fn settle_permit(&mut self, failed: bool) {
+        let Some(mut permit) = self.permit.take() else { return };
+        let usage = self.observer.seen().usage;
+        permit.settle(match (usage.is_empty(), failed) {
+            (false, _) => Used::Tokens { input: usage.input, output: usage.output },
+            (true, true) => Used::Nothing,
+            (true, false) => Used::Unknown,
+        });
     }
 }
 
@@ -349,6 +365,7 @@ impl Drop for Relay {
             {
                 lease.tell(Verdict::Answered);
             }
+            self.settle_permit(false);
             self.settlement.seen(self.observer.seen());
             if let Some(terminal) = self.observer.seen().terminal {
                 self.settlement.settle(end_of(terminal));

@@ -91,18 +91,24 @@ pub fn choose(
         return Choice { candidates, last_resort };
     }
     let scores = scores(route, &candidates, preference, dice);
-    let credentials = candidates.iter().map(|candidate| candidate.credential + 1).max().unwrap_or(1);
-    let rank = |candidate: &Candidate| Rank {
+    // Among those of its target that are left, so that who is left out does not leave its turn to its neighbour.
+    let turns = |nth: usize, candidate: &Candidate| {
+        let same = |other: &&Candidate| other.target == candidate.target;
+        let before = candidates.iter().take(nth).filter(same).count();
+        let all = candidates.iter().filter(same).count().max(1);
+        (before + all - turn % all) % all
+    };
+    let rank = |nth: usize, candidate: &Candidate| Rank {
         full: candidate.full,
         priority: route.targets.get(candidate.target).map_or(u32::MAX, |target| target.priority),
         score: scores.iter().find(|score| score.target == candidate.target).map_or(0.0, |score| score.score),
         target: candidate.target,
         account: preference.map_or(0.0, |preference| unit(preference ^ candidate.seat)),
         in_flight: candidate.in_flight,
-        turn: (candidate.credential + credentials - turn % credentials) % credentials,
+        turn: turns(nth, candidate),
     };
-    let mut ranked: Vec<(Rank, Candidate)> =
-        candidates.into_iter().map(|candidate| (rank(&candidate), candidate)).collect();
+    let ranks: Vec<Rank> = candidates.iter().enumerate().map(|(nth, candidate)| rank(nth, candidate)).collect();
+    let mut ranked: Vec<(Rank, Candidate)> = ranks.into_iter().zip(candidates).collect();
     ranked.sort_by(|(one, a), (other, b)| {
         let standing = if last_resort { a.standing.badness(&b.standing) } else { Ordering::Equal };
         standing.then_with(|| one.order(other))
@@ -140,7 +146,15 @@ fn scores(route: &Route<'_>, candidates: &[Candidate], preference: Option<u64>, 
             continue;
         }
         let Some(target) = route.targets.get(candidate.target) else { continue };
-        let draw = preference.map_or_else(|| dice.draw(), |preference| unit(preference ^ candidate.home));
+        let draw = match preference {
+            None => dice.draw(),
+            // Another model at the same upstream draws for itself, or the one with more weight would win them all.
+            Some(preference) => {
+                let before = route.targets.iter().take(candidate.target);
+                let nth = before.filter(|other| other.upstream == target.upstream).count() as u64;
+                unit((preference ^ candidate.home).wrapping_add(nth))
+            }
+        };
         scores.push(Score {
             target: candidate.target,
             priority: target.priority,
@@ -166,3 +180,6 @@ fn faster_first(scores: &mut [Score]) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

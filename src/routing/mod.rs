@@ -25,6 +25,7 @@ pub struct Routes {
 
 #[derive(Debug)]
 struct Model {
+    index: usize,
     strategy: Strategy,
     targets: Vec<Target>,
 }
@@ -45,6 +46,8 @@ pub struct Target {
 /// Where one request may go.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route<'a> {
+    /// Place of the model in the configuration; none for an upstream that is addressed directly.
+    pub model: Option<usize>,
     /// How targets of one priority are ordered.
     pub strategy: Strategy,
     /// In the order of the configuration.
@@ -57,9 +60,9 @@ impl Routes {
         let mut exact = HashMap::new();
         let mut wildcards = Vec::new();
         let mut listed = Vec::new();
-        for model in &config.models {
+        for (index, model) in config.models.iter().enumerate() {
             let targets = model.targets.iter().map(Target::from).collect();
-            let leads = Model { strategy: model.strategy, targets };
+            let leads = Model { index, strategy: model.strategy, targets };
             match model.name.strip_suffix('*') {
                 Some(prefix) => wildcards.push((Arc::from(prefix), leads)),
                 None => {
@@ -109,14 +112,14 @@ impl Routes {
 
 impl<'a> Route<'a> {
     fn of(model: &'a Model) -> Self {
-        Self { strategy: model.strategy, targets: Cow::Borrowed(&model.targets) }
+        Self { model: Some(model.index), strategy: model.strategy, targets: Cow::Borrowed(&model.targets) }
     }
 }
 
 impl Route<'_> {
     fn to(upstream: usize, model: Option<Arc<str>>) -> Self {
         let target = Target { upstream, model, priority: 1, weight: 1 };
-        Self { strategy: Strategy::Ordered, targets: Cow::Owned(vec![target]) }
+        Self { model: None, strategy: Strategy::Ordered, targets: Cow::Owned(vec![target]) }
     }
 }
 

@@ -6,7 +6,7 @@
 use std::{
     sync::{
         Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
+        atomic::{AtomicU8, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -32,6 +32,10 @@ const WINDOW: (usize, Duration) = (6, Duration::from_secs(5));
 const COOLDOWN: Duration = Duration::from_secs(1);
 const COOLDOWN_MAX: Duration = Duration::from_secs(30);
 
+/// A probe that has said nothing for this long lets another one through: an answer that is not streamed takes minutes,
+/// and whoever is back should not wait for it.
+const PROBE_WITHIN: Duration = Duration::from_secs(30);
+
 /// The gate of one upstream or one credential.
 #[derive(Debug)]
 pub(super) struct Gate {
@@ -39,7 +43,8 @@ pub(super) struct Gate {
     /// Milliseconds since `began`, plus one, until which it is out; 0 = it is in service.
     until: AtomicU64,
     cause: AtomicU8,
-    probing: AtomicBool,
+    /// Milliseconds since `began`, plus one, at which the probe began; 0 = there is none.
+    probing: AtomicU64,
     /// How many times it went out: tells what an attempt that is over has to do with how it stands now.
     epoch: AtomicU64,
     tally: Mutex<Tally>,
@@ -59,13 +64,14 @@ struct Tally {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pass {
     epoch: u64,
-    probe: bool,
+    /// When it began to probe, as in the gate; 0 = it does not.
+    probe: u64,
 }
 
 impl Pass {
     /// Whether this attempt is the one that probes.
     pub(super) fn is_probe(self) -> bool {
-        self.probe
+        self.probe > 0
     }
 }
 
@@ -84,7 +90,7 @@ impl Gate {
             began: now,
             until: AtomicU64::new(0),
             cause: AtomicU8::new(0),
-            probing: AtomicBool::new(false),
+            probing: AtomicU64::new(0),
             epoch: AtomicU64::new(0),
             tally: Mutex::new(Tally {
                 in_a_row: 0,
@@ -107,9 +113,19 @@ impl Gate {
         match (left.is_zero(), cause) {
             // What asked for a pause gets no more than that.
             (true, Cause::RateLimited) => Standing::InService,
-            (true, _) if !self.probing.load(Ordering::Relaxed) => Standing::Probation(cause),
+            (true, _) if !self.is_recent(self.probing.load(Ordering::Relaxed), now) => Standing::Probation(cause),
             _ => Standing::Out { cause, left },
         }
+    }
+
+    /// Milliseconds since `began`.
+    fn millis(&self, at: Instant) -> u64 {
+        u64::try_from(at.saturating_duration_since(self.began).as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Whether a probe that began then, if one did, may still be waited for.
+    fn is_recent(&self, probe: u64, now: Instant) -> bool {
+        probe > 0 && now < self.began + Duration::from_millis(probe - 1) + PROBE_WITHIN
     }
 
     fn cause(&self) -> Cause {
@@ -120,28 +136,55 @@ impl Gate {
     pub(super) fn pass(&self, now: Instant, anyway: bool) -> Option<Pass> {
         let epoch = self.epoch.load(Ordering::Acquire);
         match self.standing(now) {
-            Standing::InService => Some(Pass { epoch, probe: false }),
-            Standing::Probation(_) if !self.probing.swap(true, Ordering::AcqRel) => Some(Pass { epoch, probe: true }),
-            _ if anyway => Some(Pass { epoch, probe: false }),
-            _ => None,
+            Standing::InService => Some(Pass { epoch, probe: 0 }),
+            Standing::Probation(_) => self.probe(now).or_else(|| anyway.then_some(Pass { epoch, probe: 0 })),
+            Standing::Out { .. } => anyway.then_some(Pass { epoch, probe: 0 }),
+        }
+    }
+
+    /// Under the lock: it may be going out again at this moment, and a probe of before would be waited for in vain.
+    fn probe(&self, now: Instant) -> Option<Pass> {
+        let _tally = self.tally();
+        let epoch = self.epoch.load(Ordering::Acquire);
+        match self.standing(now) {
+            Standing::InService => Some(Pass { epoch, probe: 0 }),
+            Standing::Probation(_) => {
+                let probe = self.millis(now).saturating_add(1);
+                self.probing.store(probe, Ordering::Release);
+                Some(Pass { epoch, probe })
+            }
+            Standing::Out { .. } => None,
         }
     }
 
     /// An attempt ended without telling anything.
     pub(super) fn abandoned(&self, pass: Pass) {
-        if pass.probe && pass.epoch == self.epoch.load(Ordering::Acquire) {
-            self.probing.store(false, Ordering::Release);
+        if pass.is_probe() {
+            let _tally = self.tally();
+            self.release(pass);
         }
+    }
+
+    /// Whoever holds the place of the probe gives it back.
+    fn release(&self, pass: Pass) {
+        if pass.is_probe() && self.is_current(pass) && self.probing.load(Ordering::Relaxed) == pass.probe {
+            self.probing.store(0, Ordering::Release);
+        }
+    }
+
+    /// Whether nothing changed since the attempt began.
+    fn is_current(&self, pass: Pass) -> bool {
+        pass.epoch == self.epoch.load(Ordering::Acquire)
     }
 
     /// The first byte of an answer is here: whatever becomes of the rest, it serves again.
     pub(super) fn answers(&self, pass: Pass, now: Instant) -> Option<Change> {
         // Nearly always: without the lock.
-        if self.until.load(Ordering::Acquire) == 0 || pass.epoch != self.epoch.load(Ordering::Acquire) {
+        if self.until.load(Ordering::Acquire) == 0 || !self.is_current(pass) {
             return None;
         }
         let mut tally = self.tally();
-        (pass.epoch == self.epoch.load(Ordering::Acquire)).then(|| self.restore(&mut tally, now))?
+        self.is_current(pass).then(|| self.restore(&mut tally, now))?
     }
 
     /// An attempt succeeded.
@@ -150,7 +193,7 @@ impl Gate {
         tally.window.add(now, 1, 0);
         tally.in_a_row = 0;
         tally.limited_in_a_row = 0;
-        if pass.epoch == self.epoch.load(Ordering::Acquire) { self.restore(&mut tally, now) } else { None }
+        if self.is_current(pass) { self.restore(&mut tally, now) } else { None }
     }
 
     /// An attempt failed.
@@ -158,7 +201,7 @@ impl Gate {
         let mut tally = self.tally();
         tally.window.add(now, 1, 1);
         tally.in_a_row = tally.in_a_row.saturating_add(1);
-        let current = pass.epoch == self.epoch.load(Ordering::Acquire);
+        let current = self.is_current(pass);
         let too_many = match self.standing(now) {
             // The end of what began before it went out, or went there for want of better: nothing new.
             Standing::Out { left, .. } if !left.is_zero() => false,
@@ -186,17 +229,23 @@ impl Gate {
     /// An attempt was refused for its credential.
     pub(super) fn refused(&self, pass: Pass, now: Instant, health: &Health, dice: &Dice) -> Option<Change> {
         let mut tally = self.tally();
-        // One that was under way when it went out says the same once more.
-        if pass.epoch != self.epoch.load(Ordering::Acquire) && matches!(self.standing(now), Standing::Out { .. }) {
-            return None;
+        // One that was under way when it went out says the same once more, and so does one that was asked all the same.
+        match self.standing(now) {
+            Standing::Out { .. } if !self.is_current(pass) => return None,
+            Standing::Out { cause: Cause::Refused, left } if !left.is_zero() => return None,
+            _ => {}
         }
         let length = health.refused.mul_f64(0.9 + dice.draw() / 5.0);
         Some(self.out(&mut tally, Cause::Refused, now, length))
     }
 
     /// An attempt was told to come later.
-    pub(super) fn limited(&self, now: Instant, after: Option<Duration>, health: &Health) -> Option<Change> {
+    pub(super) fn limited(&self, pass: Pass, now: Instant, after: Option<Duration>, health: &Health) -> Option<Change> {
         let mut tally = self.tally();
+        // Many that were told so at once were told so once.
+        if after.is_none() && !self.is_current(pass) && matches!(self.standing(now), Standing::Out { .. }) {
+            return None;
+        }
         let times = 1_u32.checked_shl(tally.limited_in_a_row).unwrap_or(u32::MAX);
         let length = match after {
             Some(after) => after.min(health.cooldown_max),
@@ -205,21 +254,29 @@ impl Gate {
                 COOLDOWN.saturating_mul(times).min(COOLDOWN_MAX).min(health.cooldown_max)
             }
         };
-        let longer = match self.standing(now) {
-            Standing::Out { left, .. } => length > left,
-            Standing::InService | Standing::Probation(_) => !length.is_zero(),
+        let (longer, known) = match self.standing(now) {
+            Standing::Out { left, cause } => (length > left, cause == Cause::RateLimited),
+            Standing::InService | Standing::Probation(_) => (!length.is_zero(), false),
         };
-        longer.then(|| self.out(&mut tally, Cause::RateLimited, now, length))
+        if !longer {
+            self.release(pass);
+            return None;
+        }
+        let change = self.out(&mut tally, Cause::RateLimited, now, length);
+        // Where nobody else is left it is asked all the same, and each answer says the same once more: no news.
+        (!known).then_some(change)
     }
 
     fn out(&self, tally: &mut Tally, cause: Cause, now: Instant, length: Duration) -> Change {
         tally.in_a_row = 0;
         tally.window.clear();
-        let until = (now + length).saturating_duration_since(self.began).as_millis();
+        // To the next millisecond: nobody is back before the time that was asked for.
+        let until = (now + length).saturating_duration_since(self.began).as_nanos().div_ceil(1_000_000);
+        let until = u64::try_from(until).unwrap_or(u64::MAX - 1);
         self.cause.store(Cause::ALL.iter().position(|other| *other == cause).unwrap_or(0) as u8, Ordering::Relaxed);
-        self.probing.store(false, Ordering::Relaxed);
+        self.probing.store(0, Ordering::Relaxed);
         self.epoch.fetch_add(1, Ordering::AcqRel);
-        self.until.store(u64::try_from(until).unwrap_or(u64::MAX - 1).saturating_add(1), Ordering::Release);
+        self.until.store(until.saturating_add(1), Ordering::Release);
         Change::Out(cause, length)
     }
 
@@ -227,9 +284,12 @@ impl Gate {
         if self.until.swap(0, Ordering::AcqRel) == 0 {
             return None;
         }
-        self.probing.store(false, Ordering::Release);
+        self.probing.store(0, Ordering::Release);
         // A pause that is over by itself is no recovery.
         (self.cause() != Cause::RateLimited).then(|| {
+            // What began before it went out may have ended since: it says nothing of who is back.
+            tally.in_a_row = 0;
+            tally.window.clear();
             tally.restored = Some(now);
             Change::Restored
         })
@@ -239,3 +299,6 @@ impl Gate {
         self.tally.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests;

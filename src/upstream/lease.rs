@@ -3,10 +3,12 @@
 
 use std::{
     fmt,
+    future::poll_fn,
     sync::{
-        Arc,
+        Arc, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
+    task::Poll,
     time::Duration,
 };
 
@@ -64,23 +66,16 @@ impl Upstream {
         let now = Instant::now();
         let (shared, account) = (&self.pool.shared, self.account(credential).ok_or(NoPlace::Out)?);
         let limit = self.credentials.get(credential).and_then(|credential| credential.max_in_flight);
-        enter(&shared.in_flight, self.config.max_in_flight).ok_or(NoPlace::Full)?;
-        if enter(&account.in_flight, limit).is_none() {
-            self.leave(&shared.in_flight);
-            return Err(NoPlace::Full);
-        }
-        let passes = shared.gate.pass(now, anyway).and_then(|upstream| {
-            let credential = account.gate.pass(now, anyway);
-            if credential.is_none() {
-                shared.gate.abandoned(upstream);
-            }
-            Some((upstream, credential?))
-        });
-        let Some((upstream_pass, credential_pass)) = passes else {
-            self.leave(&account.in_flight);
-            self.leave(&shared.in_flight);
+        let upstream_pass = shared.gate.pass(now, anyway).ok_or(NoPlace::Out)?;
+        let Some(credential_pass) = account.gate.pass(now, anyway) else {
+            shared.gate.abandoned(upstream_pass);
             return Err(NoPlace::Out);
         };
+        if !shared.enter(account, self.config.max_in_flight, limit) {
+            shared.gate.abandoned(upstream_pass);
+            account.gate.abandoned(credential_pass);
+            return Err(NoPlace::Full);
+        }
         let upstream = Arc::clone(self);
         Ok(Lease { upstream, credential, began: now, upstream_pass, credential_pass, answered: false, told: false })
     }
@@ -90,15 +85,17 @@ impl Upstream {
     }
 
     fn leave(&self, in_flight: &AtomicUsize) {
-        in_flight.fetch_sub(1, Ordering::AcqRel);
-        if self.pool.shared.queued.load(Ordering::Acquire) > 0 {
+        // One order for all with what waiters do, who stand in line first and look then: one of the two sees the other.
+        in_flight.fetch_sub(1, Ordering::SeqCst);
+        if self.pool.shared.queued.load(Ordering::SeqCst) > 0 {
             self.pool.shared.room.notify_one();
         }
     }
 
     /// Waits in line for a place to be left, if the line is not too long already.
     pub fn queue(self: &Arc<Self>) -> Option<Queue> {
-        enter(&self.pool.shared.queued, Some(self.config.max_queued))?;
+        let longer = |queued| (queued < self.config.max_queued).then_some(queued + 1);
+        self.pool.shared.queued.fetch_update(Ordering::SeqCst, Ordering::SeqCst, longer).ok()?;
         Some(Queue { upstream: Arc::clone(self) })
     }
 
@@ -107,18 +104,32 @@ impl Upstream {
         self.pool.shared.count_request(Instant::now());
     }
 
+    /// Whether [`Self::count_retry`] would count one now.
+    pub fn may_retry(&self, percent: u32) -> bool {
+        self.pool.shared.may_retry(Instant::now(), percent)
+    }
+
     /// Counts a request's further attempt here, if its share of `percent` is not used up.
     pub fn count_retry(&self, percent: u32) -> bool {
         self.pool.shared.count_retry(Instant::now(), percent)
     }
 }
 
-fn enter(count: &AtomicUsize, limit: Option<usize>) -> Option<()> {
-    let Some(limit) = limit else {
-        count.fetch_add(1, Ordering::AcqRel);
-        return Some(());
-    };
-    count.fetch_update(Ordering::AcqRel, Ordering::Acquire, |count| (count < limit).then_some(count + 1)).ok().map(drop)
+impl Shared {
+    /// Takes a place below both limits or none at all: one that is held for a moment only would look like one that is
+    /// taken, and its end would wake waiters in vain.
+    fn enter(&self, account: &Account, whole: Option<usize>, own: Option<usize>) -> bool {
+        let limits = [(&self.in_flight, whole), (&account.in_flight, own)];
+        let limited = limits.iter().any(|(_, limit)| limit.is_some());
+        let _one_by_one = limited.then(|| self.door.lock().unwrap_or_else(PoisonError::into_inner));
+        let room = limits.iter().all(|(count, limit)| limit.is_none_or(|limit| count.load(Ordering::SeqCst) < limit));
+        if room {
+            for (count, _) in limits {
+                count.fetch_add(1, Ordering::AcqRel);
+            }
+        }
+        room
+    }
 }
 
 impl Lease {
@@ -172,9 +183,10 @@ impl Lease {
                 (shared.gate.failed(self.upstream_pass, now, health, dice), None)
             }
             // Whoever answers that is there.
-            Verdict::RateLimited(after) => {
-                (shared.gate.succeeded(self.upstream_pass, now), account.gate.limited(now, after, health))
-            }
+            Verdict::RateLimited(after) => (
+                shared.gate.succeeded(self.upstream_pass, now),
+                account.gate.limited(self.credential_pass, now, after, health),
+            ),
             Verdict::Refused => (
                 shared.gate.succeeded(self.upstream_pass, now),
                 account.gate.refused(self.credential_pass, now, health, dice),
@@ -251,17 +263,24 @@ pub struct Queue {
 }
 
 impl Queue {
-    /// Takes a place as soon as `take` finds one; it is asked now and whenever a request ends.
-    pub async fn wait<T>(&self, mut take: impl FnMut() -> Option<T>) -> T {
+    /// Takes a place as soon as `take` finds one; it is asked now and whenever a request ends at one of these.
+    pub async fn wait<T>(lines: &[Self], mut take: impl FnMut() -> Option<T>) -> T {
         loop {
-            let room = self.upstream.pool.shared.room.notified();
+            let mut rooms: Vec<_> =
+                lines.iter().map(|line| Box::pin(line.upstream.pool.shared.room.notified())).collect();
             // In line before it is asked, or the end of a request between the two would be missed.
-            let mut room = std::pin::pin!(room);
-            room.as_mut().enable();
+            for room in &mut rooms {
+                room.as_mut().enable();
+            }
             if let Some(taken) = take() {
                 return taken;
             }
-            room.await;
+            // The others hand on what they were told, as they are dropped.
+            poll_fn(|cx| match rooms.iter_mut().any(|room| room.as_mut().poll(cx).is_ready()) {
+                true => Poll::Ready(()),
+                false => Poll::Pending,
+            })
+            .await;
         }
     }
 }
@@ -273,3 +292,6 @@ impl Drop for Queue {
         self.upstream.pool.shared.room.notify_one();
     }
 }
+
+#[cfg(test)]
+mod tests;

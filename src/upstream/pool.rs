@@ -70,6 +70,8 @@ pub struct Pool {
 pub(super) struct Shared {
     pub(super) gate: Gate,
     pub(super) in_flight: AtomicUsize,
+    /// Held while somebody enters where there are limits.
+    pub(super) door: Mutex<()>,
     /// The credential of the last fault since the last success, plus one; 0 = none.
     pub(super) last_faulted: AtomicUsize,
     /// Woken when a request ends while others wait for room.
@@ -94,6 +96,7 @@ impl Pool {
             Arc::new(Shared {
                 gate: Gate::new(now),
                 in_flight: AtomicUsize::new(0),
+                door: Mutex::new(()),
                 last_faulted: AtomicUsize::new(0),
                 room: Notify::new(),
                 queued: AtomicUsize::new(0),
@@ -116,6 +119,7 @@ impl Pool {
         if credentials.is_empty() {
             credentials.push(account(None));
         }
+        metrics.begin(credentials.iter().map(|account| account.name.as_deref()));
         let shared = previous.map_or_else(fresh, |pool| Arc::clone(&pool.shared));
         // The places of credentials may have changed.
         shared.last_faulted.store(0, Ordering::Relaxed);
@@ -134,6 +138,12 @@ impl Pool {
     /// How it stands as a whole.
     pub fn standing(&self, now: Instant) -> Standing {
         self.shared.gate.standing(now)
+    }
+
+    /// How it stands with the best of its credentials: without one that may be asked, it is passed by as well.
+    pub fn standing_at_best(&self, now: Instant) -> Standing {
+        let each = self.credentials.iter().map(|account| account.gate.standing(now));
+        self.standing(now).and(each.min_by(Standing::badness).unwrap_or_default())
     }
 
     /// Requests under way.
@@ -173,13 +183,15 @@ impl Shared {
         self.attempts.lock().unwrap_or_else(PoisonError::into_inner).add(now, 1, 0);
     }
 
-    /// Counts a request's further attempt here, if there may be one more: at most `percent` of the requests of the last
-    /// 10 s, and a few.
+    /// Whether a request may have a further attempt here: at most `percent` of the requests of the last 10 s, and a few.
+    pub(super) fn may_retry(&self, now: Instant, percent: u32) -> bool {
+        may_retry(&mut self.attempts.lock().unwrap_or_else(PoisonError::into_inner), now, percent)
+    }
+
+    /// Counts a request's further attempt here, if there may be one more.
     pub(super) fn count_retry(&self, now: Instant, percent: u32) -> bool {
         let mut attempts = self.attempts.lock().unwrap_or_else(PoisonError::into_inner);
-        let (requests, retries) = attempts.sums(now);
-        let allowed = u64::from(requests) * u64::from(percent) / 100 + u64::from(RETRIES_ALWAYS);
-        let may = u64::from(retries) < allowed;
+        let may = may_retry(&mut attempts, now, percent);
         if may {
             attempts.add(now, 0, 1);
         }
@@ -189,6 +201,11 @@ impl Shared {
     pub(super) fn took(&self, now: Instant, took: Duration) {
         self.latency.add(now, took);
     }
+}
+
+fn may_retry(attempts: &mut Window<{ RETRY_WINDOW.0 }>, now: Instant, percent: u32) -> bool {
+    let (requests, retries) = attempts.sums(now);
+    u64::from(retries) < u64::from(requests) * u64::from(percent) / 100 + u64::from(RETRIES_ALWAYS)
 }
 
 /// A moving average of times to the first byte that fades.

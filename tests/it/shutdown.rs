@@ -7,7 +7,7 @@ use tempfile::TempDir;
 use tokio::{net::TcpStream, sync::oneshot, time::Instant};
 
 use crate::support::{
-    client::{Answer, Client},
+    client::{Answer, Client, request},
     gateway::{Gateway, KEY, UPSTREAM_KEY, config},
     process::{Process, tidegate},
     soon,
@@ -58,6 +58,38 @@ async fn a_stream_under_way_finishes_and_nobody_new_is_taken() {
     client.body(&mut answer).await;
     assert_eq!((answer.whole, &*answer.body), (true, COMPLETED));
     assert!(client.closed().await);
+    gateway.ended().await;
+}
+
+/// Whoever began to send a request before the drain is served, on a connection that was used before as on a new one.
+#[tokio::test]
+async fn a_head_under_way_is_served() {
+    let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
+    let mut gateway = Gateway::before(&upstream.base_url());
+    let (mut new, mut used) = (gateway.connect().await, gateway.connect().await);
+    assert_eq!(used.create(BODY).await.status, 200);
+    let request = request("", BODY.as_bytes());
+    let (begun, rest) = request.split_at(20);
+    for client in [&mut new, &mut used] {
+        client.send(begun).await;
+    }
+    // The beginnings are read when later connections are accepted, served and gone.
+    for _ in 0..3 {
+        assert_eq!(gateway.post("", "{").await.status, 400);
+    }
+    gateway.drain();
+    soon("new connections to be refused", async {
+        while TcpStream::connect(gateway.address).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    for mut client in [new, used] {
+        client.send(rest).await;
+        let answer = client.answer().await;
+        assert_eq!((answer.status, answer.header("connection")), (200, Some("close")));
+        assert!(client.closed().await);
+    }
     gateway.ended().await;
 }
 

@@ -11,7 +11,12 @@ use super::{
     secret::{Found, Reference, digest},
     upstream::Upstreams,
 };
-use crate::config::{document::Path, raw, types::Key};
+use crate::config::{
+    document::Path,
+    nearest::nearest,
+    raw,
+    types::{Group, Key, Limits},
+};
 
 /// Shorter ones can be guessed: nothing slows a guesser down but the network.
 const SHORTEST: usize = 16;
@@ -35,7 +40,44 @@ const WELL_KNOWN: [&str; 12] = [
 const FRESH: &str = "make a fresh one, for example with `openssl rand -hex 32`";
 
 impl Check<'_> {
-    pub(super) fn keys(&mut self, raw: Vec<raw::Key>, upstreams: &Upstreams, askable: &Askable) -> Vec<Key> {
+    pub(super) fn groups(&mut self, raw: Vec<raw::Group>) -> Vec<Group> {
+        let mut groups: Vec<Group> = Vec::new();
+        for (i, raw) in raw.into_iter().enumerate() {
+            let path = Path::default().key("groups").index(i);
+            // Missing only if that was reported.
+            let Some(name) = raw.name else { continue };
+            if self.name(&name, &[], &path.key("name")) && groups.iter().any(|group| *group.name == *name) {
+                self.fault(&path.key("name"), "another group has this name", "give each group a name of its own");
+            }
+            let limits = Limits { requests: raw.rpm, tokens: raw.tpm, in_flight: raw.max_in_flight };
+            if self.sound && limits == Limits::default() {
+                let help = "write `rpm`, `tpm` or `max_in_flight`, or remove the group";
+                self.fault(&path, "this group limits nothing", help);
+            }
+            groups.push(Group { name: name.into(), limits });
+        }
+        groups
+    }
+
+    fn group_index(&mut self, groups: &[Group], name: &str, path: &Path) -> Option<usize> {
+        let index = groups.iter().position(|group| *group.name == *name);
+        if index.is_none() && self.sound {
+            let help = match nearest(name, groups.iter().map(|group| &*group.name)) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => "add a [[groups]] block with this name".to_owned(),
+            };
+            self.fault(path, "no group has this name", help);
+        }
+        index
+    }
+
+    pub(super) fn keys(
+        &mut self,
+        raw: Vec<raw::Key>,
+        upstreams: &Upstreams,
+        askable: &Askable,
+        groups: &[Group],
+    ) -> Vec<Key> {
         let mut keys: Vec<Key> = Vec::new();
         let mut names: Vec<String> = Vec::new();
         for (i, mut raw) in raw.into_iter().enumerate() {
@@ -50,6 +92,8 @@ impl Check<'_> {
             let models = raw.models.take().map(|models| self.key_models(models, askable, &path.key("models")));
             let allowed =
                 raw.upstreams.take().map(|names| self.key_upstreams(&names, upstreams, &path.key("upstreams")));
+            let group = raw.group.take().and_then(|name| self.group_index(groups, &name, &path.key("group")));
+            let limits = Limits { requests: raw.rpm, tokens: raw.tpm, in_flight: raw.max_in_flight };
             let Some(sha256) = self.key_digest(raw, &path) else { continue };
             if let Some(same) = keys.iter().find(|key| key.sha256 == sha256) {
                 let message = format!("this key has the secret of the key `{}`", same.name);
@@ -59,7 +103,7 @@ impl Check<'_> {
                 let message = "this key has the secret of an upstream's credential";
                 self.fault(&path, message, format!("clients must never hold what a provider bills: {FRESH}"));
             }
-            keys.push(Key { name: name.into(), sha256, models, upstreams: allowed });
+            keys.push(Key { name: name.into(), sha256, models, upstreams: allowed, group, limits });
         }
         keys
     }

@@ -32,7 +32,8 @@ pub(super) fn config(
     let log = check.log(file.log);
     let upstreams = check.upstreams(file.upstreams);
     let (models, askable) = check.models(file.models, &upstreams);
-    let keys = check.keys(file.keys, &upstreams, &askable);
+    let groups = check.groups(file.groups);
+    let keys = check.keys(file.keys, &upstreams, &askable, &groups);
     let retries = server::retries(&file.routing);
     let health = check.health(&file.health);
     let default_upstream = file.routing.default_upstream.and_then(|name| {
@@ -46,6 +47,7 @@ pub(super) fn config(
         idle: upstreams.idle,
         models,
         keys,
+        groups,
         default_upstream,
         retries,
         health,

@@ -27,6 +27,8 @@ pub(in crate::config) struct File {
     pub(in crate::config) models: Vec<Model>,
     /// Keys of clients.
     pub(in crate::config) keys: Vec<Key>,
+    /// Groups of keys that share limits.
+    pub(in crate::config) groups: Vec<Group>,
     /// How one of several candidates is chosen, and what happens when it fails.
     pub(in crate::config) routing: Routing,
     /// When an upstream or a credential is passed by, and for how long.
@@ -339,6 +341,36 @@ pub(in crate::config) struct Key {
     /// Upstreams it may use; absent = all.
     #[schemars(extend("examples" = [["dmxapi"]]))]
     pub(in crate::config) upstreams: Option<Vec<String>>,
+    /// Name of its group: its limits are shared by all keys of the group, beside those of the key.
+    #[schemars(example = &"research")]
+    pub(in crate::config) group: Option<String>,
+    /// Requests per minute; absent = as many as come.
+    #[schemars(range(min = 1, max = 1_000_000), example = 60)]
+    pub(in crate::config) rpm: Option<u32>,
+    /// Tokens per minute, input and output together.
+    #[schemars(range(min = 1, max = 1_000_000_000), example = 200_000)]
+    pub(in crate::config) tpm: Option<u32>,
+    /// Requests under way at once.
+    #[schemars(range(min = 1, max = 1_000_000), example = 10)]
+    pub(in crate::config) max_in_flight: Option<usize>,
+}
+
+#[derive(Default, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(extend("required" = ["name"]))]
+pub(in crate::config) struct Group {
+    /// Its name.
+    #[schemars(example = &"research")]
+    pub(in crate::config) name: Option<String>,
+    /// Requests per minute of all its keys together; absent = as many as come.
+    #[schemars(range(min = 1, max = 1_000_000), example = 600)]
+    pub(in crate::config) rpm: Option<u32>,
+    /// Tokens per minute, input and output together.
+    #[schemars(range(min = 1, max = 1_000_000_000), example = 2_000_000)]
+    pub(in crate::config) tpm: Option<u32>,
+    /// Requests under way at once.
+    #[schemars(range(min = 1, max = 1_000_000), example = 100)]
+    pub(in crate::config) max_in_flight: Option<usize>,
 }
 
 /// `env` or `file`, one of them.

@@ -8,8 +8,8 @@ use tidegate::{
     app::{self, Handle, Origin, World},
     auth,
     config::{
-        Config, Credential, FailoverOn, Health, Key, Log, LogFormat, Model, OnIncomplete, Retries, Server, Strategy,
-        Target, Timeouts, Upstream as UpstreamConfig,
+        Config, Credential, FailoverOn, Health, Key, Limits, Log, LogFormat, Model, OnIncomplete, Retries, Server,
+        Strategy, Target, Timeouts, Upstream as UpstreamConfig,
     },
     domain::{chance::Chance, clock::Clock},
 };
@@ -70,6 +70,7 @@ pub(crate) fn config(base_url: &str) -> Config {
         idle: Vec::new(),
         models: vec![model("smart", &[(0, Some("real"))]), model("gpt-*", &[(0, None)])],
         keys: vec![key("tester", KEY)],
+        groups: Vec::new(),
         default_upstream: None,
         retries: Retries { max_attempts: 3, percent: 20, retry_after_max: Duration::from_secs(2) },
         health: Health {
@@ -125,7 +126,14 @@ pub(crate) fn credential(name: &str, secret: &str) -> Credential {
 
 /// A key that may use everything.
 pub(crate) fn key(name: &str, secret: &str) -> Key {
-    Key { name: name.into(), sha256: auth::digest(secret.as_bytes()), models: None, upstreams: None }
+    Key {
+        name: name.into(),
+        sha256: auth::digest(secret.as_bytes()),
+        models: None,
+        upstreams: None,
+        group: None,
+        limits: Limits::default(),
+    }
 }
 
 impl Gateway {
@@ -188,12 +196,24 @@ impl Gateway {
         client.answer().await
     }
 
+    /// All metrics.
+    pub(crate) async fn metrics_text(&self) -> String {
+        String::from_utf8(Client::connect(self.admin).await.get("/metrics").await.body).unwrap()
+    }
+
     /// The value of the first metric line that begins with `name`; 0 where there is none yet.
     pub(crate) async fn metric(&self, name: &str) -> f64 {
-        let answer = Client::connect(self.admin).await.get("/metrics").await;
-        let text = String::from_utf8(answer.body).unwrap();
+        let text = self.metrics_text().await;
         let line = text.lines().find(|line| line.starts_with(name));
         line.map_or(0.0, |line| line.rsplit(' ').next().unwrap().parse().unwrap())
+    }
+
+    /// The sum of all metric lines that begin with `name`.
+    pub(crate) async fn metric_sum(&self, name: &str) -> f64 {
+        let answer = Client::connect(self.admin).await.get("/metrics").await;
+        let text = String::from_utf8(answer.body).unwrap();
+        let values = text.lines().filter(|line| line.starts_with(name));
+        values.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
     }
 
     /// Waits until a metric has a value: outcomes are settled after the client has its answer.

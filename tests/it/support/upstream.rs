@@ -107,7 +107,12 @@ impl Upstream {
 
     /// How many requests arrived that were not taken with [`Upstream::request`].
     pub(crate) fn untaken(&mut self) -> usize {
-        std::iter::from_fn(|| self.requests.try_recv().ok()).count()
+        self.taken().len()
+    }
+
+    /// All requests that arrived and were not taken.
+    pub(crate) fn taken(&mut self) -> Vec<Request> {
+        std::iter::from_fn(|| self.requests.try_recv().ok()).collect()
     }
 
     pub(crate) fn base_url(&self) -> String {

@@ -1,0 +1,176 @@
+//! The arithmetic of a rate limit: GCRA with a cost that may vary and be corrected.
+//!
+//! The whole state is one number, the moment at which nothing will be used any more. Every admission moves it by what its
+//! cost takes to come back; it may lie a minute ahead at most. Pure: whoever keeps the number, in memory or elsewhere,
+//! comes to the same result.
+
+/// Nanoseconds in what all rates are counted by. A whole minute's worth may come at once.
+const MINUTE: u64 = 60_000_000_000;
+
+/// So many a minute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Rate(u64);
+
+impl Rate {
+    pub(super) fn per_minute(count: u32) -> Self {
+        Self(u64::from(count.max(1)))
+    }
+
+    /// The limit itself.
+    pub(super) fn limit(self) -> u64 {
+        self.0
+    }
+
+    /// Nanoseconds in which so much comes back.
+    fn span(self, cost: u64) -> u64 {
+        u64::try_from(u128::from(cost) * u128::from(MINUTE) / u128::from(self.0)).unwrap_or(u64::MAX)
+    }
+
+    /// Admits `cost` at `now`: the next state, or for how many nanoseconds it has to wait.
+    ///
+    /// What costs more than a whole minute's worth is admitted when nothing is used, and paid off afterwards: otherwise it
+    /// could never be.
+    pub(super) fn admit(self, free_at: u64, now: u64, cost: u64) -> Result<u64, u64> {
+        let used = free_at.saturating_sub(now);
+        let span = self.span(cost);
+        let wait = used.min(used.saturating_add(span).saturating_sub(MINUTE));
+        if wait == 0 { Ok(now.saturating_add(used).saturating_add(span)) } else { Err(wait) }
+    }
+
+    /// Corrects an admission of `reserved`, made at `since`, to what was really used.
+    ///
+    /// Given back is only what time has not given back already: or a long request would let others use the same minute
+    /// twice.
+    pub(super) fn settle(self, free_at: u64, now: u64, since: u64, reserved: u64, used: u64) -> u64 {
+        if used >= reserved {
+            return free_at.max(now).saturating_add(self.span(used - reserved));
+        }
+        let back = self.span(reserved - used).saturating_sub(now.saturating_sub(since));
+        free_at.saturating_sub(back)
+    }
+
+    /// What may still be used at `now`.
+    pub(super) fn remaining(self, free_at: u64, now: u64) -> u64 {
+        let left = MINUTE.saturating_sub(free_at.saturating_sub(now));
+        u64::try_from(u128::from(left) * u128::from(self.0) / u128::from(MINUTE)).unwrap_or(u64::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    #[test]
+    fn a_minutes_worth_at_once_and_then_as_it_comes_back() {
+        let rate = Rate::per_minute(60);
+        let mut state = 0;
+        for left in (0..60).rev() {
+            state = rate.admit(state, 0, 1).unwrap();
+            assert_eq!(rate.remaining(state, 0), left);
+        }
+        assert_eq!(rate.admit(state, 0, 1), Err(SECOND));
+        assert_eq!(rate.admit(state, SECOND / 2, 1), Err(SECOND / 2));
+        state = rate.admit(state, SECOND, 1).unwrap();
+        assert_eq!(rate.admit(state, SECOND, 2), Err(2 * SECOND));
+        assert_eq!(rate.remaining(state, 61 * SECOND), 60);
+    }
+
+    #[test]
+    fn what_is_larger_than_the_limit_passes_alone() {
+        let rate = Rate::per_minute(1000);
+        let state = rate.admit(0, 0, 5000).unwrap();
+        assert_eq!(state, 5 * MINUTE);
+        assert_eq!(rate.remaining(state, 0), 0);
+        assert_eq!(rate.admit(state, 0, 5000), Err(5 * MINUTE));
+        assert_eq!(rate.admit(state, 0, 1), Err(4 * MINUTE + SECOND * 60 / 1000));
+        assert!(rate.admit(state, 5 * MINUTE, 5000).is_ok());
+    }
+
+    #[test]
+    fn what_was_not_used_comes_back_but_never_twice() {
+        let rate = Rate::per_minute(100);
+        let reserved = rate.admit(0, 0, 100).unwrap();
+        assert_eq!(rate.remaining(rate.settle(reserved, 0, 0, 100, 10), 0), 90);
+        assert_eq!(rate.remaining(rate.settle(reserved, 0, 0, 100, 100), 0), 0);
+        // A minute later time has given all of it back, and somebody else took it.
+        let taken = rate.admit(reserved, MINUTE, 100).unwrap();
+        assert_eq!(rate.remaining(rate.settle(taken, MINUTE, 0, 100, 10), MINUTE), 0);
+        // Half a minute later, half of it.
+        let half = rate.settle(reserved, MINUTE / 2, 0, 100, 0);
+        assert_eq!(rate.remaining(half, MINUTE / 2), 100);
+        // What was used beyond the reservation is charged.
+        assert_eq!(rate.remaining(rate.settle(reserved, MINUTE, 0, 100, 130), MINUTE), 70);
+    }
+
+    proptest! {
+        /// In any stretch of time no more is admitted than a minute's worth and what comes back meanwhile.
+        #[test]
+        fn never_more_than_the_limit(limit in 1_u32..500, asks in prop::collection::vec((0_u64..5 * SECOND, 1_u64..20), 1..300)) {
+            let rate = Rate::per_minute(limit);
+            let (mut state, mut now) = (0, 0);
+            let mut admitted: Vec<(u64, u64)> = Vec::new();
+            for (pause, cost) in asks {
+                now += pause;
+                let cost = cost.min(u64::from(limit));
+                match rate.admit(state, now, cost) {
+                    Ok(next) => {
+                        state = next;
+                        admitted.push((now, cost));
+                    }
+                    Err(wait) => {
+                        // To wait that long is enough, and not too long.
+                        prop_assert!(rate.admit(state, now + wait, cost).is_ok());
+                        prop_assert!(rate.admit(state, now + wait - 1, cost).is_err());
+                    }
+                }
+                for (i, (from, _)) in admitted.iter().enumerate() {
+                    let sum: u64 = admitted.iter().skip(i).map(|(_, cost)| cost).sum();
+                    let allowed = u128::from(limit) + u128::from(now - from) * u128::from(limit) / u128::from(MINUTE);
+                    // Each admission may round down by less than one nanosecond.
+                    prop_assert!(u128::from(sum) <= allowed + 1, "{sum} of {allowed} since {from}");
+                }
+            }
+        }
+
+        /// With reservations that are corrected later, what was really used keeps to the limit, but for what is under way.
+        #[test]
+        fn corrections_give_nothing_away(limit in 10_u32..500, asks in prop::collection::vec((0_u64..10 * SECOND, 1_u64..30, 0_u64..90 * SECOND, 0_u64..30), 1..100)) {
+            let rate = Rate::per_minute(limit);
+            // (when, what): admissions and, later, their corrections, in the order of time.
+            let mut events: Vec<(u64, usize, bool)> = Vec::new();
+            let mut now = 0;
+            for (nth, (pause, _, lasts, _)) in asks.iter().enumerate() {
+                now += pause;
+                events.push((now, nth, true));
+                events.push((now + lasts, nth, false));
+            }
+            events.sort_unstable();
+            let mut state = 0;
+            let mut since = vec![None; asks.len()];
+            let mut used: Vec<(u64, u64)> = Vec::new();
+            for (now, nth, begins) in events {
+                let (_, reserved, _, really) = asks[nth];
+                // What is used is no more than what was reserved here: more is a debt, which is paid off.
+                let (reserved, really) = (reserved.min(u64::from(limit)), really.min(reserved).min(u64::from(limit)));
+                if begins {
+                    if let Ok(next) = rate.admit(state, now, reserved) {
+                        state = next;
+                        since[nth] = Some(now);
+                        used.push((now, really));
+                    }
+                } else if let Some(since) = since[nth] {
+                    state = rate.settle(state, now, since, reserved, really);
+                }
+                for (i, (from, _)) in used.iter().enumerate() {
+                    let sum: u64 = used.iter().skip(i).map(|(_, cost)| cost).sum();
+                    let allowed = u128::from(limit) + u128::from(now - from) * u128::from(limit) / u128::from(MINUTE);
+                    prop_assert!(u128::from(sum) <= allowed + 1, "{sum} of {allowed} since {from}");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,336 @@
+use std::{borrow::Cow, collections::HashMap};
+
+use proptest::{prelude::*, strategy::Strategy as Plan};
+
+use super::{Strategy, *};
+use crate::{
+    domain::{chance::seed, standing::Cause},
+    routing::Target,
+};
+
+fn target(upstream: usize, priority: u32, weight: u32) -> Target {
+    Target { upstream, model: None, priority, weight }
+}
+
+fn route(strategy: Strategy, targets: &[Target]) -> Route<'static> {
+    Route { model: None, strategy, targets: Cow::Owned(targets.to_vec()) }
+}
+
+/// A candidate in service.
+fn candidate(target: usize, upstream: usize, credential: usize) -> Candidate {
+    Candidate {
+        target,
+        upstream,
+        credential,
+        home: seed(&["upstream", &upstream.to_string()]),
+        seat: seed(&["upstream", &upstream.to_string(), &credential.to_string()]),
+        bar: None,
+        standing: Standing::InService,
+        full: false,
+        in_flight: 0,
+        latency: None,
+    }
+}
+
+/// All candidates of a route where each upstream has so many credentials.
+fn all(route: &Route<'_>, credentials: impl Fn(usize) -> usize) -> Vec<Candidate> {
+    let of = |(index, target): (usize, &Target)| {
+        let upstream = target.upstream;
+        (0..credentials(upstream)).map(move |credential| candidate(index, upstream, credential)).collect::<Vec<_>>()
+    };
+    route.targets.iter().enumerate().flat_map(of).collect()
+}
+
+fn ids(choice: &Choice) -> Vec<(usize, usize)> {
+    choice.candidates.iter().map(|candidate| (candidate.target, candidate.credential)).collect()
+}
+
+fn out(cause: Cause, seconds: u64) -> Standing {
+    Standing::Out { cause, left: Duration::from_secs(seconds) }
+}
+
+/// How often each target comes first. With `sticky`, each request has a preference of its own.
+fn firsts(route: &Route<'_>, candidates: &[Candidate], sticky: bool, times: u64) -> Vec<f64> {
+    let dice = Dice::seeded(11);
+    let mut counts = vec![0_u32; route.targets.len()];
+    for nth in 0..times {
+        let preference = sticky.then(|| seed(&["key", &nth.to_string()]));
+        let choice = choose(route, candidates.to_vec(), preference, nth as usize, &dice);
+        counts[choice.candidates[0].target] += 1;
+    }
+    counts.iter().map(|count| f64::from(*count) / times as f64).collect()
+}
+
+#[track_caller]
+fn assert_shares(found: &[f64], weights: &[u32]) {
+    let sum: u32 = weights.iter().sum();
+    for (share, weight) in found.iter().zip(weights) {
+        let wanted = f64::from(*weight) / f64::from(sum);
+        // Six standard deviations at 20,000 draws.
+        let bound = 6.0 * (wanted * (1.0 - wanted) / 20_000.0).sqrt();
+        assert!((share - wanted).abs() <= bound, "{found:?} for {weights:?}");
+    }
+}
+
+#[test]
+fn shares_follow_the_weights_with_a_preference_and_without() {
+    for weights in [[1, 1, 1], [1, 2, 7], [100, 1, 1], [5, 5, 90]] {
+        let targets: Vec<_> = weights.iter().enumerate().map(|(index, weight)| target(index, 1, *weight)).collect();
+        let route = route(Strategy::Weighted, &targets);
+        for sticky in [false, true] {
+            assert_shares(&firsts(&route, &all(&route, |_| 2), sticky, 20_000), &weights);
+        }
+    }
+}
+
+/// Two models at one upstream are two targets.
+#[test]
+fn shares_follow_the_weights_also_at_one_upstream() {
+    let targets = [target(0, 1, 1), target(0, 1, 3), target(1, 1, 4)];
+    let route = route(Strategy::Weighted, &targets);
+    for sticky in [false, true] {
+        assert_shares(&firsts(&route, &all(&route, |_| 1), sticky, 20_000), &[1, 3, 4]);
+    }
+}
+
+#[test]
+fn the_shares_of_who_is_left_stay_in_proportion() {
+    let targets = [target(0, 1, 1), target(1, 1, 2), target(2, 1, 3)];
+    let route = route(Strategy::Weighted, &targets);
+    let mut candidates = all(&route, |_| 1);
+    candidates[2].standing = out(Cause::Faults, 3);
+    for sticky in [false, true] {
+        assert_shares(&firsts(&route, &candidates, sticky, 20_000), &[1, 2, 0]);
+    }
+}
+
+#[test]
+fn credentials_without_a_difference_take_turns() {
+    let dice = Dice::seeded(1);
+    // Of one upstream with two and another with three, one of which is out.
+    let route = route(Strategy::Ordered, &[target(0, 1, 1), target(1, 2, 1)]);
+    let mut candidates = all(&route, |upstream| 2 + upstream);
+    candidates[3].standing = out(Cause::Faults, 3);
+    let mut counts: HashMap<_, u32> = HashMap::new();
+    for turn in 0..600 {
+        let choice = choose(&route, candidates.clone(), None, turn, &dice);
+        let ids = ids(&choice);
+        *counts.entry(ids[0]).or_default() += 1;
+        *counts.entry(ids[2]).or_default() += 1;
+    }
+    assert_eq!(counts, HashMap::from([((0, 0), 300), ((0, 1), 300), ((1, 0), 300), ((1, 2), 300)]));
+}
+
+#[test]
+fn the_least_busy_credential_comes_first() {
+    let route = route(Strategy::Ordered, &[target(0, 1, 1)]);
+    let mut candidates = all(&route, |_| 4);
+    for (candidate, in_flight) in candidates.iter_mut().zip([3, 1, 2, 0]) {
+        candidate.in_flight = in_flight;
+    }
+    for turn in 0..8 {
+        let choice = choose(&route, candidates.clone(), None, turn, &Dice::seeded(1));
+        assert_eq!(ids(&choice), [(0, 3), (0, 1), (0, 2), (0, 0)]);
+    }
+}
+
+#[test]
+fn a_preference_does_not_care_for_turn_dice_or_load() {
+    let route = route(Strategy::Weighted, &[target(0, 1, 1), target(1, 1, 2), target(2, 2, 1)]);
+    for key in 0..50 {
+        let preference = Some(seed(&["key", &key.to_string()]));
+        let mut candidates = all(&route, |_| 4);
+        let wanted = ids(&choose(&route, candidates.clone(), preference, 0, &Dice::seeded(0)));
+        for turn in 1..20 {
+            for (nth, candidate) in candidates.iter_mut().enumerate() {
+                candidate.in_flight = (nth * turn) % 7;
+                candidate.latency = Some(Duration::from_millis((nth * turn) as u64 % 5));
+            }
+            let choice = choose(&route, candidates.clone(), preference, turn, &Dice::seeded(turn as u64));
+            assert_eq!(ids(&choice), wanted);
+        }
+    }
+}
+
+/// One that is added takes over its share from all others alike, and nothing else moves.
+#[test]
+fn a_credential_that_is_added_takes_only_its_share() {
+    const KEYS: u64 = 10_000;
+    let route = route(Strategy::Ordered, &[target(0, 1, 1)]);
+    let first = |credentials, key: u64| {
+        let preference = Some(seed(&["key", &key.to_string()]));
+        choose(&route, all(&route, |_| credentials), preference, 0, &Dice::seeded(0)).candidates[0].credential
+    };
+    for credentials in 1..6 {
+        let mut moved = vec![0_u32; credentials];
+        for key in 0..KEYS {
+            let (before, after) = (first(credentials, key), first(credentials + 1, key));
+            if before != after {
+                assert_eq!(after, credentials, "moved among those who were there");
+                moved[before] += 1;
+            }
+        }
+        let share = 1.0 / (credentials + 1) as f64;
+        let found = f64::from(moved.iter().sum::<u32>()) / KEYS as f64;
+        assert!((found - share).abs() < 6.0 * (share * (1.0 - share) / KEYS as f64).sqrt(), "{found} for {share}");
+        for from in moved {
+            let part = f64::from(from) / KEYS as f64 * credentials as f64;
+            assert!((part - share).abs() < share * 0.2, "{part} of {share}");
+        }
+    }
+}
+
+/// The same for targets, and when one goes away its requests spread over the others.
+#[test]
+fn a_target_that_goes_away_leaves_the_others_alone() {
+    let route = route(Strategy::Weighted, &[target(0, 1, 1), target(1, 1, 2), target(2, 1, 1)]);
+    let mut to = [0, 0];
+    for key in 0..5000_u64 {
+        let preference = Some(seed(&["key", &key.to_string()]));
+        let candidates = all(&route, |_| 1);
+        let order = ids(&choose(&route, candidates.clone(), preference, 0, &Dice::seeded(0)));
+        let mut fewer = candidates;
+        fewer[2].standing = out(Cause::Faults, 1);
+        let left = ids(&choose(&route, fewer, preference, 0, &Dice::seeded(0)));
+        let without: Vec<_> = order.iter().copied().filter(|(target, _)| *target != 2).collect();
+        assert_eq!(left, without);
+        if order[0].0 == 2 {
+            to[left[0].0] += 1;
+        }
+    }
+    let share = f64::from(to[1]) / f64::from(to[0] + to[1]);
+    assert!((share - 2.0 / 3.0).abs() < 0.08, "{to:?}");
+}
+
+#[test]
+fn the_faster_of_two_is_preferred_and_the_unknown_is_asked() {
+    let (fast, slow) = (Some(Duration::from_millis(10)), Some(Duration::from_secs(2)));
+    let two = route(Strategy::LeastLatency, &[target(0, 1, 1), target(1, 1, 1)]);
+    let mut candidates = all(&two, |_| 1);
+    (candidates[0].latency, candidates[1].latency) = (slow, fast);
+    assert_eq!(firsts(&two, &candidates, false, 500), [0.0, 1.0]);
+    candidates[1].latency = None;
+    assert_eq!(firsts(&two, &candidates, false, 500), [0.0, 1.0]);
+    (candidates[0].latency, candidates[1].latency) = (None, None);
+    assert!(firsts(&two, &candidates, false, 500).iter().all(|share| *share > 0.4));
+
+    // Of three, the slowest is asked never, the middle one where the fastest was not drawn: in a third.
+    let three = route(Strategy::LeastLatency, &[target(0, 1, 1), target(1, 1, 1), target(2, 1, 1)]);
+    let mut candidates = all(&three, |_| 1);
+    for (candidate, millis) in candidates.iter_mut().zip([30, 10, 20]) {
+        candidate.latency = Some(Duration::from_millis(millis));
+    }
+    assert_shares(&firsts(&three, &candidates, false, 20_000), &[0, 2, 1]);
+    // With a preference it is no matter of latency.
+    assert_shares(&firsts(&three, &candidates, true, 20_000), &[1, 1, 1]);
+}
+
+#[test]
+fn priorities_stay_whatever_is_faster() {
+    let route = route(Strategy::LeastLatency, &[target(0, 2, 9), target(1, 1, 1), target(2, 1, 1)]);
+    let mut candidates = all(&route, |_| 1);
+    candidates[0].latency = Some(Duration::from_millis(1));
+    candidates[1].latency = Some(Duration::from_secs(1));
+    candidates[2].latency = Some(Duration::from_secs(9));
+    let choice = choose(&route, candidates, None, 0, &Dice::seeded(5));
+    assert_eq!(ids(&choice), [(1, 0), (2, 0), (0, 0)]);
+}
+
+#[test]
+fn where_all_are_passed_by_the_soonest_comes_first_and_the_refused_last() {
+    let route = route(Strategy::Ordered, &[target(0, 1, 1), target(1, 2, 1), target(2, 3, 1), target(3, 4, 1)]);
+    let mut candidates = all(&route, |_| 1);
+    let standings = [out(Cause::Refused, 1), out(Cause::Faults, 30), out(Cause::RateLimited, 2), out(Cause::Faults, 0)];
+    for (candidate, standing) in candidates.iter_mut().zip(standings) {
+        candidate.standing = standing;
+    }
+    for preference in [None, Some(1), Some(2)] {
+        let choice = choose(&route, candidates.clone(), preference, 3, &Dice::seeded(5));
+        assert!(choice.last_resort);
+        assert_eq!(ids(&choice), [(3, 0), (2, 0), (1, 0), (0, 0)]);
+    }
+    // Barred is barred, also then.
+    candidates[3].bar = Some(Bar::Key);
+    candidates[2].bar = Some(Bar::TooLarge(5));
+    assert_eq!(ids(&choose(&route, candidates, None, 0, &Dice::seeded(5))), [(1, 0), (0, 0)]);
+}
+
+fn standing() -> impl Plan<Value = Standing> {
+    prop_oneof![
+        3 => Just(Standing::InService),
+        1 => Just(Standing::Probation(Cause::Faults)),
+        2 => (0_usize..3, 0_u64..60).prop_map(|(cause, left)| out(Cause::ALL[cause], left)),
+    ]
+}
+
+/// A route, its candidates in any state, and what else an order depends on.
+fn scene() -> impl Plan<Value = (Route<'static>, Vec<Candidate>, Option<u64>, usize, u64)> {
+    let strategy = prop_oneof![Just(Strategy::Ordered), Just(Strategy::Weighted), Just(Strategy::LeastLatency)];
+    let targets = prop::collection::vec((0_usize..3, 1_u32..4, 1_u32..20), 1..5);
+    (strategy, targets, 1_usize..4, any::<u64>(), prop::option::of(any::<u64>()), any::<usize>()).prop_flat_map(
+        |(strategy, targets, credentials, dice, preference, turn)| {
+            let targets: Vec<_> =
+                targets.into_iter().map(|(at, priority, weight)| target(at, priority, weight)).collect();
+            let route = route(strategy, &targets);
+            let candidates = all(&route, |_| credentials);
+            let states = prop::collection::vec(
+                (
+                    standing(),
+                    prop::bool::weighted(0.15),
+                    prop::bool::weighted(0.2),
+                    0_usize..5,
+                    prop::option::of(0_u64..100),
+                ),
+                candidates.len(),
+            );
+            (Just(route), Just(candidates), states, Just(preference), Just(turn), Just(dice)).prop_map(
+                |(route, mut candidates, states, preference, turn, dice)| {
+                    for (candidate, (standing, barred, full, in_flight, latency)) in candidates.iter_mut().zip(states) {
+                        candidate.standing = standing;
+                        candidate.bar = barred.then_some(Bar::Key);
+                        candidate.full = full;
+                        candidate.in_flight = in_flight;
+                        candidate.latency = latency.map(Duration::from_millis);
+                    }
+                    (route, candidates, preference, turn, dice)
+                },
+            )
+        },
+    )
+}
+
+proptest! {
+    #[test]
+    fn an_order_is_sound((route, candidates, preference, turn, dice) in scene()) {
+        let choice = choose(&route, candidates.clone(), preference, turn, &Dice::seeded(dice));
+        let allowed: Vec<_> = candidates.iter().filter(|candidate| candidate.bar.is_none()).collect();
+        let usable: Vec<_> = allowed.iter().filter(|candidate| candidate.standing.is_usable()).collect();
+        prop_assert_eq!(choice.last_resort, usable.is_empty());
+
+        // All who may be asked, each once, and nobody else.
+        let wanted = if usable.is_empty() { allowed.len() } else { usable.len() };
+        let mut found = ids(&choice);
+        found.sort_unstable();
+        found.dedup();
+        prop_assert_eq!((found.len(), choice.candidates.len()), (wanted, wanted));
+        prop_assert!(choice.candidates.iter().all(|one| one.bar.is_none()));
+        prop_assert!(choice.last_resort || choice.candidates.iter().all(|one| one.standing.is_usable()));
+
+        let priority = |one: &Candidate| route.targets[one.target].priority;
+        for (one, next) in choice.candidates.iter().zip(choice.candidates.iter().skip(1)) {
+            if choice.last_resort {
+                prop_assert!(one.standing.badness(&next.standing) != Ordering::Greater);
+                continue;
+            }
+            prop_assert!(one.full <= next.full, "a full one before one with room");
+            if one.full == next.full {
+                prop_assert!(priority(one) <= priority(next), "out of priority");
+                if one.target == next.target && preference.is_none() {
+                    prop_assert!(one.in_flight <= next.in_flight, "the busier first");
+                }
+            }
+        }
+        // With the same dice the same order.
+        prop_assert_eq!(ids(&choice), ids(&choose(&route, candidates, preference, turn, &Dice::seeded(dice))));
+    }
+}

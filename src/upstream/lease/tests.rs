@@ -1,0 +1,388 @@
+use std::sync::{
+    Barrier,
+    atomic::{AtomicBool, AtomicU32},
+};
+
+use super::*;
+use crate::{
+    config::{self, Config, Source},
+    domain::{chance::Dice, standing::Standing},
+    metrics::Metrics,
+    upstream::Pools,
+};
+
+/// An upstream with so many credentials, all with the same limit.
+fn upstream(credentials: usize, change: impl Fn(&mut config::Upstream)) -> (Arc<Upstream>, Metrics) {
+    let env = |name: &str| (name == "DMXAPI_API_KEY").then(|| "sk-test-0123456789".into());
+    let Config { upstreams, health, .. } = config::load(&Source::BuiltIn, &env).unwrap().config;
+    let mut config = upstreams.into_iter().next().unwrap();
+    let first = config.credentials[0].clone();
+    config.credentials =
+        (0..credentials).map(|nth| config::Credential { name: format!("key-{nth}").into(), ..first.clone() }).collect();
+    change(&mut config);
+    let mut whole = config::load(&Source::BuiltIn, &env).unwrap().config;
+    whole.upstreams = vec![config.clone()];
+    let metrics = Metrics::default();
+    let pools = Pools::new(&whole, None, &metrics, Instant::now());
+    let pool = Arc::clone(pools.iter().next().unwrap());
+    (Arc::new(Upstream::new(config, health, pool, Arc::new(Dice::seeded(1))).unwrap()), metrics)
+}
+
+fn count(upstream: &Upstream) -> (usize, Vec<usize>) {
+    let each = upstream.pool.credentials.iter().map(|account| account.in_flight.load(Ordering::Relaxed));
+    (upstream.pool.in_flight(), each.collect())
+}
+
+#[test]
+fn a_place_is_taken_and_given_back() {
+    let (upstream, _) = upstream(2, |config| {
+        config.max_in_flight = Some(3);
+        config.credentials[0].max_in_flight = Some(1);
+    });
+    let first = upstream.lease(0, false).unwrap();
+    assert_eq!(upstream.lease(0, false).unwrap_err(), NoPlace::Full);
+    assert_eq!(count(&upstream), (1, vec![1, 0]), "a place that was not given is held");
+    let others = [upstream.lease(1, false).unwrap(), upstream.lease(1, true).unwrap()];
+    assert_eq!(upstream.lease(1, true).unwrap_err(), NoPlace::Full);
+    assert_eq!(count(&upstream), (3, vec![1, 2]));
+    drop(first);
+    assert!(upstream.lease(0, false).is_ok());
+    drop(others);
+    assert_eq!(count(&upstream), (0, vec![0, 0]));
+    assert_eq!(upstream.lease(2, true).unwrap_err(), NoPlace::Out, "there is no such credential");
+}
+
+#[test]
+fn a_place_comes_back_from_a_panic() {
+    let (upstream, _) = upstream(1, |config| config.max_in_flight = Some(1));
+    let inner = Arc::clone(&upstream);
+    let ended = std::thread::spawn(move || {
+        let _lease = inner.lease(0, false).unwrap();
+        panic!("on purpose");
+    });
+    ended.join().unwrap_err();
+    assert_eq!(count(&upstream), (0, vec![0]));
+    assert!(upstream.lease(0, false).is_ok());
+}
+
+/// Two credentials with limits of their own below one limit for both, and more threads than places.
+#[test]
+fn limits_hold_whatever_happens_at_once() {
+    let (upstream, _) = upstream(2, |config| {
+        config.max_in_flight = Some(4);
+        config.credentials[0].max_in_flight = Some(1);
+        config.credentials[1].max_in_flight = Some(3);
+    });
+    let held: [AtomicUsize; 2] = Default::default();
+    let taken = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for thread in 0..6 {
+            let (upstream, held, taken) = (&upstream, &held, &taken);
+            scope.spawn(move || {
+                for turn in 0..4000 {
+                    let credential = (thread + turn) % 2;
+                    let Ok(mut lease) = upstream.lease(credential, turn % 3 == 0) else { continue };
+                    let now = held[credential].fetch_add(1, Ordering::SeqCst) + 1;
+                    assert!(now <= [1, 3][credential], "{now} with credential {credential}");
+                    taken.fetch_add(1, Ordering::Relaxed);
+                    if turn % 5 == 0 {
+                        std::thread::yield_now();
+                    }
+                    if turn % 2 == 0 {
+                        lease.tell(Verdict::Answered);
+                    }
+                    held[credential].fetch_sub(1, Ordering::SeqCst);
+                    drop(lease);
+                }
+            });
+        }
+    });
+    assert_eq!(count(&upstream), (0, vec![0, 0]));
+    assert!(taken.into_inner() > 1000);
+}
+
+/// Those who take a place for a moment and find that they cannot have it shall not keep it from others.
+#[test]
+fn a_place_that_is_free_is_found() {
+    let (upstream, _) = upstream(2, |config| {
+        config.max_in_flight = Some(2);
+        config.credentials[0].max_in_flight = Some(1);
+    });
+    let _full = upstream.lease(0, false).unwrap();
+    let (going_on, barrier) = (AtomicBool::new(true), Barrier::new(2));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            barrier.wait();
+            while going_on.load(Ordering::Relaxed) {
+                assert_eq!(upstream.lease(0, false).unwrap_err(), NoPlace::Full);
+            }
+        });
+        barrier.wait();
+        let missed = (0..100_000).filter(|_| upstream.lease(1, false).is_err()).count();
+        going_on.store(false, Ordering::Relaxed);
+        assert_eq!(missed, 0, "of 100,000");
+    });
+}
+
+/// A waiter must not be woken by its own vain look, or it looks for ever.
+#[tokio::test(start_paused = true)]
+async fn who_waits_sleeps() {
+    let (upstream, _) = upstream(1, |config| config.credentials[0].max_in_flight = Some(1));
+    let held = upstream.lease(0, false).unwrap();
+    let queue = [upstream.queue().unwrap()];
+    let looks = AtomicU32::new(0);
+    let wait = Queue::wait(&queue, || {
+        assert!(looks.fetch_add(1, Ordering::Relaxed) < 100, "it looks again and again");
+        upstream.lease(0, false).ok()
+    });
+    assert!(tokio::time::timeout(Duration::from_secs(1), wait).await.is_err());
+    drop(held);
+    let wait = Queue::wait(&queue, || upstream.lease(0, false).ok());
+    assert!(tokio::time::timeout(Duration::from_secs(1), wait).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_line_is_bounded_and_moves_when_a_request_ends() {
+    let (upstream, _) = upstream(1, |config| {
+        config.max_in_flight = Some(1);
+        config.max_queued = 2;
+    });
+    let held = upstream.lease(0, false).unwrap();
+    let (first, second) = ([upstream.queue().unwrap()], [upstream.queue().unwrap()]);
+    assert!(upstream.queue().is_none());
+    assert_eq!(upstream.pool.queued(), 2);
+    let take = || upstream.lease(0, false).ok();
+    let served = async {
+        let one = async { drop(Queue::wait(&first, take).await) };
+        let other = async { drop(Queue::wait(&second, take).await) };
+        let end = async {
+            tokio::task::yield_now().await;
+            drop(held);
+        };
+        tokio::join!(one, other, end);
+    };
+    tokio::time::timeout(Duration::from_secs(1), served).await.unwrap();
+    drop((first, second));
+    assert_eq!(upstream.pool.queued(), 0);
+    assert!(upstream.queue().is_some());
+}
+
+/// Who is woken and leaves at the same moment hands the news on.
+#[tokio::test(start_paused = true)]
+async fn no_end_of_a_request_is_missed_because_a_waiter_left() {
+    let (upstream, _) = upstream(1, |config| config.max_in_flight = Some(1));
+    let held = upstream.lease(0, false).unwrap();
+    let (leaves, stays) = ([upstream.queue().unwrap()], [upstream.queue().unwrap()]);
+    let take = || upstream.lease(0, false).ok();
+    let mut leaving = Box::pin(Queue::wait(&leaves, take));
+    let mut staying = Box::pin(Queue::wait(&stays, take));
+    let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+    assert!(leaving.as_mut().poll(&mut cx).is_pending());
+    assert!(staying.as_mut().poll(&mut cx).is_pending());
+    drop(held);
+    drop(leaving);
+    drop(leaves);
+    assert!(staying.as_mut().poll(&mut cx).is_ready());
+}
+
+/// Whoever waits at several takes the first place there is, wherever it is, and hands on what others wait for.
+#[tokio::test(start_paused = true)]
+async fn waiting_at_two_upstreams_at_once() {
+    let (one, _) = upstream(1, |config| config.max_in_flight = Some(1));
+    let (other, _) = upstream(1, |config| config.max_in_flight = Some(1));
+    let (held, held_too) = (one.lease(0, false).unwrap(), other.lease(0, false).unwrap());
+    let take = || one.lease(0, false).or_else(|_| other.lease(0, false)).ok();
+    let at_both = [one.queue().unwrap(), other.queue().unwrap()];
+    let at_one = [one.queue().unwrap()];
+    let mut both = Box::pin(async {
+        let lease = Queue::wait(&at_both, take).await;
+        drop(at_both);
+        lease
+    });
+    let mut single = Box::pin(Queue::wait(&at_one, || one.lease(0, false).ok()));
+    let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+    assert!(both.as_mut().poll(&mut cx).is_pending());
+    assert!(single.as_mut().poll(&mut cx).is_pending());
+    // Both have room before anybody looks.
+    drop((held_too, held));
+    let Poll::Ready(lease) = both.as_mut().poll(&mut cx) else { panic!("not woken") };
+    assert!(single.as_mut().poll(&mut cx).is_pending(), "the place is taken");
+    drop(lease);
+    assert!(single.as_mut().poll(&mut cx).is_ready());
+}
+
+fn standings(upstream: &Upstream) -> (Standing, Vec<Standing>) {
+    let now = Instant::now();
+    (upstream.pool.standing(now), upstream.pool.credentials(now).map(|(_, standing, _)| standing).collect())
+}
+
+fn is_out(standing: Standing, wanted: Cause) -> bool {
+    matches!(standing, Standing::Out { cause, .. } if cause == wanted)
+}
+
+fn tell(upstream: &Arc<Upstream>, credential: usize, verdict: Verdict) {
+    upstream.lease(credential, true).unwrap().tell(verdict);
+}
+
+#[tokio::test(start_paused = true)]
+async fn faults_of_one_credential_are_not_the_upstreams() {
+    let (upstream, metrics) = upstream(2, |_| {});
+    for _ in 0..5 {
+        tell(&upstream, 0, Verdict::Failed);
+    }
+    let (whole, each) = standings(&upstream);
+    assert_eq!(whole, Standing::InService);
+    assert!(is_out(each[0], Cause::Faults));
+    assert_eq!(each[1], Standing::InService);
+    let text = metrics.text().unwrap();
+    let line = r#"tidegate_ejections_total{upstream="dmxapi",credential="key-0",cause="faults"} 1"#;
+    assert!(text.contains(line), "{text}");
+}
+
+/// Or an alert on their increase would miss the first.
+#[test]
+fn ejections_begin_at_zero() {
+    let (_upstream, metrics) = upstream(2, |_| {});
+    let text = metrics.text().unwrap();
+    for (credential, cause) in [("", "faults"), ("key-0", "faults"), ("key-1", "refused"), ("key-1", "rate_limited")] {
+        let line =
+            format!(r#"tidegate_ejections_total{{upstream="dmxapi",credential="{credential}",cause="{cause}"}} 0"#);
+        assert!(text.contains(&line), "{line}: {text}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn faults_of_all_credentials_are_the_upstreams() {
+    let (upstream, metrics) = upstream(3, |_| {});
+    // The first of them may be the credential's own.
+    for nth in 0..6 {
+        assert_eq!(standings(&upstream).0, Standing::InService, "{nth}");
+        tell(&upstream, nth % 3, Verdict::Failed);
+    }
+    let (whole, each) = standings(&upstream);
+    assert!(is_out(whole, Cause::Faults));
+    assert_eq!(each, [Standing::InService; 3]);
+    assert!(upstream.credentials(Instant::now()).all(|(_, condition)| !condition.standing.is_usable()));
+    let line = r#"tidegate_ejections_total{upstream="dmxapi",credential="",cause="faults"} 1"#;
+    assert!(metrics.text().unwrap().contains(line));
+    // The probe goes with one credential, and tells of the whole.
+    tokio::time::advance(Duration::from_secs(34)).await;
+    let mut probe = upstream.lease(2, false).unwrap();
+    assert_eq!(upstream.lease(0, false).unwrap_err(), NoPlace::Out);
+    assert_eq!(upstream.lease(2, false).unwrap_err(), NoPlace::Out);
+    probe.answers();
+    assert_eq!(standings(&upstream).0, Standing::InService);
+    assert!(upstream.lease(0, false).is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_reached_is_no_fault_of_a_credential() {
+    let (upstream, _) = upstream(1, |_| {});
+    for _ in 0..5 {
+        tell(&upstream, 0, Verdict::Unreachable);
+    }
+    let (whole, each) = standings(&upstream);
+    assert!(is_out(whole, Cause::Faults));
+    assert_eq!(each, [Standing::InService]);
+    tokio::time::advance(Duration::from_secs(34)).await;
+    // One that says nothing leaves the probe to the next.
+    drop(upstream.lease(0, false).unwrap());
+    tell(&upstream, 0, Verdict::Unreachable);
+    assert!(is_out(standings(&upstream).0, Cause::Faults));
+    assert_eq!(upstream.lease(0, false).unwrap_err(), NoPlace::Out);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_limits_or_refuses_is_there() {
+    let (upstream, _) = upstream(2, |_| {});
+    for _ in 0..4 {
+        tell(&upstream, 0, Verdict::Unreachable);
+    }
+    tell(&upstream, 0, Verdict::RateLimited(Some(Duration::from_secs(5))));
+    tell(&upstream, 1, Verdict::Refused);
+    for _ in 0..4 {
+        tell(&upstream, 0, Verdict::Unreachable);
+    }
+    let (whole, each) = standings(&upstream);
+    assert_eq!(whole, Standing::InService);
+    assert!(is_out(each[0], Cause::RateLimited));
+    assert!(is_out(each[1], Cause::Refused));
+    tokio::time::advance(Duration::from_secs(6)).await;
+    assert_eq!(standings(&upstream).1[0], Standing::InService);
+}
+
+/// The place of the probe of the one gate is given back where the other does not let it through.
+#[tokio::test(start_paused = true)]
+async fn two_gates_let_through_both_or_neither() {
+    let (upstream, _) = upstream(2, |_| {});
+    for _ in 0..5 {
+        tell(&upstream, 0, Verdict::Unreachable);
+    }
+    tell(&upstream, 0, Verdict::Refused);
+    tokio::time::advance(Duration::from_secs(34)).await;
+    assert_eq!(standings(&upstream).0, Standing::InService, "whoever refuses is there");
+    for _ in 0..5 {
+        tell(&upstream, 1, Verdict::Unreachable);
+    }
+    tokio::time::advance(Duration::from_secs(67)).await;
+    assert_eq!(standings(&upstream).0, Standing::Probation(Cause::Faults));
+    assert_eq!(upstream.lease(0, false).unwrap_err(), NoPlace::Out);
+    assert_eq!(standings(&upstream).0, Standing::Probation(Cause::Faults));
+    assert!(upstream.lease(1, false).is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_one_on_probation_is_probed_when_it_has_room() {
+    let (upstream, _) = upstream(1, |config| config.max_in_flight = Some(1));
+    let held = upstream.lease(0, false).unwrap();
+    drop(held);
+    for _ in 0..5 {
+        tell(&upstream, 0, Verdict::Unreachable);
+    }
+    let held = upstream.lease(0, true).unwrap();
+    tokio::time::advance(Duration::from_secs(34)).await;
+    assert!(upstream.lease(0, false).is_err());
+    assert_eq!(standings(&upstream).0, Standing::Probation(Cause::Faults));
+    drop(held);
+    assert!(upstream.lease(0, false).is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn retries_have_a_budget() {
+    let (upstream, _) = upstream(1, |_| {});
+    let granted = |tries: usize| (0..tries).filter(|_| upstream.count_retry(20)).count();
+    assert_eq!(granted(10), 3, "a few in any case");
+    for _ in 0..100 {
+        upstream.count_request();
+    }
+    assert_eq!(granted(100), 20);
+    tokio::time::advance(Duration::from_secs(5)).await;
+    assert_eq!(granted(1), 0);
+    for _ in 0..10 {
+        upstream.count_request();
+    }
+    assert_eq!(granted(10), 2);
+    tokio::time::advance(Duration::from_secs(10)).await;
+    // The hundred are forgotten, and what they paid for.
+    assert_eq!(granted(10), 3);
+    assert_eq!((0..10).filter(|_| upstream.count_retry(0)).count(), 0);
+}
+
+#[test]
+fn a_budget_holds_for_all_threads_together() {
+    let (upstream, _) = upstream(1, |_| {});
+    let granted = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..1000 {
+                    upstream.count_request();
+                    granted.fetch_add(usize::from(upstream.count_retry(20)), Ordering::Relaxed);
+                }
+            });
+        }
+    });
+    // Should the ten seconds end in between, each window has its few.
+    let granted = granted.into_inner();
+    assert!((790..=803).contains(&granted), "{granted} of 4,000 requests");
+}

@@ -1,0 +1,4 @@
+//! What a client gets when providers fail, and how often each of them is asked.
+
+mod matrix;
+mod more;

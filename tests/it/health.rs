@@ -1,0 +1,105 @@
+//! Who is passed by, and for how long; how many are let in; who comes back to the same account.
+
+mod caps;
+mod load;
+mod passing_by;
+mod sticky;
+
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use tidegate::config::Config;
+
+use crate::support::{
+    client::Answer,
+    gateway::{Gateway, config, credential, model, upstream},
+    upstream::{RESPONSE, Request, Step, Upstream, json},
+};
+
+const BODY: &str = r#"{"model":"many","input":"hi"}"#;
+
+/// A gateway whose model `many` leads to all of these, in order.
+fn before(upstreams: &[&Upstream], change: impl FnOnce(&mut Config)) -> Gateway {
+    let mut config = config(&upstreams[0].base_url());
+    let named = (0..).zip(upstreams);
+    config.upstreams = named.map(|(nth, one)| upstream(&format!("up{nth}"), &one.base_url())).collect();
+    let targets: Vec<_> = (0..upstreams.len()).map(|nth| (nth, None)).collect();
+    config.models = vec![model("many", &targets)];
+    change(&mut config);
+    Gateway::start(config)
+}
+
+/// Credentials `a`, `b`, … with the texts `sk-a`, `sk-b`, ….
+fn credentials(names: &[&str]) -> Vec<tidegate::config::Credential> {
+    names.iter().map(|name| credential(name, &format!("sk-{name}"))).collect()
+}
+
+/// The credential that a request came with.
+fn key(request: &Request) -> &str {
+    request.header("authorization").unwrap().strip_prefix("Bearer sk-").unwrap()
+}
+
+async fn ask(gateway: &Gateway) -> Answer {
+    gateway.connect().await.create(BODY).await
+}
+
+fn good() -> Vec<Step> {
+    vec![Step::Send(json("200 OK", RESPONSE))]
+}
+
+fn bad(status: &str, headers: &str) -> Vec<Step> {
+    let body = r#"{"error":{"message":"m","type":"t","param":null,"code":"c"}}"#;
+    let plain = String::from_utf8(json(status, body)).unwrap();
+    vec![Step::Send(plain.replacen("\r\n", &format!("\r\n{headers}"), 1).into())]
+}
+
+/// A status and further headers; none = a good answer.
+type Mood = Option<(&'static str, &'static str)>;
+
+const DOWN: Mood = Some(("503 Service Unavailable", ""));
+
+/// An upstream that answers each credential as it is told.
+struct Moody {
+    upstream: Upstream,
+    moods: Arc<Mutex<Vec<(&'static str, Mood)>>>,
+    seen: Arc<AtomicUsize>,
+}
+
+impl Moody {
+    /// In this mood for everybody.
+    async fn new(mood: Mood) -> Self {
+        let moods: Arc<Mutex<Vec<(&str, Mood)>>> = Arc::new(Mutex::new(vec![("", mood)]));
+        let seen = Arc::new(AtomicUsize::new(0));
+        let (reads, counts) = (Arc::clone(&moods), Arc::clone(&seen));
+        let upstream = Upstream::scripted(move |request| {
+            counts.fetch_add(1, Ordering::Relaxed);
+            let moods = reads.lock().unwrap();
+            let of = |name: &str| moods.iter().find(|(whose, _)| *whose == name).map(|(_, mood)| *mood);
+            let name = request.header("authorization").and_then(|value| value.strip_prefix("Bearer sk-"));
+            match name.and_then(of).or_else(|| of("")).unwrap() {
+                None => good(),
+                Some((status, headers)) => bad(status, headers),
+            }
+        })
+        .await;
+        Self { upstream, moods, seen }
+    }
+
+    /// From now on in this mood: for the credential of this name, or for all that have none of their own.
+    fn is(&self, name: &'static str, mood: Mood) {
+        let mut moods = self.moods.lock().unwrap();
+        moods.retain(|(whose, _)| *whose != name);
+        moods.push((name, mood));
+    }
+
+    fn seen(&self) -> usize {
+        self.seen.load(Ordering::Relaxed)
+    }
+
+    /// The credentials of the requests since the last time.
+    fn keys(&mut self) -> Vec<String> {
+        self.upstream.taken().iter().map(|request| key(request).to_owned()).collect()
+    }
+}

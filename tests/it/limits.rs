@@ -1,0 +1,236 @@
+//! How much a key and its group may ask for.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tidegate::config::{Config, Group, Limits};
+use tokio::sync::oneshot;
+
+use crate::support::{
+    client::{Answer, Client},
+    gateway::{Gateway, KEY, config, key},
+    upstream::{LAST_CHUNK, RESPONSE, STREAM, Step, Upstream, chunk, json as json_answer},
+};
+
+const BODY: &str = r#"{"model":"smart"}"#;
+
+fn limits(requests: Option<u32>, tokens: Option<u32>, in_flight: Option<usize>) -> Limits {
+    Limits { requests, tokens, in_flight }
+}
+
+async fn gateway(upstream: &Upstream, change: impl FnOnce(&mut Config)) -> Gateway {
+    let mut config = config(&upstream.base_url());
+    config.server.workers = 2;
+    change(&mut config);
+    Gateway::start(config)
+}
+
+async fn create(gateway: &Gateway, key: &str) -> Answer {
+    let mut client = gateway.connect().await;
+    let (length, auth) = (BODY.len(), format!("authorization: Bearer {key}"));
+    client
+        .send(format!("POST /v1/responses HTTP/1.1\r\nhost: t\r\n{auth}\r\ncontent-length: {length}\r\n\r\n{BODY}"))
+        .await;
+    client.answer().await
+}
+
+/// What a refusal has to be: its type, its wording, and when to come back.
+#[track_caller]
+fn assert_limited(answer: &Answer, kind: &str, says: &str, seconds: std::ops::RangeInclusive<u64>) {
+    assert_eq!(answer.status, 429, "{answer:?}");
+    let error = &answer.json()["error"];
+    assert_eq!(
+        (&error["type"], &error["code"], &error["param"]),
+        (&json!(kind), &json!("rate_limit_exceeded"), &Value::Null)
+    );
+    assert!(error["message"].as_str().unwrap().contains(says), "{error}");
+    let after = answer.header("retry-after").unwrap().parse().unwrap();
+    assert!(seconds.contains(&after), "{answer:?}");
+    assert_eq!(answer.header("x-should-retry"), None, "it may heal");
+}
+
+#[tokio::test]
+async fn requests_of_a_minute_are_counted_over_all_workers_and_told() {
+    let mut upstream = Upstream::fixed(json_answer("200 OK", RESPONSE)).await;
+    let gateway = gateway(&upstream, |config| {
+        config.keys[0].limits = limits(Some(3), None, None);
+        config.keys.push(key("other", "sk-other"));
+    })
+    .await;
+    for left in ["2", "1", "0"] {
+        let answer = create(&gateway, KEY).await;
+        assert_eq!(answer.status, 200);
+        assert_eq!(answer.header("x-ratelimit-limit-requests"), Some("3"));
+        assert_eq!(answer.header("x-ratelimit-remaining-requests"), Some(left));
+        let reset = answer.header("x-ratelimit-reset-requests").unwrap();
+        assert!(reset.ends_with('s'), "{reset}");
+        assert_eq!(answer.header("x-ratelimit-limit-tokens"), None);
+    }
+    let refused = create(&gateway, KEY).await;
+    assert_limited(&refused, "requests", "for the key `tester`: 3 requests per minute. Please try again in ", 10..=20);
+    assert_eq!(refused.header("x-ratelimit-remaining-requests"), Some("0"));
+    assert!(!refused.text().contains(KEY));
+    // Nobody else is limited, and what asks for no answer of a provider costs nothing.
+    assert_eq!(create(&gateway, "sk-other").await.status, 200);
+    assert_eq!(gateway.connect().await.get("/v1/models").await.status, 200);
+    assert_eq!(gateway.metric("tidegate_limited_total{limit=\"rpm\",of=\"key\"}").await, 1.0);
+    for _ in 0..4 {
+        upstream.request().await;
+    }
+    assert_eq!(upstream.untaken(), 0, "a refused request reached the upstream");
+}
+
+#[tokio::test]
+async fn requests_at_once_hold_until_the_last_byte() {
+    let (go, wait) = oneshot::channel();
+    let mut first = Some(wait);
+    let upstream = Upstream::scripted(move |_| match first.take() {
+        Some(wait) => vec![
+            Step::Send([STREAM, &chunk(b"data: {}\n\n")].concat()),
+            Step::Wait(wait),
+            Step::Send(LAST_CHUNK.to_vec()),
+        ],
+        None => vec![Step::Send(json_answer("200 OK", RESPONSE))],
+    })
+    .await;
+    let gateway = gateway(&upstream, |config| config.keys[0].limits = limits(None, None, Some(1))).await;
+    let mut streaming = gateway.connect().await;
+    streaming.post(BODY).await;
+    let mut streamed = streaming.head().await;
+    assert_eq!(streamed.status, 200);
+    let refused = create(&gateway, KEY).await;
+    assert_limited(&refused, "requests", "has 1 requests under way, as many as it may", 1..=1);
+    assert_eq!(refused.header("x-ratelimit-limit-requests"), None);
+
+    go.send(()).unwrap();
+    streaming.body(&mut streamed).await;
+    assert!(streamed.whole);
+    gateway.metric_becomes("tidegate_requests_in_flight", 0.0).await;
+    assert_eq!(create(&gateway, KEY).await.status, 200);
+    // A client that leaves gives its place back, and so does a refusal.
+    for _ in 0..3 {
+        gateway.post("", "{").await.assert_final(400, "invalid_json", true);
+    }
+    assert_eq!(create(&gateway, KEY).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_gives_its_place_back() {
+    let (gone, left) = oneshot::channel();
+    let mut first = Some(gone);
+    let upstream = Upstream::scripted(move |_| match first.take() {
+        Some(gone) => vec![Step::Send(STREAM.to_vec()), Step::UntilClosed(gone)],
+        None => vec![Step::Send(json_answer("200 OK", RESPONSE))],
+    })
+    .await;
+    let gateway = gateway(&upstream, |config| config.keys[0].limits = limits(None, None, Some(1))).await;
+    let mut streaming = gateway.connect().await;
+    streaming.post(BODY).await;
+    streaming.head().await;
+    drop(streaming);
+    crate::support::soon("the cancelled call", left).await.unwrap();
+    gateway.metric_becomes("tidegate_requests_in_flight", 0.0).await;
+    assert_eq!(create(&gateway, KEY).await.status, 200);
+}
+
+#[tokio::test]
+async fn tokens_are_reserved_by_estimate_and_settled_by_what_was_used() {
+    let answer = json_answer("200 OK", RESPONSE);
+    let answer = String::from_utf8(answer).unwrap().replace(
+        "content-length",
+        "x-ratelimit-remaining-tokens: 77\r\nx-ratelimit-limit-project-tokens: 5\r\ncontent-length",
+    );
+    let upstream = Upstream::fixed(answer).await;
+    let gateway = gateway(&upstream, |config| {
+        config.keys[0].limits = limits(None, Some(3000), None);
+        config.keys.push(key("free", "sk-free"));
+    })
+    .await;
+    // Reserved for an unknown model: 2000 and the body. The head goes out before it is known what was used.
+    let first = create(&gateway, KEY).await;
+    assert_eq!((first.status, first.header("x-ratelimit-limit-tokens")), (200, Some("3000")));
+    let left: u64 = first.header("x-ratelimit-remaining-tokens").unwrap().parse().unwrap();
+    assert!((990..=1000).contains(&left), "{first:?}");
+    assert_eq!(first.header("x-ratelimit-limit-project-tokens"), None, "the operator's account is nobody's business");
+    gateway.metric_becomes("tidegate_requests_in_flight", 0.0).await;
+    // It used 8: the rest came back, so that a second one finds room, which 995 would not be.
+    let second = create(&gateway, KEY).await;
+    assert_eq!(second.status, 200, "{second:?}");
+    // Without limits of ours the upstream's own numbers pass.
+    let free = create(&gateway, "sk-free").await;
+    assert_eq!(free.header("x-ratelimit-remaining-tokens"), Some("77"));
+    assert_eq!(free.header("x-ratelimit-limit-project-tokens"), Some("5"));
+}
+
+#[tokio::test]
+async fn what_nobody_knows_counts_as_reserved_and_what_failed_counts_nothing() {
+    for (step, again) in [
+        // No usage in the answer.
+        (Step::Send(json_answer("200 OK", "{}")), 429),
+        (Step::Send(json_answer("400 Bad Request", r#"{"error":{"message":"no"}}"#)), 200),
+        (Step::Close, 200),
+    ] {
+        let mut first = Some(step);
+        let upstream = Upstream::scripted(move |_| {
+            vec![first.take().unwrap_or_else(|| Step::Send(json_answer("200 OK", RESPONSE)))]
+        })
+        .await;
+        let gateway = gateway(&upstream, |config| {
+            config.keys[0].limits = limits(None, Some(3000), None);
+            config.retries.max_attempts = 1;
+        })
+        .await;
+        create(&gateway, KEY).await;
+        gateway.metric_becomes("tidegate_requests_in_flight", 0.0).await;
+        let second = create(&gateway, KEY).await;
+        assert_eq!(second.status, again, "{second:?}");
+        if again == 429 {
+            assert_limited(&second, "tokens", "for the key `tester`: 3000 tokens per minute", 15..=30);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_group_shares_its_limits_and_takes_back_what_it_cannot_serve() {
+    let upstream = Upstream::fixed(json_answer("200 OK", RESPONSE)).await;
+    let gateway = gateway(&upstream, |config| {
+        config.groups = vec![Group { name: "team".into(), limits: limits(Some(2), None, None) }];
+        let mut second = key("second", "sk-second");
+        second.group = Some(0);
+        config.keys[0].group = Some(0);
+        config.keys[0].limits = limits(Some(100), None, None);
+        config.keys.push(second);
+    })
+    .await;
+    assert_eq!(create(&gateway, KEY).await.status, 200);
+    assert_eq!(create(&gateway, "sk-second").await.status, 200);
+    for key in ["sk-second", KEY] {
+        assert_limited(
+            &create(&gateway, key).await,
+            "requests",
+            "for the group `team`: 2 requests per minute",
+            20..=30,
+        );
+    }
+    assert_eq!(gateway.metric("tidegate_limited_total{limit=\"rpm\",of=\"group\"}").await, 2.0);
+}
+
+#[tokio::test]
+async fn a_hundred_at_once_and_ten_of_them_pass() {
+    let upstream = Upstream::fixed(json_answer("200 OK", RESPONSE)).await;
+    let gateway = gateway(&upstream, |config| config.keys[0].limits = limits(Some(10), None, None)).await;
+    let mut clients: Vec<Client> = Vec::new();
+    for _ in 0..100 {
+        clients.push(gateway.connect().await);
+    }
+    let asking = clients.into_iter().map(|mut client| tokio::spawn(async move { client.create(BODY).await.status }));
+    let mut passed = 0;
+    for asked in asking.collect::<Vec<_>>() {
+        passed += u32::from(asked.await.unwrap() == 200);
+    }
+    // One comes back every six seconds.
+    assert!((10..=12).contains(&passed), "{passed}");
+    tokio::time::timeout(Duration::from_secs(20), gateway.metric_becomes("tidegate_requests_in_flight", 0.0))
+        .await
+        .unwrap();
+}
