@@ -53,7 +53,7 @@ pub(in crate::config) struct Server {
     /// Threads that serve clients; 0 = one for each core.
     #[schemars(range(max = 1024))]
     pub(in crate::config) workers: usize,
-    /// Connections of clients at once.
+    /// Connections of clients at once, and over HTTP/2 each request beside others on one.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub(in crate::config) max_connections: usize,
     /// Largest request body, decoded, in MiB.
