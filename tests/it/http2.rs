@@ -164,6 +164,8 @@ async fn many_streams_at_once_pass_byte_for_byte() {
     .await;
     let (gateway, made) = gateway(&upstream, |_| ());
     let client = H2::connect(&gateway, &made).await;
+    // Until it is told, a client guesses how many there may be at once.
+    assert_eq!(client.whole(get("/healthz")).await.0, 200);
     for _ in 0..2 {
         // More than may be under way: the client waits by itself.
         let asked = (0..48).map(|nth| {
