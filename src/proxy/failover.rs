@@ -217,13 +217,26 @@ impl<'a> Failover<'a> {
         None
     }
 
+    /// Nobody better is left: the place is waited for like that of a first attempt. Where there are limits and many
+    /// requests, the one that was given back has been taken by the time of the next attempt.
+    async fn line(&self, upstream: &Arc<Upstream>, credential: usize) -> Option<Lease> {
+        let line = [upstream.queue()?];
+        let taken = Queue::wait(&line, || upstream.lease(credential, true).ok());
+        timeout(self.tables.timeouts.queue, taken).await.ok()
+    }
+
     /// A place at an upstream that was asked before, after a pause, if there were not too many retries of late. Only
     /// one that is made counts.
     async fn retry(&self, upstream: &Arc<Upstream>, candidate: &Candidate, at: Instant, anyway: bool) -> Option<Lease> {
         let percent = self.tables.retries.percent;
         if upstream.may_retry(percent) {
             sleep_until(at).await;
-            let lease = upstream.lease(candidate.credential, anyway).ok()?;
+            let lease = match upstream.lease(candidate.credential, anyway) {
+                Err(NoPlace::Full) if anyway && self.fresh.is_empty() => {
+                    self.line(upstream, candidate.credential).await
+                }
+                lease => lease.ok(),
+            }?;
             if upstream.count_retry(percent) {
                 self.tables.metrics.again(candidate.upstream, Again::Retry);
                 return Some(lease);

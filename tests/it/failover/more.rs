@@ -419,3 +419,34 @@ async fn an_upstream_whose_credentials_are_all_out_is_shown_as_out() {
         );
     }
 }
+
+/// Where the place is taken by the time of another attempt, it waits in line as a first one would.
+#[tokio::test]
+async fn a_retry_waits_for_a_place() {
+    let (first, first_gate) = oneshot::channel();
+    let (second, second_gate) = oneshot::channel();
+    let mut scripts = vec![
+        vec![Step::Send(json("200 OK", RESPONSE))],
+        vec![Step::Wait(second_gate), Step::Send(json("200 OK", RESPONSE))],
+        vec![Step::Wait(first_gate), Step::Send(failing("503 Service Unavailable", "", "down"))],
+    ];
+    let mut only = Upstream::scripted(move |_| scripts.pop().unwrap()).await;
+    let gateway = before(&[&only], |config| {
+        config.upstreams[0].max_in_flight = Some(1);
+        config.timeouts.queue = Duration::from_secs(10);
+    });
+    let (mut one, mut other) = (gateway.connect().await, gateway.connect().await);
+    one.post(BODY).await;
+    gateway.metric_becomes(r#"tidegate_upstream_requests_in_flight{upstream="up0",credential=""}"#, 1.0).await;
+    other.post(BODY).await;
+    let queued = r#"tidegate_upstream_requests_queued{upstream="up0"}"#;
+    gateway.metric_becomes(queued, 1.0).await;
+    first.send(()).unwrap();
+    // The other one takes the place, and who failed stands in line for it.
+    for _ in 0..2 {
+        only.request().await;
+    }
+    gateway.metric_becomes(queued, 1.0).await;
+    second.send(()).unwrap();
+    assert_eq!((other.answer().await.status, one.answer().await.status), (200, 200));
+}
