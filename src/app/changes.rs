@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use crate::config::{Config, Key, Model};
+use crate::config::{Config, Key, Model, Server};
 
 /// More names than these in one line help nobody.
 const NAMES: usize = 20;
@@ -34,6 +34,11 @@ pub(super) fn keep(running: &Config, read: &mut Config) -> Vec<&'static str> {
         kept
     }
     let (was, is) = (&running.server, &mut read.server);
+    // Another certificate is taken, but who began without one goes on without, and the other way round.
+    let tls = (was.tls.is_some() != is.tls.is_some()).then(|| {
+        is.tls.clone_from(&was.tls);
+        "server.tls"
+    });
     let kept = [
         keep("server.listen", &was.listen, &mut is.listen),
         keep("server.admin_listen", &was.admin_listen, &mut is.admin_listen),
@@ -41,6 +46,7 @@ pub(super) fn keep(running: &Config, read: &mut Config) -> Vec<&'static str> {
         keep("server.data_dir", &was.data_dir, &mut is.data_dir),
         keep("server.workers", &was.workers, &mut is.workers),
         keep("server.max_connections", &was.max_connections, &mut is.max_connections),
+        tls,
         keep("log", &running.log, &mut read.log),
     ];
     kept.into_iter().flatten().collect()
@@ -68,7 +74,8 @@ impl Changes {
         } = is;
         let default = |config: &Config, index: Option<usize>| index.map(|index| upstream(config, index).to_owned());
         let settings = [
-            ("server", *server != was.server),
+            ("server", without_tls(server) != without_tls(&was.server)),
+            ("certificate", server.tls != was.server.tls),
             ("timeouts", *timeouts != was.timeouts),
             (
                 "routing",
@@ -131,6 +138,10 @@ impl fmt::Display for Names {
         }
         Ok(())
     }
+}
+
+fn without_tls(server: &Server) -> Server {
+    Server { tls: None, ..server.clone() }
 }
 
 /// The name behind an index: another upstream before it moves it, and changes nothing else.
@@ -243,6 +254,13 @@ mod tests {
              workers = 77\nmax_connections = 7\nmax_body_mib = 7\n[log]\nlevel = \"warn\"\n{ONE}"
         ));
         other.server.data_dir = "elsewhere".into();
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let folder = tempfile::TempDir::new().unwrap();
+        let (cert, key) = (folder.path().join("crt"), folder.path().join("key"));
+        std::fs::write(&cert, made.cert.pem()).unwrap();
+        std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+        let with_tls = read(&format!("[server]\ntls = {{ cert_file = {cert:?}, key_file = {key:?} }}\n{ONE}"));
+        other.server.tls.clone_from(&with_tls.server.tls);
         let kept = [
             "server.listen",
             "server.admin_listen",
@@ -250,6 +268,7 @@ mod tests {
             "server.data_dir",
             "server.workers",
             "server.max_connections",
+            "server.tls",
             "log",
         ];
         assert_eq!(keep(&running, &mut other), kept);
@@ -257,5 +276,12 @@ mod tests {
         other.server.max_body_bytes = running.server.max_body_bytes;
         assert_eq!(Changes::between(&running, &other), None);
         assert_eq!(keep(&running, &mut other), [""; 0]);
+        assert_eq!(keep(&with_tls, &mut other), ["server.tls"]);
+        assert_eq!(Changes::between(&with_tls, &other), None);
+        if let Some(identity) = &mut other.server.tls {
+            identity.digest = [7; 32];
+        }
+        assert_eq!(keep(&with_tls, &mut other), [""; 0]);
+        assert_eq!(Changes::between(&with_tls, &other).unwrap().settings(), Some("certificate".into()));
     }
 }

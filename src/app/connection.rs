@@ -3,34 +3,34 @@
 //! pipelined request are in its buffer.
 
 use std::{
+    future::poll_fn,
+    io,
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
-use axum::{Router, body::Body};
-use bytes::Bytes;
-use http::{HeaderValue, Request, Response, Version, header::CONNECTION};
-use http_body::{Body as HttpBody, Frame, SizeHint};
-use hyper::{body::Incoming, server::conn::http1, service::Service};
+use axum::Router;
+use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::{
-    io::AsyncReadExt,
-    net::{
-        TcpStream,
-        tcp::{OwnedReadHalf, OwnedWriteHalf},
-    },
-    time::{Instant, Sleep, sleep_until},
+    net::{TcpStream, tcp::OwnedWriteHalf},
+    sync::Semaphore,
+    time::{Instant, Sleep, sleep_until, timeout},
 };
-use tower_service::Service as _;
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use super::{
     answer,
     framing::{Fault, Framing},
+    guard::Guard,
+    http2,
     progress::{Deadlines, Progress},
+    requests::Requests,
     shutdown::Shutdown,
-    socket::Io,
+    socket::{Socket, Wire, left, linger},
+    streams::Streams,
+    tls,
 };
 use crate::{
     domain::departure::Departure,
@@ -41,18 +41,23 @@ use crate::{
 /// OpenAI documents 64 KiB for all headers together.
 pub(super) const MAX_BUFFER: usize = 64 * 1024;
 
-/// A client that still sends when its answer is out gets this long, and this much is read away: closing at once would
-/// reset the connection and destroy an answer that it has not read yet.
-const LINGER: Duration = Duration::from_secs(2);
-const LINGER_BYTES: usize = 64 * 1024 * 1024;
-
 /// What every connection of a listener shares.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Shared {
     pub(super) router: Router,
     pub(super) deadlines: Deadlines,
     pub(super) shutdown: Shutdown,
     pub(super) metrics: Arc<Metrics>,
+    /// None speaks plain http.
+    pub(super) tls: Option<Secure>,
+}
+
+/// What connections with TLS share.
+#[derive(Clone)]
+pub(super) struct Secure {
+    pub(super) acceptor: TlsAcceptor,
+    /// Over HTTP/2, a request beside others on its connection takes one too.
+    pub(super) slots: Arc<Semaphore>,
 }
 
 /// Serves a connection to its end.
@@ -63,34 +68,129 @@ pub(super) async fn serve(stream: TcpStream, shared: Shared) {
     let (read, write) = stream.into_split();
     let write = Arc::new(write);
     let progress = Arc::new(Progress::new(shared.shutdown.leaving()));
-    let departure = Departure::default();
-    let framing = Framing::new(MAX_BUFFER);
-    let io = Io { read, write: Arc::clone(&write), progress: Arc::clone(&progress), framing };
-    let service =
-        Requests { router: shared.router.clone(), progress: Arc::clone(&progress), departure: departure.clone() };
-    let mut builder = http1::Builder::new();
-    // Its header timer stays off: ours tells heads from idling.
-    builder.max_buf_size(MAX_BUFFER).half_close(false).header_read_timeout(None);
-    let connection = builder.serve_connection(TokioIo::new(io), service);
+    let socket = Socket { read, write: Arc::clone(&write), progress: Arc::clone(&progress) };
+    let connection = Connection { shared: &shared, write, progress, departure: Departure::default() };
+    match &shared.tls {
+        None => connection.http1(socket).await,
+        // Boxed, as it is larger: plain connections shall not pay for it.
+        Some(secure) => Box::pin(connection.tls(socket, secure)).await,
+    }
+}
 
-    let read = drive(connection, &write, &progress, &departure, &shared).await;
-    if let Some(fault) = progress.fault() {
-        shared.metrics.connections.malformed.get_or_create(&MalformedLabels { reason: fault.name() }).inc();
-    }
-    if progress.is_open_ended() {
-        // Closing in order would be the end of this body: only a reset shows that it was cut.
-        let _ = write.as_ref().as_ref().set_zero_linger();
-        if let Some(write) = Arc::into_inner(write) {
-            write.forget();
+/// A connection beside what is spoken on it.
+struct Connection<'a> {
+    shared: &'a Shared,
+    write: Arc<OwnedWriteHalf>,
+    progress: Arc<Progress>,
+    departure: Departure,
+}
+
+impl Connection<'_> {
+    /// Shakes hands, and goes on with what the client chose.
+    async fn tls(self, socket: Socket, secure: &Secure) {
+        let shutdown = &self.shared.shutdown;
+        let metrics = &self.shared.metrics.connections;
+        let accepted = tokio::select! {
+            biased;
+            accepted = timeout(self.shared.deadlines.first_byte, tls::accept(&secure.acceptor, socket)) => accepted,
+            // No request can be lost.
+            () = shutdown.draining() => return,
+        };
+        match accepted {
+            Ok(Ok((stream, is_h2))) => {
+                self.progress.greeted(is_h2);
+                if is_h2 {
+                    self.http2(stream, Arc::clone(&secure.slots)).await;
+                } else {
+                    self.http1(stream).await;
+                }
+            }
+            // Who only looks whether somebody listens, or gives up, is no failure of TLS.
+            Ok(Err(error)) => {
+                if error.kind() == io::ErrorKind::InvalidData {
+                    tracing::debug!(%error, "a TLS handshake failed");
+                    metrics.tls_failed.inc();
+                }
+            }
+            Err(_) => self.count_cut("tls_handshake"),
         }
-    } else if let Some(mut read) = read {
-        // Ends the writing side: the connection gave its own reference up, this is the last one.
-        drop(write);
-        tokio::select! {
-            () = linger(&mut read) => {}
-            () = shared.shutdown.stopped() => {}
+    }
+
+    async fn http1<W: Wire>(self, wire: W) {
+        let framing = Framing::new(MAX_BUFFER);
+        let io = Guard { wire, progress: Arc::clone(&self.progress), framing };
+        let mut builder = http1::Builder::new();
+        // Its header timer stays off: ours tells heads from idling.
+        builder.max_buf_size(MAX_BUFFER).half_close(false).header_read_timeout(None);
+        let mut connection = builder.serve_connection(TokioIo::new(io), self.requests());
+        let end = self.drive(&mut connection).await;
+        // What is under way ends here.
+        let wire = connection.into_parts().io.into_inner().wire;
+        if let Some(fault) = self.progress.fault() {
+            self.shared.metrics.connections.malformed.get_or_create(&MalformedLabels { reason: fault.name() }).inc();
+        }
+        self.close(wire, end).await;
+    }
+
+    async fn http2(self, stream: TlsStream<Socket>, slots: Arc<Semaphore>) {
+        let Self { shared, progress, departure, .. } = &self;
+        let write_stall = shared.deadlines.write_stall;
+        let metrics = Arc::clone(&shared.metrics);
+        let streams = Streams::new(Arc::clone(progress), departure.clone(), metrics, slots, write_stall);
+        let requests = Requests { streams: Some(streams.clone()), ..self.requests() };
+        let builder = http2::builder(streams.clone(), write_stall);
+        let mut connection = Box::pin(builder.serve_connection(TokioIo::new(stream), requests));
+        // hyper says farewell itself, where it ends in order.
+        self.drive(&mut connection).await;
+        drop(connection);
+        streams.ended().await;
+    }
+
+    fn requests(&self) -> Requests {
+        Requests {
+            streams: None,
+            router: self.shared.router.clone(),
+            progress: Arc::clone(&self.progress),
+            departure: self.departure.clone(),
         }
     }
+
+    /// Closes the connection so that it looks to the client as it ended.
+    async fn close<W: Wire>(self, mut wire: W, end: End) {
+        let Self { shared, write, progress, .. } = self;
+        if let Some(answer) = &end.answer {
+            once(|cx| Pin::new(&mut wire).poll_write(cx, answer.as_bytes())).await;
+        }
+        if end.farewell {
+            once(|cx| Pin::new(&mut wire).poll_shutdown(cx)).await;
+        }
+        let mut socket = wire.into_socket();
+        if progress.is_open_ended() {
+            // Closing in order would be the end of this body: only a reset shows that it was cut.
+            let _ = write.as_ref().as_ref().set_zero_linger();
+            drop(socket);
+            if let Some(write) = Arc::into_inner(write) {
+                write.forget();
+            }
+        } else if end.linger {
+            // Ends the writing side.
+            drop((write, socket.write));
+            tokio::select! {
+                () = linger(&mut socket.read) => {}
+                () = shared.shutdown.stopped() => {}
+            }
+        }
+    }
+}
+
+/// Polls once: what does not go out at once is not waited for.
+async fn once<T>(poll: impl FnMut(&mut Context<'_>) -> Poll<T>) {
+    let mut poll = poll;
+    poll_fn(|cx| {
+        let _ = poll(cx);
+        Poll::Ready(())
+    })
+    .await;
 }
 
 /// While it lives, a connection is counted: also a panic ends it.
@@ -114,106 +214,165 @@ impl Drop for Counted<'_> {
 
 /// Why a connection is over.
 enum Event {
-    /// hyper is done with it.
-    Done,
+    /// hyper is done with it: whether in order.
+    Done(bool),
     /// The client closed its side while a request was under way.
     Left,
     /// A deadline ran out.
     Deadline(&'static str),
     /// What should be the head of a request is none, and everything before it is answered.
     Malformed(Fault),
-    /// Tidegate stops taking requests.
+    /// Tidegate stops taking requests, at least on this connection.
     Drain,
     /// Tidegate stops.
     Stop,
 }
 
-/// Runs the connection until it is over. Gives the reading side back where the client may still be sending.
-///
-/// What is under way is dropped with the connection, so the reason is told to `departure` before this returns.
-async fn drive(
-    connection: http1::Connection<TokioIo<Io>, Requests>,
-    write: &OwnedWriteHalf,
-    progress: &Progress,
-    departure: &Departure,
-    shared: &Shared,
-) -> Option<OwnedReadHalf> {
-    let mut connection = connection;
-    let mut timer = pin!(sleep_until(Instant::now() + shared.deadlines.first_byte));
-    let mut left = pin!(left(write));
-    let mut drain = pin!(shared.shutdown.draining());
-    let mut stop = pin!(shared.shutdown.stopped());
-    let mut draining = false;
-    let mut at_rest = false;
-    loop {
-        let event = tokio::select! {
-            biased;
-            event = std::future::poll_fn(|cx| poll(&mut connection, progress, &shared.deadlines, timer.as_mut(), cx)) => event,
-            () = &mut left, if !progress.has_left() => Event::Left,
-            () = &mut drain, if !draining => Event::Drain,
-            () = &mut stop => Event::Stop,
-        };
-        match event {
-            // Who was at rest when the drain began has no answer that could be lost, and shall not hold the end up.
-            Event::Done => return (!at_rest).then(|| connection.into_parts().io.into_inner().read),
-            // Between two requests hyper sees the end by itself, and what is already in its buffer gets no service.
-            Event::Left => {
-                progress.leave();
-                if progress.is_busy() {
-                    return None;
-                }
-            }
-            Event::Deadline(name) => {
-                shared.metrics.connections.cut.get_or_create(&CutLabels { deadline: name }).inc();
-                match name {
-                    Progress::HEAD => {
-                        let _ = write.try_write(answer::timed_out().as_bytes());
+/// How a connection is closed.
+#[derive(Default)]
+struct End {
+    /// What is still to be said, past hyper.
+    answer: Option<String>,
+    /// Whether the client may take this end for the end of what it got.
+    farewell: bool,
+    /// Whether it may still be sending.
+    linger: bool,
+}
+
+impl End {
+    /// Nothing is told.
+    const CUT: Self = Self { answer: None, farewell: false, linger: false };
+    /// Nothing was under way.
+    const QUIET: Self = Self { farewell: true, ..Self::CUT };
+}
+
+/// hyper's side of a connection.
+pub(super) trait Http {
+    /// Whether there may be several requests at once.
+    const MULTIPLEXED: bool;
+
+    /// Polls it to its end: whether it ended in order.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<bool>;
+
+    /// Ends it once what is under way is over.
+    fn graceful_shutdown(&mut self);
+}
+
+impl<W: Wire> Http for http1::Connection<TokioIo<Guard<W>>, Requests> {
+    const MULTIPLEXED: bool = false;
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        // An error is the client's (what it was about was answered, or nobody is there to read an answer), or that of a
+        // body that broke.
+        self.poll_without_shutdown(cx).map(|done| done.is_ok())
+    }
+
+    fn graceful_shutdown(&mut self) {
+        Pin::new(self).graceful_shutdown();
+    }
+}
+
+impl Connection<'_> {
+    /// Runs the connection until it is over. What is under way ends with the connection, so the reason is told to
+    /// `departure` before this returns.
+    async fn drive<H: Http>(&self, connection: &mut H) -> End {
+        let Self { shared, write, progress, departure } = self;
+        let mut timer = pin!(sleep_until(Instant::now() + shared.deadlines.first_byte));
+        let mut left = pin!(left(write));
+        let mut drain = pin!(shared.shutdown.draining());
+        let mut stop = pin!(shared.shutdown.stopped());
+        // Whether hyper knows that the connection shall end.
+        let mut told = false;
+        let mut at_rest = false;
+        loop {
+            let event = tokio::select! {
+                biased;
+                event = poll_fn(|cx| poll(connection, told, progress, &shared.deadlines, timer.as_mut(), cx)) => event,
+                () = &mut left, if !progress.has_left() => Event::Left,
+                () = &mut drain, if !told => Event::Drain,
+                () = &mut stop => Event::Stop,
+            };
+            match event {
+                // Who was at rest when the drain began has no answer that could be lost, and shall not hold the end up.
+                Event::Done(in_order) => return End { answer: None, farewell: in_order, linger: !at_rest },
+                // Between two requests hyper sees the end by itself, and what is already in its buffer gets no service.
+                Event::Left => {
+                    progress.leave();
+                    if progress.is_busy() {
+                        return End::CUT;
                     }
-                    Progress::WRITE_STALL => {
-                        departure.stalled();
-                        // A reset: what the client does not read shall not stay in the kernel's buffers either.
-                        let _ = write.as_ref().set_zero_linger();
+                }
+                Event::Deadline(name) => {
+                    self.count_cut(name);
+                    if !H::MULTIPLEXED || told || name != Progress::IDLE {
+                        return self.overdue(name);
                     }
-                    _ => {}
+                    // A request may be on its way: the client is told up to which one its requests are served.
+                    told = true;
+                    progress.closing();
+                    connection.graceful_shutdown();
                 }
-                return None;
-            }
-            Event::Malformed(fault) => {
-                let _ = write.try_write(answer::malformed(fault).as_bytes());
-                return Some(connection.into_parts().io.into_inner().read);
-            }
-            Event::Drain => {
-                draining = true;
-                at_rest = progress.is_at_rest();
-                // hyper would end at once where a further head is half here: that request is served, and its answer,
-                // as any from now on, ends the connection.
-                if at_rest || progress.is_busy() {
-                    Pin::new(&mut connection).graceful_shutdown();
+                Event::Malformed(fault) => {
+                    return End { answer: Some(answer::malformed(fault)), farewell: true, linger: true };
+                }
+                Event::Drain => {
+                    told = true;
+                    at_rest = progress.is_at_rest();
+                    if H::MULTIPLEXED {
+                        progress.closing();
+                    }
+                    // hyper would end at once where a further head is half here: that request is served, and its answer,
+                    // as any from now on, ends the connection.
+                    if at_rest || progress.is_busy() {
+                        connection.graceful_shutdown();
+                    }
+                }
+                Event::Stop => {
+                    departure.gateway_stop();
+                    if progress.is_busy() {
+                        shared.shutdown.cut();
+                    }
+                    return End::CUT;
                 }
             }
-            Event::Stop => {
-                departure.gateway_stop();
-                if progress.is_busy() {
-                    shared.shutdown.cut();
-                }
-                return None;
+        }
+    }
+
+    fn count_cut(&self, deadline: &'static str) {
+        self.shared.metrics.connections.cut.get_or_create(&CutLabels { deadline }).inc();
+    }
+
+    /// A deadline ran out.
+    fn overdue(&self, name: &'static str) -> End {
+        match name {
+            Progress::HEAD => End { answer: Some(answer::timed_out()), ..End::QUIET },
+            Progress::WRITE_STALL => {
+                self.departure.stalled();
+                // A reset: what the client does not read shall not stay in the kernel's buffers either.
+                let _ = self.write.as_ref().as_ref().set_zero_linger();
+                End::CUT
             }
+            _ => End::QUIET,
         }
     }
 }
 
 /// Polls hyper, then the deadline that holds now. The timer is moved only when it fires or when a deadline comes
 /// nearer, so that a busy connection hardly touches it.
-fn poll(
-    connection: &mut http1::Connection<TokioIo<Io>, Requests>,
+fn poll<H: Http>(
+    connection: &mut H,
+    told: bool,
     progress: &Progress,
     deadlines: &Deadlines,
     mut timer: Pin<&mut Sleep>,
     cx: &mut Context<'_>,
 ) -> Poll<Event> {
-    // An error here is the client's: what it was about was answered, or nobody is there to read an answer.
-    if connection.poll_without_shutdown(cx).is_ready() {
-        return Poll::Ready(Event::Done);
+    if let Poll::Ready(in_order) = connection.poll(cx) {
+        return Poll::Ready(Event::Done(in_order));
+    }
+    // What an answer of HTTP/1.1 says in a header.
+    if H::MULTIPLEXED && !told && progress.is_leaving() && progress.is_busy() {
+        return Poll::Ready(Event::Drain);
     }
     if let Some(fault) = progress.fault_due() {
         return Poll::Ready(Event::Malformed(fault));
@@ -230,134 +389,5 @@ fn poll(
             return Poll::Ready(Event::Deadline(name));
         }
         timer.as_mut().reset(due);
-    }
-}
-
-/// Resolves when the client closed its side. On Linux the kernel tells without anything being read, so that bytes
-/// which wait to be read cannot hide it.
-#[cfg(any(target_os = "linux", target_os = "android"))]
-async fn left(write: &OwnedWriteHalf) {
-    loop {
-        match write.ready(tokio::io::Interest::PRIORITY).await {
-            Ok(ready) if ready.is_read_closed() => return,
-            Ok(_) => tokio::time::sleep(PRIORITY_PAUSE).await,
-            Err(_) => return,
-        }
-    }
-}
-
-/// Elsewhere it has to be asked for.
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-async fn left(write: &OwnedWriteHalf) {
-    loop {
-        match write.ready(tokio::io::Interest::READABLE).await {
-            Ok(ready) if ready.is_read_closed() => return,
-            Ok(_) => tokio::time::sleep(PRIORITY_PAUSE).await,
-            Err(_) => return,
-        }
-    }
-}
-
-/// Urgent data, which HTTP has no use for, shall not make a loop spin. Half of the 100 ms within which a departure
-/// is promised to be noticed.
-const PRIORITY_PAUSE: Duration = Duration::from_millis(50);
-
-/// Reads away what the client still sends, for a short time.
-async fn linger(read: &mut OwnedReadHalf) {
-    let mut scratch = vec![0; 16 * 1024];
-    let mut left = LINGER_BYTES;
-    let _ = tokio::time::timeout(LINGER, async {
-        while left > 0 {
-            match read.read(&mut scratch).await {
-                Ok(0) | Err(_) => break,
-                Ok(len) => left = left.saturating_sub(len),
-            }
-        }
-    })
-    .await;
-}
-
-/// Hands requests to the router, and keeps `progress` right.
-struct Requests {
-    router: Router,
-    progress: Arc<Progress>,
-    departure: Departure,
-}
-
-/// The client left before this request of its was looked at.
-#[derive(Debug, thiserror::Error)]
-#[error("the client left")]
-struct ClientLeft;
-
-impl Service<Request<Incoming>> for Requests {
-    type Response = Response<Tracked>;
-    type Error = ClientLeft;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, ClientLeft>> + Send>>;
-
-    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
-        if self.progress.has_left() {
-            return Box::pin(std::future::ready(Err(ClientLeft)));
-        }
-        self.progress.busy();
-        let busy = Busy(Arc::clone(&self.progress));
-        request.extensions_mut().insert(self.departure.clone());
-        let mut router = self.router.clone();
-        // HTTP/1.0 knows no chunks: without a length, a body ends with its connection.
-        let by_closing = request.version() == Version::HTTP_10;
-        Box::pin(async move {
-            let Ok(mut response) = router.call(request).await;
-            if busy.0.is_leaving() {
-                // Told with an answer, a client does not send its next request into a connection that closes.
-                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-            }
-            let body = response.body();
-            busy.0.open_ended(by_closing && !body.is_end_stream() && body.size_hint().exact().is_none());
-            Ok(response.map(|body| Tracked { body, busy }))
-        })
-    }
-}
-
-/// While it lives, a request is under way.
-struct Busy(Arc<Progress>);
-
-impl Drop for Busy {
-    fn drop(&mut self) {
-        self.0.idle();
-    }
-}
-
-/// The body of an answer; its end is the end of the request.
-struct Tracked {
-    body: Body,
-    busy: Busy,
-}
-
-impl HttpBody for Tracked {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        ready!(self.busy.0.poll_room(cx));
-        let polled = Pin::new(&mut self.body).poll_frame(cx);
-        let ended = match &polled {
-            Poll::Ready(Some(Ok(frame))) => {
-                self.busy.0.queue(frame.data_ref().map_or(0, Bytes::len));
-                self.body.is_end_stream()
-            }
-            Poll::Ready(None) => true,
-            _ => false,
-        };
-        if ended {
-            self.busy.0.open_ended(false);
-        }
-        polled
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }

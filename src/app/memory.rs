@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{ADMIN_CONNECTIONS, connection::MAX_BUFFER, progress::MAX_QUEUED};
+use super::{ADMIN_CONNECTIONS, connection::MAX_BUFFER, http2, progress::MAX_QUEUED, tls};
 use crate::{
     config::Config,
     proxy,
@@ -31,14 +31,17 @@ pub struct Memory {
 impl Memory {
     /// With so many connections of clients at once.
     pub fn new(config: &Config, connections: usize) -> Self {
-        let tls = config.upstreams.iter().any(|upstream| upstream.base_url.scheme_str() == Some("https"));
-        let upstream = PER_CONNECTION as u64 + if tls { PER_TLS as u64 } else { 0 };
+        let https = config.upstreams.iter().any(|upstream| upstream.base_url.scheme_str() == Some("https"));
+        let upstream = PER_CONNECTION as u64 + if https { PER_TLS as u64 } else { 0 };
         let request = proxy::PER_REQUEST as u64 + proxy::CONNECTIONS_PER_REQUEST as u64 * upstream;
         let idle = config.upstreams.iter().map(|upstream| upstream.max_idle_connections as u64).sum::<u64>();
+        // A connection of HTTP/2 has no buffers of HTTP/1.1, but those of many requests.
+        let over_tls = tls::PER_CONNECTION as u64 + CLIENT.max(http2::PER_CONNECTION as u64 + REST);
+        let client = if config.server.tls.is_some() { over_tls } else { CLIENT };
         let listeners = 1 + u64::from(config.server.metrics_listen.is_some());
         Self {
             bodies: config.server.max_body_memory,
-            clients: (connections as u64, CLIENT + request),
+            clients: (connections as u64, client + request),
             idle: (idle.saturating_mul(config.server.workers as u64), upstream),
             admin: (listeners * ADMIN_CONNECTIONS as u64, CLIENT),
         }

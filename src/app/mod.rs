@@ -8,15 +8,20 @@ pub mod data_dir;
 mod files;
 mod first_key;
 mod framing;
+mod guard;
+mod http2;
 mod log_line;
 mod log_writer;
 mod memory;
 mod progress;
 mod reload;
+mod requests;
 mod server;
 mod shutdown;
 mod socket;
+mod streams;
 pub mod telemetry;
+mod tls;
 
 use std::{
     io,
@@ -33,11 +38,12 @@ use tokio::{
 };
 
 use self::{
-    connection::Shared,
+    connection::{Secure, Shared},
     data_dir::{DataDir, DataDirError},
     progress::Deadlines,
     reload::{Command, Reloader},
     shutdown::{SharedGrace, Shutdown},
+    tls::Certificates,
 };
 use crate::{
     api::{self, Admin, Data, Health},
@@ -100,6 +106,9 @@ pub enum StartError {
     /// No worker is wanted, which the checks of the configuration refuse.
     #[error("no worker is configured")]
     NoWorker,
+    /// TLS to clients cannot be had.
+    #[error("TLS to clients cannot be had: {0}")]
+    Tls(#[from] rustls::Error),
     /// A thread cannot be started.
     #[error("cannot start a thread: {0}")]
     Thread(io::Error),
@@ -131,6 +140,8 @@ pub struct Handle {
     admin: Shutdown,
     health: Arc<Health>,
     deadlines: watch::Sender<Deadlines>,
+    /// None where the data plane speaks plain http.
+    certificates: Option<Arc<Certificates>>,
     reloader: mpsc::Sender<Command>,
     grace: SharedGrace,
     bodies: Budget,
@@ -141,6 +152,9 @@ impl Handle {
     fn configure(&self, config: &Config) {
         self.health.configure(config);
         self.deadlines.send_replace(Deadlines::from(&config.timeouts));
+        if let (Some(certificates), Some(identity)) = (&self.certificates, &config.server.tls) {
+            certificates.set(identity);
+        }
         self.grace.set(Grace { delay: config.timeouts.drain_delay, limit: config.timeouts.drain });
         self.bodies.set_limit(config.server.max_body_memory);
     }
@@ -212,11 +226,14 @@ pub fn start(mut config: Config, origin: Option<Origin>, world: World) -> Result
 
     let (new_deadlines, deadlines) = watch::channel(Deadlines::from(&config.timeouts));
     let (reloader, told) = mpsc::channel();
+    let certificates = config.server.tls.as_ref().map(|identity| Arc::new(Certificates::new(identity)));
+    let acceptor = certificates.clone().map(tls::acceptor).transpose()?;
     let handle = Handle {
         data: Shutdown::default(),
         admin: Shutdown::default(),
         health: Arc::clone(&health),
         deadlines: new_deadlines,
+        certificates,
         reloader,
         grace: SharedGrace::default(),
         bodies: metrics.bodies.clone(),
@@ -224,6 +241,7 @@ pub fn start(mut config: Config, origin: Option<Origin>, world: World) -> Result
     handle.configure(&config);
     let connections = files::connections(config.server.max_connections);
     let slots = Arc::new(Semaphore::new(connections));
+    let secure = acceptor.map(|acceptor| Secure { acceptor, slots: Arc::clone(&slots) });
     let mut data = Vec::with_capacity(bound.data.len());
     let mut workers = Vec::with_capacity(bound.data.len());
     for (index, listener) in bound.data.into_iter().enumerate() {
@@ -237,6 +255,7 @@ pub fn start(mut config: Config, origin: Option<Origin>, world: World) -> Result
             deadlines: Deadlines::from(&config.timeouts),
             shutdown: handle.data.clone(),
             metrics: Arc::clone(&metrics),
+            tls: secure.clone(),
         };
         let serving = server::run(listener, shared, deadlines.clone(), Arc::clone(&slots));
         workers.push(spawn(format!("worker-{index}"), runtime()?, serving)?);
@@ -278,6 +297,7 @@ async fn serve_admin(
             shutdown: shutdown.clone(),
             // Its connections are not clients' and are not counted among them.
             metrics: Arc::default(),
+            tls: None,
         };
         server::run(listener, shared, deadlines.clone(), Arc::new(Semaphore::new(ADMIN_CONNECTIONS)))
     };

@@ -60,11 +60,16 @@ pub(super) struct Progress {
     /// The task that waits for `queued` to shrink.
     waiting: Mutex<Option<Waker>>,
     leaving: Leaving,
+    /// The client knows that the connection closes.
+    closing: AtomicBool,
 }
 
 /// hyper takes this much of a body ahead of the socket, and one piece more. Its own limit cannot be lower than that for
 /// heads, and a client that does not read would hold all of it.
 pub(super) const MAX_QUEUED: usize = 16 * 1024;
+
+/// A client of HTTP/2 that has nothing under way gets this long to take its leave: a round trip and some.
+const GOODBYE: Duration = Duration::from_secs(2);
 
 const SILENT: u8 = 0;
 const IN_HEAD: u8 = 1;
@@ -78,6 +83,8 @@ impl Progress {
     pub(super) const HEAD: &'static str = "head";
     /// No further request came.
     pub(super) const IDLE: &'static str = "keep_alive_idle";
+    /// It was told that the connection closes, and did nothing.
+    pub(super) const GOAWAY: &'static str = "goaway";
     /// The client did not read.
     pub(super) const WRITE_STALL: &'static str = "write_stall";
 
@@ -94,16 +101,29 @@ impl Progress {
             queued: AtomicUsize::new(0),
             waiting: Mutex::new(None),
             leaving,
+            closing: AtomicBool::new(false),
         }
     }
 
-    fn now(&self) -> u64 {
+    /// Milliseconds since the connection began.
+    pub(super) fn now(&self) -> u64 {
         u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// The moment that [`Self::now`] named.
+    pub(super) fn at(&self, millis: u64) -> Instant {
+        self.began + Duration::from_millis(millis)
     }
 
     fn enter(&self, phase: u8) {
         self.phase.store(phase, Ordering::Relaxed);
         self.since.store(self.now(), Ordering::Relaxed);
+    }
+
+    /// The client shook hands: from now on its first request is waited for. With HTTP/2 it said so much by then that
+    /// it may keep the connection for later.
+    pub(super) fn greeted(&self, is_h2: bool) {
+        self.enter(if is_h2 { IDLE } else { SILENT });
     }
 
     /// Bytes came from the client.
@@ -142,8 +162,22 @@ impl Progress {
 
     /// The request is over.
     pub(super) fn idle(&self) {
-        self.unserved.fetch_sub(1, Ordering::Relaxed);
-        self.enter(IDLE);
+        if self.unserved.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.enter(IDLE);
+        }
+    }
+
+    /// Requests that are not over.
+    pub(super) fn unserved(&self) -> usize {
+        self.unserved.load(Ordering::Relaxed)
+    }
+
+    /// The client is told that no further request is wanted.
+    pub(super) fn closing(&self) {
+        self.closing.store(true, Ordering::Relaxed);
+        if self.is_at_rest() {
+            self.enter(IDLE);
+        }
     }
 
     /// Whether the connection shall end with its next answer.
@@ -224,11 +258,11 @@ impl Progress {
     pub(super) fn due(&self, deadlines: &Deadlines) -> Option<(Instant, &'static str)> {
         let stalled = self.stalled.load(Ordering::Relaxed);
         if stalled > 0 {
-            let since = self.began + Duration::from_millis(stalled - 1);
-            return Some((since + deadlines.write_stall, Self::WRITE_STALL));
+            return Some((self.at(stalled - 1) + deadlines.write_stall, Self::WRITE_STALL));
         }
-        let since = self.began + Duration::from_millis(self.since.load(Ordering::Relaxed));
+        let since = self.at(self.since.load(Ordering::Relaxed));
         match self.phase.load(Ordering::Relaxed) {
+            SILENT | IDLE if self.closing.load(Ordering::Relaxed) => Some((since + GOODBYE, Self::GOAWAY)),
             SILENT => Some((since + deadlines.first_byte, Self::FIRST_BYTE)),
             IN_HEAD => Some((since + deadlines.head, Self::HEAD)),
             IDLE => Some((since + deadlines.idle, Self::IDLE)),

@@ -149,8 +149,14 @@ mod tests {
         net::TcpStream,
     };
 
+    use rustls::sign::CertifiedKey;
+
     use super::*;
-    use crate::{app::shutdown::Shutdown, metrics::Metrics};
+    use crate::{
+        app::{connection::Secure, shutdown::Shutdown, tls},
+        config::Identity,
+        metrics::Metrics,
+    };
 
     async fn ask(address: SocketAddr, path: &str) -> String {
         let mut stream = TcpStream::connect(address).await.unwrap();
@@ -168,15 +174,61 @@ mod tests {
         panic!("on purpose")
     }
 
-    #[tokio::test]
-    async fn a_panic_ends_its_connection_and_nothing_else() {
+    fn shared(tls: Option<Secure>) -> Shared {
         let second = Duration::from_secs(1);
-        let shared = Shared {
+        Shared {
             router: Router::new().route("/panics", get(panics)).route("/works", get(async || "works")),
             deadlines: Deadlines { first_byte: second, head: second, idle: second, write_stall: second },
             shutdown: Shutdown::default(),
             metrics: Arc::default(),
+            tls,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_panic_over_http_2_ends_its_request_and_nothing_else() {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let key = rustls_pki_types::PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()).into();
+        let certified = CertifiedKey::from_der(vec![made.cert.der().clone()], key, &provider).unwrap();
+        let identity = Identity { certified: Arc::new(certified), digest: [0; 32] };
+        let acceptor = tls::acceptor(Arc::new(tls::Certificates::new(&identity))).unwrap();
+        let slots = Arc::new(Semaphore::new(2));
+        let shared = shared(Some(Secure { acceptor, slots: Arc::clone(&slots) }));
+        let (shutdown, metrics) = (shared.shutdown.clone(), Arc::clone(&shared.metrics));
+        let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = listener.local_addr().unwrap();
+        let deadlines = watch::channel(shared.deadlines).1;
+        let serving = tokio::spawn(run(listener, shared, deadlines, Arc::clone(&slots)));
+
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(made.cert.der().clone()).unwrap();
+        let config = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let mut config = config.unwrap().with_root_certificates(roots).with_no_client_auth();
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        let stream = TcpStream::connect(address).await.unwrap();
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+        let stream = connector.connect("localhost".try_into().unwrap(), stream).await.unwrap();
+        let (requests, connection) = h2::client::handshake(stream).await.unwrap();
+        let connection = tokio::spawn(connection);
+        let ask = async |path: &str| {
+            let request = http::Request::get(format!("https://localhost{path}")).body(()).unwrap();
+            requests.clone().ready().await.unwrap().send_request(request, true).unwrap().0.await
         };
+        for _ in 0..3 {
+            assert!(ask("/panics").await.unwrap_err().is_reset());
+            assert_eq!(ask("/works").await.unwrap().status(), 200);
+        }
+        assert_eq!((metrics.connections.panics.get(), metrics.connections.open.get()), (3, 1));
+        shutdown.drain();
+        serving.await.unwrap().unwrap();
+        connection.await.unwrap().unwrap();
+        assert_eq!((metrics.connections.open.get(), slots.available_permits()), (0, 2));
+    }
+
+    #[tokio::test]
+    async fn a_panic_ends_its_connection_and_nothing_else() {
+        let shared = shared(None);
         let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = listener.local_addr().unwrap();
         let (shutdown, metrics): (Shutdown, Arc<Metrics>) = (shared.shutdown.clone(), Arc::clone(&shared.metrics));

@@ -1,73 +1,59 @@
-//! The socket of a client as hyper sees it.
+//! The socket of a client, and what HTTP is spoken over: the socket itself or TLS on it.
 
 use std::{
     io,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
+    time::Duration,
 };
 
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
     net::tcp::{OwnedReadHalf, OwnedWriteHalf},
 };
+use tokio_rustls::server::TlsStream;
 
-use super::{
-    framing::{Fault, Framing},
-    progress::Progress,
-};
+use super::progress::Progress;
 
-/// Reads and writes. Notes when the client sends and when it does not read, and lets only whole requests through.
-pub(super) struct Io {
+/// A client that still sends when its answer is out gets this long, and this much is read away: closing at once would
+/// reset the connection and destroy an answer that it has not read yet.
+const LINGER: Duration = Duration::from_secs(2);
+const LINGER_BYTES: usize = 64 * 1024 * 1024;
+
+/// Reads and writes, and notes when the client takes nothing.
+pub(super) struct Socket {
     pub(super) read: OwnedReadHalf,
     pub(super) write: Arc<OwnedWriteHalf>,
     pub(super) progress: Arc<Progress>,
-    pub(super) framing: Framing,
 }
 
-/// The body under way is not framed as it should be.
-#[derive(Debug, thiserror::Error)]
-#[error("the request is malformed: {}", .0.name())]
-struct Malformed(Fault);
+/// What HTTP is spoken over. Shutting it down says farewell, where there is a way to: the connection itself is ended by
+/// the server.
+pub(super) trait Wire: AsyncRead + AsyncWrite + Send + Unpin + 'static {
+    /// The socket below.
+    fn into_socket(self) -> Socket;
+}
 
-impl AsyncRead for Io {
+impl Wire for Socket {
+    fn into_socket(self) -> Socket {
+        self
+    }
+}
+
+impl Wire for TlsStream<Socket> {
+    fn into_socket(self) -> Socket {
+        self.into_inner().0
+    }
+}
+
+impl AsyncRead for Socket {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = &mut *self;
-        if let Some(fault) = this.framing.fault() {
-            return after(fault);
-        }
-        let before = into.filled().len();
-        ready!(Pin::new(&mut this.read).poll_read(cx, into))?;
-        let came = into.filled().get(before..).unwrap_or_default();
-        if came.is_empty() {
-            return Poll::Ready(Ok(()));
-        }
-        this.progress.received();
-        let heads = this.framing.heads();
-        let passed = this.framing.pass(came);
-        this.progress.passed(this.framing.heads() - heads);
-        if let Some(fault) = this.framing.fault() {
-            this.progress.malformed(fault);
-            into.set_filled(before + passed);
-            if passed == 0 {
-                return after(fault);
-            }
-        }
-        Poll::Ready(Ok(()))
+        Pin::new(&mut self.read).poll_read(cx, into)
     }
 }
 
-/// What is read behind a fault: in a body an error, so that it does not look like its end. Where a head should be,
-/// nothing any more: what is under way goes on, and then the driver answers.
-fn after(fault: Fault) -> Poll<io::Result<()>> {
-    if fault.is_in_body() {
-        Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, Malformed(fault))))
-    } else {
-        Poll::Pending
-    }
-}
-
-impl Io {
+impl Socket {
     fn poll_write_with(
         &self,
         cx: &mut Context<'_>,
@@ -101,7 +87,7 @@ impl Io {
     }
 }
 
-impl AsyncWrite for Io {
+impl AsyncWrite for Socket {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         self.poll_write_with(cx, |write| write.try_write(data), |write| at_once(write, &[io::IoSlice::new(data)]))
     }
@@ -123,7 +109,7 @@ impl AsyncWrite for Io {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // The server ends the writing side itself, see `serve`.
+        // The server ends the writing side itself, see `Connection::close`.
         Poll::Ready(Ok(()))
     }
 }
@@ -139,4 +125,48 @@ fn at_once(write: &OwnedWriteHalf, data: &[io::IoSlice<'_>]) -> io::Result<usize
 #[cfg(not(unix))]
 fn at_once(_: &OwnedWriteHalf, _: &[io::IoSlice<'_>]) -> io::Result<usize> {
     Err(io::ErrorKind::WouldBlock.into())
+}
+
+/// Resolves when the client closed its side. On Linux the kernel tells without anything being read, so that bytes
+/// which wait to be read cannot hide it.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(super) async fn left(write: &OwnedWriteHalf) {
+    loop {
+        match write.ready(tokio::io::Interest::PRIORITY).await {
+            Ok(ready) if ready.is_read_closed() => return,
+            Ok(_) => tokio::time::sleep(PRIORITY_PAUSE).await,
+            Err(_) => return,
+        }
+    }
+}
+
+/// Elsewhere it has to be asked for.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub(super) async fn left(write: &OwnedWriteHalf) {
+    loop {
+        match write.ready(tokio::io::Interest::READABLE).await {
+            Ok(ready) if ready.is_read_closed() => return,
+            Ok(_) => tokio::time::sleep(PRIORITY_PAUSE).await,
+            Err(_) => return,
+        }
+    }
+}
+
+/// Urgent data, which HTTP has no use for, shall not make a loop spin. Half of the 100 ms within which a departure
+/// is promised to be noticed.
+const PRIORITY_PAUSE: Duration = Duration::from_millis(50);
+
+/// Reads away what the client still sends, for a short time.
+pub(super) async fn linger(read: &mut OwnedReadHalf) {
+    let mut scratch = vec![0; 16 * 1024];
+    let mut left = LINGER_BYTES;
+    let _ = tokio::time::timeout(LINGER, async {
+        while left > 0 {
+            match read.read(&mut scratch).await {
+                Ok(0) | Err(_) => break,
+                Ok(len) => left = left.saturating_sub(len),
+            }
+        }
+    })
+    .await;
 }

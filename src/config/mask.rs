@@ -82,7 +82,8 @@ impl Walk<'_> {
             DeValue::String(text) => {
                 let shown = match key {
                     "env" => is_variable(text),
-                    "file" => is_path(text),
+                    // Somebody may have put the key itself there.
+                    "file" | "key_file" => is_path(text),
                     // A URL with a user or a query may hold a password.
                     "base_url" | "proxy" => !text.contains(['@', '?', '#']),
                     _ => !private || HARMLESS.contains(&key),

@@ -15,7 +15,8 @@ pub fn summary(config: &Config, memory: &dyn Display) -> String {
 
 fn write(out: &mut String, config: &Config, memory: &dyn Display) -> fmt::Result {
     let Config { server, timeouts, log, .. } = config;
-    writeln!(out, "listens on   {} (data), {} (admin)", server.listen, server.admin_listen)?;
+    let tls = if server.tls.is_some() { ", TLS" } else { "" };
+    writeln!(out, "listens on   {} (data{tls}), {} (admin)", server.listen, server.admin_listen)?;
     if let Some(metrics) = server.metrics_listen {
         writeln!(out, "             {metrics} (metrics)")?;
     }

@@ -159,6 +159,9 @@ fn the_page_shows_every_setting_with_its_default() {
         .map(|line| line.strip_prefix('#').filter(|rest| !rest.is_empty() && !rest.starts_with(' ')).unwrap_or(line))
         .collect();
     let page = page.join("\n").replace("/etc/ssl/company-ca.pem", "./tests/config/ca.pem");
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let folder = pair(&made.cert.pem(), &made.signing_key.serialize_pem());
+    let page = page.replace("/etc/tidegate/tls", folder.path().join("tls").to_str().unwrap());
     let all = |name: &str| {
         Some(format!("secret-of-{name}").into())
             .filter(|_| !name.starts_with("TIDEGATE_L") && name != "TIDEGATE_DATA_DIR")
@@ -406,4 +409,68 @@ fn the_schema_is_json_and_closed() {
     assert_eq!(schema["additionalProperties"], false);
     assert_eq!(schema["properties"]["server"]["properties"]["max_body_mib"]["maximum"], 1024);
     assert!(!schema.to_string().contains("null"));
+}
+
+/// A folder with `tls.crt` and `tls.key`.
+fn pair(cert: &str, key: &str) -> tempfile::TempDir {
+    let folder = tempfile::TempDir::new().unwrap();
+    fs::write(folder.path().join("tls.crt"), cert).unwrap();
+    fs::write(folder.path().join("tls.key"), key).unwrap();
+    folder
+}
+
+/// What is said of this pair of files, if anything.
+fn about_pair(cert: &str, key: &str) -> Option<String> {
+    let folder = pair(cert, key);
+    let (cert_file, key_file) = (folder.path().join("tls.crt"), folder.path().join("tls.key"));
+    let text = format!("[server]\ntls = {{ cert_file = {cert_file:?}, key_file = {key_file:?} }}\n{MINIMAL}");
+    let loaded = load_text("a.toml", &text, &|name| name.ends_with("_API_KEY").then(|| "sk-canary".into()));
+    match loaded {
+        Ok(config) => {
+            let shown = format!("{config:?}") + &summary(&config, &"");
+            assert!(shown.contains("Identity { .. }") && shown.contains("(data, TLS)"), "{shown}");
+            None
+        }
+        Err(report) => {
+            let text = report.to_string();
+            let secret = key.lines().find(|line| line.len() > 40).unwrap_or("canary");
+            assert!(!text.contains(secret) && text.contains("--> a.toml:2:"), "{text}");
+            Some(text)
+        }
+    }
+}
+
+#[test]
+fn a_certificate_and_its_key_fit_or_are_refused() {
+    let made = || rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let (one, other) = (made(), made());
+    let (cert, key) = (one.cert.pem(), one.signing_key.serialize_pem());
+    assert_eq!(about_pair(&cert, &key), None);
+    assert_eq!(about_pair(&format!("{cert}{}", other.cert.pem()), &key), None, "a chain");
+    let encrypted = key.replace("PRIVATE KEY", "ENCRYPTED PRIVATE KEY");
+    let nonsense = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    for (cert, key, message) in [
+        (&*cert, &*other.signing_key.serialize_pem(), "`key_file` is not the key of the certificate"),
+        (&format!("{}{cert}", other.cert.pem()), &key, "`key_file` is not the key of the certificate"),
+        (&key, &cert, "`cert_file` holds no certificates"),
+        (&key, &cert, "`key_file` holds no private key"),
+        (&cert, &encrypted, "`key_file` holds no private key"),
+        (&cert, "", "`key_file` holds no private key"),
+        ("", &key, "`cert_file` holds no certificates"),
+        (&cert[..cert.len() / 2], &key, "`cert_file` holds no certificates"),
+        (nonsense, &key, "the first certificate in `cert_file` cannot be used"),
+    ] {
+        let report = about_pair(cert, key).unwrap();
+        assert!(report.contains(message), "{message}: {report}");
+    }
+}
+
+#[test]
+fn a_key_in_the_place_of_its_file_is_not_shown() {
+    let key = "-----BEGIN PRIVATE KEY-----\nsk-canary\n-----END PRIVATE KEY-----";
+    let text = format!("[server]\ntls = {{ cert_file = \"/no/such\", key_file = '''{key}''' }}\n{MINIMAL}");
+    let report = load_text("a.toml", &text, &|name| name.ends_with("_API_KEY").then(|| "sk-canary".into()))
+        .unwrap_err()
+        .to_string();
+    no_secret(&report, &report);
 }

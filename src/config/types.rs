@@ -1,8 +1,9 @@
 //! The configuration after every check: what the rest of the crate reads. Nothing here can be wrong any more.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{fmt, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderName, Uri};
+use rustls::sign::CertifiedKey;
 use secrecy::{ExposeSecret, SecretString};
 
 /// Everything a start needs.
@@ -71,6 +72,8 @@ pub struct Server {
     pub admin_listen: SocketAddr,
     /// `/metrics` alone, if wanted.
     pub metrics_listen: Option<SocketAddr>,
+    /// What the data plane shows and signs with in TLS; without it, it speaks plain http.
+    pub tls: Option<Identity>,
     /// Where everything that must survive a restart lives.
     pub data_dir: PathBuf,
     /// Number of runtimes, each with a listener of its own; at least 1.
@@ -81,6 +84,27 @@ pub struct Server {
     pub max_body_bytes: u64,
     /// All request bodies together, in bytes; at least `max_body_bytes`.
     pub max_body_memory: u64,
+}
+
+/// A certificate with its key, both in working order.
+#[derive(Clone)]
+pub struct Identity {
+    /// For rustls.
+    pub certified: Arc<CertifiedKey>,
+    /// SHA-256 of both files: the key itself cannot be compared.
+    pub digest: [u8; 32],
+}
+
+impl PartialEq for Identity {
+    fn eq(&self, other: &Self) -> bool {
+        self.digest == other.digest
+    }
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Identity").finish_non_exhaustive()
+    }
 }
 
 /// `[routing]`, but for the default upstream.

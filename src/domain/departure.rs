@@ -7,33 +7,63 @@ use std::sync::{
 
 use super::outcome::End;
 
-/// One per connection. The server says why it drops the connection; a body that is dropped with it reads why.
+/// One per connection, or per part of one. The server says why it drops the connection; a body that is dropped with it
+/// reads why.
 #[derive(Clone, Debug, Default)]
-pub struct Departure(Arc<AtomicU8>);
+pub struct Departure(Arc<Reason>);
+
+#[derive(Debug, Default)]
+struct Reason {
+    said: AtomicU8,
+    whole: Option<Departure>,
+}
 
 const CLIENT_GONE: u8 = 0;
 const CLIENT_STALLED: u8 = 1;
 const GATEWAY_STOP: u8 = 2;
 
 impl Departure {
+    /// That of one of several requests on the connection, which may end by itself.
+    #[must_use]
+    pub fn of_part(&self) -> Self {
+        Self(Arc::new(Reason { said: AtomicU8::default(), whole: Some(self.clone()) }))
+    }
+
     /// The client takes nothing of what is ready for it.
     pub fn stalled(&self) {
-        self.0.store(CLIENT_STALLED, Ordering::Relaxed);
+        self.0.said.store(CLIENT_STALLED, Ordering::Relaxed);
     }
 
     /// Tidegate stops.
     pub fn gateway_stop(&self) {
-        self.0.store(GATEWAY_STOP, Ordering::Relaxed);
+        self.0.said.store(GATEWAY_STOP, Ordering::Relaxed);
     }
 
     /// The reason as an outcome; as long as nobody said otherwise, the client left.
     pub fn end(&self) -> End {
-        match self.0.load(Ordering::Relaxed) {
-            CLIENT_STALLED => End::ClientStalled,
-            GATEWAY_STOP => End::GatewayStop,
+        match (self.0.said.load(Ordering::Relaxed), &self.0.whole) {
+            (CLIENT_STALLED, _) => End::ClientStalled,
+            (GATEWAY_STOP, _) => End::GatewayStop,
+            (_, Some(whole)) => whole.end(),
             _ => End::ClientGone,
         }
     }
 }
 
 const _: () = assert!(CLIENT_GONE == 0, "the default of an AtomicU8");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_ends_by_itself_or_with_the_whole() {
+        let whole = Departure::default();
+        let (one, other) = (whole.of_part(), whole.of_part());
+        assert_eq!((one.end(), other.end(), whole.end()), (End::ClientGone, End::ClientGone, End::ClientGone));
+        one.stalled();
+        assert_eq!((one.end(), other.end(), whole.end()), (End::ClientStalled, End::ClientGone, End::ClientGone));
+        whole.gateway_stop();
+        assert_eq!((one.end(), other.end(), whole.end()), (End::ClientStalled, End::GatewayStop, End::GatewayStop));
+    }
+}

@@ -15,7 +15,11 @@ pub struct Connections {
     pub cut: Family<CutLabels, Counter>,
     /// Ended because what came on them is not HTTP as it should be.
     pub malformed: Family<MalformedLabels, Counter>,
-    /// Panics, each of which ended one of them.
+    /// TLS handshakes that failed.
+    pub tls_failed: Counter,
+    /// Requests of HTTP/2 refused because there were as many connections and requests as there may be.
+    pub streams_refused: Counter,
+    /// Panics, each of which ended one of them, or one request of HTTP/2.
     pub panics: Counter,
 }
 
@@ -38,6 +42,8 @@ impl Connections {
         let open = Gauge::default();
         let cut = Family::<CutLabels, Counter>::default();
         let malformed = Family::<MalformedLabels, Counter>::default();
+        let tls_failed = Counter::default();
+        let streams_refused = Counter::default();
         let panics = Counter::default();
         registry.register("connections", "Connections of clients", open.clone());
         registry.register("connections_cut", "Connections cut because a deadline of the server ran out", cut.clone());
@@ -46,7 +52,13 @@ impl Connections {
             "Connections ended because of a request that is not framed as it should be",
             malformed.clone(),
         );
-        registry.register("panics", "Panics, each of which ended one connection", panics.clone());
-        Self { open, cut, malformed, panics }
+        registry.register("tls_handshakes_failed", "TLS handshakes of clients that failed", tls_failed.clone());
+        registry.register(
+            "streams_refused",
+            "Requests of HTTP/2 refused for want of a slot of max_connections",
+            streams_refused.clone(),
+        );
+        registry.register("panics", "Panics, each of which ended one connection or request", panics.clone());
+        Self { open, cut, malformed, tls_failed, streams_refused, panics }
     }
 }

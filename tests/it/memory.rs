@@ -1,14 +1,18 @@
 //! What open streams cost, by the real binary's memory.
 
-use std::fs;
+use std::{fs, net::SocketAddr};
 
 use tempfile::TempDir;
-use tokio::sync::watch;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::watch,
+};
 
 use crate::support::{
     client::Client,
     gateway::UPSTREAM_KEY,
     process::{Process, tidegate},
+    tls::Made,
     upstream::{STREAM, Step, Upstream, chunk},
 };
 
@@ -18,11 +22,20 @@ const CLIENTS: usize = 200;
 /// What a stream may cost that nobody reads. The kernel's own buffers come on top.
 const PER_STALLED_CLIENT: u64 = 96 * 1024;
 
-async fn gateway(upstream: &Upstream, folder: &TempDir) -> Process {
+/// With what TLS holds: 16 KiB on the way out, as much of a record, and the session.
+const PER_STALLED_TLS_CLIENT: u64 = 128 * 1024;
+
+async fn gateway(upstream: &Upstream, folder: &TempDir, made: Option<&Made>) -> Process {
     let file = folder.path().join("tidegate.toml");
+    let tls = made.map_or_else(String::new, |made| {
+        let (cert, key) = (folder.path().join("tls.crt"), folder.path().join("tls.key"));
+        made.write(&cert, &key);
+        format!("tls = {{ cert_file = {cert:?}, key_file = {key:?} }}")
+    });
     let text = format!(
         r#"
 [server]
+{tls}
 listen = "127.0.0.1:0"
 admin_listen = "127.0.0.1:0"
 [timeouts]
@@ -61,9 +74,11 @@ fn resident(process: &Process) -> u64 {
     line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
 }
 
-#[tokio::test]
-#[ignore = "long: 200 streams of which nobody reads more than the head"]
-async fn clients_that_never_read_hold_bounded_memory() {
+/// What each of many clients costs that asks on a connection of `connect`'s and reads nothing.
+async fn each<S: AsyncRead + AsyncWrite + Unpin>(
+    made: Option<&Made>,
+    connect: impl AsyncFn(SocketAddr) -> Client<S>,
+) -> u64 {
     // Everybody sends until nothing is taken any more, and tells the bytes that were.
     let (stalled, mut stalls) = watch::channel(0_usize);
     let upstream = Upstream::scripted(move |_| {
@@ -75,11 +90,11 @@ async fn clients_that_never_read_hold_bounded_memory() {
     })
     .await;
     let folder = TempDir::new().unwrap();
-    let mut process = gateway(&upstream, &folder).await;
+    let mut process = gateway(&upstream, &folder, made).await;
     let address = process.ready();
 
     // One that reads warms it up.
-    let mut first = Client::connect(address).await;
+    let mut first = connect(address).await;
     first.send(request()).await;
     first.head().await;
     for _ in 0..100 {
@@ -90,12 +105,27 @@ async fn clients_that_never_read_hold_bounded_memory() {
 
     let mut clients = Vec::with_capacity(CLIENTS);
     for _ in 0..CLIENTS {
-        let mut client = Client::connect(address).await;
+        let mut client = connect(address).await;
         client.send(request()).await;
         clients.push(client);
     }
     crate::support::soon("all streams to stall", stalls.wait_for(|stalled| *stalled >= CLIENTS)).await.unwrap();
-    let each = resident(&process).saturating_sub(before) / CLIENTS as u64;
+    resident(&process).saturating_sub(before) / CLIENTS as u64
+}
+
+#[tokio::test]
+#[ignore = "long: 200 streams of which nobody reads more than the head"]
+async fn clients_that_never_read_hold_bounded_memory() {
+    let each = each(None, Client::connect).await;
     eprintln!("{CLIENTS} clients that never read: {} KiB each", each / 1024);
     assert!(each <= PER_STALLED_CLIENT, "{each} bytes each");
+}
+
+#[tokio::test]
+#[ignore = "long: 200 streams of which nobody reads more than the head"]
+async fn clients_that_never_read_over_tls_hold_bounded_memory() {
+    let made = Made::new();
+    let each = each(Some(&made), async |address| Client::on(made.dial(address, &[]).await.unwrap())).await;
+    eprintln!("{CLIENTS} clients over TLS that never read: {} KiB each", each / 1024);
+    assert!(each <= PER_STALLED_TLS_CLIENT, "{each} bytes each");
 }

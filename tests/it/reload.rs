@@ -30,15 +30,15 @@ use crate::support::{
 const BODY: &str = r#"{"model":"smart","input":"hi"}"#;
 const COMPLETED: &[u8] = b"data: {\"type\":\"response.completed\"}\n\n";
 const OTHER_KEY: &str = "sk-another-client-key";
-const OK: &str = "tidegate_config_reloads_total{result=\"ok\"}";
+pub(crate) const OK: &str = "tidegate_config_reloads_total{result=\"ok\"}";
 const UNCHANGED: &str = "tidegate_config_reloads_total{result=\"unchanged\"}";
-const REFUSED: &str = "tidegate_config_reloads_total{result=\"refused\"}";
+pub(crate) const REFUSED: &str = "tidegate_config_reloads_total{result=\"refused\"}";
 const SUCCESSFUL: &str = "tidegate_config_last_reload_successful";
 
 /// So often that a test waits for nothing.
-const OFTEN: Duration = Duration::from_millis(10);
+pub(crate) const OFTEN: Duration = Duration::from_millis(10);
 /// Only a wish reloads.
-const NEVER: Duration = Duration::from_secs(3600);
+pub(crate) const NEVER: Duration = Duration::from_secs(3600);
 
 fn env(name: &str) -> Option<OsString> {
     let value = match name {
@@ -51,7 +51,7 @@ fn env(name: &str) -> Option<OsString> {
 }
 
 /// A file: model `smart` leads to the first of these upstreams.
-fn text(server: &str, upstreams: &[(&str, &str)], rest: &str) -> String {
+pub(crate) fn text(server: &str, upstreams: &[(&str, &str)], rest: &str) -> String {
     let mut text =
         format!("[server]\nlisten = \"127.0.0.1:0\"\nadmin_listen = \"127.0.0.1:0\"\nworkers = 2\n{server}\n");
     for (name, base_url) in upstreams {
@@ -62,11 +62,11 @@ fn text(server: &str, upstreams: &[(&str, &str)], rest: &str) -> String {
     text + &format!("[[models]]\nname = \"smart\"\ntargets = [{{ upstream = \"{}\" }}]\n{rest}\n", upstreams[0].0)
 }
 
-const TESTER: &str = "[[keys]]\nname = \"tester\"\nsecret = { env = \"TESTER\" }";
+pub(crate) const TESTER: &str = "[[keys]]\nname = \"tester\"\nsecret = { env = \"TESTER\" }";
 
 impl Gateway {
     /// Reads `file`, below its folder, at the start and again.
-    fn reading(folder: TempDir, file: &Path, look_every: Duration) -> Self {
+    pub(crate) fn reading(folder: TempDir, file: &Path, look_every: Duration) -> Self {
         let source = Source::File(file.into());
         let loaded = config::load(&source, &env).unwrap();
         let mut config = loaded.config;
@@ -77,7 +77,7 @@ impl Gateway {
     }
 
     /// The same with a file of this text.
-    fn of(text: &str, look_every: Duration) -> Self {
+    pub(crate) fn of(text: &str, look_every: Duration) -> Self {
         let folder = TempDir::new().unwrap();
         let file = folder.path().join("tidegate.toml");
         let text = text.replacen("[server]", &format!("[server]\ndata_dir = {:?}", folder.path().join("data")), 1);
@@ -93,7 +93,7 @@ impl Gateway {
     }
 
     /// Reloads with another text, as `result` says.
-    async fn reload(&self, text: &str, result: &str) {
+    pub(crate) async fn reload(&self, text: &str, result: &str) {
         let before = self.metric(result).await;
         self.write(text);
         self.handle.reload();

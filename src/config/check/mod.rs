@@ -4,6 +4,7 @@ mod key;
 mod model;
 mod secret;
 mod server;
+mod tls;
 mod upstream;
 mod url;
 

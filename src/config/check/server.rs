@@ -45,6 +45,7 @@ impl Check<'_> {
             max_connections: raw.max_connections,
             max_body_bytes: raw.max_body_mib << 20,
             max_body_memory: raw.max_body_memory_mib << 20,
+            tls: raw.tls.and_then(|raw| self.tls(&raw)),
             listen: listen?,
             admin_listen: admin_listen?,
             metrics_listen: metrics_listen.flatten(),

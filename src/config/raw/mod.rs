@@ -45,12 +45,15 @@ pub(in crate::config) struct Server {
     /// Address that serves /metrics and nothing else.
     #[schemars(example = &"0.0.0.0:9090")]
     pub(in crate::config) metrics_listen: Option<String>,
+    /// Certificate and key of the data plane; absent = plain http.
+    #[schemars(extend("examples" = [{ "cert_file": "/etc/tidegate/tls.crt", "key_file": "/etc/tidegate/tls.key" }]))]
+    pub(in crate::config) tls: Option<Tls>,
     /// Folder for everything that must survive a restart. `TIDEGATE_DATA_DIR` wins.
     pub(in crate::config) data_dir: String,
     /// Threads that serve clients; 0 = one for each core.
     #[schemars(range(max = 1024))]
     pub(in crate::config) workers: usize,
-    /// Connections of clients at once.
+    /// Connections of clients at once, and over HTTP/2 each request beside others on one.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub(in crate::config) max_connections: usize,
     /// Largest request body, decoded, in MiB.
@@ -67,6 +70,7 @@ impl Default for Server {
             listen: "0.0.0.0:8080".into(),
             admin_listen: "127.0.0.1:8081".into(),
             metrics_listen: None,
+            tls: None,
             data_dir: "data".into(),
             workers: 0,
             max_connections: 10_000,
@@ -74,6 +78,18 @@ impl Default for Server {
             max_body_memory_mib: 512,
         }
     }
+}
+
+#[derive(Default, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(extend("required" = ["cert_file", "key_file"]))]
+pub(in crate::config) struct Tls {
+    /// PEM file with the certificate, and behind it those that lead to a root.
+    #[schemars(example = &"/etc/tidegate/tls.crt")]
+    pub(in crate::config) cert_file: Option<String>,
+    /// PEM file with its private key, not encrypted.
+    #[schemars(example = &"/etc/tidegate/tls.key")]
+    pub(in crate::config) key_file: Option<String>,
 }
 
 /// A day is the longest deadline: what is longer is a slip of the pen.

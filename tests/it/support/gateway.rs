@@ -42,6 +42,7 @@ pub(crate) fn config(base_url: &str) -> Config {
             listen: "127.0.0.1:0".parse().unwrap(),
             admin_listen: "127.0.0.1:0".parse().unwrap(),
             metrics_listen: None,
+            tls: None,
             data_dir: "unset".into(),
             workers: 1,
             max_connections: 1000,

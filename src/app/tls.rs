@@ -1,0 +1,63 @@
+//! TLS to clients.
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use rustls::{
+    ServerConfig,
+    crypto::aws_lc_rs,
+    server::{ClientHello, ResolvesServerCert},
+    sign::CertifiedKey,
+};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+
+use super::{progress::MAX_QUEUED, socket::Socket};
+use crate::config::Identity;
+
+/// HTTP/2, as clients offer it.
+const H2: &[u8] = b"h2";
+
+/// What one connection holds for TLS at most: records on their way out, 18 KiB of one that comes in, and what it
+/// decrypts to.
+pub(super) const PER_CONNECTION: usize = MAX_QUEUED + (2 + 18 + 16) * 1024;
+
+/// The certificate for the next handshake, and its key. One for all workers: it is read at handshakes only.
+#[derive(Debug)]
+pub(super) struct Certificates(RwLock<Arc<CertifiedKey>>);
+
+impl Certificates {
+    pub(super) fn new(identity: &Identity) -> Self {
+        Self(RwLock::new(Arc::clone(&identity.certified)))
+    }
+
+    /// Handshakes from now on get another one. Connections that are open go on with what they began with.
+    pub(super) fn set(&self, identity: &Identity) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&identity.certified);
+    }
+}
+
+impl ResolvesServerCert for Certificates {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner)))
+    }
+}
+
+/// TLS 1.2 and 1.3 with rustls's own choice of ciphers. HTTP/2 is spoken with who offers it, and never without TLS.
+pub(super) fn acceptor(certificates: Arc<Certificates>) -> Result<TlsAcceptor, rustls::Error> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_cert_resolver(certificates);
+    config.alpn_protocols = vec![H2.to_vec(), b"http/1.1".to_vec()];
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+/// A client's connection after the handshake, and whether HTTP/2 was chosen.
+pub(super) async fn accept(acceptor: &TlsAcceptor, socket: Socket) -> std::io::Result<(TlsStream<Socket>, bool)> {
+    let mut stream = acceptor.accept(socket).await?;
+    // Its own limit is 64 KiB: a client that does not read would hold all of that.
+    let (_, session) = stream.get_mut();
+    session.set_buffer_limit(Some(MAX_QUEUED));
+    let is_h2 = session.alpn_protocol() == Some(H2);
+    Ok((stream, is_h2))
+}

@@ -1,0 +1,74 @@
+//! TLS between a client and the gateway.
+
+use std::{fs, net::SocketAddr, path::Path, sync::Arc};
+
+use tidegate::config::Identity;
+use tokio::net::TcpStream;
+use tokio_rustls::{
+    TlsConnector,
+    client::TlsStream,
+    rustls::{
+        ClientConfig, RootCertStore, SupportedProtocolVersion, client::Resumption, crypto::aws_lc_rs,
+        pki_types::PrivatePkcs8KeyDer, sign::CertifiedKey, version::TLS13,
+    },
+};
+
+use super::{client::Client, gateway::Gateway};
+
+/// A certificate for `localhost` that signs itself, and its key.
+pub(crate) struct Made {
+    pub(crate) cert_pem: String,
+    pub(crate) key_pem: String,
+    config: ClientConfig,
+    certified: Arc<CertifiedKey>,
+}
+
+impl Made {
+    pub(crate) fn new() -> Self {
+        Self::for_versions(&[&TLS13])
+    }
+
+    /// With a client that speaks these versions only.
+    pub(crate) fn for_versions(versions: &[&'static SupportedProtocolVersion]) -> Self {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let provider = aws_lc_rs::default_provider();
+        let key = PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
+        let certified = CertifiedKey::from_der(vec![made.cert.der().clone()], key.into(), &provider).unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(made.cert.der().clone()).unwrap();
+        let mut config = ClientConfig::builder_with_provider(Arc::new(provider))
+            .with_protocol_versions(versions)
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        // A session that is resumed shows no certificate.
+        config.resumption = Resumption::disabled();
+        let (cert_pem, key_pem) = (made.cert.pem(), made.signing_key.serialize_pem());
+        Self { cert_pem, key_pem, config, certified: Arc::new(certified) }
+    }
+
+    /// For a gateway.
+    pub(crate) fn identity(&self) -> Option<Identity> {
+        Some(Identity { certified: Arc::clone(&self.certified), digest: [0; 32] })
+    }
+
+    /// Writes both files.
+    pub(crate) fn write(&self, cert: &Path, key: &Path) {
+        fs::write(cert, &self.cert_pem).unwrap();
+        fs::write(key, &self.key_pem).unwrap();
+    }
+
+    /// Connects with TLS, trusting only this certificate and offering these protocols.
+    pub(crate) async fn dial(&self, address: SocketAddr, alpn: &[&str]) -> std::io::Result<TlsStream<TcpStream>> {
+        let stream = TcpStream::connect(address).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        let mut config = self.config.clone();
+        config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+        TlsConnector::from(Arc::new(config)).connect("localhost".try_into().unwrap(), stream).await
+    }
+
+    /// The same for HTTP/1.1.
+    pub(crate) async fn connect(&self, gateway: &Gateway) -> Client<TlsStream<TcpStream>> {
+        Client::on(self.dial(gateway.address, &[]).await.unwrap())
+    }
+}
