@@ -15,7 +15,7 @@ use crate::upstream::send;
 
 /// Requests at once on a connection of HTTP/2: more than one process of a client has under way, and few enough that
 /// what may be left of them (see [`PER_CONNECTION`]) stays bounded. Clients wait, or open another connection;
-/// one that begins with more before it is told gets REFUSED_STREAM for those, and may try them again.
+/// one that begins with more before it is told gets `REFUSED_STREAM` for those, and may try them again.
 const MAX_STREAMS: u32 = 32;
 
 /// What a client of HTTP/2 may send ahead of what is read, of one request and of all: the latter is memory of ours.
