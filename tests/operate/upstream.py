@@ -1,0 +1,88 @@
+"""The scripted upstream, a process of its own: prints its port, then answers as `script` says until its input ends.
+
+GET /stats tells how many requests came and how many are under way.
+"""
+
+import asyncio
+import json
+import socket
+import sys
+
+import script
+
+JSON = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+STREAM = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+# Deltas as providers send them, four a chunk.
+DELTA = b'data: {"type":"response.output_text.delta","delta":"%s"}\n\n' % (b"x" * 200)
+# Of what is sent and not read. More would only be memory of the kernel, which is not what is measured.
+SEND_BUFFER = 256 * 1024
+
+stats = {"requests": 0, "under_way": 0}
+
+
+def chunk(data):
+    return b"%x\r\n%s\r\n" % (len(data), data)
+
+
+async def answer(reader, writer, body):
+    kind, number, milliseconds = json.loads(body)["input"].split()
+    number, pause = int(number), int(milliseconds) / 1000 / script.EVENTS
+    if kind == "short":
+        text = script.short(number)
+        writer.write(JSON % len(text) + text)
+        return
+    writer.write(STREAM)
+    if kind == "stream":
+        for event in script.events(number):
+            await asyncio.sleep(pause)
+            writer.write(chunk(event))
+            await writer.drain()
+        writer.write(b"0\r\n\r\n")
+    elif kind == "flood":
+        flood = chunk(DELTA * 4) * 16
+        while True:
+            writer.write(flood)
+            await writer.drain()
+    elif kind == "endless":
+        # Nothing comes from this client any more but its end.
+        end = asyncio.ensure_future(reader.read(1))
+        while not end.done():
+            writer.write(chunk(next(script.events(number))))
+            await asyncio.wait([end], timeout=0.05)
+        raise ConnectionError(end.exception() or "closed")
+
+
+async def serve(reader, writer):
+    try:
+        while True:
+            head = await reader.readuntil(b"\r\n\r\n")
+            if head.startswith(b"GET"):
+                text = json.dumps(stats).encode()
+                writer.write(JSON % len(text) + text)
+                continue
+            length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+            body = await reader.readexactly(int(length.split(b":")[1]))
+            stats["requests"] += 1
+            stats["under_way"] += 1
+            try:
+                await answer(reader, writer, body)
+                await writer.drain()
+            finally:
+                stats["under_way"] -= 1
+    except (ConnectionError, asyncio.IncompleteReadError):
+        pass
+    finally:
+        writer.close()
+
+
+async def main():
+    listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+    server = await asyncio.start_server(serve, sock=listener, backlog=4096)
+    print(listener.getsockname()[1], flush=True)
+    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+    server.close()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
