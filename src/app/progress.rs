@@ -66,7 +66,7 @@ pub(super) struct Progress {
 
 /// hyper takes this much of a body ahead of the socket, and one piece more. Its own limit cannot be lower than that for
 /// heads, and a client that does not read would hold all of it.
-pub(super) const MAX_QUEUED: usize = 16 * 1024;
+pub(super) const MAX_QUEUED: usize = 9 * 1024;
 
 /// A client of HTTP/2 that has nothing under way gets this long to take its leave: a round trip and some.
 const GOODBYE: Duration = Duration::from_secs(2);

@@ -35,8 +35,9 @@ use crate::{
 };
 
 /// hyper's buffers grow up to this and no further (its own default is 417,792 bytes). A stream that nobody reads holds
-/// about four of them: one being read into, one on its way, and what waits for the client. Also bounds the head of an answer.
-pub const MAX_BUFFER: usize = 16 * 1024;
+/// about four of them: one being read into, one on its way, and what waits for the client. With 16 KiB that were 77 KiB
+/// a stream. Also bounds the head of an answer, of which proxies in front of providers allow 8 KiB or less.
+pub const MAX_BUFFER: usize = 9 * 1024;
 
 /// What one connection holds at most.
 pub const PER_CONNECTION: usize = 4 * MAX_BUFFER;
