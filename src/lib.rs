@@ -8,7 +8,7 @@
 //! 5  api
 //! 4  proxy
 //! 3  auth | limits | routing | upstream | metering
-//! 2  protocol | metrics
+//! 2  store | protocol | metrics
 //! 1  config
 //! 0  domain
 //! ```
@@ -30,4 +30,5 @@ pub mod protocol;
 pub mod proxy;
 pub mod routing;
 pub mod simulator;
+pub mod store;
 pub mod upstream;

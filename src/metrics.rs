@@ -2,6 +2,7 @@
 //! names, so their number is bounded.
 
 mod connections;
+mod ledger;
 mod reloads;
 mod standings;
 
@@ -19,6 +20,7 @@ pub use standings::{Standings, UpstreamHealth};
 
 use crate::domain::{
     budget::Budget,
+    ledger::Condition,
     outcome::{AttemptResult, End, Outcome},
     problem::Problem,
 };
@@ -95,6 +97,9 @@ pub struct Metrics {
     body_memory: Gauge,
     /// Memory for the bodies of requests: counted by those who take it, and read when somebody asks for the metrics.
     pub bodies: Budget,
+    /// How the ledger stands, and what shows it.
+    pub ledger: Arc<Condition>,
+    ledger_shown: ledger::Shown,
     /// Connections of clients.
     pub connections: Connections,
     /// Reloads of the configuration.
@@ -150,6 +155,7 @@ impl Default for Metrics {
         let standings = Standings::new(&mut registry);
         registry.register("requests_in_flight", "Requests under way", in_flight.clone());
         registry.register("body_memory_bytes", "Bytes held for the bodies of requests", body_memory.clone());
+        let ledger_shown = ledger::Shown::new(&mut registry);
         let connections = Connections::new(&mut registry);
         let reloads = Reloads::new(&mut registry);
         Self {
@@ -168,6 +174,8 @@ impl Default for Metrics {
             in_flight,
             body_memory,
             bodies: Budget::default(),
+            ledger: Arc::default(),
+            ledger_shown,
             connections,
             reloads,
         }
@@ -219,6 +227,7 @@ impl Metrics {
     /// When it cannot be written down, which would be a fault of a label.
     pub fn text(&self) -> Result<String, std::fmt::Error> {
         self.body_memory.set(i64::try_from(self.bodies.held()).unwrap_or(i64::MAX));
+        self.ledger_shown.show(&self.ledger);
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
         Ok(text)

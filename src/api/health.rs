@@ -72,10 +72,16 @@ pub(super) async fn detail(State(admin): State<Admin>) -> impl IntoResponse {
     let health = &admin.health;
     let idle = health.idle.read().unwrap_or_else(PoisonError::into_inner);
     let status = health.status();
+    let ledger = &admin.metrics.ledger;
     let body = json!({
         "ready": status.is_success(),
         "draining": !status.is_success(),
         "last_reload_refused": health.refused.load(Ordering::Relaxed),
+        "ledger": {
+            "faults": ledger.faults().filter(|(_, fails)| *fails).map(|(name, _)| name).collect::<Vec<_>>(),
+            "waiting": ledger.waiting(),
+            "journal_bytes": ledger.journal_bytes.load(Ordering::Relaxed),
+        },
         "upstreams": admin.data.proxy.tables().states(),
         "upstreams_without_credential": *idle,
     });

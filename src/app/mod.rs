@@ -10,6 +10,7 @@ mod first_key;
 mod framing;
 mod guard;
 mod http2;
+mod ledger;
 mod log_line;
 mod log_writer;
 mod memory;
@@ -40,6 +41,7 @@ use tokio::{
 use self::{
     connection::{Secure, Shared},
     data_dir::{DataDir, DataDirError},
+    ledger::Ledgers,
     progress::Deadlines,
     reload::{Command, Reloader},
     shutdown::{SharedGrace, Shutdown},
@@ -109,6 +111,14 @@ pub enum StartError {
     /// TLS to clients cannot be had.
     #[error("TLS to clients cannot be had: {0}")]
     Tls(#[from] rustls::Error),
+    /// The journal of the ledger.
+    #[error("the ledger's journal cannot be used: {path}: {source}")]
+    Ledger {
+        /// Its folder.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
     /// A thread cannot be started.
     #[error("cannot start a thread: {0}")]
     Thread(io::Error),
@@ -130,6 +140,7 @@ pub struct Running {
     handle: Handle,
     workers: Vec<JoinHandle<()>>,
     control: JoinHandle<()>,
+    ledgers: Ledgers,
     _data_dir: DataDir,
 }
 
@@ -222,6 +233,7 @@ pub fn start(mut config: Config, origin: Option<Origin>, world: World) -> Result
         let _inside = control.enter();
         Bound::new(&config.server)?
     };
+    let mut ledgers = Ledgers::start(&data_dir, config.server.workers, &metrics)?;
     let first_key = made_key.map_or(Ok(None), |key| first_key::keep(key, &data_dir, world))?;
 
     let (new_deadlines, deadlines) = watch::channel(Deadlines::from(&config.timeouts));
@@ -247,7 +259,8 @@ pub fn start(mut config: Config, origin: Option<Origin>, world: World) -> Result
     for (index, listener) in bound.data.into_iter().enumerate() {
         let dice = Arc::new(Dice::new(world.chance)?);
         let tables = Tables::new(&config, &tls, &metrics, &common, &dice, None)?;
-        let proxy = Proxy::new(tables, &metrics.bodies, world.clock, world.chance, dice)?;
+        let ledger = ledgers.of_a_worker();
+        let proxy = Proxy::new(tables, &metrics.bodies, Arc::clone(&ledger), world.clock, world.chance, dice)?;
         let state = Arc::new(Data { proxy, health: Arc::clone(&health) });
         data.push(Arc::clone(&state));
         let shared = Shared {
@@ -258,6 +271,7 @@ pub fn start(mut config: Config, origin: Option<Origin>, world: World) -> Result
             tls: secure.clone(),
         };
         let serving = server::run(listener, shared, deadlines.clone(), Arc::clone(&slots));
+        let serving = ledger::beside(ledger, serving);
         workers.push(spawn(format!("worker-{index}"), runtime()?, serving)?);
     }
     let shown = data.first().map(Arc::clone).ok_or(StartError::NoWorker)?;
@@ -278,6 +292,7 @@ pub fn start(mut config: Config, origin: Option<Origin>, world: World) -> Result
         handle,
         workers,
         control,
+        ledgers,
         _data_dir: data_dir,
     })
 }
@@ -322,6 +337,8 @@ impl Running {
             // A worker that panicked has ended too.
             let _ = worker.join();
         }
+        // Nobody settles any more.
+        self.ledgers.end();
         self.handle.stop();
         let _ = self.control.join();
     }

@@ -17,6 +17,8 @@ use crate::{
 pub struct Caller {
     /// Name of the key in logs.
     pub name: Arc<str>,
+    /// Name of its group, if it has one.
+    pub group: Option<Arc<str>>,
     /// Its place in the configuration.
     pub index: usize,
     models: Option<Vec<Arc<str>>>,
@@ -61,14 +63,15 @@ pub enum Stranger {
 }
 
 impl Keys {
-    /// All keys of the configuration.
-    pub fn new(keys: &[config::Key]) -> Self {
+    /// All keys of the configuration, and their groups.
+    pub fn new(keys: &[config::Key], groups: &[config::Group]) -> Self {
         let by_digest = keys
             .iter()
             .enumerate()
             .map(|(index, key)| {
                 let (name, models, upstreams) = (key.name.clone(), key.models.clone(), key.upstreams.clone());
-                let caller = Caller { name, index, models, upstreams };
+                let group = key.group.and_then(|group| groups.get(group)).map(|group| Arc::clone(&group.name));
+                let caller = Caller { name, group, index, models, upstreams };
                 (key.sha256, Arc::new(caller))
             })
             .collect();
@@ -133,7 +136,7 @@ mod tests {
             group: None,
             limits: config::Limits::default(),
         };
-        Keys::new(&[key("team-a", b"sk-a"), key("team-b", b"sk-b")])
+        Keys::new(&[key("team-a", b"sk-a"), key("team-b", b"sk-b")], &[])
     }
 
     fn with(values: &[&'static str]) -> HeaderMap {

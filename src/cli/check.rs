@@ -7,6 +7,7 @@ use crate::{
     app::Memory,
     config::{EXIT_CONFIG, Source, summary},
     proxy::Tables,
+    store::journal,
 };
 
 /// Checks the configuration as far as that is possible without starting, and prints what would run.
@@ -19,6 +20,10 @@ pub(super) fn run(source: &Source) -> ExitCode {
         output::fail(error);
         return ExitCode::from(EXIT_CONFIG);
     }
-    output::print(summary(&config, &Memory::new(&config, config.server.max_connections)));
+    let journal = format_args!(
+        "the ledger's journal up to {} MiB; the ledger itself grows by some 300 bytes a request",
+        journal::MOST >> 20
+    );
+    output::print(summary(&config, &Memory::new(&config, config.server.max_connections), &journal));
     ExitCode::SUCCESS
 }

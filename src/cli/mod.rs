@@ -9,6 +9,7 @@ mod output;
 mod serve;
 mod signals;
 mod simulate;
+mod usage;
 
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 
@@ -55,6 +56,8 @@ enum Command {
         #[arg(long, value_name = "TEXT")]
         cache_key: Option<String>,
     },
+    /// Sum up the ledger: requests and tokens by key, group, model, upstream or day. Also while the gateway runs.
+    Usage(usage::Question),
     /// Ask a running gateway whether it is alive; for HEALTHCHECK of a container.
     Healthcheck,
     /// Run the simulated providers alone, for programs that are tested without spending money.
@@ -87,6 +90,7 @@ pub fn run() -> ExitCode {
         Command::Demo { listen, admin_listen } => demo::run(listen, admin_listen),
         Command::Check => check::run(&source),
         Command::Explain { key, model, cache_key } => explain::run(&source, Question { key, model, cache_key }),
+        Command::Usage(question) => usage::run(&source, &question),
         Command::Healthcheck => healthcheck::run(&source),
         Command::Simulate { listen } => simulate::run(listen),
         Command::Config { what: ConfigCommand::Schema } => config::schema(),

@@ -4,16 +4,17 @@ use std::fmt::{self, Display, Write};
 
 use super::types::{Config, FailoverOn, Limits, LogFormat, Model, Strategy, Target, Upstream};
 
-/// What would run with this configuration, for people. `memory` is the most that it allows.
+/// What would run with this configuration, for people. `memory` is the most that it allows, `disk` what it
+/// keeps there.
 #[must_use]
-pub fn summary(config: &Config, memory: &dyn Display) -> String {
+pub fn summary(config: &Config, memory: &dyn Display, disk: &dyn Display) -> String {
     let mut out = String::new();
     // Writing to a string cannot fail.
-    let _ = write(&mut out, config, memory);
+    let _ = write(&mut out, config, memory, disk);
     out
 }
 
-fn write(out: &mut String, config: &Config, memory: &dyn Display) -> fmt::Result {
+fn write(out: &mut String, config: &Config, memory: &dyn Display, disk: &dyn Display) -> fmt::Result {
     let Config { server, timeouts, log, .. } = config;
     let tls = if server.tls.is_some() { ", TLS" } else { "" };
     writeln!(out, "listens on   {} (data{tls}), {} (admin)", server.listen, server.admin_listen)?;
@@ -29,6 +30,7 @@ fn write(out: &mut String, config: &Config, memory: &dyn Display) -> fmt::Result
         server.max_body_memory >> 20
     )?;
     writeln!(out, "memory       {memory}")?;
+    writeln!(out, "disk         {disk}")?;
     writeln!(out, "logs         {}, {}", if log.format == LogFormat::Json { "json" } else { "text" }, log.level)?;
     writeln!(
         out,

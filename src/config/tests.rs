@@ -81,7 +81,7 @@ fn valid_files_load_and_show_no_secret() {
     for file in files("valid") {
         let loaded = load(&Source::File(file.clone()), &env).unwrap();
         assert_eq!(loaded.source, file.display().to_string());
-        no_secret(&summary(&loaded.config, &"").replace("x-canary", ""), "summary");
+        no_secret(&summary(&loaded.config, &"", &"").replace("x-canary", ""), "summary");
         no_secret(&format!("{loaded:?}").replace("x-canary", ""), "Debug");
     }
 }
@@ -240,7 +240,7 @@ fn limits_are_taken_as_written() {
     assert_eq!(key.limits, Limits { requests: Some(60), tokens: Some(200_000), in_flight: Some(5) });
     assert_eq!(config.groups[key.group.unwrap()].name.as_ref(), "team");
     assert_eq!(config.groups[0].limits, Limits { requests: Some(600), tokens: None, in_flight: Some(50) });
-    let summary = summary(&config, &"");
+    let summary = summary(&config, &"", &"");
     for line in [
         "; 60 requests a minute; 200000 tokens a minute; 5 requests at once; group team\n",
         "  group team; 600 requests a minute; 50 requests at once\n",
@@ -263,7 +263,7 @@ fn strategies_and_priorities_are_taken_as_written() {
     let upstream = &config.upstreams[0];
     assert_eq!(upstream.failover_on, FailoverOn { disconnect: true, timeout: false, empty: true });
     assert_eq!((upstream.max_in_flight, upstream.credentials[0].max_in_flight), (Some(9), Some(3)));
-    let summary = summary(&config, &"");
+    let summary = summary(&config, &"", &"");
     for line in [
         "  as-written -> a > b\n",
         "  shared -> a (3) | b (1)\n",
@@ -286,7 +286,7 @@ fn what_leads_to_an_idle_upstream_goes_with_it() {
     assert_eq!(config.keys.len(), 1);
     // None would mean all.
     assert_eq!(config.keys[0].upstreams, Some(vec![]));
-    let summary = summary(&config, &"");
+    let summary = summary(&config, &"", &"");
     for line in [
         "idle: idle, has no credential; set UNSET_KEY or ./tests",
         "both -> live/b",
@@ -427,7 +427,7 @@ fn about_pair(cert: &str, key: &str) -> Option<String> {
     let loaded = load_text("a.toml", &text, &|name| name.ends_with("_API_KEY").then(|| "sk-canary".into()));
     match loaded {
         Ok(config) => {
-            let shown = format!("{config:?}") + &summary(&config, &"");
+            let shown = format!("{config:?}") + &summary(&config, &"", &"");
             assert!(shown.contains("Identity { .. }") && shown.contains("(data, TLS)"), "{shown}");
             None
         }

@@ -45,6 +45,24 @@ impl RequestIds {
     }
 }
 
+impl RequestId {
+    /// Its 16 bytes.
+    pub const fn to_bytes(self) -> [u8; 16] {
+        *self.0.as_bytes()
+    }
+
+    /// The id of these bytes.
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(uuid::Uuid::from_bytes(bytes))
+    }
+
+    /// When it was made, in milliseconds since 1970-01-01 UTC: the first 48 bits say so.
+    pub const fn millis(self) -> u64 {
+        let [a, b, c, d, e, f, ..] = self.to_bytes();
+        u64::from_be_bytes([0, 0, a, b, c, d, e, f])
+    }
+}
+
 impl fmt::Display for RequestId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "req_{}", self.0.simple())
@@ -65,7 +83,9 @@ mod tests {
             Ok(())
         });
         let ids = RequestIds::new(clock, chance).unwrap();
-        let (one, two) = (ids.next().to_string(), ids.next().to_string());
+        let (one, two) = (ids.next(), ids.next());
+        assert_eq!((one.millis(), RequestId::from_bytes(one.to_bytes())), (0x0123_4567_89ab, one));
+        let (one, two) = (one.to_string(), two.to_string());
         assert_eq!(one, "req_0123456789ab7fffbfffffffffffffff");
         assert_eq!(two, "req_0123456789ab7fff8000000000000000");
     }

@@ -5,6 +5,7 @@ pub mod chance;
 pub mod clock;
 pub mod departure;
 pub mod id;
+pub mod ledger;
 pub mod outcome;
 pub mod problem;
 pub mod standing;

@@ -104,6 +104,10 @@ pub struct Outcome {
     pub status: Option<StatusCode>,
     /// Name of the client key, once it was known.
     pub key: Option<Arc<str>>,
+    /// Name of the key's group, if it has one.
+    pub group: Option<Arc<str>>,
+    /// Tokens that were reserved for it, if any were.
+    pub reserved: Option<u64>,
     /// The model as asked, once it was known to be configured.
     pub model: Option<Arc<str>>,
     /// The model as sent up.

@@ -52,6 +52,8 @@ pub enum Problem {
     UpstreamBusy,
     /// All request bodies together are over `max_body_memory_mib`.
     GatewayOverloaded,
+    /// What the request costs cannot be put down now.
+    LedgerUnavailable,
     /// The key or its group has used its requests of this minute.
     RequestLimit,
     /// The key or its group has used its tokens of this minute.
@@ -122,6 +124,7 @@ impl Problem {
             Self::UpstreamBadAnswer => "upstream_bad_answer",
             Self::UpstreamBusy => "upstream_busy",
             Self::GatewayOverloaded => "gateway_overloaded",
+            Self::LedgerUnavailable => "ledger_unavailable",
             // Clients know one code for all of them.
             Self::RequestLimit | Self::TokenLimit | Self::InFlightLimit => "rate_limit_exceeded",
             Self::Internal => "internal_error",

@@ -313,6 +313,11 @@ impl Permit {
         self.subject.quotas(nanos(self.began))
     }
 
+    /// Tokens that are reserved, if any are.
+    pub fn reserved(&self) -> Option<u64> {
+        self.reserved.as_ref().map(|reserved| reserved.tokens)
+    }
+
     /// Corrects the reservation to what was used. Only the first call counts.
     pub fn settle(&mut self, used: Used) {
         let Some(Reserved { tokens, at, body, estimate }) = self.reserved.take() else { return };

@@ -1,15 +1,21 @@
 //! The record of each request: filled on the way, settled exactly once, told to every sink.
 
+mod feed;
+mod ledger;
 mod log;
 
 use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
+pub use feed::Feeding;
+pub use ledger::{Ledger, Unwritable};
+
 use crate::{
     domain::{
         departure::Departure,
         id::RequestId,
+        ledger::Row,
         outcome::{Attempt, AttemptResult, End, Outcome},
         problem::Problem,
         usage::Usage,
@@ -28,6 +34,8 @@ pub struct Settlement {
     departure: Departure,
     began: Instant,
     outcome: Box<Outcome>,
+    /// Where it was put down before it went up.
+    ledger: Option<Arc<Ledger>>,
     settled: bool,
 }
 
@@ -41,6 +49,8 @@ impl Settlement {
             problem: None,
             status: None,
             key: None,
+            group: None,
+            reserved: None,
             model: None,
             upstream_model: None,
             attempts: Vec::new(),
@@ -55,12 +65,30 @@ impl Settlement {
             first_byte: None,
             took: Duration::ZERO,
         });
-        Self { metrics, upstream: None, departure, began: Instant::now(), outcome, settled: false }
+        Self { metrics, upstream: None, departure, began: Instant::now(), outcome, ledger: None, settled: false }
     }
 
     /// The record, to be filled.
     pub fn outcome(&mut self) -> &mut Outcome {
         &mut self.outcome
+    }
+
+    /// Puts down in the ledger that the request goes up, to `upstream` first. Nothing may be sent before, and nothing at
+    /// all where it fails.
+    ///
+    /// # Errors
+    /// When it cannot be put down.
+    pub async fn goes_up(&mut self, ledger: &Arc<Ledger>, upstream: Option<&str>) -> Result<(), Unwritable> {
+        // Already now: should the client leave while others write, what becomes of it is put down as well.
+        self.ledger = Some(Arc::clone(ledger));
+        let written = match ledger.open(&Row::open(&self.outcome, upstream)) {
+            Ok(batch) => ledger.written(batch).await,
+            Err(error) => Err(error),
+        };
+        if written.is_err() {
+            self.ledger = None;
+        }
+        written
     }
 
     /// Notes a try before it is made: should it be cut short, the record shows it. `index` is that of the upstream.
@@ -112,6 +140,9 @@ impl Settlement {
         self.outcome.end = end;
         self.outcome.took = self.began.elapsed();
         self.count_last();
+        if let Some(ledger) = &self.ledger {
+            ledger.settle(&Row::settled(&self.outcome));
+        }
         self.metrics.settled(self.upstream, &self.outcome);
         log::line(&self.outcome);
     }

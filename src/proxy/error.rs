@@ -204,6 +204,7 @@ impl Refusal {
                     "The provider refused this gateway's own credential. Your key is fine; tell the operator."
                 }
                 Problem::UpstreamBadAnswer => "The provider answered with something that is not an API answer.",
+                Problem::LedgerUnavailable => "This gateway cannot write its ledger now; nothing went to a provider.",
                 _ => "Something went wrong inside the gateway.",
             },
         )
@@ -284,7 +285,7 @@ impl Refusal {
             Problem::UnsupportedEncoding => {
                 headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("gzip, deflate, br, zstd"));
             }
-            Problem::UpstreamBusy | Problem::GatewayOverloaded => {
+            Problem::UpstreamBusy | Problem::GatewayOverloaded | Problem::LedgerUnavailable => {
                 headers.insert(RETRY_AFTER, HeaderValue::from_static(RETRY_SOON));
             }
             // RFC 9110 wants a 426 to name a protocol: the one to use in place of WebSocket.
@@ -380,6 +381,7 @@ fn status(problem: Problem) -> StatusCode {
         | Problem::UpstreamBadAnswer => StatusCode::BAD_GATEWAY,
         Problem::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
         Problem::UpstreamBusy | Problem::GatewayOverloaded => StatusCode::SERVICE_UNAVAILABLE,
+        Problem::LedgerUnavailable => StatusCode::SERVICE_UNAVAILABLE,
         Problem::RequestLimit | Problem::TokenLimit | Problem::InFlightLimit => StatusCode::TOO_MANY_REQUESTS,
         Problem::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     }
@@ -410,6 +412,7 @@ fn may_heal(problem: Problem) -> bool {
             | Problem::TokenLimit
             | Problem::InFlightLimit
             | Problem::GatewayOverloaded
+            | Problem::LedgerUnavailable
             | Problem::Internal
     )
 }

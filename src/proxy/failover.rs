@@ -14,6 +14,7 @@ use super::{
     respond::Reply,
 };
 use crate::{
+    domain::problem::Problem,
     metering::Settlement,
     metrics::Again,
     routing::{Candidate, Choice, Route},
@@ -77,6 +78,9 @@ impl<'a> Failover<'a> {
     /// Asks until somebody answers or nobody is left.
     pub(super) async fn run(mut self, call: &Call<'_>) -> Result<Reply, Refusal> {
         let (mut lease, mut candidate) = self.first().await?;
+        // Put down before the first byte goes up; one row a request, however many are asked.
+        let down = self.settlement.goes_up(&self.proxy.ledger, Some(&lease.upstream().config.name)).await;
+        down.map_err(|_| Refusal::upstream(Problem::LedgerUnavailable))?;
         loop {
             let upstream = candidate.upstream;
             let target = self.route.targets.get(candidate.target);

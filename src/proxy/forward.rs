@@ -70,7 +70,8 @@ where
 
     // Authenticate: the cheapest refusal comes first, before a byte of the body is read.
     let caller = caller(tables, &head.headers).map_err(|refusal| refusal.leaving(&body))?;
-    settlement.outcome().key = Some(Arc::clone(&caller.name));
+    let outcome = settlement.outcome();
+    (outcome.key, outcome.group) = (Some(Arc::clone(&caller.name)), caller.group.clone());
 
     // Admit requests, of a minute and at once.
     let limited = |limited: Limited| {
@@ -93,6 +94,7 @@ where
     // Admit tokens.
     if let Some(permit) = permit {
         tables.limits.reserve(permit, route.model, received.rope.len()).map_err(limited)?;
+        settlement.outcome().reserved = permit.reserved();
     }
 
     let candidates = candidates(tables, &caller, &route, received.rope.len());

@@ -26,7 +26,7 @@ use crate::{
         id::{RequestId, RequestIds},
     },
     limits::{Limits, Meters},
-    metering::Settlement,
+    metering::{Ledger, Settlement},
     metrics::{Metrics, WorkerMetrics},
     protocol::body::BLOCK,
     routing::Routes,
@@ -154,7 +154,7 @@ impl Tables {
             kept.unwrap_or_else(|| Sender::new(upstream, &config.timeouts, tls))
         });
         Ok(Self {
-            keys: Keys::new(&config.keys),
+            keys: Keys::new(&config.keys, &config.groups),
             limits: Limits::new(&config, &common.meters),
             routes: Routes::new(&config),
             senders: senders.collect(),
@@ -197,6 +197,8 @@ pub struct Proxy {
     turn: AtomicUsize,
     /// Memory for the bodies of requests, shared with the other workers.
     bodies: Budget,
+    /// Where requests are put down that go up.
+    ledger: Arc<Ledger>,
 }
 
 /// What is known of a request before its head is looked at.
@@ -216,12 +218,13 @@ impl Proxy {
     pub fn new(
         tables: Tables,
         bodies: &Budget,
+        ledger: Arc<Ledger>,
         clock: Clock,
         chance: Chance,
         dice: Arc<Dice>,
     ) -> Result<Self, NoChance> {
         let (tables, ids) = (RwLock::new(Arc::new(tables)), RequestIds::new(clock, chance)?);
-        Ok(Self { tables, ids, clock, dice, turn: AtomicUsize::new(0), bodies: bodies.apart() })
+        Ok(Self { tables, ids, clock, dice, turn: AtomicUsize::new(0), bodies: bodies.apart(), ledger })
     }
 
     /// The tables of another configuration for this worker, to be [swapped](Self::swap) in.

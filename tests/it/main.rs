@@ -15,6 +15,7 @@ mod framing;
 mod headers;
 mod health;
 mod http2;
+mod ledger;
 mod limits;
 mod memory;
 mod models;

@@ -84,6 +84,13 @@ impl Process {
         self.logged("ready")["listen"].as_str().unwrap().parse().unwrap()
     }
 
+    /// Where its operator reaches it; after [`ready`](Self::ready).
+    pub(crate) fn admin(&self) -> SocketAddr {
+        let ready = self.seen.iter().find(|line| line.contains("\"message\":\"ready\"")).unwrap();
+        let ready: Value = serde_json::from_str(ready).unwrap();
+        ready["admin_listen"].as_str().unwrap().parse().unwrap()
+    }
+
     pub(crate) fn signal(&self, name: &str) {
         let sent = Command::new("kill").args([&format!("-{name}"), &self.id().to_string()]).status().unwrap();
         assert!(sent.success());

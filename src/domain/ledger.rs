@@ -1,0 +1,205 @@
+//! What the ledger holds of a request, and how the ledger stands.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use super::{
+    id::RequestId,
+    outcome::{AttemptResult, End, Outcome},
+    problem::Problem,
+    usage::Usage,
+};
+
+/// How much of what a request cost is known. The names are fixed: column `state`, metric label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum State {
+    /// It goes up, or is on its way: nothing is known yet.
+    Open,
+    /// All of it: the provider told the tokens of an answer that came to its end, or did no work.
+    Exact,
+    /// Something was answered, and the tokens were not told, or not all of them.
+    Partial,
+    /// It went up, and nothing came back.
+    Unknown,
+    /// The gateway was killed before the end.
+    Interrupted,
+}
+
+impl State {
+    /// All of them. Journals hold their places in this list: it only ever grows, at its end.
+    pub const ALL: [Self; 5] = [Self::Open, Self::Exact, Self::Partial, Self::Unknown, Self::Interrupted];
+
+    /// Its fixed name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Exact => "exact",
+            Self::Partial => "partial",
+            Self::Unknown => "unknown",
+            Self::Interrupted => "interrupted",
+        }
+    }
+
+    /// Of a request that is over. It is about the answer that the client got: what attempts before it may have cost, no
+    /// provider tells.
+    pub fn of(outcome: &Outcome) -> Self {
+        let Usage { input, output, .. } = outcome.usage;
+        match outcome.end {
+            End::UpstreamError => Self::Exact,
+            End::Completed | End::ResponseFailed | End::ResponseIncomplete if input.is_some() && output.is_some() => {
+                Self::Exact
+            }
+            End::Refused if outcome.attempts.iter().all(|attempt| did_nothing(attempt.result)) => Self::Exact,
+            _ if outcome.bytes_down > 0 || !outcome.usage.is_empty() => Self::Partial,
+            _ => Self::Unknown,
+        }
+    }
+}
+
+/// Whether no model can have worked.
+fn did_nothing(result: AttemptResult) -> bool {
+    match result {
+        AttemptResult::Status(status) => !status.is_success(),
+        AttemptResult::Fault(problem) => problem == Problem::UpstreamUnreachable,
+        AttemptResult::Abandoned => false,
+    }
+}
+
+/// One row: names and numbers only, never a prompt, a secret or an error's text. An open one holds what is known before
+/// anything goes up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Row<'a> {
+    /// The request; it tells the time as well.
+    pub id: RequestId,
+    /// What is known of its cost.
+    pub state: State,
+    /// Name of the client's key.
+    pub key: Option<&'a str>,
+    /// Name of the key's group.
+    pub group: Option<&'a str>,
+    /// The model as asked.
+    pub model: Option<&'a str>,
+    /// The model as sent up.
+    pub upstream_model: Option<&'a str>,
+    /// Name of the upstream that was asked last.
+    pub upstream: Option<&'a str>,
+    /// Name of the credential that was sent to it.
+    pub credential: Option<&'a str>,
+    /// [`End`], by name.
+    pub end: Option<&'a str>,
+    /// Id of the response.
+    pub response_id: Option<&'a str>,
+    /// Status that the client got.
+    pub status: Option<u64>,
+    /// Tokens as reported.
+    pub usage: Usage,
+    /// Tokens that were reserved: an estimate, where nothing was reported.
+    pub reserved: Option<u64>,
+    /// Bytes of the request's body.
+    pub bytes_up: u64,
+    /// Bytes of the answer's body.
+    pub bytes_down: u64,
+    /// Tries at upstreams.
+    pub attempts: u64,
+    /// Milliseconds to the first byte of the answer.
+    pub first_byte_ms: Option<u64>,
+    /// Milliseconds to the end.
+    pub took_ms: u64,
+}
+
+impl<'a> Row<'a> {
+    /// The row of a request that is over.
+    pub fn settled(outcome: &'a Outcome) -> Self {
+        let asked = outcome.attempts.last();
+        Self {
+            state: State::of(outcome),
+            upstream: asked.map(|attempt| &*attempt.upstream),
+            credential: asked.and_then(|attempt| attempt.credential.as_deref()),
+            end: Some(outcome.end.name()),
+            response_id: outcome.response_id.as_deref(),
+            status: outcome.status.map(|status| status.as_u16().into()),
+            usage: outcome.usage,
+            bytes_down: outcome.bytes_down,
+            attempts: outcome.attempts.len() as u64,
+            first_byte_ms: outcome.first_byte.map(millis),
+            took_ms: millis(outcome.took),
+            ..Self::open(outcome, None)
+        }
+    }
+
+    /// The row of a request that is about to go up to `upstream`.
+    pub fn open(outcome: &'a Outcome, upstream: Option<&'a str>) -> Self {
+        Self {
+            id: outcome.id,
+            state: State::Open,
+            key: outcome.key.as_deref(),
+            group: outcome.group.as_deref(),
+            model: outcome.model.as_deref(),
+            upstream_model: outcome.upstream_model.as_deref(),
+            upstream,
+            credential: None,
+            end: None,
+            response_id: None,
+            status: None,
+            usage: Usage::default(),
+            reserved: outcome.reserved,
+            bytes_up: outcome.bytes_up,
+            bytes_down: 0,
+            attempts: 0,
+            first_byte_ms: None,
+            took_ms: 0,
+        }
+    }
+}
+
+fn millis(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// How the ledger stands: written by those who know, read when somebody asks.
+#[derive(Debug, Default)]
+pub struct Condition {
+    /// Bytes of the journal.
+    pub journal_bytes: AtomicU64,
+    /// Requests that are over.
+    pub settled: AtomicU64,
+    /// Those of them that are in the database.
+    pub stored: AtomicU64,
+    /// Rows that were written to the database, by [`State::ALL`].
+    pub rows: [AtomicU64; State::ALL.len()],
+    /// The journal could not be written when it was tried last: requests are refused.
+    pub journal_fails: AtomicBool,
+    /// It is as large as it may be: requests are refused.
+    pub journal_full: AtomicBool,
+    /// What was written may not survive a loss of power.
+    pub journal_sync_fails: AtomicBool,
+    /// The database could not be written when it was tried last: the journal keeps the rows.
+    pub database_fails: AtomicBool,
+}
+
+impl Condition {
+    /// Requests that are over and not in the database yet.
+    pub fn waiting(&self) -> u64 {
+        self.settled.load(Ordering::Relaxed).saturating_sub(self.stored.load(Ordering::Relaxed))
+    }
+
+    /// Counts rows that are in the database now.
+    pub fn count(&self, state: State, rows: u64) {
+        for (known, count) in State::ALL.iter().zip(&self.rows) {
+            if *known == state {
+                count.fetch_add(rows, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// What is wrong, by fixed names.
+    pub fn faults(&self) -> impl Iterator<Item = (&'static str, bool)> {
+        [
+            ("journal", &self.journal_fails),
+            ("journal_full", &self.journal_full),
+            ("journal_sync", &self.journal_sync_fails),
+            ("database", &self.database_fails),
+        ]
+        .into_iter()
+        .map(|(name, fault)| (name, fault.load(Ordering::Relaxed)))
+    }
+}

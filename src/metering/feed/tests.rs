@@ -1,0 +1,155 @@
+use std::{fs, path::Path};
+
+use super::*;
+use crate::{
+    domain::usage::Usage,
+    store::{
+        journal::Writer,
+        sqlite::{By, FILE, Total, usage},
+    },
+};
+
+fn open(id: u8) -> Row<'static> {
+    Row {
+        id: RequestId::from_bytes([id; 16]),
+        state: State::Open,
+        key: Some("team"),
+        group: None,
+        model: Some("smart"),
+        upstream_model: Some("real"),
+        upstream: Some("up"),
+        credential: None,
+        end: None,
+        response_id: None,
+        status: None,
+        usage: Usage::default(),
+        reserved: Some(2000),
+        bytes_up: 17,
+        bytes_down: 0,
+        attempts: 0,
+        first_byte_ms: None,
+        took_ms: 0,
+    }
+}
+
+fn exact(id: u8) -> Row<'static> {
+    let usage = Usage { input: Some(3), output: Some(5), ..Usage::default() };
+    Row { state: State::Exact, end: Some("completed"), status: Some(200), usage, attempts: 1, ..open(id) }
+}
+
+fn records(rows: &[Row<'_>]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    rows.iter().for_each(|row| journal::encode(row, &mut bytes));
+    bytes
+}
+
+/// A gateway's ledger, between a start and an end.
+fn start(folder: &Path) -> (Arc<Journal>, Arc<Condition>, Feeding) {
+    let condition = Arc::new(Condition::default());
+    let (journal, found) = Journal::open(folder.join("journal"), 1, Arc::clone(&condition)).unwrap();
+    let feeding = Feeding::start(folder.join(FILE), Arc::clone(&journal), found, Arc::clone(&condition)).unwrap();
+    (journal, condition, feeding)
+}
+
+fn total(folder: &Path) -> Total {
+    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+    let mut totals = runtime.block_on(usage(&folder.join(FILE), By::Key, 0)).unwrap();
+    totals.pop().unwrap_or_default()
+}
+
+fn files(folder: &Path) -> usize {
+    fs::read_dir(folder.join("journal")).unwrap().count()
+}
+
+fn bytes(condition: &Condition) -> u64 {
+    condition.journal_bytes.load(Ordering::Relaxed)
+}
+
+/// Requests 1 and 2 end, 3 is under way, 4 was not sent after all.
+fn work() -> Vec<Row<'static>> {
+    let unsent = Row { state: State::Unknown, end: Some("client_gone"), ..open(4) };
+    vec![open(1), open(2), exact(1), open(3), open(4), unsent, exact(2)]
+}
+
+#[test]
+fn what_a_killed_process_left_is_read_once_wherever_it_was_cut() {
+    let whole = records(&work());
+    let ends: Vec<usize> = (0..=work().len()).map(|rows| records(&work()[..rows]).len()).collect();
+    let cuts = ends.iter().flat_map(|end| [*end, (*end + 9).min(whole.len())]);
+    for cut in cuts {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("journal/000000000007.journal");
+        fs::create_dir(file.parent().unwrap()).unwrap();
+        let left = &whole[..cut];
+        let rows = ends.iter().filter(|end| **end <= cut).count() - 1;
+        let seen = &work()[..rows];
+        let ended = seen.iter().filter(|row| row.state == State::Exact).count() as u64;
+        let sent = seen.iter().filter(|row| row.state == State::Open).count() as u64;
+        let unsent = seen.iter().filter(|row| row.state == State::Unknown).count() as u64;
+        for time in 0..3 {
+            fs::write(&file, left).unwrap();
+            let (_, condition, feeding) = start(folder.path());
+            feeding.end();
+            let total = total(folder.path());
+            let states = (total.requests, total.exact, total.interrupted, total.input);
+            assert_eq!(states, (sent - unsent, ended, sent - ended - unsent, ended * 3), "cut at {cut}, time {time}");
+            let counted: u64 = condition.rows.iter().map(|count| count.load(Ordering::Relaxed)).sum();
+            assert_eq!(counted, if time == 0 { sent - unsent } else { 0 }, "cut at {cut}, time {time}");
+            assert_eq!((files(folder.path()), bytes(&condition), condition.waiting()), (0, 0, 0));
+        }
+    }
+}
+
+#[test]
+fn a_damaged_file_is_read_to_the_damage_and_put_aside() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("journal/000000000001.journal");
+    fs::create_dir(file.parent().unwrap()).unwrap();
+    let mut damaged = records(&work());
+    let at = records(&work()[..4]).len();
+    damaged[at + 20] ^= 1;
+    fs::write(&file, &damaged).unwrap();
+    let (_, condition, feeding) = start(folder.path());
+    feeding.end();
+    let total = total(folder.path());
+    assert_eq!((total.requests, total.exact, total.interrupted), (3, 1, 2));
+    assert_eq!(fs::read(file.with_extension("damaged")).unwrap(), damaged);
+    assert_eq!(bytes(&condition), 0);
+}
+
+#[test]
+fn rows_of_a_running_process_come_in_and_its_files_go() {
+    let folder = tempfile::tempdir().unwrap();
+    let (journal, condition, feeding) = start(folder.path());
+    let mut writer = Writer::new(Arc::clone(&journal));
+    for row in work() {
+        writer.write(&records(&[row])).unwrap();
+    }
+    feeding.end();
+    // What is under way is carried over, so that the file could go.
+    let stored = total(folder.path());
+    assert_eq!((stored.requests, stored.exact, stored.interrupted), (2, 2, 0));
+    assert_eq!((files(folder.path()), bytes(&condition)), (0, 0));
+    let (journal, _, feeding) = start(folder.path());
+    let mut writer = Writer::new(journal);
+    writer.write(&records(&[open(5), exact(5)])).unwrap();
+    feeding.end();
+    let stored = total(folder.path());
+    assert_eq!((stored.requests, stored.exact, stored.interrupted), (4, 3, 1));
+}
+
+#[test]
+fn a_database_that_cannot_be_opened_holds_nobody_up_and_loses_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join(FILE)).unwrap();
+    let (journal, condition, feeding) = start(folder.path());
+    Writer::new(Arc::clone(&journal)).write(&records(&work())).unwrap();
+    feeding.end();
+    assert!(condition.database_fails.load(Ordering::Relaxed));
+    assert_eq!(files(folder.path()), 1);
+    fs::remove_dir(folder.path().join(FILE)).unwrap();
+    let (_, condition, feeding) = start(folder.path());
+    feeding.end();
+    assert!(!condition.database_fails.load(Ordering::Relaxed));
+    assert_eq!((total(folder.path()).exact, total(folder.path()).interrupted, files(folder.path())), (2, 1, 0));
+}

@@ -1,0 +1,268 @@
+//! One worker's end of the ledger: puts down what goes up before it does, and what became of it soon after.
+
+use std::{
+    future::poll_fn,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::Poll,
+    time::Duration,
+};
+
+use tokio::sync::Notify;
+
+use crate::{
+    domain::ledger::{Condition, Row},
+    store::journal::{self, Journal, Writer},
+};
+
+/// What became of a request is in the journal this much later at most: killed, the process loses no more of it than that.
+const SETTLED_WITHIN: Duration = Duration::from_millis(5);
+
+/// After a failure it is tried again this often.
+const TRY_AGAIN: Duration = Duration::from_millis(100);
+
+/// What cannot be put down must not go up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unwritable;
+
+/// What one worker puts down. Its lock is for the compiler, and for the end: only the worker's own thread takes it.
+#[derive(Debug)]
+pub struct Ledger {
+    journal: Arc<Journal>,
+    condition: Arc<Condition>,
+    pending: Mutex<Pending>,
+    settled: Notify,
+}
+
+#[derive(Debug)]
+struct Pending {
+    writer: Writer,
+    /// Records of what is over: they stay until they are written.
+    settled: Vec<u8>,
+    /// Records of what waits to go up.
+    open: Vec<u8>,
+    batch: Arc<Batch>,
+}
+
+/// What waits to go up together.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    over: AtomicBool,
+    failed: AtomicBool,
+}
+
+impl Ledger {
+    /// That of one worker.
+    pub fn new(journal: &Arc<Journal>, condition: &Arc<Condition>) -> Self {
+        let pending = Pending {
+            writer: Writer::new(Arc::clone(journal)),
+            settled: Vec::new(),
+            open: Vec::new(),
+            batch: Arc::default(),
+        };
+        let (journal, condition) = (Arc::clone(journal), Arc::clone(condition));
+        Self { journal, condition, pending: Mutex::new(pending), settled: Notify::new() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Pending> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins to put down that a request goes up: it may once this is [written](Self::written).
+    ///
+    /// # Errors
+    /// When it cannot be put down.
+    pub(super) fn open(&self, row: &Row<'_>) -> Result<Arc<Batch>, Unwritable> {
+        if self.journal.is_full() {
+            self.journal.tell(&"it is full, as the database does not take its rows");
+            return Err(Unwritable);
+        }
+        let mut pending = self.lock();
+        journal::encode(row, &mut pending.open);
+        Ok(Arc::clone(&pending.batch))
+    }
+
+    /// All requests that come to this point before the thread is back at the first of them share one write.
+    ///
+    /// # Errors
+    /// When it cannot be put down.
+    pub(super) async fn written(&self, batch: Arc<Batch>) -> Result<(), Unwritable> {
+        let mut yielded = false;
+        poll_fn(|cx| {
+            if std::mem::replace(&mut yielded, true) {
+                return Poll::Ready(());
+            }
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        })
+        .await;
+        if !batch.over.load(Ordering::Relaxed) {
+            self.flush();
+        }
+        if batch.failed.load(Ordering::Relaxed) { Err(Unwritable) } else { Ok(()) }
+    }
+
+    /// Puts down what became of a request that had been put down before it went up.
+    pub(super) fn settle(&self, row: &Row<'_>) {
+        self.condition.settled.fetch_add(1, Ordering::Relaxed);
+        let first = {
+            let mut pending = self.lock();
+            let first = pending.settled.is_empty();
+            journal::encode(row, &mut pending.settled);
+            first
+        };
+        if first {
+            self.settled.notify_one();
+        }
+    }
+
+    /// Writes what is over, for as long as the worker runs.
+    pub async fn keep_writing(&self) {
+        loop {
+            self.settled.notified().await;
+            tokio::time::sleep(SETTLED_WITHIN).await;
+            while !self.flush() {
+                tokio::time::sleep(TRY_AGAIN).await;
+            }
+        }
+    }
+
+    /// Writes everything that waits, with one call. Returned is whether it is written.
+    pub fn flush(&self) -> bool {
+        let mut pending = self.lock();
+        let Pending { writer, settled, open, batch } = &mut *pending;
+        if settled.is_empty() && open.is_empty() {
+            return true;
+        }
+        let over = settled.len();
+        settled.append(open);
+        let written = writer.write(settled);
+        if written.is_ok() {
+            settled.clear();
+        } else {
+            // Those wait no longer: they do not go up.
+            settled.truncate(over);
+            batch.failed.store(true, Ordering::Relaxed);
+        }
+        batch.over.store(true, Ordering::Relaxed);
+        *batch = Arc::default();
+        drop(pending);
+        self.condition.journal_fails.store(written.is_err(), Ordering::Relaxed);
+        if let Err(error) = &written {
+            self.journal.tell(error);
+        }
+        written.is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path};
+
+    use super::*;
+    use crate::{
+        domain::{
+            id::RequestId,
+            ledger::State,
+            outcome::{End, Outcome},
+        },
+        store::journal::{Found, MOST, Reader, Records},
+    };
+
+    fn begin(folder: &Path) -> (Ledger, Found, Arc<Condition>) {
+        let condition = Arc::new(Condition::default());
+        let (journal, found) = Journal::open(folder.join("journal"), 1, Arc::clone(&condition)).unwrap();
+        (Ledger::new(&journal, &condition), found, condition)
+    }
+
+    fn outcome(id: u8) -> Outcome {
+        Outcome {
+            id: RequestId::from_bytes([id; 16]),
+            end: End::ClientGone,
+            problem: None,
+            status: None,
+            key: None,
+            group: None,
+            reserved: None,
+            model: None,
+            upstream_model: None,
+            attempts: Vec::new(),
+            upstream_request_id: None,
+            response_id: None,
+            upstream_code: None,
+            usage: crate::domain::usage::Usage::default(),
+            streamed: false,
+            events: 0,
+            bytes_up: 0,
+            bytes_down: 0,
+            first_byte: None,
+            took: Duration::ZERO,
+        }
+    }
+
+    async fn open(ledger: &Ledger, outcome: &Outcome) -> Result<(), Unwritable> {
+        ledger.written(ledger.open(&Row::open(outcome, None))?).await
+    }
+
+    fn read(reader: &mut Reader) -> Vec<(u8, State)> {
+        let length = reader.length().unwrap();
+        Records::new(reader.piece(length).unwrap()).map(|row| (row.id.to_bytes()[0], row.state)).collect()
+    }
+
+    #[tokio::test]
+    async fn those_that_come_together_are_written_together() {
+        let folder = tempfile::tempdir().unwrap();
+        let (ledger, found, condition) = begin(folder.path());
+        let (one, two) = (outcome(1), outcome(2));
+        let mut both = Box::pin(async { tokio::join!(open(&ledger, &one), open(&ledger, &two)) });
+        poll_fn(|cx| {
+            assert!(both.as_mut().poll(cx).is_pending());
+            Poll::Ready(())
+        })
+        .await;
+        assert_eq!(condition.journal_bytes.load(Ordering::Relaxed), 0, "nothing is written before others could come");
+        assert_eq!(both.await, (Ok(()), Ok(())));
+        let mut reader = found.written.recv().unwrap().1;
+        assert_eq!(read(&mut reader), [(1, State::Open), (2, State::Open)]);
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_written_does_not_go_up_and_what_is_over_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let (ledger, found, condition) = begin(folder.path());
+        let (one, two) = (outcome(1), outcome(2));
+        let gone = folder.path().join("journal");
+        fs::remove_dir(&gone).unwrap();
+        ledger.settle(&Row::settled(&one));
+        assert_eq!(open(&ledger, &two).await, Err(Unwritable));
+        assert!(!ledger.flush());
+        assert!(condition.journal_fails.load(Ordering::Relaxed));
+        assert_eq!(condition.waiting(), 1);
+        fs::create_dir(&gone).unwrap();
+        assert!(ledger.flush());
+        assert!(!condition.journal_fails.load(Ordering::Relaxed));
+        assert_eq!(open(&ledger, &two).await, Ok(()));
+        let mut reader = found.written.recv().unwrap().1;
+        assert_eq!(read(&mut reader), [(1, State::Unknown), (2, State::Open)]);
+    }
+
+    #[tokio::test]
+    async fn a_full_journal_refuses_what_is_new_and_takes_what_is_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let (ledger, found, condition) = begin(folder.path());
+        condition.journal_bytes.store(MOST, Ordering::Relaxed);
+        let one = outcome(1);
+        assert_eq!(open(&ledger, &one).await, Err(Unwritable));
+        assert!(condition.journal_full.load(Ordering::Relaxed));
+        ledger.settle(&Row::settled(&one));
+        assert!(ledger.flush());
+        let (segment, mut reader) = found.written.recv().unwrap();
+        assert_eq!(read(&mut reader), [(1, State::Unknown)]);
+        // The database took the rest.
+        ledger.journal.remove(&segment.path, MOST / 2);
+        assert!(!condition.journal_full.load(Ordering::Relaxed));
+        assert_eq!(open(&ledger, &one).await, Ok(()));
+    }
+}

@@ -1,0 +1,62 @@
+//! How the ledger stands: brought up to date when the metrics are read.
+
+use std::sync::atomic::Ordering;
+
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    registry::{Registry, Unit},
+};
+
+use crate::domain::ledger::{Condition, State};
+
+/// `state`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StateLabels {
+    state: &'static str,
+}
+
+/// `fault` (`journal`, `journal_full`, `journal_sync`, `database`).
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FaultLabels {
+    fault: &'static str,
+}
+
+#[derive(Debug)]
+pub(super) struct Shown {
+    /// Rows that this process wrote to the database.
+    rows: Family<StateLabels, Counter>,
+    /// Requests that are over and not in the database yet.
+    waiting: Gauge,
+    /// What the journal holds.
+    journal: Gauge,
+    /// 1 = it does not work: with `journal` and `journal_full`, requests are refused.
+    faults: Family<FaultLabels, Gauge>,
+}
+
+impl Shown {
+    pub(super) fn new(registry: &mut Registry) -> Self {
+        let (rows, faults) = (Family::<StateLabels, Counter>::default(), Family::<FaultLabels, Gauge>::default());
+        let (waiting, journal) = (Gauge::default(), Gauge::default());
+        registry.register("ledger_rows", "Rows of the ledger written to the database", rows.clone());
+        registry.register("ledger_waiting", "Requests that are over and not in the database yet", waiting.clone());
+        registry.register_with_unit("ledger_journal", "Size of the ledger's journal", Unit::Bytes, journal.clone());
+        registry.register("ledger_fault", "1 = a part of the ledger does not work", faults.clone());
+        Self { rows, waiting, journal, faults }
+    }
+
+    pub(super) fn show(&self, condition: &Condition) {
+        let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+        let rows = State::ALL.iter().zip(&condition.rows);
+        // Those that are open are not rows for anybody yet.
+        for (state, count) in rows.filter(|(state, _)| **state != State::Open) {
+            let shown = self.rows.get_or_create(&StateLabels { state: state.name() });
+            shown.inner().store(count.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+        self.waiting.set(gauge(condition.waiting()));
+        self.journal.set(gauge(condition.journal_bytes.load(Ordering::Relaxed)));
+        for (fault, fails) in condition.faults() {
+            self.faults.get_or_create(&FaultLabels { fault }).set(i64::from(fails));
+        }
+    }
+}

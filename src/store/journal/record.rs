@@ -1,0 +1,215 @@
+//! How a row stands in the journal: length and CRC-32 in front, four bytes each, lowest first, then a version and the
+//! fields. Numbers are LEB128; what may be missing has a byte in front that says so.
+
+use crate::domain::{
+    id::RequestId,
+    ledger::{Row, State},
+    usage::Usage,
+};
+
+const VERSION: u8 = 1;
+const HEADER: usize = 8;
+
+/// Names of ours, models and ids stay under 300 bytes each. A longer record is none.
+const MAX_RECORD: usize = 8 * 1024;
+/// A text is cut here, so that no record is longer.
+const MAX_TEXT: usize = 512;
+/// An id, at least: a file that was extended with zeros does not look like empty records.
+const MIN_RECORD: usize = 18;
+
+/// Appends a record.
+pub fn encode(row: &Row<'_>, into: &mut Vec<u8>) {
+    let begin = into.len();
+    into.extend_from_slice(&[0; HEADER]);
+    let state = State::ALL.iter().position(|state| *state == row.state).unwrap_or_default();
+    into.extend_from_slice(&[VERSION, u8::try_from(state).unwrap_or_default()]);
+    into.extend_from_slice(&row.id.to_bytes());
+    for text in
+        [row.key, row.group, row.model, row.upstream_model, row.upstream, row.credential, row.end, row.response_id]
+    {
+        put_text(text, into);
+    }
+    let Usage { input, cached, output, reasoning, total } = row.usage;
+    for number in [row.status, input, cached, output, reasoning, total, row.reserved, row.first_byte_ms] {
+        into.push(u8::from(number.is_some()));
+        if let Some(number) = number {
+            put_number(number, into);
+        }
+    }
+    for number in [row.bytes_up, row.bytes_down, row.attempts, row.took_ms] {
+        put_number(number, into);
+    }
+    let payload = into.get(begin + HEADER..).unwrap_or_default();
+    let length = u32::try_from(payload.len()).unwrap_or(u32::MAX).to_le_bytes();
+    let sum = crc32fast::hash(payload).to_le_bytes();
+    if let Some(header) = into.get_mut(begin..begin + HEADER) {
+        let (first, second) = header.split_at_mut(length.len());
+        first.copy_from_slice(&length);
+        second.copy_from_slice(&sum);
+    }
+}
+
+fn put_text(text: Option<&str>, into: &mut Vec<u8>) {
+    into.push(u8::from(text.is_some()));
+    if let Some(text) = text {
+        let text = text.get(..text.floor_char_boundary(MAX_TEXT)).unwrap_or_default();
+        put_number(text.len() as u64, into);
+        into.extend_from_slice(text.as_bytes());
+    }
+}
+
+fn put_number(mut number: u64, into: &mut Vec<u8>) {
+    while number >= 0x80 {
+        // The lowest seven bits: never cut off.
+        into.push((number & 0x7f) as u8 | 0x80);
+        number >>= 7;
+    }
+    into.push(number as u8);
+}
+
+/// Why there is no further record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rest {
+    /// Nothing is left.
+    Nothing,
+    /// The beginning of a record: it was being written.
+    Torn,
+    /// What no writer of ours leaves behind.
+    Damaged,
+}
+
+/// The records of a piece of the journal, one after the other.
+#[derive(Clone, Debug)]
+pub struct Records<'a> {
+    left: &'a [u8],
+}
+
+impl<'a> Records<'a> {
+    /// Of a piece that begins with one.
+    pub fn new(bytes: &'a [u8]) -> Self {
+        Self { left: bytes }
+    }
+
+    /// Bytes that are no record, or none yet, once there is no further one.
+    pub fn left(&self) -> usize {
+        self.left.len()
+    }
+
+    /// What they are.
+    pub fn rest(&self) -> Rest {
+        let Some((length, _)) = self.left.split_first_chunk::<4>() else {
+            return if self.left.is_empty() { Rest::Nothing } else { Rest::Torn };
+        };
+        let length = u32::from_le_bytes(*length) as usize;
+        let possible = (MIN_RECORD..=MAX_RECORD).contains(&length);
+        if possible && self.left.len() < HEADER + length { Rest::Torn } else { Rest::Damaged }
+    }
+
+    fn first(&self) -> Option<(Row<'a>, &'a [u8])> {
+        let (length, left) = self.left.split_first_chunk::<4>()?;
+        let (sum, left) = left.split_first_chunk::<4>()?;
+        let length = u32::from_le_bytes(*length) as usize;
+        if !(MIN_RECORD..=MAX_RECORD).contains(&length) {
+            return None;
+        }
+        let (payload, left) = left.split_at_checked(length)?;
+        let whole = crc32fast::hash(payload) == u32::from_le_bytes(*sum);
+        Some((whole.then(|| decode(payload)).flatten()?, left))
+    }
+}
+
+impl<'a> Iterator for Records<'a> {
+    type Item = Row<'a>;
+
+    fn next(&mut self) -> Option<Row<'a>> {
+        let (row, left) = self.first()?;
+        self.left = left;
+        Some(row)
+    }
+}
+
+fn decode(payload: &[u8]) -> Option<Row<'_>> {
+    let mut fields = Fields(payload);
+    let [VERSION, state] = fields.bytes::<2>()? else { return None };
+    let row = Row {
+        state: *State::ALL.get(usize::from(*state))?,
+        id: RequestId::from_bytes(*fields.bytes::<16>()?),
+        key: fields.text()?,
+        group: fields.text()?,
+        model: fields.text()?,
+        upstream_model: fields.text()?,
+        upstream: fields.text()?,
+        credential: fields.text()?,
+        end: fields.text()?,
+        response_id: fields.text()?,
+        status: fields.maybe()?,
+        usage: Usage {
+            input: fields.maybe()?,
+            cached: fields.maybe()?,
+            output: fields.maybe()?,
+            reasoning: fields.maybe()?,
+            total: fields.maybe()?,
+        },
+        reserved: fields.maybe()?,
+        first_byte_ms: fields.maybe()?,
+        bytes_up: fields.number()?,
+        bytes_down: fields.number()?,
+        attempts: fields.number()?,
+        took_ms: fields.number()?,
+    };
+    fields.0.is_empty().then_some(row)
+}
+
+struct Fields<'a>(&'a [u8]);
+
+impl<'a> Fields<'a> {
+    fn bytes<const N: usize>(&mut self) -> Option<&'a [u8; N]> {
+        let (first, left) = self.0.split_first_chunk::<N>()?;
+        self.0 = left;
+        Some(first)
+    }
+
+    fn is_there(&mut self) -> Option<bool> {
+        match self.bytes::<1>()? {
+            [0] => Some(false),
+            [1] => Some(true),
+            _ => None,
+        }
+    }
+
+    /// The outer option is about the record, the inner one about the field.
+    #[expect(clippy::option_option, reason = "one for the record, one for the field")]
+    fn maybe(&mut self) -> Option<Option<u64>> {
+        if self.is_there()? { self.number().map(Some) } else { Some(None) }
+    }
+
+    #[expect(clippy::option_option, reason = "one for the record, one for the field")]
+    fn text(&mut self) -> Option<Option<&'a str>> {
+        if !self.is_there()? {
+            return Some(None);
+        }
+        let length = usize::try_from(self.number()?).ok()?;
+        let (text, left) = self.0.split_at_checked(length)?;
+        self.0 = left;
+        std::str::from_utf8(text).ok().map(Some)
+    }
+
+    fn number(&mut self) -> Option<u64> {
+        let mut number = 0u64;
+        for shift in (0..64).step_by(7) {
+            let [byte] = *self.bytes::<1>()?;
+            let bits = u64::from(byte & 0x7f);
+            if bits.leading_zeros() < shift {
+                return None;
+            }
+            number |= bits << shift;
+            if byte < 0x80 {
+                return Some(number);
+            }
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,120 @@
+use proptest::{option, prelude::*};
+
+use super::*;
+
+/// A row that owns its texts.
+#[derive(Clone, Debug)]
+struct Owned {
+    id: [u8; 16],
+    state: usize,
+    texts: Vec<Option<String>>,
+    maybe: [Option<u64>; 8],
+    numbers: [u64; 4],
+}
+
+impl Owned {
+    fn row(&self) -> Row<'_> {
+        let text = |index: usize| self.texts[index].as_deref();
+        let [status, input, cached, output, reasoning, total, reserved, first_byte_ms] = self.maybe;
+        let [bytes_up, bytes_down, attempts, took_ms] = self.numbers;
+        Row {
+            id: RequestId::from_bytes(self.id),
+            state: State::ALL[self.state],
+            key: text(0),
+            group: text(1),
+            model: text(2),
+            upstream_model: text(3),
+            upstream: text(4),
+            credential: text(5),
+            end: text(6),
+            response_id: text(7),
+            status,
+            usage: Usage { input, cached, output, reasoning, total },
+            reserved,
+            bytes_up,
+            bytes_down,
+            attempts,
+            first_byte_ms,
+            took_ms,
+        }
+    }
+}
+
+fn owned() -> impl Strategy<Value = Owned> {
+    let number = || prop_oneof![0..300u64, any::<u64>(), Just(u64::MAX)];
+    let texts = proptest::collection::vec(option::of(".{0,40}"), 8);
+    let maybe = proptest::array::uniform8(option::of(number()));
+    let numbers = proptest::array::uniform4(number());
+    (any::<[u8; 16]>(), 0..State::ALL.len(), texts, maybe, numbers)
+        .prop_map(|(id, state, texts, maybe, numbers)| Owned { id, state, texts, maybe, numbers })
+}
+
+fn journal(rows: &[Owned]) -> (Vec<u8>, Vec<usize>) {
+    let mut bytes = Vec::new();
+    let mut ends = vec![0];
+    for row in rows {
+        encode(&row.row(), &mut bytes);
+        ends.push(bytes.len());
+    }
+    (bytes, ends)
+}
+
+proptest! {
+    // Each case is some thousand readings.
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn any_truncation_gives_a_prefix(rows in proptest::collection::vec(owned(), 0..4)) {
+        let (bytes, ends) = journal(&rows);
+        for cut in 0..=bytes.len() {
+            let mut records = Records::new(&bytes[..cut]);
+            let read: Vec<_> = records.by_ref().collect();
+            let whole = ends.iter().filter(|end| **end <= cut).count() - 1;
+            let expected: Vec<_> = rows[..whole].iter().map(Owned::row).collect();
+            prop_assert_eq!(read, expected);
+            prop_assert_eq!(records.left(), cut - ends[whole]);
+            let rest = if records.left() == 0 { Rest::Nothing } else { Rest::Torn };
+            prop_assert_eq!(records.rest(), rest);
+        }
+    }
+
+}
+
+proptest! {
+    #[test]
+    fn one_changed_byte_ends_the_journal_there(
+        rows in proptest::collection::vec(owned(), 1..4),
+        at in any::<prop::sample::Index>(),
+        change in 1..=u8::MAX,
+    ) {
+        let (mut bytes, ends) = journal(&rows);
+        let at = at.index(bytes.len());
+        bytes[at] ^= change;
+        let before = ends.iter().filter(|end| **end <= at).count() - 1;
+        let read: Vec<_> = Records::new(&bytes).collect();
+        let expected: Vec<_> = rows[..before].iter().map(Owned::row).collect();
+        prop_assert_eq!(read, expected);
+    }
+
+    #[test]
+    fn garbage_is_never_read(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+        prop_assert_eq!(Records::new(&bytes).count(), 0);
+    }
+}
+
+#[test]
+fn zeros_are_damage_and_long_texts_are_cut_between_characters() {
+    let mut records = Records::new(&[0; 64]);
+    assert_eq!((records.next(), records.rest()), (None, Rest::Damaged));
+    let long = Owned {
+        id: [7; 16],
+        state: 1,
+        texts: vec![Some("é".repeat(400)); 8],
+        maybe: [Some(u64::MAX); 8],
+        numbers: [u64::MAX; 4],
+    };
+    let (bytes, _) = journal(&[long]);
+    let row = Records::new(&bytes).next().unwrap();
+    assert_eq!(row.key.unwrap(), "é".repeat(256));
+    assert!(bytes.len() < MAX_RECORD);
+}
