@@ -2,7 +2,7 @@
 
 mod usage;
 
-use std::{path::Path, time::Duration};
+use std::{fs::OpenOptions, path::Path, time::Duration};
 
 use sqlx::{
     Connection, QueryBuilder, Row as _, SqlSafeStr, Sqlite, SqliteConnection,
@@ -46,9 +46,9 @@ impl Database {
     /// # Errors
     /// When that cannot be done.
     pub async fn open(path: &Path) -> Result<Self, DatabaseError> {
+        make_private(path).map_err(sqlx::Error::Io)?;
         let options = SqliteConnectOptions::new()
             .filename(path)
-            .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
             // What is in it may be deleted from the journal: it has to survive a loss of power.
             .synchronous(SqliteSynchronous::Full)
@@ -94,6 +94,15 @@ impl Database {
             tracing::warn!(%error, "the ledger's database was not closed in order");
         }
     }
+}
+
+/// Makes the file its owner's; those that SQLite puts beside it are like it.
+fn make_private(path: &Path) -> std::io::Result<()> {
+    let mut options = OpenOptions::new();
+    options.create(true).append(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path).map(drop)
 }
 
 const INSERT: &str = "INSERT INTO ledger (id, time_ms, state, key_name, group_name, model, upstream_model, upstream, \
@@ -185,6 +194,11 @@ mod tests {
         // It ended after all, as a part of the journal that was found later says.
         assert_eq!(database.store(&[row(2, State::Interrupted)]).await.unwrap(), []);
         assert_eq!(database.store(&[row(2, State::Unknown)]).await.unwrap(), [(State::Unknown, 1)]);
+        #[cfg(unix)]
+        for file in std::fs::read_dir(folder.path()).unwrap() {
+            use std::os::unix::fs::PermissionsExt;
+            assert_eq!(file.unwrap().metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        }
         database.close().await;
         // What is there is taken as it is.
         let mut database = Database::open(&path).await.unwrap();
