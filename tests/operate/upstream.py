@@ -5,6 +5,7 @@ GET /stats tells how many requests came and how many are under way.
 
 import asyncio
 import json
+import os
 import socket
 import sys
 
@@ -44,12 +45,13 @@ async def answer(reader, writer, body):
             writer.write(flood)
             await writer.drain()
     elif kind == "endless":
-        # Nothing comes from this client any more but its end.
+        # Nothing comes from this client any more but its end, in order or not.
         end = asyncio.ensure_future(reader.read(1))
+        end.add_done_callback(lambda end: end.cancelled() or end.exception())
         while not end.done():
             writer.write(chunk(next(script.events(number))))
             await asyncio.wait([end], timeout=0.05)
-        raise ConnectionError(end.exception() or "closed")
+        raise ConnectionError("closed")
 
 
 async def serve(reader, writer):
@@ -78,10 +80,11 @@ async def serve(reader, writer):
 async def main():
     listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
-    server = await asyncio.start_server(serve, sock=listener, backlog=4096)
+    await asyncio.start_server(serve, sock=listener, backlog=4096)
     print(listener.getsockname()[1], flush=True)
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
-    server.close()
+    # What is under way is nobody's any more.
+    os._exit(0)
 
 
 if __name__ == "__main__":
