@@ -135,3 +135,31 @@ pub struct Outcome {
     /// From the request's head to the end.
     pub took: Duration,
 }
+
+impl Outcome {
+    /// The record of a request of which nothing is known yet: should nobody say more, its client left.
+    pub fn new(id: RequestId) -> Self {
+        Self {
+            id,
+            end: End::ClientGone,
+            problem: None,
+            status: None,
+            key: None,
+            group: None,
+            reserved: None,
+            model: None,
+            upstream_model: None,
+            attempts: Vec::new(),
+            upstream_request_id: None,
+            response_id: None,
+            upstream_code: None,
+            usage: Usage::default(),
+            streamed: false,
+            events: 0,
+            bytes_up: 0,
+            bytes_down: 0,
+            first_byte: None,
+            took: Duration::ZERO,
+        }
+    }
+}

@@ -163,11 +163,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        domain::{
-            id::RequestId,
-            ledger::State,
-            outcome::{End, Outcome},
-        },
+        domain::{id::RequestId, ledger::State, outcome::Outcome},
         store::journal::{Found, MOST, Reader, Records},
     };
 
@@ -178,28 +174,7 @@ mod tests {
     }
 
     fn outcome(id: u8) -> Outcome {
-        Outcome {
-            id: RequestId::from_bytes([id; 16]),
-            end: End::ClientGone,
-            problem: None,
-            status: None,
-            key: None,
-            group: None,
-            reserved: None,
-            model: None,
-            upstream_model: None,
-            attempts: Vec::new(),
-            upstream_request_id: None,
-            response_id: None,
-            upstream_code: None,
-            usage: crate::domain::usage::Usage::default(),
-            streamed: false,
-            events: 0,
-            bytes_up: 0,
-            bytes_down: 0,
-            first_byte: None,
-            took: Duration::ZERO,
-        }
+        Outcome::new(RequestId::from_bytes([id; 16]))
     }
 
     async fn open(ledger: &Ledger, outcome: &Outcome) -> Result<(), Unwritable> {

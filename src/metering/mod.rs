@@ -18,7 +18,6 @@ use crate::{
         ledger::Row,
         outcome::{Attempt, AttemptResult, End, Outcome},
         problem::Problem,
-        usage::Usage,
     },
     metrics::WorkerMetrics,
     protocol::observe::Seen,
@@ -43,28 +42,7 @@ impl Settlement {
     /// Opens the record of a request whose head is here now. `departure` tells why, if it is dropped.
     pub fn open(metrics: Arc<WorkerMetrics>, id: RequestId, departure: Departure) -> Self {
         metrics.began();
-        let outcome = Box::new(Outcome {
-            id,
-            end: End::ClientGone,
-            problem: None,
-            status: None,
-            key: None,
-            group: None,
-            reserved: None,
-            model: None,
-            upstream_model: None,
-            attempts: Vec::new(),
-            upstream_request_id: None,
-            response_id: None,
-            upstream_code: None,
-            usage: Usage::default(),
-            streamed: false,
-            events: 0,
-            bytes_up: 0,
-            bytes_down: 0,
-            first_byte: None,
-            took: Duration::ZERO,
-        });
+        let outcome = Box::new(Outcome::new(id));
         Self { metrics, upstream: None, departure, began: Instant::now(), outcome, ledger: None, settled: false }
     }
 

@@ -28,9 +28,9 @@ const BACKOFF_MAX: Duration = Duration::from_secs(1);
 
 /// One request on its way through its candidates.
 pub(super) struct Failover<'a> {
-    pub(super) proxy: &'a Proxy,
-    pub(super) tables: &'a Tables,
-    pub(super) settlement: &'a mut Settlement,
+    proxy: &'a Proxy,
+    tables: &'a Tables,
+    settlement: &'a mut Settlement,
     route: &'a Route<'a>,
     /// Candidates that were not asked yet, in order.
     fresh: Vec<Candidate>,

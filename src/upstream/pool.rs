@@ -176,9 +176,9 @@ impl Pool {
 
 impl Account {
     fn is_for(&self, credential: Option<&config::Credential>) -> bool {
-        let text = |secret: &SecretString| secret.expose_secret().to_owned();
         self.name.as_deref() == credential.map(|credential| &*credential.name)
-            && self.secret.as_ref().map(text) == credential.map(|credential| text(&credential.secret))
+            && self.secret.as_ref().map(ExposeSecret::expose_secret)
+                == credential.map(|credential| credential.secret.expose_secret())
     }
 }
 
