@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use super::{
     id::RequestId,
     outcome::{AttemptResult, End, Outcome},
+    price::Price,
     problem::Problem,
     usage::Usage,
 };
@@ -94,6 +95,14 @@ pub struct Row<'a> {
     pub usage: Usage,
     /// Tokens that were reserved: an estimate, where nothing was reported.
     pub reserved: Option<u64>,
+    /// The price that it is billed with; none where the model has none.
+    pub price: Option<Price>,
+    /// What it was thought to cost before it went up, in nano-units.
+    pub reserved_cost: Option<u64>,
+    /// What it is charged with, in nano-units; none while it is open, and where there is no price.
+    pub cost: Option<u64>,
+    /// Whether that is an estimate, as its tokens are not all known.
+    pub estimated: bool,
     /// Bytes of the request's body.
     pub bytes_up: u64,
     /// Bytes of the answer's body.
@@ -142,6 +151,10 @@ impl<'a> Row<'a> {
             status: None,
             usage: Usage::default(),
             reserved: outcome.reserved,
+            price: outcome.price,
+            reserved_cost: outcome.reserved_cost,
+            cost: None,
+            estimated: false,
             bytes_up: outcome.bytes_up,
             bytes_down: 0,
             attempts: 0,

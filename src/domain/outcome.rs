@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use http::StatusCode;
 
-use super::{id::RequestId, problem::Problem, usage::Usage};
+use super::{id::RequestId, price::Price, problem::Problem, usage::Usage};
 
 /// Why a request is over. The names are fixed: log field `end`, metric label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -108,6 +108,10 @@ pub struct Outcome {
     pub group: Option<Arc<str>>,
     /// Tokens that were reserved for it, if any were.
     pub reserved: Option<u64>,
+    /// What its model costs at the upstream that was asked last, if that is known.
+    pub price: Option<Price>,
+    /// What it was thought to cost before it went up, in nano-units of that price's currency.
+    pub reserved_cost: Option<u64>,
     /// The model as asked, once it was known to be configured.
     pub model: Option<Arc<str>>,
     /// The model as sent up.
@@ -147,6 +151,8 @@ impl Outcome {
             key: None,
             group: None,
             reserved: None,
+            price: None,
+            reserved_cost: None,
             model: None,
             upstream_model: None,
             attempts: Vec::new(),

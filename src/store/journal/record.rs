@@ -4,10 +4,12 @@
 use crate::domain::{
     id::RequestId,
     ledger::{Row, State},
+    money::Currency,
+    price::Price,
     usage::Usage,
 };
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 const HEADER: usize = 8;
 
 /// Names of ours, models and ids stay under 300 bytes each. A longer record is none.
@@ -30,7 +32,11 @@ pub fn encode(row: &Row<'_>, into: &mut Vec<u8>) {
         put_text(text, into);
     }
     let Usage { input, cached, output, reasoning, total } = row.usage;
-    for number in [row.status, input, cached, output, reasoning, total, row.reserved, row.first_byte_ms] {
+    let amounts = [row.reserved_cost, row.cost];
+    for number in [row.status, input, cached, output, reasoning, total, row.reserved, row.first_byte_ms]
+        .into_iter()
+        .chain(amounts)
+    {
         into.push(u8::from(number.is_some()));
         if let Some(number) = number {
             put_number(number, into);
@@ -39,6 +45,8 @@ pub fn encode(row: &Row<'_>, into: &mut Vec<u8>) {
     for number in [row.bytes_up, row.bytes_down, row.attempts, row.took_ms] {
         put_number(number, into);
     }
+    into.push(u8::from(row.estimated));
+    put_price(row.price, into);
     let payload = into.get(begin + HEADER..).unwrap_or_default();
     let length = u32::try_from(payload.len()).unwrap_or(u32::MAX).to_le_bytes();
     let sum = crc32fast::hash(payload).to_le_bytes();
@@ -46,6 +54,17 @@ pub fn encode(row: &Row<'_>, into: &mut Vec<u8>) {
         let (first, second) = header.split_at_mut(length.len());
         first.copy_from_slice(&length);
         second.copy_from_slice(&sum);
+    }
+}
+
+fn put_price(price: Option<Price>, into: &mut Vec<u8>) {
+    into.push(u8::from(price.is_some()));
+    if let Some(Price { currency, input, cached, output, reasoning, per_call }) = price {
+        let place = Currency::ALL.iter().position(|known| *known == currency).unwrap_or_default();
+        into.push(u8::try_from(place).unwrap_or_default());
+        for number in [input, cached, output, reasoning, per_call] {
+            put_number(number, into);
+        }
     }
 }
 
@@ -152,10 +171,14 @@ fn decode(payload: &[u8]) -> Option<Row<'_>> {
         },
         reserved: fields.maybe()?,
         first_byte_ms: fields.maybe()?,
+        reserved_cost: fields.maybe()?,
+        cost: fields.maybe()?,
         bytes_up: fields.number()?,
         bytes_down: fields.number()?,
         attempts: fields.number()?,
         took_ms: fields.number()?,
+        estimated: fields.is_there()?,
+        price: fields.price()?,
     };
     fields.0.is_empty().then_some(row)
 }
@@ -181,6 +204,18 @@ impl<'a> Fields<'a> {
     #[expect(clippy::option_option, reason = "one for the record, one for the field")]
     fn maybe(&mut self) -> Option<Option<u64>> {
         if self.is_there()? { self.number().map(Some) } else { Some(None) }
+    }
+
+    #[expect(clippy::option_option, reason = "one for the record, one for the field")]
+    fn price(&mut self) -> Option<Option<Price>> {
+        if !self.is_there()? {
+            return Some(None);
+        }
+        let [place] = *self.bytes::<1>()?;
+        let currency = *Currency::ALL.get(usize::from(place))?;
+        let mut number = || self.number();
+        let (input, cached, output, reasoning) = (number()?, number()?, number()?, number()?);
+        Some(Some(Price { currency, input, cached, output, reasoning, per_call: number()? }))
     }
 
     #[expect(clippy::option_option, reason = "one for the record, one for the field")]

@@ -9,6 +9,9 @@ struct Owned {
     state: usize,
     texts: Vec<Option<String>>,
     maybe: [Option<u64>; 8],
+    costs: [Option<u64>; 2],
+    price: Option<[u64; 5]>,
+    estimated: bool,
     numbers: [u64; 4],
 }
 
@@ -31,6 +34,13 @@ impl Owned {
             status,
             usage: Usage { input, cached, output, reasoning, total },
             reserved,
+            price: self.price.map(|[input, cached, output, reasoning, per_call]| {
+                let currency = Currency::ALL[usize::from(self.estimated)];
+                Price { currency, input, cached, output, reasoning, per_call }
+            }),
+            reserved_cost: self.costs[0],
+            cost: self.costs[1],
+            estimated: self.estimated,
             bytes_up,
             bytes_down,
             attempts,
@@ -45,8 +55,20 @@ fn owned() -> impl Strategy<Value = Owned> {
     let texts = proptest::collection::vec(option::of(".{0,40}"), 8);
     let maybe = proptest::array::uniform8(option::of(number()));
     let numbers = proptest::array::uniform4(number());
-    (any::<[u8; 16]>(), 0..State::ALL.len(), texts, maybe, numbers)
-        .prop_map(|(id, state, texts, maybe, numbers)| Owned { id, state, texts, maybe, numbers })
+    let costs = proptest::array::uniform2(option::of(number()));
+    let price = option::of(proptest::array::uniform5(number()));
+    (any::<[u8; 16]>(), 0..State::ALL.len(), texts, maybe, numbers, costs, price, any::<bool>()).prop_map(
+        |(id, state, texts, maybe, numbers, costs, price, estimated)| Owned {
+            id,
+            state,
+            texts,
+            maybe,
+            costs,
+            price,
+            estimated,
+            numbers,
+        },
+    )
 }
 
 fn journal(rows: &[Owned]) -> (Vec<u8>, Vec<usize>) {
@@ -107,6 +129,9 @@ fn zeros_are_damage_and_long_texts_are_cut_between_characters() {
     let mut records = Records::new(&[0; 64]);
     assert_eq!((records.next(), records.rest()), (None, Rest::Damaged));
     let long = Owned {
+        costs: [None; 2],
+        price: None,
+        estimated: false,
         id: [7; 16],
         state: 1,
         texts: vec![Some("é".repeat(400)); 8],

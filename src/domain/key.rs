@@ -1,0 +1,69 @@
+//! Keys of clients as the store keeps them: never the key itself.
+
+use serde::{Deserialize, Serialize};
+
+/// One key of the store.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StoredKey {
+    /// Its name in logs and in the ledger: no two have the same.
+    pub name: String,
+    /// The first characters of the key, by which people know it again.
+    pub prefix: String,
+    /// SHA-256 of the key, in hex.
+    pub sha256: String,
+    /// The key before the last rotation.
+    pub previous: Option<Previous>,
+    /// Whether it is refused for now.
+    pub disabled: bool,
+    /// When it was made: milliseconds since 1970-01-01 UTC.
+    pub created_ms: u64,
+    /// What it may do.
+    pub settings: KeySettings,
+}
+
+/// A key that was rotated out and still works for a while.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Previous {
+    /// SHA-256 of the key, in hex.
+    pub sha256: String,
+    /// Until when: milliseconds since 1970-01-01 UTC.
+    pub until_ms: u64,
+}
+
+/// What a key may do, in the words of `[[keys]]` in the configuration; absent = not limited.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct KeySettings {
+    /// Models it may ask for; a trailing `*` matches any rest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub models: Option<Vec<String>>,
+    /// Names of upstreams it may use.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub upstreams: Option<Vec<String>>,
+    /// Name of its group.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
+    /// Requests per minute.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rpm: Option<u32>,
+    /// Tokens per minute.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tpm: Option<u32>,
+    /// Requests under way at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_in_flight: Option<usize>,
+    /// Budgets, such as `50CNY/month`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub budgets: Vec<String>,
+    /// Networks that it may come from, such as `10.0.0.0/8`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ips: Vec<String>,
+    /// When it ends: milliseconds since 1970-01-01 UTC.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires_ms: Option<u64>,
+    /// `cancel` or `drain`: what happens upstream when the client leaves.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_client_gone: Option<String>,
+}
