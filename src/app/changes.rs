@@ -48,6 +48,7 @@ pub(super) fn keep(running: &Config, read: &mut Config) -> Vec<&'static str> {
         keep("server.max_connections", &was.max_connections, &mut is.max_connections),
         tls,
         keep("log", &running.log, &mut read.log),
+        keep("store", &running.store, &mut read.store),
     ];
     kept.into_iter().flatten().collect()
 }
@@ -63,6 +64,7 @@ impl Changes {
             server,
             timeouts,
             log: _,
+            store: _,
             upstreams,
             idle,
             models,

@@ -2,16 +2,20 @@
 
 use std::{io, sync::Arc};
 
+use data_encoding::HEXLOWER;
+
 use super::{StartError, data_dir::DataDir};
 use crate::{
-    domain::ledger::Condition,
+    domain::{chance::Chance, ledger::Condition},
     metering::{Feeding, Ledger},
     metrics::Metrics,
-    store::{journal::Journal, sqlite},
+    store::{journal::Journal, sql::Place},
 };
 
 /// The folder of the journal in the data folder.
 const JOURNAL: &str = "journal";
+/// The name of the data folder.
+const ORIGIN: &str = "origin";
 
 /// All of it.
 #[derive(Debug)]
@@ -24,13 +28,19 @@ pub(super) struct Ledgers {
 
 impl Ledgers {
     /// Opens the journal and begins to bring what it holds into the database.
-    pub(super) fn start(data_dir: &DataDir, workers: usize, metrics: &Metrics) -> Result<Self, StartError> {
+    pub(super) fn start(
+        place: Place,
+        data_dir: &DataDir,
+        chance: Chance,
+        workers: usize,
+        metrics: &Metrics,
+    ) -> Result<Self, StartError> {
         let path = data_dir.file(JOURNAL);
         let condition = Arc::clone(&metrics.ledger);
         let opened = Journal::open(path.clone(), workers, Arc::clone(&condition));
         let (journal, found) = opened.map_err(|source| StartError::Ledger { path, source })?;
-        let database = data_dir.file(sqlite::FILE);
-        let feeding = Feeding::start(database, Arc::clone(&journal), found, Arc::clone(&condition));
+        let origin = origin(data_dir, chance)?;
+        let feeding = Feeding::start(place, origin, Arc::clone(&journal), found, Arc::clone(&condition));
         let feeding = feeding.map_err(StartError::Thread)?;
         Ok(Self { journal, condition, feeding, of_workers: Vec::new() })
     }
@@ -51,6 +61,16 @@ impl Ledgers {
         }
         self.feeding.end();
     }
+}
+
+/// The name of this data folder in a database that several share, made once.
+fn origin(data_dir: &DataDir, chance: Chance) -> Result<Arc<str>, StartError> {
+    if let Some(origin) = data_dir.read(ORIGIN)?.filter(|text| !text.trim().is_empty()) {
+        return Ok(origin.trim().into());
+    }
+    let origin = HEXLOWER.encode(&chance.bytes::<16>()?);
+    data_dir.write(ORIGIN, &format!("{origin}\n"))?;
+    Ok(origin.into())
 }
 
 /// Does a worker's work, with its ledger written beside it.

@@ -57,6 +57,7 @@ use crate::{
     },
     metrics::Metrics,
     proxy::{Common, Proxy, Tables, TablesError, Tls},
+    store::sql::Place,
 };
 
 pub use memory::Memory;
@@ -233,7 +234,7 @@ pub fn start(mut config: Config, origin: Option<Origin>, world: World) -> Result
         let _inside = control.enter();
         Bound::new(&config.server)?
     };
-    let mut ledgers = Ledgers::start(&data_dir, config.server.workers, &metrics)?;
+    let mut ledgers = Ledgers::start(Place::of(&config), &data_dir, world.chance, config.server.workers, &metrics)?;
     let first_key = made_key.map_or(Ok(None), |key| first_key::keep(key, &data_dir, world))?;
 
     let (new_deadlines, deadlines) = watch::channel(Deadlines::from(&config.timeouts));

@@ -6,7 +6,7 @@ use std::{
     process::ExitCode,
 };
 
-use crate::config::{self, EXIT_CONFIG, Loaded, Report, Source};
+use crate::config::{self, EXIT_CONFIG, Loaded, Report, Secrets, Source};
 
 /// Prints to standard output. A reader that went away is no error of ours.
 pub(super) fn print(text: impl Display) {
@@ -22,7 +22,12 @@ pub(super) fn fail(text: impl Display) -> ExitCode {
 
 /// The configuration, or the report of its faults on standard error and the exit code for that.
 pub(super) fn load(source: &Source) -> Result<Loaded, ExitCode> {
-    config::load(source, &|name| std::env::var_os(name)).map_err(|report| refuse(&report))
+    load_with(source, Secrets::Read)
+}
+
+/// The same, for a command that needs no secrets of upstreams and clients.
+pub(super) fn load_with(source: &Source, secrets: Secrets) -> Result<Loaded, ExitCode> {
+    config::load_with(source, &|name| std::env::var_os(name), secrets).map_err(|report| refuse(&report))
 }
 
 pub(super) fn refuse(report: &Report) -> ExitCode {

@@ -8,9 +8,12 @@ use tokio::runtime::Builder;
 
 use super::output;
 use crate::{
-    config::Source,
-    domain::clock::Clock,
-    store::sqlite::{self, By, Total},
+    config::{Secrets, Source},
+    domain::{
+        clock::Clock,
+        money::{Currency, decimal},
+    },
+    store::sql::{By, Database, Place, Total},
 };
 
 /// What to sum up, and how to print it.
@@ -58,33 +61,34 @@ enum Since {
     Day(u64),
 }
 
-/// Sums up the ledger in the data folder, also while the gateway runs.
+/// Sums up the ledger, also while the gateway runs.
 pub(super) fn run(source: &Source, question: &Question) -> ExitCode {
-    let config = match output::load(source) {
+    let config = match output::load_with(source, Secrets::Leave) {
         Ok(loaded) => loaded.config,
         Err(code) => return code,
     };
-    let path = config.server.data_dir.join(sqlite::FILE);
-    if !path.exists() {
-        let path = path.display();
-        return output::fail(format_args!("there is no ledger at {path}: the gateway makes it when it first starts"));
+    let place = Place::of(&config);
+    if let Place::Sqlite(path) = &place
+        && !path.exists()
+    {
+        return output::fail(format_args!("there is no ledger at {place}: the gateway makes it when it first starts"));
     }
-    let since = match question.since {
-        None => Duration::ZERO,
-        Some(Since::Ago(ago)) => Clock::system().since_epoch().saturating_sub(ago),
-        Some(Since::Day(day)) => Duration::from_secs(day.saturating_mul(86_400)),
-    };
-    let since = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
-    let by = By::from(question.by);
     let runtime = match Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return output::fail(error),
     };
-    let totals = match runtime.block_on(sqlite::usage(&path, by, since)) {
+    let by = By::from(question.by);
+    let now = Clock::system().since_epoch();
+    let (since, until) = (question.since.map_or(0, |since| since.millis(now)), u64::MAX);
+    let totals = runtime.block_on(async {
+        let mut database = Database::open_to_read(&place).await?;
+        let totals = database.usage(by, since, until).await;
+        database.close().await;
+        totals
+    });
+    let totals = match totals {
         Ok(totals) => totals,
-        Err(error) => {
-            return output::fail(format_args!("the ledger at {} cannot be read: {error}", path.display()));
-        }
+        Err(error) => return output::fail(format_args!("the ledger at {place} cannot be read: {error}")),
     };
     if question.json {
         output::print(json(by, &totals));
@@ -94,6 +98,17 @@ pub(super) fn run(source: &Source, question: &Question) -> ExitCode {
         output::print(table(by, &totals).trim_end());
     }
     ExitCode::SUCCESS
+}
+
+impl Since {
+    /// Milliseconds since 1970-01-01 UTC.
+    fn millis(self, now: Duration) -> u64 {
+        let since = match self {
+            Self::Ago(ago) => now.saturating_sub(ago),
+            Self::Day(day) => Duration::from_secs(day.saturating_mul(86_400)),
+        };
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    }
 }
 
 fn since(text: &str) -> Result<Since, String> {
@@ -134,59 +149,112 @@ fn day_number(year: u64, month: u64, day: u64) -> Option<u64> {
     Some(years + (1..month).map(length).sum::<u64>() + day - 1)
 }
 
-const COLUMNS: [&str; 9] =
-    ["requests", "input", "cached", "output", "reasoning", "exact", "partial", "unknown", "interrupted"];
+const COUNTS: [&str; 11] = [
+    "requests",
+    "input",
+    "cached",
+    "output",
+    "reasoning",
+    "exact",
+    "partial",
+    "unknown",
+    "interrupted",
+    "unpriced",
+    "estimated",
+];
 
-fn numbers(total: &Total) -> [u64; COLUMNS.len()] {
-    let Total { name: _, requests, input, cached, output, reasoning, exact, partial, unknown, interrupted } = total;
-    [*requests, *input, *cached, *output, *reasoning, *exact, *partial, *unknown, *interrupted]
+fn counts(total: &Total) -> [u64; COUNTS.len()] {
+    [
+        total.requests,
+        total.input,
+        total.cached,
+        total.output,
+        total.reasoning,
+        total.exact,
+        total.partial,
+        total.unknown,
+        total.interrupted,
+        total.unpriced,
+        total.estimated,
+    ]
+}
+
+/// The columns of costs, each with its currency's place.
+fn costs() -> impl Iterator<Item = (usize, String)> {
+    Currency::ALL.iter().map(|currency| format!("cost_{}", currency.name().to_ascii_lowercase())).enumerate()
+}
+
+fn cost(total: &Total, place: usize) -> String {
+    decimal(total.cost.get(place).copied().unwrap_or_default())
 }
 
 fn json(by: By, totals: &[Total]) -> Value {
     let line = |total: &Total| {
         let mut line = serde_json::Map::new();
         line.insert(by.name().into(), json!(total.name));
-        line.extend(COLUMNS.iter().zip(numbers(total)).map(|(column, number)| ((*column).into(), json!(number))));
+        line.extend(COUNTS.iter().zip(counts(total)).map(|(column, number)| ((*column).into(), json!(number))));
+        // As text: a number of JSON is read as a float by most.
+        line.extend(costs().map(|(place, column)| (column, json!(cost(total, place)))));
         Value::Object(line)
     };
     totals.iter().map(line).collect()
 }
 
 fn csv(by: By, totals: &[Total]) -> String {
-    let mut out = format!("{},{}\n", by.name(), COLUMNS.join(","));
+    let columns = COUNTS.iter().map(|column| (*column).to_owned()).chain(costs().map(|(_, column)| column));
+    let mut out = format!("{},{}\n", by.name(), columns.collect::<Vec<_>>().join(","));
     for total in totals {
-        let name = total.name.as_deref().unwrap_or_default();
-        let special = name.contains([',', '"', '\n', '\r']);
-        let name = if special { format!("\"{}\"", name.replace('"', "\"\"")) } else { name.into() };
-        let numbers = numbers(total).map(|number| number.to_string()).join(",");
+        let cells = counts(total).iter().map(u64::to_string).collect::<Vec<_>>().into_iter();
+        let cells = cells.chain(costs().map(|(place, _)| cost(total, place)));
+        let name = quoted(total.name.as_deref().unwrap_or_default());
         // Writing to a string cannot fail.
-        let _ = writeln!(out, "{name},{numbers}");
+        let _ = writeln!(out, "{name},{}", cells.collect::<Vec<_>>().join(","));
     }
     out
 }
 
-/// For people: columns in line, and the sum of all lines below.
+/// A cell of a CSV file (RFC 4180).
+fn quoted(text: &str) -> String {
+    let special = text.contains([',', '"', '\n', '\r']);
+    if special { format!("\"{}\"", text.replace('"', "\"\"")) } else { text.into() }
+}
+
+/// For people: columns in line, and the sum of all lines below. Costs in currencies that nothing was paid in, and what does
+/// not occur of `unpriced` and `estimated`, would only take room.
 fn table(by: By, totals: &[Total]) -> String {
-    let mut lines = vec![[by.name()].into_iter().chain(COLUMNS).map(str::to_owned).collect::<Vec<_>>()];
-    let mut sums = [0u64; COLUMNS.len()];
+    let mut sum = Total { name: Some("total".into()), ..Total::default() };
     for total in totals {
-        let numbers = numbers(total);
-        for (sum, number) in sums.iter_mut().zip(numbers) {
-            *sum = sum.saturating_add(number);
-        }
+        sum.add(total);
+    }
+    let always = COUNTS.len() - 2;
+    let shown: Vec<usize> =
+        (0..COUNTS.len()).filter(|column| *column < always || counts(&sum).get(*column) != Some(&0)).collect();
+    let paid: Vec<(usize, Currency)> =
+        Currency::ALL.into_iter().enumerate().filter(|(place, _)| sum.cost.get(*place) != Some(&0)).collect();
+    let heads = shown.iter().filter_map(|column| COUNTS.get(*column)).map(|column| (*column).to_owned());
+    let heads = heads.chain(paid.iter().map(|(_, currency)| currency.name().to_owned()));
+    let mut lines = vec![std::iter::once(by.name().to_owned()).chain(heads).collect::<Vec<_>>()];
+    for total in totals.iter().chain([&sum]) {
         let name = total.name.clone().unwrap_or_else(|| "-".into());
         // Names of models are clients' own words.
         let name: String = name.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
-        lines.push([name].into_iter().chain(numbers.map(|number| number.to_string())).collect());
+        let counts = counts(total);
+        let cells = shown.iter().filter_map(|column| counts.get(*column)).map(u64::to_string);
+        let cells = cells.chain(paid.iter().map(|(place, _)| cost(total, *place)));
+        lines.push(std::iter::once(name).chain(cells).collect());
     }
-    lines.push(["total".to_owned()].into_iter().chain(sums.map(|number| number.to_string())).collect());
+    in_columns(&lines)
+}
+
+fn in_columns(lines: &[Vec<String>]) -> String {
+    let columns = lines.first().map_or(0, Vec::len);
     let width = |column: usize| {
         let cells = lines.iter().filter_map(|line| line.get(column));
         cells.map(|cell| cell.chars().count()).max().unwrap_or_default()
     };
-    let widths: Vec<usize> = (0..=COLUMNS.len()).map(width).collect();
+    let widths: Vec<usize> = (0..columns).map(width).collect();
     let mut out = String::new();
-    for line in &lines {
+    for line in lines {
         for (column, (cell, width)) in line.iter().zip(&widths).enumerate() {
             let _ = if column == 0 { write!(out, "{cell:<width$}") } else { write!(out, "  {cell:>width$}") };
         }
@@ -221,21 +289,24 @@ mod tests {
 
     #[test]
     fn every_form_says_the_same() {
-        let total = Total { name: Some("a,\"b\"\u{1b}".into()), requests: 12, input: 1_000_000, ..Total::default() };
-        let totals = [total, Total { requests: 1, unknown: 1, ..Total::default() }];
+        let name = Some("a,\"b\"\u{1b}".into());
+        let total = Total { name, requests: 12, input: 1_000_000, cost: [1_500_000_000, 0], ..Total::default() };
+        let totals = [total, Total { requests: 1, unknown: 1, estimated: 1, ..Total::default() }];
         assert_eq!(
             csv(By::Key, &totals),
-            "key,requests,input,cached,output,reasoning,exact,partial,unknown,interrupted\n\
-             \"a,\"\"b\"\"\u{1b}\",12,1000000,0,0,0,0,0,0,0\n,1,0,0,0,0,0,0,1,0\n"
+            "key,requests,input,cached,output,reasoning,exact,partial,unknown,interrupted,unpriced,estimated,\
+             cost_cny,cost_usd\n\
+             \"a,\"\"b\"\"\u{1b}\",12,1000000,0,0,0,0,0,0,0,0,0,1.5,0\n,1,0,0,0,0,0,0,1,0,0,1,0,0\n"
         );
         let json = json(By::Key, &totals);
         assert_eq!((&json[0]["input"], &json[1]["key"]), (&json!(1_000_000), &Value::Null));
+        assert_eq!((&json[0]["cost_cny"], &json[1]["estimated"]), (&json!("1.5"), &json!(1)));
         assert_eq!(
             table(By::Key, &totals),
-            "key     requests    input  cached  output  reasoning  exact  partial  unknown  interrupted\n\
-             a,\"b\"?        12  1000000       0       0          0      0        0        0            0\n\
-             -              1        0       0       0          0      0        0        1            0\n\
-             total         13  1000000       0       0          0      0        0        1            0\n"
+            "key     requests    input  cached  output  reasoning  exact  partial  unknown  interrupted  estimated  CNY\n\
+             a,\"b\"?        12  1000000       0       0          0      0        0        0            0          0  1.5\n\
+             -              1        0       0       0          0      0        0        1            0          1    0\n\
+             total         13  1000000       0       0          0      0        0        1            0          1  1.5\n"
         );
     }
 }

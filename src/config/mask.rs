@@ -11,7 +11,7 @@ use toml::{
 use super::document::Document;
 
 /// Tables in which a string may be a secret, and the settings in them that are not.
-const PRIVATE: [&str; 4] = ["secret", "sha256", "credentials", "headers"];
+const PRIVATE: [&str; 5] = ["secret", "password", "sha256", "credentials", "headers"];
 const HARMLESS: [&str; 2] = ["name", "account"];
 
 /// The text of a document with everything covered that could be a secret: values of private settings, values at
@@ -86,6 +86,8 @@ impl Walk<'_> {
                     "file" | "key_file" => is_path(text),
                     // A URL with a user or a query may hold a password.
                     "base_url" | "proxy" => !text.contains(['@', '?', '#']),
+                    // A user may stand in these, and behind a colon a password.
+                    "url" | "redis" => text.rsplit_once('@').is_none_or(|(user, _)| user.matches(':').count() < 2),
                     _ => !private || HARMLESS.contains(&key),
                 };
                 if !shown {
@@ -194,6 +196,8 @@ mod tests {
         assert_eq!(shown("file = \"abc\" \nfile2 = 1", &[]), "file = \"***\"\nfile2 = 1");
         assert_eq!(shown(r#"proxy = "http://u:p@h""#, &[]), r#"proxy = "************""#);
         assert_eq!(shown(r#"secret = 'a"b= c'"#, &[]), r#"secret = '******'"#);
+        assert_eq!(shown(r#"url = "postgres://u:p@h/d""#, &[]), r#"url = "******************""#);
+        assert_eq!(shown(r#"url = "postgres://u@h:1/d""#, &[]), r#"url = "postgres://u@h:1/d""#);
         assert_eq!(shown(r#"headers = { a = "b" }"#, &[]), r#"headers = { a = "*" }"#);
         assert_eq!(
             shown("a = 1\nb = { c = [\"d\", 7] }", std::slice::from_ref(&(6..7))),

@@ -38,6 +38,9 @@ pub const BUILT_IN: &str = include_str!("../../config/tidegate.toml");
 /// Exit code for a configuration that cannot be used: `EX_CONFIG` of sysexits.
 pub const EXIT_CONFIG: u8 = 78;
 
+/// Answers for the environment.
+pub type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
+
 /// Where the configuration comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
@@ -62,17 +65,25 @@ pub struct Loaded {
 ///
 /// # Errors
 /// Everything that is wrong with it.
-pub fn load(source: &Source, env: &dyn Fn(&str) -> Option<OsString>) -> Result<Loaded, Report> {
+pub fn load(source: &Source, env: Environment<'_>) -> Result<Loaded, Report> {
+    load_with(source, env, Secrets::Read)
+}
+
+/// Reads and checks a configuration, with the secrets of upstreams and clients or without.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn load_with(source: &Source, env: Environment<'_>, secrets: Secrets) -> Result<Loaded, Report> {
     let mut reads = Reads::default();
     let (source, config) = match source {
         Source::BuiltIn => {
             let name = "config/tidegate.toml (built in)".to_owned();
-            let config = load_text(&name, BUILT_IN, env, &mut reads);
+            let config = load_text(&name, BUILT_IN, env, &mut reads, secrets);
             (name, config)
         }
         Source::File(file) => {
             let name = file.display().to_string();
-            let config = load_file(&name, file, env, &mut reads);
+            let config = load_file(&name, file, env, &mut reads, secrets);
             (name, config)
         }
     };
@@ -85,8 +96,9 @@ pub fn load(source: &Source, env: &dyn Fn(&str) -> Option<OsString>) -> Result<L
 fn load_file(
     name: &str,
     file: &Path,
-    env: &dyn Fn(&str) -> Option<OsString>,
+    env: Environment<'_>,
     reads: &mut Reads,
+    secrets: Secrets,
 ) -> Result<Config, Report> {
     let bytes = reads.read(file).map_err(|error| {
         let message = format!("the file cannot be read: {}: {}", name, error.kind());
@@ -99,21 +111,22 @@ fn load_file(
         let text = mask::unparsed(&String::from_utf8_lossy(error.as_bytes()));
         Report::new(name.to_owned(), text, vec![report::Fault { place, message, help: "save it as UTF-8".into() }])
     })?;
-    load_text(name, &text, env, reads)
+    load_text(name, &text, env, reads, secrets)
 }
 
 fn load_text(
     name: &str,
     text: &str,
-    env: &dyn Fn(&str) -> Option<OsString>,
+    env: Environment<'_>,
     reads: &mut Reads,
+    secrets: Secrets,
 ) -> Result<Config, Report> {
     let document = Document::parse(text).map_err(|(text, faults)| Report::new(name.to_owned(), text, faults))?;
     let mut shape = shape::read(&document, &schema::tree());
     let sound = shape.faults.is_empty();
     let mut config = None;
     if let Some(file) = shape::settings(&mut shape) {
-        let (checked, faults) = check::config(&document, file, sound, env, reads);
+        let (checked, faults) = check::config(&document, file, sound, env, reads, secrets);
         shape.faults.extend(faults);
         config = checked;
     }

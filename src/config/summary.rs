@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Display, Write};
 
-use super::types::{Config, FailoverOn, Limits, LogFormat, Model, Strategy, Target, Upstream};
+use super::types::{Config, FailoverOn, Limits, LogFormat, Model, Store, Strategy, Target, Upstream};
 
 /// What would run with this configuration, for people. `memory` is the most that it allows, `disk` what it
 /// keeps there.
@@ -22,6 +22,10 @@ fn write(out: &mut String, config: &Config, memory: &dyn Display, disk: &dyn Dis
         writeln!(out, "             {metrics} (metrics)")?;
     }
     writeln!(out, "data folder  {}", server.data_dir.display())?;
+    match &config.store {
+        Store::Sqlite => writeln!(out, "store        SQLite in the data folder")?,
+        Store::Postgres { url, .. } => writeln!(out, "store        {url}")?,
+    }
     writeln!(out, "workers      {}, {} connections at most", server.workers, server.max_connections)?;
     writeln!(
         out,

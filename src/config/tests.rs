@@ -15,7 +15,7 @@ fn nothing(_: &str) -> Option<OsString> {
 }
 
 fn load_text(name: &str, text: &str, env: &dyn Fn(&str) -> Option<OsString>) -> Result<Config, Report> {
-    super::load_text(name, text, env, &mut Reads::default())
+    super::load_text(name, text, env, &mut Reads::default(), Secrets::Read)
 }
 
 /// The environment of the test files. Every secret in it holds the word that `no_secret` looks for.
@@ -132,6 +132,10 @@ fn settings_of_schema(schema: &Value, path: &str, all: &mut Vec<(String, Value)>
     for (name, property) in properties {
         let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
         all.push((path.clone(), property["default"].clone()));
+        // How a secret is named is shown where keys are.
+        if path.ends_with(".password") {
+            continue;
+        }
         settings_of_schema(property, &path, all);
         settings_of_schema(&property["items"], &path, all);
     }
@@ -140,7 +144,7 @@ fn settings_of_schema(schema: &Value, path: &str, all: &mut Vec<(String, Value)>
 /// Paths of all settings in a file, with their values.
 fn settings_of_file(value: &toml::Value, path: &str, all: &mut Vec<(String, Value)>) {
     match value {
-        toml::Value::Table(table) if path != "upstreams.headers" => {
+        toml::Value::Table(table) if path != "upstreams.headers" && !path.ends_with(".password") => {
             for (name, value) in table {
                 let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
                 all.push((path.clone(), serde_json::to_value(value).unwrap()));

@@ -15,6 +15,8 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// What is logged and how.
     pub log: Log,
+    /// Where keys and ledger are kept.
+    pub store: Store,
     /// Upstreams that can be used: those with no credential left (all optional ones unset) are in `idle`.
     pub upstreams: Vec<Upstream>,
     /// Upstreams left out because none of their optional credentials is set.
@@ -175,6 +177,42 @@ pub struct Log {
     pub format: LogFormat,
     /// A `tracing` filter, such as `info` or `tidegate=debug`.
     pub level: String,
+}
+
+/// Whether a configuration is read with the secrets of upstreams and clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Secrets {
+    /// To run: those that are missing are faults.
+    Read,
+    /// To look something up: nobody needs to have them. Stand-ins are in their places, and certificates are left out.
+    Leave,
+}
+
+/// `[store]`: where keys and ledger are kept.
+#[derive(Clone, Debug)]
+pub enum Store {
+    /// In SQLite, a file in the data folder.
+    Sqlite,
+    /// In PostgreSQL.
+    Postgres {
+        /// With user, host and database, and without a password.
+        url: Arc<str>,
+        /// Of that user.
+        password: Option<SecretString>,
+    },
+}
+
+/// Readings of a configuration are compared with each other, never with what a client sent: time tells nothing here.
+impl PartialEq for Store {
+    fn eq(&self, other: &Self) -> bool {
+        fn parts(store: &Store) -> Option<(&str, Option<&str>)> {
+            match store {
+                Store::Sqlite => None,
+                Store::Postgres { url, password } => Some((url, password.as_ref().map(ExposeSecret::expose_secret))),
+            }
+        }
+        parts(self) == parts(other)
+    }
 }
 
 /// Format of log lines.

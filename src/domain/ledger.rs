@@ -40,6 +40,11 @@ impl State {
         }
     }
 
+    /// Whether a row like this changes when more is known.
+    pub const fn gives_way(self) -> bool {
+        matches!(self, Self::Open | Self::Interrupted)
+    }
+
     /// Of a request that is over. It is about the answer that the client got: what attempts before it may have cost, no
     /// provider tells.
     pub fn of(outcome: &Outcome) -> Self {

@@ -47,13 +47,17 @@ pub struct Money {
 impl fmt::Display for Money {
     /// As `12.5 CNY`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (units, rest) = (self.nano / UNIT, self.nano % UNIT);
-        if rest == 0 {
-            return write!(f, "{units} {}", self.currency.name());
-        }
-        let rest = format!("{rest:09}");
-        write!(f, "{units}.{} {}", rest.trim_end_matches('0'), self.currency.name())
+        write!(f, "{} {}", decimal(self.nano), self.currency.name())
     }
+}
+
+/// An amount as people write it: `12.5`.
+pub fn decimal(nano: u64) -> String {
+    let (units, rest) = (nano / UNIT, nano % UNIT);
+    if rest == 0 {
+        return units.to_string();
+    }
+    format!("{units}.{}", format!("{rest:09}").trim_end_matches('0'))
 }
 
 /// Nano-units of a decimal number as people write it (`50`, `0.125`), if it has at most nine places and is not more than

@@ -22,7 +22,7 @@ use crate::{
     },
     store::{
         journal::{self, Found, Journal, Reader, Records, Rest, Segment},
-        sqlite::{Database, DatabaseError},
+        sql::{Database, DatabaseError, Place},
     },
 };
 
@@ -50,7 +50,8 @@ impl Feeding {
     /// # Errors
     /// Without threads.
     pub fn start(
-        database: PathBuf,
+        place: Place,
+        origin: Arc<str>,
         journal: Arc<Journal>,
         found: Found,
         condition: Arc<Condition>,
@@ -62,7 +63,8 @@ impl Feeding {
         let (tell, over) = mpsc::channel();
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let feed = Feed {
-            file: database,
+            place,
+            origin,
             database: None,
             journal,
             condition,
@@ -120,7 +122,9 @@ enum FeedError {
 }
 
 struct Feed {
-    file: PathBuf,
+    place: Place,
+    /// Names the data folder: several feed one database.
+    origin: Arc<str>,
     database: Option<Database>,
     journal: Arc<Journal>,
     condition: Arc<Condition>,
@@ -169,7 +173,7 @@ impl Feed {
     /// Brings everything that was written into the database. With `ends`, nobody writes any more.
     async fn feed(&mut self, ends: bool) -> Result<(), FeedError> {
         if self.database.is_none() {
-            self.database = Some(Database::open(&self.file).await?);
+            self.database = Some(Database::open(&self.place).await?);
         }
         self.recover().await?;
         while let Ok((segment, reader)) = self.written.try_recv() {
@@ -242,7 +246,7 @@ impl Feed {
         }
         self.carry(0).await?;
         let Some(database) = &mut self.database else { return Ok(()) };
-        let interrupted = database.interrupt().await?;
+        let interrupted = database.interrupt(&self.origin).await?;
         self.condition.count(State::Interrupted, interrupted);
         for (path, damaged, length) in read {
             self.dispose(path, damaged, length);
@@ -293,7 +297,7 @@ impl Feed {
                 }
             }
         }
-        for (state, count) in database.store(&rows).await? {
+        for (state, count) in database.store(&self.origin, &rows).await? {
             self.condition.count(state, count);
         }
         if segment == 0 {
@@ -311,7 +315,7 @@ impl Feed {
         let Some(database) = &mut self.database else { return Ok(()) };
         let of_it = self.open.values().filter(|(number, _)| *number == segment);
         let rows: Vec<Row<'_>> = of_it.filter_map(|(_, record)| Records::new(record).next()).collect();
-        database.store(&rows).await?;
+        database.store(&self.origin, &rows).await?;
         self.open.retain(|_, (number, _)| *number != segment);
         Ok(())
     }

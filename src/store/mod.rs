@@ -1,4 +1,4 @@
 //! What outlives the process: the journal, which is files, and the database that it feeds.
 
 pub mod journal;
-pub mod sqlite;
+pub mod sql;

@@ -455,7 +455,9 @@ async fn usage_sums_up_beside_the_gateway_and_after_it() {
     let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let folder = TempDir::new().unwrap();
     settings(folder.path(), 1, &upstream.base_url(), &upstream.base_url());
-    let usage = |arguments: &[&str]| run(&mut with(folder.path(), &[&["usage"], arguments].concat()));
+    // Without the variables of credentials and keys.
+    let usage =
+        |arguments: &[&str]| run(tidegate(folder.path()).args(["--config", "tidegate.toml", "usage"]).args(arguments));
     let none = usage(&[]);
     assert!(!none.status.success() && said(&none).contains("there is no ledger at "), "{}", said(&none));
 
@@ -488,6 +490,7 @@ async fn usage_sums_up_beside_the_gateway_and_after_it() {
     let expected = serde_json::json!([{
         "key": "a", "requests": 3, "input": 9, "cached": 3, "output": 15, "reasoning": 6,
         "exact": 3, "partial": 0, "unknown": 0, "interrupted": 0,
+        "unpriced": 3, "estimated": 0, "cost_cny": "0", "cost_usd": "0",
     }]);
     assert_eq!(json(&["--since", "1d"]), expected);
     assert_eq!(json(&["--since", "2100-01-01"]), serde_json::json!([]));

@@ -4,6 +4,7 @@ mod key;
 mod model;
 mod secret;
 mod server;
+mod store;
 mod tls;
 mod upstream;
 mod url;
@@ -15,7 +16,7 @@ use super::{
     raw,
     reads::Reads,
     report::Fault,
-    types::Config,
+    types::{Config, Secrets},
 };
 
 /// Checks the settings. The configuration holds stand-ins where there were faults: it is good only if there are none,
@@ -26,10 +27,12 @@ pub(super) fn config(
     sound: bool,
     env: &dyn Fn(&str) -> Option<OsString>,
     reads: &mut Reads,
+    secrets: Secrets,
 ) -> (Option<Config>, Vec<Fault>) {
-    let mut check = Check { document, sound, env, reads, faults: Vec::new() };
+    let mut check = Check { document, sound, env, reads, secrets, faults: Vec::new() };
     let server = check.server(file.server);
     let log = check.log(file.log);
+    let store = check.store(file.store);
     let upstreams = check.upstreams(file.upstreams);
     let (models, askable) = check.models(file.models, &upstreams);
     let groups = check.groups(file.groups);
@@ -43,6 +46,7 @@ pub(super) fn config(
         server,
         timeouts: server::timeouts(&file.timeouts),
         log,
+        store,
         upstreams: upstreams.live,
         idle: upstreams.idle,
         models,
@@ -62,6 +66,7 @@ struct Check<'a> {
     env: &'a dyn Fn(&str) -> Option<OsString>,
     /// Reads files, for secrets and certificates.
     reads: &'a mut Reads,
+    secrets: Secrets,
     faults: Vec<Fault>,
 }
 

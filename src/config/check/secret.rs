@@ -6,7 +6,7 @@ use secrecy::SecretString;
 use sha2::{Digest, Sha256};
 
 use super::Check;
-use crate::config::{document::Path, mask::is_variable};
+use crate::config::{document::Path, mask::is_variable, types::Secrets};
 
 /// Where a secret is said to be: `{ env = … }` or `{ file = … }`.
 pub(super) struct Reference<'a> {
@@ -45,8 +45,17 @@ pub(super) fn digest(secret: &[u8]) -> [u8; 32] {
 }
 
 impl Check<'_> {
-    /// Looks for a secret. `path` leads to its table.
+    /// Looks for a secret of an upstream or a client, where those are wanted. `path` leads to its table.
     pub(super) fn secret(&mut self, reference: &Reference<'_>, path: &Path) -> Found {
+        if self.secrets == Secrets::Read || reference.env.is_some() == reference.file.is_some() {
+            return self.read_secret(reference, path);
+        }
+        // Nobody has a secret like this, and no two are the same.
+        Found::Secret(format!("a secret that is not read: {}", reference.wanted()).into())
+    }
+
+    /// Looks for a secret. `path` leads to its table.
+    pub(super) fn read_secret(&mut self, reference: &Reference<'_>, path: &Path) -> Found {
         let (text, path) = match (reference.env, reference.file) {
             (Some(name), None) => (self.read_env(name, reference.optional, &path.key("env")), path.key("env")),
             (None, Some(file)) => (self.read_file(file, reference.optional, &path.key("file")), path.key("file")),

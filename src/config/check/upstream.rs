@@ -15,7 +15,7 @@ use crate::config::{
     document::Path,
     nearest::nearest,
     raw,
-    types::{Credential, ErrorRule, FailoverOn, Fault, IdleUpstream, OnIncomplete, Upstream},
+    types::{Credential, ErrorRule, FailoverOn, Fault, IdleUpstream, OnIncomplete, Secrets, Upstream},
 };
 
 /// Headers that belong to the connection, the body, or the credential: setting one would break what we promise.
@@ -102,7 +102,10 @@ impl Check<'_> {
         let proxy = raw.proxy.and_then(|text| self.url(&path.key("proxy"), url::proxy(&text)));
         let auth_header = self.auth_header(&raw.auth_header, &path.key("auth_header"));
         let headers = self.headers(&raw.headers, &auth_header, &path.key("headers"));
-        let ca_pem = raw.ca_file.and_then(|file| self.ca_file(&file, &path.key("ca_file")));
+        let ca_pem = raw
+            .ca_file
+            .filter(|_| self.secrets == Secrets::Read)
+            .and_then(|file| self.ca_file(&file, &path.key("ca_file")));
         let error_rules = self.error_rules(raw.error_rules, &path.key("error_rules"));
         let wants_credentials = raw.credentials.is_some();
         let (credentials, unset) = self.credentials(raw.credentials, &path.key("credentials"));

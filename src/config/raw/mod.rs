@@ -2,6 +2,7 @@
 //! field. The JSON Schema is made from these, and the file is held against that schema before anything else (`shape`).
 
 mod routing;
+mod store;
 
 use std::collections::BTreeMap;
 
@@ -9,6 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub(in crate::config) use routing::{Health, Model, Routing, Strategy, Target};
+pub(in crate::config) use store::Store;
 
 /// Tidegate's configuration. `config/tidegate.toml` shows every setting with its default and the reason for it.
 #[derive(Default, Deserialize, Serialize, JsonSchema)]
@@ -21,6 +23,8 @@ pub(in crate::config) struct File {
     pub(in crate::config) timeouts: Timeouts,
     /// What is logged and how.
     pub(in crate::config) log: Log,
+    /// Where keys and ledger are kept.
+    pub(in crate::config) store: Store,
     /// Provider endpoints.
     pub(in crate::config) upstreams: Vec<Upstream>,
     /// Names that clients ask for, and where they lead.

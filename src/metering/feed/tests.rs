@@ -5,7 +5,7 @@ use crate::{
     domain::usage::Usage,
     store::{
         journal::Writer,
-        sqlite::{By, FILE, Total, usage},
+        sql::{By, Database, FILE, Place, Total},
     },
 };
 
@@ -47,17 +47,25 @@ fn records(rows: &[Row<'_>]) -> Vec<u8> {
     bytes
 }
 
+fn place(folder: &Path) -> Place {
+    Place::Sqlite(folder.join(FILE))
+}
+
 /// A gateway's ledger, between a start and an end.
 fn start(folder: &Path) -> (Arc<Journal>, Arc<Condition>, Feeding) {
     let condition = Arc::new(Condition::default());
     let (journal, found) = Journal::open(folder.join("journal"), 1, Arc::clone(&condition)).unwrap();
-    let feeding = Feeding::start(folder.join(FILE), Arc::clone(&journal), found, Arc::clone(&condition)).unwrap();
+    let feeding =
+        Feeding::start(place(folder), "here".into(), Arc::clone(&journal), found, Arc::clone(&condition)).unwrap();
     (journal, condition, feeding)
 }
 
 fn total(folder: &Path) -> Total {
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
-    let mut totals = runtime.block_on(usage(&folder.join(FILE), By::Key, 0)).unwrap();
+    let mut totals = runtime.block_on(async {
+        let mut database = Database::open_to_read(&place(folder)).await.unwrap();
+        database.usage(By::Key, 0, u64::MAX).await.unwrap()
+    });
     totals.pop().unwrap_or_default()
 }
 

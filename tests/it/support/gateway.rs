@@ -9,7 +9,7 @@ use tidegate::{
     auth,
     config::{
         Config, Credential, FailoverOn, Health, Key, Limits, Log, LogFormat, Model, OnIncomplete, Retries, Server,
-        Strategy, Target, Timeouts, Upstream as UpstreamConfig,
+        Store, Strategy, Target, Timeouts, Upstream as UpstreamConfig,
     },
     domain::{chance::Chance, clock::Clock},
 };
@@ -66,6 +66,7 @@ pub(crate) fn config(base_url: &str) -> Config {
             upstream_pool_idle: Duration::from_secs(50),
         },
         log: Log { format: LogFormat::Text, level: "off".into() },
+        store: Store::Sqlite,
         upstreams: vec![upstream("up", base_url)],
         idle: Vec::new(),
         models: vec![model("smart", &[(0, Some("real"))]), model("gpt-*", &[(0, None)])],

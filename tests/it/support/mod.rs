@@ -1,6 +1,7 @@
 //! The harness: a gateway on port 0, a client that speaks raw bytes, an upstream that can misbehave.
 
 pub(crate) mod client;
+pub(crate) mod database;
 pub(crate) mod gateway;
 pub(crate) mod process;
 pub(crate) mod tls;

@@ -1,0 +1,83 @@
+//! What differs between SQLite and PostgreSQL.
+
+use std::{fs::OpenOptions, path::Path, str::FromStr, time::Duration};
+
+use secrecy::ExposeSecret;
+use sqlx::{
+    Connection as _, PgConnection, SqlSafeStr, SqlStr, SqliteConnection,
+    migrate::{Migration, MigrationType, Migrator},
+    postgres::PgConnectOptions,
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
+};
+
+use super::{Connection, DatabaseError, Place};
+
+/// Others may read for a long time, and write (`VACUUM`) for a short one.
+const BUSY: Duration = Duration::from_secs(5);
+
+/// All of them, in their order. One that was released is never changed: databases have it already.
+const MIGRATIONS: [(&str, &str); 1] = [("ledger", include_str!("0001_ledger.sql"))];
+
+/// One way to say the same.
+pub(super) struct Dialect {
+    /// Makes the text of a migration, which is written for SQLite, the dialect's own.
+    translate: fn(&'static str) -> SqlStr,
+    /// The day of `time_ms`, in UTC.
+    pub(super) day: &'static str,
+}
+
+pub(super) const SQLITE: Dialect =
+    Dialect { translate: |text| text.into_sql_str(), day: "date(time_ms / 1000, 'unixepoch')" };
+
+pub(super) const POSTGRES: Dialect = Dialect {
+    // Its INTEGER has 32 bits.
+    translate: |text| {
+        let text = text.replace(" STRICT, WITHOUT ROWID", "").replace("INTEGER", "BIGINT");
+        sqlx::AssertSqlSafe(text).into_sql_str()
+    },
+    day: "to_char(to_timestamp(time_ms / 1000) AT TIME ZONE 'UTC', 'YYYY-MM-DD')",
+};
+
+impl Dialect {
+    pub(super) fn migrator(&self) -> Migrator {
+        let migration = |(number, (name, text)): (i64, &(&'static str, &'static str))| {
+            Migration::new(number, (*name).into(), MigrationType::Simple, (self.translate)(text), false)
+        };
+        Migrator::with_migrations((1..).zip(&MIGRATIONS).map(migration).collect())
+    }
+}
+
+/// Connects; to `write`, SQLite's file is made where it is missing.
+pub(super) async fn connect(place: &Place, write: bool) -> Result<Connection, DatabaseError> {
+    match place {
+        Place::Sqlite(path) => {
+            if write {
+                make_private(path).map_err(sqlx::Error::Io)?;
+            }
+            let mut options = SqliteConnectOptions::new().filename(path).busy_timeout(BUSY);
+            options = if write {
+                // What is in it may be deleted from the journal: it has to survive a loss of power.
+                options.journal_mode(SqliteJournalMode::Wal).synchronous(SqliteSynchronous::Full)
+            } else {
+                options.read_only(true)
+            };
+            Ok(Connection::Sqlite(SqliteConnection::connect_with(&options).await?))
+        }
+        Place::Postgres { url, password } => {
+            let mut options = PgConnectOptions::from_str(url)?.application_name("tidegate");
+            if let Some(password) = password {
+                options = options.password(password.expose_secret());
+            }
+            Ok(Connection::Postgres(PgConnection::connect_with(&options).await?))
+        }
+    }
+}
+
+/// Makes the file its owner's; those that SQLite puts beside it are like it.
+fn make_private(path: &Path) -> std::io::Result<()> {
+    let mut options = OpenOptions::new();
+    options.create(true).append(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path).map(drop)
+}

@@ -1,0 +1,179 @@
+//! What is kept in SQL: in SQLite, one file in the data folder, or in PostgreSQL, which several replicas share. Never used on
+//! a worker's thread.
+//!
+//! There is one text of each statement for both. `on!` runs the same lines over either connection; what differs between them
+//! is in [`dialect`].
+
+mod dialect;
+mod ledger;
+mod usage;
+
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
+
+use secrecy::SecretString;
+use sqlx::{Connection as _, PgConnection, SqliteConnection};
+use tokio::time::timeout;
+
+use crate::config::{Config, Store};
+
+pub use ledger::Spender;
+pub use usage::{By, Total};
+
+/// SQLite's file in the data folder.
+pub const FILE: &str = "ledger.db";
+
+/// A database that takes longer is taken for lost: it may be paused, and then says nothing for ever. A batch takes
+/// milliseconds.
+const BATCH: Duration = Duration::from_secs(5);
+/// The same for what looks at many rows, or makes tables.
+const LONG: Duration = Duration::from_secs(60);
+
+/// Which database.
+#[derive(Clone, Debug)]
+pub enum Place {
+    /// SQLite, in this file.
+    Sqlite(PathBuf),
+    /// PostgreSQL.
+    Postgres {
+        /// `postgres://user@host:5432/database`.
+        url: Arc<str>,
+        /// Of that user.
+        password: Option<SecretString>,
+    },
+}
+
+impl Place {
+    /// The one of a configuration.
+    pub fn of(config: &Config) -> Self {
+        match &config.store {
+            Store::Sqlite => Self::Sqlite(config.server.data_dir.join(FILE)),
+            Store::Postgres { url, password } => Self::Postgres { url: Arc::clone(url), password: password.clone() },
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    /// For people.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sqlite(path) => path.display().fmt(f),
+            Self::Postgres { url, .. } => f.write_str(url),
+        }
+    }
+}
+
+/// What went wrong.
+#[derive(Debug, thiserror::Error)]
+pub enum DatabaseError {
+    /// In use.
+    #[error(transparent)]
+    Sql(#[from] sqlx::Error),
+    /// While its tables were made.
+    #[error("its tables cannot be made: {0}")]
+    Migration(#[from] sqlx::migrate::MigrateError),
+    /// It says nothing.
+    #[error("it did not answer within {0:?}")]
+    Silent(Duration),
+}
+
+/// The database, open for one user.
+#[derive(Debug)]
+pub struct Database {
+    connection: Connection,
+}
+
+#[derive(Debug)]
+enum Connection {
+    Sqlite(SqliteConnection),
+    Postgres(PgConnection),
+}
+
+/// Runs the same lines over either connection. `$Db` is the database's type in them.
+macro_rules! on {
+    ($database:expr, |$connection:ident, $Db:ident| $lines:expr) => {
+        match &mut $database.connection {
+            crate::store::sql::Connection::Sqlite($connection) => {
+                #[allow(dead_code, reason = "not every statement names it")]
+                type $Db = sqlx::Sqlite;
+                $lines
+            }
+            crate::store::sql::Connection::Postgres($connection) => {
+                #[allow(dead_code, reason = "not every statement names it")]
+                type $Db = sqlx::Postgres;
+                $lines
+            }
+        }
+    };
+}
+use on;
+
+impl Database {
+    /// Opens it, makes SQLite's file where it is missing, and brings the tables up to date.
+    ///
+    /// # Errors
+    /// When that cannot be done.
+    pub async fn open(place: &Place) -> Result<Self, DatabaseError> {
+        let connecting = async { Ok(Self { connection: dialect::connect(place, true).await? }) };
+        let mut database = within(BATCH, connecting).await?;
+        within(LONG, database.migrate()).await?;
+        Ok(database)
+    }
+
+    /// Opens it as it is, to be read beside those who write.
+    ///
+    /// # Errors
+    /// When it is not there.
+    pub async fn open_to_read(place: &Place) -> Result<Self, DatabaseError> {
+        within(BATCH, async { Ok(Self { connection: dialect::connect(place, false).await? }) }).await
+    }
+
+    async fn migrate(&mut self) -> Result<(), DatabaseError> {
+        match &mut self.connection {
+            // PostgreSQL has a lock for it, which sqlx takes.
+            Connection::Postgres(connection) => {
+                dialect::POSTGRES.migrator().run_direct(None, connection, false).await?
+            }
+            // SQLite has none: somebody who opens it at the same moment may have been first.
+            Connection::Sqlite(connection) => {
+                let migrator = dialect::SQLITE.migrator();
+                if migrator.run_direct(None, connection, false).await.is_err() {
+                    migrator.run_direct(None, connection, false).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Closes it in order.
+    pub async fn close(self) {
+        let closing = async {
+            match self.connection {
+                Connection::Sqlite(connection) => connection.close().await,
+                Connection::Postgres(connection) => connection.close().await,
+            }
+        };
+        match timeout(Duration::from_secs(1), closing).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "the database was not closed in order"),
+            Err(_) => tracing::warn!("the database was not closed in time"),
+        }
+    }
+}
+
+/// Waits no longer than it may take. A connection on which something did not come to its end is of no use any more.
+async fn within<T>(limit: Duration, work: impl Future<Output = Result<T, DatabaseError>>) -> Result<T, DatabaseError> {
+    timeout(limit, work).await.unwrap_or(Err(DatabaseError::Silent(limit)))
+}
+
+/// The largest count that is kept: nobody uses a trillion tokens, and sums of such rows still fit.
+const LARGEST: u64 = 1_000_000_000_000;
+
+/// A count for SQL.
+fn count(number: u64) -> i64 {
+    i64::try_from(number.min(LARGEST)).unwrap_or(i64::MAX)
+}
+
+/// A time or an amount for SQL.
+fn integer(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,167 @@
+//! Sums over the ledger, read beside those who write it.
+
+use sqlx::{AssertSqlSafe, Row as _};
+
+use super::{Connection, Database, DatabaseError, LONG, dialect, integer, ledger::amount, on, within};
+use crate::domain::money::{Currency, UNIT};
+
+/// What sums are made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum By {
+    /// Each key of clients.
+    Key,
+    /// Each group of keys.
+    Group,
+    /// Each model as asked.
+    Model,
+    /// Each upstream.
+    Upstream,
+    /// Each day, in UTC.
+    Day,
+}
+
+impl By {
+    /// Its fixed name: heads the column.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Key => "key",
+            Self::Group => "group",
+            Self::Model => "model",
+            Self::Upstream => "upstream",
+            Self::Day => "day",
+        }
+    }
+
+    const fn expression(self, day: &'static str) -> &'static str {
+        match self {
+            Self::Key => "key_name",
+            Self::Group => "group_name",
+            Self::Model => "model",
+            Self::Upstream => "upstream",
+            Self::Day => day,
+        }
+    }
+}
+
+/// The sums of one of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Total {
+    /// Its name; none for requests without one.
+    pub name: Option<String>,
+    /// Requests that went up.
+    pub requests: u64,
+    /// Tokens as reported.
+    pub input: u64,
+    /// Those of them that came from a cache.
+    pub cached: u64,
+    /// Tokens as reported.
+    pub output: u64,
+    /// Those of them that were reasoning.
+    pub reasoning: u64,
+    /// Requests whose tokens are known.
+    pub exact: u64,
+    /// Those whose tokens are known in part.
+    pub partial: u64,
+    /// Those of which nothing is known.
+    pub unknown: u64,
+    /// Those under way when the gateway was killed.
+    pub interrupted: u64,
+    /// Those whose model has no price: what they cost is not known.
+    pub unpriced: u64,
+    /// Those whose cost is an estimate.
+    pub estimated: u64,
+    /// What the others cost, in nano-units, by [`Currency::ALL`].
+    pub cost: [u64; Currency::ALL.len()],
+}
+
+impl Total {
+    /// Adds what is in another one; what would be more than a number holds stays at the most.
+    pub fn add(&mut self, other: &Self) {
+        for (sum, number) in [
+            (&mut self.requests, other.requests),
+            (&mut self.input, other.input),
+            (&mut self.cached, other.cached),
+            (&mut self.output, other.output),
+            (&mut self.reasoning, other.reasoning),
+            (&mut self.exact, other.exact),
+            (&mut self.partial, other.partial),
+            (&mut self.unknown, other.unknown),
+            (&mut self.interrupted, other.interrupted),
+            (&mut self.unpriced, other.unpriced),
+            (&mut self.estimated, other.estimated),
+        ] {
+            *sum = sum.saturating_add(number);
+        }
+        for (sum, number) in self.cost.iter_mut().zip(other.cost) {
+            *sum = sum.saturating_add(number);
+        }
+    }
+}
+
+impl Database {
+    /// Sums up what began at `since` or later and before `until` (milliseconds since 1970-01-01 UTC).
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn usage(&mut self, by: By, since: u64, until: u64) -> Result<Vec<Total>, DatabaseError> {
+        let dialect = match &self.connection {
+            Connection::Sqlite(_) => dialect::SQLITE,
+            Connection::Postgres(_) => dialect::POSTGRES,
+        };
+        let query = query(by.expression(dialect.day));
+        within(LONG, async {
+            on!(self, |connection, Db| {
+                let query = sqlx::query::<Db>(AssertSqlSafe(query)).bind(integer(since)).bind(integer(until));
+                let rows = query.fetch_all(connection).await?;
+                rows.iter()
+                    .map(|row| {
+                        let number = |index: usize| row.try_get::<i64, _>(index);
+                        let count =
+                            |index: usize| number(index).map(|number| u64::try_from(number).unwrap_or_default());
+                        let mut cost = [0; Currency::ALL.len()];
+                        for (nth, cost) in cost.iter_mut().enumerate() {
+                            *cost = amount(number(12 + 2 * nth)?, number(13 + 2 * nth)?);
+                        }
+                        Ok(Total {
+                            name: row.try_get(0)?,
+                            requests: count(1)?,
+                            input: count(2)?,
+                            cached: count(3)?,
+                            output: count(4)?,
+                            reasoning: count(5)?,
+                            exact: count(6)?,
+                            partial: count(7)?,
+                            unknown: count(8)?,
+                            interrupted: count(9)?,
+                            unpriced: count(10)?,
+                            estimated: count(11)?,
+                            cost,
+                        })
+                    })
+                    .collect()
+            })
+        })
+        .await
+    }
+}
+
+/// Made of fixed words only.
+fn query(name: &str) -> String {
+    let sum = |what: &str| format!("CAST(coalesce(sum({what}), 0) AS BIGINT)");
+    let state = |state: &str| format!("count(*) FILTER (WHERE state = '{state}')");
+    let mut columns = vec![name.to_owned(), "count(*)".to_owned()];
+    columns.extend(["input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens"].map(sum));
+    columns.extend(["exact", "partial", "unknown", "interrupted"].map(state));
+    columns.push("count(*) FILTER (WHERE currency IS NULL)".to_owned());
+    columns.push(sum("estimated"));
+    for currency in Currency::ALL {
+        // In two parts, as the sum of a few large ones would not fit.
+        for part in ["/", "%"] {
+            columns.push(sum(&format!("CASE WHEN currency = '{}' THEN cost {part} {UNIT} END", currency.name())));
+        }
+    }
+    format!(
+        "SELECT {} FROM ledger WHERE time_ms >= $1 AND time_ms < $2 AND state <> 'open' GROUP BY 1 ORDER BY 1",
+        columns.join(", ")
+    )
+}

@@ -1,0 +1,197 @@
+//! A PostgreSQL of a test's own: in a temporary folder, on a free port, ended with the test.
+
+use std::{
+    env, fs,
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use sqlx::{Connection, PgConnection};
+use tempfile::TempDir;
+use tidegate::store::sql::Place;
+
+use super::{LONG, soon};
+
+/// A program of PostgreSQL or Redis, wherever Debian puts it.
+pub(crate) fn program(name: &str) -> PathBuf {
+    let versions =
+        fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten().map(|entry| entry.path().join("bin"));
+    let path = env::var_os("PATH").unwrap_or_default();
+    let found = versions.chain(env::split_paths(&path)).map(|folder| folder.join(name)).find(|path| path.is_file());
+    found.unwrap_or_else(|| panic!("{name} is missing (Debian: postgresql, redis-server); scripts/test installs it"))
+}
+
+/// A port that nobody listens on right now.
+pub(crate) fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// The user as whom PostgreSQL runs where we are root, which it refuses to be.
+#[derive(Clone, Copy)]
+struct User {
+    uid: u32,
+    gid: u32,
+}
+
+fn user() -> Option<User> {
+    if !rustix::process::geteuid().is_root() {
+        return None;
+    }
+    let users = fs::read_to_string("/etc/passwd").unwrap();
+    let line = users
+        .lines()
+        .find(|line| line.starts_with("postgres:"))
+        .unwrap_or_else(|| panic!("a user `postgres` is missing"));
+    let mut numbers = line.split(':').skip(2).map(|number| number.parse().unwrap());
+    Some(User { uid: numbers.next().unwrap(), gid: numbers.next().unwrap() })
+}
+
+pub(crate) struct Postgres {
+    folder: TempDir,
+    port: u16,
+    user: Option<User>,
+    server: Option<Child>,
+}
+
+impl Postgres {
+    /// An empty one that runs.
+    pub(crate) async fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let user = user();
+        if let Some(User { uid, gid }) = user {
+            std::os::unix::fs::chown(folder.path(), Some(uid), Some(gid)).unwrap();
+        }
+        let mut postgres = Self { folder, port: free_port(), user, server: None };
+        let made = postgres
+            .command("initdb")
+            .args(["-U", "tidegate", "-A", "trust", "--no-sync", "-E", "UTF8", "--locale=C", "-D"])
+            .arg(postgres.data())
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        postgres.run().await;
+        postgres
+    }
+
+    fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    fn command(&self, name: &str) -> Command {
+        use std::os::unix::process::CommandExt;
+        let mut command = Command::new(program(name));
+        command.current_dir(self.folder.path()).stdin(Stdio::null());
+        if let Some(User { uid, gid }) = self.user {
+            command.uid(uid).gid(gid);
+        }
+        command
+    }
+
+    /// Runs it, again at the same address.
+    pub(crate) async fn run(&mut self) {
+        let log = fs::OpenOptions::new().create(true).append(true).open(self.folder.path().join("log")).unwrap();
+        let port = self.port.to_string();
+        let mut command = self.command("postgres");
+        command.arg("-D").arg(self.data()).args(["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="]);
+        command.args([
+            "-c",
+            &format!("port={port}"),
+            "-c",
+            "max_connections=12",
+            "-c",
+            "superuser_reserved_connections=3",
+        ]);
+        command.args(["-c", "fsync=off"]);
+        let server = command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
+        self.server = Some(server);
+        let answers = async {
+            while self.connect().await.is_err() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        soon("PostgreSQL", answers).await;
+    }
+
+    /// As its own superuser.
+    pub(crate) async fn connect(&self) -> Result<PgConnection, sqlx::Error> {
+        PgConnection::connect(&self.url()).await
+    }
+
+    pub(crate) async fn execute(&self, statement: &'static str) {
+        sqlx::query(statement).execute(&mut self.connect().await.unwrap()).await.unwrap();
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("postgres://tidegate@127.0.0.1:{}/postgres", self.port)
+    }
+
+    pub(crate) fn place(&self) -> Place {
+        Place::Postgres { url: self.url().into(), password: None }
+    }
+
+    /// Ends it without waiting for its clients.
+    pub(crate) fn stop(&mut self) {
+        if let Some(mut server) = self.server.take() {
+            kill_process(Pid::from_child(&server), Signal::INT).unwrap();
+            server.wait().unwrap();
+        }
+    }
+
+    /// Ends it and everyone who serves its clients, at once.
+    pub(crate) fn kill(&mut self) {
+        if let Some(mut server) = self.server.take() {
+            signal(&server, Signal::KILL);
+            server.wait().unwrap();
+        }
+    }
+
+    /// Stops it where it stands: connections stay, and nothing answers.
+    pub(crate) fn pause(&self) {
+        signal(self.server.as_ref().unwrap(), Signal::STOP);
+    }
+
+    pub(crate) fn go_on(&self) {
+        signal(self.server.as_ref().unwrap(), Signal::CONT);
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Sends it to a server and its children, each of which has a session of its own.
+fn signal(server: &Child, signal: Signal) {
+    let parent = server.id();
+    let mut all = vec![Pid::from_child(server)];
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else { continue };
+        let of_it =
+            stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1)) == Some(&parent.to_string());
+        let number = Path::new(&entry.file_name()).to_str().and_then(|name| name.parse().ok());
+        if let Some(pid) = number.filter(|_| of_it).and_then(Pid::from_raw) {
+            all.push(pid);
+        }
+    }
+    for pid in all {
+        // One that has ended meanwhile needs no signal.
+        let _ = kill_process(pid, signal);
+    }
+}
+
+/// Awaits that a thing becomes true by asking again and again.
+pub(crate) async fn until<T: AsyncFnMut() -> bool>(what: &str, mut holds: T) {
+    let again = async {
+        while !holds().await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    match tokio::time::timeout(LONG * 3, again).await {
+        Ok(()) => {}
+        Err(_) => panic!("{what}: not within {:?}", LONG * 3),
+    }
+}
