@@ -7,7 +7,7 @@
 //! 6  app
 //! 5  api
 //! 4  proxy
-//! 3  auth | limits | routing | upstream | metering
+//! 3  auth | limits | billing | routing | upstream | metering
 //! 2  store | protocol | metrics
 //! 1  config
 //! 0  domain
@@ -20,6 +20,7 @@
 pub mod api;
 pub mod app;
 pub mod auth;
+pub mod billing;
 pub mod cli;
 pub mod config;
 pub mod domain;

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use crate::config::{Config, Key, Model, Server};
+use crate::config::{Config, Key, Model, ModelPrice, Server};
 
 /// More names than these in one line help nobody.
 const NAMES: usize = 20;
@@ -71,6 +71,8 @@ impl Changes {
             keys,
             groups,
             default_upstream,
+            money,
+            prices,
             retries,
             health,
         } = is;
@@ -84,6 +86,8 @@ impl Changes {
                 *retries != was.retries || default(is, *default_upstream) != default(was, was.default_upstream),
             ),
             ("health", *health != was.health),
+            ("money", *money != was.money),
+            ("prices", !same_prices(was, is, prices)),
             ("groups", *groups != was.groups),
             ("upstreams without credential", *idle != was.idle),
         ];
@@ -101,6 +105,14 @@ impl Changes {
     pub(super) fn settings(&self) -> Option<String> {
         (!self.settings.is_empty()).then(|| self.settings.join(", "))
     }
+}
+
+/// Indices of upstreams mean something only beside their own list.
+fn same_prices(was: &Config, is: &Config, prices: &[ModelPrice]) -> bool {
+    let of = |config: &Config, price: &ModelPrice| {
+        (upstream(config, price.upstream).to_owned(), price.model.clone(), price.from, price.price)
+    };
+    was.prices.iter().map(|price| of(was, price)).eq(prices.iter().map(|price| of(is, price)))
 }
 
 impl Names {
@@ -171,6 +183,7 @@ fn same_key(was: &Config, one: &Key, is: &Config, other: &Key) -> bool {
     one.sha256 == other.sha256
         && one.models == other.models
         && one.limits == other.limits
+        && one.budgets == other.budgets
         && upstreams(was, one) == upstreams(is, other)
         && group(was, one) == group(is, other)
 }

@@ -61,5 +61,13 @@ pub(super) fn keep(key: SecretString, data_dir: &DataDir, world: World) -> Resul
 }
 
 fn unrestricted(sha256: [u8; 32]) -> Key {
-    Key { name: NAME.into(), sha256, models: None, upstreams: None, group: None, limits: Limits::default() }
+    Key {
+        name: NAME.into(),
+        sha256,
+        models: None,
+        upstreams: None,
+        group: None,
+        limits: Limits::default(),
+        budgets: Vec::new(),
+    }
 }

@@ -135,6 +135,7 @@ mod tests {
             upstreams: None,
             group: None,
             limits: config::Limits::default(),
+            budgets: Vec::new(),
         };
         Keys::new(&[key("team-a", b"sk-a"), key("team-b", b"sk-b")], &[])
     }

@@ -123,6 +123,9 @@ impl Reader {
                     Err(format!("must be between {low} and {high}"))
                 }
             }
+            // As it is written: what is made of it has to be exact.
+            ("number", DeValue::Integer(digits)) if digits.radix() == 10 => Ok(Value::from(digits.as_str())),
+            ("number", DeValue::Float(digits)) => Ok(Value::from(digits.as_str())),
             (wanted, found) => {
                 // What was to be a table or a list may well be a secret, and a number or a flag is none.
                 if ["object", "array"].contains(&wanted) || matches!(found, DeValue::Table(_) | DeValue::Array(_)) {
@@ -156,6 +159,7 @@ fn spoken(name: &str) -> &str {
         "string" => "text in quotes",
         "integer" => "a whole number",
         "float" => "a fraction",
+        "number" => "a number",
         "boolean" => "true or false",
         "datetime" => "a date",
         other => other,

@@ -2,7 +2,16 @@
 
 use std::fmt::{self, Display, Write};
 
-use super::types::{Config, FailoverOn, Limits, LogFormat, Model, Store, Strategy, Target, Upstream};
+use jiff::Timestamp;
+
+use crate::domain::{
+    money::{Budget, decimal},
+    price::Price,
+};
+
+use super::types::{
+    Config, FailoverOn, Limits, LogFormat, Model, ModelPrice, Money, Store, Strategy, Target, Upstream,
+};
 
 /// What would run with this configuration, for people. `memory` is the most that it allows, `disk` what it
 /// keeps there.
@@ -78,13 +87,48 @@ fn write(out: &mut String, config: &Config, memory: &dyn Display, disk: &dyn Dis
             },
         );
         let group = key.group.map(|group| format!("; group {}", config.groups[group].name)).unwrap_or_default();
-        writeln!(out, "  {}: {models}; {upstreams}{}{group}", key.name, limits(key.limits))?;
+        writeln!(out, "  {}: {models}; {upstreams}{}{}{group}", key.name, limits(key.limits), budgets(&key.budgets))?;
     }
     if config.keys.is_empty() {
         writeln!(out, "  none configured; the first start makes one")?;
     }
     for group in &config.groups {
-        writeln!(out, "  group {}{}", group.name, limits(group.limits))?;
+        writeln!(out, "  group {}{}{}", group.name, limits(group.limits), budgets(&group.budgets))?;
+    }
+    write_prices(out, config)
+}
+
+fn budgets(budgets: &[Budget]) -> String {
+    budgets.iter().map(|budget| format!("; {budget}")).collect()
+}
+
+fn write_prices(out: &mut String, config: &Config) -> fmt::Result {
+    let Money { time_zone, cny_per_usd } = &config.money;
+    let rate = cny_per_usd.map(|rate| format!(", {} CNY for a dollar", decimal(rate))).unwrap_or_default();
+    writeln!(out, "\nprices (days and months begin in {}{rate})", time_zone.iana_name().unwrap_or("UTC"))?;
+    for ModelPrice { upstream, model, from, price } in &config.prices {
+        let Price { currency, input, cached, output, reasoning, per_call } = *price;
+        let [input, cached, output, reasoning, per_call] = [input, cached, output, reasoning, per_call].map(decimal);
+        let from = Timestamp::from_millisecond(i64::try_from(*from).unwrap_or_default()).unwrap_or_default();
+        let from = if from == Timestamp::UNIX_EPOCH {
+            String::new()
+        } else {
+            format!(" from {}", from.to_zoned(time_zone.clone()).date())
+        };
+        let upstream = config.upstreams.get(*upstream).map_or("", |upstream| &*upstream.name);
+        writeln!(
+            out,
+            "  {upstream}/{model}{from}: {} {input} in, {cached} cached, {output} out, {reasoning} reasoning a million; \
+             {per_call} a request",
+            currency.name()
+        )?;
+    }
+    for upstream in &config.upstreams {
+        match upstream.official_prices {
+            Some(part) => writeln!(out, "  {}: {} of the official prices, else", upstream.name, decimal(part))?,
+            None if config.prices.iter().any(|price| config.upstreams[price.upstream].name == upstream.name) => {}
+            None => writeln!(out, "  {}: none; counted in tokens", upstream.name)?,
+        }
     }
     Ok(())
 }

@@ -1,10 +1,16 @@
 //! The configuration after every check: what the rest of the crate reads. Nothing here can be wrong any more.
 
+mod money;
+
 use std::{fmt, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderName, Uri};
 use rustls::sign::CertifiedKey;
 use secrecy::{ExposeSecret, SecretString};
+
+use crate::domain::money::Budget;
+
+pub use money::{ModelPrice, Money};
 
 /// Everything a start needs.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,6 +35,10 @@ pub struct Config {
     pub groups: Vec<Group>,
     /// Where a request without `model` goes; an index into `upstreams`.
     pub default_upstream: Option<usize>,
+    /// What prices and budgets are counted by.
+    pub money: Money,
+    /// What upstreams bill for their models, those of idle upstreams left out.
+    pub prices: Vec<ModelPrice>,
     /// What happens when a candidate fails.
     pub retries: Retries,
     /// When an upstream or a credential is passed by.
@@ -57,6 +67,7 @@ impl Config {
             own(&mut key.name);
             key.models.iter_mut().flatten().for_each(own);
         }
+        copy.prices.iter_mut().for_each(|price| own(&mut price.model));
         copy
     }
 }
@@ -259,6 +270,8 @@ pub struct Upstream {
     pub max_queued: usize,
     /// Unused connections kept by each worker.
     pub max_idle_connections: usize,
+    /// The part of the official prices that it bills, in billionths; none = only `prices` counts.
+    pub official_prices: Option<u64>,
     /// Whose fault an error answer is, where it differs from the built-in table; the first match wins.
     pub error_rules: Vec<ErrorRule>,
 }
@@ -386,6 +399,8 @@ pub struct Key {
     pub group: Option<usize>,
     /// How much it may ask for.
     pub limits: Limits,
+    /// What it may cost, one for each window at most.
+    pub budgets: Vec<Budget>,
 }
 
 /// `[[groups]]`: keys that share limits.
@@ -395,6 +410,8 @@ pub struct Group {
     pub name: Arc<str>,
     /// How much its keys may ask for together.
     pub limits: Limits,
+    /// What they may cost together, one for each window at most.
+    pub budgets: Vec<Budget>,
 }
 
 /// How much a key or a group may ask for; none = as much as it likes.

@@ -194,7 +194,7 @@ async fn what_nobody_knows_counts_as_reserved_and_what_failed_counts_nothing() {
 async fn a_group_shares_its_limits_and_takes_back_what_it_cannot_serve() {
     let upstream = Upstream::fixed(json_answer("200 OK", RESPONSE)).await;
     let gateway = gateway(&upstream, |config| {
-        config.groups = vec![Group { name: "team".into(), limits: limits(Some(2), None, None) }];
+        config.groups = vec![Group { name: "team".into(), limits: limits(Some(2), None, None), budgets: Vec::new() }];
         let mut second = key("second", "sk-second");
         second.group = Some(0);
         config.keys[0].group = Some(0);

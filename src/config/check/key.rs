@@ -50,11 +50,8 @@ impl Check<'_> {
                 self.fault(&path.key("name"), "another group has this name", "give each group a name of its own");
             }
             let limits = Limits { requests: raw.rpm, tokens: raw.tpm, in_flight: raw.max_in_flight };
-            if self.sound && limits == Limits::default() {
-                let help = "write `rpm`, `tpm` or `max_in_flight`, or remove the group";
-                self.fault(&path, "this group limits nothing", help);
-            }
-            groups.push(Group { name: name.into(), limits });
+            let budgets = self.budgets(&raw.budgets, &path.key("budgets"));
+            groups.push(Group { name: name.into(), limits, budgets });
         }
         groups
     }
@@ -94,6 +91,7 @@ impl Check<'_> {
                 raw.upstreams.take().map(|names| self.key_upstreams(&names, upstreams, &path.key("upstreams")));
             let group = raw.group.take().and_then(|name| self.group_index(groups, &name, &path.key("group")));
             let limits = Limits { requests: raw.rpm, tokens: raw.tpm, in_flight: raw.max_in_flight };
+            let budgets = self.budgets(&raw.budgets, &path.key("budgets"));
             let Some(sha256) = self.key_digest(raw, &path) else { continue };
             if let Some(same) = keys.iter().find(|key| key.sha256 == sha256) {
                 let message = format!("this key has the secret of the key `{}`", same.name);
@@ -103,7 +101,7 @@ impl Check<'_> {
                 let message = "this key has the secret of an upstream's credential";
                 self.fault(&path, message, format!("clients must never hold what a provider bills: {FRESH}"));
             }
-            keys.push(Key { name: name.into(), sha256, models, upstreams: allowed, group, limits });
+            keys.push(Key { name: name.into(), sha256, models, upstreams: allowed, group, limits, budgets });
         }
         keys
     }

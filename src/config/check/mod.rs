@@ -2,6 +2,7 @@
 
 mod key;
 mod model;
+mod money;
 mod secret;
 mod server;
 mod store;
@@ -10,6 +11,8 @@ mod upstream;
 mod url;
 
 use std::ffi::OsString;
+
+use crate::domain::money::Currency;
 
 use super::{
     document::{Document, Path},
@@ -29,12 +32,14 @@ pub(super) fn config(
     reads: &mut Reads,
     secrets: Secrets,
 ) -> (Option<Config>, Vec<Fault>) {
-    let mut check = Check { document, sound, env, reads, secrets, faults: Vec::new() };
+    let mut check = Check { document, sound, env, reads, secrets, billed: Vec::new(), faults: Vec::new() };
     let server = check.server(file.server);
     let log = check.log(file.log);
     let store = check.store(file.store);
     let upstreams = check.upstreams(file.upstreams);
     let (models, askable) = check.models(file.models, &upstreams);
+    let money = check.money(&file.money);
+    let prices = check.prices(file.prices, &upstreams, &money);
     let groups = check.groups(file.groups);
     let keys = check.keys(file.keys, &upstreams, &askable, &groups);
     let retries = server::retries(&file.routing);
@@ -53,6 +58,8 @@ pub(super) fn config(
         keys,
         groups,
         default_upstream,
+        money,
+        prices,
         retries,
         health,
     });
@@ -67,6 +74,8 @@ struct Check<'a> {
     /// Reads files, for secrets and certificates.
     reads: &'a mut Reads,
     secrets: Secrets,
+    /// Currencies of prices, where they are kept apart.
+    billed: Vec<Currency>,
     faults: Vec<Fault>,
 }
 

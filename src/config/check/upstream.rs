@@ -107,6 +107,8 @@ impl Check<'_> {
             .filter(|_| self.secrets == Secrets::Read)
             .and_then(|file| self.ca_file(&file, &path.key("ca_file")));
         let error_rules = self.error_rules(raw.error_rules, &path.key("error_rules"));
+        let official = raw.official_prices.as_ref();
+        let official_prices = official.and_then(|part| self.decimal(part, &path.key("official_prices")));
         let wants_credentials = raw.credentials.is_some();
         let (credentials, unset) = self.credentials(raw.credentials, &path.key("credentials"));
         all.secrets.extend(credentials.iter().map(|one| digest(one.secret.expose_secret().as_bytes())));
@@ -141,6 +143,7 @@ impl Check<'_> {
             max_in_flight: raw.max_in_flight,
             max_queued: raw.max_queued,
             max_idle_connections: raw.max_idle_connections,
+            official_prices,
             error_rules,
         });
     }

@@ -1,6 +1,7 @@
 //! The settings as they are written in the file: one struct a table, plain values, every default and range beside its
 //! field. The JSON Schema is made from these, and the file is held against that schema before anything else (`shape`).
 
+mod money;
 mod routing;
 mod store;
 
@@ -9,6 +10,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub(in crate::config) use money::{Currency, Decimal, Money, Price};
 pub(in crate::config) use routing::{Health, Model, Routing, Strategy, Target};
 pub(in crate::config) use store::Store;
 
@@ -33,6 +35,10 @@ pub(in crate::config) struct File {
     pub(in crate::config) keys: Vec<Key>,
     /// Groups of keys that share limits.
     pub(in crate::config) groups: Vec<Group>,
+    /// What prices and budgets are counted by.
+    pub(in crate::config) money: Money,
+    /// What upstreams bill for their models.
+    pub(in crate::config) prices: Vec<Price>,
     /// How one of several candidates is chosen, and what happens when it fails.
     pub(in crate::config) routing: Routing,
     /// When an upstream or a credential is passed by, and for how long.
@@ -236,6 +242,9 @@ pub(in crate::config) struct Upstream {
     /// Unused connections that each worker keeps.
     #[schemars(range(max = 10_000))]
     pub(in crate::config) max_idle_connections: usize,
+    /// The part of the official prices, in dollars, that it bills for models without a price of their own in `[[prices]]`.
+    #[schemars(extend("examples" = [0.8]))]
+    pub(in crate::config) official_prices: Option<Decimal>,
     /// Whose fault an error answer is, where the built-in table does not fit. The first match wins.
     #[schemars(extend("examples" = [[{ "status": 403, "code": "token_mismatched", "fault": "credential" }]]))]
     pub(in crate::config) error_rules: Vec<ErrorRule>,
@@ -261,6 +270,7 @@ impl Default for Upstream {
             max_in_flight: None,
             max_queued: 64,
             max_idle_connections: 64,
+            official_prices: None,
             error_rules: Vec::new(),
         }
     }
@@ -357,6 +367,9 @@ pub(in crate::config) struct Key {
     /// Requests under way at once.
     #[schemars(range(min = 1, max = 1_000_000), example = 10)]
     pub(in crate::config) max_in_flight: Option<usize>,
+    /// What it may cost: an amount, a currency, and a day, a month or in total.
+    #[schemars(extend("examples" = [["50CNY/month"]]))]
+    pub(in crate::config) budgets: Vec<String>,
 }
 
 #[derive(Default, Deserialize, Serialize, JsonSchema)]
@@ -375,6 +388,9 @@ pub(in crate::config) struct Group {
     /// Requests under way at once.
     #[schemars(range(min = 1, max = 1_000_000), example = 100)]
     pub(in crate::config) max_in_flight: Option<usize>,
+    /// What all its keys together may cost.
+    #[schemars(extend("examples" = [["500CNY/month"]]))]
+    pub(in crate::config) budgets: Vec<String>,
 }
 
 /// `env` or `file`, one of them.

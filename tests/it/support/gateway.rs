@@ -8,8 +8,8 @@ use tidegate::{
     app::{self, Handle, Origin, World},
     auth,
     config::{
-        Config, Credential, FailoverOn, Health, Key, Limits, Log, LogFormat, Model, OnIncomplete, Retries, Server,
-        Store, Strategy, Target, Timeouts, Upstream as UpstreamConfig,
+        Config, Credential, FailoverOn, Health, Key, Limits, Log, LogFormat, Model, Money, OnIncomplete, Retries,
+        Server, Store, Strategy, Target, Timeouts, Upstream as UpstreamConfig,
     },
     domain::{chance::Chance, clock::Clock},
 };
@@ -73,6 +73,8 @@ pub(crate) fn config(base_url: &str) -> Config {
         keys: vec![key("tester", KEY)],
         groups: Vec::new(),
         default_upstream: None,
+        money: Money { time_zone: jiff::tz::TimeZone::UTC, cny_per_usd: None },
+        prices: Vec::new(),
         retries: Retries { max_attempts: 3, percent: 20, retry_after_max: Duration::from_secs(2) },
         health: Health {
             consecutive_faults: 5,
@@ -116,6 +118,7 @@ pub(crate) fn upstream(name: &str, base_url: &str) -> UpstreamConfig {
         max_in_flight: None,
         max_queued: 64,
         max_idle_connections: 64,
+        official_prices: None,
         error_rules: Vec::new(),
     }
 }
@@ -134,6 +137,7 @@ pub(crate) fn key(name: &str, secret: &str) -> Key {
         upstreams: None,
         group: None,
         limits: Limits::default(),
+        budgets: Vec::new(),
     }
 }
 

@@ -1,0 +1,216 @@
+//! What a request costs: the price of a model at an upstream, one currency in another, the days and months of budgets.
+
+mod official;
+mod windows;
+
+use std::{collections::HashMap, sync::Arc};
+
+use self::official::Official;
+use crate::{
+    config::{self, Config},
+    domain::{
+        money::{Currency, MOST, UNIT},
+        price::Price,
+    },
+};
+
+pub use windows::{Span, Windows};
+
+/// All prices of a configuration.
+#[derive(Debug)]
+pub struct Prices {
+    /// By the indices of the configuration's upstreams.
+    upstreams: Vec<OfUpstream>,
+    exchange: Exchange,
+}
+
+#[derive(Debug, Default)]
+struct OfUpstream {
+    names: HashMap<Arc<str>, Dated>,
+    /// Beginnings after which anything may follow, the longest first.
+    beginnings: Vec<(Arc<str>, Dated)>,
+    official: Option<Official>,
+}
+
+/// Prices of one model with the moments from which they hold, the latest first.
+#[derive(Debug, Default)]
+struct Dated(Vec<(u64, Price)>);
+
+impl Dated {
+    fn at(&self, now: u64) -> Option<Price> {
+        self.0.iter().find(|(from, _)| *from <= now).map(|(_, price)| *price)
+    }
+}
+
+impl Prices {
+    /// Those of a configuration.
+    pub fn new(config: &Config) -> Self {
+        let official = |upstream: &config::Upstream| upstream.official_prices.map(Official::new);
+        let mut upstreams: Vec<OfUpstream> = config
+            .upstreams
+            .iter()
+            .map(|upstream| OfUpstream { official: official(upstream), ..OfUpstream::default() })
+            .collect();
+        for config::ModelPrice { upstream, model, from, price } in &config.prices {
+            let Some(of) = upstreams.get_mut(*upstream) else { continue };
+            let dated = match model.strip_suffix('*') {
+                None => of.names.entry(Arc::clone(model)).or_default(),
+                Some(beginning) => {
+                    let place = of.beginnings.iter().position(|(known, _)| **known == *beginning);
+                    let place = place.unwrap_or_else(|| {
+                        of.beginnings.push((beginning.into(), Dated::default()));
+                        of.beginnings.len() - 1
+                    });
+                    let Some((_, dated)) = of.beginnings.get_mut(place) else { continue };
+                    dated
+                }
+            };
+            dated.0.push((*from, *price));
+            dated.0.sort_by_key(|(from, _)| std::cmp::Reverse(*from));
+        }
+        for of in &mut upstreams {
+            of.beginnings.sort_by_key(|(beginning, _)| std::cmp::Reverse(beginning.len()));
+        }
+        Self { upstreams, exchange: Exchange::new(&config.money) }
+    }
+
+    /// What the upstream with this index bills for its model `model`, for a request begun at `now` (milliseconds since
+    /// 1970-01-01 UTC); none where that is not known.
+    pub fn price(&self, upstream: usize, model: &str, now: u64) -> Option<Price> {
+        let of = self.upstreams.get(upstream)?;
+        let own = || of.names.get(model)?.at(now);
+        let alike = || of.beginnings.iter().find(|(beginning, _)| model.starts_with(&**beginning))?.1.at(now);
+        own().or_else(alike).or_else(|| of.official.as_ref()?.price(model, now))
+    }
+
+    /// How currencies are exchanged.
+    pub fn exchange(&self) -> Exchange {
+        self.exchange
+    }
+}
+
+/// One currency in another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exchange {
+    cny_per_usd: Option<u64>,
+}
+
+impl Exchange {
+    /// As configured.
+    pub fn new(money: &config::Money) -> Self {
+        Self { cny_per_usd: money.cny_per_usd }
+    }
+
+    /// So many nano-units of one currency in another, rounded up; none where no rate is configured.
+    pub fn convert(self, nano: u64, from: Currency, to: Currency) -> Option<u64> {
+        let (amount, rate) = (u128::from(nano), || self.cny_per_usd.filter(|rate| *rate > 0).map(u128::from));
+        let unit = u128::from(UNIT);
+        let converted = match (from, to) {
+            (Currency::Cny, Currency::Cny) | (Currency::Usd, Currency::Usd) => amount,
+            (Currency::Usd, Currency::Cny) => (amount * rate()?).div_ceil(unit),
+            (Currency::Cny, Currency::Usd) => (amount * unit).div_ceil(rate()?),
+        };
+        Some(u64::try_from(converted).unwrap_or(MOST).min(MOST))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::tz::TimeZone;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::domain::usage::Usage;
+
+    fn price(input: u64) -> Price {
+        Price { currency: Currency::Cny, input, cached: input, output: input, reasoning: input, per_call: 0 }
+    }
+
+    fn dated(prices: &[(&str, u64, u64)]) -> Prices {
+        let mut of = OfUpstream::default();
+        for (model, from, input) in prices {
+            let dated = match model.strip_suffix('*') {
+                None => of.names.entry((*model).into()).or_default(),
+                Some(beginning) => {
+                    of.beginnings.push((beginning.into(), Dated::default()));
+                    &mut of.beginnings.last_mut().unwrap().1
+                }
+            };
+            dated.0.insert(0, (*from, price(*input)));
+        }
+        of.beginnings.sort_by_key(|(beginning, _)| std::cmp::Reverse(beginning.len()));
+        let money = config::Money { time_zone: TimeZone::UTC, cny_per_usd: None };
+        Prices { upstreams: vec![of], exchange: Exchange::new(&money) }
+    }
+
+    #[test]
+    fn the_exact_name_then_the_longest_beginning_and_the_latest_that_has_begun() {
+        let prices = dated(&[("gpt-5", 0, 1), ("gpt-5", 100, 2), ("gpt-*", 0, 3), ("*", 50, 4)]);
+        for (model, now, input) in [
+            ("gpt-5", 99, Some(1)),
+            ("gpt-5", 100, Some(2)),
+            ("gpt-5-mini", 0, Some(3)),
+            ("o3", 50, Some(4)),
+            ("o3", 49, None),
+        ] {
+            assert_eq!(prices.price(0, model, now).map(|price| price.input), input, "{model} at {now}");
+        }
+        assert_eq!(prices.price(1, "gpt-5", 0), None);
+    }
+
+    #[test]
+    fn official_prices_are_in_dollars_and_a_part_of_them_is_billed() {
+        let (whole, part) = (Official::new(UNIT), Official::new(UNIT / 5 * 4));
+        let now = 1_790_000_000_000;
+        let known = whole.price("gpt-4o", now).unwrap();
+        // What OpenAI has asked for it since 2024: $2.50, $1.25 from the cache, $10.
+        let expected = (Currency::Usd, 2_500_000_000, 1_250_000_000, 10_000_000_000, 10_000_000_000);
+        assert_eq!((known.currency, known.input, known.cached, known.output, known.reasoning), expected);
+        assert_eq!(part.price("gpt-4o", now).unwrap().input, 2_000_000_000);
+        assert_eq!(whole.price("nobody-knows-this-one", now), None);
+        assert_eq!(whole.price("gpt-4o", now), Some(known), "the second time it is remembered");
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_is_gained_by_going_back_and_forth(nano in 0..=MOST, rate in 1..=1_000_000 * UNIT) {
+            let exchange = Exchange { cny_per_usd: Some(rate) };
+            let yuan = exchange.convert(nano, Currency::Usd, Currency::Cny).unwrap();
+            let back = exchange.convert(yuan, Currency::Cny, Currency::Usd).unwrap();
+            prop_assert!(back >= nano || yuan == MOST);
+            prop_assert!(yuan <= MOST && back <= MOST);
+        }
+
+        #[test]
+        fn costs_are_what_a_rational_oracle_says(
+            counts in prop::array::uniform4(prop_oneof![0..10_000_u64, any::<u64>()]),
+            prices in prop::array::uniform5(prop_oneof![0..100 * UNIT, Just(0), Just(1_000_000 * UNIT)]),
+        ) {
+            let [input, cached, output, reasoning] = counts;
+            let usage = Usage {
+                input: Some(input), cached: Some(cached), output: Some(output), reasoning: Some(reasoning), total: None,
+            };
+            let [p_in, p_cached, p_out, p_reasoning, per_call] = prices;
+            let price = Price {
+                currency: Currency::Usd, input: p_in, cached: p_cached, output: p_out, reasoning: p_reasoning, per_call,
+            };
+            let (cached, reasoning) = (cached.min(input), reasoning.min(output));
+            let wide = |tokens: u64, price: u64| u128::from(tokens) * u128::from(price);
+            // Twice the sum of millionths, to round by comparing.
+            let millionths = wide(input - cached, p_in) + wide(cached, p_cached) + wide(output - reasoning, p_out)
+                + wide(reasoning, p_reasoning);
+            let whole = millionths / 1_000_000 + u128::from(millionths % 1_000_000 >= 500_000);
+            let expected = (whole + u128::from(per_call)).min(u128::from(MOST));
+            prop_assert_eq!(u128::from(price.cost(&usage)), expected);
+        }
+
+        #[test]
+        fn more_tokens_never_cost_less(
+            counts in prop::array::uniform2(any::<u64>()), more in prop::array::uniform2(any::<u64>()), p in 0..1000 * UNIT,
+        ) {
+            let usage = |[input, output]: [u64; 2]| Usage { input: Some(input), output: Some(output), ..Usage::default() };
+            let larger = [counts[0].saturating_add(more[0]), counts[1].saturating_add(more[1])];
+            prop_assert!(price(p).cost(&usage(larger)) >= price(p).cost(&usage(counts)));
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! `[money]`, `[[prices]]` and budgets.
+
+use std::sync::Arc;
+
+use jiff::{civil::Date, tz::TimeZone};
+
+use super::{Check, upstream::Upstreams};
+use crate::{
+    config::{
+        document::Path,
+        raw,
+        types::{ModelPrice, Money},
+    },
+    domain::{
+        money::{Budget, Currency, nano},
+        price::Price,
+    },
+};
+
+/// A million units for a million tokens, or for a dollar: what is more is a slip of the pen, and products of it would not fit.
+const HIGHEST: u64 = 1_000_000 * crate::domain::money::UNIT;
+
+impl Check<'_> {
+    pub(super) fn money(&mut self, raw: &raw::Money) -> Money {
+        let path = Path::default().key("money");
+        let time_zone = TimeZone::get(&raw.time_zone).unwrap_or_else(|_| {
+            let help = "write a name of the IANA database, such as \"Asia/Shanghai\" or \"UTC\"";
+            self.fault(&path.key("time_zone"), "no time zone has this name", help);
+            TimeZone::UTC
+        });
+        let rate_path = path.key("cny_per_usd");
+        let cny_per_usd = raw.cny_per_usd.as_ref().and_then(|rate| self.decimal(rate, &rate_path));
+        if cny_per_usd == Some(0) {
+            self.fault(&rate_path, "`cny_per_usd` is 0", "leave it out to keep the two currencies apart");
+        }
+        Money { time_zone, cny_per_usd }
+    }
+
+    pub(super) fn prices(&mut self, raw: Vec<raw::Price>, upstreams: &Upstreams, money: &Money) -> Vec<ModelPrice> {
+        let mut prices: Vec<ModelPrice> = Vec::new();
+        for (i, raw) in raw.into_iter().enumerate() {
+            let path = Path::default().key("prices").index(i);
+            let from = raw.from.as_deref().map_or(0, |day| self.day(day, money, &path.key("from")));
+            let price = self.price(&raw, &path);
+            let upstream = raw.upstream.and_then(|name| self.upstream_index(upstreams, &name, &path.key("upstream")));
+            let Some(model) = raw.model else { continue };
+            self.pattern(&model, &path.key("model"));
+            // Of one that is idle nothing is ever billed.
+            let (Some(upstream), Some(price)) = (upstream, price) else { continue };
+            let model: Arc<str> = model.into();
+            if prices.iter().any(|known| (known.upstream, &known.model, known.from) == (upstream, &model, from)) {
+                let help = "give each a first day of its own with `from`, or remove one";
+                self.fault(&path, "this model has a price from that day on already", help);
+            }
+            prices.push(ModelPrice { upstream, model, from, price });
+        }
+        if money.cny_per_usd.is_none() {
+            let official = upstreams.live.iter().any(|upstream| upstream.official_prices.is_some());
+            self.billed = prices.iter().map(|price| price.price.currency).collect();
+            self.billed.extend(official.then_some(Currency::Usd));
+        }
+        prices
+    }
+
+    fn price(&mut self, raw: &raw::Price, path: &Path) -> Option<Price> {
+        let mut read = |value: &Option<raw::Decimal>, name: &str| {
+            value.as_ref().map(|value| self.decimal(value, &path.key(name)).unwrap_or_default())
+        };
+        let (input, output) = (read(&raw.input, "input"), read(&raw.output, "output"));
+        let (cached, reasoning) = (read(&raw.cached_input, "cached_input"), read(&raw.reasoning, "reasoning"));
+        let per_call = read(&raw.per_call, "per_call");
+        if self.sound && input.is_none() && output.is_none() && per_call.is_none() {
+            let help = "write `input` and `output`, for a million tokens each, or `per_call`";
+            self.fault(path, "this price is none", help);
+        } else if self.sound && input.is_some() != output.is_some() {
+            let (missing, there) = if input.is_some() { ("output", "input") } else { ("input", "output") };
+            let message = format!("`{missing}` is missing beside `{there}`");
+            self.fault(path, message, format!("write `{missing} = 0` if nothing is billed for it"));
+        }
+        let currency = match raw.currency? {
+            raw::Currency::Cny => Currency::Cny,
+            raw::Currency::Usd => Currency::Usd,
+        };
+        let (input, output) = (input.unwrap_or_default(), output.unwrap_or_default());
+        Some(Price {
+            currency,
+            input,
+            cached: cached.unwrap_or(input),
+            output,
+            reasoning: reasoning.unwrap_or(output),
+            per_call: per_call.unwrap_or_default(),
+        })
+    }
+
+    /// A number of nano-units.
+    pub(super) fn decimal(&mut self, written: &raw::Decimal, path: &Path) -> Option<u64> {
+        let number = nano(&written.0).filter(|number| *number <= HIGHEST);
+        if number.is_none() {
+            let name = path.name().unwrap_or_default().to_owned();
+            let message = format!("`{name}` is not a decimal number from 0 to 1000000 with at most nine places");
+            self.fault(path, message, format!("write for example `{name} = 1.75`"));
+        }
+        number
+    }
+
+    fn day(&mut self, day: &str, money: &Money, path: &Path) -> u64 {
+        let begins = day.parse::<Date>().ok().and_then(|day| day.to_zoned(money.time_zone.clone()).ok());
+        let Some(begins) = begins else {
+            self.fault(path, "`from` is not a day", "write it as \"2026-11-01\"");
+            return 0;
+        };
+        u64::try_from(begins.timestamp().as_millisecond()).unwrap_or_default()
+    }
+
+    pub(super) fn budgets(&mut self, written: &[String], path: &Path) -> Vec<Budget> {
+        let mut budgets: Vec<Budget> = Vec::new();
+        for (i, text) in written.iter().enumerate() {
+            let path = path.index(i);
+            match Budget::parse(text) {
+                Ok(budget) => {
+                    if budgets.iter().any(|known| known.window == budget.window) {
+                        let message = format!("another budget is for the same {}", budget.window.name());
+                        self.fault(&path, message, "keep one of them: the smaller one would decide");
+                    }
+                    if let Some(other) = self.not_exchanged(budget.money.currency) {
+                        let message = format!(
+                            "there are prices in {other}, and nothing says what that is in {}",
+                            budget.money.currency.name()
+                        );
+                        let help = "write `cny_per_usd` below [money], or budgets and prices in one currency";
+                        self.fault(&path, message, help);
+                    }
+                    budgets.push(budget);
+                }
+                Err(_) => self.fault(
+                    &path,
+                    "this is not an amount, a currency (CNY or USD) and a time (day, month or total)",
+                    "write it as \"50CNY/month\" or \"2.5USD/day\"",
+                ),
+            }
+        }
+        budgets
+    }
+
+    /// The currency of a price that cannot be held against a budget in this one.
+    fn not_exchanged(&self, budget: Currency) -> Option<&'static str> {
+        self.billed.iter().find(|currency| **currency != budget).map(|currency| currency.name())
+    }
+}

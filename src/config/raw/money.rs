@@ -1,0 +1,76 @@
+//! `[money]` and `[[prices]]`.
+
+use std::borrow::Cow;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Serialize};
+
+/// A number as it is written: digits with a point, never a float, as amounts have to be exact.
+#[derive(Clone, Deserialize, Serialize)]
+#[serde(transparent)]
+pub(in crate::config) struct Decimal(pub(in crate::config) String);
+
+impl JsonSchema for Decimal {
+    fn schema_name() -> Cow<'static, str> {
+        "Decimal".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "number", "minimum": 0 })
+    }
+}
+
+#[derive(Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(in crate::config) struct Money {
+    /// IANA name of the time zone in which days and months begin.
+    pub(in crate::config) time_zone: String,
+    /// Yuan for a dollar; absent = the two are never added up.
+    #[schemars(extend("examples" = [7.1]))]
+    pub(in crate::config) cny_per_usd: Option<Decimal>,
+}
+
+impl Default for Money {
+    fn default() -> Self {
+        Self { time_zone: "UTC".into(), cny_per_usd: None }
+    }
+}
+
+#[derive(Clone, Copy, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "UPPERCASE")]
+pub(in crate::config) enum Currency {
+    Cny,
+    Usd,
+}
+
+#[derive(Default, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(extend("required" = ["upstream", "model", "currency"]))]
+pub(in crate::config) struct Price {
+    /// Name of the upstream.
+    #[schemars(example = &"dmxapi")]
+    pub(in crate::config) upstream: Option<String>,
+    /// Name of the model there; a trailing `*` matches any rest.
+    #[schemars(example = &"gpt-5-mini")]
+    pub(in crate::config) model: Option<String>,
+    /// First day, in the time zone of `[money]`; absent = it always was so.
+    #[schemars(example = &"2026-11-01")]
+    pub(in crate::config) from: Option<String>,
+    /// Of all the numbers here.
+    pub(in crate::config) currency: Option<Currency>,
+    /// A million input tokens.
+    #[schemars(extend("examples" = [1.75]))]
+    pub(in crate::config) input: Option<Decimal>,
+    /// A million input tokens from a cache; absent = as `input`.
+    #[schemars(extend("examples" = [0.175]))]
+    pub(in crate::config) cached_input: Option<Decimal>,
+    /// A million output tokens.
+    #[schemars(extend("examples" = [14]))]
+    pub(in crate::config) output: Option<Decimal>,
+    /// A million reasoning tokens; absent = as `output`.
+    #[schemars(extend("examples" = [14]))]
+    pub(in crate::config) reasoning: Option<Decimal>,
+    /// Each request.
+    #[schemars(extend("examples" = [0.01]))]
+    pub(in crate::config) per_call: Option<Decimal>,
+}

@@ -1,0 +1,29 @@
+//! Prices, budgets and what they are counted by.
+
+use std::sync::Arc;
+
+use jiff::tz::TimeZone;
+
+use crate::domain::price::Price;
+
+/// `[money]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Money {
+    /// Where days and months of budgets and prices begin.
+    pub time_zone: TimeZone,
+    /// Nano-yuan for a dollar; none = the two are never added up.
+    pub cny_per_usd: Option<u64>,
+}
+
+/// `[[prices]]`: what an upstream bills for a model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelPrice {
+    /// Index into `Config::upstreams`.
+    pub upstream: usize,
+    /// The model's name there; with a trailing `*` it matches any rest.
+    pub model: Arc<str>,
+    /// From when on: milliseconds since 1970-01-01 UTC.
+    pub from: u64,
+    /// How much.
+    pub price: Price,
+}
