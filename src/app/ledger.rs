@@ -1,19 +1,24 @@
 //! The ledger of a running gateway: its journal, the threads that bring it on, each worker's end of it.
 
-use std::{io, sync::Arc};
+use std::{io, sync::Arc, thread, time::Duration};
 
 use data_encoding::HEXLOWER;
+use tokio::time::Instant;
 
-use super::{StartError, data_dir::DataDir};
+use super::{StartError, World, data_dir::DataDir};
 use crate::{
-    domain::{chance::Chance, ledger::Condition},
-    metering::{Feeding, Ledger},
+    domain::{chance::Chance, ledger::Condition, spending::Spending},
+    metering::{BUDGETS, Feeding, Into, Ledger},
     metrics::Metrics,
     store::{journal::Journal, sql::Place},
 };
 
 /// The folder of the journal in the data folder.
 const JOURNAL: &str = "journal";
+/// What budgets have spent is in the database, and read in this time if it is there.
+const KNOWN_WITHIN: Duration = Duration::from_secs(2);
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
 /// The name of the data folder.
 const ORIGIN: &str = "origin";
 
@@ -31,7 +36,8 @@ impl Ledgers {
     pub(super) fn start(
         place: Place,
         data_dir: &DataDir,
-        chance: Chance,
+        spending: &Arc<Spending>,
+        world: World,
         workers: usize,
         metrics: &Metrics,
     ) -> Result<Self, StartError> {
@@ -39,8 +45,14 @@ impl Ledgers {
         let condition = Arc::clone(&metrics.ledger);
         let opened = Journal::open(path.clone(), workers, Arc::clone(&condition));
         let (journal, found) = opened.map_err(|source| StartError::Ledger { path, source })?;
-        let origin = origin(data_dir, chance)?;
-        let feeding = Feeding::start(place, origin, Arc::clone(&journal), found, Arc::clone(&condition));
+        let into = Into {
+            place,
+            origin: origin(data_dir, world.chance)?,
+            spending: Arc::clone(spending),
+            clock: world.clock,
+            copy: data_dir.file(BUDGETS),
+        };
+        let feeding = Feeding::start(into, Arc::clone(&journal), found, Arc::clone(&condition));
         let feeding = feeding.map_err(StartError::Thread)?;
         Ok(Self { journal, condition, feeding, of_workers: Vec::new() })
     }
@@ -71,6 +83,15 @@ fn origin(data_dir: &DataDir, chance: Chance) -> Result<Arc<str>, StartError> {
     let origin = HEXLOWER.encode(&chance.bytes::<16>()?);
     data_dir.write(ORIGIN, &format!("{origin}\n"))?;
     Ok(origin.into())
+}
+
+/// Waits a moment until it is known what was spent before this start. Where the database is away, what was known last
+/// counts.
+pub(super) fn know_budgets(spending: &Spending) {
+    let began = Instant::now();
+    while !spending.all_known() && began.elapsed() < KNOWN_WITHIN {
+        thread::sleep(LOOK_AGAIN);
+    }
 }
 
 /// Does a worker's work, with its ledger written beside it.

@@ -234,7 +234,8 @@ pub fn start(mut config: Config, origin: Option<Origin>, world: World) -> Result
         let _inside = control.enter();
         Bound::new(&config.server)?
     };
-    let mut ledgers = Ledgers::start(Place::of(&config), &data_dir, world.chance, config.server.workers, &metrics)?;
+    let mut ledgers =
+        Ledgers::start(Place::of(&config), &data_dir, &common.spending, world, config.server.workers, &metrics)?;
     let first_key = made_key.map_or(Ok(None), |key| first_key::keep(key, &data_dir, world))?;
 
     let (new_deadlines, deadlines) = watch::channel(Deadlines::from(&config.timeouts));
@@ -260,6 +261,10 @@ pub fn start(mut config: Config, origin: Option<Origin>, world: World) -> Result
     for (index, listener) in bound.data.into_iter().enumerate() {
         let dice = Arc::new(Dice::new(world.chance)?);
         let tables = Tables::new(&config, &tls, &metrics, &common, &dice, None)?;
+        if index == 0 {
+            tables.count_budgets(world.clock);
+            ledger::know_budgets(&common.spending);
+        }
         let ledger = ledgers.of_a_worker();
         let proxy = Proxy::new(tables, &metrics.bodies, Arc::clone(&ledger), world.clock, world.chance, dice)?;
         let state = Arc::new(Data { proxy, health: Arc::clone(&health) });

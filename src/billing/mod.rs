@@ -1,20 +1,14 @@
 //! What a request costs: the price of a model at an upstream, one currency in another, the days and months of budgets.
 
 mod official;
-mod windows;
 
 use std::{collections::HashMap, sync::Arc};
 
 use self::official::Official;
 use crate::{
     config::{self, Config},
-    domain::{
-        money::{Currency, MOST, UNIT},
-        price::Price,
-    },
+    domain::{money::Exchange, price::Price},
 };
-
-pub use windows::{Span, Windows};
 
 /// All prices of a configuration.
 #[derive(Debug)]
@@ -71,7 +65,7 @@ impl Prices {
         for of in &mut upstreams {
             of.beginnings.sort_by_key(|(beginning, _)| std::cmp::Reverse(beginning.len()));
         }
-        Self { upstreams, exchange: Exchange::new(&config.money) }
+        Self { upstreams, exchange: Exchange { cny_per_usd: config.money.cny_per_usd } }
     }
 
     /// What the upstream with this index bills for its model `model`, for a request begun at `now` (milliseconds since
@@ -89,38 +83,15 @@ impl Prices {
     }
 }
 
-/// One currency in another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Exchange {
-    cny_per_usd: Option<u64>,
-}
-
-impl Exchange {
-    /// As configured.
-    pub fn new(money: &config::Money) -> Self {
-        Self { cny_per_usd: money.cny_per_usd }
-    }
-
-    /// So many nano-units of one currency in another, rounded up; none where no rate is configured.
-    pub fn convert(self, nano: u64, from: Currency, to: Currency) -> Option<u64> {
-        let (amount, rate) = (u128::from(nano), || self.cny_per_usd.filter(|rate| *rate > 0).map(u128::from));
-        let unit = u128::from(UNIT);
-        let converted = match (from, to) {
-            (Currency::Cny, Currency::Cny) | (Currency::Usd, Currency::Usd) => amount,
-            (Currency::Usd, Currency::Cny) => (amount * rate()?).div_ceil(unit),
-            (Currency::Cny, Currency::Usd) => (amount * unit).div_ceil(rate()?),
-        };
-        Some(u64::try_from(converted).unwrap_or(MOST).min(MOST))
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use jiff::tz::TimeZone;
     use proptest::prelude::*;
 
     use super::*;
-    use crate::domain::usage::Usage;
+    use crate::domain::{
+        money::{Currency, MOST, UNIT},
+        usage::Usage,
+    };
 
     fn price(input: u64) -> Price {
         Price { currency: Currency::Cny, input, cached: input, output: input, reasoning: input, per_call: 0 }
@@ -139,8 +110,7 @@ mod tests {
             dated.0.insert(0, (*from, price(*input)));
         }
         of.beginnings.sort_by_key(|(beginning, _)| std::cmp::Reverse(beginning.len()));
-        let money = config::Money { time_zone: TimeZone::UTC, cny_per_usd: None };
-        Prices { upstreams: vec![of], exchange: Exchange::new(&money) }
+        Prices { upstreams: vec![of], exchange: Exchange::default() }
     }
 
     #[test]
@@ -172,15 +142,6 @@ mod tests {
     }
 
     proptest! {
-        #[test]
-        fn nothing_is_gained_by_going_back_and_forth(nano in 0..=MOST, rate in 1..=1_000_000 * UNIT) {
-            let exchange = Exchange { cny_per_usd: Some(rate) };
-            let yuan = exchange.convert(nano, Currency::Usd, Currency::Cny).unwrap();
-            let back = exchange.convert(yuan, Currency::Cny, Currency::Usd).unwrap();
-            prop_assert!(back >= nano || yuan == MOST);
-            prop_assert!(yuan <= MOST && back <= MOST);
-        }
-
         #[test]
         fn costs_are_what_a_rational_oracle_says(
             counts in prop::array::uniform4(prop_oneof![0..10_000_u64, any::<u64>()]),

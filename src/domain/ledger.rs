@@ -7,7 +7,7 @@ use super::{
     outcome::{AttemptResult, End, Outcome},
     price::Price,
     problem::Problem,
-    usage::Usage,
+    usage::{Estimate, Usage},
 };
 
 /// How much of what a request cost is known. The names are fixed: column `state`, metric label.
@@ -124,8 +124,13 @@ impl<'a> Row<'a> {
     /// The row of a request that is over.
     pub fn settled(outcome: &'a Outcome) -> Self {
         let asked = outcome.attempts.last();
+        let state = State::of(outcome);
+        let (cost, estimated) =
+            charge(outcome, state).map_or((None, false), |(cost, estimated)| (Some(cost), estimated));
         Self {
-            state: State::of(outcome),
+            state,
+            cost,
+            estimated,
             upstream: asked.map(|attempt| &*attempt.upstream),
             credential: asked.and_then(|attempt| attempt.credential.as_deref()),
             end: Some(outcome.end.name()),
@@ -155,9 +160,9 @@ impl<'a> Row<'a> {
             response_id: None,
             status: None,
             usage: Usage::default(),
-            reserved: outcome.reserved,
+            reserved: outcome.estimate.map(Estimate::total),
             price: outcome.price,
-            reserved_cost: outcome.reserved_cost,
+            reserved_cost: reserved_cost(outcome),
             cost: None,
             estimated: false,
             bytes_up: outcome.bytes_up,
@@ -167,6 +172,38 @@ impl<'a> Row<'a> {
             took_ms: 0,
         }
     }
+}
+
+/// What it was thought to cost before it went up, in nano-units, where there is a price.
+fn reserved_cost(outcome: &Outcome) -> Option<u64> {
+    Some(outcome.price?.cost(&outcome.estimate?.usage()))
+}
+
+/// What a request that is over is charged with, in nano-units, and whether that is an estimate; none where there is no price.
+///
+/// Where the tokens are not all known it is the larger of what was reserved and what came of it as far as one sees: who
+/// hangs up before the last event would have it for nothing otherwise.
+pub fn charge(outcome: &Outcome, state: State) -> Option<(u64, bool)> {
+    let price = outcome.price?;
+    match state {
+        State::Open => None,
+        State::Exact if outcome.usage.is_empty() => Some((0, false)),
+        State::Exact => Some((price.cost(&outcome.usage), false)),
+        State::Partial | State::Unknown | State::Interrupted => {
+            let seen = price.cost(&as_far_as_seen(outcome));
+            Some((seen.max(reserved_cost(outcome).unwrap_or_default()), true))
+        }
+    }
+}
+
+/// Bytes of an answer that is no stream for one token of its text, at least.
+const BYTES: u64 = 8;
+
+/// What was reported, and in place of what was not, what can be seen: an event of a stream has one token at least.
+fn as_far_as_seen(outcome: &Outcome) -> Usage {
+    let output = if outcome.streamed { outcome.events } else { outcome.bytes_down / BYTES };
+    let input = outcome.estimate.map_or(0, |estimate| estimate.input);
+    Usage { input: outcome.usage.input.or(Some(input)), output: outcome.usage.output.or(Some(output)), ..outcome.usage }
 }
 
 fn millis(duration: std::time::Duration) -> u64 {

@@ -73,6 +73,27 @@ pub fn nano(text: &str) -> Option<u64> {
     (nano <= MOST).then_some(nano)
 }
 
+/// One currency in another.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Exchange {
+    /// Nano-yuan for a dollar; none = the two are never added up.
+    pub cny_per_usd: Option<u64>,
+}
+
+impl Exchange {
+    /// So many nano-units of one currency in another, rounded up; none where no rate is configured.
+    pub fn convert(self, nano: u64, from: Currency, to: Currency) -> Option<u64> {
+        let (amount, rate) = (u128::from(nano), || self.cny_per_usd.filter(|rate| *rate > 0).map(u128::from));
+        let unit = u128::from(UNIT);
+        let converted = match (from, to) {
+            (Currency::Cny, Currency::Cny) | (Currency::Usd, Currency::Usd) => amount,
+            (Currency::Usd, Currency::Cny) => (amount * rate()?).div_ceil(unit),
+            (Currency::Cny, Currency::Usd) => (amount * unit).div_ceil(rate()?),
+        };
+        Some(u64::try_from(converted).unwrap_or(MOST).min(MOST))
+    }
+}
+
 /// The stretch of time that a budget is for. The names are fixed: settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Window {
@@ -133,6 +154,8 @@ impl fmt::Display for Budget {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -153,5 +176,16 @@ mod tests {
         }
         assert!(Budget::parse("0.0000000001USD/day").is_err(), "a tenth of the smallest amount");
         assert!(Budget::parse("9223372037USD/day").is_err(), "more than SQL holds");
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_is_gained_by_going_back_and_forth(nano in 0..=MOST, rate in 1..=1_000_000 * UNIT) {
+            let exchange = Exchange { cny_per_usd: Some(rate) };
+            let yuan = exchange.convert(nano, Currency::Usd, Currency::Cny).unwrap();
+            let back = exchange.convert(yuan, Currency::Cny, Currency::Usd).unwrap();
+            prop_assert!(back >= nano || yuan == MOST);
+            prop_assert!(yuan <= MOST && back <= MOST);
+        }
     }
 }

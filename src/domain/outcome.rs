@@ -4,7 +4,12 @@ use std::{sync::Arc, time::Duration};
 
 use http::StatusCode;
 
-use super::{id::RequestId, price::Price, problem::Problem, usage::Usage};
+use super::{
+    id::RequestId,
+    price::Price,
+    problem::Problem,
+    usage::{Estimate, Usage},
+};
 
 /// Why a request is over. The names are fixed: log field `end`, metric label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -106,12 +111,10 @@ pub struct Outcome {
     pub key: Option<Arc<str>>,
     /// Name of the key's group, if it has one.
     pub group: Option<Arc<str>>,
-    /// Tokens that were reserved for it, if any were.
-    pub reserved: Option<u64>,
+    /// What it was thought to use, once its body was read.
+    pub estimate: Option<Estimate>,
     /// What its model costs at the upstream that was asked last, if that is known.
     pub price: Option<Price>,
-    /// What it was thought to cost before it went up, in nano-units of that price's currency.
-    pub reserved_cost: Option<u64>,
     /// The model as asked, once it was known to be configured.
     pub model: Option<Arc<str>>,
     /// The model as sent up.
@@ -150,9 +153,8 @@ impl Outcome {
             status: None,
             key: None,
             group: None,
-            reserved: None,
+            estimate: None,
             price: None,
-            reserved_cost: None,
             model: None,
             upstream_model: None,
             attempts: Vec::new(),

@@ -54,19 +54,25 @@ pub enum Problem {
     GatewayOverloaded,
     /// What the request costs cannot be put down now.
     LedgerUnavailable,
+    /// What is left of the limits cannot be known now, and `fail = "closed"`.
+    LimitsUnavailable,
+    /// The keys of the store were never read, so nobody knows whether this is one of them.
+    KeysUnavailable,
     /// The key or its group has used its requests of this minute.
     RequestLimit,
     /// The key or its group has used its tokens of this minute.
     TokenLimit,
     /// The key or its group has as many requests under way as it may have.
     InFlightLimit,
+    /// The key or its group has spent its budget.
+    BudgetSpent,
     /// A fault of our own.
     Internal,
 }
 
 impl Problem {
     /// All of them.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 32] = [
         Self::InvalidApiKey,
         Self::UnknownUrl,
         Self::MethodNotAllowed,
@@ -91,9 +97,13 @@ impl Problem {
         Self::UpstreamBadAnswer,
         Self::UpstreamBusy,
         Self::GatewayOverloaded,
+        Self::LedgerUnavailable,
+        Self::LimitsUnavailable,
+        Self::KeysUnavailable,
         Self::RequestLimit,
         Self::TokenLimit,
         Self::InFlightLimit,
+        Self::BudgetSpent,
         Self::Internal,
     ];
 
@@ -125,8 +135,11 @@ impl Problem {
             Self::UpstreamBusy => "upstream_busy",
             Self::GatewayOverloaded => "gateway_overloaded",
             Self::LedgerUnavailable => "ledger_unavailable",
+            Self::LimitsUnavailable => "limits_unavailable",
+            Self::KeysUnavailable => "keys_unavailable",
             // Clients know one code for all of them.
             Self::RequestLimit | Self::TokenLimit | Self::InFlightLimit => "rate_limit_exceeded",
+            Self::BudgetSpent => "insufficient_quota",
             Self::Internal => "internal_error",
         }
     }

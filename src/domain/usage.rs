@@ -21,3 +21,24 @@ impl Usage {
         *self == Self::default()
     }
 }
+
+/// What a request will probably use, before anybody knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Estimate {
+    /// Tokens of its input.
+    pub input: u64,
+    /// Tokens of its output.
+    pub output: u64,
+}
+
+impl Estimate {
+    /// All of them.
+    pub fn total(self) -> u64 {
+        self.input.saturating_add(self.output)
+    }
+
+    /// As if it had been reported.
+    pub fn usage(self) -> Usage {
+        Usage { input: Some(self.input), output: Some(self.output), ..Usage::default() }
+    }
+}

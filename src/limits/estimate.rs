@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::domain::usage::Estimate;
+
 /// Output tokens of a model that was never seen. Never the request's own `max_output_tokens`: clients write down what they
 /// could bear, not what they expect.
 const OUTPUT: f64 = 2000.0;
@@ -14,23 +16,23 @@ const SHARE: f64 = 0.1;
 
 /// Moving averages of one model. Two workers that add at the same moment may lose one of the two.
 #[derive(Debug)]
-pub(super) struct Estimate {
+pub(super) struct Mean {
     /// Bits of floats.
     output: AtomicU64,
     bytes: AtomicU64,
 }
 
-impl Default for Estimate {
+impl Default for Mean {
     fn default() -> Self {
         Self { output: AtomicU64::new(OUTPUT.to_bits()), bytes: AtomicU64::new(BYTES.to_bits()) }
     }
 }
 
-impl Estimate {
-    /// Tokens that a request with a body of so many bytes will use.
-    pub(super) fn tokens(&self, body: u64) -> u64 {
+impl Mean {
+    /// What a request with a body of so many bytes will use.
+    pub(super) fn estimate(&self, body: u64) -> Estimate {
         let input = body as f64 / get(&self.bytes).max(0.1);
-        (input + get(&self.output)).ceil().max(1.0) as u64
+        Estimate { input: input.ceil() as u64, output: get(&self.output).ceil().max(1.0) as u64 }
     }
 
     /// What one used.
@@ -59,16 +61,16 @@ mod tests {
 
     #[test]
     fn it_begins_high_and_follows() {
-        let estimate = Estimate::default();
-        assert_eq!(estimate.tokens(400), 2100);
+        let mean = Mean::default();
+        assert_eq!(mean.estimate(400).total(), 2100);
         for _ in 0..100 {
-            estimate.learn(1000, Some(500), Some(50));
+            mean.learn(1000, Some(500), Some(50));
         }
-        let tokens = estimate.tokens(1000);
+        let tokens = mean.estimate(1000).total();
         assert!((545..560).contains(&tokens), "{tokens}");
         // What a provider does not tell changes nothing, and nothing is divided by zero.
-        estimate.learn(1000, Some(0), None);
-        estimate.learn(1000, None, None);
-        assert_eq!(estimate.tokens(1000), tokens);
+        mean.learn(1000, Some(0), None);
+        mean.learn(1000, None, None);
+        assert_eq!(mean.estimate(1000).total(), tokens);
     }
 }

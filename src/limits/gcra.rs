@@ -1,11 +1,11 @@
 //! The arithmetic of a rate limit: GCRA with a cost that may vary and be corrected.
 //!
 //! The whole state is one number, the moment at which nothing will be used any more. Every admission moves it by what its
-//! cost takes to come back; it may lie a minute ahead at most. Pure: whoever keeps the number, in memory or elsewhere,
-//! comes to the same result.
+//! cost takes to come back; it may lie a minute ahead at most. Pure: whoever keeps the number, in memory or in Redis, comes to
+//! the same result. Times are whole microseconds, as Redis counts in floats, which hold those since 1970 exactly.
 
-/// Nanoseconds in what all rates are counted by. A whole minute's worth may come at once.
-const MINUTE: u64 = 60_000_000_000;
+/// Microseconds in what all rates are counted by. A whole minute's worth may come at once.
+pub(super) const MINUTE: u64 = 60_000_000;
 
 /// So many a minute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,12 +21,18 @@ impl Rate {
         self.0
     }
 
-    /// Nanoseconds in which so much comes back.
-    fn span(self, cost: u64) -> u64 {
-        u64::try_from(u128::from(cost) * u128::from(MINUTE) / u128::from(self.0)).unwrap_or(u64::MAX)
+    /// Microseconds in which so much comes back, rounded up: or many small ones would get more than the limit.
+    pub(super) fn span(self, cost: u64) -> u64 {
+        u64::try_from((u128::from(cost) * u128::from(MINUTE)).div_ceil(u128::from(self.0))).unwrap_or(u64::MAX)
     }
 
-    /// Admits `cost` at `now`: the next state, or for how many nanoseconds it has to wait.
+    /// The part of it that one of `replicas` may have, at least one.
+    #[must_use]
+    pub(super) fn share(self, replicas: u32) -> Self {
+        Self((self.0 / u64::from(replicas.max(1))).max(1))
+    }
+
+    /// Admits `cost` at `now`: the next state, or for how many microseconds it has to wait.
     ///
     /// What costs more than a whole minute's worth is admitted when nothing is used, and paid off afterwards: otherwise it
     /// could never be.
@@ -42,11 +48,20 @@ impl Rate {
     /// Given back is only what time has not given back already: or a long request would let others use the same minute
     /// twice.
     pub(super) fn settle(self, free_at: u64, now: u64, since: u64, reserved: u64, used: u64) -> u64 {
-        if used >= reserved {
-            return free_at.max(now).saturating_add(self.span(used - reserved));
+        match self.correction(since, now, reserved, used) {
+            Correction::More(span) => free_at.max(now).saturating_add(span),
+            Correction::Back(span) => free_at.saturating_sub(span),
         }
-        let back = self.span(reserved - used).saturating_sub(now.saturating_sub(since));
-        free_at.saturating_sub(back)
+    }
+
+    /// By how much a correction moves the state.
+    pub(super) fn correction(self, since: u64, now: u64, reserved: u64, used: u64) -> Correction {
+        if used >= reserved {
+            return Correction::More(self.span(used - reserved));
+        }
+        // What `used` costs stays, rounded up.
+        let back = self.span(reserved).saturating_sub(self.span(used));
+        Correction::Back(back.saturating_sub(now.saturating_sub(since)))
     }
 
     /// What may still be used at `now`.
@@ -56,13 +71,22 @@ impl Rate {
     }
 }
 
+/// How the state of a rate is corrected, in microseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Correction {
+    /// More was used.
+    More(u64),
+    /// Less was used.
+    Back(u64),
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
 
-    const SECOND: u64 = 1_000_000_000;
+    const SECOND: u64 = 1_000_000;
 
     #[test]
     fn a_minutes_worth_at_once_and_then_as_it_comes_back() {

@@ -1,22 +1,32 @@
-//! How much a key and its group may ask for: requests and tokens per minute, requests at once. Admits, and settles when it
-//! is known what was used.
+//! How much a key and its group may ask for: requests and tokens per minute, requests at once, money. Admits, and settles
+//! when it is known what was used.
 
 mod estimate;
 mod gcra;
+mod memory;
+mod subject;
 
-use std::{
-    collections::HashMap,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use self::{estimate::Estimate, gcra::Rate};
-use crate::config::{self, Config};
+use self::{
+    estimate::Mean,
+    gcra::Rate,
+    memory::{Lacking, Meter},
+    subject::{Item, OneBudget, Share, Subject, What, in_currency},
+};
+use crate::{
+    config::{self, Config},
+    domain::{
+        money::{Budget, Currency, Exchange, Money},
+        spending::{Span, Spender, Spending},
+        usage::Estimate,
+        windows::Windows,
+    },
+};
+
+pub use subject::Costs;
 
 /// What is used, of every key and group. One for all workers, and it lives through reloads.
 #[derive(Debug)]
@@ -24,21 +34,14 @@ pub struct Meters {
     began: Instant,
     keys: HashMap<Arc<str>, Arc<Meter>>,
     groups: HashMap<Arc<str>, Arc<Meter>>,
-    models: HashMap<Arc<str>, Arc<Estimate>>,
-}
-
-/// Of one key or group.
-#[derive(Debug, Default)]
-struct Meter {
-    /// States of [`Rate`], in nanoseconds since `Meters::began`.
-    requests: AtomicU64,
-    tokens: AtomicU64,
-    in_flight: AtomicUsize,
+    models: HashMap<Arc<str>, Arc<Mean>>,
+    spending: Arc<Spending>,
 }
 
 impl Meters {
-    /// The meters of a configuration. Those of names that stay go on as they are.
-    pub fn new(config: &Config, previous: Option<&Self>, now: Instant) -> Self {
+    /// The meters of a configuration. Those of names that stay go on as they are. `spending` is what budgets are counted
+    /// by.
+    pub fn new(config: &Config, previous: Option<&Self>, spending: &Arc<Spending>, now: Instant) -> Self {
         let text = |name: &Arc<str>| Arc::<str>::from(&**name);
         let kept = |of: fn(&Self) -> &HashMap<Arc<str>, Arc<Meter>>, name: &Arc<str>| {
             let kept = previous.and_then(|meters| of(meters).get(name));
@@ -48,11 +51,13 @@ impl Meters {
             let kept = previous.and_then(|meters| meters.models.get(name));
             (text(name), kept.cloned().unwrap_or_default())
         };
+        spending.exchange_by(Exchange { cny_per_usd: config.money.cny_per_usd });
         Self {
             began: previous.map_or(now, |meters| meters.began),
             keys: config.keys.iter().map(|key| kept(|meters| &meters.keys, &key.name)).collect(),
             groups: config.groups.iter().map(|group| kept(|meters| &meters.groups, &group.name)).collect(),
             models: config.models.iter().map(|one| model(&one.name)).chain([model(&Arc::from(""))]).collect(),
+            spending: Arc::clone(spending),
         }
     }
 }
@@ -64,41 +69,21 @@ pub struct Limits {
     /// By the indices of the configuration's keys; none for one without any limit.
     keys: Vec<Option<Arc<Subject>>>,
     /// By the indices of the configuration's models, and one more for all other names.
-    models: Vec<Arc<Estimate>>,
+    models: Vec<Arc<Mean>>,
+    replicas: u32,
 }
 
-/// Whoever is limited: a key, and perhaps its group.
-#[derive(Debug)]
-struct Subject(Vec<Share>);
-
-#[derive(Debug)]
-struct Share {
-    whose: Whose,
-    name: Arc<str>,
-    requests: Option<Rate>,
-    tokens: Option<Rate>,
-    in_flight: Option<usize>,
-    meter: Arc<Meter>,
-}
-
-/// Whose limit it is. The names are fixed: metric label.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Whose {
-    /// The key's own.
-    Key,
-    /// That of its group.
-    Group,
-}
-
-/// Which limit it is. The names are fixed: metric label.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// Which limit it is, with what it allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Requests per minute.
-    Requests,
-    /// Tokens per minute.
-    Tokens,
-    /// Requests at once.
-    InFlight,
+    /// So many requests per minute.
+    Requests(u64),
+    /// So many tokens per minute.
+    Tokens(u64),
+    /// So many requests at once.
+    InFlight(usize),
+    /// So much money, in this window.
+    Budget(Budget, Span),
 }
 
 /// A limit is reached.
@@ -107,11 +92,9 @@ pub struct Limited {
     /// Which one.
     pub kind: Kind,
     /// Whose.
-    pub whose: Whose,
+    pub whose: Spender,
     /// The name of the key or group.
     pub name: Arc<str>,
-    /// The limit.
-    pub limit: u64,
     /// When it is worth trying again.
     pub after: Duration,
     /// How all of them stand.
@@ -157,198 +140,193 @@ pub enum Used {
 /// An admitted request. Its place among those at once is given back when this is dropped.
 #[derive(Debug)]
 pub struct Permit {
-    subject: Arc<Subject>,
+    /// None where nothing limits it.
+    subject: Option<Arc<Subject>>,
     began: Instant,
-    reserved: Option<Reserved>,
+    replicas: u32,
+    /// What it took when it came.
+    first: Vec<Item>,
+    /// What it took once its body was read, and when.
+    second: Vec<Item>,
+    at: u64,
+    /// Who learns from it.
+    learner: Option<Learner>,
 }
 
 #[derive(Debug)]
-struct Reserved {
-    tokens: u64,
-    at: u64,
+struct Learner {
     body: u64,
-    estimate: Arc<Estimate>,
+    mean: Arc<Mean>,
 }
 
 impl Limits {
     /// The limits of a configuration, over `meters`, which were made for it.
     pub fn new(config: &Config, meters: &Meters) -> Self {
-        let share = |whose, name: &Arc<str>, limits: config::Limits, meter: Option<&Arc<Meter>>| {
-            (limits != config::Limits::default()).then(|| Share {
+        let share = |whose, name: &Arc<str>, limits: config::Limits, budgets: &[Budget], meter: Option<&Arc<Meter>>| {
+            (limits != config::Limits::default() || !budgets.is_empty()).then(|| Share {
                 whose,
                 name: Arc::clone(name),
                 requests: limits.requests.map(Rate::per_minute),
                 tokens: limits.tokens.map(Rate::per_minute),
                 in_flight: limits.in_flight,
+                budgets: budgets.iter().copied().map(OneBudget::new).collect(),
                 meter: meter.cloned().unwrap_or_default(),
             })
         };
+        let windows = Arc::new(Windows::new(config.money.time_zone.clone()));
         let subject = |key: &config::Key| {
-            let own = share(Whose::Key, &key.name, key.limits, meters.keys.get(&key.name));
-            let group = key.group.and_then(|group| config.groups.get(group));
-            let group =
-                group.and_then(|group| share(Whose::Group, &group.name, group.limits, meters.groups.get(&group.name)));
+            let own = share(Spender::Key, &key.name, key.limits, &key.budgets, meters.keys.get(&key.name));
+            let group = key.group.and_then(|group| config.groups.get(group)).and_then(|group| {
+                share(Spender::Group, &group.name, group.limits, &group.budgets, meters.groups.get(&group.name))
+            });
             let shares: Vec<Share> = own.into_iter().chain(group).collect();
-            (!shares.is_empty()).then(|| Arc::new(Subject(shares)))
+            let (spending, windows) = (Arc::clone(&meters.spending), Arc::clone(&windows));
+            (!shares.is_empty()).then(|| Arc::new(Subject { shares, spending, windows }))
         };
         let names = config.models.iter().map(|model| &*model.name).chain([""]);
         Self {
             began: meters.began,
             keys: config.keys.iter().map(subject).collect(),
             models: names.map(|name| meters.models.get(name).cloned().unwrap_or_default()).collect(),
+            replicas: 1,
         }
     }
 
-    /// Admits one more request of the key with this index; none where nothing limits it.
+    /// Makes the counters of all budgets, so that what was spent is known before the first request asks. `now` =
+    /// milliseconds since 1970-01-01 UTC.
+    pub fn count_budgets(&self, now: u64) {
+        for subject in self.keys.iter().flatten() {
+            subject.second(0, &Costs::default(), now);
+        }
+    }
+
+    /// Admits one more request of the key with this index.
     ///
     /// # Errors
     /// When there are as many as there may be.
-    pub fn admit(&self, key: usize) -> Result<Option<Permit>, Limited> {
-        let Some(subject) = self.keys.get(key).and_then(Option::as_ref) else { return Ok(None) };
-        let now = nanos(self.began);
-        subject.enter(now)?;
-        let permit = Permit { subject: Arc::clone(subject), began: self.began, reserved: None };
-        // From here on the permit gives the places back.
-        subject.take(now, Kind::Requests, 1)?;
-        Ok(Some(permit))
-    }
-
-    /// Admits the tokens that a request with a body of `body` bytes will probably use. `model` = index of the model in the
-    /// configuration; none for a name that it does not list.
-    ///
-    /// # Errors
-    /// When there are not so many left.
-    pub fn reserve(&self, permit: &mut Permit, model: Option<usize>, body: u64) -> Result<(), Limited> {
-        if !permit.subject.0.iter().any(|share| share.tokens.is_some()) {
-            return Ok(());
-        }
-        let estimate = model.and_then(|model| self.models.get(model)).or(self.models.last());
-        let estimate = estimate.cloned().unwrap_or_default();
-        let (tokens, now) = (estimate.tokens(body), nanos(self.began));
-        permit.subject.take(now, Kind::Tokens, tokens)?;
-        permit.reserved = Some(Reserved { tokens, at: now, body, estimate });
-        Ok(())
-    }
-}
-
-fn nanos(began: Instant) -> u64 {
-    u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX)
-}
-
-impl Subject {
-    /// Takes a place among the requests at once, of all shares or of none.
-    fn enter(&self, now: u64) -> Result<(), Limited> {
-        for (nth, share) in self.0.iter().enumerate() {
-            let limit = share.in_flight.unwrap_or(usize::MAX);
-            let may = |count: usize| (count < limit).then_some(count + 1);
-            if share.meter.in_flight.fetch_update(Ordering::AcqRel, Ordering::Acquire, may).is_err() {
-                for entered in self.0.iter().take(nth) {
-                    entered.leave();
-                }
-                return Err(self.limited(share, Kind::InFlight, limit as u64, 0, now));
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes `cost` of a rate, of all shares or of none.
-    fn take(&self, now: u64, kind: Kind, cost: u64) -> Result<(), Limited> {
-        for (nth, share) in self.0.iter().enumerate() {
-            let Some((rate, state)) = share.rate(kind) else { continue };
-            let mut wait = 0;
-            let admit = |free_at| rate.admit(free_at, now, cost).inspect_err(|after| wait = *after).ok();
-            if state.fetch_update(Ordering::AcqRel, Ordering::Acquire, admit).is_err() {
-                for (rate, state) in self.0.iter().take(nth).filter_map(|taken| taken.rate(kind)) {
-                    update(state, |free_at| rate.settle(free_at, now, now, cost, 0));
-                }
-                return Err(self.limited(share, kind, rate.limit(), wait, now));
-            }
-        }
-        Ok(())
-    }
-
-    fn limited(&self, share: &Share, kind: Kind, limit: u64, wait: u64, now: u64) -> Limited {
-        let (whose, name) = (share.whose, Arc::clone(&share.name));
-        Limited { kind, whose, name, limit, after: Duration::from_nanos(wait), quotas: self.quotas(now) }
-    }
-
-    fn quotas(&self, now: u64) -> Quotas {
-        let least = |kind| {
-            let quotas = self.0.iter().filter_map(|share| share.rate(kind)).map(|(rate, state)| {
-                let free_at = state.load(Ordering::Acquire);
-                Quota {
-                    limit: rate.limit(),
-                    remaining: rate.remaining(free_at, now),
-                    reset: Duration::from_nanos(free_at.saturating_sub(now)),
-                }
-            });
-            quotas.min_by_key(|quota| quota.remaining)
+    pub fn admit(&self, key: usize) -> Result<Permit, Box<Limited>> {
+        let subject = self.keys.get(key).and_then(Option::clone);
+        let mut permit = Permit {
+            subject,
+            began: self.began,
+            replicas: self.replicas,
+            first: Vec::new(),
+            second: Vec::new(),
+            at: 0,
+            learner: None,
         };
-        Quotas { requests: least(Kind::Requests), tokens: least(Kind::Tokens) }
-    }
-}
-
-impl Share {
-    fn rate(&self, kind: Kind) -> Option<(Rate, &AtomicU64)> {
-        match kind {
-            Kind::Requests => Some((self.requests?, &self.meter.requests)),
-            Kind::Tokens => Some((self.tokens?, &self.meter.tokens)),
-            Kind::InFlight => None,
+        if let Some(subject) = &permit.subject {
+            let (items, now) = (subject.first(), micros(self.began));
+            permit.take(&items, now)?;
+            permit.first = items;
         }
+        Ok(permit)
     }
 
-    fn leave(&self) {
-        self.meter.in_flight.fetch_sub(1, Ordering::AcqRel);
+    /// What a request with a body of `body` bytes will probably use; the permit will tell what came of it. `model` = index of
+    /// the model in the configuration; none for a name that it does not list.
+    pub fn estimate(&self, permit: &mut Permit, model: Option<usize>, body: u64) -> Estimate {
+        let mean = model.and_then(|model| self.models.get(model)).or(self.models.last()).cloned().unwrap_or_default();
+        let estimate = mean.estimate(body);
+        permit.learner = Some(Learner { body, mean });
+        estimate
     }
 }
 
-fn update(state: &AtomicU64, next: impl Fn(u64) -> u64) {
-    // Never refused.
-    let _ = state.fetch_update(Ordering::AcqRel, Ordering::Acquire, |free_at| Some(next(free_at)));
+fn micros(began: Instant) -> u64 {
+    u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX)
 }
 
 impl Permit {
+    fn take(&self, items: &[Item], now: u64) -> Result<(), Box<Limited>> {
+        let Some(subject) = &self.subject else { return Ok(()) };
+        let Err(Lacking { nth, wait }) = memory::take(&subject.shares, items, now, self.replicas) else {
+            return Ok(());
+        };
+        let limited = items.get(nth).and_then(|item| subject.limited(item, wait, subject.quotas(now)));
+        limited.map_or(Ok(()), |limited| Err(Box::new(limited)))
+    }
+
+    /// Whether it is held against a budget.
+    pub fn has_budgets(&self) -> bool {
+        self.subject.as_ref().is_some_and(|subject| subject.shares.iter().any(|share| !share.budgets.is_empty()))
+    }
+
+    /// Admits the tokens that the request will probably use, and what they may cost. `now` = when it began, in milliseconds
+    /// since 1970-01-01 UTC.
+    ///
+    /// # Errors
+    /// When there are not so many left, or not so much.
+    pub fn reserve(&mut self, estimate: Estimate, costs: &Costs, now: u64) -> Result<(), Box<Limited>> {
+        let Some(subject) = &self.subject else { return Ok(()) };
+        let items = subject.second(estimate.total(), costs, now);
+        let at = micros(self.began);
+        self.take(&items, at)?;
+        (self.second, self.at) = (items, at);
+        Ok(())
+    }
+
     /// How the rates stand now.
     pub fn quotas(&self) -> Quotas {
-        self.subject.quotas(nanos(self.began))
+        self.subject.as_ref().map(|subject| subject.quotas(micros(self.began))).unwrap_or_default()
     }
 
-    /// Tokens that are reserved, if any are.
-    pub fn reserved(&self) -> Option<u64> {
-        self.reserved.as_ref().map(|reserved| reserved.tokens)
-    }
-
-    /// Corrects the reservation to what was used. Only the first call counts.
-    pub fn settle(&mut self, used: Used) {
-        let Some(Reserved { tokens, at, body, estimate }) = self.reserved.take() else { return };
-        let used = match used {
-            Used::Unknown => return,
-            Used::Nothing => 0,
-            Used::Tokens { input, output } => {
-                estimate.learn(body, input, output);
-                input.unwrap_or_default().saturating_add(output.unwrap_or_default())
-            }
+    /// Corrects the reservations to what was used, and to what it costs. Only the first call counts.
+    pub fn settle(&mut self, used: Used, cost: Option<Money>) {
+        if let (Some(Learner { body, mean }), Used::Tokens { input, output }) = (self.learner.take(), used) {
+            mean.learn(body, input, output);
+        }
+        let Some(subject) = &self.subject else { return };
+        let now = micros(self.began);
+        let exchange = subject.spending.exchange();
+        let cost_in = |currency: Currency| {
+            cost.and_then(|cost| exchange.convert(cost.nano, cost.currency, currency)).unwrap_or_default()
         };
-        let now = nanos(self.began);
-        for (rate, state) in self.subject.0.iter().filter_map(|share| share.rate(Kind::Tokens)) {
-            update(state, |free_at| rate.settle(free_at, now, at, tokens, used));
+        let costs: Costs = Currency::ALL.map(cost_in);
+        for item in self.second.drain(..) {
+            match &item.what {
+                What::Rate { tokens, rate, cost } => {
+                    let Some(share) = subject.shares.get(item.share) else { continue };
+                    let used = match used {
+                        Used::Unknown => continue,
+                        Used::Nothing => 0,
+                        Used::Tokens { input, output } => {
+                            input.unwrap_or_default().saturating_add(output.unwrap_or_default())
+                        }
+                    };
+                    let rate = rate.share(self.replicas);
+                    memory::settle(share.meter.state(*tokens), rate, now, self.at, *cost, used);
+                }
+                What::Spend { counter, cost, budget, .. } => {
+                    counter.settle(*cost, in_currency(&costs, budget.money.currency));
+                }
+                What::Place { .. } => {}
+            }
         }
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.subject.0.iter().for_each(Share::leave);
+        // It never went up, or it was settled.
+        for item in &self.second {
+            if let What::Spend { counter, cost, .. } = &item.what {
+                counter.release(*cost);
+            }
+        }
+        let Some(subject) = &self.subject else { return };
+        for item in &self.first {
+            if let (What::Place { .. }, Some(share)) = (&item.what, subject.shares.get(item.share)) {
+                share.meter.leave();
+            }
+        }
     }
 }
 
-impl Whose {
-    /// Its fixed name.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Key => "key",
-            Self::Group => "group",
-        }
+impl Quota {
+    fn of(rate: Rate, free_at: u64, now: u64) -> Self {
+        let (limit, remaining) = (rate.limit(), rate.remaining(free_at, now));
+        Self { limit, remaining, reset: Duration::from_micros(free_at.saturating_sub(now)) }
     }
 }
 
@@ -356,9 +334,10 @@ impl Kind {
     /// Its fixed name: that of the setting.
     pub const fn name(self) -> &'static str {
         match self {
-            Self::Requests => "rpm",
-            Self::Tokens => "tpm",
-            Self::InFlight => "max_in_flight",
+            Self::Requests(_) => "rpm",
+            Self::Tokens(_) => "tpm",
+            Self::InFlight(_) => "max_in_flight",
+            Self::Budget(..) => "budgets",
         }
     }
 }

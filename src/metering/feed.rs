@@ -15,10 +15,13 @@ use tokio::{
     time::{Instant, timeout},
 };
 
+use super::spent::Spent;
 use crate::{
     domain::{
+        clock::Clock,
         id::RequestId,
         ledger::{Condition, Row, State},
+        spending::Spending,
     },
     store::{
         journal::{self, Found, Journal, Reader, Records, Rest, Segment},
@@ -44,18 +47,28 @@ pub struct Feeding {
     sync: JoinHandle<()>,
 }
 
+/// Where rows are brought, and who wants to know of them.
+#[derive(Debug)]
+pub struct Into {
+    /// The database.
+    pub place: Place,
+    /// Names this data folder in it.
+    pub origin: Arc<str>,
+    /// What was spent of budgets.
+    pub spending: Arc<Spending>,
+    /// Tells which windows are over.
+    pub clock: Clock,
+    /// The file with a copy of what was spent, for a start without the database.
+    pub copy: PathBuf,
+}
+
 impl Feeding {
     /// Starts them.
     ///
     /// # Errors
     /// Without threads.
-    pub fn start(
-        place: Place,
-        origin: Arc<str>,
-        journal: Arc<Journal>,
-        found: Found,
-        condition: Arc<Condition>,
-    ) -> io::Result<Self> {
+    pub fn start(into: Into, journal: Arc<Journal>, found: Found, condition: Arc<Condition>) -> io::Result<Self> {
+        let Into { place, origin, spending, clock, copy } = into;
         let (syncing, stop) = mpsc::channel();
         let (synced, at) = (Arc::clone(&journal), Arc::clone(&condition));
         let sync = thread::Builder::new().name("journal".into()).spawn(move || keep_syncing(&synced, &at, &stop))?;
@@ -66,6 +79,7 @@ impl Feeding {
             place,
             origin,
             database: None,
+            spent: Spent::new(spending, clock, copy),
             journal,
             condition,
             before: Some(found.before),
@@ -126,6 +140,7 @@ struct Feed {
     /// Names the data folder: several feed one database.
     origin: Arc<str>,
     database: Option<Database>,
+    spent: Spent,
     journal: Arc<Journal>,
     condition: Arc<Condition>,
     /// Files of processes before this one, until all of them are in the database.
@@ -151,6 +166,7 @@ impl Feed {
             // A sender that is gone is an end as well.
             let ends = timeout(LOOK_EVERY, end.wait_for(|end| *end)).await.is_ok();
             let fed = self.feed(ends).await;
+            self.spent.save();
             self.condition.database_fails.store(fed.is_err(), Ordering::Relaxed);
             match fed {
                 Ok(()) if ends => break,
@@ -191,7 +207,11 @@ impl Feed {
             }
             self.segments.push(tail);
         }
-        fed
+        fed?;
+        if let Some(database) = &mut self.database {
+            self.spent.read(database).await?;
+        }
+        Ok(())
     }
 
     /// Reads a file of this process on; returned is whether that was the last of it.

@@ -3,6 +3,8 @@
 use std::{fmt::Write as _, time::Duration};
 
 use crate::domain::{
+    ledger::{self, State},
+    money::Money,
     outcome::{AttemptResult, End, Outcome},
     problem::Problem,
 };
@@ -29,6 +31,7 @@ pub(super) fn line(outcome: &Outcome) {
                 output_tokens = outcome.usage.output,
                 reasoning_tokens = outcome.usage.reasoning,
                 total_tokens = outcome.usage.total,
+                cost = cost(outcome).map(tracing::field::display),
                 streamed = outcome.streamed,
                 events = outcome.events,
                 bytes_up = outcome.bytes_up,
@@ -45,6 +48,12 @@ pub(super) fn line(outcome: &Outcome) {
     } else if tracing::enabled!(target: "tidegate::request", tracing::Level::INFO) {
         line!(info, attempts(outcome).as_deref());
     }
+}
+
+/// What it is charged with, where it went up and its model has a price.
+fn cost(outcome: &Outcome) -> Option<Money> {
+    let (nano, _) = ledger::charge(outcome, State::of(outcome)).filter(|_| !outcome.attempts.is_empty())?;
+    Some(Money { nano, currency: outcome.price?.currency })
 }
 
 fn needs_a_look(outcome: &Outcome) -> bool {

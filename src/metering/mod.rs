@@ -3,21 +3,25 @@
 mod feed;
 mod ledger;
 mod log;
+mod spent;
 
 use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-pub use feed::Feeding;
+pub use feed::{Feeding, Into};
 pub use ledger::{Ledger, Unwritable};
+pub use spent::FILE as BUDGETS;
 
 use crate::{
     domain::{
         departure::Departure,
         id::RequestId,
-        ledger::Row,
+        ledger::{self as ledger_row, Row, State},
+        money::Money,
         outcome::{Attempt, AttemptResult, End, Outcome},
         problem::Problem,
+        usage::Usage,
     },
     metrics::WorkerMetrics,
     protocol::observe::Seen,
@@ -125,22 +129,49 @@ impl Settlement {
         log::line(&self.outcome);
     }
 
+    /// What its row in the ledger says; none where it never went up. Only once it is settled.
+    pub fn charged(&self) -> Option<Charged> {
+        self.ledger.as_ref()?;
+        let state = State::of(&self.outcome);
+        let cost = ledger_row::charge(&self.outcome, state).zip(self.outcome.price);
+        let cost = cost.map(|((nano, _), price)| Money { nano, currency: price.currency });
+        Some(Charged { state, usage: self.outcome.usage, cost })
+    }
+
     /// The request is over with an error of ours.
-    pub fn refuse(mut self, problem: Problem, status: http::StatusCode) {
+    pub fn refuse(&mut self, problem: Problem, status: http::StatusCode) {
         self.outcome.problem = Some(problem);
         self.outcome.status = Some(status);
         self.settle(End::Refused);
     }
 }
 
-impl Drop for Settlement {
-    fn drop(&mut self) {
+/// What a request is charged with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Charged {
+    /// How much of it is known.
+    pub state: State,
+    /// Tokens as reported.
+    pub usage: Usage,
+    /// None where its model has no price.
+    pub cost: Option<Money>,
+}
+
+impl Settlement {
+    /// The request is over, as it is dropped: its connection tells why.
+    pub fn leave(&mut self) {
         if std::thread::panicking() && !self.settled {
             // A fault of ours, whatever became of the client: it sees its connection close.
             self.outcome.problem = Some(Problem::Internal);
             self.settle(End::Refused);
         }
         self.settle(self.departure.end());
+    }
+}
+
+impl Drop for Settlement {
+    fn drop(&mut self) {
+        self.leave();
     }
 }
 

@@ -10,12 +10,16 @@ use http::{
 use http_body::Body;
 use serde::Serialize;
 
-use super::{Answer, Arrival, Proxy, quota};
+use super::{
+    Answer, Arrival, Proxy,
+    closing::Closing,
+    quota,
+    status::{kind, may_heal, status},
+};
 use crate::{
     auth::{Caller, Stranger},
     domain::{id::RequestId, outcome::End, problem::Problem},
     limits::{Kind, Limited, Quotas},
-    metering::Settlement,
     protocol::json::{JsonError, JsonErrorKind, Paths},
 };
 
@@ -35,7 +39,7 @@ pub struct Refusal {
     param: Option<&'static str>,
     allow: Option<&'static str>,
     /// Of a limit: when to come back, and how the limits stand.
-    limited: Option<Box<(Duration, Quotas)>>,
+    limited: Option<Box<(Option<Duration>, Quotas)>>,
     /// The rest of the request's body is not read: the connection cannot be used again.
     close: bool,
 }
@@ -220,31 +224,27 @@ impl Refusal {
 
     /// A limit of the key or its group is reached.
     pub(super) fn limited(limited: &Limited) -> Self {
-        let Limited { kind, whose, name, limit, after, quotas } = limited;
+        let Limited { kind, whose, name, after, quotas } = limited;
         let whose = whose.name();
         let soon = quota::written(*after);
+        let rate = |limit, of| {
+            format!("Rate limit reached for the {whose} `{name}`: {limit} {of} per minute. Please try again in {soon}.")
+        };
         let (problem, message) = match kind {
-            Kind::Requests => (
-                Problem::RequestLimit,
-                format!(
-                    "Rate limit reached for the {whose} `{name}`: {limit} requests per minute. Please try again in {soon}."
-                ),
-            ),
-            Kind::Tokens => (
-                Problem::TokenLimit,
-                format!(
-                    "Rate limit reached for the {whose} `{name}`: {limit} tokens per minute. Please try again in {soon}."
-                ),
-            ),
-            Kind::InFlight => (
+            Kind::Requests(limit) => (Problem::RequestLimit, rate(limit, "requests")),
+            Kind::Tokens(limit) => (Problem::TokenLimit, rate(limit, "tokens")),
+            Kind::InFlight(limit) => (
                 Problem::InFlightLimit,
                 format!(
                     "The {whose} `{name}` has {limit} requests under way, as many as it may. Please try again when one has ended."
                 ),
             ),
+            Kind::Budget(budget, span) => (Problem::BudgetSpent, quota::spent(whose, name, budget, span)),
         };
         let mut refusal = Self::new(problem, message);
-        refusal.limited = Some(Box::new((*after, *quotas)));
+        // A budget does not come back while an SDK waits.
+        let comes_back = !matches!(kind, Kind::Budget(..));
+        refusal.limited = Some(Box::new((comes_back.then_some(*after), *quotas)));
         refusal
     }
 
@@ -254,13 +254,13 @@ impl Refusal {
     }
 
     /// Settles the record with this error and makes the response.
-    pub(super) fn answer(self, mut settlement: Settlement) -> Response<Answer> {
-        let id = settlement.outcome().id;
+    pub(super) fn answer(self, mut closing: Closing) -> Response<Answer> {
+        let id = closing.settlement.outcome().id;
         if self.problem == Problem::RequestAborted {
             // Nobody is there to read the answer.
-            settlement.settle(End::ClientGone);
+            closing.close(End::ClientGone);
         } else {
-            settlement.refuse(self.problem, status(self.problem));
+            closing.refuse(self.problem, status(self.problem));
         }
         self.response(id)
     }
@@ -285,7 +285,11 @@ impl Refusal {
             Problem::UnsupportedEncoding => {
                 headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("gzip, deflate, br, zstd"));
             }
-            Problem::UpstreamBusy | Problem::GatewayOverloaded | Problem::LedgerUnavailable => {
+            Problem::UpstreamBusy
+            | Problem::GatewayOverloaded
+            | Problem::LedgerUnavailable
+            | Problem::LimitsUnavailable
+            | Problem::KeysUnavailable => {
                 headers.insert(RETRY_AFTER, HeaderValue::from_static(RETRY_SOON));
             }
             // RFC 9110 wants a 426 to name a protocol: the one to use in place of WebSocket.
@@ -295,8 +299,10 @@ impl Refusal {
             _ => {}
         }
         if let Some((after, quotas)) = self.limited.as_deref() {
-            // Whole seconds, one at least: Codex gives up a turn on a 429 without it.
-            headers.insert(RETRY_AFTER, HeaderValue::from(after.as_millis().div_ceil(1000).clamp(1, 3600) as u64));
+            if let Some(after) = after {
+                // Whole seconds, one at least: Codex gives up a turn on a 429 without it.
+                headers.insert(RETRY_AFTER, HeaderValue::from(after.as_millis().div_ceil(1000).clamp(1, 3600) as u64));
+            }
             quota::write(headers, quotas);
         }
         if let Some(allow) = self.allow {
@@ -328,7 +334,7 @@ struct Error<'a> {
 impl Proxy {
     /// Answers a request with an error of ours, and records it.
     pub fn refuse(&self, arrival: &Arrival, refusal: Refusal) -> Response<Answer> {
-        refusal.answer(self.tables().open(arrival))
+        refusal.answer(self.tables().open(arrival).into())
     }
 
     /// Answers a caller with a JSON text of ours, or with an error of ours in its place, and records it.
@@ -337,7 +343,7 @@ impl Proxy {
         settlement.outcome().key = Some(Arc::clone(&caller.name));
         let body = match json {
             Ok(json) => Bytes::from(json),
-            Err(refusal) => return refusal.answer(settlement),
+            Err(refusal) => return refusal.answer(settlement.into()),
         };
         let outcome = settlement.outcome();
         outcome.status = Some(StatusCode::OK);
@@ -356,63 +362,4 @@ pub(super) fn sign(headers: &mut http::HeaderMap, id: RequestId) {
         headers.entry(CLIENT_REQUEST_ID).or_insert_with(|| id.clone());
         headers.insert(REQUEST_ID, id);
     }
-}
-
-fn status(problem: Problem) -> StatusCode {
-    match problem {
-        Problem::InvalidApiKey => StatusCode::UNAUTHORIZED,
-        Problem::UnknownUrl | Problem::ModelNotFound => StatusCode::NOT_FOUND,
-        Problem::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-        Problem::WebsocketUnsupported => StatusCode::UPGRADE_REQUIRED,
-        Problem::ModelRequired
-        | Problem::InvalidModel
-        | Problem::InvalidJson
-        | Problem::RepeatedField
-        | Problem::InvalidEncoding
-        | Problem::RequestAborted
-        | Problem::InvalidFraming => StatusCode::BAD_REQUEST,
-        Problem::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-        Problem::RequestTooLarge | Problem::UpstreamLimit => StatusCode::PAYLOAD_TOO_LARGE,
-        Problem::UnsupportedEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-        Problem::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
-        Problem::UpstreamUnreachable
-        | Problem::UpstreamDisconnected
-        | Problem::UpstreamAuth
-        | Problem::UpstreamBadAnswer => StatusCode::BAD_GATEWAY,
-        Problem::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
-        Problem::UpstreamBusy | Problem::GatewayOverloaded => StatusCode::SERVICE_UNAVAILABLE,
-        Problem::LedgerUnavailable => StatusCode::SERVICE_UNAVAILABLE,
-        Problem::RequestLimit | Problem::TokenLimit | Problem::InFlightLimit => StatusCode::TOO_MANY_REQUESTS,
-        Problem::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-    }
-}
-
-/// `error.type`.
-fn kind(problem: Problem) -> &'static str {
-    match problem {
-        Problem::RequestLimit | Problem::InFlightLimit => "requests",
-        Problem::TokenLimit => "tokens",
-        _ if status(problem).is_server_error() => "server_error",
-        _ => "invalid_request_error",
-    }
-}
-
-/// Whether the same request may succeed a little later. What cannot heal says so, or SDKs try again in vain.
-fn may_heal(problem: Problem) -> bool {
-    matches!(
-        problem,
-        Problem::RequestTimeout
-            | Problem::RequestAborted
-            | Problem::UpstreamUnreachable
-            | Problem::UpstreamDisconnected
-            | Problem::UpstreamTimeout
-            | Problem::UpstreamBadAnswer
-            | Problem::UpstreamBusy
-            | Problem::RequestLimit
-            | Problem::TokenLimit
-            | Problem::InFlightLimit
-            | Problem::GatewayOverloaded
-            | Problem::LedgerUnavailable
-            | Problem::Internal
-    )
 }

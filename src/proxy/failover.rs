@@ -78,17 +78,12 @@ impl<'a> Failover<'a> {
     /// Asks until somebody answers or nobody is left.
     pub(super) async fn run(mut self, call: &Call<'_>) -> Result<Reply, Refusal> {
         let (mut lease, mut candidate) = self.first().await?;
+        let mut model = self.note(&candidate, call);
         // Put down before the first byte goes up; one row a request, however many are asked.
         let down = self.settlement.goes_up(&self.proxy.ledger, Some(&lease.upstream().config.name)).await;
         down.map_err(|_| Refusal::upstream(Problem::LedgerUnavailable))?;
         loop {
             let upstream = candidate.upstream;
-            let target = self.route.targets.get(candidate.target);
-            let model = target.and_then(|target| target.model.clone()).or_else(|| {
-                // The target keeps the name that the client wrote.
-                call.model.map(|asked| Arc::from(&*asked.name))
-            });
-            self.settlement.outcome().upstream_model.clone_from(&model);
             self.asked.push(upstream);
             let may_go_on = self.asked.len() < self.tables.retries.max_attempts;
             let hold = may_go_on && self.fresh.iter().any(|other| other.upstream != upstream);
@@ -102,7 +97,22 @@ impl<'a> Failover<'a> {
                 Some(next) => (lease, candidate) = next,
                 None => return self.end(),
             }
+            model = self.note(&candidate, call);
         }
+    }
+
+    /// Notes the model that this candidate is asked for, and what it costs there.
+    fn note(&mut self, candidate: &Candidate, call: &Call<'_>) -> Option<Arc<str>> {
+        let target = self.route.targets.get(candidate.target);
+        let model = target.and_then(|target| target.model.clone()).or_else(|| {
+            // The target keeps the name that the client wrote.
+            call.model.map(|asked| Arc::from(&*asked.name))
+        });
+        let outcome = self.settlement.outcome();
+        let price = |model: &str| self.tables.prices.price(candidate.upstream, model, outcome.id.millis());
+        outcome.price = model.as_deref().and_then(price);
+        outcome.upstream_model.clone_from(&model);
+        model
     }
 
     /// The first one that has a place. Where all are full, the first that gets one within the time of the queue.

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::{
     Answer, Arrival, Proxy, Tables,
     attempt::Call,
+    closing::Closing,
     error::Refusal,
     failover::Failover,
     quota,
@@ -18,9 +19,8 @@ use super::{
 };
 use crate::{
     auth::Caller,
-    domain::chance,
-    limits::{Limited, Permit, Used},
-    metering::Settlement,
+    domain::{chance, money::Currency, usage::Estimate},
+    limits::{Costs, Limited, Permit},
     routing::{self, Bar, Candidate, Route},
     upstream::Endpoint,
 };
@@ -35,18 +35,12 @@ where
 {
     // Kept to the end: a reload never changes a request under way.
     let tables = proxy.tables();
-    let mut settlement = tables.open(&arrival);
-    let mut permit = None;
-    let obtained = obtain(proxy, &tables, &mut settlement, &mut permit, endpoint, request).await;
-    let quotas = permit.as_ref().map(Permit::quotas);
+    let mut closing = Closing::from(tables.open(&arrival));
+    let obtained = obtain(proxy, &tables, &mut closing, endpoint, request).await;
+    let quotas = closing.permit.as_ref().map(Permit::quotas);
     let mut response = match obtained {
-        Ok(reply) => respond::relay(reply, settlement, permit),
-        Err(refusal) => {
-            if let Some(permit) = &mut permit {
-                permit.settle(Used::Nothing);
-            }
-            refusal.answer(settlement)
-        }
+        Ok(reply) => respond::relay(reply, closing),
+        Err(refusal) => refusal.answer(closing),
     };
     if let Some(quotas) = quotas {
         quota::write(response.headers_mut(), &quotas);
@@ -58,8 +52,7 @@ where
 async fn obtain<B>(
     proxy: &Proxy,
     tables: &Tables,
-    settlement: &mut Settlement,
-    permit: &mut Option<Permit>,
+    closing: &mut Closing,
     endpoint: Endpoint,
     request: Request<B>,
 ) -> Result<Reply, Refusal>
@@ -67,6 +60,7 @@ where
     B: Body<Data = Bytes, Error: std::error::Error + 'static> + Send + Unpin,
 {
     let (head, body) = request.into_parts();
+    let Closing { settlement, permit } = closing;
 
     // Authenticate: the cheapest refusal comes first, before a byte of the body is read.
     let caller = caller(tables, &head.headers).map_err(|refusal| refusal.leaving(&body))?;
@@ -74,11 +68,12 @@ where
     (outcome.key, outcome.group) = (Some(Arc::clone(&caller.name)), caller.group.clone());
 
     // Admit requests, of a minute and at once.
-    let limited = |limited: Limited| {
+    let limited = |limited: Box<Limited>| {
         tables.metrics.limited(limited.kind.name(), limited.whose.name());
         Refusal::limited(&limited)
     };
-    *permit = tables.limits.admit(caller.index).map_err(|refused| limited(refused).leaving(&body))?;
+    let admitted = tables.limits.admit(caller.index).map_err(|refused| limited(refused).leaving(&body))?;
+    let permit = permit.insert(admitted);
 
     // Read the body: bounded, decoded, scanned piece by piece.
     let received =
@@ -91,11 +86,16 @@ where
     // Only now, as the log may show the names of models that were found to lead somewhere, and no others.
     outcome.model = received.model.as_ref().map(|model| Arc::from(&*model.name));
 
-    // Admit tokens.
-    if let Some(permit) = permit {
-        tables.limits.reserve(permit, route.model, received.rope.len()).map_err(limited)?;
-        settlement.outcome().reserved = permit.reserved();
-    }
+    // Admit what it will probably use, and what that costs.
+    let estimate = tables.limits.estimate(permit, route.model, received.rope.len());
+    settlement.outcome().estimate = Some(estimate);
+    let began = settlement.outcome().id.millis();
+    let costs = if permit.has_budgets() {
+        dearest(tables, &caller, &route, received.model.as_ref().map(|model| &*model.name), estimate, began)
+    } else {
+        Costs::default()
+    };
+    permit.reserve(estimate, &costs, began).map_err(limited)?;
 
     let candidates = candidates(tables, &caller, &route, received.rope.len());
     let preference = preference(&caller, &received, &head.headers);
@@ -129,6 +129,28 @@ fn resolve<'a>(tables: &'a Tables, caller: &Caller, received: &Received) -> Resu
         Some(largest) if received.rope.len() > largest => Err(Refusal::upstream_limit(largest)),
         _ => Ok(route),
     }
+}
+
+/// What it costs where it is dearest, in each currency. A model without a price costs nothing that anybody knows.
+fn dearest(
+    tables: &Tables,
+    caller: &Caller,
+    route: &Route<'_>,
+    asked: Option<&str>,
+    estimate: Estimate,
+    began: u64,
+) -> Costs {
+    let (usage, exchange) = (estimate.usage(), tables.prices.exchange());
+    let mut costs = Costs::default();
+    for target in route.targets.iter().filter(|target| caller.may_use(target.upstream)) {
+        let Some(model) = target.model.as_deref().or(asked) else { continue };
+        let Some(price) = tables.prices.price(target.upstream, model, began) else { continue };
+        for (currency, dearest) in Currency::ALL.into_iter().zip(&mut costs) {
+            let cost = exchange.convert(price.cost(&usage), price.currency, currency).unwrap_or_default();
+            *dearest = cost.max(*dearest);
+        }
+    }
+    costs
 }
 
 /// Every way to serve the request, as it stands now.

@@ -1,6 +1,7 @@
 //! The gateway itself: joins keys, routes, upstreams and metering into the path of one request ([`forward`]).
 
 mod attempt;
+mod closing;
 pub mod error;
 pub mod explain;
 mod failover;
@@ -9,6 +10,7 @@ mod intake;
 mod quota;
 mod receive;
 mod respond;
+mod status;
 
 use std::sync::{Arc, PoisonError, RwLock, atomic::AtomicUsize};
 
@@ -17,6 +19,7 @@ use tokio::time::Instant;
 
 use crate::{
     auth::Keys,
+    billing::Prices,
     config::{self, Config, Retries, Timeouts},
     domain::{
         budget::Budget,
@@ -24,6 +27,7 @@ use crate::{
         clock::Clock,
         departure::Departure,
         id::{RequestId, RequestIds},
+        spending::Spending,
     },
     limits::{Limits, Meters},
     metering::{Ledger, Settlement},
@@ -53,6 +57,7 @@ pub struct Tables {
     /// Who may call.
     pub keys: Keys,
     limits: Limits,
+    prices: Prices,
     /// Where models lead.
     pub routes: Routes,
     /// The upstreams, by the indices that `routes` and `keys` speak of.
@@ -71,14 +76,18 @@ pub struct Tables {
 pub struct Common {
     pools: Pools,
     meters: Meters,
+    /// What was spent of budgets.
+    pub spending: Arc<Spending>,
 }
 
 impl Common {
     /// For a configuration. What keeps its name in it goes on as it is in `previous`.
     pub fn new(config: &Config, previous: Option<&Self>, metrics: &Metrics, now: Instant) -> Self {
+        let spending = previous.map(|common| Arc::clone(&common.spending)).unwrap_or_default();
         Self {
             pools: Pools::new(config, previous.map(|common| &common.pools), metrics, now),
-            meters: Meters::new(config, previous.map(|common| &common.meters), now),
+            meters: Meters::new(config, previous.map(|common| &common.meters), &spending, now),
+            spending,
         }
     }
 }
@@ -156,6 +165,7 @@ impl Tables {
         Ok(Self {
             keys: Keys::new(&config.keys, &config.groups),
             limits: Limits::new(&config, &common.meters),
+            prices: Prices::new(&config),
             routes: Routes::new(&config),
             senders: senders.collect(),
             metrics: Arc::new(metrics.worker(upstreams.iter().map(|upstream| &*upstream.config.name))),
@@ -177,6 +187,11 @@ impl Tables {
             && self.timeouts.upstream_connect == timeouts.upstream_connect
             && self.timeouts.upstream_pool_idle == timeouts.upstream_pool_idle;
         if same { self.senders.get(index).cloned() } else { None }
+    }
+
+    /// Makes the counters of all budgets, so that it is known what was spent before the first request asks.
+    pub fn count_budgets(&self, clock: Clock) {
+        self.limits.count_budgets(u64::try_from(clock.since_epoch().as_millis()).unwrap_or(u64::MAX));
     }
 
     /// Opens the record of a request.

@@ -4,7 +4,12 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::limits::{Quota, Quotas};
+use jiff::Timestamp;
+
+use crate::{
+    domain::{money::Budget, spending::Span},
+    limits::{Quota, Quotas},
+};
 
 const PREFIX: &str = "x-ratelimit-";
 
@@ -37,6 +42,13 @@ pub(super) fn write(headers: &mut HeaderMap, quotas: &Quotas) {
             headers.insert(resets, value);
         }
     }
+}
+
+/// That a budget is spent, and when there is one again.
+pub(super) fn spent(whose: &str, name: &str, budget: &Budget, span: &Span) -> String {
+    let again = i64::try_from(span.to).ok().and_then(|millis| Timestamp::from_millisecond(millis).ok());
+    let again = again.map(|again| format!(" There is one again from {again} on.")).unwrap_or_default();
+    format!("The {whose} `{name}` has spent its budget of {budget}.{again}")
 }
 
 /// `12ms`, `8.64s`, `6m0s`: as OpenAI writes them, and Go. Rounded up, so that nobody comes too early.

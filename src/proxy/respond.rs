@@ -14,12 +14,10 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
-use super::{attempt::upstream_request_id, error::sign};
+use super::{attempt::upstream_request_id, closing::Closing, error::sign};
 use crate::{
     config::OnIncomplete,
     domain::outcome::End,
-    limits::{Permit, Used},
-    metering::Settlement,
     protocol::observe::{Observer, Terminal},
     upstream::{
         Lease, Verdict,
@@ -129,7 +127,7 @@ impl Source {
 }
 
 /// Turns the upstream's answer into ours.
-pub(super) fn relay(reply: Reply, mut settlement: Settlement, permit: Option<Permit>) -> Response<Answer> {
+pub(super) fn relay(reply: Reply, mut closing: Closing) -> Response<Answer> {
     let streamed = reply.media == Media::EventStream;
     let readable = !headers::is_coded(&reply.head.headers);
     let observer = match reply.media {
@@ -137,7 +135,7 @@ pub(super) fn relay(reply: Reply, mut settlement: Settlement, permit: Option<Per
         Media::Json if readable => Observer::json(),
         _ => Observer::opaque(),
     };
-    let outcome = settlement.outcome();
+    let outcome = closing.settlement.outcome();
     outcome.status = Some(reply.head.status);
     // Where several were asked, it is the one whose answer the client gets.
     outcome.upstream_request_id = upstream_request_id(&reply.head.headers).map(Into::into);
@@ -153,12 +151,11 @@ pub(super) fn relay(reply: Reply, mut settlement: Settlement, permit: Option<Per
         source: reply.source,
         observer,
         watched_stream: streamed && readable,
-        settlement,
+        closing,
         succeeded: reply.head.status.is_success(),
         on_incomplete: reply.on_incomplete,
         silence: Silence::new(reply.silence),
         lease: reply.lease,
-        permit,
         over: false,
         broken: None,
     };
@@ -236,13 +233,11 @@ pub struct Relay {
     observer: Observer,
     /// An event stream whose events can be seen: it has to hold a terminal one.
     watched_stream: bool,
-    settlement: Settlement,
+    closing: Closing,
     succeeded: bool,
     on_incomplete: OnIncomplete,
     silence: Silence,
     lease: Option<Lease>,
-    /// The client's place among the requests at once, and what it will probably use.
-    permit: Option<Permit>,
     /// Settled.
     over: bool,
     /// What the next poll fails with.
@@ -289,13 +284,13 @@ impl Relay {
 
     fn look(&mut self, data: &Bytes) {
         self.silence.broken();
-        self.settlement.first_byte();
+        self.closing.settlement.first_byte();
         if self.succeeded
             && let Some(lease) = &mut self.lease
         {
             lease.answers();
         }
-        self.settlement.outcome().bytes_down += data.len() as u64;
+        self.closing.settlement.outcome().bytes_down += data.len() as u64;
         self.observer.feed(data);
     }
 
@@ -338,20 +333,8 @@ impl Relay {
                 _ => Verdict::Answered,
             });
         }
-        self.settlement.seen(self.observer.seen());
-        self.settle_permit(end == End::UpstreamError);
-        self.settlement.settle(end);
-    }
-
-    /// What was reserved counts where nobody knows what was used: hanging up early is not free.
-    fn settle_permit(&mut self, failed: bool) {
-        let Some(mut permit) = self.permit.take() else { return };
-        let usage = self.observer.seen().usage;
-        permit.settle(match (usage.is_empty(), failed) {
-            (false, _) => Used::Tokens { input: usage.input, output: usage.output },
-            (true, true) => Used::Nothing,
-            (true, false) => Used::Unknown,
-        });
+        self.closing.settlement.seen(self.observer.seen());
+        self.closing.close(end);
     }
 }
 
@@ -360,17 +343,16 @@ impl Drop for Relay {
     fn drop(&mut self) {
         if !self.over {
             // It answered, as far as anybody wanted to know. One that never came to its first byte says nothing.
-            if self.settlement.outcome().bytes_down > 0
+            if self.closing.settlement.outcome().bytes_down > 0
                 && let Some(mut lease) = self.lease.take()
             {
                 lease.left(self.silence.since);
             }
-            self.settle_permit(false);
-            self.settlement.seen(self.observer.seen());
+            self.closing.settlement.seen(self.observer.seen());
             if let Some(terminal) = self.observer.seen().terminal {
-                self.settlement.settle(end_of(terminal));
+                self.closing.close(end_of(terminal));
             }
-            // Otherwise the settlement asks the connection why it ended.
+            // Otherwise the connection is asked why it ended.
         }
     }
 }

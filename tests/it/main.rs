@@ -4,6 +4,7 @@
 
 mod support;
 
+mod billing;
 mod bodies;
 mod cancel;
 mod cli;

@@ -7,9 +7,10 @@ use tidegate::{
         ledger::{Row, State},
         money::{Currency, MOST, UNIT},
         price::Price,
+        spending::Spender,
         usage::Usage,
     },
-    store::sql::{By, Database, FILE, Place, Spender},
+    store::sql::{By, Database, FILE, Place},
 };
 
 use crate::support::database::Postgres;

@@ -47,6 +47,11 @@ fn records(rows: &[Row<'_>]) -> Vec<u8> {
     bytes
 }
 
+fn into(folder: &Path) -> Into {
+    let (spending, clock, copy) = (Arc::default(), Clock::system(), folder.join("budgets.json"));
+    Into { place: place(folder), origin: "here".into(), spending, clock, copy }
+}
+
 fn place(folder: &Path) -> Place {
     Place::Sqlite(folder.join(FILE))
 }
@@ -55,8 +60,7 @@ fn place(folder: &Path) -> Place {
 fn start(folder: &Path) -> (Arc<Journal>, Arc<Condition>, Feeding) {
     let condition = Arc::new(Condition::default());
     let (journal, found) = Journal::open(folder.join("journal"), 1, Arc::clone(&condition)).unwrap();
-    let feeding =
-        Feeding::start(place(folder), "here".into(), Arc::clone(&journal), found, Arc::clone(&condition)).unwrap();
+    let feeding = Feeding::start(into(folder), Arc::clone(&journal), found, Arc::clone(&condition)).unwrap();
     (journal, condition, feeding)
 }
 

@@ -8,19 +8,11 @@ use super::{BATCH, Database, DatabaseError, LONG, count, integer, on, within};
 use crate::domain::{
     ledger::{Row, State},
     money::{Currency, MOST, UNIT},
+    spending::Spender,
 };
 
 /// Rows of one statement: of 34 values each, SQLite takes 32,766 and PostgreSQL 65,535.
 const ROWS: usize = 100;
-
-/// Whose rows are summed up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Spender {
-    /// Those of a key.
-    Key,
-    /// Those of all keys of a group.
-    Group,
-}
 
 const INSERT: &str = "INSERT INTO ledger (id, time_ms, state, origin, key_name, group_name, model, upstream_model, \
      upstream, credential, end_reason, response_id, currency, status, input_tokens, cached_tokens, output_tokens, \

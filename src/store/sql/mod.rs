@@ -16,7 +16,6 @@ use tokio::time::timeout;
 
 use crate::config::{Config, Store};
 
-pub use ledger::Spender;
 pub use usage::{By, Total};
 
 /// SQLite's file in the data folder.

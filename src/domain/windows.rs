@@ -4,16 +4,7 @@ use std::sync::{Mutex, PoisonError};
 
 use jiff::{Timestamp, ToSpan, civil::Date, tz::TimeZone};
 
-use crate::domain::money::Window;
-
-/// A stretch of time, in milliseconds since 1970-01-01 UTC; the end is not in it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Span {
-    /// Its first moment.
-    pub from: u64,
-    /// The first one after it.
-    pub to: u64,
-}
+use super::{money::Window, spending::Span};
 
 /// Which day or month a moment is in, in one time zone.
 #[derive(Debug)]

@@ -1,0 +1,136 @@
+//! Keeps the counters of budgets to what the ledger says, and a copy of them for a start without a database.
+
+use std::{
+    collections::HashMap,
+    fs::{self, OpenOptions},
+    io::{self, Write},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+use crate::{
+    domain::{
+        clock::Clock,
+        money::{Currency, Window},
+        spending::{Account, Span, Spender, Spending},
+    },
+    store::sql::{Database, DatabaseError},
+};
+
+/// What others spent, and what the last process left behind, is known this much later. What this process spends it counts
+/// itself.
+const READ_EVERY: Duration = Duration::from_secs(5);
+
+/// The file of the copy in the data folder.
+pub const FILE: &str = "budgets.json";
+
+/// The counters, and what is known of them.
+pub(super) struct Spent {
+    pub(super) spending: Arc<Spending>,
+    pub(super) clock: Clock,
+    file: PathBuf,
+    /// When each was read last.
+    read: HashMap<Account, Instant>,
+    /// What the copy says.
+    saved: Vec<Saved>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Saved {
+    spender: String,
+    name: String,
+    currency: String,
+    window: String,
+    from: u64,
+    to: u64,
+    spent: u64,
+}
+
+impl Spent {
+    /// With what the copy at `file` says.
+    pub(super) fn new(spending: Arc<Spending>, clock: Clock, file: PathBuf) -> Self {
+        let copy = fs::read(&file).ok().and_then(|text| serde_json::from_slice::<Vec<Saved>>(&text).ok());
+        for saved in copy.unwrap_or_default() {
+            if let Some(account) = saved.account() {
+                spending.counter(account).raise(saved.spent);
+            }
+        }
+        Self { spending, clock, file, read: HashMap::new(), saved: Vec::new() }
+    }
+
+    /// Reads what is due.
+    pub(super) async fn read(&mut self, database: &mut Database) -> Result<(), DatabaseError> {
+        let (now, exchange) = (Instant::now(), self.spending.exchange());
+        let accounts = self.spending.accounts(self.millis());
+        for (account, counter) in &accounts {
+            if self.read.get(account).is_some_and(|read| now < *read + READ_EVERY) {
+                continue;
+            }
+            let Account { spender, name, currency, window: _, span } = account;
+            let sums = database.spent(*spender, name, span.from, span.to).await?;
+            let in_currency = |(from, sum): (Currency, u64)| exchange.convert(sum, from, *currency);
+            let sum = Currency::ALL.into_iter().zip(sums).filter_map(in_currency).fold(0, u64::saturating_add);
+            counter.raise(sum);
+            counter.is_known();
+            self.read.insert(account.clone(), now);
+        }
+        if self.read.len() > accounts.len() {
+            self.read.retain(|known, _| accounts.iter().any(|(account, _)| account == known));
+        }
+        Ok(())
+    }
+
+    /// Writes the copy, where something changed.
+    pub(super) fn save(&mut self) {
+        let now: Vec<Saved> = self.spending.accounts(self.millis()).iter().map(Saved::of).collect();
+        if now == self.saved {
+            return;
+        }
+        let written = serde_json::to_vec(&now).map_err(io::Error::from).and_then(|text| replace(&self.file, &text));
+        match written {
+            Ok(()) => self.saved = now,
+            Err(error) => tracing::warn!(%error, file = %self.file.display(), "what was spent cannot be copied"),
+        }
+    }
+
+    fn millis(&self) -> u64 {
+        u64::try_from(self.clock.since_epoch().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+impl Saved {
+    fn of((account, counter): &(Account, Arc<crate::domain::spending::Counter>)) -> Self {
+        let Account { spender, name, currency, window, span } = account;
+        Self {
+            spender: spender.name().to_owned(),
+            name: name.to_string(),
+            currency: currency.name().to_owned(),
+            window: window.name().to_owned(),
+            from: span.from,
+            to: span.to,
+            spent: counter.spent(),
+        }
+    }
+
+    fn account(&self) -> Option<Account> {
+        let spender = [Spender::Key, Spender::Group].into_iter().find(|one| one.name() == self.spender)?;
+        let window = Window::ALL.into_iter().find(|one| one.name() == self.window)?;
+        let (currency, span) = (Currency::named(&self.currency)?, Span { from: self.from, to: self.to });
+        Some(Account { spender, name: self.name.as_str().into(), currency, window, span })
+    }
+}
+
+/// Puts a file in the place of another: whole, or not at all.
+fn replace(file: &Path, text: &[u8]) -> io::Result<()> {
+    let fresh = file.with_extension("new");
+    let mut options = OpenOptions::new();
+    options.create(true).truncate(true).write(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(&fresh)?.write_all(text)?;
+    fs::rename(&fresh, file)
+}

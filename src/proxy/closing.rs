@@ -1,0 +1,57 @@
+//! The end of a request: its record and its permit are settled together and once, however it ends.
+
+use http::StatusCode;
+
+use crate::{
+    domain::{ledger::State, outcome::End, problem::Problem},
+    limits::{Permit, Used},
+    metering::Settlement,
+};
+
+/// What has to be settled. Dropped before it was, the connection's departure tells how it ended.
+#[derive(Debug)]
+pub(super) struct Closing {
+    pub(super) settlement: Settlement,
+    /// Once the key was admitted.
+    pub(super) permit: Option<Permit>,
+}
+
+impl From<Settlement> for Closing {
+    fn from(settlement: Settlement) -> Self {
+        Self { settlement, permit: None }
+    }
+}
+
+impl Closing {
+    /// It is over.
+    pub(super) fn close(&mut self, end: End) {
+        self.settlement.settle(end);
+        self.settle_permit();
+    }
+
+    /// It is over with an error of ours.
+    pub(super) fn refuse(&mut self, problem: Problem, status: StatusCode) {
+        self.settlement.refuse(problem, status);
+        self.settle_permit();
+    }
+
+    /// The limits get what the ledger's row says. What was reserved counts where nobody knows what was used: hanging up early
+    /// is not free.
+    fn settle_permit(&mut self) {
+        let Some(mut permit) = self.permit.take() else { return };
+        let Some(charged) = self.settlement.charged() else { return permit.settle(Used::Nothing, None) };
+        let used = match charged.state {
+            _ if !charged.usage.is_empty() => Used::Tokens { input: charged.usage.input, output: charged.usage.output },
+            State::Exact => Used::Nothing,
+            _ => Used::Unknown,
+        };
+        permit.settle(used, charged.cost);
+    }
+}
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.settlement.leave();
+        self.settle_permit();
+    }
+}

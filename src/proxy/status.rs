@@ -1,0 +1,72 @@
+//! What each error of ours is on the wire: its status, its type, and whether trying again may help.
+
+use http::StatusCode;
+
+use crate::domain::problem::Problem;
+
+/// The status of an error of ours.
+pub(super) fn status(problem: Problem) -> StatusCode {
+    match problem {
+        Problem::InvalidApiKey => StatusCode::UNAUTHORIZED,
+        Problem::UnknownUrl | Problem::ModelNotFound => StatusCode::NOT_FOUND,
+        Problem::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+        Problem::WebsocketUnsupported => StatusCode::UPGRADE_REQUIRED,
+        Problem::ModelRequired
+        | Problem::InvalidModel
+        | Problem::InvalidJson
+        | Problem::RepeatedField
+        | Problem::InvalidEncoding
+        | Problem::RequestAborted
+        | Problem::InvalidFraming => StatusCode::BAD_REQUEST,
+        Problem::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+        Problem::RequestTooLarge | Problem::UpstreamLimit => StatusCode::PAYLOAD_TOO_LARGE,
+        Problem::UnsupportedEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        Problem::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
+        Problem::UpstreamUnreachable
+        | Problem::UpstreamDisconnected
+        | Problem::UpstreamAuth
+        | Problem::UpstreamBadAnswer => StatusCode::BAD_GATEWAY,
+        Problem::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
+        Problem::UpstreamBusy | Problem::GatewayOverloaded => StatusCode::SERVICE_UNAVAILABLE,
+        Problem::LedgerUnavailable | Problem::LimitsUnavailable | Problem::KeysUnavailable => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
+        Problem::RequestLimit | Problem::TokenLimit | Problem::InFlightLimit | Problem::BudgetSpent => {
+            StatusCode::TOO_MANY_REQUESTS
+        }
+        Problem::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+/// `error.type`.
+pub(super) fn kind(problem: Problem) -> &'static str {
+    match problem {
+        Problem::RequestLimit | Problem::InFlightLimit => "requests",
+        Problem::TokenLimit => "tokens",
+        Problem::BudgetSpent => "insufficient_quota",
+        _ if status(problem).is_server_error() => "server_error",
+        _ => "invalid_request_error",
+    }
+}
+
+/// Whether the same request may succeed a little later. What cannot heal says so, or SDKs try again in vain.
+pub(super) fn may_heal(problem: Problem) -> bool {
+    matches!(
+        problem,
+        Problem::RequestTimeout
+            | Problem::RequestAborted
+            | Problem::UpstreamUnreachable
+            | Problem::UpstreamDisconnected
+            | Problem::UpstreamTimeout
+            | Problem::UpstreamBadAnswer
+            | Problem::UpstreamBusy
+            | Problem::RequestLimit
+            | Problem::TokenLimit
+            | Problem::InFlightLimit
+            | Problem::GatewayOverloaded
+            | Problem::LedgerUnavailable
+            | Problem::LimitsUnavailable
+            | Problem::KeysUnavailable
+            | Problem::Internal
+    )
+}

@@ -1,0 +1,211 @@
+//! What requests cost, and budgets.
+
+use tidegate::{
+    config::{Config, Group, Limits, ModelPrice},
+    domain::{
+        money::{Budget, Currency, UNIT},
+        price::Price,
+        spending::Spender,
+    },
+    store::sql::{By, Database, FILE, Place, Total},
+};
+use tokio::sync::oneshot;
+
+use crate::support::{
+    client::Client,
+    database::until,
+    gateway::{Gateway, config, model, upstream},
+    soon,
+    upstream::{RESPONSE, STREAM, Step, Upstream, chunk, json},
+};
+
+const BODY: &str = r#"{"model":"smart","input":"hi"}"#;
+
+/// 1 CNY a request, and 1, 0.5, 2 and 3 for a million tokens of each kind.
+const PRICE: Price = Price {
+    currency: Currency::Cny,
+    input: UNIT,
+    cached: UNIT / 2,
+    output: 2 * UNIT,
+    reasoning: 3 * UNIT,
+    per_call: UNIT,
+};
+
+fn price(upstream: usize, price: Price) -> ModelPrice {
+    ModelPrice { upstream, model: "real".into(), from: 0, price }
+}
+
+fn budgets(texts: &[&str]) -> Vec<Budget> {
+    texts.iter().map(|text| Budget::parse(text).unwrap()).collect()
+}
+
+/// One upstream whose model has a price, and a key with these budgets.
+fn priced(base_url: &str, of_key: &[&str]) -> Config {
+    let mut config = config(base_url);
+    config.prices = vec![price(0, PRICE)];
+    config.keys[0].budgets = budgets(of_key);
+    config
+}
+
+async fn usage(gateway: &Gateway) -> Vec<Total> {
+    let place = Place::Sqlite(gateway.folder.path().join(FILE));
+    let Ok(mut database) = Database::open_to_read(&place).await else { return Vec::new() };
+    database.usage(By::Key, 0, u64::MAX).await.unwrap_or_default()
+}
+
+async fn rows(gateway: &Gateway, count: u64) -> Vec<Total> {
+    until("the rows", async || usage(gateway).await.iter().map(|total| total.requests).sum::<u64>() == count).await;
+    usage(gateway).await
+}
+
+/// 3 tokens in, one of them cached; 5 out, two of them reasoning.
+const COST: u64 = UNIT + (2 * UNIT + UNIT / 2 + 3 * 2 * UNIT + 2 * 3 * UNIT) / 1_000_000;
+
+#[tokio::test]
+async fn a_row_is_billed_with_its_price() {
+    let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
+    let gateway = Gateway::start(priced(&upstream.base_url(), &[]));
+    assert_eq!(gateway.connect().await.create(BODY).await.status, 200);
+    let rows = rows(&gateway, 1).await;
+    assert_eq!((rows[0].cost, rows[0].unpriced, rows[0].estimated), ([COST, 0], 0, 0));
+    // One without a price is counted in tokens.
+    assert_eq!(gateway.connect().await.create(r#"{"model":"gpt-x"}"#).await.status, 200);
+    let rows = self::rows(&gateway, 2).await;
+    assert_eq!((rows[0].cost, rows[0].unpriced, rows[0].input), ([COST, 0], 1, 6));
+}
+
+#[tokio::test]
+async fn the_upstream_that_answered_is_billed() {
+    let dead = Upstream::fixed(json("503 Service Unavailable", "{}")).await;
+    let alive = Upstream::fixed(json("200 OK", RESPONSE)).await;
+    let mut config = priced(&dead.base_url(), &[]);
+    config.upstreams.push(upstream("other", &alive.base_url()));
+    config.models = vec![model("smart", &[(0, Some("real")), (1, Some("real"))])];
+    let dollars = Price { currency: Currency::Usd, per_call: 7, input: 0, cached: 0, output: 0, reasoning: 0 };
+    config.prices.push(price(1, dollars));
+    let gateway = Gateway::start(config);
+    assert_eq!(gateway.connect().await.create(BODY).await.status, 200);
+    assert_eq!(rows(&gateway, 1).await[0].cost, [0, 7]);
+}
+
+#[tokio::test]
+async fn an_error_costs_nothing_and_who_hangs_up_pays() {
+    let mut steps = vec![
+        vec![Step::Send(json("400 Bad Request", r#"{"error":{"message":"no"}}"#))],
+        vec![Step::Send([STREAM, &chunk(b"data: {}\n\n")].concat()), Step::UntilClosed(oneshot::channel().0)],
+    ]
+    .into_iter();
+    let upstream = Upstream::scripted(move |_| steps.next().unwrap()).await;
+    let gateway = Gateway::start(priced(&upstream.base_url(), &["100CNY/day"]));
+    assert_eq!(gateway.connect().await.create(BODY).await.status, 400);
+    assert_eq!(rows(&gateway, 1).await[0].cost, [0, 0]);
+    let mut client = gateway.connect().await;
+    client.post(BODY).await;
+    client.head().await;
+    drop(client);
+    let rows = rows(&gateway, 2).await;
+    // 2,000 tokens are expected of a model that was never seen.
+    assert!(rows[0].cost[0] >= UNIT + 2000 * 2 * UNIT / 1_000_000, "{rows:?}");
+    assert_eq!((rows[0].estimated, rows[0].exact, rows[0].partial), (1, 1, 1));
+}
+
+#[tokio::test]
+async fn a_budget_that_is_spent_says_so() {
+    let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
+    let gateway = Gateway::start(priced(&upstream.base_url(), &["2.5CNY/day", "100CNY/total"]));
+    let mut client = gateway.connect().await;
+    for _ in 0..2 {
+        assert_eq!(client.create(BODY).await.status, 200);
+    }
+    let mut served = 2;
+    // The third may come, as something is left and nothing is under way; then nothing is.
+    let refused = loop {
+        let answer = client.create(BODY).await;
+        if answer.status != 200 {
+            break answer;
+        }
+        served += 1;
+    };
+    assert_eq!(served, 3);
+    refused.assert_final(429, "insufficient_quota", true);
+    assert_eq!((refused.header("retry-after"), refused.header("x-should-retry")), (None, Some("false")));
+    let message = refused.message();
+    assert!(
+        message.starts_with("The key `tester` has spent its budget of 2.5 CNY/day. There is one again from 20"),
+        "{message}"
+    );
+    assert_eq!(gateway.metric(r#"tidegate_limited_total{limit="budgets",of="key"}"#).await, 1.0);
+    let rows = rows(&gateway, 3).await;
+    assert_eq!(rows[0].cost, [3 * COST, 0]);
+}
+
+#[tokio::test]
+async fn keys_of_a_group_share_a_budget_in_another_currency() {
+    let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
+    let mut config = priced(&upstream.base_url(), &[]);
+    config.money.cny_per_usd = Some(7 * UNIT);
+    config.groups = vec![Group { name: "team".into(), limits: Limits::default(), budgets: budgets(&["0.5USD/month"]) }];
+    config.keys[0].group = Some(0);
+    let gateway = Gateway::start(config);
+    let mut client = gateway.connect().await;
+    let mut served = 0;
+    while client.create(BODY).await.status == 200 {
+        served += 1;
+    }
+    // 3.5 CNY: three fit, and a fourth is the last that finds something left.
+    assert_eq!(served, 4);
+    assert!(client.create(BODY).await.message().starts_with("The group `team` has spent its budget of 0.5 USD/month."));
+}
+
+#[tokio::test]
+async fn what_was_spent_is_known_after_a_restart() {
+    let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
+    let mut settings = priced(&upstream.base_url(), &["2CNY/total"]);
+    let data = tempfile::tempdir().unwrap();
+    settings.server.data_dir = data.path().to_owned();
+    let mut gateway = Gateway::run(settings.clone(), None, data);
+    let mut client = gateway.connect().await;
+    for _ in 0..2 {
+        assert_eq!(client.create(BODY).await.status, 200);
+    }
+    gateway.stop();
+    gateway.ended().await;
+    let folder = std::mem::replace(&mut gateway.folder, tempfile::tempdir().unwrap());
+    let mut again = Gateway::run(settings.clone(), None, folder);
+    assert_eq!(again.connect().await.create(BODY).await.status, 429);
+    again.stop();
+    again.ended().await;
+    // Without its database the copy counts.
+    let folder = std::mem::replace(&mut again.folder, tempfile::tempdir().unwrap());
+    std::fs::remove_file(folder.path().join(FILE)).unwrap();
+    std::fs::create_dir(folder.path().join(FILE)).unwrap();
+    let without = Gateway::run(settings, None, folder);
+    assert_eq!(without.connect().await.create(BODY).await.status, 429);
+}
+
+#[tokio::test]
+async fn many_at_once_do_not_overspend() {
+    let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
+    let mut config = priced(&upstream.base_url(), &["10CNY/total"]);
+    // What a request costs is known before: the price of a call.
+    config.prices = vec![price(0, Price { input: 0, cached: 0, output: 0, reasoning: 0, ..PRICE })];
+    config.server.workers = 2;
+    let gateway = Gateway::start(config);
+    let address = gateway.address;
+    let asking = (0..200).map(|_| {
+        tokio::spawn(async move {
+            let mut client = Client::connect(address).await;
+            client.create(BODY).await.status
+        })
+    });
+    let asking: Vec<_> = asking.collect();
+    let mut served = 0;
+    for one in asking {
+        served += u64::from(soon("an answer", one).await.unwrap() == 200);
+    }
+    assert_eq!(served, 10);
+    assert_eq!(rows(&gateway, 10).await[0].cost, [10 * UNIT, 0]);
+    let mut database = Database::open_to_read(&Place::Sqlite(gateway.folder.path().join(FILE))).await.unwrap();
+    let spent = database.spent(Spender::Key, "tester", 0, u64::MAX).await.unwrap();
+    assert_eq!(spent, [10 * UNIT, 0]);
+}
