@@ -1,5 +1,6 @@
 //! The configuration after every check: what the rest of the crate reads. Nothing here can be wrong any more.
 
+mod key;
 mod money;
 
 use std::{fmt, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
@@ -8,8 +9,7 @@ use http::{HeaderMap, HeaderName, Uri};
 use rustls::sign::CertifiedKey;
 use secrecy::{ExposeSecret, SecretString};
 
-use crate::domain::money::Budget;
-
+pub use key::{Group, Key, Limits};
 pub use money::{ModelPrice, Money};
 
 /// Everything a start needs.
@@ -382,45 +382,4 @@ pub struct Target {
     pub priority: u32,
     /// Its share among those of the same priority; at least 1.
     pub weight: u32,
-}
-
-/// `[[keys]]`: one client key.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Key {
-    /// Its name in logs.
-    pub name: Arc<str>,
-    /// SHA-256 of its secret; the secret itself is not kept.
-    pub sha256: [u8; 32],
-    /// Model patterns it may ask for; none = all.
-    pub models: Option<Vec<Arc<str>>>,
-    /// Indices into `Config::upstreams` it may use (idle ones left out); none = all.
-    pub upstreams: Option<Vec<usize>>,
-    /// Index into `Config::groups`.
-    pub group: Option<usize>,
-    /// How much it may ask for.
-    pub limits: Limits,
-    /// What it may cost, one for each window at most.
-    pub budgets: Vec<Budget>,
-}
-
-/// `[[groups]]`: keys that share limits.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Group {
-    /// Its name.
-    pub name: Arc<str>,
-    /// How much its keys may ask for together.
-    pub limits: Limits,
-    /// What they may cost together, one for each window at most.
-    pub budgets: Vec<Budget>,
-}
-
-/// How much a key or a group may ask for; none = as much as it likes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Limits {
-    /// Requests per minute.
-    pub requests: Option<u32>,
-    /// Tokens per minute, input and output together.
-    pub tokens: Option<u32>,
-    /// Requests under way at once.
-    pub in_flight: Option<usize>,
 }

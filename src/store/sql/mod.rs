@@ -106,16 +106,37 @@ macro_rules! on {
 }
 use on;
 
+impl DatabaseError {
+    /// Whether SQLite is being used by somebody else who does not let it be waited for.
+    fn is_busy(&self) -> bool {
+        let code = match self {
+            Self::Sql(sqlx::Error::Database(error)) => error.code(),
+            Self::Migration(sqlx::migrate::MigrateError::Execute(sqlx::Error::Database(error))) => error.code(),
+            _ => None,
+        };
+        // SQLITE_BUSY and SQLITE_BUSY_RECOVERY.
+        matches!(code.as_deref(), Some("5" | "261"))
+    }
+}
+
 impl Database {
     /// Opens it, makes SQLite's file where it is missing, and brings the tables up to date.
     ///
     /// # Errors
     /// When that cannot be done.
     pub async fn open(place: &Place) -> Result<Self, DatabaseError> {
-        let connecting = async { Ok(Self { connection: dialect::connect(place, true).await? }) };
-        let mut database = within(BATCH, connecting).await?;
-        within(LONG, database.migrate()).await?;
-        Ok(database)
+        loop {
+            let connecting = async { Ok(Self { connection: dialect::connect(place, true).await? }) };
+            let opened = match within(BATCH, connecting).await {
+                Ok(mut database) => within(LONG, database.migrate()).await.map(|()| database),
+                Err(error) => Err(error),
+            };
+            match opened {
+                // Somebody makes SQLite's file at this very moment, which takes milliseconds.
+                Err(error) if error.is_busy() => tokio::time::sleep(BUSY_FOR).await,
+                opened => return opened,
+            }
+        }
     }
 
     /// Opens it as it is, to be read beside those who write.
@@ -166,6 +187,9 @@ async fn within<T>(limit: Duration, work: impl Future<Output = Result<T, Databas
 
 /// The largest count that is kept: nobody uses a trillion tokens, and sums of such rows still fit.
 const LARGEST: u64 = 1_000_000_000_000;
+
+/// The pause before another try.
+const BUSY_FOR: Duration = Duration::from_millis(20);
 
 /// A count for SQL.
 fn count(number: u64) -> i64 {
