@@ -2,6 +2,7 @@
 //! names, so their number is bounded.
 
 mod connections;
+mod keys;
 mod ledger;
 mod reloads;
 mod standings;
@@ -20,6 +21,7 @@ pub use standings::{Standings, UpstreamHealth};
 
 use crate::domain::{
     budget::Budget,
+    key,
     ledger::Condition,
     outcome::{AttemptResult, End, Outcome},
     problem::Problem,
@@ -100,6 +102,9 @@ pub struct Metrics {
     /// How the ledger stands, and what shows it.
     pub ledger: Arc<Condition>,
     ledger_shown: ledger::Shown,
+    /// How the keys of the store stand.
+    pub keys: Arc<key::Condition>,
+    keys_shown: keys::Shown,
     /// Connections of clients.
     pub connections: Connections,
     /// Reloads of the configuration.
@@ -156,6 +161,7 @@ impl Default for Metrics {
         registry.register("requests_in_flight", "Requests under way", in_flight.clone());
         registry.register("body_memory_bytes", "Bytes held for the bodies of requests", body_memory.clone());
         let ledger_shown = ledger::Shown::new(&mut registry);
+        let keys_shown = keys::Shown::new(&mut registry);
         let connections = Connections::new(&mut registry);
         let reloads = Reloads::new(&mut registry);
         Self {
@@ -175,6 +181,8 @@ impl Default for Metrics {
             body_memory,
             bodies: Budget::default(),
             ledger: Arc::default(),
+            keys: Arc::default(),
+            keys_shown,
             ledger_shown,
             connections,
             reloads,
@@ -228,6 +236,7 @@ impl Metrics {
     pub fn text(&self) -> Result<String, std::fmt::Error> {
         self.body_memory.set(i64::try_from(self.bodies.held()).unwrap_or(i64::MAX));
         self.ledger_shown.show(&self.ledger);
+        self.keys_shown.show(&self.keys);
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
         Ok(text)

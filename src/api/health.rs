@@ -9,7 +9,7 @@ use axum::{extract::State, http::StatusCode, response::IntoResponse};
 use serde_json::json;
 
 use super::{Admin, Data};
-use crate::config::Config;
+use crate::{config::Config, domain::key};
 
 /// What readiness is made of.
 #[derive(Debug)]
@@ -19,6 +19,7 @@ pub struct Health {
     refused: AtomicBool,
     /// Names of the upstreams left out, for want of a credential.
     idle: RwLock<Vec<String>>,
+    keys: Arc<key::Condition>,
 }
 
 fn idle(config: &Config) -> Vec<String> {
@@ -27,8 +28,9 @@ fn idle(config: &Config) -> Vec<String> {
 
 impl Health {
     /// The state of a gateway with this configuration.
-    pub fn new(config: &Config) -> Self {
-        Self { draining: AtomicBool::new(false), refused: AtomicBool::new(false), idle: RwLock::new(idle(config)) }
+    pub fn new(config: &Config, keys: &Arc<key::Condition>) -> Self {
+        let (draining, refused) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { draining, refused, idle: RwLock::new(idle(config)), keys: Arc::clone(keys) }
     }
 
     /// From now on no new work is wanted.
@@ -52,8 +54,10 @@ impl Health {
         self.draining.load(Ordering::Relaxed)
     }
 
+    /// Who has never read the keys of its store cannot serve those who have one.
     fn status(&self) -> StatusCode {
-        if self.is_draining() { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK }
+        let unread = self.keys.unread.load(Ordering::Relaxed);
+        if unread || self.is_draining() { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK }
     }
 }
 
@@ -75,8 +79,14 @@ pub(super) async fn detail(State(admin): State<Admin>) -> impl IntoResponse {
     let ledger = &admin.metrics.ledger;
     let body = json!({
         "ready": status.is_success(),
-        "draining": !status.is_success(),
+        "draining": health.is_draining(),
         "last_reload_refused": health.refused.load(Ordering::Relaxed),
+        "keys": {
+            "unread": health.keys.unread.load(Ordering::Relaxed),
+            "store_fails": health.keys.fails.load(Ordering::Relaxed),
+            "stored": health.keys.stored.load(Ordering::Relaxed),
+            "revision": health.keys.revision.load(Ordering::Relaxed),
+        },
         "ledger": {
             "faults": ledger.faults().filter(|(_, fails)| *fails).map(|(name, _)| name).collect::<Vec<_>>(),
             "waiting": ledger.waiting(),

@@ -184,6 +184,8 @@ fn same_key(was: &Config, one: &Key, is: &Config, other: &Key) -> bool {
         && one.models == other.models
         && one.limits == other.limits
         && one.budgets == other.budgets
+        && (&one.ips, one.expires, one.on_client_gone) == (&other.ips, other.expires, other.on_client_gone)
+        && one.kept == other.kept
         && upstreams(was, one) == upstreams(is, other)
         && group(was, one) == group(is, other)
 }

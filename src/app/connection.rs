@@ -5,6 +5,7 @@
 use std::{
     future::poll_fn,
     io,
+    net::IpAddr,
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, ready},
@@ -61,7 +62,7 @@ pub(super) struct Secure {
 }
 
 /// Serves a connection to its end.
-pub(super) async fn serve(stream: TcpStream, shared: Shared) {
+pub(super) async fn serve(stream: TcpStream, peer: IpAddr, shared: Shared) {
     // An event must go out when it comes: Nagle's algorithm would hold the tail back for 40 ms.
     let _ = stream.set_nodelay(true);
     let _counted = Counted::new(&shared.metrics);
@@ -69,7 +70,7 @@ pub(super) async fn serve(stream: TcpStream, shared: Shared) {
     let write = Arc::new(write);
     let progress = Arc::new(Progress::new(shared.shutdown.leaving()));
     let socket = Socket { read, write: Arc::clone(&write), progress: Arc::clone(&progress) };
-    let connection = Connection { shared: &shared, write, progress, departure: Departure::default() };
+    let connection = Connection { shared: &shared, write, progress, departure: Departure::of(peer) };
     match &shared.tls {
         None => connection.http1(socket).await,
         // Boxed, as it is larger: plain connections shall not pay for it.

@@ -2,9 +2,11 @@
 
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
-    io::{self, Write},
+    io,
     path::{Path, PathBuf},
 };
+
+use crate::store::files;
 
 /// A data folder that is ours until this is dropped.
 #[derive(Debug)]
@@ -74,18 +76,7 @@ impl DataDir {
     /// When it cannot be written.
     pub fn write(&self, name: &str, text: &str) -> Result<(), DataDirError> {
         let path = self.file(name);
-        let fresh = self.file(&format!("{name}.new"));
-        let write = || {
-            let mut options = OpenOptions::new();
-            options.create(true).truncate(true).write(true);
-            #[cfg(unix)]
-            std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-            let mut file = options.open(&fresh)?;
-            file.write_all(text.as_bytes())?;
-            file.sync_all()?;
-            fs::rename(&fresh, &path)
-        };
-        write().map_err(|source| DataDirError::Unusable { path: path.clone(), source })
+        files::replace(&path, text.as_bytes()).map_err(|source| DataDirError::Unusable { path, source })
     }
 }
 

@@ -10,6 +10,7 @@ mod first_key;
 mod framing;
 mod guard;
 mod http2;
+mod keys;
 mod ledger;
 mod log_line;
 mod log_writer;
@@ -41,6 +42,7 @@ use tokio::{
 use self::{
     connection::{Secure, Shared},
     data_dir::{DataDir, DataDirError},
+    keys::StoredKeys,
     ledger::Ledgers,
     progress::Deadlines,
     reload::{Command, Reloader},
@@ -57,7 +59,7 @@ use crate::{
     },
     metrics::Metrics,
     proxy::{Common, Proxy, Tables, TablesError, Tls},
-    store::sql::Place,
+    store::sql::{KeyError, Place},
 };
 
 pub use memory::Memory;
@@ -90,12 +92,9 @@ pub enum StartError {
     /// Neither ids nor a key can be made.
     #[error("random numbers cannot be had: {0}")]
     Chance(#[from] NoChance),
-    /// The hash of the first key is there and is none.
-    #[error(
-        "the first client key cannot be known: {0} does not hold a SHA-256 of 64 hexadecimal digits; put the file \
-         back as it was, or delete it to have a new key made"
-    )]
-    FirstKey(PathBuf),
+    /// The first key cannot be kept.
+    #[error("the first client key cannot be kept: {0}")]
+    FirstKey(#[source] KeyError),
     /// An address cannot be listened on.
     #[error("cannot listen on {address} ({setting}): {source}")]
     Listen {
@@ -142,6 +141,8 @@ pub struct Running {
     workers: Vec<JoinHandle<()>>,
     control: JoinHandle<()>,
     ledgers: Ledgers,
+    /// Keys are looked at for as long as this is here.
+    _keys_watched: mpsc::Sender<()>,
     _data_dir: DataDir,
 }
 
@@ -220,13 +221,17 @@ impl Handle {
 ///
 /// # Errors
 /// When a part of it cannot be had; nothing runs then.
-pub fn start(mut config: Config, origin: Option<Origin>, world: World) -> Result<Running, StartError> {
-    let data_dir = DataDir::open(&config.server.data_dir)?;
-    let made_key = first_key::ensure(&mut config, &data_dir, world)?;
-    let tls = Tls::new(&config)?;
+pub fn start(of_file: Config, origin: Option<Origin>, world: World) -> Result<Running, StartError> {
+    let data_dir = DataDir::open(&of_file.server.data_dir)?;
+    let tls = Tls::new(&of_file)?;
     let metrics = Arc::new(Metrics::default());
+    let mut keys =
+        StoredKeys::open(Place::of(&of_file), &data_dir, Arc::clone(&metrics.keys)).map_err(StartError::Thread)?;
+    let made_key = first_key::make(of_file.keys.len(), &keys, world)?;
+    keys.stored.keys.extend(made_key.as_ref().map(|made| made.key.clone()));
+    let config = reload::with_stored(&of_file, &keys.stored.keys);
     let common = Common::new(&config, None, &metrics, tokio::time::Instant::now());
-    let health = Arc::new(Health::new(&config));
+    let health = Arc::new(Health::new(&config, &metrics.keys));
 
     // Sockets are made inside a runtime; the control thread takes it over.
     let control = runtime()?;
@@ -236,7 +241,7 @@ pub fn start(mut config: Config, origin: Option<Origin>, world: World) -> Result
     };
     let mut ledgers =
         Ledgers::start(Place::of(&config), &data_dir, &common.spending, world, config.server.workers, &metrics)?;
-    let first_key = made_key.map_or(Ok(None), |key| first_key::keep(key, &data_dir, world))?;
+    let first_key = made_key.map_or(Ok(None), |made| first_key::keep(made, &mut keys, &data_dir, world))?;
 
     let (new_deadlines, deadlines) = watch::channel(Deadlines::from(&config.timeouts));
     let (reloader, told) = mpsc::channel();
@@ -285,10 +290,12 @@ pub fn start(mut config: Config, origin: Option<Origin>, world: World) -> Result
     let serving = serve_admin(bound.admin, bound.metrics, admin, handle.admin.clone(), deadlines);
     let control = spawn("control".into(), control, serving)?;
     let memory = Memory::new(&config, connections);
-    if let Some(origin) = origin {
-        let reloader = Reloader { origin, running: config, common, workers: data, metrics, handle: handle.clone() };
-        reloader.start(told).map_err(StartError::Thread)?;
-    }
+    let (keys_watched, stop) = mpsc::channel();
+    let stored = keys.stored.keys.clone();
+    keys.watch(handle.reloader.clone(), stop).map_err(StartError::Thread)?;
+    let reloader =
+        Reloader { origin, of_file, stored, running: config, common, workers: data, metrics, handle: handle.clone() };
+    reloader.start(told).map_err(StartError::Thread)?;
     Ok(Running {
         listen: bound.listen,
         admin_listen: bound.admin_listen,
@@ -299,6 +306,7 @@ pub fn start(mut config: Config, origin: Option<Origin>, world: World) -> Result
         workers,
         control,
         ledgers,
+        _keys_watched: keys_watched,
         _data_dir: data_dir,
     })
 }

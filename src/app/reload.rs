@@ -14,10 +14,11 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{Handle, changes, changes::Changes, first_key};
+use super::{Handle, changes, changes::Changes};
 use crate::{
     api::Data,
     config::{self, Config, Reads, Report, Source},
+    domain::key::StoredKey,
     metrics::{Metrics, Reload},
     proxy::Common,
     proxy::{TablesError, Tls},
@@ -47,14 +48,20 @@ impl Origin {
 pub(super) enum Command {
     /// Read it again now.
     Reload,
+    /// These are the keys of the store from now on.
+    Keys(Vec<StoredKey>),
     /// The gateway ends.
     End,
 }
 
 /// Waits for a wish or a change, and reloads.
 pub(super) struct Reloader {
-    pub(super) origin: Origin,
-    /// The configuration in force.
+    /// None where the configuration is not read again.
+    pub(super) origin: Option<Origin>,
+    /// The configuration as it was read, without keys of the store.
+    pub(super) of_file: Config,
+    pub(super) stored: Vec<StoredKey>,
+    /// The configuration in force: both.
     pub(super) running: Config,
     /// What is known of its upstreams.
     pub(super) common: Common,
@@ -72,10 +79,10 @@ enum Refused {
     /// It passed its checks and still cannot be used.
     #[error(transparent)]
     Unusable(#[from] TablesError),
-    /// It has no client key left, as a file that was cut has none. The first key would open everything in their place.
+    /// It has no client key left, as a file that was cut has none.
     #[error(
-        "no client key is left in it, or none whose secret is set; write one down at least: without any, a start makes a \
-         key that may use everything"
+        "no client key is left in it, or none whose secret is set: write one down, or restart if all of them are in the \
+         store now"
     )]
     NoKeys,
 }
@@ -97,19 +104,37 @@ impl Reloader {
 
     fn run(mut self, told: &Receiver<Command>) {
         let mut watch = Watch::default();
+        let look_every = self.origin.as_ref().map_or(Origin::LOOK_EVERY, |origin| origin.look_every);
         loop {
-            let asked = match told.recv_timeout(self.origin.look_every) {
+            let asked = match told.recv_timeout(look_every) {
                 Ok(Command::Reload) => true,
                 Err(RecvTimeoutError::Timeout) => false,
+                Ok(Command::Keys(stored)) => {
+                    self.exchange_keys(stored);
+                    continue;
+                }
                 Ok(Command::End) | Err(RecvTimeoutError::Disconnected) => return,
             };
             if self.handle.health.is_draining() {
                 return;
             }
-            if asked || watch.has_settled(&self.origin.reads) {
+            let changed = self.origin.as_ref().is_some_and(|origin| watch.has_settled(&origin.reads));
+            if asked || changed {
                 self.reload();
             }
         }
+    }
+
+    /// Takes other keys of the store.
+    fn exchange_keys(&mut self, stored: Vec<StoredKey>) {
+        let config = with_stored(&self.of_file, &stored);
+        let changes = Changes::between(&self.running, &config);
+        if let Err(error) = self.put_in_place(config) {
+            return tracing::error!(%error, "the keys of the store cannot be used: those before stay in force");
+        }
+        self.stored = stored;
+        let keys = changes.as_ref().and_then(|changes| changes.keys.told()).map(tracing::field::display);
+        tracing::info!(keys, "keys of the store changed");
     }
 
     /// Reads and takes the configuration, and tells what came of it.
@@ -132,20 +157,25 @@ impl Reloader {
 
     /// All or nothing: everything is built before anything is put in place.
     fn take(&mut self) -> Result<Taken, Refused> {
-        let loaded = config::load(&self.origin.source, &self.origin.env);
+        let Some(origin) = &mut self.origin else { return Ok(Taken { changes: None, needs_restart: Vec::new() }) };
+        let loaded = config::load(&origin.source, &origin.env);
         // What was refused is not read again before it changes.
-        self.origin.reads = loaded.as_ref().map_or_else(Report::reads, |loaded| &loaded.reads).clone();
-        let mut config = loaded?.config;
-        if config.keys.is_empty() {
-            if !self.running.keys.iter().all(first_key::is) {
-                return Err(Refused::NoKeys);
-            }
-            config.keys.clone_from(&self.running.keys);
+        origin.reads = loaded.as_ref().map_or_else(Report::reads, |loaded| &loaded.reads).clone();
+        let mut of_file = loaded?.config;
+        let needs_restart = changes::keep(&self.running, &mut of_file);
+        let config = with_stored(&of_file, &self.stored);
+        if of_file.keys.is_empty() && !self.of_file.keys.is_empty() {
+            return Err(Refused::NoKeys);
         }
-        let needs_restart = changes::keep(&self.running, &mut config);
-        let Some(changes) = Changes::between(&self.running, &config) else {
-            return Ok(Taken { changes: None, needs_restart });
-        };
+        let changes = Changes::between(&self.running, &config);
+        if changes.is_some() {
+            self.put_in_place(config)?;
+        }
+        self.of_file = of_file;
+        Ok(Taken { changes, needs_restart })
+    }
+
+    fn put_in_place(&mut self, config: Config) -> Result<(), TablesError> {
         let tls = Tls::new(&config)?;
         let common = Common::new(&config, Some(&self.common), &self.metrics, Instant::now());
         let build = |data: &Arc<Data>| data.proxy.build(&config, &tls, &self.metrics, &common);
@@ -156,8 +186,17 @@ impl Reloader {
         self.handle.configure(&config);
         self.running = config;
         self.common = common;
-        Ok(Taken { changes: Some(changes), needs_restart })
+        Ok(())
     }
+}
+
+/// A configuration with the keys of the store. What is wrong with those is said, and leaves the others as they are.
+pub(super) fn with_stored(of_file: &Config, stored: &[StoredKey]) -> Config {
+    let mut config = of_file.clone();
+    for fault in config.add_stored(stored) {
+        tracing::error!(%fault, "a key of the store does not fit the configuration");
+    }
+    config
 }
 
 /// Looks for changes of files.

@@ -90,7 +90,7 @@ pub(super) async fn run(
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
                 // Taken after the connection: a listener that holds a slot while nobody comes would keep it from the
                 // others. Without a free one this connection waits, and those after it in the backlog.
                 let slot = tokio::select! {
@@ -101,7 +101,7 @@ pub(super) async fn run(
                 // Never closed.
                 let Ok(slot) = slot else { break };
                 shared.deadlines = *deadlines.borrow();
-                let serving = connection::serve(stream, shared.clone());
+                let serving = connection::serve(stream, peer.ip(), shared.clone());
                 connections.spawn(async move {
                     serving.await;
                     drop(slot);

@@ -1,14 +1,17 @@
 //! Bearer key to caller, by hash; makes and hashes keys.
 
-use std::{collections::HashMap, sync::Arc};
+mod address;
+
+use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
 use data_encoding::BASE32_NOPAD;
 use http::{HeaderMap, header::AUTHORIZATION};
+use ipnet::IpNet;
 use secrecy::SecretString;
 use sha2::{Digest, Sha256};
 
 use crate::{
-    config,
+    config::{Config, Kept, OnClientGone},
     domain::chance::{Chance, NoChance},
 };
 
@@ -21,8 +24,12 @@ pub struct Caller {
     pub group: Option<Arc<str>>,
     /// Its place in the configuration.
     pub index: usize,
+    /// What becomes of the call upstream when the client leaves before its end.
+    pub on_client_gone: OnClientGone,
     models: Option<Vec<Arc<str>>>,
     upstreams: Option<Vec<usize>>,
+    ips: Vec<IpNet>,
+    disabled: bool,
 }
 
 impl Caller {
@@ -50,50 +57,103 @@ impl Caller {
 /// Every key, by the SHA-256 of its secret.
 #[derive(Debug, Default)]
 pub struct Keys {
-    by_digest: HashMap<[u8; 32], Arc<Caller>>,
+    by_digest: HashMap<[u8; 32], Entry>,
+    trusted_proxies: Vec<IpNet>,
+    /// The keys of the store were never read: nobody can tell that one is not known.
+    unread: bool,
+}
+
+#[derive(Debug)]
+struct Entry {
+    caller: Arc<Caller>,
+    /// From when on it is refused: milliseconds since 1970-01-01 UTC.
+    until: Option<u64>,
+}
+
+/// What is known of a request beside its head.
+#[derive(Clone, Copy, Debug)]
+pub struct Visit {
+    /// Where its connection comes from.
+    pub peer: Option<IpAddr>,
+    /// When it came: milliseconds since 1970-01-01 UTC.
+    pub now: u64,
 }
 
 /// Why a request has no caller.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Stranger {
     /// No bearer key was sent.
     NoKey,
     /// The key is not known.
     UnknownKey,
+    /// It is known and may not be used: its name, and why. Nobody is told but the log.
+    Refused(Arc<str>, &'static str),
+    /// It may be one of the store, which was never read.
+    Unread,
 }
 
 impl Keys {
-    /// All keys of the configuration, and their groups.
-    pub fn new(keys: &[config::Key], groups: &[config::Group]) -> Self {
-        let by_digest = keys
-            .iter()
-            .enumerate()
-            .map(|(index, key)| {
-                let (name, models, upstreams) = (key.name.clone(), key.models.clone(), key.upstreams.clone());
-                let group = key.group.and_then(|group| groups.get(group)).map(|group| Arc::clone(&group.name));
-                let caller = Caller { name, group, index, models, upstreams };
-                (key.sha256, Arc::new(caller))
-            })
-            .collect();
-        Self { by_digest }
+    /// All keys of the configuration, and their groups. `unread` says that there may be others.
+    pub fn new(config: &Config, unread: bool) -> Self {
+        let mut by_digest = HashMap::new();
+        for (index, key) in config.keys.iter().enumerate() {
+            let group = key.group.and_then(|group| config.groups.get(group)).map(|group| Arc::clone(&group.name));
+            let (disabled, previous) = match key.kept {
+                Kept::File => (false, None),
+                Kept::Store { previous, disabled } => (disabled, previous),
+            };
+            let caller = Arc::new(Caller {
+                name: Arc::clone(&key.name),
+                group,
+                index,
+                on_client_gone: key.on_client_gone,
+                models: key.models.clone(),
+                upstreams: key.upstreams.clone(),
+                ips: key.ips.clone(),
+                disabled,
+            });
+            by_digest.insert(key.sha256, Entry { caller: Arc::clone(&caller), until: key.expires });
+            if let Some((digest, until)) = previous {
+                let until = Some(key.expires.map_or(until, |expires| expires.min(until)));
+                by_digest.entry(digest).or_insert(Entry { caller, until });
+            }
+        }
+        Self { by_digest, trusted_proxies: config.server.trusted_proxies.clone(), unread }
     }
 
     /// The caller whose key has this name.
     pub fn named(&self, name: &str) -> Option<Arc<Caller>> {
-        self.by_digest.values().find(|caller| *caller.name == *name).cloned()
+        let mut callers = self.by_digest.values().map(|entry| &entry.caller);
+        callers.find(|caller| *caller.name == *name).cloned()
     }
 
     /// Who sent these headers. Looked up by the whole digest, so that no comparison takes longer the closer it is.
     ///
     /// # Errors
-    /// When there is not exactly one bearer key, or it is not known.
-    pub fn authenticate(&self, headers: &HeaderMap) -> Result<Arc<Caller>, Stranger> {
+    /// When there is not exactly one bearer key, or it is not known, or it may not be used now or from there.
+    pub fn authenticate(&self, headers: &HeaderMap, visit: Visit) -> Result<Arc<Caller>, Stranger> {
         let mut values = headers.get_all(AUTHORIZATION).iter();
         let (Some(value), None) = (values.next(), values.next()) else {
             return Err(Stranger::NoKey);
         };
         let key = bearer(value.as_bytes()).ok_or(Stranger::NoKey)?;
-        self.by_digest.get(&digest(key)).cloned().ok_or(Stranger::UnknownKey)
+        let Some(Entry { caller, until }) = self.by_digest.get(&digest(key)) else {
+            return Err(if self.unread { Stranger::Unread } else { Stranger::UnknownKey });
+        };
+        let refused = |why| Err(Stranger::Refused(Arc::clone(&caller.name), why));
+        if caller.disabled {
+            return refused("disabled");
+        }
+        if until.is_some_and(|until| until <= visit.now) {
+            return refused("expired");
+        }
+        if !caller.ips.is_empty() {
+            let from = visit.peer.map(|peer| address::client(peer, &self.trusted_proxies, headers));
+            if !from.is_some_and(|from| caller.ips.iter().any(|network| network.contains(&from))) {
+                return refused("address");
+            }
+        }
+        Ok(Arc::clone(caller))
     }
 }
 
@@ -107,6 +167,14 @@ fn bearer(value: &[u8]) -> Option<&[u8]> {
 /// What is kept of a key.
 pub fn digest(key: &[u8]) -> [u8; 32] {
     Sha256::digest(key).into()
+}
+
+/// Characters of a key by which people know it again: too few to be of any use to somebody else.
+const PREFIX: usize = "tg-".len() + 6;
+
+/// The first characters of a key.
+pub fn prefix(key: &str) -> &str {
+    key.get(..PREFIX).unwrap_or_default()
 }
 
 /// Makes a client key: `tg-`, then 256 random bits and a 32-bit checksum, in base 32.
@@ -126,18 +194,51 @@ mod tests {
     use secrecy::ExposeSecret;
 
     use super::*;
+    use crate::config::{self, Key};
 
     fn keys() -> Keys {
-        let key = |name: &str, secret: &[u8]| config::Key {
-            name: name.into(),
-            sha256: digest(secret),
-            models: Some(vec!["smart".into(), "gpt-*".into()]),
-            upstreams: None,
-            group: None,
-            limits: config::Limits::default(),
-            budgets: Vec::new(),
+        keys_with(|_| ())
+    }
+
+    fn keys_with(change: impl Fn(&mut Key)) -> Keys {
+        let env = |name: &str| (name == "DMXAPI_API_KEY").then(|| "sk-upstream".into());
+        let mut config = config::load(&config::Source::BuiltIn, &env).unwrap().config;
+        config.keys = [("team-a", b"sk-a"), ("team-b", b"sk-b")]
+            .map(|(name, secret)| Key {
+                models: Some(vec!["smart".into(), "gpt-*".into()]),
+                ..Key::unrestricted(name, digest(secret))
+            })
+            .into();
+        config.keys.iter_mut().for_each(change);
+        Keys::new(&config, false)
+    }
+
+    fn visit(now: u64) -> Visit {
+        Visit { peer: Some("192.0.2.7".parse().unwrap()), now }
+    }
+
+    #[test]
+    fn keys_that_may_not_be_used_are_refused_and_told_apart_for_the_log_only() {
+        let ask = |change: &dyn Fn(&mut Key), secret: &'static str, now| {
+            keys_with(change).authenticate(&with(&[secret]), visit(now)).map(|caller| caller.name.to_string())
         };
-        Keys::new(&[key("team-a", b"sk-a"), key("team-b", b"sk-b")], &[])
+        let refused = |why| Err(Stranger::Refused("team-a".into(), why));
+        let ends = |key: &mut Key| key.expires = Some(100);
+        assert_eq!(ask(&ends, "Bearer sk-a", 99), Ok("team-a".into()));
+        assert_eq!(ask(&ends, "Bearer sk-a", 100), refused("expired"));
+        let from = |network: &'static str| move |key: &mut Key| key.ips = vec![network.parse().unwrap()];
+        assert_eq!(ask(&from("192.0.2.0/24"), "Bearer sk-a", 0), Ok("team-a".into()));
+        assert_eq!(ask(&from("198.51.100.0/24"), "Bearer sk-a", 0), refused("address"));
+        let disabled = |key: &mut Key| key.kept = Kept::Store { previous: None, disabled: true };
+        assert_eq!(ask(&disabled, "Bearer sk-a", 0), refused("disabled"));
+        let rotated = |key: &mut Key| {
+            if *key.name == *"team-a" {
+                key.kept = Kept::Store { previous: Some((digest(b"sk-old"), 50)), disabled: false };
+            }
+        };
+        assert_eq!(ask(&rotated, "Bearer sk-old", 49), Ok("team-a".into()));
+        assert_eq!(ask(&rotated, "Bearer sk-old", 50), refused("expired"));
+        assert_eq!(ask(&rotated, "Bearer sk-a", 50), Ok("team-a".into()));
     }
 
     fn with(values: &[&'static str]) -> HeaderMap {
@@ -147,24 +248,24 @@ mod tests {
     #[test]
     fn the_scheme_is_case_insensitive_and_the_key_exact() {
         for value in ["Bearer sk-a", "bearer sk-a", "BEARER  sk-a"] {
-            assert_eq!(&*keys().authenticate(&with(&[value])).unwrap().name, "team-a", "{value}");
+            assert_eq!(&*keys().authenticate(&with(&[value]), visit(0)).unwrap().name, "team-a", "{value}");
         }
         for value in ["Bearer sk-A", "Bearer sk-a,", "Bearer sk-", "Bearer sk-ab"] {
-            assert_eq!(keys().authenticate(&with(&[value])).unwrap_err(), Stranger::UnknownKey, "{value}");
+            assert_eq!(keys().authenticate(&with(&[value]), visit(0)).unwrap_err(), Stranger::UnknownKey, "{value}");
         }
     }
 
     #[test]
     fn what_is_no_single_bearer_key_is_none() {
         for values in [&[][..], &[""], &["Bearer"], &["Bearer "], &["Basic sk-a"], &["Bearersk-a"], &["sk-a"]] {
-            assert_eq!(keys().authenticate(&with(values)).unwrap_err(), Stranger::NoKey, "{values:?}");
+            assert_eq!(keys().authenticate(&with(values), visit(0)).unwrap_err(), Stranger::NoKey, "{values:?}");
         }
-        assert_eq!(keys().authenticate(&with(&["Bearer sk-a", "Bearer sk-b"])).unwrap_err(), Stranger::NoKey);
+        assert_eq!(keys().authenticate(&with(&["Bearer sk-a", "Bearer sk-b"]), visit(0)).unwrap_err(), Stranger::NoKey);
     }
 
     #[test]
     fn patterns_match_the_name_as_asked() {
-        let caller = keys().authenticate(&with(&["Bearer sk-a"])).unwrap();
+        let caller = keys().authenticate(&with(&["Bearer sk-a"]), visit(0)).unwrap();
         for (model, may) in [("smart", true), ("gpt-5", true), ("gpt-", true), ("gpt", false), ("Smart", false)] {
             assert_eq!(caller.may_ask(model), may, "{model}");
         }

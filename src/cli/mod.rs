@@ -5,10 +5,12 @@ mod config;
 mod demo;
 mod explain;
 mod healthcheck;
+mod keys;
 mod output;
 mod serve;
 mod signals;
 mod simulate;
+mod time;
 mod usage;
 
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
@@ -56,6 +58,11 @@ enum Command {
         #[arg(long, value_name = "TEXT")]
         cache_key: Option<String>,
     },
+    /// Make, list, disable, rotate and delete keys of clients. Also while gateways run: they notice within seconds.
+    Keys {
+        #[command(subcommand)]
+        command: keys::Command,
+    },
     /// Sum up the ledger: requests and tokens by key, group, model, upstream or day. Also while the gateway runs.
     Usage(usage::Question),
     /// Ask a running gateway whether it is alive; for HEALTHCHECK of a container.
@@ -91,6 +98,7 @@ pub fn run() -> ExitCode {
         Command::Check => check::run(&source),
         Command::Explain { key, model, cache_key } => explain::run(&source, Question { key, model, cache_key }),
         Command::Usage(question) => usage::run(&source, &question),
+        Command::Keys { command } => keys::run(&source, &command),
         Command::Healthcheck => healthcheck::run(&source),
         Command::Simulate { listen } => simulate::run(listen),
         Command::Config { what: ConfigCommand::Schema } => config::schema(),

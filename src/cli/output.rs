@@ -1,7 +1,7 @@
 //! What goes to a person: standard output for what was asked for, standard error for everything else.
 
 use std::{
-    fmt::Display,
+    fmt::{Display, Write as _},
     io::{self, IsTerminal, Write},
     process::ExitCode,
 };
@@ -35,4 +35,34 @@ pub(super) fn refuse(report: &Report) -> ExitCode {
     let color = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let _ = writeln!(err, "{}", report.render(color));
     ExitCode::from(EXIT_CONFIG)
+}
+
+/// Lines of cells for people: the first column to the left, the others to the right.
+pub(super) fn in_columns(lines: &[Vec<String>]) -> String {
+    let columns = lines.first().map_or(0, Vec::len);
+    let width = |column: usize| {
+        let cells = lines.iter().filter_map(|line| line.get(column));
+        cells.map(|cell| cell.chars().count()).max().unwrap_or_default()
+    };
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let mut out = String::new();
+    for line in lines {
+        for (column, (cell, width)) in line.iter().zip(&widths).enumerate() {
+            let _ = if column == 0 { write!(out, "{cell:<width$}") } else { write!(out, "  {cell:>width$}") };
+        }
+        out.push('\n');
+    }
+    out
+}
+
+/// Lines of cells for people: all columns to the left.
+pub(super) fn in_lines(lines: &[Vec<String>]) -> String {
+    let width = lines.iter().filter_map(|line| line.first()).map(|cell| cell.chars().count()).max().unwrap_or_default();
+    let mut out = String::new();
+    for line in lines {
+        if let [name, rest @ ..] = line.as_slice() {
+            let _ = writeln!(out, "{name:<width$}  {}", rest.join("  "));
+        }
+    }
+    out
 }

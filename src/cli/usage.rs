@@ -1,12 +1,15 @@
 //! `tidegate usage`.
 
-use std::{fmt::Write as _, process::ExitCode, time::Duration};
+use std::{fmt::Write as _, process::ExitCode};
 
 use clap::ValueEnum;
 use serde_json::{Value, json};
 use tokio::runtime::Builder;
 
-use super::output;
+use super::{
+    output,
+    time::{self, Moment},
+};
 use crate::{
     config::{Secrets, Source},
     domain::{
@@ -23,8 +26,8 @@ pub(super) struct Question {
     #[arg(long, value_enum, default_value = "key")]
     by: Sums,
     /// From when on: so long ago (`7d`, `12h`, `30m`), or a day in UTC (`2026-11-01`). Without it, everything.
-    #[arg(long, value_name = "TIME", value_parser = since)]
-    since: Option<Since>,
+    #[arg(long, value_name = "TIME", value_parser = time::moment)]
+    since: Option<Moment>,
     /// Print comma-separated values.
     #[arg(long, conflicts_with = "json")]
     csv: bool,
@@ -54,13 +57,6 @@ impl From<Sums> for By {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Since {
-    Ago(Duration),
-    /// Days since 1970-01-01 UTC.
-    Day(u64),
-}
-
 /// Sums up the ledger, also while the gateway runs.
 pub(super) fn run(source: &Source, question: &Question) -> ExitCode {
     let config = match output::load_with(source, Secrets::Leave) {
@@ -79,7 +75,7 @@ pub(super) fn run(source: &Source, question: &Question) -> ExitCode {
     };
     let by = By::from(question.by);
     let now = Clock::system().since_epoch();
-    let (since, until) = (question.since.map_or(0, |since| since.millis(now)), u64::MAX);
+    let (since, until) = (question.since.map_or(0, |since| since.before(now)), u64::MAX);
     let totals = runtime.block_on(async {
         let mut database = Database::open_to_read(&place).await?;
         let totals = database.usage(by, since, until).await;
@@ -98,55 +94,6 @@ pub(super) fn run(source: &Source, question: &Question) -> ExitCode {
         output::print(table(by, &totals).trim_end());
     }
     ExitCode::SUCCESS
-}
-
-impl Since {
-    /// Milliseconds since 1970-01-01 UTC.
-    fn millis(self, now: Duration) -> u64 {
-        let since = match self {
-            Self::Ago(ago) => now.saturating_sub(ago),
-            Self::Day(day) => Duration::from_secs(day.saturating_mul(86_400)),
-        };
-        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-    }
-}
-
-fn since(text: &str) -> Result<Since, String> {
-    let wrong = || format!("{text:?} is neither so long ago (7d, 12h, 30m) nor a day (2026-11-01)");
-    if let Some((number, unit)) = text.split_at_checked(text.len().saturating_sub(1))
-        && let Some(seconds) = match unit {
-            "d" => Some(86_400),
-            "h" => Some(3600),
-            "m" => Some(60),
-            _ => None,
-        }
-    {
-        let number: u64 = number.parse().map_err(|_| wrong())?;
-        return Ok(Since::Ago(Duration::from_secs(number.saturating_mul(seconds))));
-    }
-    let mut parts = text.splitn(3, '-').map(|part| part.parse::<u64>().ok());
-    let (Some(Some(year)), Some(Some(month)), Some(Some(day))) = (parts.next(), parts.next(), parts.next()) else {
-        return Err(wrong());
-    };
-    day_number(year, month, day).map(Since::Day).ok_or_else(wrong)
-}
-
-/// Days from 1970-01-01, in the Gregorian calendar.
-fn day_number(year: u64, month: u64, day: u64) -> Option<u64> {
-    if !(1970..=9999).contains(&year) {
-        return None;
-    }
-    let leap = |year: u64| (year.is_multiple_of(4) && !year.is_multiple_of(100)) || year.is_multiple_of(400);
-    let length = |month: u64| match month {
-        2 => 28 + u64::from(leap(year)),
-        4 | 6 | 9 | 11 => 30,
-        _ => 31,
-    };
-    if !(1..=12).contains(&month) || !(1..=length(month)).contains(&day) {
-        return None;
-    }
-    let years: u64 = (1970..year).map(|year| 365 + u64::from(leap(year))).sum();
-    Some(years + (1..month).map(length).sum::<u64>() + day - 1)
 }
 
 const COUNTS: [&str; 11] = [
@@ -243,49 +190,12 @@ fn table(by: By, totals: &[Total]) -> String {
         let cells = cells.chain(paid.iter().map(|(place, _)| cost(total, *place)));
         lines.push(std::iter::once(name).chain(cells).collect());
     }
-    in_columns(&lines)
-}
-
-fn in_columns(lines: &[Vec<String>]) -> String {
-    let columns = lines.first().map_or(0, Vec::len);
-    let width = |column: usize| {
-        let cells = lines.iter().filter_map(|line| line.get(column));
-        cells.map(|cell| cell.chars().count()).max().unwrap_or_default()
-    };
-    let widths: Vec<usize> = (0..columns).map(width).collect();
-    let mut out = String::new();
-    for line in lines {
-        for (column, (cell, width)) in line.iter().zip(&widths).enumerate() {
-            let _ = if column == 0 { write!(out, "{cell:<width$}") } else { write!(out, "  {cell:>width$}") };
-        }
-        out.push('\n');
-    }
-    out
+    output::in_columns(&lines)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn times_are_long_ago_or_a_day() {
-        let ago = |seconds| Ok(Since::Ago(Duration::from_secs(seconds)));
-        for (text, since_then) in [("7d", ago(604_800)), ("12h", ago(43_200)), ("30m", ago(1800)), ("0d", ago(0))] {
-            assert_eq!(since(text), since_then, "{text}");
-        }
-        for (text, seconds) in [
-            ("1970-01-01", 0),
-            ("2000-02-29", 951_782_400),
-            ("2026-11-01", 1_793_491_200),
-            ("2100-03-01", 4_107_542_400),
-        ] {
-            assert_eq!(since(text), Ok(Since::Day(seconds / 86_400)), "{text}");
-        }
-        for text in ["", "7", "d", "-1d", "7w", "2026-13-01", "2026-02-29", "2100-02-29", "2026-11", "1969-12-31", "é"]
-        {
-            assert!(since(text).is_err(), "{text}");
-        }
-    }
 
     #[test]
     fn every_form_says_the_same() {

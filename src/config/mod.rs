@@ -13,6 +13,7 @@ mod reads;
 mod report;
 mod schema;
 mod shape;
+mod stored;
 mod summary;
 mod types;
 

@@ -6,10 +6,11 @@ mod money;
 use std::{fmt, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderName, Uri};
+use ipnet::IpNet;
 use rustls::sign::CertifiedKey;
 use secrecy::{ExposeSecret, SecretString};
 
-pub use key::{Group, Key, Limits};
+pub use key::{Group, Kept, Key, Limits, OnClientGone};
 pub use money::{ModelPrice, Money};
 
 /// Everything a start needs.
@@ -87,6 +88,8 @@ pub struct Server {
     pub metrics_listen: Option<SocketAddr>,
     /// What the data plane shows and signs with in TLS; without it, it speaks plain http.
     pub tls: Option<Identity>,
+    /// Proxies whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<IpNet>,
     /// Where everything that must survive a restart lives.
     pub data_dir: PathBuf,
     /// Number of runtimes, each with a listener of its own; at least 1.
@@ -97,6 +100,8 @@ pub struct Server {
     pub max_body_bytes: u64,
     /// All request bodies together, in bytes; at least `max_body_bytes`.
     pub max_body_memory: u64,
+    /// The rest of an answer that is read where its client left, in bytes.
+    pub client_gone_drain: u64,
 }
 
 /// A certificate with its key, both in working order.
@@ -169,6 +174,8 @@ pub struct Timeouts {
     pub drain_delay: Duration,
     /// Requests under way at shutdown.
     pub drain: Duration,
+    /// Reading the rest of an answer whose client left.
+    pub client_gone_drain: Duration,
     /// While every candidate has as many requests as it may have.
     pub queue: Duration,
     /// Connecting to an upstream, name resolution and TLS included.

@@ -1,8 +1,11 @@
 //! Why a connection to a client ended, told to whatever is dropped because of it.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU8, Ordering},
+use std::{
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
 };
 
 use super::outcome::End;
@@ -16,6 +19,8 @@ pub struct Departure(Arc<Reason>);
 struct Reason {
     said: AtomicU8,
     whole: Option<Departure>,
+    /// Whose connection it is.
+    peer: Option<IpAddr>,
 }
 
 const CLIENT_GONE: u8 = 0;
@@ -23,10 +28,20 @@ const CLIENT_STALLED: u8 = 1;
 const GATEWAY_STOP: u8 = 2;
 
 impl Departure {
+    /// That of a connection from this address.
+    pub fn of(peer: IpAddr) -> Self {
+        Self(Arc::new(Reason { peer: Some(peer), ..Reason::default() }))
+    }
+
+    /// Where the connection comes from.
+    pub fn peer(&self) -> Option<IpAddr> {
+        self.0.peer
+    }
+
     /// That of one of several requests on the connection, which may end by itself.
     #[must_use]
     pub fn of_part(&self) -> Self {
-        Self(Arc::new(Reason { said: AtomicU8::default(), whole: Some(self.clone()) }))
+        Self(Arc::new(Reason { said: AtomicU8::default(), whole: Some(self.clone()), peer: self.0.peer }))
     }
 
     /// The client takes nothing of what is ready for it.

@@ -1,5 +1,7 @@
 //! Keys of clients as the store keeps them: never the key itself.
 
+use std::sync::atomic::{AtomicBool, AtomicU64};
+
 use serde::{Deserialize, Serialize};
 
 /// One key of the store.
@@ -66,4 +68,24 @@ pub struct KeySettings {
     /// `cancel` or `drain`: what happens upstream when the client leaves.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub on_client_gone: Option<String>,
+}
+
+/// How the keys of the store stand: written by who reads them, read when somebody asks.
+#[derive(Debug)]
+pub struct Condition {
+    /// They were never read: nobody can tell that a key is not known.
+    pub unread: AtomicBool,
+    /// They could not be read when it was tried last: those that were read before count.
+    pub fails: AtomicBool,
+    /// Goes up with every change.
+    pub revision: AtomicU64,
+    /// How many there are.
+    pub stored: AtomicU64,
+}
+
+impl Default for Condition {
+    fn default() -> Self {
+        let (fails, revision, stored) = (AtomicBool::default(), AtomicU64::default(), AtomicU64::default());
+        Self { unread: AtomicBool::new(true), fails, revision, stored }
+    }
 }

@@ -1,13 +1,6 @@
 //! Keeps the counters of budgets to what the ledger says, and a copy of them for a start without a database.
 
-use std::{
-    collections::HashMap,
-    fs::{self, OpenOptions},
-    io::{self, Write},
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, fs, io, path::PathBuf, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
@@ -18,7 +11,10 @@ use crate::{
         money::{Currency, Window},
         spending::{Account, Span, Spender, Spending},
     },
-    store::sql::{Database, DatabaseError},
+    store::{
+        files,
+        sql::{Database, DatabaseError},
+    },
 };
 
 /// What others spent, and what the last process left behind, is known this much later. What this process spends it counts
@@ -90,7 +86,8 @@ impl Spent {
         if now == self.saved {
             return;
         }
-        let written = serde_json::to_vec(&now).map_err(io::Error::from).and_then(|text| replace(&self.file, &text));
+        let written =
+            serde_json::to_vec(&now).map_err(io::Error::from).and_then(|text| files::replace(&self.file, &text));
         match written {
             Ok(()) => self.saved = now,
             Err(error) => tracing::warn!(%error, file = %self.file.display(), "what was spent cannot be copied"),
@@ -122,15 +119,4 @@ impl Saved {
         let (currency, span) = (Currency::named(&self.currency)?, Span { from: self.from, to: self.to });
         Some(Account { spender, name: self.name.as_str().into(), currency, window, span })
     }
-}
-
-/// Puts a file in the place of another: whole, or not at all.
-fn replace(file: &Path, text: &[u8]) -> io::Result<()> {
-    let fresh = file.with_extension("new");
-    let mut options = OpenOptions::new();
-    options.create(true).truncate(true).write(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(&fresh)?.write_all(text)?;
-    fs::rename(&fresh, file)
 }

@@ -31,6 +31,8 @@ const SHOULD_RETRY: &str = "x-should-retry";
 /// Seconds: what is full now mostly has room a moment later, and a 503 without it makes Codex come back at once.
 const RETRY_SOON: &str = "1";
 
+const UNKNOWN_KEY: &str = "The API key is not known here. Use a key of this gateway, not a provider's.";
+
 /// An error of ours, worded.
 #[derive(Debug)]
 pub struct Refusal {
@@ -67,15 +69,22 @@ impl Refusal {
         if body.is_end_stream() { self } else { self.closing() }
     }
 
-    /// Nobody, or nobody we know. The key is not repeated, not even masked.
+    /// Nobody, or nobody we know. The key is not repeated, not even masked; that it is disabled, has ended or comes from
+    /// elsewhere is told to the log alone.
     pub fn stranger(why: Stranger) -> Self {
-        Self::new(
-            Problem::InvalidApiKey,
-            match why {
-                Stranger::NoKey => "No API key was sent. Send one as `Authorization: Bearer <key>`.",
-                Stranger::UnknownKey => "The API key is not known here. Use a key of this gateway, not a provider's.",
-            },
-        )
+        let message = match why {
+            Stranger::NoKey => "No API key was sent. Send one as `Authorization: Bearer <key>`.",
+            Stranger::UnknownKey => UNKNOWN_KEY,
+            Stranger::Refused(key, why) => {
+                tracing::info!(key = &*key, why, "a key was refused");
+                UNKNOWN_KEY
+            }
+            Stranger::Unread => {
+                let message = "The keys of this gateway cannot be read right now. Please try again in a moment.";
+                return Self::new(Problem::KeysUnavailable, message);
+            }
+        };
+        Self::new(Problem::InvalidApiKey, message)
     }
 
     /// A path that does not exist. It is not repeated: it may hold anything.

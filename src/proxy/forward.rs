@@ -36,7 +36,7 @@ where
     // Kept to the end: a reload never changes a request under way.
     let tables = proxy.tables();
     let mut closing = Closing::from(tables.open(&arrival));
-    let obtained = obtain(proxy, &tables, &mut closing, endpoint, request).await;
+    let obtained = obtain(proxy, &tables, &arrival, &mut closing, endpoint, request).await;
     let quotas = closing.permit.as_ref().map(Permit::quotas);
     let mut response = match obtained {
         Ok(reply) => respond::relay(reply, closing),
@@ -52,6 +52,7 @@ where
 async fn obtain<B>(
     proxy: &Proxy,
     tables: &Tables,
+    arrival: &Arrival,
     closing: &mut Closing,
     endpoint: Endpoint,
     request: Request<B>,
@@ -63,7 +64,7 @@ where
     let Closing { settlement, permit } = closing;
 
     // Authenticate: the cheapest refusal comes first, before a byte of the body is read.
-    let caller = caller(tables, &head.headers).map_err(|refusal| refusal.leaving(&body))?;
+    let caller = caller(tables, &head.headers, arrival).map_err(|refusal| refusal.leaving(&body))?;
     let outcome = settlement.outcome();
     (outcome.key, outcome.group) = (Some(Arc::clone(&caller.name)), caller.group.clone());
 
@@ -198,6 +199,6 @@ fn preference(caller: &Caller, received: &Received, headers: &HeaderMap) -> Opti
 ///
 /// # Errors
 /// When nobody known does.
-pub fn caller(tables: &Tables, headers: &HeaderMap) -> Result<Arc<Caller>, Refusal> {
-    tables.keys.authenticate(headers).map_err(Refusal::stranger)
+pub fn caller(tables: &Tables, headers: &HeaderMap, arrival: &Arrival) -> Result<Arc<Caller>, Refusal> {
+    tables.keys.authenticate(headers, arrival.visit()).map_err(Refusal::stranger)
 }

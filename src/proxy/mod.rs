@@ -12,13 +12,16 @@ mod receive;
 mod respond;
 mod status;
 
-use std::sync::{Arc, PoisonError, RwLock, atomic::AtomicUsize};
+use std::sync::{
+    Arc, PoisonError, RwLock,
+    atomic::{AtomicUsize, Ordering},
+};
 
 use rustls::ClientConfig;
 use tokio::time::Instant;
 
 use crate::{
-    auth::Keys,
+    auth::{Keys, Visit},
     billing::Prices,
     config::{self, Config, Retries, Timeouts},
     domain::{
@@ -163,7 +166,7 @@ impl Tables {
             kept.unwrap_or_else(|| Sender::new(upstream, &config.timeouts, tls))
         });
         Ok(Self {
-            keys: Keys::new(&config.keys, &config.groups),
+            keys: Keys::new(&config, metrics.keys.unread.load(Ordering::Acquire)),
             limits: Limits::new(&config, &common.meters),
             prices: Prices::new(&config),
             routes: Routes::new(&config),
@@ -223,6 +226,12 @@ pub struct Arrival {
     pub id: RequestId,
     /// Tells why its connection ended, if it does.
     pub departure: Departure,
+}
+
+impl Arrival {
+    fn visit(&self) -> Visit {
+        Visit { peer: self.departure.peer(), now: self.id.millis() }
+    }
 }
 
 impl Proxy {

@@ -16,6 +16,7 @@ mod framing;
 mod headers;
 mod health;
 mod http2;
+mod keys;
 mod ledger;
 mod limits;
 mod memory;

@@ -268,6 +268,8 @@ async fn the_operators_side() {
     });
     let mut ready = ready.json();
     let ledger = ready.as_object_mut().unwrap().remove("ledger").unwrap();
+    let keys = ready.as_object_mut().unwrap().remove("keys").unwrap();
+    assert_eq!(keys, json!({ "unread": false, "store_fails": false, "stored": 0, "revision": 0 }));
     assert_eq!(ready, expected);
     assert_eq!(ledger["faults"], json!([]));
     assert!(ledger["journal_bytes"].as_u64() > Some(0) && ledger["waiting"].is_u64(), "{ledger}");

@@ -25,7 +25,7 @@ pub(in crate::api) async fn list(
     headers: HeaderMap,
 ) -> Response {
     let tables = data.proxy.tables();
-    match caller(&tables, &headers) {
+    match caller(&tables, &headers, &arrival) {
         Ok(caller) => {
             let models = tables.routes.listed().iter().filter(|model| may_use(&tables, &caller, model));
             let models = models.map(|model| Model::new(model)).collect();
@@ -44,7 +44,7 @@ pub(in crate::api) async fn one(
     id: Result<Path<String>, PathRejection>,
 ) -> Response {
     let tables = data.proxy.tables();
-    let caller = match caller(&tables, &headers) {
+    let caller = match caller(&tables, &headers, &arrival) {
         Ok(caller) => caller,
         Err(refusal) => return refuse(&data, &arrival, refusal),
     };

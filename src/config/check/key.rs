@@ -15,7 +15,7 @@ use crate::config::{
     document::Path,
     nearest::nearest,
     raw,
-    types::{Group, Key, Limits},
+    types::{Group, Kept, Key, Limits, Money, OnClientGone},
 };
 
 /// Shorter ones can be guessed: nothing slows a guesser down but the network.
@@ -74,6 +74,7 @@ impl Check<'_> {
         upstreams: &Upstreams,
         askable: &Askable,
         groups: &[Group],
+        money: &Money,
     ) -> Vec<Key> {
         let mut keys: Vec<Key> = Vec::new();
         let mut names: Vec<String> = Vec::new();
@@ -92,6 +93,13 @@ impl Check<'_> {
             let group = raw.group.take().and_then(|name| self.group_index(groups, &name, &path.key("group")));
             let limits = Limits { requests: raw.rpm, tokens: raw.tpm, in_flight: raw.max_in_flight };
             let budgets = self.budgets(&raw.budgets, &path.key("budgets"));
+            let ips = self.networks(&raw.ip, &path.key("ip"));
+            let expires = raw.expires.as_deref();
+            let expires = expires.and_then(|text| self.expires(text, &money.time_zone, &path.key("expires")));
+            let on_client_gone = match raw.on_client_gone {
+                raw::OnClientGone::Cancel => OnClientGone::Cancel,
+                raw::OnClientGone::Drain => OnClientGone::Drain,
+            };
             let Some(sha256) = self.key_digest(raw, &path) else { continue };
             if let Some(same) = keys.iter().find(|key| key.sha256 == sha256) {
                 let message = format!("this key has the secret of the key `{}`", same.name);
@@ -101,7 +109,19 @@ impl Check<'_> {
                 let message = "this key has the secret of an upstream's credential";
                 self.fault(&path, message, format!("clients must never hold what a provider bills: {FRESH}"));
             }
-            keys.push(Key { name: name.into(), sha256, models, upstreams: allowed, group, limits, budgets });
+            keys.push(Key {
+                name: name.into(),
+                sha256,
+                models,
+                upstreams: allowed,
+                group,
+                limits,
+                budgets,
+                ips,
+                expires,
+                on_client_gone,
+                kept: Kept::File,
+            });
         }
         keys
     }

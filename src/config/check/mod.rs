@@ -1,5 +1,6 @@
 //! From settings of sound shape to checked configuration. Every check goes on after a fault, so that all are found.
 
+mod access;
 mod key;
 mod model;
 mod money;
@@ -13,6 +14,8 @@ mod url;
 use std::ffi::OsString;
 
 use crate::domain::money::Currency;
+
+pub(super) use access::network;
 
 use super::{
     document::{Document, Path},
@@ -41,7 +44,7 @@ pub(super) fn config(
     let money = check.money(&file.money);
     let prices = check.prices(file.prices, &upstreams, &money);
     let groups = check.groups(file.groups);
-    let keys = check.keys(file.keys, &upstreams, &askable, &groups);
+    let keys = check.keys(file.keys, &upstreams, &askable, &groups, &money);
     let retries = server::retries(&file.routing);
     let health = check.health(&file.health);
     let default_upstream = file.routing.default_upstream.and_then(|name| {

@@ -37,6 +37,8 @@ impl Check<'_> {
             self.fault(&path, message, "no request of that size could be read: raise the one, or lower the other");
         }
         Some(Server {
+            trusted_proxies: self.networks(&raw.trusted_proxies, &Path::default().key("server").key("trusted_proxies")),
+            client_gone_drain: raw.client_gone_drain_mib << 20,
             data_dir: self.data_dir(&raw.data_dir),
             workers: match raw.workers {
                 0 => std::thread::available_parallelism().map_or(1, usize::from),
@@ -162,6 +164,7 @@ pub(super) fn timeouts(raw: &raw::Timeouts) -> Timeouts {
         write_stall: Duration::from_secs(raw.write_stall_s),
         drain_delay: Duration::from_secs(raw.drain_delay_s),
         drain: Duration::from_secs(raw.drain_timeout_s),
+        client_gone_drain: Duration::from_secs(raw.client_gone_drain_s),
         queue: Duration::from_secs(raw.queue_s),
         upstream_connect: Duration::from_secs(raw.upstream_connect_s),
         upstream_head: Duration::from_secs(raw.upstream_head_s),

@@ -1,6 +1,7 @@
 //! The settings as they are written in the file: one struct a table, plain values, every default and range beside its
 //! field. The JSON Schema is made from these, and the file is held against that schema before anything else (`shape`).
 
+mod key;
 mod money;
 mod routing;
 mod store;
@@ -10,6 +11,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub(in crate::config) use key::{Group, Key, OnClientGone, Secret};
 pub(in crate::config) use money::{Currency, Decimal, Money, Price};
 pub(in crate::config) use routing::{Health, Model, Routing, Strategy, Target};
 pub(in crate::config) use store::Store;
@@ -58,6 +60,9 @@ pub(in crate::config) struct Server {
     /// Certificate and key of the data plane; absent = plain http.
     #[schemars(extend("examples" = [{ "cert_file": "/etc/tidegate/tls.crt", "key_file": "/etc/tidegate/tls.key" }]))]
     pub(in crate::config) tls: Option<Tls>,
+    /// Proxies in front of Tidegate, whose `X-Forwarded-For` is believed where keys have `ip`.
+    #[schemars(extend("examples" = [["10.0.0.0/8"]]))]
+    pub(in crate::config) trusted_proxies: Vec<String>,
     /// Folder for everything that must survive a restart. `TIDEGATE_DATA_DIR` wins.
     pub(in crate::config) data_dir: String,
     /// Threads that serve clients; 0 = one for each core.
@@ -72,6 +77,9 @@ pub(in crate::config) struct Server {
     /// All request bodies together, in MiB.
     #[schemars(range(min = 1, max = 1_048_576))]
     pub(in crate::config) max_body_memory_mib: u64,
+    /// The rest of an answer that is read where its client left, for keys with `on_client_gone = "drain"`, in MiB.
+    #[schemars(range(min = 1, max = 1024))]
+    pub(in crate::config) client_gone_drain_mib: u64,
 }
 
 impl Default for Server {
@@ -81,11 +89,13 @@ impl Default for Server {
             admin_listen: "127.0.0.1:8081".into(),
             metrics_listen: None,
             tls: None,
+            trusted_proxies: Vec::new(),
             data_dir: "data".into(),
             workers: 0,
             max_connections: 10_000,
             max_body_mib: 64,
             max_body_memory_mib: 512,
+            client_gone_drain_mib: 16,
         }
     }
 }
@@ -133,6 +143,9 @@ pub(in crate::config) struct Timeouts {
     /// Requests under way at shutdown; 0 = they are cut at once.
     #[schemars(range(max = 86_400))]
     pub(in crate::config) drain_timeout_s: u64,
+    /// Reading the rest of an answer whose client left, for keys with `on_client_gone = "drain"`.
+    #[schemars(range(min = 1, max = 86_400))]
+    pub(in crate::config) client_gone_drain_s: u64,
     /// While every candidate has as many requests as it may have; 0 = refused at once.
     #[schemars(range(max = 86_400))]
     pub(in crate::config) queue_s: u64,
@@ -162,6 +175,7 @@ impl Default for Timeouts {
             write_stall_s: 60,
             drain_delay_s: 5,
             drain_timeout_s: 300,
+            client_gone_drain_s: 120,
             queue_s: 1,
             upstream_connect_s: 5,
             upstream_head_s: 1800,
@@ -334,75 +348,4 @@ pub(in crate::config) struct ErrorRule {
 pub(in crate::config) enum Fault {
     Credential,
     Request,
-}
-
-/// `secret` or `sha256`, one of them.
-#[derive(Default, Deserialize, Serialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-#[schemars(extend("required" = ["name"]))]
-pub(in crate::config) struct Key {
-    /// Its name in logs.
-    #[schemars(example = &"team-a")]
-    pub(in crate::config) name: Option<String>,
-    /// Where the secret is found.
-    #[schemars(extend("examples" = [{ "env": "TEAM_A_KEY" }]))]
-    pub(in crate::config) secret: Option<Secret>,
-    /// SHA-256 of the secret, 64 hex digits.
-    pub(in crate::config) sha256: Option<String>,
-    /// Models it may ask for; a trailing `*` matches any rest; absent = all.
-    #[schemars(extend("examples" = [["smart", "gpt-*"]]))]
-    pub(in crate::config) models: Option<Vec<String>>,
-    /// Upstreams it may use; absent = all.
-    #[schemars(extend("examples" = [["dmxapi"]]))]
-    pub(in crate::config) upstreams: Option<Vec<String>>,
-    /// Name of its group: its limits are shared by all keys of the group, beside those of the key.
-    #[schemars(example = &"research")]
-    pub(in crate::config) group: Option<String>,
-    /// Requests per minute; absent = as many as come.
-    #[schemars(range(min = 1, max = 1_000_000), example = 60)]
-    pub(in crate::config) rpm: Option<u32>,
-    /// Tokens per minute, input and output together.
-    #[schemars(range(min = 1, max = 1_000_000_000), example = 200_000)]
-    pub(in crate::config) tpm: Option<u32>,
-    /// Requests under way at once.
-    #[schemars(range(min = 1, max = 1_000_000), example = 10)]
-    pub(in crate::config) max_in_flight: Option<usize>,
-    /// What it may cost: an amount, a currency, and a day, a month or in total.
-    #[schemars(extend("examples" = [["50CNY/month"]]))]
-    pub(in crate::config) budgets: Vec<String>,
-}
-
-#[derive(Default, Deserialize, Serialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-#[schemars(extend("required" = ["name"]))]
-pub(in crate::config) struct Group {
-    /// Its name.
-    #[schemars(example = &"research")]
-    pub(in crate::config) name: Option<String>,
-    /// Requests per minute of all its keys together; absent = as many as come.
-    #[schemars(range(min = 1, max = 1_000_000), example = 600)]
-    pub(in crate::config) rpm: Option<u32>,
-    /// Tokens per minute, input and output together.
-    #[schemars(range(min = 1, max = 1_000_000_000), example = 2_000_000)]
-    pub(in crate::config) tpm: Option<u32>,
-    /// Requests under way at once.
-    #[schemars(range(min = 1, max = 1_000_000), example = 100)]
-    pub(in crate::config) max_in_flight: Option<usize>,
-    /// What all its keys together may cost.
-    #[schemars(extend("examples" = [["500CNY/month"]]))]
-    pub(in crate::config) budgets: Vec<String>,
-}
-
-/// `env` or `file`, one of them.
-#[derive(Default, Deserialize, Serialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub(in crate::config) struct Secret {
-    /// Environment variable that holds it.
-    #[schemars(example = &"TEAM_A_KEY")]
-    pub(in crate::config) env: Option<String>,
-    /// File that holds it.
-    #[schemars(example = &"/run/secrets/team-a")]
-    pub(in crate::config) file: Option<String>,
-    /// Whether it may be missing.
-    pub(in crate::config) optional: bool,
 }

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use ipnet::IpNet;
+
 use crate::domain::money::Budget;
 
 /// `[[keys]]`: one client key.
@@ -21,6 +23,58 @@ pub struct Key {
     pub limits: Limits,
     /// What it may cost, one for each window at most.
     pub budgets: Vec<Budget>,
+    /// Networks that it may come from; empty = any.
+    pub ips: Vec<IpNet>,
+    /// From when on it is refused: milliseconds since 1970-01-01 UTC.
+    pub expires: Option<u64>,
+    /// What becomes of the call upstream when the client leaves before its end.
+    pub on_client_gone: OnClientGone,
+    /// Where it is kept, and what only keys of the store have.
+    pub kept: Kept,
+}
+
+impl Key {
+    /// One that may use everything.
+    pub fn unrestricted(name: &str, sha256: [u8; 32]) -> Self {
+        Self {
+            name: name.into(),
+            sha256,
+            models: None,
+            upstreams: None,
+            group: None,
+            limits: Limits::default(),
+            budgets: Vec::new(),
+            ips: Vec::new(),
+            expires: None,
+            on_client_gone: OnClientGone::Cancel,
+            kept: Kept::File,
+        }
+    }
+}
+
+/// `on_client_gone`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnClientGone {
+    /// It is cancelled.
+    #[default]
+    Cancel,
+    /// It is read to its end, within bounds, to know what it cost.
+    Drain,
+}
+
+/// Where a key is kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Kept {
+    /// In the configuration.
+    #[default]
+    File,
+    /// In the store.
+    Store {
+        /// The one before the last rotation, as SHA-256, and until when it works.
+        previous: Option<([u8; 32], u64)>,
+        /// Whether it is refused for now.
+        disabled: bool,
+    },
 }
 
 /// `[[groups]]`: keys that share limits.

@@ -5,6 +5,7 @@
 //! is in [`dialect`].
 
 mod dialect;
+mod keys;
 mod ledger;
 mod usage;
 
@@ -16,6 +17,7 @@ use tokio::time::timeout;
 
 use crate::config::{Config, Store};
 
+pub use keys::{Author, Change, Entry, KeyError};
 pub use usage::{By, Total};
 
 /// SQLite's file in the data folder.

@@ -8,8 +8,8 @@ use tidegate::{
     app::{self, Handle, Origin, World},
     auth,
     config::{
-        Config, Credential, FailoverOn, Health, Key, Limits, Log, LogFormat, Model, Money, OnIncomplete, Retries,
-        Server, Store, Strategy, Target, Timeouts, Upstream as UpstreamConfig,
+        Config, Credential, FailoverOn, Health, Key, Log, LogFormat, Model, Money, OnIncomplete, Retries, Server,
+        Store, Strategy, Target, Timeouts, Upstream as UpstreamConfig,
     },
     domain::{chance::Chance, clock::Clock},
 };
@@ -43,6 +43,8 @@ pub(crate) fn config(base_url: &str) -> Config {
             admin_listen: "127.0.0.1:0".parse().unwrap(),
             metrics_listen: None,
             tls: None,
+            trusted_proxies: Vec::new(),
+            client_gone_drain: 16 * 1024 * 1024,
             data_dir: "unset".into(),
             workers: 1,
             max_connections: 1000,
@@ -59,6 +61,7 @@ pub(crate) fn config(base_url: &str) -> Config {
             write_stall: Duration::from_secs(60),
             drain_delay: Duration::ZERO,
             drain: Duration::from_secs(300),
+            client_gone_drain: Duration::from_secs(120),
             queue: Duration::from_secs(1),
             upstream_connect: Duration::from_secs(5),
             upstream_head: Duration::from_secs(1800),
@@ -130,15 +133,7 @@ pub(crate) fn credential(name: &str, secret: &str) -> Credential {
 
 /// A key that may use everything.
 pub(crate) fn key(name: &str, secret: &str) -> Key {
-    Key {
-        name: name.into(),
-        sha256: auth::digest(secret.as_bytes()),
-        models: None,
-        upstreams: None,
-        group: None,
-        limits: Limits::default(),
-        budgets: Vec::new(),
-    }
+    Key::unrestricted(name, auth::digest(secret.as_bytes()))
 }
 
 impl Gateway {

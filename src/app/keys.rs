@@ -1,0 +1,171 @@
+//! Keys of the store: read at the start and whenever they changed, with a copy in the data folder for a start without the
+//! database. Never on a worker's thread.
+
+use std::{
+    io,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::Ordering,
+        mpsc::{Receiver, RecvTimeoutError, Sender},
+    },
+    thread,
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+use tokio::{
+    runtime::Runtime,
+    time::{Instant, timeout},
+};
+
+use super::{data_dir::DataDir, reload::Command};
+use crate::{
+    domain::key::{Condition, StoredKey},
+    store::{
+        files,
+        sql::{Author, Change, Database, DatabaseError, KeyError, Place},
+    },
+};
+
+/// A change of a key holds at most this much later, and what a look at one number costs is nothing.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// A start waits for its database no longer than this where there is a copy of what was in it.
+const START_WITHIN: Duration = Duration::from_secs(3);
+
+/// The database being away is told of this often.
+const TELL_EVERY: Duration = Duration::from_secs(60);
+
+/// The copy in the data folder: hashes only.
+const COPY: &str = "keys.json";
+
+/// What was read.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Stored {
+    revision: u64,
+    pub(super) keys: Vec<StoredKey>,
+}
+
+/// Waits on a thread of its own: whoever starts a gateway may be inside a runtime, which cannot wait for another.
+fn wait_for<T: Send>(runtime: &Runtime, work: impl Future<Output = T> + Send) -> T {
+    thread::scope(|scope| match scope.spawn(|| runtime.block_on(work)).join() {
+        Ok(done) => done,
+        Err(panic) => std::panic::resume_unwind(panic),
+    })
+}
+
+/// The keys, and where they are read.
+#[derive(Debug)]
+pub(super) struct StoredKeys {
+    place: Place,
+    copy: PathBuf,
+    condition: Arc<Condition>,
+    runtime: Runtime,
+    database: Option<Database>,
+    pub(super) stored: Stored,
+}
+
+impl StoredKeys {
+    /// Reads them, from the database or else from the copy.
+    pub(super) fn open(place: Place, data_dir: &DataDir, condition: Arc<Condition>) -> io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let copy = data_dir.file(COPY);
+        let mut keys = Self { place, copy, condition, runtime, database: None, stored: Stored::default() };
+        match keys.read_within(START_WITHIN) {
+            Ok(Some(stored)) => keys.take(stored),
+            Ok(None) => keys.condition.unread.store(false, Ordering::Release),
+            Err(error) => {
+                let copy = std::fs::read(&keys.copy).ok().and_then(|text| serde_json::from_slice(&text).ok());
+                let copied = copy.is_some();
+                tracing::error!(%error, copied, "the keys of the store cannot be read: those of the copy are used");
+                keys.condition.unread.store(!copied, Ordering::Release);
+                keys.stored = copy.unwrap_or_default();
+                keys.count();
+            }
+        }
+        Ok(keys)
+    }
+
+    /// Whether nobody knows what keys there are.
+    pub(super) fn are_unread(&self) -> bool {
+        self.condition.unread.load(Ordering::Acquire)
+    }
+
+    /// Makes a key, unless somebody else made one of its name.
+    pub(super) fn create(&mut self, key: &StoredKey, author: Author<'_>) -> Result<(), KeyError> {
+        let Some(database) = &mut self.database else { return Err(DatabaseError::Silent(START_WITHIN).into()) };
+        wait_for(&self.runtime, database.change_key(self.stored.revision, Change::Create(key), author))
+    }
+
+    /// Reads them again; none where they are the same.
+    pub(super) fn read(&mut self) -> Result<Option<Stored>, DatabaseError> {
+        self.read_within(Duration::MAX)
+    }
+
+    fn read_within(&mut self, limit: Duration) -> Result<Option<Stored>, DatabaseError> {
+        let (known, unread) = (self.stored.revision, self.are_unread());
+        let reading = async {
+            let database = match &mut self.database {
+                Some(database) => database,
+                none => none.insert(Database::open(&self.place).await?),
+            };
+            if !unread && database.revision().await? == known {
+                return Ok(None);
+            }
+            let (revision, keys) = database.stored_keys().await?;
+            Ok(Some(Stored { revision, keys }))
+        };
+        let read = wait_for(&self.runtime, async { timeout(limit, reading).await });
+        let read = read.unwrap_or(Err(DatabaseError::Silent(limit)));
+        if read.is_err() {
+            self.database = None;
+        }
+        self.condition.fails.store(read.is_err(), Ordering::Relaxed);
+        read
+    }
+
+    /// Takes what was read.
+    pub(super) fn take(&mut self, stored: Stored) {
+        self.condition.unread.store(false, Ordering::Release);
+        self.stored = stored;
+        self.count();
+        let written = serde_json::to_vec(&self.stored).map_err(io::Error::from);
+        if let Err(error) = written.and_then(|text| files::replace(&self.copy, &text)) {
+            tracing::warn!(%error, file = %self.copy.display(), "the keys of the store cannot be copied");
+        }
+    }
+
+    fn count(&self) {
+        self.condition.revision.store(self.stored.revision, Ordering::Relaxed);
+        self.condition.stored.store(self.stored.keys.len() as u64, Ordering::Relaxed);
+    }
+
+    /// Looks for changes until nobody holds the other end of `stop`, and tells of them.
+    pub(super) fn watch(mut self, tell: Sender<Command>, stop: Receiver<()>) -> io::Result<()> {
+        let run = move || {
+            let mut told: Option<Instant> = None;
+            while stop.recv_timeout(LOOK_EVERY) == Err(RecvTimeoutError::Timeout) {
+                match self.read() {
+                    Ok(None) => told = None,
+                    Ok(Some(stored)) => {
+                        told = None;
+                        self.take(stored);
+                        if tell.send(Command::Keys(self.stored.keys.clone())).is_err() {
+                            return;
+                        }
+                    }
+                    Err(error) if told.is_none_or(|told| told.elapsed() >= TELL_EVERY) => {
+                        told = Some(Instant::now());
+                        tracing::error!(%error, "the keys of the store cannot be read: those that were read last count");
+                    }
+                    Err(_) => {}
+                }
+            }
+            if let Some(database) = self.database.take() {
+                self.runtime.block_on(database.close());
+            }
+        };
+        thread::Builder::new().name("keys".into()).spawn(run).map(drop)
+    }
+}

@@ -1,0 +1,341 @@
+//! `tidegate keys`: keys of clients in the store, also while gateways run; they notice within seconds.
+
+use std::{process::ExitCode, time::Duration};
+
+use clap::{Args, Subcommand, ValueEnum};
+use data_encoding::HEXLOWER;
+use secrecy::ExposeSecret;
+use serde_json::json;
+use tokio::runtime::Builder;
+
+use super::{
+    output,
+    time::{self, Moment},
+};
+use crate::{
+    auth,
+    config::{Config, Kept, Key, Loaded, Secrets, Source},
+    domain::{
+        chance::Chance,
+        clock::Clock,
+        key::{KeySettings, Previous, StoredKey},
+    },
+    store::sql::{Author, Change, Database, Entry, KeyError, Place},
+};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Make a key. It is printed now and never again.
+    Create(Create),
+    /// List all keys, those of the configuration too.
+    List {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show a key, what it may do, and who changed it.
+    Show {
+        /// Its name.
+        name: String,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Refuse a key from now on.
+    Disable {
+        /// Its name.
+        name: String,
+    },
+    /// Take it back.
+    Enable {
+        /// Its name.
+        name: String,
+    },
+    /// Make another secret for a key, which is printed now and never again. The one before works on for a while.
+    Rotate {
+        /// Its name.
+        name: String,
+        /// How long the one before works: 24h, 30m, 0s.
+        #[arg(long, default_value = "24h", value_parser = time::pause, value_name = "TIME")]
+        grace: Duration,
+    },
+    /// Delete a key for good. What it used stays in the ledger.
+    Delete {
+        /// Its name.
+        name: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Create {
+    /// Its name in logs and in the ledger.
+    #[arg(long)]
+    name: String,
+    /// Models it may ask for, a trailing * matches any rest; without it, all.
+    #[arg(long, value_delimiter = ',', value_name = "NAMES")]
+    models: Option<Vec<String>>,
+    /// Upstreams it may use; without it, all.
+    #[arg(long, value_delimiter = ',', value_name = "NAMES")]
+    upstreams: Option<Vec<String>>,
+    /// Its group, as the configuration has it.
+    #[arg(long)]
+    group: Option<String>,
+    /// When it ends: 30d, 12h, or the first day on which it is refused (2026-12-31).
+    #[arg(long, value_parser = time::moment, value_name = "TIME")]
+    expires: Option<Moment>,
+    /// Requests per minute.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    rpm: Option<u32>,
+    /// Tokens per minute.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_000_000_000))]
+    tpm: Option<u32>,
+    /// Requests under way at once.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    max_in_flight: Option<u32>,
+    /// What it may cost: 50CNY/month, 2.5USD/day, 100CNY/total. May be given once for each of the three.
+    #[arg(long, value_name = "BUDGET")]
+    budget: Vec<String>,
+    /// Where it may come from: 10.0.0.0/8, 192.0.2.7. May be given several times.
+    #[arg(long, value_name = "NETWORK")]
+    ip: Vec<String>,
+    /// What becomes of the call upstream when the client leaves before its end.
+    #[arg(long, value_enum)]
+    on_client_gone: Option<ClientGone>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum ClientGone {
+    Cancel,
+    Drain,
+}
+
+/// Whatever keeps a command from being done, for people.
+type Failed = String;
+
+/// Does it.
+pub(super) fn run(source: &Source, command: &Command) -> ExitCode {
+    let loaded = match output::load_with(source, Secrets::Leave) {
+        Ok(loaded) => loaded,
+        Err(code) => return code,
+    };
+    let done = Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string());
+    match done.and_then(|runtime| runtime.block_on(Store::with(loaded, command))) {
+        Ok(text) => {
+            output::print(text.trim_end());
+            ExitCode::SUCCESS
+        }
+        Err(error) => output::fail(error),
+    }
+}
+
+struct Store {
+    config: Config,
+    /// Where the configuration comes from.
+    source: String,
+    database: Database,
+    revision: u64,
+    keys: Vec<StoredKey>,
+    now: Duration,
+}
+
+impl Store {
+    async fn with(loaded: Loaded, command: &Command) -> Result<String, Failed> {
+        let Loaded { config, source, .. } = loaded;
+        let place = Place::of(&config);
+        if let Place::Sqlite(_) = place {
+            let folder = &config.server.data_dir;
+            std::fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+        }
+        let failed = |error| format!("the store at {place} cannot be used: {error}");
+        let mut database = Database::open(&place).await.map_err(failed)?;
+        let (revision, keys) = database.stored_keys().await.map_err(failed)?;
+        let mut store = Self { config, source, database, revision, keys, now: Clock::system().since_epoch() };
+        let done = store.run(command).await;
+        store.database.close().await;
+        done
+    }
+
+    async fn run(&mut self, command: &Command) -> Result<String, Failed> {
+        match command {
+            Command::Create(create) => self.create(create).await,
+            Command::List { json } => Ok(self.list(*json)),
+            Command::Show { name, json } => self.show(name, *json).await,
+            Command::Disable { name } => self.set_disabled(name, true).await,
+            Command::Enable { name } => self.set_disabled(name, false).await,
+            Command::Rotate { name, grace } => self.rotate(name, *grace).await,
+            Command::Delete { name } => {
+                self.stored(name)?;
+                self.change(Change::Delete(name)).await?;
+                Ok(format!("deleted {name}"))
+            }
+        }
+    }
+
+    async fn create(&mut self, create: &Create) -> Result<String, Failed> {
+        let name = &create.name;
+        if name.is_empty() || name.chars().any(|c| c.is_whitespace() || c.is_control()) {
+            return Err("a name is not empty and holds no white space".to_owned());
+        }
+        self.not_of_file(name)?;
+        let settings = KeySettings {
+            models: create.models.clone(),
+            upstreams: create.upstreams.clone(),
+            group: create.group.clone(),
+            rpm: create.rpm,
+            tpm: create.tpm,
+            max_in_flight: create.max_in_flight.map(|count| count as usize),
+            budgets: create.budget.clone(),
+            ips: create.ip.clone(),
+            expires_ms: create.expires.map(|moment| moment.after(self.now)),
+            on_client_gone: create.on_client_gone.map(|what| match what {
+                ClientGone::Cancel => "cancel".to_owned(),
+                ClientGone::Drain => "drain".to_owned(),
+            }),
+        };
+        let (secret, prefix, sha256) = fresh()?;
+        let (name, created_ms) = (name.clone(), time::millis(self.now));
+        let key = StoredKey { name, prefix, sha256, previous: None, disabled: false, created_ms, settings };
+        let faults = self.config.faults_of(&key);
+        if !faults.is_empty() {
+            return Err(format!("nothing was made: {}", faults.join("; ")));
+        }
+        self.change(Change::Create(&key)).await?;
+        Ok(secret)
+    }
+
+    async fn set_disabled(&mut self, name: &str, disabled: bool) -> Result<String, Failed> {
+        let mut key = self.stored(name)?;
+        key.disabled = disabled;
+        let (action, done) = if disabled { ("disable", "disabled") } else { ("enable", "enabled") };
+        self.change(Change::Replace(&key, action)).await?;
+        Ok(format!("{done} {name}"))
+    }
+
+    async fn rotate(&mut self, name: &str, grace: Duration) -> Result<String, Failed> {
+        let mut key = self.stored(name)?;
+        let (secret, prefix, sha256) = fresh()?;
+        let before = std::mem::replace(&mut key.sha256, sha256);
+        key.prefix = prefix;
+        let until_ms = time::millis(self.now.saturating_add(grace));
+        key.previous = (!grace.is_zero()).then_some(Previous { sha256: before, until_ms });
+        self.change(Change::Replace(&key, "rotate")).await?;
+        Ok(secret)
+    }
+
+    async fn change(&mut self, change: Change<'_>) -> Result<(), Failed> {
+        let id = Chance::system().bytes::<16>().map_err(|error| error.to_string())?;
+        // Those of one millisecond sort by chance, all others by time.
+        let id = format!("{:016x}{}", time::millis(self.now), HEXLOWER.encode(&id));
+        let name = actor();
+        let author = Author { id: &id, name: &name, time_ms: time::millis(self.now) };
+        self.database.change_key(self.revision, change, author).await.map_err(|error: KeyError| error.to_string())
+    }
+
+    fn not_of_file(&self, name: &str) -> Result<(), Failed> {
+        match self.config.keys.iter().find(|key| *key.name == *name) {
+            Some(_) => Err(format!("the key {name} is declared in {}: change it there", self.source)),
+            None => Ok(()),
+        }
+    }
+
+    fn stored(&self, name: &str) -> Result<StoredKey, Failed> {
+        self.not_of_file(name)?;
+        let key = self.keys.iter().find(|key| key.name == name);
+        key.cloned().ok_or_else(|| format!("no key is called {name}; `tidegate keys list` shows all"))
+    }
+
+    fn list(&self, as_json: bool) -> String {
+        let of_file = self.config.keys.iter().filter(|key| key.kept == Kept::File);
+        if as_json {
+            let of_file = of_file.map(|key| json!({ "name": &*key.name, "declared_in": self.source }));
+            let all: Vec<_> = of_file.chain(self.keys.iter().map(|key| self.json(key))).collect();
+            return json!(all).to_string();
+        }
+        let mut lines = vec![["name", "key", "state", "group", "declared in"].map(str::to_owned).to_vec()];
+        let cells = |key: &Key| {
+            let group = key.group.and_then(|group| self.config.groups.get(group)).map_or("-", |group| &group.name);
+            vec![key.name.to_string(), "-".into(), "-".into(), group.into(), self.source.clone()]
+        };
+        lines.extend(of_file.map(cells));
+        lines.extend(self.keys.iter().map(|key| {
+            let group = key.settings.group.clone().unwrap_or_else(|| "-".into());
+            vec![key.name.clone(), format!("{}…", key.prefix), self.state(key).into(), group, "the store".into()]
+        }));
+        output::in_columns(&lines)
+    }
+
+    fn state(&self, key: &StoredKey) -> &'static str {
+        match key.settings.expires_ms {
+            _ if key.disabled => "disabled",
+            Some(until) if until <= time::millis(self.now) => "expired",
+            _ => "active",
+        }
+    }
+
+    /// Everything but the hashes.
+    fn json(&self, key: &StoredKey) -> serde_json::Value {
+        json!({
+            "name": key.name,
+            "prefix": key.prefix,
+            "state": self.state(key),
+            "created": time::written(key.created_ms),
+            "expires": key.settings.expires_ms.map(time::written),
+            "previous_until": key.previous.as_ref().map(|previous| time::written(previous.until_ms)),
+            "settings": key.settings,
+            "declared_in": "the store",
+        })
+    }
+
+    async fn show(&mut self, name: &str, as_json: bool) -> Result<String, Failed> {
+        let key = self.stored(name)?;
+        let audit = self.database.audit(name).await.map_err(|error| error.to_string())?;
+        let mut shown = self.json(&key);
+        if as_json {
+            let entry = |entry: &Entry| {
+                json!({
+                    "time": time::written(entry.time_ms), "actor": entry.actor, "action": entry.action,
+                    "before": entry.before, "after": entry.after,
+                })
+            };
+            if let Some(object) = shown.as_object_mut() {
+                object.insert("audit".into(), audit.iter().map(entry).collect());
+            }
+            return Ok(shown.to_string());
+        }
+        let mut lines: Vec<Vec<String>> = Vec::new();
+        for part in [&shown, &shown["settings"]] {
+            let fields = part.as_object().into_iter().flatten();
+            for (name, value) in fields.filter(|(name, value)| *name != "settings" && !value.is_null()) {
+                let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+                lines.push(vec![name.clone(), text]);
+            }
+        }
+        for entry in &audit {
+            let Entry { time_ms, actor, action, .. } = entry;
+            lines.push(vec![time::written(*time_ms), format!("{action} by {actor}")]);
+        }
+        Ok(output::in_lines(&lines))
+    }
+}
+
+/// A new key: the secret, its prefix and its hash.
+fn fresh() -> Result<(String, String, String), Failed> {
+    let secret = auth::make_key(Chance::system()).map_err(|error| error.to_string())?;
+    let secret = secret.expose_secret().to_owned();
+    let (prefix, sha256) = (auth::prefix(&secret).to_owned(), HEXLOWER.encode(&auth::digest(secret.as_bytes())));
+    Ok((secret, prefix, sha256))
+}
+
+/// Who does it: what `TIDEGATE_ACTOR` says, or the user of this system.
+fn actor() -> String {
+    let variable = |name: &str| std::env::var(name).ok().filter(|text| !text.trim().is_empty());
+    if let Some(actor) = variable("TIDEGATE_ACTOR") {
+        return actor;
+    }
+    let user = variable("USER").or_else(|| variable("LOGNAME")).unwrap_or_else(|| "unknown".into());
+    let host = variable("HOSTNAME").or_else(|| std::fs::read_to_string("/etc/hostname").ok());
+    match host.as_deref().map(str::trim).filter(|host| !host.is_empty()) {
+        Some(host) => format!("{user}@{host}"),
+        None => user,
+    }
+}

@@ -1,0 +1,101 @@
+//! Times as people write them on a command line.
+
+use std::time::Duration;
+
+use jiff::{Timestamp, civil::Date, tz::TimeZone};
+
+const MOMENT: &str = "is neither a length of time (30d, 12h, 30m, 90s) nor a day (2026-11-01)";
+
+/// `30d`, `12h`, `30m`, `90s`.
+pub(super) fn length(text: &str) -> Option<Duration> {
+    let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let seconds = match unit {
+        "d" => 86_400,
+        "h" => 3600,
+        "m" => 60,
+        "s" => 1,
+        _ => return None,
+    };
+    let digits = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
+    Some(Duration::from_secs(number.parse::<u64>().ok().filter(|_| digits)?.saturating_mul(seconds)))
+}
+
+/// A length of time from now, or a day.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Moment {
+    /// So long before or after now.
+    Away(Duration),
+    /// The beginning of a day, in UTC: milliseconds since 1970-01-01.
+    At(u64),
+}
+
+/// Reads a moment; for the command line.
+pub(super) fn moment(text: &str) -> Result<Moment, String> {
+    if let Some(length) = length(text) {
+        return Ok(Moment::Away(length));
+    }
+    let day = text.parse::<Date>().ok().filter(|_| text.len() == "2026-11-01".len());
+    let at = day.and_then(|day| day.to_zoned(TimeZone::UTC).ok()).map(|day| day.timestamp().as_millisecond());
+    let at = at.and_then(|at| u64::try_from(at).ok());
+    at.map(Moment::At).ok_or_else(|| format!("{text:?} {MOMENT}"))
+}
+
+/// Reads a length of time; for the command line.
+pub(super) fn pause(text: &str) -> Result<Duration, String> {
+    length(text).ok_or_else(|| format!("{text:?} is no length of time, such as 24h, 30m or 0s"))
+}
+
+impl Moment {
+    /// Milliseconds since 1970-01-01 UTC, of what is in the past.
+    pub(super) fn before(self, now: Duration) -> u64 {
+        match self {
+            Self::Away(length) => millis(now.saturating_sub(length)),
+            Self::At(at) => at,
+        }
+    }
+
+    /// The same of what is to come.
+    pub(super) fn after(self, now: Duration) -> u64 {
+        match self {
+            Self::Away(length) => millis(now.saturating_add(length)),
+            Self::At(at) => at,
+        }
+    }
+}
+
+/// Whole milliseconds.
+pub(super) fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A moment for people and programs: `2026-11-01T00:00:00Z`.
+pub(super) fn written(millis: u64) -> String {
+    let moment = i64::try_from(millis).ok().and_then(|millis| Timestamp::from_millisecond(millis).ok());
+    moment.map_or_else(|| "never".to_owned(), |moment| moment.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_long_away_or_a_day() {
+        let away = |seconds| Ok(Moment::Away(Duration::from_secs(seconds)));
+        for (text, length) in [("7d", away(604_800)), ("12h", away(43_200)), ("30m", away(1800)), ("0s", away(0))] {
+            assert_eq!(moment(text), length, "{text}");
+        }
+        for (text, seconds) in [
+            ("1970-01-01", 0),
+            ("2000-02-29", 951_782_400),
+            ("2026-11-01", 1_793_491_200),
+            ("2100-03-01", 4_107_542_400),
+        ] {
+            assert_eq!(moment(text), Ok(Moment::At(seconds * 1000)), "{text}");
+        }
+        for text in
+            ["", "7", "d", "-1d", "+1d", "7w", "2026-13-01", "2026-02-29", "2100-02-29", "2026-11", "1969-12-31", "é"]
+        {
+            assert!(moment(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! Keys of clients in the store, and who changed them.
+
+use sha2::{Digest, Sha256};
+use sqlx::{Connection as _, Row as _};
+
+use super::{BATCH, Database, DatabaseError, integer, on, within};
+use crate::domain::key::{Previous, StoredKey};
+
+/// What becomes of a key. The names are fixed: column `action`.
+#[derive(Clone, Copy, Debug)]
+pub enum Change<'a> {
+    /// There is a new one.
+    Create(&'a StoredKey),
+    /// It is like this from now on; the word says what was done to it.
+    Replace(&'a StoredKey, &'static str),
+    /// It is gone.
+    Delete(&'a str),
+}
+
+/// Who changes a key, and when.
+#[derive(Clone, Copy, Debug)]
+pub struct Author<'a> {
+    /// Names the change: no two have the same.
+    pub id: &'a str,
+    /// Whoever it is.
+    pub name: &'a str,
+    /// Milliseconds since 1970-01-01 UTC.
+    pub time_ms: u64,
+}
+
+/// One line of the audit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Milliseconds since 1970-01-01 UTC.
+    pub time_ms: u64,
+    /// Who it was.
+    pub actor: String,
+    /// What was done.
+    pub action: String,
+    /// The name of the key.
+    pub key: String,
+    /// SHA-256 of all that was kept of the key before, in hex.
+    pub before: Option<String>,
+    /// And after.
+    pub after: Option<String>,
+}
+
+/// Why a key did not change.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    /// The database.
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
+    /// One like it is there already.
+    #[error("a key of this name is there already")]
+    Exists,
+    /// It is not there.
+    #[error("no key has this name")]
+    Missing,
+    /// Somebody else was at it.
+    #[error("somebody else changed keys at the same moment: look again, and try again")]
+    Raced,
+}
+
+impl From<sqlx::Error> for KeyError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Database(error.into())
+    }
+}
+
+impl Change<'_> {
+    fn name(&self) -> &str {
+        match self {
+            Self::Create(key) | Self::Replace(key, _) => &key.name,
+            Self::Delete(name) => name,
+        }
+    }
+
+    fn action(&self) -> &'static str {
+        match self {
+            Self::Create(_) => "create",
+            Self::Replace(_, action) => action,
+            Self::Delete(_) => "delete",
+        }
+    }
+}
+
+/// SHA-256 of all that is kept of a key, in hex.
+fn hash(key: &StoredKey) -> String {
+    // Plain data in a fixed order: writing it down cannot fail.
+    data_encoding::HEXLOWER.encode(&Sha256::digest(serde_json::to_vec(key).unwrap_or_default()))
+}
+
+const COLUMNS: &str = "name, prefix, sha256, previous_sha256, previous_until_ms, disabled, created_ms, settings";
+
+impl Database {
+    /// How often keys were changed.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub async fn revision(&mut self) -> Result<u64, DatabaseError> {
+        const QUERY: &str = "SELECT number FROM revisions WHERE name = 'client_keys'";
+        within(BATCH, async {
+            on!(self, |connection, Db| {
+                let number: i64 = sqlx::query::<Db>(QUERY).fetch_one(connection).await?.try_get(0)?;
+                Ok(u64::try_from(number).unwrap_or_default())
+            })
+        })
+        .await
+    }
+
+    /// All keys, by name, with the revision that they are of or one before it.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub async fn stored_keys(&mut self) -> Result<(u64, Vec<StoredKey>), DatabaseError> {
+        // First: whoever changes one in between makes it be read again.
+        let revision = self.revision().await?;
+        let query = format!("SELECT {COLUMNS} FROM client_keys ORDER BY name");
+        let keys = within(BATCH, async {
+            on!(self, |connection, Db| {
+                let rows = sqlx::query::<Db>(sqlx::AssertSqlSafe(query)).fetch_all(connection).await?;
+                let key = |row: &<Db as sqlx::Database>::Row| -> Result<StoredKey, sqlx::Error> {
+                    let number = |nth: usize| {
+                        row.try_get::<Option<i64>, _>(nth).map(|it| it.and_then(|it| u64::try_from(it).ok()))
+                    };
+                    let (sha256, until_ms) = (row.try_get::<Option<String>, _>(3)?, number(4)?);
+                    let settings: String = row.try_get(7)?;
+                    Ok(StoredKey {
+                        name: row.try_get(0)?,
+                        prefix: row.try_get(1)?,
+                        sha256: row.try_get(2)?,
+                        previous: sha256.zip(until_ms).map(|(sha256, until_ms)| Previous { sha256, until_ms }),
+                        disabled: number(5)? != Some(0),
+                        created_ms: number(6)?.unwrap_or_default(),
+                        settings: serde_json::from_str(&settings).map_err(|error| sqlx::Error::Decode(error.into()))?,
+                    })
+                };
+                Ok(rows.iter().map(key).collect::<Result<_, _>>()?)
+            })
+        })
+        .await?;
+        Ok((revision, keys))
+    }
+
+    /// Changes a key, where nobody changed any since `revision`.
+    ///
+    /// # Errors
+    /// When it is not as it was thought to be, or the database does not take it. Nothing has changed then.
+    pub async fn change_key(&mut self, revision: u64, change: Change<'_>, author: Author<'_>) -> Result<(), KeyError> {
+        let (_, keys) = self.stored_keys().await?;
+        let before = keys.iter().find(|key| key.name == change.name());
+        match (&change, before) {
+            (Change::Create(_), Some(_)) => return Err(KeyError::Exists),
+            (Change::Replace(..) | Change::Delete(_), None) => return Err(KeyError::Missing),
+            _ => {}
+        }
+        let after = match change {
+            Change::Create(key) | Change::Replace(key, _) => Some(key),
+            Change::Delete(_) => None,
+        };
+        let written = within(BATCH, async {
+            on!(self, |connection, Db| {
+                let mut transaction = connection.begin().await?;
+                // Whoever else wants to change something waits here, and then finds another number.
+                let raised = sqlx::query::<Db>(
+                    "UPDATE revisions SET number = number + 1 WHERE name = 'client_keys' AND number = $1",
+                );
+                let raised = raised.bind(integer(revision)).execute(&mut *transaction).await?.rows_affected();
+                if raised == 0 {
+                    return Ok(false);
+                }
+                let delete = sqlx::query::<Db>("DELETE FROM client_keys WHERE name = $1").bind(change.name());
+                delete.execute(&mut *transaction).await?;
+                if let Some(key) = after {
+                    let insert = sqlx::query::<Db>(
+                        "INSERT INTO client_keys (name, prefix, sha256, previous_sha256, previous_until_ms, disabled, \
+                         created_ms, settings) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+                    );
+                    let insert = insert.bind(&key.name).bind(&key.prefix).bind(&key.sha256);
+                    let previous = key.previous.as_ref();
+                    let insert = insert.bind(previous.map(|previous| previous.sha256.as_str()));
+                    let insert = insert.bind(previous.map(|previous| integer(previous.until_ms)));
+                    let insert = insert.bind(i64::from(key.disabled)).bind(integer(key.created_ms));
+                    let settings = serde_json::to_string(&key.settings).unwrap_or_default();
+                    insert.bind(settings).execute(&mut *transaction).await?;
+                }
+                let audit = sqlx::query::<Db>(
+                    "INSERT INTO audit (id, time_ms, actor, action, key_name, before, after) VALUES ($1, $2, $3, $4, $5, \
+                     $6, $7)",
+                );
+                let audit = audit.bind(author.id).bind(integer(author.time_ms)).bind(author.name).bind(change.action());
+                let audit = audit.bind(change.name()).bind(before.map(hash)).bind(after.map(hash));
+                audit.execute(&mut *transaction).await?;
+                transaction.commit().await?;
+                Ok(true)
+            })
+        })
+        .await?;
+        if written { Ok(()) } else { Err(KeyError::Raced) }
+    }
+
+    /// What was done to a key, the oldest first.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub async fn audit(&mut self, key: &str) -> Result<Vec<Entry>, DatabaseError> {
+        const QUERY: &str = "SELECT time_ms, actor, action, key_name, before, after FROM audit WHERE key_name = $1 \
+             ORDER BY time_ms, id";
+        within(BATCH, async {
+            on!(self, |connection, Db| {
+                let rows = sqlx::query::<Db>(QUERY).bind(key).fetch_all(connection).await?;
+                let entry = |row: &<Db as sqlx::Database>::Row| -> Result<Entry, sqlx::Error> {
+                    Ok(Entry {
+                        time_ms: u64::try_from(row.try_get::<i64, _>(0)?).unwrap_or_default(),
+                        actor: row.try_get(1)?,
+                        action: row.try_get(2)?,
+                        key: row.try_get(3)?,
+                        before: row.try_get(4)?,
+                        after: row.try_get(5)?,
+                    })
+                };
+                Ok(rows.iter().map(entry).collect::<Result<_, _>>()?)
+            })
+        })
+        .await
+    }
+}

@@ -1,0 +1,268 @@
+//! Keys in the store: made, changed and deleted by the command line while gateways run.
+
+use std::{fs, path::Path, time::Duration};
+
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::time::Instant;
+
+use crate::support::{
+    client::{Answer, Client},
+    database::{Postgres, until},
+    gateway::KEY,
+    process::{Process, run, said, tidegate},
+    upstream::{RESPONSE, Upstream, json},
+};
+
+/// A folder with a configuration; `more` comes first, so that it may add to `[server]`.
+fn folder(upstream: &Upstream, more: &str, keys: &str) -> TempDir {
+    let folder = TempDir::new().unwrap();
+    write(folder.path(), upstream, more, keys);
+    folder
+}
+
+fn write(folder: &Path, upstream: &Upstream, more: &str, keys: &str) {
+    let text = format!(
+        r#"
+[server]
+listen = "127.0.0.1:0"
+admin_listen = "127.0.0.1:0"
+data_dir = "data"
+workers = 1
+{more}
+[[upstreams]]
+name = "one"
+base_url = "{}"
+credentials = [{{ env = "UP_KEY" }}]
+[[models]]
+name = "smart"
+targets = [{{ upstream = "one" }}]
+[[groups]]
+name = "team"
+{keys}
+"#,
+        upstream.base_url()
+    );
+    fs::write(folder.join("tidegate.toml"), text).unwrap();
+}
+
+const OF_FILE: &str = "[[keys]]\nname = \"file\"\nsecret = { env = \"FILE_KEY\" }";
+
+fn serve(folder: &Path) -> Process {
+    let mut command = tidegate(folder);
+    command.args(["serve", "--config", "tidegate.toml"]).env("UP_KEY", "sk-upstream-secret").env("FILE_KEY", KEY);
+    Process::start(&mut command)
+}
+
+/// `tidegate keys …`, without the variables of credentials.
+fn keys(folder: &Path, arguments: &[&str]) -> Result<String, String> {
+    let mut command = tidegate(folder);
+    command.args(["--config", "tidegate.toml", "keys"]).args(arguments).env("TIDEGATE_ACTOR", "ann");
+    let output = run(&mut command);
+    if output.status.success() { Ok(said(&output).trim().to_owned()) } else { Err(said(&output)) }
+}
+
+async fn ask(address: std::net::SocketAddr, key: &str, more: &str) -> Answer {
+    let mut client = Client::connect(address).await;
+    let body = r#"{"model":"smart"}"#;
+    let head = format!(
+        "POST /v1/responses HTTP/1.1\r\nhost: t\r\nauthorization: Bearer {key}\r\n{more}content-length: {}\r\n\r\n",
+        body.len()
+    );
+    client.send([head.as_bytes(), body.as_bytes()].concat()).await;
+    client.answer().await
+}
+
+/// Awaits that requests with this key get this status; returned is how long it took.
+async fn becomes(address: std::net::SocketAddr, key: &str, status: u16) -> Duration {
+    let began = Instant::now();
+    until(&format!("status {status}"), async || ask(address, key, "").await.status == status).await;
+    began.elapsed()
+}
+
+/// A change is noticed within 2 s; this machine may be busy with other tests.
+const NOTICED: Duration = Duration::from_secs(4);
+
+#[tokio::test]
+async fn a_key_is_made_disabled_enabled_rotated_and_deleted_while_the_gateway_runs() {
+    let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
+    let folder = folder(&upstream, "", OF_FILE);
+    let folder = folder.path();
+    let mut gateway = serve(folder);
+    let address = gateway.ready();
+    let unknown = ask(address, "tg-nobody-has-this-one", "").await;
+    unknown.assert_final(401, "invalid_api_key", true);
+
+    let key = keys(folder, &["create", "--name", "team-a", "--models", "smart", "--group", "team"]).unwrap();
+    assert!(key.starts_with("tg-") && key.len() == 61, "{key}");
+    assert!(becomes(address, &key, 200).await < NOTICED);
+    assert_eq!(ask(address, KEY, "").await.status, 200, "that of the file is still there");
+    keys(folder, &["disable", "team-a"]).unwrap();
+    assert!(becomes(address, &key, 401).await < NOTICED);
+    let disabled = ask(address, &key, "").await;
+    assert_eq!(disabled.json(), unknown.json(), "nobody is told that it exists");
+    keys(folder, &["enable", "team-a"]).unwrap();
+    becomes(address, &key, 200).await;
+
+    let second = keys(folder, &["rotate", "team-a", "--grace", "1h"]).unwrap();
+    becomes(address, &second, 200).await;
+    assert_eq!(ask(address, &key, "").await.status, 200, "the one before works on");
+    let third = keys(folder, &["rotate", "team-a", "--grace", "2s"]).unwrap();
+    becomes(address, &third, 200).await;
+    assert_eq!(ask(address, &key, "").await.status, 401, "only the last one before does");
+    becomes(address, &second, 401).await;
+    assert_eq!(ask(address, &third, "").await.status, 200);
+
+    let shown: Value = serde_json::from_str(&keys(folder, &["show", "team-a", "--json"]).unwrap()).unwrap();
+    let actions: Vec<_> =
+        shown["audit"].as_array().unwrap().iter().map(|entry| entry["action"].as_str().unwrap()).collect();
+    assert_eq!(actions, ["create", "disable", "enable", "rotate", "rotate"]);
+    for pair in shown["audit"].as_array().unwrap().windows(2) {
+        assert_eq!((&pair[0]["after"], &pair[1]["actor"]), (&pair[1]["before"], &Value::from("ann")));
+    }
+    let text = keys(folder, &["show", "team-a"]).unwrap();
+    assert!(text.contains("create by ann") && text.contains("models"), "{text}");
+    for secret in [&key, &second, &third] {
+        assert!(!text.contains(secret.as_str()) && !shown.to_string().contains(secret.as_str()));
+        let database = fs::read(folder.join("data/ledger.db")).unwrap();
+        let wal = fs::read(folder.join("data/ledger.db-wal")).unwrap_or_default();
+        for bytes in [database, wal, fs::read(folder.join("data/keys.json")).unwrap()] {
+            assert!(!bytes.windows(secret.len()).any(|window| window == secret.as_bytes()), "the key itself is kept");
+        }
+    }
+    let list = keys(folder, &["list"]).unwrap();
+    assert!(list.contains("team-a") && list.contains("file") && list.contains(&third[..9]), "{list}");
+    keys(folder, &["delete", "team-a"]).unwrap();
+    assert!(becomes(address, &third, 401).await < NOTICED);
+    assert!(keys(folder, &["show", "team-a"]).unwrap_err().contains("no key is called team-a"));
+    gateway.signal("INT");
+    assert_eq!(gateway.exit(), Some(0));
+}
+
+#[tokio::test]
+async fn what_a_key_cannot_be_is_said_and_nothing_is_made() {
+    let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
+    let folder = folder(&upstream, "", OF_FILE);
+    let folder = folder.path();
+    for (arguments, said) in [
+        (&["--models", "smrt"][..], "no model is called `smrt`; did you mean `smart`?"),
+        (&["--upstreams", "two"], "no upstream is called `two`"),
+        (&["--group", "nobody"], "no group is called `nobody`"),
+        (&["--budget", "5"], "is not an amount, a currency and a time"),
+        (&["--ip", "10.0.0.0/99"], "neither an IP address nor a network"),
+        (&["--expires", "soon"], "30d, 12h, 30m, 90s"),
+        (&["--rpm", "0"], "rpm"),
+    ] {
+        let error = keys(folder, &[&["create", "--name", "x"], arguments].concat()).unwrap_err();
+        assert!(error.contains(said), "{arguments:?}: {error}");
+    }
+    assert_eq!(keys(folder, &["list", "--json"]).unwrap().matches("name").count(), 1);
+    let error = keys(folder, &["create", "--name", "file"]).unwrap_err();
+    assert!(error.contains("the key file is declared in tidegate.toml: change it there"), "{error}");
+    for command in ["disable", "enable", "rotate", "delete"] {
+        assert!(keys(folder, &[command, "file"]).unwrap_err().contains("is declared in tidegate.toml"));
+    }
+    keys(folder, &["create", "--name", "x"]).unwrap();
+    assert!(keys(folder, &["create", "--name", "x"]).unwrap_err().contains("a key of this name is there already"));
+}
+
+#[tokio::test]
+async fn a_key_ends_and_comes_from_where_it_may() {
+    let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
+    let folder = folder(&upstream, "trusted_proxies = [\"127.0.0.1\"]", OF_FILE);
+    let folder = folder.path();
+    let mut gateway = serve(folder);
+    let address = gateway.ready();
+    let short = keys(folder, &["create", "--name", "short", "--expires", "4s"]).unwrap();
+    becomes(address, &short, 200).await;
+    becomes(address, &short, 401).await;
+    let here = keys(folder, &["create", "--name", "here", "--ip", "127.0.0.0/8"]).unwrap();
+    let there = keys(folder, &["create", "--name", "there", "--ip", "192.0.2.0/24", "--ip", "2001:db8::/32"]).unwrap();
+    becomes(address, &here, 200).await;
+    assert_eq!(ask(address, &there, "").await.status, 401);
+    for (from, status) in
+        [("192.0.2.7", 200), ("198.51.100.7, 2001:db8::7", 200), ("192.0.2.7, 198.51.100.7", 401), ("x", 401)]
+    {
+        let answer = ask(address, &there, &format!("x-forwarded-for: {from}\r\n")).await;
+        assert_eq!(answer.status, status, "{from}");
+    }
+}
+
+#[tokio::test]
+async fn without_its_database_a_start_has_the_keys_of_the_copy() {
+    let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
+    let folder = folder(&upstream, "", "");
+    let folder = folder.path();
+    let key = keys(folder, &["create", "--name", "a"]).unwrap();
+    let mut gateway = serve(folder);
+    assert_eq!(ask(gateway.ready(), &key, "").await.status, 200);
+    gateway.signal("INT");
+    assert_eq!(gateway.exit(), Some(0));
+    for file in ["ledger.db-wal", "ledger.db-shm"] {
+        let _ = fs::remove_file(folder.join("data").join(file));
+    }
+    fs::write(folder.join("data/ledger.db"), "this is no database").unwrap();
+    let mut gateway = serve(folder);
+    let address = gateway.ready();
+    assert_eq!(ask(address, &key, "").await.status, 200);
+    assert_eq!(ask(address, "tg-nobody", "").await.status, 401);
+    let ready = Client::connect(gateway.admin()).await.get("/readyz").await;
+    assert_eq!((ready.status, ready.json()["keys"]["store_fails"].clone()), (200, Value::Bool(true)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replicas_share_keys_through_postgresql_and_go_on_without_it() {
+    let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
+    let mut postgres = Postgres::start().await;
+    let store = format!("[store]\nurl = \"{}\"", postgres.url());
+    let folders = [folder(&upstream, &store, ""), folder(&upstream, &store, "")];
+    let [one, two] = [folders[0].path(), folders[1].path()];
+    let key = keys(one, &["create", "--name", "a"]).unwrap();
+    let mut gateways = [serve(one), serve(two)];
+    let addresses: Vec<_> = gateways.iter_mut().map(Process::ready).collect();
+    for address in &addresses {
+        assert_eq!(ask(*address, &key, "").await.status, 200);
+    }
+    let other = keys(two, &["create", "--name", "b"]).unwrap();
+    for address in &addresses {
+        assert!(becomes(*address, &other, 200).await < Duration::from_secs(5));
+    }
+    postgres.stop();
+    for address in &addresses {
+        assert_eq!((ask(*address, &key, "").await.status, ask(*address, &other, "").await.status), (200, 200));
+    }
+    gateways[0].signal("INT");
+    assert_eq!(gateways[0].exit(), Some(0));
+    // Started without it, the copy counts; a new folder knows nothing, and does not say 401.
+    let mut again = serve(one);
+    assert_eq!(ask(again.ready(), &other, "").await.status, 200);
+    let fresh = folder(&upstream, &store, "");
+    let mut unread = serve(fresh.path());
+    let address = unread.ready();
+    let answer = ask(address, &other, "").await;
+    answer.assert_problem(503, "keys_unavailable");
+    assert_eq!(answer.header("retry-after"), Some("1"));
+    assert_eq!(Client::connect(address).await.get("/readyz").await.status, 503);
+    postgres.run().await;
+    becomes(address, &other, 200).await;
+    assert_eq!(ask(address, "tg-nobody", "").await.status, 401);
+    assert_eq!(Client::connect(address).await.get("/readyz").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_key_for_what_is_gone_may_use_nothing_of_it() {
+    let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
+    let folder = folder(&upstream, "", OF_FILE);
+    let folder = folder.path();
+    let grouped = keys(folder, &["create", "--name", "grouped", "--group", "team"]).unwrap();
+    let named = keys(folder, &["create", "--name", "named"]).unwrap();
+    let mut gateway = serve(folder);
+    let address = gateway.ready();
+    assert_eq!((ask(address, &grouped, "").await.status, ask(address, &named, "").await.status), (200, 200));
+    // The group is gone, and the file has a key of its own by the name.
+    write(folder, &upstream, "", &OF_FILE.replace("\"file\"", "\"named\""));
+    let text = fs::read_to_string(folder.join("tidegate.toml")).unwrap().replace("[[groups]]\nname = \"team\"\n", "");
+    fs::write(folder.join("tidegate.toml"), text).unwrap();
+    becomes(address, &grouped, 401).await;
+    assert_eq!((ask(address, &named, "").await.status, ask(address, KEY, "").await.status), (401, 200));
+}
