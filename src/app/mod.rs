@@ -57,7 +57,7 @@ use crate::{
     },
     metrics::Metrics,
     proxy::{Common, Proxy, Tables, TablesError, Tls},
-    store::sql::Place,
+    store::{journal::Disk, sql::Place},
 };
 
 pub use memory::Memory;
@@ -74,6 +74,8 @@ pub struct World {
     pub clock: Clock,
     /// Randomness.
     pub chance: Chance,
+    /// The disk of the ledger's journal.
+    pub disk: &'static dyn Disk,
     /// Whether a person sees what is printed: only then may a new key be shown.
     pub terminal: bool,
 }
