@@ -34,6 +34,9 @@ use crate::support::{
     upstream::{LAST_CHUNK, RESPONSE, Request, STREAM, Step, Upstream, chunk, json},
 };
 
+/// That of every third request where there is load.
+const OTHER_KEY: &str = "sk-test-another-client-key";
+
 /// Two upstreams; `pair` is asked of both.
 fn settings(folder: &Path, workers: usize, one: &str, two: &str) {
     let text = format!(
@@ -64,6 +67,10 @@ max_in_flight = 1000
 name = "a"
 group = "team"
 secret = {{ env = "A_KEY" }}
+[[keys]]
+name = "b"
+group = "team"
+secret = {{ env = "B_KEY" }}
 "#
     );
     fs::write(folder.join("tidegate.toml"), text).unwrap();
@@ -72,6 +79,7 @@ secret = {{ env = "A_KEY" }}
 fn with(folder: &Path, arguments: &[&str]) -> Command {
     let mut command = tidegate(folder);
     command.args(arguments).args(["--config", "tidegate.toml"]).env("UP_KEY", UPSTREAM_KEY).env("A_KEY", KEY);
+    command.env("B_KEY", OTHER_KEY);
     command
 }
 
@@ -182,8 +190,9 @@ async fn answer(address: std::net::SocketAddr, number: usize) -> Option<String> 
     let mut stream = tokio::net::TcpStream::connect(address).await.ok()?;
     let model = if kind(number) == Kind::Failover { "pair" } else { "smart" };
     let body = body(model, number);
+    let key = if number.is_multiple_of(3) { OTHER_KEY } else { KEY };
     let head = format!(
-        "POST /v1/responses HTTP/1.1\r\nhost: t\r\nauthorization: Bearer {KEY}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+        "POST /v1/responses HTTP/1.1\r\nhost: t\r\nauthorization: Bearer {key}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
         body.len()
     );
     stream.write_all((head + &body).as_bytes()).await.ok()?;
@@ -274,7 +283,8 @@ fn compare(found: &[Row], seen: &[usize], sure: &BTreeSet<usize>) {
     for row in found {
         let number = usize::try_from(row.bytes_up).unwrap() - LENGTH;
         assert_eq!(by_number.insert(number, row), None, "two rows of request {number}");
-        assert_eq!((row.key.as_deref(), row.group.as_deref()), (Some("a"), Some("team")));
+        let key = if number.is_multiple_of(3) { "b" } else { "a" };
+        assert_eq!((row.key.as_deref(), row.group.as_deref()), (Some(key), Some("team")));
         let (input, output) = (number as i64 + 1, 2 * number as i64 + 1);
         match (&*row.state, row.end.as_deref()) {
             ("exact", Some("completed")) => {
@@ -379,6 +389,7 @@ async fn a_disk_that_fails_at_random_loses_no_row_and_lets_nothing_up_without_on
     config.health.fault_percent = 100;
     config.retries.percent = 100;
     config.upstreams.push(gateway::upstream("two", &two.base_url()));
+    config.keys.push(gateway::key("other", OTHER_KEY));
     config.models.push(gateway::model("pair", &[(0, Some("real")), (1, Some("real"))]));
     let mut gateway = Gateway::start_on(&DISK, config);
     let next = Arc::new(AtomicUsize::new(0));
