@@ -43,7 +43,7 @@ impl Ledgers {
     ) -> Result<Self, StartError> {
         let path = data_dir.file(JOURNAL);
         let condition = Arc::clone(&metrics.ledger);
-        let opened = Journal::open(path.clone(), workers, Arc::clone(&condition));
+        let opened = Journal::open(path.clone(), workers, Arc::clone(&condition), world.disk);
         let (journal, found) = opened.map_err(|source| StartError::Ledger { path, source })?;
         let into = Into {
             place,

@@ -59,7 +59,10 @@ use crate::{
     },
     metrics::Metrics,
     proxy::{Common, Proxy, Tables, TablesError, Tls},
-    store::sql::{KeyError, Place},
+    store::{
+        journal::Disk,
+        sql::{KeyError, Place},
+    },
 };
 
 pub use memory::Memory;
@@ -76,6 +79,8 @@ pub struct World {
     pub clock: Clock,
     /// Randomness.
     pub chance: Chance,
+    /// The disk of the ledger's journal.
+    pub disk: &'static dyn Disk,
     /// Whether a person sees what is printed: only then may a new key be shown.
     pub terminal: bool,
 }

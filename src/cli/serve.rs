@@ -17,6 +17,7 @@ use crate::{
     app::{self, Handle, Origin, Running, World, telemetry},
     config::{Config, EXIT_CONFIG, Loaded, Source},
     domain::{chance::Chance, clock::Clock},
+    store::journal::SystemDisk,
 };
 
 /// Runs the gateway until a signal ends it.
@@ -54,7 +55,12 @@ pub(super) fn run(source: &Source) -> ExitCode {
 pub(super) fn start(config: Config, origin: Option<Origin>) -> Result<(Running, Ending), ExitCode> {
     let ending = Ending::new().map_err(output::fail)?;
     let hangup = origin.is_some().then(|| ending.hangup()).transpose().map_err(output::fail)?;
-    let world = World { clock: Clock::system(), chance: Chance::system(), terminal: io::stdout().is_terminal() };
+    let world = World {
+        clock: Clock::system(),
+        chance: Chance::system(),
+        disk: &SystemDisk,
+        terminal: io::stdout().is_terminal(),
+    };
     let running = app::start(config, origin, world).map_err(output::fail)?;
     if let Some(hangup) = hangup {
         let handle = running.handle();

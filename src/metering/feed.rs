@@ -110,9 +110,11 @@ impl Feeding {
 
 fn keep_syncing(journal: &Journal, condition: &Condition, stop: &mpsc::Receiver<()>) {
     let mut told: Option<Instant> = None;
+    let mut wait = SYNC_EVERY;
     loop {
-        let ends = stop.recv_timeout(SYNC_EVERY) != Err(mpsc::RecvTimeoutError::Timeout);
+        let ends = stop.recv_timeout(wait) != Err(mpsc::RecvTimeoutError::Timeout);
         let synced = journal.sync();
+        wait = if synced.is_ok() { SYNC_EVERY } else { TRY_AGAIN };
         condition.journal_sync_fails.store(synced.is_err(), Ordering::Relaxed);
         if let Err(error) = synced
             && told.is_none_or(|told| told.elapsed() >= TRY_AGAIN)

@@ -164,12 +164,12 @@ mod tests {
     use super::*;
     use crate::{
         domain::{id::RequestId, ledger::State, outcome::Outcome},
-        store::journal::{Found, MOST, Reader, Records},
+        store::journal::{Found, MOST, Reader, Records, SystemDisk},
     };
 
     fn begin(folder: &Path) -> (Ledger, Found, Arc<Condition>) {
         let condition = Arc::new(Condition::default());
-        let (journal, found) = Journal::open(folder.join("journal"), 1, Arc::clone(&condition)).unwrap();
+        let (journal, found) = Journal::open(folder.join("journal"), 1, Arc::clone(&condition), &SystemDisk).unwrap();
         (Ledger::new(&journal, &condition), found, condition)
     }
 

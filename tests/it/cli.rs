@@ -6,6 +6,7 @@ use tempfile::TempDir;
 use tidegate::{
     app::{self, World},
     domain::{chance::Chance, clock::Clock},
+    store::journal::SystemDisk,
 };
 
 use crate::support::{
@@ -312,7 +313,7 @@ async fn a_log_that_nobody_takes_ends_nothing() {
 
 /// The real one, with somebody at a terminal.
 fn world() -> World {
-    World { clock: Clock::system(), chance: Chance::system(), terminal: true }
+    World { clock: Clock::system(), chance: Chance::system(), disk: &SystemDisk, terminal: true }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
+    fs, io,
     path::Path,
     process::Command,
     sync::{
@@ -15,7 +15,10 @@ use std::{
 use serde_json::Value;
 use sqlx::{Connection, Row as _, SqliteConnection, sqlite::SqliteConnectOptions};
 use tempfile::TempDir;
-use tidegate::domain::chance::Dice;
+use tidegate::{
+    domain::chance::Dice,
+    store::journal::{Disk, SystemDisk},
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     sync::oneshot,
@@ -25,11 +28,14 @@ use tokio::{
 
 use crate::support::{
     client::Client,
-    gateway::{Gateway, KEY, UPSTREAM_KEY, config},
+    gateway::{self, Gateway, KEY, UPSTREAM_KEY, config},
     process::{Process, run, said, tidegate},
     soon,
     upstream::{LAST_CHUNK, RESPONSE, Request, STREAM, Step, Upstream, chunk, json},
 };
+
+/// That of every third request where there is load.
+const OTHER_KEY: &str = "sk-test-another-client-key";
 
 /// Two upstreams; `pair` is asked of both.
 fn settings(folder: &Path, workers: usize, one: &str, two: &str) {
@@ -61,6 +67,10 @@ max_in_flight = 1000
 name = "a"
 group = "team"
 secret = {{ env = "A_KEY" }}
+[[keys]]
+name = "b"
+group = "team"
+secret = {{ env = "B_KEY" }}
 "#
     );
     fs::write(folder.join("tidegate.toml"), text).unwrap();
@@ -69,6 +79,7 @@ secret = {{ env = "A_KEY" }}
 fn with(folder: &Path, arguments: &[&str]) -> Command {
     let mut command = tidegate(folder);
     command.args(arguments).args(["--config", "tidegate.toml"]).env("UP_KEY", UPSTREAM_KEY).env("A_KEY", KEY);
+    command.env("B_KEY", OTHER_KEY);
     command
 }
 
@@ -170,11 +181,18 @@ async fn upstream(seen: &Arc<Mutex<Vec<usize>>>, fails: bool) -> Upstream {
 
 /// A client's call. Returned is when its answer was whole.
 async fn call(address: std::net::SocketAddr, number: usize) -> Option<Instant> {
+    let text = answer(address, number).await?;
+    (text.starts_with("HTTP/1.1 200") && text.contains(&usage(number))).then(Instant::now)
+}
+
+/// What a client got, as far as it waited for it.
+async fn answer(address: std::net::SocketAddr, number: usize) -> Option<String> {
     let mut stream = tokio::net::TcpStream::connect(address).await.ok()?;
     let model = if kind(number) == Kind::Failover { "pair" } else { "smart" };
     let body = body(model, number);
+    let key = if number.is_multiple_of(3) { OTHER_KEY } else { KEY };
     let head = format!(
-        "POST /v1/responses HTTP/1.1\r\nhost: t\r\nauthorization: Bearer {KEY}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+        "POST /v1/responses HTTP/1.1\r\nhost: t\r\nauthorization: Bearer {key}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
         body.len()
     );
     stream.write_all((head + &body).as_bytes()).await.ok()?;
@@ -184,8 +202,7 @@ async fn call(address: std::net::SocketAddr, number: usize) -> Option<Instant> {
             return None;
         }
     }
-    let text = String::from_utf8(answer).unwrap();
-    (text.starts_with("HTTP/1.1 200") && text.contains(&usage(number))).then(Instant::now)
+    Some(String::from_utf8(answer).unwrap())
 }
 
 /// Calls that come one after the other from many clients, until the gateway is gone.
@@ -266,7 +283,8 @@ fn compare(found: &[Row], seen: &[usize], sure: &BTreeSet<usize>) {
     for row in found {
         let number = usize::try_from(row.bytes_up).unwrap() - LENGTH;
         assert_eq!(by_number.insert(number, row), None, "two rows of request {number}");
-        assert_eq!((row.key.as_deref(), row.group.as_deref()), (Some("a"), Some("team")));
+        let key = if number.is_multiple_of(3) { "b" } else { "a" };
+        assert_eq!((row.key.as_deref(), row.group.as_deref()), (Some(key), Some("team")));
         let (input, output) = (number as i64 + 1, 2 * number as i64 + 1);
         match (&*row.state, row.end.as_deref()) {
             ("exact", Some("completed")) => {
@@ -310,6 +328,134 @@ async fn every_request_has_one_row_after_five_kills() {
 #[ignore = "takes half a minute"]
 async fn every_request_has_one_row_after_twenty_kills() {
     kill_and_compare(20).await;
+}
+
+/// A disk that fails, at random.
+#[derive(Debug)]
+struct FaultyDisk {
+    dice: Dice,
+    /// Of so many calls in a hundred.
+    percent: AtomicUsize,
+    faults: AtomicUsize,
+}
+
+impl FaultyDisk {
+    fn fails(&self) -> io::Result<()> {
+        if self.dice.draw() * 100.0 > self.percent.load(Ordering::Relaxed) as f64 {
+            return Ok(());
+        }
+        let faults = self.faults.fetch_add(1, Ordering::Relaxed);
+        Err(if faults.is_multiple_of(2) { io::ErrorKind::StorageFull.into() } else { io::Error::other("EIO") })
+    }
+}
+
+impl Disk for FaultyDisk {
+    fn create(&self, path: &Path) -> io::Result<fs::File> {
+        self.fails()?;
+        SystemDisk.create(path)
+    }
+
+    fn append(&self, file: &fs::File, records: &[u8]) -> io::Result<()> {
+        if let Err(error) = self.fails() {
+            // Any part of it is there, none and all of it among them.
+            let part = (self.dice.draw() * (records.len() + 1) as f64) as usize;
+            SystemDisk.append(file, &records[..part.min(records.len())])?;
+            return Err(error);
+        }
+        SystemDisk.append(file, records)
+    }
+
+    fn cut(&self, file: &fs::File, length: u64) -> io::Result<()> {
+        self.fails()?;
+        SystemDisk.cut(file, length)
+    }
+
+    fn sync(&self, file: &fs::File) -> io::Result<()> {
+        self.fails()?;
+        SystemDisk.sync(file)
+    }
+}
+
+#[tokio::test]
+async fn a_disk_that_fails_at_random_loses_no_row_and_lets_nothing_up_without_one() {
+    static DISK: FaultyDisk =
+        FaultyDisk { dice: Dice::seeded(4), percent: AtomicUsize::new(0), faults: AtomicUsize::new(0) };
+    let seen = Arc::<Mutex<Vec<usize>>>::default();
+    let (one, two) = (upstream(&seen, true).await, upstream(&seen, false).await);
+    let mut config = config(&one.base_url());
+    config.server.workers = 2;
+    // Failures are all that the first is asked for at times: it stays in use.
+    config.health.consecutive_faults = 100_000;
+    config.health.fault_percent = 100;
+    config.retries.percent = 100;
+    config.upstreams.push(gateway::upstream("two", &two.base_url()));
+    config.keys.push(gateway::key("other", OTHER_KEY));
+    config.models.push(gateway::model("pair", &[(0, Some("real")), (1, Some("real"))]));
+    let mut gateway = Gateway::start_on(&DISK, config);
+    let next = Arc::new(AtomicUsize::new(0));
+    let (mut refused, mut served) = (BTreeSet::new(), BTreeSet::new());
+    // Between times of fault everything is as it should be.
+    for percent in [30, 0, 60, 0, 100, 0] {
+        DISK.percent.store(percent, Ordering::Relaxed);
+        let until = next.load(Ordering::Relaxed) + 200;
+        let mut clients = JoinSet::new();
+        for _ in 0..8 {
+            let (next, address) = (Arc::clone(&next), gateway.address);
+            clients.spawn(async move {
+                let mut answers = Vec::new();
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    if number >= until {
+                        return answers;
+                    }
+                    if kind(number) != Kind::Hangs {
+                        answers.push((number, answer(address, number).await));
+                    }
+                }
+            });
+        }
+        while let Some(answers) = soon("the clients", clients.join_next()).await {
+            for (number, answer) in answers.unwrap() {
+                match answer {
+                    Some(text) if text.starts_with("HTTP/1.1 503") && text.contains("ledger_unavailable") => {
+                        refused.insert(number);
+                    }
+                    Some(text) if text.starts_with("HTTP/1.1 200") && text.contains(&usage(number)) => {
+                        assert!(percent < 100, "{number} was served without a row");
+                        served.insert(number);
+                    }
+                    Some(text) => panic!("{number}: {text}"),
+                    None => assert_eq!(kind(number), Kind::Leaves),
+                }
+            }
+        }
+        if percent == 0 {
+            gateway.metric_becomes("tidegate_ledger_fault{fault=\"journal\"}", 0.0).await;
+            gateway.metric_becomes("tidegate_ledger_fault{fault=\"journal_sync\"}", 0.0).await;
+        }
+    }
+    gateway.stop();
+    gateway.ended().await;
+    let seen: BTreeSet<usize> = seen.lock().unwrap().iter().copied().collect();
+    assert_eq!(seen.intersection(&refused).next(), None, "went up without a row");
+    let rows = rows(gateway.folder.path()).await;
+    let numbers: Vec<_> = rows.iter().map(|row| row.bytes_up as usize - LENGTH).collect();
+    assert_eq!(numbers.len(), seen.len(), "not one row each");
+    assert_eq!(numbers.iter().copied().collect::<BTreeSet<_>>(), seen);
+    for (number, row) in numbers.iter().zip(&rows) {
+        let told = (row.input, row.output);
+        if kind(*number) == Kind::Leaves {
+            assert_eq!((&*row.state, row.end.as_deref(), told), ("partial", Some("client_gone"), (None, None)));
+        } else {
+            let known = (Some(*number as i64 + 1), Some(2 * *number as i64 + 1));
+            assert_eq!((&*row.state, told), ("exact", known), "{number}: {row:?}");
+        }
+    }
+    let left = fs::read_dir(gateway.folder.path().join("journal")).unwrap().count();
+    let faults = DISK.faults.load(Ordering::Relaxed);
+    eprintln!("{faults} faults: {} refused, {} served, {} rows", refused.len(), served.len(), rows.len());
+    assert!(faults > 100 && refused.len() > 100 && served.len() > 300, "the faults were not mixed");
+    assert_eq!(left, 0, "the journal is read at the next start");
 }
 
 /// A disk that takes nothing beyond a size: the system's limit of the size of files.

@@ -59,7 +59,8 @@ fn place(folder: &Path) -> Place {
 /// A gateway's ledger, between a start and an end.
 fn start(folder: &Path) -> (Arc<Journal>, Arc<Condition>, Feeding) {
     let condition = Arc::new(Condition::default());
-    let (journal, found) = Journal::open(folder.join("journal"), 1, Arc::clone(&condition)).unwrap();
+    let (journal, found) =
+        Journal::open(folder.join("journal"), 1, Arc::clone(&condition), &journal::SystemDisk).unwrap();
     let feeding = Feeding::start(into(folder), Arc::clone(&journal), found, Arc::clone(&condition)).unwrap();
     (journal, condition, feeding)
 }

@@ -1,15 +1,16 @@
 //! The journal: append-only files in the data folder, one being written by each worker. What was written survives
 //! kill -9 at once, and a loss of power once it was synced.
 
+mod disk;
 mod record;
 
 use std::{
     fmt::Display,
-    fs::{self, File, OpenOptions},
-    io::{self, Read, Seek, SeekFrom, Write},
+    fs::{self, File},
+    io::{self, Read, Seek, SeekFrom},
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, PoisonError, Weak,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc,
     },
@@ -18,6 +19,7 @@ use std::{
 
 use tokio::time::Instant;
 
+pub use disk::{Disk, SystemDisk};
 pub use record::{Records, Rest, encode};
 
 use crate::domain::ledger::Condition;
@@ -34,10 +36,14 @@ const TELL_EVERY: Duration = Duration::from_secs(1);
 
 const EXTENSION: &str = "journal";
 
+/// A copy that is on its way to take the place of a file that could not be synced.
+const COPY: &str = "copy";
+
 /// The folder of the files.
 #[derive(Debug)]
 pub struct Journal {
     folder: PathBuf,
+    disk: &'static dyn Disk,
     /// Number of the next file. Files of one worker are read in the order of their numbers.
     next: AtomicU64,
     segment: u64,
@@ -46,6 +52,8 @@ pub struct Journal {
     live: Mutex<Vec<Weak<Segment>>>,
     condition: Arc<Condition>,
     told: Mutex<Option<Instant>>,
+    /// Held where a file is deleted or replaced, so that none comes back.
+    naming: Mutex<()>,
 }
 
 /// What is there to be read.
@@ -58,11 +66,16 @@ pub struct Found {
 }
 
 impl Journal {
-    /// Opens the folder, for so many workers.
+    /// Opens the folder on this disk, for so many workers.
     ///
     /// # Errors
     /// When it can neither be made nor read.
-    pub fn open(folder: PathBuf, workers: usize, condition: Arc<Condition>) -> io::Result<(Arc<Self>, Found)> {
+    pub fn open(
+        folder: PathBuf,
+        workers: usize,
+        condition: Arc<Condition>,
+        disk: &'static dyn Disk,
+    ) -> io::Result<(Arc<Self>, Found)> {
         fs::create_dir_all(&folder)?;
         let mut before = Vec::new();
         for entry in fs::read_dir(&folder)? {
@@ -70,30 +83,37 @@ impl Journal {
             if path.extension().is_some_and(|extension| extension == EXTENSION) {
                 condition.journal_bytes.fetch_add(fs::metadata(&path)?.len(), Ordering::Relaxed);
                 before.push(path);
+            } else if path.extension().is_some_and(|extension| extension == COPY) {
+                // Its original is there.
+                fs::remove_file(&path)?;
             }
         }
         before.sort();
         let number = |path: &PathBuf| path.file_stem()?.to_str()?.parse::<u64>().ok();
         let next = before.iter().filter_map(number).max().unwrap_or_default() + 1;
-        let (sender, written) = mpsc::channel();
+        let (written, begun) = mpsc::channel();
         // Files that are being written never take more than a quarter, or many workers would fill the journal with them.
         let segment = SEGMENT.min(MOST / 4 / workers.max(1) as u64);
-        let (live, told) = (Mutex::default(), Mutex::default());
-        let journal = Self { folder, next: AtomicU64::new(next), segment, written: sender, live, condition, told };
-        Ok((Arc::new(journal), Found { before, written }))
+        let (live, told, naming) = (Mutex::default(), Mutex::default(), Mutex::default());
+        let next = AtomicU64::new(next);
+        let journal = Self { folder, disk, next, segment, written, live, condition, told, naming };
+        Ok((Arc::new(journal), Found { before, written: begun }))
     }
 
     fn create(&self) -> io::Result<Arc<Segment>> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let path = self.folder.join(format!("{number:012}.{EXTENSION}"));
-        let mut options = OpenOptions::new();
-        options.create_new(true).write(true);
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        let file = options.open(&path)?;
+        let file = self.disk.create(&path)?;
         let reader = Reader::open(&path)?;
-        let (written, synced, sealed) = (AtomicU64::new(0), AtomicU64::new(0), AtomicBool::new(false));
-        let segment = Arc::new(Segment { path, file, written, synced, sealed });
+        let segment = Arc::new(Segment {
+            path,
+            file,
+            appending: Mutex::default(),
+            written: AtomicU64::new(0),
+            synced: AtomicU64::new(0),
+            sealed: AtomicBool::new(false),
+            doubted: AtomicBool::new(false),
+        });
         let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
         live.retain(|segment| segment.strong_count() > 0);
         live.push(Arc::downgrade(&segment));
@@ -105,21 +125,88 @@ impl Journal {
 
     /// Makes what was written survive a loss of power.
     ///
+    /// Where the system fails to sync a file, it may have dropped what it could not write, and call the next sync a
+    /// success. So such a file is trusted no more: it takes nothing new, and what was written to it is copied, from what
+    /// the system still holds in memory, to a file that is synced before it takes its place. Until that succeeds this
+    /// fails, at every call. Promised is then what is promised without a sync: what was written survives kill -9, and
+    /// gets to the database; a loss of power at that time may lose it.
+    ///
     /// # Errors
-    /// When the system says that it may not.
+    /// When the system says that something written may not survive. All files are tried.
     pub fn sync(&self) -> io::Result<()> {
         let live: Vec<_> = {
             let live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
             live.iter().filter_map(Weak::upgrade).collect()
         };
+        let mut synced = Ok(());
         for segment in live {
-            let written = segment.written.load(Ordering::Acquire);
-            if written > segment.synced.load(Ordering::Relaxed) {
-                segment.file.sync_data()?;
-                segment.synced.store(written, Ordering::Relaxed);
-            }
+            synced = synced.and(self.sync_one(&segment));
         }
+        synced
+    }
+
+    fn sync_one(&self, segment: &Segment) -> io::Result<()> {
+        let (written, synced) = (segment.written(), segment.synced.load(Ordering::Relaxed));
+        if written == synced {
+            return Ok(());
+        }
+        if !segment.doubted.load(Ordering::Relaxed) {
+            let result = self.disk.sync(&segment.file).and_then(|()| match synced {
+                // Its name has to survive as well.
+                0 => self.sync_folder(),
+                _ => Ok(()),
+            });
+            if result.is_err() {
+                segment.doubted.store(true, Ordering::Relaxed);
+                segment.seal();
+                return result;
+            }
+            segment.synced.store(written, Ordering::Relaxed);
+            return Ok(());
+        }
+        self.copy(segment, written)?;
+        segment.synced.store(written, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Puts a copy in the place of a file that takes nothing new.
+    fn copy(&self, segment: &Segment, written: u64) -> io::Result<()> {
+        let copy = segment.path.with_extension(COPY);
+        let copied = self.write_copy(segment, &copy, written);
+        let naming = self.naming();
+        // The database may have all of it by now: then it is gone, and stays so.
+        let gone = !segment.path.try_exists()?;
+        if copied.is_err() || gone {
+            // One that stays fails the next try, and goes at the next start.
+            let _ = fs::remove_file(&copy);
+            return if gone { Ok(()) } else { copied };
+        }
+        fs::rename(&copy, &segment.path)?;
+        drop(naming);
+        self.sync_folder()
+    }
+
+    fn write_copy(&self, segment: &Segment, copy: &Path, written: u64) -> io::Result<()> {
+        let mut reader = Reader::open(&segment.path)?;
+        let file = self.disk.create(copy)?;
+        while reader.at() < written {
+            let piece = reader.piece(written)?;
+            if piece.is_empty() {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            self.disk.append(&file, piece)?;
+            let length = piece.len() as u64;
+            reader.advance(length);
+        }
+        self.disk.sync(&file)
+    }
+
+    fn sync_folder(&self) -> io::Result<()> {
+        self.disk.sync(&File::open(&self.folder)?)
+    }
+
+    fn naming(&self) -> MutexGuard<'_, ()> {
+        self.naming.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether it holds as much as it may.
@@ -133,6 +220,7 @@ impl Journal {
 
     /// Deletes a file that the database has all of.
     pub fn remove(&self, path: &Path, length: u64) {
+        let _naming = self.naming();
         match fs::remove_file(path) {
             Ok(()) => self.freed(length),
             // It is read again at the next start, which changes nothing.
@@ -142,6 +230,7 @@ impl Journal {
 
     /// Puts a damaged file aside: a person may find in it what could not be read.
     pub fn put_aside(&self, path: &Path, length: u64) {
+        let _naming = self.naming();
         match fs::rename(path, path.with_extension("damaged")) {
             Ok(()) => self.freed(length),
             Err(error) => tracing::warn!(%error, file = %path.display(), "a damaged file cannot be put aside"),
@@ -172,9 +261,13 @@ pub struct Segment {
     /// Where it is.
     pub path: PathBuf,
     file: File,
+    /// Held while it is written, for one who ends that.
+    appending: Mutex<()>,
     written: AtomicU64,
     synced: AtomicU64,
     sealed: AtomicBool,
+    /// A sync failed: nobody knows what of it is on the disk.
+    doubted: AtomicBool,
 }
 
 impl Segment {
@@ -186,6 +279,16 @@ impl Segment {
     /// Whether nothing more is written to it. Asked before [`written`](Self::written), it tells the end.
     pub fn is_sealed(&self) -> bool {
         self.sealed.load(Ordering::Acquire)
+    }
+
+    fn appending(&self) -> MutexGuard<'_, ()> {
+        self.appending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Nothing more is written to it.
+    fn seal(&self) {
+        let _appending = self.appending();
+        self.sealed.store(true, Ordering::Release);
     }
 }
 
@@ -207,37 +310,41 @@ impl Writer {
     /// # Errors
     /// When the system does not take them.
     pub fn write(&mut self, records: &[u8]) -> io::Result<()> {
-        let segment = match &self.segment {
-            Some(segment) if segment.written() < self.journal.segment => segment,
-            _ => {
-                let next = self.journal.create()?;
-                self.seal();
-                self.segment.insert(next)
+        loop {
+            let segment = match &self.segment {
+                Some(segment) if segment.written() < self.journal.segment && !segment.is_sealed() => segment,
+                _ => {
+                    let next = self.journal.create()?;
+                    self.seal();
+                    self.segment.insert(next)
+                }
+            };
+            let appending = segment.appending();
+            if segment.is_sealed() {
+                // Its sync failed just now: the next one.
+                continue;
             }
-        };
-        let before = segment.written();
-        match (&segment.file).write_all(records) {
-            Ok(()) => {
+            let before = segment.written();
+            let Err(error) = self.journal.disk.append(&segment.file, records) else {
                 let length = records.len() as u64;
                 self.journal.condition.journal_bytes.fetch_add(length, Ordering::Relaxed);
                 segment.written.store(before + length, Ordering::Release);
-                Ok(())
+                return Ok(());
+            };
+            // A part of them may be there: it would stand before the next ones.
+            let cut = self.journal.disk.cut(&segment.file, before);
+            drop(appending);
+            if cut.is_err() {
+                // Nobody reads beyond `before` in this process, and the next one stops at the torn record.
+                self.seal();
             }
-            Err(error) => {
-                // A part of them may be there: it would stand before the next ones.
-                let cut = segment.file.set_len(before).and_then(|()| (&segment.file).seek(SeekFrom::Start(before)));
-                if cut.is_err() {
-                    // Nobody reads beyond `before` in this process, and the next one stops at the torn record.
-                    self.seal();
-                }
-                Err(error)
-            }
+            return Err(error);
         }
     }
 
     fn seal(&mut self) {
         if let Some(segment) = self.segment.take() {
-            segment.sealed.store(true, Ordering::Release);
+            segment.seal();
         }
     }
 }
@@ -305,7 +412,7 @@ mod tests {
 
     fn open(folder: &Path) -> (Arc<Journal>, Found, Arc<Condition>) {
         let condition = Arc::new(Condition::default());
-        let (journal, found) = Journal::open(folder.join("journal"), 2, Arc::clone(&condition)).unwrap();
+        let (journal, found) = Journal::open(folder.join("journal"), 2, Arc::clone(&condition), &SystemDisk).unwrap();
         (journal, found, condition)
     }
 
@@ -333,6 +440,73 @@ mod tests {
         assert!(last.is_sealed());
         let (_, again, condition) = open(folder.path());
         assert_eq!((again.before, bytes(&condition)), (vec![last.path.clone()], 1024 * 1024));
+    }
+
+    /// Fails to sync so many times.
+    #[derive(Debug)]
+    struct Unsynced(AtomicU64);
+
+    impl Disk for Unsynced {
+        fn create(&self, path: &Path) -> io::Result<File> {
+            SystemDisk.create(path)
+        }
+
+        fn append(&self, file: &File, records: &[u8]) -> io::Result<()> {
+            SystemDisk.append(file, records)
+        }
+
+        fn cut(&self, file: &File, length: u64) -> io::Result<()> {
+            SystemDisk.cut(file, length)
+        }
+
+        fn sync(&self, file: &File) -> io::Result<()> {
+            let left = self.0.load(Ordering::Relaxed);
+            self.0.store(left.saturating_sub(1), Ordering::Relaxed);
+            if left > 0 { Err(io::ErrorKind::Other.into()) } else { SystemDisk.sync(file) }
+        }
+    }
+
+    #[test]
+    fn a_file_that_failed_to_sync_is_trusted_no_more() {
+        static DISK: Unsynced = Unsynced(AtomicU64::new(2));
+        let folder = tempfile::tempdir().unwrap();
+        let open = || Journal::open(folder.path().join("journal"), 1, Arc::default(), &DISK).unwrap();
+        let (journal, found) = open();
+        let mut writer = Writer::new(Arc::clone(&journal));
+        writer.write(b"one").unwrap();
+        let (first, _) = found.written.recv().unwrap();
+        let file = || std::os::unix::fs::MetadataExt::ino(&fs::metadata(&first.path).unwrap());
+        let before = file();
+        journal.sync().unwrap_err();
+        assert!(first.is_sealed());
+        writer.write(b"two").unwrap();
+        let (second, _) = found.written.recv().unwrap();
+        assert_eq!((first.written(), second.written()), (3, 3));
+        // The copy fails as well; the other file does not.
+        journal.sync().unwrap_err();
+        assert_eq!((file() == before, second.synced.load(Ordering::Relaxed)), (true, 3));
+        journal.sync().unwrap();
+        assert_eq!((file() == before, fs::read(&first.path).unwrap()), (false, b"one".to_vec()));
+        journal.sync().unwrap();
+        assert_eq!(fs::read_dir(folder.path().join("journal")).unwrap().count(), 2);
+
+        // What is in the database by then does not come back.
+        DISK.0.store(1, Ordering::Relaxed);
+        writer.write(b"three").unwrap();
+        journal.sync().unwrap_err();
+        journal.remove(&second.path, second.written());
+        journal.sync().unwrap();
+        assert!(!second.path.exists());
+    }
+
+    #[test]
+    fn a_copy_that_was_not_finished_is_no_file_of_the_journal() {
+        let folder = tempfile::tempdir().unwrap();
+        drop(open(folder.path()));
+        let copy = folder.path().join("journal/000000000001.copy");
+        fs::write(&copy, "half").unwrap();
+        assert_eq!(open(folder.path()).1.before, Vec::<PathBuf>::new());
+        assert!(!copy.exists());
     }
 
     #[test]

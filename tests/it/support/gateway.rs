@@ -12,6 +12,7 @@ use tidegate::{
         Store, Strategy, Target, Timeouts, Upstream as UpstreamConfig,
     },
     domain::{chance::Chance, clock::Clock},
+    store::journal::{Disk, SystemDisk},
 };
 
 use super::{
@@ -157,7 +158,18 @@ impl Gateway {
 
     /// With a configuration that is read again from where it came.
     pub(crate) fn run(config: Config, origin: Option<Origin>, folder: TempDir) -> Self {
-        let world = World { clock: Clock::system(), chance: Chance::system(), terminal: false };
+        Self::run_on(&SystemDisk, config, origin, folder)
+    }
+
+    /// With a disk of the test's own for the ledger's journal.
+    pub(crate) fn start_on(disk: &'static dyn Disk, mut config: Config) -> Self {
+        let data = TempDir::new().unwrap();
+        config.server.data_dir = data.path().to_owned();
+        Self::run_on(disk, config, None, data)
+    }
+
+    fn run_on(disk: &'static dyn Disk, config: Config, origin: Option<Origin>, folder: TempDir) -> Self {
+        let world = World { clock: Clock::system(), chance: Chance::system(), disk, terminal: false };
         let running = app::start(config, origin, world).unwrap();
         let (address, admin, metrics) = (running.listen, running.admin_listen, running.metrics_listen);
         let handle = running.handle();
