@@ -7,6 +7,7 @@
 mod dialect;
 mod keys;
 mod ledger;
+mod rows;
 mod usage;
 
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
@@ -18,6 +19,7 @@ use tokio::time::timeout;
 use crate::config::{Config, Store};
 
 pub use keys::{Author, Change, Entry, KeyError};
+pub use rows::{Cell, Stored, columns};
 pub use usage::{By, Total};
 
 /// SQLite's file in the data folder.
@@ -155,12 +157,15 @@ impl Database {
             Connection::Postgres(connection) => {
                 dialect::POSTGRES.migrator().run_direct(None, connection, false).await?
             }
-            // SQLite has none: somebody who opens it at the same moment may have been first.
+            // SQLite has none: somebody who opens it at the same moment may have been first, at each of them.
             Connection::Sqlite(connection) => {
                 let migrator = dialect::SQLITE.migrator();
-                if migrator.run_direct(None, connection, false).await.is_err() {
-                    migrator.run_direct(None, connection, false).await?;
+                for _ in migrator.iter() {
+                    if migrator.run_direct(None, connection, false).await.is_ok() {
+                        return Ok(());
+                    }
                 }
+                migrator.run_direct(None, connection, false).await?;
             }
         }
         Ok(())
