@@ -282,6 +282,11 @@ impl Proxy {
         drop(before);
     }
 
+    /// Milliseconds since 1970-01-01 UTC.
+    pub fn now(&self) -> u64 {
+        u64::try_from(self.clock.since_epoch().as_millis()).unwrap_or(u64::MAX)
+    }
+
     /// What this worker draws with.
     pub fn dice(&self) -> &Dice {
         &self.dice
