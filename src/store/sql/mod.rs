@@ -7,6 +7,7 @@
 mod dialect;
 mod keys;
 mod ledger;
+mod rows;
 mod usage;
 
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
@@ -18,6 +19,7 @@ use tokio::time::timeout;
 use crate::config::{Config, Store};
 
 pub use keys::{Author, Change, Entry, KeyError};
+pub use rows::{Cell, Stored, columns};
 pub use usage::{By, Total};
 
 /// SQLite's file in the data folder.
