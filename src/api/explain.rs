@@ -28,7 +28,7 @@ pub(super) async fn explain(
         Err(error) => return (StatusCode::BAD_REQUEST, format!("{}\n", error.body_text())),
     };
     let proxy = &admin.data.proxy;
-    match explained(&proxy.tables(), proxy.dice(), &Question { key, model, cache_key }) {
+    match explained(&proxy.tables(), proxy.dice(), proxy.now(), &Question { key, model, cache_key }) {
         Ok(text) => (StatusCode::OK, text),
         Err(error) => (StatusCode::NOT_FOUND, format!("{error}\n")),
     }

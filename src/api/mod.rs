@@ -21,7 +21,7 @@ use crate::{metrics::Metrics, proxy::Proxy};
 #[derive(Debug)]
 pub struct Data {
     /// The gateway as this worker sees it.
-    pub proxy: Proxy,
+    pub proxy: Arc<Proxy>,
     /// Liveness and readiness.
     pub health: Arc<Health>,
 }

@@ -58,7 +58,7 @@ use crate::{
         clock::Clock,
     },
     metrics::Metrics,
-    proxy::{Common, Proxy, Tables, TablesError, Tls},
+    proxy::{Common, Proxy, Readers, Tables, TablesError, Tls},
     store::{
         journal::Disk,
         sql::{KeyError, Place},
@@ -265,6 +265,7 @@ pub fn start(of_file: Config, origin: Option<Origin>, world: World) -> Result<Ru
     handle.configure(&config);
     let connections = files::connections(config.server.max_connections);
     let slots = Arc::new(Semaphore::new(connections));
+    let readers = Readers::new(&slots, connections);
     let secure = acceptor.map(|acceptor| Secure { acceptor, slots: Arc::clone(&slots) });
     let mut data = Vec::with_capacity(bound.data.len());
     let mut workers = Vec::with_capacity(bound.data.len());
@@ -276,8 +277,9 @@ pub fn start(of_file: Config, origin: Option<Origin>, world: World) -> Result<Ru
             ledger::know_budgets(&common.spending);
         }
         let ledger = ledgers.of_a_worker();
-        let proxy = Proxy::new(tables, &metrics.bodies, Arc::clone(&ledger), world.clock, world.chance, dice)?;
-        let state = Arc::new(Data { proxy, health: Arc::clone(&health) });
+        let (readers, of_it) = (Arc::new(readers.apart()), Arc::clone(&ledger));
+        let proxy = Proxy::new(tables, &metrics.bodies, of_it, Arc::clone(&readers), world.clock, world.chance, dice)?;
+        let state = Arc::new(Data { proxy: Arc::new(proxy), health: Arc::clone(&health) });
         data.push(Arc::clone(&state));
         let shared = Shared {
             router: api::data(state),
@@ -287,6 +289,12 @@ pub fn start(of_file: Config, origin: Option<Origin>, world: World) -> Result<Ru
             tls: secure.clone(),
         };
         let serving = server::run(listener, shared, deadlines.clone(), Arc::clone(&slots));
+        let shutdown = handle.data.clone();
+        let serving = async move {
+            let served = serving.await;
+            readers.end(shutdown.stopped()).await;
+            served
+        };
         let serving = ledger::beside(ledger, serving);
         workers.push(spawn(format!("worker-{index}"), runtime()?, serving)?);
     }

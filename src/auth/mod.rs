@@ -70,6 +70,17 @@ struct Entry {
     until: Option<u64>,
 }
 
+impl Entry {
+    /// Why it is refused at `now`, if it is.
+    fn refused(&self, now: u64) -> Option<&'static str> {
+        match self.until {
+            _ if self.caller.disabled => Some("disabled"),
+            Some(until) if until <= now => Some("expired"),
+            _ => None,
+        }
+    }
+}
+
 /// What is known of a request beside its head.
 #[derive(Clone, Copy, Debug)]
 pub struct Visit {
@@ -127,6 +138,13 @@ impl Keys {
         callers.find(|caller| *caller.name == *name).cloned()
     }
 
+    /// Why a key of this name would be refused at `now` wherever it comes from, if it would.
+    pub fn refused(&self, name: &str, now: u64) -> Option<&'static str> {
+        let mut entries = self.by_digest.values().filter(|entry| *entry.caller.name == *name);
+        // Also by the one before the last rotation it may be served.
+        entries.try_fold("unknown", |_, entry| entry.refused(now)).filter(|why| *why != "unknown")
+    }
+
     /// Who sent these headers. Looked up by the whole digest, so that no comparison takes longer the closer it is.
     ///
     /// # Errors
@@ -137,15 +155,13 @@ impl Keys {
             return Err(Stranger::NoKey);
         };
         let key = bearer(value.as_bytes()).ok_or(Stranger::NoKey)?;
-        let Some(Entry { caller, until }) = self.by_digest.get(&digest(key)) else {
+        let Some(entry) = self.by_digest.get(&digest(key)) else {
             return Err(if self.unread { Stranger::Unread } else { Stranger::UnknownKey });
         };
+        let caller = &entry.caller;
         let refused = |why| Err(Stranger::Refused(Arc::clone(&caller.name), why));
-        if caller.disabled {
-            return refused("disabled");
-        }
-        if until.is_some_and(|until| until <= visit.now) {
-            return refused("expired");
+        if let Some(why) = entry.refused(visit.now) {
+            return refused(why);
         }
         if !caller.ips.is_empty() {
             let from = visit.peer.map(|peer| address::client(peer, &self.trusted_proxies, headers));

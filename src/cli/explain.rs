@@ -5,10 +5,10 @@ use std::{process::ExitCode, time::Duration};
 use reqwest::{StatusCode, Url};
 use tokio::runtime::Builder;
 
-use super::{healthcheck::reachable, output};
+use super::{healthcheck::reachable, output, time};
 use crate::{
     config::{Config, Source},
-    domain::chance::Dice,
+    domain::{chance::Dice, clock::Clock},
     proxy::{
         Tables,
         explain::{Question, explain},
@@ -57,7 +57,8 @@ fn offline(config: &Config, question: &Question, why: &str) -> ExitCode {
         Ok(tables) => tables,
         Err(error) => return output::fail(error),
     };
-    match explain(&tables, &Dice::seeded(0), question) {
+    let now = time::millis(Clock::system().since_epoch());
+    match explain(&tables, &Dice::seeded(0), now, question) {
         Ok(text) => {
             output::print(format_args!("offline: no health, no pins ({why})"));
             output::print(text.trim_end());

@@ -1,26 +1,29 @@
 //! `tidegate keys`: keys of clients in the store, also while gateways run; they notice within seconds.
 
+mod shown;
+
 use std::{process::ExitCode, time::Duration};
 
 use clap::{Args, Subcommand, ValueEnum};
 use data_encoding::HEXLOWER;
 use secrecy::ExposeSecret;
-use serde_json::json;
+use serde_json::Value;
 use tokio::runtime::Builder;
 
+use self::shown::{HEADS, with_audit};
 use super::{
     output,
     time::{self, Moment},
 };
 use crate::{
     auth,
-    config::{Config, Kept, Key, Loaded, Secrets, Source},
+    config::{Config, Loaded, Secrets, Source},
     domain::{
         chance::Chance,
         clock::Clock,
         key::{KeySettings, Previous, StoredKey},
     },
-    store::sql::{Author, Change, Database, Entry, KeyError, Place},
+    store::sql::{Author, Change, Database, KeyError, Place},
 };
 
 #[derive(Debug, Subcommand)]
@@ -195,7 +198,10 @@ impl Store {
         let (secret, prefix, sha256) = fresh()?;
         let (name, created_ms) = (name.clone(), time::millis(self.now));
         let key = StoredKey { name, prefix, sha256, previous: None, disabled: false, created_ms, settings };
-        let faults = self.config.faults_of(&key);
+        let mut faults = self.config.faults_of(&key);
+        if key.settings.expires_ms.is_some_and(|until| until <= time::millis(self.now)) {
+            faults.push("it would have ended already".to_owned());
+        }
         if !faults.is_empty() {
             return Err(format!("nothing was made: {}", faults.join("; ")));
         }
@@ -205,8 +211,11 @@ impl Store {
 
     async fn set_disabled(&mut self, name: &str, disabled: bool) -> Result<String, Failed> {
         let mut key = self.stored(name)?;
-        key.disabled = disabled;
         let (action, done) = if disabled { ("disable", "disabled") } else { ("enable", "enabled") };
+        if key.disabled == disabled {
+            return Ok(format!("{name} is {done} already"));
+        }
+        key.disabled = disabled;
         self.change(Change::Replace(&key, action)).await?;
         Ok(format!("{done} {name}"))
     }
@@ -241,81 +250,31 @@ impl Store {
     fn stored(&self, name: &str) -> Result<StoredKey, Failed> {
         self.not_of_file(name)?;
         let key = self.keys.iter().find(|key| key.name == name);
-        key.cloned().ok_or_else(|| format!("no key is called {name}; `tidegate keys list` shows all"))
+        key.cloned().ok_or_else(|| unknown(name))
     }
 
     fn list(&self, as_json: bool) -> String {
-        let of_file = self.config.keys.iter().filter(|key| key.kept == Kept::File);
         if as_json {
-            let of_file = of_file.map(|key| json!({ "name": &*key.name, "declared_in": self.source }));
-            let all: Vec<_> = of_file.chain(self.keys.iter().map(|key| self.json(key))).collect();
-            return json!(all).to_string();
+            return Value::from_iter(self.all().map(|key| key.json())).to_string();
         }
-        let mut lines = vec![["name", "key", "state", "group", "declared in"].map(str::to_owned).to_vec()];
-        let cells = |key: &Key| {
-            let group = key.group.and_then(|group| self.config.groups.get(group)).map_or("-", |group| &group.name);
-            vec![key.name.to_string(), "-".into(), "-".into(), group.into(), self.source.clone()]
-        };
-        lines.extend(of_file.map(cells));
-        lines.extend(self.keys.iter().map(|key| {
-            let group = key.settings.group.clone().unwrap_or_else(|| "-".into());
-            vec![key.name.clone(), format!("{}…", key.prefix), self.state(key).into(), group, "the store".into()]
-        }));
+        let mut lines = vec![HEADS.map(str::to_owned).to_vec()];
+        lines.extend(self.all().map(|key| key.cells()));
         output::in_columns(&lines)
     }
 
-    fn state(&self, key: &StoredKey) -> &'static str {
-        match key.settings.expires_ms {
-            _ if key.disabled => "disabled",
-            Some(until) if until <= time::millis(self.now) => "expired",
-            _ => "active",
-        }
-    }
-
-    /// Everything but the hashes.
-    fn json(&self, key: &StoredKey) -> serde_json::Value {
-        json!({
-            "name": key.name,
-            "prefix": key.prefix,
-            "state": self.state(key),
-            "created": time::written(key.created_ms),
-            "expires": key.settings.expires_ms.map(time::written),
-            "previous_until": key.previous.as_ref().map(|previous| time::written(previous.until_ms)),
-            "settings": key.settings,
-            "declared_in": "the store",
-        })
-    }
-
+    /// Also what was done to one that is gone.
     async fn show(&mut self, name: &str, as_json: bool) -> Result<String, Failed> {
-        let key = self.stored(name)?;
         let audit = self.database.audit(name).await.map_err(|error| error.to_string())?;
-        let mut shown = self.json(&key);
-        if as_json {
-            let entry = |entry: &Entry| {
-                json!({
-                    "time": time::written(entry.time_ms), "actor": entry.actor, "action": entry.action,
-                    "before": entry.before, "after": entry.after,
-                })
-            };
-            if let Some(object) = shown.as_object_mut() {
-                object.insert("audit".into(), audit.iter().map(entry).collect());
-            }
-            return Ok(shown.to_string());
+        let key = self.all().find(|key| key.is_called(name));
+        if key.is_none() && audit.is_empty() {
+            return Err(unknown(name));
         }
-        let mut lines: Vec<Vec<String>> = Vec::new();
-        for part in [&shown, &shown["settings"]] {
-            let fields = part.as_object().into_iter().flatten();
-            for (name, value) in fields.filter(|(name, value)| *name != "settings" && !value.is_null()) {
-                let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-                lines.push(vec![name.clone(), text]);
-            }
-        }
-        for entry in &audit {
-            let Entry { time_ms, actor, action, .. } = entry;
-            lines.push(vec![time::written(*time_ms), format!("{action} by {actor}")]);
-        }
-        Ok(output::in_lines(&lines))
+        Ok(with_audit(key.as_ref(), name, &audit, as_json))
     }
+}
+
+fn unknown(name: &str) -> Failed {
+    format!("no key is called {name}; `tidegate keys list` shows all")
 }
 
 /// A new key: the secret, its prefix and its hash.

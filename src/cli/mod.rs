@@ -7,6 +7,7 @@ mod explain;
 mod healthcheck;
 mod keys;
 mod output;
+mod rows;
 mod serve;
 mod signals;
 mod simulate;

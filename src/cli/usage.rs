@@ -1,6 +1,6 @@
 //! `tidegate usage`.
 
-use std::{fmt::Write as _, process::ExitCode};
+use std::{fmt::Write as _, io, process::ExitCode};
 
 use clap::ValueEnum;
 use serde_json::{Value, json};
@@ -8,6 +8,7 @@ use tokio::runtime::Builder;
 
 use super::{
     output,
+    rows::{self, Form, quoted},
     time::{self, Moment},
 };
 use crate::{
@@ -28,6 +29,13 @@ pub(super) struct Question {
     /// From when on: so long ago (`7d`, `12h`, `30m`), or a day in UTC (`2026-11-01`). Without it, everything.
     #[arg(long, value_name = "TIME", value_parser = time::moment)]
     since: Option<Moment>,
+    /// Until before when, in the same words. Without it, until now.
+    #[arg(long, value_name = "TIME", value_parser = time::moment)]
+    until: Option<Moment>,
+    /// Print the rows themselves in place of sums, the oldest first: as comma-separated values, or with --json as one object
+    /// a line.
+    #[arg(long, conflicts_with = "by")]
+    rows: bool,
     /// Print comma-separated values.
     #[arg(long, conflicts_with = "json")]
     csv: bool,
@@ -75,7 +83,24 @@ pub(super) fn run(source: &Source, question: &Question) -> ExitCode {
     };
     let by = By::from(question.by);
     let now = Clock::system().since_epoch();
-    let (since, until) = (question.since.map_or(0, |since| since.before(now)), u64::MAX);
+    let since = question.since.map_or(0, |since| since.before(now));
+    let until = question.until.map_or(u64::MAX, |until| until.before(now));
+    let unreadable = |error| output::fail(format_args!("the ledger at {place} cannot be read: {error}"));
+    if question.rows {
+        let form = if question.json { Form::Json } else { Form::Csv };
+        let printed = runtime.block_on(async {
+            let mut database = Database::open_to_read(&place).await?;
+            let printed = rows::print(&mut database, since, until, form).await;
+            database.close().await;
+            printed
+        });
+        return match printed {
+            // A reader that went away is no error of ours.
+            Ok(Err(error)) if error.kind() != io::ErrorKind::BrokenPipe => output::fail(error),
+            Ok(_) => ExitCode::SUCCESS,
+            Err(error) => unreadable(error),
+        };
+    }
     let totals = runtime.block_on(async {
         let mut database = Database::open_to_read(&place).await?;
         let totals = database.usage(by, since, until).await;
@@ -84,7 +109,7 @@ pub(super) fn run(source: &Source, question: &Question) -> ExitCode {
     });
     let totals = match totals {
         Ok(totals) => totals,
-        Err(error) => return output::fail(format_args!("the ledger at {place} cannot be read: {error}")),
+        Err(error) => return unreadable(error),
     };
     if question.json {
         output::print(json(by, &totals));
@@ -158,12 +183,6 @@ fn csv(by: By, totals: &[Total]) -> String {
         let _ = writeln!(out, "{name},{}", cells.collect::<Vec<_>>().join(","));
     }
     out
-}
-
-/// A cell of a CSV file (RFC 4180).
-fn quoted(text: &str) -> String {
-    let special = text.contains([',', '"', '\n', '\r']);
-    if special { format!("\"{}\"", text.replace('"', "\"\"")) } else { text.into() }
 }
 
 /// For people: columns in line, and the sum of all lines below. Costs in currencies that nothing was paid in, and what does

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::domain::{
     key::{KeySettings, StoredKey},
-    money::Budget,
+    money::{Budget, Currency},
 };
 
 /// A key of the store in terms of a configuration, and what of its settings the configuration does not have. A key that is
@@ -60,16 +60,7 @@ impl Config {
         }
         let budgets = budgets.iter().filter_map(|text| Budget::parse(text).map_err(|fault| faults.push(fault)).ok());
         let budgets: Vec<Budget> = budgets.collect();
-        if self.money.cny_per_usd.is_none()
-            && let Some((budget, price)) = budgets.iter().find_map(|budget| {
-                let other = self.prices.iter().find(|price| price.price.currency != budget.money.currency)?;
-                Some((budget, other))
-            })
-        {
-            let (budget, price) = (budget.money.currency.name(), price.price.currency.name());
-            faults
-                .push(format!("there are prices in {price}, and `cny_per_usd` does not say what that is in {budget}"));
-        }
+        faults.extend(self.budget_faults(&budgets));
         let mut nets = Vec::new();
         for text in ips {
             match network(text) {
@@ -112,6 +103,27 @@ impl Config {
             kept,
         };
         Taken { key: Some(key), faults }
+    }
+
+    fn budget_faults(&self, budgets: &[Budget]) -> Vec<String> {
+        let mut faults = Vec::new();
+        for (nth, budget) in budgets.iter().enumerate() {
+            let before = budgets.get(..nth).unwrap_or_default();
+            if before.iter().any(|known| known.window == budget.window) {
+                faults.push(format!("two budgets are for the same {}", budget.window.name()));
+            }
+        }
+        let official = self.upstreams.iter().filter(|upstream| upstream.official_prices.is_some());
+        let billed = self.prices.iter().map(|price| price.price.currency).chain(official.map(|_| Currency::Usd));
+        let pairs = billed.flat_map(|price| budgets.iter().map(move |budget| (budget.money.currency, price)));
+        if self.money.cny_per_usd.is_none()
+            && let Some((budget, price)) = pairs.into_iter().find(|(budget, price)| budget != price)
+        {
+            let (budget, price) = (budget.name(), price.name());
+            faults
+                .push(format!("there are prices in {price}, and `cny_per_usd` does not say what that is in {budget}"));
+        }
+        faults
     }
 
     fn upstream(&self, name: &str, faults: &mut Vec<String>) -> Option<usize> {

@@ -4,13 +4,11 @@ use std::fmt::{self, Display, Write};
 
 use jiff::Timestamp;
 
-use crate::domain::{
-    money::{Budget, decimal},
-    price::Price,
-};
+use crate::domain::money::{Budget, decimal};
 
 use super::types::{
-    Config, FailoverOn, Limits, LogFormat, Model, ModelPrice, Money, Store, Strategy, Target, Upstream,
+    Config, FailoverOn, Key, Limits, LogFormat, Model, ModelPrice, Money, OnClientGone, Store, Strategy, Target,
+    Upstream,
 };
 
 /// What would run with this configuration, for people. `memory` is the most that it allows, `disk` what it
@@ -56,6 +54,17 @@ fn write(out: &mut String, config: &Config, memory: &dyn Display, disk: &dyn Dis
         timeouts.drain_delay
     )?;
 
+    writeln!(
+        out,
+        "read on      up to {:?} and {} MiB of an answer whose client left, for keys that want it",
+        timeouts.client_gone_drain,
+        server.client_gone_drain >> 20
+    )?;
+    if !server.trusted_proxies.is_empty() {
+        let proxies: Vec<_> = server.trusted_proxies.iter().map(ToString::to_string).collect();
+        writeln!(out, "proxies      {} may say whom they speak for", proxies.join(", "))?;
+    }
+
     writeln!(out, "\nupstreams")?;
     for upstream in &config.upstreams {
         write_upstream(out, upstream)?;
@@ -87,15 +96,35 @@ fn write(out: &mut String, config: &Config, memory: &dyn Display, disk: &dyn Dis
             },
         );
         let group = key.group.map(|group| format!("; group {}", config.groups[group].name)).unwrap_or_default();
-        writeln!(out, "  {}: {models}; {upstreams}{}{}{group}", key.name, limits(key.limits), budgets(&key.budgets))?;
+        let (name, limits, budgets) = (&key.name, limits(key.limits), budgets(&key.budgets));
+        writeln!(out, "  {name}: {models}; {upstreams}{limits}{budgets}{group}{}", bounds(key))?;
     }
     if config.keys.is_empty() {
-        writeln!(out, "  none configured; the first start makes one")?;
+        writeln!(out, "  none here; the first start makes one in the store, unless there are some")?;
     }
     for group in &config.groups {
         writeln!(out, "  group {}{}{}", group.name, limits(group.limits), budgets(&group.budgets))?;
     }
+    writeln!(out, "  and those of the store, see `tidegate keys list`")?;
     write_prices(out, config)
+}
+
+/// From where and until when a key works, and what becomes of what its clients leave behind.
+fn bounds(key: &Key) -> String {
+    let mut text = String::new();
+    if !key.ips.is_empty() {
+        let networks: Vec<_> = key.ips.iter().map(ToString::to_string).collect();
+        // Writing to a string cannot fail.
+        let _ = write!(text, "; from {}", networks.join(", "));
+    }
+    let ends = key.expires.and_then(|millis| Timestamp::from_millisecond(i64::try_from(millis).ok()?).ok());
+    if let Some(ends) = ends {
+        let _ = write!(text, "; ends {ends}");
+    }
+    if key.on_client_gone == OnClientGone::Drain {
+        text.push_str("; reads on when a client leaves");
+    }
+    text
 }
 
 fn budgets(budgets: &[Budget]) -> String {
@@ -107,8 +136,6 @@ fn write_prices(out: &mut String, config: &Config) -> fmt::Result {
     let rate = cny_per_usd.map(|rate| format!(", {} CNY for a dollar", decimal(rate))).unwrap_or_default();
     writeln!(out, "\nprices (days and months begin in {}{rate})", time_zone.iana_name().unwrap_or("UTC"))?;
     for ModelPrice { upstream, model, from, price } in &config.prices {
-        let Price { currency, input, cached, output, reasoning, per_call } = *price;
-        let [input, cached, output, reasoning, per_call] = [input, cached, output, reasoning, per_call].map(decimal);
         let from = Timestamp::from_millisecond(i64::try_from(*from).unwrap_or_default()).unwrap_or_default();
         let from = if from == Timestamp::UNIX_EPOCH {
             String::new()
@@ -116,12 +143,7 @@ fn write_prices(out: &mut String, config: &Config) -> fmt::Result {
             format!(" from {}", from.to_zoned(time_zone.clone()).date())
         };
         let upstream = config.upstreams.get(*upstream).map_or("", |upstream| &*upstream.name);
-        writeln!(
-            out,
-            "  {upstream}/{model}{from}: {} {input} in, {cached} cached, {output} out, {reasoning} reasoning a million; \
-             {per_call} a request",
-            currency.name()
-        )?;
+        writeln!(out, "  {upstream}/{model}{from}: {price}")?;
     }
     for upstream in &config.upstreams {
         match upstream.official_prices {

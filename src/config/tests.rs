@@ -246,7 +246,8 @@ fn limits_are_taken_as_written() {
     assert_eq!(config.groups[0].limits, Limits { requests: Some(600), tokens: None, in_flight: Some(50) });
     let summary = summary(&config, &"", &"");
     for line in [
-        "; 60 requests a minute; 200000 tokens a minute; 5 requests at once; group team\n",
+        "; 60 requests a minute; 200000 tokens a minute; 5 requests at once; group team; from 10.0.0.0/8, 192.0.2.7/32; ends \
+         2030-01-01T00:00:00Z; reads on when a client leaves\n",
         "  group team; 600 requests a minute; 50 requests at once\n",
     ] {
         assert!(summary.contains(line), "{summary}");

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::{
     id::RequestId,
-    outcome::{AttemptResult, End, Outcome},
+    outcome::{Attempt, AttemptResult, End, Outcome},
     price::Price,
     problem::Problem,
     usage::{Estimate, Usage},
@@ -51,14 +51,24 @@ impl State {
         let Usage { input, output, .. } = outcome.usage;
         match outcome.end {
             End::UpstreamError => Self::Exact,
-            End::Completed | End::ResponseFailed | End::ResponseIncomplete if input.is_some() && output.is_some() => {
+            // A client that left got no tokens to count, unless the rest was read on.
+            End::Completed | End::ResponseFailed | End::ResponseIncomplete | End::ClientGone | End::ClientStalled
+                if input.is_some() && output.is_some() =>
+            {
                 Self::Exact
             }
+            // Inside an error, or while another attempt was waited for.
+            End::ClientGone | End::ClientStalled if outcome.attempts.last().is_some_and(is_error) => Self::Exact,
             End::Refused if outcome.attempts.iter().all(|attempt| did_nothing(attempt.result)) => Self::Exact,
-            _ if outcome.bytes_down > 0 || !outcome.usage.is_empty() => Self::Partial,
+            _ if outcome.bytes_seen() > 0 || !outcome.usage.is_empty() => Self::Partial,
             _ => Self::Unknown,
         }
     }
+}
+
+/// Whether the provider answered with an error.
+fn is_error(attempt: &Attempt) -> bool {
+    matches!(attempt.result, AttemptResult::Status(status) if !status.is_success())
 }
 
 /// Whether no model can have worked.
@@ -201,7 +211,7 @@ const BYTES: u64 = 8;
 
 /// What was reported, and in place of what was not, what can be seen: an event of a stream has one token at least.
 fn as_far_as_seen(outcome: &Outcome) -> Usage {
-    let output = if outcome.streamed { outcome.events } else { outcome.bytes_down / BYTES };
+    let output = if outcome.streamed { outcome.events } else { outcome.bytes_seen() / BYTES };
     let input = outcome.estimate.map_or(0, |estimate| estimate.input);
     Usage { input: outcome.usage.input.or(Some(input)), output: outcome.usage.output.or(Some(output)), ..outcome.usage }
 }

@@ -137,6 +137,8 @@ pub struct Outcome {
     pub bytes_up: u64,
     /// Bytes of the answer's body handed to the client's connection.
     pub bytes_down: u64,
+    /// Bytes of it that were read after the client left.
+    pub bytes_drained: u64,
     /// From the request's head to the first byte of the answer's body.
     pub first_byte: Option<Duration>,
     /// From the request's head to the end.
@@ -166,8 +168,14 @@ impl Outcome {
             events: 0,
             bytes_up: 0,
             bytes_down: 0,
+            bytes_drained: 0,
             first_byte: None,
             took: Duration::ZERO,
         }
+    }
+
+    /// Bytes of the answer's body that were looked at.
+    pub fn bytes_seen(&self) -> u64 {
+        self.bytes_down.saturating_add(self.bytes_drained)
     }
 }

@@ -1,7 +1,9 @@
 //! What an upstream bills for a model.
 
+use std::fmt;
+
 use super::{
-    money::{Currency, MOST},
+    money::{Currency, MOST, decimal},
     usage::Usage,
 };
 
@@ -23,6 +25,19 @@ pub struct Price {
     pub reasoning: u64,
     /// Each request.
     pub per_call: u64,
+}
+
+impl fmt::Display for Price {
+    /// For people: `CNY 1 in, 0.5 cached, 2 out, 3 reasoning a million; 0 a request`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { currency, input, cached, output, reasoning, per_call } = *self;
+        let [input, cached, output, reasoning, per_call] = [input, cached, output, reasoning, per_call].map(decimal);
+        let name = currency.name();
+        write!(
+            f,
+            "{name} {input} in, {cached} cached, {output} out, {reasoning} reasoning a million; {per_call} a request"
+        )
+    }
 }
 
 impl Price {

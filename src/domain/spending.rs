@@ -92,6 +92,11 @@ impl Counter {
         self.known.store(true, Ordering::Release);
     }
 
+    /// Whether the ledger was asked for it.
+    pub fn known(&self) -> bool {
+        self.known.load(Ordering::Acquire)
+    }
+
     /// At least so much was spent: rows of the ledger that others wrote, or a process before this one.
     pub fn raise(&self, spent: u64) {
         self.spent.fetch_max(spent.min(MOST), Ordering::AcqRel);
@@ -138,7 +143,7 @@ impl Spending {
 
     /// Whether the ledger was asked for all of them.
     pub fn all_known(&self) -> bool {
-        self.lock().values().all(|counter| counter.known.load(Ordering::Acquire))
+        self.lock().values().all(|counter| counter.known())
     }
 
     /// How currencies are exchanged from now on.

@@ -46,10 +46,10 @@ impl Windows {
         Some(Span { from: self.begins(first)?, to: self.begins(next)? })
     }
 
-    /// The first moment of a day: midnight, or the next one that there is.
+    /// The first moment of a day: midnight, or the next one that there is. East of Greenwich, time begins within a day.
     fn begins(&self, day: Date) -> Option<u64> {
         let midnight = day.to_zoned(self.zone.clone()).ok()?;
-        u64::try_from(midnight.timestamp().as_millisecond()).ok()
+        u64::try_from(midnight.timestamp().as_millisecond().max(0)).ok()
     }
 }
 
@@ -84,6 +84,7 @@ mod tests {
         let berlin = Windows::new(TimeZone::get("Europe/Berlin").unwrap());
         let long = berlin.at(Window::Day, at("2026-10-25T12:00:00Z"));
         assert_eq!(long.to - long.from, 25 * 3_600_000);
+        assert_eq!(windows.at(Window::Day, 0), Span { from: 0, to: 16 * 3_600_000 });
     }
 
     proptest! {

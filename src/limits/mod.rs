@@ -4,6 +4,7 @@
 mod estimate;
 mod gcra;
 mod memory;
+mod show;
 mod subject;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};

@@ -36,6 +36,7 @@ pub(super) fn line(outcome: &Outcome) {
                 events = outcome.events,
                 bytes_up = outcome.bytes_up,
                 bytes_down = outcome.bytes_down,
+                bytes_drained = (outcome.bytes_drained > 0).then_some(outcome.bytes_drained),
                 first_byte_ms = outcome.first_byte.map(millis),
                 took_ms = millis(outcome.took),
             )

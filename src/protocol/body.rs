@@ -4,7 +4,10 @@ use std::{
     convert::Infallible,
     ops::Range,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll},
     vec::IntoIter,
 };
@@ -142,7 +145,8 @@ impl Rope {
 
     /// The body to send. May be called again, for another attempt.
     pub fn body(&self) -> RopeBody {
-        RopeBody { pieces: self.pieces().collect::<Vec<_>>().into_iter(), left: self.len, _hold: self.hold.clone() }
+        let pieces = self.pieces().collect::<Vec<_>>().into_iter();
+        RopeBody { pieces, left: self.len, taken: None, _hold: self.hold.clone() }
     }
 }
 
@@ -151,7 +155,17 @@ impl Rope {
 pub struct RopeBody {
     pieces: IntoIter<Bytes>,
     left: u64,
+    /// Whom to tell that it is being sent.
+    taken: Option<Arc<AtomicBool>>,
     _hold: Option<Arc<Reservation>>,
+}
+
+impl RopeBody {
+    /// Notes in `taken` that the first of it was taken to be sent: until then nothing of the request is on its way.
+    #[must_use]
+    pub fn telling(self, taken: Arc<AtomicBool>) -> Self {
+        Self { taken: Some(taken), ..self }
+    }
 }
 
 impl Body for RopeBody {
@@ -159,6 +173,9 @@ impl Body for RopeBody {
     type Error = Infallible;
 
     fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        if let Some(taken) = self.taken.take() {
+            taken.store(true, Ordering::Relaxed);
+        }
         let piece = self.pieces.next();
         self.left -= piece.as_ref().map_or(0, |piece| piece.len() as u64);
         Poll::Ready(piece.map(|piece| Ok(Frame::data(piece))))

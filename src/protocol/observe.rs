@@ -78,6 +78,11 @@ impl Observer {
         Self { kind, seen: Seen::default() }
     }
 
+    /// Whether it sees nothing, whatever comes.
+    pub fn is_blind(&self) -> bool {
+        matches!(self.kind, Kind::Opaque)
+    }
+
     /// Looks at the next piece.
     pub fn feed(&mut self, piece: &[u8]) {
         match &mut self.kind {

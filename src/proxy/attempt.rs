@@ -7,12 +7,7 @@ use http::{HeaderMap, Method, Request, Response, StatusCode, header::RETRY_AFTER
 use hyper::body::Incoming;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::{
-    Proxy, Tables,
-    error::Refusal,
-    receive::Model,
-    respond::{Reply, Source},
-};
+use super::{Proxy, Tables, error::Refusal, read_on::Presence, receive::Model, respond::Reply, source::Source};
 use crate::{
     domain::{clock::Clock, outcome::AttemptResult, problem::Problem},
     metering::Settlement,
@@ -56,17 +51,23 @@ pub(super) struct Call<'a> {
     pub(super) body: &'a Rope,
     /// The model that the body names.
     pub(super) model: Option<&'a Model>,
+    /// Where the call may outlive its client.
+    pub(super) presence: Option<&'a Presence>,
 }
 
 impl Call<'_> {
     /// The body that asks for `model`; as it came where it does so already.
     fn body(&self, model: Option<&str>) -> RopeBody {
-        match (self.model, model) {
+        let body = match (self.model, model) {
             (Some(asked), Some(model)) if *asked.name != *model => {
                 let edit = Edit { range: asked.range.clone(), with: json_string(model) };
                 self.body.edited(&[edit]).body()
             }
             _ => self.body.body(),
+        };
+        match self.presence {
+            None => body,
+            Some(presence) => body.telling(presence.sent()),
         }
     }
 }

@@ -35,6 +35,12 @@ impl Closing {
         self.settle_permit();
     }
 
+    /// It is over as its client left: the connection's departure tells how.
+    pub(super) fn leave(&mut self) {
+        self.settlement.leave();
+        self.settle_permit();
+    }
+
     /// The limits get what the ledger's row says. What was reserved counts where nobody knows what was used: hanging up early
     /// is not free.
     fn settle_permit(&mut self) {
@@ -51,7 +57,6 @@ impl Closing {
 
 impl Drop for Closing {
     fn drop(&mut self) {
-        self.settlement.leave();
-        self.settle_permit();
+        self.leave();
     }
 }

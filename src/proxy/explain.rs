@@ -51,11 +51,12 @@ pub enum Unexplained {
     Model(String),
 }
 
-/// Who would be asked now, in order, and who would not, with the reasons.
+/// Who would be asked now, in order, and who would not, with the reasons; what they bill, and how the key is limited. `now` =
+/// milliseconds since 1970-01-01 UTC.
 ///
 /// # Errors
 /// When the key or the model does not exist.
-pub fn explain(tables: &Tables, dice: &Dice, question: &Question) -> Result<String, Unexplained> {
+pub fn explain(tables: &Tables, dice: &Dice, now: u64, question: &Question) -> Result<String, Unexplained> {
     let Question { key, model, cache_key } = question;
     let caller = tables.keys.named(key).ok_or_else(|| Unexplained::Key(key.clone()))?;
     if !caller.may_ask(model) {
@@ -67,7 +68,8 @@ pub fn explain(tables: &Tables, dice: &Dice, question: &Question) -> Result<Stri
     let choice = routing::choose(&route, all.clone(), preference, 0, dice);
     let mut text = String::new();
     // Writing to a string cannot fail.
-    let _ = Explanation { tables, caller: &caller, model, route: &route, preference, all, choice }.write(&mut text);
+    let _ =
+        Explanation { tables, caller: &caller, model, route: &route, preference, all, choice, now }.write(&mut text);
     Ok(text)
 }
 
@@ -79,6 +81,7 @@ struct Explanation<'a> {
     preference: Option<u64>,
     all: Vec<Candidate>,
     choice: Choice,
+    now: u64,
 }
 
 impl Explanation<'_> {
@@ -89,6 +92,9 @@ impl Explanation<'_> {
             Strategy::LeastLatency => "least_latency",
         };
         writeln!(out, "model {} for key {}, strategy {strategy}", self.model, self.caller.name)?;
+        if let Some(why) = self.tables.keys.refused(&self.caller.name, self.now) {
+            writeln!(out, "\nthe key is {why}: clients get 401 invalid_api_key")?;
+        }
         if self.choice.candidates.is_empty() {
             writeln!(out, "\nnobody can be asked; clients get an error")?;
         } else if self.choice.last_resort {
@@ -102,6 +108,7 @@ impl Explanation<'_> {
             writeln!(out)?;
             writeln!(out, "       {}", self.position(candidate))?;
             writeln!(out, "       {}", standing(candidate))?;
+            writeln!(out, "       {}", self.price(candidate))?;
         }
         let left_out: Vec<_> = self.all.iter().filter(|candidate| !self.is_asked(candidate)).collect();
         if !left_out.is_empty() {
@@ -123,6 +130,13 @@ impl Explanation<'_> {
         if !limits.is_empty() {
             writeln!(out, "\nlarger bodies pass by: {}", limits.join(", "))?;
         }
+        let limits = self.tables.limits.shown(self.caller.index, self.now);
+        if !limits.is_empty() {
+            writeln!(out, "\nlimits")?;
+        }
+        for line in limits {
+            writeln!(out, "  {line}")?;
+        }
         Ok(())
     }
 
@@ -141,6 +155,12 @@ impl Explanation<'_> {
         }
         let model = self.route.targets.get(candidate.target).and_then(|target| target.model.as_deref());
         write!(out, ", as {}", model.unwrap_or(self.model))
+    }
+
+    fn price(&self, candidate: &Candidate) -> String {
+        let model = self.route.targets.get(candidate.target).and_then(|target| target.model.as_deref());
+        let price = self.tables.prices.price(candidate.upstream, model.unwrap_or(self.model), self.now);
+        price.map_or_else(|| "no price: counted in tokens".to_owned(), |price| format!("bills {price}"))
     }
 
     fn position(&self, candidate: &Candidate) -> String {

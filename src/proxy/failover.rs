@@ -11,6 +11,7 @@ use super::{
     Proxy, Tables,
     attempt::{Call, Failed, Failure, Scope, Try, attempt},
     error::Refusal,
+    read_on::Presence,
     respond::Reply,
 };
 use crate::{
@@ -92,6 +93,7 @@ impl<'a> Failover<'a> {
                 Ok(reply) => return Ok(reply),
                 Err(failure) => failure,
             };
+            let may_go_on = may_go_on && call.presence.is_none_or(Presence::goes_on);
             // Boxed, as what is rare shall not make the future of every request larger.
             match Box::pin(self.after(candidate, failure, may_go_on)).await {
                 Some(next) => (lease, candidate) = next,

@@ -3,7 +3,7 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, Request, Response, request::Parts};
 use http_body::Body;
 use tokio::time::Instant;
 
@@ -14,6 +14,7 @@ use super::{
     error::Refusal,
     failover::Failover,
     quota,
+    read_on::{Asking, Presence, ReadOn},
     receive::{self, Received},
     respond::{self, Reply},
 };
@@ -28,18 +29,34 @@ use crate::{
 /// Forwards a call and hands back the answer, whose body goes on by itself.
 ///
 /// Whatever goes wrong on the way becomes a response in OpenAI's shape. Dropping the future, or later the body,
-/// cancels the call upstream.
-pub async fn forward<B>(proxy: &Proxy, arrival: Arrival, endpoint: Endpoint, request: Request<B>) -> Response<Answer>
+/// cancels the call upstream, unless the key wants the answer to be read on.
+pub async fn forward<B>(
+    proxy: &Arc<Proxy>,
+    arrival: Arrival,
+    endpoint: Endpoint,
+    request: Request<B>,
+) -> Response<Answer>
 where
     B: Body<Data = Bytes, Error: std::error::Error + 'static> + Send + Unpin,
 {
     // Kept to the end: a reload never changes a request under way.
     let tables = proxy.tables();
     let mut closing = Closing::from(tables.open(&arrival));
-    let obtained = obtain(proxy, &tables, &arrival, &mut closing, endpoint, request).await;
+    let admitted = admit(proxy, &tables, &arrival, &mut closing, endpoint, request).await;
+    let read_on = admitted.as_ref().ok().and_then(|admitted| proxy.read_on(&tables, &admitted.caller, &arrival));
+    let (closing, obtained) = match admitted {
+        Err(refusal) => (closing, Err(refusal)),
+        Ok(admitted) => match &read_on {
+            None => {
+                let obtained = obtain(proxy, &tables, &mut closing, &admitted, None).await;
+                (closing, obtained)
+            }
+            Some(read_on) => outliving(proxy, tables, closing, admitted, read_on).await,
+        },
+    };
     let quotas = closing.permit.as_ref().map(Permit::quotas);
     let mut response = match obtained {
-        Ok(reply) => respond::relay(reply, closing),
+        Ok(reply) => respond::relay(reply, closing, read_on),
         Err(refusal) => refusal.answer(closing),
     };
     if let Some(quotas) = quotas {
@@ -48,15 +65,23 @@ where
     response
 }
 
-/// Everything up to the head of an answer that the client may have.
-async fn obtain<B>(
+/// A request that may come in, whole.
+struct Admitted {
+    caller: Arc<Caller>,
+    endpoint: Endpoint,
+    head: Parts,
+    received: Received,
+}
+
+/// Everything up to the end of the request.
+async fn admit<B>(
     proxy: &Proxy,
     tables: &Tables,
     arrival: &Arrival,
     closing: &mut Closing,
     endpoint: Endpoint,
     request: Request<B>,
-) -> Result<Reply, Refusal>
+) -> Result<Admitted, Refusal>
 where
     B: Body<Data = Bytes, Error: std::error::Error + 'static> + Send + Unpin,
 {
@@ -69,20 +94,51 @@ where
     (outcome.key, outcome.group) = (Some(Arc::clone(&caller.name)), caller.group.clone());
 
     // Admit requests, of a minute and at once.
-    let limited = |limited: Box<Limited>| {
-        tables.metrics.limited(limited.kind.name(), limited.whose.name());
-        Refusal::limited(&limited)
-    };
-    let admitted = tables.limits.admit(caller.index).map_err(|refused| limited(refused).leaving(&body))?;
-    let permit = permit.insert(admitted);
+    let admitted = tables.limits.admit(caller.index);
+    *permit = Some(admitted.map_err(|limited| refuse(tables, &limited).leaving(&body))?);
 
     // Read the body: bounded, decoded, scanned piece by piece.
     let received =
         receive::receive(body, &head.headers, &tables.timeouts, tables.max_body_bytes, &proxy.bodies).await?;
     settlement.outcome().bytes_up = received.rope.len();
+    Ok(Admitted { caller, endpoint, head, received })
+}
+
+fn refuse(tables: &Tables, limited: &Limited) -> Refusal {
+    tables.metrics.limited(limited.kind.name(), limited.whose.name());
+    Refusal::limited(limited)
+}
+
+/// Obtains the answer for a key that wants it to be read on where its client leaves: what is at an upstream by then goes on.
+async fn outliving(
+    proxy: &Arc<Proxy>,
+    tables: Arc<Tables>,
+    mut closing: Closing,
+    admitted: Admitted,
+    read_on: &ReadOn,
+) -> (Closing, Result<Reply, Refusal>) {
+    let (proxy, presence) = (Arc::clone(proxy), Arc::<Presence>::default());
+    let told = Arc::clone(&presence);
+    let asked = Box::pin(async move {
+        let obtained = obtain(&proxy, &tables, &mut closing, &admitted, Some(&told)).await;
+        (closing, obtained)
+    });
+    Asking { asked: Some(asked), presence, read_on: read_on.clone() }.await
+}
+
+/// Everything from there to the head of an answer that the client may have.
+async fn obtain(
+    proxy: &Proxy,
+    tables: &Tables,
+    closing: &mut Closing,
+    admitted: &Admitted,
+    presence: Option<&Presence>,
+) -> Result<Reply, Refusal> {
+    let Admitted { caller, endpoint, head, received } = admitted;
+    let Closing { settlement, permit: Some(permit) } = closing else { return Err(Refusal::internal()) };
 
     // Resolve: where the model leads, and who of those is asked in which order.
-    let route = resolve(tables, &caller, &received)?;
+    let route = resolve(tables, caller, received)?;
     let outcome = settlement.outcome();
     // Only now, as the log may show the names of models that were found to lead somewhere, and no others.
     outcome.model = received.model.as_ref().map(|model| Arc::from(&*model.name));
@@ -92,20 +148,20 @@ where
     settlement.outcome().estimate = Some(estimate);
     let began = settlement.outcome().id.millis();
     let costs = if permit.has_budgets() {
-        dearest(tables, &caller, &route, received.model.as_ref().map(|model| &*model.name), estimate, began)
+        dearest(tables, caller, &route, received.model.as_ref().map(|model| &*model.name), estimate, began)
     } else {
         Costs::default()
     };
-    permit.reserve(estimate, &costs, began).map_err(limited)?;
+    permit.reserve(estimate, &costs, began).map_err(|limited| refuse(tables, &limited))?;
 
-    let candidates = candidates(tables, &caller, &route, received.rope.len());
-    let preference = preference(&caller, &received, &head.headers);
+    let candidates = candidates(tables, caller, &route, received.rope.len());
+    let preference = preference(caller, received, &head.headers);
     let choice =
         routing::choose(&route, candidates, preference, proxy.turn.fetch_add(1, Ordering::Relaxed), &proxy.dice);
 
     // Attempt, until one answers.
     let (model, body) = (received.model.as_ref(), &received.rope);
-    let call = Call { endpoint, query: head.uri.query(), headers: &head.headers, body, model };
+    let call = Call { endpoint: *endpoint, query: head.uri.query(), headers: &head.headers, body, model, presence };
     Failover::new(proxy, tables, settlement, &route, choice).run(&call).await
 }
 

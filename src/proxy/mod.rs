@@ -8,8 +8,10 @@ mod failover;
 pub mod forward;
 mod intake;
 mod quota;
+mod read_on;
 mod receive;
 mod respond;
+mod source;
 mod status;
 
 use std::sync::{
@@ -21,9 +23,9 @@ use rustls::ClientConfig;
 use tokio::time::Instant;
 
 use crate::{
-    auth::{Keys, Visit},
+    auth::{Caller, Keys, Visit},
     billing::Prices,
-    config::{self, Config, Retries, Timeouts},
+    config::{self, Config, OnClientGone, Retries, Timeouts},
     domain::{
         budget::Budget,
         chance::{Chance, Dice, NoChance},
@@ -43,6 +45,8 @@ use crate::{
     },
 };
 
+use read_on::ReadOn;
+pub use read_on::Readers;
 pub use respond::Answer;
 
 /// What one request holds at most beside its body and its connections: the best of the answers that failed, the one that
@@ -72,6 +76,7 @@ pub struct Tables {
     retries: Retries,
     timeouts: Timeouts,
     max_body_bytes: u64,
+    client_gone_drain: u64,
 }
 
 /// What all workers share, and what lives through reloads.
@@ -176,6 +181,7 @@ impl Tables {
             retries: config.retries,
             timeouts: config.timeouts,
             max_body_bytes: config.server.max_body_bytes,
+            client_gone_drain: config.server.client_gone_drain,
         })
     }
 
@@ -217,6 +223,8 @@ pub struct Proxy {
     bodies: Budget,
     /// Where requests are put down that go up.
     ledger: Arc<Ledger>,
+    /// Where answers are read on whose clients left.
+    readers: Arc<Readers>,
 }
 
 /// What is known of a request before its head is looked at.
@@ -243,12 +251,13 @@ impl Proxy {
         tables: Tables,
         bodies: &Budget,
         ledger: Arc<Ledger>,
+        readers: Arc<Readers>,
         clock: Clock,
         chance: Chance,
         dice: Arc<Dice>,
     ) -> Result<Self, NoChance> {
         let (tables, ids) = (RwLock::new(Arc::new(tables)), RequestIds::new(clock, chance)?);
-        Ok(Self { tables, ids, clock, dice, turn: AtomicUsize::new(0), bodies: bodies.apart(), ledger })
+        Ok(Self { tables, ids, clock, dice, turn: AtomicUsize::new(0), bodies: bodies.apart(), ledger, readers })
     }
 
     /// The tables of another configuration for this worker, to be [swapped](Self::swap) in.
@@ -274,9 +283,24 @@ impl Proxy {
         drop(before);
     }
 
+    /// Milliseconds since 1970-01-01 UTC.
+    pub fn now(&self) -> u64 {
+        u64::try_from(self.clock.since_epoch().as_millis()).unwrap_or(u64::MAX)
+    }
+
     /// What this worker draws with.
     pub fn dice(&self) -> &Dice {
         &self.dice
+    }
+
+    /// How an answer for `caller` is read on should its client leave; none where it is not.
+    fn read_on(&self, tables: &Tables, caller: &Caller, arrival: &Arrival) -> Option<ReadOn> {
+        (caller.on_client_gone == OnClientGone::Drain).then(|| ReadOn {
+            readers: Arc::clone(&self.readers),
+            departure: arrival.departure.clone(),
+            within: tables.timeouts.client_gone_drain,
+            bytes: tables.client_gone_drain,
+        })
     }
 
     /// Greets a request: gives it its id.

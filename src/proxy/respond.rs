@@ -1,7 +1,6 @@
 //! The answer on its way down: head and frames as they came, an observer that only looks, one settlement.
 
 use std::{
-    collections::VecDeque,
     future::poll_fn,
     pin::Pin,
     task::{Context, Poll, ready},
@@ -11,10 +10,15 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderValue, Response, response::Parts};
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
-use super::{attempt::upstream_request_id, closing::Closing, error::sign};
+use super::{
+    attempt::upstream_request_id,
+    closing::Closing,
+    error::sign,
+    read_on::{Held, ReadOn},
+    source::Source,
+};
 use crate::{
     config::OnIncomplete,
     domain::outcome::End,
@@ -39,132 +43,24 @@ pub(super) struct Reply {
     pub(super) lease: Option<Lease>,
 }
 
-/// The body of an upstream's answer, of which the beginning may have been read already.
-#[derive(Debug)]
-pub(super) struct Source {
-    read: VecDeque<Bytes>,
-    rest: Option<Incoming>,
-    /// How it broke while it was read: hyper's body tells that once, and then looks as if it had ended.
-    broken: Option<hyper::Error>,
-}
+/// Turns the upstream's answer into ours. `read_on` says how it goes on should the client leave.
+pub(super) fn relay(reply: Reply, closing: Closing, read_on: Option<ReadOn>) -> Response<Answer> {
+    let (theirs, mut relay) = Relay::new(reply, closing, read_on);
+    let outcome = relay.closing.settlement.outcome();
+    outcome.status = Some(theirs.status);
+    let (id, streamed) = (outcome.id, outcome.streamed);
 
-impl From<Incoming> for Source {
-    fn from(body: Incoming) -> Self {
-        Self { read: VecDeque::new(), rest: Some(body), broken: None }
-    }
-}
-
-impl Source {
-    /// The next piece, for who judges the answer.
-    pub(super) async fn next(&mut self) -> Option<Result<Bytes, hyper::Error>> {
-        loop {
-            match poll_fn(|cx| self.poll(cx)).await? {
-                // Trailers belong to the connection that they came on.
-                Ok(frame) => {
-                    if let Ok(data) = frame.into_data() {
-                        return Some(Ok(data));
-                    }
-                }
-                Err(error) => return Some(Err(error)),
-            }
-        }
-    }
-
-    /// Waits until the first byte is here; none where there will be none.
-    pub(super) async fn fill(&mut self) -> Option<Result<(), hyper::Error>> {
-        loop {
-            match self.next().await? {
-                Ok(data) if data.is_empty() => {}
-                Ok(data) => {
-                    self.put_back(vec![data]);
-                    return Some(Ok(()));
-                }
-                Err(error) => return Some(Err(error)),
-            }
-        }
-    }
-
-    /// Gives back what was read, for the client.
-    pub(super) fn put_back(&mut self, read: Vec<Bytes>) {
-        for data in read.into_iter().rev() {
-            self.read.push_front(data);
-        }
-    }
-
-    /// Breaks after what was read, as it did when it was read.
-    pub(super) fn breaks(&mut self, error: hyper::Error) {
-        self.broken = Some(error);
-        self.rest = None;
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        if let Some(data) = self.read.pop_front() {
-            return Poll::Ready(Some(Ok(Frame::data(data))));
-        }
-        if let Some(error) = self.broken.take() {
-            return Poll::Ready(Some(Err(error)));
-        }
-        match &mut self.rest {
-            Some(body) => Pin::new(body).poll_frame(cx),
-            None => Poll::Ready(None),
-        }
-    }
-
-    fn is_end(&self) -> bool {
-        self.read.is_empty() && self.broken.is_none() && self.rest.as_ref().is_none_or(Body::is_end_stream)
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        if self.broken.is_some() {
-            return SizeHint::default();
-        }
-        let read: u64 = self.read.iter().map(|data| data.len() as u64).sum();
-        match self.rest.as_ref().map(Body::size_hint) {
-            None => SizeHint::with_exact(read),
-            Some(rest) => rest.exact().map_or_else(SizeHint::default, |rest| SizeHint::with_exact(read + rest)),
-        }
-    }
-}
-
-/// Turns the upstream's answer into ours.
-pub(super) fn relay(reply: Reply, mut closing: Closing) -> Response<Answer> {
-    let streamed = reply.media == Media::EventStream;
-    let readable = !headers::is_coded(&reply.head.headers);
-    let observer = match reply.media {
-        Media::EventStream if readable => Observer::stream(),
-        Media::Json if readable => Observer::json(),
-        _ => Observer::opaque(),
-    };
-    let outcome = closing.settlement.outcome();
-    outcome.status = Some(reply.head.status);
-    // Where several were asked, it is the one whose answer the client gets.
-    outcome.upstream_request_id = upstream_request_id(&reply.head.headers).map(Into::into);
-    outcome.streamed = streamed;
-    let id = outcome.id;
-
-    let mut head = headers::down(reply.head.headers);
+    let mut head = headers::down(theirs.headers);
     sign(&mut head, id);
     if streamed {
         head.insert(ACCEL_BUFFERING, HeaderValue::from_static("no"));
     }
-    let mut relay = Relay {
-        source: reply.source,
-        observer,
-        watched_stream: streamed && readable,
-        closing,
-        succeeded: reply.head.status.is_success(),
-        on_incomplete: reply.on_incomplete,
-        silence: Silence::new(reply.silence),
-        lease: reply.lease,
-        over: false,
-        broken: None,
-    };
     // An empty body is never polled.
     if relay.source.is_end() && !relay.may_break() {
         relay.end();
     }
-    let mut response = Response::new(Answer::Relay(Box::new(relay)));
-    *response.status_mut() = reply.head.status;
+    let mut response = Response::new(Answer::Relay(Held::new(relay)));
+    *response.status_mut() = theirs.status;
     *response.headers_mut() = head;
     response
 }
@@ -173,7 +69,7 @@ pub(super) fn relay(reply: Reply, mut closing: Closing) -> Response<Answer> {
 #[derive(Debug)]
 pub enum Answer {
     /// An upstream's.
-    Relay(Box<Relay>),
+    Relay(Held),
     /// One of ours, whole.
     Whole(Option<Bytes>),
 }
@@ -205,22 +101,24 @@ impl Body for Answer {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         match self.get_mut() {
-            Self::Relay(relay) => relay.poll(cx),
+            Self::Relay(held) => held.poll(cx),
             Self::Whole(body) => Poll::Ready(body.take().map(|body| Ok(Frame::data(body)))),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Relay(relay) => relay.over && relay.broken.is_none(),
+            Self::Relay(held) => held.relay().is_none_or(|relay| relay.over && relay.broken.is_none()),
             Self::Whole(body) => body.is_none(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Relay(relay) if relay.may_break() => SizeHint::default(),
-            Self::Relay(relay) => relay.source.size_hint(),
+            Self::Relay(held) => match held.relay() {
+                Some(relay) if !relay.may_break() => relay.source.size_hint(),
+                _ => SizeHint::default(),
+            },
             Self::Whole(body) => SizeHint::with_exact(body.as_ref().map_or(0, |body| body.len() as u64)),
         }
     }
@@ -228,7 +126,7 @@ impl Body for Answer {
 
 /// An upstream's body on its way down, polled by the server's own task: no pump, no channel, no buffer.
 #[derive(Debug)]
-pub struct Relay {
+pub(super) struct Relay {
     source: Source,
     observer: Observer,
     /// An event stream whose events can be seen: it has to hold a terminal one.
@@ -238,6 +136,10 @@ pub struct Relay {
     on_incomplete: OnIncomplete,
     silence: Silence,
     lease: Option<Lease>,
+    /// How it goes on should the client leave.
+    read_on: Option<ReadOn>,
+    /// The client left, and it goes on.
+    left: bool,
     /// Settled.
     over: bool,
     /// What the next poll fails with.
@@ -245,7 +147,38 @@ pub struct Relay {
 }
 
 impl Relay {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+    /// The head of the answer, and its body on its way.
+    pub(super) fn new(reply: Reply, mut closing: Closing, read_on: Option<ReadOn>) -> (Parts, Self) {
+        let Reply { head, media, source, on_incomplete, silence, lease } = reply;
+        let streamed = media == Media::EventStream;
+        let readable = !headers::is_coded(&head.headers);
+        let observer = match media {
+            Media::EventStream if readable => Observer::stream(),
+            Media::Json if readable => Observer::json(),
+            _ => Observer::opaque(),
+        };
+        let outcome = closing.settlement.outcome();
+        // Where several were asked, it is the one whose answer the client gets.
+        outcome.upstream_request_id = upstream_request_id(&head.headers).map(Into::into);
+        outcome.streamed = streamed;
+        let relay = Self {
+            source,
+            observer,
+            watched_stream: streamed && readable,
+            closing,
+            succeeded: head.status.is_success(),
+            on_incomplete,
+            silence: Silence::new(silence),
+            lease,
+            read_on,
+            left: false,
+            over: false,
+            broken: None,
+        };
+        (head, relay)
+    }
+
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         if let Some(broken) = self.broken.take() {
             return Poll::Ready(Some(Err(broken)));
         }
@@ -290,7 +223,8 @@ impl Relay {
         {
             lease.answers();
         }
-        self.closing.settlement.outcome().bytes_down += data.len() as u64;
+        let (left, outcome) = (self.left, self.closing.settlement.outcome());
+        *(if left { &mut outcome.bytes_drained } else { &mut outcome.bytes_down }) += data.len() as u64;
         self.observer.feed(data);
     }
 
@@ -334,7 +268,27 @@ impl Relay {
             });
         }
         self.closing.settlement.seen(self.observer.seen());
-        self.closing.close(end);
+        if self.left { self.closing.leave() } else { self.closing.close(end) }
+    }
+
+    /// How it goes on now that the client left; none where nothing more would be learned.
+    pub(super) fn reads_on(&mut self) -> Option<ReadOn> {
+        self.read_on.take().filter(|_| self.tells_more())
+    }
+
+    /// An error costs nothing, and what cannot be read tells nothing.
+    fn tells_more(&self) -> bool {
+        let seen = self.observer.seen();
+        let known = seen.terminal.is_some() && (!self.left || !seen.usage.is_empty());
+        !self.over && self.succeeded && !self.observer.is_blind() && !known
+    }
+
+    /// Reads what the client does not get any more, `most` bytes of it, until what it cost is known.
+    pub(super) async fn read_on(mut self: Box<Self>, most: u64) {
+        self.left = true;
+        while self.tells_more() && self.closing.settlement.outcome().bytes_drained < most {
+            poll_fn(|cx| self.poll(cx)).await;
+        }
     }
 }
 
@@ -343,16 +297,20 @@ impl Drop for Relay {
     fn drop(&mut self) {
         if !self.over {
             // It answered, as far as anybody wanted to know. One that never came to its first byte says nothing.
-            if self.closing.settlement.outcome().bytes_down > 0
+            if self.closing.settlement.outcome().bytes_seen() > 0
                 && let Some(mut lease) = self.lease.take()
             {
                 lease.left(self.silence.since);
             }
-            self.closing.settlement.seen(self.observer.seen());
-            if let Some(terminal) = self.observer.seen().terminal {
-                self.closing.close(end_of(terminal));
+            if self.left {
+                self.observer.cut_short();
             }
-            // Otherwise the connection is asked why it ended.
+            self.closing.settlement.seen(self.observer.seen());
+            match self.observer.seen().terminal {
+                Some(terminal) if !self.left => self.closing.close(end_of(terminal)),
+                // The connection is asked why it ended.
+                _ => self.closing.leave(),
+            }
         }
     }
 }

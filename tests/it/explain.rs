@@ -2,6 +2,14 @@
 
 use std::process::Command;
 
+use tidegate::{
+    config::{Key, Limits, ModelPrice},
+    domain::{
+        money::{Budget, Currency, UNIT},
+        price::Price,
+    },
+};
+
 use crate::support::{
     client::Client,
     gateway::{Gateway, config, credential, key, model, upstream},
@@ -26,7 +34,13 @@ async fn the_running_gateway_says_who_is_asked_and_who_is_not_with_the_reasons()
     config.models[0] = model("smart", &[(0, Some("real")), (1, Some("other")), (2, None)]);
     config.keys[0].upstreams = Some(vec![0, 1]);
     config.keys[0].models = Some(vec!["smart".into()]);
+    config.keys[0].limits = Limits { requests: Some(60), tokens: None, in_flight: Some(5) };
+    config.keys[0].budgets = vec![Budget::parse("5CNY/total").unwrap()];
+    let (currency, input, cached, output) = (Currency::Cny, UNIT / 2 * 3, UNIT, 2 * UNIT);
+    let price = Price { currency, input, cached, output, reasoning: output, per_call: 0 };
+    config.prices = vec![ModelPrice { upstream: 1, model: "other".into(), from: 0, price }];
     config.keys.push(key("all", "sk-all"));
+    config.keys.push(Key { expires: Some(1), ..key("old", "sk-old") });
     let gateway = Gateway::start(config);
 
     let (status, before) = explain(&gateway, "key=tester&model=smart").await;
@@ -37,15 +51,20 @@ asked in this order, the next one only when the one before fails
   1. up with one, as real
        priority 1
        in service, 0 requests under way
+       no price: counted in tokens
   2. good with UP_KEY, as other
        priority 2
        in service, 0 requests under way
+       bills CNY 1.5 in, 1 cached, 2 out, 2 reasoning a million; 0 a request
 
 not asked
   -  forbidden with UP_KEY, as smart
        the key may not use this upstream
 
 larger bodies pass by: good (up to 7 MiB)
+
+limits
+  key tester: 60 requests a minute; 5 requests at once; 5 CNY/total, 0 spent
 ";
     assert_eq!(before, expected);
 
@@ -56,6 +75,8 @@ larger bodies pass by: good (up to 7 MiB)
     assert!(after.contains("not asked\n  -  up with one, as real\n       out after refused, for "), "{after}");
     assert!(!after.contains("sk-"), "{after}");
 
+    let (_, old) = explain(&gateway, "key=old&model=smart").await;
+    assert!(old.contains("\nthe key is expired: clients get 401 invalid_api_key\n"), "{old}");
     for (query, status, says) in [
         ("key=nobody&model=smart", 404, "no client key has the name `nobody`"),
         ("key=tester&model=gpt-5", 404, "the key `tester` may not ask for `gpt-5`"),

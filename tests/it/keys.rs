@@ -4,14 +4,14 @@ use std::{fs, path::Path, time::Duration};
 
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::time::Instant;
+use tokio::{sync::oneshot, time::Instant};
 
 use crate::support::{
     client::{Answer, Client},
     database::{Postgres, until},
     gateway::KEY,
     process::{Process, run, said, tidegate},
-    upstream::{RESPONSE, Upstream, json},
+    upstream::{RESPONSE, STREAM, Step, Upstream, chunk, json},
 };
 
 /// A folder with a configuration; `more` comes first, so that it may add to `[server]`.
@@ -45,6 +45,9 @@ name = "team"
     );
     fs::write(folder.join("tidegate.toml"), text).unwrap();
 }
+
+/// In dollars.
+const PRICE: &str = "[[prices]]\nupstream = \"one\"\nmodel = \"smart\"\ncurrency = \"USD\"\nper_call = 1";
 
 const OF_FILE: &str = "[[keys]]\nname = \"file\"\nsecret = { env = \"FILE_KEY\" }";
 
@@ -134,7 +137,8 @@ async fn a_key_is_made_disabled_enabled_rotated_and_deleted_while_the_gateway_ru
     assert!(list.contains("team-a") && list.contains("file") && list.contains(&third[..9]), "{list}");
     keys(folder, &["delete", "team-a"]).unwrap();
     assert!(becomes(address, &third, 401).await < NOTICED);
-    assert!(keys(folder, &["show", "team-a"]).unwrap_err().contains("no key is called team-a"));
+    assert!(keys(folder, &["show", "team-a"]).unwrap().contains("deleted"));
+    assert!(keys(folder, &["show", "team-b"]).unwrap_err().contains("no key is called team-b"));
     gateway.signal("INT");
     assert_eq!(gateway.exit(), Some(0));
 }
@@ -142,7 +146,7 @@ async fn a_key_is_made_disabled_enabled_rotated_and_deleted_while_the_gateway_ru
 #[tokio::test]
 async fn what_a_key_cannot_be_is_said_and_nothing_is_made() {
     let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
-    let folder = folder(&upstream, "", OF_FILE);
+    let folder = folder(&upstream, "", &format!("{OF_FILE}\n{PRICE}"));
     let folder = folder.path();
     for (arguments, said) in [
         (&["--models", "smrt"][..], "no model is called `smrt`; did you mean `smart`?"),
@@ -152,6 +156,11 @@ async fn what_a_key_cannot_be_is_said_and_nothing_is_made() {
         (&["--ip", "10.0.0.0/99"], "neither an IP address nor a network"),
         (&["--expires", "soon"], "30d, 12h, 30m, 90s"),
         (&["--rpm", "0"], "rpm"),
+        (&["--max-in-flight", "0"], "max-in-flight"),
+        (&["--on-client-gone", "wait"], "possible values: cancel, drain"),
+        (&["--budget", "5CNY/day", "--budget", "6CNY/day"], "two budgets are for the same day"),
+        (&["--budget", "5CNY/day"], "there are prices in USD, and `cny_per_usd` does not say what that is in CNY"),
+        (&["--expires", "2020-01-01"], "it would have ended already"),
     ] {
         let error = keys(folder, &[&["create", "--name", "x"], arguments].concat()).unwrap_err();
         assert!(error.contains(said), "{arguments:?}: {error}");
@@ -162,8 +171,83 @@ async fn what_a_key_cannot_be_is_said_and_nothing_is_made() {
     for command in ["disable", "enable", "rotate", "delete"] {
         assert!(keys(folder, &[command, "file"]).unwrap_err().contains("is declared in tidegate.toml"));
     }
+    // They can be looked at here.
+    let shown: Value = serde_json::from_str(&keys(folder, &["show", "file", "--json"]).unwrap()).unwrap();
+    assert_eq!((&shown["declared_in"], &shown["audit"]), (&"tidegate.toml".into(), &Value::Array(Vec::new())));
+    assert!(keys(folder, &["show", "file"]).unwrap().contains("declared in  tidegate.toml"));
     keys(folder, &["create", "--name", "x"]).unwrap();
     assert!(keys(folder, &["create", "--name", "x"]).unwrap_err().contains("a key of this name is there already"));
+}
+
+#[tokio::test]
+async fn every_setting_is_kept_shown_and_served() {
+    let body = [STREAM, &chunk(b"data: {\"type\":\"response.output_text.delta\"}\n\n")].concat();
+    let (go, wait) = oneshot::channel();
+    let usage = format!("data: {{\"type\":\"response.completed\",\"response\":{RESPONSE}}}\n\n");
+    let mut steps = Some(vec![Step::Send(body), Step::Wait(wait), Step::Send(chunk(usage.as_bytes()))]);
+    let upstream =
+        Upstream::scripted(move |_| steps.take().unwrap_or_else(|| vec![Step::Send(json("200 OK", RESPONSE))])).await;
+    let folder = folder(&upstream, "", &format!("{OF_FILE}\n{PRICE}"));
+    let folder = folder.path();
+    let mut gateway = serve(folder);
+    let address = gateway.ready();
+    let flags = "--name all --models smart --upstreams one --group team --expires 30d --rpm 60 --tpm 200000 \
+                 --max-in-flight 5 --budget 3USD/month --budget 2USD/day --ip 127.0.0.1 --on-client-gone drain";
+    let key = keys(folder, &[&["create"], &*flags.split_whitespace().collect::<Vec<_>>()].concat()).unwrap();
+    let text = keys(folder, &["show", "all"]).unwrap();
+    let lines: Vec<Vec<&str>> = text.lines().map(|line| line.splitn(2, "  ").map(str::trim).collect()).collect();
+    for expected in [
+        ["name", "all"],
+        ["state", "active"],
+        ["models", "smart"],
+        ["upstreams", "one"],
+        ["group", "team"],
+        ["rpm", "60"],
+        ["tpm", "200000"],
+        ["max_in_flight", "5"],
+        ["budgets", "3USD/month, 2USD/day"],
+        ["ips", "127.0.0.1"],
+        ["on_client_gone", "drain"],
+    ] {
+        assert!(lines.iter().any(|line| **line == expected), "{expected:?} in:\n{text}");
+    }
+    // Left in the middle, it is read on: its row knows what it cost.
+    let asked = async || {
+        let mut client = Client::connect(address).await;
+        let head = format!("POST /v1/responses HTTP/1.1\r\nhost: t\r\nauthorization: Bearer {key}\r\n");
+        client.send(format!("{head}content-length: 17\r\n\r\n{{\"model\":\"smart\"}}")).await;
+        client.head().await
+    };
+    until("the key", async || asked().await.status == 200).await;
+    let answer = asked().await;
+    assert_eq!(answer.header("x-ratelimit-limit-requests"), Some("60"));
+    go.send(()).unwrap();
+    // The third finds 2 dollars spent.
+    until("the end of the budget", async || asked().await.status == 429).await;
+    let rows = || -> Vec<Value> {
+        let mut usage = tidegate(folder);
+        let lines = said(&run(usage.args(["--config", "tidegate.toml", "usage", "--rows", "--json"])));
+        lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    until("two rows", async || rows().len() == 2).await;
+    let row = &rows()[0];
+    let of_row = ["key", "group", "state", "end", "cost", "currency"].map(|name| row[name].as_str().unwrap());
+    assert_eq!(of_row, ["all", "team", "exact", "client_gone", "1", "USD"]);
+    // Nothing is done twice, and what is gone keeps its history.
+    keys(folder, &["enable", "all"]).unwrap();
+    keys(folder, &["disable", "all"]).unwrap();
+    assert_eq!(keys(folder, &["disable", "all"]).unwrap(), "all is disabled already");
+    keys(folder, &["delete", "all"]).unwrap();
+    let shown: Value = serde_json::from_str(&keys(folder, &["show", "all", "--json"]).unwrap()).unwrap();
+    let actions: Vec<_> = shown["audit"].as_array().unwrap().iter().map(|entry| entry["action"].clone()).collect();
+    assert_eq!(
+        (shown["state"].clone(), actions),
+        ("deleted".into(), ["create", "disable", "delete"].map(Value::from).to_vec())
+    );
+    let last = &shown["audit"][2];
+    assert!(last["before"].as_str().is_some_and(|hash| hash.len() == 64) && last["after"].is_null(), "{shown}");
+    let text = keys(folder, &["show", "all"]).unwrap();
+    assert!(text.contains("delete by ann, settings ") && text.ends_with(" -> -"), "{text}");
 }
 
 #[tokio::test]

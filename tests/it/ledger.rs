@@ -649,6 +649,29 @@ async fn usage_sums_up_beside_the_gateway_and_after_it() {
     assert_eq!(process.exit(), Some(0));
     let csv = said(&usage(&["--csv", "--by", "model"]));
     assert!(csv.ends_with("\npair,2,6,2,10,4,2,0,0,0,2,0,0,0\nsmart,1,3,1,5,2,1,0,0,0,1,0,0,0\n"), "{csv}");
+    let lines = said(&usage(&["--rows", "--json"]));
+    let objects: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let models: Vec<_> = objects.iter().map(|row| row["model"].as_str().unwrap()).collect();
+    assert_eq!(models, ["smart", "pair", "pair"]);
+    for (name, value) in [
+        ("key", Value::from("a")),
+        ("upstream_model", "real".into()),
+        ("credential", "UP_KEY".into()),
+        ("state", "exact".into()),
+        ("end", "completed".into()),
+        ("status", 200.into()),
+        ("input_tokens", 3.into()),
+        ("attempts", 1.into()),
+        ("cost", Value::Null),
+        ("estimated", false.into()),
+    ] {
+        assert_eq!(objects[0][name], value, "{name}");
+    }
+    let csv = said(&usage(&["--rows"]));
+    assert!(csv.starts_with("id,time,state,origin,key,") && csv.lines().count() == 4, "{csv}");
+    assert_eq!(said(&usage(&["--rows", "--csv", "--until", "2000-01-01"])).lines().count(), 1);
+    assert_eq!(said(&usage(&["--csv", "--until", "2000-01-01"])).lines().count(), 1);
+    assert!(!usage(&["--rows", "--by", "key"]).status.success());
     let wrong = usage(&["--since", "yesterday"]);
     assert!(!wrong.status.success() && said(&wrong).contains("30d, 12h, 30m"), "{}", said(&wrong));
 }

@@ -9,6 +9,7 @@ mod bodies;
 mod cancel;
 mod cli;
 mod deadlines;
+mod drain;
 mod errors;
 mod explain;
 mod failover;

@@ -7,6 +7,7 @@
 mod dialect;
 mod keys;
 mod ledger;
+mod rows;
 mod usage;
 
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
@@ -18,6 +19,7 @@ use tokio::time::timeout;
 use crate::config::{Config, Store};
 
 pub use keys::{Author, Change, Entry, KeyError};
+pub use rows::{Cell, Stored, columns};
 pub use usage::{By, Total};
 
 /// SQLite's file in the data folder.
@@ -155,12 +157,11 @@ impl Database {
             Connection::Postgres(connection) => {
                 dialect::POSTGRES.migrator().run_direct(None, connection, false).await?
             }
-            // SQLite has none: somebody who opens it at the same moment may have been first.
+            // SQLite has none, but one transaction around all of it keeps those who open it at the same moment waiting.
             Connection::Sqlite(connection) => {
-                let migrator = dialect::SQLITE.migrator();
-                if migrator.run_direct(None, connection, false).await.is_err() {
-                    migrator.run_direct(None, connection, false).await?;
-                }
+                let mut alone = connection.begin_with("BEGIN IMMEDIATE").await?;
+                dialect::SQLITE.migrator().run_direct(None, &mut *alone, false).await?;
+                alone.commit().await?;
             }
         }
         Ok(())

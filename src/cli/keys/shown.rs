@@ -1,0 +1,168 @@
+//! Keys as people and programs see them: everything but the hashes of the keys themselves.
+
+use serde_json::{Map, Value, json};
+
+use super::Store;
+use crate::{
+    cli::{output, time},
+    config::{Config, Kept, Key, OnClientGone},
+    domain::key::{KeySettings, StoredKey},
+    store::sql::Entry,
+};
+
+/// Of a hash, so much tells two of them apart for people.
+const SHORT: usize = 12;
+
+/// A key, wherever it is declared.
+pub(super) struct Shown {
+    name: String,
+    prefix: Option<String>,
+    state: &'static str,
+    declared_in: String,
+    created: Option<String>,
+    previous_until: Option<String>,
+    settings: KeySettings,
+}
+
+impl Store {
+    /// All keys: those of the file first.
+    pub(super) fn all(&self) -> impl Iterator<Item = Shown> {
+        let of_file = self.config.keys.iter().filter(|key| key.kept == Kept::File);
+        of_file.map(|key| self.of_file(key)).chain(self.keys.iter().map(|key| self.of_store(key)))
+    }
+
+    fn of_file(&self, key: &Key) -> Shown {
+        Shown {
+            name: key.name.to_string(),
+            prefix: None,
+            state: self.state(false, key.expires),
+            declared_in: self.source.clone(),
+            created: None,
+            previous_until: None,
+            settings: settings(&self.config, key),
+        }
+    }
+
+    fn of_store(&self, key: &StoredKey) -> Shown {
+        Shown {
+            name: key.name.clone(),
+            prefix: Some(key.prefix.clone()),
+            state: self.state(key.disabled, key.settings.expires_ms),
+            declared_in: "the store".into(),
+            created: Some(time::written(key.created_ms)),
+            previous_until: key.previous.as_ref().map(|previous| time::written(previous.until_ms)),
+            settings: key.settings.clone(),
+        }
+    }
+
+    fn state(&self, disabled: bool, expires: Option<u64>) -> &'static str {
+        match expires {
+            _ if disabled => "disabled",
+            Some(until) if until <= time::millis(self.now) => "expired",
+            _ => "active",
+        }
+    }
+}
+
+/// The settings of a key of the file, in the words of one of the store.
+fn settings(config: &Config, key: &Key) -> KeySettings {
+    let upstream = |index: &usize| config.upstreams.get(*index).map(|upstream| upstream.name.to_string());
+    KeySettings {
+        models: key.models.as_ref().map(|models| models.iter().map(ToString::to_string).collect()),
+        upstreams: key.upstreams.as_ref().map(|indices| indices.iter().filter_map(upstream).collect()),
+        group: key.group.and_then(|group| config.groups.get(group)).map(|group| group.name.to_string()),
+        rpm: key.limits.requests,
+        tpm: key.limits.tokens,
+        max_in_flight: key.limits.in_flight,
+        budgets: key.budgets.iter().map(ToString::to_string).collect(),
+        ips: key.ips.iter().map(ToString::to_string).collect(),
+        expires_ms: key.expires,
+        on_client_gone: (key.on_client_gone == OnClientGone::Drain).then(|| "drain".to_owned()),
+    }
+}
+
+impl Shown {
+    pub(super) fn is_called(&self, name: &str) -> bool {
+        self.name == name
+    }
+
+    /// The cells of a line of the list, below [`HEADS`].
+    pub(super) fn cells(&self) -> Vec<String> {
+        let none = || "-".to_owned();
+        let key = self.prefix.as_ref().map_or_else(none, |prefix| format!("{prefix}…"));
+        let group = self.settings.group.clone().unwrap_or_else(none);
+        vec![self.name.clone(), key, self.state.into(), group, self.declared_in.clone()]
+    }
+
+    pub(super) fn json(&self) -> Value {
+        json!({
+            "name": self.name,
+            "prefix": self.prefix,
+            "state": self.state,
+            "created": self.created,
+            "expires": self.settings.expires_ms.map(time::written),
+            "previous_until": self.previous_until,
+            "settings": self.settings,
+            "declared_in": self.declared_in,
+        })
+    }
+
+    /// A line for each thing that is known of it.
+    pub(super) fn lines(&self) -> Vec<Vec<String>> {
+        let mut lines = vec![vec!["name".to_owned(), self.name.clone()]];
+        let fixed = [
+            ("key", self.prefix.as_ref().map(|prefix| format!("{prefix}…"))),
+            ("state", Some(self.state.to_owned())),
+            ("declared in", Some(self.declared_in.clone())),
+            ("created", self.created.clone()),
+            ("expires", self.settings.expires_ms.map(time::written)),
+            ("the one before works until", self.previous_until.clone()),
+        ];
+        lines.extend(fixed.into_iter().filter_map(|(name, text)| Some(vec![name.to_owned(), text?])));
+        // In their own words, so that they can be given again.
+        let settings = json!(self.settings);
+        for (name, value) in settings.as_object().into_iter().flatten().filter(|(name, _)| *name != "expires_ms") {
+            lines.push(vec![name.clone(), words(value)]);
+        }
+        lines
+    }
+}
+
+/// The first line of a list.
+pub(super) const HEADS: [&str; 5] = ["name", "key", "state", "group", "declared in"];
+
+fn words(value: &Value) -> String {
+    match value {
+        Value::Array(all) if all.is_empty() => "none".to_owned(),
+        Value::Array(all) => all.iter().map(words).collect::<Vec<_>>().join(", "),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// A key, if there still is one, and what was done to it.
+pub(super) fn with_audit(key: Option<&Shown>, name: &str, audit: &[Entry], as_json: bool) -> String {
+    if as_json {
+        let mut object = match key.map(Shown::json) {
+            Some(Value::Object(object)) => object,
+            _ => Map::from_iter([("name".to_owned(), json!(name)), ("state".to_owned(), json!("deleted"))]),
+        };
+        let entry = |entry: &Entry| {
+            json!({
+                "time": time::written(entry.time_ms), "actor": entry.actor, "action": entry.action,
+                "before": entry.before, "after": entry.after,
+            })
+        };
+        object.insert("audit".into(), audit.iter().map(entry).collect());
+        return Value::Object(object).to_string();
+    }
+    let gone = || [["name", name], ["state", "deleted"]].map(|line| line.map(str::to_owned).to_vec()).to_vec();
+    let mut lines = key.map_or_else(gone, Shown::lines);
+    for Entry { time_ms, actor, action, before, after, .. } in audit {
+        let short =
+            |hash: &Option<String>| hash.as_ref().map_or("-", |hash| hash.get(..SHORT).unwrap_or(hash)).to_owned();
+        let what = format!("{action} by {actor}, settings {} -> {}", short(before), short(after));
+        lines.push(vec![time::written(*time_ms), what]);
+    }
+    output::in_lines(&lines)
+}

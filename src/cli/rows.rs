@@ -1,0 +1,87 @@
+//! `tidegate usage --rows`: the ledger's rows, for other programs.
+
+use std::io::{self, BufWriter, Write};
+
+use serde_json::{Map, Value, json};
+
+use super::time;
+use crate::{
+    domain::money::decimal,
+    store::sql::{Cell, Database, DatabaseError, Stored, columns},
+};
+
+/// How a row is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// A line of comma-separated values, below one of names.
+    Csv,
+    /// A JSON object on a line of its own.
+    Json,
+}
+
+/// Prints all rows that began between the two, page by page: however many there are, it holds one page.
+///
+/// # Errors
+/// When the database cannot be read.
+pub(super) async fn print(
+    database: &mut Database,
+    since: u64,
+    until: u64,
+    form: Form,
+) -> Result<io::Result<()>, DatabaseError> {
+    let mut out = BufWriter::new(io::stdout());
+    if form == Form::Csv
+        && let Err(error) = writeln!(out, "{}", columns().collect::<Vec<_>>().join(","))
+    {
+        return Ok(Err(error));
+    }
+    let mut last = None;
+    loop {
+        let page = database.page(since, until, last.as_ref()).await?;
+        for row in &page {
+            let line = match form {
+                Form::Csv => csv(row),
+                Form::Json => json(row).to_string(),
+            };
+            if let Err(error) = writeln!(out, "{line}") {
+                return Ok(Err(error));
+            }
+        }
+        match page.into_iter().next_back() {
+            Some(row) => last = Some(row),
+            None => return Ok(out.flush()),
+        }
+    }
+}
+
+/// Amounts are text: a number of JSON is read as a float by most.
+fn json(row: &Stored) -> Value {
+    let value = |cell: &Cell| match cell {
+        Cell::None => Value::Null,
+        Cell::Text(text) => json!(text),
+        Cell::Count(count) => json!(count),
+        Cell::Time(millis) => json!(time::written(*millis)),
+        Cell::Amount(nano) => json!(decimal(*nano)),
+        Cell::Flag(flag) => json!(flag),
+    };
+    let fields = columns().zip(&row.cells).map(|(name, cell)| (name.to_owned(), value(cell)));
+    Value::Object(fields.collect::<Map<_, _>>())
+}
+
+fn csv(row: &Stored) -> String {
+    let text = |cell: &Cell| match cell {
+        Cell::None => String::new(),
+        Cell::Text(text) => quoted(text),
+        Cell::Count(count) => count.to_string(),
+        Cell::Time(millis) => time::written(*millis),
+        Cell::Amount(nano) => decimal(*nano),
+        Cell::Flag(flag) => flag.to_string(),
+    };
+    row.cells.iter().map(text).collect::<Vec<_>>().join(",")
+}
+
+/// A cell of a CSV file (RFC 4180).
+pub(super) fn quoted(text: &str) -> String {
+    let special = text.contains([',', '"', '\n', '\r']);
+    if special { format!("\"{}\"", text.replace('"', "\"\"")) } else { text.into() }
+}

@@ -1,0 +1,147 @@
+//! The ledger's rows as they are, page by page, read beside those who write them.
+
+use sqlx::{AssertSqlSafe, Row as _};
+
+use super::{Database, DatabaseError, LONG, integer, on, within};
+
+/// Rows of one page: some hundred KiB.
+const PAGE: i64 = 1000;
+
+/// What a column holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Text,
+    Count,
+    Time,
+    Amount,
+    Flag,
+}
+
+/// Every column that is exported: its name there, its name in the table.
+const COLUMNS: [(&str, &str, Kind); 33] = [
+    ("id", "id", Kind::Text),
+    ("time", "time_ms", Kind::Time),
+    ("state", "state", Kind::Text),
+    ("origin", "origin", Kind::Text),
+    ("key", "key_name", Kind::Text),
+    ("group", "group_name", Kind::Text),
+    ("model", "model", Kind::Text),
+    ("upstream_model", "upstream_model", Kind::Text),
+    ("upstream", "upstream", Kind::Text),
+    ("credential", "credential", Kind::Text),
+    ("end", "end_reason", Kind::Text),
+    ("status", "status", Kind::Count),
+    ("response_id", "response_id", Kind::Text),
+    ("input_tokens", "input_tokens", Kind::Count),
+    ("cached_tokens", "cached_tokens", Kind::Count),
+    ("output_tokens", "output_tokens", Kind::Count),
+    ("reasoning_tokens", "reasoning_tokens", Kind::Count),
+    ("total_tokens", "total_tokens", Kind::Count),
+    ("reserved_tokens", "reserved_tokens", Kind::Count),
+    ("currency", "currency", Kind::Text),
+    ("price_input", "price_input", Kind::Amount),
+    ("price_cached", "price_cached", Kind::Amount),
+    ("price_output", "price_output", Kind::Amount),
+    ("price_reasoning", "price_reasoning", Kind::Amount),
+    ("price_call", "price_call", Kind::Amount),
+    ("reserved_cost", "reserved_cost", Kind::Amount),
+    ("cost", "cost", Kind::Amount),
+    ("estimated", "estimated", Kind::Flag),
+    ("bytes_up", "bytes_up", Kind::Count),
+    ("bytes_down", "bytes_down", Kind::Count),
+    ("attempts", "attempts", Kind::Count),
+    ("first_byte_ms", "first_byte_ms", Kind::Count),
+    ("took_ms", "took_ms", Kind::Count),
+];
+
+/// What one column of one row says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cell {
+    /// Nothing.
+    None,
+    /// A name, or an id.
+    Text(String),
+    /// A number of something.
+    Count(u64),
+    /// Milliseconds since 1970-01-01 UTC.
+    Time(u64),
+    /// Nano-units of the row's currency.
+    Amount(u64),
+    /// Yes or no.
+    Flag(bool),
+}
+
+/// One row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored {
+    time: i64,
+    id: String,
+    /// By [`columns`].
+    pub cells: Vec<Cell>,
+}
+
+impl Stored {
+    /// What the column of this name says; nothing where there is no such column.
+    pub fn cell(&self, name: &str) -> &Cell {
+        let cell = columns().zip(&self.cells).find(|(column, _)| *column == name);
+        cell.map_or(&Cell::None, |(_, cell)| cell)
+    }
+}
+
+/// The names of the columns.
+pub fn columns() -> impl Iterator<Item = &'static str> {
+    COLUMNS.iter().map(|(name, _, _)| *name)
+}
+
+impl Database {
+    /// The next rows of requests that are over, the oldest first, and none after the last; of those that began at `since` or
+    /// later and before `until` (milliseconds since 1970-01-01 UTC). `after` is the last of the page before.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn page(&mut self, since: u64, until: u64, after: Option<&Stored>) -> Result<Vec<Stored>, DatabaseError> {
+        let query = query();
+        // No id comes before the empty one.
+        let (time, id) = after.map_or((integer(since), ""), |after| (after.time, &after.id));
+        within(LONG, async {
+            on!(self, |connection, Db| {
+                let query = sqlx::query::<Db>(AssertSqlSafe(query)).bind(time).bind(integer(until)).bind(id).bind(PAGE);
+                let rows = query.fetch_all(connection).await?;
+                let stored = |row: &<Db as sqlx::Database>::Row| -> Result<Stored, sqlx::Error> {
+                    let cell = |(nth, (_, _, kind)): (usize, &(&str, &str, Kind))| {
+                        if *kind == Kind::Text {
+                            return Ok(row.try_get::<Option<String>, _>(nth)?.map_or(Cell::None, Cell::Text));
+                        }
+                        let number = row.try_get::<Option<i64>, _>(nth)?;
+                        Ok(number.map_or(Cell::None, |number| kind.cell(u64::try_from(number).unwrap_or_default())))
+                    };
+                    let cells = COLUMNS.iter().enumerate().map(cell).collect::<Result<_, sqlx::Error>>()?;
+                    Ok(Stored { id: row.try_get(0)?, time: row.try_get(1)?, cells })
+                };
+                Ok(rows.iter().map(stored).collect::<Result<_, _>>()?)
+            })
+        })
+        .await
+    }
+}
+
+impl Kind {
+    fn cell(self, number: u64) -> Cell {
+        match self {
+            Self::Text | Self::Count => Cell::Count(number),
+            Self::Time => Cell::Time(number),
+            Self::Amount => Cell::Amount(number),
+            Self::Flag => Cell::Flag(number != 0),
+        }
+    }
+}
+
+/// Made of fixed words only.
+fn query() -> String {
+    let names: Vec<_> = COLUMNS.iter().map(|(_, name, _)| *name).collect();
+    format!(
+        "SELECT {} FROM ledger WHERE time_ms >= $1 AND time_ms < $2 AND (time_ms > $1 OR id > $3) AND state <> 'open' \
+         ORDER BY time_ms, id LIMIT $4",
+        names.join(", ")
+    )
+}
