@@ -42,6 +42,7 @@ enum Sums {
     Group,
     Model,
     Upstream,
+    Endpoint,
     Day,
 }
 
@@ -52,6 +53,7 @@ impl From<Sums> for By {
             Sums::Group => Self::Group,
             Sums::Model => Self::Model,
             Sums::Upstream => Self::Upstream,
+            Sums::Endpoint => Self::Endpoint,
             Sums::Day => Self::Day,
         }
     }

@@ -12,9 +12,9 @@ use bytes::Bytes;
 use http::{HeaderValue, Response, response::Parts};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio::time::{Instant, Sleep};
+use tokio::time::{Instant, Sleep, timeout};
 
-use super::{attempt::upstream_request_id, closing::Closing, error::sign};
+use super::{attempt::upstream_request_id, closing::Closing, error::sign, observer::observer_for};
 use crate::{
     config::OnIncomplete,
     domain::outcome::End,
@@ -84,6 +84,12 @@ impl Source {
         }
     }
 
+    /// Whether its first byte is this one, white space aside. Waits for it no longer than `within`.
+    pub(super) async fn begins_with(&mut self, first: u8, within: Duration) -> bool {
+        let here = matches!(timeout(within, self.fill()).await, Ok(Some(Ok(()))));
+        here && self.read.front().is_some_and(|data| data.trim_ascii_start().first() == Some(&first))
+    }
+
     /// Gives back what was read, for the client.
     pub(super) fn put_back(&mut self, read: Vec<Bytes>) {
         for data in read.into_iter().rev() {
@@ -129,13 +135,14 @@ impl Source {
 /// Turns the upstream's answer into ours.
 pub(super) fn relay(reply: Reply, mut closing: Closing) -> Response<Answer> {
     let streamed = reply.media == Media::EventStream;
-    let readable = !headers::is_coded(&reply.head.headers);
-    let observer = match reply.media {
-        Media::EventStream if readable => Observer::stream(),
-        Media::Json if readable => Observer::json(),
-        _ => Observer::opaque(),
-    };
+    let succeeded = reply.head.status.is_success();
     let outcome = closing.settlement.outcome();
+    let (observer, watched_stream) = if headers::is_coded(&reply.head.headers) {
+        (Observer::opaque(), false)
+    } else {
+        observer_for(outcome.endpoint, succeeded, reply.media)
+    };
+    let works = !outcome.is_free();
     outcome.status = Some(reply.head.status);
     // Where several were asked, it is the one whose answer the client gets.
     outcome.upstream_request_id = upstream_request_id(&reply.head.headers).map(Into::into);
@@ -150,9 +157,10 @@ pub(super) fn relay(reply: Reply, mut closing: Closing) -> Response<Answer> {
     let mut relay = Relay {
         source: reply.source,
         observer,
-        watched_stream: streamed && readable,
+        watched_stream,
+        works,
         closing,
-        succeeded: reply.head.status.is_success(),
+        succeeded,
         on_incomplete: reply.on_incomplete,
         silence: Silence::new(reply.silence),
         lease: reply.lease,
@@ -233,6 +241,8 @@ pub struct Relay {
     observer: Observer,
     /// An event stream whose events can be seen: it has to hold a terminal one.
     watched_stream: bool,
+    /// A model works for it: what it says is not merely looked up.
+    works: bool,
     closing: Closing,
     succeeded: bool,
     on_incomplete: OnIncomplete,
@@ -288,7 +298,7 @@ impl Relay {
         if self.succeeded
             && let Some(lease) = &mut self.lease
         {
-            lease.answers();
+            lease.answers(self.works);
         }
         self.closing.settlement.outcome().bytes_down += data.len() as u64;
         self.observer.feed(data);
@@ -302,10 +312,12 @@ impl Relay {
     /// The upstream's body ended cleanly.
     fn end(&mut self) -> End {
         self.observer.finish();
-        let end = match self.observer.seen().terminal {
+        // A stream that is resumed behind its last event has none.
+        let resumed_at_its_end = !self.works && self.closing.settlement.outcome().bytes_down == 0;
+        let end = match self.terminal() {
             _ if !self.succeeded => End::UpstreamError,
             Some(terminal) => end_of(terminal),
-            None if self.watched_stream => End::Incomplete,
+            None if self.watched_stream && !resumed_at_its_end => End::Incomplete,
             None => End::Completed,
         };
         self.settle(end);
@@ -322,7 +334,12 @@ impl Relay {
 
     fn settle_broken(&mut self, end: End) {
         // Clients are done at the terminal event, whatever the transfer does after it.
-        self.settle(self.observer.seen().terminal.map_or(end, end_of));
+        self.settle(self.terminal().map_or(end, end_of));
+    }
+
+    /// How the response ended. One that is looked up whole may have failed long ago.
+    fn terminal(&self) -> Option<Terminal> {
+        self.observer.seen().terminal.filter(|_| self.works || self.watched_stream)
     }
 
     fn settle(&mut self, end: End) {
@@ -349,7 +366,7 @@ impl Drop for Relay {
                 lease.left(self.silence.since);
             }
             self.closing.settlement.seen(self.observer.seen());
-            if let Some(terminal) = self.observer.seen().terminal {
+            if let Some(terminal) = self.terminal() {
                 self.closing.close(end_of(terminal));
             }
             // Otherwise the connection is asked why it ended.

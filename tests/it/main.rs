@@ -27,4 +27,5 @@ mod reload;
 mod shutdown;
 mod store;
 mod streams;
+mod surface;
 mod tls;
