@@ -10,12 +10,14 @@ use std::sync::Arc;
 
 use axum::{
     Router,
-    routing::{MethodRouter, get, post},
+    routing::{MethodRouter, get},
 };
 
 pub use health::Health;
 
-use crate::{metrics::Metrics, proxy::Proxy};
+use crate::{domain::endpoint::Endpoint::*, metrics::Metrics, proxy::Proxy};
+
+use v1::relay::relay;
 
 /// What the data plane's handlers share: one per worker.
 #[derive(Debug)]
@@ -38,15 +40,34 @@ pub struct Admin {
 }
 
 /// All routes of the data plane. Matched exactly, on the raw path, with and without `/v1`: users leave it out of the
-/// base URL (docs/wire.md, section 1). Nothing is ever redirected.
+/// base URL (docs/wire.md, section 1). Nothing is ever redirected. What may stand in the place of an id, the table of
+/// endpoints says.
 pub fn data(state: Arc<Data>) -> Router {
-    Router::new()
-        .route("/v1/responses", responses())
-        .route("/responses", responses())
-        .route("/v1/models", models())
-        .route("/models", models())
-        .route("/v1/models/{*id}", model())
-        .route("/models/{*id}", model())
+    let routes = |router: Router<Arc<Data>>, base: &str| {
+        let at = |path: &str| format!("{base}{path}");
+        router
+            .route(&at("/responses"), relay([CreateResponse]).fallback(v1::responses::other_method))
+            .route(&at("/responses/input_tokens"), relay([CountInputTokens]))
+            .route(&at("/responses/compact"), relay([CompactResponse]))
+            .route(&at("/responses/{id}"), relay([RetrieveResponse, DeleteResponse]))
+            .route(&at("/responses/{id}/cancel"), relay([CancelResponse]))
+            .route(&at("/responses/{id}/input_items"), relay([ListInputItems]))
+            .route(&at("/conversations"), relay([CreateConversation]))
+            .route(&at("/conversations/{id}"), relay([RetrieveConversation, UpdateConversation, DeleteConversation]))
+            .route(&at("/conversations/{id}/items"), relay([CreateItems, ListItems]))
+            .route(&at("/conversations/{id}/items/{item}"), relay([RetrieveItem, DeleteItem]))
+            .route(&at("/chat/completions"), relay([CreateChatCompletion]))
+            .route(&at("/completions"), relay([CreateCompletion]))
+            .route(&at("/embeddings"), relay([CreateEmbedding]))
+            .route(&at("/moderations"), relay([CreateModeration]))
+            .route(&at("/images/generations"), relay([GenerateImage]))
+            .route(&at("/audio/speech"), relay([CreateSpeech]))
+            .route(&at("/models"), models())
+            .route(&at("/models/{*id}"), model())
+    };
+    ["/v1", ""]
+        .into_iter()
+        .fold(Router::new(), routes)
         .fallback(v1::unknown_url)
         .route("/healthz", get(health::live))
         .route("/readyz", get(health::ready))
@@ -66,10 +87,6 @@ pub fn admin(state: Admin) -> Router {
 /// `/metrics` alone.
 pub fn metrics_only(state: Admin) -> Router {
     Router::new().route("/metrics", get(metrics::text)).with_state(state)
-}
-
-fn responses() -> MethodRouter<Arc<Data>> {
-    post(v1::responses::create).fallback(v1::responses::other_method)
 }
 
 fn models() -> MethodRouter<Arc<Data>> {

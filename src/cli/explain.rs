@@ -36,8 +36,8 @@ pub(super) fn run(source: &Source, question: Question) -> ExitCode {
 
 fn ask(config: &Config, question: &Question) -> Result<(StatusCode, String), String> {
     let address = reachable(config.server.admin_listen);
-    let mut asked = vec![("key", &question.key), ("model", &question.model)];
-    asked.extend(question.cache_key.as_ref().map(|text| ("cache_key", text)));
+    let mut asked = vec![("key", &*question.key), ("model", &question.model), ("surface", question.surface.name())];
+    asked.extend(question.cache_key.as_deref().map(|text| ("cache_key", text)));
     let url = Url::parse_with_params(&format!("http://{address}/explain"), asked).map_err(|error| error.to_string())?;
     let runtime = Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
     let answer = runtime.block_on(async {

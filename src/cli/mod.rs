@@ -18,7 +18,7 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
-use crate::{config::Source, proxy::explain::Question};
+use crate::{config::Source, domain::endpoint::Surface, proxy::explain::Question};
 
 /// An OpenAI-compatible reverse proxy gateway for the Responses API.
 #[derive(Debug, Parser)]
@@ -58,13 +58,16 @@ enum Command {
         /// `prompt_cache_key` or session id of the request.
         #[arg(long, value_name = "TEXT")]
         cache_key: Option<String>,
+        /// The part of the API: a name that `surface` of an upstream may hold.
+        #[arg(long, value_name = "NAME", default_value = "responses", value_parser = surface)]
+        surface: Surface,
     },
     /// Make, list, disable, rotate and delete keys of clients. Also while gateways run: they notice within seconds.
     Keys {
         #[command(subcommand)]
         command: keys::Command,
     },
-    /// Sum up the ledger: requests and tokens by key, group, model, upstream or day. Also while the gateway runs.
+    /// Sum up the ledger: requests and tokens by key, group, model, upstream, endpoint or day. Also while the gateway runs.
     Usage(usage::Question),
     /// Ask a running gateway whether it is alive; for HEALTHCHECK of a container.
     Healthcheck,
@@ -97,7 +100,9 @@ pub fn run() -> ExitCode {
         Command::Serve => serve::run(&source),
         Command::Demo { listen, admin_listen } => demo::run(listen, admin_listen),
         Command::Check => check::run(&source),
-        Command::Explain { key, model, cache_key } => explain::run(&source, Question { key, model, cache_key }),
+        Command::Explain { key, model, cache_key, surface } => {
+            explain::run(&source, Question { key, model, cache_key, surface })
+        }
         Command::Usage(question) => usage::run(&source, &question),
         Command::Keys { command } => keys::run(&source, &command),
         Command::Healthcheck => healthcheck::run(&source),
@@ -105,4 +110,8 @@ pub fn run() -> ExitCode {
         Command::Config { what: ConfigCommand::Schema } => config::schema(),
         Command::Config { what: ConfigCommand::Default } => config::default(),
     }
+}
+
+fn surface(name: &str) -> Result<Surface, String> {
+    Surface::named(name).ok_or_else(|| format!("names are {}", Surface::ALL.map(Surface::name).join(", ")))
 }

@@ -50,6 +50,7 @@ enum Sums {
     Group,
     Model,
     Upstream,
+    Endpoint,
     Day,
 }
 
@@ -60,6 +61,7 @@ impl From<Sums> for By {
             Sums::Group => Self::Group,
             Sums::Model => Self::Model,
             Sums::Upstream => Self::Upstream,
+            Sums::Endpoint => Self::Endpoint,
             Sums::Day => Self::Day,
         }
     }

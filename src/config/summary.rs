@@ -4,7 +4,10 @@ use std::fmt::{self, Display, Write};
 
 use jiff::Timestamp;
 
-use crate::domain::money::{Budget, decimal};
+use crate::domain::{
+    endpoint::Surface,
+    money::{Budget, decimal},
+};
 
 use super::types::{
     Config, FailoverOn, Key, Limits, LogFormat, Model, ModelPrice, Money, OnClientGone, Store, Strategy, Target,
@@ -191,6 +194,10 @@ fn write_upstream(out: &mut String, upstream: &Upstream) -> fmt::Result {
     }
     if let Some(limit) = upstream.max_in_flight {
         writeln!(out, "    {limit} requests at once, {} may wait", upstream.max_queued)?;
+    }
+    if !Surface::ALL.iter().all(|surface| upstream.surface.contains(surface)) {
+        let names: Vec<_> = upstream.surface.iter().map(|surface| surface.name()).collect();
+        writeln!(out, "    has only {}", names.join(", "))?;
     }
     let FailoverOn { disconnect, timeout, empty } = upstream.failover_on;
     let also = [(disconnect, "disconnect"), (timeout, "timeout"), (empty, "empty")];

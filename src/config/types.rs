@@ -10,6 +10,8 @@ use ipnet::IpNet;
 use rustls::sign::CertifiedKey;
 use secrecy::{ExposeSecret, SecretString};
 
+use crate::domain::endpoint::Surface;
+
 pub use key::{Group, Kept, Key, Limits, OnClientGone};
 pub use money::{ModelPrice, Money};
 
@@ -261,6 +263,8 @@ pub struct Upstream {
     pub proxy: Option<Uri>,
     /// Largest body that it takes, in bytes, if that is known.
     pub max_body_bytes: Option<u64>,
+    /// Parts of the API that it has; one at least.
+    pub surface: Vec<Surface>,
     /// What a stream that ends cleanly without a terminal event does to the client.
     pub on_incomplete: OnIncomplete,
     /// Whether `x-codex-*` request headers go up (they hold installation and thread ids).

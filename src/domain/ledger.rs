@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::{
+    endpoint::{Endpoint, Shape},
     id::RequestId,
     outcome::{Attempt, AttemptResult, End, Outcome},
     price::Price,
@@ -50,6 +51,7 @@ impl State {
     pub fn of(outcome: &Outcome) -> Self {
         let Usage { input, output, .. } = outcome.usage;
         match outcome.end {
+            _ if outcome.is_free() => Self::Exact,
             End::UpstreamError => Self::Exact,
             // A client that left got no tokens to count, unless the rest was read on.
             End::Completed | End::ResponseFailed | End::ResponseIncomplete | End::ClientGone | End::ClientStalled
@@ -88,6 +90,8 @@ pub struct Row<'a> {
     pub id: RequestId,
     /// What is known of its cost.
     pub state: State,
+    /// What was asked for: [`Endpoint`], by name. Rows of before there were several have none.
+    pub endpoint: Option<&'a str>,
     /// Name of the client's key.
     pub key: Option<&'a str>,
     /// Name of the key's group.
@@ -160,6 +164,7 @@ impl<'a> Row<'a> {
         Self {
             id: outcome.id,
             state: State::Open,
+            endpoint: outcome.endpoint.map(Endpoint::name),
             key: outcome.key.as_deref(),
             group: outcome.group.as_deref(),
             model: outcome.model.as_deref(),
@@ -191,9 +196,14 @@ fn reserved_cost(outcome: &Outcome) -> Option<u64> {
 
 /// What a request that is over is charged with, in nano-units, and whether that is an estimate; none where there is no price.
 ///
+/// What only looks something up or puts it away costs nothing, also where there are no prices.
+///
 /// Where the tokens are not all known it is the larger of what was reserved and what came of it as far as one sees: who
 /// hangs up before the last event would have it for nothing otherwise.
 pub fn charge(outcome: &Outcome, state: State) -> Option<(u64, bool)> {
+    if outcome.is_free() {
+        return Some((0, false));
+    }
     let price = outcome.price?;
     match state {
         State::Open => None,
@@ -211,7 +221,11 @@ const BYTES: u64 = 8;
 
 /// What was reported, and in place of what was not, what can be seen: an event of a stream has one token at least.
 fn as_far_as_seen(outcome: &Outcome) -> Usage {
-    let output = if outcome.streamed { outcome.events } else { outcome.bytes_seen() / BYTES };
+    let output = match outcome.endpoint.map(Endpoint::shape) {
+        Some(Shape::Vectors | Shape::Media) => 0,
+        _ if outcome.streamed => outcome.events,
+        _ => outcome.bytes_seen() / BYTES,
+    };
     let input = outcome.estimate.map_or(0, |estimate| estimate.input);
     Usage { input: outcome.usage.input.or(Some(input)), output: outcome.usage.output.or(Some(output)), ..outcome.usage }
 }

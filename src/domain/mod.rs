@@ -4,6 +4,7 @@ pub mod budget;
 pub mod chance;
 pub mod clock;
 pub mod departure;
+pub mod endpoint;
 pub mod id;
 pub mod key;
 pub mod ledger;

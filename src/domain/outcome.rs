@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use http::StatusCode;
 
 use super::{
+    endpoint::Endpoint,
     id::RequestId,
     price::Price,
     problem::Problem,
@@ -101,6 +102,8 @@ pub enum AttemptResult {
 pub struct Outcome {
     /// Our id.
     pub id: RequestId,
+    /// What was asked for; none for what Tidegate answers by itself.
+    pub endpoint: Option<Endpoint>,
     /// Why it is over.
     pub end: End,
     /// The error of ours that the client got, if any.
@@ -150,6 +153,7 @@ impl Outcome {
     pub fn new(id: RequestId) -> Self {
         Self {
             id,
+            endpoint: None,
             end: End::ClientGone,
             problem: None,
             status: None,
@@ -177,5 +181,10 @@ impl Outcome {
     /// Bytes of the answer's body that were looked at.
     pub fn bytes_seen(&self) -> u64 {
         self.bytes_down.saturating_add(self.bytes_drained)
+    }
+
+    /// Whether it costs nothing, whatever its answer says of tokens.
+    pub fn is_free(&self) -> bool {
+        self.endpoint.is_some_and(Endpoint::is_free)
     }
 }

@@ -14,6 +14,10 @@ pub enum Problem {
     WebsocketUnsupported,
     /// The model does not exist or this key may not use it: the two look the same.
     ModelNotFound,
+    /// No response, conversation or item has this id, or this key may not use it: the two look the same.
+    UnknownId,
+    /// The endpoint exists, and nobody who could be asked has it.
+    UnsupportedEndpoint,
     /// No `model` in the body and no default to send it to.
     ModelRequired,
     /// `model` is not a usable string.
@@ -72,12 +76,14 @@ pub enum Problem {
 
 impl Problem {
     /// All of them.
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 34] = [
         Self::InvalidApiKey,
         Self::UnknownUrl,
         Self::MethodNotAllowed,
         Self::WebsocketUnsupported,
         Self::ModelNotFound,
+        Self::UnknownId,
+        Self::UnsupportedEndpoint,
         Self::ModelRequired,
         Self::InvalidModel,
         Self::InvalidJson,
@@ -115,6 +121,8 @@ impl Problem {
             Self::MethodNotAllowed => "method_not_allowed",
             Self::WebsocketUnsupported => "websocket_unsupported",
             Self::ModelNotFound => "model_not_found",
+            Self::UnknownId => "unknown_id",
+            Self::UnsupportedEndpoint => "unsupported_endpoint",
             Self::ModelRequired => "missing_required_parameter",
             Self::InvalidModel => "invalid_model",
             Self::InvalidJson => "invalid_json",

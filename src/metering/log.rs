@@ -3,6 +3,7 @@
 use std::{fmt::Write as _, time::Duration};
 
 use crate::domain::{
+    endpoint::Endpoint,
     ledger::{self, State},
     money::Money,
     outcome::{AttemptResult, End, Outcome},
@@ -16,6 +17,7 @@ pub(super) fn line(outcome: &Outcome) {
             tracing::$level!(
                 target: "tidegate::request",
                 id = %outcome.id,
+                endpoint = outcome.endpoint.map(Endpoint::name),
                 end = outcome.end.name(),
                 status = outcome.status.map(|status| status.as_u16()),
                 problem = outcome.problem.map(Problem::name),

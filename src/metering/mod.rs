@@ -16,6 +16,7 @@ pub use spent::FILE as BUDGETS;
 use crate::{
     domain::{
         departure::Departure,
+        endpoint::{Endpoint, Shape},
         id::RequestId,
         ledger::{self as ledger_row, Row, State},
         money::Money,
@@ -108,10 +109,21 @@ impl Settlement {
 
     /// Takes over what was seen in the answer.
     pub fn seen(&mut self, seen: &Seen) {
-        self.outcome.response_id.clone_from(&seen.response_id);
-        self.outcome.upstream_code.clone_from(&seen.code);
-        self.outcome.usage = seen.usage;
-        self.outcome.events = seen.events;
+        let outcome = &mut *self.outcome;
+        let shape = outcome.endpoint.map(Endpoint::shape);
+        if matches!(shape, Some(Shape::Response | Shape::Completion)) {
+            outcome.response_id.clone_from(&seen.response_id);
+        }
+        outcome.upstream_code.clone_from(&seen.code);
+        outcome.events = seen.events;
+        // What is only looked up was paid for when it was made.
+        if !outcome.is_free() {
+            outcome.usage = seen.usage;
+        }
+        // No text comes out, and providers say nothing of it then.
+        if shape == Some(Shape::Vectors) && outcome.usage.input.is_some() {
+            outcome.usage.output.get_or_insert(0);
+        }
     }
 
     /// The request is over. Only the first call counts.

@@ -3,20 +3,28 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, StatusCode, header::RETRY_AFTER};
+use http::{
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode,
+    header::{CONTENT_LENGTH, RETRY_AFTER},
+};
 use hyper::body::Incoming;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{Proxy, Tables, error::Refusal, read_on::Presence, receive::Model, respond::Reply, source::Source};
 use crate::{
-    domain::{clock::Clock, outcome::AttemptResult, problem::Problem},
+    domain::{
+        clock::Clock,
+        endpoint::{Endpoint, Resource},
+        outcome::AttemptResult,
+        problem::Problem,
+    },
     metering::Settlement,
     protocol::{
         body::{Edit, Rope, RopeBody, json_string},
         observe::Observer,
     },
     upstream::{
-        Endpoint, Lease, Verdict,
+        Lease, Verdict,
         fault::{self, Blame},
         headers::{self, Media},
         send::SendError,
@@ -45,7 +53,7 @@ const RETRY_AFTER_MS: &str = "retry-after-ms";
 
 /// What the client wants, apart from who shall do it.
 pub(super) struct Call<'a> {
-    pub(super) endpoint: Endpoint,
+    pub(super) resource: Resource<'a>,
     pub(super) query: Option<&'a str>,
     pub(super) headers: &'a HeaderMap,
     pub(super) body: &'a Rope,
@@ -127,13 +135,18 @@ pub(super) async fn attempt(
     let Some(sender) = tables.senders.get(index) else {
         return Err(Failure::last(Problem::Internal));
     };
-    let Ok(uri) = upstream.uri(call.endpoint, call.query) else {
+    let endpoint = call.resource.endpoint;
+    let Ok(uri) = upstream.uri(&call.resource, call.query) else {
         return Err(Failure::last(Problem::Internal));
     };
     let mut request = Request::new(call.body(model.as_deref()));
-    *request.method_mut() = Method::POST;
+    *request.method_mut() = endpoint.method();
     *request.uri_mut() = uri;
     *request.headers_mut() = headers::up(call.headers, &upstream.config, lease.credential());
+    if endpoint.method() == Method::POST && call.body.is_empty() {
+        // hyper says nothing of a body that is not there, and some servers want a POST to tell its length.
+        request.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+    }
 
     let credential = lease.credential().and_then(|credential| credential.name.clone());
     let since = settlement.attempt(index, upstream.config.name.clone(), credential);
@@ -142,7 +155,7 @@ pub(super) async fn attempt(
     let (problem, verdict, scope, elsewhere) = match sent {
         Ok(Ok(response)) => {
             settlement.attempted(since, AttemptResult::Status(response.status()));
-            let reply = judge(proxy.clock, tables, settlement, since, lease, response).await?;
+            let reply = judge(proxy.clock, tables, settlement, since, lease, endpoint, response).await?;
             let hold = hold && failover_on.empty && reply.head.status.is_success();
             return if hold { Box::pin(first_byte(settlement, since, reply)).await } else { Ok(reply) };
         }
@@ -152,7 +165,8 @@ pub(super) async fn attempt(
                 // Nothing was sent.
                 SendError::Connect(_) => (Problem::UpstreamUnreachable, Verdict::Unreachable, Scope::Connection, true),
                 SendError::Broken(_) => {
-                    (Problem::UpstreamDisconnected, Verdict::Failed, Scope::Upstream, failover_on.disconnect)
+                    let elsewhere = failover_on.disconnect || endpoint.is_safe();
+                    (Problem::UpstreamDisconnected, Verdict::Failed, Scope::Upstream, elsewhere)
                 }
                 SendError::Nonsense(_) => {
                     (Problem::UpstreamBadAnswer, Verdict::Failed, Scope::Upstream, failover_on.disconnect)
@@ -163,7 +177,12 @@ pub(super) async fn attempt(
     };
     settlement.attempted(since, AttemptResult::Fault(problem));
     lease.tell(verdict);
-    let here = elsewhere && problem == Problem::UpstreamUnreachable;
+    let once_more = match problem {
+        Problem::UpstreamUnreachable => true,
+        Problem::UpstreamDisconnected => endpoint.is_safe(),
+        _ => false,
+    };
+    let here = elsewhere && once_more;
     Err(Failure { scope, elsewhere, here, after: None, answer: Failed::Ours(Refusal::upstream(problem)) })
 }
 
@@ -182,6 +201,7 @@ async fn judge(
     settlement: &mut Settlement,
     since: Instant,
     mut lease: Lease,
+    endpoint: Endpoint,
     response: Response<Incoming>,
 ) -> Result<Reply, Failure> {
     let (mut head, body) = response.into_parts();
@@ -201,18 +221,28 @@ async fn judge(
         return Err(Failure { scope: Scope::Upstream, elsewhere: true, here: false, after: None, answer });
     }
 
+    let mut body = Source::from(body);
+    if fault::is_about_the_url(head.status, &config.error_rules)
+        && media != Media::Json
+        && !Box::pin(body.begins_with(b'{', ERROR_CODE_WITHIN)).await
+    {
+        lease.tell(Verdict::Answered);
+        let answer = Failed::Ours(Refusal::not_there(endpoint));
+        return Err(Failure { scope: Scope::Connection, elsewhere: true, here: false, after: None, answer });
+    }
+
     let (source, blame) = if fault::depends_on_code(head.status, &config.error_rules) {
         let within =
             if fault::code_matters(head.status, &config.error_rules) { ERROR_BODY_WITHIN } else { ERROR_CODE_WITHIN };
         // Boxed, as what is rare shall not make the future of every request larger.
-        let (source, code) = Box::pin(read_error(body.into(), within)).await;
+        let (source, code) = Box::pin(read_error(body, within)).await;
         let blame = fault::blame(head.status, code.as_deref(), &config.error_rules);
         if blame == Blame::Credential {
             settlement.outcome().upstream_code = code;
         }
         (source, blame)
     } else {
-        (Source::from(body), fault::blame(head.status, None, &config.error_rules))
+        (body, fault::blame(head.status, None, &config.error_rules))
     };
     if blame == Blame::Credential {
         // Money that is spent does not come back by itself, whatever the answer says: clients would wait in vain.

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     auth::{Caller, Stranger},
-    domain::{id::RequestId, outcome::End, problem::Problem},
+    domain::{endpoint::Endpoint, id::RequestId, outcome::End, problem::Problem},
     limits::{Kind, Limited, Quotas},
     protocol::json::{JsonError, JsonErrorKind, Paths},
 };
@@ -39,7 +39,7 @@ pub struct Refusal {
     problem: Problem,
     message: Cow<'static, str>,
     param: Option<&'static str>,
-    allow: Option<&'static str>,
+    allow: Option<Cow<'static, str>>,
     /// Of a limit: when to come back, and how the limits stand.
     limited: Option<Box<(Option<Duration>, Quotas)>>,
     /// The rest of the request's body is not read: the connection cannot be used again.
@@ -91,12 +91,14 @@ impl Refusal {
     pub fn unknown_url() -> Self {
         Self::new(
             Problem::UnknownUrl,
-            "There is nothing at this URL. This gateway serves POST /v1/responses and GET /v1/models.",
+            "There is nothing at this URL. This gateway serves /v1/responses and what is below it, /v1/conversations, \
+             /v1/chat/completions, other endpoints with a model, and GET /v1/models.",
         )
     }
 
     /// A path that exists, for other methods.
-    pub fn method_not_allowed(allow: &'static str) -> Self {
+    pub fn method_not_allowed(allow: impl Into<Cow<'static, str>>) -> Self {
+        let allow = allow.into();
         let mut refusal = Self::new(Problem::MethodNotAllowed, format!("This URL takes only {allow}."));
         refusal.allow = Some(allow);
         refusal
@@ -116,6 +118,31 @@ impl Refusal {
             format!("The model `{shown}` does not exist or this key may not use it. GET /v1/models lists what it may."),
         )
         .about("model")
+    }
+
+    /// The same for an id that never was, one that is none, and one of somebody else: it is not repeated.
+    pub(super) fn unknown_id() -> Self {
+        Self::new(Problem::UnknownId, "There is nothing with this id, or this key may not use it.")
+    }
+
+    /// Nobody who could be asked has the endpoint.
+    pub(super) fn not_served(endpoint: Endpoint) -> Self {
+        Self::unsupported(endpoint, "No provider that could be asked serves")
+    }
+
+    /// There are several, and nobody says which.
+    pub(super) fn no_home(endpoint: Endpoint) -> Self {
+        Self::unsupported(endpoint, "This gateway is not told which provider to ask (`[routing] default_upstream`) for")
+    }
+
+    /// The provider itself says that it does not have the endpoint.
+    pub(super) fn not_there(endpoint: Endpoint) -> Self {
+        Self::unsupported(endpoint, "The provider does not serve")
+    }
+
+    fn unsupported(endpoint: Endpoint, what: &str) -> Self {
+        let message = format!("{what} {} /v1{}.", endpoint.method(), endpoint.path());
+        Self::new(Problem::UnsupportedEndpoint, message)
     }
 
     /// No model, and nowhere to send a request without one.
@@ -159,6 +186,10 @@ impl Refusal {
             format!("The body is larger than this gateway takes ({mib} MiB; `max_body_mib` in its configuration)."),
         )
         .closing()
+    }
+
+    pub(super) fn needless_body() -> Self {
+        Self::new(Problem::RequestTooLarge, "This URL takes no body.").closing()
     }
 
     pub(super) fn inflates_too_much() -> Self {
@@ -314,8 +345,8 @@ impl Refusal {
             }
             quota::write(headers, quotas);
         }
-        if let Some(allow) = self.allow {
-            headers.insert(ALLOW, HeaderValue::from_static(allow));
+        if let Some(allow) = self.allow.and_then(|allow| HeaderValue::try_from(&*allow).ok()) {
+            headers.insert(ALLOW, allow);
         }
         if self.close {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));

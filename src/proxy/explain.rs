@@ -15,6 +15,7 @@ use crate::{
     config::Strategy,
     domain::{
         chance::{self, Dice},
+        endpoint::Surface,
         standing::Standing,
     },
     metrics::Metrics,
@@ -30,6 +31,8 @@ pub struct Question {
     pub model: String,
     /// `prompt_cache_key` or session id of the request, if it has one.
     pub cache_key: Option<String>,
+    /// The part of the API that it asks.
+    pub surface: Surface,
 }
 
 /// Why there is nothing to explain.
@@ -57,13 +60,13 @@ pub enum Unexplained {
 /// # Errors
 /// When the key or the model does not exist.
 pub fn explain(tables: &Tables, dice: &Dice, now: u64, question: &Question) -> Result<String, Unexplained> {
-    let Question { key, model, cache_key } = question;
+    let Question { key, model, cache_key, surface } = question;
     let caller = tables.keys.named(key).ok_or_else(|| Unexplained::Key(key.clone()))?;
     if !caller.may_ask(model) {
         return Err(Unexplained::KeyModels { key: key.clone(), model: model.clone() });
     }
     let route = tables.routes.route(model).ok_or_else(|| Unexplained::Model(model.clone()))?;
-    let all = candidates(tables, &caller, &route, 0);
+    let all = candidates(tables, &caller, &route, *surface, 0);
     let preference = cache_key.as_ref().map(|text| chance::seed(&[&caller.name, text]));
     let choice = routing::choose(&route, all.clone(), preference, 0, dice);
     let mut text = String::new();
@@ -120,6 +123,7 @@ impl Explanation<'_> {
             writeln!(out)?;
             let why = match candidate.bar {
                 Some(Bar::Key) => "the key may not use this upstream".to_owned(),
+                Some(Bar::Surface) => "it does not have this part of the API (its `surface`)".to_owned(),
                 Some(Bar::TooLarge(limit)) => format!("it takes bodies up to {} MiB", limit >> 20),
                 None => standing(candidate),
             };

@@ -112,7 +112,7 @@ impl<'a> Failover<'a> {
         });
         let outcome = self.settlement.outcome();
         let price = |model: &str| self.tables.prices.price(candidate.upstream, model, outcome.id.millis());
-        outcome.price = model.as_deref().and_then(price);
+        outcome.price = model.as_deref().filter(|_| !outcome.is_free()).and_then(price);
         outcome.upstream_model.clone_from(&model);
         model
     }

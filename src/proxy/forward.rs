@@ -13,6 +13,7 @@ use super::{
     closing::Closing,
     error::Refusal,
     failover::Failover,
+    home::home_of,
     quota,
     read_on::{Asking, Presence, ReadOn},
     receive::{self, Received},
@@ -20,10 +21,15 @@ use super::{
 };
 use crate::{
     auth::Caller,
-    domain::{chance, money::Currency, usage::Estimate},
+    domain::{
+        chance,
+        endpoint::{Carries, Endpoint, Resource, Surface},
+        money::Currency,
+        usage::Estimate,
+    },
     limits::{Costs, Limited, Permit},
-    routing::{self, Bar, Candidate, Route},
-    upstream::Endpoint,
+    routing::{self, Bar, Candidate, Route, Target},
+    upstream::Upstream,
 };
 
 /// Forwards a call and hands back the answer, whose body goes on by itself.
@@ -87,6 +93,7 @@ where
 {
     let (head, body) = request.into_parts();
     let Closing { settlement, permit } = closing;
+    settlement.outcome().endpoint = Some(endpoint);
 
     // Authenticate: the cheapest refusal comes first, before a byte of the body is read.
     let caller = caller(tables, &head.headers, arrival).map_err(|refusal| refusal.leaving(&body))?;
@@ -97,9 +104,14 @@ where
     let admitted = tables.limits.admit(caller.index);
     *permit = Some(admitted.map_err(|limited| refuse(tables, &limited).leaving(&body))?);
 
+    // What it is about: ids are taken as they stand in the path, or not at all.
+    if endpoint.resource(head.uri.path()).is_none() {
+        return Err(Refusal::unknown_id().leaving(&body));
+    }
+
     // Read the body: bounded, decoded, scanned piece by piece.
-    let received =
-        receive::receive(body, &head.headers, &tables.timeouts, tables.max_body_bytes, &proxy.bodies).await?;
+    let (carries, timeouts, max) = (endpoint.carries(), &tables.timeouts, tables.max_body_bytes);
+    let received = receive::receive(body, carries, &head.headers, timeouts, max, &proxy.bodies).await?;
     settlement.outcome().bytes_up = received.rope.len();
     Ok(Admitted { caller, endpoint, head, received })
 }
@@ -136,42 +148,60 @@ async fn obtain(
 ) -> Result<Reply, Refusal> {
     let Admitted { caller, endpoint, head, received } = admitted;
     let Closing { settlement, permit: Some(permit) } = closing else { return Err(Refusal::internal()) };
+    let resource = endpoint.resource(head.uri.path()).ok_or_else(Refusal::unknown_id)?;
 
-    // Resolve: where the model leads, and who of those is asked in which order.
-    let route = resolve(tables, caller, received)?;
+    // Resolve: where the model leads, or where what it is about lives, and who of those is asked in which order.
+    let route = resolve(tables, caller, &resource, received)?;
     let outcome = settlement.outcome();
     // Only now, as the log may show the names of models that were found to lead somewhere, and no others.
     outcome.model = received.model.as_ref().map(|model| Arc::from(&*model.name));
 
     // Admit what it will probably use, and what that costs.
-    let estimate = tables.limits.estimate(permit, route.model, received.rope.len());
-    settlement.outcome().estimate = Some(estimate);
-    let began = settlement.outcome().id.millis();
-    let costs = if permit.has_budgets() {
-        dearest(tables, caller, &route, received.model.as_ref().map(|model| &*model.name), estimate, began)
-    } else {
-        Costs::default()
-    };
-    permit.reserve(estimate, &costs, began).map_err(|limited| refuse(tables, &limited))?;
+    if !endpoint.is_free() {
+        let estimate = tables.limits.estimate(permit, route.model, received.rope.len());
+        settlement.outcome().estimate = Some(estimate);
+        let began = settlement.outcome().id.millis();
+        let costs = if permit.has_budgets() {
+            let asked = received.model.as_ref().map(|model| &*model.name);
+            dearest(tables, able(tables, caller, &route, *endpoint), asked, estimate, began)
+        } else {
+            Costs::default()
+        };
+        permit.reserve(estimate, &costs, began).map_err(|limited| refuse(tables, &limited))?;
+    }
 
-    let candidates = candidates(tables, caller, &route, received.rope.len());
+    let candidates = candidates(tables, caller, &route, endpoint.surface(), received.rope.len());
     let preference = preference(caller, received, &head.headers);
-    let choice =
-        routing::choose(&route, candidates, preference, proxy.turn.fetch_add(1, Ordering::Relaxed), &proxy.dice);
+    let turn = proxy.turn.fetch_add(1, Ordering::Relaxed);
+    let mut choice = routing::choose(&route, candidates, preference, turn, &proxy.dice);
+    if endpoint.has_ids() {
+        // What lives in one account is unknown in all others.
+        let account = choice.candidates.first().map(|first| first.seat);
+        choice.candidates.retain(|other| Some(other.seat) == account);
+    }
 
     // Attempt, until one answers.
     let (model, body) = (received.model.as_ref(), &received.rope);
-    let call = Call { endpoint: *endpoint, query: head.uri.query(), headers: &head.headers, body, model, presence };
+    let call = Call { resource, query: head.uri.query(), headers: &head.headers, body, model, presence };
     Failover::new(proxy, tables, settlement, &route, choice).run(&call).await
 }
 
-/// Where the request leads: its model's route, or the default upstream for one without a model, which goes there
-/// untouched. Whether somebody there can serve it is part of the answer.
-fn resolve<'a>(tables: &'a Tables, caller: &Caller, received: &Received) -> Result<Route<'a>, Refusal> {
+/// Where the request leads: home, if its endpoint has no model; else its model's route, or the default upstream for one
+/// without a model, which goes there untouched. Whether somebody there can serve it is part of the answer.
+fn resolve<'a>(
+    tables: &'a Tables,
+    caller: &Caller,
+    resource: &Resource<'_>,
+    received: &Received,
+) -> Result<Route<'a>, Refusal> {
     let may_use = |route: &Route<'_>| route.targets.iter().any(|target| caller.may_use(target.upstream));
     let route = match &received.model {
+        _ if resource.endpoint.carries() != Carries::Model => home_of(tables, caller, resource)?,
         None if caller.is_restricted_in_models() => return Err(Refusal::model_required_of_key()),
-        None => tables.routes.default_route().filter(may_use).ok_or_else(Refusal::model_required)?,
+        None => {
+            let default = tables.routes.default_upstream().map(|upstream| Route::to(upstream, None));
+            default.filter(may_use).ok_or_else(Refusal::model_required)?
+        }
         Some(model) => {
             let route =
                 Some(&model.name).filter(|name| caller.may_ask(name)).and_then(|name| tables.routes.route(name));
@@ -179,27 +209,39 @@ fn resolve<'a>(tables: &'a Tables, caller: &Caller, received: &Received) -> Resu
         }
     };
     // Who takes a body of any size has no limit to tell of.
-    let limits = route.targets.iter().filter(|target| caller.may_use(target.upstream)).map(|target| {
-        tables.upstreams.get(target.upstream).and_then(|upstream| upstream.config.max_body_bytes).unwrap_or(u64::MAX)
-    });
+    let limits = able(tables, caller, &route, resource.endpoint)
+        .map(|(_, upstream)| upstream.config.max_body_bytes.unwrap_or(u64::MAX));
     match limits.max() {
+        None => Err(Refusal::not_served(resource.endpoint)),
         Some(largest) if received.rope.len() > largest => Err(Refusal::upstream_limit(largest)),
-        _ => Ok(route),
+        Some(_) => Ok(route),
     }
 }
 
-/// What it costs where it is dearest, in each currency. A model without a price costs nothing that anybody knows.
-fn dearest(
-    tables: &Tables,
+/// The targets that the caller may use and that have the endpoint.
+fn able<'a>(
+    tables: &'a Tables,
     caller: &Caller,
-    route: &Route<'_>,
+    route: &'a Route<'_>,
+    endpoint: Endpoint,
+) -> impl Iterator<Item = (&'a Target, &'a Upstream)> {
+    route.targets.iter().filter(|target| caller.may_use(target.upstream)).filter_map(move |target| {
+        let upstream = tables.upstreams.get(target.upstream).filter(|upstream| upstream.has(endpoint.surface()))?;
+        Some((target, &**upstream))
+    })
+}
+
+/// What it costs where it is dearest, in each currency. A model without a price costs nothing that anybody knows.
+fn dearest<'a>(
+    tables: &Tables,
+    targets: impl Iterator<Item = (&'a Target, &'a Upstream)>,
     asked: Option<&str>,
     estimate: Estimate,
     began: u64,
 ) -> Costs {
     let (usage, exchange) = (estimate.usage(), tables.prices.exchange());
     let mut costs = Costs::default();
-    for target in route.targets.iter().filter(|target| caller.may_use(target.upstream)) {
+    for (target, _) in targets {
         let Some(model) = target.model.as_deref().or(asked) else { continue };
         let Some(price) = tables.prices.price(target.upstream, model, began) else { continue };
         for (currency, dearest) in Currency::ALL.into_iter().zip(&mut costs) {
@@ -211,13 +253,20 @@ fn dearest(
 }
 
 /// Every way to serve the request, as it stands now.
-pub(super) fn candidates(tables: &Tables, caller: &Caller, route: &Route<'_>, body: u64) -> Vec<Candidate> {
+pub(super) fn candidates(
+    tables: &Tables,
+    caller: &Caller,
+    route: &Route<'_>,
+    surface: Surface,
+    body: u64,
+) -> Vec<Candidate> {
     let now = Instant::now();
     let mut candidates = Vec::with_capacity(route.targets.len());
     for (index, target) in route.targets.iter().enumerate() {
         let Some(upstream) = tables.upstreams.get(target.upstream) else { continue };
         let bar = match upstream.config.max_body_bytes {
             _ if !caller.may_use(target.upstream) => Some(Bar::Key),
+            _ if !upstream.has(surface) => Some(Bar::Surface),
             Some(limit) if body > limit => Some(Bar::TooLarge(limit)),
             _ => None,
         };

@@ -19,17 +19,26 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt};
 use super::{error::Refusal, intake::Intake};
 use crate::{
     config::Timeouts,
-    domain::budget::{Budget, Reservation},
+    domain::{
+        budget::{Budget, Reservation},
+        endpoint::Carries,
+    },
     protocol::{
         body::Rope,
         json::{Paths, Repeats, Scanner, Value},
     },
 };
 
-/// What is looked for in a request.
+/// What is looked for in a request that names a model.
 static PATHS: Paths = Paths::new(&[&["model"], &["prompt_cache_key"]]);
 const MODEL: usize = 0;
 const CACHE_KEY: usize = 1;
+
+/// And in any other: that it is one object.
+static NO_PATHS: Paths = Paths::new(&[]);
+
+/// A body that means nothing is read so far, so that its connection can be used again.
+const DISCARDED: usize = 64 * 1024;
 
 /// Longest name of a model, in bytes. Real ones stay under 100.
 const MAX_MODEL: usize = 256;
@@ -52,6 +61,7 @@ const ZSTD_WINDOW_LOG: u32 = 23;
 const DECODER: u64 = 384 * 1024;
 
 /// A whole body.
+#[derive(Default)]
 pub(super) struct Received {
     pub(super) rope: Rope,
     pub(super) model: Option<Model>,
@@ -70,6 +80,7 @@ pub(super) struct Model {
 /// Reads the body, into memory that `budget` has to have left.
 pub(super) async fn receive<B>(
     body: B,
+    carries: Carries,
     headers: &HeaderMap,
     timeouts: &Timeouts,
     max_bytes: u64,
@@ -78,6 +89,9 @@ pub(super) async fn receive<B>(
 where
     B: Body<Data = Bytes, Error: Error + 'static> + Send + Unpin,
 {
+    if carries == Carries::Nothing {
+        return Box::pin(discard(body, timeouts)).await;
+    }
     let coding = Coding::of(headers)?;
     // Content-Length says it early: nothing has to be read. An encoded body only grows.
     if body.size_hint().lower() > max_bytes {
@@ -85,7 +99,7 @@ where
     }
     // All of it before anything is read: who is refused in the middle has sent the rest in vain.
     let expected = if coding.is_none() { body.size_hint().exact() } else { None };
-    let mut scan = Scan::new(max_bytes, budget, coding);
+    let mut scan = Scan::new(max_bytes, budget, coding, carries == Carries::Model);
     let fits = match expected {
         Some(len) => scan.held.set(len),
         None => scan.hold(0),
@@ -103,6 +117,25 @@ where
         Ok(()) => scan.finish(),
         Err(refusal) => Err(refusal.leaving(&intake.body)),
     }
+}
+
+/// SDKs send no body with DELETE and to cancel, and say all the same that it is JSON. Whatever comes is neither looked at nor
+/// sent on.
+async fn discard<B>(body: B, timeouts: &Timeouts) -> Result<Received, Refusal>
+where
+    B: Body<Data = Bytes, Error: Error + 'static> + Send + Unpin,
+{
+    let mut intake = Intake::new(body, timeouts, u64::MAX);
+    let mut left = DISCARDED;
+    while !intake.body.is_end_stream() {
+        match std::future::poll_fn(|cx| intake.poll_piece(cx)).await {
+            Ok(Some(piece)) if piece.len() <= left => left -= piece.len(),
+            Ok(Some(_)) => return Err(Refusal::needless_body()),
+            Ok(None) => break,
+            Err(refusal) => return Err(refusal.leaving(&intake.body)),
+        }
+    }
+    Ok(Received::default())
 }
 
 async fn read<B>(intake: &mut Intake<B>, scan: &mut Scan<'_>) -> Result<(), Refusal>
@@ -205,6 +238,8 @@ where
 /// Scans pieces and keeps them.
 struct Scan<'a> {
     scanner: Scanner,
+    paths: &'static Paths,
+    names_model: bool,
     rope: Rope,
     max_bytes: u64,
     budget: &'a Budget,
@@ -215,9 +250,12 @@ struct Scan<'a> {
 }
 
 impl<'a> Scan<'a> {
-    fn new(max_bytes: u64, budget: &'a Budget, coding: Option<Coding>) -> Self {
+    fn new(max_bytes: u64, budget: &'a Budget, coding: Option<Coding>, names_model: bool) -> Self {
+        let paths = if names_model { &PATHS } else { &NO_PATHS };
         Self {
-            scanner: Scanner::new(&PATHS, Repeats::Refuse),
+            scanner: Scanner::new(paths, Repeats::Refuse),
+            paths,
+            names_model,
             rope: Rope::new(),
             max_bytes,
             budget,
@@ -244,7 +282,7 @@ impl<'a> Scan<'a> {
         if !self.hold(self.rope.len() + len as u64) {
             return Err(Refusal::overloaded());
         }
-        self.scanner.feed(&piece).map_err(|error| Refusal::json(&error, &PATHS))?;
+        self.scanner.feed(&piece).map_err(|error| Refusal::json(&error, self.paths))?;
         self.rope.push(piece);
         self.turn += len;
         if self.turn >= TURN {
@@ -255,7 +293,10 @@ impl<'a> Scan<'a> {
     }
 
     fn finish(mut self) -> Result<Received, Refusal> {
-        self.scanner.finish().map_err(|error| Refusal::json(&error, &PATHS))?;
+        // Where no model is named, the body may be left out.
+        if self.names_model || !self.rope.is_empty() {
+            self.scanner.finish().map_err(|error| Refusal::json(&error, self.paths))?;
+        }
         let model = match self.scanner.found(MODEL) {
             None => None,
             Some(found) => match &found.value {

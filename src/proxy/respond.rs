@@ -16,6 +16,7 @@ use super::{
     attempt::upstream_request_id,
     closing::Closing,
     error::sign,
+    observer::observer_for,
     read_on::{Held, ReadOn},
     source::Source,
 };
@@ -131,6 +132,8 @@ pub(super) struct Relay {
     observer: Observer,
     /// An event stream whose events can be seen: it has to hold a terminal one.
     watched_stream: bool,
+    /// A model works for it: what it says is not merely looked up.
+    works: bool,
     closing: Closing,
     succeeded: bool,
     on_incomplete: OnIncomplete,
@@ -150,23 +153,24 @@ impl Relay {
     /// The head of the answer, and its body on its way.
     pub(super) fn new(reply: Reply, mut closing: Closing, read_on: Option<ReadOn>) -> (Parts, Self) {
         let Reply { head, media, source, on_incomplete, silence, lease } = reply;
-        let streamed = media == Media::EventStream;
-        let readable = !headers::is_coded(&head.headers);
-        let observer = match media {
-            Media::EventStream if readable => Observer::stream(),
-            Media::Json if readable => Observer::json(),
-            _ => Observer::opaque(),
-        };
+        let (streamed, succeeded) = (media == Media::EventStream, head.status.is_success());
         let outcome = closing.settlement.outcome();
+        let (observer, watched_stream) = if headers::is_coded(&head.headers) {
+            (Observer::opaque(), false)
+        } else {
+            observer_for(outcome.endpoint, succeeded, media)
+        };
+        let works = !outcome.is_free();
         // Where several were asked, it is the one whose answer the client gets.
         outcome.upstream_request_id = upstream_request_id(&head.headers).map(Into::into);
         outcome.streamed = streamed;
         let relay = Self {
             source,
             observer,
-            watched_stream: streamed && readable,
+            watched_stream,
+            works,
             closing,
-            succeeded: head.status.is_success(),
+            succeeded,
             on_incomplete,
             silence: Silence::new(silence),
             lease,
@@ -221,7 +225,7 @@ impl Relay {
         if self.succeeded
             && let Some(lease) = &mut self.lease
         {
-            lease.answers();
+            lease.answers(self.works);
         }
         let (left, outcome) = (self.left, self.closing.settlement.outcome());
         *(if left { &mut outcome.bytes_drained } else { &mut outcome.bytes_down }) += data.len() as u64;
@@ -236,10 +240,12 @@ impl Relay {
     /// The upstream's body ended cleanly.
     fn end(&mut self) -> End {
         self.observer.finish();
-        let end = match self.observer.seen().terminal {
+        // A stream that is resumed behind its last event has none.
+        let resumed_at_its_end = !self.works && self.closing.settlement.outcome().bytes_down == 0;
+        let end = match self.terminal() {
             _ if !self.succeeded => End::UpstreamError,
             Some(terminal) => end_of(terminal),
-            None if self.watched_stream => End::Incomplete,
+            None if self.watched_stream && !resumed_at_its_end => End::Incomplete,
             None => End::Completed,
         };
         self.settle(end);
@@ -256,7 +262,12 @@ impl Relay {
 
     fn settle_broken(&mut self, end: End) {
         // Clients are done at the terminal event, whatever the transfer does after it.
-        self.settle(self.observer.seen().terminal.map_or(end, end_of));
+        self.settle(self.terminal().map_or(end, end_of));
+    }
+
+    /// How the response ended. One that is looked up whole may have failed long ago.
+    fn terminal(&self) -> Option<Terminal> {
+        self.observer.seen().terminal.filter(|_| self.works || self.watched_stream)
     }
 
     fn settle(&mut self, end: End) {
@@ -306,7 +317,7 @@ impl Drop for Relay {
                 self.observer.cut_short();
             }
             self.closing.settlement.seen(self.observer.seen());
-            match self.observer.seen().terminal {
+            match self.terminal() {
                 Some(terminal) if !self.left => self.closing.close(end_of(terminal)),
                 // The connection is asked why it ended.
                 _ => self.closing.leave(),

@@ -5,11 +5,13 @@ use std::{
     future::poll_fn,
     pin::Pin,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use tokio::time::timeout;
 
 /// The body of an upstream's answer, of which the beginning may have been read already.
 #[derive(Debug)]
@@ -54,6 +56,12 @@ impl Source {
                 Err(error) => return Some(Err(error)),
             }
         }
+    }
+
+    /// Whether its first byte is this one, white space aside. Waits for it no longer than `within`.
+    pub(super) async fn begins_with(&mut self, first: u8, within: Duration) -> bool {
+        let here = matches!(timeout(within, self.fill()).await, Ok(Some(Ok(()))));
+        here && self.read.front().is_some_and(|data| data.trim_ascii_start().first() == Some(&first))
     }
 
     /// Gives back what was read, for the client.

@@ -8,7 +8,9 @@ use crate::domain::problem::Problem;
 pub(super) fn status(problem: Problem) -> StatusCode {
     match problem {
         Problem::InvalidApiKey => StatusCode::UNAUTHORIZED,
-        Problem::UnknownUrl | Problem::ModelNotFound => StatusCode::NOT_FOUND,
+        Problem::UnknownUrl | Problem::ModelNotFound | Problem::UnknownId | Problem::UnsupportedEndpoint => {
+            StatusCode::NOT_FOUND
+        }
         Problem::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
         Problem::WebsocketUnsupported => StatusCode::UPGRADE_REQUIRED,
         Problem::ModelRequired

@@ -41,6 +41,8 @@ pub struct Candidate {
 pub enum Bar {
     /// The caller's key may not use the upstream.
     Key,
+    /// The upstream does not have the part of the API that is asked for.
+    Surface,
     /// The upstream takes bodies of so many bytes at most.
     TooLarge(u64),
 }

@@ -99,9 +99,9 @@ impl Routes {
         wildcard.map(|(_, model)| Route::of(model))
     }
 
-    /// Where a request without a model goes.
-    pub fn default_route(&self) -> Option<Route<'static>> {
-        self.default_upstream.map(|upstream| Route::to(upstream, None))
+    /// The upstream that a request without a model goes to.
+    pub fn default_upstream(&self) -> Option<usize> {
+        self.default_upstream
     }
 
     /// The models that have a name of their own, in the order of the configuration.
@@ -117,7 +117,8 @@ impl<'a> Route<'a> {
 }
 
 impl Route<'_> {
-    fn to(upstream: usize, model: Option<Arc<str>>) -> Self {
+    /// One upstream and no other.
+    pub fn to(upstream: usize, model: Option<Arc<str>>) -> Self {
         let target = Target { upstream, model, priority: 1, weight: 1 };
         Self { model: None, strategy: Strategy::Ordered, targets: Cow::Owned(vec![target]) }
     }

@@ -28,6 +28,12 @@ pub fn code_matters(status: StatusCode, rules: &[ErrorRule]) -> bool {
     status == StatusCode::FORBIDDEN || rules.iter().any(|rule| rule.status == status.as_u16())
 }
 
+/// Whether the answer says that there is nothing at the URL, if it is none of an API: who has an endpoint words its errors in
+/// JSON, and who has not shows a page, or nothing.
+pub fn is_about_the_url(status: StatusCode, rules: &[ErrorRule]) -> bool {
+    matches!(status.as_u16(), 404 | 405 | 501) && rules.iter().all(|rule| rule.status != status.as_u16())
+}
+
 /// Whose fault it is, by status and `error.code`. The upstream's own rules come first.
 ///
 /// The built-in table: 401 and 402 are about our credential or its balance. So is 403, unless its code speaks of a

@@ -147,13 +147,16 @@ impl Lease {
         self.upstream.credential(self.credential)
     }
 
-    /// The first byte of an answer's body is here.
-    pub fn answers(&mut self) {
+    /// The first byte of an answer's body is here. How long it took is only remembered where it tells of the upstream's
+    /// pace: where a model `works`.
+    pub fn answers(&mut self, works: bool) {
         if std::mem::replace(&mut self.answered, true) {
             return;
         }
         let now = Instant::now();
-        self.shared().took(now, now.saturating_duration_since(self.began));
+        if works {
+            self.shared().took(now, now.saturating_duration_since(self.began));
+        }
         self.shared().hears(now);
         let upstream = self.shared().gate.answers(self.upstream_pass, now);
         let credential = self.account().and_then(|account| account.gate.answers(self.credential_pass, now));

@@ -23,6 +23,7 @@ use crate::{
     config,
     domain::{
         chance::{self, Dice},
+        endpoint::{Endpoint, Resource, Surface},
         standing::Standing,
     },
 };
@@ -30,28 +31,13 @@ use crate::{
 pub use lease::{Lease, NoPlace, Queue, Verdict};
 pub use pool::{Pool, Pools};
 
-/// The paths that are ever called, below an upstream's base URL. The client's own path never goes up: no request
-/// can name a destination.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Endpoint {
-    /// `POST /responses`.
-    CreateResponse,
-}
-
-impl Endpoint {
-    const fn path(self) -> &'static str {
-        match self {
-            Self::CreateResponse => "/responses",
-        }
-    }
-}
-
 /// One upstream, ready for use.
 #[derive(Debug)]
 pub struct Upstream {
     /// As configured.
     pub config: config::Upstream,
-    create: Uri,
+    /// Where endpoints are that have no ids, by their places in the table.
+    uris: Vec<Option<Uri>>,
     /// A number that belongs to its name, by which requests that belong together choose it.
     pub home: u64,
     /// One at least.
@@ -106,8 +92,11 @@ impl Upstream {
         pool: Arc<Pool>,
         dice: Arc<Dice>,
     ) -> Result<Self, Unusable> {
-        let create = join(&config.base_url, Endpoint::CreateResponse, None)
-            .map_err(|error| Unusable::Url(config.name.clone(), error))?;
+        let uri = |endpoint: Endpoint| {
+            let joined = (!endpoint.has_ids()).then(|| join(&config.base_url, &endpoint.into(), None));
+            joined.transpose().map_err(|error| Unusable::Url(config.name.clone(), error))
+        };
+        let uris = Endpoint::ALL.into_iter().map(uri).collect::<Result<_, _>>()?;
         let bearer = config.auth_header == AUTHORIZATION;
         let mut credentials = config
             .credentials
@@ -127,18 +116,24 @@ impl Upstream {
             credentials.push(Credential { name: None, value: None, seat: 0, max_in_flight: None });
         }
         let home = chance::seed(&[&config.name]);
-        Ok(Self { config, create, home, credentials, pool, health, dice })
+        Ok(Self { config, uris, home, credentials, pool, health, dice })
     }
 
-    /// Where a call goes; the client's query follows as it came.
+    /// Where a call goes; the client's query follows as it came. The client's own path never goes up: no request can name
+    /// a destination.
     ///
     /// # Errors
     /// Never for a query that was parsed as part of a URL.
-    pub fn uri(&self, endpoint: Endpoint, query: Option<&str>) -> Result<Uri, InvalidUri> {
-        match (endpoint, query) {
-            (Endpoint::CreateResponse, None) => Ok(self.create.clone()),
-            (endpoint, query) => join(&self.config.base_url, endpoint, query),
+    pub fn uri(&self, resource: &Resource<'_>, query: Option<&str>) -> Result<Uri, InvalidUri> {
+        match (self.uris.get(resource.endpoint as usize), query) {
+            (Some(Some(uri)), None) => Ok(uri.clone()),
+            _ => join(&self.config.base_url, resource, query),
         }
+    }
+
+    /// Whether it has this part of the API.
+    pub fn has(&self, surface: Surface) -> bool {
+        self.config.surface.contains(&surface)
     }
 
     /// Its credentials, each as it stands now.
@@ -167,8 +162,9 @@ impl Upstream {
     }
 }
 
-fn join(base: &Uri, endpoint: Endpoint, query: Option<&str>) -> Result<Uri, InvalidUri> {
-    let mut path = format!("{}{}", base.path().trim_end_matches('/'), endpoint.path());
+fn join(base: &Uri, resource: &Resource<'_>, query: Option<&str>) -> Result<Uri, InvalidUri> {
+    let mut path = base.path().trim_end_matches('/').to_owned();
+    resource.write(&mut path);
     if let Some(query) = query {
         path.push('?');
         path.push_str(query);
@@ -194,7 +190,10 @@ mod tests {
     #[test]
     fn the_base_url_takes_the_place_of_v1_and_the_query_stays_raw() {
         let base = Uri::from_static("https://api.acedata.cloud/openai");
-        let uri = join(&base, Endpoint::CreateResponse, Some("include%5B%5D=a&beta=true&&x=%zz")).unwrap();
+        let uri = join(&base, &Endpoint::CreateResponse.into(), Some("include%5B%5D=a&beta=true&&x=%zz")).unwrap();
         assert_eq!(uri, "https://api.acedata.cloud/openai/responses?include%5B%5D=a&beta=true&&x=%zz");
+        let resource = Endpoint::RetrieveResponse.resource("/v1/responses/resp_1").unwrap();
+        let uri = join(&base, &resource, Some("stream=true&starting_after=7")).unwrap();
+        assert_eq!(uri, "https://api.acedata.cloud/openai/responses/resp_1?stream=true&starting_after=7");
     }
 }

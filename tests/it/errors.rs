@@ -111,7 +111,7 @@ async fn a_refusal_before_the_body_says_whether_the_connection_goes_on() {
     // Many clients send the head and the body apart: the answer may be out before the body is here.
     for (line, headers, code) in [
         ("POST /v1/responses", "authorization: Bearer wrong\r\n", "invalid_api_key"),
-        ("POST /v1/chat/completions", &auth, "unknown_url"),
+        ("POST /v1/files", &auth, "unknown_url"),
         ("POST /v1/models", &auth, "method_not_allowed"),
         ("PUT /v1/responses", &auth, "method_not_allowed"),
     ] {
@@ -150,8 +150,8 @@ async fn unknown_urls_are_404_and_never_a_redirect() {
         "/v1/%72esponses",
         "/v1/models/",
         "/models/",
-        "/v1/chat/completions",
-        "/v1/responses/resp_1/cancel",
+        "/v1/files",
+        "/v1/responses/resp_1/files",
         "/v2/responses",
         "/up/responses",
         "/v1/responses;x",

@@ -28,4 +28,5 @@ mod reload;
 mod shutdown;
 mod store;
 mod streams;
+mod surface;
 mod tls;

@@ -33,6 +33,7 @@ fn row(id: u8, state: State) -> Row<'static> {
     Row {
         id: RequestId::from_bytes(bytes),
         state,
+        endpoint: None,
         key: Some("team"),
         group: Some("all"),
         model: Some("smart"),
@@ -117,6 +118,16 @@ async fn sums_are_exact_and_by_what_was_asked() {
                 ..at(5, 3 * day)
             },
             Row { state: State::Open, cost: None, ..at(6, 3 * day) },
+            // Costs nothing, and is none of what is summed up but by endpoint.
+            Row {
+                endpoint: Some("responses.retrieve"),
+                price: None,
+                cost: Some(0),
+                usage: Usage::default(),
+                ..at(7, day)
+            },
+            Row { endpoint: Some("responses.input_tokens"), price: None, cost: Some(0), ..at(8, day) },
+            Row { endpoint: Some("embeddings.create"), key: Some("other"), cost: Some(0), ..at(9, 2 * day) },
         ];
         database.store("here", &rows).await.unwrap();
         let spent = async |database: &mut Database, spender, name: &'static str, from, to| {
@@ -137,15 +148,25 @@ async fn sums_are_exact_and_by_what_was_asked() {
         let mut reader = Database::open_to_read(&place).await.unwrap();
         let by_key = reader.usage(By::Key, 0, u64::MAX).await.unwrap();
         let names: Vec<_> = by_key.iter().map(|total| (total.name.as_deref(), total.requests, total.cost)).collect();
-        assert_eq!(names, [(Some("other"), 2, [MOST, 0]), (Some("team"), 3, [UNIT + 5, 1])], "{place}");
+        assert_eq!(names, [(Some("other"), 3, [MOST, 0]), (Some("team"), 3, [UNIT + 5, 1])], "{place}");
         assert_eq!((by_key[1].unpriced, by_key[1].estimated, by_key[1].input), (1, 1, 1_000_000_000_006), "{place}");
         let by_day = reader.usage(By::Day, day + 1, 3 * day).await.unwrap();
         let days: Vec<_> = by_day.iter().map(|total| (total.name.as_deref().unwrap(), total.requests)).collect();
-        assert_eq!(days, [("1970-01-02", 1), ("1970-01-03", 2)], "{place}");
+        assert_eq!(days, [("1970-01-02", 1), ("1970-01-03", 3)], "{place}");
         for by in [By::Group, By::Model, By::Upstream] {
             let sum: u64 = reader.usage(by, 0, u64::MAX).await.unwrap().iter().map(|total| total.requests).sum();
-            assert_eq!(sum, 5, "{place} {by:?}");
+            assert_eq!(sum, 6, "{place} {by:?}");
         }
+        let by_endpoint = reader.usage(By::Endpoint, 0, u64::MAX).await.unwrap();
+        let names: Vec<_> =
+            by_endpoint.iter().map(|total| (total.name.as_deref().unwrap(), total.requests, total.unpriced)).collect();
+        let expected = [
+            ("embeddings.create", 1, 0),
+            ("responses.create", 5, 1),
+            ("responses.input_tokens", 1, 0),
+            ("responses.retrieve", 1, 0),
+        ];
+        assert_eq!(names, expected, "{place}");
     }
 }
 

@@ -1,6 +1,7 @@
 //! The endpoints of the OpenAI API, one file each.
 
 pub(super) mod models;
+pub(super) mod relay;
 pub(super) mod responses;
 
 use std::sync::Arc;

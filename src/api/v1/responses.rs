@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use axum::{
-    body::Body,
     extract::{Request, State},
     http::{Method, header::UPGRADE},
     response::Response,
@@ -12,18 +11,8 @@ use axum::{
 use super::refuse;
 use crate::{
     api::{Data, extract::Arrived},
-    proxy::{error::Refusal, forward::forward},
-    upstream::Endpoint,
+    proxy::error::Refusal,
 };
-
-/// `POST /v1/responses`.
-pub(in crate::api) async fn create(
-    State(data): State<Arc<Data>>,
-    Arrived(arrival): Arrived,
-    request: Request,
-) -> Response {
-    forward(&data.proxy, arrival, Endpoint::CreateResponse, request).await.map(Body::new)
-}
 
 /// Anything but POST. A WebSocket upgrade gets 426, the one answer on which Codex falls back to HTTP at once.
 pub(in crate::api) async fn other_method(

@@ -11,11 +11,14 @@ use super::{
     secret::{Found, Reference, digest},
     url,
 };
-use crate::config::{
-    document::Path,
-    nearest::nearest,
-    raw,
-    types::{Credential, ErrorRule, FailoverOn, Fault, IdleUpstream, OnIncomplete, Secrets, Upstream},
+use crate::{
+    config::{
+        document::Path,
+        nearest::nearest,
+        raw,
+        types::{Credential, ErrorRule, FailoverOn, Fault, IdleUpstream, OnIncomplete, Secrets, Upstream},
+    },
+    domain::endpoint::Surface,
 };
 
 /// Headers that belong to the connection, the body, or the credential: setting one would break what we promise.
@@ -106,6 +109,7 @@ impl Check<'_> {
             .ca_file
             .filter(|_| self.secrets == Secrets::Read)
             .and_then(|file| self.ca_file(&file, &path.key("ca_file")));
+        let surface = self.surface(raw.surface, &path.key("surface"));
         let error_rules = self.error_rules(raw.error_rules, &path.key("error_rules"));
         let official = raw.official_prices.as_ref();
         let official_prices = official.and_then(|part| self.decimal(part, &path.key("official_prices")));
@@ -128,6 +132,7 @@ impl Check<'_> {
             ca_pem,
             proxy,
             max_body_bytes: raw.max_body_mib.map(|mib| mib << 20),
+            surface,
             on_incomplete: match raw.on_incomplete {
                 raw::OnIncomplete::Pass => OnIncomplete::Pass,
                 raw::OnIncomplete::Break => OnIncomplete::Break,
@@ -225,6 +230,25 @@ impl Check<'_> {
         }
         self.fault(path, "`ca_file` holds no certificates", "it must be PEM text: -----BEGIN CERTIFICATE----- …");
         None
+    }
+
+    /// Without the setting, all: what a provider has grows faster than configurations do, and it says itself what it has
+    /// not.
+    fn surface(&mut self, raw: Option<Vec<raw::Surface>>, path: &Path) -> Vec<Surface> {
+        if raw.as_ref().is_some_and(Vec::is_empty) {
+            self.fault(path, "`surface` is empty", "leave it out if the upstream has everything");
+        }
+        let of = |raw| match raw {
+            raw::Surface::Responses => Surface::Responses,
+            raw::Surface::Conversations => Surface::Conversations,
+            raw::Surface::Chat => Surface::Chat,
+            raw::Surface::Completions => Surface::Completions,
+            raw::Surface::Embeddings => Surface::Embeddings,
+            raw::Surface::Moderations => Surface::Moderations,
+            raw::Surface::Images => Surface::Images,
+            raw::Surface::Audio => Surface::Audio,
+        };
+        raw.map_or_else(|| Surface::ALL.to_vec(), |raw| raw.into_iter().map(of).collect())
     }
 
     fn error_rules(&mut self, raw: Vec<raw::ErrorRule>, path: &Path) -> Vec<ErrorRule> {

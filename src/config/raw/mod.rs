@@ -234,6 +234,9 @@ pub(in crate::config) struct Upstream {
     /// Largest body that it takes, in MiB.
     #[schemars(range(min = 1, max = 1024), example = 20)]
     pub(in crate::config) max_body_mib: Option<u64>,
+    /// Parts of the API that it has; absent = all, and what it has not it says itself.
+    #[schemars(extend("examples" = [["responses", "chat", "embeddings"]]))]
+    pub(in crate::config) surface: Option<Vec<Surface>>,
     /// Plain http to a public name.
     pub(in crate::config) insecure: bool,
     /// What a stream does to the client that ends cleanly but without a terminal event.
@@ -275,6 +278,7 @@ impl Default for Upstream {
             ca_file: None,
             proxy: None,
             max_body_mib: None,
+            surface: None,
             insecure: false,
             on_incomplete: OnIncomplete::Pass,
             codex_headers: true,
@@ -303,6 +307,19 @@ pub(in crate::config) enum FailoverOn {
     Disconnect,
     Timeout,
     Empty,
+}
+
+#[derive(Clone, Copy, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(in crate::config) enum Surface {
+    Responses,
+    Conversations,
+    Chat,
+    Completions,
+    Embeddings,
+    Moderations,
+    Images,
+    Audio,
 }
 
 /// `env` or `file`, one of them.

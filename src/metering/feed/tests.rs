@@ -13,6 +13,7 @@ fn open(id: u8) -> Row<'static> {
     Row {
         id: RequestId::from_bytes([id; 16]),
         state: State::Open,
+        endpoint: Some("responses.create"),
         key: Some("team"),
         group: None,
         model: Some("smart"),

@@ -9,7 +9,9 @@ use crate::domain::{
     usage::Usage,
 };
 
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
+/// The version before had no endpoint. Its records are read as well: a new binary goes on with what an old one left.
+const BEFORE: u8 = 2;
 const HEADER: usize = 8;
 
 /// Names of ours, models and ids stay under 300 bytes each. A longer record is none.
@@ -47,6 +49,7 @@ pub fn encode(row: &Row<'_>, into: &mut Vec<u8>) {
     }
     into.push(u8::from(row.estimated));
     put_price(row.price, into);
+    put_text(row.endpoint, into);
     let payload = into.get(begin + HEADER..).unwrap_or_default();
     let length = u32::try_from(payload.len()).unwrap_or(u32::MAX).to_le_bytes();
     let sum = crc32fast::hash(payload).to_le_bytes();
@@ -149,7 +152,10 @@ impl<'a> Iterator for Records<'a> {
 
 fn decode(payload: &[u8]) -> Option<Row<'_>> {
     let mut fields = Fields(payload);
-    let [VERSION, state] = fields.bytes::<2>()? else { return None };
+    let [version, state] = fields.bytes::<2>()?;
+    if !(BEFORE..=VERSION).contains(version) {
+        return None;
+    }
     let row = Row {
         state: *State::ALL.get(usize::from(*state))?,
         id: RequestId::from_bytes(*fields.bytes::<16>()?),
@@ -179,6 +185,7 @@ fn decode(payload: &[u8]) -> Option<Row<'_>> {
         took_ms: fields.number()?,
         estimated: fields.is_there()?,
         price: fields.price()?,
+        endpoint: if *version == BEFORE { None } else { fields.text()? },
     };
     fields.0.is_empty().then_some(row)
 }

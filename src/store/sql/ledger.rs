@@ -14,9 +14,9 @@ use crate::domain::{
 /// Rows of one statement: of 34 values each, SQLite takes 32,766 and PostgreSQL 65,535.
 const ROWS: usize = 100;
 
-const INSERT: &str = "INSERT INTO ledger (id, time_ms, state, origin, key_name, group_name, model, upstream_model, \
-     upstream, credential, end_reason, response_id, currency, status, input_tokens, cached_tokens, output_tokens, \
-     reasoning_tokens, total_tokens, reserved_tokens, first_byte_ms, price_input, price_cached, price_output, \
+const INSERT: &str = "INSERT INTO ledger (id, time_ms, state, origin, endpoint, key_name, group_name, model, \
+     upstream_model, upstream, credential, end_reason, response_id, currency, status, input_tokens, cached_tokens, \
+     output_tokens, reasoning_tokens, total_tokens, reserved_tokens, first_byte_ms, price_input, price_cached, price_output, \
      price_reasoning, price_call, reserved_cost, cost, estimated, bytes_up, bytes_down, attempts, took_ms) ";
 
 /// Nothing that is over is ever changed. What was taken for interrupted gives way to what is known after all.
@@ -46,6 +46,7 @@ where
     values.push_bind(origin);
     let currency = row.price.map(|price| price.currency.name());
     for text in [
+        row.endpoint,
         row.key,
         row.group,
         row.model,

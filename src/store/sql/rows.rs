@@ -18,13 +18,14 @@ enum Kind {
 }
 
 /// Every column that is exported: its name there, its name in the table.
-const COLUMNS: [(&str, &str, Kind); 33] = [
+const COLUMNS: [(&str, &str, Kind); 34] = [
     ("id", "id", Kind::Text),
     ("time", "time_ms", Kind::Time),
     ("state", "state", Kind::Text),
     ("origin", "origin", Kind::Text),
     ("key", "key_name", Kind::Text),
     ("group", "group_name", Kind::Text),
+    ("endpoint", "endpoint", Kind::Text),
     ("model", "model", Kind::Text),
     ("upstream_model", "upstream_model", Kind::Text),
     ("upstream", "upstream", Kind::Text),

@@ -3,7 +3,10 @@
 use sqlx::{AssertSqlSafe, Row as _};
 
 use super::{Connection, Database, DatabaseError, LONG, dialect, integer, ledger::amount, on, within};
-use crate::domain::money::{Currency, UNIT};
+use crate::domain::{
+    endpoint::Endpoint,
+    money::{Currency, UNIT},
+};
 
 /// What sums are made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +19,8 @@ pub enum By {
     Model,
     /// Each upstream.
     Upstream,
+    /// Each endpoint, those included at which nothing costs.
+    Endpoint,
     /// Each day, in UTC.
     Day,
 }
@@ -28,6 +33,7 @@ impl By {
             Self::Group => "group",
             Self::Model => "model",
             Self::Upstream => "upstream",
+            Self::Endpoint => "endpoint",
             Self::Day => "day",
         }
     }
@@ -38,6 +44,8 @@ impl By {
             Self::Group => "group_name",
             Self::Model => "model",
             Self::Upstream => "upstream",
+            // Rows of before there were several.
+            Self::Endpoint => "coalesce(endpoint, 'responses.create')",
             Self::Day => day,
         }
     }
@@ -99,7 +107,7 @@ impl Total {
 }
 
 impl Database {
-    /// Sums up what began at `since` or later and before `until` (milliseconds since 1970-01-01 UTC).
+    /// Sums up what costs something, and by endpoint what does not as well, of what began at `since` or later and before `until` (milliseconds since 1970-01-01 UTC).
     ///
     /// # Errors
     /// When the database cannot be read.
@@ -108,7 +116,7 @@ impl Database {
             Connection::Sqlite(_) => dialect::SQLITE,
             Connection::Postgres(_) => dialect::POSTGRES,
         };
-        let query = query(by.expression(dialect.day));
+        let query = query(by, dialect.day);
         within(LONG, async {
             on!(self, |connection, Db| {
                 let query = sqlx::query::<Db>(AssertSqlSafe(query)).bind(integer(since)).bind(integer(until));
@@ -146,13 +154,16 @@ impl Database {
 }
 
 /// Made of fixed words only.
-fn query(name: &str) -> String {
+fn query(by: By, day: &'static str) -> String {
+    let free: Vec<String> =
+        Endpoint::ALL.iter().filter(|one| one.is_free()).map(|one| format!("'{}'", one.name())).collect();
+    let costs = format!("coalesce(endpoint, '') NOT IN ({})", free.join(", "));
     let sum = |what: &str| format!("CAST(coalesce(sum({what}), 0) AS BIGINT)");
     let state = |state: &str| format!("count(*) FILTER (WHERE state = '{state}')");
-    let mut columns = vec![name.to_owned(), "count(*)".to_owned()];
+    let mut columns = vec![by.expression(day).to_owned(), "count(*)".to_owned()];
     columns.extend(["input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens"].map(sum));
     columns.extend(["exact", "partial", "unknown", "interrupted"].map(state));
-    columns.push("count(*) FILTER (WHERE currency IS NULL)".to_owned());
+    columns.push(format!("count(*) FILTER (WHERE currency IS NULL AND {costs})"));
     columns.push(sum("estimated"));
     for currency in Currency::ALL {
         // In two parts, as the sum of a few large ones would not fit.
@@ -160,8 +171,10 @@ fn query(name: &str) -> String {
             columns.push(sum(&format!("CASE WHEN currency = '{}' THEN cost {part} {UNIT} END", currency.name())));
         }
     }
+    // Who polls or lists is not to look like who asks models.
+    let counted = if by == By::Endpoint { String::new() } else { format!(" AND {costs}") };
     format!(
-        "SELECT {} FROM ledger WHERE time_ms >= $1 AND time_ms < $2 AND state <> 'open' GROUP BY 1 ORDER BY 1",
+        "SELECT {} FROM ledger WHERE time_ms >= $1 AND time_ms < $2 AND state <> 'open'{counted} GROUP BY 1 ORDER BY 1",
         columns.join(", ")
     )
 }

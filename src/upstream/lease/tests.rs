@@ -270,7 +270,7 @@ async fn faults_of_all_credentials_are_the_upstreams() {
     let mut probe = upstream.lease(2, false).unwrap();
     assert_eq!(upstream.lease(0, false).unwrap_err(), NoPlace::Out);
     assert_eq!(upstream.lease(2, false).unwrap_err(), NoPlace::Out);
-    probe.answers();
+    probe.answers(true);
     assert_eq!(standings(&upstream).0, Standing::InService);
     assert!(upstream.lease(0, false).is_ok());
 }
@@ -380,7 +380,7 @@ async fn who_falls_silent_is_passed_by() {
     let (upstream, _) = upstream(1, |_| {});
     let left = async |silent| {
         let mut lease = upstream.lease(0, false).unwrap();
-        lease.answers();
+        lease.answers(true);
         tokio::time::advance(Duration::from_secs(60)).await;
         let since = Instant::now();
         tokio::time::advance(Duration::from_secs(silent)).await;

@@ -11,7 +11,7 @@ use tidegate::{
         Config, Credential, FailoverOn, Health, Key, Log, LogFormat, Model, Money, OnIncomplete, Retries, Server,
         Store, Strategy, Target, Timeouts, Upstream as UpstreamConfig,
     },
-    domain::{chance::Chance, clock::Clock},
+    domain::{chance::Chance, clock::Clock, endpoint::Surface},
     store::journal::{Disk, SystemDisk},
 };
 
@@ -114,6 +114,7 @@ pub(crate) fn upstream(name: &str, base_url: &str) -> UpstreamConfig {
         ca_pem: None,
         proxy: None,
         max_body_bytes: None,
+        surface: Surface::ALL.to_vec(),
         on_incomplete: OnIncomplete::Pass,
         codex_headers: true,
         organization_headers: false,

@@ -1,0 +1,19 @@
+//! Who looks at an answer.
+
+use crate::{
+    domain::endpoint::{Endpoint, Shape},
+    protocol::observe::Observer,
+    upstream::headers::Media,
+};
+
+/// Looks at the answer of `endpoint`, as far as it can be read: an error is the same object everywhere, and what a success
+/// is depends on the endpoint. Told as well is whether it is an event stream that has to hold a terminal event.
+pub(super) fn observer_for(endpoint: Option<Endpoint>, succeeded: bool, media: Media) -> (Observer, bool) {
+    let shape = endpoint.map_or(Shape::Object, Endpoint::shape);
+    match (shape, media) {
+        (_, Media::Json) if !succeeded => (Observer::json(), false),
+        (Shape::Response, Media::EventStream) => (Observer::stream(), true),
+        (Shape::Response | Shape::Object, Media::Json) => (Observer::json(), false),
+        _ => (Observer::opaque(), false),
+    }
+}
