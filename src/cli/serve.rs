@@ -17,7 +17,7 @@ use crate::{
     app::{self, Handle, Origin, Running, World, telemetry},
     config::{Config, EXIT_CONFIG, Loaded, Source},
     domain::{chance::Chance, clock::Clock},
-    store::journal::SystemDisk,
+    store::journal::{self, SystemDisk},
 };
 
 /// Runs the gateway until a signal ends it.
@@ -72,6 +72,7 @@ pub(super) fn start(config: Config, origin: Option<Origin>) -> Result<(Running, 
         admin_listen = %running.admin_listen,
         metrics_listen = running.metrics_listen.map(tracing::field::display),
         memory = %running.memory,
+        journal_mib = journal::MOST >> 20,
         "ready"
     );
     Ok((running, ending))

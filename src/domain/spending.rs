@@ -97,6 +97,12 @@ impl Counter {
         self.known.load(Ordering::Acquire)
     }
 
+    /// What was `believed` so far was really `spent`, as the ledger says. What this process added by itself stays.
+    pub fn correct(&self, believed: u64, spent: u64) {
+        let corrected = |before: u64| Some(before.saturating_sub(believed).saturating_add(spent).min(MOST));
+        let _ = self.spent.fetch_update(Ordering::AcqRel, Ordering::Acquire, corrected);
+    }
+
     /// At least so much was spent: rows of the ledger that others wrote, or a process before this one.
     pub fn raise(&self, spent: u64) {
         self.spent.fetch_max(spent.min(MOST), Ordering::AcqRel);

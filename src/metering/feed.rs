@@ -35,6 +35,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 const TRY_AGAIN: Duration = Duration::from_secs(1);
 /// What was written survives a loss of power this much later.
 const SYNC_EVERY: Duration = Duration::from_millis(100);
+/// What is open for longer is of a data folder that is lost. A request that does last so long gets its row right at its end.
+const LOST: Duration = Duration::from_secs(86_400);
 /// At the end the database gets this long to take the rest. What it does not take, the next start reads.
 const END_WITHIN: Duration = Duration::from_secs(5);
 
@@ -194,6 +196,9 @@ impl Feed {
             self.database = Some(Database::open(&self.place).await?);
         }
         self.recover().await?;
+        if let Some(database) = &mut self.database {
+            self.spent.begin(database).await?;
+        }
         while let Ok((segment, reader)) = self.written.try_recv() {
             self.begun += 1;
             self.segments.push(Tail { number: self.begun, segment, reader });
@@ -268,7 +273,8 @@ impl Feed {
         }
         self.carry(0).await?;
         let Some(database) = &mut self.database else { return Ok(()) };
-        let interrupted = database.interrupt(&self.origin).await?;
+        let lost = self.spent.clock.since_epoch().saturating_sub(LOST).as_millis();
+        let interrupted = database.interrupt(&self.origin, u64::try_from(lost).unwrap_or_default()).await?;
         self.condition.count(State::Interrupted, interrupted);
         for (path, damaged, length) in read {
             self.dispose(path, damaged, length);
@@ -305,7 +311,7 @@ impl Feed {
     async fn store(&mut self, piece: &[u8], segment: u64) -> Result<u64, FeedError> {
         let Some(database) = &mut self.database else { return Ok(0) };
         let mut records = Records::new(piece);
-        let (mut over, mut rows) = (Vec::new(), Vec::new());
+        let (mut over, mut rows, mut unsent) = (Vec::new(), Vec::new(), Vec::new());
         for row in records.by_ref() {
             if row.state == State::Open {
                 let mut record = Vec::new();
@@ -314,11 +320,15 @@ impl Feed {
             } else {
                 over.push(row.id);
                 // One that was put down and then not sent leaves no row.
-                if row.attempts > 0 || !self.open.contains_key(&row.id) {
+                if row.attempts > 0 {
                     rows.push(row);
+                } else if !self.open.contains_key(&row.id) {
+                    // That it was put down may be in the database already, carried over from another file.
+                    unsent.push(row.id);
                 }
             }
         }
+        database.forget(&unsent).await?;
         for (state, count) in database.store(&self.origin, &rows).await? {
             self.condition.count(state, count);
         }

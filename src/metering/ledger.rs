@@ -136,16 +136,16 @@ impl Ledger {
         if settled.is_empty() && open.is_empty() {
             return true;
         }
-        let over = settled.len();
-        settled.append(open);
-        let written = writer.write(settled);
-        if written.is_ok() {
-            settled.clear();
-        } else {
-            // Those wait no longer: they do not go up.
-            settled.truncate(over);
+        // Those that wait to go up come first: one whose client left meanwhile is over already.
+        let opened = open.len();
+        open.append(settled);
+        let written = writer.write(open);
+        if written.is_err() {
+            // They wait no longer, as they do not go up. What is over stays for the next try.
+            settled.extend_from_slice(open.get(opened..).unwrap_or_default());
             batch.failed.store(true, Ordering::Relaxed);
         }
+        open.clear();
         batch.over.store(true, Ordering::Relaxed);
         *batch = Arc::default();
         drop(pending);
@@ -201,6 +201,19 @@ mod tests {
         assert_eq!(both.await, (Ok(()), Ok(())));
         let mut reader = found.written.recv().unwrap().1;
         assert_eq!(read(&mut reader), [(1, State::Open), (2, State::Open)]);
+    }
+
+    #[tokio::test]
+    async fn one_whose_client_leaves_while_it_is_put_down_is_open_before_it_is_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let (ledger, found, _) = begin(folder.path());
+        let (one, two) = (outcome(1), outcome(2));
+        ledger.settle(&Row::settled(&two));
+        drop(ledger.open(&Row::open(&one, None)).unwrap());
+        ledger.settle(&Row::settled(&one));
+        assert!(ledger.flush());
+        let mut reader = found.written.recv().unwrap().1;
+        assert_eq!(read(&mut reader), [(1, State::Open), (2, State::Unknown), (1, State::Unknown)]);
     }
 
     #[tokio::test]

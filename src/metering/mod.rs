@@ -143,7 +143,7 @@ impl Settlement {
 
     /// What its row in the ledger says; none where it never went up. Only once it is settled.
     pub fn charged(&self) -> Option<Charged> {
-        self.ledger.as_ref()?;
+        self.ledger.as_ref().filter(|_| !self.outcome.attempts.is_empty())?;
         let state = State::of(&self.outcome);
         let cost = ledger_row::charge(&self.outcome, state).zip(self.outcome.price);
         let cost = cost.map(|((nano, _), price)| Money { nano, currency: price.currency });
@@ -198,6 +198,29 @@ mod tests {
     fn open(metrics: &Metrics) -> Settlement {
         let ids = RequestIds::new(Clock::system(), Chance::system()).unwrap();
         Settlement::open(Arc::new(metrics.worker([].into_iter())), ids.next(), Departure::default())
+    }
+
+    #[tokio::test]
+    async fn one_whose_client_left_before_it_was_sent_costs_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let condition = Arc::new(ledger_row::Condition::default());
+        let journal = crate::store::journal::Journal::open(
+            folder.path().to_owned(),
+            1,
+            Arc::clone(&condition),
+            &crate::store::journal::SystemDisk,
+        );
+        let ledger = Arc::new(Ledger::new(&journal.unwrap().0, &condition));
+        let metrics = Metrics::default();
+        for sent in [false, true] {
+            let mut settlement = open(&metrics);
+            settlement.goes_up(&ledger, None).await.unwrap();
+            if sent {
+                settlement.attempt(0, "up".into(), None);
+            }
+            settlement.settle(End::ClientGone);
+            assert_eq!(settlement.charged().is_some(), sent);
+        }
     }
 
     #[test]

@@ -29,6 +29,9 @@ pub(super) struct Spent {
     pub(super) spending: Arc<Spending>,
     pub(super) clock: Clock,
     file: PathBuf,
+    /// What a process before this one believed, until the ledger was asked. It may be more than the rows say, where one was
+    /// killed that had counted what it could not write down any more.
+    copied: Option<HashMap<Account, u64>>,
     /// When each was read last.
     read: HashMap<Account, Instant>,
     /// What the copy says.
@@ -50,27 +53,51 @@ impl Spent {
     /// With what the copy at `file` says.
     pub(super) fn new(spending: Arc<Spending>, clock: Clock, file: PathBuf) -> Self {
         let copy = fs::read(&file).ok().and_then(|text| serde_json::from_slice::<Vec<Saved>>(&text).ok());
+        let mut copied = HashMap::new();
         for saved in copy.unwrap_or_default() {
             if let Some(account) = saved.account() {
-                spending.counter(account).raise(saved.spent);
+                spending.counter(account.clone()).raise(saved.spent);
+                copied.insert(account, saved.spent);
             }
         }
-        Self { spending, clock, file, read: HashMap::new(), saved: Vec::new() }
+        Self { spending, clock, file, copied: Some(copied), read: HashMap::new(), saved: Vec::new() }
+    }
+
+    /// Puts what the ledger says in the place of what the copy says, once: while all rows of processes before this one are
+    /// in the database, and none of this one.
+    pub(super) async fn begin(&mut self, database: &mut Database) -> Result<(), DatabaseError> {
+        let Some(copied) = &self.copied else { return Ok(()) };
+        let mut known = Vec::new();
+        for (account, counter) in self.spending.accounts(self.millis()) {
+            let believed = copied.get(&account).copied().unwrap_or_default();
+            known.push((counter, believed, self.sum(database, &account).await?));
+        }
+        // All of them or none: a second try must not correct twice.
+        for (counter, believed, spent) in known {
+            counter.correct(believed, spent);
+            counter.is_known();
+        }
+        self.copied = None;
+        Ok(())
+    }
+
+    /// What the database says.
+    async fn sum(&self, database: &mut Database, account: &Account) -> Result<u64, DatabaseError> {
+        let Account { spender, name, currency, window: _, span } = account;
+        let (sums, exchange) = (database.spent(*spender, name, span.from, span.to).await?, self.spending.exchange());
+        let in_currency = |(from, sum): (Currency, u64)| exchange.convert(sum, from, *currency);
+        Ok(Currency::ALL.into_iter().zip(sums).filter_map(in_currency).fold(0, u64::saturating_add))
     }
 
     /// Reads what is due.
     pub(super) async fn read(&mut self, database: &mut Database) -> Result<(), DatabaseError> {
-        let (now, exchange) = (Instant::now(), self.spending.exchange());
+        let now = Instant::now();
         let accounts = self.spending.accounts(self.millis());
         for (account, counter) in &accounts {
             if self.read.get(account).is_some_and(|read| now < *read + READ_EVERY) {
                 continue;
             }
-            let Account { spender, name, currency, window: _, span } = account;
-            let sums = database.spent(*spender, name, span.from, span.to).await?;
-            let in_currency = |(from, sum): (Currency, u64)| exchange.convert(sum, from, *currency);
-            let sum = Currency::ALL.into_iter().zip(sums).filter_map(in_currency).fold(0, u64::saturating_add);
-            counter.raise(sum);
+            counter.raise(self.sum(database, account).await?);
             counter.is_known();
             self.read.insert(account.clone(), now);
         }

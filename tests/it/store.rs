@@ -74,11 +74,17 @@ async fn a_row_is_written_once_and_only_an_open_one_changes() {
         }
         // What others have under way is none of ours.
         assert_eq!(database.store("there", &[row(3, State::Open)]).await.unwrap(), [(State::Open, 1)]);
-        assert_eq!(database.interrupt("here").await.unwrap(), 1);
-        assert_eq!(database.interrupt("here").await.unwrap(), 0);
+        assert_eq!(database.interrupt("here", 3).await.unwrap(), 1);
+        assert_eq!(database.interrupt("here", 3).await.unwrap(), 0);
         // It is charged with what was reserved: 1, 9 and 2.
         let spent = database.spent(Spender::Key, "team", 0, 100).await.unwrap();
         assert_eq!(spent, [2 * (UNIT + 5) + 7 * UNIT, 0], "{place}");
+        // Until they are old: nobody else will say what became of them.
+        assert_eq!(database.store("there", &[row(4, State::Open)]).await.unwrap(), [(State::Open, 1)]);
+        assert_eq!(database.interrupt("here", 4).await.unwrap(), 1);
+        // What was not sent after all leaves nothing, and what is over stays.
+        database.forget(&[row(1, State::Open).id, row(3, State::Open).id, row(4, State::Open).id]).await.unwrap();
+        assert_eq!(database.spent(Spender::Key, "team", 0, 100).await.unwrap(), spent, "{place}");
         // It ended after all, as a part of the journal that was found later says.
         assert_eq!(database.store("here", &[row(2, State::Interrupted)]).await.unwrap(), []);
         assert_eq!(database.store("here", &[row(2, State::Unknown)]).await.unwrap(), [(State::Unknown, 1)]);

@@ -2,7 +2,12 @@ use std::{fs, path::Path};
 
 use super::*;
 use crate::{
-    domain::usage::Usage,
+    domain::{
+        money::{Currency, Window},
+        price::Price,
+        spending::{Account, Span, Spender},
+        usage::Usage,
+    },
     store::{
         journal::Writer,
         sql::{By, Database, FILE, Place, Total},
@@ -154,6 +159,52 @@ fn rows_of_a_running_process_come_in_and_its_files_go() {
     feeding.end();
     let stored = total(folder.path());
     assert_eq!((stored.requests, stored.exact, stored.interrupted), (4, 3, 1));
+}
+
+#[test]
+fn what_was_not_sent_after_all_leaves_no_row_wherever_its_records_are() {
+    let unsent = Row { state: State::Unknown, end: Some("client_gone"), ..open(4) };
+    for files in [vec![vec![open(4)], vec![unsent]], vec![vec![open(4), unsent]], vec![vec![unsent]]] {
+        let folder = tempfile::tempdir().unwrap();
+        for rows in &files {
+            // What is open is carried over into the database, and its file deleted.
+            let (journal, _, feeding) = start(folder.path());
+            Writer::new(journal).write(&records(rows)).unwrap();
+            feeding.end();
+        }
+        assert_eq!((total(folder.path()).requests, super::tests::files(folder.path())), (0, 0), "{files:?}");
+    }
+}
+
+#[test]
+fn what_was_spent_is_what_rows_say_and_what_this_process_adds() {
+    let folder = tempfile::tempdir().unwrap();
+    let account = Account {
+        spender: Spender::Key,
+        name: "team".into(),
+        currency: Currency::Cny,
+        window: Window::Total,
+        span: Span { from: 0, to: u64::MAX },
+    };
+    // It counted 90 before it was killed, and had put down 60 of them.
+    let copy = r#"[{"spender":"key","name":"team","currency":"CNY","window":"total","from":0,"to":18446744073709551615,"spent":90}]"#;
+    fs::write(folder.path().join("budgets.json"), copy).unwrap();
+    let price = Some(Price { currency: Currency::Cny, input: 0, cached: 0, output: 0, reasoning: 0, per_call: 60 });
+    let row = Row { price, reserved_cost: Some(60), ..open(1) };
+    fs::create_dir(folder.path().join("journal")).unwrap();
+    fs::write(folder.path().join("journal/000000000001.journal"), records(&[row])).unwrap();
+    let spending = Arc::<Spending>::default();
+    let condition = Arc::new(Condition::default());
+    let (journal, found) =
+        Journal::open(folder.path().join("journal"), 1, Arc::clone(&condition), &journal::SystemDisk).unwrap();
+    let into = Into { spending: Arc::clone(&spending), ..into(folder.path()) };
+    let feeding = Feeding::start(into, Arc::clone(&journal), found, condition).unwrap();
+    let counter = spending.counter(account);
+    assert_eq!(counter.spent(), 90, "until the ledger was asked");
+    // What costs something right now counts as well.
+    counter.add(7);
+    feeding.end();
+    assert_eq!(counter.spent(), 67);
 }
 
 #[test]

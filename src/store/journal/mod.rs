@@ -2,12 +2,13 @@
 //! kill -9 at once, and a loss of power once it was synced.
 
 mod disk;
+mod reader;
 mod record;
 
 use std::{
     fmt::Display,
     fs::{self, File},
-    io::{self, Read, Seek, SeekFrom},
+    io,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
@@ -20,6 +21,7 @@ use std::{
 use tokio::time::Instant;
 
 pub use disk::{Disk, SystemDisk};
+pub use reader::Reader;
 pub use record::{Records, Rest, encode};
 
 use crate::domain::ledger::Condition;
@@ -77,9 +79,12 @@ impl Journal {
         disk: &'static dyn Disk,
     ) -> io::Result<(Arc<Self>, Found)> {
         fs::create_dir_all(&folder)?;
-        let mut before = Vec::new();
+        let (mut before, mut last) = (Vec::new(), 0);
         for entry in fs::read_dir(&folder)? {
             let path = entry?.path();
+            // Also of one that was put aside: another one shall not take its place.
+            let number = path.file_stem().and_then(|stem| stem.to_str()?.parse::<u64>().ok());
+            last = last.max(number.unwrap_or_default());
             if path.extension().is_some_and(|extension| extension == EXTENSION) {
                 condition.journal_bytes.fetch_add(fs::metadata(&path)?.len(), Ordering::Relaxed);
                 before.push(path);
@@ -89,13 +94,11 @@ impl Journal {
             }
         }
         before.sort();
-        let number = |path: &PathBuf| path.file_stem()?.to_str()?.parse::<u64>().ok();
-        let next = before.iter().filter_map(number).max().unwrap_or_default() + 1;
         let (written, begun) = mpsc::channel();
         // Files that are being written never take more than a quarter, or many workers would fill the journal with them.
         let segment = SEGMENT.min(MOST / 4 / workers.max(1) as u64);
         let (live, told, naming) = (Mutex::default(), Mutex::default(), Mutex::default());
-        let next = AtomicU64::new(next);
+        let next = AtomicU64::new(last.saturating_add(1));
         let journal = Self { folder, disk, next, segment, written, live, condition, told, naming };
         Ok((Arc::new(journal), Found { before, written: begun }))
     }
@@ -104,7 +107,10 @@ impl Journal {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let path = self.folder.join(format!("{number:012}.{EXTENSION}"));
         let file = self.disk.create(&path)?;
-        let reader = Reader::open(&path)?;
+        let reader = Reader::open(&path).inspect_err(|_| {
+            // The next try makes another one. An empty one that stays is deleted at the next start.
+            let _ = fs::remove_file(&path);
+        })?;
         let segment = Arc::new(Segment {
             path,
             file,
@@ -113,6 +119,7 @@ impl Journal {
             synced: AtomicU64::new(0),
             sealed: AtomicBool::new(false),
             doubted: AtomicBool::new(false),
+            uncut: AtomicBool::new(false),
         });
         let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
         live.retain(|segment| segment.strong_count() > 0);
@@ -146,6 +153,11 @@ impl Journal {
     }
 
     fn sync_one(&self, segment: &Segment) -> io::Result<()> {
+        if segment.is_sealed() && segment.uncut.load(Ordering::Acquire) {
+            self.disk.cut(&segment.file, segment.written())?;
+            self.disk.sync(&segment.file)?;
+            segment.uncut.store(false, Ordering::Release);
+        }
         let (written, synced) = (segment.written(), segment.synced.load(Ordering::Relaxed));
         if written == synced {
             return Ok(());
@@ -268,6 +280,8 @@ pub struct Segment {
     sealed: AtomicBool,
     /// A sync failed: nobody knows what of it is on the disk.
     doubted: AtomicBool,
+    /// Something may stand behind what was written: the beginning of what then failed.
+    uncut: AtomicBool,
 }
 
 impl Segment {
@@ -333,9 +347,11 @@ impl Writer {
             };
             // A part of them may be there: it would stand before the next ones.
             let cut = self.journal.disk.cut(&segment.file, before);
+            segment.uncut.store(cut.is_err(), Ordering::Release);
             drop(appending);
             if cut.is_err() {
-                // Nobody reads beyond `before` in this process, and the next one stops at the torn record.
+                // Nobody reads beyond `before` in this process. The next one would, and find requests among it that were
+                // refused: so it is cut off as soon as the disk lets us, together with the next sync.
                 self.seal();
             }
             return Err(error);
@@ -355,171 +371,5 @@ impl Drop for Writer {
     }
 }
 
-/// Reads one file from its beginning, in pieces.
-#[derive(Debug)]
-pub struct Reader {
-    file: File,
-    at: u64,
-    piece: Vec<u8>,
-}
-
-/// A piece holds some 300 rows: what goes to the database at once.
-const PIECE: u64 = 128 * 1024;
-
-impl Reader {
-    /// Of the file at `path`.
-    ///
-    /// # Errors
-    /// When it cannot be opened.
-    pub fn open(path: &Path) -> io::Result<Self> {
-        Ok(Self { file: File::open(path)?, at: 0, piece: Vec::new() })
-    }
-
-    /// What comes next, up to `end`; the same again, until [`advance`](Self::advance) is called.
-    ///
-    /// # Errors
-    /// When it cannot be read.
-    pub fn piece(&mut self, end: u64) -> io::Result<&[u8]> {
-        let length = end.saturating_sub(self.at).min(PIECE);
-        self.piece.clear();
-        self.file.seek(SeekFrom::Start(self.at))?;
-        (&self.file).take(length).read_to_end(&mut self.piece)?;
-        Ok(&self.piece)
-    }
-
-    /// The first `length` bytes of what was read are done with.
-    pub fn advance(&mut self, length: u64) {
-        self.at += length;
-    }
-
-    /// How far it has come.
-    pub fn at(&self) -> u64 {
-        self.at
-    }
-
-    /// The length of the file now.
-    ///
-    /// # Errors
-    /// When the system does not tell.
-    pub fn length(&self) -> io::Result<u64> {
-        self.file.metadata().map(|metadata| metadata.len())
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn open(folder: &Path) -> (Arc<Journal>, Found, Arc<Condition>) {
-        let condition = Arc::new(Condition::default());
-        let (journal, found) = Journal::open(folder.join("journal"), 2, Arc::clone(&condition), &SystemDisk).unwrap();
-        (journal, found, condition)
-    }
-
-    fn bytes(condition: &Condition) -> u64 {
-        condition.journal_bytes.load(Ordering::Relaxed)
-    }
-
-    #[test]
-    fn files_are_closed_when_they_are_full_and_deleted_when_they_are_read() {
-        let folder = tempfile::tempdir().unwrap();
-        let (journal, found, condition) = open(folder.path());
-        let mut writer = Writer::new(Arc::clone(&journal));
-        let records = vec![1; 1024 * 1024];
-        for _ in 0..17 {
-            writer.write(&records).unwrap();
-        }
-        let [(full, _), (last, _)] = [found.written.recv().unwrap(), found.written.recv().unwrap()];
-        assert_eq!((full.is_sealed(), full.written()), (true, SEGMENT));
-        assert_eq!((last.is_sealed(), last.written()), (false, 1024 * 1024));
-        journal.sync().unwrap();
-        assert_eq!(bytes(&condition), 17 * 1024 * 1024);
-        journal.remove(&full.path, full.written());
-        assert_eq!(bytes(&condition), 1024 * 1024);
-        drop(writer);
-        assert!(last.is_sealed());
-        let (_, again, condition) = open(folder.path());
-        assert_eq!((again.before, bytes(&condition)), (vec![last.path.clone()], 1024 * 1024));
-    }
-
-    /// Fails to sync so many times.
-    #[derive(Debug)]
-    struct Unsynced(AtomicU64);
-
-    impl Disk for Unsynced {
-        fn create(&self, path: &Path) -> io::Result<File> {
-            SystemDisk.create(path)
-        }
-
-        fn append(&self, file: &File, records: &[u8]) -> io::Result<()> {
-            SystemDisk.append(file, records)
-        }
-
-        fn cut(&self, file: &File, length: u64) -> io::Result<()> {
-            SystemDisk.cut(file, length)
-        }
-
-        fn sync(&self, file: &File) -> io::Result<()> {
-            let left = self.0.load(Ordering::Relaxed);
-            self.0.store(left.saturating_sub(1), Ordering::Relaxed);
-            if left > 0 { Err(io::ErrorKind::Other.into()) } else { SystemDisk.sync(file) }
-        }
-    }
-
-    #[test]
-    fn a_file_that_failed_to_sync_is_trusted_no_more() {
-        static DISK: Unsynced = Unsynced(AtomicU64::new(2));
-        let folder = tempfile::tempdir().unwrap();
-        let open = || Journal::open(folder.path().join("journal"), 1, Arc::default(), &DISK).unwrap();
-        let (journal, found) = open();
-        let mut writer = Writer::new(Arc::clone(&journal));
-        writer.write(b"one").unwrap();
-        let (first, _) = found.written.recv().unwrap();
-        let file = || std::os::unix::fs::MetadataExt::ino(&fs::metadata(&first.path).unwrap());
-        let before = file();
-        journal.sync().unwrap_err();
-        assert!(first.is_sealed());
-        writer.write(b"two").unwrap();
-        let (second, _) = found.written.recv().unwrap();
-        assert_eq!((first.written(), second.written()), (3, 3));
-        // The copy fails as well; the other file does not.
-        journal.sync().unwrap_err();
-        assert_eq!((file() == before, second.synced.load(Ordering::Relaxed)), (true, 3));
-        journal.sync().unwrap();
-        assert_eq!((file() == before, fs::read(&first.path).unwrap()), (false, b"one".to_vec()));
-        journal.sync().unwrap();
-        assert_eq!(fs::read_dir(folder.path().join("journal")).unwrap().count(), 2);
-
-        // What is in the database by then does not come back.
-        DISK.0.store(1, Ordering::Relaxed);
-        writer.write(b"three").unwrap();
-        journal.sync().unwrap_err();
-        journal.remove(&second.path, second.written());
-        journal.sync().unwrap();
-        assert!(!second.path.exists());
-    }
-
-    #[test]
-    fn a_copy_that_was_not_finished_is_no_file_of_the_journal() {
-        let folder = tempfile::tempdir().unwrap();
-        drop(open(folder.path()));
-        let copy = folder.path().join("journal/000000000001.copy");
-        fs::write(&copy, "half").unwrap();
-        assert_eq!(open(folder.path()).1.before, Vec::<PathBuf>::new());
-        assert!(!copy.exists());
-    }
-
-    #[test]
-    fn a_file_that_cannot_be_made_fails_the_write_and_nothing_else() {
-        let folder = tempfile::tempdir().unwrap();
-        let (journal, found, condition) = open(folder.path());
-        let mut writer = Writer::new(journal);
-        let gone = folder.path().join("journal");
-        fs::remove_dir(&gone).unwrap();
-        writer.write(b"one").unwrap_err();
-        assert_eq!(bytes(&condition), 0);
-        fs::create_dir(&gone).unwrap();
-        writer.write(b"two").unwrap();
-        assert_eq!(found.written.recv().unwrap().0.written(), 3);
-    }
-}
+mod tests;

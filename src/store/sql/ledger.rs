@@ -6,6 +6,7 @@ use sqlx::{AssertSqlSafe, Connection as _, QueryBuilder, Row as _, query_builder
 
 use super::{BATCH, Database, DatabaseError, LONG, count, integer, on, within};
 use crate::domain::{
+    id::RequestId,
     ledger::{Row, State},
     money::{Currency, MOST, UNIT},
     spending::Spender,
@@ -129,17 +130,47 @@ impl Database {
         Ok(State::ALL.map(count).into_iter().filter(|(_, count)| *count > 0).collect())
     }
 
-    /// What came from `origin` and is open was so when the process before this one ended: returned is how much that was. It
-    /// is charged with what was reserved for it.
+    /// Takes away rows of requests that were put down and then not sent.
+    ///
+    /// # Errors
+    /// When that cannot be done.
+    pub async fn forget(&mut self, unsent: &[RequestId]) -> Result<(), DatabaseError> {
+        within(BATCH, async {
+            on!(self, |connection, Db| {
+                for ids in unsent.chunks(ROWS) {
+                    let mut query = QueryBuilder::<Db>::new(
+                        "DELETE FROM ledger WHERE state IN ('open', 'interrupted') AND id IN (",
+                    );
+                    let mut values = query.separated(", ");
+                    for id in ids {
+                        values.push_bind(id.to_string());
+                    }
+                    query.push(")");
+                    query.build().execute(&mut *connection).await?;
+                }
+                Ok(())
+            })
+        })
+        .await
+    }
+
+    /// What came from `origin` and is open was so when the process before this one ended: returned is how much that was. So
+    /// was what began before `lost` (milliseconds since 1970-01-01 UTC), wherever it came from: a data folder that is lost has
+    /// no next process. It is charged with what was reserved for it, until somebody knows better.
     ///
     /// # Errors
     /// When it cannot be written.
-    pub async fn interrupt(&mut self, origin: &str) -> Result<u64, DatabaseError> {
+    pub async fn interrupt(&mut self, origin: &str, lost: u64) -> Result<u64, DatabaseError> {
         const UPDATE: &str = "UPDATE ledger SET state = 'interrupted', cost = reserved_cost, \
-             estimated = CASE WHEN reserved_cost IS NULL THEN 0 ELSE 1 END WHERE state = 'open' AND origin = $1";
+             estimated = CASE WHEN reserved_cost IS NULL THEN 0 ELSE 1 END WHERE state = 'open' AND (origin = $1 OR time_ms < $2)";
         within(LONG, async {
             on!(self, |connection, Db| {
-                Ok(sqlx::query::<Db>(UPDATE).bind(origin).execute(connection).await?.rows_affected())
+                Ok(sqlx::query::<Db>(UPDATE)
+                    .bind(origin)
+                    .bind(integer(lost))
+                    .execute(connection)
+                    .await?
+                    .rows_affected())
             })
         })
         .await

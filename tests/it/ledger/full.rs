@@ -1,0 +1,295 @@
+//! A disk that is full: a small one of the test's own, and where that cannot be mounted, the system's limit of the size of files.
+#![cfg(target_os = "linux")]
+
+use std::{
+    fs::{self, OpenOptions},
+    io::Write,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use tempfile::TempDir;
+use tidegate::domain::chance::Dice;
+use tokio::{sync::oneshot, time::Instant};
+
+use super::{
+    kills::{Trouble, kill_and_compare, say, settings, some_time},
+    load::{Clients, body},
+    secrets,
+    truth::rows_of,
+};
+use crate::support::{
+    client::Client,
+    database::until,
+    process::{Process, run, said},
+    soon,
+    upstream::{LAST_CHUNK, RESPONSE, STREAM, Step, Upstream, chunk, json},
+};
+
+/// A disk that takes nothing beyond a size: the system's limit of the size of files.
+fn limit_files(process: &Process, limit: Option<u64>) {
+    use rustix::process::{Pid, Resource, Rlimit, prlimit};
+    let id = Pid::from_raw(i32::try_from(process.id()).unwrap());
+    prlimit(id, Resource::Fsize, Rlimit { current: limit, maximum: None }).unwrap();
+}
+
+/// A gateway that sees that limit as an error: its signal would end the process, as a full disk does not.
+fn limitable(folder: &Path, first: &str) -> Command {
+    let script = format!("trap '' XFSZ; {first} exec {} serve --config tidegate.toml", env!("CARGO_BIN_EXE_tidegate"));
+    let mut command = Command::new("sh");
+    command.args(["-c", &script]).env_clear().current_dir(folder);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    secrets(&mut command);
+    command
+}
+
+#[test]
+fn a_first_start_without_room_for_its_name_is_refused() {
+    let folder = TempDir::new().unwrap();
+    settings(folder.path(), 1, "http://127.0.0.1:1/v1", "http://127.0.0.1:1/v1");
+    let output = run(&mut limitable(folder.path(), "ulimit -f 0;"));
+    let said = said(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("the data folder cannot be used: "), "{said}");
+}
+
+#[tokio::test]
+async fn what_cannot_be_put_down_does_not_go_up() {
+    let folder = TempDir::new().unwrap();
+    let (go, wait) = oneshot::channel();
+    let mut first = Some(wait);
+    let last = format!("data: {{\"type\":\"response.completed\",\"response\":{RESPONSE}}}\n\n");
+    let mut upstream = Upstream::scripted(move |_| match first.take() {
+        Some(wait) => {
+            let rest = [chunk(last.as_bytes()), LAST_CHUNK.to_vec()].concat();
+            vec![Step::Send([STREAM, &chunk(b"data: {}\n\n")].concat()), Step::Wait(wait), Step::Send(rest)]
+        }
+        None => vec![Step::Send(json("200 OK", RESPONSE))],
+    })
+    .await;
+    settings(folder.path(), 1, &upstream.base_url(), &upstream.base_url());
+    let mut process = Process::start(&mut limitable(folder.path(), ""));
+    let address = process.ready();
+    let mut streaming = Client::connect(address).await;
+    streaming.post(body("smart", 1)).await;
+    let mut answer = streaming.head().await;
+    assert_eq!(answer.status, 200);
+    upstream.request().await;
+
+    // In the middle of the next record.
+    let journal = fs::read_dir(folder.path().join("data/journal")).unwrap();
+    let length = journal.map(|file| file.unwrap().metadata().unwrap().len()).max().unwrap();
+    limit_files(&process, Some(length + 20));
+    for _ in 0..3 {
+        let refused = Client::connect(address).await.create(body("smart", 2)).await;
+        refused.assert_problem(503, "ledger_unavailable");
+        assert_eq!((refused.header("retry-after"), refused.header("x-should-retry")), (Some("1"), None));
+    }
+    assert_eq!(upstream.untaken(), 0, "something went up");
+    // What is under way goes on.
+    go.send(()).unwrap();
+    soon("the stream to end", streaming.body(&mut answer)).await;
+    assert!(answer.whole);
+    process.logged("the journal of the ledger cannot be written");
+    let mut admin = Client::connect(process.admin()).await;
+    let ready = admin.get("/readyz").await;
+    assert_eq!(ready.status, 200, "other replicas share the disk as like as not");
+    assert!(ready.json()["ledger"]["faults"].to_string().contains("journal"), "{ready:?}");
+    let metrics = admin.get("/metrics").await.text();
+    assert!(metrics.contains("tidegate_ledger_fault{fault=\"journal\"} 1\n"), "{metrics}");
+
+    limit_files(&process, None);
+    let served = Client::connect(address).await.create(body("smart", 3)).await;
+    assert_eq!(served.status, 200);
+    soon("the ledger to be as it was", async {
+        loop {
+            let ledger = admin.get("/readyz").await.json()["ledger"].take();
+            if ledger["faults"] == serde_json::json!([]) && ledger["waiting"] == 0 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    process.signal("INT");
+    assert_eq!(process.exit(), Some(0));
+    let rows = rows_of(&folder.path().join("data")).await;
+    let found: Vec<_> = rows.iter().map(|row| (row.number(), &*row.state, row.input_tokens)).collect();
+    assert_eq!(found, [(1, "exact", Some(3)), (3, "exact", Some(3))]);
+}
+
+/// Of the small disk: a run of twenty kills needs half of it.
+const SIZE: &str = "size=24m,mode=0700";
+
+/// A disk that somebody else fills and empties.
+#[derive(Default)]
+struct Full {
+    /// The small disk is mounted here.
+    mounted: Option<PathBuf>,
+    neighbour: Option<Neighbour>,
+    full_since: Option<Instant>,
+    free_since: Option<Instant>,
+    /// Rounds in which requests were refused, and rounds that began on a full disk.
+    refused: u32,
+    began_full: u32,
+}
+
+/// Takes every byte that is free, for as long as it is there.
+struct Neighbour {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+    file: PathBuf,
+}
+
+impl Neighbour {
+    fn of(folder: &Path) -> Self {
+        let (stop, file) = (Arc::<AtomicBool>::default(), folder.join("filler"));
+        let mut filler = OpenOptions::new().create(true).append(true).open(&file).unwrap();
+        let stopped = Arc::clone(&stop);
+        let thread = thread::spawn(move || {
+            while !stopped.load(Ordering::Relaxed) {
+                // A page at a time at the end: nothing is left for others.
+                if filler.write_all(&[0; 65_536]).is_err() && filler.write_all(&[0; 4096]).is_err() {
+                    thread::sleep(Duration::from_millis(2));
+                }
+            }
+        });
+        Self { stop, thread: Some(thread), file }
+    }
+}
+
+impl Drop for Neighbour {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let _ = self.thread.take().map(JoinHandle::join);
+        let _ = fs::remove_file(&self.file);
+    }
+}
+
+impl Full {
+    fn is_full(&self) -> bool {
+        self.full_since > self.free_since
+    }
+
+    fn fill(&mut self, process: &Process) {
+        self.full_since = Some(Instant::now());
+        match &self.mounted {
+            Some(folder) => self.neighbour = Some(Neighbour::of(folder)),
+            None => limit_files(process, Some(1)),
+        }
+    }
+
+    fn free(&mut self, process: &Process) {
+        self.neighbour = None;
+        if self.mounted.is_none() {
+            limit_files(process, None);
+        }
+        self.free_since = Some(Instant::now());
+    }
+
+    /// On a full disk requests are refused.
+    async fn refuses(&mut self, clients: &Clients) {
+        until("a refusal", async || clients.refused() > 0).await;
+        self.refused += 1;
+    }
+}
+
+impl Trouble for Full {
+    fn name(&self) -> &'static str {
+        if self.mounted.is_some() { "a full disk" } else { "files that may not grow" }
+    }
+
+    async fn prepare(&mut self, data: &Path) {
+        fs::create_dir(data).unwrap();
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", SIZE, "tmpfs"]).arg(data).output();
+        match mounted {
+            Ok(output) if output.status.success() => self.mounted = Some(data.to_owned()),
+            other => say(&format!(
+                "NOT TESTED: a small disk cannot be mounted (it takes root), so that the limit of the size of files stands \
+                 in for a full one: {other:?}"
+            )),
+        }
+    }
+
+    fn command(&self, folder: &Path) -> Command {
+        limitable(folder, "")
+    }
+
+    fn started(&mut self, process: &Process) {
+        if self.is_full() && self.mounted.is_none() {
+            limit_files(process, Some(1));
+        }
+    }
+
+    async fn round(&mut self, number: u32, process: &mut Process, clients: &Clients, dice: &Dice) {
+        if self.is_full() {
+            self.began_full += 1;
+            self.refuses(clients).await;
+            some_time(dice).await;
+            if number == 1 || dice.draw() < 0.6 {
+                self.free(process);
+                until("an answer", async || clients.served() > 0).await;
+            }
+        } else {
+            some_time(dice).await;
+            self.fill(process);
+            self.refuses(clients).await;
+            if number > 1 && dice.draw() < 0.4 {
+                let before = clients.served();
+                self.free(process);
+                until("an answer", async || clients.served() > before).await;
+            }
+        }
+        some_time(dice).await;
+    }
+
+    fn settled_until(&self, killed: Instant) -> Instant {
+        // What could not be written is tried again every 100 ms.
+        let again = Duration::from_millis(400);
+        match (self.full_since, self.free_since) {
+            (Some(full), Some(free)) if free > full && free + again < killed => killed,
+            (Some(full), _) => full,
+            (None, _) => killed,
+        }
+    }
+
+    fn refusals(&self) -> (bool, bool) {
+        (true, false)
+    }
+
+    async fn last_round(&mut self, process: &Process, dice: &Dice) {
+        if !self.is_full() {
+            some_time(dice).await;
+            self.fill(process);
+        }
+        some_time(dice).await;
+        self.free(process);
+        assert!(self.refused > 1 && self.began_full > 0, "{} refused, {} began full", self.refused, self.began_full);
+    }
+}
+
+impl Drop for Full {
+    fn drop(&mut self) {
+        self.neighbour = None;
+        if let Some(folder) = &self.mounted {
+            let _ = Command::new("umount").arg("--lazy").arg(folder).status();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_request_has_one_row_after_three_kills_on_a_full_disk() {
+    kill_and_compare(3, Full::default()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes half a minute"]
+async fn every_request_has_one_row_after_twenty_kills_on_a_full_disk() {
+    kill_and_compare(20, Full::default()).await;
+}
