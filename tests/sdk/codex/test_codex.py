@@ -65,8 +65,12 @@ def test_shell_call(codex, model):
     first, second = run.upstream()
     assert "I opened 1 sealed item" in run.text
     assert "x-codex-turn-state" not in first["headers"] and second["headers"]["x-codex-turn-state"].startswith("gAAAAAB")
-    kinds = [item["type"] for item in json.loads(second["body"])["input"]][-3:]
-    assert kinds == ["reasoning", "function_call", "function_call_output"]
+    said, *made, result = json.loads(second["body"])["input"][-4:]
+    assert [item["type"] for item in made] == ["reasoning", "function_call"]
+    assert [item["id"][:3] for item in made] == ["rs_", "fc_"]
+    # What is its own has ids of its own, which no provider has seen.
+    assert (result["type"], result["id"][:4], result["id"].count("-")) == ("function_call_output", "fco_", 4)
+    assert (said["type"], said["id"][:4], said["id"].count("-")) == ("message", "msg_", 4)
 
 
 def test_resumed_session(codex):
@@ -77,7 +81,7 @@ def test_resumed_session(codex):
     assert second.thread == first.thread
     assert "I opened 1 sealed item" in second.text and second.text.endswith("You said: The second thing.")
     sent = second.upstream()
-    assert len(sent) == 2
+    assert len(sent) == 2 and "x-codex-turn-state" not in sent[1]["headers"]
     assert "The first thing." in sent[1]["body"] and first.text in sent[1]["body"]
 
 
