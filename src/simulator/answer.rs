@@ -1,7 +1,10 @@
 //! The response object, in each provider's layout.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 
+use super::account::Account;
 use super::ask::Ask;
 use super::content::{self, Item, REASONING_TOKENS};
 use super::directive::End;
@@ -20,35 +23,54 @@ pub(super) enum Stage {
     Begun,
     /// At its end, or as the whole answer.
     Ended,
+    /// In the background, before it begins.
+    Queued,
+    /// In the background, when its client ended it.
+    Cancelled,
 }
 
 /// Everything that is said in answer to one request.
 pub(super) struct Answer {
-    pub(super) personality: Personality,
+    pub(super) account: Account,
     pub(super) ask: Ask,
     pub(super) items: Vec<Item>,
     /// The real name of the model, as the answer says it.
     pub(super) model: String,
+    pub(super) id: String,
+    pub(super) created: u64,
     layout: &'static Layout,
-    id: String,
-    created: u64,
 }
 
 impl Answer {
     /// Decides the whole answer.
-    pub(super) fn new(personality: Personality, ask: Ask, ids: &mut Ids) -> Result<Self, Fault> {
+    pub(super) fn new(account: Account, ask: Ask, ids: &mut Ids) -> Result<Self, Fault> {
+        let personality = account.personality;
         let Some(model) = personality.answers_as(&ask.model, ask.stream) else {
-            let message = format!("There is no model `{}`.", ask.model);
-            return Err(Fault::request(Some("model_not_found"), Some("model"), message));
+            return Err(Fault::no_model(&ask.model));
         };
-        if ask.sealed.iter().any(|sealed| !content::is_sealed_by(personality, sealed)) {
-            let message = "The encrypted content was not made here.";
-            return Err(Fault::request(Some("invalid_encrypted_content"), Some("input"), message));
-        }
         let id = ids.next("resp_");
-        let items = content::items(personality, &ask, ids);
+        let items = content::items(&account, &ask, ids);
         let layout = personality.layout(&ask.model);
-        Ok(Self { personality, ask, items, model, layout, id, created: ids.created })
+        Ok(Self { account, ask, items, model, id, created: ids.created, layout })
+    }
+
+    /// Its items as they are kept.
+    pub(super) fn output(&self) -> Vec<Arc<Value>> {
+        let items = self.items.iter().map(|item| serde_json::to_value(self.item(item, Stage::Ended)));
+        items.flatten().map(Arc::new).collect()
+    }
+
+    /// The bytes that it holds, roughly.
+    pub(super) fn size(&self) -> usize {
+        let echoed: usize = self.ask.body.values().map(|value| value.to_string().len()).sum();
+        let said = self.items.iter().map(|item| match item {
+            Item::Image { result: text, .. } | Item::Call { arguments: text, .. } | Item::Message { text, .. } => {
+                text.len()
+            }
+            Item::Reasoning { .. } | Item::Compaction { .. } => 0,
+        });
+        // A response is a kilobyte or so around what varies.
+        1000 + echoed + said.sum::<usize>()
     }
 
     /// The response object.
@@ -68,7 +90,11 @@ impl Answer {
             }
             "created_at" | "created" => self.created.into(),
             "status" if ended => self.ended_as().into(),
-            "status" => "in_progress".into(),
+            "status" => match stage {
+                Stage::Queued => "queued".into(),
+                Stage::Cancelled => "cancelled".into(),
+                _ => "in_progress".into(),
+            },
             "model" => self.model.as_str().into(),
             "output" if ended => Json::Array(self.items.iter().map(|item| self.item(item, Stage::Ended)).collect()),
             "output" => Json::Array(Vec::new()),
@@ -89,10 +115,7 @@ impl Answer {
                 let default = if key == "format" { json!({"type": "text"}) } else { "medium".into() };
                 self.inner("text", key, default)
             }),
-            "conversation" => match self.ask.field("conversation") {
-                Some(Value::String(id)) => json!({ "id": id }).into(),
-                other => other.cloned().unwrap_or_default().into(),
-            },
+            "conversation" => self.ask.conversation().map_or(Json::NULL, |id| json!({ "id": id }).into()),
             "billing" => json!({"payer": "developer"}).into(),
             // What no request can set.
             "usage" | "content_filters" => Json::NULL,
@@ -106,7 +129,7 @@ impl Answer {
             "background" => false.into(),
             "parallel_tool_calls" | "store" => true.into(),
             // The page's plain answer has whole numbers, its stream has `1.0`.
-            "temperature" | "top_p" if self.personality == Personality::Acedata && !self.ask.stream => 1.into(),
+            "temperature" | "top_p" if self.account.personality == Personality::Acedata && !self.ask.stream => 1.into(),
             "temperature" => 1.0.into(),
             "top_p" => self.layout.top_p.into(),
             "top_logprobs" => 0.into(),
@@ -160,6 +183,11 @@ impl Answer {
                 ("call_id", call_id.as_str().into()),
                 ("name", name.as_str().into()),
             ]),
+            Item::Compaction { id, encrypted } => Json::Object(vec![
+                ("id", id.as_str().into()),
+                ("type", "compaction".into()),
+                ("encrypted_content", encrypted.as_str().into()),
+            ]),
             Item::Message { id, text } => Json::ordered(self.layout.message, |key| match key {
                 "id" => id.as_str().into(),
                 "type" => "message".into(),
@@ -181,20 +209,8 @@ impl Answer {
         })
     }
 
-    /// Four characters are a token, rounded up; see docs/simulator.md.
     fn usage(&self) -> Json {
-        let tokens = |characters: usize| characters.div_ceil(4);
-        let input = tokens(self.ask.characters) + IMAGE_TOKENS * self.ask.images.len();
-        let cached = self.ask.directive.cached.unwrap_or(0).min(input as u64);
-        let (mut reasoning, mut characters) = (0, 0);
-        for item in &self.items {
-            match item {
-                Item::Reasoning { .. } => reasoning += REASONING_TOKENS,
-                Item::Call { arguments: text, .. } | Item::Message { text, .. } => characters += text.chars().count(),
-                Item::Image { .. } => {}
-            }
-        }
-        let output = tokens(characters) + reasoning;
+        let Tokens { input, cached, output, reasoning } = self.tokens();
         Json::ordered(self.layout.usage, |key| match key {
             "input_tokens" => input.into(),
             "input_tokens_details" => json!({ "cached_tokens": cached }).into(),
@@ -203,6 +219,40 @@ impl Answer {
             _ => (input + output).into(),
         })
     }
+
+    /// What it costs.
+    pub(super) fn tokens(&self) -> Tokens {
+        let input = input_tokens(&self.ask);
+        let cached = self.ask.directive.cached.unwrap_or(0).min(input as u64);
+        let (mut reasoning, mut characters) = (0, 0);
+        for item in &self.items {
+            match item {
+                Item::Reasoning { .. } | Item::Compaction { .. } => reasoning += REASONING_TOKENS,
+                Item::Call { arguments: text, .. } | Item::Message { text, .. } => characters += text.chars().count(),
+                Item::Image { .. } => {}
+            }
+        }
+        Tokens { input, cached, output: tokens(characters) + reasoning, reasoning }
+    }
+}
+
+/// The usage of an answer.
+pub(super) struct Tokens {
+    pub(super) input: usize,
+    pub(super) cached: u64,
+    pub(super) output: usize,
+    pub(super) reasoning: usize,
+}
+
+/// What the input of a request costs, with everything that is remembered.
+pub(super) fn input_tokens(ask: &Ask) -> usize {
+    let (input, before) = (&ask.input, &ask.memory.input);
+    tokens(input.characters + before.characters) + IMAGE_TOKENS * (input.images.len() + before.images.len())
+}
+
+/// Four characters are a token, rounded up; see docs/simulator.md.
+pub(super) fn tokens(characters: usize) -> usize {
+    characters.div_ceil(4)
 }
 
 /// A part of a reasoning summary.

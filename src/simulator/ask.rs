@@ -1,45 +1,51 @@
 //! The request as the provider understands it. The simulator is the provider: it parses the whole body.
 
-use data_encoding::BASE64;
+use std::sync::Arc;
+
 use serde_json::{Map, Value};
 
+use super::account::Account;
 use super::directive::Directive;
 use super::fault::Fault;
-
-/// An image of the input.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Image {
-    Url,
-    File,
-    /// From a data URL, with its decoded size.
-    Bytes(usize),
-}
+use super::input::{self, Input};
+use super::seal;
+use super::store::Store;
 
 /// A parsed request.
 #[derive(Debug)]
 pub(super) struct Ask {
-    /// The top-level object, for the fields that are echoed.
+    /// The top-level object, for the fields that are echoed; its input is in `items`.
     pub(super) body: Map<String, Value>,
     pub(super) model: String,
     pub(super) stream: bool,
-    /// The last user text, without its directives.
-    pub(super) text: String,
-    /// Results of function calls after the last user text: they are what is to be answered.
-    pub(super) outputs: Vec<String>,
-    pub(super) images: Vec<Image>,
-    /// Every `encrypted_content` of the input.
-    pub(super) sealed: Vec<String>,
-    /// Characters of all texts of the input, for the usage.
-    pub(super) characters: usize,
+    pub(super) background: bool,
+    /// What was sent as input, and what these items say.
+    pub(super) items: Vec<Arc<Value>>,
+    pub(super) input: Input,
     pub(super) directive: Directive,
+    pub(super) memory: Memory,
+}
+
+/// What the provider has from before.
+#[derive(Debug, Default)]
+pub(super) struct Memory {
+    /// Everything that was said in the response or the conversation that this one continues, oldest first.
+    pub(super) items: Vec<Arc<Value>>,
+    /// What these say.
+    pub(super) input: Input,
+    /// How much of the input was sealed here, and the latest turn that this was in.
+    pub(super) opened: usize,
+    pub(super) opened_turn: u64,
 }
 
 impl Ask {
-    /// Reads a request body.
-    pub(super) fn parse(body: &[u8]) -> Result<Self, Fault> {
-        let Ok(Value::Object(mut body)) = serde_json::from_slice(body) else {
-            return Err(Fault::request(None, None, "The request body is not a JSON object."));
-        };
+    /// Reads a request body. `more` are directives from elsewhere.
+    pub(super) fn parse(body: &[u8], more: Option<&str>) -> Result<Self, Fault> {
+        Self::read(object(body)?, more)
+    }
+
+    /// Reads the object of a request body.
+    pub(super) fn read(mut body: Map<String, Value>, more: Option<&str>) -> Result<Self, Fault> {
         let model = match body.get("model") {
             Some(Value::String(name)) => name.clone(),
             None => {
@@ -47,41 +53,93 @@ impl Ask {
             }
             Some(_) => return Err(Fault::request(Some("invalid_type"), Some("model"), "The model is not a string.")),
         };
-        let stream = match body.get("stream") {
-            None | Some(Value::Null) => false,
-            Some(Value::Bool(stream)) => *stream,
-            Some(_) => return Err(Fault::request(Some("invalid_type"), Some("stream"), "`stream` is not a boolean.")),
-        };
-        let mut input = Input::default();
-        match body.get("input") {
-            None | Some(Value::Null) => {}
-            Some(Value::String(text)) => input.user_text(text),
-            Some(Value::Array(items)) => items.iter().try_for_each(|item| input.item(item))?,
-            Some(_) => {
-                return Err(Fault::request(Some("invalid_type"), Some("input"), "`input` is no string and no array."));
+        let (stream, background) = (flag(&body, "stream")?, flag(&body, "background")?);
+        if background && body.get("store") == Some(&Value::Bool(false)) {
+            let message = "What runs in the background has to be stored.";
+            return Err(Fault::request(Some("invalid_value"), Some("background"), message));
+        }
+        // An input may have tens of MiB, and nothing of it is echoed.
+        let items = input::items(body.remove("input"), "input")?;
+        let mut input = Input::read(&items)?;
+        let in_metadata = body.get("metadata").and_then(|metadata| metadata.get("simulate")).and_then(Value::as_str);
+        let in_metadata = in_metadata.unwrap_or_default();
+        let directives = format!("{in_metadata} {} {}", input.take_directives(), more.unwrap_or_default());
+        let instructions = body.get("instructions").and_then(Value::as_str).map_or(0, |text| text.chars().count());
+        input.characters += instructions;
+        let directive = Directive::parse(&directives)?;
+        Ok(Self { model, stream, background, directive, items, input, memory: Memory::default(), body })
+    }
+
+    /// Looks up what the request refers to. Nothing of another account is ever found.
+    pub(super) fn remember(&mut self, account: &Account, store: &Store) -> Result<(), Fault> {
+        let mut referred = false;
+        for item in &mut self.items {
+            if let Some(id) = input::reference(item) {
+                *item = store.item(account, id).ok_or_else(|| Fault::unknown_item(id))?;
+                referred = true;
             }
         }
-        let instructions = body.get("instructions").and_then(Value::as_str).map_or(0, |text| text.chars().count());
-        let in_metadata = body.get("metadata").and_then(|metadata| metadata.get("simulate")).and_then(Value::as_str);
-        let directives = format!("{} {}", in_metadata.unwrap_or_default(), input.take_directives());
-        // An input may have tens of MiB, and nothing of it is echoed.
-        body.remove("input");
-        Ok(Self {
-            model,
-            stream,
-            directive: Directive::parse(&directives)?,
-            text: input.text,
-            outputs: input.outputs,
-            images: input.images,
-            sealed: input.sealed,
-            characters: input.characters + instructions,
-            body,
-        })
+        if referred {
+            let characters = self.input.characters;
+            self.input = Input::read(&self.items)?;
+            self.input.take_directives();
+            self.input.characters = self.input.characters.max(characters);
+        }
+        self.memory.items = self.before(account, store)?;
+        self.memory.input = Input::read(&self.memory.items)?;
+        for sealed in &self.input.sealed {
+            let Some(turn) = seal::open(account, sealed) else {
+                let message = "The encrypted content could not be verified: it was not made for this account.";
+                return Err(Fault::known("invalid_encrypted_content", "input", message));
+            };
+            self.memory.opened += 1;
+            self.memory.opened_turn = self.memory.opened_turn.max(turn);
+        }
+        Ok(())
+    }
+
+    fn before(&self, account: &Account, store: &Store) -> Result<Vec<Arc<Value>>, Fault> {
+        match (self.field("previous_response_id"), self.conversation()) {
+            (Some(_), Some(_)) => Err(Fault::request(
+                Some("mutually_exclusive_parameters"),
+                Some("previous_response_id"),
+                "Only one of `previous_response_id` and `conversation` can be given.",
+            )),
+            (Some(previous), None) => {
+                let id = previous.as_str().unwrap_or_default();
+                let found = store.response(account, id).map(|previous| previous.said().cloned().collect());
+                found.ok_or_else(|| {
+                    let message = format!("Previous response with id '{id}' not found.");
+                    Fault::known("previous_response_not_found", "previous_response_id", message)
+                })
+            }
+            (None, Some(id)) => {
+                let conversation = store.conversation(account, id);
+                conversation.map(|found| found.items.clone()).ok_or_else(|| Fault::unknown("Conversation", id))
+            }
+            (None, None) => Ok(Vec::new()),
+        }
     }
 
     /// A field that is echoed; `null` counts as absent.
     pub(super) fn field(&self, name: &str) -> Option<&Value> {
         self.body.get(name).filter(|value| !value.is_null())
+    }
+
+    /// The id of the conversation that this goes on with.
+    pub(super) fn conversation(&self) -> Option<&str> {
+        let conversation = self.field("conversation")?;
+        conversation.get("id").unwrap_or(conversation).as_str()
+    }
+
+    /// Whether the answer is kept.
+    pub(super) fn is_stored(&self) -> bool {
+        self.field("store") != Some(&Value::Bool(false))
+    }
+
+    /// Which turn of the user this is, as far as the provider can know.
+    pub(super) fn turn(&self) -> u64 {
+        (self.memory.input.turns + self.input.turns).max(self.memory.opened_turn)
     }
 
     /// Whether the answer has to hold `encrypted_content`.
@@ -91,93 +149,19 @@ impl Ask {
     }
 }
 
-#[derive(Default)]
-struct Input {
-    text: String,
-    outputs: Vec<String>,
-    images: Vec<Image>,
-    sealed: Vec<String>,
-    characters: usize,
-}
-
-impl Input {
-    fn user_text(&mut self, text: &str) {
-        self.characters += text.chars().count();
-        text.clone_into(&mut self.text);
-        self.outputs.clear();
-    }
-
-    fn item(&mut self, item: &Value) -> Result<(), Fault> {
-        let word = |name: &str| item.get(name).and_then(Value::as_str);
-        if let Some(sealed) = word("encrypted_content") {
-            self.sealed.push(sealed.to_owned());
-        }
-        match word("type") {
-            None | Some("message") => {
-                let user = word("role") == Some("user");
-                let text = self.content(item.get("content"))?;
-                if user && !text.is_empty() {
-                    self.text = text;
-                    self.outputs.clear();
-                }
-            }
-            Some("function_call_output") => {
-                let output = self.content(item.get("output"))?;
-                self.outputs.push(output);
-            }
-            Some("function_call") => self.characters += word("arguments").map_or(0, |text| text.chars().count()),
-            Some(_) => {}
-        }
-        Ok(())
-    }
-
-    /// The text of a string or of an array of parts; counts its characters and its images.
-    fn content(&mut self, content: Option<&Value>) -> Result<String, Fault> {
-        let mut texts = Vec::new();
-        match content {
-            Some(Value::String(text)) => texts.push(text.as_str()),
-            Some(Value::Array(parts)) => {
-                for part in parts {
-                    if part.get("type").and_then(Value::as_str) == Some("input_image") {
-                        self.images.push(image(part)?);
-                    } else if let Some(text) = part.get("text").and_then(Value::as_str) {
-                        texts.push(text);
-                    }
-                }
-            }
-            _ => {}
-        }
-        let text = texts.join("\n");
-        self.characters += text.chars().count();
-        Ok(text)
-    }
-
-    /// Takes the lines `simulate: …` out of the user's text.
-    fn take_directives(&mut self) -> String {
-        let (mut kept, mut taken) = (Vec::new(), String::new());
-        for line in self.text.lines() {
-            match line.trim().strip_prefix("simulate:") {
-                Some(directives) => taken = taken + directives + " ",
-                None => kept.push(line),
-            }
-        }
-        if !taken.is_empty() {
-            self.text = kept.join("\n").trim().to_owned();
-        }
-        taken
+/// The JSON object that a request body has to be.
+pub(super) fn object(body: &[u8]) -> Result<Map<String, Value>, Fault> {
+    match serde_json::from_slice(body) {
+        Ok(Value::Object(fields)) => Ok(fields),
+        _ => Err(Fault::request(None, None, "The request body is not a JSON object.")),
     }
 }
 
-fn image(part: &Value) -> Result<Image, Fault> {
-    let bad = || Fault::request(Some("invalid_image"), Some("input"), "The data URL of an image is not valid base64.");
-    match part.get("image_url").and_then(Value::as_str) {
-        Some(url) if url.starts_with("data:") => {
-            let (_, data) = url.split_once(";base64,").ok_or_else(bad)?;
-            BASE64.decode(data.as_bytes()).map(|bytes| Image::Bytes(bytes.len())).map_err(|_| bad())
-        }
-        Some(_) => Ok(Image::Url),
-        None if part.get("file_id").is_some() => Ok(Image::File),
-        None => Err(Fault::request(Some("missing_required_parameter"), Some("input"), "An image has no `image_url`.")),
+fn flag(body: &Map<String, Value>, name: &'static str) -> Result<bool, Fault> {
+    match body.get(name) {
+        None | Some(Value::Null) => Ok(false),
+        Some(Value::Bool(flag)) => Ok(*flag),
+        Some(_) => Err(Fault::request(Some("invalid_type"), Some(name), format!("`{name}` is not a boolean."))),
     }
 }
 
@@ -185,10 +169,11 @@ fn image(part: &Value) -> Result<Image, Fault> {
 mod tests {
     use serde_json::json;
 
+    use super::super::input::Image;
     use super::*;
 
     fn ask(body: &Value) -> Result<Ask, Fault> {
-        Ask::parse(body.to_string().as_bytes())
+        Ask::parse(body.to_string().as_bytes(), None)
     }
 
     #[test]
@@ -204,9 +189,10 @@ mod tests {
             {"type": "function_call_output", "call_id": "d", "output": [{"type": "input_text", "text": "fresh"}]}
         ]}))
         .unwrap();
-        assert_eq!((read.text.as_str(), read.outputs), ("看", vec!["fresh".to_owned()]));
-        assert_eq!(read.images, [Image::Bytes(3), Image::Url]);
-        assert_eq!(read.characters, 4 + 3 + 2 + 5 + 1 + 5);
+        assert_eq!((read.input.text.as_str(), &read.input.outputs), ("看", &vec!["fresh".to_owned()]));
+        assert_eq!(read.input.images, [Image::Bytes(3), Image::Url]);
+        assert_eq!(read.input.characters, 4 + 3 + 2 + 5 + 1 + 5);
+        assert_eq!((read.turn(), read.input.quotes.back().unwrap().as_str()), (2, "看"));
     }
 
     #[test]
@@ -214,20 +200,23 @@ mod tests {
         let read = ask(&json!({"model": "m", "input": "hello\n simulate: crlf words=3\nthere",
             "metadata": {"simulate": "bom"}}))
         .unwrap();
-        assert_eq!(read.text, "hello\nthere");
+        assert_eq!(read.input.text, "hello\nthere");
+        assert_eq!(read.input.quotes, ["hello there"]);
         assert!(read.directive.crlf && read.directive.bom);
         assert_eq!(read.directive.words, Some(3));
     }
 
     #[test]
     fn refuses_what_it_cannot_read() {
-        assert_eq!(Ask::parse(b"{").unwrap_err().status, 400);
-        assert_eq!(Ask::parse(b"[]").unwrap_err().status, 400);
+        assert_eq!(Ask::parse(b"{", None).unwrap_err().status, 400);
+        assert_eq!(Ask::parse(b"[]", None).unwrap_err().status, 400);
         for (body, param) in [
             (json!({}), "model"),
             (json!({"model": 1}), "model"),
             (json!({"model": "m", "stream": 1}), "stream"),
+            (json!({"model": "m", "background": true, "store": false}), "background"),
             (json!({"model": "m", "input": 1}), "input"),
+            (json!({"model": "m", "input": ["x"]}), "input"),
             (
                 json!({"model": "m", "input": [{"role": "user", "content": [
                 {"type": "input_image", "image_url": "data:image/png;base64,!"}]}]}),

@@ -46,6 +46,13 @@ impl Body {
             frames,
         }))
     }
+
+    /// A stream that is told again: what broke it the first time does not break it now.
+    pub(super) fn resumed(frames: Frames, pace: Duration) -> Self {
+        let strike_at = u64::MAX;
+        let (stall, cut, breaking, wait, paced) = (None, false, false, None, true);
+        Self::Stream(Box::new(Stream { frames, pace, strike_at, stall, cut, breaking, wait, paced }))
+    }
 }
 
 /// Frames with their pace and faults.

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use data_encoding::BASE64URL_NOPAD;
 use serde_json::{Value, json};
 
-use super::ask::{Ask, Image};
+use super::account::Account;
+use super::ask::{Ask, Memory};
 use super::ids::Ids;
-use super::personality::Personality;
-use super::schema;
+use super::input::Image;
+use super::{schema, seal};
 
 /// One item of the output.
 #[derive(Clone, Debug)]
@@ -33,35 +33,36 @@ pub(super) enum Item {
         id: String,
         text: Arc<str>,
     },
+    /// All that was said, in the provider's hand.
+    Compaction {
+        id: String,
+        encrypted: String,
+    },
+}
+
+impl Item {
+    /// Everything said, sealed in one item.
+    pub(super) fn compaction(account: &Account, turn: u64, ids: &mut Ids) -> Self {
+        let id = ids.next("cmp_");
+        Self::Compaction { encrypted: seal::seal(account, turn, &id), id }
+    }
 }
 
 /// invented: what every reasoning costs in tokens.
 pub(super) const REASONING_TOKENS: usize = 64;
 
-/// How `encrypted_content` begins; the original's begins so too. invented: what follows, in base64, is
-/// `simulator/NAME/ID`, so that one provider refuses what another has made, as the real ones do.
-const SEAL: &str = "gAAAAAB";
-
 /// Three letters and a space make one token of four characters: `words=N` and `tokens=N` are the same.
 const WORDS: [&str; 11] = ["the", "sea", "has", "its", "own", "way", "and", "all", "men", "may", "row"];
 
-pub(super) fn seal(personality: Personality, id: &str) -> String {
-    let content = format!("simulator/{}/{id}", personality.name());
-    format!("{SEAL}{}", BASE64URL_NOPAD.encode(content.as_bytes()))
-}
-
-/// Whether `sealed` is this personality's.
-pub(super) fn is_sealed_by(personality: Personality, sealed: &str) -> bool {
-    let content = sealed.strip_prefix(SEAL).and_then(|rest| BASE64URL_NOPAD.decode(rest.as_bytes()).ok());
-    content.is_some_and(|content| content.starts_with(format!("simulator/{}/", personality.name()).as_bytes()))
-}
-
 /// The output for a request.
-pub(super) fn items(personality: Personality, ask: &Ask, ids: &mut Ids) -> Vec<Item> {
+pub(super) fn items(account: &Account, ask: &Ask, ids: &mut Ids) -> Vec<Item> {
+    if ask.input.compacts {
+        return vec![Item::compaction(account, ask.turn(), ids)];
+    }
     let mut items = Vec::new();
     if ask.field("reasoning").is_some() || ask.includes_encrypted_content() {
         let id = ids.next("rs_");
-        let encrypted = ask.includes_encrypted_content().then(|| seal(personality, &id));
+        let encrypted = ask.includes_encrypted_content().then(|| seal::seal(account, ask.turn(), &id));
         let summary = ask.field("reasoning").and_then(|reasoning| reasoning.get("summary"));
         let summary = summary.is_some_and(|summary| !summary.is_null()).then(|| "**Thinking it over**".into());
         items.push(Item::Reasoning { id, encrypted, summary });
@@ -71,14 +72,18 @@ pub(super) fn items(personality: Personality, ask: &Ask, ids: &mut Ids) -> Vec<I
     }
     let calls = calls(ask);
     if calls.is_empty() {
-        items.push(Item::Message { id: ids.next("msg_"), text: text(personality, ask).into() });
+        items.push(Item::Message { id: ids.next("msg_"), text: text(account, ask).into() });
     }
     for (name, parameters) in calls {
         items.push(Item::Call {
             id: ids.next("fc_"),
             call_id: ids.next("call_"),
             name: name.to_owned(),
-            arguments: parameters.map_or_else(|| "{}".into(), |schema| schema::example(schema).to_string().into()),
+            arguments: match (&ask.directive.arguments, parameters) {
+                (Some(given), _) => given.as_str().into(),
+                (None, Some(schema)) => schema::example(schema).to_string().into(),
+                (None, None) => "{}".into(),
+            },
         });
     }
     items
@@ -88,7 +93,7 @@ pub(super) fn items(personality: Personality, ask: &Ask, ids: &mut Ids) -> Vec<I
 fn calls(ask: &Ask) -> Vec<(&str, Option<&Value>)> {
     let choice = ask.field("tool_choice");
     let mode = choice.and_then(|choice| choice.get("mode").unwrap_or(choice).as_str()).unwrap_or("auto");
-    if !ask.outputs.is_empty() || mode == "none" {
+    if !ask.input.outputs.is_empty() || mode == "none" {
         return Vec::new();
     }
     let mut functions: Vec<_> = ask.field("tools").and_then(Value::as_array).into_iter().flatten().collect();
@@ -102,7 +107,7 @@ fn calls(ask: &Ask) -> Vec<(&str, Option<&Value>)> {
     let mut wanted = functions.clone();
     wanted.retain(|tool| match &forced {
         Some(forced) => name(tool).as_ref() == Some(forced),
-        None => name(tool).is_some_and(|name| mentions(&ask.text, &name)),
+        None => name(tool).is_some_and(|name| mentions(&ask.input.text, &name)),
     });
     if wanted.is_empty() && (mode == "required" || ask.directive.call.as_deref() == Some("")) {
         wanted.extend(functions.first());
@@ -123,7 +128,7 @@ fn mentions(text: &str, name: &str) -> bool {
             .any(|(at, _)| !text[..at].ends_with(in_word) && !text[at + name.len()..].starts_with(in_word))
 }
 
-fn text(personality: Personality, ask: &Ask) -> String {
+fn text(account: &Account, ask: &Ask) -> String {
     if let Some(words) = ask.directive.words {
         let mut text: String = WORDS.iter().cycle().take(words).flat_map(|word| [*word, " "]).collect();
         text.pop();
@@ -133,24 +138,45 @@ fn text(personality: Personality, ask: &Ask) -> String {
     let kind = format.and_then(|format| format.get("type")).and_then(Value::as_str);
     match (kind, format.and_then(|format| format.get("schema"))) {
         (Some("json_schema"), Some(schema)) => schema::example(schema).to_string(),
-        (Some("json_object"), _) => json!({ "answer": sentence(personality, ask) }).to_string(),
-        _ => sentence(personality, ask),
+        (Some("json_object"), _) => json!({ "answer": sentence(account, ask) }).to_string(),
+        _ => sentence(account, ask),
     }
 }
 
-fn sentence(personality: Personality, ask: &Ask) -> String {
-    let mut sentence = format!("Hello from the simulated {}.", personality.title());
-    if !ask.outputs.is_empty() {
-        sentence += &format!(" The function answered: {}", ask.outputs.join("; "));
-    } else if ask.text.is_empty() {
+fn sentence(account: &Account, ask: &Ask) -> String {
+    let mut sentence = format!("Hello from the simulated {}", account.personality.title());
+    if account.is_named {
+        sentence += &format!(", account {}", account.name);
+    }
+    sentence += ".";
+    sentence += &remembered(&ask.memory);
+    if !ask.input.outputs.is_empty() {
+        sentence += &format!(" The function answered: {}", ask.input.outputs.join("; "));
+    } else if ask.input.text.is_empty() {
         sentence += " You said nothing.";
     } else {
-        sentence += &format!(" You said: {}", ask.text);
+        sentence += &format!(" You said: {}", ask.input.text);
     }
-    if !ask.images.is_empty() {
-        let seen: Vec<String> = ask.images.iter().map(describe).collect();
+    if !ask.input.images.is_empty() {
+        let seen: Vec<String> = ask.input.images.iter().map(describe).collect();
         let plural = if seen.len() == 1 { "" } else { "s" };
         sentence += &format!("\nI see {} image{plural}: {}.", seen.len(), seen.join(", "));
+    }
+    sentence
+}
+
+/// What the provider knows beyond this request, so that it shows who answers and what was lost.
+fn remembered(memory: &Memory) -> String {
+    let mut sentence = String::new();
+    let plural = |count: u64| if count == 1 { "" } else { "s" };
+    let turns = memory.input.turns;
+    if turns > 0 {
+        let quotes: Vec<&str> = memory.input.quotes.iter().map(String::as_str).collect();
+        sentence += &format!(" I remember {turns} turn{}: {}.", plural(turns), quotes.join("; "));
+    }
+    if memory.opened > 0 {
+        let (count, turn) = (memory.opened, memory.opened_turn);
+        sentence += &format!(" I opened {count} sealed item{}, the last of turn {turn}.", plural(count as u64));
     }
     sentence
 }

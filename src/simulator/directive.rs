@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use http::StatusCode;
+use serde_json::Value;
 
 use super::fault::{self, Fault};
 
@@ -30,7 +31,6 @@ pub(super) enum End {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Directive {
     pub(super) error: Option<Fault>,
-    pub(super) retry_after: Option<u64>,
     pub(super) html: Option<StatusCode>,
     pub(super) redirect: bool,
     pub(super) cut_head: bool,
@@ -46,6 +46,12 @@ pub(super) struct Directive {
     pub(super) line_mib: Option<usize>,
     /// The function to call; an empty name is the first one.
     pub(super) call: Option<String>,
+    /// Its arguments, in place of made-up ones.
+    pub(super) arguments: Option<String>,
+    /// At which look a response in the background is done.
+    pub(super) polls: Option<u64>,
+    /// How many requests that look alike meet the faults; those after them do not.
+    pub(super) times: Option<u64>,
     pub(super) cached: Option<u64>,
     pub(super) crlf: bool,
     pub(super) bom: bool,
@@ -54,7 +60,7 @@ pub(super) struct Directive {
 }
 
 /// Every directive with the values it takes, for the refusal of an unknown one and for the test of the documentation.
-pub(super) const KNOWN: [(&str, &str); 25] = [
+pub(super) const KNOWN: [(&str, &str); 28] = [
     ("error", "=STATUS or NAME"),
     ("retry-after", "=SECONDS"),
     ("html", "=STATUS"),
@@ -75,6 +81,9 @@ pub(super) const KNOWN: [(&str, &str); 25] = [
     ("words", "=N"),
     ("line", "=MIB"),
     ("call", "[=FUNCTION]"),
+    ("arguments", "=JSON"),
+    ("polls", "=N"),
+    ("times", "=N"),
     ("cached", "=N"),
     ("crlf", ""),
     ("bom", ""),
@@ -91,18 +100,32 @@ const MAX_SECONDS: u64 = 86_400;
 impl Directive {
     /// Reads directives separated by spaces.
     pub(super) fn parse(text: &str) -> Result<Self, Fault> {
-        let mut directive = Self::default();
+        let (mut directive, mut retry_after) = (Self::default(), None);
         for word in text.split_whitespace() {
             let (name, value) = word.split_once('=').map_or((word, None), |(name, value)| (name, Some(value)));
-            directive.set(name, value).ok_or_else(|| refusal(word))?;
+            if name == "retry-after" {
+                retry_after = Some(number(value, MAX_SECONDS).ok_or_else(|| refusal(word))?);
+            } else {
+                directive.set(name, value).ok_or_else(|| refusal(word))?;
+            }
+        }
+        if let (Some(fault), Some(seconds)) = (&mut directive.error, retry_after) {
+            fault.retry_after = Some(seconds);
         }
         Ok(directive)
+    }
+
+    /// What is left of it when its faults are over: the looks and the contents.
+    pub(super) fn spent(self) -> Self {
+        let Self { delay, words, line_mib, call, arguments, polls, cached, .. } = self;
+        let Self { crlf, bom, comments, no_last_blank_line, .. } = self;
+        let kept = Self { delay, words, line_mib, call, arguments, polls, cached, ..Self::default() };
+        Self { crlf, bom, comments, no_last_blank_line, ..kept }
     }
 
     fn set(&mut self, name: &str, value: Option<&str>) -> Option<()> {
         match name {
             "error" => self.error = Some(Fault::asked(value?)?),
-            "retry-after" => self.retry_after = Some(number(value, MAX_SECONDS)?),
             "html" => self.html = Some(value?.parse().ok().filter(|status: &StatusCode| status.as_u16() >= 200)?),
             "head-delay" => self.head_delay = Some(Duration::from_millis(number(value, MAX_SECONDS * 1000)?)),
             "failed" => self.end = End::Failed(value.unwrap_or("server_error").to_owned()),
@@ -114,6 +137,11 @@ impl Directive {
             "tokens" | "words" => self.words = usize::try_from(number(value, MAX_WORDS)?).ok(),
             "line" => self.line_mib = usize::try_from(number(value, MAX_LINE_MIB)?).ok(),
             "call" => self.call = Some(value.unwrap_or_default().to_owned()),
+            "arguments" => {
+                self.arguments = Some(value.filter(|json| serde_json::from_str::<Value>(json).is_ok())?.to_owned())
+            }
+            "polls" => self.polls = Some(number(value, u64::MAX)?),
+            "times" => self.times = Some(number(value, u64::MAX)?),
             "cached" => self.cached = Some(number(value, u64::from(u32::MAX))?),
             _ if value.is_some() => return None,
             "done-only" => self.end = End::DoneOnly,
@@ -154,10 +182,20 @@ mod tests {
     #[test]
     fn reads_several_at_once() {
         let read = Directive::parse("error=429 retry-after=1 stall=2  crlf at=9 failed=rate_limit_exceeded").unwrap();
-        assert_eq!(read.error.unwrap().status, 429);
-        assert_eq!((read.retry_after, read.at, read.crlf), (Some(1), Some(9), true));
+        let error = read.error.as_ref().unwrap();
+        assert_eq!((error.status.as_u16(), error.retry_after), (429, Some(1)));
+        assert_eq!((read.at, read.crlf), (Some(9), true));
         assert_eq!(read.stall, Some(Duration::from_secs(2)));
         assert_eq!(read.end, End::Failed("rate_limit_exceeded".into()));
+        let spent = read.spent();
+        assert!(spent.error.is_none() && spent.stall.is_none() && spent.end == End::Completed && spent.crlf);
+    }
+
+    #[test]
+    fn arguments_are_json_without_spaces() {
+        let read = Directive::parse(r#"call=f arguments={"cmd":"echo\u0020=a=b"}"#).unwrap();
+        assert_eq!(read.arguments.as_deref(), Some(r#"{"cmd":"echo\u0020=a=b"}"#));
+        assert!(Directive::parse(r#"arguments={"cmd":"echo a"}"#).is_err());
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! What goes wrong before an answer begins, and the words for it. Each personality puts it in its own shape.
 
-use http::StatusCode;
+use http::{Response, StatusCode};
+
+use super::body::Body;
 
 /// A refusal: status and the four fields of an OpenAI error.
 #[derive(Clone, Debug)]
@@ -12,16 +14,40 @@ pub(super) struct Fault {
     pub(super) message: String,
     /// The code was asked for by name, so that it is sent even by a provider whose page has another one for the status.
     pub(super) verbatim: bool,
+    /// Seconds for `Retry-After`.
+    pub(super) retry_after: Option<u64>,
+    /// Methods for `Allow`.
+    pub(super) allow: Option<&'static str>,
+}
+
+/// Why there is no answer of the usual kind.
+pub(super) enum Stop {
+    Refused(Box<Fault>),
+    /// Another answer, which a directive asked for.
+    Instead(Box<Response<Body>>),
+    /// The connection closes without an answer.
+    CutHead,
+}
+
+impl From<Fault> for Stop {
+    fn from(fault: Fault) -> Self {
+        Self::Refused(Box::new(fault))
+    }
 }
 
 impl Fault {
     fn new(status: StatusCode, kind: &'static str, code: Option<&'static str>, message: impl Into<String>) -> Self {
-        Self { status, kind, code, param: None, message: message.into(), verbatim: false }
+        let message = message.into();
+        Self { status, kind, code, param: None, message, verbatim: false, retry_after: None, allow: None }
     }
 
     /// 400 about a field of the request.
     pub(super) fn request(code: Option<&'static str>, param: Option<&'static str>, message: impl Into<String>) -> Self {
         Self { param, ..Self::new(StatusCode::BAD_REQUEST, "invalid_request_error", code, message) }
+    }
+
+    pub(super) fn no_model(name: &str) -> Self {
+        Self::request(Some("model_not_found"), Some("model"), format!("There is no model `{name}`."))
     }
 
     pub(super) fn no_key() -> Self {
@@ -41,9 +67,31 @@ impl Fault {
         Self::new(StatusCode::NOT_FOUND, "invalid_request_error", None, message)
     }
 
-    pub(super) fn method() -> Self {
+    pub(super) fn method(allow: &'static str) -> Self {
         let message = "This URL takes another method.";
-        Self::new(StatusCode::METHOD_NOT_ALLOWED, "invalid_request_error", Some("method_not_allowed"), message)
+        let code = Some("method_not_allowed");
+        let fault = Self::new(StatusCode::METHOD_NOT_ALLOWED, "invalid_request_error", code, message);
+        Self { allow: Some(allow), ..fault }
+    }
+
+    /// 404: the account has no such `thing`, and cannot tell whether another has.
+    pub(super) fn unknown(thing: &str, id: &str) -> Self {
+        let message = format!("{thing} with id '{id}' not found.");
+        Self::new(StatusCode::NOT_FOUND, "invalid_request_error", None, message)
+    }
+
+    /// 404 for an item of the input that names what is not kept here.
+    pub(super) fn unknown_item(id: &str) -> Self {
+        let message = format!(
+            "Item with id '{id}' not found. Items are not persisted when `store` is set to false. Try again with `store` \
+             set to true, or remove this item from your input."
+        );
+        Self { param: Some("input"), ..Self::new(StatusCode::NOT_FOUND, "invalid_request_error", None, message) }
+    }
+
+    /// 400 with a code that clients act on, and that is therefore the same at every provider.
+    pub(super) fn known(code: &'static str, param: &'static str, message: impl Into<String>) -> Self {
+        Self { verbatim: true, ..Self::request(Some(code), Some(param), message) }
     }
 
     pub(super) fn too_large(limit: usize) -> Self {

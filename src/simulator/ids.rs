@@ -8,9 +8,9 @@ use crate::domain::clock::Clock;
 /// Makes the ids of one answer: a part in common, the time, a part of its own.
 #[derive(Clone, Debug)]
 pub(super) struct Ids {
-    random: [u8; 20],
+    random: [u8; 19],
     pub(super) created: u64,
-    made: u8,
+    made: u16,
 }
 
 impl Ids {
@@ -23,8 +23,8 @@ impl Ids {
         self.made = self.made.wrapping_add(1);
         let (common, own) = self.random.split_at(9);
         let mut id = format!("{prefix}{}{:08x}{}", hex(common), self.created, hex(own));
-        // The last byte counts, so that no two ids of an answer are the same.
-        let _infallible = write!(id, "{:02x}", self.made);
+        // The last two bytes count, so that no two ids of an answer are the same: an input may have thousands of items.
+        let _infallible = write!(id, "{:04x}", self.made);
         id
     }
 }

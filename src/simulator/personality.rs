@@ -7,7 +7,7 @@ use super::fault::Fault;
 use super::json::Json;
 
 /// One of the three simulated providers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Personality {
     /// DMXAPI: named events, and two layouts of the answer.
     Dmxapi,

@@ -12,7 +12,8 @@ use super::json::Json;
 
 type Fields = Vec<(&'static str, Json)>;
 
-enum Step {
+/// What comes next.
+pub(super) enum Step {
     Event(&'static str, Fields),
     /// An event for each piece of the text.
     Deltas {
@@ -23,13 +24,17 @@ enum Step {
     },
     /// An event with the response object.
     Response(&'static str, Stage),
+    /// Data without a type, as chat completions have it.
+    Chunk(Json),
+    /// Such data for each piece of the text, made by the function.
+    Chunks(fn(&Answer, &str) -> Json, Arc<str>, usize),
     /// `data: [DONE]`
     Done,
 }
 
 /// Makes the frames of one stream.
 pub(super) struct Frames {
-    answer: Answer,
+    answer: Arc<Answer>,
     steps: VecDeque<Step>,
     /// The next `sequence_number`, which is also the number of events so far.
     pub(super) sequence: u64,
@@ -37,11 +42,15 @@ pub(super) struct Frames {
 
 impl Frames {
     /// The stream of an answer.
-    pub(super) fn new(answer: Answer) -> Self {
-        let mut steps = VecDeque::from([
-            Step::Response("response.created", Stage::Begun),
-            Step::Response("response.in_progress", Stage::Begun),
-        ]);
+    pub(super) fn new(answer: Arc<Answer>) -> Self {
+        let mut steps = VecDeque::new();
+        if answer.ask.background {
+            steps.push_back(Step::Response("response.created", Stage::Queued));
+            steps.push_back(Step::Response("response.queued", Stage::Queued));
+        } else {
+            steps.push_back(Step::Response("response.created", Stage::Begun));
+        }
+        steps.push_back(Step::Response("response.in_progress", Stage::Begun));
         for (index, item) in answer.items.iter().enumerate() {
             let whole = |stage| vec![("output_index", index.into()), ("item", answer.item(item, stage))];
             steps.push_back(Step::Event("response.output_item.added", whole(Stage::Begun)));
@@ -49,7 +58,18 @@ impl Frames {
             steps.push_back(Step::Event("response.output_item.done", whole(Stage::Ended)));
         }
         end(&answer, &mut steps);
+        Self::of(answer, steps)
+    }
+
+    /// A stream of these steps.
+    pub(super) fn of(answer: Arc<Answer>, steps: VecDeque<Step>) -> Self {
         Self { answer, steps, sequence: 0 }
+    }
+
+    /// Leaves out every event up to this number. The rest is, byte for byte, what it was the first time.
+    pub(super) fn after(mut self, sequence: u64) -> Self {
+        while self.sequence <= sequence && self.next().is_some() {}
+        self
     }
 
     /// The directive of the request that this answers.
@@ -61,7 +81,8 @@ impl Frames {
     pub(super) fn at_end(&self) -> bool {
         match self.steps.front() {
             None | Some(Step::Done | Step::Event("error", _)) => true,
-            Some(Step::Response(kind, _)) => !matches!(*kind, "response.created" | "response.in_progress"),
+            Some(Step::Response(_, stage)) => *stage == Stage::Ended,
+            Some(Step::Chunk(_)) => matches!(self.steps.get(1), None | Some(Step::Done)),
             Some(_) => false,
         }
     }
@@ -73,6 +94,15 @@ impl Frames {
             Step::Event(kind, fields) => (Some(kind), self.event(kind, fields)),
             Step::Response(kind, stage) => {
                 (Some(kind), self.event(kind, vec![("response", self.answer.response(stage))]))
+            }
+            Step::Chunk(data) => (None, data.write(self.answer.account.personality.spaced())),
+            Step::Chunks(chunk, text, from) => {
+                let to = from + piece(&text[from..]);
+                let data = chunk(&self.answer, &text[from..to]).write(self.answer.account.personality.spaced());
+                if to < text.len() {
+                    self.steps.push_front(Step::Chunks(chunk, text, to));
+                }
+                (None, data)
             }
             Step::Deltas { kind, place, text, from } => {
                 let to = from + piece(&text[from..]);
@@ -93,7 +123,7 @@ impl Frames {
     fn event(&self, kind: &'static str, fields: Fields) -> Vec<u8> {
         let mut all = vec![("type", kind.into()), ("sequence_number", self.sequence.into())];
         all.extend(fields);
-        Json::Object(all).write(self.answer.personality.spaced())
+        Json::Object(all).write(self.answer.account.personality.spaced())
     }
 
     fn frame(&mut self, kind: Option<&str>, data: &[u8]) -> Bytes {
@@ -106,7 +136,7 @@ impl Frames {
         if directive.comments {
             frame.extend_from_slice(format!(": simulated comment{newline}{newline}").as_bytes());
         }
-        if let Some(kind) = kind.filter(|_| self.answer.personality.named_events()) {
+        if let Some(kind) = kind.filter(|_| self.answer.account.personality.named_events()) {
             frame.extend_from_slice(format!("event: {kind}{newline}").as_bytes());
         }
         frame.extend_from_slice(b"data: ");
@@ -137,7 +167,7 @@ fn inside(answer: &Answer, item: &Item, index: usize, steps: &mut VecDeque<Step>
         }
     };
     match item {
-        Item::Reasoning { summary: None, .. } => {}
+        Item::Reasoning { summary: None, .. } | Item::Compaction { .. } => {}
         Item::Reasoning { id, summary: Some(text), .. } => {
             let here = place(id, Some("summary_index"));
             let part = |text: Json| with(here.clone(), "part", summary_part(text));
@@ -173,7 +203,7 @@ fn inside(answer: &Answer, item: &Item, index: usize, steps: &mut VecDeque<Step>
 
 /// The terminal event and what the provider says after it.
 fn end(answer: &Answer, steps: &mut VecDeque<Step>) {
-    let says_done = answer.personality.says_done();
+    let says_done = answer.account.personality.says_done();
     match &answer.ask.directive.end {
         End::Completed => {
             steps.push_back(Step::Response("response.completed", Stage::Ended));

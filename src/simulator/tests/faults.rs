@@ -139,3 +139,18 @@ async fn a_line_of_megabytes() {
     let big = events.iter().find(|event| event["type"] == "response.image_generation_call.partial_image").unwrap();
     assert_eq!(big["partial_image_b64"].as_str().unwrap().len(), 2 << 20);
 }
+
+#[tokio::test]
+async fn faults_end_after_a_number_of_times() {
+    let simulator = Simulator::start().await;
+    let ask = async |key: &str, text: &str| {
+        let body = json!({"model": "o3", "input": format!("{text}\nsimulate: error=503 times=2 words=2")});
+        simulator.call(key, "POST", "/responses", body).await
+    };
+    assert_eq!((ask("a.1", "one").await.status(), ask("a.1", "one").await.status()), (503, 503));
+    let third = ask("a.1", "one").await;
+    assert_eq!(third.status(), 200);
+    assert_eq!(said(&third.json()), "the sea");
+    // Each text and each account is counted by itself.
+    assert_eq!((ask("a.1", "two").await.status(), ask("b.1", "one").await.status()), (503, 503));
+}

@@ -1,7 +1,10 @@
 //! The simulator over real sockets, read by a client that sees every byte.
 
 mod answers;
+mod chat;
+mod conversations;
 mod faults;
+mod state;
 mod streams;
 
 use serde_json::{Value, json};
@@ -59,6 +62,20 @@ impl Simulator {
         self.send("POST", &format!("{}/responses", personality.base_path()), "key", &body.to_string()).await
     }
 
+    /// Any call of DMXAPI's path by a key; no body where `body` is null.
+    async fn call(&self, key: &str, method: &str, path: &str, body: Value) -> Got {
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        self.send(method, &format!("/dmxapi/v1{path}"), key, &body).await
+    }
+
+    /// A response by a key, which has to be made.
+    async fn made(&self, key: &str, mut body: Value) -> Value {
+        body["model"] = "gpt-5-mini".into();
+        let got = self.call(key, "POST", "/responses", body).await;
+        assert_eq!(got.status(), 200, "{}", got.text());
+        got.json()
+    }
+
     /// A stream that says hello, with directives.
     async fn stream(&self, personality: Personality, directives: &str) -> Got {
         let body = json!({"model": model_of(personality), "input": "Hello", "stream": true,
@@ -69,6 +86,13 @@ impl Simulator {
 
 fn model_of(personality: Personality) -> &'static str {
     personality.models()[0].name
+}
+
+/// The text of a response.
+fn said(response: &Value) -> String {
+    let output = response["output"].as_array().unwrap();
+    let message = output.iter().find(|item| item["type"] == "message").unwrap();
+    message["content"][0]["text"].as_str().unwrap().to_owned()
 }
 
 impl Got {

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import OpenAI from "openai";
-import { GATEWAY, MODELS, client, outcome, simulate } from "./stack.mjs";
+import { GATEWAY, MODELS, client, collect, outcome, simulate } from "./stack.mjs";
 
 const PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==";
 const WEATHER = {
@@ -17,11 +17,6 @@ const WEATHER = {
   },
 };
 
-const collect = async (stream) => {
-  const events = [];
-  for await (const event of stream) events.push(event);
-  return events;
-};
 const deltas = (events, type) => events.filter((e) => e.type === type).map((e) => e.delta).join("");
 
 for (const model of MODELS) {

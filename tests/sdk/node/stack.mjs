@@ -15,6 +15,13 @@ export const client = (more = {}) =>
 // Arguments of `create` that ask the simulator for this behaviour (docs/simulator.md).
 export const simulate = (words) => ({ input: "Hello", metadata: { simulate: words } });
 
+// All that an iterable gives.
+export const collect = async (stream) => {
+  const events = [];
+  for await (const event of stream) events.push(event);
+  return events;
+};
+
 // The gateway's log line about a request, which it writes when the request is over.
 export async function outcome(requestId, within = 2000) {
   for (const end = Date.now() + within; Date.now() < end; await sleep(10)) {

@@ -1,0 +1,206 @@
+"""`codex exec` through the gateway to the simulated providers."""
+
+import json
+import os
+import urllib.error
+import urllib.request
+
+import pytest
+from conftest import GATEWAY, KEY
+
+# One of each personality: named events, `response.done`, data-only frames.
+MODELS = ["dmxapi/gpt-5-mini", "modelverse/gpt-4o", "acedata/gpt-4.1"]
+# Commands run as they are: a container without user namespaces has no sandbox of Codex's own.
+NO_SANDBOX = "--dangerously-bypass-approvals-and-sandbox"
+
+
+def completed(run):
+    assert (run.code, run.errors) == (0, []), (run.events, run.stderr)
+    (turn,) = run.of("turn.completed")
+    return turn["usage"]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_message(codex, relay, model):
+    run = codex.run("Say hello, 潮水", model=model)
+    usage = completed(run)
+    assert run.text.endswith("You said: Say hello, 潮水")
+    assert usage["input_tokens"] > 1000 and usage["reasoning_output_tokens"] == 64
+
+    (sent,), (got,) = relay.requests(), run.upstream()
+    assert (sent.method, sent.target, got["path"], got["query"]) == ("POST", "/v1/responses", "/responses", None)
+    # The name of the model is all that changed.
+    upstream, name = model.split("/")
+    ours, theirs = f'"model":"{model}"'.encode(), f'"model":"{name}"'.encode()
+    assert got["provider"] == upstream and sent.body.startswith(b"{" + ours)
+    assert got["body"].encode() == sent.body.replace(ours, theirs, 1)
+
+    # What may go up does, as it was; the rest stays here, whoever it names.
+    passing = ["originator", "session-id", "thread-id", "user-agent", "x-client-request-id", "accept", "content-type"]
+    passing += [name for name in sent.headers if name.startswith("x-codex-")]
+    assert len(passing) > 9
+    assert {name: got["headers"].get(name) for name in passing} == {name: sent.headers[name] for name in passing}
+    assert set(got["headers"]) == {*passing, "accept-encoding", "content-length", "host"}
+    assert got["headers"]["accept-encoding"] == "identity"
+    assert KEY not in json.dumps(got) and sent.headers["authorization"] == f"Bearer {KEY}"
+
+
+def test_a_name_of_our_own(codex):
+    run = codex.run("Say hello", model="smart")
+    completed(run)
+    assert json.loads(run.upstream()[0]["body"])["model"] == "gpt-5.2-pro"
+    # It compares the header `openai-model` with the name it asked for, and warns of a difference.
+    assert "rerouted" not in json.dumps(run.events) + run.stderr and "flagged" not in json.dumps(run.events)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_shell_call(codex, model):
+    call = 'simulate: call=exec_command arguments={"cmd":"echo\\u0020tide-$((40+2))"}'
+    run = codex.run(f"Run it.\n{call}", NO_SANDBOX, model=model)
+    completed(run)
+    (command,) = run.items("command_execution")
+    assert (command["exit_code"], command["aggregated_output"]) == (0, "tide-42\n")
+    assert "The function answered:" in run.text and "tide-42" in run.text
+    # The second request of the turn brings back what the first was given: the sealed thought, and the state of the turn.
+    first, second = run.upstream()
+    assert "I opened 1 sealed item" in run.text
+    assert "x-codex-turn-state" not in first["headers"] and second["headers"]["x-codex-turn-state"].startswith("gAAAAAB")
+    said, *made, result = json.loads(second["body"])["input"][-4:]
+    assert [item["type"] for item in made] == ["reasoning", "function_call"]
+    assert [item["id"][:3] for item in made] == ["rs_", "fc_"]
+    # What is its own has ids of its own, which no provider has seen.
+    assert (result["type"], result["id"][:4], result["id"].count("-")) == ("function_call_output", "fco_", 4)
+    assert (said["type"], said["id"][:4], said["id"].count("-")) == ("message", "msg_", 4)
+
+
+def test_resumed_session(codex):
+    first = codex.run("The first thing.")
+    completed(first)
+    second = codex.resume(first, "The second thing.")
+    completed(second)
+    assert second.thread == first.thread
+    assert "I opened 1 sealed item" in second.text and second.text.endswith("You said: The second thing.")
+    sent = second.upstream()
+    assert len(sent) == 2 and "x-codex-turn-state" not in sent[1]["headers"]
+    assert "The first thing." in sent[1]["body"] and first.text in sent[1]["body"]
+
+
+@pytest.mark.parametrize("name", ["gateway", "OpenAI"])
+def test_compaction(codex, name):
+    first = codex.run("Remember the tide.", name=name)
+    completed(first)
+    # The first turn used more than this, so that the second begins with a compaction.
+    second = codex.resume(first, "And then?", "-c", "model_auto_compact_token_limit=1000", name=name)
+    completed(second)
+    _, compaction, after = (json.loads(entry["body"])["input"] for entry in second.upstream())
+    if name == "OpenAI":
+        # The provider is asked for one item that holds it all, sealed.
+        assert compaction[-1] == {"type": "compaction_trigger"}
+        (sealed,) = [item for item in after if item["type"] == "compaction"]
+        assert sealed["encrypted_content"].startswith("gAAAAAB")
+        assert "I opened 1 sealed item" in second.text
+    else:
+        # The model is asked for a summary, which stands in the next request.
+        assert compaction[-1]["role"] == "user" and "sealed" not in second.text
+        assert not [item for item in after if item["type"] == "reasoning"]
+        assert "summary" in json.dumps(after[-2])
+    assert second.text.endswith("You said: And then?")
+
+
+def test_wrong_key(codex, relay):
+    run = codex.run("Say hello", key="tg-nobodys")
+    assert (run.code, run.upstream()) == (1, [])
+    (failed,) = run.of("turn.failed")
+    assert "401" in failed["error"]["message"] and "API key is not known" in failed["error"]["message"]
+    assert "tg-nobodys" not in json.dumps(run.events)
+    # It takes a wrong key for trouble that could pass: whoever counts failures must know.
+    assert len(relay.requests()) == 6
+
+
+def refused(key, model):
+    """Asks until the gateway's own 429."""
+    body = json.dumps({"model": model, "input": "Hello"}).encode()
+    headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        for _ in range(40):
+            urllib.request.urlopen(urllib.request.Request(f"{GATEWAY}/v1/responses", body, headers)).close()
+    assert caught.value.code == 429
+    return caught.value.headers
+
+
+def test_our_rate_limit_is_waited_for(codex, relay):
+    # Its limit is 30 a minute.
+    key = os.environ["TIDEGATE_SLOW_KEY"]
+    wait = int(refused(key, "smart")["retry-after"])
+    run = codex.run("Say hello", key=key)
+    assert run.code == 0 and run.text.endswith("You said: Say hello"), run.events
+    assert len(run.upstream()) == 1 and len(relay.requests()) >= 2
+    assert relay.connections[0].got.startswith(b"HTTP/1.1 429 ")
+    assert 1 <= wait <= 3 and run.seconds > wait - 1
+
+
+def test_an_empty_account_is_not_asked_again(codex, relay):
+    run = codex.run("Say hello\nsimulate: error=insufficient_quota")
+    assert run.code == 1 and "Quota exceeded" in run.of("turn.failed")[0]["error"]["message"]
+    assert (len(relay.requests()), len(run.upstream())) == (1, 1)
+
+
+def test_a_spent_budget_of_ours_is_not_asked_again(codex, relay):
+    key = os.environ["TIDEGATE_POOR_KEY"]
+    assert "retry-after" not in refused(key, "acedata/gpt-4.1")
+    run = codex.run("Say hello", model="acedata/gpt-4.1", key=key)
+    assert run.code == 1 and "Quota exceeded" in run.of("turn.failed")[0]["error"]["message"]
+    assert (len(relay.requests()), run.upstream()) == (1, [])
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_cut_stream_is_asked_for_again(codex, model):
+    run = codex.run("Say hello\nsimulate: cut times=1", model=model)
+    assert run.code == 0 and run.text.endswith("You said: Say hello"), run.events
+    # It saw the break, and said so.
+    (error,) = run.errors
+    assert "stream disconnected before completion" in error
+    first, second = run.upstream()
+    # Whole, but for the order of what it says about itself.
+    assert json.loads(first["body"]) == json.loads(second["body"])
+
+
+def test_a_stream_that_is_always_cut_fails_visibly(codex):
+    run = codex.run("Say hello\nsimulate: cut", provider='env_key="GATEWAY_KEY",stream_max_retries=1')
+    assert run.code == 1 and len(run.upstream()) == 2
+    assert "stream disconnected" in run.of("turn.failed")[0]["error"]["message"]
+
+
+def test_zstd_bodies_and_the_list_of_models(codex, relay):
+    # What makes it compress: a ChatGPT login, and a provider of exactly this name.
+    codex.log_in()
+    run = codex.run("Say hello", name="OpenAI", provider="requires_openai_auth=true")
+    completed(run)
+    assert run.text.endswith("You said: Say hello")
+    sent = [request for request in relay.requests() if request.method == "POST" and request.target == "/v1/responses"]
+    assert len(sent) == 1 and sent[0].headers["content-encoding"] == "zstd"
+    assert sent[0].body.startswith(b"\x28\xb5\x2f\xfd")
+    (got,) = run.upstream()
+    assert "content-encoding" not in got["headers"] and "chatgpt-account-id" not in got["headers"]
+    assert got["body"].startswith('{"model":"gpt-5-mini"') and got["body_length"] > 2 * len(sent[0].body)
+    # So logged in it asks for models too, with its version, and takes our plain list for none: its own serves.
+    lists = [request for request in relay.requests() if request.target.startswith("/v1/models?client_version=")]
+    assert lists
+    answers = []
+    for target in ("/v1/models", lists[0].target):
+        request = urllib.request.Request(GATEWAY + target, headers={"authorization": f"Bearer {KEY}"})
+        with urllib.request.urlopen(request) as answer:
+            answers.append(json.load(answer))
+    assert answers[0] == answers[1] and set(answers[0]) == {"object", "data"}
+
+
+def test_its_own_provider_with_our_address(codex, relay):
+    run = codex.run("Say hello", built_in=True)
+    completed(run)
+    assert run.text.endswith("You said: Say hello")
+    # A WebSocket first, which is refused in the one way that it takes without a word.
+    requests = relay.requests()
+    assert [request.method for request in requests] == ["GET", "POST"]
+    assert requests[0].headers["upgrade"] == "websocket"
+    assert relay.connections[0].got.startswith(b"HTTP/1.1 426 ")
+    assert "Reconnecting" not in json.dumps(run.events) and len(run.upstream()) == 1
