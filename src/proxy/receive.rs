@@ -244,7 +244,7 @@ impl<'a> Scan<'a> {
         if !self.hold(self.rope.len() + len as u64) {
             return Err(Refusal::overloaded());
         }
-        self.scanner.feed(&piece).map_err(|error| Refusal::json(&error, &PATHS))?;
+        self.scanner.feed(&piece).map_err(|error| Refusal::json(&error))?;
         self.rope.push(piece);
         self.turn += len;
         if self.turn >= TURN {
@@ -255,7 +255,7 @@ impl<'a> Scan<'a> {
     }
 
     fn finish(mut self) -> Result<Received, Refusal> {
-        self.scanner.finish().map_err(|error| Refusal::json(&error, &PATHS))?;
+        self.scanner.finish().map_err(|error| Refusal::json(&error))?;
         let model = match self.scanner.found(MODEL) {
             None => None,
             Some(found) => match &found.value {

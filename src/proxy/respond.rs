@@ -18,7 +18,7 @@ use super::{attempt::upstream_request_id, closing::Closing, error::sign};
 use crate::{
     config::OnIncomplete,
     domain::outcome::End,
-    protocol::observe::{Observer, Terminal},
+    protocol::observe::{Dialect, Observer, Terminal},
     upstream::{
         Lease, Verdict,
         headers::{self, Media},
@@ -131,8 +131,8 @@ pub(super) fn relay(reply: Reply, mut closing: Closing) -> Response<Answer> {
     let streamed = reply.media == Media::EventStream;
     let readable = !headers::is_coded(&reply.head.headers);
     let observer = match reply.media {
-        Media::EventStream if readable => Observer::stream(),
-        Media::Json if readable => Observer::json(),
+        Media::EventStream if readable => Observer::stream(Dialect::Responses),
+        Media::Json if readable => Observer::json(Dialect::Responses),
         _ => Observer::opaque(),
     };
     let outcome = closing.settlement.outcome();

@@ -8,6 +8,7 @@ mod error;
 mod find;
 mod nesting;
 mod number;
+mod seek;
 mod text;
 mod value;
 mod watch;
@@ -19,10 +20,12 @@ pub use error::{JsonError, JsonErrorKind};
 use find::quote_or_backslash;
 use nesting::Nesting;
 use number::Number;
+pub use seek::{Seek, Wish};
 use text::Text;
 pub use value::{Found, NUMBER_LIMIT, STRING_LIMIT, Value};
 use watch::Watch;
 pub use watch::{Paths, Repeats};
+pub(super) use watch::{bits, same_folded};
 
 /// What may come next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +50,8 @@ enum State {
     SkipEscaped,
     /// The rest of a string that is read.
     Text,
+    /// The rest of a string that is passed on in pieces.
+    Pieces,
     /// The rest of a literal.
     Literal,
     /// The rest of a number.
@@ -55,9 +60,9 @@ enum State {
     End,
 }
 
-/// Scans one JSON text, fed piece by piece.
+/// Scans one JSON text, fed piece by piece: for its paths, and for what `S` seeks at every depth.
 #[derive(Debug)]
-pub struct Scanner {
+pub struct Scanner<S = ()> {
     state: State,
     /// Bytes of the text before the current piece.
     base: u64,
@@ -71,12 +76,20 @@ pub struct Scanner {
     nesting: Nesting,
     max_depth: u64,
     watch: Watch,
+    seek: S,
     failed: Option<JsonError>,
 }
 
 impl Scanner {
     /// A scanner for these paths.
     pub fn new(paths: &'static Paths, repeats: Repeats) -> Self {
+        Self::seeking(paths, repeats, ())
+    }
+}
+
+impl<S: Seek> Scanner<S> {
+    /// A scanner for these paths, and for what `seek` asks for.
+    pub fn seeking(paths: &'static Paths, repeats: Repeats, seek: S) -> Self {
         Self {
             state: State::Start,
             base: 0,
@@ -87,6 +100,7 @@ impl Scanner {
             nesting: Nesting::default(),
             max_depth: u64::MAX,
             watch: Watch::new(paths, repeats),
+            seek,
             failed: None,
         }
     }
@@ -122,12 +136,28 @@ impl Scanner {
         self.watch.found(path)
     }
 
+    /// What was sought.
+    pub fn sought(&self) -> &S {
+        &self.seek
+    }
+
+    /// The same, to take something out of it.
+    pub fn sought_mut(&mut self) -> &mut S {
+        &mut self.seek
+    }
+
+    /// The text is whole, as far as it was fed: only whitespace may follow.
+    pub fn is_whole(&self) -> bool {
+        self.failed.is_none() && self.state == State::End
+    }
+
     /// Begins a new text with the same paths and buffers.
     pub fn reset(&mut self) {
         self.state = State::Start;
         self.base = 0;
         self.nesting.clear();
         self.watch.clear();
+        self.seek.clear();
         self.failed = None;
     }
 
@@ -185,16 +215,25 @@ impl Scanner {
                         break;
                     }
                     if self.is_key {
-                        self.watch.key(&self.text).map_err(|kind| (kind, self.token_at))?;
+                        self.long_key().map_err(|kind| (kind, self.token_at))?;
                         State::Colon
                     } else {
-                        let found = self.watch.put(self.token_at..self.base + i as u64, self.text.value());
+                        let found = self.string(self.base + i as u64).map_err(|kind| (kind, self.token_at))?;
                         if found & stop != 0 {
                             state = State::After;
                             break;
                         }
                         State::After
                     }
+                }
+                State::Pieces => {
+                    let (read, closed) = self.text.pass(&piece[i..], |piece| self.seek.piece(piece));
+                    i += read;
+                    if !closed {
+                        break;
+                    }
+                    self.pieces_end(self.base + i as u64).map_err(|kind| (kind, self.token_at))?;
+                    State::After
                 }
                 State::Literal => {
                     i += 1;
@@ -266,13 +305,23 @@ impl Scanner {
     #[inline]
     fn begin_key(&mut self, rest: &[u8], at: u64) -> Result<(State, usize), (JsonErrorKind, u64)> {
         let run = quote_or_backslash(rest);
-        if !self.watching() {
+        let (watching, looking) = (self.watching(), self.seek.looks());
+        if !watching && !looking {
             self.is_key = true;
             return Ok(skipped(rest, run, State::Colon));
         }
         match run {
             Some(run) if rest[run] == b'"' && run <= STRING_LIMIT => {
-                self.watch.plain_key(&rest[..run]).map_err(|kind| (kind, at))?;
+                let key = &rest[..run];
+                if self.watch.checks_keys() && !is_text(key) {
+                    return Err((JsonErrorKind::InvalidKey, at));
+                }
+                if watching {
+                    self.watch.key(key).map_err(|kind| (kind, at))?;
+                }
+                if looking {
+                    self.seek.key(key).map_err(|kind| (kind, at))?;
+                }
                 Ok((State::Colon, run + 1))
             }
             _ => {
@@ -288,12 +337,50 @@ impl Scanner {
     #[inline]
     fn begin_string(&mut self, rest: &[u8], at: u64) -> (State, usize) {
         self.is_key = false;
-        if self.keeps_value() {
-            self.token_at = at;
-            self.text.begin(false);
-            return (State::Text, 0);
+        let wish = self.seek.wish();
+        if wish == Wish::Nothing && !self.keeps_value() {
+            return skipped(rest, quote_or_backslash(rest), State::After);
         }
-        skipped(rest, quote_or_backslash(rest), State::After)
+        self.token_at = at;
+        self.text.begin(false);
+        (if wish == Wish::Pieces { State::Pieces } else { State::Text }, 0)
+    }
+
+    /// A key ended that has an escape, is long, or came in pieces.
+    fn long_key(&mut self) -> Result<(), JsonErrorKind> {
+        let key = match self.text.key() {
+            Ok(Some(key)) => key.as_bytes(),
+            Err(()) if self.watch.checks_keys() => return Err(JsonErrorKind::InvalidKey),
+            // Too long for any name, or no text.
+            Ok(None) | Err(()) => &[],
+        };
+        if self.watch.level() == self.nesting.depth() {
+            self.watch.key(key)?;
+        }
+        if self.seek.looks() {
+            self.seek.key(key)?;
+        }
+        Ok(())
+    }
+
+    /// A string that is read ended before `end`. Gives the path that wanted it, as a bit.
+    fn string(&mut self, end: u64) -> Result<u32, JsonErrorKind> {
+        if self.seek.wish() == Wish::Text {
+            self.seek.text(self.token_at..end, self.text.short())?;
+        }
+        if !self.keeps_value() {
+            return Ok(0);
+        }
+        Ok(self.watch.put(self.token_at..end, self.text.value()))
+    }
+
+    /// A string that was passed on ended before `end`. Of its contents a path learns nothing.
+    fn pieces_end(&mut self, end: u64) -> Result<(), JsonErrorKind> {
+        self.seek.end(self.token_at..end, self.text.is_valid())?;
+        if self.keeps_value() {
+            self.watch.put(self.token_at..end, Value::LongString);
+        }
+        Ok(())
     }
 
     /// The length of a literal that ends in this piece and is kept by nobody, as nearly every one.
@@ -313,7 +400,10 @@ impl Scanner {
     fn token(&mut self, state: State, byte: u8, at: u64) -> Result<State, (JsonErrorKind, u64)> {
         match (state, byte) {
             (State::Colon, b':') => Ok(State::Value),
-            (State::After, b',') => Ok(if self.nesting.in_object() { State::Key } else { State::Value }),
+            (State::After, b',') => {
+                self.seek.comma(at);
+                Ok(if self.nesting.in_object() { State::Key } else { State::Value })
+            }
             (State::After | State::FirstKey, b'}') if self.nesting.in_object() => Ok(self.close(Value::Object, at)),
             (State::After | State::FirstValue, b']') if !self.nesting.in_object() => Ok(self.close(Value::Array, at)),
             (State::FirstValue | State::Value, _) => self.value(byte, at),
@@ -349,6 +439,7 @@ impl Scanner {
     fn start(&mut self, byte: u8, at: u64) -> Result<State, (JsonErrorKind, u64)> {
         match byte {
             b'{' => {
+                self.seek.open(true, at).map_err(|kind| (kind, at))?;
                 self.nesting.push(true);
                 self.watch.begin();
                 Ok(State::FirstKey)
@@ -363,6 +454,7 @@ impl Scanner {
         if self.nesting.depth() >= self.max_depth {
             return Err((JsonErrorKind::TooDeep, at));
         }
+        self.seek.open(object, at).map_err(|kind| (kind, at))?;
         if self.watching() {
             self.watch.open(object, at);
         }
@@ -371,6 +463,7 @@ impl Scanner {
     }
 
     fn close(&mut self, value: Value, at: u64) -> State {
+        self.seek.close(at + 1);
         if self.watching() {
             self.watch.leave();
         }
@@ -408,6 +501,14 @@ impl Scanner {
         let value = self.text.number();
         self.watch.put(self.token_at..end, value)
     }
+}
+
+/// A key without escapes is text.
+#[inline]
+fn is_text(key: &[u8]) -> bool {
+    // One pass without an early way out: keys are short, and nearly all are plain.
+    let plain = key.iter().fold(true, |plain, byte| plain & (0x20..0x80).contains(byte));
+    plain || (std::str::from_utf8(key).is_ok() && key.iter().all(|byte| *byte >= 0x20))
 }
 
 /// Passes over the beginning of a string of which the first quote or backslash is at `run`: to its end, if that is it.
