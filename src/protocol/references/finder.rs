@@ -144,7 +144,9 @@ impl<C: Collect> Finder<C> {
 
     #[inline]
     fn taken(&self) -> Option<(usize, Take)> {
-        if self.skipped > 0 {
+        // What a request may mean is wider than what a provider is believed.
+        let in_array = || self.frames.last().is_some_and(|frame| frame.is_array);
+        if self.skipped > 0 || (!self.grammar.strict && in_array()) {
             return None;
         }
         let rule = self.next().rule()?;
@@ -290,7 +292,7 @@ impl<C: Collect> Seek for Finder<C> {
         if self.frames.len() == MAX_LEVELS {
             if !self.grammar.strict {
                 self.skipped = 1;
-            } else if self.below == 0 && each.rule().is_some() {
+            } else if each.rule().is_some() {
                 return Err(JsonErrorKind::TooDeep);
             } else {
                 self.below += 1;

@@ -9,4 +9,4 @@ mod grammar;
 pub mod request;
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
