@@ -190,7 +190,7 @@ impl Observer {
     }
 
     /// What was learned since it was asked last, each reference once an answer. A client can name none of them before it has
-    /// the piece that was fed last.
+    /// the piece that was fed last. Of an answer that is no success nothing is to be believed.
     pub fn take_learned(&mut self) -> Vec<Learned> {
         self.memory.take()
     }

@@ -20,7 +20,7 @@ const MAX_RULES: usize = 64;
 /// Names are shorter than this.
 const MAX_NAME: usize = 32;
 
-/// What is taken of the string at a name, or of the strings in an array there.
+/// What is taken of the string at a name; where the grammar is strict, also of the strings in an array there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Take {
     /// The id of a stored object.

@@ -200,6 +200,7 @@ fn what_cannot_be_known_is_unusable() {
     for text in [
         &br#"{"encrypted_content":"a\ud800"}"#[..],
         br#"{"encrypted_content":"\ud800"}"#,
+        br#"{"encrypted_content":"\ud800x\udc00"}"#,
         b"{\"encrypted_content\":\"a\nb\"}",
     ] {
         assert_eq!(hashes(&scan(text).unwrap().references), [(Kind::Encrypted, None)]);
@@ -267,6 +268,8 @@ fn no_blind_spot_is_deep() {
             r#"{"FILE_ID":"a"}"#,
             r#"[[],{"x":[{}],"container":{}}]"#,
             r#"{"a":{"metadata":{}},"file_ids":[]}"#,
+            r#"[{"metadata":{}},{"file_id":"a"}]"#,
+            r#"[{"metadata":[]},[{"file_id":"a"}]]"#,
         ] {
             assert_eq!(refused(nested("{\"y\":", levels, inner, "}")), JsonErrorKind::TooDeep, "{levels} {inner}");
             assert_eq!(refused(nested("[", levels, inner, "]")), JsonErrorKind::TooDeep, "{levels} {inner}");
@@ -358,6 +361,20 @@ fn encrypted_reasoning_is_cut_out() {
     assert_eq!(request.references.len(), 7);
 }
 
+/// Requests, some of them ambiguous, in which most names stand where they mean something.
+fn bodies() -> impl Strategy<Value = Map<String, Value>> {
+    let object = || prop_oneof![5 => texts::object(&oracle::NAMES), 1 => texts::object(&oracle::ALL_NAMES)];
+    let items = || vec(object().prop_map(Value::Object), 0..4).prop_map(Value::from);
+    let at_top =
+        prop::sample::select(vec!["input", "input", "items", "messages", "prompt", "conversation", "tools", "x"]);
+    (object(), vec((at_top, prop_oneof![items(), object().prop_map(Value::Object)]), 0..3)).prop_map(
+        |(mut body, more)| {
+            body.extend(more.into_iter().map(|(name, value)| (name.to_owned(), value)));
+            body
+        },
+    )
+}
+
 /// An `input` in which much is encrypted.
 fn input() -> impl Strategy<Value = Value> {
     let item = prop_oneof![
@@ -388,7 +405,7 @@ proptest! {
     /// Every reference that a plain walk of the parsed text finds, and no other; refused is what the walk finds ambiguous.
     #[test]
     fn finds_what_a_walk_finds(
-        body in texts::object(&oracle::NAMES),
+        body in bodies(),
         style in vec(any::<u8>(), 1..40),
         cuts in vec(any::<Index>(), 0..12),
     ) {
@@ -414,7 +431,7 @@ proptest! {
     /// A name that is acted on, once more: no two parsers would agree.
     #[test]
     fn a_second_occurrence_is_refused(
-        body in texts::object(&oracle::NAMES), style in vec(any::<u8>(), 1..40), which in any::<Index>(), value in any::<bool>(),
+        body in bodies(), style in vec(any::<u8>(), 1..40), which in any::<Index>(), value in any::<bool>(),
     ) {
         let names = oracle::acted_on_at_top();
         let name = names[which.index(names.len())];

@@ -64,7 +64,7 @@ fn learns_of_bodies() {
             {{"id":"ci_1","container_id":"cntr_1","outputs":[{{"id":"x"}}]}},
             {{"id":"sh_1","environment":{{"type":"container_reference","container_id":"cntr_2"}}}},
             {{"id":"msg_1","content":[{{"annotations":[{{"type":"file_citation","file_id":"file-x"}},
-            {{"container_id":"cntr_3","file_id":"cfile_1","type":"container_file_citation"}},{{"file_id":"file-y","type":"file_path"}}]}}]}},
+            {{"container_id":"cntr_3","file_id":"cfile_1","type":"container_file_citation"}},{{"file_id":"file-y"}}]}}]}},
             {{"id":"am_1","content":[{{"encrypted_content":"gB"}}]}}]}}"#
         ),
         &[
@@ -279,6 +279,24 @@ const NAMES: [&str; 17] = [
     "tools",
 ];
 
+/// An item that leaves much behind.
+fn item() -> impl Strategy<Value = Value> {
+    let annotation = || {
+        (texts::object(&NAMES), any::<bool>()).prop_map(|(mut annotation, is_container)| {
+            let kind = if is_container { "container_file_citation" } else { "file_citation" };
+            annotation.extend([("type".to_owned(), json!(kind)), ("file_id".to_owned(), json!("file-1"))]);
+            annotation
+        })
+    };
+    (texts::object(&NAMES), vec(annotation(), 0..3), texts::object(&NAMES)).prop_map(
+        |(mut item, annotations, environment)| {
+            let content = json!([{"annotations": annotations}]);
+            item.extend([("content".to_owned(), content), ("environment".to_owned(), environment.into())]);
+            item.into()
+        },
+    )
+}
+
 /// A plain walk over what is parsed.
 fn walk(value: &Value, place: &str, all: bool, found: &mut HashSet<Learned>) {
     let object = match value {
@@ -307,7 +325,7 @@ fn walk(value: &Value, place: &str, all: bool, found: &mut HashSet<Learned>) {
             }
         };
         match value {
-            Value::String(id) if !id.is_empty() => _ = found.extend(expected(&[(kind, id)])),
+            Value::String(id) if !id.is_empty() => found.extend(expected(&[(kind, id)])),
             _ if (place, &**name) == ("response", "conversation") => walk(value, "conversation", all, found),
             _ => {}
         }
@@ -344,12 +362,19 @@ proptest! {
 
     #[test]
     fn learns_what_a_walk_learns(
-        body in texts::object(&NAMES),
+        body in texts::object(&NAMES), items in vec(item(), 0..3), place in prop::sample::select(vec!["output", "data", "item", "response", "annotation"]),
         object in prop::sample::select(vec![json!("response"), json!("response.compaction"), json!("conversation"), json!("list"), json!("x"), json!(null), json!(1)]),
         kind in prop::sample::select(vec!["response.created", "response.completed", "response.output_item.done", "response.output_text.annotation.added", "x"]),
         style in vec(any::<u8>(), 1..40), cuts in vec(any::<Index>(), 0..12),
     ) {
         let mut body = body;
+        // Most names in the places where they mean something.
+        match place {
+            "item" => _ = items.into_iter().next().map(|item| body.insert("item".into(), item)),
+            "response" => _ = body.insert("response".into(), json!({"id": "resp_2", "output": items})),
+            "annotation" => _ = items.into_iter().next().map(|item| body.insert("annotation".into(), item["content"][0]["annotations"][0].clone())),
+            place => _ = body.insert(place.into(), items.into()),
+        }
         if object.is_null() { body.remove("object"); } else { body.insert("object".into(), object); }
         let text = texts::write(&Value::Object(body.clone()), &style);
         let learned = learn_pieces(Observer::json(Dialect::Responses), texts::cut(text.as_bytes(), &cuts)).concat();

@@ -4,8 +4,8 @@ use serde_json::{Map, Value};
 
 use crate::domain::origin::{Kind, Reference};
 
-/// Names that a request may hold, some of them in other letters.
-pub(super) const NAMES: [&str; 46] = [
+/// Names that a request may hold.
+pub(super) const NAMES: [&str; 43] = [
     "previous_response_id",
     "conversation",
     "input",
@@ -49,10 +49,16 @@ pub(super) const NAMES: [&str; 46] = [
     "role",
     "text",
     "é",
-    "File_Id",
-    "file_id\u{17f}",
-    "ID",
 ];
+
+/// The same, some of them in other letters.
+pub(super) const ALL_NAMES: [&str; 48] = {
+    let mut names = [""; 48];
+    let (plain, other) = names.split_at_mut(43);
+    plain.copy_from_slice(&NAMES);
+    other.copy_from_slice(&["File_Id", "file_id\u{17f}", "ID", "Input", "Container"]);
+    names
+};
 
 #[derive(Clone, Copy, PartialEq)]
 enum Place {

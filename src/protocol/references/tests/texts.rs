@@ -13,7 +13,7 @@ pub(in crate::protocol) fn object(names: &'static [&'static str]) -> impl Strate
         1 => any::<bool>().prop_map(Value::from),
     ];
     let value = leaf.prop_recursive(6, 60, 5, move |value| {
-        prop_oneof![vec(value.clone(), 0..4).prop_map(Value::from), fields(names, value).prop_map(Value::Object)]
+        prop_oneof![1 => vec(value.clone(), 0..4).prop_map(Value::from), 2 => fields(names, value).prop_map(Value::Object)]
     });
     fields(names, value)
 }
