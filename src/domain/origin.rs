@@ -24,6 +24,8 @@ pub enum Kind {
     Prompt = 7,
     /// `encrypted_content`: no id, but as bound to its account.
     Encrypted = 8,
+    /// A skill: `skill_…`.
+    Skill = 9,
 }
 
 /// A reference as it is remembered: the first 128 bits of SHA-256 over its kind and its text, so that a megabyte of

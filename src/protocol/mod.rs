@@ -4,4 +4,5 @@
 pub mod body;
 pub mod json;
 pub mod observe;
+pub mod references;
 pub mod sse;

@@ -1,20 +1,20 @@
-//! What is read out of an answer that passes: response id, model, how it ended, tokens. Only looks: it can neither fail nor
-//! delay what it looks at, and holds a few hundred bytes whatever comes.
+//! What is read out of an answer that passes: response id, model, how it ended, tokens, and the references that it leaves behind.
+//! Only looks: it can neither fail nor delay what it looks at. It holds a few hundred bytes whatever comes, and 16 for each
+//! reference.
 
-use super::{
-    json::{Found, JsonError, Paths, Repeats, Scanner, Value},
-    sse::{Part, Tap},
-};
+mod chat;
+mod memory;
+mod read;
+mod responses;
+
+use memory::Memory;
+
+use super::{json::Scanner, references::answer::Learner, sse::Tap};
 use crate::domain::usage::Usage;
+pub use crate::protocol::references::answer::Learned;
 
 /// An answer nested deeper is not looked at further: real ones have tens of levels, and a level costs a bit.
 const MAX_DEPTH: u64 = 64 * 1024;
-
-/// Ids and model names over this are not kept. OpenAI's ids have under 100 bytes.
-const NAME_LIMIT: usize = 256;
-
-/// Error codes over this are not kept, nor are those that are no identifiers: they go to logs.
-const CODE_LIMIT: usize = 64;
 
 /// What was seen of an answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,20 +23,41 @@ pub struct Seen {
     pub response_id: Option<Box<str>>,
     /// `response.model` beside it.
     pub model: Option<Box<str>>,
+    /// `response.status`, of the last event of its life that has one: a background response is not over with its answer.
+    pub status: Option<Status>,
     /// How the response ended. The first terminal event decides.
     pub terminal: Option<Terminal>,
-    /// Tokens, of the first terminal event that has any.
+    /// Tokens, of the first terminal event that has any; of a chat's stream, of the last chunk that has any.
     pub usage: Usage,
     /// The error's code, or else its type.
     pub code: Option<Box<str>>,
     /// Events with a JSON object as data.
     pub events: u64,
+    /// References that were not learned, as there were more than 4,096.
+    pub dropped: u64,
+}
+
+/// How far a response is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// It waits; only a background response does.
+    Queued,
+    /// It is being made. As the last word of an answer: in the background.
+    InProgress,
+    /// It is whole.
+    Completed,
+    /// It ended with an error.
+    Failed,
+    /// It ended early, at a limit.
+    Incomplete,
+    /// It was cancelled.
+    Cancelled,
 }
 
 /// How a response ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Terminal {
-    /// `response.completed`, or `response.done`.
+    /// `response.completed`, or `response.done`; of a chat, `[DONE]`.
     Completed,
     /// `response.failed`, or an error in place of it.
     Failed,
@@ -44,29 +65,55 @@ pub enum Terminal {
     Incomplete,
 }
 
+/// What an endpoint speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    /// Responses and conversations: events with a `type`, objects whose `object` says what they are.
+    Responses,
+    /// Chat completions and their neighbours (completions, embeddings, images): chunks up to `[DONE]`, other names of counts.
+    Chat,
+}
+
 /// Looks at one answer.
 #[derive(Debug)]
 pub struct Observer {
     kind: Kind,
     seen: Seen,
+    memory: Memory,
 }
 
 #[derive(Debug)]
 enum Kind {
-    Stream(Box<(Tap, Event)>),
-    Json(Box<Scanner>),
+    Responses(Box<(Tap, responses::Event)>),
+    Chat(Box<(Tap, chat::Chunk)>),
+    Json(Dialect, Box<Body>),
     Opaque,
+}
+
+#[derive(Debug)]
+struct Body {
+    scanner: Scanner<Learner>,
+    /// It was whole, and what it leaves behind was learned.
+    is_learned: bool,
 }
 
 impl Observer {
     /// For an event stream.
-    pub fn stream() -> Self {
-        Self::new(Kind::Stream(Box::new((Tap::default(), Event::new()))))
+    pub fn stream(dialect: Dialect) -> Self {
+        let tap = Tap::default();
+        Self::new(match dialect {
+            Dialect::Responses => Kind::Responses(Box::new((tap, responses::Event::new()))),
+            Dialect::Chat => Kind::Chat(Box::new((tap, chat::Chunk::new()))),
+        })
     }
 
-    /// For one JSON object: a response or an error.
-    pub fn json() -> Self {
-        Self::new(Kind::Json(Box::new(Scanner::new(&BODY, Repeats::LastWins).max_depth(MAX_DEPTH))))
+    /// For one JSON object: a response, another object, or an error.
+    pub fn json(dialect: Dialect) -> Self {
+        let scanner = match dialect {
+            Dialect::Responses => responses::body(),
+            Dialect::Chat => chat::body(),
+        };
+        Self::new(Kind::Json(dialect, Box::new(Body { scanner, is_learned: false })))
     }
 
     /// For anything else: sees nothing.
@@ -75,7 +122,7 @@ impl Observer {
     }
 
     fn new(kind: Kind) -> Self {
-        Self { kind, seen: Seen::default() }
+        Self { kind, seen: Seen::default(), memory: Memory::default() }
     }
 
     /// Whether it sees nothing, whatever comes.
@@ -83,41 +130,62 @@ impl Observer {
         matches!(self.kind, Kind::Opaque)
     }
 
-    /// Looks at the next piece.
+    /// Looks at the next piece. What it completes is learned now: ask [`Observer::take_learned`] before the piece goes on.
     pub fn feed(&mut self, piece: &[u8]) {
+        let (seen, memory) = (&mut self.seen, &mut self.memory);
         match &mut self.kind {
-            Kind::Stream(stream) => {
+            Kind::Responses(stream) => {
                 let (tap, event) = &mut **stream;
-                tap.feed(piece, |part| event.see(part, &mut self.seen));
+                tap.feed(piece, |part| event.see(part, seen, memory));
             }
-            // A scanner that failed stays so, and says so at the end.
-            Kind::Json(scanner) => _ = scanner.feed(piece),
-            Kind::Opaque => {}
-        }
-    }
-
-    /// Call at the clean end of the answer, once.
-    pub fn finish(&mut self) {
-        match &mut self.kind {
-            Kind::Stream(stream) => {
-                let (tap, event) = &mut **stream;
-                tap.finish(|part| event.see(part, &mut self.seen));
+            Kind::Chat(stream) => {
+                let (tap, chunk) = &mut **stream;
+                tap.feed(piece, |part| chunk.see(part, seen, memory));
             }
-            Kind::Json(scanner) => {
-                if scanner.finish().is_ok() {
-                    see_body(scanner, &mut self.seen);
+            Kind::Json(dialect, body) => {
+                // A scanner that failed stays so, and says so at the end.
+                let _ = body.scanner.feed(piece);
+                if !body.is_learned && body.scanner.is_whole() {
+                    body.is_learned = true;
+                    match dialect {
+                        Dialect::Responses => responses::learn(&body.scanner, memory),
+                        Dialect::Chat => chat::learn(&body.scanner, memory),
+                    }
                 }
             }
             Kind::Opaque => {}
         }
+        self.seen.dropped = self.memory.dropped();
+    }
+
+    /// Call at the clean end of the answer, once. An event without its blank line is looked at, and learned from, too.
+    pub fn finish(&mut self) {
+        let (seen, memory) = (&mut self.seen, &mut self.memory);
+        match &mut self.kind {
+            Kind::Responses(stream) => {
+                let (tap, event) = &mut **stream;
+                tap.finish(|part| event.see(part, seen, memory));
+            }
+            Kind::Chat(stream) => {
+                let (tap, chunk) = &mut **stream;
+                tap.finish(|part| chunk.see(part, seen, memory));
+            }
+            Kind::Json(dialect, body) => {
+                if body.scanner.finish().is_ok() {
+                    see_body(*dialect, &body.scanner, seen);
+                }
+            }
+            Kind::Opaque => {}
+        }
+        self.seen.dropped = self.memory.dropped();
     }
 
     /// Call in place of [`Observer::finish`] where the rest of a JSON answer is not waited for.
     pub fn cut_short(&mut self) {
-        if let Kind::Json(scanner) = &mut self.kind
-            && scanner.feed(&[]).is_ok()
+        if let Kind::Json(dialect, body) = &mut self.kind
+            && body.scanner.feed(&[]).is_ok()
         {
-            see_body(scanner, &mut self.seen);
+            see_body(*dialect, &body.scanner, &mut self.seen);
         }
     }
 
@@ -125,175 +193,19 @@ impl Observer {
     pub fn seen(&self) -> &Seen {
         &self.seen
     }
-}
 
-/// Paths into an event's data; the constants below are their places.
-static EVENT: Paths = Paths::new(&[
-    &["response", "usage", "input_tokens"],
-    &["response", "usage", "input_tokens_details", "cached_tokens"],
-    &["response", "usage", "output_tokens"],
-    &["response", "usage", "output_tokens_details", "reasoning_tokens"],
-    &["response", "usage", "total_tokens"],
-    &["type"],
-    &["response", "id"],
-    &["response", "model"],
-    &["response", "error", "code"],
-    &["response", "error", "type"],
-    &["error", "code"],
-    &["error", "type"],
-    &["error"],
-    &["code"],
-]);
-const TYPE: usize = 5;
-const RESPONSE_ID: usize = 6;
-const RESPONSE_MODEL: usize = 7;
-const EVENT_ERROR: usize = 12;
-/// In the order in which they are asked.
-const EVENT_CODES: [usize; 5] = [8, 10, 13, 9, 11];
-
-/// Paths into a JSON answer. Usage stands first in both, so that one function reads it.
-static BODY: Paths = Paths::new(&[
-    &["usage", "input_tokens"],
-    &["usage", "input_tokens_details", "cached_tokens"],
-    &["usage", "output_tokens"],
-    &["usage", "output_tokens_details", "reasoning_tokens"],
-    &["usage", "total_tokens"],
-    &["id"],
-    &["model"],
-    &["status"],
-    &["error", "code"],
-    &["error", "type"],
-]);
-const ID: usize = 5;
-const MODEL: usize = 6;
-const STATUS: usize = 7;
-const BODY_CODES: [usize; 2] = [8, 9];
-
-/// The event that is coming in.
-#[derive(Debug)]
-struct Event {
-    scanner: Scanner,
-    /// Nothing further in it matters.
-    over: bool,
-}
-
-impl Event {
-    fn new() -> Self {
-        Self { scanner: Scanner::new(&EVENT, Repeats::LastWins).max_depth(MAX_DEPTH), over: false }
-    }
-
-    fn see(&mut self, part: Part<'_>, seen: &mut Seen) {
-        match part {
-            // Most events are deltas that name their type first: after it, nothing in them is read.
-            Part::Data(_) if self.over => {}
-            // What is not JSON is no event; `[DONE]` is not.
-            Part::Data(data) => self.over = self.read(data, seen).unwrap_or(true),
-            Part::End => {
-                if !std::mem::take(&mut self.over) && self.scanner.finish().is_ok() {
-                    seen.events += 1;
-                    see_event(&self.scanner, seen);
-                }
-                self.scanner.reset();
-            }
-        }
-    }
-
-    /// Gives true once the type shows that nothing in the event matters; such an event is counted here.
-    fn read(&mut self, mut data: &[u8], seen: &mut Seen) -> Result<bool, JsonError> {
-        while !data.is_empty() {
-            data = &data[self.scanner.feed_until(data, TYPE)?..];
-            if seen.response_id.is_some() && text(&self.scanner, TYPE).is_some_and(|name| terminal(name).is_none()) {
-                seen.events += 1;
-                return Ok(true);
-            }
-        }
-        Ok(false)
+    /// What was learned since it was asked last, each reference once an answer. A client can name none of them before it has
+    /// the piece that was fed last. Of an answer that is no success nothing is to be believed.
+    pub fn take_learned(&mut self) -> Vec<Learned> {
+        self.memory.take()
     }
 }
 
-fn terminal(event: &str) -> Option<Terminal> {
-    match event {
-        "response.completed" | "response.done" => Some(Terminal::Completed),
-        "response.failed" | "error" => Some(Terminal::Failed),
-        "response.incomplete" => Some(Terminal::Incomplete),
-        _ => None,
+fn see_body(dialect: Dialect, body: &Scanner<Learner>, seen: &mut Seen) {
+    match dialect {
+        Dialect::Responses => responses::see_body(body, seen),
+        Dialect::Chat => chat::see_body(body, seen),
     }
-}
-
-/// A whole event.
-fn see_event(event: &Scanner, seen: &mut Seen) {
-    if seen.response_id.is_none() {
-        seen.response_id = name(event, RESPONSE_ID);
-        if seen.response_id.is_some() {
-            seen.model = name(event, RESPONSE_MODEL);
-        }
-    }
-    let end = match text(event, TYPE) {
-        Some(event) => terminal(event),
-        // Some relays send a bare error object.
-        None => matches!(value(event, EVENT_ERROR), Some(Value::Object)).then_some(Terminal::Failed),
-    };
-    if end.is_none() {
-        return;
-    }
-    // A second terminal event adds what is missing: `error` comes before `response.failed`, `response.done` after
-    // `response.completed`.
-    seen.terminal = seen.terminal.or(end);
-    if seen.usage.is_empty() {
-        seen.usage = usage(event);
-    }
-    if seen.terminal == Some(Terminal::Failed) && seen.code.is_none() {
-        seen.code = EVENT_CODES.into_iter().find_map(|path| code(event, path));
-    }
-}
-
-/// A whole JSON answer.
-fn see_body(body: &Scanner, seen: &mut Seen) {
-    seen.response_id = name(body, ID);
-    seen.model = name(body, MODEL);
-    seen.terminal = match text(body, STATUS) {
-        Some("completed") => Some(Terminal::Completed),
-        Some("failed") => Some(Terminal::Failed),
-        Some("incomplete") => Some(Terminal::Incomplete),
-        _ => None,
-    };
-    seen.usage = usage(body);
-    seen.code = BODY_CODES.into_iter().find_map(|path| code(body, path));
-}
-
-fn value(json: &Scanner, path: usize) -> Option<&Value> {
-    json.found(path).map(|Found { value, .. }| value)
-}
-
-fn text(json: &Scanner, path: usize) -> Option<&str> {
-    match value(json, path) {
-        Some(Value::String(text)) => Some(text),
-        _ => None,
-    }
-}
-
-fn name(json: &Scanner, path: usize) -> Option<Box<str>> {
-    text(json, path).filter(|name| !name.is_empty() && name.len() <= NAME_LIMIT).map(Box::from)
-}
-
-/// A short identifier; some servers send a whole number.
-fn code(json: &Scanner, path: usize) -> Option<Box<str>> {
-    let code = match value(json, path)? {
-        Value::String(text) => text,
-        Value::Number(number) if number.parse::<i64>().is_ok() => number,
-        _ => return None,
-    };
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-');
-    (!code.is_empty() && code.len() <= CODE_LIMIT && code.bytes().all(is_plain)).then(|| code.clone())
-}
-
-/// The first five paths. What is not a whole number from 0 on is no count.
-fn usage(json: &Scanner) -> Usage {
-    let count = |path| match value(json, path) {
-        Some(Value::Number(number)) => number.parse().ok(),
-        _ => None,
-    };
-    Usage { input: count(0), cached: count(1), output: count(2), reasoning: count(3), total: count(4) }
 }
 
 #[cfg(test)]

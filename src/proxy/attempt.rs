@@ -21,7 +21,7 @@ use crate::{
     metering::Settlement,
     protocol::{
         body::{Edit, Rope, RopeBody, json_string},
-        observe::Observer,
+        observe::{Dialect, Observer},
     },
     upstream::{
         Lease, Verdict,
@@ -331,7 +331,7 @@ fn retry_after(headers: &HeaderMap, clock: Clock) -> Option<Duration> {
 /// Reads the beginning of an error answer, finds its code, and keeps what was read for the client.
 async fn read_error(mut source: Source, within: Duration) -> (Source, Option<Box<str>>) {
     let deadline = Instant::now() + within;
-    let mut observer = Observer::json();
+    let mut observer = Observer::json(Dialect::Responses);
     let mut read: Vec<Bytes> = Vec::new();
     let mut len = 0;
     loop {

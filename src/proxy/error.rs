@@ -20,7 +20,7 @@ use crate::{
     auth::{Caller, Stranger},
     domain::{endpoint::Endpoint, id::RequestId, outcome::End, problem::Problem},
     limits::{Kind, Limited, Quotas},
-    protocol::json::{JsonError, JsonErrorKind, Paths},
+    protocol::json::{JsonError, JsonErrorKind},
 };
 
 /// Our id of the request, on every response.
@@ -159,14 +159,12 @@ impl Refusal {
         Self::new(Problem::InvalidModel, format!("`model` {why}")).about("model")
     }
 
-    pub(super) fn json(error: &JsonError, paths: &Paths) -> Self {
+    pub(super) fn json(error: &JsonError) -> Self {
         match error.kind {
-            JsonErrorKind::Repeated { path } => {
-                let name = paths.name(path);
+            JsonErrorKind::Repeated { name } => {
                 Self::new(Problem::RepeatedField, format!("The body holds `{name}` more than once.")).about(name)
             }
-            JsonErrorKind::LetterCase { path } => {
-                let name = paths.name(path);
+            JsonErrorKind::LetterCase { name } => {
                 let message = format!(
                     "The body holds `{name}` in another letter case. Some providers would read it as `{name}`."
                 );

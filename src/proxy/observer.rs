@@ -2,7 +2,7 @@
 
 use crate::{
     domain::endpoint::{Endpoint, Shape},
-    protocol::observe::Observer,
+    protocol::observe::{Dialect, Observer},
     upstream::headers::Media,
 };
 
@@ -11,9 +11,12 @@ use crate::{
 pub(super) fn observer_for(endpoint: Option<Endpoint>, succeeded: bool, media: Media) -> (Observer, bool) {
     let shape = endpoint.map_or(Shape::Object, Endpoint::shape);
     match (shape, media) {
-        (_, Media::Json) if !succeeded => (Observer::json(), false),
-        (Shape::Response, Media::EventStream) => (Observer::stream(), true),
-        (Shape::Response | Shape::Object, Media::Json) => (Observer::json(), false),
+        (_, Media::Json) if !succeeded => (Observer::json(Dialect::Responses), false),
+        (Shape::Response, Media::EventStream) => (Observer::stream(Dialect::Responses), true),
+        (Shape::Response | Shape::Object, Media::Json) => (Observer::json(Dialect::Responses), false),
+        (Shape::Completion, Media::EventStream) => (Observer::stream(Dialect::Chat), true),
+        (Shape::Completion | Shape::Vectors | Shape::Media, Media::Json) => (Observer::json(Dialect::Chat), false),
+        // Streams of images and sound have no end of their own that is known.
         _ => (Observer::opaque(), false),
     }
 }

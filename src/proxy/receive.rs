@@ -238,7 +238,6 @@ where
 /// Scans pieces and keeps them.
 struct Scan<'a> {
     scanner: Scanner,
-    paths: &'static Paths,
     names_model: bool,
     rope: Rope,
     max_bytes: u64,
@@ -254,7 +253,6 @@ impl<'a> Scan<'a> {
         let paths = if names_model { &PATHS } else { &NO_PATHS };
         Self {
             scanner: Scanner::new(paths, Repeats::Refuse),
-            paths,
             names_model,
             rope: Rope::new(),
             max_bytes,
@@ -282,7 +280,7 @@ impl<'a> Scan<'a> {
         if !self.hold(self.rope.len() + len as u64) {
             return Err(Refusal::overloaded());
         }
-        self.scanner.feed(&piece).map_err(|error| Refusal::json(&error, self.paths))?;
+        self.scanner.feed(&piece).map_err(|error| Refusal::json(&error))?;
         self.rope.push(piece);
         self.turn += len;
         if self.turn >= TURN {
@@ -295,7 +293,7 @@ impl<'a> Scan<'a> {
     fn finish(mut self) -> Result<Received, Refusal> {
         // Where no model is named, the body may be left out.
         if self.names_model || !self.rope.is_empty() {
-            self.scanner.finish().map_err(|error| Refusal::json(&error, self.paths))?;
+            self.scanner.finish().map_err(|error| Refusal::json(&error))?;
         }
         let model = match self.scanner.found(MODEL) {
             None => None,

@@ -10,7 +10,7 @@ pub struct JsonError {
     pub at: u64,
 }
 
-/// What is wrong with a text. `path` is an index into the scanner's paths.
+/// What is wrong with a text. `name` is the field as it is documented.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum JsonErrorKind {
     /// Nothing, or whitespace only.
@@ -34,19 +34,22 @@ pub enum JsonErrorKind {
     /// Nested deeper than the scanner's limit.
     #[error("the JSON is nested too deeply")]
     TooDeep,
-    /// A key on a path stands twice in its object.
+    /// A key that is acted on stands twice in its object.
     #[error("a field stands twice in the JSON")]
     Repeated {
-        /// The path.
-        path: usize,
+        /// The key.
+        name: &'static str,
     },
-    /// A key differs from one on a path by letter case only.
+    /// A key differs from one that is acted on by letter case only.
     #[error("a field of the JSON is written in another letter case")]
     LetterCase {
-        /// The path.
-        path: usize,
+        /// The key that it resembles.
+        name: &'static str,
     },
-    /// A key beside one on a path is not text.
+    /// More references to stored state than are looked up for one request.
+    #[error("the JSON refers to too many stored objects")]
+    TooManyReferences,
+    /// A key beside one that is acted on is not text.
     #[error("a field name in the JSON is not valid text")]
     InvalidKey,
 }

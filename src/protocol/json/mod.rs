@@ -8,6 +8,8 @@ mod error;
 mod find;
 mod nesting;
 mod number;
+mod seek;
+mod strings;
 mod text;
 mod value;
 mod watch;
@@ -16,13 +18,14 @@ mod watch;
 mod tests;
 
 pub use error::{JsonError, JsonErrorKind};
-use find::quote_or_backslash;
 use nesting::Nesting;
 use number::Number;
+pub use seek::{Seek, Wish};
 use text::Text;
 pub use value::{Found, NUMBER_LIMIT, STRING_LIMIT, Value};
 use watch::Watch;
 pub use watch::{Paths, Repeats};
+pub(super) use watch::{bits, same_folded};
 
 /// What may come next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +50,8 @@ enum State {
     SkipEscaped,
     /// The rest of a string that is read.
     Text,
+    /// The rest of a string that is passed on in pieces.
+    Pieces,
     /// The rest of a literal.
     Literal,
     /// The rest of a number.
@@ -55,9 +60,9 @@ enum State {
     End,
 }
 
-/// Scans one JSON text, fed piece by piece.
+/// Scans one JSON text, fed piece by piece: for its paths, and for what `S` seeks at every depth.
 #[derive(Debug)]
-pub struct Scanner {
+pub struct Scanner<S = ()> {
     state: State,
     /// Bytes of the text before the current piece.
     base: u64,
@@ -71,12 +76,20 @@ pub struct Scanner {
     nesting: Nesting,
     max_depth: u64,
     watch: Watch,
+    seek: S,
     failed: Option<JsonError>,
 }
 
 impl Scanner {
     /// A scanner for these paths.
     pub fn new(paths: &'static Paths, repeats: Repeats) -> Self {
+        Self::seeking(paths, repeats, ())
+    }
+}
+
+impl<S: Seek> Scanner<S> {
+    /// A scanner for these paths, and for what `seek` asks for.
+    pub fn seeking(paths: &'static Paths, repeats: Repeats, seek: S) -> Self {
         Self {
             state: State::Start,
             base: 0,
@@ -87,6 +100,7 @@ impl Scanner {
             nesting: Nesting::default(),
             max_depth: u64::MAX,
             watch: Watch::new(paths, repeats),
+            seek,
             failed: None,
         }
     }
@@ -122,12 +136,28 @@ impl Scanner {
         self.watch.found(path)
     }
 
+    /// What was sought.
+    pub fn sought(&self) -> &S {
+        &self.seek
+    }
+
+    /// The same, to take something out of it.
+    pub fn sought_mut(&mut self) -> &mut S {
+        &mut self.seek
+    }
+
+    /// The text is whole, as far as it was fed: only whitespace may follow.
+    pub fn is_whole(&self) -> bool {
+        self.failed.is_none() && self.state == State::End
+    }
+
     /// Begins a new text with the same paths and buffers.
     pub fn reset(&mut self) {
         self.state = State::Start;
         self.base = 0;
         self.nesting.clear();
         self.watch.clear();
+        self.seek.clear();
         self.failed = None;
     }
 
@@ -157,23 +187,11 @@ impl Scanner {
         while let Some(&byte) = piece.get(i) {
             let at = self.base + i as u64;
             state = match state {
-                State::Skip => match quote_or_backslash(&piece[i..]) {
-                    None => {
-                        i = piece.len();
-                        break;
-                    }
-                    Some(run) => {
-                        i += run + 1;
-                        if piece[i - 1] == b'"' {
-                            if self.is_key { State::Colon } else { State::After }
-                        } else if i < piece.len() {
-                            i += 1;
-                            State::Skip
-                        } else {
-                            State::SkipEscaped
-                        }
-                    }
-                },
+                State::Skip => {
+                    let (next, read) = self.skip(&piece[i..]);
+                    i += read;
+                    next
+                }
                 State::SkipEscaped => {
                     i += 1;
                     State::Skip
@@ -185,16 +203,25 @@ impl Scanner {
                         break;
                     }
                     if self.is_key {
-                        self.watch.key(&self.text).map_err(|kind| (kind, self.token_at))?;
+                        self.long_key().map_err(|kind| (kind, self.token_at))?;
                         State::Colon
                     } else {
-                        let found = self.watch.put(self.token_at..self.base + i as u64, self.text.value());
+                        let found = self.string(self.base + i as u64).map_err(|kind| (kind, self.token_at))?;
                         if found & stop != 0 {
                             state = State::After;
                             break;
                         }
                         State::After
                     }
+                }
+                State::Pieces => {
+                    let (read, closed) = self.text.pass(&piece[i..], |piece| self.seek.piece(piece));
+                    i += read;
+                    if !closed {
+                        break;
+                    }
+                    self.pieces_end(self.base + i as u64).map_err(|kind| (kind, self.token_at))?;
+                    State::After
                 }
                 State::Literal => {
                     i += 1;
@@ -260,42 +287,6 @@ impl Scanner {
         self.watching() && self.watch.wants_value()
     }
 
-    /// The text after the quote of a key. Gives the next state and how much was read.
-    ///
-    /// A key that ends in this piece and holds no escape, as nearly every one, is compared where it stands.
-    #[inline]
-    fn begin_key(&mut self, rest: &[u8], at: u64) -> Result<(State, usize), (JsonErrorKind, u64)> {
-        let run = quote_or_backslash(rest);
-        if !self.watching() {
-            self.is_key = true;
-            return Ok(skipped(rest, run, State::Colon));
-        }
-        match run {
-            Some(run) if rest[run] == b'"' && run <= STRING_LIMIT => {
-                self.watch.plain_key(&rest[..run]).map_err(|kind| (kind, at))?;
-                Ok((State::Colon, run + 1))
-            }
-            _ => {
-                self.is_key = true;
-                self.token_at = at;
-                self.text.begin(self.watch.checks_keys());
-                Ok((State::Text, 0))
-            }
-        }
-    }
-
-    /// The text after the quote of a string that is a value. Gives the next state and how much was read.
-    #[inline]
-    fn begin_string(&mut self, rest: &[u8], at: u64) -> (State, usize) {
-        self.is_key = false;
-        if self.keeps_value() {
-            self.token_at = at;
-            self.text.begin(false);
-            return (State::Text, 0);
-        }
-        skipped(rest, quote_or_backslash(rest), State::After)
-    }
-
     /// The length of a literal that ends in this piece and is kept by nobody, as nearly every one.
     #[inline]
     fn plain_literal(&self, rest: &[u8], byte: u8) -> Option<usize> {
@@ -313,7 +304,10 @@ impl Scanner {
     fn token(&mut self, state: State, byte: u8, at: u64) -> Result<State, (JsonErrorKind, u64)> {
         match (state, byte) {
             (State::Colon, b':') => Ok(State::Value),
-            (State::After, b',') => Ok(if self.nesting.in_object() { State::Key } else { State::Value }),
+            (State::After, b',') => {
+                self.seek.comma(at);
+                Ok(if self.nesting.in_object() { State::Key } else { State::Value })
+            }
             (State::After | State::FirstKey, b'}') if self.nesting.in_object() => Ok(self.close(Value::Object, at)),
             (State::After | State::FirstValue, b']') if !self.nesting.in_object() => Ok(self.close(Value::Array, at)),
             (State::FirstValue | State::Value, _) => self.value(byte, at),
@@ -349,6 +343,7 @@ impl Scanner {
     fn start(&mut self, byte: u8, at: u64) -> Result<State, (JsonErrorKind, u64)> {
         match byte {
             b'{' => {
+                self.seek.open(true, at).map_err(|kind| (kind, at))?;
                 self.nesting.push(true);
                 self.watch.begin();
                 Ok(State::FirstKey)
@@ -363,6 +358,7 @@ impl Scanner {
         if self.nesting.depth() >= self.max_depth {
             return Err((JsonErrorKind::TooDeep, at));
         }
+        self.seek.open(object, at).map_err(|kind| (kind, at))?;
         if self.watching() {
             self.watch.open(object, at);
         }
@@ -371,6 +367,7 @@ impl Scanner {
     }
 
     fn close(&mut self, value: Value, at: u64) -> State {
+        self.seek.close(at + 1);
         if self.watching() {
             self.watch.leave();
         }
@@ -407,16 +404,5 @@ impl Scanner {
         }
         let value = self.text.number();
         self.watch.put(self.token_at..end, value)
-    }
-}
-
-/// Passes over the beginning of a string of which the first quote or backslash is at `run`: to its end, if that is it.
-#[inline]
-fn skipped(rest: &[u8], run: Option<usize>, next: State) -> (State, usize) {
-    match run {
-        Some(run) if rest[run] == b'"' => (next, run + 1),
-        // The backslash is looked at again.
-        Some(run) => (State::Skip, run),
-        None => (State::Skip, rest.len()),
     }
 }

@@ -63,6 +63,48 @@ impl Text {
         (i, false)
     }
 
+    /// Reads up to and with the closing quote, passes on what is read, and keeps nothing; gives how much was read and whether it
+    /// was closed. Whether the bytes are UTF-8 is not looked at.
+    pub(super) fn pass(&mut self, bytes: &[u8], mut to: impl FnMut(&[u8])) -> (usize, bool) {
+        let mut i = 0;
+        while let Some(&byte) = bytes.get(i) {
+            if self.escape != Escape::None {
+                i += usize::from(self.escaped(byte));
+                if !self.kept.is_empty() {
+                    to(&self.kept);
+                    self.kept.clear();
+                }
+                continue;
+            }
+            let rest = &bytes[i..];
+            let run = quote_or_backslash(rest).unwrap_or(rest.len());
+            if run > 0 {
+                self.lone();
+                self.invalid |= rest[..run].iter().fold(false, |control, &byte| control | (byte < 0x20));
+                to(&rest[..run]);
+                i += run;
+                continue;
+            }
+            i += 1;
+            if byte == b'"' {
+                self.lone();
+                return (i, true);
+            }
+            self.escape = Escape::Begun;
+        }
+        (i, false)
+    }
+
+    /// Nothing in it made it no text, as far as was looked.
+    pub(super) fn is_valid(&self) -> bool {
+        !self.invalid
+    }
+
+    /// The string, if it was short enough to be kept and is text.
+    pub(super) fn short(&self) -> Option<&str> {
+        if self.invalid || self.long { None } else { std::str::from_utf8(&self.kept).ok() }
+    }
+
     /// The key, if it was short enough to be kept; `Err` if it is no text.
     pub(super) fn key(&self) -> Result<Option<&str>, ()> {
         let text = std::str::from_utf8(&self.kept);

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{Found, JsonErrorKind, Value, text::Text};
+use super::{Found, JsonErrorKind, Value};
 
 /// More than any reader here needs, and one machine word of bits.
 const MAX_PATHS: usize = 32;
@@ -43,11 +43,6 @@ impl Paths {
             i += 1;
         }
         Self { paths, ends, by_len }
-    }
-
-    /// The name at the end of a path.
-    pub fn name(&self, path: usize) -> &'static str {
-        self.paths.get(path).and_then(|path| path.last()).copied().unwrap_or_default()
     }
 }
 
@@ -146,26 +141,9 @@ impl Watch {
         self.level -= 1;
     }
 
-    /// A key of the innermost level, unescaped.
-    pub(super) fn key(&mut self, text: &Text) -> Result<(), JsonErrorKind> {
-        match text.key() {
-            Ok(Some(key)) => self.name(key.as_bytes()),
-            Err(()) if self.refuse => Err(JsonErrorKind::InvalidKey),
-            // Too long for any path, or no text.
-            Ok(None) | Err(()) => self.name(&[]),
-        }
-    }
-
-    /// A key of the innermost level that stands there without escapes.
+    /// A key of the innermost level, unescaped; empty where it is too long for any path.
     #[inline]
-    pub(super) fn plain_key(&mut self, key: &[u8]) -> Result<(), JsonErrorKind> {
-        if self.refuse && (key.iter().any(|byte| *byte < 0x20) || std::str::from_utf8(key).is_err()) {
-            return Err(JsonErrorKind::InvalidKey);
-        }
-        self.name(key)
-    }
-
-    fn name(&mut self, key: &[u8]) -> Result<(), JsonErrorKind> {
+    pub(super) fn key(&mut self, key: &[u8]) -> Result<(), JsonErrorKind> {
         let level = self.level - 1;
         self.wanted[level] = 0;
         self.deeper = 0;
@@ -177,12 +155,12 @@ impl Watch {
             if name.as_bytes() == key {
                 matching |= 1 << path;
             } else if self.refuse && same_folded(name, key) {
-                return Err(JsonErrorKind::LetterCase { path });
+                return Err(JsonErrorKind::LetterCase { name });
             }
         }
         let again = matching & self.seen[level];
         if self.refuse && again != 0 {
-            return Err(JsonErrorKind::Repeated { path: again.trailing_zeros() as usize });
+            return Err(JsonErrorKind::Repeated { name: self.paths.paths[again.trailing_zeros() as usize][level] });
         }
         self.seen[level] |= matching;
         self.wanted[level] = matching & self.paths.ends[level];
@@ -216,7 +194,8 @@ impl Watch {
 }
 
 /// The indices of the bits that are set.
-fn bits(mut set: u32) -> impl Iterator<Item = usize> {
+pub(in crate::protocol) fn bits(set: impl Into<u64>) -> impl Iterator<Item = usize> {
+    let mut set = set.into();
     std::iter::from_fn(move || {
         let lowest = (set != 0).then(|| set.trailing_zeros() as usize)?;
         set &= set - 1;
@@ -226,7 +205,7 @@ fn bits(mut set: u32) -> impl Iterator<Item = usize> {
 
 /// Same to Go's `encoding/json`, which takes a field by its name in any letter case: ASCII's, and the two letters outside of it
 /// that fold into it.
-fn same_folded(name: &str, key: &[u8]) -> bool {
+pub(in crate::protocol) fn same_folded(name: &str, key: &[u8]) -> bool {
     // It was looked at: it is text.
     let Ok(key) = std::str::from_utf8(key) else { return false };
     let fold = |char: char| match char {

@@ -1,0 +1,87 @@
+//! Names at every depth: what a scanner tells beside its paths.
+
+use std::ops::Range;
+
+use super::JsonErrorKind;
+
+/// Looks at keys wherever they stand. A scanner tells it of every container, and where it asks for it of keys and strings;
+/// `()` asks for nothing and costs nothing.
+///
+/// Another one: keep what a level costs small and bounded, as nesting is not; never let a result depend on what a split
+/// changes (a string that is told whole is told once, pieces are told as they come).
+pub trait Seek {
+    /// The keys of the innermost object are of interest.
+    fn looks(&self) -> bool;
+
+    /// A key of the innermost object, unescaped; empty where it is too long for any name, or no text.
+    fn key(&mut self, key: &[u8]) -> Result<(), JsonErrorKind>;
+
+    /// What is to be told of a string that comes next as a value. Asked at its begin and at its end.
+    fn wish(&self) -> Wish;
+
+    /// A string that was wished for is over; `None` where it is too long for an id, or no text.
+    fn text(&mut self, range: Range<u64>, text: Option<&str>) -> Result<(), JsonErrorKind>;
+
+    /// The next piece of a string that was wished for in pieces, unescaped.
+    fn piece(&mut self, piece: &[u8]);
+
+    /// A string that was told in pieces is over. It may hold bytes that are not UTF-8; what else makes a string no text is told.
+    fn end(&mut self, range: Range<u64>, is_text: bool) -> Result<(), JsonErrorKind>;
+
+    /// A container begins.
+    fn open(&mut self, object: bool, at: u64) -> Result<(), JsonErrorKind>;
+
+    /// The innermost container ends before `end`.
+    fn close(&mut self, end: u64);
+
+    /// A comma of the innermost container.
+    fn comma(&mut self, at: u64);
+
+    /// A new text begins.
+    fn clear(&mut self);
+}
+
+/// What is to be told of a string.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// Nothing.
+    Nothing,
+    /// It as a whole, if it is short.
+    Text,
+    /// All of it, in pieces.
+    Pieces,
+}
+
+impl Seek for () {
+    fn looks(&self) -> bool {
+        false
+    }
+
+    fn key(&mut self, _: &[u8]) -> Result<(), JsonErrorKind> {
+        Ok(())
+    }
+
+    fn wish(&self) -> Wish {
+        Wish::Nothing
+    }
+
+    fn text(&mut self, _: Range<u64>, _: Option<&str>) -> Result<(), JsonErrorKind> {
+        Ok(())
+    }
+
+    fn piece(&mut self, _: &[u8]) {}
+
+    fn end(&mut self, _: Range<u64>, _: bool) -> Result<(), JsonErrorKind> {
+        Ok(())
+    }
+
+    fn open(&mut self, _: bool, _: u64) -> Result<(), JsonErrorKind> {
+        Ok(())
+    }
+
+    fn close(&mut self, _: u64) {}
+
+    fn comma(&mut self, _: u64) {}
+
+    fn clear(&mut self) {}
+}

@@ -1,0 +1,119 @@
+//! Keys and strings: whether one is skipped, compared where it stands, read, or passed on.
+
+use super::{JsonErrorKind, STRING_LIMIT, Scanner, Seek, State, Value, Wish, find::quote_or_backslash};
+
+impl<S: Seek> Scanner<S> {
+    /// A run of a string that is skipped, with what ends it. Gives the next state and how much was read.
+    #[inline]
+    pub(super) fn skip(&self, rest: &[u8]) -> (State, usize) {
+        match quote_or_backslash(rest) {
+            None => (State::Skip, rest.len()),
+            Some(run) if rest[run] == b'"' => (if self.is_key { State::Colon } else { State::After }, run + 1),
+            Some(run) if run + 1 < rest.len() => (State::Skip, run + 2),
+            Some(run) => (State::SkipEscaped, run + 1),
+        }
+    }
+
+    /// The text after the quote of a key. Gives the next state and how much was read.
+    ///
+    /// A key that ends in this piece and holds no escape, as nearly every one, is compared where it stands.
+    #[inline]
+    pub(super) fn begin_key(&mut self, rest: &[u8], at: u64) -> Result<(State, usize), (JsonErrorKind, u64)> {
+        let run = quote_or_backslash(rest);
+        let (watching, looking) = (self.watching(), self.seek.looks());
+        if !watching && !looking {
+            self.is_key = true;
+            return Ok(skipped(rest, run, State::Colon));
+        }
+        match run {
+            Some(run) if rest[run] == b'"' && run <= STRING_LIMIT => {
+                let key = &rest[..run];
+                if self.watch.checks_keys() && !is_text(key) {
+                    return Err((JsonErrorKind::InvalidKey, at));
+                }
+                if watching {
+                    self.watch.key(key).map_err(|kind| (kind, at))?;
+                }
+                if looking {
+                    self.seek.key(key).map_err(|kind| (kind, at))?;
+                }
+                Ok((State::Colon, run + 1))
+            }
+            _ => {
+                self.is_key = true;
+                self.token_at = at;
+                self.text.begin(self.watch.checks_keys());
+                Ok((State::Text, 0))
+            }
+        }
+    }
+
+    /// The text after the quote of a string that is a value. Gives the next state and how much was read.
+    #[inline]
+    pub(super) fn begin_string(&mut self, rest: &[u8], at: u64) -> (State, usize) {
+        self.is_key = false;
+        let wish = self.seek.wish();
+        if wish == Wish::Nothing && !self.keeps_value() {
+            return skipped(rest, quote_or_backslash(rest), State::After);
+        }
+        self.token_at = at;
+        self.text.begin(false);
+        (if wish == Wish::Pieces { State::Pieces } else { State::Text }, 0)
+    }
+
+    /// A key ended that has an escape, is long, or came in pieces.
+    pub(super) fn long_key(&mut self) -> Result<(), JsonErrorKind> {
+        let key = match self.text.key() {
+            Ok(Some(key)) => key.as_bytes(),
+            Err(()) if self.watch.checks_keys() => return Err(JsonErrorKind::InvalidKey),
+            // Too long for any name, or no text.
+            Ok(None) | Err(()) => &[],
+        };
+        if self.watch.level() == self.nesting.depth() {
+            self.watch.key(key)?;
+        }
+        if self.seek.looks() {
+            self.seek.key(key)?;
+        }
+        Ok(())
+    }
+
+    /// A string that is read ended before `end`. Gives the path that wanted it, as a bit.
+    pub(super) fn string(&mut self, end: u64) -> Result<u32, JsonErrorKind> {
+        if self.seek.wish() == Wish::Text {
+            self.seek.text(self.token_at..end, self.text.short())?;
+        }
+        if !self.keeps_value() {
+            return Ok(0);
+        }
+        Ok(self.watch.put(self.token_at..end, self.text.value()))
+    }
+
+    /// A string that was passed on ended before `end`. Of its contents a path learns nothing.
+    pub(super) fn pieces_end(&mut self, end: u64) -> Result<(), JsonErrorKind> {
+        self.seek.end(self.token_at..end, self.text.is_valid())?;
+        if self.keeps_value() {
+            self.watch.put(self.token_at..end, Value::LongString);
+        }
+        Ok(())
+    }
+}
+
+/// A key without escapes is text.
+#[inline]
+fn is_text(key: &[u8]) -> bool {
+    // One pass without an early way out: keys are short, and nearly all are plain.
+    let plain = key.iter().fold(true, |plain, byte| plain & (0x20..0x80).contains(byte));
+    plain || (std::str::from_utf8(key).is_ok() && key.iter().all(|byte| *byte >= 0x20))
+}
+
+/// Passes over the beginning of a string of which the first quote or backslash is at `run`: to its end, if that is it.
+#[inline]
+fn skipped(rest: &[u8], run: Option<usize>, next: State) -> (State, usize) {
+    match run {
+        Some(run) if rest[run] == b'"' => (next, run + 1),
+        // The backslash is looked at again.
+        Some(run) => (State::Skip, run),
+        None => (State::Skip, rest.len()),
+    }
+}

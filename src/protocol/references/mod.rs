@@ -1,0 +1,12 @@
+//! References to what a provider stored: those that a request makes, and those that an answer leaves behind.
+//!
+//! Both are found while the bytes pass, by one scan ([`Scanner`](super::json::Scanner)) with a table of names each.
+
+pub mod answer;
+mod cuts;
+mod finder;
+mod grammar;
+pub mod request;
+
+#[cfg(test)]
+pub(super) mod tests;
