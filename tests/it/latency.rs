@@ -186,8 +186,11 @@ async fn what_the_ledger_and_a_slow_database_add() {
             // Nobody is always the first after a pause, or after the same other one.
             let count = arms.len();
             for turn in 0..count {
-                let nth =
-                    if round / count % 2 == 0 { (turn + round) % count } else { (2 * count - turn + round) % count };
+                let nth = if (round / count).is_multiple_of(2) {
+                    (turn + round) % count
+                } else {
+                    (2 * count - turn + round) % count
+                };
                 let took = arms[nth].round(at_once).await;
                 if round >= WARM_UP {
                     arms[nth].took.extend(took);
