@@ -11,7 +11,7 @@ use hyper::{
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tempfile::TempDir;
-use tidegate::config::Config;
+use tidegate::config::{Config, OnClientGone};
 use tokio::{
     io::AsyncReadExt,
     net::TcpStream,
@@ -269,6 +269,33 @@ async fn leaving_a_stream_cancels_its_call_and_no_other() {
     assert!(best.iter().all(|best| *best < Duration::from_millis(100)), "{best:?}");
     assert!(stays_open.try_recv().is_err(), "the wrong call was cancelled");
     assert_eq!(gateway.metric(IN_FLIGHT).await, 1.0);
+}
+
+#[tokio::test]
+async fn a_stream_that_is_reset_is_read_on_where_its_key_drains() {
+    let (go, wait) = oneshot::channel();
+    let (told, closed) = oneshot::channel();
+    let usage =
+        "data: {\"type\":\"response.completed\",\"response\":{\"usage\":{\"input_tokens\":3,\"output_tokens\":5}}}\n\n";
+    let mut steps = Some(vec![
+        Step::Send([STREAM, &chunk(EVENT)].concat()),
+        Step::Wait(wait),
+        Step::Send(chunk(usage.as_bytes())),
+        Step::UntilClosed(told),
+    ]);
+    let upstream = Upstream::scripted(move |_| steps.take().unwrap()).await;
+    let (gateway, made) = gateway(&upstream, |config| config.keys[0].on_client_gone = OnClientGone::Drain);
+    let client = H2::connect(&gateway, &made).await;
+    let mut body = client.head(post(BODY)).await.unwrap().into_body();
+    assert_eq!(next(&mut body).await.unwrap().unwrap(), EVENT);
+    drop(body);
+    // The reset is there before what comes after it on the same connection.
+    assert_eq!(client.whole(get("/healthz")).await.0, 200);
+    assert_eq!(gateway.metric(IN_FLIGHT).await, 1.0);
+    go.send(()).unwrap();
+    soon("the end of the call, which the upstream leaves open", closed).await.unwrap();
+    gateway.metric_becomes(GONE, 1.0).await;
+    assert_eq!(gateway.metric("tidegate_tokens_total{upstream=\"up\",kind=\"output\"}").await, 5.0);
 }
 
 #[tokio::test]

@@ -247,7 +247,7 @@ async fn every_setting_is_kept_shown_and_served() {
     let last = &shown["audit"][2];
     assert!(last["before"].as_str().is_some_and(|hash| hash.len() == 64) && last["after"].is_null(), "{shown}");
     let text = keys(folder, &["show", "all"]).unwrap();
-    assert!(text.contains("delete by ann, settings ") && text.ends_with(" -> -"), "{text}");
+    assert!(text.contains("delete by ann (") && text.ends_with(" -> -)"), "{text}");
 }
 
 #[tokio::test]

@@ -18,6 +18,7 @@ mod headers;
 mod health;
 mod http2;
 mod keys;
+mod latency;
 mod ledger;
 mod limits;
 mod memory;

@@ -161,7 +161,7 @@ pub(super) fn with_audit(key: Option<&Shown>, name: &str, audit: &[Entry], as_js
     for Entry { time_ms, actor, action, before, after, .. } in audit {
         let short =
             |hash: &Option<String>| hash.as_ref().map_or("-", |hash| hash.get(..SHORT).unwrap_or(hash)).to_owned();
-        let what = format!("{action} by {actor}, settings {} -> {}", short(before), short(after));
+        let what = format!("{action} by {actor} ({} -> {})", short(before), short(after));
         lines.push(vec![time::written(*time_ms), what]);
     }
     output::in_lines(&lines)

@@ -14,8 +14,8 @@ pub struct Reader {
     piece: Vec<u8>,
 }
 
-/// A piece holds some 300 rows: what goes to the database at once.
-const PIECE: u64 = 128 * 1024;
+/// A piece holds some 700 rows: what goes to the database at once.
+const PIECE: u64 = 256 * 1024;
 
 impl Reader {
     /// Of the file at `path`.

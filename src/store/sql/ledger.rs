@@ -12,8 +12,12 @@ use crate::domain::{
     spending::Spender,
 };
 
-/// Rows of one statement: of 34 values each, SQLite takes 32,766 and PostgreSQL 65,535.
-const ROWS: usize = 100;
+/// Rows of one statement: of their values, 33 each, SQLite takes 32,766 and PostgreSQL 65,535. As many as there may be, as
+/// the answers of a slow database come one after the other.
+const ROWS: usize = 900;
+
+/// Statements with more rows are not kept prepared: hardly two are alike, and each costs PostgreSQL megabytes.
+const KEPT_ROWS: usize = 10;
 
 const INSERT: &str = "INSERT INTO ledger (id, time_ms, state, origin, endpoint, key_name, group_name, model, \
      upstream_model, upstream, credential, end_reason, response_id, currency, status, input_tokens, cached_tokens, \
@@ -116,7 +120,8 @@ impl Database {
                     let mut query = QueryBuilder::<Db>::new(INSERT);
                     query.push_values(rows, |mut values, row| bind(&mut values, row, origin));
                     query.push(CONFLICT);
-                    for row in query.build().fetch_all(&mut *transaction).await? {
+                    let query = query.build().persistent(rows.len() <= KEPT_ROWS);
+                    for row in query.fetch_all(&mut *transaction).await? {
                         let state: String = row.try_get(0)?;
                         changed.extend(State::ALL.into_iter().find(|known| known.name() == state));
                     }
