@@ -24,6 +24,7 @@ mod memory;
 mod models;
 mod network;
 mod postgres;
+mod redis;
 mod reload;
 mod shutdown;
 mod store;
