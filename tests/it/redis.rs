@@ -1,6 +1,6 @@
 //! Limits that several gateways share, with Redis there and away.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::Value;
 use tidegate::{
@@ -10,7 +10,7 @@ use tidegate::{
         price::Price,
     },
 };
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::Instant};
 
 use crate::support::{
     LONG,
