@@ -11,6 +11,7 @@ pub mod money;
 pub mod outcome;
 pub mod price;
 pub mod problem;
+pub mod sharing;
 pub mod spending;
 pub mod standing;
 pub mod usage;
