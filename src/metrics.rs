@@ -5,6 +5,7 @@ mod connections;
 mod keys;
 mod ledger;
 mod reloads;
+mod sharing;
 mod standings;
 
 use std::sync::Arc;
@@ -25,6 +26,7 @@ use crate::domain::{
     ledger::Condition,
     outcome::{AttemptResult, End, Outcome},
     problem::Problem,
+    sharing::Condition as Sharing,
 };
 
 /// `upstream`, `end`.
@@ -105,6 +107,9 @@ pub struct Metrics {
     /// How the keys of the store stand.
     pub keys: Arc<key::Condition>,
     keys_shown: keys::Shown,
+    /// How limits that replicas share stand.
+    pub sharing: Arc<Sharing>,
+    sharing_shown: sharing::Shown,
     /// Connections of clients.
     pub connections: Connections,
     /// Reloads of the configuration.
@@ -162,6 +167,7 @@ impl Default for Metrics {
         registry.register("body_memory_bytes", "Bytes held for the bodies of requests", body_memory.clone());
         let ledger_shown = ledger::Shown::new(&mut registry);
         let keys_shown = keys::Shown::new(&mut registry);
+        let sharing_shown = sharing::Shown::new(&mut registry);
         let connections = Connections::new(&mut registry);
         let reloads = Reloads::new(&mut registry);
         Self {
@@ -184,6 +190,8 @@ impl Default for Metrics {
             keys: Arc::default(),
             keys_shown,
             ledger_shown,
+            sharing: Arc::default(),
+            sharing_shown,
             connections,
             reloads,
         }
@@ -237,6 +245,7 @@ impl Metrics {
         self.body_memory.set(i64::try_from(self.bodies.held()).unwrap_or(i64::MAX));
         self.ledger_shown.show(&self.ledger);
         self.keys_shown.show(&self.keys);
+        self.sharing_shown.show(&self.sharing);
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
         Ok(text)

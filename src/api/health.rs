@@ -76,7 +76,7 @@ pub(super) async fn detail(State(admin): State<Admin>) -> impl IntoResponse {
     let health = &admin.health;
     let idle = health.idle.read().unwrap_or_else(PoisonError::into_inner);
     let status = health.status();
-    let ledger = &admin.metrics.ledger;
+    let (ledger, sharing) = (&admin.metrics.ledger, &admin.metrics.sharing);
     let body = json!({
         "ready": status.is_success(),
         "draining": health.is_draining(),
@@ -91,6 +91,11 @@ pub(super) async fn detail(State(admin): State<Admin>) -> impl IntoResponse {
             "faults": ledger.faults().filter(|(_, fails)| *fails).map(|(name, _)| name).collect::<Vec<_>>(),
             "waiting": ledger.waiting(),
             "journal_bytes": ledger.journal_bytes.load(Ordering::Relaxed),
+        },
+        "limits": {
+            "shared": sharing.shared.load(Ordering::Relaxed),
+            "redis_fails": sharing.fails.load(Ordering::Relaxed),
+            "alone": sharing.alone.load(Ordering::Relaxed),
         },
         "upstreams": admin.data.proxy.tables().states(),
         "upstreams_without_credential": *idle,

@@ -49,6 +49,7 @@ pub(super) fn keep(running: &Config, read: &mut Config) -> Vec<&'static str> {
         tls,
         keep("log", &running.log, &mut read.log),
         keep("store", &running.store, &mut read.store),
+        keep("limits", &running.sharing, &mut read.sharing),
     ];
     kept.into_iter().flatten().collect()
 }
@@ -65,6 +66,7 @@ impl Changes {
             timeouts,
             log: _,
             store: _,
+            sharing: _,
             upstreams,
             idle,
             models,
@@ -268,7 +270,7 @@ mod tests {
         let running = read(ONE);
         let mut other = read(&format!(
             "[server]\nlisten = \"127.0.0.1:1\"\nadmin_listen = \"127.0.0.1:2\"\nmetrics_listen = \"127.0.0.1:3\"\n\
-             workers = 77\nmax_connections = 7\nmax_body_mib = 7\n[log]\nlevel = \"warn\"\n{ONE}"
+             workers = 77\nmax_connections = 7\nmax_body_mib = 7\n[limits]\nredis = \"redis://h\"\nreplicas = 2\n[log]\nlevel = \"warn\"\n{ONE}"
         ));
         other.server.data_dir = "elsewhere".into();
         let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
@@ -287,6 +289,7 @@ mod tests {
             "server.max_connections",
             "server.tls",
             "log",
+            "limits",
         ];
         assert_eq!(keep(&running, &mut other), kept);
         assert_eq!(Changes::between(&running, &other).unwrap().settings(), Some("server".into()));

@@ -2,6 +2,7 @@
 //! one thread a worker and one for control, ends it in order.
 
 mod answer;
+mod bound;
 mod changes;
 mod connection;
 pub mod data_dir;
@@ -19,6 +20,7 @@ mod progress;
 mod reload;
 mod requests;
 mod server;
+mod sharing;
 mod shutdown;
 mod socket;
 mod streams;
@@ -40,7 +42,8 @@ use tokio::{
 };
 
 use self::{
-    connection::{Secure, Shared},
+    bound::Bound,
+    connection::{Secure, Shared as Serving},
     data_dir::{DataDir, DataDirError},
     keys::StoredKeys,
     ledger::Ledgers,
@@ -51,12 +54,13 @@ use self::{
 };
 use crate::{
     api::{self, Admin, Data, Health},
-    config::{self, Config},
+    config::Config,
     domain::{
         budget::Budget,
         chance::{Chance, Dice, NoChance},
         clock::Clock,
     },
+    limits::Shared,
     metrics::Metrics,
     proxy::{Common, Proxy, Readers, Tables, TablesError, Tls},
     store::{
@@ -146,6 +150,7 @@ pub struct Running {
     workers: Vec<JoinHandle<()>>,
     control: JoinHandle<()>,
     ledgers: Ledgers,
+    shared: Option<Arc<Shared>>,
     /// Keys are looked at for as long as this is here.
     _keys_watched: mpsc::Sender<()>,
     _data_dir: DataDir,
@@ -235,8 +240,10 @@ pub fn start(of_file: Config, origin: Option<Origin>, world: World) -> Result<Ru
     let made_key = first_key::make(of_file.keys.len(), &keys, world)?;
     keys.stored.keys.extend(made_key.as_ref().map(|made| made.key.clone()));
     let config = reload::with_stored(&of_file, &keys.stored.keys);
-    let common = Common::new(&config, None, &metrics, tokio::time::Instant::now());
+    let mut common = Common::new(&config, None, &metrics, tokio::time::Instant::now());
     let health = Arc::new(Health::new(&config, &metrics.keys));
+
+    let shared = sharing::start(&config, world, &metrics, &mut common)?;
 
     // Sockets are made inside a runtime; the control thread takes it over.
     let control = runtime()?;
@@ -281,14 +288,14 @@ pub fn start(of_file: Config, origin: Option<Origin>, world: World) -> Result<Ru
         let proxy = Proxy::new(tables, &metrics.bodies, of_it, Arc::clone(&readers), world.clock, world.chance, dice)?;
         let state = Arc::new(Data { proxy: Arc::new(proxy), health: Arc::clone(&health) });
         data.push(Arc::clone(&state));
-        let shared = Shared {
+        let serving = Serving {
             router: api::data(state),
             deadlines: Deadlines::from(&config.timeouts),
             shutdown: handle.data.clone(),
             metrics: Arc::clone(&metrics),
             tls: secure.clone(),
         };
-        let serving = server::run(listener, shared, deadlines.clone(), Arc::clone(&slots));
+        let serving = server::run(listener, serving, deadlines.clone(), Arc::clone(&slots));
         let shutdown = handle.data.clone();
         let serving = async move {
             let served = serving.await;
@@ -319,6 +326,7 @@ pub fn start(of_file: Config, origin: Option<Origin>, world: World) -> Result<Ru
         workers,
         control,
         ledgers,
+        shared,
         _keys_watched: keys_watched,
         _data_dir: data_dir,
     })
@@ -333,7 +341,7 @@ async fn serve_admin(
     deadlines: watch::Receiver<Deadlines>,
 ) -> io::Result<()> {
     let serve = |listener, router| {
-        let shared = Shared {
+        let serving = Serving {
             router,
             deadlines: *deadlines.borrow(),
             shutdown: shutdown.clone(),
@@ -341,7 +349,7 @@ async fn serve_admin(
             metrics: Arc::default(),
             tls: None,
         };
-        server::run(listener, shared, deadlines.clone(), Arc::new(Semaphore::new(ADMIN_CONNECTIONS)))
+        server::run(listener, serving, deadlines.clone(), Arc::new(Semaphore::new(ADMIN_CONNECTIONS)))
     };
     let full = serve(full, api::admin(state.clone()));
     match bare {
@@ -365,37 +373,10 @@ impl Running {
             let _ = worker.join();
         }
         // Nobody settles any more.
+        sharing::end(self.shared.as_deref());
         self.ledgers.end();
         self.handle.stop();
         let _ = self.control.join();
-    }
-}
-
-/// Every listener, before anything runs.
-struct Bound {
-    data: Vec<std::net::TcpListener>,
-    listen: SocketAddr,
-    admin: std::net::TcpListener,
-    admin_listen: SocketAddr,
-    metrics: Option<std::net::TcpListener>,
-    metrics_listen: Option<SocketAddr>,
-}
-
-impl Bound {
-    fn new(server: &config::Server) -> Result<Self, StartError> {
-        let refused = |address, setting| move |source| StartError::Listen { address, setting, source };
-        let data = server::listen_shared(server.listen, server.workers).map_err(refused(server.listen, "listen"))?;
-        let listen = data.first().map_or(Ok(server.listen), std::net::TcpListener::local_addr);
-        let listen = listen.map_err(refused(server.listen, "listen"))?;
-        let one = |address, setting| {
-            let listener = server::listen(address).map_err(refused(address, setting))?;
-            let address = listener.local_addr().map_err(refused(address, setting))?;
-            Ok::<_, StartError>((listener, address))
-        };
-        let (admin, admin_listen) = one(server.admin_listen, "admin_listen")?;
-        let metrics = server.metrics_listen.map(|address| one(address, "metrics_listen")).transpose()?;
-        let (metrics, metrics_listen) = metrics.unzip();
-        Ok(Self { data, listen, admin, admin_listen, metrics, metrics_listen })
     }
 }
 

@@ -10,8 +10,8 @@ use crate::domain::{
 };
 
 use super::types::{
-    Config, FailoverOn, Key, Limits, LogFormat, Model, ModelPrice, Money, OnClientGone, Store, Strategy, Target,
-    Upstream,
+    Config, Fail, FailoverOn, Key, Limits, LogFormat, Model, ModelPrice, Money, OnClientGone, Sharing, Store, Strategy,
+    Target, Upstream,
 };
 
 /// What would run with this configuration, for people. `memory` is the most that it allows, `disk` what it
@@ -35,6 +35,13 @@ fn write(out: &mut String, config: &Config, memory: &dyn Display, disk: &dyn Dis
     match &config.store {
         Store::Sqlite => writeln!(out, "store        SQLite in the data folder")?,
         Store::Postgres { url, .. } => writeln!(out, "store        {url}")?,
+    }
+    if let Some(Sharing { redis, replicas, fail, .. }) = &config.sharing {
+        let away = match fail {
+            Fail::Share => "each allows its share",
+            Fail::Closed => "keys with limits are refused",
+        };
+        writeln!(out, "limits       {redis}, shared by {replicas} replicas; while it is away, {away}")?;
     }
     writeln!(out, "workers      {}, {} connections at most", server.workers, server.max_connections)?;
     writeln!(

@@ -126,6 +126,31 @@ fn minimal_file_loads() {
     assert_eq!(config.timeouts.upstream_silence, Duration::from_secs(600));
 }
 
+#[test]
+fn the_file_for_several_replicas_loads() {
+    let source = Source::File("config/replicas.toml".into());
+    let all =
+        |name: &str| (name.ends_with("_KEY") || name.ends_with("_PASSWORD")).then(|| "sk-canary-0123456789".into());
+    let config = load(&source, &all).unwrap().config;
+    let sharing = config.sharing.as_ref().unwrap();
+    assert_eq!((sharing.redis.to_string().as_str(), sharing.replicas), ("redis://valkey:6379/0", 3));
+    assert_eq!(sharing.fail, Fail::Share);
+    assert!(sharing.redis.password.is_some() && config.store != Store::Sqlite);
+    no_secret(&format!("{config:?}"), "Debug");
+}
+
+#[test]
+fn where_limits_are_shared_is_taken_as_written() {
+    let config = file("sharing");
+    let sharing = config.sharing.as_ref().unwrap();
+    assert_eq!(sharing.redis.to_string(), "rediss://tidegate@cache.internal:6379/3");
+    assert_eq!((sharing.replicas, sharing.fail), (3, Fail::Closed));
+    assert!(sharing.patience < Duration::from_millis(50));
+    let line = "limits       rediss://tidegate@cache.internal:6379/3, shared by 3 replicas; while it is away, keys with limits";
+    let summary = summary(&config, &"", &"");
+    assert!(summary.contains(line), "{summary}");
+}
+
 /// Paths of all settings in a schema, with their defaults.
 fn settings_of_schema(schema: &Value, path: &str, all: &mut Vec<(String, Value)>) {
     let Some(properties) = schema["properties"].as_object() else { return };

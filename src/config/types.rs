@@ -1,6 +1,7 @@
 //! The configuration after every check: what the rest of the crate reads. Nothing here can be wrong any more.
 
 mod key;
+mod limits;
 mod money;
 
 use std::{fmt, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
@@ -13,6 +14,7 @@ use secrecy::{ExposeSecret, SecretString};
 use crate::domain::endpoint::Surface;
 
 pub use key::{Group, Kept, Key, Limits, OnClientGone};
+pub use limits::{Fail, Redis, Sharing};
 pub use money::{ModelPrice, Money};
 
 /// Everything a start needs.
@@ -26,6 +28,8 @@ pub struct Config {
     pub log: Log,
     /// Where keys and ledger are kept.
     pub store: Store,
+    /// Where limits and budgets are counted that replicas share; none = this process counts alone.
+    pub sharing: Option<Sharing>,
     /// Upstreams that can be used: those with no credential left (all optional ones unset) are in `idle`.
     pub upstreams: Vec<Upstream>,
     /// Upstreams left out because none of their optional credentials is set.

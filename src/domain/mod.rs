@@ -13,6 +13,7 @@ pub mod origin;
 pub mod outcome;
 pub mod price;
 pub mod problem;
+pub mod sharing;
 pub mod spending;
 pub mod standing;
 pub mod usage;

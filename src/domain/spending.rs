@@ -43,6 +43,7 @@ pub struct Span {
 pub struct Counter {
     spent: AtomicU64,
     reserved: AtomicU64,
+    told: AtomicU64,
     known: AtomicBool,
 }
 
@@ -50,6 +51,11 @@ impl Counter {
     /// What was spent, as far as this process knows.
     pub fn spent(&self) -> u64 {
         self.spent.load(Ordering::Acquire)
+    }
+
+    /// What was spent, as the ledger said when it was asked last: by all replicas.
+    pub fn told(&self) -> u64 {
+        self.told.load(Ordering::Acquire)
     }
 
     /// What is set aside for requests under way.
@@ -66,6 +72,12 @@ impl Counter {
             (after <= limit || (reserved == 0 && spent < limit)).then(|| reserved.saturating_add(cost))
         };
         self.reserved.fetch_update(Ordering::AcqRel, Ordering::Acquire, fits).is_ok()
+    }
+
+    /// Sets `cost` aside, whether it fits or not: somebody else has looked.
+    pub fn hold(&self, cost: u64) {
+        let more = |before: u64| Some(before.saturating_add(cost));
+        let _ = self.reserved.fetch_update(Ordering::AcqRel, Ordering::Acquire, more);
     }
 
     /// Gives back what was set aside, and adds what it really cost.
@@ -101,10 +113,17 @@ impl Counter {
     pub fn correct(&self, believed: u64, spent: u64) {
         let corrected = |before: u64| Some(before.saturating_sub(believed).saturating_add(spent).min(MOST));
         let _ = self.spent.fetch_update(Ordering::AcqRel, Ordering::Acquire, corrected);
+        self.told.fetch_max(spent.min(MOST), Ordering::AcqRel);
     }
 
-    /// At least so much was spent: rows of the ledger that others wrote, or a process before this one.
+    /// At least so much was spent, as the ledger says: rows that others wrote, or a process before this one.
     pub fn raise(&self, spent: u64) {
+        self.believe(spent);
+        self.told.fetch_max(spent.min(MOST), Ordering::AcqRel);
+    }
+
+    /// At least so much was spent, as a process before this one believed. Not the ledger's word.
+    pub fn believe(&self, spent: u64) {
         self.spent.fetch_max(spent.min(MOST), Ordering::AcqRel);
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use super::{
-    gcra::Rate,
+    gcra::{MINUTE, Rate},
     subject::{Item, Share, What},
 };
 
@@ -13,6 +13,8 @@ pub(super) struct Meter {
     /// States of [`Rate`], in microseconds since `Meters::began`.
     pub(super) requests: AtomicU64,
     pub(super) tokens: AtomicU64,
+    /// The same as Redis said last, of requests and of tokens.
+    there: [AtomicU64; 2],
     in_flight: AtomicUsize,
 }
 
@@ -37,9 +39,10 @@ pub(super) fn take(shares: &[Share], items: &[Item], now: u64, replicas: u32) ->
                 admit(share.meter.state(*tokens), rate, now, *cost)
             }
             What::Spend { counter, limit, cost, .. } => {
-                let spent = counter.spent();
-                let part = limit.saturating_sub(spent) / u64::from(replicas.max(1));
-                if counter.reserve(spent.saturating_add(part), *cost) { Ok(()) } else { Err(0) }
+                // Of what the ledger leaves to all of them. What this one spent since then is a part of its own.
+                let told = counter.told();
+                let part = limit.saturating_sub(told) / u64::from(replicas.max(1));
+                if counter.reserve(told.saturating_add(part).min(*limit), *cost) { Ok(()) } else { Err(0) }
             }
         };
         if let Err(wait) = taken {
@@ -50,6 +53,29 @@ pub(super) fn take(shares: &[Share], items: &[Item], now: u64, replicas: u32) ->
         }
     }
     Ok(())
+}
+
+/// Counts what was taken from what all share, so that this one of `replicas` knows how much of its own part that was, should it
+/// have to count alone. Its part of a minute at most: what it had beyond that shall not bar it for longer.
+pub(super) fn count(shares: &[Share], items: &[Item], now: u64, replicas: u32) {
+    for item in items {
+        let Some(share) = shares.get(item.share) else { continue };
+        match &item.what {
+            What::Place { .. } => {
+                share.meter.in_flight.fetch_add(1, Ordering::AcqRel);
+            }
+            What::Rate { tokens, rate, cost } => {
+                let span = rate.share(replicas).span(*cost);
+                let next = |free_at: u64| {
+                    let used = free_at.saturating_sub(now);
+                    let after = used.saturating_add(span).min(used.max(MINUTE));
+                    Some(now.saturating_add(after))
+                };
+                let _ = share.meter.state(*tokens).fetch_update(Ordering::AcqRel, Ordering::Acquire, next);
+            }
+            What::Spend { counter, cost, .. } => counter.hold(*cost),
+        }
+    }
 }
 
 fn give_back(shares: &[Share], item: &Item, now: u64, replicas: u32) {
@@ -87,6 +113,23 @@ impl Meter {
 
     pub(super) fn leave(&self) {
         self.in_flight.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// What Redis said last of tokens, or of requests.
+    pub(super) fn there(&self, tokens: bool) -> u64 {
+        let [requests, of_tokens] = &self.there;
+        if tokens { of_tokens } else { requests }.load(Ordering::Acquire)
+    }
+
+    /// Redis says that all of a rate is back at this moment.
+    pub(super) fn told(&self, tokens: bool, free_at: u64) {
+        let [requests, of_tokens] = &self.there;
+        if tokens {
+            of_tokens.store(free_at, Ordering::Release);
+        } else {
+            // Of requests nothing is ever given back: what was said later and came sooner is not forgotten.
+            requests.fetch_max(free_at, Ordering::AcqRel);
+        }
     }
 
     /// That of tokens, or of requests.

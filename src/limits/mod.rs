@@ -4,8 +4,12 @@
 mod estimate;
 mod gcra;
 mod memory;
+mod permit;
+mod shared;
 mod show;
 mod subject;
+#[cfg(test)]
+mod tests;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -14,19 +18,22 @@ use tokio::time::Instant;
 use self::{
     estimate::Mean,
     gcra::Rate,
-    memory::{Lacking, Meter},
-    subject::{Item, OneBudget, Share, Subject, What, in_currency},
+    memory::Meter,
+    shared::Held,
+    subject::{OneBudget, Share, Subject},
 };
 use crate::{
     config::{self, Config},
     domain::{
-        money::{Budget, Currency, Exchange, Money},
+        money::{Budget, Exchange},
         spending::{Span, Spender, Spending},
         usage::Estimate,
         windows::Windows,
     },
 };
 
+pub use permit::Permit;
+pub use shared::Shared;
 pub use subject::Costs;
 
 /// What is used, of every key and group. One for all workers, and it lives through reloads.
@@ -37,6 +44,7 @@ pub struct Meters {
     groups: HashMap<Arc<str>, Arc<Meter>>,
     models: HashMap<Arc<str>, Arc<Mean>>,
     spending: Arc<Spending>,
+    shared: Option<Arc<Shared>>,
 }
 
 impl Meters {
@@ -59,7 +67,13 @@ impl Meters {
             groups: config.groups.iter().map(|group| kept(|meters| &meters.groups, &group.name)).collect(),
             models: config.models.iter().map(|one| model(&one.name)).chain([model(&Arc::from(""))]).collect(),
             spending: Arc::clone(spending),
+            shared: previous.and_then(|meters| meters.shared.clone()),
         }
+    }
+
+    /// From now on replicas share them.
+    pub fn share(&mut self, shared: Arc<Shared>) {
+        self.shared = Some(shared);
     }
 }
 
@@ -71,7 +85,8 @@ pub struct Limits {
     keys: Vec<Option<Arc<Subject>>>,
     /// By the indices of the configuration's models, and one more for all other names.
     models: Vec<Arc<Mean>>,
-    replicas: u32,
+    /// Where replicas share them.
+    shared: Option<Arc<Shared>>,
 }
 
 /// Which limit it is, with what it allows.
@@ -138,26 +153,13 @@ pub enum Used {
     Unknown,
 }
 
-/// An admitted request. Its place among those at once is given back when this is dropped.
-#[derive(Debug)]
-pub struct Permit {
-    /// None where nothing limits it.
-    subject: Option<Arc<Subject>>,
-    began: Instant,
-    replicas: u32,
-    /// What it took when it came.
-    first: Vec<Item>,
-    /// What it took once its body was read, and when.
-    second: Vec<Item>,
-    at: u64,
-    /// Who learns from it.
-    learner: Option<Learner>,
-}
-
-#[derive(Debug)]
-struct Learner {
-    body: u64,
-    mean: Arc<Mean>,
+/// Why a request is not admitted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// A limit is reached.
+    Limited(Box<Limited>),
+    /// What is left of the limits that replicas share cannot be known now.
+    Unknown,
 }
 
 impl Limits {
@@ -189,7 +191,7 @@ impl Limits {
             began: meters.began,
             keys: config.keys.iter().map(subject).collect(),
             models: names.map(|name| meters.models.get(name).cloned().unwrap_or_default()).collect(),
-            replicas: 1,
+            shared: meters.shared.clone(),
         }
     }
 
@@ -201,27 +203,14 @@ impl Limits {
         }
     }
 
-    /// Admits one more request of the key with this index.
+    /// Admits one more request of the key with this index. Waits only where replicas share limits.
     ///
     /// # Errors
     /// When there are as many as there may be.
-    pub fn admit(&self, key: usize) -> Result<Permit, Box<Limited>> {
+    pub async fn admit(&self, key: usize) -> Result<Permit, Refused> {
         let subject = self.keys.get(key).and_then(Option::clone);
-        let mut permit = Permit {
-            subject,
-            began: self.began,
-            replicas: self.replicas,
-            first: Vec::new(),
-            second: Vec::new(),
-            at: 0,
-            learner: None,
-        };
-        if let Some(subject) = &permit.subject {
-            let (items, now) = (subject.first(), micros(self.began));
-            permit.take(&items, now)?;
-            permit.first = items;
-        }
-        Ok(permit)
+        let held = self.shared.as_ref().filter(|_| subject.is_some()).map(Held::new);
+        Permit::admit(subject, held, self.began).await
     }
 
     /// What a request with a body of `body` bytes will probably use; the permit will tell what came of it. `model` = index of
@@ -229,99 +218,13 @@ impl Limits {
     pub fn estimate(&self, permit: &mut Permit, model: Option<usize>, body: u64) -> Estimate {
         let mean = model.and_then(|model| self.models.get(model)).or(self.models.last()).cloned().unwrap_or_default();
         let estimate = mean.estimate(body);
-        permit.learner = Some(Learner { body, mean });
+        permit.learns(body, mean);
         estimate
     }
 }
 
 fn micros(began: Instant) -> u64 {
     u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX)
-}
-
-impl Permit {
-    fn take(&self, items: &[Item], now: u64) -> Result<(), Box<Limited>> {
-        let Some(subject) = &self.subject else { return Ok(()) };
-        let Err(Lacking { nth, wait }) = memory::take(&subject.shares, items, now, self.replicas) else {
-            return Ok(());
-        };
-        let limited = items.get(nth).and_then(|item| subject.limited(item, wait, subject.quotas(now)));
-        limited.map_or(Ok(()), |limited| Err(Box::new(limited)))
-    }
-
-    /// Whether it is held against a budget.
-    pub fn has_budgets(&self) -> bool {
-        self.subject.as_ref().is_some_and(|subject| subject.shares.iter().any(|share| !share.budgets.is_empty()))
-    }
-
-    /// Admits the tokens that the request will probably use, and what they may cost. `now` = when it began, in milliseconds
-    /// since 1970-01-01 UTC.
-    ///
-    /// # Errors
-    /// When there are not so many left, or not so much.
-    pub fn reserve(&mut self, estimate: Estimate, costs: &Costs, now: u64) -> Result<(), Box<Limited>> {
-        let Some(subject) = &self.subject else { return Ok(()) };
-        let items = subject.second(estimate.total(), costs, now);
-        let at = micros(self.began);
-        self.take(&items, at)?;
-        (self.second, self.at) = (items, at);
-        Ok(())
-    }
-
-    /// How the rates stand now.
-    pub fn quotas(&self) -> Quotas {
-        self.subject.as_ref().map(|subject| subject.quotas(micros(self.began))).unwrap_or_default()
-    }
-
-    /// Corrects the reservations to what was used, and to what it costs. Only the first call counts.
-    pub fn settle(&mut self, used: Used, cost: Option<Money>) {
-        if let (Some(Learner { body, mean }), Used::Tokens { input, output }) = (self.learner.take(), used) {
-            mean.learn(body, input, output);
-        }
-        let Some(subject) = &self.subject else { return };
-        let now = micros(self.began);
-        let exchange = subject.spending.exchange();
-        let cost_in = |currency: Currency| {
-            cost.and_then(|cost| exchange.convert(cost.nano, cost.currency, currency)).unwrap_or_default()
-        };
-        let costs: Costs = Currency::ALL.map(cost_in);
-        for item in self.second.drain(..) {
-            match &item.what {
-                What::Rate { tokens, rate, cost } => {
-                    let Some(share) = subject.shares.get(item.share) else { continue };
-                    let used = match used {
-                        Used::Unknown => continue,
-                        Used::Nothing => 0,
-                        Used::Tokens { input, output } => {
-                            input.unwrap_or_default().saturating_add(output.unwrap_or_default())
-                        }
-                    };
-                    let rate = rate.share(self.replicas);
-                    memory::settle(share.meter.state(*tokens), rate, now, self.at, *cost, used);
-                }
-                What::Spend { counter, cost, budget, .. } => {
-                    counter.settle(*cost, in_currency(&costs, budget.money.currency));
-                }
-                What::Place { .. } => {}
-            }
-        }
-    }
-}
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        // It never went up, or it was settled.
-        for item in &self.second {
-            if let What::Spend { counter, cost, .. } = &item.what {
-                counter.release(*cost);
-            }
-        }
-        let Some(subject) = &self.subject else { return };
-        for item in &self.first {
-            if let (What::Place { .. }, Some(share)) = (&item.what, subject.shares.get(item.share)) {
-                share.meter.leave();
-            }
-        }
-    }
 }
 
 impl Quota {

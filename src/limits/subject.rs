@@ -60,6 +60,13 @@ pub(super) enum What {
 /// What a request may cost at most, by [`Currency::ALL`].
 pub type Costs = [u64; Currency::ALL.len()];
 
+impl Share {
+    /// That of tokens, or of requests.
+    pub(super) fn rate(&self, tokens: bool) -> Option<Rate> {
+        if tokens { self.tokens } else { self.requests }
+    }
+}
+
 impl OneBudget {
     pub(super) fn new(budget: Budget) -> Self {
         Self { budget, last: Mutex::default() }
@@ -125,16 +132,19 @@ impl Subject {
         Some(Limited { kind, whose, name, after, quotas })
     }
 
-    /// How the rates stand in memory; where key and group both have one, the one of which less is left.
-    pub(super) fn quotas(&self, now: u64) -> Quotas {
-        let least = |tokens: bool| {
-            let quotas = self.shares.iter().filter_map(|share| {
-                let rate = if tokens { share.tokens } else { share.requests }?;
-                let free_at = share.meter.state(tokens).load(std::sync::atomic::Ordering::Acquire);
-                Some(Quota::of(rate, free_at, now))
-            });
-            quotas.min_by_key(|quota| quota.remaining)
-        };
+    /// How the rates stand in memory, or the part of one of `replicas`; where key and group both have one, the one of which less
+    /// is left.
+    pub(super) fn quotas(&self, now: u64, replicas: u32) -> Quotas {
+        self.least(|share, tokens| {
+            let free_at = share.meter.state(tokens).load(std::sync::atomic::Ordering::Acquire);
+            Some(Quota::of(share.rate(tokens)?.share(replicas), free_at, now))
+        })
+    }
+
+    /// The least of each rate.
+    pub(super) fn least(&self, quota: impl Fn(&Share, bool) -> Option<Quota>) -> Quotas {
+        let least =
+            |tokens| self.shares.iter().filter_map(|share| quota(share, tokens)).min_by_key(|quota| quota.remaining);
         Quotas { requests: least(false), tokens: least(true) }
     }
 }

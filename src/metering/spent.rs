@@ -56,7 +56,7 @@ impl Spent {
         let mut copied = HashMap::new();
         for saved in copy.unwrap_or_default() {
             if let Some(account) = saved.account() {
-                spending.counter(account.clone()).raise(saved.spent);
+                spending.counter(account.clone()).believe(saved.spent);
                 copied.insert(account, saved.spent);
             }
         }

@@ -286,6 +286,14 @@ impl Refusal {
         refusal
     }
 
+    /// What is left of the limits that replicas share cannot be known, and `fail = "closed"`.
+    pub(super) fn limits_unavailable() -> Self {
+        Self::new(
+            Problem::LimitsUnavailable,
+            "What is left of the limits of your key cannot be known right now; nothing went to a provider. Try again in a moment.",
+        )
+    }
+
     /// A fault of our own.
     pub fn internal() -> Self {
         Self::upstream(Problem::Internal)

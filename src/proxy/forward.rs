@@ -27,7 +27,7 @@ use crate::{
         money::Currency,
         usage::Estimate,
     },
-    limits::{Costs, Limited, Permit},
+    limits::{Costs, Permit, Refused},
     routing::{self, Bar, Candidate, Route, Target},
     upstream::Upstream,
 };
@@ -101,8 +101,8 @@ where
     (outcome.key, outcome.group) = (Some(Arc::clone(&caller.name)), caller.group.clone());
 
     // Admit requests, of a minute and at once.
-    let admitted = tables.limits.admit(caller.index);
-    *permit = Some(admitted.map_err(|limited| refuse(tables, &limited).leaving(&body))?);
+    let admitted = tables.limits.admit(caller.index).await;
+    *permit = Some(admitted.map_err(|refused| refuse(tables, refused).leaving(&body))?);
 
     // What it is about: ids are taken as they stand in the path, or not at all.
     if endpoint.resource(head.uri.path()).is_none() {
@@ -116,9 +116,14 @@ where
     Ok(Admitted { caller, endpoint, head, received })
 }
 
-fn refuse(tables: &Tables, limited: &Limited) -> Refusal {
-    tables.metrics.limited(limited.kind.name(), limited.whose.name());
-    Refusal::limited(limited)
+fn refuse(tables: &Tables, refused: Refused) -> Refusal {
+    match refused {
+        Refused::Limited(limited) => {
+            tables.metrics.limited(limited.kind.name(), limited.whose.name());
+            Refusal::limited(&limited)
+        }
+        Refused::Unknown => Refusal::limits_unavailable(),
+    }
 }
 
 /// Obtains the answer for a key that wants it to be read on where its client leaves: what is at an upstream by then goes on.
@@ -167,7 +172,7 @@ async fn obtain(
         } else {
             Costs::default()
         };
-        permit.reserve(estimate, &costs, began).map_err(|limited| refuse(tables, &limited))?;
+        permit.reserve(estimate, &costs, began).await.map_err(|refused| refuse(tables, refused))?;
     }
 
     let candidates = candidates(tables, caller, &route, endpoint.surface(), received.rope.len());

@@ -36,7 +36,7 @@ use crate::{
         id::{RequestId, RequestIds},
         spending::Spending,
     },
-    limits::{Limits, Meters},
+    limits::{Limits, Meters, Shared},
     metering::{Ledger, Settlement},
     metrics::{Metrics, WorkerMetrics},
     protocol::body::BLOCK,
@@ -99,6 +99,11 @@ impl Common {
             meters: Meters::new(config, previous.map(|common| &common.meters), &spending, now),
             spending,
         }
+    }
+
+    /// From now on replicas share limits.
+    pub fn share_limits(&mut self, shared: Arc<Shared>) {
+        self.meters.share(shared);
     }
 }
 

@@ -25,6 +25,7 @@ mod memory;
 mod models;
 mod network;
 mod postgres;
+mod redis;
 mod reload;
 mod shutdown;
 mod store;

@@ -2,6 +2,7 @@
 
 mod access;
 mod key;
+mod limits;
 mod model;
 mod money;
 mod secret;
@@ -39,6 +40,7 @@ pub(super) fn config(
     let server = check.server(file.server);
     let log = check.log(file.log);
     let store = check.store(file.store);
+    let sharing = check.sharing(file.limits);
     let upstreams = check.upstreams(file.upstreams);
     let (models, askable) = check.models(file.models, &upstreams);
     let money = check.money(&file.money);
@@ -55,6 +57,7 @@ pub(super) fn config(
         timeouts: server::timeouts(&file.timeouts),
         log,
         store,
+        sharing,
         upstreams: upstreams.live,
         idle: upstreams.idle,
         models,

@@ -2,6 +2,7 @@
 //! field. The JSON Schema is made from these, and the file is held against that schema before anything else (`shape`).
 
 mod key;
+mod limits;
 mod money;
 mod routing;
 mod store;
@@ -12,6 +13,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub(in crate::config) use key::{Group, Key, OnClientGone, Secret};
+pub(in crate::config) use limits::{Fail, Limits};
 pub(in crate::config) use money::{Currency, Decimal, Money, Price};
 pub(in crate::config) use routing::{Health, Model, Routing, Strategy, Target};
 pub(in crate::config) use store::Store;
@@ -29,6 +31,8 @@ pub(in crate::config) struct File {
     pub(in crate::config) log: Log,
     /// Where keys and ledger are kept.
     pub(in crate::config) store: Store,
+    /// Where limits and budgets are counted.
+    pub(in crate::config) limits: Limits,
     /// Provider endpoints.
     pub(in crate::config) upstreams: Vec<Upstream>,
     /// Names that clients ask for, and where they lead.

@@ -1,8 +1,7 @@
 //! A PostgreSQL of a test's own: in a temporary folder, on a free port, ended with the test.
 
 use std::{
-    env, fs,
-    net::TcpListener,
+    fs,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
@@ -13,21 +12,11 @@ use sqlx::{Connection, PgConnection};
 use tempfile::TempDir;
 use tidegate::store::sql::Place;
 
-use super::{LONG, soon};
-
-/// A program of PostgreSQL or Redis, wherever Debian puts it.
-pub(crate) fn program(name: &str) -> PathBuf {
-    let versions =
-        fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten().map(|entry| entry.path().join("bin"));
-    let path = env::var_os("PATH").unwrap_or_default();
-    let found = versions.chain(env::split_paths(&path)).map(|folder| folder.join(name)).find(|path| path.is_file());
-    found.unwrap_or_else(|| panic!("{name} is missing (Debian: postgresql, redis-server); scripts/test installs it"))
-}
-
-/// A port that nobody listens on right now.
-pub(crate) fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
+use super::{
+    LONG,
+    redis::{free_port, program},
+    soon,
+};
 
 /// The user as whom PostgreSQL runs where we are root, which it refuses to be.
 #[derive(Clone, Copy)]

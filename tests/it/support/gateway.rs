@@ -71,6 +71,7 @@ pub(crate) fn config(base_url: &str) -> Config {
         },
         log: Log { format: LogFormat::Text, level: "off".into() },
         store: Store::Sqlite,
+        sharing: None,
         upstreams: vec![upstream("up", base_url)],
         idle: Vec::new(),
         models: vec![model("smart", &[(0, Some("real"))]), model("gpt-*", &[(0, None)])],

@@ -4,6 +4,7 @@ pub(crate) mod client;
 pub(crate) mod database;
 pub(crate) mod gateway;
 pub(crate) mod process;
+pub(crate) mod redis;
 pub(crate) mod tls;
 pub(crate) mod upstream;
 

@@ -1,0 +1,38 @@
+//! The limits that a running gateway shares with others.
+
+use std::{sync::Arc, thread, time::Duration};
+
+use tokio::time::Instant;
+
+use super::{StartError, World};
+use crate::{config::Config, limits::Shared, metrics::Metrics, proxy::Common};
+
+/// A start waits so long for Redis, so that the first requests are shared already.
+const WITHIN: Duration = Duration::from_secs(1);
+const LOOK_AGAIN: Duration = Duration::from_millis(2);
+
+/// Begins to share them, where a Redis is configured.
+pub(super) fn start(
+    config: &Config,
+    world: World,
+    metrics: &Metrics,
+    common: &mut Common,
+) -> Result<Option<Arc<Shared>>, StartError> {
+    let condition = &metrics.sharing;
+    let Some(sharing) = &config.sharing else { return Ok(None) };
+    let shared = Shared::start(sharing, world.chance.bytes()?, Arc::clone(condition)).map_err(StartError::Thread)?;
+    let shared = Arc::new(shared);
+    common.share_limits(Arc::clone(&shared));
+    let began = Instant::now();
+    while !condition.is_well() && began.elapsed() < WITHIN {
+        thread::sleep(LOOK_AGAIN);
+    }
+    Ok(Some(shared))
+}
+
+/// Brings away what requests gave back. Nobody takes anything any more.
+pub(super) fn end(shared: Option<&Shared>) {
+    if let Some(shared) = shared {
+        shared.end();
+    }
+}

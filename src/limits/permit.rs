@@ -1,0 +1,189 @@
+//! An admitted request, from its admission to its settlement.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::{
+    Quotas, Refused, Used,
+    estimate::Mean,
+    memory::{self, Lacking},
+    micros,
+    shared::{Asked, Held},
+    subject::{Costs, Item, Subject, What, in_currency},
+};
+use crate::{
+    config::Fail,
+    domain::{
+        money::{Currency, Money},
+        usage::Estimate,
+    },
+};
+
+/// An admitted request. Its place among those at once is given back when this is dropped.
+#[derive(Debug)]
+pub struct Permit {
+    /// None where nothing limits it.
+    subject: Option<Arc<Subject>>,
+    began: Instant,
+    /// What it took when it came.
+    first: Vec<Item>,
+    /// What it took once its body was read, and when.
+    second: Vec<Item>,
+    at: u64,
+    /// Who learns from it.
+    learner: Option<Learner>,
+    /// What it holds where replicas share limits.
+    held: Option<Held>,
+    /// Whether Redis gave it what it took last, and how the rates stood there; otherwise this process did.
+    told: Option<Quotas>,
+}
+
+#[derive(Debug)]
+struct Learner {
+    body: u64,
+    mean: Arc<Mean>,
+}
+
+impl Permit {
+    pub(super) async fn admit(
+        subject: Option<Arc<Subject>>,
+        held: Option<Held>,
+        began: Instant,
+    ) -> Result<Self, Refused> {
+        let (first, second) = (Vec::new(), Vec::new());
+        let mut permit = Self { subject, began, first, second, at: 0, learner: None, held, told: None };
+        if let Some(subject) = permit.subject.clone() {
+            let items = subject.first();
+            permit.take(&subject, &items, micros(began)).await?;
+            permit.first = items;
+        }
+        Ok(permit)
+    }
+
+    pub(super) fn learns(&mut self, body: u64, mean: Arc<Mean>) {
+        self.learner = Some(Learner { body, mean });
+    }
+
+    /// How many replicas share what it takes, where this process counts alone.
+    fn replicas(&self) -> u32 {
+        self.held.as_ref().map_or(1, |held| held.shared.replicas)
+    }
+
+    async fn take(&mut self, subject: &Subject, items: &[Item], now: u64) -> Result<(), Refused> {
+        let replicas = self.replicas();
+        let limited = |Lacking { nth, wait }: Lacking, quotas: Quotas| {
+            let limited = items.get(nth).and_then(|item| subject.limited(item, wait, quotas));
+            limited.map_or(Ok(()), |limited| Err(Refused::Limited(Box::new(limited))))
+        };
+        let Some(held) = self.held.as_mut().filter(|_| !items.is_empty()) else {
+            return match memory::take(&subject.shares, items, now, replicas) {
+                Ok(()) => Ok(()),
+                Err(lacking) => limited(lacking, subject.quotas(now, replicas)),
+            };
+        };
+        // In a box, so that requests for which nobody is asked are no larger.
+        self.told = None;
+        match Box::pin(held.take(subject, items, now)).await {
+            Asked::Taken(quotas) => {
+                memory::count(&subject.shares, items, now, replicas);
+                self.told = Some(quotas);
+                Ok(())
+            }
+            Asked::Lacking(lacking, quotas) => limited(lacking, quotas),
+            Asked::Away if held.shared.fail == Fail::Closed => Err(Refused::Unknown),
+            Asked::Away => match memory::take(&subject.shares, items, now, replicas) {
+                Ok(()) => {
+                    held.taken_alone(subject, items);
+                    Ok(())
+                }
+                Err(lacking) => limited(lacking, subject.quotas(now, replicas)),
+            },
+        }
+    }
+
+    /// Whether it is held against a budget.
+    pub fn has_budgets(&self) -> bool {
+        self.subject.as_ref().is_some_and(|subject| subject.shares.iter().any(|share| !share.budgets.is_empty()))
+    }
+
+    /// Admits the tokens that the request will probably use, and what they may cost. `now` = when it began, in milliseconds
+    /// since 1970-01-01 UTC. Waits only where replicas share limits.
+    ///
+    /// # Errors
+    /// When there are not so many left, or not so much.
+    pub async fn reserve(&mut self, estimate: Estimate, costs: &Costs, now: u64) -> Result<(), Refused> {
+        let Some(subject) = self.subject.clone() else { return Ok(()) };
+        let items = subject.second(estimate.total(), costs, now);
+        let at = micros(self.began);
+        self.take(&subject, &items, at).await?;
+        (self.second, self.at) = (items, at);
+        Ok(())
+    }
+
+    /// How the rates stand now.
+    pub fn quotas(&self) -> Quotas {
+        // Where replicas share them and Redis was not asked yet, nobody knows.
+        let knows = self.held.as_ref().is_none_or(|held| held.alone);
+        let here = || self.subject.as_ref().map(|subject| subject.quotas(micros(self.began), self.replicas()));
+        self.told.or_else(|| here().filter(|_| knows)).unwrap_or_default()
+    }
+
+    /// Corrects the reservations to what was used, and to what it costs. Only the first call counts.
+    pub fn settle(&mut self, used: Used, cost: Option<Money>) {
+        if let (Some(Learner { body, mean }), Used::Tokens { input, output }) = (self.learner.take(), used) {
+            mean.learn(body, input, output);
+        }
+        let Some(subject) = &self.subject else { return };
+        let (now, replicas) = (micros(self.began), self.replicas());
+        let exchange = subject.spending.exchange();
+        let cost_in = |currency: Currency| {
+            cost.and_then(|cost| exchange.convert(cost.nano, cost.currency, currency)).unwrap_or_default()
+        };
+        let costs: Costs = Currency::ALL.map(cost_in);
+        let used = match used {
+            Used::Unknown => None,
+            Used::Nothing => Some(0),
+            Used::Tokens { input, output } => {
+                Some(input.unwrap_or_default().saturating_add(output.unwrap_or_default()))
+            }
+        };
+        for item in self.second.drain(..) {
+            let Some(share) = subject.shares.get(item.share) else { continue };
+            match &item.what {
+                What::Rate { tokens, rate, cost } => {
+                    let Some(used) = used else { continue };
+                    memory::settle(share.meter.state(*tokens), rate.share(replicas), now, self.at, *cost, used);
+                    if let Some(held) = self.held.as_mut().filter(|_| self.told.is_some()) {
+                        held.corrected(share, *tokens, rate.correction(self.at, now, *cost, used));
+                    }
+                }
+                What::Spend { counter, cost, budget, span, .. } => {
+                    let really = in_currency(&costs, budget.money.currency);
+                    counter.settle(*cost, really);
+                    if let Some(held) = &mut self.held {
+                        held.spent(share, budget, span, counter, really);
+                    }
+                }
+                What::Place { .. } => {}
+            }
+        }
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        // It never went up, or it was settled.
+        for item in &self.second {
+            if let What::Spend { counter, cost, .. } = &item.what {
+                counter.release(*cost);
+            }
+        }
+        let Some(subject) = &self.subject else { return };
+        for item in &self.first {
+            if let (What::Place { .. }, Some(share)) = (&item.what, subject.shares.get(item.share)) {
+                share.meter.leave();
+            }
+        }
+    }
+}

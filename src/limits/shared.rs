@@ -1,0 +1,251 @@
+//! Limits that replicas share: Redis is asked for what a request takes. While it is away each replica allows its part, counted
+//! in memory, or nothing.
+
+use std::{fmt::Write, io, sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+use super::{
+    Quota, Quotas,
+    gcra::Correction,
+    memory::Lacking,
+    subject::{Item, Share, Subject, What},
+};
+use crate::{
+    config::{Fail, Sharing},
+    domain::{
+        money::Budget,
+        sharing::Condition,
+        spending::{Counter, Span},
+    },
+    store::redis::{self, Answer, Given, Purse, Redis},
+};
+
+/// A budget is kept so many milliseconds beyond its window, for requests that began in it and clocks that differ.
+const KEPT: u64 = 86_400_000;
+
+/// What replicas share, and how.
+#[derive(Debug)]
+pub struct Shared {
+    redis: Redis,
+    pub(super) replicas: u32,
+    pub(super) fail: Fail,
+    patience: Duration,
+}
+
+impl Shared {
+    /// Begins to ask Redis. `process` = what tells this process from all others.
+    ///
+    /// # Errors
+    /// When it cannot even be begun; Redis may be away.
+    pub fn start(sharing: &Sharing, process: [u8; 8], condition: Arc<Condition>) -> io::Result<Self> {
+        let Sharing { redis, replicas, fail, patience } = sharing;
+        let redis = Redis::start(redis, process, *patience, condition)?;
+        Ok(Self { redis, replicas: *replicas, fail: *fail, patience: *patience })
+    }
+
+    /// Brings away what was given back. Nobody takes anything any more.
+    pub fn end(&self) {
+        self.redis.end();
+    }
+}
+
+/// What one request holds in Redis, or may hold: given back when it is dropped.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) shared: Arc<Shared>,
+    holder: u64,
+    patience: Duration,
+    given: Vec<Given>,
+    /// Redis could not be asked for something that it wanted.
+    pub(super) alone: bool,
+}
+
+/// What came of a question.
+pub(super) enum Asked {
+    /// All is taken, and so the rates stand.
+    Taken(Quotas),
+    /// Something is not there, and nothing is taken.
+    Lacking(Lacking, Quotas),
+    /// Nobody knows.
+    Away,
+}
+
+impl Held {
+    pub(super) fn new(shared: &Arc<Shared>) -> Self {
+        let (shared, given) = (Arc::clone(shared), Vec::new());
+        Self { holder: shared.redis.holder(), patience: shared.patience, given, alone: false, shared }
+    }
+
+    /// Asks for all items or none. `now` = microseconds since `Meters::began`.
+    pub(super) async fn take(&mut self, subject: &Subject, items: &[Item], now: u64) -> Asked {
+        let before = self.given.len();
+        // Whatever becomes of the question: what was taken by it comes back.
+        self.given.extend(items.iter().filter_map(|item| released(subject, item)));
+        if !self.shared.redis.is_well() {
+            return self.away();
+        }
+        if let Some(lacking) = known(subject, items, now) {
+            self.given.truncate(before);
+            return Asked::Lacking(lacking, quotas(subject, now));
+        }
+        let (asked, rates) = question(subject, items);
+        let began = Instant::now();
+        let said = self.shared.redis.take(self.holder, asked, self.patience).await;
+        self.patience = self.patience.saturating_sub(began.elapsed());
+        let Some(Answer { lacking, states }) = said else { return self.away() };
+        learn(subject, &rates, &states, now);
+        match lacking {
+            None => Asked::Taken(quotas(subject, now)),
+            Some((nth, wait)) => {
+                self.given.truncate(before);
+                Asked::Lacking(Lacking { nth, wait }, quotas(subject, now))
+            }
+        }
+    }
+
+    /// It was let in without Redis, which is told when it is back.
+    pub(super) fn taken_alone(&self, subject: &Subject, items: &[Item]) {
+        self.shared.redis.hold(self.holder, items.iter().filter_map(|item| asked(subject, item)).collect());
+    }
+
+    /// Counted once a request.
+    fn away(&mut self) -> Asked {
+        if !std::mem::replace(&mut self.alone, true) {
+            self.shared.redis.is_alone();
+        }
+        Asked::Away
+    }
+
+    /// A rate is corrected.
+    pub(super) fn corrected(&mut self, share: &Share, tokens: bool, correction: Correction) {
+        let (more, back) = match correction {
+            Correction::More(span) => (span, 0),
+            Correction::Back(span) => (0, span),
+        };
+        if (more, back) != (0, 0) {
+            self.given.push(Given::Rate { key: rate(share, tokens), more, back, since: Instant::now() });
+        }
+    }
+
+    /// What a request did cost.
+    pub(super) fn spent(&mut self, share: &Share, budget: &Budget, span: &Span, counter: &Counter, really: u64) {
+        let mine = purse(share, budget, span, counter);
+        for given in &mut self.given {
+            if let Given::Spend { purse, cost } = given
+                && purse.key == mine.key
+            {
+                *cost = really;
+            }
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if !self.given.is_empty() {
+            self.shared.redis.give(self.holder, std::mem::take(&mut self.given));
+        }
+    }
+}
+
+/// Items as Redis is asked for them, and for each whose rate it is: that of this share, of tokens or of requests. Rates that are
+/// not taken are looked at, for the headers.
+pub(super) fn question(subject: &Subject, items: &[Item]) -> (Vec<redis::Item>, Vec<Option<(usize, bool)>>) {
+    let whose = |item: &Item| match &item.what {
+        What::Rate { tokens, .. } => Some((item.share, *tokens)),
+        _ => None,
+    };
+    let mut rates: Vec<_> = items.iter().map(whose).collect();
+    let mut all: Vec<_> = items.iter().filter_map(|item| asked(subject, item)).collect();
+    for (nth, share) in subject.shares.iter().enumerate() {
+        for tokens in [false, true] {
+            if share.rate(tokens).is_some() && !rates.contains(&Some((nth, tokens))) {
+                rates.push(Some((nth, tokens)));
+                all.push(redis::Item::Look { key: rate(share, tokens) });
+            }
+        }
+    }
+    (all, rates)
+}
+
+pub(super) fn asked(subject: &Subject, item: &Item) -> Option<redis::Item> {
+    let share = subject.shares.get(item.share)?;
+    Some(match &item.what {
+        What::Place { limit } => redis::Item::Place { key: place(share), limit: *limit as u64 },
+        What::Rate { tokens, rate: limit, cost } => {
+            redis::Item::Rate { key: rate(share, *tokens), span: limit.span(*cost) }
+        }
+        What::Spend { counter, limit, cost, budget, span } => {
+            redis::Item::Spend { purse: purse(share, budget, span, counter), limit: *limit, cost: *cost }
+        }
+    })
+}
+
+/// What gives it back when nothing came of it. A rate comes back by itself.
+fn released(subject: &Subject, item: &Item) -> Option<Given> {
+    let share = subject.shares.get(item.share)?;
+    match &item.what {
+        What::Place { .. } => Some(Given::Place { key: place(share) }),
+        What::Rate { .. } => None,
+        What::Spend { counter, budget, span, .. } => {
+            Some(Given::Spend { purse: purse(share, budget, span, counter), cost: 0 })
+        }
+    }
+}
+
+/// What is known to be refused without asking: requests of a minute come back by time alone, so that others can only have taken
+/// more since Redis said how they stand. Who asks in a flood costs Redis nothing.
+fn known(subject: &Subject, items: &[Item], now: u64) -> Option<Lacking> {
+    items.iter().enumerate().find_map(|(nth, item)| {
+        let What::Rate { tokens: false, rate, cost } = &item.what else { return None };
+        let free_at = subject.shares.get(item.share)?.meter.there(false);
+        rate.admit(free_at, now, *cost).err().map(|wait| Lacking { nth, wait })
+    })
+}
+
+/// Notes how the rates stand there, as of `now`: before it was asked, so that none is taken to come back later than it does.
+pub(super) fn learn(subject: &Subject, rates: &[Option<(usize, bool)>], states: &[u64], now: u64) {
+    for (whose, free_in) in rates.iter().zip(states) {
+        if let Some((share, tokens)) = whose
+            && let Some(share) = subject.shares.get(*share)
+        {
+            share.meter.told(*tokens, now.saturating_add(*free_in));
+        }
+    }
+}
+
+/// How the rates stand there; where key and group both have one, the one of which less is left.
+pub(super) fn quotas(subject: &Subject, now: u64) -> Quotas {
+    subject.least(|share, tokens| Some(Quota::of(share.rate(tokens)?, share.meter.there(tokens), now)))
+}
+
+pub(super) fn purse(share: &Share, budget: &Budget, span: &Span, counter: &Counter) -> Purse {
+    let (currency, window) = (budget.money.currency.name(), budget.window.name());
+    let key = format!("{}:{currency}:{window}:{}", name("budget", share), span.from);
+    // Only what the ledger told: what this process spent since then reaches Redis by itself, and would count twice.
+    Purse { key, spent: counter.told(), until: (span.to < u64::MAX).then(|| span.to.saturating_add(KEPT)) }
+}
+
+pub(super) fn rate(share: &Share, tokens: bool) -> String {
+    name(if tokens { "tpm" } else { "rpm" }, share)
+}
+
+pub(super) fn place(share: &Share) -> String {
+    name("at_once", share)
+}
+
+/// A name in Redis that people can read and that no other key or group has: what is not a letter, a digit, `-`, `.` or `_` is
+/// written as `%` and its code.
+fn name(what: &str, share: &Share) -> String {
+    let mut name = format!("tidegate:{what}:{}:", share.whose.name());
+    for byte in share.name.bytes() {
+        if byte.is_ascii_alphanumeric() || [b'-', b'.', b'_'].contains(&byte) {
+            name.push(byte.into());
+        } else {
+            // Writing to a string cannot fail.
+            let _ = write!(name, "%{byte:02X}");
+        }
+    }
+    name
+}

@@ -1,0 +1,33 @@
+//! How limits that replicas share stand: brought up to date when the metrics are read.
+
+use std::sync::atomic::Ordering;
+
+use prometheus_client::{
+    metrics::{counter::Counter, gauge::Gauge},
+    registry::Registry,
+};
+
+use crate::domain::sharing::Condition;
+
+#[derive(Debug)]
+pub(super) struct Shown {
+    shared: Gauge,
+    fault: Gauge,
+    alone: Counter,
+}
+
+impl Shown {
+    pub(super) fn new(registry: &mut Registry) -> Self {
+        let (shared, fault, alone) = (Gauge::default(), Gauge::default(), Counter::default());
+        registry.register("limits_shared", "1 = limits are counted in Redis, for several replicas", shared.clone());
+        registry.register("limits_fault", "1 = Redis cannot be asked: no limits are shared for now", fault.clone());
+        registry.register("limits_alone", "Requests admitted or refused without Redis", alone.clone());
+        Self { shared, fault, alone }
+    }
+
+    pub(super) fn show(&self, condition: &Condition) {
+        self.shared.set(condition.shared.load(Ordering::Relaxed).into());
+        self.fault.set(condition.fails.load(Ordering::Relaxed).into());
+        self.alone.inner().store(condition.alone.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+}

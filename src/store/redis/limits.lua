@@ -1,0 +1,234 @@
+-- Takes all items of a request or none, renews what it holds, or gives it back.
+--
+-- ARGV: what to do ("take", "renew", "give"); now in microseconds, or nothing for the clock of this server; the id of the
+-- request; for how many milliseconds it holds what it does not renew; then for each item its kind and four more texts:
+--   rate   take: microseconds that the cost takes to come back          give: those used beyond it, those not used
+--   look   as rate, but only told how it stands
+--   place  take: limit
+--   spend  cost (give: what it really cost, or nothing where the ledger tells), spent as the ledger knows it, until when it is
+--          kept in milliseconds (or nothing: for ever), limit
+-- KEYS, for each item:
+--   rate, look  the moment in microseconds at which nothing will be used any more
+--   place       sorted set: who holds one, by the millisecond at which it comes back
+--   spend       hash: spent, reserved, and `c:` with the id of a request for what that one reserved; and a sorted set like that
+--               of places. Nano-units.
+-- Returned by "take": which item is not there (0 = all were), microseconds to wait for it, and for each item the microseconds
+-- until all of its rate is back, or how many hold a place.
+--
+-- A double holds whole numbers up to 2^53: microseconds since 1970 until the year 2255. Money may be more, and is counted in
+-- two parts.
+local MINUTE = 60000000
+-- Thirty years: nothing is put further ahead, so that no number loses its last digits.
+local FAR = 1000000000000000
+-- What is kept for ever goes when nobody asked for it in so many milliseconds; the ledger tells it again.
+local LONG = 34560000000
+local UNIT = 1000000000
+-- The most that any amount is: what SQL's integers hold.
+local MOST = { 9223372036, 854775807 }
+
+local op, now, id, ttl = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
+if not now then
+  local time = redis.call('TIME')
+  now = time[1] * 1000000 + time[2]
+end
+local ms = math.floor(now / 1000)
+
+local function whole(number)
+  return string.format('%.0f', number)
+end
+
+-- Units and the rest of one.
+local function money(text)
+  text = text or '0'
+  if #text <= 9 then
+    return { 0, tonumber(text) }
+  end
+  return { tonumber(string.sub(text, 1, -10)), tonumber(string.sub(text, -9)) }
+end
+
+local function written(amount)
+  if amount[1] == 0 then
+    return whole(amount[2])
+  end
+  return string.format('%.0f%09.0f', amount[1], amount[2])
+end
+
+local function at_most(one, other)
+  return one[1] < other[1] or (one[1] == other[1] and one[2] <= other[2])
+end
+
+local function larger(one, other)
+  return at_most(one, other) and other or one
+end
+
+local function plus(one, other)
+  local units, rest = one[1] + other[1], one[2] + other[2]
+  if rest >= UNIT then
+    units, rest = units + 1, rest - UNIT
+  end
+  return { units, rest }
+end
+
+local function minus(one, other)
+  if at_most(one, other) then
+    return { 0, 0 }
+  end
+  local units, rest = one[1] - other[1], one[2] - other[2]
+  if rest < 0 then
+    units, rest = units - 1, rest + UNIT
+  end
+  return { units, rest }
+end
+
+local items, at, key = {}, 5, 1
+while ARGV[at] do
+  local item = { kind = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4], key = KEYS[key] }
+  if item.kind == 'spend' then
+    key = key + 1
+    item.held = KEYS[key]
+  end
+  at, key = at + 5, key + 1
+  items[#items + 1] = item
+end
+
+-- Reads a budget, without what others reserved and neither settled nor renewed.
+local function read(item)
+  local known = redis.call('HMGET', item.key, 'spent', 'reserved', 'c:' .. id)
+  item.spent, item.reserved, item.own = larger(money(known[1] or nil), money(item[2])), money(known[2] or nil), known[3]
+  for _, gone in ipairs(redis.call('ZRANGEBYSCORE', item.held, '-inf', whole(ms))) do
+    local cost = redis.call('HGET', item.key, 'c:' .. gone)
+    if cost then
+      redis.call('HDEL', item.key, 'c:' .. gone)
+      item.reserved = minus(item.reserved, money(cost))
+    end
+    if gone == id then
+      item.own = false
+    end
+    redis.call('ZREM', item.held, gone)
+  end
+end
+
+local function keep(item)
+  redis.call('HSET', item.key, 'spent', written(item.spent), 'reserved', written(item.reserved))
+  for _, key in ipairs({ item.key, item.held }) do
+    if item[3] == '' then
+      redis.call('PEXPIRE', key, LONG)
+    else
+      redis.call('PEXPIREAT', key, item[3])
+    end
+  end
+end
+
+local function reserve(item)
+  if not item.own then
+    redis.call('HSET', item.key, 'c:' .. id, item[1])
+    item.reserved = plus(item.reserved, money(item[1]))
+  end
+  redis.call('ZADD', item.held, whole(ms + ttl), id)
+  keep(item)
+end
+
+local function enter(item)
+  redis.call('ZADD', item.key, whole(ms + ttl), id)
+  redis.call('PEXPIRE', item.key, whole(ttl + 1000))
+end
+
+local function set(item, used)
+  if used > 0 then
+    redis.call('SET', item.key, whole(now + used), 'PX', whole(math.ceil(used / 1000) + 1000))
+  else
+    redis.call('DEL', item.key)
+  end
+end
+
+local function used(item)
+  return math.max(tonumber(redis.call('GET', item.key) or '0') - now, 0)
+end
+
+if op == 'give' then
+  for _, item in ipairs(items) do
+    if item.kind == 'rate' then
+      local more, back = tonumber(item[1]), tonumber(item[2])
+      if more > 0 then
+        set(item, math.min(used(item) + more, FAR))
+      elseif back > 0 then
+        set(item, used(item) - back)
+      end
+    elseif item.kind == 'place' then
+      redis.call('ZREM', item.key, id)
+    else
+      redis.call('ZREM', item.held, id)
+      read(item)
+      -- Only what is still reserved is settled: so it happens once, however often it is asked for.
+      if item.own then
+        redis.call('HDEL', item.key, 'c:' .. id)
+        item.reserved = minus(item.reserved, money(item.own))
+        if item[1] ~= '' then
+          item.spent = plus(item.spent, money(item[1]))
+          item.spent = at_most(item.spent, MOST) and item.spent or MOST
+        end
+      end
+      keep(item)
+    end
+  end
+  return {}
+end
+
+if op == 'renew' then
+  for _, item in ipairs(items) do
+    if item.kind == 'place' then
+      enter(item)
+    else
+      read(item)
+      reserve(item)
+    end
+  end
+  return {}
+end
+
+local lacking, wait, states = 0, 0, {}
+for nth, item in ipairs(items) do
+  local fits, needs = true, 0
+  if item.kind == 'rate' or item.kind == 'look' then
+    item.used = used(item)
+    states[nth] = item.used
+    if item.kind == 'rate' then
+      -- What costs more than a minute's worth is admitted when nothing is used.
+      needs = math.min(item.used, item.used + tonumber(item[1]) - MINUTE)
+      fits = needs <= 0
+    end
+  elseif item.kind == 'place' then
+    redis.call('ZREMRANGEBYSCORE', item.key, '-inf', whole(ms))
+    states[nth] = redis.call('ZCARD', item.key)
+    fits = states[nth] < tonumber(item[1])
+  else
+    read(item)
+    states[nth] = 0
+    local limit, nothing = money(item[4]), item.reserved[1] == 0 and item.reserved[2] == 0
+    local after = plus(plus(item.spent, item.reserved), money(item[1]))
+    -- A first one fits that finds anything left.
+    fits = at_most(after, limit) or (nothing and not at_most(limit, item.spent))
+  end
+  if not fits and lacking == 0 then
+    lacking, wait = nth, needs
+  end
+end
+for nth, item in ipairs(items) do
+  if lacking > 0 then
+    -- What others left was forgotten, which has to be kept.
+    if item.kind == 'spend' then
+      keep(item)
+    end
+  elseif item.kind == 'rate' then
+    states[nth] = math.min(item.used + tonumber(item[1]), FAR)
+    set(item, states[nth])
+  elseif item.kind == 'place' then
+    enter(item)
+    states[nth] = states[nth] + 1
+  elseif item.kind == 'spend' then
+    reserve(item)
+  end
+end
+table.insert(states, 1, wait)
+table.insert(states, 1, lacking)
+return states

@@ -1,0 +1,480 @@
+//! Limits that several gateways share, with Redis there and away.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use tidegate::{
+    config::{Config, Fail, Limits, ModelPrice, Redis, Sharing},
+    domain::{
+        money::{Budget, Currency, UNIT},
+        price::Price,
+    },
+};
+use tokio::{sync::oneshot, time::Instant};
+
+use crate::support::{
+    LONG,
+    client::{Answer, Client},
+    database::until,
+    gateway::{Gateway, KEY, config, key},
+    process::{Process, tidegate},
+    redis::{RedisServer, free_port},
+    soon,
+    upstream::{LAST_CHUNK, RESPONSE, STREAM, Step, Upstream, chunk, json},
+};
+
+const BODY: &str = r#"{"model":"smart"}"#;
+
+/// What the configuration has.
+const PATIENCE: Duration = Duration::from_millis(40);
+
+/// So much that it is never reached, and has to be asked for each time.
+const PLENTY: Limits = Limits { requests: Some(1_000_000), tokens: Some(u32::MAX), in_flight: Some(10_000) };
+
+fn settings(upstream: &Upstream, redis: &RedisServer, limits: Limits) -> Config {
+    let mut config = config(&upstream.base_url());
+    let host = "127.0.0.1".into();
+    let redis = Redis { tls: false, host, port: redis.port, database: 0, user: None, password: None };
+    config.sharing = Some(Sharing { redis, replicas: 2, fail: Fail::Share, patience: LONG });
+    config.keys[0].limits = limits;
+    config.keys.push(key("free", "sk-free"));
+    config
+}
+
+async fn answering() -> Upstream {
+    Upstream::fixed(json("200 OK", RESPONSE)).await
+}
+
+async fn create(gateway: &Gateway, key: &str) -> Answer {
+    let mut client = gateway.connect().await;
+    let (length, auth) = (BODY.len(), format!("authorization: Bearer {key}"));
+    client
+        .send(format!("POST /v1/responses HTTP/1.1\r\nhost: t\r\n{auth}\r\ncontent-length: {length}\r\n\r\n{BODY}"))
+        .await;
+    client.answer().await
+}
+
+/// Many at once, in turn to each of them: how many get in.
+async fn at_once(gateways: &[&Gateway], count: usize) -> usize {
+    let mut clients = Vec::new();
+    for number in 0..count {
+        clients.push(gateways[number % gateways.len()].connect().await);
+    }
+    let asking = clients.into_iter().map(|mut client| tokio::spawn(async move { client.create(BODY).await.status }));
+    let mut passed = 0;
+    for one in asking.collect::<Vec<_>>() {
+        let status = soon("an answer", one).await.unwrap();
+        assert!(status == 200 || status == 429, "{status}");
+        passed += usize::from(status == 200);
+    }
+    passed
+}
+
+async fn fault(gateway: &Gateway, value: f64) {
+    gateway.metric_becomes("tidegate_limits_fault", value).await;
+}
+
+async fn readiness(gateway: &Gateway) -> (u16, Value) {
+    let answer = Client::connect(gateway.admin).await.get("/readyz").await;
+    (answer.status, answer.json()["limits"].clone())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_of_a_minute_are_shared() {
+    let (redis, upstream) = (RedisServer::start(), answering().await);
+    let limits = Limits { requests: Some(10), ..Limits::default() };
+    let (one, other) =
+        (Gateway::start(settings(&upstream, &redis, limits)), Gateway::start(settings(&upstream, &redis, limits)));
+    let began = Instant::now();
+    let passed = at_once(&[&one, &other], 100).await;
+    let back = usize::try_from(began.elapsed().as_secs() / 6).unwrap();
+    assert!((10..=11 + back).contains(&passed), "{passed}");
+    // What is known to be refused costs Redis nothing.
+    let asked = || redis.list("INFO commandstats").into_iter().find(|line| line.starts_with("cmdstat_evalsha:"));
+    let before = asked().unwrap();
+    let mut refused = create(&other, KEY).await;
+    for _ in 0..20 {
+        refused = create(&other, KEY).await;
+    }
+    if refused.status == 429 && began.elapsed() < Duration::from_secs(5) {
+        assert_eq!(asked().unwrap(), before);
+        assert_eq!(refused.header("x-ratelimit-limit-requests"), Some("10"));
+        assert_eq!(refused.header("x-ratelimit-remaining-requests"), Some("0"));
+        let after: u64 = refused.header("retry-after").unwrap().parse().unwrap();
+        assert!((1..=6).contains(&after), "{after}");
+    }
+    assert_eq!(readiness(&one).await, (200, serde_json::json!({"shared": true, "redis_fails": false, "alone": 0})));
+    assert_eq!(one.metric("tidegate_limits_shared").await, 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_left_is_told_by_whoever_is_asked() {
+    let (redis, upstream) = (RedisServer::start(), answering().await);
+    let limits = Limits { requests: Some(100), tokens: Some(10_000), ..Limits::default() };
+    let (one, other) =
+        (Gateway::start(settings(&upstream, &redis, limits)), Gateway::start(settings(&upstream, &redis, limits)));
+    for (gateway, left) in [(&one, "99"), (&other, "98"), (&one, "97"), (&other, "96")] {
+        let answer = gateway.connect().await.create(BODY).await;
+        assert_eq!(answer.status, 200);
+        assert_eq!(answer.header("x-ratelimit-limit-tokens"), Some("10000"));
+        assert_eq!(answer.header("x-ratelimit-remaining-requests"), Some(left));
+        gateway.metric_becomes("tidegate_requests_in_flight", 0.0).await;
+    }
+    // Of 2,000 tokens that were set aside each time, 8 were used.
+    until("the tokens", async || {
+        let mut client = one.connect().await;
+        let answer = client.create(r#"{"model":1}"#).await;
+        let left: u64 = answer.header("x-ratelimit-remaining-tokens").unwrap().parse().unwrap();
+        assert_eq!(answer.status, 400);
+        left >= 9960
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn places_are_shared_and_come_back_at_the_end_and_at_a_restart() {
+    let redis = RedisServer::start();
+    let (go, wait) = oneshot::channel();
+    let mut first = Some(wait);
+    let upstream = Upstream::scripted(move |_| match first.take() {
+        Some(wait) => vec![
+            Step::Send([STREAM, &chunk(b"data: {}\n\n")].concat()),
+            Step::Wait(wait),
+            Step::Send(LAST_CHUNK.to_vec()),
+        ],
+        None => vec![Step::Send([STREAM, &chunk(b"data: {}\n\n")].concat()), Step::UntilClosed(oneshot::channel().0)],
+    })
+    .await;
+    let limits = Limits { in_flight: Some(1), ..Limits::default() };
+    let mut one = Gateway::start(settings(&upstream, &redis, limits));
+    let other = Gateway::start(settings(&upstream, &redis, limits));
+    let mut streaming = one.connect().await;
+    streaming.post(BODY).await;
+    let mut streamed = streaming.head().await;
+    assert_eq!(streamed.status, 200);
+    let refused = other.connect().await.create(BODY).await;
+    assert_eq!((refused.status, refused.header("retry-after")), (429, Some("1")));
+    go.send(()).unwrap();
+    streaming.body(&mut streamed).await;
+    // It is given back in the background.
+    let mut second = None;
+    until("the place", async || {
+        let mut client = one.connect().await;
+        client.post(BODY).await;
+        let head = client.head().await;
+        second = Some(client);
+        head.status == 200
+    })
+    .await;
+    assert_eq!(other.connect().await.create(BODY).await.status, 429);
+    // A gateway that ends in order gives back what it cuts.
+    one.stop();
+    one.ended().await;
+    let mut client = other.connect().await;
+    client.post(BODY).await;
+    assert_eq!(client.head().await.status, 200);
+}
+
+/// 1 CNY a request.
+fn priced(mut config: Config, budget: &str) -> Config {
+    let free = Price { currency: Currency::Cny, input: 0, cached: 0, output: 0, reasoning: 0, per_call: UNIT };
+    config.prices = vec![ModelPrice { upstream: 0, model: "real".into(), from: 0, price: free }];
+    config.keys[0].budgets = vec![Budget::parse(budget).unwrap()];
+    config
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_budget_is_shared_and_not_overspent() {
+    let (redis, upstream) = (RedisServer::start(), answering().await);
+    let start = || Gateway::start(priced(settings(&upstream, &redis, Limits::default()), "10CNY/total"));
+    let (one, other) = (start(), start());
+    assert_eq!(at_once(&[&one, &other], 200).await, 10);
+    let refused = one.connect().await.create(BODY).await;
+    refused.assert_final(429, "insufficient_quota", true);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_budget_is_known_again_after_redis_was_emptied() {
+    let (redis, upstream) = (RedisServer::start(), answering().await);
+    let gateway = Gateway::start(priced(settings(&upstream, &redis, Limits::default()), "3CNY/total"));
+    let mut client = gateway.connect().await;
+    for _ in 0..3 {
+        assert_eq!(client.create(BODY).await.status, 200);
+    }
+    client.create(BODY).await.assert_final(429, "insufficient_quota", true);
+    // The ledger is asked every 5 s: until then each time it is emptied one more gets in.
+    until("the ledger's sum", async || {
+        assert_eq!(redis.ask("FLUSHALL"), "+OK");
+        client.create(BODY).await.status == 429
+    })
+    .await;
+    assert_eq!(redis.ask("FLUSHALL"), "+OK");
+    client.create(BODY).await.assert_final(429, "insufficient_quota", true);
+}
+
+/// Makes `count` requests one after the other, all of which are served; returned is what the longest took.
+async fn ask(gateway: &Gateway, count: usize) -> Duration {
+    let mut client = gateway.connect().await;
+    let mut longest = Duration::ZERO;
+    for number in 0..count {
+        let began = Instant::now();
+        let answer = client.create(BODY).await;
+        assert_eq!(answer.status, 200, "request {number}: {answer:?}");
+        longest = longest.max(began.elapsed());
+    }
+    longest
+}
+
+/// Requests before, while and after it is away: none fails, and none waits for long. Without its budget `closed` refuses those
+/// that are limited, and nobody else.
+async fn survives(name: &str, away: impl Fn(&mut RedisServer), back: impl Fn(&mut RedisServer)) {
+    let (mut redis, upstream) = (RedisServer::start(), answering().await);
+    let mut settings = priced(settings(&upstream, &redis, PLENTY), "1000000CNY/day");
+    settings.sharing.as_mut().unwrap().patience = PATIENCE;
+    let open = Gateway::start(settings.clone());
+    settings.sharing.as_mut().unwrap().fail = Fail::Closed;
+    let closed = Gateway::start(settings);
+    let before = ask(&open, 50).await.max(ask(&closed, 5).await);
+    let alone = open.metric("tidegate_limits_alone_total").await;
+    away(&mut redis);
+    let first = ask(&open, 1).await;
+    let longest = ask(&open, 100).await;
+    eprintln!("{name}: the longest took {before:?} before; {first:?} at first and {longest:?} later while it is away");
+    assert!(first < before + Duration::from_millis(250), "{first:?}, {before:?} before");
+    // Nobody waits any more. What a busy machine does beside is not our business.
+    assert!(longest < before + Duration::from_millis(250), "{longest:?}, {before:?} before");
+    fault(&open, 1.0).await;
+    assert!(open.metric("tidegate_limits_alone_total").await >= alone + 100.0);
+    let (status, limits) = readiness(&open).await;
+    assert_eq!((status, &limits["redis_fails"]), (200, &true.into()), "{limits}");
+
+    // It may have to notice first.
+    until("the refusal", async || closed.connect().await.create(BODY).await.status == 503).await;
+    for _ in 0..20 {
+        let began = Instant::now();
+        let refused = closed.connect().await.create(BODY).await;
+        refused.assert_final(503, "limits_unavailable", false);
+        assert_eq!(refused.header("retry-after"), Some("1"));
+        assert!(began.elapsed() < before + Duration::from_millis(250));
+    }
+    assert_eq!(create(&closed, "sk-free").await.status, 200);
+
+    back(&mut redis);
+    for gateway in [&open, &closed] {
+        fault(gateway, 0.0).await;
+        let alone = gateway.metric("tidegate_limits_alone_total").await;
+        ask(gateway, 20).await;
+        // A busy machine may be slow once more.
+        assert!(gateway.metric("tidegate_limits_alone_total").await <= alone + 20.0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_is_stopped() {
+    survives("stopped", RedisServer::stop, RedisServer::run).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_is_killed() {
+    survives("killed", RedisServer::kill, RedisServer::run).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_stands_still() {
+    survives("paused", |redis| redis.pause(), |redis| redis.go_on()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_is_full() {
+    let full = |redis: &mut RedisServer| {
+        assert_eq!(redis.ask("CONFIG SET maxmemory 1mb maxmemory-policy noeviction"), "+OK");
+        assert_eq!(
+            redis.ask(&format!("SET filler {}", "x".repeat(60_000))),
+            "-OOM command not allowed when used memory > 'maxmemory'."
+        );
+    };
+    let room = |redis: &mut RedisServer| assert_eq!(redis.ask("CONFIG SET maxmemory 0"), "+OK");
+    survives("full", full, room).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_becomes_read_only() {
+    // Of a master that is not there.
+    let replica = |redis: &mut RedisServer| assert_eq!(redis.ask("REPLICAOF 127.0.0.1 1"), "+OK");
+    let master = |redis: &mut RedisServer| assert_eq!(redis.ask("REPLICAOF NO ONE"), "+OK");
+    survives("read-only", replica, master).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_forgets_its_scripts_and_everything_else() {
+    let (redis, upstream) = (RedisServer::start(), answering().await);
+    let gateway = Gateway::start(settings(&upstream, &redis, PLENTY));
+    for command in ["FLUSHALL", "SCRIPT FLUSH", "FLUSHALL", "CLIENT KILL TYPE normal"] {
+        redis.ask(command);
+        ask(&gateway, 20).await;
+        fault(&gateway, 0.0).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_it_is_away_each_allows_its_share() {
+    let (mut redis, upstream) = (RedisServer::start(), answering().await);
+    let limits = Limits { requests: Some(20), ..Limits::default() };
+    let start = || Gateway::start(settings(&upstream, &redis, limits));
+    let (one, other) = (start(), start());
+    // What one had from Redis is a part of its share.
+    ask(&one, 4).await;
+    redis.stop();
+    // Also where nobody asks, it is noticed.
+    for gateway in [&one, &other] {
+        fault(gateway, 1.0).await;
+    }
+    let began = Instant::now();
+    let (of_one, of_other) = (at_once(&[&one], 40).await, at_once(&[&other], 40).await);
+    let back = usize::try_from(began.elapsed().as_secs() / 6).unwrap();
+    assert!((6..=7 + back).contains(&of_one), "{of_one}");
+    assert!((10..=11 + back).contains(&of_other), "{of_other}");
+    let refused = other.connect().await.create(BODY).await;
+    if refused.status == 429 {
+        assert_eq!(refused.header("x-ratelimit-limit-requests"), Some("10"), "its share");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn places_taken_while_it_was_away_or_before_it_began_anew_are_known_again() {
+    let mut redis = RedisServer::start();
+    let upstream = Upstream::scripted(|_| {
+        vec![Step::Send([STREAM, &chunk(b"data: {}\n\n")].concat()), Step::UntilClosed(oneshot::channel().0)]
+    })
+    .await;
+    let limits = Limits { in_flight: Some(4), ..Limits::default() };
+    let start = || Gateway::start(settings(&upstream, &redis, limits));
+    let (one, other) = (start(), start());
+    let mut held = Vec::new();
+    let hold = async |held: &mut Vec<Client>| {
+        let mut client = one.connect().await;
+        client.post(BODY).await;
+        assert_eq!(client.head().await.status, 200);
+        held.push(client);
+    };
+    hold(&mut held).await;
+    redis.stop();
+    for gateway in [&one, &other] {
+        fault(gateway, 1.0).await;
+    }
+    hold(&mut held).await;
+    redis.run();
+    for gateway in [&one, &other] {
+        fault(gateway, 0.0).await;
+    }
+    // Two of four are held, and as many are left.
+    until("what is held", async || redis.ask("ZCARD tidegate:at_once:key:tester") == ":2").await;
+    hold(&mut held).await;
+    hold(&mut held).await;
+    assert_eq!(other.connect().await.create(BODY).await.status, 429);
+    drop(held);
+    until("the places", async || redis.ask("ZCARD tidegate:at_once:key:tester") == ":0").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_is_away_when_the_gateway_starts() {
+    let (mut redis, upstream) = (RedisServer::start(), answering().await);
+    redis.stop();
+    let gateway = Gateway::start(settings(&upstream, &redis, PLENTY));
+    ask(&gateway, 20).await;
+    fault(&gateway, 1.0).await;
+    redis.run();
+    fault(&gateway, 0.0).await;
+    ask(&gateway, 20).await;
+    // The end does not wait for one that stands still.
+    redis.pause();
+    let mut gateway = gateway;
+    ask(&gateway, 5).await;
+    let began = Instant::now();
+    gateway.stop();
+    gateway.ended().await;
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    redis.go_on();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_wants_a_password() {
+    let (mut redis, upstream) = (RedisServer::start(), answering().await);
+    redis.stop();
+    let mut with = settings(&upstream, &redis, PLENTY);
+    let mut wrong = with.clone();
+    with.sharing.as_mut().unwrap().redis.password = Some("sk-canary-of-redis".into());
+    wrong.sharing.as_mut().unwrap().redis.password = Some("sk-canary-of-another".into());
+    // It answers PING only to who is known.
+    let settings = ["--user default on +ping +quit nopass", "--user me on ~tidegate:* +@all >sk-canary-of-redis"];
+    redis.run_with(&settings.map(|setting| setting.split(' ')).into_iter().flatten().collect::<Vec<_>>());
+    for config in [&mut with, &mut wrong] {
+        config.sharing.as_mut().unwrap().redis.user = Some("me".into());
+    }
+    let (with, wrong) = (Gateway::start(with), Gateway::start(wrong));
+    ask(&with, 20).await;
+    assert_eq!(with.metric("tidegate_limits_alone_total").await, 0.0);
+    ask(&wrong, 20).await;
+    fault(&wrong, 1.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_speaks_tls_and_the_log_tells_once_that_it_is_away() {
+    let (mut redis, upstream) = (RedisServer::start(), answering().await);
+    redis.stop();
+    let folder = tempfile::tempdir().unwrap();
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    std::fs::write(at("crt"), made.cert.pem()).unwrap();
+    std::fs::write(at("key"), made.signing_key.serialize_pem()).unwrap();
+    let port = free_port();
+    let (crt, key, tls) = (at("crt"), at("key"), port.to_string());
+    let with_tls = [
+        "--tls-port",
+        &tls,
+        "--tls-cert-file",
+        &crt,
+        "--tls-key-file",
+        &key,
+        "--tls-ca-cert-file",
+        &crt,
+        "--tls-auth-clients",
+        "no",
+        "--user",
+        "me",
+        "on",
+        "~tidegate:*",
+        "+@all",
+        ">sk-canary-of-redis",
+    ];
+    redis.run_with(&with_tls);
+    let text = format!(
+        "[server]\nlisten = \"127.0.0.1:0\"\nadmin_listen = \"127.0.0.1:0\"\ndata_dir = \"data\"\n\
+         [limits]\nredis = \"rediss://me@localhost:{port}/0\"\npassword = {{ env = \"REDIS_PASSWORD\" }}\nreplicas = 2\n\
+         [[upstreams]]\nname = \"up\"\nbase_url = \"{}\"\n[[models]]\nname = \"smart\"\ntargets = [{{ upstream = \"up\" }}]\n\
+         [[keys]]\nname = \"tester\"\nsecret = {{ env = \"KEY\" }}\nrpm = 1000\n",
+        upstream.base_url()
+    );
+    std::fs::write(at("tidegate.toml"), text).unwrap();
+    let mut command = tidegate(folder.path());
+    command.args(["serve", "--config", "tidegate.toml"]).env("KEY", KEY).env("SSL_CERT_FILE", at("crt"));
+    let mut process = Process::start(command.env("REDIS_PASSWORD", "sk-canary-of-redis"));
+    let (address, admin) = (process.ready(), process.admin());
+    let limits = async || Client::connect(admin).await.get("/readyz").await.json()["limits"].clone();
+    until("Redis over TLS", async || limits().await["redis_fails"] == false).await;
+    let mut client = Client::connect(address).await;
+    assert_eq!(client.create(BODY).await.status, 200);
+    assert_eq!(redis.ask("EXISTS tidegate:rpm:key:tester"), ":1");
+    redis.stop();
+    for _ in 0..50 {
+        assert_eq!(client.create(BODY).await.status, 200);
+    }
+    process.logged("Redis cannot be asked");
+    redis.run_with(&with_tls);
+    assert!(process.logged("Redis is asked again")["seconds"].as_f64().unwrap() > 0.0);
+    process.signal("INT");
+    assert_eq!(process.exit(), Some(0));
+    let everything = process.everything();
+    assert_eq!(everything.matches("Redis cannot be asked").count(), 1, "{everything}");
+    assert!(!everything.contains("canary"), "{everything}");
+}
