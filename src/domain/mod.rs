@@ -8,6 +8,7 @@ pub mod id;
 pub mod key;
 pub mod ledger;
 pub mod money;
+pub mod origin;
 pub mod outcome;
 pub mod price;
 pub mod problem;
