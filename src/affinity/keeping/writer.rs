@@ -130,12 +130,12 @@ impl Writer {
             self.again = Some(0);
         }
         let secret = self.desk.store.as_ref().map(Store::secret);
-        if let Some(secret) = secret.filter(|secret| self.known.as_ref() != Some(secret)) {
-            if self.known.replace(secret.clone()).is_some() {
-                let store = &self.desk.place;
-                tracing::warn!(%store, "where ids came from was lost there: what is known here is written to it");
-                self.again = Some(0);
-            }
+        if let Some(secret) = secret.filter(|secret| self.known.as_ref() != Some(secret))
+            && self.known.replace(secret.clone()).is_some()
+        {
+            let store = &self.desk.place;
+            tracing::warn!(%store, "where ids came from was lost there: what is known here is written to it");
+            self.again = Some(0);
         }
     }
 
