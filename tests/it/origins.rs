@@ -4,7 +4,7 @@
 use std::{
     fs,
     sync::{Arc, atomic::Ordering},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use tempfile::TempDir;
@@ -19,6 +19,7 @@ use tidegate::{
     },
     store::origins::{Entry, FILE, Life, Place, Store},
 };
+use tokio::time::Instant;
 
 use crate::support::{
     client::Client,
