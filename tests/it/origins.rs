@@ -17,7 +17,7 @@ use tidegate::{
         clock::Clock,
         origin::{Kind, Origin, Owner, Reference},
     },
-    store::origins::{Entry, FILE, Life, Place, Store},
+    store::origins::{Entry, FILE, Life, Place, Store, StoreError},
 };
 use tokio::time::Instant;
 
@@ -144,6 +144,20 @@ async fn many_at_once_are_each_in_their_place() {
     let bytes = number("MEMORY USAGE");
     eprintln!("an id takes {bytes} bytes of Redis, beside its places in two tables");
     assert!(bytes < 200);
+}
+
+#[tokio::test]
+async fn room_is_left_in_redis_for_limits() {
+    let redis = RedisServer::start();
+    let mut store = open(&Place::Redis(at_redis(&redis))).await;
+    let used = redis.list("INFO memory").iter().find_map(|line| line.strip_prefix("used_memory:")?.parse::<u64>().ok());
+    assert_eq!(redis.ask(&format!("CONFIG SET maxmemory {}", used.unwrap() * 5 / 4)), "+OK");
+    let row = [(reference(1), entry(origin(1, "a"), DAY))];
+    assert!(matches!(store.learn(&row, at(DAY)).await, Err(StoreError::Full)));
+    assert_eq!(redis.ask("SET limit 1"), "+OK");
+    assert_eq!(store.recall(&[reference(1)], at(DAY)).await.unwrap(), [None]);
+    assert_eq!(redis.ask("CONFIG SET maxmemory 1gb"), "+OK");
+    assert_eq!(store.learn(&row, at(DAY)).await.unwrap(), [None]);
 }
 
 #[tokio::test]

@@ -120,6 +120,9 @@ pub enum StoreError {
     /// Nobody knows what is in it.
     #[error("it holds what this version cannot read")]
     Unreadable,
+    /// What is left of its memory is for others.
+    #[error("three quarters of its memory are used")]
+    Full,
     /// It did not come to an end.
     #[error("it did not answer in time")]
     Silent,

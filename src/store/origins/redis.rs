@@ -3,7 +3,8 @@
 use std::{sync::LazyLock, time::Duration};
 
 use data_encoding::BASE64URL_NOPAD;
-use redis::{AsyncConnectionConfig, Script, aio::MultiplexedConnection};
+use redis::{AsyncConnectionConfig, InfoDict, Script, aio::MultiplexedConnection};
+use tokio::time::Instant;
 
 use super::{Entry, Life, ORIGIN, Secret, StoreError, origin_bytes, origin_of};
 use crate::{
@@ -19,6 +20,13 @@ const SECRET: &str = "tidegate:o:secret";
 /// What does not answer for so long is paused, or lost.
 const LIMIT: Duration = Duration::from_secs(1);
 
+/// How often it is looked whether there is room.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Ids are the many: a part of the memory that Redis may use is left for limits, which would count for nothing in a full one.
+/// They get three quarters.
+const PART: (u64, u64) = (3, 4);
+
 /// References of one command: Redis serves nobody else meanwhile, which is about a millisecond.
 const AT_ONCE: usize = 500;
 
@@ -32,6 +40,8 @@ const ANOTHER: &str = "ANOTHER";
 pub(super) struct Redis {
     connection: MultiplexedConnection,
     pub(super) secret: Secret,
+    /// When there was room for more.
+    had_room: Option<Instant>,
 }
 
 async fn connect(place: &config::Redis) -> Result<MultiplexedConnection, StoreError> {
@@ -69,13 +79,28 @@ impl Redis {
                 read.query_async(&mut connection).await?
             }
         };
-        Ok(Self { connection, secret: Secret::read(&secret)? })
+        Ok(Self { connection, secret: Secret::read(&secret)?, had_room: None })
     }
 
     fn key(&self, reference: Reference) -> String {
         let mut key = PREFIX.to_owned();
         BASE64URL_NOPAD.encode_append(&self.secret.key(reference), &mut key);
         key
+    }
+
+    /// Whether more may be written.
+    async fn look_for_room(&mut self) -> Result<(), StoreError> {
+        if self.had_room.is_some_and(|looked| looked.elapsed() < LOOK_EVERY) {
+            return Ok(());
+        }
+        let info = redis::cmd("INFO").arg("memory").query_async::<InfoDict>(&mut self.connection).await?;
+        let number = |name| info.get::<u64>(name).unwrap_or_default();
+        let (used, most) = (number("used_memory"), number("maxmemory"));
+        if most > 0 && used.saturating_mul(PART.1) > most.saturating_mul(PART.0) {
+            return Err(StoreError::Full);
+        }
+        self.had_room = Some(Instant::now());
+        Ok(())
     }
 
     pub(super) async fn recall(&mut self, references: &[Reference]) -> Result<Vec<Option<Entry>>, StoreError> {
@@ -108,6 +133,9 @@ impl Redis {
         entries: &[(Reference, Entry)],
         life: Life,
     ) -> Result<Vec<Option<Entry>>, StoreError> {
+        if !entries.is_empty() {
+            self.look_for_room().await?;
+        }
         let mut stay = Vec::with_capacity(entries.len());
         let mut rest = entries;
         loop {
