@@ -55,7 +55,7 @@ pub(super) enum Done<T> {
     Failed(StoreError),
 }
 
-pub(super) const SLOW: &str = "it took longer than 50 ms";
+pub(super) const SLOW: &str = "it took longer than 40 ms";
 
 impl Desk {
     pub(super) fn has_ended(&self) -> bool {

@@ -59,7 +59,8 @@ impl Writer {
                 self.desk.pause().await;
             }
         }
-        if !timeout(END_WITHIN, self.write_all()).await.unwrap_or(false) {
+        let waits = origins.condition.waiting.load(Ordering::Relaxed) > 0;
+        if waits && !timeout(END_WITHIN, self.write_all()).await.unwrap_or(false) {
             tracing::warn!(store = %self.desk.place, "where the last ids came from was not kept");
         }
         self.desk.close().await;
