@@ -299,6 +299,7 @@ mod tests {
             "server.tls",
             "log",
             "limits",
+            "affinity.shared",
         ];
         assert_eq!(keep(&running, &mut other), kept);
         assert_eq!(Changes::between(&running, &other).unwrap().settings(), Some("server".into()));
