@@ -7,7 +7,7 @@
 //! 6  app
 //! 5  api
 //! 4  proxy
-//! 3  auth | limits | billing | routing | upstream | metering
+//! 3  affinity | auth | limits | billing | routing | upstream | metering
 //! 2  store | protocol | metrics
 //! 1  config
 //! 0  domain
@@ -17,6 +17,7 @@
 //! authenticates ([`auth`]), reads and scans the body ([`protocol`]), resolves the model ([`routing`]), sends it
 //! ([`upstream`]) and hangs an observer on the answer, whose end settles the record ([`metering`]).
 
+pub mod affinity;
 pub mod api;
 pub mod app;
 pub mod auth;

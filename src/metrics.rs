@@ -1,6 +1,7 @@
 //! Every metric: one field, one line of what it is, its labels. Labels come from the configuration and from fixed
 //! names, so their number is bounded.
 
+mod affinity;
 mod connections;
 mod keys;
 mod ledger;
@@ -21,6 +22,7 @@ pub use reloads::{Reload, Reloads};
 pub use standings::{Standings, UpstreamHealth};
 
 use crate::domain::{
+    affinity as memory,
     budget::Budget,
     key,
     ledger::Condition,
@@ -110,6 +112,9 @@ pub struct Metrics {
     /// How limits that replicas share stand.
     pub sharing: Arc<Sharing>,
     sharing_shown: sharing::Shown,
+    /// How the memory of origins stands.
+    pub affinity: Arc<memory::Condition>,
+    affinity_shown: affinity::Shown,
     /// Connections of clients.
     pub connections: Connections,
     /// Reloads of the configuration.
@@ -168,6 +173,7 @@ impl Default for Metrics {
         let ledger_shown = ledger::Shown::new(&mut registry);
         let keys_shown = keys::Shown::new(&mut registry);
         let sharing_shown = sharing::Shown::new(&mut registry);
+        let affinity_shown = affinity::Shown::new(&mut registry);
         let connections = Connections::new(&mut registry);
         let reloads = Reloads::new(&mut registry);
         Self {
@@ -189,6 +195,8 @@ impl Default for Metrics {
             ledger: Arc::default(),
             keys: Arc::default(),
             keys_shown,
+            affinity: Arc::default(),
+            affinity_shown,
             ledger_shown,
             sharing: Arc::default(),
             sharing_shown,
@@ -246,6 +254,7 @@ impl Metrics {
         self.ledger_shown.show(&self.ledger);
         self.keys_shown.show(&self.keys);
         self.sharing_shown.show(&self.sharing);
+        self.affinity_shown.show(&self.affinity);
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
         Ok(text)

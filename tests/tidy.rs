@@ -11,7 +11,7 @@ const ROWS: [&[&str]; 8] = [
     &["domain"],
     &["config"],
     &["store", "protocol", "metrics"],
-    &["auth", "billing", "limits", "routing", "upstream", "metering"],
+    &["affinity", "auth", "billing", "limits", "routing", "upstream", "metering"],
     &["proxy"],
     &["api"],
     &["app"],

@@ -76,7 +76,7 @@ pub(super) async fn detail(State(admin): State<Admin>) -> impl IntoResponse {
     let health = &admin.health;
     let idle = health.idle.read().unwrap_or_else(PoisonError::into_inner);
     let status = health.status();
-    let (ledger, sharing) = (&admin.metrics.ledger, &admin.metrics.sharing);
+    let (ledger, sharing, affinity) = (&admin.metrics.ledger, &admin.metrics.sharing, &admin.metrics.affinity);
     let body = json!({
         "ready": status.is_success(),
         "draining": health.is_draining(),
@@ -96,6 +96,10 @@ pub(super) async fn detail(State(admin): State<Admin>) -> impl IntoResponse {
             "shared": sharing.shared.load(Ordering::Relaxed),
             "redis_fails": sharing.fails.load(Ordering::Relaxed),
             "alone": sharing.alone.load(Ordering::Relaxed),
+        },
+        "affinity": {
+            "faults": affinity.faults().iter().filter(|(_, fails)| *fails).map(|(name, _)| name).collect::<Vec<_>>(),
+            "waiting": affinity.waiting.load(Ordering::Relaxed),
         },
         "upstreams": admin.data.proxy.tables().states(),
         "upstreams_without_credential": *idle,

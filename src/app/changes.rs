@@ -50,6 +50,7 @@ pub(super) fn keep(running: &Config, read: &mut Config) -> Vec<&'static str> {
         keep("log", &running.log, &mut read.log),
         keep("store", &running.store, &mut read.store),
         keep("limits", &running.sharing, &mut read.sharing),
+        keep("affinity.shared", &running.affinity.shared, &mut read.affinity.shared),
     ];
     kept.into_iter().flatten().collect()
 }
@@ -77,6 +78,7 @@ impl Changes {
             prices,
             retries,
             health,
+            affinity,
         } = is;
         let default = |config: &Config, index: Option<usize>| index.map(|index| upstream(config, index).to_owned());
         let settings = [
@@ -88,6 +90,7 @@ impl Changes {
                 *retries != was.retries || default(is, *default_upstream) != default(was, was.default_upstream),
             ),
             ("health", *health != was.health),
+            ("affinity", *affinity != was.affinity),
             ("money", *money != was.money),
             ("prices", !same_prices(was, is, prices)),
             ("groups", *groups != was.groups),
@@ -166,7 +169,7 @@ fn upstream(config: &Config, index: usize) -> &str {
 }
 
 fn same_model(was: &Config, one: &Model, is: &Config, other: &Model) -> bool {
-    one.strategy == other.strategy
+    (one.strategy, one.on_lost_state) == (other.strategy, other.on_lost_state)
         && one.targets.len() == other.targets.len()
         && one.targets.iter().zip(&other.targets).all(|(one, other)| {
             upstream(was, one.upstream) == upstream(is, other.upstream)
@@ -240,6 +243,12 @@ mod tests {
             ("name = \"k\"", "name = \"l\"", [None, None, Some("added l; removed k"), None]),
             ("\"m\"\n", "\"m*\"\n", [None, Some("added m*; removed m"), None, None]),
             ("upstreams = [\"b\"]", "", [None, None, Some("changed k"), None]),
+            (
+                "name = \"m\"",
+                "name = \"m\"\non_lost_state = \"strip_encrypted\"",
+                [None, Some("changed m"), None, None],
+            ),
+            ("[[up", "[affinity]\nttl_days = 1\n[[up", [None, None, None, Some("affinity")]),
             // Every index moves.
             ("[[up", "[[upstreams]]\nname=\"c\"\nbase_url=\"http://c/v1\"\n[[up", [Some("added c"), None, None, None]),
             ("[[up", "[server]\nmax_body_mib = 1\n[[up", [None, None, None, Some("server")]),
@@ -290,6 +299,7 @@ mod tests {
             "server.tls",
             "log",
             "limits",
+            "affinity.shared",
         ];
         assert_eq!(keep(&running, &mut other), kept);
         assert_eq!(Changes::between(&running, &other).unwrap().settings(), Some("server".into()));

@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::{ADMIN_CONNECTIONS, connection::MAX_BUFFER, http2, progress::MAX_QUEUED, tls};
 use crate::{
+    affinity,
     config::Config,
     proxy,
     upstream::send::{PER_CONNECTION, PER_TLS},
@@ -26,6 +27,8 @@ pub struct Memory {
     idle: (u64, u64),
     /// Connections to the admin plane.
     admin: (u64, u64),
+    /// Where state came from.
+    origins: u64,
 }
 
 impl Memory {
@@ -44,13 +47,16 @@ impl Memory {
             clients: (connections as u64, client + request),
             idle: (idle.saturating_mul(config.server.workers as u64), upstream),
             admin: (listeners * ADMIN_CONNECTIONS as u64, CLIENT),
+            origins: affinity::most_bytes(config.affinity.max_entries),
         }
     }
 
     /// All of it.
     pub fn total(&self) -> u64 {
         let parts = [self.clients, self.idle, self.admin];
-        parts.iter().fold(self.bodies, |sum, (count, each)| sum.saturating_add(count.saturating_mul(*each)))
+        parts.iter().fold(self.bodies.saturating_add(self.origins), |sum, (count, each)| {
+            sum.saturating_add(count.saturating_mul(*each))
+        })
     }
 }
 
@@ -59,11 +65,11 @@ impl fmt::Display for Memory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mib = |bytes: u64| bytes.div_ceil(1 << 20);
         let kib = |bytes: u64| bytes.div_ceil(1 << 10);
-        let Self { bodies, clients, idle, admin } = self;
+        let Self { bodies, clients, idle, admin, origins } = self;
         write!(
             f,
             "at most {} MiB: request bodies {} MiB, {} connections of {} KiB, {} idle ones to upstreams of {} KiB, {} \
-             to the admin plane of {} KiB; besides the process itself and the kernel's buffers",
+             to the admin plane of {} KiB, ids of state {} MiB; besides the process itself and the kernel's buffers",
             mib(self.total()),
             mib(*bodies),
             clients.0,
@@ -72,6 +78,7 @@ impl fmt::Display for Memory {
             kib(idle.1),
             admin.0,
             kib(admin.1),
+            mib(*origins),
         )
     }
 }

@@ -53,6 +53,7 @@ use self::{
     tls::Certificates,
 };
 use crate::{
+    affinity::{Keeping, Origins},
     api::{self, Admin, Data, Health},
     config::Config,
     domain::{
@@ -62,9 +63,10 @@ use crate::{
     },
     limits::Shared,
     metrics::Metrics,
-    proxy::{Common, Proxy, Readers, Tables, TablesError, Tls},
+    proxy::{Beside, Common, Proxy, Readers, Tables, TablesError, Tls},
     store::{
         journal::Disk,
+        origins,
         sql::{KeyError, Place},
     },
 };
@@ -151,6 +153,7 @@ pub struct Running {
     control: JoinHandle<()>,
     ledgers: Ledgers,
     shared: Option<Arc<Shared>>,
+    keeping: Keeping,
     /// Keys are looked at for as long as this is here.
     _keys_watched: mpsc::Sender<()>,
     _data_dir: DataDir,
@@ -168,6 +171,7 @@ pub struct Handle {
     reloader: mpsc::Sender<Command>,
     grace: SharedGrace,
     bodies: Budget,
+    origins: Arc<Origins>,
 }
 
 impl Handle {
@@ -180,6 +184,7 @@ impl Handle {
         }
         self.grace.set(Grace { delay: config.timeouts.drain_delay, limit: config.timeouts.drain });
         self.bodies.set_limit(config.server.max_body_memory);
+        self.origins.configure(&config.affinity);
     }
 
     /// Asks for the configuration to be read again. What comes of it is logged and counted.
@@ -253,6 +258,9 @@ pub fn start(of_file: Config, origin: Option<Origin>, world: World) -> Result<Ru
     };
     let mut ledgers =
         Ledgers::start(Place::of(&config), &data_dir, &common.spending, world, config.server.workers, &metrics)?;
+    let place = origins::Place::of(&config);
+    let keeping = Keeping::start(place, &config.affinity, world.clock, world.chance, Arc::clone(&metrics.affinity))
+        .map_err(StartError::Thread)?;
     let first_key = made_key.map_or(Ok(None), |made| first_key::keep(made, &mut keys, &data_dir, world))?;
 
     let (new_deadlines, deadlines) = watch::channel(Deadlines::from(&config.timeouts));
@@ -268,6 +276,7 @@ pub fn start(of_file: Config, origin: Option<Origin>, world: World) -> Result<Ru
         reloader,
         grace: SharedGrace::default(),
         bodies: metrics.bodies.clone(),
+        origins: Arc::clone(&keeping.origins),
     };
     handle.configure(&config);
     let connections = files::connections(config.server.max_connections);
@@ -284,8 +293,13 @@ pub fn start(of_file: Config, origin: Option<Origin>, world: World) -> Result<Ru
             ledger::know_budgets(&common.spending);
         }
         let ledger = ledgers.of_a_worker();
-        let (readers, of_it) = (Arc::new(readers.apart()), Arc::clone(&ledger));
-        let proxy = Proxy::new(tables, &metrics.bodies, of_it, Arc::clone(&readers), world.clock, world.chance, dice)?;
+        let readers = Arc::new(readers.apart());
+        let beside = Beside {
+            ledger: Arc::clone(&ledger),
+            readers: Arc::clone(&readers),
+            origins: Arc::clone(&keeping.origins),
+        };
+        let proxy = Proxy::new(tables, &metrics.bodies, beside, world.clock, world.chance, dice)?;
         let state = Arc::new(Data { proxy: Arc::new(proxy), health: Arc::clone(&health) });
         data.push(Arc::clone(&state));
         let serving = Serving {
@@ -327,6 +341,7 @@ pub fn start(of_file: Config, origin: Option<Origin>, world: World) -> Result<Ru
         control,
         ledgers,
         shared,
+        keeping,
         _keys_watched: keys_watched,
         _data_dir: data_dir,
     })
@@ -375,6 +390,7 @@ impl Running {
         // Nobody settles any more.
         sharing::end(self.shared.as_deref());
         self.ledgers.end();
+        self.keeping.end();
         self.handle.stop();
         let _ = self.control.join();
     }

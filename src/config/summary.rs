@@ -10,8 +10,8 @@ use crate::domain::{
 };
 
 use super::types::{
-    Config, Fail, FailoverOn, Key, Limits, LogFormat, Model, ModelPrice, Money, OnClientGone, Sharing, Store, Strategy,
-    Target, Upstream,
+    Affinity, Config, Fail, FailoverOn, Key, Limits, LogFormat, Model, ModelPrice, Money, OnClientGone, OnLostState,
+    Sharing, Store, Strategy, Target, UnknownIds, Upstream,
 };
 
 /// What would run with this configuration, for people. `memory` is the most that it allows, `disk` what it
@@ -43,6 +43,7 @@ fn write(out: &mut String, config: &Config, memory: &dyn Display, disk: &dyn Dis
         };
         writeln!(out, "limits       {redis}, shared by {replicas} replicas; while it is away, {away}")?;
     }
+    write_affinity(out, config)?;
     writeln!(out, "workers      {}, {} connections at most", server.workers, server.max_connections)?;
     writeln!(
         out,
@@ -137,6 +138,19 @@ fn bounds(key: &Key) -> String {
     text
 }
 
+/// How long, how many, where; what else differs from the default.
+fn write_affinity(out: &mut String, config: &Config) -> fmt::Result {
+    let Affinity { ttl, max_entries, shared, unknown_ids } = config.affinity;
+    let place = if shared { "shared in Redis" } else { "kept in the data folder" };
+    let unknown = match unknown_ids {
+        Some(UnknownIds::Refuse) => "; unknown ids are refused",
+        Some(UnknownIds::Route) => "; unknown ids go up",
+        None => "",
+    };
+    let days = ttl.as_secs() / 86_400;
+    writeln!(out, "affinity     {days} days, {max_entries} ids in memory, {place}{unknown}")
+}
+
 fn budgets(budgets: &[Budget]) -> String {
     budgets.iter().map(|budget| format!("; {budget}")).collect()
 }
@@ -191,7 +205,11 @@ fn write_model(out: &mut String, config: &Config, model: &Model) -> fmt::Result 
         Strategy::LeastLatency => ", the faster of two drawn",
         Strategy::Ordered | Strategy::Weighted => "",
     };
-    writeln!(out, "  {} -> {}{strategy}", model.name, groups.collect::<Vec<_>>().join(" > "))
+    let lost = match model.on_lost_state {
+        OnLostState::Fail => "",
+        OnLostState::StripEncrypted => ", elsewhere without encrypted reasoning where its account is lost",
+    };
+    writeln!(out, "  {} -> {}{strategy}{lost}", model.name, groups.collect::<Vec<_>>().join(" > "))
 }
 
 fn write_upstream(out: &mut String, upstream: &Upstream) -> fmt::Result {

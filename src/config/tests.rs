@@ -151,6 +151,28 @@ fn where_limits_are_shared_is_taken_as_written() {
     assert!(summary.contains(line), "{summary}");
 }
 
+#[test]
+fn affinity_is_taken_as_written() {
+    let config = file("affinity");
+    let expected = Affinity {
+        ttl: Duration::from_secs(7 * 86_400),
+        max_entries: 5000,
+        shared: false,
+        unknown_ids: Some(UnknownIds::Route),
+    };
+    assert_eq!((config.affinity, config.models[0].on_lost_state), (expected, OnLostState::StripEncrypted));
+    let summary = summary(&config, &"", &"");
+    for line in [
+        "affinity     7 days, 5000 ids in memory, kept in the data folder; unknown ids go up\n",
+        "  m -> a, elsewhere without encrypted reasoning where its account is lost\n",
+    ] {
+        assert!(summary.contains(line), "{summary}");
+    }
+    let shared = file("sharing").affinity;
+    assert_eq!((shared.shared, shared.ttl.as_secs(), shared.max_entries), (true, 30 * 86_400, 1_000_000));
+    assert!(!file("limits").affinity.shared);
+}
+
 /// Paths of all settings in a schema, with their defaults.
 fn settings_of_schema(schema: &Value, path: &str, all: &mut Vec<(String, Value)>) {
     let Some(properties) = schema["properties"].as_object() else { return };

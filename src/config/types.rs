@@ -1,5 +1,6 @@
 //! The configuration after every check: what the rest of the crate reads. Nothing here can be wrong any more.
 
+mod affinity;
 mod key;
 mod limits;
 mod money;
@@ -13,6 +14,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use crate::domain::endpoint::Surface;
 
+pub use affinity::{Affinity, OnLostState, UnknownIds};
 pub use key::{Group, Kept, Key, Limits, OnClientGone};
 pub use limits::{Fail, Redis, Sharing};
 pub use money::{ModelPrice, Money};
@@ -50,6 +52,8 @@ pub struct Config {
     pub retries: Retries,
     /// When an upstream or a credential is passed by.
     pub health: Health,
+    /// Where state goes that an upstream keeps.
+    pub affinity: Affinity,
 }
 
 impl Config {
@@ -373,6 +377,8 @@ pub struct Model {
     pub strategy: Strategy,
     /// Candidates in the order of the file; at least one.
     pub targets: Vec<Target>,
+    /// A request whose state is in an account that cannot be used.
+    pub on_lost_state: OnLostState,
 }
 
 /// How candidates of one priority are ordered for a request.

@@ -25,6 +25,7 @@ use rustls::ClientConfig;
 use tokio::time::Instant;
 
 use crate::{
+    affinity::Origins,
     auth::{Caller, Keys, Visit},
     billing::Prices,
     config::{self, Config, OnClientGone, Retries, Timeouts},
@@ -232,6 +233,19 @@ pub struct Proxy {
     ledger: Arc<Ledger>,
     /// Where answers are read on whose clients left.
     readers: Arc<Readers>,
+    /// Where state came from that requests name.
+    pub origins: Arc<Origins>,
+}
+
+/// What works beside a worker.
+#[derive(Debug)]
+pub struct Beside {
+    /// Where requests are put down that go up.
+    pub ledger: Arc<Ledger>,
+    /// Where answers are read on whose clients left.
+    pub readers: Arc<Readers>,
+    /// Where state came from.
+    pub origins: Arc<Origins>,
 }
 
 /// What is known of a request before its head is looked at.
@@ -257,14 +271,15 @@ impl Proxy {
     pub fn new(
         tables: Tables,
         bodies: &Budget,
-        ledger: Arc<Ledger>,
-        readers: Arc<Readers>,
+        beside: Beside,
         clock: Clock,
         chance: Chance,
         dice: Arc<Dice>,
     ) -> Result<Self, NoChance> {
         let (tables, ids) = (RwLock::new(Arc::new(tables)), RequestIds::new(clock, chance)?);
-        Ok(Self { tables, ids, clock, dice, turn: AtomicUsize::new(0), bodies: bodies.apart(), ledger, readers })
+        let Beside { ledger, readers, origins } = beside;
+        let (turn, bodies) = (AtomicUsize::new(0), bodies.apart());
+        Ok(Self { tables, ids, clock, dice, turn, bodies, ledger, readers, origins })
     }
 
     /// The tables of another configuration for this worker, to be [swapped](Self::swap) in.

@@ -1,4 +1,4 @@
-//! Small files that are exchanged as a whole.
+//! Files that only their owner can read.
 
 use std::{
     ffi::OsString,
@@ -22,4 +22,13 @@ pub fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
     file.write_all(text)?;
     file.sync_all()?;
     fs::rename(&fresh, path)
+}
+
+/// Makes a database's file where it is missing; those that SQLite puts beside it are like it.
+pub(super) fn make_private(path: &Path) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    options.create(true).append(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path).map(drop)
 }

@@ -24,6 +24,7 @@ mod limits;
 mod memory;
 mod models;
 mod network;
+mod origins;
 mod postgres;
 mod redis;
 mod reload;

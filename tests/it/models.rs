@@ -270,6 +270,10 @@ async fn the_operators_side() {
     let ledger = ready.as_object_mut().unwrap().remove("ledger").unwrap();
     let keys = ready.as_object_mut().unwrap().remove("keys").unwrap();
     assert_eq!(keys, json!({ "unread": false, "store_fails": false, "stored": 0, "revision": 0 }));
+    let affinity = ready.as_object_mut().unwrap().remove("affinity").unwrap();
+    assert_eq!(affinity, json!({ "faults": [], "waiting": 0 }));
+    let limits = ready.as_object_mut().unwrap().remove("limits").unwrap();
+    assert_eq!(limits, json!({ "shared": false, "redis_fails": false, "alone": 0 }));
     assert_eq!(ready, expected);
     assert_eq!(ledger["faults"], json!([]));
     assert!(ledger["journal_bytes"].as_u64() > Some(0) && ledger["waiting"].is_u64(), "{ledger}");

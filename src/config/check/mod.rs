@@ -1,6 +1,7 @@
 //! From settings of sound shape to checked configuration. Every check goes on after a fault, so that all are found.
 
 mod access;
+mod affinity;
 mod key;
 mod limits;
 mod model;
@@ -40,6 +41,7 @@ pub(super) fn config(
     let server = check.server(file.server);
     let log = check.log(file.log);
     let store = check.store(file.store);
+    let affinity = check.affinity(&file.affinity, file.limits.redis.is_some());
     let sharing = check.sharing(file.limits);
     let upstreams = check.upstreams(file.upstreams);
     let (models, askable) = check.models(file.models, &upstreams);
@@ -68,6 +70,7 @@ pub(super) fn config(
         prices,
         retries,
         health,
+        affinity,
     });
     (config, check.faults)
 }

@@ -5,7 +5,7 @@ use crate::config::{
     document::Path,
     nearest::nearest,
     raw,
-    types::{Model, Strategy, Target},
+    types::{Model, OnLostState, Strategy, Target},
 };
 
 /// Every name that a client could ask for.
@@ -69,7 +69,11 @@ impl Check<'_> {
                     raw::Strategy::Weighted => Strategy::Weighted,
                     raw::Strategy::LeastLatency => Strategy::LeastLatency,
                 };
-                models.push(Model { name: name.as_str().into(), strategy, targets });
+                let on_lost_state = match model.on_lost_state {
+                    raw::OnLostState::Fail => OnLostState::Fail,
+                    raw::OnLostState::StripEncrypted => OnLostState::StripEncrypted,
+                };
+                models.push(Model { name: name.as_str().into(), strategy, targets, on_lost_state });
             }
             match name.strip_suffix('*') {
                 Some(start) => askable.beginnings.push(start.to_owned()),

@@ -1,6 +1,7 @@
 //! The settings as they are written in the file: one struct a table, plain values, every default and range beside its
 //! field. The JSON Schema is made from these, and the file is held against that schema before anything else (`shape`).
 
+mod affinity;
 mod key;
 mod limits;
 mod money;
@@ -12,10 +13,11 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub(in crate::config) use affinity::{Affinity, UnknownIds};
 pub(in crate::config) use key::{Group, Key, OnClientGone, Secret};
 pub(in crate::config) use limits::{Fail, Limits};
 pub(in crate::config) use money::{Currency, Decimal, Money, Price};
-pub(in crate::config) use routing::{Health, Model, Routing, Strategy, Target};
+pub(in crate::config) use routing::{Health, Model, OnLostState, Routing, Strategy, Target};
 pub(in crate::config) use store::Store;
 
 /// Tidegate's configuration. `config/tidegate.toml` shows every setting with its default and the reason for it.
@@ -49,6 +51,8 @@ pub(in crate::config) struct File {
     pub(in crate::config) routing: Routing,
     /// When an upstream or a credential is passed by, and for how long.
     pub(in crate::config) health: Health,
+    /// Where state goes that an upstream keeps.
+    pub(in crate::config) affinity: Affinity,
 }
 
 #[derive(Deserialize, Serialize, JsonSchema)]

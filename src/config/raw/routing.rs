@@ -15,6 +15,8 @@ pub(in crate::config) struct Model {
     /// Candidates.
     #[schemars(extend("examples" = [[{ "upstream": "dmxapi", "model": "gpt-5.2-pro" }]]))]
     pub(in crate::config) targets: Option<Vec<Target>>,
+    /// A request whose state is in an account that cannot be used.
+    pub(in crate::config) on_lost_state: OnLostState,
 }
 
 #[derive(Default, Deserialize, Serialize, JsonSchema)]
@@ -42,6 +44,14 @@ pub(in crate::config) enum Strategy {
     Ordered,
     Weighted,
     LeastLatency,
+}
+
+#[derive(Clone, Copy, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(in crate::config) enum OnLostState {
+    #[default]
+    Fail,
+    StripEncrypted,
 }
 
 #[derive(Deserialize, Serialize, JsonSchema)]

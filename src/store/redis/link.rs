@@ -26,7 +26,7 @@ const SILENCE: Duration = Duration::from_secs(1);
 const PROMPT: Duration = Duration::from_millis(100);
 
 /// Where an address is made of the settings.
-pub(super) fn client(place: &config::Redis) -> Result<Client, LinkError> {
+pub(in crate::store) fn client(place: &config::Redis) -> Result<Client, LinkError> {
     let (host, port) = (place.host.to_string(), place.port);
     let mut who = RedisConnectionInfo::default().set_db(place.database.into());
     if let Some(user) = &place.user {

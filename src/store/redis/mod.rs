@@ -24,6 +24,7 @@ use tokio::{
 use self::keeper::{Keeper, Message};
 use crate::{config, domain::sharing::Condition};
 
+pub(super) use link::client;
 pub use link::{Link, LinkError};
 
 /// What a request holds and does not renew comes back after this: its replica is gone.

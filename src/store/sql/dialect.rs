@@ -1,6 +1,6 @@
 //! What differs between SQLite and PostgreSQL.
 
-use std::{fs::OpenOptions, path::Path, str::FromStr, time::Duration};
+use std::{str::FromStr, time::Duration};
 
 use secrecy::ExposeSecret;
 use sqlx::{
@@ -11,6 +11,7 @@ use sqlx::{
 };
 
 use super::{Connection, DatabaseError, Place};
+use crate::store::files;
 
 /// Others may read for a long time, and write (`VACUUM`) for a short one.
 const BUSY: Duration = Duration::from_secs(5);
@@ -56,7 +57,7 @@ pub(super) async fn connect(place: &Place, write: bool) -> Result<Connection, Da
     match place {
         Place::Sqlite(path) => {
             if write {
-                make_private(path).map_err(sqlx::Error::Io)?;
+                files::make_private(path).map_err(sqlx::Error::Io)?;
             }
             let mut options = SqliteConnectOptions::new().filename(path).busy_timeout(BUSY);
             options = if write {
@@ -75,13 +76,4 @@ pub(super) async fn connect(place: &Place, write: bool) -> Result<Connection, Da
             Ok(Connection::Postgres(PgConnection::connect_with(&options).await?))
         }
     }
-}
-
-/// Makes the file its owner's; those that SQLite puts beside it are like it.
-fn make_private(path: &Path) -> std::io::Result<()> {
-    let mut options = OpenOptions::new();
-    options.create(true).append(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path).map(drop)
 }

@@ -113,14 +113,17 @@ use on;
 impl DatabaseError {
     /// Whether SQLite is being used by somebody else who does not let it be waited for.
     fn is_busy(&self) -> bool {
-        let code = match self {
-            Self::Sql(sqlx::Error::Database(error)) => error.code(),
-            Self::Migration(sqlx::migrate::MigrateError::Execute(sqlx::Error::Database(error))) => error.code(),
-            _ => None,
-        };
-        // SQLITE_BUSY and SQLITE_BUSY_RECOVERY.
-        matches!(code.as_deref(), Some("5" | "261"))
+        match self {
+            Self::Sql(error) | Self::Migration(sqlx::migrate::MigrateError::Execute(error)) => is_busy(error),
+            _ => false,
+        }
     }
+}
+
+/// Whether SQLite is being used by somebody else who does not let it be waited for.
+pub(super) fn is_busy(error: &sqlx::Error) -> bool {
+    // SQLITE_BUSY and SQLITE_BUSY_RECOVERY.
+    error.as_database_error().and_then(|error| error.code()).is_some_and(|code| matches!(&*code, "5" | "261"))
 }
 
 impl Database {
@@ -192,7 +195,7 @@ async fn within<T>(limit: Duration, work: impl Future<Output = Result<T, Databas
 const LARGEST: u64 = 1_000_000_000_000;
 
 /// The pause before another try.
-const BUSY_FOR: Duration = Duration::from_millis(20);
+pub(super) const BUSY_FOR: Duration = Duration::from_millis(20);
 
 /// A count for SQL.
 fn count(number: u64) -> i64 {

@@ -8,8 +8,8 @@ use tidegate::{
     app::{self, Handle, Origin, World},
     auth,
     config::{
-        Config, Credential, FailoverOn, Health, Key, Log, LogFormat, Model, Money, OnIncomplete, Retries, Server,
-        Store, Strategy, Target, Timeouts, Upstream as UpstreamConfig,
+        Affinity, Config, Credential, FailoverOn, Health, Key, Log, LogFormat, Model, Money, OnIncomplete, OnLostState,
+        Retries, Server, Store, Strategy, Target, Timeouts, Upstream as UpstreamConfig,
     },
     domain::{chance::Chance, clock::Clock, endpoint::Surface},
     store::journal::{Disk, SystemDisk},
@@ -89,6 +89,12 @@ pub(crate) fn config(base_url: &str) -> Config {
             refused: Duration::from_secs(600),
             cooldown_max: Duration::from_secs(300),
         },
+        affinity: Affinity {
+            ttl: Duration::from_secs(30 * 86_400),
+            max_entries: 1_000_000,
+            shared: false,
+            unknown_ids: None,
+        },
     }
 }
 
@@ -100,7 +106,8 @@ pub(crate) fn model(name: &str, targets: &[(usize, Option<&str>)]) -> Model {
         priority,
         weight: 1,
     });
-    Model { name: name.into(), strategy: Strategy::Ordered, targets: targets.collect() }
+    let on_lost_state = OnLostState::Fail;
+    Model { name: name.into(), strategy: Strategy::Ordered, targets: targets.collect(), on_lost_state }
 }
 
 /// An upstream with one credential.

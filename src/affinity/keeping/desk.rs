@@ -1,0 +1,156 @@
+//! One end of the store: opens it, works with it, and knows how it is.
+
+use std::{
+    fmt, mem,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use tokio::{
+    pin,
+    sync::{Mutex, watch},
+    time::timeout,
+};
+
+use crate::{
+    affinity::{Origins, WAIT},
+    domain::{chance::Chance, clock::Clock},
+    store::origins::{Life, Place, Store, StoreError},
+};
+
+/// What does not answer for so long will not, and is opened anew.
+const LIMIT: Duration = Duration::from_secs(5);
+/// A store that is away is tried again this often.
+const TRY_AGAIN: Duration = Duration::from_millis(200);
+
+/// What is done with a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum What {
+    Read,
+    Written,
+}
+
+/// One end of the store.
+pub(super) struct Desk {
+    pub(super) what: What,
+    pub(super) place: Place,
+    pub(super) chance: Chance,
+    pub(super) clock: Clock,
+    pub(super) origins: Arc<Origins>,
+    /// One opens at a time: who comes first makes the tables.
+    pub(super) opening: Arc<Mutex<()>>,
+    pub(super) ended: watch::Receiver<bool>,
+    pub(super) store: Option<Store>,
+    /// How often it failed since it worked last.
+    pub(super) failures: u32,
+}
+
+/// What came of a piece of work.
+pub(super) enum Done<T> {
+    /// In time.
+    Quickly(T),
+    /// It came to its end.
+    Slowly(T),
+    /// It did not.
+    Failed(StoreError),
+}
+
+pub(super) const SLOW: &str = "it took longer than 40 ms";
+
+impl Desk {
+    pub(super) fn has_ended(&self) -> bool {
+        // Also where nobody can end it any more, as a start failed.
+        *self.ended.borrow() || self.ended.has_changed().is_err()
+    }
+
+    async fn open(&mut self) -> Result<&mut Store, StoreError> {
+        if self.store.is_none() {
+            let _one = self.opening.lock().await;
+            self.store = Some(Store::open(&self.place, self.chance).await?);
+        }
+        self.store.as_mut().ok_or(StoreError::Silent)
+    }
+
+    /// Opens it for the first time, which may take longer than anything later.
+    pub(super) async fn begin(&mut self) {
+        if let Err(error) = timeout(LIMIT, self.open()).await.unwrap_or(Err(StoreError::Silent)) {
+            self.fails(error);
+        }
+    }
+
+    /// Works with the store. When that has taken [`WAIT`], `slow` hears of it, and it goes on.
+    pub(super) async fn work<T>(
+        &mut self,
+        slow: impl FnOnce(),
+        work: impl AsyncFnOnce(&mut Store, Life) -> Result<T, StoreError>,
+    ) -> Done<T> {
+        let life = self.origins.life(self.clock.since_epoch());
+        let outcome = {
+            let working = async { work(self.open().await?, life).await };
+            pin!(working);
+            match timeout(WAIT, &mut working).await {
+                Ok(worked) => worked.map(Done::Quickly),
+                Err(_) => {
+                    slow();
+                    timeout(LIMIT, working).await.unwrap_or(Err(StoreError::Silent)).map(Done::Slowly)
+                }
+            }
+        };
+        outcome.unwrap_or_else(|error| {
+            // Whatever it was in the middle of: nothing else can follow on this connection.
+            self.store = None;
+            Done::Failed(error)
+        })
+    }
+
+    /// From now on nobody waits for it. One failure after which it works again is not worth a line in the log.
+    pub(super) fn fails(&mut self, why: impl fmt::Display) {
+        self.origins.fails(self.what, true);
+        self.failures = self.failures.saturating_add(1);
+        if self.failures == 2 {
+            let store = &self.place;
+            match self.what {
+                What::Read => {
+                    tracing::error!(%store, %why, "where ids came from cannot be looked up: nobody waits for it")
+                }
+                What::Written => {
+                    tracing::error!(%store, %why, "where ids came from cannot be kept: it waits in memory")
+                }
+            }
+        }
+    }
+
+    /// It is as it should be.
+    pub(super) fn works(&mut self) {
+        self.origins.fails(self.what, false);
+        if mem::take(&mut self.failures) >= 2 {
+            let store = &self.place;
+            match self.what {
+                What::Read => tracing::info!(%store, "where ids came from can be looked up again"),
+                What::Written => tracing::info!(%store, "where ids came from is kept again"),
+            }
+        }
+    }
+
+    pub(super) async fn pause(&mut self) {
+        let _ = timeout(TRY_AGAIN, self.ended.wait_for(|ended| *ended)).await;
+    }
+
+    pub(super) async fn close(&mut self) {
+        if let Some(store) = self.store.take() {
+            store.close().await;
+        }
+    }
+}
+
+impl Origins {
+    pub(super) fn fails(&self, what: What, fails: bool) {
+        match what {
+            What::Read => self.condition.read_fails.store(fails, Ordering::Relaxed),
+            What::Written => {
+                self.condition.write_fails.store(fails, Ordering::Relaxed);
+                self.waiting.fails(fails);
+            }
+        }
+    }
+}

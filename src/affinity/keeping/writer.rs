@@ -1,0 +1,183 @@
+//! Writes what was learned to the store, and sweeps it.
+
+use std::{
+    mem,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use tokio::{
+    select,
+    time::{Instant, sleep, timeout},
+};
+
+use super::{
+    BATCH, END_WITHIN,
+    desk::{Desk, Done, SLOW, What},
+};
+use crate::{
+    domain::origin::Reference,
+    store::origins::{Entry, Secret, Store},
+};
+
+/// What a store of this process alone is written in one go: nobody waits for it, and it costs less together. What a kill
+/// loses is this much.
+const GATHER: Duration = Duration::from_millis(50);
+/// How often what is too old, or too much, is looked for.
+const SWEEP_EVERY: Duration = Duration::from_secs(60);
+
+/// The task.
+pub(super) struct Writer {
+    pub(super) desk: Desk,
+    /// What is being written.
+    pub(super) rows: Vec<(Reference, Entry)>,
+    /// The store that was written last.
+    pub(super) known: Option<Secret>,
+    /// The part of memory that is written next to a store that lost what it had; none where it has everything.
+    pub(super) again: Option<usize>,
+    pub(super) swept: Instant,
+    /// How many had not been let wait when all of memory was written last.
+    pub(super) dropped: u64,
+}
+
+impl Writer {
+    pub(super) async fn run(mut self) {
+        let origins = Arc::clone(&self.desk.origins);
+        while !self.desk.has_ended() {
+            let mut ended = self.desk.ended.clone();
+            if self.again.is_none() && self.desk.failures == 0 {
+                select! {
+                    _ = ended.wait_for(|ended| *ended) => {}
+                    () = origins.waiting.came.notified() => {}
+                    () = sleep(SWEEP_EVERY) => {}
+                }
+                if !origins.is_shared {
+                    let _ = timeout(GATHER, ended.wait_for(|ended| *ended)).await;
+                }
+            }
+            if !(self.write_all().await && self.write_again().await && self.sweep().await) {
+                self.desk.pause().await;
+            }
+        }
+        let waits = origins.condition.waiting.load(Ordering::Relaxed) > 0;
+        if waits && !timeout(END_WITHIN, self.write_all()).await.unwrap_or(false) {
+            tracing::warn!(store = %self.desk.place, "where the last ids came from was not kept");
+        }
+        self.desk.close().await;
+    }
+
+    /// Writes what waits, or else finds out how the store is. Returned is whether all is well.
+    async fn write_all(&mut self) -> bool {
+        let origins = Arc::clone(&self.desk.origins);
+        let mut written = 0;
+        loop {
+            if self.rows.is_empty() {
+                self.rows = origins.waiting.first(BATCH);
+            }
+            if self.rows.is_empty() && written > 0 && self.desk.failures == 0 {
+                return true;
+            }
+            let rows = mem::take(&mut self.rows);
+            if !self.write(&rows).await {
+                self.rows = rows;
+                return false;
+            }
+            if rows.is_empty() {
+                return self.desk.failures == 0;
+            }
+            written += rows.len();
+            origins.waiting.is_written(rows.len(), &origins.condition);
+        }
+    }
+
+    /// Writes rows. Returned is whether they are written.
+    async fn write(&mut self, rows: &[(Reference, Entry)]) -> bool {
+        let origins = Arc::clone(&self.desk.origins);
+        // Nobody waits for a store of this process alone.
+        let slow = || {
+            if origins.is_shared {
+                origins.fails(What::Written, true);
+            }
+        };
+        let others = match self.desk.work(slow, async |store, life| store.learn(rows, life).await).await {
+            Done::Slowly(others) if origins.is_shared => {
+                self.desk.fails(SLOW);
+                others
+            }
+            Done::Quickly(others) | Done::Slowly(others) => {
+                self.desk.works();
+                others
+            }
+            Done::Failed(error) => {
+                self.desk.fails(error);
+                return false;
+            }
+        };
+        for ((reference, _), other) in rows.iter().zip(others) {
+            if let Some(other) = other {
+                origins.condition.taken.fetch_add(1, Ordering::Relaxed);
+                origins.memory.take(*reference, other);
+            }
+        }
+        self.compare();
+        true
+    }
+
+    /// Where this is another store than before, it was emptied: all that is in memory is written to it. So it is where more
+    /// was learned than could wait.
+    fn compare(&mut self) {
+        let dropped = self.desk.origins.condition.dropped.load(Ordering::Relaxed);
+        if dropped > mem::replace(&mut self.dropped, dropped) {
+            self.again = Some(0);
+        }
+        let secret = self.desk.store.as_ref().map(Store::secret);
+        if let Some(secret) = secret.filter(|secret| self.known.as_ref() != Some(secret))
+            && self.known.replace(secret.clone()).is_some()
+        {
+            let store = &self.desk.place;
+            tracing::warn!(%store, "where ids came from was lost there: what is known here is written to it");
+            self.again = Some(0);
+        }
+    }
+
+    /// Writes the next part of memory to a store that lost it. Returned is whether that went well.
+    async fn write_again(&mut self) -> bool {
+        let Some(part) = self.again else { return true };
+        self.again = Some(part + 1);
+        let Some(rows) = self.desk.origins.memory.all_of(part) else {
+            self.again = None;
+            return true;
+        };
+        for rows in rows.chunks(BATCH) {
+            if !self.write(rows).await {
+                // Also where it was lost once more meanwhile, which the next write finds out.
+                self.again = Some(part);
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Deletes what is too old or too much, a part at a time. Returned is whether that went well.
+    async fn sweep(&mut self) -> bool {
+        if self.swept.elapsed() < SWEEP_EVERY {
+            return true;
+        }
+        let most = self.desk.origins.most_rows.load(Ordering::Relaxed);
+        while !self.desk.has_ended() {
+            match self.desk.work(|| (), async |store, life| store.sweep(life, most).await).await {
+                Done::Quickly(true) | Done::Slowly(true) => {}
+                Done::Quickly(false) | Done::Slowly(false) => break,
+                Done::Failed(error) => {
+                    self.desk.fails(error);
+                    return false;
+                }
+            }
+            if !self.write_all().await {
+                return false;
+            }
+        }
+        self.swept = Instant::now();
+        true
+    }
+}

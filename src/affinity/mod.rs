@@ -1,0 +1,300 @@
+//! Affinity's memory: where state came from, and whose it is.
+//!
+//! One for all workers. What is learned is in memory at once, and in the store a moment later (`keeping`), so that it
+//! survives a restart and other replicas can know it. What memory does not hold is asked of the store, for at most
+//! [`WAIT`]: a store that is slow or away is not asked again before it answered by itself in time.
+
+mod keeping;
+mod memory;
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    sync::{Notify, mpsc, oneshot, watch},
+    time::timeout,
+};
+
+use crate::{
+    config,
+    domain::{
+        affinity::{Condition, Found},
+        origin::{Origin, Owner, Reference},
+    },
+    store::origins::{Entry, Life},
+};
+
+use self::memory::{Learned, Memory};
+
+pub use keeping::Keeping;
+
+/// The longest that a request waits for the store. The promise is 50 ms: the rest is for timers and for a machine that is busy.
+pub const WAIT: Duration = Duration::from_millis(40);
+
+/// Requests that ask the store at once. It answers thousands a second; where more wait than this, it does not.
+const ASKING: usize = 1024;
+
+/// References that wait for a store that is away: at 48 bytes each, 5 MiB. Those beyond it are in memory only, from which all
+/// is written once the store is back.
+const WAITING: usize = 100_000;
+
+/// For each entry that memory may hold, the store may hold so many.
+const ROWS: u64 = 10;
+
+/// The most memory that all of it comes to, in bytes, with so many entries.
+pub fn most_bytes(entries: usize) -> u64 {
+    memory::most_bytes(entries) + (WAITING * size_of::<(Reference, Entry)>()) as u64
+}
+
+/// The memory.
+#[derive(Debug)]
+pub struct Origins {
+    memory: Memory,
+    ttl_s: AtomicU32,
+    /// Rows of the store.
+    most_rows: AtomicU64,
+    /// Whether others may learn what is learned here.
+    is_shared: bool,
+    asks: mpsc::Sender<Ask>,
+    waiting: Waiting,
+    condition: Arc<Condition>,
+}
+
+/// What is known of a reference that somebody named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recalled {
+    /// It came from there, and is his who named it, or of his group.
+    Own(Origin),
+    /// It came from there, and is somebody else's. Only `encrypted_content` may use it.
+    Foreign(Origin),
+    /// Nobody learned it, or too long ago.
+    Unknown,
+    /// The store could not be asked. What memory tells of it all the same is somebody else's: to whom named it, that must look
+    /// like everything else that cannot be told.
+    CannotTell(Option<Origin>),
+}
+
+impl Recalled {
+    /// Where it came from, whosever it is: for `encrypted_content`, which is bound to its account and not to a key.
+    pub fn anyones(self) -> Option<Origin> {
+        match self {
+            Self::Own(origin) | Self::Foreign(origin) | Self::CannotTell(Some(origin)) => Some(origin),
+            Self::Unknown | Self::CannotTell(None) => None,
+        }
+    }
+
+    fn found(self) -> Found {
+        match self {
+            Self::Own(_) => Found::Own,
+            Self::Foreign(_) => Found::Foreign,
+            Self::Unknown => Found::Unknown,
+            Self::CannotTell(_) => Found::CannotTell,
+        }
+    }
+}
+
+/// How much was learned up to here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "with a shared store, what is new is waited for before anybody hears of it: Origins::shared"]
+pub struct Mark(u64);
+
+/// Somebody waits for what the store knows of these.
+#[derive(Debug)]
+struct Ask {
+    references: Vec<Reference>,
+    answer: oneshot::Sender<Vec<Option<Entry>>>,
+}
+
+/// What waits to be written to the store.
+#[derive(Debug)]
+struct Waiting {
+    rows: Mutex<Rows>,
+    came: Notify,
+    written: watch::Sender<Written>,
+}
+
+/// How far the store is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Written {
+    /// How much was written of what came.
+    count: u64,
+    /// It is slow or away: nobody waits for the rest.
+    fails: bool,
+}
+
+#[derive(Debug, Default)]
+struct Rows {
+    rows: VecDeque<(Reference, Entry)>,
+    /// How many came in all.
+    came: u64,
+}
+
+fn ttl_s(ttl: Duration) -> u32 {
+    u32::try_from(ttl.as_secs()).unwrap_or(u32::MAX)
+}
+
+impl Origins {
+    /// An empty one, and the other end of its questions.
+    fn new(settings: &config::Affinity, shared: bool, condition: Arc<Condition>) -> (Self, mpsc::Receiver<Ask>) {
+        let (asks, asked) = mpsc::channel(ASKING);
+        let origins = Self {
+            memory: Memory::new(settings.max_entries, Arc::clone(&condition)),
+            ttl_s: AtomicU32::new(ttl_s(settings.ttl)),
+            most_rows: AtomicU64::new(settings.max_entries as u64 * ROWS),
+            is_shared: shared,
+            asks,
+            waiting: Waiting { rows: Mutex::default(), came: Notify::new(), written: watch::Sender::default() },
+            condition,
+        };
+        (origins, asked)
+    }
+
+    /// Takes over settings that may change while it runs.
+    pub fn configure(&self, settings: &config::Affinity) {
+        self.memory.set_most(settings.max_entries);
+        self.ttl_s.store(ttl_s(settings.ttl), Ordering::Relaxed);
+        self.most_rows.store(settings.max_entries as u64 * ROWS, Ordering::Relaxed);
+    }
+
+    fn life(&self, now: Duration) -> Life {
+        Life { now_s: ttl_s(now), ttl_s: self.ttl_s.load(Ordering::Relaxed) }
+    }
+
+    /// Remembers where references came from, `now` being the time since 1970-01-01 UTC. Never waits: who asks for them next
+    /// in this process finds them. Where one is somebody else's, or of another account, it stays so.
+    pub fn learn(&self, references: &[Reference], origin: Origin, now: Duration) -> Mark {
+        let life = self.life(now);
+        let (mut rows, mut new, mut taken) = (Vec::new(), 0, 0);
+        for reference in references {
+            match self.memory.learn(*reference, origin, life) {
+                Learned::New(entry) => {
+                    new += 1;
+                    rows.push((*reference, entry));
+                }
+                Learned::Renewed(entry) => rows.push((*reference, entry)),
+                Learned::Known => {}
+                Learned::Taken => taken += 1,
+            }
+        }
+        self.condition.learned.fetch_add(new, Ordering::Relaxed);
+        self.condition.taken.fetch_add(taken, Ordering::Relaxed);
+        let mark = self.waiting.push(rows, &self.condition);
+        // Nobody waits for what others know already.
+        if new > 0 { mark } else { Mark(0) }
+    }
+
+    /// What is known of references that `by` named, each in its place. Memory tells of his own at once; for everything else
+    /// the store is asked, also where memory knows that it is somebody else's, so that nobody can tell by the time it took.
+    pub async fn recall_all(&self, references: &[Reference], by: Owner, now: Duration) -> Vec<Recalled> {
+        let life = self.life(now);
+        let mut recalled = Vec::with_capacity(references.len());
+        let mut asked = Vec::new();
+        let mut renewed = Vec::new();
+        for (place, reference) in references.iter().enumerate() {
+            let known = self.memory.recall(*reference, by, life);
+            if let Some(known) = known.filter(|known| known.renewed) {
+                renewed.push((*reference, known.entry));
+            }
+            let origin = known.map(|known| known.entry.origin);
+            recalled.push(match origin {
+                Some(origin) if origin.owner.shares_with(by) => Recalled::Own(origin),
+                others => {
+                    asked.push((place, *reference));
+                    Recalled::CannotTell(others)
+                }
+            });
+        }
+        let _ = self.waiting.push(renewed, &self.condition);
+        if !asked.is_empty() {
+            self.condition.asked.fetch_add(asked.len() as u64, Ordering::Relaxed);
+            let answers = self.ask(asked.iter().map(|(_, reference)| *reference).collect()).await;
+            for ((place, reference), stored) in asked.into_iter().zip(answers.into_iter().flatten()) {
+                if let Some(recalled) = recalled.get_mut(place) {
+                    *recalled = self.judge(reference, *recalled, stored, by);
+                }
+            }
+        }
+        for found in Found::ALL {
+            let count = recalled.iter().filter(|recalled| recalled.found() == found).count();
+            self.condition.count(found, count as u64);
+        }
+        recalled
+    }
+
+    /// What is known of a reference after the store was asked.
+    fn judge(&self, reference: Reference, known: Recalled, stored: Option<Entry>, by: Owner) -> Recalled {
+        if let Some(entry) = stored {
+            self.memory.take(reference, entry);
+        }
+        // What is in memory only was not written yet.
+        match stored.map(|entry| entry.origin).or_else(|| known.anyones()) {
+            Some(origin) if origin.owner.shares_with(by) => Recalled::Own(origin),
+            Some(origin) => Recalled::Foreign(origin),
+            None => Recalled::Unknown,
+        }
+    }
+
+    /// What the store knows of references; none where it cannot be asked.
+    async fn ask(&self, references: Vec<Reference>) -> Option<Vec<Option<Entry>>> {
+        if self.condition.read_fails.load(Ordering::Relaxed) {
+            return None;
+        }
+        let (tell, answer) = oneshot::channel();
+        self.asks.try_send(Ask { references, answer: tell }).ok()?;
+        timeout(WAIT, answer).await.ok()?.ok()
+    }
+
+    /// Waits until what was learned up to `mark` can be known by everybody who shares the store, but no longer than [`WAIT`],
+    /// and not at all where nobody does or the store is slow. Returned is whether it can.
+    pub async fn shared(&self, mark: Mark) -> bool {
+        if !self.is_shared || mark == Mark(0) {
+            return true;
+        }
+        let mut written = self.waiting.written.subscribe();
+        let waited = timeout(WAIT, written.wait_for(|written| written.fails || written.count >= mark.0)).await;
+        waited.is_ok_and(|written| written.is_ok_and(|written| written.count >= mark.0))
+    }
+}
+
+impl Waiting {
+    fn push(&self, rows: Vec<(Reference, Entry)>, condition: &Condition) -> Mark {
+        if rows.is_empty() {
+            return Mark(0);
+        }
+        let mut waiting = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
+        if waiting.rows.len() + rows.len() > WAITING {
+            condition.dropped.fetch_add(rows.len() as u64, Ordering::Relaxed);
+            return Mark(u64::MAX);
+        }
+        waiting.came += rows.len() as u64;
+        condition.waiting.fetch_add(rows.len() as u64, Ordering::Relaxed);
+        waiting.rows.extend(rows);
+        let mark = Mark(waiting.came);
+        drop(waiting);
+        self.came.notify_one();
+        mark
+    }
+
+    /// Takes the first ones, which are to be written.
+    fn first(&self, most: usize) -> Vec<(Reference, Entry)> {
+        let mut waiting = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = waiting.rows.len().min(most);
+        waiting.rows.drain(..count).collect()
+    }
+
+    /// So many are written.
+    fn is_written(&self, count: usize, condition: &Condition) {
+        condition.waiting.fetch_sub(count as u64, Ordering::Relaxed);
+        self.written.send_modify(|written| written.count += count as u64);
+    }
+
+    fn fails(&self, fails: bool) {
+        self.written.send_if_modified(|written| std::mem::replace(&mut written.fails, fails) != fails);
+    }
+}

@@ -1,0 +1,35 @@
+//! `[affinity]`.
+
+use std::time::Duration;
+
+use super::Check;
+use crate::config::{
+    document::Path,
+    raw,
+    types::{Affinity, UnknownIds},
+};
+
+/// Seconds of a day.
+const DAY: u64 = 86_400;
+
+impl Check<'_> {
+    /// `has_redis`: whether `[limits]` names one.
+    pub(super) fn affinity(&mut self, raw: &raw::Affinity, has_redis: bool) -> Affinity {
+        if raw.shared == Some(true) && !has_redis {
+            self.fault(
+                &Path::default().key("affinity").key("shared"),
+                "`shared` without a Redis to share in",
+                "add `redis` and `replicas` to [limits], or remove it",
+            );
+        }
+        Affinity {
+            ttl: Duration::from_secs(raw.ttl_days.saturating_mul(DAY)),
+            max_entries: raw.max_entries,
+            shared: raw.shared.unwrap_or(has_redis),
+            unknown_ids: raw.unknown_ids.map(|known| match known {
+                raw::UnknownIds::Refuse => UnknownIds::Refuse,
+                raw::UnknownIds::Route => UnknownIds::Route,
+            }),
+        }
+    }
+}

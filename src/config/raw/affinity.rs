@@ -1,0 +1,34 @@
+//! `[affinity]`.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+#[derive(Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(in crate::config) struct Affinity {
+    /// How long it is remembered where an id came from, after it was used last.
+    #[schemars(range(min = 1, max = 3650))]
+    pub(in crate::config) ttl_days: u64,
+    /// Ids in memory. The store keeps ten times as many.
+    #[schemars(range(min = 1000, max = 100_000_000))]
+    pub(in crate::config) max_entries: usize,
+    /// Whether replicas share them in the Redis of `limits`; absent = where there is one.
+    #[schemars(example = true)]
+    pub(in crate::config) shared: Option<bool>,
+    /// Ids that Tidegate never saw; absent = refused where several keys or groups can use the account.
+    #[schemars(example = &"refuse")]
+    pub(in crate::config) unknown_ids: Option<UnknownIds>,
+}
+
+impl Default for Affinity {
+    fn default() -> Self {
+        Self { ttl_days: 30, max_entries: 1_000_000, shared: None, unknown_ids: None }
+    }
+}
+
+#[derive(Clone, Copy, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(in crate::config) enum UnknownIds {
+    Refuse,
+    Route,
+}

@@ -1,0 +1,76 @@
+//! How the memory of origins stands: written by those who know, read when somebody asks.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+/// What came of a reference that somebody named. The names are fixed: metric label `result`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Found {
+    /// It is his, or of his group.
+    Own,
+    /// It is somebody else's.
+    Foreign,
+    /// Nobody learned it, or too long ago.
+    Unknown,
+    /// The store could not be asked.
+    CannotTell,
+}
+
+impl Found {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Own, Self::Foreign, Self::Unknown, Self::CannotTell];
+
+    /// Its fixed name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Own => "own",
+            Self::Foreign => "foreign",
+            Self::Unknown => "unknown",
+            Self::CannotTell => "cannot_tell",
+        }
+    }
+}
+
+/// All that is known of it.
+#[derive(Debug, Default)]
+pub struct Condition {
+    /// References in memory.
+    pub entries: AtomicU64,
+    /// References that were new here.
+    pub learned: AtomicU64,
+    /// References that were somebody else's already when they were learned: they stay his.
+    pub taken: AtomicU64,
+    /// References that were named, by [`Found::ALL`].
+    recalled: [AtomicU64; Found::ALL.len()],
+    /// Those of them that the store was asked for, as memory could not tell.
+    pub asked: AtomicU64,
+    /// References that wait to be written to the store.
+    pub waiting: AtomicU64,
+    /// References that could not wait to be written, as too many did: they are in memory only until the store is back.
+    pub dropped: AtomicU64,
+    /// The store cannot be read, or is slow: nobody asks it.
+    pub read_fails: AtomicBool,
+    /// It cannot be written, or is slow: what is learned waits.
+    pub write_fails: AtomicBool,
+}
+
+impl Condition {
+    /// Counts references that were named.
+    pub fn count(&self, found: Found, references: u64) {
+        for (known, count) in Found::ALL.iter().zip(&self.recalled) {
+            if *known == found {
+                count.fetch_add(references, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// How many were named, by what came of them.
+    pub fn recalled(&self) -> impl Iterator<Item = (Found, u64)> {
+        Found::ALL.into_iter().zip(&self.recalled).map(|(found, count)| (found, count.load(Ordering::Relaxed)))
+    }
+
+    /// What is wrong, by fixed names.
+    pub fn faults(&self) -> [(&'static str, bool); 2] {
+        [("read", &self.read_fails), ("write", &self.write_fails)]
+            .map(|(name, fault)| (name, fault.load(Ordering::Relaxed)))
+    }
+}

@@ -1,0 +1,162 @@
+//! Origins in Redis, for several replicas. Every key ends by itself, but that of the secret.
+
+use std::{sync::LazyLock, time::Duration};
+
+use data_encoding::BASE64URL_NOPAD;
+use redis::{AsyncConnectionConfig, InfoDict, Script, aio::MultiplexedConnection};
+use tokio::time::Instant;
+
+use super::{Entry, Life, ORIGIN, Secret, StoreError, origin_bytes, origin_of};
+use crate::{
+    config,
+    domain::{chance::Chance, origin::Reference},
+    store::redis::client,
+};
+
+/// Before the key of each reference, and of the secret.
+const PREFIX: &str = "tidegate:o:";
+const SECRET: &str = "tidegate:o:secret";
+
+/// What does not answer for so long is paused, or lost.
+const LIMIT: Duration = Duration::from_secs(1);
+
+/// How often it is looked whether there is room.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Ids are the many: a part of the memory that Redis may use is left for limits, which would count for nothing in a full one.
+/// They get three quarters.
+const PART: (u64, u64) = (3, 4);
+
+/// References of one command: Redis serves nobody else meanwhile, which is about a millisecond.
+const AT_ONCE: usize = 500;
+
+static LEARN: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("learn.lua")));
+
+/// The error of `learn.lua` where the secret is not the one that is known.
+const ANOTHER: &str = "ANOTHER";
+
+/// A connection.
+#[derive(Debug)]
+pub(super) struct Redis {
+    connection: MultiplexedConnection,
+    pub(super) secret: Secret,
+    /// When there was room for more.
+    had_room: Option<Instant>,
+}
+
+async fn connect(place: &config::Redis) -> Result<MultiplexedConnection, StoreError> {
+    let config = AsyncConnectionConfig::new().set_connection_timeout(Some(LIMIT)).set_response_timeout(Some(LIMIT));
+    Ok(client(place)?.get_multiplexed_async_connection_with_config(&config).await?)
+}
+
+fn value(entry: Entry) -> Vec<u8> {
+    [origin_bytes(entry.origin).as_slice(), &entry.used_s.to_be_bytes()].concat()
+}
+
+fn entry(value: &[u8]) -> Result<Entry, StoreError> {
+    let (origin, used_s) = value.split_at_checked(ORIGIN).ok_or(StoreError::Unreadable)?;
+    let mut parts = [0; 3];
+    for (part, bytes) in parts.iter_mut().zip(origin.chunks_exact(8)) {
+        *part = bytes.try_into().map(u64::from_be_bytes).map_err(|_| StoreError::Unreadable)?;
+    }
+    let used_s = used_s.try_into().map(u32::from_be_bytes).map_err(|_| StoreError::Unreadable)?;
+    Ok(Entry { origin: origin_of(parts), used_s })
+}
+
+impl Redis {
+    pub(super) async fn open(place: &config::Redis, chance: Chance) -> Result<Self, StoreError> {
+        let mut connection = connect(place).await?;
+        let fresh = Secret::new(chance)?;
+        // Whoever comes first makes it.
+        let mut first = redis::cmd("SET");
+        first.arg(SECRET).arg(&fresh.0).arg("NX");
+        let mut read = redis::cmd("GET");
+        read.arg(SECRET);
+        let secret = match read.query_async::<Option<Vec<u8>>>(&mut connection).await? {
+            Some(secret) => secret,
+            None => {
+                first.query_async::<()>(&mut connection).await?;
+                read.query_async(&mut connection).await?
+            }
+        };
+        Ok(Self { connection, secret: Secret::read(&secret)?, had_room: None })
+    }
+
+    fn key(&self, reference: Reference) -> String {
+        let mut key = PREFIX.to_owned();
+        BASE64URL_NOPAD.encode_append(&self.secret.key(reference), &mut key);
+        key
+    }
+
+    /// Whether more may be written.
+    async fn look_for_room(&mut self) -> Result<(), StoreError> {
+        if self.had_room.is_some_and(|looked| looked.elapsed() < LOOK_EVERY) {
+            return Ok(());
+        }
+        let info = redis::cmd("INFO").arg("memory").query_async::<InfoDict>(&mut self.connection).await?;
+        let number = |name| info.get::<u64>(name).unwrap_or_default();
+        let (used, most) = (number("used_memory"), number("maxmemory"));
+        if most > 0 && used.saturating_mul(PART.1) > most.saturating_mul(PART.0) {
+            return Err(StoreError::Full);
+        }
+        self.had_room = Some(Instant::now());
+        Ok(())
+    }
+
+    pub(super) async fn recall(&mut self, references: &[Reference]) -> Result<Vec<Option<Entry>>, StoreError> {
+        let mut found = Vec::with_capacity(references.len());
+        // At least once: the secret tells whether it is the same store.
+        let mut rest = references;
+        loop {
+            let (now, later) = rest.split_at(rest.len().min(AT_ONCE));
+            let mut read = redis::cmd("MGET");
+            read.arg(SECRET);
+            for reference in now {
+                read.arg(self.key(*reference));
+            }
+            let mut values = read.query_async::<Vec<Option<Vec<u8>>>>(&mut self.connection).await?.into_iter();
+            if values.next().flatten().as_deref() != Some(&self.secret.0) {
+                return Err(StoreError::Another);
+            }
+            for value in values {
+                found.push(value.map(|value| entry(&value)).transpose()?);
+            }
+            rest = later;
+            if rest.is_empty() {
+                return Ok(found);
+            }
+        }
+    }
+
+    pub(super) async fn learn(
+        &mut self,
+        entries: &[(Reference, Entry)],
+        life: Life,
+    ) -> Result<Vec<Option<Entry>>, StoreError> {
+        if !entries.is_empty() {
+            self.look_for_room().await?;
+        }
+        let mut stay = Vec::with_capacity(entries.len());
+        let mut rest = entries;
+        loop {
+            let (now, later) = rest.split_at(rest.len().min(AT_ONCE));
+            let mut script = LEARN.prepare_invoke();
+            script.key(SECRET).arg(&self.secret.0);
+            for (reference, entry) in now {
+                script.key(self.key(*reference)).arg(value(*entry)).arg(life.rest(entry.used_s));
+            }
+            let values = script.invoke_async::<Vec<Vec<u8>>>(&mut self.connection).await.map_err(judged)?;
+            for value in values {
+                stay.push((!value.is_empty()).then(|| entry(&value)).transpose()?);
+            }
+            rest = later;
+            if rest.is_empty() {
+                return Ok(stay);
+            }
+        }
+    }
+}
+
+fn judged(error: redis::RedisError) -> StoreError {
+    if error.code() == Some(ANOTHER) { StoreError::Another } else { StoreError::Redis(error) }
+}

@@ -1,0 +1,201 @@
+//! Origins in SQLite. Batches are not synced one by one: a process that is killed loses what was not written yet, a loss of
+//! power the last seconds as well, and the file stays whole (WAL).
+
+use std::{collections::HashMap, path::Path, time::Duration};
+
+use sqlx::{
+    Connection as _, QueryBuilder, Row as _, SqliteConnection,
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteRow, SqliteSynchronous},
+};
+
+use super::{Entry, Life, Secret, StoreError, origin_of};
+use crate::{
+    domain::{chance::Chance, origin::Reference},
+    store::{
+        files,
+        sql::{BUSY_FOR, is_busy},
+    },
+};
+
+/// Only a person with a tool of his own could hold it up.
+const BUSY: Duration = Duration::from_secs(5);
+/// Of what is in the file: another number is another version's.
+const VERSION: i64 = 1;
+/// Rows of one statement: of 5 values each, SQLite takes 32,766.
+const ROWS: usize = 500;
+/// Rows that are forgotten in one go: some 10 ms, while which what is learned waits.
+const SWEPT: usize = 1000;
+
+const TABLES: &str = include_str!("origins.sql");
+
+/// The file, open.
+#[derive(Debug)]
+pub(super) struct Sqlite {
+    connection: SqliteConnection,
+    pub(super) secret: Secret,
+    /// Rows, or a few more; none = nobody counted them yet.
+    rows: Option<u64>,
+}
+
+/// SQLite's integers have a sign; their bits are what counts.
+fn number(bits: u64) -> i64 {
+    i64::from_ne_bytes(bits.to_ne_bytes())
+}
+
+fn bits(number: i64) -> u64 {
+    u64::from_ne_bytes(number.to_ne_bytes())
+}
+
+fn entry(row: &SqliteRow) -> Result<([u8; 16], Entry), StoreError> {
+    let key: &[u8] = row.try_get(0)?;
+    let part = |nth: usize| row.try_get(nth).map(bits);
+    let origin = origin_of([part(1)?, part(2)?, part(3)?]);
+    let used_s = u32::try_from(row.try_get::<i64, _>(4)?).unwrap_or_default();
+    Ok((key.try_into().map_err(|_| StoreError::Unreadable)?, Entry { origin, used_s }))
+}
+
+/// What is there of these keys.
+async fn select(connection: &mut SqliteConnection, keys: &[[u8; 16]]) -> Result<HashMap<[u8; 16], Entry>, StoreError> {
+    let mut found = HashMap::new();
+    for keys in keys.chunks(ROWS) {
+        let mut query =
+            QueryBuilder::new("SELECT key, account, owner, owner_group, used_s FROM origins WHERE key IN (");
+        let mut values = query.separated(", ");
+        for key in keys {
+            values.push_bind(key.as_slice());
+        }
+        query.push(")");
+        for row in query.build().persistent(false).fetch_all(&mut *connection).await? {
+            let (key, entry) = entry(&row)?;
+            found.insert(key, entry);
+        }
+    }
+    Ok(found)
+}
+
+impl Sqlite {
+    pub(super) async fn open(path: &Path, chance: Chance) -> Result<Self, StoreError> {
+        loop {
+            match Self::try_open(path, chance).await {
+                // Somebody makes the file at this very moment, which takes milliseconds.
+                Err(StoreError::Sqlite(error)) if is_busy(&error) => tokio::time::sleep(BUSY_FOR).await,
+                opened => return opened,
+            }
+        }
+    }
+
+    async fn try_open(path: &Path, chance: Chance) -> Result<Self, StoreError> {
+        files::make_private(path).map_err(sqlx::Error::Io)?;
+        let options = SqliteConnectOptions::new().filename(path).busy_timeout(BUSY);
+        let options = options.journal_mode(SqliteJournalMode::Wal).synchronous(SqliteSynchronous::Normal);
+        let mut connection = SqliteConnection::connect_with(&options).await?;
+        let version: i64 = sqlx::query_scalar("PRAGMA user_version").fetch_one(&mut connection).await?;
+        if version == 0 {
+            let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
+            sqlx::raw_sql(TABLES).execute(&mut *transaction).await?;
+            let secret = Secret::new(chance)?;
+            let insert = sqlx::query("INSERT INTO secret (number, bytes) VALUES (1, $1) ON CONFLICT DO NOTHING");
+            insert.bind(secret.0.as_slice()).execute(&mut *transaction).await?;
+            transaction.commit().await?;
+        } else if version != VERSION {
+            return Err(StoreError::Unreadable);
+        }
+        let secret: Vec<u8> = sqlx::query_scalar("SELECT bytes FROM secret").fetch_one(&mut connection).await?;
+        Ok(Self { connection, secret: Secret::read(&secret)?, rows: None })
+    }
+
+    fn keys<'a>(&self, references: impl Iterator<Item = &'a Reference>) -> Vec<[u8; 16]> {
+        references.map(|reference| self.secret.key(*reference)).collect()
+    }
+
+    /// Nothing, if it answers.
+    async fn answers(&mut self) -> Result<Vec<Option<Entry>>, StoreError> {
+        sqlx::query("SELECT number FROM secret").fetch_one(&mut self.connection).await?;
+        Ok(Vec::new())
+    }
+
+    pub(super) async fn recall(&mut self, references: &[Reference]) -> Result<Vec<Option<Entry>>, StoreError> {
+        if references.is_empty() {
+            return self.answers().await;
+        }
+        let keys = self.keys(references.iter());
+        let found = select(&mut self.connection, &keys).await?;
+        Ok(keys.iter().map(|key| found.get(key).copied()).collect())
+    }
+
+    pub(super) async fn learn(
+        &mut self,
+        entries: &[(Reference, Entry)],
+        life: Life,
+    ) -> Result<Vec<Option<Entry>>, StoreError> {
+        if entries.is_empty() {
+            return self.answers().await;
+        }
+        let keys = self.keys(entries.iter().map(|(reference, _)| reference));
+        let keyed: Vec<_> = keys.iter().zip(entries.iter().map(|(_, entry)| entry)).collect();
+        let mut transaction = self.connection.begin_with("BEGIN IMMEDIATE").await?;
+        let mut taken = Vec::with_capacity(keys.len());
+        for rows in keyed.chunks(ROWS) {
+            let mut query = QueryBuilder::new("INSERT INTO origins (key, account, owner, owner_group, used_s) ");
+            query.push_values(rows, |mut values, (key, Entry { origin, used_s })| {
+                values.push_bind(key.as_slice());
+                for part in [origin.account, origin.owner.key, origin.owner.group] {
+                    values.push_bind(number(part));
+                }
+                values.push_bind(i64::from(*used_s));
+            });
+            // What is forgotten gives way to anybody, what lives only to its own later use.
+            query.push(
+                " ON CONFLICT (key) DO UPDATE SET account = excluded.account, owner = excluded.owner, \
+                 owner_group = excluded.owner_group, used_s = excluded.used_s WHERE origins.used_s < ",
+            );
+            query.push_bind(i64::from(life.since()));
+            query.push(
+                " OR (origins.used_s < excluded.used_s AND origins.account = excluded.account \
+                 AND origins.owner = excluded.owner AND origins.owner_group = excluded.owner_group) RETURNING key",
+            );
+            for row in query.build().persistent(false).fetch_all(&mut *transaction).await? {
+                taken.push(row.try_get::<&[u8], _>(0)?.to_vec());
+            }
+        }
+        // New ones and those that were used again: the count is brought down to what it is before anything is deleted by it.
+        self.rows = self.rows.map(|rows| rows.saturating_add(taken.len() as u64));
+        taken.sort_unstable();
+        let kept: Vec<_> = keys
+            .iter()
+            .copied()
+            .filter(|key| taken.binary_search_by(|other| other.as_slice().cmp(key)).is_err())
+            .collect();
+        let kept = select(&mut transaction, &kept).await?;
+        transaction.commit().await?;
+        let others = |(key, ours): &(&[u8; 16], &Entry)| kept.get(*key).filter(|it| it.origin != ours.origin).copied();
+        Ok(keyed.iter().map(others).collect())
+    }
+
+    pub(super) async fn sweep(&mut self, life: Life, most: u64) -> Result<bool, StoreError> {
+        let old = "DELETE FROM origins WHERE key IN (SELECT key FROM origins WHERE used_s < $1 LIMIT $2)";
+        let old = sqlx::query(old).bind(i64::from(life.since())).bind(SWEPT as i64);
+        let deleted = old.execute(&mut self.connection).await?.rows_affected();
+        if deleted > 0 {
+            self.rows = self.rows.map(|rows| rows.saturating_sub(deleted));
+            return Ok(deleted == SWEPT as u64);
+        }
+        if self.rows.is_none_or(|rows| rows > most) {
+            let count: i64 = sqlx::query_scalar("SELECT count(*) FROM origins").fetch_one(&mut self.connection).await?;
+            self.rows = Some(bits(count));
+        }
+        let over = self.rows.unwrap_or_default().saturating_sub(most).min(SWEPT as u64);
+        if over > 0 {
+            let oldest = "DELETE FROM origins WHERE key IN (SELECT key FROM origins ORDER BY used_s LIMIT $1)";
+            let deleted = sqlx::query(oldest).bind(number(over)).execute(&mut self.connection).await?.rows_affected();
+            self.rows = self.rows.map(|rows| rows.saturating_sub(deleted));
+        }
+        Ok(self.rows.is_some_and(|rows| rows > most))
+    }
+
+    pub(super) async fn close(self) {
+        if let Err(error) = self.connection.close().await {
+            tracing::warn!(%error, "the memory of origins was not closed in order");
+        }
+    }
+}

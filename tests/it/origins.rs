@@ -1,0 +1,615 @@
+//! Where state came from, remembered: what every store has to do alike (SQLite and a real Redis), what survives, what
+//! happens while the store is away.
+
+use std::{
+    fs,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use tempfile::TempDir;
+use tidegate::{
+    affinity::{Keeping, Recalled, WAIT},
+    config::{self, Affinity, Fail, Sharing},
+    domain::{
+        affinity::{Condition, Found},
+        chance::Chance,
+        clock::Clock,
+        origin::{Kind, Origin, Owner, Reference},
+    },
+    store::origins::{Entry, FILE, Life, Place, Store, StoreError},
+};
+use tokio::time::Instant;
+
+use crate::support::{
+    client::Client,
+    database::until,
+    gateway::{self, Gateway},
+    redis::RedisServer,
+    soon,
+    upstream::{Upstream, json},
+};
+
+const DAY: u32 = 86_400;
+
+fn at_redis(redis: &RedisServer) -> config::Redis {
+    config::Redis { tls: false, host: "127.0.0.1".into(), port: redis.port, database: 0, user: None, password: None }
+}
+
+/// Both, each empty, with what they live in.
+async fn both() -> (TempDir, RedisServer, [Place; 2]) {
+    let folder = tempfile::tempdir().unwrap();
+    let redis = RedisServer::start();
+    let places = [Place::Sqlite(folder.path().join(FILE)), Place::Redis(at_redis(&redis))];
+    (folder, redis, places)
+}
+
+async fn open(place: &Place) -> Store {
+    Store::open(place, Chance::system()).await.unwrap()
+}
+
+fn reference(number: u64) -> Reference {
+    Reference::new(Kind::Response, format!("resp_{number}").as_bytes())
+}
+
+fn origin(account: u64, key: &str) -> Origin {
+    Origin { account, owner: Owner::new(key, None) }
+}
+
+/// Thirty days, at a moment which is far from that of Redis's own clock: only differences count.
+fn at(now_s: u32) -> Life {
+    Life { now_s, ttl_s: 30 * DAY }
+}
+
+fn now() -> Duration {
+    Clock::system().since_epoch()
+}
+
+fn entry(origin: Origin, used_s: u32) -> Entry {
+    Entry { origin, used_s }
+}
+
+#[tokio::test]
+async fn the_first_one_keeps_it_whoever_comes_by_whichever_way() {
+    let (_folder, _redis, places) = both().await;
+    for place in places {
+        let (mut one, mut other) = (open(&place).await, open(&place).await);
+        assert_eq!(one.secret(), other.secret(), "{place}");
+        let (r, s, a, b) = (reference(1), reference(2), origin(u64::MAX, "a"), origin(2, "b"));
+        let start = 1_000 * DAY;
+        assert_eq!(one.recall(&[], at(start)).await.unwrap(), [], "{place}");
+        assert_eq!(one.learn(&[], at(start)).await.unwrap(), [], "{place}");
+        assert_eq!(one.recall(&[r, r], at(start)).await.unwrap(), [None, None], "{place}");
+        assert_eq!(one.learn(&[(r, entry(a, start))], at(start)).await.unwrap(), [None], "{place}");
+        assert_eq!(
+            other.recall(&[s, r, s, r], at(start)).await.unwrap()[1..],
+            [Some(entry(a, start)), None, Some(entry(a, start))]
+        );
+        // Somebody else, and himself with another account: neither takes it over, and both hear whose it is.
+        let all = [(r, entry(b, start)), (s, entry(b, start)), (r, entry(origin(3, "a"), start))];
+        let stays = other.learn(&all, at(start)).await.unwrap();
+        assert_eq!(stays, [Some(entry(a, start)), None, Some(entry(a, start))], "{place}");
+        // Its time begins again for himself only, and never ends sooner for what he says late.
+        let later = start + 20 * DAY;
+        assert_eq!(other.learn(&[(r, entry(a, later)), (r, entry(a, start))], at(later)).await.unwrap(), [None, None]);
+        assert_eq!(one.learn(&[(s, entry(a, later))], at(later)).await.unwrap(), [Some(entry(b, start))], "{place}");
+        assert_eq!(one.recall(&[r], at(later)).await.unwrap(), [Some(entry(a, later))], "{place}");
+        let over = start + 31 * DAY;
+        assert_eq!(one.recall(&[r, s], at(over)).await.unwrap(), [Some(entry(a, later)), None], "{place}");
+        one.close().await;
+        other.close().await;
+    }
+}
+
+#[tokio::test]
+async fn what_is_forgotten_gives_way() {
+    let (_folder, redis, places) = both().await;
+    let (r, a, b) = (reference(1), origin(1, "a"), origin(2, "b"));
+    for place in places {
+        let mut store = open(&place).await;
+        let short = |now_s| Life { now_s, ttl_s: 2 };
+        store.learn(&[(r, entry(a, 100))], short(100)).await.unwrap();
+        if place.is_shared() {
+            until("Redis forgets it", async || store.recall(&[r], short(100)).await.unwrap() == [None]).await;
+            let names = redis.list("KEYS *");
+            assert_eq!(names, ["tidegate:o:secret"]);
+        }
+        assert_eq!(store.learn(&[(r, entry(b, 102))], short(102)).await.unwrap(), [None], "{place}");
+        assert_eq!(store.recall(&[r], short(102)).await.unwrap(), [Some(entry(b, 102))], "{place}");
+        store.close().await;
+    }
+}
+
+#[tokio::test]
+async fn many_at_once_are_each_in_their_place() {
+    let (_folder, redis, places) = both().await;
+    for place in places {
+        let mut store = open(&place).await;
+        let all: Vec<_> = (0..4096).map(|number| (reference(number), entry(origin(number, "a"), DAY))).collect();
+        assert!(store.learn(&all, at(DAY)).await.unwrap().iter().all(Option::is_none));
+        let named: Vec<_> = (0..8192).rev().map(reference).collect();
+        let began = Instant::now();
+        let found = store.recall(&named, at(DAY)).await.unwrap();
+        eprintln!("{place}: 8192 ids are looked up in {:?}", began.elapsed());
+        for (number, found) in (0..8192).rev().zip(found) {
+            assert_eq!(found.map(|it| it.origin.account), (number < 4096).then_some(number), "{place}");
+        }
+        store.close().await;
+    }
+    let keys = redis.list("KEYS *");
+    assert_eq!(keys.len(), 4097);
+    let key = keys.iter().find(|key| !key.ends_with("secret")).unwrap();
+    let number = |command: &str| redis.ask(&format!("{command} {key}"))[1..].parse::<u32>().unwrap();
+    assert!(number("TTL") > 29 * DAY);
+    let bytes = number("MEMORY USAGE");
+    eprintln!("an id takes {bytes} bytes of Redis, beside its places in two tables");
+    assert!(bytes < 200);
+}
+
+#[tokio::test]
+async fn room_is_left_in_redis_for_limits() {
+    let redis = RedisServer::start();
+    let mut store = open(&Place::Redis(at_redis(&redis))).await;
+    let used = redis.list("INFO memory").iter().find_map(|line| line.strip_prefix("used_memory:")?.parse::<u64>().ok());
+    assert_eq!(redis.ask(&format!("CONFIG SET maxmemory {}", used.unwrap() * 5 / 4)), "+OK");
+    let row = [(reference(1), entry(origin(1, "a"), DAY))];
+    assert!(matches!(store.learn(&row, at(DAY)).await, Err(StoreError::Full)));
+    assert_eq!(redis.ask("SET limit 1"), "+OK");
+    assert_eq!(store.recall(&[reference(1)], at(DAY)).await.unwrap(), [None]);
+    assert_eq!(redis.ask("CONFIG SET maxmemory 1gb"), "+OK");
+    assert_eq!(store.learn(&row, at(DAY)).await.unwrap(), [None]);
+}
+
+#[tokio::test]
+async fn several_may_open_an_empty_store_at_once() {
+    let (_folder, _redis, places) = both().await;
+    for place in places {
+        let open = async || open(&place).await;
+        let (a, b, c, d) = tokio::join!(open(), open(), open(), open());
+        for store in [&b, &c, &d] {
+            assert_eq!(a.secret(), store.secret(), "{place}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn no_store_tells_an_id_and_no_two_tell_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut files = Vec::new();
+    for name in ["one", "other"] {
+        let path = folder.path().join(name);
+        let mut store = open(&Place::Sqlite(path.clone())).await;
+        store.learn(&[(reference(1), entry(origin(1, "a"), DAY))], at(DAY)).await.unwrap();
+        store.close().await;
+        let bytes = fs::read(&path).unwrap();
+        assert!(!bytes.windows(16).any(|part| part == reference(1).0));
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        }
+        files.push(bytes);
+    }
+    assert_ne!(files[0], files[1]);
+}
+
+#[tokio::test]
+async fn sqlite_forgets_what_is_old_and_what_is_too_much() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = open(&Place::Sqlite(folder.path().join(FILE))).await;
+    // One more each second, for a while.
+    let all: Vec<_> = (0..5000_u32).map(|n| (reference(n.into()), entry(origin(1, "a"), 40 * DAY + n))).collect();
+    store.learn(&all, at(40 * DAY)).await.unwrap();
+    let there = async |store: &mut Store, now_s| {
+        let named: Vec<_> = all.iter().map(|(reference, _)| *reference).collect();
+        let found = store.recall(&named, Life { now_s, ttl_s: u32::MAX }).await.unwrap();
+        found.iter().position(Option::is_some).map(|first| (first, found.iter().flatten().count()))
+    };
+    // The first 1500 are too old, then the next 500 too many.
+    let now_s = 70 * DAY + 1499;
+    let mut rounds = 1;
+    while store.sweep(at(now_s), 3000).await.unwrap() {
+        rounds += 1;
+    }
+    assert_eq!((there(&mut store, now_s).await, rounds), (Some((1500, 3500)), 2));
+    while store.sweep(at(now_s), 3000).await.unwrap() {}
+    assert_eq!(there(&mut store, now_s).await, Some((2000, 3000)));
+    assert!(!store.sweep(at(now_s), 3000).await.unwrap());
+    store.close().await;
+}
+
+/// A memory with its store.
+struct Replica {
+    keeping: Keeping,
+    condition: Arc<Condition>,
+}
+
+impl Replica {
+    fn start(place: &Place) -> Self {
+        let settings = Affinity {
+            ttl: Duration::from_secs(u64::from(30 * DAY)),
+            max_entries: 1_000_000,
+            shared: place.is_shared(),
+            unknown_ids: None,
+        };
+        let condition = Arc::<Condition>::default();
+        let keeping =
+            Keeping::start(place.clone(), &settings, Clock::system(), Chance::system(), Arc::clone(&condition));
+        Self { keeping: keeping.unwrap(), condition }
+    }
+
+    async fn recall(&self, reference: Reference, by: Origin) -> Recalled {
+        let recalled = self.keeping.origins.recall_all(&[reference], by.owner, now()).await;
+        assert_eq!(recalled.len(), 1);
+        recalled[0]
+    }
+
+    /// What there is to tell, from a store that works: this machine may be too busy for 50 ms now and then.
+    async fn told(&self, references: &[Reference], by: Origin) -> Vec<Recalled> {
+        let telling = async {
+            loop {
+                let recalled = self.keeping.origins.recall_all(references, by.owner, now()).await;
+                if !recalled.iter().any(|it| matches!(it, Recalled::CannotTell(_))) {
+                    return recalled;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        soon("what there is to tell", telling).await
+    }
+
+    async fn tells(&self, reference: Reference, by: Origin) -> Recalled {
+        self.told(&[reference], by).await[0]
+    }
+
+    /// Learns, and waits until others know; whether they do, and how long it took.
+    async fn learn(&self, reference: Reference, origin: Origin) -> (bool, Duration) {
+        let began = Instant::now();
+        let mark = self.keeping.origins.learn(&[reference], origin, now());
+        (self.keeping.origins.shared(mark).await, began.elapsed())
+    }
+
+    async fn works(&self) {
+        until("it works", async || self.condition.faults().iter().all(|(_, fails)| !fails)).await;
+    }
+
+    async fn has_written(&self) {
+        until("all is written", async || self.condition.waiting.load(Ordering::Relaxed) == 0).await;
+    }
+
+    fn counted(&self, found: Found) -> u64 {
+        self.condition.recalled().find(|(known, _)| *known == found).unwrap().1
+    }
+}
+
+/// Nothing may take longer, however busy the machine that runs the tests is.
+const GENEROUS: Duration = Duration::from_millis(400);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_is_known_at_once_and_after_a_restart() {
+    let (_folder, _redis, places) = both().await;
+    let (a, b) = (origin(1, "a"), origin(2, "b"));
+    for place in places {
+        let replica = Replica::start(&place);
+        let all: Vec<_> = (0..1000).map(reference).collect();
+        let _ = replica.keeping.origins.learn(&all, a, now());
+        assert_eq!(replica.recall(reference(7), a).await, Recalled::Own(a), "{place}");
+        assert_eq!(replica.condition.asked.load(Ordering::Relaxed), 0, "memory is enough");
+        assert_eq!(replica.tells(reference(7), b).await, Recalled::Foreign(a), "{place}");
+        let asked = replica.condition.asked.load(Ordering::Relaxed);
+        assert!(asked >= 1, "nobody can tell by the time that it took");
+        assert_eq!(replica.tells(reference(1000), b).await, Recalled::Unknown, "{place}");
+        assert!(replica.condition.asked.load(Ordering::Relaxed) > asked);
+        replica.keeping.end();
+
+        let replica = Replica::start(&place);
+        assert_eq!(replica.condition.entries.load(Ordering::Relaxed), 0);
+        let mut expected = vec![Recalled::Own(a); 1000];
+        expected.push(Recalled::Unknown);
+        let named: Vec<_> = (0..=1000).map(reference).collect();
+        assert!(replica.told(&named, a).await == expected, "{place}");
+        let (asked, own) = (replica.condition.asked.load(Ordering::Relaxed), replica.counted(Found::Own));
+        assert_eq!(replica.condition.entries.load(Ordering::Relaxed), 1000);
+        assert!(replica.keeping.origins.recall_all(&named[..1000], a.owner, now()).await == expected[..1000]);
+        assert_eq!(replica.condition.asked.load(Ordering::Relaxed), asked, "they are in memory");
+        assert_eq!((replica.counted(Found::Own), replica.counted(Found::Unknown)), (own + 1000, 1));
+        assert_eq!(replica.tells(reference(7), b).await, Recalled::Foreign(a), "{place}");
+        // Whoever learns it now does not get it.
+        let _ = replica.learn(reference(7), b).await;
+        assert_eq!(replica.tells(reference(7), b).await, Recalled::Foreign(a), "{place}");
+        assert_eq!(replica.counted(Found::Foreign), 2);
+        replica.keeping.end();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_in_memory_any_more_is_still_somebodys() {
+    let (_folder, _redis, places) = both().await;
+    let (a, b) = (origin(1, "a"), origin(2, "b"));
+    for place in places {
+        let before = Replica::start(&place);
+        let _ = before.learn(reference(1), a).await;
+        before.keeping.end();
+        // Memory knows nothing of it, and learns it for somebody else: what the store says counts.
+        let replica = Replica::start(&place);
+        let _ = replica.learn(reference(1), b).await;
+        replica.has_written().await;
+        assert_eq!(replica.tells(reference(1), a).await, Recalled::Own(a), "{place}");
+        assert_eq!(replica.tells(reference(1), b).await, Recalled::Foreign(a), "{place}");
+        assert_eq!(replica.condition.taken.load(Ordering::Relaxed), 1, "{place}");
+        replica.keeping.end();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_that_is_killed_loses_a_moment() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = Place::Sqlite(folder.path().join(FILE));
+    let replica = Replica::start(&place);
+    let _ = replica.keeping.origins.learn(&[reference(1)], origin(1, "a"), now());
+    let began = Instant::now();
+    replica.has_written().await;
+    eprintln!("in the file after {:?}", began.elapsed());
+    // As another process finds it while this one is still there, and has closed nothing.
+    let life = Life { now_s: u32::try_from(now().as_secs()).unwrap(), ttl_s: 30 * DAY };
+    let found = open(&place).await.recall(&[reference(1)], life).await.unwrap();
+    assert_eq!(found[0].unwrap().origin, origin(1, "a"));
+    replica.keeping.end();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_replicas_know_of_each_other_at_once() {
+    let redis = RedisServer::start();
+    let place = Place::Redis(at_redis(&redis));
+    let (one, other) = (Replica::start(&place), Replica::start(&place));
+    let a = origin(1, "a");
+    let (mut waited, mut asked, mut unsure) = (Vec::new(), Vec::new(), 0);
+    for number in 0..1000 {
+        let (from, to) = if number % 2 == 0 { (&one, &other) } else { (&other, &one) };
+        let (known, took) = from.learn(reference(number), a).await;
+        let began = Instant::now();
+        let recalled = to.recall(reference(number), a).await;
+        // Where it took too long, that is said; what is said to be known is.
+        match recalled {
+            Recalled::Own(found) => assert_eq!(found, a),
+            Recalled::CannotTell(None) => unsure += 1,
+            other => assert!(!known && other == Recalled::Unknown, "{number}: {other:?}"),
+        }
+        unsure += usize::from(!known);
+        waited.push(took);
+        asked.push(began.elapsed());
+        assert!(took < GENEROUS && began.elapsed() < GENEROUS);
+    }
+    eprintln!("{unsure} of 1000 took longer than {WAIT:?}");
+    assert!(unsure < 100, "{unsure}");
+    for number in 0..1000 {
+        for replica in [&one, &other] {
+            until("all are there", async || replica.recall(reference(number), a).await == Recalled::Own(a)).await;
+        }
+    }
+    waited.sort_unstable();
+    asked.sort_unstable();
+    eprintln!("learned until shared: median {:?}, longest {:?}", waited[500], waited[999]);
+    eprintln!("asked there: median {:?}, longest {:?}", asked[500], asked[999]);
+    one.keeping.end();
+    other.keeping.end();
+}
+
+/// Memory while Redis is away: what it takes, and what it says.
+async fn away(replica: &Replica, known: Origin) {
+    let began = Instant::now();
+    assert_eq!(replica.recall(reference(9999), known).await, Recalled::CannotTell(None));
+    let first = began.elapsed();
+    let (shared, learned) = replica.learn(reference(100), known).await;
+    assert!(!shared);
+    eprintln!("the first waits {first:?} to ask and {learned:?} to be known");
+    assert!(first < GENEROUS && learned < GENEROUS, "{first:?} {learned:?}");
+    until("that is known", async || replica.condition.faults().iter().all(|(_, fails)| *fails)).await;
+    let began = Instant::now();
+    for number in 101..200 {
+        let (shared, _) = replica.learn(reference(number), known).await;
+        assert!(!shared);
+        assert_eq!(replica.recall(reference(number), known).await, Recalled::Own(known), "memory is enough");
+        assert_eq!(replica.recall(reference(number + 10_000), known).await, Recalled::CannotTell(None));
+    }
+    eprintln!("99 more of each: {:?}", began.elapsed());
+    assert!(began.elapsed() < GENEROUS, "{:?}", began.elapsed());
+    // To whom it does not belong, it looks like what nobody can tell.
+    assert_eq!(replica.recall(reference(150), origin(2, "b")).await, Recalled::CannotTell(Some(known)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_stands_still() {
+    let redis = RedisServer::start();
+    let place = Place::Redis(at_redis(&redis));
+    let (one, other) = (Replica::start(&place), Replica::start(&place));
+    let a = origin(1, "a");
+    let _ = one.learn(reference(1), a).await;
+    one.works().await;
+    one.has_written().await;
+    redis.pause();
+    away(&one, a).await;
+    redis.go_on();
+    one.works().await;
+    one.has_written().await;
+    for number in (1..2).chain(100..200) {
+        assert_eq!(other.tells(reference(number), a).await, Recalled::Own(a), "{number}");
+    }
+    assert_eq!(one.tells(reference(9999), a).await, Recalled::Unknown);
+    one.keeping.end();
+    other.keeping.end();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_is_learned_without_redis_than_can_wait() {
+    let redis = RedisServer::start();
+    let place = Place::Redis(at_redis(&redis));
+    let replica = Replica::start(&place);
+    let a = origin(1, "a");
+    redis.pause();
+    let all: Vec<_> = (0..150_000).map(reference).collect();
+    for part in all.chunks(1000) {
+        let _ = replica.keeping.origins.learn(part, a, now());
+    }
+    let dropped = replica.condition.dropped.load(Ordering::Relaxed);
+    assert!((40_000..50_001).contains(&dropped), "{dropped}");
+    redis.go_on();
+    let fresh = Replica::start(&place);
+    until("all are there", async || fresh.told(&all[149_000..], a).await == [Recalled::Own(a); 1000]).await;
+    replica.keeping.end();
+    fresh.keeping.end();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_is_killed_and_comes_back_empty() {
+    let mut redis = RedisServer::start();
+    let place = Place::Redis(at_redis(&redis));
+    let replica = Replica::start(&place);
+    let a = origin(1, "a");
+    let _ = replica.learn(reference(1), a).await;
+    replica.works().await;
+    replica.has_written().await;
+    redis.kill();
+    away(&replica, a).await;
+    redis.run();
+    replica.works().await;
+    // What memory has is written to it again, also from before.
+    let fresh = Replica::start(&place);
+    for number in (1..2).chain(100..200) {
+        until("it is there again", async || fresh.recall(reference(number), a).await == Recalled::Own(a)).await;
+    }
+    replica.keeping.end();
+    fresh.keeping.end();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_is_emptied_in_the_middle() {
+    let redis = RedisServer::start();
+    let place = Place::Redis(at_redis(&redis));
+    let (one, other) = (Replica::start(&place), Replica::start(&place));
+    let a = origin(1, "a");
+    let all: Vec<_> = (0..5000).map(reference).collect();
+    let _ = one.keeping.origins.learn(&all, a, now());
+    one.has_written().await;
+    assert_eq!(redis.ask("FLUSHALL"), "+OK");
+    // Each finds out by itself, whatever it does next; nobody is told that an id never existed by who cannot know.
+    until("they are there again", async || {
+        let recalled = other.keeping.origins.recall_all(&all, a.owner, now()).await;
+        let _ = one.learn(reference(5000), a).await;
+        recalled.iter().all(|recalled| *recalled == Recalled::Own(a))
+    })
+    .await;
+    one.works().await;
+    other.works().await;
+    let _ = other.learn(reference(6000), a).await;
+    other.has_written().await;
+    assert_eq!(one.tells(reference(6000), a).await, Recalled::Own(a), "they agree on a secret");
+    one.keeping.end();
+    other.keeping.end();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_takes_nothing() {
+    let redis = RedisServer::start();
+    let place = Place::Redis(at_redis(&redis));
+    let (one, other) = (Replica::start(&place), Replica::start(&place));
+    let a = origin(1, "a");
+    let _ = one.learn(reference(1), a).await;
+    one.has_written().await;
+    one.works().await;
+    let ways = [("CONFIG SET maxmemory 1", "CONFIG SET maxmemory 0"), ("REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE")];
+    for (number, (away, back)) in (10..).zip(ways) {
+        assert_eq!(redis.ask(away), "+OK");
+        let (shared, took) = one.learn(reference(number), a).await;
+        assert!(!shared && took < GENEROUS, "{away:?}: {took:?}");
+        assert_eq!(other.tells(reference(1), a).await, Recalled::Own(a), "{away:?}: it can be read");
+        assert_eq!(other.tells(reference(number), a).await, Recalled::Unknown);
+        let (shared, took) = one.learn(reference(number + 100), a).await;
+        assert!(!shared && took < GENEROUS, "{away:?}: {took:?}");
+        assert_eq!(redis.ask(back), "+OK");
+        one.works().await;
+        one.has_written().await;
+        assert_eq!(other.tells(reference(number), a).await, Recalled::Own(a), "{away:?}");
+    }
+    one.keeping.end();
+    other.keeping.end();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_without_redis_serves_from_memory() {
+    let mut redis = RedisServer::start();
+    let place = Place::Redis(at_redis(&redis));
+    redis.kill();
+    let replica = Replica::start(&place);
+    let a = origin(1, "a");
+    away(&replica, a).await;
+    redis.run();
+    replica.works().await;
+    replica.has_written().await;
+    assert_eq!(replica.tells(reference(1), a).await, Recalled::Unknown);
+    replica.keeping.end();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_is_none_keeps_nobody_from_serving() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join(FILE);
+    fs::write(&path, [7; 10_000]).unwrap();
+    let replica = Replica::start(&Place::Sqlite(path.clone()));
+    let a = origin(1, "a");
+    let _ = replica.learn(reference(1), a).await;
+    assert_eq!(replica.recall(reference(1), a).await, Recalled::Own(a));
+    until("that is known", async || replica.condition.faults().iter().all(|(_, fails)| *fails)).await;
+    assert_eq!(replica.recall(reference(2), a).await, Recalled::CannotTell(None));
+    // Whoever looks after it puts it aside.
+    fs::remove_file(&path).unwrap();
+    replica.works().await;
+    replica.has_written().await;
+    assert_eq!(replica.tells(reference(2), a).await, Recalled::Unknown);
+    let began = Instant::now();
+    replica.keeping.end();
+    assert!(began.elapsed() < Duration::from_secs(2));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ending_without_redis_does_not_last() {
+    let mut redis = RedisServer::start();
+    let replica = Replica::start(&Place::Redis(at_redis(&redis)));
+    redis.kill();
+    let _ = replica.learn(reference(1), origin(1, "a")).await;
+    let began = Instant::now();
+    replica.keeping.end();
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_shows_how_its_memory_stands() {
+    let mut redis = RedisServer::start();
+    let upstream = Upstream::fixed(json("200 OK", "{}")).await;
+    let mut settings = gateway::config(&upstream.base_url());
+    settings.sharing = Some(Sharing { redis: at_redis(&redis), replicas: 2, fail: Fail::Share, patience: WAIT });
+    settings.affinity.shared = true;
+    redis.kill();
+    let gateway = Gateway::start(settings);
+    gateway.metric_becomes(r#"tidegate_affinity_fault{fault="read"}"#, 1.0).await;
+    gateway.metric_becomes(r#"tidegate_affinity_fault{fault="write"}"#, 1.0).await;
+    let mut operator = Client::connect(gateway.admin).await;
+    let ready = soon("readiness", operator.get("/readyz")).await;
+    let faults = ready.json()["affinity"]["faults"].clone();
+    assert_eq!((ready.status, faults), (200, serde_json::json!(["read", "write"])));
+    redis.run();
+    gateway.metric_becomes(r#"tidegate_affinity_fault{fault="read"}"#, 0.0).await;
+    gateway.metric_becomes(r#"tidegate_affinity_fault{fault="write"}"#, 0.0).await;
+    for name in [
+        "tidegate_affinity_entries",
+        "tidegate_affinity_waiting",
+        "tidegate_affinity_learned_total",
+        "tidegate_affinity_taken_total",
+        "tidegate_affinity_asked_total",
+        "tidegate_affinity_dropped_total",
+        r#"tidegate_affinity_recalled_total{result="own"}"#,
+        r#"tidegate_affinity_recalled_total{result="cannot_tell"}"#,
+    ] {
+        assert_eq!(gateway.metric(name).await, 0.0, "{name}");
+    }
+}
