@@ -310,13 +310,7 @@ pub fn start(of_file: Config, origin: Option<Origin>, world: World) -> Result<Ru
             tls: secure.clone(),
         };
         let serving = server::run(listener, serving, deadlines.clone(), Arc::clone(&slots));
-        let shutdown = handle.data.clone();
-        let serving = async move {
-            let served = serving.await;
-            readers.end(shutdown.stopped()).await;
-            served
-        };
-        let serving = ledger::beside(ledger, serving);
+        let serving = ledger::beside(ledger, to_the_end(serving, readers, handle.data.clone()));
         workers.push(spawn(format!("worker-{index}"), runtime()?, serving)?);
     }
     let shown = data.first().map(Arc::clone).ok_or(StartError::NoWorker)?;
@@ -345,6 +339,17 @@ pub fn start(of_file: Config, origin: Option<Origin>, world: World) -> Result<Ru
         _keys_watched: keys_watched,
         _data_dir: data_dir,
     })
+}
+
+/// Serves, and reads on what clients left behind.
+async fn to_the_end(
+    serving: impl Future<Output = io::Result<()>>,
+    readers: Arc<Readers>,
+    shutdown: Shutdown,
+) -> io::Result<()> {
+    let served = serving.await;
+    readers.end(shutdown.stopped()).await;
+    served
 }
 
 /// Serves the admin plane, and `/metrics` alone where that is wanted.
