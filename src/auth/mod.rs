@@ -12,7 +12,10 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     config::{Config, Kept, OnClientGone},
-    domain::chance::{Chance, NoChance},
+    domain::{
+        chance::{Chance, NoChance},
+        origin::Owner,
+    },
 };
 
 /// Who calls, and what that key may use.
@@ -22,6 +25,8 @@ pub struct Caller {
     pub name: Arc<str>,
     /// Name of its group, if it has one.
     pub group: Option<Arc<str>>,
+    /// Whose state is that it makes.
+    pub owner: Owner,
     /// Its place in the configuration.
     pub index: usize,
     /// What becomes of the call upstream when the client leaves before its end.
@@ -61,6 +66,8 @@ pub struct Keys {
     trusted_proxies: Vec<IpNet>,
     /// The keys of the store were never read: nobody can tell that one is not known.
     unread: bool,
+    /// By upstream: whether it is used by keys that do not share their state.
+    strangers: Vec<bool>,
 }
 
 #[derive(Debug)]
@@ -107,6 +114,8 @@ impl Keys {
     /// All keys of the configuration, and their groups. `unread` says that there may be others.
     pub fn new(config: &Config, unread: bool) -> Self {
         let mut by_digest = HashMap::new();
+        let mut users: Vec<Option<Owner>> = vec![None; config.upstreams.len()];
+        let mut strangers = vec![unread; config.upstreams.len()];
         for (index, key) in config.keys.iter().enumerate() {
             let group = key.group.and_then(|group| config.groups.get(group)).map(|group| Arc::clone(&group.name));
             let (disabled, previous) = match key.kept {
@@ -115,6 +124,7 @@ impl Keys {
             };
             let caller = Arc::new(Caller {
                 name: Arc::clone(&key.name),
+                owner: Owner::new(&key.name, group.as_deref()),
                 group,
                 index,
                 on_client_gone: key.on_client_gone,
@@ -123,13 +133,25 @@ impl Keys {
                 ips: key.ips.clone(),
                 disabled,
             });
+            // Whether it may be used now or not: what it made is there.
+            for (upstream, (user, strangers)) in users.iter_mut().zip(&mut strangers).enumerate() {
+                if caller.may_use(upstream) {
+                    *strangers |= !user.get_or_insert(caller.owner).shares_with(caller.owner);
+                }
+            }
             by_digest.insert(key.sha256, Entry { caller: Arc::clone(&caller), until: key.expires });
             if let Some((digest, until)) = previous {
                 let until = Some(key.expires.map_or(until, |expires| expires.min(until)));
                 by_digest.entry(digest).or_insert(Entry { caller, until });
             }
         }
-        Self { by_digest, trusted_proxies: config.server.trusted_proxies.clone(), unread }
+        Self { by_digest, trusted_proxies: config.server.trusted_proxies.clone(), unread, strangers }
+    }
+
+    /// Whether keys may use this upstream (an index of the configuration) that do not share their state with each other: the
+    /// keys of one group are one. So they are where nobody knows all keys.
+    pub fn strangers_use(&self, upstream: usize) -> bool {
+        self.strangers.get(upstream).is_none_or(|strangers| *strangers)
     }
 
     /// The caller whose key has this name.
@@ -227,6 +249,35 @@ mod tests {
             .into();
         config.keys.iter_mut().for_each(change);
         Keys::new(&config, false)
+    }
+
+    #[test]
+    fn strangers_are_those_who_share_nothing() {
+        let env = |name: &str| (name == "DMXAPI_API_KEY").then(|| "sk-upstream".into());
+        let mut config = config::load(&config::Source::BuiltIn, &env).unwrap().config;
+        let (one, mut two) = (config.upstreams[0].clone(), config.upstreams[0].clone());
+        two.name = "two".into();
+        config.upstreams = vec![one, two];
+        config.groups = ["x", "y"]
+            .map(|name| config::Group { name: name.into(), limits: config::Limits::default(), budgets: Vec::new() })
+            .into();
+        let mut ask = |keys: &[(&str, Option<usize>, Option<usize>)], unread| {
+            config.keys = Vec::new();
+            for (name, group, upstream) in keys {
+                let key = Key::unrestricted(name, digest(name.as_bytes()));
+                config.keys.push(Key { group: *group, upstreams: upstream.map(|upstream| vec![upstream]), ..key });
+            }
+            let keys = Keys::new(&config, unread);
+            [0, 1].map(|upstream| keys.strangers_use(upstream))
+        };
+        assert_eq!(ask(&[("a", None, None)], false), [false, false]);
+        assert_eq!(ask(&[("a", None, None)], true), [true, true]);
+        assert_eq!(ask(&[("a", None, None), ("b", None, Some(1))], false), [false, true]);
+        assert_eq!(ask(&[("a", None, Some(0)), ("b", None, Some(1))], false), [false, false]);
+        assert_eq!(ask(&[("a", Some(0), None), ("b", Some(0), None)], false), [false, false]);
+        assert_eq!(ask(&[("a", Some(0), None), ("b", Some(1), None)], false), [true, true]);
+        assert_eq!(ask(&[("a", Some(0), None), ("b", Some(0), None), ("c", None, Some(0))], false), [true, false]);
+        assert!(Keys::new(&config, false).strangers_use(2), "one that nobody knows");
     }
 
     fn visit(now: u64) -> Visit {

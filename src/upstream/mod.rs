@@ -113,7 +113,8 @@ impl Upstream {
             })
             .collect::<Result<Vec<_>, _>>()?;
         if credentials.is_empty() {
-            credentials.push(Credential { name: None, value: None, seat: 0, max_in_flight: None });
+            let seat = chance::seed(&[&config.name, ""]);
+            credentials.push(Credential { name: None, value: None, seat, max_in_flight: None });
         }
         let home = chance::seed(&[&config.name]);
         Ok(Self { config, uris, home, credentials, pool, health, dice })
