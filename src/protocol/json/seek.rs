@@ -19,6 +19,9 @@ pub trait Seek {
     /// What is to be told of a string that comes next as a value. Asked at its begin and at its end.
     fn wish(&self) -> Wish;
 
+    /// A string begins of which only that was to be told.
+    fn begins(&mut self);
+
     /// A string that was wished for is over; `None` where it is too long for an id, or no text.
     fn text(&mut self, range: Range<u64>, text: Option<&str>) -> Result<(), JsonErrorKind>;
 
@@ -46,6 +49,8 @@ pub trait Seek {
 pub enum Wish {
     /// Nothing.
     Nothing,
+    /// That it begins.
+    Begin,
     /// It as a whole, if it is short.
     Text,
     /// All of it, in pieces.
@@ -64,6 +69,8 @@ impl Seek for () {
     fn wish(&self) -> Wish {
         Wish::Nothing
     }
+
+    fn begins(&mut self) {}
 
     fn text(&mut self, _: Range<u64>, _: Option<&str>) -> Result<(), JsonErrorKind> {
         Ok(())

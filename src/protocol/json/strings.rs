@@ -53,7 +53,10 @@ impl<S: Seek> Scanner<S> {
     pub(super) fn begin_string(&mut self, rest: &[u8], at: u64) -> (State, usize) {
         self.is_key = false;
         let wish = self.seek.wish();
-        if wish == Wish::Nothing && !self.keeps_value() {
+        if wish == Wish::Begin {
+            self.seek.begins();
+        }
+        if matches!(wish, Wish::Nothing | Wish::Begin) && !self.keeps_value() {
             return skipped(rest, quote_or_backslash(rest), State::After);
         }
         self.token_at = at;

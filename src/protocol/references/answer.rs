@@ -191,6 +191,8 @@ impl Collect for Candidates {
         }
     }
 
+    fn has(&mut self, _: Level, _: u16) {}
+
     fn open(&mut self, level: Level, _: u64) {
         if level.place == ANNOTATION && !level.is_array {
             self.before = self.found.len();

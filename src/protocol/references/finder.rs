@@ -28,6 +28,8 @@ pub(in crate::protocol) struct Hit {
     pub(super) rule: usize,
     /// Index of the rule of the name at the top that it is below.
     pub(super) top_rule: Option<usize>,
+    /// How many containers are open around it.
+    pub(super) depth: usize,
     pub(super) range: Range<u64>,
 }
 
@@ -48,6 +50,9 @@ pub(in crate::protocol) trait Collect {
 
     /// The `type` of the object that is `level`.
     fn is_a(&mut self, level: Level, name: &str);
+
+    /// What is called for by [`Take::Presence`] is there in the object that is `level`.
+    fn has(&mut self, level: Level, what: u16);
 
     /// A container that is followed begins.
     fn open(&mut self, level: Level, at: u64);
@@ -188,6 +193,16 @@ impl<C: Collect> Finder<C> {
         }
     }
 
+    /// A string or a container begins.
+    fn presence(&mut self) {
+        if let Some((_, Take::Presence(what))) = self.taken()
+            && let Some(level) = self.level()
+            && !level.is_array
+        {
+            self.collect.has(level, what);
+        }
+    }
+
     fn hit(
         &mut self,
         rule: usize,
@@ -195,7 +210,7 @@ impl<C: Collect> Finder<C> {
         reference: Option<Reference>,
         range: Range<u64>,
     ) -> Result<(), JsonErrorKind> {
-        self.collect.found(Hit { kind, reference, rule, top_rule: self.top_rule, range })
+        self.collect.found(Hit { kind, reference, rule, top_rule: self.top_rule, depth: self.frames.len(), range })
     }
 }
 
@@ -238,9 +253,14 @@ impl<C: Collect> Seek for Finder<C> {
     fn wish(&self) -> Wish {
         match self.taken() {
             None => Wish::Nothing,
+            Some((_, Take::Presence(_))) => Wish::Begin,
             Some((_, Take::Encrypted)) => Wish::Pieces,
             Some(_) => Wish::Text,
         }
+    }
+
+    fn begins(&mut self) {
+        self.presence();
     }
 
     fn text(&mut self, range: Range<u64>, text: Option<&str>) -> Result<(), JsonErrorKind> {
@@ -284,6 +304,7 @@ impl<C: Collect> Seek for Finder<C> {
             self.skipped += 1;
             return Ok(());
         }
+        self.presence();
         let each = self.next();
         if each.into == SKIP {
             self.skipped = 1;

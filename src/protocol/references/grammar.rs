@@ -29,6 +29,8 @@ pub(super) enum Take {
     Encrypted,
     /// `type`: what the object is.
     Type,
+    /// Only that it is there: a string, an object or an array. The number is the caller's own.
+    Presence(u16),
 }
 
 /// What a name means in some places.
@@ -63,6 +65,16 @@ impl Rule {
     /// A reference, or an object that holds it.
     pub(super) const fn id_or_into(within: u16, name: &'static str, kind: Kind, into: Place) -> Self {
         Self { into: Some(into), ..Self::id(within, name, kind) }
+    }
+
+    /// What has to be there, as a string, an object or an array.
+    pub(super) const fn presence(within: u16, name: &'static str, what: u16) -> Self {
+        Self::take(within, name, Take::Presence(what))
+    }
+
+    /// The same, free-form.
+    pub(super) const fn free_presence(within: u16, name: &'static str, what: u16) -> Self {
+        Self { into: Some(SKIP), ..Self::presence(within, name, what) }
     }
 
     /// What only has to be unambiguous.

@@ -28,6 +28,24 @@
 //! checks, `continuation_id`, which is the caller's own; and what the operator set up in an account: `tunnel_id`,
 //! `connector_id`, ids of voices.
 //!
+//! The `id` of an item of `input` or `items` has to be looked up only where the item is not whole. Codex gives ids of its own
+//! to what it sends, which no provider ever saw, and SDKs send back what they were given (docs/wire.md, section 4); where
+//! an item brings all that it is, nobody reads anything of anybody by its id. Whole are these, and no others:
+//!
+//! | `type` | with |
+//! | --- | --- |
+//! | `message`, or none | `role` and `content`: without them it refers to an item |
+//! | `function_call` | `name` and `arguments` |
+//! | `custom_tool_call` | `name` and `input` |
+//! | `function_call_output`, `custom_tool_call_output`, `local_shell_call_output`, `shell_call_output`, `apply_patch_call_output` | `output` |
+//! | `local_shell_call`, `shell_call` | `action` |
+//! | `apply_patch_call` | `operation` |
+//! | `reasoning`, `compaction`, `compaction_summary` | `encrypted_content` of their own |
+//!
+//! What they have to bring is a string, an object or an array, once and in these letters. Not whole is what a provider looks up
+//! (`item_reference`, reasoning that is not encrypted), what refers to something that ran there (images, searches, the code
+//! interpreter, computers, MCP), and every type that is not known here.
+//!
 //! What two parsers might read in two ways is refused: a name of the table, or one on the way to it, that stands twice in its
 //! object, or in other letters than these, also by escapes; and a key beside it that is no text.
 
@@ -68,6 +86,39 @@ const AUDIO: Place = 8;
 const ANNOTATIONS: Place = 9;
 
 const ITEMS: u16 = at(ITEM) | at(INPUT);
+
+// What an item may bring.
+const ROLE: u16 = 1;
+const CONTENT: u16 = 1 << 1;
+const CALLED: u16 = 1 << 2;
+const ARGUMENTS: u16 = 1 << 3;
+const TOOL_INPUT: u16 = 1 << 4;
+const OUTPUT: u16 = 1 << 5;
+const ACTION: u16 = 1 << 6;
+const OPERATION: u16 = 1 << 7;
+const ENCRYPTED: u16 = 1 << 8;
+
+/// What an item without a type has to bring to be whole.
+const MESSAGE_NEEDS: u16 = ROLE | CONTENT;
+
+/// Types of items that may be whole, and what each has to bring for it.
+const MAY_BE_WHOLE: [(&str, u16); 14] = [
+    ("message", MESSAGE_NEEDS),
+    ("function_call", CALLED | ARGUMENTS),
+    ("custom_tool_call", CALLED | TOOL_INPUT),
+    ("function_call_output", OUTPUT),
+    ("custom_tool_call_output", OUTPUT),
+    ("local_shell_call_output", OUTPUT),
+    ("shell_call_output", OUTPUT),
+    ("apply_patch_call_output", OUTPUT),
+    ("local_shell_call", ACTION),
+    ("shell_call", ACTION),
+    ("apply_patch_call", OPERATION),
+    ("reasoning", ENCRYPTED),
+    ("compaction", ENCRYPTED),
+    ("compaction_summary", ENCRYPTED),
+];
+
 const ANYWHERE: u16 = at(TOP) | at(ANY) | ITEMS | at(CONVERSATION) | at(PROMPT) | at(MESSAGE) | at(AUDIO);
 
 static GRAMMAR: Grammar = Grammar::new(
@@ -79,6 +130,14 @@ static GRAMMAR: Grammar = Grammar::new(
         Rule::into(at(TOP), "items", ITEM),
         Rule::id(ITEMS, "id", Kind::Item),
         Rule::take(ITEMS, "type", Take::Type),
+        Rule::presence(ITEMS, "role", ROLE),
+        Rule::presence(ITEMS, "content", CONTENT),
+        Rule::presence(ITEMS, "name", CALLED),
+        Rule::free_presence(ITEMS, "arguments", ARGUMENTS),
+        Rule::presence(ITEMS, "input", TOOL_INPUT),
+        Rule::presence(ITEMS, "output", OUTPUT),
+        Rule::presence(ITEMS, "action", ACTION),
+        Rule::presence(ITEMS, "operation", OPERATION),
         Rule::into(at(TOP), "prompt", PROMPT),
         Rule::id(at(PROMPT), "id", Kind::Prompt),
         Rule::into(at(PROMPT), "variables", VARIABLES),
@@ -103,7 +162,7 @@ static GRAMMAR: Grammar = Grammar::new(
         Rule::free(ANYWHERE, "json_schema"),
         Rule::free(ANYWHERE, "input_schema"),
         Rule::free(ANYWHERE, "output_schema"),
-        Rule::free(ANYWHERE, "arguments"),
+        Rule::free(ANYWHERE & !ITEMS, "arguments"),
         Rule::free(ANYWHERE, "headers"),
         Rule::free(ANYWHERE, "env"),
         Rule::free(ANYWHERE, "attributes"),
@@ -128,6 +187,8 @@ pub struct Used {
     pub name: &'static str,
     /// Where its string stands in the body, quotes included.
     pub range: Range<u64>,
+    /// It is the id of an item that is whole: nobody has to look it up.
+    pub whole: bool,
 }
 
 /// What was read out of a request's body.
@@ -224,15 +285,41 @@ struct Requested {
     references: Vec<Used>,
     other_encrypted: bool,
     cuts: Cuts,
-    /// The item of `input` that is open.
+    /// The item of `input` or `items` that is open; there is none in another one.
     item: Option<Item>,
 }
 
 #[derive(Debug)]
 struct Item {
     begin: u64,
+    depth: usize,
+    /// Its id, by its place among the references.
+    id: Id,
+    /// What it has to bring to be whole; none = it is not.
+    needs: Option<u16>,
+    brings: u16,
     is_reasoning: bool,
     is_encrypted: bool,
+}
+
+#[derive(Debug)]
+enum Id {
+    None,
+    One(usize),
+    /// An item that has several is nothing that is known.
+    Several,
+}
+
+impl Id {
+    fn add(&mut self, place: usize) {
+        *self = if matches!(self, Self::None) { Self::One(place) } else { Self::Several };
+    }
+}
+
+impl Item {
+    fn is_whole(&self) -> bool {
+        self.needs.is_some_and(|needs| self.brings & needs == needs)
+    }
 }
 
 /// Where `input` itself is, and what is an item of it.
@@ -242,8 +329,16 @@ fn is_input(level: Level) -> bool {
     level.place == INPUT && level.is_array && level.depth == INPUT_DEPTH
 }
 
-fn is_item(level: Level) -> bool {
-    level.place == INPUT && !level.is_array && level.depth == INPUT_DEPTH + 1
+/// Whether it is one that can be cut out.
+fn is_element(level: Level) -> bool {
+    level.place == INPUT && level.depth == INPUT_DEPTH + 1
+}
+
+impl Requested {
+    /// The item whose own object this is.
+    fn item(&mut self, level: Level) -> Option<&mut Item> {
+        self.item.as_mut().filter(|item| item.depth == level.depth && !level.is_array)
+    }
 }
 
 impl Collect for Requested {
@@ -251,37 +346,57 @@ impl Collect for Requested {
         if self.references.len() == MOST {
             return Err(JsonErrorKind::TooManyReferences);
         }
-        if hit.kind == Kind::Encrypted {
-            match &mut self.item {
-                Some(item) => item.is_encrypted = true,
-                None => self.other_encrypted = true,
+        let Hit { kind, reference, range, rule, depth, .. } = hit;
+        let name = GRAMMAR.rules[rule].name;
+        match &mut self.item {
+            Some(item) if kind == Kind::Encrypted => {
+                item.is_encrypted = true;
+                if depth == item.depth && reference.is_some() {
+                    item.brings |= ENCRYPTED;
+                }
             }
+            Some(item) if name == "id" => item.id.add(self.references.len()),
+            None if kind == Kind::Encrypted => self.other_encrypted = true,
+            _ => {}
         }
-        let Hit { kind, reference, range, rule, .. } = hit;
-        self.references.push(Used { kind, reference, name: GRAMMAR.rules[rule].name, range });
+        self.references.push(Used { kind, reference, name, range, whole: false });
         Ok(())
     }
 
     fn is_a(&mut self, level: Level, name: &str) {
-        if is_item(level)
-            && let Some(item) = &mut self.item
-        {
+        if let Some(item) = self.item(level) {
             item.is_reasoning = name == "reasoning";
+            item.needs = MAY_BE_WHOLE.iter().find(|(known, _)| *known == name).map(|(_, needs)| *needs);
+        }
+    }
+
+    fn has(&mut self, level: Level, what: u16) {
+        if let Some(item) = self.item(level) {
+            item.brings |= what;
         }
     }
 
     fn open(&mut self, level: Level, at: u64) {
-        if is_item(level) {
-            self.item = Some(Item { begin: at, is_reasoning: false, is_encrypted: false });
+        if matches!(level.place, ITEM | INPUT) && !level.is_array {
+            let (depth, needs) = (level.depth, Some(MESSAGE_NEEDS));
+            let (is_reasoning, is_encrypted) = (false, false);
+            self.item = Some(Item { begin: at, depth, id: Id::None, needs, brings: 0, is_reasoning, is_encrypted });
         }
     }
 
     fn close(&mut self, level: Level, end: u64) {
-        if is_item(level)
-            && let Some(item) = self.item.take()
-            && item.is_encrypted
+        if self.item(level).is_none() {
+            return;
+        }
+        let Some(item) = self.item.take() else { return };
+        if item.is_whole()
+            && let Id::One(id) = item.id
+            && let Some(used) = self.references.get_mut(id)
         {
-            if item.is_reasoning {
+            used.whole = true;
+        }
+        if item.is_encrypted {
+            if item.is_reasoning && is_element(level) {
                 self.cuts.cut(item.begin..end);
             } else {
                 self.other_encrypted = true;

@@ -138,6 +138,85 @@ fn finds_references_in_their_places() {
     }
 }
 
+/// The items that are whole, and what has to be looked up for all that they look alike.
+#[test]
+fn tells_items_that_are_whole() {
+    let whole = |item: &str| {
+        let around =
+            [format!(r#"{{"input":[{item}]}}"#), format!(r#"{{"items":[{item}]}}"#), format!(r#"{{"input":{item}}}"#)];
+        around.map(|text| {
+            let used = scan(&text).unwrap().references;
+            let first = used.iter().find(|used| used.name == "id").unwrap().whole;
+            assert!(used.iter().all(|used| used.whole == (first && used.name == "id")), "{text}");
+            for split in [1, 3] {
+                assert_eq!(scan_pieces(text.as_bytes().chunks(split)).unwrap().references, used, "{text}");
+            }
+            first
+        })
+    };
+    for item in [
+        r#"{"id":"msg_1","role":"user","content":"x"}"#,
+        r#"{"id":"msg_1","type":null,"role":"user","content":[]}"#,
+        r#"{"type":"message","id":"msg_1","role":"assistant","status":"completed","content":[{"type":"output_text","text":"x"}]}"#,
+        r#"{"content":"x","role":"user","\u0074ype":"mess\u0061ge","id":"msg_1"}"#,
+        r#"{"type":"function_call","id":"fc_1","call_id":"c","name":"f","arguments":"{}"}"#,
+        r#"{"type":"function_call_output","id":"fco_1","call_id":"c","output":"x"}"#,
+        r#"{"type":"function_call_output","id":"fco_1","call_id":"c","output":[{"type":"input_text","text":"x"}]}"#,
+        r#"{"type":"custom_tool_call","id":"ctc_1","call_id":"c","name":"f","input":"x"}"#,
+        r#"{"type":"custom_tool_call_output","id":"ctco_1","call_id":"c","output":"x"}"#,
+        r#"{"type":"local_shell_call","id":"lsh_1","call_id":"c","action":{"type":"exec"}}"#,
+        r#"{"type":"local_shell_call_output","id":"lsho_1","output":"x"}"#,
+        r#"{"type":"shell_call","id":"sh_1","call_id":"c","action":{}}"#,
+        r#"{"type":"shell_call_output","id":"sho_1","call_id":"c","output":[]}"#,
+        r#"{"type":"apply_patch_call","id":"apc_1","call_id":"c","operation":{}}"#,
+        r#"{"type":"apply_patch_call_output","id":"apco_1","call_id":"c","output":""}"#,
+        r#"{"type":"reasoning","id":"rs_1","summary":[],"encrypted_content":"gA"}"#,
+        r#"{"encrypted_content":"gA","id":"cmp_1","type":"compaction"}"#,
+        r#"{"encrypted_content":"gA","id":"cmp_1","type":"compaction_summary"}"#,
+    ] {
+        assert_eq!(whole(item), [true; 3], "{item}");
+    }
+    for item in [
+        r#"{"id":"msg_1"}"#,
+        r#"{"id":"msg_1","type":null}"#,
+        r#"{"id":"msg_1","content":"x"}"#,
+        r#"{"id":"msg_1","role":"user","content":null}"#,
+        r#"{"id":"msg_1","role":1,"content":"x"}"#,
+        r#"{"type":"message","id":"msg_1","role":"user"}"#,
+        r#"{"type":"message","id":"msg_1","a":{"role":"user","content":"x"}}"#,
+        r#"{"type":"message","id":["msg_1","msg_2"],"role":"user","content":"x"}"#,
+        r#"{"type":"item_reference","id":"msg_1","role":"user","content":"x"}"#,
+        r#"{"type":"Message","id":"msg_1","role":"user","content":"x"}"#,
+        r#"{"type":"","id":"msg_1","role":"user","content":"x"}"#,
+        r#"{"type":"reasoning","id":"rs_1","summary":[],"content":[{"type":"reasoning_text","text":"x"}]}"#,
+        r#"{"type":"reasoning","id":"rs_1","summary":[],"encrypted_content":""}"#,
+        r#"{"type":"reasoning","id":"rs_1","summary":[],"encrypted_content":null}"#,
+        r#"{"type":"reasoning","id":"rs_1","content":[{"encrypted_content":"gA"}]}"#,
+        r#"{"type":"reasoning","id":"rs_1","encrypted_content":["gA"]}"#,
+        r#"{"type":"reasoning","id":"rs_1","encrypted_content":"\ud800"}"#,
+        r#"{"type":"function_call","id":"fc_1","name":"f"}"#,
+        r#"{"type":"function_call_output","id":"fc_1","content":"x"}"#,
+        r#"{"type":"image_generation_call","id":"ig_1","result":"x"}"#,
+        r#"{"type":"code_interpreter_call","id":"ci_1","code":"x","outputs":[]}"#,
+        r#"{"type":"web_search_call","id":"ws_1","action":{}}"#,
+        r#"{"type":"file_search_call","id":"fs_1","queries":[]}"#,
+        r#"{"type":"computer_call","id":"cu_1","action":{}}"#,
+        r#"{"type":"computer_call_output","id":"cuo_1","output":{}}"#,
+        r#"{"type":"mcp_call","id":"mcp_1","name":"x","arguments":"{}","output":"x"}"#,
+        r#"{"type":"mcp_list_tools","id":"mcpl_1","tools":[]}"#,
+        r#"{"type":"who_knows","id":"x_1","role":"user","content":"x","name":"f","arguments":"{}","output":"x"}"#,
+    ] {
+        assert_eq!(whole(item), [false; 3], "{item}");
+    }
+    for text in [
+        r#"{"input":[{"id":"msg_1","role":"user","content":"x","content":null}]}"#,
+        r#"{"input":[{"id":"msg_1","role":"user","content":"x","Content":null}]}"#,
+        r#"{"items":[{"type":"function_call_output","id":"fco_1","output":"x","output":null}]}"#,
+    ] {
+        assert!(matches!(refused(text), JsonErrorKind::Repeated { .. } | JsonErrorKind::LetterCase { .. }), "{text}");
+    }
+}
+
 #[test]
 fn leaves_out_what_is_no_reference() {
     for text in [
@@ -418,7 +497,8 @@ proptest! {
         }
         match (ours, oracle::references(&body)) {
             (Ok(ours), Some(mut expected)) => {
-                let mut found: Vec<_> = hashes(&ours.references).into_iter().map(|(kind, hash)| (kind as u8, hash.unwrap())).collect();
+                let found = ours.references.iter().map(|used| (used.kind as u8, used.reference.unwrap(), used.whole));
+                let mut found: Vec<oracle::Found> = found.collect();
                 found.sort_unstable();
                 expected.sort_unstable();
                 prop_assert_eq!(found, expected, "{}", text);
