@@ -22,7 +22,7 @@ pub use reloads::{Reload, Reloads};
 pub use standings::{Standings, UpstreamHealth};
 
 use crate::domain::{
-    affinity as memory,
+    affinity::{self as memory, Placed},
     budget::Budget,
     key,
     ledger::Condition,
@@ -64,6 +64,12 @@ pub struct LimitLabels {
     of: &'static str,
 }
 
+/// `result`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct PlacedLabels {
+    result: &'static str,
+}
+
 /// `upstream`, `result`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct AttemptLabels {
@@ -95,6 +101,8 @@ pub struct Metrics {
     retries_denied: Family<UpstreamLabels, Counter>,
     /// Tries at an upstream after another one had failed the same request.
     failovers: Family<UpstreamLabels, Counter>,
+    /// Requests that refer to state, by what came of them.
+    placed: Family<PlacedLabels, Counter>,
     /// How upstreams and their credentials stand.
     pub standings: Standings,
     /// Requests under way.
@@ -143,6 +151,7 @@ impl Default for Metrics {
         let retries = Family::<UpstreamLabels, Counter>::default();
         let retries_denied = Family::<UpstreamLabels, Counter>::default();
         let failovers = Family::<UpstreamLabels, Counter>::default();
+        let placed = Family::<PlacedLabels, Counter>::default();
         let in_flight = Gauge::default();
         let body_memory = Gauge::default();
         registry.register("requests", "Requests that are over, by upstream and end", requests.clone());
@@ -167,6 +176,7 @@ impl Default for Metrics {
             retries_denied.clone(),
         );
         registry.register("failovers", "Tries at an upstream after another one had failed", failovers.clone());
+        registry.register("affinity_requests", "Requests that refer to state, by what came of them", placed.clone());
         let standings = Standings::new(&mut registry);
         registry.register("requests_in_flight", "Requests under way", in_flight.clone());
         registry.register("body_memory_bytes", "Bytes held for the bodies of requests", body_memory.clone());
@@ -188,6 +198,7 @@ impl Default for Metrics {
             retries,
             retries_denied,
             failovers,
+            placed,
             standings,
             in_flight,
             body_memory,
@@ -214,6 +225,10 @@ impl Metrics {
             in_flight: self.in_flight.clone(),
             problems: self.problems.clone(),
             limited: self.limited.clone(),
+            placed: Placed::ALL.map(|placed| {
+                let labels = PlacedLabels { result: placed.name() };
+                (placed, self.placed.get_or_create(&labels).clone())
+            }),
             upstreams: upstreams.map(|upstream| self.upstream(upstream)).collect(),
             none: self.upstream(""),
         }
@@ -267,6 +282,7 @@ pub struct WorkerMetrics {
     in_flight: Gauge,
     problems: Family<ProblemLabels, Counter>,
     limited: Family<LimitLabels, Counter>,
+    placed: [(Placed, Counter); Placed::ALL.len()],
     upstreams: Vec<UpstreamMetrics>,
     /// Of requests for which none was tried.
     none: UpstreamMetrics,
@@ -338,6 +354,13 @@ impl WorkerMetrics {
     /// Counts a request that a limit refused.
     pub fn limited(&self, limit: &'static str, of: &'static str) {
         self.limited.get_or_create(&LimitLabels { limit, of }).inc();
+    }
+
+    /// Counts a request that refers to state.
+    pub fn placed(&self, placed: Placed) {
+        if let Some((_, count)) = self.placed.iter().find(|(known, _)| *known == placed) {
+            count.inc();
+        }
     }
 
     /// Counts a further attempt for a request.

@@ -4,6 +4,7 @@
 //! survives a restart and other replicas can know it. What memory does not hold is asked of the store, for at most
 //! [`WAIT`]: a store that is slow or away is not asked again before it answered by itself in time.
 
+mod decide;
 mod keeping;
 mod memory;
 
@@ -32,6 +33,7 @@ use crate::{
 
 use self::memory::{Learned, Memory};
 
+pub use decide::{Decision, Named, Role, decide};
 pub use keeping::Keeping;
 
 /// The longest that a request waits for the store. The promise is 50 ms: the rest is for timers and for a machine that is busy.

@@ -30,6 +30,55 @@ impl Found {
     }
 }
 
+/// What came of a request that refers to state. The names are fixed: metric label `result`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Placed {
+    /// It went to the account that holds the state.
+    Pinned,
+    /// Nothing that it names is known to be anywhere: it went where it would go without.
+    Free,
+    /// It names what does not exist for its key.
+    Refused,
+    /// Whether that exists cannot be known now.
+    CannotTell,
+    /// It names what is in different accounts.
+    Conflict,
+    /// The account is not there any more.
+    Lost,
+    /// The account is left alone now.
+    Unavailable,
+    /// The account cannot be asked: it went elsewhere, without its encrypted reasoning.
+    Stripped,
+}
+
+impl Placed {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::Pinned,
+        Self::Free,
+        Self::Refused,
+        Self::CannotTell,
+        Self::Conflict,
+        Self::Lost,
+        Self::Unavailable,
+        Self::Stripped,
+    ];
+
+    /// Its fixed name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Pinned => "pinned",
+            Self::Free => "free",
+            Self::Refused => "refused",
+            Self::CannotTell => "cannot_tell",
+            Self::Conflict => "conflict",
+            Self::Lost => "lost",
+            Self::Unavailable => "unavailable",
+            Self::Stripped => "stripped",
+        }
+    }
+}
+
 /// All that is known of it.
 #[derive(Debug, Default)]
 pub struct Condition {

@@ -2,6 +2,8 @@
 
 use http::Method;
 
+use super::origin::Kind;
+
 /// A part of the API. Upstreams say which of them they have (`surface`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Surface {
@@ -277,6 +279,12 @@ impl<'a> Resource<'a> {
         self.ids.into_iter().filter(|id| !id.is_empty())
     }
 
+    /// What the ids name, in the order of the path.
+    pub fn names(&self) -> impl Iterator<Item = (Kind, &'a str)> {
+        let first = if self.endpoint.surface() == Surface::Responses { Kind::Response } else { Kind::Conversation };
+        [first, Kind::Item].into_iter().zip(self.ids())
+    }
+
     /// Adds its path at the end of `into`: made of the table and the ids, never the client's own.
     pub fn write(&self, into: &mut String) {
         let mut ids = self.ids();
@@ -333,6 +341,10 @@ mod tests {
                     resource.write(&mut up);
                     assert_eq!(up, format!("/base{path}"));
                     let ids: Vec<_> = resource.ids().collect();
+                    let kinds: Vec<_> = resource.names().map(|(kind, _)| kind.name()).collect();
+                    let parts: Vec<_> = path.split('/').collect();
+                    let wanted = [1, 3].map(|part| parts.get(part).map(|part| part.trim_end_matches('s')));
+                    assert!(kinds.iter().map(|kind| Some(*kind)).eq(wanted.into_iter().take(kinds.len())), "{path}");
                     assert_eq!(ids, &[id, "msg_2"][..endpoint.path().matches('{').count()]);
                 }
             }

@@ -28,6 +28,23 @@ pub enum Kind {
     Skill = 9,
 }
 
+impl Kind {
+    /// Its fixed name: log field `pinned`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Response => "response",
+            Self::Conversation => "conversation",
+            Self::Item => "item",
+            Self::File => "file",
+            Self::VectorStore => "vector_store",
+            Self::Container => "container",
+            Self::Prompt => "prompt",
+            Self::Encrypted => "encrypted",
+            Self::Skill => "skill",
+        }
+    }
+}
+
 /// A reference as it is remembered: the first 128 bits of SHA-256 over its kind and its text, so that a megabyte of
 /// `encrypted_content` costs no more than an id.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -7,6 +7,7 @@ use http::StatusCode;
 use super::{
     endpoint::Endpoint,
     id::RequestId,
+    origin::Kind,
     price::Price,
     problem::Problem,
     usage::{Estimate, Usage},
@@ -120,6 +121,10 @@ pub struct Outcome {
     pub price: Option<Price>,
     /// The model as asked, once it was known to be configured.
     pub model: Option<Arc<str>>,
+    /// What bound it to the account that holds its state, if anything did.
+    pub pinned: Option<Kind>,
+    /// It went without its encrypted reasoning, as its account could not be asked.
+    pub stripped: bool,
     /// The model as sent up.
     pub upstream_model: Option<Arc<str>>,
     /// Tries in order.
@@ -162,6 +167,8 @@ impl Outcome {
             estimate: None,
             price: None,
             model: None,
+            pinned: None,
+            stripped: false,
             upstream_model: None,
             attempts: Vec::new(),
             upstream_request_id: None,

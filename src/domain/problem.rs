@@ -16,6 +16,16 @@ pub enum Problem {
     ModelNotFound,
     /// No response, conversation or item has this id, or this key may not use it: the two look the same.
     UnknownId,
+    /// `previous_response_id` names nothing, or nothing that this key may use: the two look the same.
+    PreviousResponseNotFound,
+    /// The request refers to state that lives in different accounts.
+    ConflictingState,
+    /// It lives in an account that is not there any more.
+    StateLost,
+    /// It lives in an account that is left alone now.
+    StateUnavailable,
+    /// Where it lives cannot be known now.
+    AffinityUnavailable,
     /// The endpoint exists, and nobody who could be asked has it.
     UnsupportedEndpoint,
     /// No `model` in the body and no default to send it to.
@@ -24,6 +34,10 @@ pub enum Problem {
     InvalidModel,
     /// The body is not one JSON object.
     InvalidJson,
+    /// The body refers to more stored objects than are looked up for one request.
+    TooManyReferences,
+    /// The body is nested too deeply where it may refer to stored objects.
+    NestedTooDeeply,
     /// A field that we act on stands twice, or in another letter case.
     RepeatedField,
     /// The body is over `max_body_mib`.
@@ -76,17 +90,24 @@ pub enum Problem {
 
 impl Problem {
     /// All of them.
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 41] = [
         Self::InvalidApiKey,
         Self::UnknownUrl,
         Self::MethodNotAllowed,
         Self::WebsocketUnsupported,
         Self::ModelNotFound,
         Self::UnknownId,
+        Self::PreviousResponseNotFound,
+        Self::ConflictingState,
+        Self::StateLost,
+        Self::StateUnavailable,
+        Self::AffinityUnavailable,
         Self::UnsupportedEndpoint,
         Self::ModelRequired,
         Self::InvalidModel,
         Self::InvalidJson,
+        Self::TooManyReferences,
+        Self::NestedTooDeeply,
         Self::RepeatedField,
         Self::RequestTooLarge,
         Self::UpstreamLimit,
@@ -122,10 +143,17 @@ impl Problem {
             Self::WebsocketUnsupported => "websocket_unsupported",
             Self::ModelNotFound => "model_not_found",
             Self::UnknownId => "unknown_id",
+            Self::PreviousResponseNotFound => "previous_response_not_found",
+            Self::ConflictingState => "conflicting_state",
+            Self::StateLost => "state_lost",
+            Self::StateUnavailable => "state_unavailable",
+            Self::AffinityUnavailable => "affinity_unavailable",
             Self::UnsupportedEndpoint => "unsupported_endpoint",
             Self::ModelRequired => "missing_required_parameter",
             Self::InvalidModel => "invalid_model",
             Self::InvalidJson => "invalid_json",
+            Self::TooManyReferences => "too_many_references",
+            Self::NestedTooDeeply => "nested_too_deeply",
             Self::RepeatedField => "repeated_field",
             Self::RequestTooLarge => "request_too_large",
             Self::UpstreamLimit => "upstream_request_too_large",

@@ -6,6 +6,7 @@ use crate::domain::{
     endpoint::Endpoint,
     ledger::{self, State},
     money::Money,
+    origin::Kind,
     outcome::{AttemptResult, End, Outcome},
     problem::Problem,
 };
@@ -24,6 +25,8 @@ pub(super) fn line(outcome: &Outcome) {
                 key = outcome.key.as_deref(),
                 model = outcome.model.as_deref(),
                 upstream_model = outcome.upstream_model.as_deref(),
+                pinned = outcome.pinned.map(Kind::name),
+                stripped = outcome.stripped.then_some(true),
                 attempts = $attempts,
                 response_id = outcome.response_id.as_deref(),
                 upstream_request_id = outcome.upstream_request_id.as_deref(),

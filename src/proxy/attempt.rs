@@ -57,6 +57,8 @@ pub(super) struct Call<'a> {
     pub(super) query: Option<&'a str>,
     pub(super) headers: &'a HeaderMap,
     pub(super) body: &'a Rope,
+    /// What of it stays here: sorted, and nowhere where the model stands.
+    pub(super) cuts: &'a [Edit],
     /// The model that the body names.
     pub(super) model: Option<&'a Model>,
     /// Where the call may outlive its client.
@@ -66,12 +68,20 @@ pub(super) struct Call<'a> {
 impl Call<'_> {
     /// The body that asks for `model`; as it came where it does so already.
     fn body(&self, model: Option<&str>) -> RopeBody {
-        let body = match (self.model, model) {
+        let renamed = match (self.model, model) {
             (Some(asked), Some(model)) if *asked.name != *model => {
-                let edit = Edit { range: asked.range.clone(), with: json_string(model) };
-                self.body.edited(&[edit]).body()
+                Some(Edit { range: asked.range.clone(), with: json_string(model) })
             }
-            _ => self.body.body(),
+            _ => None,
+        };
+        let body = match (renamed, self.cuts) {
+            (None, []) => self.body.body(),
+            (Some(edit), []) => self.body.edited(&[edit]).body(),
+            (renamed, cuts) => {
+                let mut edits: Vec<Edit> = cuts.iter().cloned().chain(renamed).collect();
+                edits.sort_by_key(|edit| edit.range.start);
+                self.body.edited(&edits).body()
+            }
         };
         match self.presence {
             None => body,

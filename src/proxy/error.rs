@@ -1,5 +1,8 @@
 //! The only place that words an error of ours and turns it into a response, in OpenAI's shape (docs/wire.md, section 3).
 
+mod body;
+mod state;
+
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use bytes::Bytes;
@@ -20,7 +23,6 @@ use crate::{
     auth::{Caller, Stranger},
     domain::{endpoint::Endpoint, id::RequestId, outcome::End, problem::Problem},
     limits::{Kind, Limited, Quotas},
-    protocol::json::{JsonError, JsonErrorKind},
 };
 
 /// Our id of the request, on every response.
@@ -40,15 +42,17 @@ pub struct Refusal {
     message: Cow<'static, str>,
     param: Option<&'static str>,
     allow: Option<Cow<'static, str>>,
-    /// Of a limit: when to come back, and how the limits stand.
-    limited: Option<Box<(Option<Duration>, Quotas)>>,
+    /// When to come back.
+    after: Option<Duration>,
+    /// Of a limit: how the limits stand.
+    quotas: Option<Box<Quotas>>,
     /// The rest of the request's body is not read: the connection cannot be used again.
     close: bool,
 }
 
 impl Refusal {
     fn new(problem: Problem, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { problem, message: message.into(), param: None, allow: None, limited: None, close: false }
+        Self { problem, message: message.into(), param: None, allow: None, after: None, quotas: None, close: false }
     }
 
     fn about(mut self, param: &'static str) -> Self {
@@ -120,11 +124,6 @@ impl Refusal {
         .about("model")
     }
 
-    /// The same for an id that never was, one that is none, and one of somebody else: it is not repeated.
-    pub(super) fn unknown_id() -> Self {
-        Self::new(Problem::UnknownId, "There is nothing with this id, or this key may not use it.")
-    }
-
     /// Nobody who could be asked has the endpoint.
     pub(super) fn not_served(endpoint: Endpoint) -> Self {
         Self::unsupported(endpoint, "No provider that could be asked serves")
@@ -157,82 +156,6 @@ impl Refusal {
 
     pub(super) fn invalid_model(why: &'static str) -> Self {
         Self::new(Problem::InvalidModel, format!("`model` {why}")).about("model")
-    }
-
-    pub(super) fn json(error: &JsonError) -> Self {
-        match error.kind {
-            JsonErrorKind::Repeated { name } => {
-                Self::new(Problem::RepeatedField, format!("The body holds `{name}` more than once.")).about(name)
-            }
-            JsonErrorKind::LetterCase { name } => {
-                let message = format!(
-                    "The body holds `{name}` in another letter case. Some providers would read it as `{name}`."
-                );
-                Self::new(Problem::RepeatedField, message).about(name)
-            }
-            _ => Self::new(
-                Problem::InvalidJson,
-                format!("We could not parse the JSON body of your request: {error}. The body must be one JSON object."),
-            ),
-        }
-    }
-
-    pub(super) fn too_large(limit: u64) -> Self {
-        let mib = limit / (1024 * 1024);
-        Self::new(
-            Problem::RequestTooLarge,
-            format!("The body is larger than this gateway takes ({mib} MiB; `max_body_mib` in its configuration)."),
-        )
-        .closing()
-    }
-
-    pub(super) fn needless_body() -> Self {
-        Self::new(Problem::RequestTooLarge, "This URL takes no body.").closing()
-    }
-
-    pub(super) fn inflates_too_much() -> Self {
-        Self::new(Problem::RequestTooLarge, "The body grows too much when it is decoded.").closing()
-    }
-
-    pub(super) fn upstream_limit(limit: u64) -> Self {
-        let mib = limit / (1024 * 1024);
-        Self::new(
-            Problem::UpstreamLimit,
-            format!("The body is larger than any provider of this model takes ({mib} MiB)."),
-        )
-    }
-
-    pub(super) fn unsupported_encoding() -> Self {
-        Self::new(
-            Problem::UnsupportedEncoding,
-            "The body's Content-Encoding is not known here. Send gzip, deflate, br or zstd, one of them, or none.",
-        )
-        .closing()
-    }
-
-    pub(super) fn invalid_encoding() -> Self {
-        Self::new(Problem::InvalidEncoding, "The body does not decode as its Content-Encoding says.").closing()
-    }
-
-    pub(super) fn request_timeout(why: &'static str) -> Self {
-        Self::new(Problem::RequestTimeout, why).closing()
-    }
-
-    pub(super) fn request_aborted() -> Self {
-        Self::new(Problem::RequestAborted, "The body ended before it was whole.").closing()
-    }
-
-    /// No memory for one more body. Nothing waits for it: what waits holds memory too.
-    pub(super) fn overloaded() -> Self {
-        Self::new(
-            Problem::GatewayOverloaded,
-            "This gateway holds as many request bodies as it may now (`max_body_memory_mib` in its configuration). \
-             Try again in a moment.",
-        )
-    }
-
-    pub(super) fn invalid_framing() -> Self {
-        Self::new(Problem::InvalidFraming, "The chunks of the body are malformed.").closing()
     }
 
     pub(super) fn upstream(problem: Problem) -> Self {
@@ -282,7 +205,8 @@ impl Refusal {
         let mut refusal = Self::new(problem, message);
         // A budget does not come back while an SDK waits.
         let comes_back = !matches!(kind, Kind::Budget(..));
-        refusal.limited = Some(Box::new((comes_back.then_some(*after), *quotas)));
+        refusal.after = comes_back.then_some(*after);
+        refusal.quotas = Some(Box::new(*quotas));
         refusal
     }
 
@@ -335,7 +259,8 @@ impl Refusal {
             | Problem::GatewayOverloaded
             | Problem::LedgerUnavailable
             | Problem::LimitsUnavailable
-            | Problem::KeysUnavailable => {
+            | Problem::KeysUnavailable
+            | Problem::AffinityUnavailable => {
                 headers.insert(RETRY_AFTER, HeaderValue::from_static(RETRY_SOON));
             }
             // RFC 9110 wants a 426 to name a protocol: the one to use in place of WebSocket.
@@ -344,11 +269,11 @@ impl Refusal {
             }
             _ => {}
         }
-        if let Some((after, quotas)) = self.limited.as_deref() {
-            if let Some(after) = after {
-                // Whole seconds, one at least: Codex gives up a turn on a 429 without it.
-                headers.insert(RETRY_AFTER, HeaderValue::from(after.as_millis().div_ceil(1000).clamp(1, 3600) as u64));
-            }
+        if let Some(after) = self.after {
+            // Whole seconds, one at least: Codex gives up a turn on a 429 without it.
+            headers.insert(RETRY_AFTER, HeaderValue::from(after.as_millis().div_ceil(1000).clamp(1, 3600) as u64));
+        }
+        if let Some(quotas) = self.quotas.as_deref() {
             quota::write(headers, quotas);
         }
         if let Some(allow) = self.allow.and_then(|allow| HeaderValue::try_from(&*allow).ok()) {

@@ -13,7 +13,7 @@ use super::{
     closing::Closing,
     error::Refusal,
     failover::Failover,
-    home::home_of,
+    place::{Place, able, place},
     quota,
     read_on::{Asking, Presence, ReadOn},
     receive::{self, Received},
@@ -23,7 +23,7 @@ use crate::{
     auth::Caller,
     domain::{
         chance,
-        endpoint::{Carries, Endpoint, Resource, Surface},
+        endpoint::{Endpoint, Surface},
         money::Currency,
         usage::Estimate,
     },
@@ -72,11 +72,11 @@ where
 }
 
 /// A request that may come in, whole.
-struct Admitted {
-    caller: Arc<Caller>,
+pub(super) struct Admitted {
+    pub(super) caller: Arc<Caller>,
     endpoint: Endpoint,
     head: Parts,
-    received: Received,
+    pub(super) received: Received,
 }
 
 /// Everything up to the end of the request.
@@ -155,8 +155,8 @@ async fn obtain(
     let Closing { settlement, permit: Some(permit) } = closing else { return Err(Refusal::internal()) };
     let resource = endpoint.resource(head.uri.path()).ok_or_else(Refusal::unknown_id)?;
 
-    // Resolve: where the model leads, or where what it is about lives, and who of those is asked in which order.
-    let route = resolve(tables, caller, &resource, received)?;
+    // Resolve: where the state lives that it refers to, or else where its model leads.
+    let Place { route, account, cuts } = place(proxy, tables, settlement, admitted, &resource).await?;
     let outcome = settlement.outcome();
     // Only now, as the log may show the names of models that were found to lead somewhere, and no others.
     outcome.model = received.model.as_ref().map(|model| Arc::from(&*model.name));
@@ -175,7 +175,9 @@ async fn obtain(
         permit.reserve(estimate, &costs, began).await.map_err(|refused| refuse(tables, refused))?;
     }
 
-    let candidates = candidates(tables, caller, &route, endpoint.surface(), received.rope.len());
+    // Who of those is asked, in which order: of an account that holds its state nobody else.
+    let mut candidates = candidates(tables, caller, &route, endpoint.surface(), received.rope.len());
+    candidates.retain(|candidate| account.is_none_or(|account| candidate.seat == account));
     let preference = preference(caller, received, &head.headers);
     let turn = proxy.turn.fetch_add(1, Ordering::Relaxed);
     let mut choice = routing::choose(&route, candidates, preference, turn, &proxy.dice);
@@ -187,53 +189,8 @@ async fn obtain(
 
     // Attempt, until one answers.
     let (model, body) = (received.model.as_ref(), &received.rope);
-    let call = Call { resource, query: head.uri.query(), headers: &head.headers, body, model, presence };
+    let call = Call { resource, query: head.uri.query(), headers: &head.headers, body, cuts: &cuts, model, presence };
     Failover::new(proxy, tables, settlement, &route, choice).run(&call).await
-}
-
-/// Where the request leads: home, if its endpoint has no model; else its model's route, or the default upstream for one
-/// without a model, which goes there untouched. Whether somebody there can serve it is part of the answer.
-fn resolve<'a>(
-    tables: &'a Tables,
-    caller: &Caller,
-    resource: &Resource<'_>,
-    received: &Received,
-) -> Result<Route<'a>, Refusal> {
-    let may_use = |route: &Route<'_>| route.targets.iter().any(|target| caller.may_use(target.upstream));
-    let route = match &received.model {
-        _ if resource.endpoint.carries() != Carries::Model => home_of(tables, caller, resource)?,
-        None if caller.is_restricted_in_models() => return Err(Refusal::model_required_of_key()),
-        None => {
-            let default = tables.routes.default_upstream().map(|upstream| Route::to(upstream, None));
-            default.filter(may_use).ok_or_else(Refusal::model_required)?
-        }
-        Some(model) => {
-            let route =
-                Some(&model.name).filter(|name| caller.may_ask(name)).and_then(|name| tables.routes.route(name));
-            route.filter(may_use).ok_or_else(|| Refusal::model_not_found(&model.name))?
-        }
-    };
-    // Who takes a body of any size has no limit to tell of.
-    let limits = able(tables, caller, &route, resource.endpoint)
-        .map(|(_, upstream)| upstream.config.max_body_bytes.unwrap_or(u64::MAX));
-    match limits.max() {
-        None => Err(Refusal::not_served(resource.endpoint)),
-        Some(largest) if received.rope.len() > largest => Err(Refusal::upstream_limit(largest)),
-        Some(_) => Ok(route),
-    }
-}
-
-/// The targets that the caller may use and that have the endpoint.
-fn able<'a>(
-    tables: &'a Tables,
-    caller: &Caller,
-    route: &'a Route<'_>,
-    endpoint: Endpoint,
-) -> impl Iterator<Item = (&'a Target, &'a Upstream)> {
-    route.targets.iter().filter(|target| caller.may_use(target.upstream)).filter_map(move |target| {
-        let upstream = tables.upstreams.get(target.upstream).filter(|upstream| upstream.has(endpoint.surface()))?;
-        Some((target, &**upstream))
-    })
 }
 
 /// What it costs where it is dearest, in each currency. A model without a price costs nothing that anybody knows.

@@ -9,6 +9,7 @@ pub mod forward;
 mod home;
 mod intake;
 mod observer;
+mod place;
 mod quota;
 mod read_on;
 mod receive;
@@ -28,7 +29,7 @@ use crate::{
     affinity::Origins,
     auth::{Caller, Keys, Visit},
     billing::Prices,
-    config::{self, Config, OnClientGone, Retries, Timeouts},
+    config::{self, Config, OnClientGone, Retries, Timeouts, UnknownIds},
     domain::{
         budget::Budget,
         chance::{Chance, Dice, NoChance},
@@ -80,6 +81,7 @@ pub struct Tables {
     timeouts: Timeouts,
     max_body_bytes: u64,
     client_gone_drain: u64,
+    unknown_ids: Option<UnknownIds>,
 }
 
 /// What all workers share, and what lives through reloads.
@@ -190,6 +192,7 @@ impl Tables {
             timeouts: config.timeouts,
             max_body_bytes: config.server.max_body_bytes,
             client_gone_drain: config.server.client_gone_drain,
+            unknown_ids: config.affinity.unknown_ids,
         })
     }
 

@@ -25,17 +25,10 @@ use crate::{
     },
     protocol::{
         body::Rope,
-        json::{Paths, Repeats, Scanner, Value},
+        json::Value,
+        references::request::{Request, RequestScan},
     },
 };
-
-/// What is looked for in a request that names a model.
-static PATHS: Paths = Paths::new(&[&["model"], &["prompt_cache_key"]]);
-const MODEL: usize = 0;
-const CACHE_KEY: usize = 1;
-
-/// And in any other: that it is one object.
-static NO_PATHS: Paths = Paths::new(&[]);
 
 /// A body that means nothing is read so far, so that its connection can be used again.
 const DISCARDED: usize = 64 * 1024;
@@ -67,6 +60,8 @@ pub(super) struct Received {
     pub(super) model: Option<Model>,
     /// `prompt_cache_key`, if it is a string of a usable length.
     pub(super) cache_key: Option<Box<str>>,
+    /// What it refers to, if it refers to anything.
+    pub(super) state: Option<Box<Request>>,
 }
 
 /// The model that the request names.
@@ -235,9 +230,12 @@ where
     }
 }
 
+/// A reference takes this many times what the scan keeps of it while it is looked up: some 200 bytes.
+const LOOKED_UP: u64 = 4;
+
 /// Scans pieces and keeps them.
 struct Scan<'a> {
-    scanner: Scanner,
+    scanner: RequestScan,
     names_model: bool,
     rope: Rope,
     max_bytes: u64,
@@ -250,9 +248,8 @@ struct Scan<'a> {
 
 impl<'a> Scan<'a> {
     fn new(max_bytes: u64, budget: &'a Budget, coding: Option<Coding>, names_model: bool) -> Self {
-        let paths = if names_model { &PATHS } else { &NO_PATHS };
         Self {
-            scanner: Scanner::new(paths, Repeats::Refuse),
+            scanner: RequestScan::new(),
             names_model,
             rope: Rope::new(),
             max_bytes,
@@ -267,9 +264,13 @@ impl<'a> Scan<'a> {
     fn hold(&mut self, len: u64) -> bool {
         // Windows are allocated whole, but the system gives memory only for what was written to.
         let decoder = self.coding.map_or(0, |coding| DECODER + len.min(coding.window()));
-        // The largest body fits by itself (the configuration's check sees to it), and with a decoder it shall too.
-        let bytes = (len + decoder).min(self.budget.limit().max(len));
+        let bytes = self.bounded(len, decoder + self.scanner.held() * LOOKED_UP);
         self.held.cover(bytes)
+    }
+
+    /// The largest body fits by itself (the configuration's check sees to it), and with what it needs `besides` it shall too.
+    fn bounded(&self, len: u64, besides: u64) -> u64 {
+        (len + besides).min(self.budget.limit().max(len))
     }
 
     async fn take(&mut self, piece: Bytes) -> Result<(), Refusal> {
@@ -291,31 +292,34 @@ impl<'a> Scan<'a> {
     }
 
     fn finish(mut self) -> Result<Received, Refusal> {
-        // Where no model is named, the body may be left out.
-        if self.names_model || !self.rope.is_empty() {
-            self.scanner.finish().map_err(|error| Refusal::json(&error))?;
+        let len = self.rope.len();
+        // The decoder is gone, and what was taken in steps is known now.
+        if !self.held.set(self.bounded(len, self.scanner.held() * LOOKED_UP)) {
+            return Err(Refusal::overloaded());
         }
-        let model = match self.scanner.found(MODEL) {
+        self.rope.hold(self.held);
+        // Where no model is named, the body may be left out.
+        if !self.names_model && self.rope.is_empty() {
+            return Ok(Received::default());
+        }
+        let mut request = self.scanner.finish().map_err(|error| Refusal::json(&error))?;
+        let model = match request.model.take().filter(|_| self.names_model) {
             None => None,
-            Some(found) => match &found.value {
+            Some(found) => match found.value {
                 // With a stored prompt the model may be left out, or null (docs/wire.md, section 8).
                 Value::Null => None,
                 Value::String(name) if name.is_empty() => return Err(Refusal::invalid_model("is empty.")),
-                Value::String(name) if name.len() <= MAX_MODEL => {
-                    Some(Model { name: name.clone(), range: found.range.clone() })
-                }
+                Value::String(name) if name.len() <= MAX_MODEL => Some(Model { name, range: found.range }),
                 Value::String(_) | Value::LongString => return Err(Refusal::invalid_model("is too long.")),
                 Value::InvalidString => return Err(Refusal::invalid_model("is not valid text.")),
                 _ => return Err(Refusal::invalid_model("must be a string.")),
             },
         };
-        let cache_key = match self.scanner.found(CACHE_KEY).map(|found| &found.value) {
-            Some(Value::String(text)) if !text.is_empty() => Some(text.clone()),
+        let cache_key = match request.prompt_cache_key.take().map(|found| found.value) {
+            Some(Value::String(text)) if !text.is_empty() => Some(text),
             _ => None,
         };
-        // The decoder is gone, and what was taken in steps is known now. Giving back cannot fail.
-        let _ = self.held.set(self.rope.len());
-        self.rope.hold(self.held);
-        Ok(Received { rope: self.rope, model, cache_key })
+        let state = (!request.references.is_empty()).then(|| Box::new(request));
+        Ok(Received { rope: self.rope, model, cache_key, state })
     }
 }

@@ -15,6 +15,11 @@ pub(super) fn status(problem: Problem) -> StatusCode {
         Problem::WebsocketUnsupported => StatusCode::UPGRADE_REQUIRED,
         Problem::ModelRequired
         | Problem::InvalidModel
+        | Problem::PreviousResponseNotFound
+        | Problem::ConflictingState
+        | Problem::StateLost
+        | Problem::TooManyReferences
+        | Problem::NestedTooDeeply
         | Problem::InvalidJson
         | Problem::RepeatedField
         | Problem::InvalidEncoding
@@ -29,10 +34,13 @@ pub(super) fn status(problem: Problem) -> StatusCode {
         | Problem::UpstreamAuth
         | Problem::UpstreamBadAnswer => StatusCode::BAD_GATEWAY,
         Problem::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
-        Problem::UpstreamBusy | Problem::GatewayOverloaded => StatusCode::SERVICE_UNAVAILABLE,
-        Problem::LedgerUnavailable | Problem::LimitsUnavailable | Problem::KeysUnavailable => {
+        Problem::UpstreamBusy | Problem::GatewayOverloaded | Problem::StateUnavailable => {
             StatusCode::SERVICE_UNAVAILABLE
         }
+        Problem::LedgerUnavailable
+        | Problem::LimitsUnavailable
+        | Problem::KeysUnavailable
+        | Problem::AffinityUnavailable => StatusCode::SERVICE_UNAVAILABLE,
         Problem::RequestLimit | Problem::TokenLimit | Problem::InFlightLimit | Problem::BudgetSpent => {
             StatusCode::TOO_MANY_REQUESTS
         }
@@ -69,6 +77,8 @@ pub(super) fn may_heal(problem: Problem) -> bool {
             | Problem::LedgerUnavailable
             | Problem::LimitsUnavailable
             | Problem::KeysUnavailable
+            | Problem::StateUnavailable
+            | Problem::AffinityUnavailable
             | Problem::Internal
     )
 }

@@ -9,7 +9,7 @@ use std::{borrow::Cow, collections::HashMap, sync::Arc};
 
 pub use choose::{Bar, Candidate, Choice, choose};
 
-use crate::config::{self, Config, Strategy};
+use crate::config::{self, Config, OnLostState, Strategy};
 
 /// Where every model leads: a snapshot that never changes.
 #[derive(Debug)]
@@ -27,6 +27,7 @@ pub struct Routes {
 struct Model {
     index: usize,
     strategy: Strategy,
+    on_lost_state: OnLostState,
     targets: Vec<Target>,
 }
 
@@ -50,6 +51,8 @@ pub struct Route<'a> {
     pub model: Option<usize>,
     /// How targets of one priority are ordered.
     pub strategy: Strategy,
+    /// What becomes of a request whose state is in an account that cannot be used.
+    pub on_lost_state: OnLostState,
     /// In the order of the configuration.
     pub targets: Cow<'a, [Target]>,
 }
@@ -62,7 +65,7 @@ impl Routes {
         let mut listed = Vec::new();
         for (index, model) in config.models.iter().enumerate() {
             let targets = model.targets.iter().map(Target::from).collect();
-            let leads = Model { index, strategy: model.strategy, targets };
+            let leads = Model { index, strategy: model.strategy, on_lost_state: model.on_lost_state, targets };
             match model.name.strip_suffix('*') {
                 Some(prefix) => wildcards.push((Arc::from(prefix), leads)),
                 None => {
@@ -112,7 +115,9 @@ impl Routes {
 
 impl<'a> Route<'a> {
     fn of(model: &'a Model) -> Self {
-        Self { model: Some(model.index), strategy: model.strategy, targets: Cow::Borrowed(&model.targets) }
+        let Model { index, strategy, on_lost_state, targets } = model;
+        let (strategy, on_lost_state) = (*strategy, *on_lost_state);
+        Self { model: Some(*index), strategy, on_lost_state, targets: Cow::Borrowed(targets) }
     }
 }
 
@@ -120,7 +125,20 @@ impl Route<'_> {
     /// One upstream and no other.
     pub fn to(upstream: usize, model: Option<Arc<str>>) -> Self {
         let target = Target { upstream, model, priority: 1, weight: 1 };
-        Self { model: None, strategy: Strategy::Ordered, targets: Cow::Owned(vec![target]) }
+        let (strategy, on_lost_state) = (Strategy::Ordered, OnLostState::Fail);
+        Self { model: None, strategy, on_lost_state, targets: Cow::Owned(vec![target]) }
+    }
+
+    /// The same model at this upstream alone; by the name as it was asked for where no target is there.
+    #[must_use]
+    pub fn only(mut self, upstream: usize) -> Self {
+        let there = self.targets.iter().filter(|target| target.upstream == upstream);
+        let mut targets: Vec<Target> = there.cloned().collect();
+        if targets.is_empty() {
+            targets.push(Target { upstream, model: None, priority: 1, weight: 1 });
+        }
+        self.targets = Cow::Owned(targets);
+        self
     }
 }
 

@@ -147,6 +147,11 @@ impl Upstream {
         })
     }
 
+    /// Whether a credential of this account is here.
+    pub fn has_account(&self, seat: u64) -> bool {
+        self.credentials.iter().any(|credential| credential.seat == seat)
+    }
+
     /// The credential of this index.
     pub fn credential(&self, index: usize) -> Option<&Credential> {
         self.credentials.get(index)

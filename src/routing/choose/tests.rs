@@ -4,6 +4,7 @@ use proptest::{prelude::*, strategy::Strategy as Plan};
 
 use super::{Strategy, *};
 use crate::{
+    config::OnLostState,
     domain::{chance::seed, standing::Cause},
     routing::Target,
 };
@@ -13,7 +14,7 @@ fn target(upstream: usize, priority: u32, weight: u32) -> Target {
 }
 
 fn route(strategy: Strategy, targets: &[Target]) -> Route<'static> {
-    Route { model: None, strategy, targets: Cow::Owned(targets.to_vec()) }
+    Route { model: None, strategy, on_lost_state: OnLostState::Fail, targets: Cow::Owned(targets.to_vec()) }
 }
 
 /// A candidate in service.

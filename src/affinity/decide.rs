@@ -1,0 +1,201 @@
+//! Where a request goes that refers to state. Pure: what the memory said of each reference comes in.
+//!
+//! | what is known of it | looked up upstream | an item that is whole | `encrypted_content`, a prompt |
+//! | --- | --- | --- | --- |
+//! | the caller's, or his group's | pins | pins | pins |
+//! | somebody else's | refuses, as if it was never seen | nothing | pins: who has it has it, and keys rotate |
+//! | never seen | refuses, or nothing, as `unknown_ids` says | nothing | nothing |
+//! | the store cannot tell | cannot be answered now, or nothing, as `unknown_ids` says | nothing | nothing |
+
+use super::Recalled;
+use crate::domain::origin::Kind;
+
+/// A reference of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Named {
+    /// What it names.
+    pub kind: Kind,
+    /// What becomes of it upstream.
+    pub role: Role,
+    /// What is known of it.
+    pub recalled: Recalled,
+}
+
+/// What an upstream does with a reference.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// It is looked up.
+    LookedUp,
+    /// Nothing: it is the id of an item that is whole.
+    Whole,
+    /// It is looked up in something that the request names as well, which decides where it goes.
+    Within,
+}
+
+/// Where a request goes. References are told by their places.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Where it would go without its references.
+    Free,
+    /// To this account.
+    Pinned {
+        /// The number of the account.
+        account: u64,
+        /// The first reference that says so.
+        by: usize,
+    },
+    /// Nowhere: these two are in different accounts.
+    Conflict(usize, usize),
+    /// Nowhere: this one does not exist for the caller.
+    Unknown(usize),
+    /// Nowhere now: whether it exists for the caller cannot be known.
+    CannotTell,
+}
+
+/// What one reference asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Effect {
+    Nothing,
+    Pins(u64),
+    Unknown,
+    Foreign,
+    CannotTell { foreign: bool },
+}
+
+impl Named {
+    fn effect(&self) -> Effect {
+        let bound = matches!(self.kind, Kind::Encrypted | Kind::Prompt);
+        match (self.recalled, self.role) {
+            (recalled, _) if bound => recalled.anyones().map_or(Effect::Nothing, |origin| Effect::Pins(origin.account)),
+            (Recalled::Own(origin), Role::LookedUp | Role::Whole) => Effect::Pins(origin.account),
+            (Recalled::Own(_), Role::Within) | (_, Role::Whole) => Effect::Nothing,
+            (Recalled::Foreign(_), _) => Effect::Foreign,
+            (Recalled::Unknown, _) => Effect::Unknown,
+            (Recalled::CannotTell(others), _) => Effect::CannotTell { foreign: others.is_some() },
+        }
+    }
+}
+
+/// Decides. `refuses` says whether references that were never seen are refused in a request that goes to this account, or
+/// wherever it goes without one.
+pub fn decide(named: &[Named], refuses: impl FnOnce(Option<u64>) -> bool) -> Decision {
+    let mut pinned: Option<(u64, usize)> = None;
+    for (place, named) in named.iter().enumerate() {
+        let Effect::Pins(account) = named.effect() else { continue };
+        match pinned {
+            Some((other, by)) if other != account => return Decision::Conflict(by, place),
+            _ => pinned = pinned.or(Some((account, place))),
+        }
+    }
+    let all_known = || named.iter().all(|named| matches!(named.effect(), Effect::Nothing | Effect::Pins(_)));
+    let refuses = !all_known() && refuses(pinned.map(|(account, _)| account));
+    let mut cannot_tell = false;
+    for (place, named) in named.iter().enumerate() {
+        match named.effect() {
+            Effect::Foreign => return Decision::Unknown(place),
+            Effect::Unknown if refuses => return Decision::Unknown(place),
+            // What memory knows to be somebody else's goes nowhere.
+            Effect::CannotTell { foreign } => cannot_tell |= foreign || refuses,
+            _ => {}
+        }
+    }
+    match pinned {
+        _ if cannot_tell => Decision::CannotTell,
+        Some((account, by)) => Decision::Pinned { account, by },
+        None => Decision::Free,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use Decision::{CannotTell, Conflict, Free, Pinned, Unknown};
+
+    use super::*;
+    use crate::domain::origin::{Origin, Owner};
+
+    const REFUSING: [Kind; 7] =
+        [Kind::Response, Kind::Conversation, Kind::Item, Kind::File, Kind::VectorStore, Kind::Container, Kind::Skill];
+
+    fn origin(account: u64) -> Origin {
+        Origin { account, owner: Owner::new("somebody", None) }
+    }
+
+    fn own(account: u64) -> Recalled {
+        Recalled::Own(origin(account))
+    }
+
+    fn named(kind: Kind, role: Role, recalled: Recalled) -> Named {
+        Named { kind, role, recalled }
+    }
+
+    fn looked_up(kind: Kind, recalled: Recalled) -> Named {
+        named(kind, Role::LookedUp, recalled)
+    }
+
+    /// Where unknown ids are refused, and where they are not.
+    fn both(all: &[Named]) -> [Decision; 2] {
+        [true, false].map(|refuses| decide(all, |_| refuses))
+    }
+
+    #[test]
+    fn each_does_what_the_table_says() {
+        let foreign = Recalled::Foreign(origin(7));
+        let (away, away_foreign) = (Recalled::CannotTell(None), Recalled::CannotTell(Some(origin(7))));
+        let pinned = Pinned { account: 7, by: 0 };
+        for kind in REFUSING {
+            for (recalled, expected) in [
+                (own(7), [pinned; 2]),
+                (foreign, [Unknown(0); 2]),
+                (Recalled::Unknown, [Unknown(0), Free]),
+                (away, [CannotTell, Free]),
+                (away_foreign, [CannotTell; 2]),
+            ] {
+                assert_eq!(both(&[looked_up(kind, recalled)]), expected, "{kind:?} {recalled:?}");
+                let within = if recalled == own(7) { [Free; 2] } else { expected };
+                assert_eq!(both(&[named(kind, Role::Within, recalled)]), within, "{kind:?} {recalled:?}");
+                let whole = if recalled == own(7) { expected } else { [Free; 2] };
+                assert_eq!(both(&[named(kind, Role::Whole, recalled)]), whole, "{kind:?} {recalled:?}");
+            }
+        }
+        for kind in [Kind::Encrypted, Kind::Prompt] {
+            for (recalled, expected) in
+                [(own(7), pinned), (foreign, pinned), (away_foreign, pinned), (Recalled::Unknown, Free), (away, Free)]
+            {
+                assert_eq!(both(&[looked_up(kind, recalled)]), [expected; 2], "{kind:?} {recalled:?}");
+            }
+        }
+        assert_eq!(both(&[]), [Free; 2]);
+    }
+
+    #[test]
+    fn several_agree_or_it_goes_nowhere() {
+        let unknown = looked_up(Kind::File, Recalled::Unknown);
+        let all = [
+            named(Kind::Item, Role::Whole, Recalled::Unknown),
+            looked_up(Kind::Response, own(1)),
+            named(Kind::Item, Role::Within, own(2)),
+            named(Kind::Item, Role::Whole, Recalled::Foreign(origin(2))),
+            looked_up(Kind::Encrypted, own(1)),
+        ];
+        assert_eq!(both(&all), [Pinned { account: 1, by: 1 }; 2]);
+        for other in [Kind::File, Kind::Encrypted] {
+            let with = [&all[..], &[unknown, looked_up(other, own(2))]].concat();
+            assert_eq!(both(&with), [Conflict(1, 6); 2]);
+        }
+        let with = [&all[..], &[named(Kind::Item, Role::Whole, own(2))]].concat();
+        assert_eq!(both(&with), [Conflict(1, 5); 2]);
+        // One that does not exist says more than what cannot be known.
+        let with = [looked_up(Kind::File, Recalled::CannotTell(None)), unknown];
+        assert_eq!(both(&with), [Unknown(1), Free]);
+    }
+
+    #[test]
+    fn whether_unknown_ones_are_refused_depends_on_where_it_goes() {
+        let (known, unknown) = (looked_up(Kind::Response, own(1)), looked_up(Kind::File, Recalled::Unknown));
+        let goes = |all: &[Named]| decide(all, |account| account == Some(1));
+        assert_eq!(goes(&[known, unknown]), Unknown(1));
+        assert_eq!(goes(&[unknown]), Free);
+        let nobody_asks = |all: &[Named]| decide(all, |_| unreachable!());
+        assert_eq!(nobody_asks(&[known]), Pinned { account: 1, by: 0 });
+    }
+}

@@ -1,0 +1,96 @@
+//! What goes wrong with the body of a request.
+
+use super::Refusal;
+use crate::{
+    domain::problem::Problem,
+    protocol::{
+        json::{JsonError, JsonErrorKind},
+        references::request::MOST,
+    },
+};
+
+impl Refusal {
+    pub(in crate::proxy) fn json(error: &JsonError) -> Self {
+        match error.kind {
+            JsonErrorKind::Repeated { name } => {
+                Self::new(Problem::RepeatedField, format!("The body holds `{name}` more than once.")).about(name)
+            }
+            JsonErrorKind::LetterCase { name } => {
+                let message = format!(
+                    "The body holds `{name}` in another letter case. Some providers would read it as `{name}`."
+                );
+                Self::new(Problem::RepeatedField, message).about(name)
+            }
+            JsonErrorKind::TooManyReferences => Self::new(
+                Problem::TooManyReferences,
+                format!("The body refers to more than {MOST} stored objects. Each of them is looked up."),
+            ),
+            JsonErrorKind::TooDeep => Self::new(
+                Problem::NestedTooDeeply,
+                "The body is nested too deeply in a place where it may refer to stored objects.",
+            ),
+            _ => Self::new(
+                Problem::InvalidJson,
+                format!("We could not parse the JSON body of your request: {error}. The body must be one JSON object."),
+            ),
+        }
+    }
+
+    pub(in crate::proxy) fn too_large(limit: u64) -> Self {
+        let mib = limit / (1024 * 1024);
+        Self::new(
+            Problem::RequestTooLarge,
+            format!("The body is larger than this gateway takes ({mib} MiB; `max_body_mib` in its configuration)."),
+        )
+        .closing()
+    }
+
+    pub(in crate::proxy) fn needless_body() -> Self {
+        Self::new(Problem::RequestTooLarge, "This URL takes no body.").closing()
+    }
+
+    pub(in crate::proxy) fn inflates_too_much() -> Self {
+        Self::new(Problem::RequestTooLarge, "The body grows too much when it is decoded.").closing()
+    }
+
+    pub(in crate::proxy) fn upstream_limit(limit: u64) -> Self {
+        let mib = limit / (1024 * 1024);
+        Self::new(
+            Problem::UpstreamLimit,
+            format!("The body is larger than any provider of this model takes ({mib} MiB)."),
+        )
+    }
+
+    pub(in crate::proxy) fn unsupported_encoding() -> Self {
+        Self::new(
+            Problem::UnsupportedEncoding,
+            "The body's Content-Encoding is not known here. Send gzip, deflate, br or zstd, one of them, or none.",
+        )
+        .closing()
+    }
+
+    pub(in crate::proxy) fn invalid_encoding() -> Self {
+        Self::new(Problem::InvalidEncoding, "The body does not decode as its Content-Encoding says.").closing()
+    }
+
+    pub(in crate::proxy) fn request_timeout(why: &'static str) -> Self {
+        Self::new(Problem::RequestTimeout, why).closing()
+    }
+
+    pub(in crate::proxy) fn request_aborted() -> Self {
+        Self::new(Problem::RequestAborted, "The body ended before it was whole.").closing()
+    }
+
+    /// No memory for one more body. Nothing waits for it: what waits holds memory too.
+    pub(in crate::proxy) fn overloaded() -> Self {
+        Self::new(
+            Problem::GatewayOverloaded,
+            "This gateway holds as many request bodies as it may now (`max_body_memory_mib` in its configuration). \
+             Try again in a moment.",
+        )
+    }
+
+    pub(in crate::proxy) fn invalid_framing() -> Self {
+        Self::new(Problem::InvalidFraming, "The chunks of the body are malformed.").closing()
+    }
+}
