@@ -252,6 +252,11 @@ impl Origins {
         timeout(WAIT, answer).await.ok()?.ok()
     }
 
+    /// Whether anybody has to wait before he tells others of what was learned up to `mark`: [`Origins::shared`].
+    pub fn is_waited_for(&self, mark: Mark) -> bool {
+        self.is_shared && mark != Mark(0) && !self.condition.write_fails.load(Ordering::Relaxed)
+    }
+
     /// Waits until what was learned up to `mark` can be known by everybody who shares the store, but no longer than [`WAIT`],
     /// and not at all where nobody does or the store is slow. Returned is whether it can.
     pub async fn shared(&self, mark: Mark) -> bool {
@@ -260,7 +265,9 @@ impl Origins {
         }
         let mut written = self.waiting.written.subscribe();
         let waited = timeout(WAIT, written.wait_for(|written| written.fails || written.count >= mark.0)).await;
-        waited.is_ok_and(|written| written.is_ok_and(|written| written.count >= mark.0))
+        let known = waited.is_ok_and(|written| written.is_ok_and(|written| written.count >= mark.0));
+        self.condition.waited(known);
+        known
     }
 }
 

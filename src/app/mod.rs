@@ -225,6 +225,11 @@ impl Handle {
         let _ = self.reloader.send(Command::End);
     }
 
+    /// What is known of where ids came from.
+    pub fn origins(&self) -> &Arc<Origins> {
+        &self.origins
+    }
+
     /// Whether a request was under way when everything was ended.
     pub fn was_cut(&self) -> bool {
         self.data.was_cut()

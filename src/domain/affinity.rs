@@ -96,6 +96,8 @@ pub struct Condition {
     pub waiting: AtomicU64,
     /// References that could not wait to be written, as too many did: they are in memory only until the store is back.
     pub dropped: AtomicU64,
+    /// How often something was held back until others could know what it names: in time, and in vain.
+    waits: [AtomicU64; 2],
     /// The store cannot be read, or is slow: nobody asks it.
     pub read_fails: AtomicBool,
     /// It cannot be written, or is slow: what is learned waits.
@@ -115,6 +117,17 @@ impl Condition {
     /// How many were named, by what came of them.
     pub fn recalled(&self) -> impl Iterator<Item = (Found, u64)> {
         Found::ALL.into_iter().zip(&self.recalled).map(|(found, count)| (found, count.load(Ordering::Relaxed)))
+    }
+
+    /// Counts that somebody waited for others to know; whether they did in time.
+    pub fn waited(&self, known: bool) {
+        self.waits[usize::from(!known)].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often somebody waited, by fixed names: metric label `result`.
+    pub fn waits(&self) -> [(&'static str, u64); 2] {
+        let [known, in_vain] = &self.waits;
+        [("known", known), ("in_vain", in_vain)].map(|(name, count)| (name, count.load(Ordering::Relaxed)))
     }
 
     /// What is wrong, by fixed names.

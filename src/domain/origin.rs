@@ -26,6 +26,8 @@ pub enum Kind {
     Encrypted = 8,
     /// A skill: `skill_…`.
     Skill = 9,
+    /// A value of the header `x-codex-turn-state`: bound to its account like `encrypted_content`.
+    TurnState = 10,
 }
 
 impl Kind {

@@ -10,7 +10,7 @@ use prometheus_client::{
 
 use crate::domain::affinity::Condition;
 
-/// `result` (`own`, `foreign`, `unknown`, `cannot_tell`).
+/// `result` (`own`, `foreign`, `unknown`, `cannot_tell`; of waits: `known`, `in_vain`).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ResultLabels {
     result: &'static str,
@@ -31,6 +31,7 @@ pub(super) struct Shown {
     asked: Counter,
     dropped: Counter,
     recalled: Family<ResultLabels, Counter>,
+    waits: Family<ResultLabels, Counter>,
     faults: Family<FaultLabels, Gauge>,
 }
 
@@ -47,6 +48,9 @@ impl Shown {
             counter
         };
         let (recalled, faults) = (Family::<ResultLabels, Counter>::default(), Family::<FaultLabels, Gauge>::default());
+        let waits = Family::<ResultLabels, Counter>::default();
+        let help = "Pieces of answers that were held back until other replicas could know the ids in them";
+        registry.register("affinity_waits", help, waits.clone());
         registry.register("affinity_recalled", "Ids that requests named, by what is known of them", recalled.clone());
         registry.register("affinity_fault", "1 = the store of ids cannot be used in time", faults.clone());
         Self {
@@ -57,6 +61,7 @@ impl Shown {
             asked: counter(registry, "affinity_asked", "Ids that the store was asked for"),
             dropped: counter(registry, "affinity_dropped", "Ids that are in memory only, as too many waited"),
             recalled,
+            waits,
             faults,
         }
     }
@@ -77,6 +82,9 @@ impl Shown {
         for (found, count) in condition.recalled() {
             let shown = self.recalled.get_or_create(&ResultLabels { result: found.name() });
             shown.inner().store(count, Ordering::Relaxed);
+        }
+        for (result, count) in condition.waits() {
+            self.waits.get_or_create(&ResultLabels { result }).inner().store(count, Ordering::Relaxed);
         }
         for (fault, fails) in condition.faults() {
             self.faults.get_or_create(&FaultLabels { fault }).set(i64::from(fails));

@@ -15,6 +15,7 @@ use crate::{
     domain::{
         clock::Clock,
         endpoint::{Endpoint, Resource},
+        origin::Owner,
         outcome::AttemptResult,
         problem::Problem,
     },
@@ -61,6 +62,10 @@ pub(super) struct Call<'a> {
     pub(super) cuts: &'a [Edit],
     /// The model that the body names.
     pub(super) model: Option<&'a Model>,
+    /// Whose is what comes of it.
+    pub(super) owner: Owner,
+    /// The account that issued the turn state among the headers, if that is known.
+    pub(super) turn_issuer: Option<u64>,
     /// Where the call may outlive its client.
     pub(super) presence: Option<&'a Presence>,
 }
@@ -152,12 +157,13 @@ pub(super) async fn attempt(
     let mut request = Request::new(call.body(model.as_deref()));
     *request.method_mut() = endpoint.method();
     *request.uri_mut() = uri;
-    *request.headers_mut() = headers::up(call.headers, &upstream.config, lease.credential());
+    *request.headers_mut() = headers::up(call.headers, &upstream.config, lease.credential(), call.turn_issuer);
     if endpoint.method() == Method::POST && call.body.is_empty() {
         // hyper says nothing of a body that is not there, and some servers want a POST to tell its length.
         request.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
     }
 
+    let account = lease.credential().map(|credential| credential.seat);
     let credential = lease.credential().and_then(|credential| credential.name.clone());
     let since = settlement.attempt(index, upstream.config.name.clone(), credential);
     let sent = timeout(tables.timeouts.upstream_head, sender.send(request)).await;
@@ -165,8 +171,10 @@ pub(super) async fn attempt(
     let (problem, verdict, scope, elsewhere) = match sent {
         Ok(Ok(response)) => {
             settlement.attempted(since, AttemptResult::Status(response.status()));
-            let reply = judge(proxy.clock, tables, settlement, since, lease, endpoint, response).await?;
-            let hold = hold && failover_on.empty && reply.head.status.is_success();
+            let mut reply = judge(proxy.clock, tables, settlement, since, lease, endpoint, response).await?;
+            let succeeded = reply.head.status.is_success();
+            reply.lessons = account.filter(|_| succeeded).map(|account| proxy.learning.lessons(account, call.owner));
+            let hold = hold && failover_on.empty && succeeded;
             return if hold { Box::pin(first_byte(settlement, since, reply)).await } else { Ok(reply) };
         }
         Ok(Err(error)) => {
@@ -271,7 +279,7 @@ async fn judge(
         lease.tell(verdict);
     }
     let (on_incomplete, silence) = (config.on_incomplete, tables.timeouts.upstream_silence);
-    let reply = Reply { head, media, source, on_incomplete, silence, lease: Some(lease) };
+    let reply = Reply { head, media, source, on_incomplete, silence, lease: Some(lease), lessons: None };
     let answer = match blame {
         Blame::Request => return Ok(reply),
         // That money is spent comes down as it is: it stops clients from trying, and says nothing of a key.

@@ -29,7 +29,7 @@ use crate::{
     },
     limits::{Costs, Permit, Refused},
     routing::{self, Bar, Candidate, Route, Target},
-    upstream::Upstream,
+    upstream::{Upstream, headers::TURN_STATE},
 };
 
 /// Forwards a call and hands back the answer, whose body goes on by itself.
@@ -156,7 +156,13 @@ async fn obtain(
     let resource = endpoint.resource(head.uri.path()).ok_or_else(Refusal::unknown_id)?;
 
     // Resolve: where the state lives that it refers to, or else where its model leads.
-    let Place { route, account, cuts } = place(proxy, tables, settlement, admitted, &resource).await?;
+    let placing = place(proxy, tables, settlement, admitted, &resource);
+    let (placed, turn_issuer) = match head.headers.contains_key(TURN_STATE) {
+        false => (placing.await, None),
+        // Both at once, so that nobody waits twice for a slow memory. Boxed, as it is rare.
+        true => Box::pin(async { tokio::join!(placing, proxy.learning.issuer(&head.headers, caller.owner)) }).await,
+    };
+    let Place { route, account, cuts } = placed?;
     let outcome = settlement.outcome();
     // Only now, as the log may show the names of models that were found to lead somewhere, and no others.
     outcome.model = received.model.as_ref().map(|model| Arc::from(&*model.name));
@@ -189,7 +195,8 @@ async fn obtain(
 
     // Attempt, until one answers.
     let (model, body) = (received.model.as_ref(), &received.rope);
-    let call = Call { resource, query: head.uri.query(), headers: &head.headers, body, cuts: &cuts, model, presence };
+    let (query, headers, owner, cuts) = (head.uri.query(), &head.headers, caller.owner, &cuts);
+    let call = Call { resource, query, headers, body, cuts, model, owner, turn_issuer, presence };
     Failover::new(proxy, tables, settlement, &route, choice).run(&call).await
 }
 

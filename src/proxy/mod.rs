@@ -8,12 +8,14 @@ mod failover;
 pub mod forward;
 mod home;
 mod intake;
+mod learning;
 mod observer;
 mod place;
 mod quota;
 mod read_on;
 mod receive;
 mod respond;
+mod silence;
 mod source;
 mod status;
 
@@ -49,6 +51,7 @@ use crate::{
     },
 };
 
+use learning::Learning;
 use read_on::ReadOn;
 pub use read_on::Readers;
 pub use respond::Answer;
@@ -238,6 +241,8 @@ pub struct Proxy {
     readers: Arc<Readers>,
     /// Where state came from that requests name.
     pub origins: Arc<Origins>,
+    /// The same, as answers write to it.
+    learning: Arc<Learning>,
 }
 
 /// What works beside a worker.
@@ -282,7 +287,8 @@ impl Proxy {
         let (tables, ids) = (RwLock::new(Arc::new(tables)), RequestIds::new(clock, chance)?);
         let Beside { ledger, readers, origins } = beside;
         let (turn, bodies) = (AtomicUsize::new(0), bodies.apart());
-        Ok(Self { tables, ids, clock, dice, turn, bodies, ledger, readers, origins })
+        let learning = Arc::new(Learning::new(Arc::clone(&origins), clock));
+        Ok(Self { tables, ids, clock, dice, turn, bodies, ledger, readers, origins, learning })
     }
 
     /// The tables of another configuration for this worker, to be [swapped](Self::swap) in.

@@ -10,17 +10,19 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderValue, Response, response::Parts};
 use http_body::{Body, Frame, SizeHint};
-use tokio::time::{Instant, Sleep};
 
 use super::{
     attempt::upstream_request_id,
     closing::Closing,
     error::sign,
+    learning::{HeldBack, Lessons},
     observer::observer_for,
     read_on::{Held, ReadOn},
+    silence::Silence,
     source::Source,
 };
 use crate::{
+    affinity::Mark,
     config::OnIncomplete,
     domain::outcome::End,
     protocol::observe::{Observer, Terminal},
@@ -42,6 +44,8 @@ pub(super) struct Reply {
     pub(super) silence: Duration,
     /// The place at the upstream; none where it was let go.
     pub(super) lease: Option<Lease>,
+    /// Only a success teaches anything.
+    pub(super) lessons: Option<Lessons>,
 }
 
 /// Turns the upstream's answer into ours. `read_on` says how it goes on should the client leave.
@@ -117,7 +121,8 @@ impl Body for Answer {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Relay(held) => match held.relay() {
-                Some(relay) if !relay.may_break() => relay.source.size_hint(),
+                // What is held back is not in the source any more.
+                Some(relay) if !relay.may_break() && relay.held_back.is_none() => relay.source.size_hint(),
                 _ => SizeHint::default(),
             },
             Self::Whole(body) => SizeHint::with_exact(body.as_ref().map_or(0, |body| body.len() as u64)),
@@ -139,6 +144,9 @@ pub(super) struct Relay {
     on_incomplete: OnIncomplete,
     silence: Silence,
     lease: Option<Lease>,
+    lessons: Option<Lessons>,
+    /// The piece that came last, if others have to know first what it names.
+    held_back: Option<HeldBack>,
     /// How it goes on should the client leave.
     read_on: Option<ReadOn>,
     /// The client left, and it goes on.
@@ -152,7 +160,10 @@ pub(super) struct Relay {
 impl Relay {
     /// The head of the answer, and its body on its way.
     pub(super) fn new(reply: Reply, mut closing: Closing, read_on: Option<ReadOn>) -> (Parts, Self) {
-        let Reply { head, media, source, on_incomplete, silence, lease } = reply;
+        let Reply { head, media, source, on_incomplete, silence, lease, lessons } = reply;
+        if let Some(lessons) = &lessons {
+            lessons.head(&head.headers);
+        }
         let (streamed, succeeded) = (media == Media::EventStream, head.status.is_success());
         let outcome = closing.settlement.outcome();
         let (observer, watched_stream) = if headers::is_coded(&head.headers) {
@@ -174,6 +185,8 @@ impl Relay {
             on_incomplete,
             silence: Silence::new(silence),
             lease,
+            lessons,
+            held_back: None,
             read_on,
             left: false,
             over: false,
@@ -189,6 +202,9 @@ impl Relay {
         if self.over {
             return Poll::Ready(None);
         }
+        if self.held_back.is_some() {
+            return self.poll_held_back(cx);
+        }
         loop {
             let polled = self.source.poll(cx);
             if polled.is_pending() {
@@ -201,11 +217,8 @@ impl Relay {
                     // Trailers belong to the connection that they came on.
                     let Ok(data) = frame.into_data() else { continue };
                     self.look(&data);
-                    // A body of known length is not polled again once it is out.
-                    if self.source.is_end() && !self.may_break() {
-                        self.end();
-                    }
-                    Poll::Ready(Some(Ok(Frame::data(data))))
+                    self.held_back = self.learn().and_then(|(lessons, mark)| lessons.hold_back(&data, mark));
+                    if self.held_back.is_some() { self.poll_held_back(cx) } else { self.pass(data) }
                 }
                 Some(Err(error)) => {
                     self.settle_broken(End::UpstreamBroken);
@@ -217,6 +230,36 @@ impl Relay {
                 },
             };
         }
+    }
+
+    /// Nothing else is done for this answer while it waits, and others are not held up.
+    fn poll_held_back(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        let Some(held) = &mut self.held_back else { return Poll::Ready(None) };
+        // Once the client left, nobody hears of it.
+        if !self.left {
+            let known = ready!(held.poll(cx));
+            if let Some(lessons) = &mut self.lessons {
+                lessons.waited(known);
+            }
+        }
+        let piece = std::mem::take(&mut held.piece);
+        self.held_back = None;
+        self.pass(piece)
+    }
+
+    fn pass(&mut self, data: Bytes) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        // A body of known length is not polled again once it is out.
+        if self.source.is_end() && !self.may_break() {
+            self.end();
+        }
+        Poll::Ready(Some(Ok(Frame::data(data))))
+    }
+
+    /// Learns what the piece that was looked at left behind.
+    fn learn(&mut self) -> Option<(&Lessons, Mark)> {
+        let learned = self.observer.take_learned();
+        let lessons = self.lessons.as_ref().filter(|_| !learned.is_empty())?;
+        Some((lessons, lessons.body(&learned)))
     }
 
     fn look(&mut self, data: &Bytes) {
@@ -240,6 +283,8 @@ impl Relay {
     /// The upstream's body ended cleanly.
     fn end(&mut self) -> End {
         self.observer.finish();
+        // An event without its blank line is out by now.
+        let _ = self.learn();
         // A stream that is resumed behind its last event has none.
         let resumed_at_its_end = !self.works && self.closing.settlement.outcome().bytes_down == 0;
         let end = match self.terminal() {
@@ -311,7 +356,7 @@ impl Drop for Relay {
             if self.closing.settlement.outcome().bytes_seen() > 0
                 && let Some(mut lease) = self.lease.take()
             {
-                lease.left(self.silence.since);
+                lease.left(self.silence.since());
             }
             if self.left {
                 self.observer.cut_short();
@@ -331,37 +376,5 @@ fn end_of(terminal: Terminal) -> End {
         Terminal::Completed => End::Completed,
         Terminal::Failed => End::ResponseFailed,
         Terminal::Incomplete => End::ResponseIncomplete,
-    }
-}
-
-/// The longest gap inside an answer. One timer a stream, made at the first gap and moved only when it fires: an answer
-/// that is there at once costs none, a busy stream next to nothing.
-#[derive(Debug)]
-struct Silence {
-    limit: Duration,
-    since: Instant,
-    timer: Option<Pin<Box<Sleep>>>,
-}
-
-impl Silence {
-    fn new(limit: Duration) -> Self {
-        Self { limit, since: Instant::now(), timer: None }
-    }
-
-    /// Something came.
-    fn broken(&mut self) {
-        self.since = Instant::now();
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let until = self.since + self.limit;
-        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
-        loop {
-            ready!(timer.as_mut().poll(cx));
-            if until <= Instant::now() {
-                return Poll::Ready(());
-            }
-            timer.as_mut().reset(until);
-        }
     }
 }

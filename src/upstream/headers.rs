@@ -8,6 +8,9 @@ use http::{
 use super::Credential;
 use crate::config;
 
+/// A token of the account that issued it, by which its provider finds the turn again (docs/wire.md, section 1).
+pub const TURN_STATE: &str = "x-codex-turn-state";
+
 /// Which of the client's request headers go up to this upstream.
 ///
 /// Never: its `Authorization` and other keys, cookies, forwarding headers, hop-by-hop and framing headers (the
@@ -73,12 +76,20 @@ impl Hop {
     }
 }
 
-/// The client's headers that may go up to `upstream`, with the upstream's own set over them, and its credential.
-pub fn up(client: &HeaderMap, upstream: &config::Upstream, credential: Option<&Credential>) -> HeaderMap {
+/// The client's headers that may go up to `upstream`, with the upstream's own set over them, and its credential. What it has
+/// as [`TURN_STATE`] was issued by this account, if that is known, and goes nowhere else.
+pub fn up(
+    client: &HeaderMap,
+    upstream: &config::Upstream,
+    credential: Option<&Credential>,
+    issuer: Option<u64>,
+) -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(client.len() + 4);
     let hop = Hop::of(client);
+    let account = credential.map(|credential| credential.seat);
+    let goes_home = issuer.is_some() && issuer == account;
     for (name, value) in client {
-        if goes_up(name.as_str(), upstream) && !hop.names(name) {
+        if goes_up(name.as_str(), upstream) && !hop.names(name) && (goes_home || name != TURN_STATE) {
             headers.append(name.clone(), value.clone());
         }
     }

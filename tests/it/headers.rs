@@ -41,7 +41,6 @@ const CODEX: &[(&str, &str)] = &[
     ("x-codex-beta-features", "remote_compaction_v2"),
     ("x-codex-window-id", "w"),
     ("x-codex-turn-metadata", "{\"installation\":\"x\"}"),
-    ("x-codex-turn-state", "state"),
 ];
 const ORGANIZATION: &[(&str, &str)] = &[("openai-organization", "org-client"), ("openai-project", "proj-client")];
 const TRACE: &[(&str, &str)] = &[("traceparent", "00-1-2-01"), ("tracestate", "a=b")];
@@ -79,6 +78,8 @@ const NEVER_UP: &[(&str, &str)] = &[
     ("signature", "x"),
     ("x-request-id", "x"),
     ("x-tidegate-request-id", "x"),
+    // Of no account that is known to have issued it.
+    ("x-codex-turn-state", "state"),
     ("x-portkey-custom-host", "https://evil.example"),
     ("x-stainless", "no dash"),
     ("xx-codex-a", "x"),

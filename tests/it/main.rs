@@ -19,6 +19,7 @@ mod health;
 mod http2;
 mod keys;
 mod latency;
+mod learning;
 mod ledger;
 mod limits;
 mod memory;

@@ -1,0 +1,46 @@
+//! How long an upstream says nothing inside an answer.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use tokio::time::{Instant, Sleep};
+
+/// The longest gap inside an answer. One timer a stream, made at the first gap and moved only when it fires: an answer
+/// that is there at once costs none, a busy stream next to nothing.
+#[derive(Debug)]
+pub(super) struct Silence {
+    limit: Duration,
+    since: Instant,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Silence {
+    pub(super) fn new(limit: Duration) -> Self {
+        Self { limit, since: Instant::now(), timer: None }
+    }
+
+    /// Since when.
+    pub(super) fn since(&self) -> Instant {
+        self.since
+    }
+
+    /// Something came.
+    pub(super) fn broken(&mut self) {
+        self.since = Instant::now();
+    }
+
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let until = self.since + self.limit;
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
+        loop {
+            ready!(timer.as_mut().poll(cx));
+            if until <= Instant::now() {
+                return Poll::Ready(());
+            }
+            timer.as_mut().reset(until);
+        }
+    }
+}

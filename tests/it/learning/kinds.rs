@@ -1,0 +1,175 @@
+//! Which answers teach what.
+
+use tidegate::{affinity::Recalled, domain::origin::Kind};
+
+use super::{BODY, learned, made_here, owner, told, with_stranger};
+use crate::support::{
+    client::{Answer, Client},
+    gateway::{Gateway, KEY},
+    upstream::{LAST_CHUNK, RESPONSE, STREAM, Step, Upstream, answer, chunk, json},
+};
+
+type Id = (Kind, &'static str);
+
+/// Everything that a request may hold, and that an answer says again.
+const ECHOES: &str = r#""previous_response_id":"resp_old","instructions":[{"id":"msg_old"}],"input":[{"id":"msg_old","encrypted_content":"old"}],"prompt":{"id":"pmpt_old"},"tools":[{"type":"file_search","vector_store_ids":["vs_old"]},{"type":"code_interpreter","container":"cntr_old"}],"metadata":{"id":"resp_old","conversation":"conv_old","file_id":"file_old"}"#;
+
+const ECHOED: [Id; 8] = [
+    (Kind::Response, "resp_old"),
+    (Kind::Conversation, "conv_old"),
+    (Kind::Item, "msg_old"),
+    (Kind::Encrypted, "old"),
+    (Kind::Prompt, "pmpt_old"),
+    (Kind::VectorStore, "vs_old"),
+    (Kind::Container, "cntr_old"),
+    (Kind::File, "file_old"),
+];
+
+const OUTPUT: &str = r#"[{"type":"reasoning","id":"rs_1","encrypted_content":"secret\u0031"},{"type":"code_interpreter_call","id":"ci_1","container_id":"cntr_1"},{"type":"message","id":"msg_1","content":[{"type":"output_text","text":"{\"id\":\"resp_text\"}","annotations":[{"type":"container_file_citation","container_id":"cntr_1","file_id":"cfile_1"}]}]}]"#;
+
+const OUTPUT_IDS: [Id; 6] = [
+    (Kind::Item, "rs_1"),
+    (Kind::Encrypted, "secret1"),
+    (Kind::Item, "ci_1"),
+    (Kind::Container, "cntr_1"),
+    (Kind::Item, "msg_1"),
+    (Kind::File, "cfile_1"),
+];
+
+fn response() -> String {
+    format!(
+        r#"{{{ECHOES},"id":"resp_1","object":"response","status":"completed","conversation":{{"id":"conv_1"}},"output":{OUTPUT}}}"#
+    )
+}
+
+fn stream() -> String {
+    let response = r#"{"id":"resp_1","object":"response","conversation":{"id":"conv_1"}"#;
+    let created = format!(r#"{{"type":"response.created","response":{response},{ECHOES}}}}}"#);
+    // The type comes last here.
+    let done = format!(r#"{{"item":{{"type":"reasoning","id":"rs_0"}},{ECHOES},"type":"response.output_item.done"}}"#);
+    let delta = r#"{"type":"response.output_text.delta","item_id":"msg_delta","delta":"x"}"#;
+    let completed = format!(r#"{{"type":"response.completed","response":{response},"output":{OUTPUT}}}}}"#);
+    [&created, &done, delta, &completed].map(|data| format!("data: {data}\n\n")).concat()
+}
+
+async fn ask(gateway: &Gateway, line: &str) -> Answer {
+    let mut client = Client::connect(gateway.address).await;
+    let body = if line.starts_with("POST") { BODY } else { "" };
+    let length = body.len();
+    client
+        .send(format!(
+            "{line} HTTP/1.1\r\nhost: t\r\nauthorization: Bearer {KEY}\r\ncontent-length: {length}\r\n\r\n{body}"
+        ))
+        .await;
+    client.answer().await
+}
+
+/// A gateway, before an upstream that gives this answer, which comes down as it is to a request of `tester`.
+async fn answered(line: &str, sent: Vec<u8>, body: &[u8]) -> (Upstream, Gateway) {
+    let upstream = Upstream::scripted(move |_| vec![Step::Send(sent.clone())]).await;
+    let gateway = Gateway::start(with_stranger(&upstream.base_url()));
+    let answer = ask(&gateway, line).await;
+    assert!(answer.whole && answer.body == body, "{line}: {answer:?}");
+    (upstream, gateway)
+}
+
+#[tokio::test]
+async fn each_kind_of_answer_teaches_what_its_provider_made_and_not_what_it_says_again() {
+    let of_response: Vec<Id> =
+        [(Kind::Response, "resp_1"), (Kind::Conversation, "conv_1")].into_iter().chain(OUTPUT_IDS).collect();
+    let of_stream: Vec<Id> = of_response.iter().copied().chain([(Kind::Item, "rs_0")]).collect();
+    let create = "POST /v1/responses";
+    let whole = |body: String| (json("200 OK", &body), body);
+    let streamed = |body: String| {
+        let sent = [STREAM, &chunk(body.as_bytes()), LAST_CHUNK].concat();
+        (sent, body)
+    };
+    let compaction = format!(
+        r#"{{"id":"resp_2","object":"response.compaction",{ECHOES},"output":[{{"type":"compaction","id":"cmp_1","encrypted_content":"c"}}]}}"#
+    );
+    let conversation = r#"{"id":"conv_2","object":"conversation","metadata":{"id":"conv_old"}}"#;
+    let list = r#"{"object":"list","data":[{"type":"message","id":"msg_2","content":[]},{"type":"reasoning","id":"rs_2","encrypted_content":"l"}],"first_id":"x"}"#;
+    let item = r#"{"type":"message","id":"msg_3","content":[]}"#;
+    for (line, (sent, body), ids) in [
+        (create, whole(response()), of_response.clone()),
+        (create, streamed(stream()), of_stream.clone()),
+        ("GET /v1/responses/resp_1", whole(response()), of_response.clone()),
+        ("GET /v1/responses/resp_1?stream=true", streamed(stream()), of_stream),
+        ("POST /v1/responses/resp_1/cancel", whole(response()), of_response),
+        (
+            "POST /v1/responses/compact",
+            whole(compaction),
+            vec![(Kind::Response, "resp_2"), (Kind::Item, "cmp_1"), (Kind::Encrypted, "c")],
+        ),
+        ("POST /v1/conversations", whole(conversation.into()), vec![(Kind::Conversation, "conv_2")]),
+        (
+            "POST /v1/conversations/conv_2/items",
+            whole(list.into()),
+            vec![(Kind::Item, "msg_2"), (Kind::Item, "rs_2"), (Kind::Encrypted, "l")],
+        ),
+        (
+            "GET /v1/responses/resp_1/input_items",
+            whole(list.into()),
+            vec![(Kind::Item, "msg_2"), (Kind::Item, "rs_2"), (Kind::Encrypted, "l")],
+        ),
+        ("GET /v1/conversations/conv_2/items/msg_3", whole(item.into()), vec![(Kind::Item, "msg_3")]),
+    ] {
+        let (_upstream, gateway) = answered(line, sent, body.as_bytes()).await;
+        for id in &ids {
+            assert_eq!(told(&gateway, *id, owner("tester")).await, made_here(), "{line}: {id:?}");
+            let Recalled::Own(origin) = made_here() else { panic!() };
+            assert_eq!(told(&gateway, *id, owner("stranger")).await, Recalled::Foreign(origin), "{line}: {id:?}");
+        }
+        for id in ECHOED {
+            assert_eq!(told(&gateway, id, owner("tester")).await, Recalled::Unknown, "{line}: {id:?}");
+        }
+        // Nothing beside it.
+        assert_eq!(learned(&gateway).await, ids.len() as f64, "{line}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_success_teaches_nothing() {
+    let coded = [
+        b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-encoding: gzip\r\ncontent-length: ".as_slice(),
+        RESPONSE.len().to_string().as_bytes(),
+        b"\r\n\r\n",
+        RESPONSE.as_bytes(),
+    ]
+    .concat();
+    let of_stream = stream();
+    let failed = answer("400 Bad Request", "text/event-stream", of_stream.as_bytes());
+    for (what, sent, body) in [
+        ("400", json("400 Bad Request", RESPONSE), RESPONSE),
+        ("404", json("404 Not Found", RESPONSE), RESPONSE),
+        ("429", json("429 Too Many Requests", RESPONSE), RESPONSE),
+        ("500", json("500 X", RESPONSE), RESPONSE),
+        ("a stream of 400", failed, &of_stream),
+        ("a coded answer", coded, RESPONSE),
+        ("sound", answer("200 OK", "audio/mpeg", RESPONSE.as_bytes()), RESPONSE),
+        (
+            "what was deleted",
+            json("200 OK", r#"{"id":"resp_1","object":"response","deleted":true}"#),
+            r#"{"id":"resp_1","object":"response","deleted":true}"#,
+        ),
+    ] {
+        let (_upstream, gateway) = answered("POST /v1/responses", sent, body.as_bytes()).await;
+        assert_eq!(told(&gateway, (Kind::Response, "resp_1"), owner("tester")).await, Recalled::Unknown, "{what}");
+        assert_eq!(learned(&gateway).await, 0.0, "{what}");
+    }
+}
+
+#[tokio::test]
+async fn whoever_learned_it_first_keeps_it() {
+    let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
+    let gateway = Gateway::start(with_stranger(&upstream.base_url()));
+    assert_eq!(ask(&gateway, "POST /v1/responses").await.status, 200);
+    // Another key has the same id said to it.
+    let mut stranger = gateway.connect().await;
+    let headers = format!("authorization: Bearer {}\r\n", super::STRANGER);
+    assert_eq!(stranger.ask("GET /v1/responses/resp_1", &headers).await.body, RESPONSE.as_bytes());
+    assert_eq!(told(&gateway, (Kind::Response, "resp_1"), owner("tester")).await, made_here());
+    let Recalled::Own(origin) = made_here() else { panic!() };
+    assert_eq!(told(&gateway, (Kind::Response, "resp_1"), owner("stranger")).await, Recalled::Foreign(origin));
+    assert_eq!(gateway.metric("tidegate_affinity_taken_total").await, 1.0);
+}

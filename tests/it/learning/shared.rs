@@ -1,0 +1,181 @@
+//! Several gateways with one memory in Redis.
+
+use std::time::{Duration, Instant};
+
+use tidegate::{
+    affinity::{Recalled, WAIT},
+    config::{self, Fail, Sharing},
+    domain::origin::Kind,
+};
+use tokio::sync::oneshot;
+
+use super::{BODY, made_here, owner, recall};
+use crate::support::{
+    database::until,
+    gateway::{Gateway, config},
+    redis::RedisServer,
+    soon,
+    upstream::{LAST_CHUNK, RESPONSE, STREAM, Step, Upstream, answer, chunk, json},
+};
+
+/// Nothing may take longer, however busy the machine that runs the tests is.
+const GENEROUS: Duration = Duration::from_millis(400);
+
+const KNOWN: &str = r#"tidegate_affinity_waits_total{result="known"}"#;
+const IN_VAIN: &str = r#"tidegate_affinity_waits_total{result="in_vain"}"#;
+
+fn start(upstream: &Upstream, redis: &RedisServer) -> Gateway {
+    let mut config = config(&upstream.base_url());
+    let (host, port) = ("127.0.0.1".into(), redis.port);
+    let at = config::Redis { tls: false, host, port, database: 0, user: None, password: None };
+    config.sharing = Some(Sharing { redis: at, replicas: 2, fail: Fail::Share, patience: WAIT });
+    config.affinity.shared = true;
+    Gateway::start(config)
+}
+
+fn event(number: usize) -> Vec<u8> {
+    format!("data: {{\"type\":\"response.created\",\"response\":{{\"id\":\"resp_{number}\"}}}}\n\n").into_bytes()
+}
+
+async fn works(gateway: &Gateway) {
+    for fault in ["read", "write"] {
+        gateway.metric_becomes(&format!("tidegate_affinity_fault{{fault=\"{fault}\"}}"), 0.0).await;
+    }
+}
+
+#[tokio::test]
+async fn what_came_down_from_one_is_known_to_the_other_at_once() {
+    const TIMES: usize = 1000;
+    let redis = RedisServer::start();
+    let mut number = 0;
+    let upstream = Upstream::scripted(move |_| {
+        number += 1;
+        if number % 2 == 0 {
+            return vec![Step::Send(json("200 OK", &RESPONSE.replace("resp_1", &format!("resp_{number}"))))];
+        }
+        vec![Step::Send([STREAM, &chunk(&event(number))].concat()), Step::Send(LAST_CHUNK.to_vec())]
+    })
+    .await;
+    let (one, other) = (start(&upstream, &redis), start(&upstream, &redis));
+    works(&one).await;
+    works(&other).await;
+    let mut client = one.connect().await;
+    let (mut waited, mut late, mut unsure) = (Vec::new(), 0, 0);
+    for number in 1..=TIMES {
+        let id = format!("resp_{number}");
+        let began = Instant::now();
+        client.post(BODY).await;
+        let mut answer = client.head().await;
+        if number % 2 == 0 {
+            client.body(&mut answer).await;
+            assert_eq!(answer.body, RESPONSE.replace("resp_1", &id).as_bytes());
+        } else {
+            assert_eq!(soon("the event", client.chunk()).await.unwrap(), event(number));
+        }
+        waited.push(began.elapsed());
+        match recall(&other, (Kind::Response, &id), owner("tester")).await {
+            // On a machine that is too busy, the wait for Redis ends without it, and is counted.
+            Recalled::Unknown => late += 1,
+            Recalled::CannotTell(None) => unsure += 1,
+            known => assert_eq!(known, made_here(), "{id}"),
+        }
+        if number % 2 == 1 {
+            client.body(&mut answer).await;
+        }
+    }
+    waited.sort_unstable();
+    let in_vain = one.metric(IN_VAIN).await;
+    eprintln!(
+        "{TIMES} answers: {late} were not known to the other, {in_vain} waits were in vain, {unsure} could not be looked up in time; \
+         from request to answer: median {:?}, longest {:?}",
+        waited[TIMES / 2],
+        waited[TIMES - 1]
+    );
+    assert!(late == 0 || in_vain > 0.0, "nobody waited");
+    assert!(late + unsure < TIMES / 10);
+    for number in 1..=TIMES {
+        let id = format!("resp_{number}");
+        let known = async || recall(&other, (Kind::Response, &id), owner("tester")).await == made_here();
+        until("none is lost", known).await;
+    }
+}
+
+#[tokio::test]
+async fn without_redis_the_first_waits_a_moment_and_nobody_after_it() {
+    const EVENTS: usize = 20;
+    let redis = RedisServer::start();
+    let (mut gates, waits): (Vec<_>, Vec<_>) = (0..EVENTS).map(|_| oneshot::channel()).unzip();
+    let mut waits = Some(waits);
+    let upstream = Upstream::scripted(move |_| {
+        let mut steps = vec![Step::Send(STREAM.to_vec())];
+        match waits.take() {
+            Some(waits) => {
+                for (number, wait) in waits.into_iter().enumerate() {
+                    steps.extend([Step::Wait(wait), Step::Send(chunk(&event(number)))]);
+                }
+            }
+            None => steps.extend((100..120).map(|number| Step::Send(chunk(&event(number))))),
+        }
+        steps.push(Step::Send(LAST_CHUNK.to_vec()));
+        steps
+    })
+    .await;
+    let gateway = start(&upstream, &redis);
+    works(&gateway).await;
+    let mut client = gateway.connect().await;
+    client.post(BODY).await;
+    let mut head = client.head().await;
+    redis.pause();
+    let mut took = Vec::new();
+    for (number, gate) in gates.drain(..).enumerate() {
+        let began = Instant::now();
+        gate.send(()).unwrap();
+        assert_eq!(soon("an event", client.chunk()).await.unwrap(), event(number));
+        took.push(began.elapsed());
+        // Here it is known in any case.
+        let id = format!("resp_{number}");
+        assert_eq!(recall(&gateway, (Kind::Response, &id), owner("tester")).await, made_here());
+    }
+    client.body(&mut head).await;
+    assert!(head.whole);
+    let rest: Duration = took[1..].iter().sum();
+    eprintln!("Redis stands still: the first event came after {:?}, {} more after {rest:?}", took[0], EVENTS - 1);
+    assert!(took[0] < GENEROUS && rest < GENEROUS, "{took:?}");
+    assert!(took[0] >= WAIT / 2, "{took:?}");
+    assert_eq!((gateway.metric(KNOWN).await, gateway.metric(IN_VAIN).await), (0.0, 1.0));
+
+    gateway.metric_becomes(r#"tidegate_affinity_fault{fault="write"}"#, 1.0).await;
+    let began = Instant::now();
+    let answer = client.create(BODY).await;
+    eprintln!("another answer with 20 ids: {:?}", began.elapsed());
+    assert!(answer.whole && answer.body == (100..120).flat_map(event).collect::<Vec<_>>());
+    assert_eq!(gateway.metric(IN_VAIN).await, 1.0, "nobody waits for a store that is known to be away");
+
+    redis.go_on();
+    works(&gateway).await;
+    gateway.metric_becomes("tidegate_affinity_waiting", 0.0).await;
+    let other = start(&upstream, &redis);
+    for number in (0..EVENTS).chain(100..120) {
+        let id = format!("resp_{number}");
+        let known = async || recall(&other, (Kind::Response, &id), owner("tester")).await == made_here();
+        until("all of them are there", known).await;
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_while_its_piece_waits_is_settled() {
+    let redis = RedisServer::start();
+    let stream = [event(1), event(2)].concat();
+    let upstream = Upstream::fixed(answer("200 OK", "text/event-stream", &stream)).await;
+    let gateway = start(&upstream, &redis);
+    works(&gateway).await;
+    redis.pause();
+    let mut client = gateway.connect().await;
+    client.post(BODY).await;
+    client.head().await;
+    drop(client);
+    gateway.metric_becomes("tidegate_requests_in_flight", 0.0).await;
+    let others = gateway.connect().await.create(BODY).await;
+    assert!(others.whole && others.body == stream);
+    assert_eq!(recall(&gateway, (Kind::Response, "resp_2"), owner("tester")).await, made_here());
+}
