@@ -191,6 +191,11 @@ impl Origins {
         if new > 0 { mark } else { Mark(0) }
     }
 
+    /// Counts references of an answer that had too many to learn them all.
+    pub fn overlook(&self, references: u64) {
+        self.condition.overlooked.fetch_add(references, Ordering::Relaxed);
+    }
+
     /// What is known of references that `by` named, each in its place. Memory tells of his own at once; for everything else
     /// the store is asked, also where memory knows that it is somebody else's, so that nobody can tell by the time it took.
     pub async fn recall_all(&self, references: &[Reference], by: Owner, now: Duration) -> Vec<Recalled> {

@@ -88,6 +88,8 @@ pub struct Condition {
     pub learned: AtomicU64,
     /// References that were somebody else's already when they were learned: they stay his.
     pub taken: AtomicU64,
+    /// References in answers that were not learned, as one answer had too many.
+    pub overlooked: AtomicU64,
     /// References that were named, by [`Found::ALL`].
     recalled: [AtomicU64; Found::ALL.len()],
     /// Those of them that the store was asked for, as memory could not tell.

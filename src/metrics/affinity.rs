@@ -28,6 +28,7 @@ pub(super) struct Shown {
     waiting: Gauge,
     learned: Counter,
     taken: Counter,
+    overlooked: Counter,
     asked: Counter,
     dropped: Counter,
     recalled: Family<ResultLabels, Counter>,
@@ -58,6 +59,11 @@ impl Shown {
             waiting: gauge(registry, "affinity_waiting", "Ids that wait to be written to the store"),
             learned: counter(registry, "affinity_learned", "Ids that were new in answers"),
             taken: counter(registry, "affinity_taken", "Ids in answers that were somebody else's already"),
+            overlooked: counter(
+                registry,
+                "affinity_overlooked",
+                "Ids that were not learned, as one answer had over 4,096",
+            ),
             asked: counter(registry, "affinity_asked", "Ids that the store was asked for"),
             dropped: counter(registry, "affinity_dropped", "Ids that are in memory only, as too many waited"),
             recalled,
@@ -74,6 +80,7 @@ impl Shown {
         for (counter, value) in [
             (&self.learned, &condition.learned),
             (&self.taken, &condition.taken),
+            (&self.overlooked, &condition.overlooked),
             (&self.asked, &condition.asked),
             (&self.dropped, &condition.dropped),
         ] {

@@ -87,6 +87,11 @@ impl Lessons {
         self.learning.learn(&references, self.origin)
     }
 
+    /// So many references had no room.
+    pub(super) fn overlook(&self, references: u64) {
+        self.learning.origins.overlook(references);
+    }
+
     /// Holds back the piece that names what was learned, where others have to know it first.
     pub(super) fn hold_back(&self, piece: &Bytes, mark: Mark) -> Option<HeldBack> {
         if self.in_vain || !self.learning.origins.is_waited_for(mark) {

@@ -323,8 +323,16 @@ impl Relay {
                 _ => Verdict::Answered,
             });
         }
-        self.closing.settlement.seen(self.observer.seen());
+        self.note_seen();
         if self.left { self.closing.leave() } else { self.closing.close(end) }
+    }
+
+    fn note_seen(&mut self) {
+        let seen = self.observer.seen();
+        self.closing.settlement.seen(seen);
+        if let Some(lessons) = self.lessons.as_ref().filter(|_| seen.dropped > 0) {
+            lessons.overlook(seen.dropped);
+        }
     }
 
     /// How it goes on now that the client left; none where nothing more would be learned.
@@ -361,7 +369,7 @@ impl Drop for Relay {
             if self.left {
                 self.observer.cut_short();
             }
-            self.closing.settlement.seen(self.observer.seen());
+            self.note_seen();
             match self.terminal() {
                 Some(terminal) if !self.left => self.closing.close(end_of(terminal)),
                 // The connection is asked why it ended.

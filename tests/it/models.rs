@@ -254,6 +254,8 @@ async fn the_operators_side() {
     assert!(!metrics.text().contains("sk-") && !metrics.text().contains("zeta"), "{metrics:?}");
     let health = admin.get("/healthz").await;
     assert_eq!((health.status, health.body.len()), (200, 0));
+    // What the answer before taught is written.
+    gateway.metric_becomes("tidegate_affinity_waiting", 0.0).await;
     let ready = admin.get("/readyz").await;
     assert_eq!((ready.status, ready.header("content-type")), (200, Some("application/json")));
     let in_service = |name: &str| {

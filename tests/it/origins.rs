@@ -605,6 +605,7 @@ async fn a_gateway_shows_how_its_memory_stands() {
         "tidegate_affinity_waiting",
         "tidegate_affinity_learned_total",
         "tidegate_affinity_taken_total",
+        "tidegate_affinity_overlooked_total",
         "tidegate_affinity_asked_total",
         "tidegate_affinity_dropped_total",
         r#"tidegate_affinity_recalled_total{result="own"}"#,

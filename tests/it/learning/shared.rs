@@ -1,13 +1,13 @@
 //! Several gateways with one memory in Redis.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tidegate::{
     affinity::{Recalled, WAIT},
     config::{self, Fail, Sharing},
     domain::origin::Kind,
 };
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::Instant};
 
 use super::{BODY, made_here, owner, recall};
 use crate::support::{

@@ -1,0 +1,91 @@
+//! What a gateway that runs is told from elsewhere.
+
+use std::sync::{Arc, mpsc};
+
+use tokio::sync::watch;
+
+use super::{
+    Grace,
+    progress::Deadlines,
+    reload::Command,
+    shutdown::{SharedGrace, Shutdown},
+    tls::Certificates,
+};
+use crate::{affinity::Origins, api::Health, config::Config, domain::budget::Budget};
+
+/// Changes or ends a gateway from another thread.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    pub(super) data: Shutdown,
+    pub(super) admin: Shutdown,
+    pub(super) health: Arc<Health>,
+    pub(super) deadlines: watch::Sender<Deadlines>,
+    /// None where the data plane speaks plain http.
+    pub(super) certificates: Option<Arc<Certificates>>,
+    pub(super) reloader: mpsc::Sender<Command>,
+    pub(super) grace: SharedGrace,
+    pub(super) bodies: Budget,
+    pub(super) origins: Arc<Origins>,
+}
+
+impl Handle {
+    /// Takes over the settings that hold for the gateway as a whole and may change while it runs.
+    pub(super) fn configure(&self, config: &Config) {
+        self.health.configure(config);
+        self.deadlines.send_replace(Deadlines::from(&config.timeouts));
+        if let (Some(certificates), Some(identity)) = (&self.certificates, &config.server.tls) {
+            certificates.set(identity);
+        }
+        self.grace.set(Grace { delay: config.timeouts.drain_delay, limit: config.timeouts.drain });
+        self.bodies.set_limit(config.server.max_body_memory);
+        self.origins.configure(&config.affinity);
+    }
+
+    /// Asks for the configuration to be read again. What comes of it is logged and counted.
+    pub fn reload(&self) {
+        if self.reloader.send(Command::Reload).is_err() {
+            tracing::warn!("the configuration is not read again: the gateway ends");
+        }
+    }
+
+    /// How long an end that begins now may take.
+    pub fn grace(&self) -> Grace {
+        self.grace.get()
+    }
+
+    /// Says that it will end: readiness fails, requests are served as before, no connection is kept after its answer.
+    pub fn leave(&self) {
+        self.health.drain();
+        self.data.leave();
+    }
+
+    /// Takes no new connections; requests under way go on.
+    pub fn drain(&self) {
+        self.health.drain();
+        self.data.drain();
+        self.end_reloads();
+    }
+
+    /// Ends everything now.
+    pub fn stop(&self) {
+        self.health.drain();
+        self.data.stop();
+        self.admin.stop();
+        self.end_reloads();
+    }
+
+    fn end_reloads(&self) {
+        // Where nobody is told, it has ended already.
+        let _ = self.reloader.send(Command::End);
+    }
+
+    /// What is known of where ids came from.
+    pub fn origins(&self) -> &Arc<Origins> {
+        &self.origins
+    }
+
+    /// Whether a request was under way when everything was ended.
+    pub fn was_cut(&self) -> bool {
+        self.data.was_cut()
+    }
+}
