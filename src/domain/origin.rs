@@ -43,6 +43,7 @@ impl Kind {
             Self::Prompt => "prompt",
             Self::Encrypted => "encrypted",
             Self::Skill => "skill",
+            Self::TurnState => "turn_state",
         }
     }
 }

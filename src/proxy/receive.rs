@@ -249,7 +249,7 @@ struct Scan<'a> {
 impl<'a> Scan<'a> {
     fn new(max_bytes: u64, budget: &'a Budget, coding: Option<Coding>, names_model: bool) -> Self {
         Self {
-            scanner: RequestScan::new(),
+            scanner: if names_model { RequestScan::new() } else { RequestScan::without_fields() },
             names_model,
             rope: Rope::new(),
             max_bytes,
@@ -303,7 +303,7 @@ impl<'a> Scan<'a> {
             return Ok(Received::default());
         }
         let mut request = self.scanner.finish().map_err(|error| Refusal::json(&error))?;
-        let model = match request.model.take().filter(|_| self.names_model) {
+        let model = match request.model.take() {
             None => None,
             Some(found) => match found.value {
                 // With a stored prompt the model may be left out, or null (docs/wire.md, section 8).

@@ -87,7 +87,7 @@ async fn everything_else_keeps_its_bytes() {
     let around: &[(&[u8], &[u8])] = &[
         (b"{\"model\":", b"}"),
         (b"\t\r\n {\n\"model\"\t:\r", b" \n}\n\n"),
-        (b"{\"a\":1,\"a\":2,\"Input\":3,\"input\":4,\"model\":", b"}"),
+        (b"{\"a\":1,\"a\":2,\"Output\":3,\"output\":4,\"model\":", b"}"),
         (b"{\"n\":[1E+2,-0,0.10,1e400,123456789012345678901234567890],\"model\":", b",\"z\":-0.0e-0}"),
         (b"{\"tools\":[{\"type\":\"image_generation\",\"model\":\"smart\"}],\"metadata\":{\"model\":\"x\",\"MODEL\":1},\"model\":", b"}"),
         (b"{\"model\":", b",\"prompt\":{\"model\":null,\"model\":2},\"models\":[\"model\",\"smart\"]}"),

@@ -4,6 +4,7 @@
 
 mod support;
 
+mod affinity;
 mod billing;
 mod bodies;
 mod cancel;

@@ -176,6 +176,9 @@ static GRAMMAR: Grammar = Grammar::new(
 /// The fields at the top that are acted on, by the places that [`Request`] has for them.
 static FIELDS: Paths = Paths::new(&[&["model"], &["prompt_cache_key"], &["background"], &["store"], &["stream"]]);
 
+/// A request that names no model: nothing else than what it refers to is acted on.
+static NO_FIELDS: Paths = Paths::new(&[]);
+
 /// A reference that a request makes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Used {
@@ -238,7 +241,7 @@ pub struct RequestScan {
 
 impl Default for RequestScan {
     fn default() -> Self {
-        Self { scanner: Scanner::seeking(&FIELDS, Repeats::Refuse, Finder::new(&GRAMMAR, Requested::default())) }
+        Self::of(&FIELDS)
     }
 }
 
@@ -246,6 +249,15 @@ impl RequestScan {
     /// A scan of nothing yet.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// The same, of a request in which no field says where it goes: only references are found.
+    pub fn without_fields() -> Self {
+        Self::of(&NO_FIELDS)
+    }
+
+    fn of(fields: &'static Paths) -> Self {
+        Self { scanner: Scanner::seeking(fields, Repeats::Refuse, Finder::new(&GRAMMAR, Requested::default())) }
     }
 
     /// Reads the next piece. Once it failed, it gives the same error for ever.

@@ -31,7 +31,7 @@ impl Refusal {
             Kind::Container => "Container",
             Kind::Prompt => "Prompt",
             Kind::Skill => "Skill",
-            Kind::Encrypted => "Content",
+            Kind::Encrypted | Kind::TurnState => "Content",
         };
         let message = format!("{what} with this id not found, or this key may not use it.");
         // An object that holds it, or the field itself.

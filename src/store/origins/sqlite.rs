@@ -21,8 +21,9 @@ use crate::{
 const BUSY: Duration = Duration::from_secs(5);
 /// Of what is in the file: another number is another version's.
 const VERSION: i64 = 1;
-/// Rows of one statement: of 5 values each, SQLite takes 32,766.
-const ROWS: usize = 500;
+/// Rows of one statement, largest first. Few sizes, so that each is prepared once: reading a statement anew costs SQLite more
+/// than doing what it says.
+const ROWS: [usize; 5] = [256, 64, 16, 4, 1];
 /// Rows that are forgotten in one go: some 10 ms, while which what is learned waits.
 const SWEPT: usize = 1000;
 
@@ -54,10 +55,20 @@ fn entry(row: &SqliteRow) -> Result<([u8; 16], Entry), StoreError> {
     Ok((key.try_into().map_err(|_| StoreError::Unreadable)?, Entry { origin, used_s }))
 }
 
+/// Cuts rows into parts of these sizes.
+fn parts<T>(mut rows: &[T]) -> impl Iterator<Item = &[T]> {
+    std::iter::from_fn(move || {
+        let size = ROWS.into_iter().find(|size| *size <= rows.len())?;
+        let (part, rest) = rows.split_at(size);
+        rows = rest;
+        Some(part)
+    })
+}
+
 /// What is there of these keys.
 async fn select(connection: &mut SqliteConnection, keys: &[[u8; 16]]) -> Result<HashMap<[u8; 16], Entry>, StoreError> {
     let mut found = HashMap::new();
-    for keys in keys.chunks(ROWS) {
+    for keys in parts(keys) {
         let mut query =
             QueryBuilder::new("SELECT key, account, owner, owner_group, used_s FROM origins WHERE key IN (");
         let mut values = query.separated(", ");
@@ -65,7 +76,7 @@ async fn select(connection: &mut SqliteConnection, keys: &[[u8; 16]]) -> Result<
             values.push_bind(key.as_slice());
         }
         query.push(")");
-        for row in query.build().persistent(false).fetch_all(&mut *connection).await? {
+        for row in query.build().fetch_all(&mut *connection).await? {
             let (key, entry) = entry(&row)?;
             found.insert(key, entry);
         }
@@ -135,7 +146,7 @@ impl Sqlite {
         let keyed: Vec<_> = keys.iter().zip(entries.iter().map(|(_, entry)| entry)).collect();
         let mut transaction = self.connection.begin_with("BEGIN IMMEDIATE").await?;
         let mut taken = Vec::with_capacity(keys.len());
-        for rows in keyed.chunks(ROWS) {
+        for rows in parts(&keyed) {
             let mut query = QueryBuilder::new("INSERT INTO origins (key, account, owner, owner_group, used_s) ");
             query.push_values(rows, |mut values, (key, Entry { origin, used_s })| {
                 values.push_bind(key.as_slice());
@@ -154,7 +165,7 @@ impl Sqlite {
                 " OR (origins.used_s < excluded.used_s AND origins.account = excluded.account \
                  AND origins.owner = excluded.owner AND origins.owner_group = excluded.owner_group) RETURNING key",
             );
-            for row in query.build().persistent(false).fetch_all(&mut *transaction).await? {
+            for row in query.build().fetch_all(&mut *transaction).await? {
                 taken.push(row.try_get::<&[u8], _>(0)?.to_vec());
             }
         }

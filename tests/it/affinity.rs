@@ -1,0 +1,144 @@
+//! State goes home, and only to its owner: what a request refers to decides which account is asked.
+
+use std::{fmt::Write as _, time::Duration};
+
+use tempfile::TempDir;
+use tidegate::{
+    config::{Config, Group, Key, Limits, OnLostState},
+    domain::{
+        chance::{Chance, seed},
+        clock::Clock,
+        origin::{Kind, Origin, Owner, Reference},
+    },
+    store::origins::{Entry, Life, Place, Store},
+};
+
+use crate::support::{
+    client::{Answer, Client},
+    gateway::{self, Gateway, credential, key, model, upstream},
+    upstream::{Request, Step, Upstream, json},
+};
+
+mod by_id;
+mod lost;
+mod pins;
+mod tenancy;
+
+/// Says nothing of itself: nobody learns anything.
+const DONE: &str =
+    r#"{"object":"response","status":"completed","usage":{"input_tokens":1,"output_tokens":1,"total_tokens":2}}"#;
+
+/// What the gateway remembers from before: kind, text, upstream, account, name of the key, its group.
+type Known<'a> = (Kind, &'a str, &'a str, &'a str, &'a str, Option<&'a str>);
+
+/// Two upstreams with two accounts each, and a gateway before them.
+struct Fleet {
+    upstreams: [Upstream; 2],
+    gateway: Gateway,
+}
+
+/// The settings of a fleet: `smart` leads to both, `first` and `second` to one of them; alice and bob are strangers, carol and
+/// dave a group.
+fn settings(upstreams: &[Upstream; 2]) -> Config {
+    let mut config = gateway::config(&upstreams[0].base_url());
+    config.upstreams = vec![upstream("one", &upstreams[0].base_url()), upstream("two", &upstreams[1].base_url())];
+    for (at, name) in config.upstreams.iter_mut().zip(["one", "two"]) {
+        at.credentials =
+            ["a", "b"].map(|account| credential(&format!("{name}-{account}"), &format!("sk-{name}-{account}"))).into();
+    }
+    config.models = vec![
+        model("smart", &[(0, Some("real-one")), (1, Some("real-two"))]),
+        model("first", &[(0, Some("real-first"))]),
+        model("second", &[(1, None)]),
+    ];
+    config.groups = vec![Group { name: "team".into(), limits: Limits::default(), budgets: Vec::new() }];
+    let of_team = |name: &str| Key { group: Some(0), ..key(name, &format!("sk-{name}")) };
+    config.keys = vec![key("alice", "sk-alice"), key("bob", "sk-bob"), of_team("carol"), of_team("dave")];
+    config
+}
+
+/// Writes into the store of a gateway that does not run yet.
+async fn remember(config: &Config, known: &[Known<'_>]) {
+    let now_s = u32::try_from(Clock::system().since_epoch().as_secs()).unwrap();
+    let life = Life { now_s, ttl_s: u32::try_from(config.affinity.ttl.as_secs()).unwrap() };
+    let rows: Vec<_> = known
+        .iter()
+        .map(|(kind, text, upstream, account, key, group)| {
+            let origin = Origin { account: seed(&[upstream, account]), owner: Owner::new(key, *group) };
+            (Reference::new(*kind, text.as_bytes()), Entry { origin, used_s: now_s })
+        })
+        .collect();
+    let mut store = Store::open(&Place::of(config), Chance::system()).await.unwrap();
+    assert!(store.learn(&rows, life).await.unwrap().iter().all(Option::is_none));
+    store.close().await;
+}
+
+impl Fleet {
+    async fn start(known: &[Known<'_>], change: impl FnOnce(&mut Config)) -> Self {
+        Self::answering(known, change, |_| vec![Step::Send(json("200 OK", DONE))]).await
+    }
+
+    /// With a script that both upstreams follow.
+    async fn answering(
+        known: &[Known<'_>],
+        change: impl FnOnce(&mut Config),
+        script: impl FnMut(&Request) -> Vec<Step> + Clone + Send + 'static,
+    ) -> Self {
+        let upstreams = [Upstream::scripted(script.clone()).await, Upstream::scripted(script).await];
+        let mut config = settings(&upstreams);
+        change(&mut config);
+        let folder = TempDir::new().unwrap();
+        config.server.data_dir = folder.path().to_owned();
+        remember(&config, known).await;
+        Self { upstreams, gateway: Gateway::run(config, None, folder) }
+    }
+
+    /// `POST /v1/responses` of a key.
+    async fn create(&self, key: &str, body: &str) -> Answer {
+        call(&self.gateway, key, "POST /v1/responses", Some(body)).await
+    }
+
+    async fn call(&self, key: &str, line: &str, body: Option<&str>) -> Answer {
+        call(&self.gateway, key, line, body).await
+    }
+
+    /// What arrived since it was asked last: by whose credential, and how.
+    fn arrived(&mut self) -> Vec<(String, Request)> {
+        let taken = self.upstreams.iter_mut().flat_map(Upstream::taken);
+        let secret =
+            |request: &Request| request.header("authorization").unwrap().trim_start_matches("Bearer sk-").to_owned();
+        taken.map(|request| (secret(&request), request)).collect()
+    }
+
+    /// Whose credential it was asked with, when it was asked once.
+    #[track_caller]
+    fn account(&mut self) -> String {
+        let arrived = self.arrived();
+        assert_eq!(arrived.len(), 1, "{arrived:?}");
+        arrived[0].0.clone()
+    }
+}
+
+/// A call of a key on a connection of its own.
+async fn call(gateway: &Gateway, key: &str, line: &str, body: Option<&str>) -> Answer {
+    let mut head = format!("{line} HTTP/1.1\r\nhost: t\r\nauthorization: Bearer sk-{key}\r\nconnection: close\r\n");
+    if let Some(body) = body {
+        write!(head, "content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}", body.len()).unwrap();
+    } else {
+        head.push_str("\r\n");
+    }
+    let mut client = Client::connect(gateway.address).await;
+    client.send(head).await;
+    client.answer().await
+}
+
+/// All of an answer, but for the ids of its request.
+fn masked(answer: &Answer) -> (u16, Vec<(String, String)>, String, bool) {
+    let mut headers = answer.headers.clone();
+    for (name, value) in &mut headers {
+        if matches!(name.as_str(), "x-request-id" | "x-tidegate-request-id" | "date") {
+            "*".clone_into(value);
+        }
+    }
+    (answer.status, headers, String::from_utf8(answer.body.clone()).unwrap(), answer.whole)
+}

@@ -1,0 +1,245 @@
+//! The account that holds the state cannot be asked: an error that says so, or on without encrypted reasoning.
+
+use super::*;
+use crate::{
+    reload::{NEVER, OK, TESTER, text},
+    support::{gateway::UPSTREAM_KEY, upstream::RESPONSE},
+};
+
+const UNAUTHORIZED: &str =
+    r#"{"error":{"message":"no","type":"invalid_request_error","param":null,"code":"invalid_api_key"}}"#;
+
+/// An upstream whose accounts work but for these.
+fn but(refused: &'static [&'static str]) -> impl FnMut(&Request) -> Vec<Step> + Clone + Send {
+    move |request| {
+        let account = request.header("authorization").unwrap().trim_start_matches("Bearer sk-");
+        vec![Step::Send(if refused.contains(&account) {
+            json("401 Unauthorized", UNAUTHORIZED)
+        } else {
+            json("200 OK", DONE)
+        })]
+    }
+}
+
+const TO_TWO_B: &str = r#"{"model":"smart","previous_response_id":"resp_1"}"#;
+const KNOWN: [Known<'static>; 1] = [(Kind::Response, "resp_1", "two", "two-b", "alice", None)];
+
+#[tokio::test]
+async fn an_account_that_is_left_alone_is_an_error_that_says_when() {
+    let mut fleet = Fleet::answering(&KNOWN, |_| (), but(&["two-b"])).await;
+    // The first one finds out, and asks nobody else.
+    fleet.create("alice", TO_TWO_B).await.assert_final(502, "upstream_auth", true);
+    assert_eq!(fleet.account(), "two-b");
+    for (line, body) in
+        [("POST /v1/responses", Some(TO_TWO_B)), ("GET /v1/responses/resp_1", None), ("DELETE /responses/resp_1", None)]
+    {
+        let answer = fleet.call("alice", line, body).await;
+        answer.assert_final(503, "state_unavailable", false);
+        let after: u64 = answer.header("retry-after").unwrap().parse().unwrap();
+        assert!((500..=700).contains(&after), "{after}");
+    }
+    assert!(fleet.arrived().is_empty());
+    assert_eq!(fleet.gateway.metric(r#"tidegate_affinity_requests_total{result="unavailable"}"#).await, 3.0);
+    // Others are not held up.
+    assert_eq!(fleet.create("alice", r#"{"model":"second"}"#).await.status, 200);
+    assert_eq!(fleet.account(), "two-a");
+}
+
+/// Leaving somebody alone sends requests elsewhere: where there is nobody else, it is no use.
+#[tokio::test]
+async fn the_only_account_is_asked_even_so() {
+    let alone = |config: &mut Config| {
+        config.upstreams.remove(0);
+        config.upstreams[0].credentials.remove(0);
+        config.models = vec![model("smart", &[(0, None)])];
+    };
+    let mut fleet = Fleet::answering(&KNOWN, alone, but(&["two-b"])).await;
+    for _ in 0..3 {
+        fleet.create("alice", TO_TWO_B).await.assert_final(502, "upstream_auth", true);
+        assert_eq!(fleet.account(), "two-b");
+    }
+}
+
+#[tokio::test]
+async fn a_cooling_account_comes_back() {
+    let mut calls = 0;
+    let script = move |_: &Request| {
+        calls += 1;
+        let limited =
+            r#"{"error":{"message":"slow down","type":"requests","param":null,"code":"rate_limit_exceeded"}}"#;
+        let limited = json("429 Too Many Requests\r\nretry-after: 1", limited);
+        vec![Step::Send(if calls == 1 { limited } else { json("200 OK", DONE) })]
+    };
+    let no_waiting = |config: &mut Config| config.retries.retry_after_max = Duration::ZERO;
+    let mut fleet = Fleet::answering(&KNOWN, no_waiting, script).await;
+    assert_eq!(fleet.create("alice", TO_TWO_B).await.status, 429);
+    let answer = fleet.create("alice", TO_TWO_B).await;
+    answer.assert_final(503, "state_unavailable", false);
+    assert_eq!(answer.header("retry-after"), Some("1"));
+    crate::support::database::until("it is back", async || fleet.create("alice", TO_TWO_B).await.status == 200).await;
+    assert!(fleet.arrived().iter().all(|(account, _)| account == "two-b"));
+}
+
+#[tokio::test]
+async fn an_account_that_is_gone_is_an_error_that_will_not_heal() {
+    let known = [
+        (Kind::Response, "resp_1", "two", "another", "alice", None),
+        (Kind::Response, "resp_2", "gone", "a", "alice", None),
+        (Kind::Encrypted, "gA", "gone", "a", "alice", None),
+        (Kind::Response, "resp_3", "two", "two-a", "alice", None),
+    ];
+    // And one that the key may not use any more.
+    let mut fleet = Fleet::start(&known, |config| config.keys[0].upstreams = Some(vec![0])).await;
+    for body in [
+        r#"{"model":"smart","previous_response_id":"resp_1"}"#,
+        r#"{"model":"smart","previous_response_id":"resp_2"}"#,
+        r#"{"model":"smart","previous_response_id":"resp_3"}"#,
+        r#"{"model":"smart","input":[{"type":"reasoning","encrypted_content":"gA"}]}"#,
+        // Its model leads nowhere that the key may use: not that is said.
+        r#"{"model":"second","previous_response_id":"resp_3"}"#,
+    ] {
+        fleet.create("alice", body).await.assert_final(400, "state_lost", true);
+    }
+    fleet.call("alice", "GET /v1/responses/resp_2", None).await.assert_final(400, "state_lost", true);
+    fleet.create("alice", r#"{"model":"second"}"#).await.assert_final(404, "model_not_found", true);
+    assert!(fleet.arrived().is_empty());
+    assert_eq!(fleet.gateway.metric(r#"tidegate_affinity_requests_total{result="lost"}"#).await, 6.0);
+}
+
+#[tokio::test]
+async fn the_restrictions_of_a_key_hold() {
+    let known = [(Kind::Response, "resp_1", "two", "two-b", "alice", None)];
+    let mut fleet = Fleet::start(&known, |config| config.keys[0].models = Some(vec!["first".into()])).await;
+    fleet.create("alice", TO_TWO_B).await.assert_final(404, "model_not_found", true);
+    fleet.create("alice", r#"{"previous_response_id":"resp_1"}"#).await.assert_final(
+        400,
+        "missing_required_parameter",
+        true,
+    );
+    let body = r#"{"model":"first","previous_response_id":"resp_1"}"#;
+    assert_eq!((fleet.create("alice", body).await.status, fleet.account()), (200, "two-b".into()));
+}
+
+#[tokio::test]
+async fn an_upstream_without_the_endpoint_says_so() {
+    let known = [(Kind::File, "file-1", "two", "two-b", "alice", None)];
+    let mut fleet = Fleet::start(&known, |config| {
+        config.upstreams[1].surface = vec![tidegate::domain::endpoint::Surface::Chat];
+        config.upstreams[1].max_body_bytes = Some(1000);
+    })
+    .await;
+    let body = r#"{"model":"smart","messages":[{"content":[{"file":{"file_id":"file-1"}}]}]}"#;
+    let on = async |fleet: &Fleet, path: &str, body: &str| {
+        fleet.call("alice", &format!("POST /v1/{path}"), Some(body)).await
+    };
+    on(&fleet, "responses", body).await.assert_final(404, "unsupported_endpoint", true);
+    let long = body.replace("smart\"", &format!("smart\",\"x\":\"{}\"", "x".repeat(1000)));
+    on(&fleet, "chat/completions", &long).await.assert_final(413, "upstream_request_too_large", true);
+    assert!(fleet.arrived().is_empty());
+    assert_eq!(on(&fleet, "chat/completions", body).await.status, 200);
+    assert_eq!(fleet.account(), "two-b");
+}
+
+fn strips(config: &mut Config) {
+    config.models[0].on_lost_state = OnLostState::StripEncrypted;
+}
+
+/// What Codex sends: its own messages, what it was given with ids, and encrypted reasoning.
+const THREAD: &str = r#"{"model":"smart","input":[{"type":"message","id":"msg_own-uuid","role":"user","content":"x"}, {"type":"reasoning","id":"rs_1","summary":[],"encrypted_content":"gA"} ,{"type":"message","id":"msg_1","role":"assistant","content":"y"}],"store":false}"#;
+const STRIPPED: &str = r#"{"model":"real-one","input":[{"type":"message","id":"msg_own-uuid","role":"user","content":"x"} ,{"type":"message","id":"msg_1","role":"assistant","content":"y"}],"store":false}"#;
+const OF_THREAD: [Known<'static>; 3] = [
+    (Kind::Item, "rs_1", "two", "two-b", "alice", None),
+    (Kind::Encrypted, "gA", "two", "two-b", "alice", None),
+    (Kind::Item, "msg_1", "two", "two-b", "alice", None),
+];
+
+#[tokio::test]
+async fn encrypted_reasoning_is_cut_out_where_its_model_wants_that() {
+    let mut fleet = Fleet::answering(&OF_THREAD, strips, but(&["two-b"])).await;
+    // As long as it can be asked, it is.
+    fleet.create("alice", THREAD).await.assert_final(502, "upstream_auth", true);
+    assert_eq!(fleet.account(), "two-b");
+    assert_eq!(fleet.create("alice", THREAD).await.status, 200);
+    let arrived = fleet.arrived();
+    assert_eq!(arrived.len(), 1);
+    assert!(arrived[0].0.starts_with("one-"));
+    assert_eq!(String::from_utf8_lossy(&arrived[0].1.body), STRIPPED);
+    assert_eq!(fleet.gateway.metric(r#"tidegate_affinity_requests_total{result="stripped"}"#).await, 1.0);
+    // Another model does not want that.
+    let other = THREAD.replacen("smart", "first", 1);
+    fleet.create("alice", &other).await.assert_final(503, "state_unavailable", false);
+}
+
+#[tokio::test]
+async fn what_else_binds_is_not_cut_out() {
+    let mut known: Vec<Known<'_>> = OF_THREAD.into();
+    known.extend([
+        (Kind::Response, "resp_1", "two", "two-b", "alice", None),
+        (Kind::Encrypted, "gC", "two", "two-b", "alice", None),
+        (Kind::Container, "cntr_1", "two", "two-b", "alice", None),
+    ]);
+    let mut fleet = Fleet::start(&known, |config| {
+        strips(config);
+        config.upstreams[1].credentials.pop();
+    })
+    .await;
+    assert_eq!(fleet.create("alice", THREAD).await.status, 200);
+    assert!(fleet.account().starts_with("one-"));
+    for more in [
+        r#""previous_response_id":"resp_1","#,
+        r#""tools":[{"container":"cntr_1"}],"#,
+        r#""x":{"encrypted_content":"gC"},"#,
+    ] {
+        let body = THREAD.replacen(r#""input""#, &format!(r#"{more}"input""#), 1);
+        fleet.create("alice", &body).await.assert_final(400, "state_lost", true);
+    }
+    for item in [
+        r#"{"type":"compaction","encrypted_content":"gC"}"#,
+        r#"{"type":"item_reference","id":"msg_1"}"#,
+        r#"{"type":"reasoning","id":"rs_1","summary":[]}"#,
+    ] {
+        let body = THREAD.replacen("[{", &format!("[{item},{{"), 1);
+        fleet.create("alice", &body).await.assert_final(400, "state_lost", true);
+    }
+    assert!(fleet.arrived().is_empty());
+}
+
+/// A thread that went on elsewhere holds the reasoning of two accounts.
+#[tokio::test]
+async fn reasoning_of_two_accounts_is_cut_out_too() {
+    let mut known: Vec<Known<'_>> = OF_THREAD.into();
+    known.push((Kind::Encrypted, "gB", "one", "one-a", "alice", None));
+    let both = THREAD.replacen("[{", r#"[{"type":"reasoning","id":"rs_2","encrypted_content":"gB"},{"#, 1);
+    let mut fleet = Fleet::start(&known, strips).await;
+    assert_eq!(fleet.create("alice", &both).await.status, 200);
+    let arrived = fleet.arrived();
+    assert_eq!(String::from_utf8_lossy(&arrived[0].1.body), STRIPPED);
+    drop(fleet);
+    let fleet = Fleet::start(&known, |_| ()).await;
+    fleet.create("alice", &both).await.assert_final(400, "conflicting_state", true);
+}
+
+/// The name of the account is what counts.
+#[tokio::test]
+async fn a_rotated_credential_keeps_what_its_account_holds() {
+    let mut upstreams = [Upstream::fixed(json("200 OK", DONE)).await, Upstream::fixed(json("200 OK", RESPONSE)).await];
+    let at = [upstreams[0].base_url(), upstreams[1].base_url()];
+    let with = |credential: &str| {
+        let two = format!(
+            "[[upstreams]]\nname = \"two\"\nbase_url = \"{}\"\ncredentials = [{{ {credential} }}]\n\
+             [[models]]\nname = \"second\"\ntargets = [{{ upstream = \"two\" }}]\n",
+            at[1]
+        );
+        text("", &[("one", &at[0])], &(two + TESTER))
+    };
+    let gateway = Gateway::of(&with("env = \"UP_KEY\", account = \"main\""), NEVER);
+    assert_eq!(gateway.post("", r#"{"model":"second"}"#).await.status, 200);
+    let follow = r#"{"model":"smart","previous_response_id":"resp_1"}"#;
+    gateway.reload(&with("env = \"OTHER\", account = \"main\""), OK).await;
+    assert_eq!(gateway.post("", follow).await.status, 200);
+    let secrets = upstreams[1].taken().into_iter().map(|request| request.header("authorization").unwrap().to_owned());
+    assert_eq!(secrets.collect::<Vec<_>>(), [format!("Bearer {UPSTREAM_KEY}"), "Bearer sk-another-client-key".into()]);
+    gateway.reload(&with("env = \"OTHER\", account = \"another\""), OK).await;
+    gateway.post("", follow).await.assert_final(400, "state_lost", true);
+    assert_eq!((upstreams[0].untaken(), upstreams[1].untaken()), (0, 0));
+}
