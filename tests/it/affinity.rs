@@ -22,6 +22,7 @@ use crate::support::{
 mod by_id;
 mod lost;
 mod pins;
+mod survives;
 mod tenancy;
 
 /// Says nothing of itself: nobody learns anything.
