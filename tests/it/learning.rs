@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tidegate::{
     affinity::Recalled,
-    config::Config,
+    config::{Config, UnknownIds},
     domain::{
         chance,
         clock::Clock,
@@ -33,10 +33,11 @@ fn owner(key: &str) -> Owner {
     Owner::new(key, None)
 }
 
-/// With two keys, which share nothing.
+/// With two keys, which share nothing, and may name what nobody knows.
 fn with_stranger(base_url: &str) -> Config {
     let mut config = config(base_url);
     config.keys.push(key("stranger", STRANGER));
+    config.affinity.unknown_ids = Some(UnknownIds::Route);
     config
 }
 
