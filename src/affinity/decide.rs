@@ -2,10 +2,13 @@
 //!
 //! | what is known of it | looked up upstream | an item that is whole | `encrypted_content`, a prompt |
 //! | --- | --- | --- | --- |
-//! | the caller's, or his group's | pins | pins | pins |
+//! | the caller's, or his group's | pins | leans | pins |
 //! | somebody else's | refuses, as if it was never seen | nothing | pins: who has it has it, and keys rotate |
 //! | never seen | refuses, or nothing, as `unknown_ids` says | nothing | nothing |
 //! | the store cannot tell | cannot be answered now, or nothing, as `unknown_ids` says | nothing | nothing |
+//!
+//! What leans goes to its account first where its model leads there too: the prompt is cached there. It can be answered anywhere, so
+//! it never keeps a request from going elsewhere, and a history of several accounts, as failover leaves it behind, goes free.
 
 use super::Recalled;
 use crate::domain::origin::Kind;
@@ -44,6 +47,8 @@ pub enum Decision {
         /// The first reference that says so.
         by: usize,
     },
+    /// Where it would go without its references, and there to this account first.
+    Leaning(u64),
     /// Nowhere: these two are in different accounts.
     Conflict(usize, usize),
     /// Nowhere: this one does not exist for the caller.
@@ -57,6 +62,7 @@ pub enum Decision {
 enum Effect {
     Nothing,
     Pins(u64),
+    Leans(u64),
     Unknown,
     Foreign,
     CannotTell { foreign: bool },
@@ -67,7 +73,8 @@ impl Named {
         let bound = matches!(self.kind, Kind::Encrypted | Kind::Prompt);
         match (self.recalled, self.role) {
             (recalled, _) if bound => recalled.anyones().map_or(Effect::Nothing, |origin| Effect::Pins(origin.account)),
-            (Recalled::Own(origin), Role::LookedUp | Role::Whole) => Effect::Pins(origin.account),
+            (Recalled::Own(origin), Role::LookedUp) => Effect::Pins(origin.account),
+            (Recalled::Own(origin), Role::Whole) => Effect::Leans(origin.account),
             (Recalled::Own(_), Role::Within) | (_, Role::Whole) => Effect::Nothing,
             (Recalled::Foreign(_), _) => Effect::Foreign,
             (Recalled::Unknown, _) => Effect::Unknown,
@@ -80,14 +87,19 @@ impl Named {
 /// wherever it goes without one.
 pub fn decide(named: &[Named], refuses: impl FnOnce(Option<u64>) -> bool) -> Decision {
     let mut pinned: Option<(u64, usize)> = None;
+    let (mut leans, mut agree) = (None, true);
     for (place, named) in named.iter().enumerate() {
-        let Effect::Pins(account) = named.effect() else { continue };
-        match pinned {
-            Some((other, by)) if other != account => return Decision::Conflict(by, place),
-            _ => pinned = pinned.or(Some((account, place))),
+        match (named.effect(), pinned) {
+            (Effect::Pins(account), Some((other, by))) if other != account => return Decision::Conflict(by, place),
+            (Effect::Pins(account), _) => pinned = pinned.or(Some((account, place))),
+            (Effect::Leans(account), _) => {
+                agree &= *leans.get_or_insert(account) == account;
+            }
+            _ => {}
         }
     }
-    let all_known = || named.iter().all(|named| matches!(named.effect(), Effect::Nothing | Effect::Pins(_)));
+    let known = |effect| matches!(effect, Effect::Nothing | Effect::Pins(_) | Effect::Leans(_));
+    let all_known = || named.iter().all(|named| known(named.effect()));
     let refuses = !all_known() && refuses(pinned.map(|(account, _)| account));
     let mut cannot_tell = false;
     for (place, named) in named.iter().enumerate() {
@@ -99,16 +111,17 @@ pub fn decide(named: &[Named], refuses: impl FnOnce(Option<u64>) -> bool) -> Dec
             _ => {}
         }
     }
-    match pinned {
+    match (pinned, leans.filter(|_| agree)) {
         _ if cannot_tell => Decision::CannotTell,
-        Some((account, by)) => Decision::Pinned { account, by },
-        None => Decision::Free,
+        (Some((account, by)), _) => Decision::Pinned { account, by },
+        (None, Some(account)) => Decision::Leaning(account),
+        (None, None) => Decision::Free,
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use Decision::{CannotTell, Conflict, Free, Pinned, Unknown};
+    use Decision::{CannotTell, Conflict, Free, Leaning, Pinned, Unknown};
 
     use super::*;
     use crate::domain::origin::{Origin, Owner};
@@ -153,7 +166,7 @@ mod tests {
                 assert_eq!(both(&[looked_up(kind, recalled)]), expected, "{kind:?} {recalled:?}");
                 let within = if recalled == own(7) { [Free; 2] } else { expected };
                 assert_eq!(both(&[named(kind, Role::Within, recalled)]), within, "{kind:?} {recalled:?}");
-                let whole = if recalled == own(7) { expected } else { [Free; 2] };
+                let whole = if recalled == own(7) { [Leaning(7); 2] } else { [Free; 2] };
                 assert_eq!(both(&[named(kind, Role::Whole, recalled)]), whole, "{kind:?} {recalled:?}");
             }
         }
@@ -182,8 +195,13 @@ mod tests {
             let with = [&all[..], &[unknown, looked_up(other, own(2))]].concat();
             assert_eq!(both(&with), [Conflict(1, 6); 2]);
         }
-        let with = [&all[..], &[named(Kind::Item, Role::Whole, own(2))]].concat();
-        assert_eq!(both(&with), [Conflict(1, 5); 2]);
+        // What is whole agrees with everything.
+        let whole = |account| named(Kind::Item, Role::Whole, own(account));
+        let with = [&all[..], &[whole(2)]].concat();
+        assert_eq!(both(&with), [Pinned { account: 1, by: 1 }; 2]);
+        assert_eq!(both(&[whole(2), whole(2)]), [Leaning(2); 2]);
+        assert_eq!(both(&[whole(2), whole(1), whole(2)]), [Free; 2]);
+        assert_eq!(both(&[whole(2), unknown]), [Unknown(1), Leaning(2)]);
         // One that does not exist says more than what cannot be known.
         let with = [looked_up(Kind::File, Recalled::CannotTell(None)), unknown];
         assert_eq!(both(&with), [Unknown(1), Free]);

@@ -162,7 +162,7 @@ async fn obtain(
         // Both at once, so that nobody waits twice for a slow memory. Boxed, as it is rare.
         true => Box::pin(async { tokio::join!(placing, proxy.learning.issuer(&head.headers, caller.owner)) }).await,
     };
-    let Place { route, account, cuts } = placed?;
+    let Place { route, account, first, cuts } = placed?;
     let outcome = settlement.outcome();
     // Only now, as the log may show the names of models that were found to lead somewhere, and no others.
     outcome.model = received.model.as_ref().map(|model| Arc::from(&*model.name));
@@ -187,6 +187,11 @@ async fn obtain(
     let preference = preference(caller, received, &head.headers);
     let turn = proxy.turn.fetch_add(1, Ordering::Relaxed);
     let mut choice = routing::choose(&route, candidates, preference, turn, &proxy.dice);
+    if let Some(first) = first
+        && !choice.last_resort
+    {
+        choice.candidates.sort_by_key(|candidate| candidate.seat != first);
+    }
     if endpoint.has_ids() {
         // What lives in one account is unknown in all others.
         let account = choice.candidates.first().map(|first| first.seat);

@@ -29,13 +29,15 @@ pub(super) struct Place<'a> {
     pub(super) route: Route<'a>,
     /// The only account there that may be asked.
     pub(super) account: Option<u64>,
+    /// The one that is asked first, if it can be.
+    pub(super) first: Option<u64>,
     /// What is cut out of its body.
     pub(super) cuts: Vec<Edit>,
 }
 
 impl<'a> Place<'a> {
     fn free(route: Route<'a>) -> Self {
-        Self { route, account: None, cuts: Vec::new() }
+        Self { route, account: None, first: None, cuts: Vec::new() }
     }
 }
 
@@ -133,7 +135,11 @@ impl<'a> Asked<'a, '_> {
         let mut free = Some(self.free());
         let decision = affinity::decide(&named, |account| self.refuses_unknown(account, free.as_ref()));
         let (placed, kind, place) = match decision {
-            Decision::Free => (Placed::Free, None, free.take().unwrap_or_else(|| self.free()).map(Place::free)),
+            Decision::Free | Decision::Leaning(_) => {
+                let place = free.take().unwrap_or_else(|| self.free()).map(Place::free);
+                let first = if let Decision::Leaning(account) = decision { Some(account) } else { None };
+                (Placed::Free, None, place.map(|place| Place { first, ..place }))
+            }
             Decision::CannotTell => (Placed::CannotTell, None, Err(Refusal::affinity_unavailable())),
             Decision::Unknown(place) => {
                 // Where it could go nowhere at all, that is what it hears.
@@ -217,7 +223,7 @@ impl<'a> Asked<'a, '_> {
         {
             return Err((Placed::Unavailable, Refusal::state_unavailable(what, left)));
         }
-        Ok(Place { route, account: Some(account), cuts: Vec::new() })
+        Ok(Place { account: Some(account), ..Place::free(route) })
     }
 
     /// Whether anybody else is in service where it could go. Who is the only one is asked even so: what is held against it is
@@ -256,7 +262,7 @@ impl<'a> Asked<'a, '_> {
         match (&self.admitted.received.state, free) {
             (Some(state), Some(Ok(route))) if strips && !binds(state, refers, named) => {
                 let cuts = state.without_reasoning();
-                (Placed::Stripped, None, Ok(Place { route, account: None, cuts }))
+                (Placed::Stripped, None, Ok(Place { cuts, ..Place::free(route) }))
             }
             _ => (placed, None, Err(refusal)),
         }
@@ -272,7 +278,7 @@ fn binds(state: &Request, refers: &[Refers<'_>], named: &[Named]) -> bool {
     };
     let stays: Vec<bool> = refers.iter().map(stays).collect();
     let kept: Vec<Named> = named.iter().zip(stays).filter(|(_, stays)| *stays).map(|(named, _)| *named).collect();
-    affinity::decide(&kept, |_| false) != Decision::Free
+    !matches!(affinity::decide(&kept, |_| false), Decision::Free | Decision::Leaning(_))
 }
 
 /// What the memory says of each.
