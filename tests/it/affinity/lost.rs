@@ -45,6 +45,22 @@ async fn an_account_that_is_left_alone_is_an_error_that_says_when() {
     assert_eq!(fleet.account(), "two-a");
 }
 
+/// Any account can answer what is whole.
+#[tokio::test]
+async fn a_history_of_whole_items_goes_on_elsewhere() {
+    let known = [KNOWN[0], (Kind::Item, "msg_1", "two", "two-b", "alice", None)];
+    let mut fleet = Fleet::answering(&known, |_| (), but(&["two-b"])).await;
+    let body = r#"{"model":"smart","input":[{"type":"message","id":"msg_1","role":"assistant","content":"x"}]}"#;
+    // The first one finds out, and somebody else answers it; the others do not try.
+    assert_eq!(fleet.create("alice", body).await.status, 200);
+    let asked: Vec<String> = fleet.arrived().into_iter().map(|(account, _)| account).collect();
+    assert_eq!((asked.len(), asked.contains(&"two-b".to_owned())), (2, true), "{asked:?}");
+    for _ in 0..3 {
+        assert_eq!(fleet.create("alice", body).await.status, 200);
+        assert_ne!(fleet.account(), "two-b");
+    }
+}
+
 /// Leaving somebody alone sends requests elsewhere: where there is nobody else, it is no use.
 #[tokio::test]
 async fn the_only_account_is_asked_even_so() {

@@ -3,14 +3,13 @@
 use super::*;
 
 /// One of each kind, in the last account of all: a request that holds it, and what is known.
-const EACH: [(Kind, &str, &str); 16] = [
+const EACH: [(Kind, &str, &str); 15] = [
     (Kind::Response, "resp_1", r#""previous_response_id":"resp_1""#),
     (Kind::Response, "resp_1", r#""previous_\u0072esponse_id":"resp_\u0031""#),
     (Kind::Conversation, "conv_1", r#""conversation":"conv_1""#),
     (Kind::Conversation, "conv_1", r#""conversation":{"id":"conv_1"}"#),
     (Kind::Item, "rs_1", r#""input":[{"type":"item_reference","id":"rs_1"}]"#),
     (Kind::Item, "rs_1", r#""input":[{"type":"reasoning","summary":[],"id":"rs_1"}]"#),
-    (Kind::Item, "msg_1", r#""input":[{"type":"message","role":"assistant","content":"x","id":"msg_1"}]"#),
     (Kind::Item, "ig_1", r#""input":[{"type":"image_generation_call","result":"x","id":"ig_1"}]"#),
     (Kind::Encrypted, "gAAA", r#""input":[{"type":"reasoning","encrypted_content":"gAAA"}]"#),
     (Kind::Encrypted, "gAAA", r#""input":[{"type":"compaction","encrypted_content":"gAAA"}]"#),
@@ -102,7 +101,7 @@ async fn several_have_to_agree() {
             "file_id",
         ),
         (
-            r#"{"model":"smart","previous_response_id":"resp_1","input":[{"id":"msg_2","role":"assistant","content":"x"}]}"#,
+            r#"{"model":"smart","previous_response_id":"resp_1","input":[{"type":"item_reference","id":"msg_2"}]}"#,
             "previous_response_id",
             "item",
         ),
@@ -123,27 +122,44 @@ async fn several_have_to_agree() {
     assert!(fleet.arrived().is_empty());
 }
 
+/// A request with one message for each id.
+fn messages(model: &str, ids: &[&str]) -> String {
+    let item = |id: &&str| format!(r#"{{"type":"message","id":"{id}","role":"user","content":"x"}}"#);
+    format!(r#"{{"model":"{model}","input":[{}]}}"#, ids.iter().map(item).collect::<Vec<_>>().join(","))
+}
+
 #[tokio::test]
-async fn ids_of_whole_items_pin_where_they_are_known_and_are_nothing_elsewhere() {
+async fn ids_of_whole_items_lead_where_they_are_known_and_are_nothing_elsewhere() {
     let known = [
         (Kind::Item, "msg_mine", "two", "two-b", "carol", Some("team")),
+        (Kind::Item, "msg_too", "one", "one-b", "carol", Some("team")),
         (Kind::Item, "msg_theirs", "two", "two-b", "bob", None),
+        (Kind::Response, "resp_1", "one", "one-a", "carol", Some("team")),
     ];
     let mut fleet = Fleet::start(&known, |_| ()).await;
-    let message = |id: &str| {
-        format!(r#"{{"model":"smart","input":[{{"type":"message","id":"{id}","role":"user","content":"x"}}]}}"#)
-    };
     for key in ["carol", "dave"] {
-        assert_eq!((fleet.create(key, &message("msg_mine")).await.status, fleet.account()), (200, "two-b".into()));
+        let body = messages("smart", &["msg_mine", "msg_new"]);
+        assert_eq!((fleet.create(key, &body).await.status, fleet.account()), (200, "two-b".into()));
     }
-    for (key, id) in [("alice", "msg_mine"), ("dave", "msg_theirs"), ("alice", "msg_0190f1a8-codex")] {
-        let body = message(id);
+    for (key, model, ids) in [
+        ("alice", "smart", &["msg_mine"][..]),
+        ("dave", "smart", &["msg_theirs"]),
+        ("alice", "smart", &["msg_0190f1a8-codex"]),
+        // Its model does not lead there, or they are of several accounts, as failover leaves them behind.
+        ("carol", "first", &["msg_mine"]),
+        ("carol", "smart", &["msg_mine", "msg_too"]),
+    ] {
+        let body = messages(model, ids);
         let answer = fleet.create(key, &body).await;
         assert_eq!(answer.status, 200, "{answer:?}");
         let arrived = fleet.arrived();
-        assert!(arrived[0].0.starts_with("one-"), "{id}");
-        assert_eq!(String::from_utf8_lossy(&arrived[0].1.body), body.replacen("smart", "real-one", 1));
+        assert!(arrived[0].0.starts_with("one-"), "{ids:?}");
+        let real = if model == "first" { "real-first" } else { "real-one" };
+        assert_eq!(String::from_utf8_lossy(&arrived[0].1.body), body.replacen(model, real, 1));
     }
+    // What has to be looked up decides.
+    let body = messages("smart", &["msg_mine"]).replacen("{", r#"{"previous_response_id":"resp_1","#, 1);
+    assert_eq!((fleet.create("carol", &body).await.status, fleet.account()), (200, "one-a".into()));
 }
 
 #[tokio::test]
