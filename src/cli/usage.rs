@@ -123,7 +123,7 @@ pub(super) fn run(source: &Source, question: &Question) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-const COUNTS: [&str; 11] = [
+const COUNTS: [&str; 12] = [
     "requests",
     "input",
     "cached",
@@ -133,6 +133,7 @@ const COUNTS: [&str; 11] = [
     "partial",
     "unknown",
     "interrupted",
+    "pending",
     "unpriced",
     "estimated",
 ];
@@ -148,6 +149,7 @@ fn counts(total: &Total) -> [u64; COUNTS.len()] {
         total.partial,
         total.unknown,
         total.interrupted,
+        total.pending,
         total.unpriced,
         total.estimated,
     ]
@@ -188,13 +190,13 @@ fn csv(by: By, totals: &[Total]) -> String {
 }
 
 /// For people: columns in line, and the sum of all lines below. Costs in currencies that nothing was paid in, and what does
-/// not occur of `unpriced` and `estimated`, would only take room.
+/// not occur of `pending`, `unpriced` and `estimated`, would only take room.
 fn table(by: By, totals: &[Total]) -> String {
     let mut sum = Total { name: Some("total".into()), ..Total::default() };
     for total in totals {
         sum.add(total);
     }
-    let always = COUNTS.len() - 2;
+    let always = COUNTS.len() - 3;
     let shown: Vec<usize> =
         (0..COUNTS.len()).filter(|column| *column < always || counts(&sum).get(*column) != Some(&0)).collect();
     let paid: Vec<(usize, Currency)> =
@@ -225,9 +227,9 @@ mod tests {
         let totals = [total, Total { requests: 1, unknown: 1, estimated: 1, ..Total::default() }];
         assert_eq!(
             csv(By::Key, &totals),
-            "key,requests,input,cached,output,reasoning,exact,partial,unknown,interrupted,unpriced,estimated,\
+            "key,requests,input,cached,output,reasoning,exact,partial,unknown,interrupted,pending,unpriced,estimated,\
              cost_cny,cost_usd\n\
-             \"a,\"\"b\"\"\u{1b}\",12,1000000,0,0,0,0,0,0,0,0,0,1.5,0\n,1,0,0,0,0,0,0,1,0,0,1,0,0\n"
+             \"a,\"\"b\"\"\u{1b}\",12,1000000,0,0,0,0,0,0,0,0,0,0,1.5,0\n,1,0,0,0,0,0,0,1,0,0,0,1,0,0\n"
         );
         let json = json(By::Key, &totals);
         assert_eq!((&json[0]["input"], &json[1]["key"]), (&json!(1_000_000), &Value::Null));

@@ -8,7 +8,7 @@ use super::{
     outcome::{Attempt, AttemptResult, End, Outcome},
     price::Price,
     problem::Problem,
-    usage::{Estimate, Usage},
+    usage::{Estimate, Shown, Usage},
 };
 
 /// How much of what a request cost is known. The names are fixed: column `state`, metric label.
@@ -24,11 +24,14 @@ pub enum State {
     Unknown,
     /// The gateway was killed before the end.
     Interrupted,
+    /// It is made in the background, and went on when its answer was over: a call by its id may tell the tokens.
+    Pending,
 }
 
 impl State {
     /// All of them. Journals hold their places in this list: it only ever grows, at its end.
-    pub const ALL: [Self; 5] = [Self::Open, Self::Exact, Self::Partial, Self::Unknown, Self::Interrupted];
+    pub const ALL: [Self; 6] =
+        [Self::Open, Self::Exact, Self::Partial, Self::Unknown, Self::Interrupted, Self::Pending];
 
     /// Its fixed name.
     pub const fn name(self) -> &'static str {
@@ -38,10 +41,11 @@ impl State {
             Self::Partial => "partial",
             Self::Unknown => "unknown",
             Self::Interrupted => "interrupted",
+            Self::Pending => "pending",
         }
     }
 
-    /// Whether a row like this changes when more is known.
+    /// Whether a row like this changes when its own request says more.
     pub const fn gives_way(self) -> bool {
         matches!(self, Self::Open | Self::Interrupted)
     }
@@ -62,6 +66,7 @@ impl State {
             // Inside an error, or while another attempt was waited for.
             End::ClientGone | End::ClientStalled if outcome.attempts.last().is_some_and(is_error) => Self::Exact,
             End::Refused if outcome.attempts.iter().all(|attempt| did_nothing(attempt.result)) => Self::Exact,
+            _ if outcome.goes_on => Self::Pending,
             _ if outcome.bytes_seen() > 0 || !outcome.usage.is_empty() => Self::Partial,
             _ => Self::Unknown,
         }
@@ -112,6 +117,8 @@ pub struct Row<'a> {
     pub status: Option<u64>,
     /// Tokens as reported.
     pub usage: Usage,
+    /// What this call, which costs nothing itself, showed of the tokens of the response with this id.
+    pub shown: Option<Shown>,
     /// Tokens that were reserved: an estimate, where nothing was reported.
     pub reserved: Option<u64>,
     /// The price that it is billed with; none where the model has none.
@@ -151,6 +158,7 @@ impl<'a> Row<'a> {
             response_id: outcome.response_id.as_deref(),
             status: outcome.status.map(|status| status.as_u16().into()),
             usage: outcome.usage,
+            shown: outcome.shown.filter(|_| outcome.end != End::UpstreamError),
             bytes_down: outcome.bytes_down,
             attempts: outcome.attempts.len() as u64,
             first_byte_ms: outcome.first_byte.map(millis),
@@ -175,6 +183,7 @@ impl<'a> Row<'a> {
             response_id: None,
             status: None,
             usage: Usage::default(),
+            shown: None,
             reserved: outcome.estimate.map(Estimate::total),
             price: outcome.price,
             reserved_cost: reserved_cost(outcome),
@@ -209,7 +218,7 @@ pub fn charge(outcome: &Outcome, state: State) -> Option<(u64, bool)> {
         State::Open => None,
         State::Exact if outcome.usage.is_empty() => Some((0, false)),
         State::Exact => Some((price.cost(&outcome.usage), false)),
-        State::Partial | State::Unknown | State::Interrupted => {
+        State::Partial | State::Unknown | State::Interrupted | State::Pending => {
             let seen = price.cost(&as_far_as_seen(outcome));
             Some((seen.max(reserved_cost(outcome).unwrap_or_default()), true))
         }

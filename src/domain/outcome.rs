@@ -10,7 +10,7 @@ use super::{
     origin::Kind,
     price::Price,
     problem::Problem,
-    usage::{Estimate, Usage},
+    usage::{Estimate, Shown, Usage},
 };
 
 /// Why a request is over. The names are fixed: log field `end`, metric label.
@@ -133,6 +133,14 @@ pub struct Outcome {
     pub upstream_request_id: Option<Arc<str>>,
     /// Id of the response.
     pub response_id: Option<Box<str>>,
+    /// The response that the path names.
+    pub named: Option<Box<str>>,
+    /// Asked to be made in the background.
+    pub background: bool,
+    /// It is made in the background, and was not over as far as its answer was seen.
+    pub goes_on: bool,
+    /// What was seen of the tokens of the response that the path names.
+    pub shown: Option<Shown>,
     /// `error.code` or `error.type` of the provider, if it is a short identifier.
     pub upstream_code: Option<Box<str>>,
     /// Token counts as reported.
@@ -173,6 +181,10 @@ impl Outcome {
             attempts: Vec::new(),
             upstream_request_id: None,
             response_id: None,
+            named: None,
+            background: false,
+            goes_on: false,
+            shown: None,
             upstream_code: None,
             usage: Usage::default(),
             streamed: false,

@@ -44,6 +44,8 @@ pub struct Counter {
     spent: AtomicU64,
     reserved: AtomicU64,
     told: AtomicU64,
+    /// What others who count it have to be told of.
+    less: AtomicU64,
     known: AtomicBool,
 }
 
@@ -97,6 +99,30 @@ impl Counter {
     pub fn add(&self, cost: u64) {
         let more = |before: u64| Some(before.saturating_add(cost).min(MOST));
         let _ = self.spent.fetch_update(Ordering::AcqRel, Ordering::Acquire, more);
+    }
+
+    /// Takes away what something did not cost after all; at least `spent` stays, which the ledger says now.
+    pub fn lower(&self, less: u64, spent: u64) {
+        let lowered = |before: u64| Some(before.saturating_sub(less).max(spent.min(MOST)));
+        let _ = self.spent.fetch_update(Ordering::AcqRel, Ordering::Acquire, lowered);
+        self.is_told(spent);
+    }
+
+    /// The ledger was asked, and says this. It may be less than before.
+    pub fn is_told(&self, spent: u64) {
+        self.raise(spent);
+        self.told.store(spent.min(MOST), Ordering::Release);
+    }
+
+    /// Whoever counts it as well counts so much too much.
+    pub fn owe(&self, less: u64) {
+        let more = |before: u64| Some(before.saturating_add(less));
+        let _ = self.less.fetch_update(Ordering::AcqRel, Ordering::Acquire, more);
+    }
+
+    /// What they have to be told of, once: it is lost where they do not hear it, as nobody may hear it twice.
+    pub fn owed(&self) -> u64 {
+        self.less.swap(0, Ordering::AcqRel)
     }
 
     /// The ledger was asked for it.

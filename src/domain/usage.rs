@@ -22,6 +22,22 @@ impl Usage {
     }
 }
 
+/// What a call by a response's id showed of its tokens: that it is over, and what it used where that was told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shown(Option<Usage>);
+
+impl Shown {
+    /// Of a response that is over. Tokens of which only a part is told are none: no cost comes of them.
+    pub fn new(usage: Usage) -> Self {
+        Self(Some(usage).filter(|usage| usage.input.is_some() && usage.output.is_some()))
+    }
+
+    /// The tokens, input and output among them; none where they were not told.
+    pub fn usage(self) -> Option<Usage> {
+        self.0
+    }
+}
+
 /// What a request will probably use, before anybody knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Estimate {

@@ -150,7 +150,7 @@ impl Drop for Held {
 }
 
 /// Items as Redis is asked for them, and for each whose rate it is: that of this share, of tokens or of requests. Rates that are
-/// not taken are looked at, for the headers.
+/// not taken are looked at, for the headers; and what budgets were charged too much is told.
 pub(super) fn question(subject: &Subject, items: &[Item]) -> (Vec<redis::Item>, Vec<Option<(usize, bool)>>) {
     let whose = |item: &Item| match &item.what {
         What::Rate { tokens, .. } => Some((item.share, *tokens)),
@@ -166,7 +166,17 @@ pub(super) fn question(subject: &Subject, items: &[Item]) -> (Vec<redis::Item>, 
             }
         }
     }
+    // At the end, where they move nobody's place.
+    all.extend(items.iter().filter_map(|item| owed(subject, item)));
     (all, rates)
+}
+
+/// What Redis counts too much of a budget.
+fn owed(subject: &Subject, item: &Item) -> Option<redis::Item> {
+    let What::Spend { counter, budget, span, .. } = &item.what else { return None };
+    let share = subject.shares.get(item.share)?;
+    let less = Some(counter.owed()).filter(|less| *less > 0)?;
+    Some(redis::Item::Less { purse: purse(share, budget, span, counter), less })
 }
 
 pub(super) fn asked(subject: &Subject, item: &Item) -> Option<redis::Item> {

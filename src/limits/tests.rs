@@ -179,6 +179,16 @@ impl<'a> Bench<'a> {
         }
     }
 
+    /// The budget of this share was charged with so much too much, which the ledger does not say any more.
+    fn lower(&mut self, share: usize, less: u64, spent: u64) {
+        let of = &self.subject.shares[share];
+        for one in &of.budgets {
+            let (_, counter) = one.counter(of, &self.subject, 0);
+            counter.lower(less, spent);
+            counter.owe(less);
+        }
+    }
+
     /// What the ledger says of the budget of this share.
     fn told(&mut self, share: usize, spent: u64) {
         let of = &self.subject.shares[share];
@@ -344,6 +354,32 @@ fn what_the_ledger_says_counts_where_it_is_more() {
         assert!(bench.second(0, 1).is_err());
         bench.told(0, 101);
         assert!(bench.second(0, 0).is_err());
+    });
+}
+
+#[test]
+fn what_was_charged_too_much_comes_back_once_and_never_below_what_the_ledger_says() {
+    // In two parts, of which the second has to be borrowed from.
+    const UNIT: u64 = 1_500_000_000;
+    over_both(Wanted { budget: Some(100 * UNIT), ..NOTHING }, NOTHING, |mut bench| {
+        let (one, other) = (bench.second(0, UNIT).map_err(drop).unwrap(), bench.second(0, UNIT).map_err(drop).unwrap());
+        bench.settle(&one, 0, 80 * UNIT + 1);
+        bench.settle(&other, 0, 20 * UNIT);
+        assert!(bench.second(0, 0).is_err());
+        // Who is refused brings it all the same.
+        bench.lower(0, UNIT, 0);
+        assert!(bench.second(0, 100 * UNIT).map(|taken| bench.settle(&taken, 0, UNIT)).is_ok());
+        assert!(bench.second(0, 0).is_err());
+        bench.lower(0, 50 * UNIT, 0);
+        let held = bench.second(0, 50 * UNIT - 1).map_err(drop).unwrap();
+        assert!(bench.second(0, 1).is_err());
+        bench.settle(&held, 0, 0);
+        bench.lower(0, 50 * UNIT, 30 * UNIT);
+        let held = bench.second(0, 70 * UNIT).map_err(drop).unwrap();
+        assert!(bench.second(0, 1).is_err());
+        bench.settle(&held, 0, 0);
+        bench.second(0, 70 * UNIT).map(drop).unwrap();
+        assert!(bench.second(0, 1).is_err());
     });
 }
 

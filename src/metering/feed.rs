@@ -276,6 +276,9 @@ impl Feed {
         let lost = self.spent.clock.since_epoch().saturating_sub(LOST).as_millis();
         let interrupted = database.interrupt(&self.origin, u64::try_from(lost).unwrap_or_default()).await?;
         self.condition.count(State::Interrupted, interrupted);
+        // What was spent is not asked for yet.
+        let settled = database.settle_all().await?;
+        settled.iter().for_each(|settled| self.condition.count(settled.state, 1));
         for (path, damaged, length) in read {
             self.dispose(path, damaged, length);
         }
@@ -332,6 +335,9 @@ impl Feed {
         for (state, count) in database.store(&self.origin, &rows).await? {
             self.condition.count(state, count);
         }
+        let settled = database.settle(&rows).await?;
+        settled.iter().for_each(|settled| self.condition.count(settled.state, 1));
+        self.spent.settled(database, &settled).await?;
         if segment == 0 {
             self.condition.settled.fetch_add(over.len() as u64, Ordering::Relaxed);
         }

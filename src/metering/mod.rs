@@ -22,10 +22,10 @@ use crate::{
         money::Money,
         outcome::{Attempt, AttemptResult, End, Outcome},
         problem::Problem,
-        usage::Usage,
+        usage::{Shown, Usage},
     },
     metrics::WorkerMetrics,
-    protocol::observe::Seen,
+    protocol::observe::{Seen, Status},
 };
 
 /// The guard of one request's record. However the request ends, also when its future or its body is dropped, the
@@ -116,9 +116,12 @@ impl Settlement {
         }
         outcome.upstream_code.clone_from(&seen.code);
         outcome.events = seen.events;
-        // What is only looked up was paid for when it was made.
-        if !outcome.is_free() {
+        if outcome.is_free() {
+            // What is only looked up is paid for by the request that made it.
+            outcome.shown = shown(outcome, seen);
+        } else {
             outcome.usage = seen.usage;
+            outcome.goes_on = goes_on(outcome, seen);
         }
         // No text comes out, and providers say nothing of it then.
         if shape == Some(Shape::Vectors) && outcome.usage.input.is_some() {
@@ -158,6 +161,27 @@ impl Settlement {
     }
 }
 
+/// Whether the response is made on when its answer is over. A stream says that it is in progress whatever makes it.
+fn goes_on(outcome: &Outcome, seen: &Seen) -> bool {
+    let under_way = match seen.status {
+        Some(Status::Queued) => true,
+        Some(Status::InProgress) => outcome.background || !outcome.streamed,
+        _ => false,
+    };
+    under_way && seen.terminal.is_none() && outcome.response_id.is_some()
+}
+
+/// What an answer shows of the response that its path names. An event that tells of an error alone does not say that the
+/// response is over.
+fn shown(outcome: &Outcome, seen: &Seen) -> Option<Shown> {
+    let named = outcome.named.is_some() && outcome.named == seen.response_id;
+    let over = match seen.status {
+        Some(Status::Completed | Status::Failed | Status::Incomplete | Status::Cancelled) => true,
+        _ => seen.terminal.is_some() && !seen.usage.is_empty(),
+    };
+    (named && over).then(|| Shown::new(seen.usage))
+}
+
 /// What a request is charged with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Charged {
@@ -193,6 +217,7 @@ mod tests {
     use crate::{
         domain::{chance::Chance, clock::Clock, id::RequestIds},
         metrics::Metrics,
+        protocol::observe::Terminal,
     };
 
     fn open(metrics: &Metrics) -> Settlement {
@@ -220,6 +245,62 @@ mod tests {
             }
             settlement.settle(End::ClientGone);
             assert_eq!(settlement.charged().is_some(), sent);
+        }
+    }
+
+    #[test]
+    fn what_is_made_in_the_background_pends_and_a_call_by_its_id_shows_how_it_ended() {
+        let metrics = Metrics::default();
+        let used = Usage { input: Some(3), output: Some(5), ..Usage::default() };
+        let seen = |status, terminal, usage| Seen {
+            response_id: Some("resp_1".into()),
+            status,
+            terminal,
+            usage,
+            ..Seen::default()
+        };
+        let (queued, under_way, done) = (Some(Status::Queued), Some(Status::InProgress), Some(Status::Completed));
+        let whole = Some(Terminal::Completed);
+        for (background, streamed, seen, state) in [
+            (true, false, seen(queued, None, Usage::default()), State::Pending),
+            (false, false, seen(under_way, None, Usage::default()), State::Pending),
+            (true, true, seen(under_way, None, Usage::default()), State::Pending),
+            // It ends with its client.
+            (false, true, seen(under_way, None, Usage::default()), State::Partial),
+            (true, true, seen(under_way, Some(Terminal::Failed), Usage::default()), State::Partial),
+            (true, true, seen(done, whole, Usage::default()), State::Partial),
+            (true, true, seen(done, whole, used), State::Exact),
+            // Nobody could ask for it.
+            (true, false, Seen { status: queued, ..Seen::default() }, State::Partial),
+        ] {
+            let mut settlement = open(&metrics);
+            let outcome = settlement.outcome();
+            (outcome.background, outcome.streamed, outcome.bytes_down) = (background, streamed, 1);
+            outcome.endpoint = Some(Endpoint::CreateResponse);
+            settlement.seen(&seen);
+            settlement.settle(End::Completed);
+            assert_eq!(State::of(settlement.outcome()), state, "{background} {streamed} {seen:?}");
+        }
+        let nothing = Some(Shown::new(Usage::default()));
+        for (named, end, seen, shown) in [
+            ("resp_1", End::Completed, seen(done, whole, used), Some(Shown::new(used))),
+            ("resp_1", End::Completed, seen(Some(Status::Cancelled), None, Usage::default()), nothing),
+            ("resp_1", End::ResponseFailed, seen(Some(Status::Failed), None, Usage::default()), nothing),
+            ("resp_1", End::Completed, seen(None, whole, used), Some(Shown::new(used))),
+            // The stream failed, and who knows what became of the response.
+            ("resp_1", End::ResponseFailed, seen(under_way, Some(Terminal::Failed), Usage::default()), None),
+            ("resp_1", End::Completed, seen(under_way, None, Usage::default()), None),
+            ("resp_1", End::UpstreamError, seen(done, whole, used), None),
+            ("resp_2", End::Completed, seen(done, whole, used), None),
+        ] {
+            let mut settlement = open(&metrics);
+            let outcome = settlement.outcome();
+            (outcome.endpoint, outcome.named) = (Some(Endpoint::RetrieveResponse), Some(named.into()));
+            settlement.seen(&seen);
+            settlement.settle(end);
+            let outcome = settlement.outcome();
+            assert_eq!(Row::settled(outcome).shown, shown, "{named} {end:?} {seen:?}");
+            assert_eq!((State::of(outcome), outcome.usage), (State::Exact, Usage::default()));
         }
     }
 

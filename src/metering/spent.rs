@@ -9,17 +9,21 @@ use crate::{
     domain::{
         clock::Clock,
         money::{Currency, Window},
-        spending::{Account, Span, Spender, Spending},
+        spending::{Account, Counter, Span, Spender, Spending},
     },
     store::{
         files,
-        sql::{Database, DatabaseError},
+        sql::{Database, DatabaseError, Settled},
     },
 };
 
 /// What others spent, and what the last process left behind, is known this much later. What this process spends it counts
 /// itself.
 const READ_EVERY: Duration = Duration::from_secs(5);
+
+/// Where replicas share what they count, they are told that something cost less when each of them has read that in the ledger:
+/// whoever has not would put back what it knows.
+const OWED_AFTER: Duration = READ_EVERY.saturating_mul(2);
 
 /// The file of the copy in the data folder.
 pub const FILE: &str = "budgets.json";
@@ -36,6 +40,8 @@ pub(super) struct Spent {
     read: HashMap<Account, Instant>,
     /// What the copy says.
     saved: Vec<Saved>,
+    /// What did cost less, and since when that is known.
+    owed: Vec<(Instant, Arc<Counter>, u64)>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,7 +66,7 @@ impl Spent {
                 copied.insert(account, saved.spent);
             }
         }
-        Self { spending, clock, file, copied: Some(copied), read: HashMap::new(), saved: Vec::new() }
+        Self { spending, clock, file, copied: Some(copied), read: HashMap::new(), saved: Vec::new(), owed: Vec::new() }
     }
 
     /// Puts what the ledger says in the place of what the copy says, once: while all rows of processes before this one are
@@ -97,12 +103,57 @@ impl Spent {
             if self.read.get(account).is_some_and(|read| now < *read + READ_EVERY) {
                 continue;
             }
-            counter.raise(self.sum(database, account).await?);
+            counter.is_told(self.sum(database, account).await?);
             counter.is_known();
             self.read.insert(account.clone(), now);
         }
+        self.owed.retain(|(since, counter, less)| {
+            let waits = now < *since + OWED_AFTER;
+            if !waits {
+                counter.owe(*less);
+            }
+            waits
+        });
         if self.read.len() > accounts.len() {
             self.read.retain(|known, _| accounts.iter().any(|(account, _)| account == known));
+        }
+        Ok(())
+    }
+
+    /// Rows cost something else than they were charged with, as is known now. A counter may have missed what others were
+    /// charged with until then: it does not fall below what the ledger says.
+    pub(super) async fn settled(&mut self, database: &mut Database, rows: &[Settled]) -> Result<(), DatabaseError> {
+        // Until it was asked for the first time, it is asked for all of it.
+        if self.copied.is_some() || rows.iter().all(|row| row.cost == row.charged) {
+            return Ok(());
+        }
+        let exchange = self.spending.exchange();
+        for (account, counter) in self.spending.accounts(self.millis()) {
+            let Span { from, to } = account.span;
+            let in_currency = |row: &Settled, amount: u64| {
+                row.currency
+                    .and_then(|currency| exchange.convert(amount, currency, account.currency))
+                    .unwrap_or_default()
+            };
+            let is_of_it = |row: &Settled| {
+                let name = match account.spender {
+                    Spender::Key => &row.key,
+                    Spender::Group => &row.group,
+                };
+                name.as_deref() == Some(&*account.name) && (from..to).contains(&row.began)
+            };
+            let (mut more, mut less) = (0u64, 0u64);
+            for row in rows.iter().filter(|row| is_of_it(row)) {
+                let (charged, cost) = (in_currency(row, row.charged), in_currency(row, row.cost));
+                more = more.saturating_add(cost.saturating_sub(charged));
+                less = less.saturating_add(charged.saturating_sub(cost));
+            }
+            if (more, less) != (0, 0) {
+                let spent = self.sum(database, &account).await?;
+                counter.add(more);
+                counter.lower(less, spent);
+                self.owed.push((Instant::now(), counter, less));
+            }
         }
         Ok(())
     }
@@ -127,7 +178,7 @@ impl Spent {
 }
 
 impl Saved {
-    fn of((account, counter): &(Account, Arc<crate::domain::spending::Counter>)) -> Self {
+    fn of((account, counter): &(Account, Arc<Counter>)) -> Self {
         let Account { spender, name, currency, window, span } = account;
         Self {
             spender: spender.name().to_owned(),

@@ -23,7 +23,7 @@ use crate::{
     auth::Caller,
     domain::{
         chance,
-        endpoint::{Endpoint, Surface},
+        endpoint::{Endpoint, Shape, Surface},
         money::Currency,
         usage::Estimate,
     },
@@ -166,6 +166,10 @@ async fn obtain(
     let outcome = settlement.outcome();
     // Only now, as the log may show the names of models that were found to lead somewhere, and no others.
     outcome.model = received.model.as_ref().map(|model| Arc::from(&*model.name));
+    outcome.background = received.background;
+    if endpoint.shape() == Shape::Response {
+        outcome.named = resource.ids().next().map(Box::from);
+    }
 
     // Admit what it will probably use, and what that costs.
     if !endpoint.is_free() {

@@ -60,6 +60,8 @@ pub(super) struct Received {
     pub(super) model: Option<Model>,
     /// `prompt_cache_key`, if it is a string of a usable length.
     pub(super) cache_key: Option<Box<str>>,
+    /// Whether `background` is true.
+    pub(super) background: bool,
     /// What it refers to, if it refers to anything.
     pub(super) state: Option<Box<Request>>,
 }
@@ -319,7 +321,8 @@ impl<'a> Scan<'a> {
             Some(Value::String(text)) if !text.is_empty() => Some(text),
             _ => None,
         };
+        let background = request.background.take().is_some_and(|found| found.value == Value::Bool(true));
         let state = (!request.references.is_empty()).then(|| Box::new(request));
-        Ok(Received { rope: self.rope, model, cache_key, state })
+        Ok(Received { rope: self.rope, model, cache_key, background, state })
     }
 }

@@ -134,7 +134,7 @@ async fn usage_sums_up_beside_the_gateway_and_after_it() {
     .await;
     let expected = serde_json::json!([{
         "key": "a", "requests": 3, "input": 9, "cached": 3, "output": 15, "reasoning": 6,
-        "exact": 3, "partial": 0, "unknown": 0, "interrupted": 0,
+        "exact": 3, "partial": 0, "unknown": 0, "interrupted": 0, "pending": 0,
         "unpriced": 0, "estimated": 0, "cost_cny": "0.0300435", "cost_usd": "0",
     }]);
     assert_eq!(json(&["--since", "1d"]), expected);
@@ -148,7 +148,7 @@ async fn usage_sums_up_beside_the_gateway_and_after_it() {
     assert_eq!(process.exit(), Some(0));
     let csv = said(&usage(&["--csv", "--by", "model"]));
     assert!(
-        csv.ends_with("\npair,2,6,2,10,4,2,0,0,0,0,0,0.020029,0\nsmart,1,3,1,5,2,1,0,0,0,0,0,0.0100145,0\n"),
+        csv.ends_with("\npair,2,6,2,10,4,2,0,0,0,0,0,0,0.020029,0\nsmart,1,3,1,5,2,1,0,0,0,0,0,0,0.0100145,0\n"),
         "{csv}"
     );
     let lines = said(&usage(&["--rows", "--json"]));

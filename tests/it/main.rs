@@ -5,6 +5,7 @@
 mod support;
 
 mod affinity;
+mod background;
 mod billing;
 mod bodies;
 mod cancel;

@@ -8,9 +8,9 @@ use tidegate::{
         money::{Currency, MOST, UNIT},
         price::Price,
         spending::Spender,
-        usage::Usage,
+        usage::{Shown, Usage},
     },
-    store::sql::{By, Cell, Database, FILE, Place, columns},
+    store::sql::{By, Cell, Database, FILE, Place, Settled, columns},
 };
 
 use crate::support::database::Postgres;
@@ -44,6 +44,7 @@ fn row(id: u8, state: State) -> Row<'static> {
         response_id: over.then_some("resp_1"),
         status: over.then_some(200),
         usage: if over { Usage { input: Some(3), output: Some(5), ..Usage::default() } } else { Usage::default() },
+        shown: None,
         reserved: Some(2000),
         price: Some(PRICE),
         reserved_cost: Some(7 * UNIT),
@@ -97,6 +98,174 @@ async fn a_row_is_written_once_and_only_an_open_one_changes() {
         assert_eq!(database.store("here", &many).await.unwrap(), [(State::Exact, 241)]);
         assert_eq!(database.store("here", &many).await.unwrap(), []);
         database.close().await;
+    }
+}
+
+/// 1 CNY a million tokens of input, 2 of output.
+const MILLIONS: Price =
+    Price { input: UNIT, cached: UNIT, output: 2 * UNIT, reasoning: 2 * UNIT, per_call: 5, ..PRICE };
+
+/// A response that is made in the background, charged with 7.
+fn pending<'a>(id: u8, response: &'a str) -> Row<'a> {
+    let (price, cost) = (Some(MILLIONS), Some(7 * UNIT));
+    let usage = Usage::default();
+    Row { response_id: Some(response), usage, price, cost, estimated: true, ..row(id, State::Pending) }
+}
+
+/// What a call by its id shows.
+fn by_id<'a>(id: u8, response: &'a str, usage: Usage) -> Row<'a> {
+    let (endpoint, shown) = (Some("responses.retrieve"), Some(Shown::new(usage)));
+    let (price, cost, usage) = (None, Some(0), Usage::default());
+    Row { endpoint, response_id: Some(response), shown, price, cost, usage, ..row(id, State::Exact) }
+}
+
+const USED: Usage =
+    Usage { input: Some(3_000_000), cached: None, output: Some(500_000), reasoning: Some(1), total: Some(3_500_000) };
+
+/// State, tokens, cost, whether it is an estimate.
+async fn row_of(database: &mut Database, id: u8) -> [Cell; 5] {
+    let page = database.page(id.into(), u64::from(id) + 1, None).await.unwrap();
+    ["state", "input_tokens", "output_tokens", "cost", "estimated"].map(|name| page[0].cell(name).clone())
+}
+
+#[tokio::test]
+async fn what_is_shown_of_a_pending_row_settles_it_once_in_whichever_order_they_come() {
+    let (_folder, _postgres, places) = both().await;
+    let settled = |state, cost| Settled {
+        state,
+        key: Some("team".into()),
+        group: Some("all".into()),
+        began: 0,
+        currency: Some(Currency::Cny),
+        charged: 7 * UNIT,
+        cost,
+    };
+    let exact = |began| Settled { began, ..settled(State::Exact, 4 * UNIT + 5) };
+    let partial = |began| Settled { began, ..settled(State::Partial, 7 * UNIT) };
+    for place in places {
+        let mut database = Database::open(&place).await.unwrap();
+        // The row, a call that shows that it is over, two that show the tokens as well.
+        let orders: [&[usize]; 8] = [
+            &[0, 1, 2, 3],
+            &[0, 2, 1, 3],
+            &[1, 0, 2, 2],
+            &[1, 2, 0, 0],
+            &[2, 1, 0, 3],
+            &[2, 0, 1, 0],
+            &[2, 3, 1, 0],
+            &[0, 1, 0, 2],
+        ];
+        for (nth, order) in (10..).step_by(4).zip(orders) {
+            let id = format!("resp_{nth}");
+            let mine = pending(nth, &id);
+            let rows = [
+                mine,
+                by_id(nth + 1, &id, Usage { input: Some(1), ..Usage::default() }),
+                by_id(nth + 2, &id, USED),
+                by_id(nth + 3, &id, USED),
+            ];
+            let mut found = Vec::new();
+            for place in order {
+                let rows = &rows[*place..=*place];
+                database.store("here", rows).await.unwrap();
+                found.extend(database.settle(rows).await.unwrap());
+            }
+            let began = u64::from(nth);
+            let mut expected = vec![exact(began)];
+            // Whoever looked first was not told the tokens.
+            let [at, over, told] =
+                [&[0][..], &[1], &[2, 3]].map(|any| order.iter().position(|one| any.contains(one)).unwrap());
+            if at.max(over) < told {
+                expected.insert(0, partial(began));
+            }
+            assert_eq!(found, expected, "{place} {order:?}");
+            let row = row_of(&mut database, nth).await;
+            let text = Cell::Text("exact".into());
+            let counts = [USED.input, USED.output].map(|count| Cell::Count(count.unwrap()));
+            let [input, output] = counts;
+            assert_eq!(row, [text, input, output, Cell::Amount(4 * UNIT + 5), Cell::Flag(false)], "{place} {order:?}");
+            // Once more, all of it: nothing changes any more.
+            assert_eq!(database.store("here", &rows).await.unwrap().iter().map(|(_, count)| count).sum::<u64>(), {
+                4 - order.iter().collect::<std::collections::HashSet<_>>().len() as u64
+            });
+            assert_eq!(database.settle(&rows).await.unwrap(), []);
+            assert_eq!(row_of(&mut database, nth).await, row, "{place} {order:?}");
+        }
+        // All in one batch.
+        let batch = [by_id(100, "resp_a", USED), by_id(101, "resp_a", Usage::default()), pending(102, "resp_a")];
+        database.store("here", &batch).await.unwrap();
+        assert_eq!(database.settle(&batch).await.unwrap(), [exact(102)], "{place}");
+        // One that was taken for interrupted.
+        database.store("here", &[row(110, State::Open)]).await.unwrap();
+        assert_eq!(database.interrupt("here", 0).await.unwrap(), 1);
+        let late = [pending(110, "resp_b"), by_id(111, "resp_b", USED)];
+        database.store("here", &late).await.unwrap();
+        assert_eq!(database.settle(&late).await.unwrap(), [exact(110)], "{place}");
+        database.close().await;
+    }
+}
+
+#[tokio::test]
+async fn nothing_but_the_same_response_at_the_same_upstream_settles_a_pending_row() {
+    let (_folder, _postgres, places) = both().await;
+    for place in places {
+        let mut database = Database::open(&place).await.unwrap();
+        let other = Row { upstream: Some("other"), ..by_id(2, "resp_1", USED) };
+        let ended = Row { usage: Usage::default(), estimated: true, ..row(5, State::Partial) };
+        let rows = [pending(1, "resp_1"), other, by_id(3, "resp_2", USED), by_id(4, "resp_1", Usage::default()), ended];
+        database.store("here", &rows).await.unwrap();
+        // Of one that was not made in the background nobody said that it goes on.
+        let settled = database.settle(&rows).await.unwrap();
+        assert_eq!(settled.iter().map(|row| (row.state, row.began)).collect::<Vec<_>>(), [(State::Partial, 1)]);
+        // Its tokens were not told: it stays charged with what it was reserved for.
+        let row = row_of(&mut database, 1).await;
+        assert_eq!(
+            (&row[0], &row[3], &row[4]),
+            (&Cell::Text("partial".into()), &Cell::Amount(7 * UNIT), &Cell::Flag(true))
+        );
+        let total = &database.usage(By::Key, 0, u64::MAX).await.unwrap()[0];
+        assert_eq!((total.requests, total.partial, total.pending, total.estimated), (2, 2, 0, 2), "{place}");
+
+        // One without a price, and one that nobody asks for.
+        let unpriced = Row { price: None, cost: None, estimated: false, reserved_cost: None, ..pending(6, "resp_6") };
+        let forgotten = pending(7, "resp_7");
+        let rows = [unpriced, by_id(8, "resp_6", USED), forgotten];
+        database.store("here", &rows).await.unwrap();
+        let settled = database.settle(&rows).await.unwrap();
+        assert_eq!(settled.iter().map(|row| (row.currency, row.cost, row.charged)).collect::<Vec<_>>(), [(None, 0, 0)]);
+        let row = row_of(&mut database, 6).await;
+        assert_eq!((&row[0], &row[3]), (&Cell::Text("exact".into()), &Cell::None), "{place}");
+        let total = &database.usage(By::Key, 0, u64::MAX).await.unwrap()[0];
+        let counts = (total.requests, total.exact, total.partial, total.pending, total.unpriced, total.input);
+        assert_eq!(counts, (4, 1, 2, 1, 1, 3_000_000), "{place}");
+        database.close().await;
+    }
+}
+
+#[tokio::test]
+async fn what_somebody_stored_and_did_not_settle_is_settled_by_the_next_start() {
+    let (_folder, _postgres, places) = both().await;
+    for place in places {
+        let mut database = Database::open(&place).await.unwrap();
+        let ids: Vec<_> = (0..250).map(|nth| format!("resp_{nth}")).collect();
+        for (nth, id) in (0..).zip(&ids) {
+            let mut pending = pending(1, id);
+            pending.id = RequestId::from_bytes([nth; 16]);
+            database.store("lost", &[pending]).await.unwrap();
+            let by_id = Row {
+                id: RequestId::from_bytes([[nth; 8], [0xff; 8]].concat().try_into().unwrap()),
+                ..by_id(2, id, USED)
+            };
+            database.store("other", &[by_id]).await.unwrap();
+        }
+        let mut second = Database::open(&place).await.unwrap();
+        let (one, other) = tokio::join!(database.settle_all(), second.settle_all());
+        assert_eq!(one.unwrap().len() + other.unwrap().len(), 250, "{place}: each is settled by one of them");
+        assert_eq!(database.settle_all().await.unwrap(), []);
+        let total = &database.usage(By::Key, 0, u64::MAX).await.unwrap()[0];
+        assert_eq!((total.exact, total.pending, total.cost), (250, 0, [250 * (4 * UNIT + 5), 0]), "{place}");
+        database.close().await;
+        second.close().await;
     }
 }
 

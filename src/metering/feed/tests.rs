@@ -1,12 +1,14 @@
 use std::{fs, path::Path};
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::{
     domain::{
         money::{Currency, Window},
         price::Price,
         spending::{Account, Span, Spender},
-        usage::Usage,
+        usage::{Shown, Usage},
     },
     store::{
         journal::Writer,
@@ -29,6 +31,7 @@ fn open(id: u8) -> Row<'static> {
         response_id: None,
         status: None,
         usage: Usage::default(),
+        shown: None,
         reserved: Some(2000),
         price: None,
         reserved_cost: None,
@@ -221,4 +224,92 @@ fn a_database_that_cannot_be_opened_holds_nobody_up_and_loses_nothing() {
     feeding.end();
     assert!(!condition.database_fails.load(Ordering::Relaxed));
     assert_eq!((total(folder.path()).exact, total(folder.path()).interrupted, files(folder.path())), (2, 1, 0));
+}
+
+/// What key and group have spent, in all.
+fn accounts() -> [Account; 2] {
+    let account = |spender, name: &str| Account {
+        spender,
+        name: name.into(),
+        currency: Currency::Cny,
+        window: Window::Total,
+        span: Span { from: 0, to: u64::MAX },
+    };
+    [account(Spender::Key, "team"), account(Spender::Group, "all")]
+}
+
+/// One process: it writes rows in so many files, counts what they are charged with, and ends. Returned is what it counted.
+fn process(folder: &Path, files: &[Vec<Row<'_>>]) -> [u64; 2] {
+    let condition = Arc::new(Condition::default());
+    let (journal, found) =
+        Journal::open(folder.join("journal"), 4, Arc::clone(&condition), &journal::SystemDisk).unwrap();
+    let spending = Arc::<Spending>::default();
+    let counters = accounts().map(|account| spending.counter(account));
+    let into = Into { spending, ..into(folder) };
+    let feeding = Feeding::start(into, Arc::clone(&journal), found, condition).unwrap();
+    for rows in files.iter().filter(|rows| !rows.is_empty()) {
+        let mut writer = Writer::new(Arc::clone(&journal));
+        for row in rows {
+            counters.iter().for_each(|counter| counter.add(row.cost.unwrap_or_default()));
+            writer.write(&records(&[*row])).unwrap();
+        }
+    }
+    feeding.end();
+    counters.map(|counter| counter.spent())
+}
+
+fn spent(folder: &Path) -> [u64; 2] {
+    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut database = Database::open_to_read(&place(folder)).await.unwrap();
+        let mut sums = [0; 2];
+        for (account, sum) in accounts().iter().zip(&mut sums) {
+            *sum = database.spent(account.spender, &account.name, 0, u64::MAX).await.unwrap()[0];
+        }
+        sums
+    })
+}
+
+proptest! {
+    // Each case is two processes with a database.
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// However rows of responses in the background and calls that show their tokens come in, and wherever the process ends in
+    /// between: what is counted is what rows say, and rows say what was shown.
+    #[test]
+    fn counters_are_the_sums_of_rows_whatever_is_shown_when(
+        charged in prop::collection::vec(0..1000_u64, 1..8),
+        shows in prop::collection::vec((0..8_usize, prop::option::of(0..1000_u64)), 0..16),
+        places in prop::collection::vec((0..2_usize, 0..3_usize, any::<u32>()), 24),
+    ) {
+        let price = Price { currency: Currency::Cny, input: 1_000_000, cached: 0, output: 0, reasoning: 0, per_call: 0 };
+        let names: Vec<_> = (0..charged.len()).map(|nth| format!("resp_{nth}")).collect();
+        let mine = |id: usize, response| Row {
+            group: Some("all"), response_id: Some(response), attempts: 1, price: Some(price), ..open(u8::try_from(id).unwrap())
+        };
+        let made = names.iter().zip(&charged).enumerate().map(|(nth, (name, charged))| {
+            Row { state: State::Pending, cost: Some(*charged), estimated: true, ..mine(nth, name) }
+        });
+        // All calls for one response tell the same, where they tell anything.
+        let told = |nth: usize| shows.iter().filter(|(of, _)| of % names.len() == nth).find_map(|(_, tokens)| *tokens);
+        let shown = shows.iter().enumerate().map(|(nth, (of, tokens))| {
+            let of = of % names.len();
+            let usage = Usage { input: told(of).filter(|_| tokens.is_some()), output: Some(0), ..Usage::default() };
+            let (endpoint, shown) = (Some("responses.retrieve"), Some(Shown::new(usage)));
+            Row { state: State::Exact, endpoint, shown, cost: Some(0), price: None, ..mine(100 + nth, &names[of]) }
+        });
+        let mut rows: Vec<_> = made.chain(shown).zip(&places).collect();
+        rows.sort_by_key(|(_, (_, _, order))| *order);
+        let folder = tempfile::tempdir().unwrap();
+        for time in 0..2 {
+            let of = |file| rows.iter().filter(move |(_, place)| (place.0, place.1) == (time, file)).map(|(row, _)| *row).collect();
+            let counted = process(folder.path(), &[of(0), of(1), of(2)]);
+            prop_assert_eq!(counted, spent(folder.path()));
+        }
+        let expected: u64 = charged.iter().enumerate().map(|(nth, charged)| told(nth).unwrap_or(*charged)).sum();
+        prop_assert_eq!(spent(folder.path()), [expected; 2]);
+        let total = total(folder.path());
+        let exact = (0..names.len()).filter(|nth| told(*nth).is_some()).count() as u64;
+        prop_assert_eq!((total.requests, total.exact), (names.len() as u64, exact));
+    }
 }

@@ -6,12 +6,15 @@ use crate::domain::{
     ledger::{Row, State},
     money::Currency,
     price::Price,
-    usage::Usage,
+    usage::{Shown, Usage},
 };
 
-const VERSION: u8 = 3;
-/// The version before had no endpoint. Its records are read as well: a new binary goes on with what an old one left.
-const BEFORE: u8 = 2;
+const VERSION: u8 = 4;
+/// Records of before are read as well: a new binary goes on with what an old one left. Those of version 2 end before the
+/// endpoint, those of version 3 behind it.
+const OLDEST: u8 = 2;
+const WITH_ENDPOINT: u8 = 3;
+const WITH_SHOWN: u8 = 4;
 const HEADER: usize = 8;
 
 /// Names of ours, models and ids stay under 300 bytes each. A longer record is none.
@@ -33,16 +36,13 @@ pub fn encode(row: &Row<'_>, into: &mut Vec<u8>) {
     {
         put_text(text, into);
     }
-    let Usage { input, cached, output, reasoning, total } = row.usage;
+    let [input, cached, output, reasoning, total] = counts(row.usage);
     let amounts = [row.reserved_cost, row.cost];
     for number in [row.status, input, cached, output, reasoning, total, row.reserved, row.first_byte_ms]
         .into_iter()
         .chain(amounts)
     {
-        into.push(u8::from(number.is_some()));
-        if let Some(number) = number {
-            put_number(number, into);
-        }
+        put_maybe(number, into);
     }
     for number in [row.bytes_up, row.bytes_down, row.attempts, row.took_ms] {
         put_number(number, into);
@@ -50,6 +50,10 @@ pub fn encode(row: &Row<'_>, into: &mut Vec<u8>) {
     into.push(u8::from(row.estimated));
     put_price(row.price, into);
     put_text(row.endpoint, into);
+    into.push(u8::from(row.shown.is_some()));
+    if let Some(shown) = row.shown {
+        counts(shown.usage().unwrap_or_default()).into_iter().for_each(|number| put_maybe(number, into));
+    }
     let payload = into.get(begin + HEADER..).unwrap_or_default();
     let length = u32::try_from(payload.len()).unwrap_or(u32::MAX).to_le_bytes();
     let sum = crc32fast::hash(payload).to_le_bytes();
@@ -68,6 +72,17 @@ fn put_price(price: Option<Price>, into: &mut Vec<u8>) {
         for number in [input, cached, output, reasoning, per_call] {
             put_number(number, into);
         }
+    }
+}
+
+fn counts(Usage { input, cached, output, reasoning, total }: Usage) -> [Option<u64>; 5] {
+    [input, cached, output, reasoning, total]
+}
+
+fn put_maybe(number: Option<u64>, into: &mut Vec<u8>) {
+    into.push(u8::from(number.is_some()));
+    if let Some(number) = number {
+        put_number(number, into);
     }
 }
 
@@ -153,7 +168,7 @@ impl<'a> Iterator for Records<'a> {
 fn decode(payload: &[u8]) -> Option<Row<'_>> {
     let mut fields = Fields(payload);
     let [version, state] = fields.bytes::<2>()?;
-    if !(BEFORE..=VERSION).contains(version) {
+    if !(OLDEST..=VERSION).contains(version) {
         return None;
     }
     let row = Row {
@@ -168,13 +183,7 @@ fn decode(payload: &[u8]) -> Option<Row<'_>> {
         end: fields.text()?,
         response_id: fields.text()?,
         status: fields.maybe()?,
-        usage: Usage {
-            input: fields.maybe()?,
-            cached: fields.maybe()?,
-            output: fields.maybe()?,
-            reasoning: fields.maybe()?,
-            total: fields.maybe()?,
-        },
+        usage: fields.usage()?,
         reserved: fields.maybe()?,
         first_byte_ms: fields.maybe()?,
         reserved_cost: fields.maybe()?,
@@ -185,7 +194,8 @@ fn decode(payload: &[u8]) -> Option<Row<'_>> {
         took_ms: fields.number()?,
         estimated: fields.is_there()?,
         price: fields.price()?,
-        endpoint: if *version == BEFORE { None } else { fields.text()? },
+        endpoint: if *version < WITH_ENDPOINT { None } else { fields.text()? },
+        shown: if *version < WITH_SHOWN { None } else { fields.shown()? },
     };
     fields.0.is_empty().then_some(row)
 }
@@ -211,6 +221,21 @@ impl<'a> Fields<'a> {
     #[expect(clippy::option_option, reason = "one for the record, one for the field")]
     fn maybe(&mut self) -> Option<Option<u64>> {
         if self.is_there()? { self.number().map(Some) } else { Some(None) }
+    }
+
+    fn usage(&mut self) -> Option<Usage> {
+        Some(Usage {
+            input: self.maybe()?,
+            cached: self.maybe()?,
+            output: self.maybe()?,
+            reasoning: self.maybe()?,
+            total: self.maybe()?,
+        })
+    }
+
+    #[expect(clippy::option_option, reason = "one for the record, one for the field")]
+    fn shown(&mut self) -> Option<Option<Shown>> {
+        if self.is_there()? { self.usage().map(|usage| Some(Shown::new(usage))) } else { Some(None) }
     }
 
     #[expect(clippy::option_option, reason = "one for the record, one for the field")]

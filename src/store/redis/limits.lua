@@ -7,11 +7,12 @@
 --   place  take: limit
 --   spend  cost (give: what it really cost, or nothing where the ledger tells), spent as the ledger knows it, until when it is
 --          kept in milliseconds (or nothing: for ever), limit
+--   less   take: what a budget was charged with too much, and spent as the ledger knows it, which stays
 -- KEYS, for each item:
 --   rate, look  the moment in microseconds at which nothing will be used any more
 --   place       sorted set: who holds one, by the millisecond at which it comes back
---   spend       hash: spent, reserved, and `c:` with the id of a request for what that one reserved; and a sorted set like that
---               of places. Nano-units.
+--   spend, less hash: spent, reserved, and `c:` with the id of a request for what that one reserved; and, for spend, a sorted set
+--               like that of places. Nano-units.
 -- Returned by "take": which item is not there (0 = all were), microseconds to wait for it, and for each item the microseconds
 -- until all of its rate is back, or how many hold a place.
 --
@@ -187,6 +188,12 @@ if op == 'renew' then
 end
 
 local lacking, wait, states = 0, 0, {}
+for _, item in ipairs(items) do
+  local spent = item.kind == 'less' and redis.call('HGET', item.key, 'spent')
+  if spent then
+    redis.call('HSET', item.key, 'spent', written(larger(minus(money(spent), money(item[1])), money(item[2]))))
+  end
+end
 for nth, item in ipairs(items) do
   local fits, needs = true, 0
   if item.kind == 'rate' or item.kind == 'look' then
@@ -201,6 +208,8 @@ for nth, item in ipairs(items) do
     redis.call('ZREMRANGEBYSCORE', item.key, '-inf', whole(ms))
     states[nth] = redis.call('ZCARD', item.key)
     fits = states[nth] < tonumber(item[1])
+  elseif item.kind == 'less' then
+    states[nth] = 0
   else
     read(item)
     states[nth] = 0

@@ -208,6 +208,11 @@ fn taken(item: &Item) -> Line<'_> {
             Line { kind: "place", key, rest: [limit.to_string(), nothing(), nothing(), nothing()] }
         }
         Item::Spend { purse, limit, cost } => spend(purse, cost.to_string(), limit.to_string()),
+        Item::Less { purse, less } => Line {
+            kind: "less",
+            key: &purse.key,
+            rest: [less.to_string(), purse.spent.to_string(), nothing(), nothing()],
+        },
     }
 }
 

@@ -64,6 +64,13 @@ pub enum Item {
         /// How much the request will probably cost.
         cost: u64,
     },
+    /// Nothing: a budget was charged with too much before.
+    Less {
+        /// Which budget.
+        purse: Purse,
+        /// So much, in nano-units. What the ledger says stays.
+        less: u64,
+    },
 }
 
 /// A budget in one of its windows.

@@ -1,10 +1,10 @@
-//! The ledger's rows.
+//! The ledger's rows, as their requests leave them.
 
 use std::collections::HashMap;
 
 use sqlx::{AssertSqlSafe, Connection as _, QueryBuilder, Row as _, query_builder::Separated};
 
-use super::{BATCH, Database, DatabaseError, LONG, count, integer, on, within};
+use super::{BATCH, Database, DatabaseError, LONG, count, integer, on, pending, within};
 use crate::domain::{
     id::RequestId,
     ledger::{Row, State},
@@ -12,7 +12,7 @@ use crate::domain::{
     spending::Spender,
 };
 
-/// Rows of one statement: of their values, 33 each, SQLite takes 32,766 and PostgreSQL 65,535. As many as there may be, as
+/// Rows of one statement: of their values, 35 each, SQLite takes 32,766 and PostgreSQL 65,535. As many as there may be, as
 /// the answers of a slow database come one after the other.
 const ROWS: usize = 900;
 
@@ -22,9 +22,9 @@ const KEPT_ROWS: usize = 10;
 const INSERT: &str = "INSERT INTO ledger (id, time_ms, state, origin, endpoint, key_name, group_name, model, \
      upstream_model, upstream, credential, end_reason, response_id, currency, status, input_tokens, cached_tokens, \
      output_tokens, reasoning_tokens, total_tokens, reserved_tokens, first_byte_ms, price_input, price_cached, price_output, \
-     price_reasoning, price_call, reserved_cost, cost, estimated, bytes_up, bytes_down, attempts, took_ms) ";
+     price_reasoning, price_call, reserved_cost, cost, estimated, bytes_up, bytes_down, attempts, took_ms, awaits) ";
 
-/// Nothing that is over is ever changed. What was taken for interrupted gives way to what is known after all.
+/// No request changes what is over. What was taken for interrupted gives way to what is known after all.
 const CONFLICT: &str = " ON CONFLICT (id) DO UPDATE SET state = excluded.state, upstream_model = excluded.upstream_model, \
      upstream = excluded.upstream, credential = excluded.credential, end_reason = excluded.end_reason, \
      status = excluded.status, input_tokens = excluded.input_tokens, cached_tokens = excluded.cached_tokens, \
@@ -33,7 +33,8 @@ const CONFLICT: &str = " ON CONFLICT (id) DO UPDATE SET state = excluded.state, 
      price_cached = excluded.price_cached, price_output = excluded.price_output, \
      price_reasoning = excluded.price_reasoning, price_call = excluded.price_call, cost = excluded.cost, \
      estimated = excluded.estimated, bytes_down = excluded.bytes_down, attempts = excluded.attempts, \
-     first_byte_ms = excluded.first_byte_ms, took_ms = excluded.took_ms, response_id = excluded.response_id \
+     first_byte_ms = excluded.first_byte_ms, took_ms = excluded.took_ms, response_id = excluded.response_id, \
+     awaits = excluded.awaits \
      WHERE ledger.state IN ('open', 'interrupted') AND excluded.state <> 'open' AND excluded.state <> ledger.state \
      RETURNING state";
 
@@ -86,6 +87,7 @@ where
     for number in [row.bytes_up, row.bytes_down, row.attempts, row.took_ms] {
         values.push_bind(count(number));
     }
+    values.push_bind(i64::from(row.state == State::Pending));
 }
 
 /// No statement may touch a row twice: of rows with one id, the one that would be there in the end.
@@ -104,14 +106,14 @@ fn distinct<'a, 'r>(rows: &'a [Row<'r>]) -> Vec<&'a Row<'r>> {
 }
 
 impl Database {
-    /// Writes rows that come from the data folder `origin`, all or none. Returned is how many there are now of each state
-    /// that were not there like this before: a row that is known already changes nothing, one that was open gives way to
-    /// one that is over.
+    /// Writes rows that come from the data folder `origin`, and what they show of others, all or none. Returned is how many
+    /// there are now of each state that were not there like this before: a row that is known already changes nothing, one that
+    /// was open gives way to one that is over.
     ///
     /// # Errors
     /// When they cannot be written.
     pub async fn store(&mut self, origin: &str, rows: &[Row<'_>]) -> Result<Vec<(State, u64)>, DatabaseError> {
-        let rows = distinct(rows);
+        let (rows, shown) = (distinct(rows), pending::shown(rows));
         let mut changed = Vec::new();
         within(BATCH, async {
             on!(self, |connection, Db| {
@@ -125,6 +127,12 @@ impl Database {
                         let state: String = row.try_get(0)?;
                         changed.extend(State::ALL.into_iter().find(|known| known.name() == state));
                     }
+                }
+                for shown in shown.chunks(ROWS) {
+                    let mut query = QueryBuilder::<Db>::new(pending::INSERT);
+                    query.push_values(shown, |mut values, shown| pending::bind(&mut values, shown));
+                    let query = query.push(pending::CONFLICT).build().persistent(shown.len() <= KEPT_ROWS);
+                    query.execute(&mut *transaction).await?;
                 }
                 transaction.commit().await?;
                 Ok(())

@@ -7,6 +7,7 @@
 mod dialect;
 mod keys;
 mod ledger;
+mod pending;
 mod rows;
 mod usage;
 
@@ -19,6 +20,7 @@ use tokio::time::timeout;
 use crate::config::{Config, Store};
 
 pub use keys::{Author, Change, Entry, KeyError};
+pub use pending::Settled;
 pub use rows::{Cell, Stored, columns};
 pub use usage::{By, Total};
 

@@ -74,6 +74,8 @@ pub struct Total {
     pub unknown: u64,
     /// Those under way when the gateway was killed.
     pub interrupted: u64,
+    /// Those made in the background that nobody asked for since they were over.
+    pub pending: u64,
     /// Those whose model has no price: what they cost is not known.
     pub unpriced: u64,
     /// Those whose cost is an estimate.
@@ -95,6 +97,7 @@ impl Total {
             (&mut self.partial, other.partial),
             (&mut self.unknown, other.unknown),
             (&mut self.interrupted, other.interrupted),
+            (&mut self.pending, other.pending),
             (&mut self.unpriced, other.unpriced),
             (&mut self.estimated, other.estimated),
         ] {
@@ -128,7 +131,7 @@ impl Database {
                             |index: usize| number(index).map(|number| u64::try_from(number).unwrap_or_default());
                         let mut cost = [0; Currency::ALL.len()];
                         for (nth, cost) in cost.iter_mut().enumerate() {
-                            *cost = amount(number(12 + 2 * nth)?, number(13 + 2 * nth)?);
+                            *cost = amount(number(13 + 2 * nth)?, number(14 + 2 * nth)?);
                         }
                         Ok(Total {
                             name: row.try_get(0)?,
@@ -141,8 +144,9 @@ impl Database {
                             partial: count(7)?,
                             unknown: count(8)?,
                             interrupted: count(9)?,
-                            unpriced: count(10)?,
-                            estimated: count(11)?,
+                            pending: count(10)?,
+                            unpriced: count(11)?,
+                            estimated: count(12)?,
                             cost,
                         })
                     })
@@ -162,7 +166,7 @@ fn query(by: By, day: &'static str) -> String {
     let state = |state: &str| format!("count(*) FILTER (WHERE state = '{state}')");
     let mut columns = vec![by.expression(day).to_owned(), "count(*)".to_owned()];
     columns.extend(["input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens"].map(sum));
-    columns.extend(["exact", "partial", "unknown", "interrupted"].map(state));
+    columns.extend(["exact", "partial", "unknown", "interrupted", "pending"].map(state));
     columns.push(format!("count(*) FILTER (WHERE currency IS NULL AND {costs})"));
     columns.push(sum("estimated"));
     for currency in Currency::ALL {

@@ -13,6 +13,7 @@ struct Owned {
     price: Option<[u64; 5]>,
     estimated: bool,
     numbers: [u64; 4],
+    shown: Option<[Option<u64>; 5]>,
 }
 
 impl Owned {
@@ -34,6 +35,9 @@ impl Owned {
             response_id: text(7),
             status,
             usage: Usage { input, cached, output, reasoning, total },
+            shown: self.shown.map(|[input, cached, output, reasoning, total]| {
+                Shown::new(Usage { input, cached, output, reasoning, total })
+            }),
             reserved,
             price: self.price.map(|[input, cached, output, reasoning, per_call]| {
                 let currency = Currency::ALL[usize::from(self.estimated)];
@@ -58,8 +62,9 @@ fn owned() -> impl Strategy<Value = Owned> {
     let numbers = proptest::array::uniform4(number());
     let costs = proptest::array::uniform2(option::of(number()));
     let price = option::of(proptest::array::uniform5(number()));
-    (any::<[u8; 16]>(), 0..State::ALL.len(), texts, maybe, numbers, costs, price, any::<bool>()).prop_map(
-        |(id, state, texts, maybe, numbers, costs, price, estimated)| Owned {
+    let shown = option::of(proptest::array::uniform5(option::of(number())));
+    (any::<[u8; 16]>(), 0..State::ALL.len(), texts, maybe, numbers, costs, price, any::<bool>(), shown).prop_map(
+        |(id, state, texts, maybe, numbers, costs, price, estimated, shown)| Owned {
             id,
             state,
             texts,
@@ -68,6 +73,7 @@ fn owned() -> impl Strategy<Value = Owned> {
             price,
             estimated,
             numbers,
+            shown,
         },
     )
 }
@@ -138,6 +144,7 @@ fn zeros_are_damage_and_long_texts_are_cut_between_characters() {
         texts: vec![Some("é".repeat(400)); 9],
         maybe: [Some(u64::MAX); 8],
         numbers: [u64::MAX; 4],
+        shown: Some([Some(u64::MAX); 5]),
     };
     let (bytes, _) = journal(&[long]);
     let row = Records::new(&bytes).next().unwrap();
@@ -146,25 +153,29 @@ fn zeros_are_damage_and_long_texts_are_cut_between_characters() {
 }
 
 #[test]
-fn what_the_version_before_wrote_is_read() {
-    let row = Owned {
+fn what_versions_before_wrote_is_read() {
+    let mut row = Owned {
         costs: [Some(7), None],
         price: Some([1, 2, 3, 4, 5]),
         estimated: true,
         id: [7; 16],
         state: 1,
-        texts: vec![Some("a".into()), None, None, None, None, None, None, None, None],
+        texts: vec![Some("a".into()), None, None, None, None, None, None, None, Some("b".into())],
         maybe: [Some(200); 8],
         numbers: [1, 2, 3, 4],
+        shown: None,
     };
-    let (mut bytes, _) = journal(std::slice::from_ref(&row));
-    // It had no byte for the endpoint that is not there.
-    assert_eq!(bytes.pop(), Some(0));
-    bytes[HEADER] = BEFORE;
-    let payload = bytes.split_off(HEADER);
-    let length = u32::try_from(payload.len()).unwrap().to_le_bytes();
-    let before = [&length[..], &crc32fast::hash(&payload).to_le_bytes(), &payload].concat();
-    let mut records = Records::new(&before);
-    assert_eq!(records.next(), Some(row.row()));
-    assert_eq!(records.rest(), Rest::Nothing);
+    // Without a byte for what was not shown; and before that, without one for the endpoint that is not there.
+    for (version, bytes) in [(3, 1), (2, 2)] {
+        let (mut record, _) = journal(std::slice::from_ref(&row));
+        record.truncate(record.len() - bytes);
+        record[HEADER] = version;
+        let payload = record.split_off(HEADER);
+        let length = u32::try_from(payload.len()).unwrap().to_le_bytes();
+        let before = [&length[..], &crc32fast::hash(&payload).to_le_bytes(), &payload].concat();
+        let mut records = Records::new(&before);
+        assert_eq!(records.next(), Some(row.row()));
+        assert_eq!(records.rest(), Rest::Nothing);
+        row.texts[8] = None;
+    }
 }

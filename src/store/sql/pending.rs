@@ -1,0 +1,217 @@
+//! Rows of responses that are made in the background: what calls by their ids show of them, and the rows that this settles.
+
+use std::collections::{BTreeMap, HashSet};
+
+use sqlx::{QueryBuilder, query_builder::Separated};
+
+use super::{BATCH, Database, DatabaseError, LONG, count, integer, on, within};
+use crate::domain::{
+    ledger::{Row, State},
+    money::Currency,
+    price::Price,
+    usage::{Shown, Usage},
+};
+
+/// Ids of one statement.
+const IDS: usize = 900;
+
+pub(super) const INSERT: &str = "INSERT INTO shown (response_id, upstream, input_tokens, cached_tokens, output_tokens, reasoning_tokens, \
+     total_tokens) ";
+
+/// The first one that tells tokens counts, in whichever order they come.
+pub(super) const CONFLICT: &str = " ON CONFLICT (response_id, upstream) DO UPDATE SET input_tokens = excluded.input_tokens, \
+     cached_tokens = excluded.cached_tokens, output_tokens = excluded.output_tokens, \
+     reasoning_tokens = excluded.reasoning_tokens, total_tokens = excluded.total_tokens \
+     WHERE shown.input_tokens IS NULL AND excluded.input_tokens IS NOT NULL";
+
+/// What was shown of the response with this id at this upstream.
+pub(super) type One<'a> = ((&'a str, &'a str), Shown);
+
+/// What rows show of others, each response once. In one order wherever it is written: so nobody waits for somebody who waits
+/// for him.
+pub(super) fn shown<'a>(rows: &[Row<'a>]) -> Vec<One<'a>> {
+    let mut all = BTreeMap::new();
+    for row in rows {
+        if let (Some(id), Some(upstream), Some(shown)) = (row.response_id, row.upstream, row.shown) {
+            let known = all.entry((id, upstream)).or_insert(shown);
+            if known.usage().is_none() {
+                *known = shown;
+            }
+        }
+    }
+    all.into_iter().collect()
+}
+
+/// Binds the values of one, in the order of [`INSERT`].
+pub(super) fn bind<'q, Db>(values: &mut Separated<'_, Db, &'static str>, ((id, upstream), shown): &One<'q>)
+where
+    Db: sqlx::Database,
+    &'q str: sqlx::Encode<'q, Db> + sqlx::Type<Db>,
+    Option<i64>: sqlx::Encode<'q, Db> + sqlx::Type<Db>,
+{
+    values.push_bind(*id).push_bind(*upstream);
+    let Usage { input, cached, output, reasoning, total } = shown.usage().unwrap_or_default();
+    for number in [input, cached, output, reasoning, total] {
+        values.push_bind(number.map(count));
+    }
+}
+
+/// A row that was settled by what was shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settled {
+    /// What it is now: exact, or partial where no tokens were told.
+    pub state: State,
+    /// Name of the client's key.
+    pub key: Option<String>,
+    /// Name of the key's group.
+    pub group: Option<String>,
+    /// When its request began, in milliseconds since 1970-01-01 UTC.
+    pub began: u64,
+    /// Of the two amounts; none where its model has no price.
+    pub currency: Option<Currency>,
+    /// What it was charged with, in nano-units.
+    pub charged: u64,
+    /// What it costs.
+    pub cost: u64,
+}
+
+/// A row that something was shown for.
+struct Found {
+    id: String,
+    settled: Settled,
+}
+
+const SELECT: &str = "SELECT ledger.id, key_name, group_name, time_ms, currency, cost, price_input, price_cached, price_output, \
+     price_reasoning, price_call, shown.input_tokens, shown.cached_tokens, shown.output_tokens, shown.reasoning_tokens, \
+     shown.total_tokens FROM ledger JOIN shown ON shown.response_id = ledger.response_id AND shown.upstream = ledger.upstream \
+     WHERE awaits = 1 AND (state = 'pending' OR shown.input_tokens IS NOT NULL)";
+
+/// Only where nobody else did: of several replicas that see both, one settles it. Between the two: ids with costs.
+const EXACT: (&str, &str) = (
+    "UPDATE ledger SET state = 'exact', awaits = 0, estimated = 0, input_tokens = shown.input_tokens, \
+     cached_tokens = shown.cached_tokens, output_tokens = shown.output_tokens, reasoning_tokens = shown.reasoning_tokens, \
+     total_tokens = shown.total_tokens, cost = told.column2 FROM shown, (",
+    ") AS told WHERE ledger.id = told.column1 AND awaits = 1 AND shown.response_id = ledger.response_id \
+     AND shown.upstream = ledger.upstream RETURNING id",
+);
+/// The same; behind it: ids.
+const PARTIAL: &str = "UPDATE ledger SET state = 'partial' WHERE state = 'pending' AND id IN (";
+
+impl Found {
+    fn read<R: sqlx::Row>(row: &R) -> Result<Self, sqlx::Error>
+    where
+        usize: sqlx::ColumnIndex<R>,
+        for<'r> Option<String>: sqlx::Decode<'r, R::Database> + sqlx::Type<R::Database>,
+        for<'r> Option<i64>: sqlx::Decode<'r, R::Database> + sqlx::Type<R::Database>,
+    {
+        let text = |nth: usize| row.try_get::<Option<String>, _>(nth);
+        let number = |nth: usize| {
+            row.try_get::<Option<i64>, _>(nth).map(|number| number.and_then(|number| u64::try_from(number).ok()))
+        };
+        let amount = |nth: usize| number(nth).map(Option::unwrap_or_default);
+        let currency = text(4)?.as_deref().and_then(Currency::named);
+        let price = match currency {
+            Some(currency) => Some(Price {
+                currency,
+                input: amount(6)?,
+                cached: amount(7)?,
+                output: amount(8)?,
+                reasoning: amount(9)?,
+                per_call: amount(10)?,
+            }),
+            None => None,
+        };
+        let told = Usage {
+            input: number(11)?,
+            cached: number(12)?,
+            output: number(13)?,
+            reasoning: number(14)?,
+            total: number(15)?,
+        };
+        let (usage, charged) = (Shown::new(told).usage(), amount(5)?);
+        // What it was billed with is what it is billed with.
+        let cost = usage.map_or(charged, |usage| price.map_or(0, |price| price.cost(&usage)));
+        let state = if usage.is_some() { State::Exact } else { State::Partial };
+        let settled = Settled { state, key: text(1)?, group: text(2)?, began: amount(3)?, currency, charged, cost };
+        Ok(Self { id: text(0)?.unwrap_or_default(), settled })
+    }
+}
+
+impl Database {
+    /// Settles what pends of these rows, or what pends because of what they show, as far as both are there. Of rows that were
+    /// stored before: whoever stores the second of the two sees the first. Returned is what was settled by this call.
+    ///
+    /// # Errors
+    /// When it cannot be done.
+    pub async fn settle(&mut self, rows: &[Row<'_>]) -> Result<Vec<Settled>, DatabaseError> {
+        let concerned = rows.iter().filter(|row| row.state == State::Pending || row.shown.is_some());
+        let mut ids: Vec<_> = concerned.filter_map(|row| row.response_id).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        let mut settled = Vec::new();
+        for ids in ids.chunks(IDS) {
+            settled.append(&mut within(BATCH, self.settle_some(Some(ids))).await?);
+        }
+        Ok(settled)
+    }
+
+    /// The same for all that pends: somebody may have been lost between storing and settling.
+    ///
+    /// # Errors
+    /// When it cannot be done.
+    pub async fn settle_all(&mut self) -> Result<Vec<Settled>, DatabaseError> {
+        within(LONG, self.settle_some(None)).await
+    }
+
+    async fn settle_some(&mut self, ids: Option<&[&str]>) -> Result<Vec<Settled>, DatabaseError> {
+        on!(self, |connection, Db| {
+            let mut query = QueryBuilder::<Db>::new(SELECT);
+            if let Some(ids) = ids {
+                query.push(" AND ledger.response_id IN (");
+                let mut values = query.separated(", ");
+                for id in ids {
+                    values.push_bind(*id);
+                }
+                query.push(")");
+            }
+            // In one order, as above.
+            query.push(" ORDER BY ledger.id");
+            let found = query.build().persistent(false).fetch_all(&mut *connection).await?;
+            let found = found.iter().map(Found::read).collect::<Result<Vec<_>, _>>()?;
+            let (told, over): (Vec<_>, Vec<_>) =
+                found.into_iter().partition(|found| found.settled.state == State::Exact);
+            let mut settled = Vec::new();
+            // Few statements: the answers of a slow database come one after the other.
+            for told in told.chunks(IDS) {
+                let mut query = QueryBuilder::<Db>::new(EXACT.0);
+                query.push_values(told, |mut values, Found { id, settled }| {
+                    values.push_bind(id).push_bind(settled.currency.map(|_| integer(settled.cost)));
+                });
+                query.push(EXACT.1);
+                let done = query.build().persistent(false).fetch_all(&mut *connection).await?;
+                settled.append(&mut those_of(told, &done)?);
+            }
+            for over in over.chunks(IDS) {
+                let mut query = QueryBuilder::<Db>::new(PARTIAL);
+                let mut values = query.separated(", ");
+                for Found { id, .. } in over {
+                    values.push_bind(id);
+                }
+                query.push(") RETURNING id");
+                let done = query.build().persistent(false).fetch_all(&mut *connection).await?;
+                settled.append(&mut those_of(over, &done)?);
+            }
+            Ok(settled)
+        })
+    }
+}
+
+/// Those of `found` whose ids came back.
+fn those_of<R: sqlx::Row>(found: &[Found], done: &[R]) -> Result<Vec<Settled>, sqlx::Error>
+where
+    usize: sqlx::ColumnIndex<R>,
+    for<'r> String: sqlx::Decode<'r, R::Database> + sqlx::Type<R::Database>,
+{
+    let ids = done.iter().map(|row| row.try_get(0)).collect::<Result<HashSet<String>, _>>()?;
+    Ok(found.iter().filter(|found| ids.contains(&found.id)).map(|found| found.settled.clone()).collect())
+}
