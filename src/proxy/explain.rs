@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::{Tables, forward::candidates};
 use crate::{
     auth::Caller,
-    config::Strategy,
+    config::{OnLostState, Strategy},
     domain::{
         chance::{self, Dice},
         endpoint::Surface,
@@ -134,6 +134,11 @@ impl Explanation<'_> {
         if !limits.is_empty() {
             writeln!(out, "\nlarger bodies pass by: {}", limits.join(", "))?;
         }
+        let or = match self.route.on_lost_state {
+            OnLostState::Fail => "nowhere else",
+            OnLostState::StripEncrypted => "elsewhere only without its encrypted reasoning",
+        };
+        writeln!(out, "\na request that refers to stored state goes to the account that holds it, and {or}")?;
         let limits = self.tables.limits.shown(self.caller.index, self.now);
         if !limits.is_empty() {
             writeln!(out, "\nlimits")?;

@@ -63,6 +63,8 @@ not asked
 
 larger bodies pass by: good (up to 7 MiB)
 
+a request that refers to stored state goes to the account that holds it, and nowhere else
+
 limits
   key tester: 60 requests a minute; 5 requests at once; 5 CNY/total, 0 spent
 ";

@@ -7,6 +7,7 @@ mod cuts;
 mod finder;
 mod grammar;
 pub mod request;
+mod whole;
 
 #[cfg(test)]
 pub(super) mod tests;

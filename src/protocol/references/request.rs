@@ -28,23 +28,7 @@
 //! checks, `continuation_id`, which is the caller's own; and what the operator set up in an account: `tunnel_id`,
 //! `connector_id`, ids of voices.
 //!
-//! The `id` of an item of `input` or `items` has to be looked up only where the item is not whole. Codex gives ids of its own
-//! to what it sends, which no provider ever saw, and SDKs send back what they were given (docs/wire.md, section 4); where
-//! an item brings all that it is, nobody reads anything of anybody by its id. Whole are these, and no others:
-//!
-//! | `type` | with |
-//! | --- | --- |
-//! | `message`, or none | `role` and `content`: without them it refers to an item |
-//! | `function_call` | `name` and `arguments` |
-//! | `custom_tool_call` | `name` and `input` |
-//! | `function_call_output`, `custom_tool_call_output`, `local_shell_call_output`, `shell_call_output`, `apply_patch_call_output` | `output` |
-//! | `local_shell_call`, `shell_call` | `action` |
-//! | `apply_patch_call` | `operation` |
-//! | `reasoning`, `compaction`, `compaction_summary` | `encrypted_content` of their own |
-//!
-//! What they have to bring is a string, an object or an array, once and in these letters. Not whole is what a provider looks up
-//! (`item_reference`, reasoning that is not encrypted), what refers to something that ran there (images, searches, the code
-//! interpreter, computers, MCP), and every type that is not known here.
+//! The `id` of an item of `input` or `items` has to be looked up only where the item is not whole: the module `whole` has the table.
 //!
 //! What two parsers might read in two ways is refused: a name of the table, or one on the way to it, that stands twice in its
 //! object, or in other letters than these, also by escapes; and a key beside it that is no text.
@@ -57,6 +41,7 @@ use super::{
     cuts::Cuts,
     finder::{Collect, Finder, Hit, Level},
     grammar::{Grammar, Place, Rule, TOP, Take, at},
+    whole::{ACTION, ARGUMENTS, CALLED, CONTENT, Item, OPERATION, OUTPUT, ROLE, TOOL_INPUT},
 };
 use crate::{
     domain::origin::{Kind, Reference},
@@ -86,38 +71,6 @@ const AUDIO: Place = 8;
 const ANNOTATIONS: Place = 9;
 
 const ITEMS: u16 = at(ITEM) | at(INPUT);
-
-// What an item may bring.
-const ROLE: u16 = 1;
-const CONTENT: u16 = 1 << 1;
-const CALLED: u16 = 1 << 2;
-const ARGUMENTS: u16 = 1 << 3;
-const TOOL_INPUT: u16 = 1 << 4;
-const OUTPUT: u16 = 1 << 5;
-const ACTION: u16 = 1 << 6;
-const OPERATION: u16 = 1 << 7;
-const ENCRYPTED: u16 = 1 << 8;
-
-/// What an item without a type has to bring to be whole.
-const MESSAGE_NEEDS: u16 = ROLE | CONTENT;
-
-/// Types of items that may be whole, and what each has to bring for it.
-const MAY_BE_WHOLE: [(&str, u16); 14] = [
-    ("message", MESSAGE_NEEDS),
-    ("function_call", CALLED | ARGUMENTS),
-    ("custom_tool_call", CALLED | TOOL_INPUT),
-    ("function_call_output", OUTPUT),
-    ("custom_tool_call_output", OUTPUT),
-    ("local_shell_call_output", OUTPUT),
-    ("shell_call_output", OUTPUT),
-    ("apply_patch_call_output", OUTPUT),
-    ("local_shell_call", ACTION),
-    ("shell_call", ACTION),
-    ("apply_patch_call", OPERATION),
-    ("reasoning", ENCRYPTED),
-    ("compaction", ENCRYPTED),
-    ("compaction_summary", ENCRYPTED),
-];
 
 const ANYWHERE: u16 = at(TOP) | at(ANY) | ITEMS | at(CONVERSATION) | at(PROMPT) | at(MESSAGE) | at(AUDIO);
 
@@ -301,39 +254,6 @@ struct Requested {
     item: Option<Item>,
 }
 
-#[derive(Debug)]
-struct Item {
-    begin: u64,
-    depth: usize,
-    /// Its id, by its place among the references.
-    id: Id,
-    /// What it has to bring to be whole; none = it is not.
-    needs: Option<u16>,
-    brings: u16,
-    is_reasoning: bool,
-    is_encrypted: bool,
-}
-
-#[derive(Debug)]
-enum Id {
-    None,
-    One(usize),
-    /// An item that has several is nothing that is known.
-    Several,
-}
-
-impl Id {
-    fn add(&mut self, place: usize) {
-        *self = if matches!(self, Self::None) { Self::One(place) } else { Self::Several };
-    }
-}
-
-impl Item {
-    fn is_whole(&self) -> bool {
-        self.needs.is_some_and(|needs| self.brings & needs == needs)
-    }
-}
-
 /// Where `input` itself is, and what is an item of it.
 const INPUT_DEPTH: usize = 2;
 
@@ -349,7 +269,7 @@ fn is_element(level: Level) -> bool {
 impl Requested {
     /// The item whose own object this is.
     fn item(&mut self, level: Level) -> Option<&mut Item> {
-        self.item.as_mut().filter(|item| item.depth == level.depth && !level.is_array)
+        self.item.as_mut().filter(|item| item.is(level))
     }
 }
 
@@ -361,13 +281,8 @@ impl Collect for Requested {
         let Hit { kind, reference, range, rule, depth, .. } = hit;
         let name = GRAMMAR.rules[rule].name;
         match &mut self.item {
-            Some(item) if kind == Kind::Encrypted => {
-                item.is_encrypted = true;
-                if depth == item.depth && reference.is_some() {
-                    item.brings |= ENCRYPTED;
-                }
-            }
-            Some(item) if name == "id" => item.id.add(self.references.len()),
+            Some(item) if kind == Kind::Encrypted => item.has_encrypted(depth, reference.is_some()),
+            Some(item) if name == "id" => item.has_id(self.references.len()),
             None if kind == Kind::Encrypted => self.other_encrypted = true,
             _ => {}
         }
@@ -377,22 +292,19 @@ impl Collect for Requested {
 
     fn is_a(&mut self, level: Level, name: &str) {
         if let Some(item) = self.item(level) {
-            item.is_reasoning = name == "reasoning";
-            item.needs = MAY_BE_WHOLE.iter().find(|(known, _)| *known == name).map(|(_, needs)| *needs);
+            item.is_a(name);
         }
     }
 
     fn has(&mut self, level: Level, what: u16) {
         if let Some(item) = self.item(level) {
-            item.brings |= what;
+            item.brings(what);
         }
     }
 
     fn open(&mut self, level: Level, at: u64) {
         if matches!(level.place, ITEM | INPUT) && !level.is_array {
-            let (depth, needs) = (level.depth, Some(MESSAGE_NEEDS));
-            let (is_reasoning, is_encrypted) = (false, false);
-            self.item = Some(Item { begin: at, depth, id: Id::None, needs, brings: 0, is_reasoning, is_encrypted });
+            self.item = Some(Item::new(level, at));
         }
     }
 
@@ -401,15 +313,12 @@ impl Collect for Requested {
             return;
         }
         let Some(item) = self.item.take() else { return };
-        if item.is_whole()
-            && let Id::One(id) = item.id
-            && let Some(used) = self.references.get_mut(id)
-        {
+        if let Some(used) = item.whole_id().and_then(|place| self.references.get_mut(place)) {
             used.whole = true;
         }
         if item.is_encrypted {
             if item.is_reasoning && is_element(level) {
-                self.cuts.cut(item.begin..end);
+                self.cuts.cut(item.at..end);
             } else {
                 self.other_encrypted = true;
             }

@@ -1,14 +1,12 @@
 //! Follow-ups after a restart, after a kill, on another replica, and while what replicas share is away.
 
-use std::{
-    fs,
-    time::{Duration, Instant},
-};
+use std::{fs, time::Duration};
 
 use tidegate::{
     affinity::WAIT,
     config::{self, Fail, Sharing},
 };
+use tokio::time::Instant;
 
 use super::*;
 use crate::support::{
