@@ -2,7 +2,7 @@
 //!
 //! One for all workers. What is learned is in memory at once, and in the store a moment later (`keeping`), so that it
 //! survives a restart and other replicas can know it. What memory does not hold is asked of the store, for at most
-//! [`WAIT`]: a store that is slow or away is not asked again before it answered by itself in time.
+//! [`WAIT`], or [`WAIT_FOR_FILE`]: a store that is slow or away is not asked again before it answered by itself in time.
 
 mod decide;
 mod keeping;
@@ -36,8 +36,13 @@ use self::memory::{Learned, Memory};
 pub use decide::{Decision, Named, Role, decide};
 pub use keeping::Keeping;
 
-/// The longest that a request waits for the store. The promise is 50 ms: the rest is for timers and for a machine that is busy.
+/// The longest that a request waits for a store that is shared. The promise is 50 ms: the rest is for timers and for a machine
+/// that is busy.
 pub const WAIT: Duration = Duration::from_millis(40);
+
+/// The same for the file of this process. It does not go away as a server does: a disk that syncs or a machine that is busy (all
+/// of memory has to be looked up after a restart) answers late, and a request whose state cannot be told fails or goes astray.
+pub const WAIT_FOR_FILE: Duration = Duration::from_secs(1);
 
 /// Requests that ask the store at once. It answers thousands a second; where more wait than this, it does not.
 const ASKING: usize = 1024;
@@ -247,6 +252,11 @@ impl Origins {
         }
     }
 
+    /// The longest that a request waits for the store.
+    fn patience(&self) -> Duration {
+        if self.is_shared { WAIT } else { WAIT_FOR_FILE }
+    }
+
     /// What the store knows of references; none where it cannot be asked.
     async fn ask(&self, references: Vec<Reference>) -> Option<Vec<Option<Entry>>> {
         if self.condition.read_fails.load(Ordering::Relaxed) {
@@ -254,7 +264,7 @@ impl Origins {
         }
         let (tell, answer) = oneshot::channel();
         self.asks.try_send(Ask { references, answer: tell }).ok()?;
-        timeout(WAIT, answer).await.ok()?.ok()
+        timeout(self.patience(), answer).await.ok()?.ok()
     }
 
     /// Whether anybody has to wait before he tells others of what was learned up to `mark`: [`Origins::shared`].
@@ -310,5 +320,30 @@ impl Waiting {
 
     fn fails(&self, fails: bool) {
         self.written.send_if_modified(|written| std::mem::replace(&mut written.fails, fails) != fails);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::origin::Kind;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_file_that_is_late_is_waited_for_and_a_server_is_not() {
+        for (shared, expected) in [(false, Found::Own), (true, Found::CannotTell)] {
+            let settings =
+                config::Affinity { ttl: Duration::from_secs(60), max_entries: 10, shared, unknown_ids: None };
+            let (origins, mut asks) = Origins::new(&settings, shared, Arc::default());
+            let owner = Owner::new("a", None);
+            let store = async {
+                let ask = asks.recv().await.unwrap();
+                tokio::time::sleep(WAIT * 10).await;
+                let entry = Entry { origin: Origin { account: 1, owner }, used_s: 1 };
+                let _left = ask.answer.send(vec![Some(entry)]);
+            };
+            let named = [Reference::new(Kind::Response, b"resp_1")];
+            let (recalled, ()) = tokio::join!(origins.recall_all(&named, owner, Duration::from_secs(2)), store);
+            assert_eq!(recalled[0].found(), expected);
+        }
     }
 }

@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use crate::{
-    affinity::{Origins, WAIT},
+    affinity::Origins,
     domain::{chance::Chance, clock::Clock},
     store::origins::{Life, Place, Store, StoreError},
 };
@@ -55,7 +55,7 @@ pub(super) enum Done<T> {
     Failed(StoreError),
 }
 
-pub(super) const SLOW: &str = "it took longer than 40 ms";
+pub(super) const SLOW: &str = "it took longer than anybody waits";
 
 impl Desk {
     pub(super) fn has_ended(&self) -> bool {
@@ -78,17 +78,17 @@ impl Desk {
         }
     }
 
-    /// Works with the store. When that has taken [`WAIT`], `slow` hears of it, and it goes on.
+    /// Works with the store. When that has taken as long as anybody waits, `slow` hears of it, and it goes on.
     pub(super) async fn work<T>(
         &mut self,
         slow: impl FnOnce(),
         work: impl AsyncFnOnce(&mut Store, Life) -> Result<T, StoreError>,
     ) -> Done<T> {
-        let life = self.origins.life(self.clock.since_epoch());
+        let (life, patience) = (self.origins.life(self.clock.since_epoch()), self.origins.patience());
         let outcome = {
             let working = async { work(self.open().await?, life).await };
             pin!(working);
-            match timeout(WAIT, &mut working).await {
+            match timeout(patience, &mut working).await {
                 Ok(worked) => worked.map(Done::Quickly),
                 Err(_) => {
                     slow();

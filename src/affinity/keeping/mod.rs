@@ -22,7 +22,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::{Origins, WAIT};
+use super::{Origins, WAIT_FOR_FILE};
 use crate::{
     config,
     domain::{affinity::Condition, chance::Chance, clock::Clock},
@@ -101,7 +101,7 @@ impl Keeping {
     /// Ends it, once everything that was learned is written, or it took too long.
     pub fn end(self) {
         self.end.send_replace(true);
-        if self.over.recv_timeout(END_WITHIN + WAIT).is_err() {
+        if self.over.recv_timeout(END_WITHIN + WAIT_FOR_FILE).is_err() {
             tracing::warn!("the memory of origins was not closed in time");
         }
     }

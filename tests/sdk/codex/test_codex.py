@@ -85,6 +85,17 @@ def test_resumed_session(codex):
     assert "The first thing." in sent[1]["body"] and first.text in sent[1]["body"]
 
 
+def test_a_resumed_session_goes_home(codex):
+    first = codex.run("The first thing.", model="modelverse/gpt-4o")
+    completed(first)
+    # By this name it would be told elsewhere, where its sealed reasoning could not be opened.
+    second = codex.resume(first, "The second thing.", model="gpt-4o")
+    # It warns of the other name only.
+    assert second.code == 0 and all("recorded with model" in error for error in second.errors), second.events
+    assert "I opened 1 sealed item" in second.text and second.text.endswith("You said: The second thing.")
+    assert [entry["provider"] for entry in second.upstream()] == ["modelverse", "modelverse"]
+
+
 @pytest.mark.parametrize("name", ["gateway", "OpenAI"])
 def test_compaction(codex, name):
     first = codex.run("Remember the tide.", name=name)
