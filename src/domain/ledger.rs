@@ -1,6 +1,9 @@
 //! What the ledger holds of a request, and how the ledger stands.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::{
+    borrow::Cow,
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+};
 
 use super::{
     id::RequestId,
@@ -216,6 +219,15 @@ fn as_far_as_seen(outcome: &Outcome) -> Usage {
     Usage { input: outcome.usage.input.or(Some(input)), output: outcome.usage.output.or(Some(output)), ..outcome.usage }
 }
 
+/// A text that every database stores and every terminal shows: a row with another one would never get there. PostgreSQL takes
+/// no NUL.
+pub fn storable(text: &str) -> Cow<'_, str> {
+    if !text.contains(char::is_control) {
+        return Cow::Borrowed(text);
+    }
+    Cow::Owned(text.chars().map(|char| if char.is_control() { '?' } else { char }).collect())
+}
+
 fn millis(duration: std::time::Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
@@ -239,6 +251,8 @@ pub struct Condition {
     pub journal_sync_fails: AtomicBool,
     /// The database could not be written when it was tried last: the journal keeps the rows.
     pub database_fails: AtomicBool,
+    /// Rows that the database did not take, whatever was left out of them: they lie aside, and somebody has to look.
+    pub put_aside: AtomicU64,
 }
 
 impl Condition {
@@ -266,5 +280,6 @@ impl Condition {
         ]
         .into_iter()
         .map(|(name, fault)| (name, fault.load(Ordering::Relaxed)))
+        .chain([("rows", self.put_aside.load(Ordering::Relaxed) > 0)])
     }
 }

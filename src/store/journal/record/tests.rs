@@ -52,7 +52,7 @@ impl Owned {
 
 fn owned() -> impl Strategy<Value = Owned> {
     let number = || prop_oneof![0..300u64, any::<u64>(), Just(u64::MAX)];
-    let texts = proptest::collection::vec(option::of(".{0,40}"), 8);
+    let texts = proptest::collection::vec(option::of("\\PC{0,40}"), 8);
     let maybe = proptest::array::uniform8(option::of(number()));
     let numbers = proptest::array::uniform4(number());
     let costs = proptest::array::uniform2(option::of(number()));
@@ -142,4 +142,13 @@ fn zeros_are_damage_and_long_texts_are_cut_between_characters() {
     let row = Records::new(&bytes).next().unwrap();
     assert_eq!(row.key.unwrap(), "é".repeat(256));
     assert!(bytes.len() < MAX_RECORD);
+}
+
+#[test]
+fn a_text_is_written_such_that_every_database_takes_it() {
+    let outcome = crate::domain::outcome::Outcome::new(RequestId::from_bytes([1; 16]));
+    let (mut bytes, long) = (Vec::new(), "\0".repeat(MAX_TEXT + 1));
+    encode(&Row { model: Some("a\0\n\u{85}中"), response_id: Some(&long), ..Row::open(&outcome, None) }, &mut bytes);
+    let row = Records::new(&bytes).next().unwrap();
+    assert_eq!((row.model, row.response_id.map(str::len)), (Some("a???中"), Some(MAX_TEXT)));
 }
