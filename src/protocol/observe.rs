@@ -5,7 +5,7 @@ use super::{
     json::{Found, JsonError, Paths, Repeats, Scanner, Value},
     sse::{Part, Tap},
 };
-use crate::domain::usage::Usage;
+use crate::domain::usage::{MOST_TOKENS, Usage};
 
 /// An answer nested deeper is not looked at further: real ones have tens of levels, and a level costs a bit.
 const MAX_DEPTH: u64 = 64 * 1024;
@@ -223,7 +223,7 @@ fn terminal(event: &str) -> Option<Terminal> {
 /// A whole event.
 fn see_event(event: &Scanner, seen: &mut Seen) {
     if seen.response_id.is_none() {
-        seen.response_id = name(event, RESPONSE_ID);
+        seen.response_id = id(event, RESPONSE_ID);
         if seen.response_id.is_some() {
             seen.model = name(event, RESPONSE_MODEL);
         }
@@ -249,7 +249,7 @@ fn see_event(event: &Scanner, seen: &mut Seen) {
 
 /// A whole JSON answer.
 fn see_body(body: &Scanner, seen: &mut Seen) {
-    seen.response_id = name(body, ID);
+    seen.response_id = id(body, ID);
     seen.model = name(body, MODEL);
     seen.terminal = match text(body, STATUS) {
         Some("completed") => Some(Terminal::Completed),
@@ -276,6 +276,11 @@ fn name(json: &Scanner, path: usize) -> Option<Box<str>> {
     text(json, path).filter(|name| !name.is_empty() && name.len() <= NAME_LIMIT).map(Box::from)
 }
 
+/// An id is kept where it looks like one: it is written down, logged and compared.
+fn id(json: &Scanner, path: usize) -> Option<Box<str>> {
+    name(json, path).filter(|id| id.bytes().all(|byte| byte.is_ascii_graphic()))
+}
+
 /// A short identifier; some servers send a whole number.
 fn code(json: &Scanner, path: usize) -> Option<Box<str>> {
     let code = match value(json, path)? {
@@ -287,10 +292,11 @@ fn code(json: &Scanner, path: usize) -> Option<Box<str>> {
     (!code.is_empty() && code.len() <= CODE_LIMIT && code.bytes().all(is_plain)).then(|| code.clone())
 }
 
-/// The first five paths. What is not a whole number from 0 on is no count.
+/// The first five paths. What is not a whole number from 0 on is no count, nor is one that cannot be true: it counts as not
+/// told.
 fn usage(json: &Scanner) -> Usage {
     let count = |path| match value(json, path) {
-        Some(Value::Number(number)) => number.parse().ok(),
+        Some(Value::Number(number)) => number.parse().ok().filter(|count| *count <= MOST_TOKENS),
         _ => None,
     };
     Usage { input: count(0), cached: count(1), output: count(2), reasoning: count(3), total: count(4) }
