@@ -212,10 +212,18 @@ pub fn charge(outcome: &Outcome, state: State) -> Option<(u64, bool)> {
 /// Bytes of an answer that is no stream for one token of its text, at least.
 const BYTES: u64 = 8;
 
-/// What was reported, and in place of what was not, what can be seen: an event of a stream has one token at least.
+/// Tokens that a request used, as far as they were told or can be seen.
+pub fn tokens_seen(outcome: &Outcome) -> u64 {
+    let Usage { input, output, total, .. } = as_far_as_seen(outcome);
+    let sum = input.unwrap_or_default().saturating_add(output.unwrap_or_default());
+    sum.max(total.unwrap_or_default())
+}
+
+/// What was reported, and in place of what was not, what can be seen: an event of a stream has one token at least. Bytes of
+/// other answers count up to what was reserved: they may be those of an image.
 fn as_far_as_seen(outcome: &Outcome) -> Usage {
-    let output = if outcome.streamed { outcome.events } else { outcome.bytes_seen() / BYTES };
-    let input = outcome.estimate.map_or(0, |estimate| estimate.input);
+    let Estimate { input, output } = outcome.estimate.unwrap_or(Estimate { input: 0, output: 0 });
+    let output = if outcome.streamed { outcome.events } else { output.min(outcome.bytes_seen() / BYTES) };
     Usage { input: outcome.usage.input.or(Some(input)), output: outcome.usage.output.or(Some(output)), ..outcome.usage }
 }
 
