@@ -21,7 +21,7 @@ use crate::{
     domain::{
         chance::Chance,
         clock::Clock,
-        key::{KeySettings, Previous, StoredKey},
+        key::{KeySettings, MOST_OF_NAME, Previous, StoredKey},
     },
     store::sql::{Author, Change, Database, KeyError, Place},
 };
@@ -178,6 +178,9 @@ impl Store {
         let name = &create.name;
         if name.is_empty() || name.chars().any(|c| c.is_whitespace() || c.is_control()) {
             return Err("a name is not empty and holds no white space".to_owned());
+        }
+        if name.len() > MOST_OF_NAME {
+            return Err(format!("a name is {MOST_OF_NAME} bytes long at most"));
         }
         self.not_of_file(name)?;
         let settings = KeySettings {

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::time;
 use crate::{
-    domain::money::decimal,
+    domain::{ledger::storable, money::decimal},
     store::sql::{Cell, Database, DatabaseError, Stored, columns},
 };
 
@@ -80,8 +80,10 @@ fn csv(row: &Stored) -> String {
     row.cells.iter().map(text).collect::<Vec<_>>().join(",")
 }
 
-/// A cell of a CSV file (RFC 4180).
+/// A cell of a CSV file (RFC 4180), such that no program takes it for more than a text: names of models are clients' own words.
+/// Spreadsheets would compute what begins like a formula, and show it without the apostrophe.
 pub(super) fn quoted(text: &str) -> String {
-    let special = text.contains([',', '"', '\n', '\r']);
-    if special { format!("\"{}\"", text.replace('"', "\"\"")) } else { text.into() }
+    let formula = if text.starts_with(['=', '+', '-', '@']) { "'" } else { "" };
+    let text = format!("{formula}{}", storable(text));
+    if text.contains([',', '"']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text }
 }

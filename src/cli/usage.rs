@@ -15,6 +15,7 @@ use crate::{
     config::{Secrets, Source},
     domain::{
         clock::Clock,
+        ledger::storable,
         money::{Currency, decimal},
     },
     store::sql::{By, Database, Place, Total},
@@ -207,7 +208,7 @@ fn table(by: By, totals: &[Total]) -> String {
     for total in totals.iter().chain([&sum]) {
         let name = total.name.clone().unwrap_or_else(|| "-".into());
         // Names of models are clients' own words.
-        let name: String = name.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
+        let name = storable(&name).into_owned();
         let counts = counts(total);
         let cells = shown.iter().filter_map(|column| counts.get(*column)).map(u64::to_string);
         let cells = cells.chain(paid.iter().map(|(place, _)| cost(total, *place)));
@@ -229,8 +230,13 @@ mod tests {
             csv(By::Key, &totals),
             "key,requests,input,cached,output,reasoning,exact,partial,unknown,interrupted,pending,unpriced,estimated,\
              cost_cny,cost_usd\n\
-             \"a,\"\"b\"\"\u{1b}\",12,1000000,0,0,0,0,0,0,0,0,0,0,1.5,0\n,1,0,0,0,0,0,0,1,0,0,0,1,0,0\n"
+             \"a,\"\"b\"\"?\",12,1000000,0,0,0,0,0,0,0,0,0,0,1.5,0\n,1,0,0,0,0,0,0,1,0,0,0,1,0,0\n"
         );
+        for (name, cell) in
+            [("=1+1", "'=1+1"), ("+1", "'+1"), ("-1", "'-1"), ("@x,", "\"'@x,\""), ("\t=1", "?=1"), ("a=1", "a=1")]
+        {
+            assert_eq!(quoted(name), cell);
+        }
         let json = json(By::Key, &totals);
         assert_eq!((&json[0]["input"], &json[1]["key"]), (&json!(1_000_000), &Value::Null));
         assert_eq!((&json[0]["cost_cny"], &json[1]["estimated"]), (&json!("1.5"), &json!(1)));

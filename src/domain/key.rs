@@ -4,6 +4,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use serde::{Deserialize, Serialize};
 
+/// Bytes of the name of a key, a group or an upstream: rows of the ledger are found again by it, and hold no text over 512 bytes.
+pub const MOST_OF_NAME: usize = 128;
+
 /// One key of the store.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -1,6 +1,9 @@
 //! What the ledger holds of a request, and how the ledger stands.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::{
+    borrow::Cow,
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+};
 
 use super::{
     endpoint::{Endpoint, Shape},
@@ -228,15 +231,32 @@ pub fn charge(outcome: &Outcome, state: State) -> Option<(u64, bool)> {
 /// Bytes of an answer that is no stream for one token of its text, at least.
 const BYTES: u64 = 8;
 
-/// What was reported, and in place of what was not, what can be seen: an event of a stream has one token at least.
+/// Tokens that a request used, as far as they were told or can be seen.
+pub fn tokens_seen(outcome: &Outcome) -> u64 {
+    let Usage { input, output, total, .. } = as_far_as_seen(outcome);
+    let sum = input.unwrap_or_default().saturating_add(output.unwrap_or_default());
+    sum.max(total.unwrap_or_default())
+}
+
+/// What was reported, and in place of what was not, what can be seen: an event of a stream has one token at least. Bytes of
+/// other answers count up to what was reserved: they may be those of an image.
 fn as_far_as_seen(outcome: &Outcome) -> Usage {
+    let Estimate { input, output } = outcome.estimate.unwrap_or(Estimate { input: 0, output: 0 });
     let output = match outcome.endpoint.map(Endpoint::shape) {
         Some(Shape::Vectors | Shape::Media) => 0,
         _ if outcome.streamed => outcome.events,
-        _ => outcome.bytes_seen() / BYTES,
+        _ => output.min(outcome.bytes_seen() / BYTES),
     };
-    let input = outcome.estimate.map_or(0, |estimate| estimate.input);
     Usage { input: outcome.usage.input.or(Some(input)), output: outcome.usage.output.or(Some(output)), ..outcome.usage }
+}
+
+/// A text that every database stores and every terminal shows: a row with another one would never get there. PostgreSQL takes
+/// no NUL.
+pub fn storable(text: &str) -> Cow<'_, str> {
+    if !text.contains(char::is_control) {
+        return Cow::Borrowed(text);
+    }
+    Cow::Owned(text.chars().map(|char| if char.is_control() { '?' } else { char }).collect())
 }
 
 fn millis(duration: std::time::Duration) -> u64 {
@@ -262,6 +282,8 @@ pub struct Condition {
     pub journal_sync_fails: AtomicBool,
     /// The database could not be written when it was tried last: the journal keeps the rows.
     pub database_fails: AtomicBool,
+    /// Rows that the database did not take, whatever was left out of them: they lie aside, and somebody has to look.
+    pub put_aside: AtomicU64,
 }
 
 impl Condition {
@@ -289,5 +311,6 @@ impl Condition {
         ]
         .into_iter()
         .map(|(name, fault)| (name, fault.load(Ordering::Relaxed)))
+        .chain([("rows", self.put_aside.load(Ordering::Relaxed) > 0)])
     }
 }

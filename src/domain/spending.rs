@@ -231,6 +231,18 @@ mod tests {
         assert!(!counter.reserve(10, 1));
     }
 
+    #[test]
+    fn what_a_process_believes_is_not_what_the_ledger_told() {
+        let counter = Counter::default();
+        counter.believe(50);
+        counter.add(3);
+        assert_eq!((counter.spent(), counter.told()), (53, 0));
+        counter.correct(50, 40);
+        assert_eq!((counter.spent(), counter.told()), (43, 40));
+        counter.raise(60);
+        assert_eq!((counter.spent(), counter.told()), (60, 60));
+    }
+
     proptest! {
         /// However requests come and end, no more is spent than the budget and what those that were under way at once cost
         /// beyond their reservations, and nothing is left reserved.

@@ -1,5 +1,9 @@
 //! Token counts as a provider reported them.
 
+/// The most tokens of a kind that a response can have. What models read and write at once is a few million at most; who tells
+/// a hundred times that is wrong, and would spoil estimates, limits and budgets with it.
+pub const MOST_TOKENS: u64 = 100_000_000;
+
 /// Tokens of one response. A count that the provider did not send is `None`, never a guess.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {

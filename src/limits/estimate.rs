@@ -14,6 +14,10 @@ const BYTES: f64 = 4.0;
 /// The newest request counts this much.
 const SHARE: f64 = 0.1;
 
+/// One request counts as so many times what was expected, at most: that it was odd shall not be paid for by the next ones. What
+/// is usual from now on is followed within some ten requests all the same.
+const LEAP: f64 = 8.0;
+
 /// Moving averages of one model. Two workers that add at the same moment may lose one of the two.
 #[derive(Debug)]
 pub(super) struct Mean {
@@ -38,10 +42,10 @@ impl Mean {
     /// What one used.
     pub(super) fn learn(&self, body: u64, input: Option<u64>, output: Option<u64>) {
         if let Some(output) = output {
-            add(&self.output, output as f64);
+            add(&self.output, output as f64, OUTPUT);
         }
         if let Some(input) = input.filter(|input| *input > 0) {
-            add(&self.bytes, body as f64 / input as f64);
+            add(&self.bytes, body as f64 / input as f64, BYTES);
         }
     }
 }
@@ -50,8 +54,9 @@ fn get(mean: &AtomicU64) -> f64 {
     f64::from_bits(mean.load(Ordering::Relaxed))
 }
 
-fn add(mean: &AtomicU64, newest: f64) {
+fn add(mean: &AtomicU64, newest: f64, usual: f64) {
     let before = get(mean);
+    let newest = newest.min(before.max(usual) * LEAP);
     mean.store((before + (newest - before) * SHARE).to_bits(), Ordering::Relaxed);
 }
 
@@ -72,5 +77,20 @@ mod tests {
         mean.learn(1000, Some(0), None);
         mean.learn(1000, None, None);
         assert_eq!(mean.estimate(1000).total(), tokens);
+    }
+
+    #[test]
+    fn one_odd_count_does_not_carry_it_away() {
+        let mean = Mean::default();
+        mean.learn(1000, Some(250), Some(u64::MAX));
+        assert!(mean.estimate(0).output <= 4000, "{:?}", mean.estimate(0));
+        mean.learn(100_000_000, Some(1), None);
+        assert!(mean.estimate(4000).input >= 500, "{:?}", mean.estimate(4000));
+        // What is usual from now on is followed all the same.
+        for _ in 0..60 {
+            mean.learn(1_000_000, Some(1000), Some(60_000));
+        }
+        let estimate = mean.estimate(1_000_000);
+        assert!((55_000..65_000).contains(&estimate.output) && (900..1200).contains(&estimate.input), "{estimate:?}");
     }
 }

@@ -149,8 +149,15 @@ pub enum Used {
     },
     /// None: nobody did any work.
     Nothing,
-    /// Nobody knows: what was reserved counts.
-    Unknown,
+    /// Not all of it is known: what was reserved counts, or what was seen where that is more.
+    Partly {
+        /// Input, if it was told.
+        input: Option<u64>,
+        /// Output, if it was told.
+        output: Option<u64>,
+        /// All that was seen or told.
+        seen: u64,
+    },
 }
 
 /// Why a request is not admitted.

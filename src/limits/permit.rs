@@ -131,7 +131,9 @@ impl Permit {
 
     /// Corrects the reservations to what was used, and to what it costs. Only the first call counts.
     pub fn settle(&mut self, used: Used, cost: Option<Money>) {
-        if let (Some(Learner { body, mean }), Used::Tokens { input, output }) = (self.learner.take(), used) {
+        if let (Some(Learner { body, mean }), Used::Tokens { input, output } | Used::Partly { input, output, .. }) =
+            (self.learner.take(), used)
+        {
             mean.learn(body, input, output);
         }
         let Some(subject) = &self.subject else { return };
@@ -141,18 +143,16 @@ impl Permit {
             cost.and_then(|cost| exchange.convert(cost.nano, cost.currency, currency)).unwrap_or_default()
         };
         let costs: Costs = Currency::ALL.map(cost_in);
-        let used = match used {
-            Used::Unknown => None,
-            Used::Nothing => Some(0),
-            Used::Tokens { input, output } => {
-                Some(input.unwrap_or_default().saturating_add(output.unwrap_or_default()))
-            }
+        let used = |reserved: u64| match used {
+            Used::Partly { seen, .. } => reserved.max(seen),
+            Used::Nothing => 0,
+            Used::Tokens { input, output } => input.unwrap_or_default().saturating_add(output.unwrap_or_default()),
         };
         for item in self.second.drain(..) {
             let Some(share) = subject.shares.get(item.share) else { continue };
             match &item.what {
                 What::Rate { tokens, rate, cost } => {
-                    let Some(used) = used else { continue };
+                    let used = used(*cost);
                     memory::settle(share.meter.state(*tokens), rate.share(replicas), now, self.at, *cost, used);
                     if let Some(held) = self.held.as_mut().filter(|_| self.told.is_some()) {
                         held.corrected(share, *tokens, rate.correction(self.at, now, *cost, used));

@@ -1,5 +1,7 @@
 //! From the journal to the database: on a thread of its own, in batches, each row once however often it is read.
 
+mod apart;
+
 use std::{
     collections::HashMap,
     io,
@@ -15,6 +17,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
+use self::apart::Apart;
 use super::spent::Spent;
 use crate::{
     domain::{
@@ -77,6 +80,7 @@ impl Feeding {
         let (end, ended) = watch::channel(false);
         let (tell, over) = mpsc::channel();
         let runtime = Builder::new_current_thread().enable_all().build()?;
+        let apart = Apart::new(&origin, &journal, &condition);
         let feed = Feed {
             place,
             origin,
@@ -89,6 +93,7 @@ impl Feeding {
             segments: Vec::new(),
             begun: 0,
             open: HashMap::new(),
+            apart,
         };
         thread::Builder::new().name("ledger".into()).spawn(move || {
             runtime.block_on(feed.run(ended));
@@ -155,6 +160,7 @@ struct Feed {
     begun: u64,
     /// What went up and is not over, with the number of its segment: records, as they were read.
     open: HashMap<RequestId, (u64, Vec<u8>)>,
+    apart: Apart,
 }
 
 /// A file of this process that is being read.
@@ -332,9 +338,7 @@ impl Feed {
             }
         }
         database.forget(&unsent).await?;
-        for (state, count) in database.store(&self.origin, &rows).await? {
-            self.condition.count(state, count);
-        }
+        self.apart.store(database, &rows).await?;
         let settled = database.settle(&rows).await?;
         settled.iter().for_each(|settled| self.condition.count(settled.state, 1));
         self.spent.settled(database, &settled).await?;
@@ -353,7 +357,7 @@ impl Feed {
         let Some(database) = &mut self.database else { return Ok(()) };
         let of_it = self.open.values().filter(|(number, _)| *number == segment);
         let rows: Vec<Row<'_>> = of_it.filter_map(|(_, record)| Records::new(record).next()).collect();
-        database.store(&self.origin, &rows).await?;
+        self.apart.store(database, &rows).await?;
         self.open.retain(|_, (number, _)| *number != segment);
         Ok(())
     }

@@ -150,7 +150,7 @@ impl Settlement {
         let state = State::of(&self.outcome);
         let cost = ledger_row::charge(&self.outcome, state).zip(self.outcome.price);
         let cost = cost.map(|((nano, _), price)| Money { nano, currency: price.currency });
-        Some(Charged { state, usage: self.outcome.usage, cost })
+        Some(Charged { state, usage: self.outcome.usage, seen: ledger_row::tokens_seen(&self.outcome), cost })
     }
 
     /// The request is over with an error of ours.
@@ -189,6 +189,8 @@ pub struct Charged {
     pub state: State,
     /// Tokens as reported.
     pub usage: Usage,
+    /// Tokens that were told or seen, all together.
+    pub seen: u64,
     /// None where its model has no price.
     pub cost: Option<Money>,
 }

@@ -16,7 +16,7 @@ struct StateLabels {
     state: &'static str,
 }
 
-/// `fault` (`journal`, `journal_full`, `journal_sync`, `database`).
+/// `fault` (`journal`, `journal_full`, `journal_sync`, `database`, `rows`).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct FaultLabels {
     fault: &'static str,
@@ -26,6 +26,8 @@ struct FaultLabels {
 pub(super) struct Shown {
     /// Rows that this process wrote to the database.
     rows: Family<StateLabels, Counter>,
+    /// Rows that the database took in no form.
+    aside: Counter,
     /// Requests that are over and not in the database yet.
     waiting: Gauge,
     /// What the journal holds.
@@ -37,12 +39,13 @@ pub(super) struct Shown {
 impl Shown {
     pub(super) fn new(registry: &mut Registry) -> Self {
         let (rows, faults) = (Family::<StateLabels, Counter>::default(), Family::<FaultLabels, Gauge>::default());
-        let (waiting, journal) = (Gauge::default(), Gauge::default());
+        let (aside, waiting, journal) = (Counter::default(), Gauge::default(), Gauge::default());
         registry.register("ledger_rows", "Rows of the ledger written to the database", rows.clone());
+        registry.register("ledger_rows_put_aside", "Rows that the database took in no form", aside.clone());
         registry.register("ledger_waiting", "Requests that are over and not in the database yet", waiting.clone());
         registry.register_with_unit("ledger_journal", "Size of the ledger's journal", Unit::Bytes, journal.clone());
         registry.register("ledger_fault", "1 = a part of the ledger does not work", faults.clone());
-        Self { rows, waiting, journal, faults }
+        Self { rows, aside, waiting, journal, faults }
     }
 
     pub(super) fn show(&self, condition: &Condition) {
@@ -53,6 +56,7 @@ impl Shown {
             let shown = self.rows.get_or_create(&StateLabels { state: state.name() });
             shown.inner().store(count.load(Ordering::Relaxed), Ordering::Relaxed);
         }
+        self.aside.inner().store(condition.put_aside.load(Ordering::Relaxed), Ordering::Relaxed);
         self.waiting.set(gauge(condition.waiting()));
         self.journal.set(gauge(condition.journal_bytes.load(Ordering::Relaxed)));
         for (fault, fails) in condition.faults() {

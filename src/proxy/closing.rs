@@ -3,7 +3,7 @@
 use http::StatusCode;
 
 use crate::{
-    domain::{ledger::State, outcome::End, problem::Problem},
+    domain::{ledger::State, outcome::End, problem::Problem, usage::Usage},
     limits::{Permit, Used},
     metering::Settlement,
 };
@@ -41,15 +41,16 @@ impl Closing {
         self.settle_permit();
     }
 
-    /// The limits get what the ledger's row says. What was reserved counts where nobody knows what was used: hanging up early
-    /// is not free.
+    /// The limits get what the ledger's row says. What was reserved counts where not all is known of what was used, or what was
+    /// seen of it: hanging up early is not free, nor is a provider that tells a part.
     fn settle_permit(&mut self) {
         let Some(mut permit) = self.permit.take() else { return };
         let Some(charged) = self.settlement.charged() else { return permit.settle(Used::Nothing, None) };
+        let Usage { input, output, .. } = charged.usage;
         let used = match charged.state {
-            _ if !charged.usage.is_empty() => Used::Tokens { input: charged.usage.input, output: charged.usage.output },
-            State::Exact => Used::Nothing,
-            _ => Used::Unknown,
+            State::Exact if charged.usage.is_empty() => Used::Nothing,
+            State::Exact => Used::Tokens { input, output },
+            _ => Used::Partly { input, output, seen: charged.seen },
         };
         permit.settle(used, charged.cost);
     }

@@ -110,6 +110,41 @@ async fn an_error_costs_nothing_and_who_hangs_up_pays() {
 }
 
 #[tokio::test]
+async fn a_count_that_nobody_believes_is_charged_by_estimate_and_spoils_no_other() {
+    let absurd = RESPONSE.replace("\"output_tokens\":5", "\"output_tokens\":1000000000000000000");
+    let mut answers = vec![absurd.clone(), absurd, "{}".to_owned()].into_iter();
+    let upstream = Upstream::scripted(move |_| {
+        vec![Step::Send(json("200 OK", &answers.next().unwrap_or_else(|| RESPONSE.to_owned())))]
+    })
+    .await;
+    let gateway = Gateway::start(priced(&upstream.base_url(), &["10CNY/day"]));
+    let mut client = gateway.connect().await;
+    for number in 1..=3 {
+        assert_eq!(client.create(BODY).await.status, 200);
+        let rows = rows(&gateway, number).await;
+        assert_eq!((rows[0].partial, rows[0].estimated, rows[0].output), (number, number, 0));
+        // 2,000 tokens are expected of a model that was never seen.
+        let expected = UNIT + 2100 * 2 * UNIT / 1_000_000;
+        assert!(rows[0].cost[0] <= number * expected, "{rows:?}");
+    }
+    assert_eq!(client.create(BODY).await.status, 200);
+    assert_eq!(rows(&gateway, 4).await[0].exact, 1);
+}
+
+#[tokio::test]
+async fn bytes_of_an_answer_are_not_taken_for_more_than_was_reserved() {
+    // An image, and nothing of tokens.
+    let image = format!(r#"{{"status":"completed","output":"{}"}}"#, "A".repeat(5_000_000));
+    let upstream = Upstream::fixed(json("200 OK", &image)).await;
+    let gateway = Gateway::start(priced(&upstream.base_url(), &[]));
+    assert_eq!(gateway.connect().await.create(BODY).await.status, 200);
+    let rows = rows(&gateway, 1).await;
+    assert_eq!((rows[0].partial, rows[0].estimated), (1, 1));
+    let (least, most) = (UNIT + 2000 * 2 * UNIT / 1_000_000, UNIT + 2100 * 2 * UNIT / 1_000_000);
+    assert!((least..most).contains(&rows[0].cost[0]), "{rows:?}");
+}
+
+#[tokio::test]
 async fn a_budget_that_is_spent_says_so() {
     let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let gateway = Gateway::start(priced(&upstream.base_url(), &["2.5CNY/day", "100CNY/total"]));

@@ -165,6 +165,8 @@ async fn what_a_key_cannot_be_is_said_and_nothing_is_made() {
         let error = keys(folder, &[&["create", "--name", "x"], arguments].concat()).unwrap_err();
         assert!(error.contains(said), "{arguments:?}: {error}");
     }
+    let error = keys(folder, &["create", "--name", &"x".repeat(129)]).unwrap_err();
+    assert!(error.contains("a name is 128 bytes long at most"), "{error}");
     assert_eq!(keys(folder, &["list", "--json"]).unwrap().matches("name").count(), 1);
     let error = keys(folder, &["create", "--name", "file"]).unwrap_err();
     assert!(error.contains("the key file is declared in tidegate.toml: change it there"), "{error}");

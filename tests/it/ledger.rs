@@ -1,5 +1,6 @@
 //! One row for each request that went up, whatever happens to the gateway.
 
+mod apart;
 mod bound;
 mod faults;
 mod full;

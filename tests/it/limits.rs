@@ -167,6 +167,10 @@ async fn what_nobody_knows_counts_as_reserved_and_what_failed_counts_nothing() {
     for (step, again) in [
         // No usage in the answer.
         (Step::Send(json_answer("200 OK", "{}")), 429),
+        // A part of it.
+        (Step::Send(json_answer("200 OK", r#"{"usage":{"total_tokens":20}}"#)), 429),
+        (Step::Send(json_answer("200 OK", r#"{"usage":{"input_tokens":9}}"#)), 429),
+        (Step::Send(json_answer("200 OK", r#"{"usage":{"input_tokens":9,"output_tokens":100000001}}"#)), 429),
         (Step::Send(json_answer("400 Bad Request", r#"{"error":{"message":"no"}}"#)), 200),
         // It got the request and may have worked.
         (Step::Close, 429),
@@ -188,6 +192,18 @@ async fn what_nobody_knows_counts_as_reserved_and_what_failed_counts_nothing() {
         if again == 429 {
             assert_limited(&second, "tokens", "for the key `tester`: 3000 tokens per minute", 15..=30);
         }
+    }
+}
+
+#[tokio::test]
+async fn a_part_that_is_known_and_more_than_was_reserved_counts() {
+    for usage in [r#"{"total_tokens":9000}"#, r#"{"input_tokens":9000}"#, r#"{"output_tokens":9000}"#] {
+        let upstream = Upstream::fixed(json_answer("200 OK", &format!(r#"{{"usage":{usage}}}"#))).await;
+        let gateway = gateway(&upstream, |config| config.keys[0].limits = limits(None, Some(10_000), None)).await;
+        assert_eq!(create(&gateway, KEY).await.status, 200);
+        gateway.metric_becomes("tidegate_requests_in_flight", 0.0).await;
+        let second = create(&gateway, KEY).await;
+        assert_limited(&second, "tokens", "for the key `tester`: 10000 tokens per minute", 1..=60);
     }
 }
 

@@ -417,3 +417,28 @@ async fn files_are_their_owners() {
     }
     database.close().await;
 }
+
+#[tokio::test]
+async fn texts_that_a_database_would_not_take_are_made_such_that_it_does() {
+    let (_folder, _postgres, places) = both().await;
+    for place in places {
+        let mut database = Database::open(&place).await.unwrap();
+        let odd = Some("a\0b\n\u{1b}\u{7f}\u{85}\u{4e2d}");
+        let row = Row {
+            key: odd,
+            group: odd,
+            model: odd,
+            upstream_model: odd,
+            upstream: odd,
+            credential: odd,
+            end: odd,
+            response_id: odd,
+            ..row(1, State::Exact)
+        };
+        assert_eq!(database.store("here", &[row]).await.unwrap(), [(State::Exact, 1)], "{place}");
+        let page = database.page(0, u64::MAX, None).await.unwrap();
+        let texts = page[0].cells.iter().filter(|cell| **cell == Cell::Text("a?b????\u{4e2d}".into())).count();
+        assert_eq!(texts, 8, "{place}: {page:?}");
+        database.close().await;
+    }
+}

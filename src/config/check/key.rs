@@ -46,7 +46,7 @@ impl Check<'_> {
             let path = Path::default().key("groups").index(i);
             // Missing only if that was reported.
             let Some(name) = raw.name else { continue };
-            if self.name(&name, &[], &path.key("name")) && groups.iter().any(|group| *group.name == *name) {
+            if self.short_name(&name, &[], &path.key("name")) && groups.iter().any(|group| *group.name == *name) {
                 self.fault(&path.key("name"), "another group has this name", "give each group a name of its own");
             }
             let limits = Limits { requests: raw.rpm, tokens: raw.tpm, in_flight: raw.max_in_flight };
@@ -81,7 +81,7 @@ impl Check<'_> {
         for (i, mut raw) in raw.into_iter().enumerate() {
             let path = Path::default().key("keys").index(i);
             if let Some(name) = raw.name.take() {
-                if self.name(&name, &[], &path.key("name")) && names.contains(&name) {
+                if self.short_name(&name, &[], &path.key("name")) && names.contains(&name) {
                     self.fault(&path.key("name"), "another key has this name", "give each key a name of its own");
                 }
                 names.push(name);

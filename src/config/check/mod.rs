@@ -15,7 +15,7 @@ mod url;
 
 use std::ffi::OsString;
 
-use crate::domain::money::Currency;
+use crate::domain::{key::MOST_OF_NAME, money::Currency};
 
 pub(super) use access::network;
 
@@ -98,6 +98,16 @@ impl Check<'_> {
     /// A fault that is not in the file.
     fn fault_outside(&mut self, message: impl Into<String>, help: impl Into<String>) {
         self.faults.push(Fault { place: None, message: message.into(), help: help.into() });
+    }
+
+    /// A name that is written down with every request.
+    fn short_name(&mut self, name: &str, forbidden: &[char], path: &Path) -> bool {
+        if name.len() > MOST_OF_NAME {
+            let help = "use a shorter one: it is written down with every request";
+            self.fault(path, format!("this name has more than {MOST_OF_NAME} bytes"), help);
+            return false;
+        }
+        self.name(name, forbidden, path)
     }
 
     /// A name that logs, metrics and requests can carry as it is.

@@ -98,7 +98,10 @@ impl Check<'_> {
 
     fn upstream(&mut self, raw: raw::Upstream, path: &Path, all: &mut Upstreams) {
         let name: Arc<str> = raw.name.as_deref().unwrap_or_default().into();
-        if raw.name.is_some() && self.name(&name, &['/', '*'], &path.key("name")) && all.names.contains_key(&*name) {
+        if raw.name.is_some()
+            && self.short_name(&name, &['/', '*'], &path.key("name"))
+            && all.names.contains_key(&*name)
+        {
             self.fault(&path.key("name"), "another upstream has this name", "give each upstream a name of its own");
         }
         let base_url = raw.base_url.and_then(|text| self.url(&path.key("base_url"), url::base(&text, raw.insecure)));

@@ -3,7 +3,7 @@
 use super::{
     Seen, Terminal,
     memory::Memory,
-    read::{code, count, name, text, value},
+    read::{code, count, id, name, text, value},
 };
 use crate::{
     domain::usage::Usage,
@@ -94,7 +94,7 @@ impl Chunk {
 
 fn see_chunk(chunk: &Scanner<Learner>, seen: &mut Seen) {
     if seen.response_id.is_none() {
-        seen.response_id = name(chunk, ID);
+        seen.response_id = id(chunk, ID);
         seen.model = name(chunk, MODEL);
     }
     // Some send what was used so far with every chunk.
@@ -125,7 +125,7 @@ pub(super) fn body() -> Scanner<Learner> {
 
 /// A whole JSON answer. That it is whole is all that there is to say of its end.
 pub(super) fn see_body(body: &Scanner<Learner>, seen: &mut Seen) {
-    seen.response_id = name(body, ID);
+    seen.response_id = id(body, ID);
     seen.model = name(body, MODEL);
     seen.terminal = failed(body);
     seen.usage = usage(body);

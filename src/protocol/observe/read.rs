@@ -1,8 +1,11 @@
 //! Small values out of what a scanner found.
 
-use crate::protocol::{
-    json::{Found, Scanner, Value},
-    references::answer::Learner,
+use crate::{
+    domain::usage::MOST_TOKENS,
+    protocol::{
+        json::{Found, Scanner, Value},
+        references::answer::Learner,
+    },
 };
 
 /// Ids and model names over this are not kept. OpenAI's ids have under 100 bytes.
@@ -26,10 +29,15 @@ pub(super) fn name(json: &Scanner<Learner>, path: usize) -> Option<Box<str>> {
     text(json, path).filter(|name| !name.is_empty() && name.len() <= NAME_LIMIT).map(Box::from)
 }
 
-/// What is not a whole number from 0 on is no count.
+/// An id is kept where it looks like one: it is written down, logged and compared.
+pub(super) fn id(json: &Scanner<Learner>, path: usize) -> Option<Box<str>> {
+    name(json, path).filter(|id| id.bytes().all(|byte| byte.is_ascii_graphic()))
+}
+
+/// What is not a whole number from 0 on is no count, nor is one that cannot be true: it counts as not told.
 pub(super) fn count(json: &Scanner<Learner>, path: usize) -> Option<u64> {
     match value(json, path) {
-        Some(Value::Number(number)) => number.parse().ok(),
+        Some(Value::Number(number)) => number.parse().ok().filter(|count| *count <= MOST_TOKENS),
         _ => None,
     }
 }

@@ -3,7 +3,7 @@
 use super::{
     Seen, Status, Terminal,
     memory::Memory,
-    read::{code, count, name, text, value},
+    read::{code, count, id, name, text, value},
 };
 use crate::{
     domain::{origin::Kind, usage::Usage},
@@ -134,7 +134,7 @@ fn learned_below(event: &str) -> Option<&'static str> {
 /// A whole event.
 fn see_event(event: &Scanner<Learner>, seen: &mut Seen) {
     if seen.response_id.is_none() {
-        seen.response_id = name(event, RESPONSE_ID);
+        seen.response_id = id(event, RESPONSE_ID);
         if seen.response_id.is_some() {
             seen.model = name(event, RESPONSE_MODEL);
         }
@@ -177,7 +177,7 @@ pub(super) fn body() -> Scanner<Learner> {
 
 /// A whole JSON answer.
 pub(super) fn see_body(body: &Scanner<Learner>, seen: &mut Seen) {
-    seen.response_id = name(body, ID);
+    seen.response_id = id(body, ID);
     seen.model = name(body, MODEL);
     seen.status = text(body, STATUS).and_then(status);
     seen.terminal = match seen.status {

@@ -3,6 +3,7 @@ use std::{fs, path::Path};
 use proptest::{collection::vec, prelude::*, sample::Index};
 
 use super::*;
+use crate::domain::usage::MOST_TOKENS;
 
 mod dialects;
 mod learning;
@@ -224,8 +225,8 @@ fn codes_ids_and_counts_are_kept_only_where_sound() {
         assert_eq!(code(value).as_deref(), Some("t"), "{value}");
     }
     let count = |value: &str| json(format!("{{\"usage\":{{\"total_tokens\":{value}}}}}")).usage.total;
-    assert_eq!(count("18446744073709551615"), Some(u64::MAX));
-    for value in ["18446744073709551616", "-1", "1.0", "1e3", "\"1\"", "null", "[1]"] {
+    assert_eq!(count("100000000"), Some(MOST_TOKENS));
+    for value in ["18446744073709551615", "18446744073709551616", "-1", "1.0", "1e3", "\"1\"", "null", "[1]"] {
         assert_eq!(count(value), None, "{value}");
     }
     let id = |len: usize| json(format!("{{\"id\":\"{}\"}}", "x".repeat(len))).response_id;
@@ -273,5 +274,32 @@ proptest! {
         let pieces = || cuts.windows(2).map(|pair| &garbage[pair[0]..pair[1]]);
         prop_assert_eq!(observe(Observer::stream(Dialect::Responses), pieces()), stream(&garbage));
         prop_assert_eq!(observe(Observer::json(Dialect::Responses), pieces()), json(&garbage));
+    }
+}
+
+#[test]
+fn an_id_that_is_no_identifier_and_a_count_that_nobody_believes_are_not_told() {
+    for (id, told) in
+        [("resp_1-a:b/c=", true), ("a\\u0000b", false), ("a b", false), ("a\\nb", false), ("\u{e9}", false)]
+    {
+        let seen = json(format!(r#"{{"id":"{id}"}}"#));
+        assert_eq!(seen.response_id.as_deref(), told.then_some(id));
+    }
+    for (count, told) in [
+        ("100000000", Some(100_000_000)),
+        ("100000001", None),
+        ("1000000000000000000", None),
+        ("18446744073709551615", None),
+        ("99999999999999999999999", None),
+        ("-5", None),
+        ("1e18", None),
+        ("7.5", None),
+        ("\"7\"", None),
+    ] {
+        let usage = format!(r#"{{"input_tokens":3,"output_tokens":{count},"total_tokens":{count}}}"#);
+        let expected = Usage { input: Some(3), output: told, total: told, ..Usage::default() };
+        assert_eq!(json(format!(r#"{{"id":"a","usage":{usage}}}"#)).usage, expected, "{count}");
+        let event = format!("data: {{\"type\":\"response.completed\",\"response\":{{\"usage\":{usage}}}}}\n\n");
+        assert_eq!(stream(event).usage, expected, "{count}");
     }
 }

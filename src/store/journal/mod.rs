@@ -38,6 +38,9 @@ const TELL_EVERY: Duration = Duration::from_secs(1);
 
 const EXTENSION: &str = "journal";
 
+/// Rows that no database took.
+const ASIDE: &str = "refused.rows";
+
 /// A copy that is on its way to take the place of a file that could not be synced.
 const COPY: &str = "copy";
 
@@ -91,6 +94,8 @@ impl Journal {
             } else if path.extension().is_some_and(|extension| extension == COPY) {
                 // Its original is there.
                 fs::remove_file(&path)?;
+            } else if path.ends_with(ASIDE) {
+                tracing::warn!(file = %path.display(), "rows that the database did not take lie aside");
             }
         }
         before.sort();
@@ -247,6 +252,24 @@ impl Journal {
             Ok(()) => self.freed(length),
             Err(error) => tracing::warn!(%error, file = %path.display(), "a damaged file cannot be put aside"),
         }
+    }
+
+    /// Keeps a record that the database takes in no form beside the files of the journal, in a file that nobody reads. Once
+    /// what was wrong is mended it can be renamed to `000000000000.journal`: the next start reads it.
+    ///
+    /// # Errors
+    /// When it cannot be written, or the file is as large as it may be.
+    pub fn keep_aside(&self, record: &[u8]) -> io::Result<()> {
+        let path = self.folder.join(ASIDE);
+        let file = match self.disk.create(&path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => File::options().append(true).open(&path)?,
+            file => file?,
+        };
+        if file.metadata()?.len() >= SEGMENT {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        self.disk.append(&file, record)?;
+        self.disk.sync(&file)
     }
 
     fn freed(&self, length: u64) {

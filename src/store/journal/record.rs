@@ -3,7 +3,7 @@
 
 use crate::domain::{
     id::RequestId,
-    ledger::{Row, State},
+    ledger::{Row, State, storable},
     money::Currency,
     price::Price,
     usage::{Shown, Usage},
@@ -89,6 +89,7 @@ fn put_maybe(number: Option<u64>, into: &mut Vec<u8>) {
 fn put_text(text: Option<&str>, into: &mut Vec<u8>) {
     into.push(u8::from(text.is_some()));
     if let Some(text) = text {
+        let text = storable(text);
         let text = text.get(..text.floor_char_boundary(MAX_TEXT)).unwrap_or_default();
         put_number(text.len() as u64, into);
         into.extend_from_slice(text.as_bytes());

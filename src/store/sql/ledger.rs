@@ -1,13 +1,13 @@
 //! The ledger's rows, as their requests leave them.
 
-use std::collections::HashMap;
+use std::{borrow::Cow, collections::HashMap};
 
 use sqlx::{AssertSqlSafe, Connection as _, QueryBuilder, Row as _, query_builder::Separated};
 
 use super::{BATCH, Database, DatabaseError, LONG, count, integer, on, pending, within};
 use crate::domain::{
     id::RequestId,
-    ledger::{Row, State},
+    ledger::{Row, State, storable},
     money::{Currency, MOST, UNIT},
     spending::Spender,
 };
@@ -44,7 +44,7 @@ where
     Db: sqlx::Database,
     String: sqlx::Encode<'q, Db> + sqlx::Type<Db>,
     &'q str: sqlx::Encode<'q, Db> + sqlx::Type<Db>,
-    Option<&'q str>: sqlx::Encode<'q, Db> + sqlx::Type<Db>,
+    Option<Cow<'q, str>>: sqlx::Encode<'q, Db> + sqlx::Type<Db>,
     Option<i64>: sqlx::Encode<'q, Db> + sqlx::Type<Db>,
     i64: sqlx::Encode<'q, Db> + sqlx::Type<Db>,
 {
@@ -63,7 +63,8 @@ where
         row.response_id,
         currency,
     ] {
-        values.push_bind(text);
+        // Journals of before hold them as they came.
+        values.push_bind(text.map(storable));
     }
     let usage = row.usage;
     for number in [

@@ -14,7 +14,7 @@ mod usage;
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use secrecy::SecretString;
-use sqlx::{Connection as _, PgConnection, SqliteConnection};
+use sqlx::{Connection as _, PgConnection, SqliteConnection, sqlite::SqliteError};
 use tokio::time::timeout;
 
 use crate::config::{Config, Store};
@@ -119,6 +119,22 @@ impl DatabaseError {
             Self::Sql(error) | Self::Migration(sqlx::migrate::MigrateError::Execute(error)) => is_busy(error),
             _ => false,
         }
+    }
+
+    /// Whether the database works, and does not take what a row holds, now and whenever it is tried again.
+    pub fn is_about_data(&self) -> bool {
+        let error = match self {
+            Self::Sql(sqlx::Error::Database(error)) => error,
+            Self::Sql(sqlx::Error::Encode(_)) => return true,
+            _ => return false,
+        };
+        let code = error.code().unwrap_or_default();
+        if error.try_downcast_ref::<SqliteError>().is_some() {
+            // The lowest byte tells the kind: SQLITE_TOOBIG, SQLITE_CONSTRAINT, SQLITE_MISMATCH.
+            return code.parse().is_ok_and(|code: u32| matches!(code & 0xff, 18..=20));
+        }
+        // Data exceptions, violations of constraints, and what is too long for an index.
+        ["22", "23", "54000"].iter().any(|class| code.starts_with(class))
     }
 }
 

@@ -57,7 +57,7 @@ impl Owned {
 
 fn owned() -> impl Strategy<Value = Owned> {
     let number = || prop_oneof![0..300u64, any::<u64>(), Just(u64::MAX)];
-    let texts = proptest::collection::vec(option::of(".{0,40}"), 9);
+    let texts = proptest::collection::vec(option::of("\\PC{0,40}"), 9);
     let maybe = proptest::array::uniform8(option::of(number()));
     let numbers = proptest::array::uniform4(number());
     let costs = proptest::array::uniform2(option::of(number()));
@@ -178,4 +178,13 @@ fn what_versions_before_wrote_is_read() {
         assert_eq!(records.rest(), Rest::Nothing);
         row.texts[8] = None;
     }
+}
+
+#[test]
+fn a_text_is_written_such_that_every_database_takes_it() {
+    let outcome = crate::domain::outcome::Outcome::new(RequestId::from_bytes([1; 16]));
+    let (mut bytes, long) = (Vec::new(), "\0".repeat(MAX_TEXT + 1));
+    encode(&Row { model: Some("a\0\n\u{85}中"), response_id: Some(&long), ..Row::open(&outcome, None) }, &mut bytes);
+    let row = Records::new(&bytes).next().unwrap();
+    assert_eq!((row.model, row.response_id.map(str::len)), (Some("a???中"), Some(MAX_TEXT)));
 }

@@ -1,0 +1,156 @@
+//! Rows that a database does not take for what is in them, over SQLite and PostgreSQL.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::Path,
+    sync::{Arc, atomic::Ordering},
+};
+
+use sqlx::{Connection, PgConnection, SqliteConnection};
+use tempfile::TempDir;
+use tidegate::{
+    domain::{
+        clock::Clock,
+        id::RequestId,
+        ledger::{Condition, Row, State},
+        outcome::Outcome,
+    },
+    metering::{Feeding, Into},
+    store::{
+        journal::{Journal, SystemDisk, Writer, encode},
+        sql::{Cell, Database, FILE, Place, columns},
+    },
+};
+
+use crate::support::database::Postgres;
+
+/// A database without a duplicate of what a test calls bad.
+const RULES: [&str; 2] = [
+    "CREATE UNIQUE INDEX one_bad_model ON ledger (model) WHERE model = 'bad'",
+    "CREATE UNIQUE INDEX one_bad_time ON ledger (took_ms) WHERE took_ms = 666",
+];
+
+async fn execute(place: &Place, statements: &[&'static str]) {
+    for statement in statements {
+        match place {
+            Place::Sqlite(path) => {
+                let mut connection = SqliteConnection::connect(&format!("sqlite://{}", path.display())).await.unwrap();
+                sqlx::query(*statement).execute(&mut connection).await.unwrap();
+                connection.close().await.unwrap();
+            }
+            Place::Postgres { url, .. } => {
+                let mut connection = PgConnection::connect(url).await.unwrap();
+                sqlx::query(*statement).execute(&mut connection).await.unwrap();
+                connection.close().await.unwrap();
+            }
+        }
+    }
+}
+
+fn row(outcome: &Outcome, number: u8) -> Row<'_> {
+    let (model, took_ms) = match number % 100 {
+        40 | 41 => ("bad", 1),
+        60 | 61 => ("smart", 666),
+        _ => ("smart", 1),
+    };
+    Row {
+        id: RequestId::from_bytes([number; 16]),
+        state: State::Exact,
+        model: Some(model),
+        upstream_model: Some("real"),
+        response_id: Some("resp_1"),
+        key: Some("team"),
+        attempts: 1,
+        took_ms,
+        ..Row::open(outcome, Some("up"))
+    }
+}
+
+/// What a process does between a start and an end, with these records.
+fn feed(folder: &Path, place: &Place, records: &[u8]) -> Arc<Condition> {
+    let condition = Arc::new(Condition::default());
+    let (journal, found) = Journal::open(folder.join("journal"), 1, Arc::clone(&condition), &SystemDisk).unwrap();
+    let (spending, clock, copy) = (Arc::default(), Clock::system(), folder.join("budgets.json"));
+    let into = Into { place: place.clone(), origin: "here".into(), spending, clock, copy };
+    let feeding = Feeding::start(into, Arc::clone(&journal), found, Arc::clone(&condition)).unwrap();
+    if !records.is_empty() {
+        Writer::new(journal).write(records).unwrap();
+    }
+    feeding.end();
+    condition
+}
+
+/// As a process of before wrote it: with a NUL in it.
+fn with_nul(row: &Row<'_>) -> Vec<u8> {
+    const HEADER: usize = 8;
+    let mut record = Vec::new();
+    encode(row, &mut record);
+    let at = record.windows(5).position(|text| text == b"smart").unwrap();
+    record[at + 2] = 0;
+    let sum = crc32fast::hash(&record[HEADER..]).to_le_bytes();
+    record[4..HEADER].copy_from_slice(&sum);
+    record
+}
+
+/// All rows, by the names of their columns.
+async fn rows(place: &Place) -> Vec<BTreeMap<&'static str, Cell>> {
+    let mut database = Database::open_to_read(place).await.unwrap();
+    let page = database.page(0, u64::MAX, None).await.unwrap();
+    database.close().await;
+    page.into_iter().map(|row| columns().zip(row.cells).collect()).collect()
+}
+
+fn text(text: &str) -> Cell {
+    Cell::Text(text.to_owned())
+}
+
+fn files(folder: &Path) -> Vec<String> {
+    let names = fs::read_dir(folder.join("journal")).unwrap();
+    names.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_journal_of_before_with_a_nul_in_it_is_read() {
+    let folder = TempDir::new().unwrap();
+    let postgres = Postgres::start().await;
+    let outcome = Outcome::new(RequestId::from_bytes([0; 16]));
+    for (nth, place) in [Place::Sqlite(folder.path().join(FILE)), postgres.place()].into_iter().enumerate() {
+        let data = folder.path().join(nth.to_string());
+        fs::create_dir_all(data.join("journal")).unwrap();
+        fs::write(data.join("journal/000000000001.journal"), with_nul(&row(&outcome, 1))).unwrap();
+        feed(&data, &place, &[]);
+        let models: Vec<_> = rows(&place).await.iter().map(|row| row["model"].clone()).collect();
+        assert_eq!((models, files(&data)), (vec![text("sm?rt")], vec![]), "{place}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_that_is_not_taken_holds_up_no_other() {
+    let folder = TempDir::new().unwrap();
+    let postgres = Postgres::start().await;
+    let outcome = Outcome::new(RequestId::from_bytes([0; 16]));
+    for (nth, place) in [Place::Sqlite(folder.path().join(FILE)), postgres.place()].into_iter().enumerate() {
+        let data = folder.path().join(nth.to_string());
+        Database::open(&place).await.unwrap().close().await;
+        execute(&place, &RULES).await;
+        let mut records = Vec::new();
+        (1..=100).for_each(|number| encode(&row(&outcome, number), &mut records));
+        let condition = feed(&data, &place, &records);
+        let aside = condition.put_aside.load(Ordering::Relaxed);
+        assert_eq!((aside, condition.waiting(), files(&data)), (1, 0, vec!["refused.rows".to_owned()]), "{place}");
+        assert!(condition.faults().any(|fault| fault == ("rows", true)), "{place}");
+        let stored = rows(&place).await;
+        // Of two that are alike in what people may write, one has lost that; of two that are alike in a number, one is not there.
+        assert_eq!(stored.len(), 99, "{place}");
+        let without: Vec<_> = stored.iter().filter(|row| row["model"] == Cell::None).collect();
+        assert_eq!(without.len(), 1, "{place}");
+        let kept = ["state", "key", "upstream", "upstream_model", "response_id"].map(|name| without[0][name].clone());
+        assert_eq!(kept, [text("exact"), text("team"), text("up"), Cell::None, Cell::None], "{place}");
+        // Once the rule is gone, a person can bring in what lies aside.
+        execute(&place, &["DROP INDEX one_bad_time"]).await;
+        fs::rename(data.join("journal/refused.rows"), data.join("journal/000000000000.journal")).unwrap();
+        feed(&data, &place, &[]);
+        assert_eq!((rows(&place).await.len(), files(&data)), (100, vec![]), "{place}");
+    }
+}
