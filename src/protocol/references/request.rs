@@ -127,7 +127,7 @@ static GRAMMAR: Grammar = Grammar::new(
 );
 
 /// The fields at the top that are acted on, by the places that [`Request`] has for them.
-static FIELDS: Paths = Paths::new(&[&["model"], &["prompt_cache_key"], &["background"], &["store"], &["stream"]]);
+static FIELDS: Paths = Paths::new(&[&["model"], &["prompt_cache_key"]]);
 
 /// A request that names no model: nothing else than what it refers to is acted on.
 static NO_FIELDS: Paths = Paths::new(&[]);
@@ -154,12 +154,6 @@ pub struct Request {
     pub model: Option<Found>,
     /// `prompt_cache_key`
     pub prompt_cache_key: Option<Found>,
-    /// `background`
-    pub background: Option<Found>,
-    /// `store`
-    pub store: Option<Found>,
-    /// `stream`
-    pub stream: Option<Found>,
     /// All references, in the order of the text.
     pub references: Vec<Used>,
     /// What else than items of `input` that are encrypted reasoning has `encrypted_content`: a compaction, for one. It
@@ -221,16 +215,11 @@ impl RequestScan {
     /// Call at the end of the body: it must be whole.
     pub fn finish(mut self) -> Result<Request, JsonError> {
         self.scanner.finish()?;
-        let mut fields = (0..5).map(|field| self.scanner.found(field).cloned());
-        let mut field = || fields.next().flatten();
-        let (model, prompt_cache_key, background, store, stream) = (field(), field(), field(), field(), field());
+        let [model, prompt_cache_key] = [0, 1].map(|field| self.scanner.found(field).cloned());
         let found = std::mem::take(&mut self.scanner.sought_mut().collect);
         Ok(Request {
             model,
             prompt_cache_key,
-            background,
-            store,
-            stream,
             references: found.references,
             other_encrypted: found.other_encrypted,
             reasoning: found.cuts.ranges().to_vec(),

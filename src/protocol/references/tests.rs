@@ -318,7 +318,7 @@ fn ambiguous_names_are_refused() {
         (r#"{"tools":[{"environment":{"container_id":"a","container_id":"b"}}]}"#, Repeated { name: "container_id" }),
         (r#"{"input":[{"encrypted_content":"a","encrypted_content":"b"}]}"#, Repeated { name: "encrypted_content" }),
         (r#"{"model":"a","MODEL":"b"}"#, LetterCase { name: "model" }),
-        (r#"{"stream":true,"stream":false}"#, Repeated { name: "stream" }),
+        (r#"{"prompt_cache_key":"a","prompt_cache_key":"b"}"#, Repeated { name: "prompt_cache_key" }),
         (r#"{"input":[{"\ud800":1}]}"#, InvalidKey),
     ] {
         assert_eq!(refused(text), kind, "{text}");
@@ -392,11 +392,15 @@ fn reads_the_fields_of_the_same_scan() {
         let range = found.as_ref().unwrap().range.clone();
         &text[range.start as usize..range.end as usize]
     };
-    assert_eq!(
-        [&request.model, &request.stream, &request.store, &request.background, &request.prompt_cache_key].map(at),
-        ["\"m\"", "true", "false", "null", "\"k\""]
-    );
+    assert_eq!([&request.model, &request.prompt_cache_key].map(at), ["\"m\"", "\"k\""]);
     assert!(scan("{}").unwrap().model.is_none());
+    // Others may stand twice: nobody here acts on them.
+    finds(r#"{"stream":true,"stream":false,"Store":1,"store":2}"#, &[]);
+    // Where no field is acted on, only references are.
+    let mut scan = RequestScan::without_fields();
+    scan.feed(br#"{"model":1,"MODEL":2,"model":3,"items":[{"id":"msg_1"}]}"#).unwrap();
+    let request = scan.finish().unwrap();
+    assert!(request.model.is_none() && hashes(&request.references) == expected(&[(Kind::Item, "msg_1")]));
 }
 
 /// What is left of the text, parsed.
