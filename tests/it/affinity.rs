@@ -16,6 +16,7 @@ use tidegate::{
 use crate::support::{
     client::{Answer, Client},
     gateway::{self, Gateway, credential, key, model, upstream},
+    soon,
     upstream::{Request, Step, Upstream, json},
 };
 
@@ -96,11 +97,21 @@ impl Fleet {
 
     /// `POST /v1/responses` of a key.
     async fn create(&self, key: &str, body: &str) -> Answer {
-        call(&self.gateway, key, "POST /v1/responses", Some(body)).await
+        self.call(key, "POST /v1/responses", Some(body)).await
     }
 
+    /// Asked again where the store did not answer in time: this machine may be too busy for that now and then.
     async fn call(&self, key: &str, line: &str, body: Option<&str>) -> Answer {
-        call(&self.gateway, key, line, body).await
+        let answering = async {
+            loop {
+                let answer = call(&self.gateway, key, line, body).await;
+                if answer.status != 503 || answer.json()["error"]["code"] != "affinity_unavailable" {
+                    return answer;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        soon("an answer", answering).await
     }
 
     /// What arrived since it was asked last: by whose credential, and how.

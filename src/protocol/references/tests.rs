@@ -396,6 +396,11 @@ fn reads_the_fields_of_the_same_scan() {
     assert!(scan("{}").unwrap().model.is_none());
     // Others may stand twice: nobody here acts on them.
     finds(r#"{"stream":true,"stream":false,"Store":1,"store":2}"#, &[]);
+    // Where no field is acted on, only references are.
+    let mut scan = RequestScan::without_fields();
+    scan.feed(br#"{"model":1,"MODEL":2,"model":3,"items":[{"id":"msg_1"}]}"#).unwrap();
+    let request = scan.finish().unwrap();
+    assert!(request.model.is_none() && hashes(&request.references) == expected(&[(Kind::Item, "msg_1")]));
 }
 
 /// What is left of the text, parsed.

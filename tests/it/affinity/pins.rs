@@ -234,3 +234,31 @@ async fn ambiguous_and_endless_references_are_refused_as_such() {
     }
     assert!(fleet.arrived().is_empty());
 }
+
+/// What it refers to is held beside the body, out of the same memory.
+#[tokio::test]
+async fn references_take_memory_of_bodies() {
+    let (go, wait) = tokio::sync::oneshot::channel();
+    let wait = std::sync::Arc::new(std::sync::Mutex::new(Some(wait)));
+    let fleet = Fleet::answering(
+        &[],
+        |_| (),
+        move |_| {
+            let wait = wait.lock().unwrap().take();
+            wait.map(Step::Wait).into_iter().chain([Step::Send(json("200 OK", DONE))]).collect()
+        },
+    )
+    .await;
+    let items = vec![r#"{"id":"x","role":"user","content":""}"#; 8000].join(",");
+    let body = format!(r#"{{"model":"smart","input":[{items}]}}"#);
+    let held = async {
+        crate::support::database::until("they are counted", async || {
+            fleet.gateway.metric("tidegate_body_memory_bytes").await >= (body.len() + 8000 * 200) as f64
+        })
+        .await;
+        go.send(()).unwrap();
+    };
+    let (answer, ()) = tokio::join!(fleet.create("alice", &body), held);
+    assert_eq!(answer.status, 200);
+    fleet.gateway.metric_becomes("tidegate_body_memory_bytes", 0.0).await;
+}
