@@ -267,7 +267,6 @@ async fn the_operators_side() {
     let expected = json!({
         "ready": true, "draining": false, "last_reload_refused": false,
         "upstreams": [in_service("up"), in_service("two")], "upstreams_without_credential": ["idle"],
-        "limits": { "shared": false, "redis_fails": false, "alone": 0 },
     });
     let mut ready = ready.json();
     let ledger = ready.as_object_mut().unwrap().remove("ledger").unwrap();
