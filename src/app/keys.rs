@@ -121,7 +121,12 @@ impl StoredKeys {
         if read.is_err() {
             self.database = None;
         }
-        self.condition.fails.store(read.is_err(), Ordering::Relaxed);
+        match &read {
+            Err(_) => self.condition.fails.store(true, Ordering::Release),
+            Ok(None) => self.condition.fails.store(false, Ordering::Release),
+            // With the next look: what was read has to be in place before anybody is told that a key is not known.
+            Ok(Some(_)) => {}
+        }
         read
     }
 

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use super::{Handle, changes, changes::Changes};
 use crate::{
     api::Data,
-    config::{self, Config, Reads, Report, Source},
+    config::{self, Config, Reads, Report, Source, StoredFault},
     domain::key::StoredKey,
     metrics::{Metrics, Reload},
     proxy::Common,
@@ -193,8 +193,19 @@ impl Reloader {
 /// A configuration with the keys of the store. What is wrong with those is said, and leaves the others as they are.
 pub(super) fn with_stored(of_file: &Config, stored: &[StoredKey]) -> Config {
     let mut config = of_file.clone();
-    for fault in config.add_stored(stored) {
-        tracing::error!(%fault, "a key of the store does not fit the configuration");
+    let mut refused = Vec::new();
+    for StoredFault { name, fault, refused: is_refused } in config.add_stored(stored) {
+        tracing::error!(key = name, fault, refused = is_refused, "a key of the store does not fit the configuration");
+        if is_refused && refused.last() != Some(&name) {
+            refused.push(name);
+        }
+    }
+    if !refused.is_empty() {
+        let keys = refused.join(", ");
+        tracing::warn!(
+            keys,
+            "keys of the store are refused: with this configuration they cannot be held to what they say"
+        );
     }
     config
 }

@@ -2,7 +2,11 @@
 
 mod address;
 
-use std::{collections::HashMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{Arc, atomic::Ordering},
+};
 
 use data_encoding::BASE32_NOPAD;
 use http::{HeaderMap, header::AUTHORIZATION};
@@ -14,6 +18,7 @@ use crate::{
     config::{Config, Kept, OnClientGone},
     domain::{
         chance::{Chance, NoChance},
+        key::Condition,
         origin::Owner,
     },
 };
@@ -34,7 +39,7 @@ pub struct Caller {
     models: Option<Vec<Arc<str>>>,
     upstreams: Option<Vec<usize>>,
     ips: Vec<IpNet>,
-    disabled: bool,
+    refused: Option<&'static str>,
 }
 
 impl Caller {
@@ -68,6 +73,8 @@ pub struct Keys {
     unread: bool,
     /// By upstream: whether it is used by keys that do not share their state.
     strangers: Vec<bool>,
+    /// Whether they can be read now.
+    store: Arc<Condition>,
 }
 
 #[derive(Debug)]
@@ -81,7 +88,7 @@ impl Entry {
     /// Why it is refused at `now`, if it is.
     fn refused(&self, now: u64) -> Option<&'static str> {
         match self.until {
-            _ if self.caller.disabled => Some("disabled"),
+            _ if self.caller.refused.is_some() => self.caller.refused,
             Some(until) if until <= now => Some("expired"),
             _ => None,
         }
@@ -106,21 +113,23 @@ pub enum Stranger {
     UnknownKey,
     /// It is known and may not be used: its name, and why. Nobody is told but the log.
     Refused(Arc<str>, &'static str),
-    /// It may be one of the store, which was never read.
+    /// It may be one of the store, which was never read or cannot be read now.
     Unread,
 }
 
 impl Keys {
-    /// All keys of the configuration, and their groups. `unread` says that there may be others.
-    pub fn new(config: &Config, unread: bool) -> Self {
+    /// All keys of the configuration, and their groups. `store` says whether there may be others.
+    pub fn new(config: &Config, store: &Arc<Condition>) -> Self {
+        // As of now: what is read from here on gets into keys of its own.
+        let unread = store.unread.load(Ordering::Acquire);
         let mut by_digest = HashMap::new();
         let mut users: Vec<Option<Owner>> = vec![None; config.upstreams.len()];
         let mut strangers = vec![unread; config.upstreams.len()];
         for (index, key) in config.keys.iter().enumerate() {
             let group = key.group.and_then(|group| config.groups.get(group)).map(|group| Arc::clone(&group.name));
-            let (disabled, previous) = match key.kept {
-                Kept::File => (false, None),
-                Kept::Store { previous, disabled } => (disabled, previous),
+            let (refused, previous) = match key.kept {
+                Kept::File => (None, None),
+                Kept::Store { previous, refused } => (refused, previous),
             };
             let caller = Arc::new(Caller {
                 name: Arc::clone(&key.name),
@@ -131,7 +140,7 @@ impl Keys {
                 models: key.models.clone(),
                 upstreams: key.upstreams.clone(),
                 ips: key.ips.clone(),
-                disabled,
+                refused,
             });
             // Whether it may be used now or not: what it made is there.
             for (upstream, (user, strangers)) in users.iter_mut().zip(&mut strangers).enumerate() {
@@ -145,7 +154,13 @@ impl Keys {
                 by_digest.entry(digest).or_insert(Entry { caller, until });
             }
         }
-        Self { by_digest, trusted_proxies: config.server.trusted_proxies.clone(), unread, strangers }
+        Self {
+            by_digest,
+            trusted_proxies: config.server.trusted_proxies.clone(),
+            unread,
+            strangers,
+            store: Arc::clone(store),
+        }
     }
 
     /// Whether keys may use this upstream (an index of the configuration) that do not share their state with each other: the
@@ -178,7 +193,9 @@ impl Keys {
         };
         let key = bearer(value.as_bytes()).ok_or(Stranger::NoKey)?;
         let Some(entry) = self.by_digest.get(&digest(key)) else {
-            return Err(if self.unread { Stranger::Unread } else { Stranger::UnknownKey });
+            // Made a moment ago, perhaps by another replica: nobody can say that it was not.
+            let made = || self.store.fails.load(Ordering::Acquire) && is_ours(key);
+            return Err(if self.unread || made() { Stranger::Unread } else { Stranger::UnknownKey });
         };
         let caller = &entry.caller;
         let refused = |why| Err(Stranger::Refused(Arc::clone(&caller.name), why));
@@ -208,7 +225,10 @@ pub fn digest(key: &[u8]) -> [u8; 32] {
 }
 
 /// Characters of a key by which people know it again: too few to be of any use to somebody else.
-const PREFIX: usize = "tg-".len() + 6;
+const PREFIX: usize = START.len() + 6;
+
+/// What keys that we make begin with.
+const START: &str = "tg-";
 
 /// The first characters of a key.
 pub fn prefix(key: &str) -> &str {
@@ -221,9 +241,20 @@ pub fn prefix(key: &str) -> &str {
 /// When the system has no randomness to give.
 pub fn make_key(chance: Chance) -> Result<SecretString, NoChance> {
     let mut bytes = chance.bytes::<32>()?.to_vec();
-    let checksum = digest(&bytes);
-    bytes.extend_from_slice(checksum.first_chunk::<4>().unwrap_or(&[0; 4]));
-    Ok(format!("tg-{}", BASE32_NOPAD.encode(&bytes).to_ascii_lowercase()).into())
+    bytes.extend_from_slice(&checksum(&bytes));
+    Ok(format!("{START}{}", BASE32_NOPAD.encode(&bytes).to_ascii_lowercase()).into())
+}
+
+/// Whether a key is one that [`make_key`] could have made.
+fn is_ours(key: &[u8]) -> bool {
+    let decoded = key.strip_prefix(START.as_bytes()).map(<[u8]>::to_ascii_uppercase);
+    let decoded = decoded.and_then(|text| BASE32_NOPAD.decode(&text).ok());
+    let halves = decoded.as_deref().and_then(<[u8]>::split_last_chunk::<4>);
+    halves.is_some_and(|(random, sum)| random.len() == 32 && checksum(random) == *sum)
+}
+
+fn checksum(random: &[u8]) -> [u8; 4] {
+    digest(random).first_chunk::<4>().copied().unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -248,7 +279,9 @@ mod tests {
             })
             .into();
         config.keys.iter_mut().for_each(change);
-        Keys::new(&config, false)
+        let store = Condition::default();
+        store.unread.store(false, Ordering::Relaxed);
+        Keys::new(&config, &Arc::new(store))
     }
 
     #[test]
@@ -267,7 +300,9 @@ mod tests {
                 let key = Key::unrestricted(name, digest(name.as_bytes()));
                 config.keys.push(Key { group: *group, upstreams: upstream.map(|upstream| vec![upstream]), ..key });
             }
-            let keys = Keys::new(&config, unread);
+            let store = Condition::default();
+            store.unread.store(unread, Ordering::Relaxed);
+            let keys = Keys::new(&config, &Arc::new(store));
             [0, 1].map(|upstream| keys.strangers_use(upstream))
         };
         assert_eq!(ask(&[("a", None, None)], false), [false, false]);
@@ -277,7 +312,7 @@ mod tests {
         assert_eq!(ask(&[("a", Some(0), None), ("b", Some(0), None)], false), [false, false]);
         assert_eq!(ask(&[("a", Some(0), None), ("b", Some(1), None)], false), [true, true]);
         assert_eq!(ask(&[("a", Some(0), None), ("b", Some(0), None), ("c", None, Some(0))], false), [true, false]);
-        assert!(Keys::new(&config, false).strangers_use(2), "one that nobody knows");
+        assert!(Keys::new(&config, &Arc::new(Condition::default())).strangers_use(2), "one that nobody knows");
     }
 
     fn visit(now: u64) -> Visit {
@@ -296,11 +331,11 @@ mod tests {
         let from = |network: &'static str| move |key: &mut Key| key.ips = vec![network.parse().unwrap()];
         assert_eq!(ask(&from("192.0.2.0/24"), "Bearer sk-a", 0), Ok("team-a".into()));
         assert_eq!(ask(&from("198.51.100.0/24"), "Bearer sk-a", 0), refused("address"));
-        let disabled = |key: &mut Key| key.kept = Kept::Store { previous: None, disabled: true };
+        let disabled = |key: &mut Key| key.kept = Kept::Store { previous: None, refused: Some("disabled") };
         assert_eq!(ask(&disabled, "Bearer sk-a", 0), refused("disabled"));
         let rotated = |key: &mut Key| {
             if *key.name == *"team-a" {
-                key.kept = Kept::Store { previous: Some((digest(b"sk-old"), 50)), disabled: false };
+                key.kept = Kept::Store { previous: Some((digest(b"sk-old"), 50)), refused: None };
             }
         };
         assert_eq!(ask(&rotated, "Bearer sk-old", 49), Ok("team-a".into()));
@@ -344,5 +379,25 @@ mod tests {
         let (one, two) = (make(), make());
         assert_eq!(one.len(), "tg-".len() + 58);
         assert_ne!(one, two);
+    }
+
+    #[test]
+    fn while_the_store_cannot_be_read_a_key_that_we_may_have_made_is_not_called_unknown() {
+        let keys = keys();
+        let made = make_key(Chance::system()).unwrap().expose_secret().to_owned();
+        let mut typo = made.clone().into_bytes();
+        typo[10] = if typo[10] == b'a' { b'b' } else { b'a' };
+        let typo = String::from_utf8(typo).unwrap();
+        let ask = |key: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(AUTHORIZATION, HeaderValue::try_from(format!("Bearer {key}")).unwrap());
+            keys.authenticate(&headers, visit(0)).unwrap_err()
+        };
+        assert_eq!(ask(&made), Stranger::UnknownKey);
+        keys.store.fails.store(true, Ordering::Relaxed);
+        assert_eq!(ask(&made), Stranger::Unread);
+        for other in [&*typo, "tg-nobody", "tg-", "sk-other", &made[..60], &format!("{made}a")] {
+            assert_eq!(ask(other), Stranger::UnknownKey, "{other}");
+        }
     }
 }

@@ -28,6 +28,7 @@ use std::{
 pub use reads::Reads;
 pub use report::Report;
 pub use schema::schema;
+pub use stored::StoredFault;
 pub use summary::summary;
 pub use types::*;
 

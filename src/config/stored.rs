@@ -15,23 +15,50 @@ use crate::domain::{
 };
 
 /// A key of the store in terms of a configuration, and what of its settings the configuration does not have. A key that is
-/// restricted to what is not there may use nothing of it, never everything.
+/// restricted to what is not there may use nothing of it, never everything; one that cannot be held to what it says is refused.
 pub(super) struct Taken {
     pub(super) key: Option<Key>,
     pub(super) faults: Vec<String>,
+    unusable: Option<&'static str>,
 }
 
+/// What is wrong with a key of the store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredFault {
+    /// The key's name.
+    pub name: String,
+    /// What it is.
+    pub fault: String,
+    /// Whether the key is refused for it.
+    pub refused: bool,
+}
+
+/// Why a key is refused: of a group that is gone its limits are gone, and nobody knows what they were.
+const NO_GROUP: &str = "its group is gone";
+/// What is spent is in another currency, or nobody knows how much it may be.
+const NO_BUDGET: &str = "its budgets cannot be counted";
+/// Or it might come from anywhere.
+const NO_NETWORK: &str = "its networks cannot be read";
+const NO_HASH: &str = "its hash cannot be read";
+const OF_FILE: &str = "the configuration has one of its name or secret";
+
 impl Config {
-    /// Adds keys of the store. Returned is what is wrong with them, each with the key's name: where the file has the same
-    /// name or secret, the file's key counts.
-    pub fn add_stored(&mut self, stored: &[StoredKey]) -> Vec<String> {
+    /// Adds keys of the store. Returned is what is wrong with them: where the file has the same name or secret, the file's key
+    /// counts.
+    pub fn add_stored(&mut self, stored: &[StoredKey]) -> Vec<StoredFault> {
         let mut faults = Vec::new();
         for one in stored {
-            let Taken { key, faults: of_it } = self.take(one);
-            faults.extend(of_it.into_iter().map(|fault| format!("{}: {fault}", one.name)));
+            let Taken { key, faults: of_it, unusable } = self.take(one);
+            let refused = unusable.is_some() && key.is_some();
+            faults.extend(of_it.into_iter().map(|fault| StoredFault { name: one.name.clone(), fault, refused }));
             self.keys.extend(key);
         }
         faults
+    }
+
+    /// Why a key of the store is refused whatever it says of itself, if it is.
+    pub fn unusable(&self, stored: &StoredKey) -> Option<&'static str> {
+        self.take(stored).unusable
     }
 
     /// What is wrong with a key that somebody wants to store.
@@ -48,7 +75,7 @@ impl Config {
     }
 
     fn take(&self, stored: &StoredKey) -> Taken {
-        let mut faults = Vec::new();
+        let (mut faults, mut unusable) = (Vec::new(), None);
         let KeySettings { models, upstreams, group, rpm, tpm, max_in_flight, budgets, ips, expires_ms, on_client_gone } =
             &stored.settings;
         let upstreams =
@@ -57,15 +84,23 @@ impl Config {
         let group = group.as_ref().map(|name| (name, self.groups.iter().position(|group| *group.name == **name)));
         if let Some((name, None)) = group {
             faults.push(format!("no group is called `{name}`"));
+            unusable = Some(NO_GROUP);
         }
+        let before = faults.len();
         let budgets = budgets.iter().filter_map(|text| Budget::parse(text).map_err(|fault| faults.push(fault)).ok());
         let budgets: Vec<Budget> = budgets.collect();
         faults.extend(self.budget_faults(&budgets));
+        if faults.len() > before {
+            unusable = unusable.or(Some(NO_BUDGET));
+        }
         let mut nets = Vec::new();
         for text in ips {
             match network(text) {
                 Some(network) => nets.push(network),
-                None => faults.push(format!("`{text}` is neither an IP address nor a network")),
+                None => {
+                    faults.push(format!("`{text}` is neither an IP address nor a network"));
+                    unusable = unusable.or(Some(NO_NETWORK));
+                }
             }
         }
         let on_client_gone = match on_client_gone.as_deref() {
@@ -80,15 +115,13 @@ impl Config {
             stored.previous.as_ref().and_then(|previous| Some((digest(&previous.sha256)?, previous.until_ms)));
         let Some(sha256) = digest(&stored.sha256) else {
             faults.push("its hash is not 64 hexadecimal digits".to_owned());
-            return Taken { key: None, faults };
+            return Taken { key: None, faults, unusable: Some(NO_HASH) };
         };
         if let Some(same) = self.keys.iter().find(|key| *key.name == *stored.name || key.sha256 == sha256) {
             faults.push(format!("the key `{}` is declared in the configuration as well, which counts", same.name));
-            return Taken { key: None, faults };
+            return Taken { key: None, faults, unusable: Some(OF_FILE) };
         }
-        // Of a group that is gone, its limits are gone: nobody knows what they were.
-        let lost_group = matches!(group, Some((_, None)));
-        let kept = Kept::Store { previous, disabled: stored.disabled || lost_group };
+        let kept = Kept::Store { previous, refused: if stored.disabled { Some("disabled") } else { unusable } };
         let key = Key {
             name: stored.name.as_str().into(),
             sha256,
@@ -102,7 +135,7 @@ impl Config {
             on_client_gone,
             kept,
         };
-        Taken { key: Some(key), faults }
+        Taken { key: Some(key), faults, unusable }
     }
 
     fn budget_faults(&self, budgets: &[Budget]) -> Vec<String> {

@@ -19,10 +19,7 @@ mod silence;
 mod source;
 mod status;
 
-use std::sync::{
-    Arc, PoisonError, RwLock,
-    atomic::{AtomicUsize, Ordering},
-};
+use std::sync::{Arc, PoisonError, RwLock, atomic::AtomicUsize};
 
 use rustls::ClientConfig;
 use tokio::time::Instant;
@@ -184,7 +181,7 @@ impl Tables {
             kept.unwrap_or_else(|| Sender::new(upstream, &config.timeouts, tls))
         });
         Ok(Self {
-            keys: Keys::new(&config, metrics.keys.unread.load(Ordering::Acquire)),
+            keys: Keys::new(&config, &metrics.keys),
             limits: Limits::new(&config, &common.meters),
             prices: Prices::new(&config),
             routes: Routes::new(&config),

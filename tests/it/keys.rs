@@ -304,6 +304,9 @@ async fn replicas_share_keys_through_postgresql_and_go_on_without_it() {
     let folders = [folder(&upstream, &store, ""), folder(&upstream, &store, "")];
     let [one, two] = [folders[0].path(), folders[1].path()];
     let key = keys(one, &["create", "--name", "a"]).unwrap();
+    // Of our making, and nobody has it.
+    let gone = keys(one, &["create", "--name", "gone"]).unwrap();
+    keys(one, &["delete", "gone"]).unwrap();
     let mut gateways = [serve(one), serve(two)];
     let addresses: Vec<_> = gateways.iter_mut().map(Process::ready).collect();
     for address in &addresses {
@@ -316,6 +319,10 @@ async fn replicas_share_keys_through_postgresql_and_go_on_without_it() {
     postgres.stop();
     for address in &addresses {
         assert_eq!((ask(*address, &key, "").await.status, ask(*address, &other, "").await.status), (200, 200));
+        // It might have been made a moment ago.
+        becomes(*address, &gone, 503).await;
+        ask(*address, &gone, "").await.assert_problem(503, "keys_unavailable");
+        assert_eq!(ask(*address, "tg-nobody", "").await.status, 401);
     }
     gateways[0].signal("INT");
     assert_eq!(gateways[0].exit(), Some(0));
@@ -331,6 +338,7 @@ async fn replicas_share_keys_through_postgresql_and_go_on_without_it() {
     assert_eq!(Client::connect(address).await.get("/readyz").await.status, 503);
     postgres.run().await;
     becomes(address, &other, 200).await;
+    becomes(address, &gone, 401).await;
     assert_eq!(ask(address, "tg-nobody", "").await.status, 401);
     assert_eq!(Client::connect(address).await.get("/readyz").await.status, 200);
 }
@@ -351,4 +359,33 @@ async fn a_key_for_what_is_gone_may_use_nothing_of_it() {
     fs::write(folder.join("tidegate.toml"), text).unwrap();
     becomes(address, &grouped, 401).await;
     assert_eq!((ask(address, &named, "").await.status, ask(address, KEY, "").await.status), (401, 200));
+    let list = keys(folder, &["list"]).unwrap();
+    assert!(list.contains("refused: its group is gone"), "{list}");
+    let shown: Value = serde_json::from_str(&keys(folder, &["show", "grouped", "--json"]).unwrap()).unwrap();
+    assert_eq!((&shown["state"], &shown["refused_because"]), (&"refused".into(), &"its group is gone".into()));
+}
+
+#[tokio::test]
+async fn a_key_whose_budget_cannot_be_counted_any_more_is_refused_and_never_unlimited() {
+    let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
+    let prices = |currency: &str| format!("{OF_FILE}\n{}", PRICE.replace("USD", currency));
+    let folder = folder(&upstream, "", &prices("USD"));
+    let folder = folder.path();
+    let limited = keys(folder, &["create", "--name", "limited", "--budget", "9999USD/total"]).unwrap();
+    let free = keys(folder, &["create", "--name", "free"]).unwrap();
+    let mut gateway = serve(folder);
+    let address = gateway.ready();
+    assert_eq!((ask(address, &limited, "").await.status, ask(address, &free, "").await.status), (200, 200));
+    // Nobody says what a yuan is in dollars.
+    write(folder, &upstream, "", &prices("CNY"));
+    becomes(address, &limited, 401).await;
+    let told = gateway.logged("keys of the store are refused: with this configuration");
+    assert_eq!(told["keys"], "limited");
+    assert_eq!(gateway.logged("a key was refused")["why"], "its budgets cannot be counted");
+    assert_eq!(ask(address, &free, "").await.status, 200);
+    let list = keys(folder, &["list"]).unwrap();
+    assert!(list.contains("refused: its budgets cannot be counted"), "{list}");
+    assert!(keys(folder, &["show", "limited"]).unwrap().contains("its budgets cannot be counted"));
+    write(folder, &upstream, "", &prices("USD"));
+    becomes(address, &limited, 200).await;
 }

@@ -18,6 +18,8 @@ pub(super) struct Shown {
     name: String,
     prefix: Option<String>,
     state: &'static str,
+    /// Why it is refused although nobody disabled it.
+    why: Option<&'static str>,
     declared_in: String,
     created: Option<String>,
     previous_until: Option<String>,
@@ -35,7 +37,8 @@ impl Store {
         Shown {
             name: key.name.to_string(),
             prefix: None,
-            state: self.state(false, key.expires),
+            state: self.state(false, None, key.expires),
+            why: None,
             declared_in: self.source.clone(),
             created: None,
             previous_until: None,
@@ -44,10 +47,12 @@ impl Store {
     }
 
     fn of_store(&self, key: &StoredKey) -> Shown {
+        let why = self.config.unusable(key);
         Shown {
             name: key.name.clone(),
             prefix: Some(key.prefix.clone()),
-            state: self.state(key.disabled, key.settings.expires_ms),
+            state: self.state(key.disabled, why, key.settings.expires_ms),
+            why,
             declared_in: "the store".into(),
             created: Some(time::written(key.created_ms)),
             previous_until: key.previous.as_ref().map(|previous| time::written(previous.until_ms)),
@@ -55,9 +60,10 @@ impl Store {
         }
     }
 
-    fn state(&self, disabled: bool, expires: Option<u64>) -> &'static str {
+    fn state(&self, disabled: bool, why: Option<&'static str>, expires: Option<u64>) -> &'static str {
         match expires {
             _ if disabled => "disabled",
+            _ if why.is_some() => "refused",
             Some(until) if until <= time::millis(self.now) => "expired",
             _ => "active",
         }
@@ -91,7 +97,8 @@ impl Shown {
         let none = || "-".to_owned();
         let key = self.prefix.as_ref().map_or_else(none, |prefix| format!("{prefix}…"));
         let group = self.settings.group.clone().unwrap_or_else(none);
-        vec![self.name.clone(), key, self.state.into(), group, self.declared_in.clone()]
+        let why = self.why.map(|why| format!(": {why}")).unwrap_or_default();
+        vec![self.name.clone(), key, format!("{}{why}", self.state), group, self.declared_in.clone()]
     }
 
     pub(super) fn json(&self) -> Value {
@@ -99,6 +106,7 @@ impl Shown {
             "name": self.name,
             "prefix": self.prefix,
             "state": self.state,
+            "refused_because": self.why,
             "created": self.created,
             "expires": self.settings.expires_ms.map(time::written),
             "previous_until": self.previous_until,
@@ -113,6 +121,7 @@ impl Shown {
         let fixed = [
             ("key", self.prefix.as_ref().map(|prefix| format!("{prefix}…"))),
             ("state", Some(self.state.to_owned())),
+            ("refused because", self.why.map(str::to_owned)),
             ("declared in", Some(self.declared_in.clone())),
             ("created", self.created.clone()),
             ("expires", self.settings.expires_ms.map(time::written)),

@@ -72,8 +72,8 @@ pub enum Kept {
     Store {
         /// The one before the last rotation, as SHA-256, and until when it works.
         previous: Option<([u8; 32], u64)>,
-        /// Whether it is refused for now.
-        disabled: bool,
+        /// Why it is refused for now, if it is.
+        refused: Option<&'static str>,
     },
 }
 
