@@ -97,6 +97,9 @@ async fn a_row_is_written_once_and_only_an_open_one_changes() {
         let many: Vec<_> = (10..=250).map(|id| row(id, State::Exact)).collect();
         assert_eq!(database.store("here", &many).await.unwrap(), [(State::Exact, 241)]);
         assert_eq!(database.store("here", &many).await.unwrap(), []);
+        // Some of many are new.
+        let more: Vec<_> = (5..=250).map(|id| row(id, State::Exact)).collect();
+        assert_eq!(database.store("here", &more).await.unwrap(), [(State::Exact, 4)]);
         database.close().await;
     }
 }

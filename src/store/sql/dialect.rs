@@ -1,6 +1,6 @@
 //! What differs between SQLite and PostgreSQL.
 
-use std::{str::FromStr, time::Duration};
+use std::{fmt::Write, str::FromStr, time::Duration};
 
 use secrecy::ExposeSecret;
 use sqlx::{
@@ -10,7 +10,10 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
 };
 
-use super::{Connection, DatabaseError, Place};
+use super::{
+    Connection, DatabaseError, Place,
+    ledger::{KEPT_ROWS, ROWS},
+};
 use crate::store::files;
 
 /// Others may read for a long time, and write (`VACUUM`) for a short one.
@@ -30,10 +33,23 @@ pub(super) struct Dialect {
     translate: fn(&'static str) -> SqlStr,
     /// The day of `time_ms`, in UTC.
     pub(super) day: &'static str,
+    /// Writes the place of a value, counted from one.
+    pub(super) placeholder: fn(usize, &mut String),
+    /// How many of so many rows go into one statement.
+    pub(super) batch: fn(usize) -> usize,
+    /// Statements of so many rows at most are kept prepared.
+    pub(super) kept: usize,
 }
 
-pub(super) const SQLITE: Dialect =
-    Dialect { translate: |text| text.into_sql_str(), day: "date(time_ms / 1000, 'unixepoch')" };
+pub(super) const SQLITE: Dialect = Dialect {
+    translate: |text| text.into_sql_str(),
+    day: "date(time_ms / 1000, 'unixepoch')",
+    // With numbers it would look for each in a list of all.
+    placeholder: |_, text| text.push('?'),
+    // To read a statement takes it longer than to carry it out: so there are few, and each is read once.
+    batch: |rows| [64, 16, 4].into_iter().find(|size| *size <= rows).unwrap_or(rows.min(1)),
+    kept: 64,
+};
 
 pub(super) const POSTGRES: Dialect = Dialect {
     // Its INTEGER has 32 bits.
@@ -42,6 +58,13 @@ pub(super) const POSTGRES: Dialect = Dialect {
         sqlx::AssertSqlSafe(text).into_sql_str()
     },
     day: "to_char(to_timestamp(time_ms / 1000) AT TIME ZONE 'UTC', 'YYYY-MM-DD')",
+    placeholder: |nth, text| {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "${nth}");
+    },
+    // The answers of a slow one come one after the other.
+    batch: |rows| rows.min(ROWS),
+    kept: KEPT_ROWS,
 };
 
 impl Dialect {

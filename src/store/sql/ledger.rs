@@ -1,10 +1,10 @@
 //! The ledger's rows, as their requests leave them.
 
-use std::{borrow::Cow, collections::HashMap};
+use std::{borrow::Cow, collections::HashMap, sync::Arc};
 
-use sqlx::{AssertSqlSafe, Connection as _, QueryBuilder, Row as _, query_builder::Separated};
+use sqlx::{Arguments as _, AssertSqlSafe, Connection as _, Encode, QueryBuilder, Row as _, Type, error::BoxDynError};
 
-use super::{BATCH, Database, DatabaseError, LONG, count, integer, on, pending, within};
+use super::{BATCH, Connection, Database, DatabaseError, LONG, count, dialect, integer, on, pending, within};
 use crate::domain::{
     id::RequestId,
     ledger::{Row, State, storable},
@@ -14,10 +14,13 @@ use crate::domain::{
 
 /// Rows of one statement: of their values, 35 each, SQLite takes 32,766 and PostgreSQL 65,535. As many as there may be, as
 /// the answers of a slow database come one after the other.
-const ROWS: usize = 900;
+pub(super) const ROWS: usize = 900;
 
-/// Statements with more rows are not kept prepared: hardly two are alike, and each costs PostgreSQL megabytes.
-const KEPT_ROWS: usize = 10;
+/// Statements of PostgreSQL with more rows are not kept prepared: hardly two are alike, and each costs it megabytes.
+pub(super) const KEPT_ROWS: usize = 10;
+
+/// Values of a row.
+const VALUES: usize = 35;
 
 const INSERT: &str = "INSERT INTO ledger (id, time_ms, state, origin, endpoint, key_name, group_name, model, \
      upstream_model, upstream, credential, end_reason, response_id, currency, status, input_tokens, cached_tokens, \
@@ -35,21 +38,26 @@ const CONFLICT: &str = " ON CONFLICT (id) DO UPDATE SET state = excluded.state, 
      estimated = excluded.estimated, bytes_down = excluded.bytes_down, attempts = excluded.attempts, \
      first_byte_ms = excluded.first_byte_ms, took_ms = excluded.took_ms, response_id = excluded.response_id, \
      awaits = excluded.awaits \
-     WHERE ledger.state IN ('open', 'interrupted') AND excluded.state <> 'open' AND excluded.state <> ledger.state \
-     RETURNING state";
+     WHERE ledger.state IN ('open', 'interrupted') AND excluded.state <> 'open' AND excluded.state <> ledger.state";
 
-/// Binds the values of one row, in the order of [`INSERT`].
-fn bind<'q, Db>(values: &mut Separated<'_, Db, &'static str>, row: &Row<'q>, origin: &'q str)
+/// Tells which rows were not there like this before. Most often all of them, and then it is not asked: SQLite's thread sends
+/// each of them over on its own, which takes longer than to write it.
+const RETURNING: &str = " RETURNING state";
+
+/// Adds the values of one row, in the order of [`INSERT`].
+fn add<'q, Db>(values: &mut Db::Arguments, row: &Row<'q>, origin: &'q str) -> Result<(), BoxDynError>
 where
     Db: sqlx::Database,
-    String: sqlx::Encode<'q, Db> + sqlx::Type<Db>,
-    &'q str: sqlx::Encode<'q, Db> + sqlx::Type<Db>,
-    Option<Cow<'q, str>>: sqlx::Encode<'q, Db> + sqlx::Type<Db>,
-    Option<i64>: sqlx::Encode<'q, Db> + sqlx::Type<Db>,
-    i64: sqlx::Encode<'q, Db> + sqlx::Type<Db>,
+    String: Encode<'q, Db> + Type<Db>,
+    &'q str: Encode<'q, Db> + Type<Db>,
+    Option<Cow<'q, str>>: Encode<'q, Db> + Type<Db>,
+    Option<i64>: Encode<'q, Db> + Type<Db>,
+    i64: Encode<'q, Db> + Type<Db>,
 {
-    values.push_bind(row.id.to_string()).push_bind(integer(row.id.millis())).push_bind(row.state.name());
-    values.push_bind(origin);
+    values.add(row.id.to_string())?;
+    values.add(integer(row.id.millis()))?;
+    values.add(row.state.name())?;
+    values.add(origin)?;
     let currency = row.price.map(|price| price.currency.name());
     for text in [
         row.endpoint,
@@ -64,7 +72,7 @@ where
         currency,
     ] {
         // Journals of before hold them as they came.
-        values.push_bind(text.map(storable));
+        values.add(text.map(storable))?;
     }
     let usage = row.usage;
     for number in [
@@ -77,18 +85,53 @@ where
         row.reserved,
         row.first_byte_ms,
     ] {
-        values.push_bind(number.map(count));
+        values.add(number.map(count))?;
     }
     let price = row.price.map(|price| [price.input, price.cached, price.output, price.reasoning, price.per_call]);
     for nth in 0..5 {
-        values.push_bind(price.and_then(|price| price.get(nth).copied()).map(integer));
+        values.add(price.and_then(|price| price.get(nth).copied()).map(integer))?;
     }
-    values.push_bind(row.reserved_cost.map(integer)).push_bind(row.cost.map(integer));
-    values.push_bind(i64::from(row.estimated));
+    values.add(row.reserved_cost.map(integer))?;
+    values.add(row.cost.map(integer))?;
+    values.add(i64::from(row.estimated))?;
     for number in [row.bytes_up, row.bytes_down, row.attempts, row.took_ms] {
-        values.push_bind(count(number));
+        values.add(count(number))?;
     }
-    values.push_bind(i64::from(row.state == State::Pending));
+    values.add(i64::from(row.state == State::Pending))
+}
+
+/// The texts of statements that are used again and again: those of [`Dialect::batch`](dialect::Dialect::batch) for SQLite,
+/// and of few rows.
+#[derive(Debug, Default)]
+pub(super) struct Texts(HashMap<(usize, bool), Arc<str>>);
+
+impl Texts {
+    /// The text that inserts so many rows, and whether it is worth to be kept prepared.
+    fn insert(&mut self, dialect: &dialect::Dialect, rows: usize, ask: bool) -> (Arc<str>, bool) {
+        let make = || Arc::from(insert(dialect, rows, ask));
+        let kept = rows <= dialect.kept;
+        let text = if kept { Arc::clone(self.0.entry((rows, ask)).or_insert_with(make)) } else { make() };
+        (text, kept)
+    }
+}
+
+fn insert(dialect: &dialect::Dialect, rows: usize, ask: bool) -> String {
+    let mut text = String::from(INSERT);
+    text.push_str("VALUES ");
+    for nth in 0..rows * VALUES {
+        text.push_str(match (nth, nth % VALUES) {
+            (0, _) => "(",
+            (_, 0) => "), (",
+            _ => ", ",
+        });
+        (dialect.placeholder)(nth + 1, &mut text);
+    }
+    text.push(')');
+    text.push_str(CONFLICT);
+    if ask {
+        text.push_str(RETURNING);
+    }
+    text
 }
 
 /// No statement may touch a row twice: of rows with one id, the one that would be there in the end.
@@ -115,18 +158,53 @@ impl Database {
     /// When they cannot be written.
     pub async fn store(&mut self, origin: &str, rows: &[Row<'_>]) -> Result<Vec<(State, u64)>, DatabaseError> {
         let (rows, shown) = (distinct(rows), pending::shown(rows));
-        let mut changed = Vec::new();
-        within(BATCH, async {
+        let changed = match self.write(origin, &rows, &shown, false).await? {
+            Some(changed) => changed,
+            None => self.write(origin, &rows, &shown, true).await?.unwrap_or_default(),
+        };
+        let count = |state| (state, changed.iter().filter(|changed| **changed == state).count() as u64);
+        Ok(State::ALL.map(count).into_iter().filter(|(_, count)| *count > 0).collect())
+    }
+
+    /// Writes them. Returned are the states of those that were not there like this before; none where these are not all of
+    /// them and it was not to `ask`, and then nothing is written.
+    async fn write(
+        &mut self,
+        origin: &str,
+        rows: &[&Row<'_>],
+        shown: &[pending::One<'_>],
+        ask: bool,
+    ) -> Result<Option<Vec<State>>, DatabaseError> {
+        let dialect = match &self.connection {
+            Connection::Sqlite(_) => dialect::SQLITE,
+            Connection::Postgres(_) => dialect::POSTGRES,
+        };
+        let texts = &mut self.texts;
+        let work = async {
             on!(self, |connection, Db| {
+                let mut changed = Vec::with_capacity(rows.len());
                 let mut transaction = connection.begin().await?;
-                for rows in rows.chunks(ROWS) {
-                    let mut query = QueryBuilder::<Db>::new(INSERT);
-                    query.push_values(rows, |mut values, row| bind(&mut values, row, origin));
-                    query.push(CONFLICT);
-                    let query = query.build().persistent(rows.len() <= KEPT_ROWS);
-                    for row in query.fetch_all(&mut *transaction).await? {
-                        let state: String = row.try_get(0)?;
-                        changed.extend(State::ALL.into_iter().find(|known| known.name() == state));
+                let mut rest = rows;
+                while !rest.is_empty() {
+                    let (rows, after) = rest.split_at((dialect.batch)(rest.len()));
+                    rest = after;
+                    let mut values = <Db as sqlx::Database>::Arguments::default();
+                    values.reserve(rows.len() * VALUES, 0);
+                    for row in rows {
+                        add::<Db>(&mut values, row, origin).map_err(sqlx::Error::Encode)?;
+                    }
+                    let (text, kept) = texts.insert(&dialect, rows.len(), ask);
+                    let query = sqlx::query_with::<Db, _>(AssertSqlSafe(text), values).persistent(kept);
+                    if ask {
+                        for row in query.fetch_all(&mut *transaction).await? {
+                            let state: String = row.try_get(0)?;
+                            changed.extend(State::ALL.into_iter().find(|known| known.name() == state));
+                        }
+                    } else if query.execute(&mut *transaction).await?.rows_affected() == rows.len() as u64 {
+                        changed.extend(rows.iter().map(|row| row.state));
+                    } else {
+                        transaction.rollback().await?;
+                        return Ok(None);
                     }
                 }
                 for shown in shown.chunks(ROWS) {
@@ -136,12 +214,10 @@ impl Database {
                     query.execute(&mut *transaction).await?;
                 }
                 transaction.commit().await?;
-                Ok(())
+                Ok(Some(changed))
             })
-        })
-        .await?;
-        let count = |state| (state, changed.iter().filter(|changed| **changed == state).count() as u64);
-        Ok(State::ALL.map(count).into_iter().filter(|(_, count)| *count > 0).collect())
+        };
+        within(BATCH, work).await
     }
 
     /// Takes away rows of requests that were put down and then not sent.

@@ -85,6 +85,13 @@ pub enum DatabaseError {
 #[derive(Debug)]
 pub struct Database {
     connection: Connection,
+    texts: ledger::Texts,
+}
+
+impl From<Connection> for Database {
+    fn from(connection: Connection) -> Self {
+        Self { connection, texts: ledger::Texts::default() }
+    }
 }
 
 #[derive(Debug)]
@@ -151,7 +158,7 @@ impl Database {
     /// When that cannot be done.
     pub async fn open(place: &Place) -> Result<Self, DatabaseError> {
         loop {
-            let connecting = async { Ok(Self { connection: dialect::connect(place, true).await? }) };
+            let connecting = async { Ok(Self::from(dialect::connect(place, true).await?)) };
             let opened = match within(BATCH, connecting).await {
                 Ok(mut database) => within(LONG, database.migrate()).await.map(|()| database),
                 Err(error) => Err(error),
@@ -169,7 +176,7 @@ impl Database {
     /// # Errors
     /// When it is not there.
     pub async fn open_to_read(place: &Place) -> Result<Self, DatabaseError> {
-        within(BATCH, async { Ok(Self { connection: dialect::connect(place, false).await? }) }).await
+        within(BATCH, async { Ok(Self::from(dialect::connect(place, false).await?)) }).await
     }
 
     async fn migrate(&mut self) -> Result<(), DatabaseError> {
