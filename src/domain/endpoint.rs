@@ -229,6 +229,11 @@ impl Endpoint {
         self.carries() != Carries::Model || self == Self::CountInputTokens
     }
 
+    /// Whether a model's output comes of it, in tokens that are paid for.
+    pub fn has_output(self) -> bool {
+        self.shape() != Shape::Vectors
+    }
+
     /// Whether it can be done again without harm.
     pub fn is_safe(self) -> bool {
         self.method() == Method::GET

@@ -62,7 +62,7 @@ impl State {
             End::UpstreamError => Self::Exact,
             // A client that left got no tokens to count, unless the rest was read on.
             End::Completed | End::ResponseFailed | End::ResponseIncomplete | End::ClientGone | End::ClientStalled
-                if input.is_some() && output.is_some() =>
+                if input.is_some() && output.is_some() && !outcome.so_far =>
             {
                 Self::Exact
             }
@@ -223,7 +223,9 @@ pub fn charge(outcome: &Outcome, state: State) -> Option<(u64, bool)> {
         State::Exact => Some((price.cost(&outcome.usage), false)),
         State::Partial | State::Unknown | State::Interrupted | State::Pending => {
             let seen = price.cost(&as_far_as_seen(outcome));
-            Some((seen.max(reserved_cost(outcome).unwrap_or_default()), true))
+            // What was answered and is paid by the call alone costs what it costs, whatever it used.
+            let estimated = state != State::Partial || price.counts_tokens();
+            Some((seen.max(reserved_cost(outcome).unwrap_or_default()), estimated))
         }
     }
 }

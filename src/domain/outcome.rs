@@ -145,6 +145,8 @@ pub struct Outcome {
     pub upstream_code: Option<Box<str>>,
     /// Token counts as reported.
     pub usage: Usage,
+    /// They were told inside a stream whose end was not seen: more may have followed.
+    pub so_far: bool,
     /// Whether the answer was an event stream.
     pub streamed: bool,
     /// Events seen in it.
@@ -187,6 +189,7 @@ impl Outcome {
             shown: None,
             upstream_code: None,
             usage: Usage::default(),
+            so_far: false,
             streamed: false,
             events: 0,
             bytes_up: 0,

@@ -41,6 +41,11 @@ impl fmt::Display for Price {
 }
 
 impl Price {
+    /// Whether tokens cost anything, beside the request itself.
+    pub fn counts_tokens(&self) -> bool {
+        [self.input, self.cached, self.output, self.reasoning].iter().any(|price| *price > 0)
+    }
+
     /// What these tokens cost, in nano-units, rounded to the nearest; [`MOST`] for more than that. A count that is larger
     /// than the one it is part of is as large as that.
     pub fn cost(&self, usage: &Usage) -> u64 {

@@ -221,12 +221,13 @@ impl Limits {
     }
 
     /// What a request with a body of `body` bytes will probably use; the permit will tell what came of it. `model` = index of
-    /// the model in the configuration; none for a name that it does not list.
-    pub fn estimate(&self, permit: &mut Permit, model: Option<usize>, body: u64) -> Estimate {
+    /// the model in the configuration; none for a name that it does not list. What has no `output` says nothing of that of
+    /// others: one name with a * may be asked for chats and for embeddings.
+    pub fn estimate(&self, permit: &mut Permit, model: Option<usize>, body: u64, output: bool) -> Estimate {
         let mean = model.and_then(|model| self.models.get(model)).or(self.models.last()).cloned().unwrap_or_default();
         let estimate = mean.estimate(body);
-        permit.learns(body, mean);
-        estimate
+        permit.learns(body, mean, output);
+        if output { estimate } else { Estimate { output: 0, ..estimate } }
     }
 }
 

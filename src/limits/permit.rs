@@ -43,6 +43,8 @@ pub struct Permit {
 struct Learner {
     body: u64,
     mean: Arc<Mean>,
+    /// Whether it has output.
+    speaks: bool,
 }
 
 impl Permit {
@@ -61,8 +63,8 @@ impl Permit {
         Ok(permit)
     }
 
-    pub(super) fn learns(&mut self, body: u64, mean: Arc<Mean>) {
-        self.learner = Some(Learner { body, mean });
+    pub(super) fn learns(&mut self, body: u64, mean: Arc<Mean>, speaks: bool) {
+        self.learner = Some(Learner { body, mean, speaks });
     }
 
     /// How many replicas share what it takes, where this process counts alone.
@@ -131,10 +133,12 @@ impl Permit {
 
     /// Corrects the reservations to what was used, and to what it costs. Only the first call counts.
     pub fn settle(&mut self, used: Used, cost: Option<Money>) {
-        if let (Some(Learner { body, mean }), Used::Tokens { input, output } | Used::Partly { input, output, .. }) =
-            (self.learner.take(), used)
+        if let (
+            Some(Learner { body, mean, speaks }),
+            Used::Tokens { input, output } | Used::Partly { input, output, .. },
+        ) = (self.learner.take(), used)
         {
-            mean.learn(body, input, output);
+            mean.learn(body, input, output.filter(|_| speaks));
         }
         let Some(subject) = &self.subject else { return };
         let (now, replicas) = (micros(self.began), self.replicas());

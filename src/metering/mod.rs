@@ -121,6 +121,7 @@ impl Settlement {
             outcome.shown = shown(outcome, seen);
         } else {
             outcome.usage = seen.usage;
+            outcome.so_far = outcome.streamed && seen.terminal.is_none();
             outcome.goes_on = goes_on(outcome, seen);
         }
         // No text comes out, and providers say nothing of it then.

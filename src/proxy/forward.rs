@@ -173,7 +173,7 @@ async fn obtain(
 
     // Admit what it will probably use, and what that costs.
     if !endpoint.is_free() {
-        let estimate = tables.limits.estimate(permit, route.model, received.rope.len());
+        let estimate = tables.limits.estimate(permit, route.model, received.rope.len(), endpoint.has_output());
         settlement.outcome().estimate = Some(estimate);
         let began = settlement.outcome().id.millis();
         let costs = if permit.has_budgets() {

@@ -16,7 +16,8 @@ pub(super) fn observer_for(endpoint: Option<Endpoint>, succeeded: bool, media: M
         (Shape::Response | Shape::Object, Media::Json) => (Observer::json(Dialect::Responses), false),
         (Shape::Completion, Media::EventStream) => (Observer::stream(Dialect::Chat), true),
         (Shape::Completion | Shape::Vectors | Shape::Media, Media::Json) => (Observer::json(Dialect::Chat), false),
-        // Streams of images and sound have no end of their own that is known.
+        // Its last event tells the tokens, but not every provider sends one.
+        (Shape::Media, Media::EventStream) => (Observer::stream(Dialect::Chat), false),
         _ => (Observer::opaque(), false),
     }
 }

@@ -2,6 +2,7 @@
 
 mod homes;
 mod ledger;
+mod metering;
 
 use http::Method;
 use tidegate::domain::endpoint::{Carries, Endpoint, Shape, Surface};

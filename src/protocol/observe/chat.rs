@@ -141,7 +141,8 @@ pub(super) fn learn(json: &Scanner<Learner>, memory: &mut Memory) {
 }
 
 fn usage(json: &Scanner<Learner>) -> Usage {
-    let either = |paths: [usize; 2]| paths.into_iter().find_map(|path| count(json, path));
+    // Relays of the new-api family write both names, and 0 under the one that they do not mean.
+    let either = |paths: [usize; 2]| paths.into_iter().filter_map(|path| count(json, path)).max();
     Usage {
         input: either(INPUT),
         cached: either(CACHED),

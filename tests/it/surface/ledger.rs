@@ -15,7 +15,7 @@ use crate::support::database::until;
 const PRICE: Price =
     Price { currency: Currency::Cny, input: UNIT, cached: UNIT, output: UNIT, reasoning: UNIT, per_call: UNIT };
 
-async fn usage(gateway: &Gateway, by: By) -> Vec<Total> {
+pub(super) async fn usage(gateway: &Gateway, by: By) -> Vec<Total> {
     let place = Place::Sqlite(gateway.folder.path().join(FILE));
     let Ok(mut database) = Database::open_to_read(&place).await else { return Vec::new() };
     database.usage(by, 0, u64::MAX).await.unwrap_or_default()
