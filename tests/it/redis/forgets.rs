@@ -185,6 +185,20 @@ async fn it_is_killed_and_begins_empty_while_both_spend() {
     two.is_spent_once().await;
 }
 
+/// Nothing of what was spent is in the ledger then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_is_emptied_while_the_ledger_is_away() {
+    let mut two = Two::start(answering().await).await;
+    two.postgres.pause();
+    two.spend(0, 7).await;
+    two.spend(1, 6).await;
+    assert_eq!(two.redis.ask("FLUSHALL"), "+OK");
+    until("the end of the budget", async || two.ask().await).await;
+    assert_eq!(two.served, ALL);
+    two.postgres.go_on();
+    two.is_spent_once().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_is_emptied_while_requests_are_under_way() {
     let (go, wait) = tokio::sync::watch::channel(false);
