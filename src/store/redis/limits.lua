@@ -17,9 +17,9 @@
 --               data folder for what it spent of that; and, for spend, a sorted set like that of places. Nano-units.
 -- The life is a name that this server has for as long as it forgets nothing: without it, or with another one, nothing in it is the
 -- whole.
--- Returned by "take": which item is not there (0 = all were; -1 = another life, nobody looked), microseconds to wait for it, and for each item the
--- microseconds until all of its rate is back, or how many hold a place. By "look": the life, how many processes were there in the
--- last minute, and how many of those are there now.
+-- Returned by "take": which item is not there (0 = all were; -1 = another life, nobody looked), microseconds to wait for it, and for
+-- each item the microseconds until all of its rate is back, or how many hold a place. By "look": the life, how many processes were
+-- there in the last minute, and how many of those are there now.
 --
 -- A double holds whole numbers up to 2^53: microseconds since 1970 until the year 2255. Money may be more, and is counted in
 -- two parts.
@@ -33,7 +33,7 @@ local UNIT = 1000000000
 -- What is left of a budget is set aside: something may come back as soon as this.
 local SOON = 1000000
 -- A process that lives says so every 0.5 s, and is thought to be there for so many milliseconds; and known for so many.
-local HERE, KNOWN = 1500, 60000
+local HERE, KNOWN = 800, 60000
 
 local op, now, id, ttl, life = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4]), ARGV[5]
 if not now then
@@ -133,21 +133,33 @@ local function lasts(item, key)
   end
 end
 
+-- When somebody asked the ledger, and what he spent.
+local function parts(told)
+  local at = string.find(told, ' ', 1, true)
+  return string.sub(told, 1, at - 1), money(string.sub(told, at + 1))
+end
+
 -- What somebody spent in all: the most that was ever told; or what was told after the ledger was asked again, even where that is
 -- less. So it does not matter how often it is told, nor how late.
 local function note(item)
   local field = 'o:' .. item[4]
-  local asked, spent = string.match(item[5], '^(%d+) (%d+)$')
-  local known = redis.call('HGET', item.key, field) or '0 0'
-  local asked_before, before = string.match(known, '^(%d+) (%d+)$')
-  spent, before = money(spent), money(before)
-  if tonumber(asked) <= tonumber(asked_before) then
-    asked, spent = asked_before, larger(spent, before)
+  local known = redis.call('HMGET', item.key, field, 'spent')
+  local told, before = item[5], known[1] or '0 0'
+  if told == before then
+    return
   end
-  local told = asked .. ' ' .. written(spent)
-  if told ~= known then
-    local all = plus(minus(money(redis.call('HGET', item.key, 'spent') or nil), before), spent)
-    redis.call('HSET', item.key, field, told, 'spent', written(all))
+  local asked, spent = parts(told)
+  local asked_before, spent_before = parts(before)
+  if tonumber(asked) <= tonumber(asked_before) then
+    spent = larger(spent, spent_before)
+    told = asked_before .. ' ' .. written(spent)
+    if told == before then
+      return
+    end
+  end
+  local all = plus(minus(money(known[2] or nil), spent_before), spent)
+  redis.call('HSET', item.key, field, told, 'spent', written(all))
+  if item.kind == 'told' then
     lasts(item, item.key)
   end
 end
