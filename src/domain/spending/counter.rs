@@ -34,8 +34,10 @@ struct State {
     reserved: u64,
     /// All that requests of this process did cost.
     added: u64,
-    /// What was set aside without those who share it, and without knowing what they spent, since the ledger was read.
+    /// What was set aside without those who share it, and without knowing what they spent; and in which outage that was last. It
+    /// counts until the ledger was read for that one.
     granted: u64,
+    granted_in: u64,
     part: Option<Part>,
 }
 
@@ -114,11 +116,11 @@ impl State {
         spent < limit && (after <= limit || self.reserved == 0)
     }
 
-    /// Whether it fits where it is not known what others spent. One always does that would fit otherwise.
+    /// Whether it fits where it is not known what others spent. Here no first one has to: it is worth asking again in a moment.
     fn fits_unsure(&self, limit: u64, cost: u64, replicas: u64) -> bool {
         let spent = self.spent();
         let left = limit.saturating_sub(spent).saturating_sub(self.reserved) / replicas / UNSURE;
-        self.fits(spent, limit, cost) && (self.granted == 0 || self.granted.saturating_add(cost) <= left)
+        self.fits(spent, limit, cost) && self.granted.saturating_add(cost) <= left
     }
 
     /// Whether it fits into the part of this one. That is made once and stays the same until more is known: one that grew with
@@ -187,7 +189,9 @@ impl Counter {
             state.fits_part(limit, cost, replicas, (outage, Sure::Enough))
         } else {
             let fits = state.fits_unsure(limit, cost, replicas);
-            state.granted = state.granted.saturating_add(if fits { cost.max(1) } else { 0 });
+            if fits {
+                (state.granted, state.granted_in) = (state.granted.saturating_add(cost), outage);
+            }
             fits
         };
         if !fits {
@@ -239,7 +243,9 @@ impl Counter {
         (state.own, state.others, state.asked, state.wish) = (own, others, asked, wish);
         state.recent = state.recent.saturating_sub(stored);
         state.stored = state.stored.saturating_sub(stored);
-        state.granted = 0;
+        if wish >= state.granted_in {
+            state.granted = 0;
+        }
     }
 
     /// So much was spent, by this data folder and by others, as a process before this one believed: until the ledger is asked.
@@ -310,7 +316,9 @@ mod tests {
         let spent = |limit, alone| std::iter::from_fn(|| spend(limit, alone).ok()).count();
         assert_eq!(spent(100, alone), 3);
         assert_eq!(spend(100, alone), Err(Short::Reserved));
-        // The next time it does not begin anew.
+        // Neither when the ledger is read too early nor the next time does it begin anew.
+        counter.is_told(sums(0, 21, 0), counter.stored());
+        assert_eq!(spend(100, alone), Err(Short::Reserved));
         assert_eq!(spend(100, Alone { outage: 2, ..alone }), Err(Short::Reserved));
         // Others spent 30 more before: 47 are left.
         counter.is_stored(3);

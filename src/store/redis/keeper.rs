@@ -16,7 +16,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval, timeout},
 };
 
-use self::outage::Outage;
+use self::outage::{Asking, Outage};
 use super::{
     Answer, Given, HELD, Item, LAST, Told, Who,
     link::{Link, LinkError, Looked},
@@ -118,9 +118,9 @@ pub(super) struct Keeper {
     looking: bool,
     pause: Duration,
     outage: Option<Outage>,
-    /// When an outage was told of, and when the ledger's sums were wanted for one.
+    /// When one was told of.
     told: Option<Instant>,
-    wanted: Option<Instant>,
+    asking: Asking,
 }
 
 impl Keeper {
@@ -147,7 +147,7 @@ impl Keeper {
             pause: Duration::ZERO,
             outage: None,
             told: None,
-            wanted: None,
+            asking: Asking::default(),
         }
     }
 
@@ -172,6 +172,10 @@ impl Keeper {
                 Some(done) = self.work.join_next() => if let Ok(done) = done { self.done(done) },
                 _ = renewal.tick() => self.renew(),
                 _ = looks.tick() => self.look(),
+                outage = self.asking.due() => {
+                    self.spending.wants(outage);
+                    self.asking.done(outage);
+                }
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{
     super::{
@@ -45,6 +45,43 @@ pub(super) struct CaughtUp {
     link: u64,
     life: Arc<str>,
     at: Instant,
+}
+
+/// When the ledger is asked for what others spent before an outage.
+#[derive(Default)]
+pub(super) struct Asking {
+    /// The last outage, and when it began.
+    last: Option<(u64, Instant)>,
+    /// For which one it will be asked, and when.
+    next: Option<(u64, Instant)>,
+    asked: Option<Instant>,
+}
+
+impl Asking {
+    fn schedule(&mut self) {
+        if self.next.is_none() {
+            let earliest = self.asked.map(|asked| asked + ASK_EVERY);
+            self.next = self.last.map(|(outage, began)| (outage, (began + STORED).max(earliest.unwrap_or(began))));
+        }
+    }
+
+    /// Comes when it is to be asked for an outage; not by itself, where there is none.
+    pub(super) async fn due(&self) -> u64 {
+        match self.next {
+            Some((outage, at)) => {
+                sleep_until(at).await;
+                outage
+            }
+            None => std::future::pending().await,
+        }
+    }
+
+    /// It is asked for this one, and later for one that came meanwhile.
+    pub(super) fn done(&mut self, outage: u64) {
+        (self.asked, self.next) = (Some(Instant::now()), None);
+        self.last = self.last.filter(|(last, _)| *last > outage);
+        self.schedule();
+    }
 }
 
 impl Keeper {
@@ -214,28 +251,56 @@ impl Keeper {
     /// It is away: tells so, once, and has the ledger asked for what others spent before.
     fn away(&mut self, error: &LinkError) {
         let now = Instant::now();
-        let long_ago = |at: Option<Instant>, ago: Duration| at.is_none_or(|at| at + ago <= now);
         if self.outage.is_none() {
             self.outage = Some(Outage { began: now, link: self.number, told: false, caught_up: None });
             self.known.clear();
-            let asks = long_ago(self.wanted, ASK_EVERY);
-            self.wanted = self.wanted.filter(|_| !asks).or(Some(now));
-            let (condition, spending) = (Arc::clone(&self.condition), Arc::clone(&self.spending));
-            let outage = condition.outage();
+            let (condition, outage) = (Arc::clone(&self.condition), self.condition.outage());
+            self.asking.last = Some((outage, now));
+            self.asking.schedule();
             tokio::spawn(async move {
-                sleep(STORED).await;
-                if asks {
-                    spending.wants(outage);
-                }
-                sleep(SHOWN.saturating_sub(STORED)).await;
+                sleep(SHOWN).await;
                 condition.waited(outage);
             });
         }
-        let tells = long_ago(self.told, TELL_EVERY);
+        let tells = self.told.is_none_or(|told| told + TELL_EVERY <= now);
         if let Some(outage) = self.outage.as_mut().filter(|outage| tells && !outage.told) {
             outage.told = true;
             self.told = Some(now);
             tracing::warn!(%error, "Redis cannot be asked: limits are not shared for now");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_ledger_is_asked_late_enough_for_every_outage_and_not_too_often() {
+        let (mut asking, began) = (Asking::default(), Instant::now());
+        let mut asked = Vec::new();
+        // One every 0.2 s.
+        for outage in 1..=20 {
+            asking.last = Some((outage, Instant::now()));
+            asking.schedule();
+            let pause = sleep(Duration::from_millis(200));
+            tokio::pin!(pause);
+            loop {
+                tokio::select! {
+                    () = &mut pause => break,
+                    due = asking.due() => {
+                        asked.push((due, began.elapsed().as_millis()));
+                        asking.done(due);
+                    }
+                }
+            }
+        }
+        for _ in 0..2 {
+            let due = asking.due().await;
+            asked.push((due, began.elapsed().as_millis()));
+            asking.done(due);
+        }
+        assert_eq!(asked, [(1, 500), (3, 2500), (13, 4500), (20, 6500)]);
+        assert!(tokio::time::timeout(Duration::from_secs(60), asking.due()).await.is_err());
     }
 }
