@@ -2,8 +2,8 @@
 --
 -- ARGV: what to do ("take", "renew", "give", "look", "leave"); now in microseconds, or nothing for the clock of this server; the
 -- id of the request (look, leave: of the process); for how many milliseconds it holds what it does not renew; the life that is
--- known, or nothing for any (look: one to begin, where there is none, and then "here" of one that is to be asked for); then for each
--- item its kind and five more texts:
+-- known, or nothing for any (look: one to begin, where there is none, and then the life in which this process said all that it
+-- has to say, or nothing); then for each item its kind and five more texts:
 --   rate   take: microseconds that the cost takes to come back          give: those used beyond it, those not used
 --   look   as rate, but only told how it stands
 --   place  take: limit
@@ -95,7 +95,7 @@ if op == 'look' then
   life = known or life
   redis.call('SET', KEYS[1], life, 'PX', LONG)
   redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', whole(ms - KNOWN))
-  if ARGV[6] == 'here' then
+  if life == ARGV[6] then
     redis.call('ZADD', KEYS[2], whole(ms), id)
     redis.call('PEXPIRE', KEYS[2], KNOWN)
   end

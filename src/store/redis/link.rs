@@ -122,7 +122,7 @@ impl Link {
     /// When that cannot be done.
     pub async fn at(place: &config::Redis, origin: &Arc<str>) -> Result<Self, LinkError> {
         let link = Self::open(&client(place)?, origin).await?;
-        link.look("", "a life", false).await?;
+        link.look("", "a life", None).await?;
         Ok(link)
     }
 
@@ -136,15 +136,15 @@ impl Link {
         Ok(Self { connection, origin: Arc::clone(origin) })
     }
 
-    /// Brings the script, and looks whether it takes and writes. `life` = the name of one that begins with this. With `here`,
-    /// others may count on what this process tells.
-    pub(super) async fn look(&self, process: &str, life: &str, here: bool) -> Result<Looked, LinkError> {
+    /// Brings the script, and looks whether it takes and writes. `life` = the name of one that begins with this, where there
+    /// is none. In the life `here` others may count on what this process tells.
+    pub(super) async fn look(&self, process: &str, life: &str, here: Option<&str>) -> Result<Looked, LinkError> {
         let (began, mut connection) = (Instant::now(), self.connection.clone());
         // By its whole text: a server that began anew, or forgot its scripts, has it from now on.
         let mut asked = redis::cmd("EVAL");
         asked.arg(include_str!("limits.lua"));
         write(&mut asked, ("look", None, process, life), std::iter::empty());
-        asked.arg(if here { "here" } else { "" });
+        asked.arg(here.unwrap_or_default());
         let (life, known, here) =
             timeout(SILENCE, asked.query_async(&mut connection)).await.map_err(|_| LinkError::Silent(SILENCE))??;
         Ok(Looked { life, known, here, took: began.elapsed() })

@@ -108,7 +108,11 @@ impl Keeper {
         }
         let (client, link, pause) = (self.client.clone(), self.link.clone(), self.pause);
         let (process, life, origin) = (self.process.clone(), self.new_life(), Arc::clone(&self.origin));
-        let here = self.outage.as_ref().map_or(self.life.is_some(), |outage| outage.caught_up.is_some());
+        let here = match &self.outage {
+            None => self.life.clone(),
+            Some(outage) => outage.caught_up.as_ref().filter(|one| one.link == self.number).map(|one| one.life.clone()),
+        };
+        let here = here.filter(|_| link.is_some());
         self.work.spawn(async move {
             sleep(pause).await;
             let link = match link {
@@ -118,7 +122,7 @@ impl Keeper {
                     Err(error) => return Done::Looked { link: None, said: Err(error) },
                 },
             };
-            let said = link.look(&process, &life, here).await;
+            let said = link.look(&process, &life, here.as_deref()).await;
             let good = said.as_ref().err().is_none_or(|error| !error.is_final());
             Done::Looked { link: good.then_some(link), said }
         });
@@ -199,7 +203,7 @@ impl Keeper {
                 for told in told.chunks(AT_ONCE) {
                     link.give(None, told.iter().map(|told| ("", &**told))).await?;
                 }
-                link.look(&process, &life, true).await
+                link.look(&process, &life, Some(&life)).await
             };
             let said = say.await;
             Done::CaughtUp { link: number, said }
