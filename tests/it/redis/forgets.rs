@@ -1,6 +1,14 @@
 //! Budgets over a Redis that forgets or stands still: two gateways over one Redis and one PostgreSQL spend one budget, and it is
 //! spent once.
 
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
 use tidegate::{
     config::{Config, Limits, Store},
     domain::{money::UNIT, spending::Spender},
@@ -14,6 +22,7 @@ use crate::support::{
     database::{Postgres, until},
     gateway::Gateway,
     redis::RedisServer,
+    soon,
     upstream::{STREAM, Step, Upstream, chunk},
 };
 
@@ -32,8 +41,12 @@ struct Two {
 
 impl Two {
     async fn start(upstream: Upstream) -> Self {
+        Self::with(upstream, "20CNY/total").await
+    }
+
+    async fn with(upstream: Upstream, budget: &str) -> Self {
         let (redis, postgres) = (RedisServer::start(), Postgres::start().await);
-        let mut config = priced(settings(&upstream, &redis, Limits::default()), "20CNY/total");
+        let mut config = priced(settings(&upstream, &redis, Limits::default()), budget);
         config.store = Store::Postgres { url: postgres.url().into(), password: None };
         config.sharing.as_mut().unwrap().patience = PATIENCE;
         let gateways = [Gateway::start(config.clone()), Gateway::start(config.clone())];
@@ -261,4 +274,57 @@ async fn one_begins_anew_and_it_is_emptied_too() {
     assert_eq!(two.redis.ask("FLUSHALL"), "+OK");
     two.restart(0).await;
     two.spend_all_once().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn everything_happens_to_it_while_many_ask() {
+    const BUDGET: usize = 1500;
+    const CLIENTS: usize = 16;
+    let mut two = Two::with(answering().await, &format!("{BUDGET}CNY/total")).await;
+    let served = Arc::new(AtomicUsize::new(0));
+    let asking: Vec<_> = (0..CLIENTS)
+        .map(|nth| {
+            let (address, served) = (two.gateways[nth % 2].address, Arc::clone(&served));
+            tokio::spawn(async move {
+                let mut client = Client::connect(address).await;
+                loop {
+                    let answer = client.create(BODY).await;
+                    served.fetch_add(usize::from(answer.status == 200), Ordering::Relaxed);
+                    assert!([200, 429].contains(&answer.status), "{answer:?}");
+                    if answer.text().contains("insufficient_quota") {
+                        break;
+                    }
+                    // No flood of what is refused for now.
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+            })
+        })
+        .collect();
+    let most = async |count: usize| {
+        until("some more", async || {
+            served.load(Ordering::Relaxed) >= count || asking.iter().all(tokio::task::JoinHandle::is_finished)
+        })
+        .await;
+    };
+    for round in 1..=3 {
+        most(round * 400 - 200).await;
+        assert_eq!(two.redis.ask("FLUSHALL"), "+OK");
+        most(round * 400 - 150).await;
+        two.redis.pause();
+        two.all(1.0).await;
+        two.redis.go_on();
+        two.all(0.0).await;
+        most(round * 400).await;
+        two.redis.kill();
+        two.all(1.0).await;
+        two.redis.run();
+        two.all(0.0).await;
+    }
+    for one in asking {
+        soon("the end of the budget", one).await.unwrap();
+    }
+    two.served = served.load(Ordering::Relaxed);
+    eprintln!("{} of {BUDGET}", two.served);
+    // Nothing is lost, and no more is spent than by those that were under way, each of which costs what was set aside for it.
+    assert!((BUDGET..=BUDGET + CLIENTS).contains(&two.served), "{}", two.served);
 }
