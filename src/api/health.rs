@@ -94,7 +94,7 @@ pub(super) async fn detail(State(admin): State<Admin>) -> impl IntoResponse {
         },
         "limits": {
             "shared": sharing.shared.load(Ordering::Relaxed),
-            "redis_fails": sharing.fails.load(Ordering::Relaxed),
+            "redis_fails": !sharing.is_well(),
             "alone": sharing.alone.load(Ordering::Relaxed),
         },
         "affinity": {

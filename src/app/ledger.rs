@@ -36,6 +36,7 @@ impl Ledgers {
     pub(super) fn start(
         place: Place,
         data_dir: &DataDir,
+        origin: Arc<str>,
         spending: &Arc<Spending>,
         world: World,
         workers: usize,
@@ -45,13 +46,8 @@ impl Ledgers {
         let condition = Arc::clone(&metrics.ledger);
         let opened = Journal::open(path.clone(), workers, Arc::clone(&condition), world.disk);
         let (journal, found) = opened.map_err(|source| StartError::Ledger { path, source })?;
-        let into = Into {
-            place,
-            origin: origin(data_dir, world.chance)?,
-            spending: Arc::clone(spending),
-            clock: world.clock,
-            copy: data_dir.file(BUDGETS),
-        };
+        let into =
+            Into { place, origin, spending: Arc::clone(spending), clock: world.clock, copy: data_dir.file(BUDGETS) };
         let feeding = Feeding::start(into, Arc::clone(&journal), found, Arc::clone(&condition));
         let feeding = feeding.map_err(StartError::Thread)?;
         Ok(Self { journal, condition, feeding, of_workers: Vec::new() })
@@ -75,8 +71,8 @@ impl Ledgers {
     }
 }
 
-/// The name of this data folder in a database that several share, made once.
-fn origin(data_dir: &DataDir, chance: Chance) -> Result<Arc<str>, StartError> {
+/// The name of this data folder in a database that several share, and among those who share limits, made once.
+pub(super) fn origin(data_dir: &DataDir, chance: Chance) -> Result<Arc<str>, StartError> {
     if let Some(origin) = data_dir.read(ORIGIN)?.filter(|text| !text.trim().is_empty()) {
         return Ok(origin.trim().into());
     }

@@ -177,7 +177,8 @@ pub fn start(of_file: Config, origin: Option<Origin>, world: World) -> Result<Ru
     let mut common = Common::new(&config, None, &metrics, tokio::time::Instant::now());
     let health = Arc::new(Health::new(&config, &metrics.keys));
 
-    let shared = sharing::start(&config, world, &metrics, &mut common)?;
+    let name = ledger::origin(&data_dir, world.chance)?;
+    let shared = sharing::start(&config, world, &name, &metrics, &mut common)?;
 
     // Sockets are made inside a runtime; the control thread takes it over.
     let control = runtime()?;
@@ -186,7 +187,7 @@ pub fn start(of_file: Config, origin: Option<Origin>, world: World) -> Result<Ru
         Bound::new(&config.server)?
     };
     let mut ledgers =
-        Ledgers::start(Place::of(&config), &data_dir, &common.spending, world, config.server.workers, &metrics)?;
+        Ledgers::start(Place::of(&config), &data_dir, name, &common.spending, world, config.server.workers, &metrics)?;
     let place = origins::Place::of(&config);
     let keeping = Keeping::start(place, &config.affinity, world.clock, world.chance, Arc::clone(&metrics.affinity))
         .map_err(StartError::Thread)?;

@@ -5,7 +5,7 @@ use std::{sync::Arc, thread, time::Duration};
 use tokio::time::Instant;
 
 use super::{StartError, World};
-use crate::{config::Config, limits::Shared, metrics::Metrics, proxy::Common};
+use crate::{config::Config, limits::Shared, metrics::Metrics, proxy::Common, store::redis::Who};
 
 /// A start waits so long for Redis, so that the first requests are shared already.
 const WITHIN: Duration = Duration::from_secs(1);
@@ -15,12 +15,15 @@ const LOOK_AGAIN: Duration = Duration::from_millis(2);
 pub(super) fn start(
     config: &Config,
     world: World,
+    origin: &Arc<str>,
     metrics: &Metrics,
     common: &mut Common,
 ) -> Result<Option<Arc<Shared>>, StartError> {
     let condition = &metrics.sharing;
     let Some(sharing) = &config.sharing else { return Ok(None) };
-    let shared = Shared::start(sharing, world.chance.bytes()?, Arc::clone(condition)).map_err(StartError::Thread)?;
+    let (process, spending) = (world.chance.bytes()?, Arc::clone(&common.spending));
+    let who = Who { process, origin: Arc::clone(origin), spending };
+    let shared = Shared::start(sharing, who, Arc::clone(condition)).map_err(StartError::Thread)?;
     let shared = Arc::new(shared);
     common.share_limits(Arc::clone(&shared));
     let began = Instant::now();

@@ -82,6 +82,8 @@ pub enum Problem {
     TokenLimit,
     /// The key or its group has as many requests under way as it may have.
     InFlightLimit,
+    /// What is left of the budget of the key or its group is set aside by requests under way.
+    BudgetReserved,
     /// The key or its group has spent its budget.
     BudgetSpent,
     /// A fault of our own.
@@ -90,7 +92,7 @@ pub enum Problem {
 
 impl Problem {
     /// All of them.
-    pub const ALL: [Self; 41] = [
+    pub const ALL: [Self; 42] = [
         Self::InvalidApiKey,
         Self::UnknownUrl,
         Self::MethodNotAllowed,
@@ -130,6 +132,7 @@ impl Problem {
         Self::RequestLimit,
         Self::TokenLimit,
         Self::InFlightLimit,
+        Self::BudgetReserved,
         Self::BudgetSpent,
         Self::Internal,
     ];
@@ -174,7 +177,7 @@ impl Problem {
             Self::LimitsUnavailable => "limits_unavailable",
             Self::KeysUnavailable => "keys_unavailable",
             // Clients know one code for all of them.
-            Self::RequestLimit | Self::TokenLimit | Self::InFlightLimit => "rate_limit_exceeded",
+            Self::RequestLimit | Self::TokenLimit | Self::InFlightLimit | Self::BudgetReserved => "rate_limit_exceeded",
             Self::BudgetSpent => "insufficient_quota",
             Self::Internal => "internal_error",
         }

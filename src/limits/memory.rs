@@ -6,6 +6,7 @@ use super::{
     gcra::{MINUTE, Rate},
     subject::{Item, Share, What},
 };
+use crate::domain::spending::{Alone, Short};
 
 /// What is used of a key's or group's limits. One for all workers.
 #[derive(Debug, Default)]
@@ -27,22 +28,30 @@ pub(super) struct Lacking {
     pub(super) wait: u64,
 }
 
-/// Takes all items or none. While others share the limits and cannot be asked, only a part of each: that of one of
-/// `replicas`.
-pub(super) fn take(shares: &[Share], items: &[Item], now: u64, replicas: u32) -> Result<(), Lacking> {
+/// What of a budget is set aside comes back at some time: when, nobody knows. Worth asking again after so many microseconds.
+pub(super) const SOON: u64 = 1_000_000;
+
+/// Nobody shares the limits.
+pub(super) const UNSHARED: Alone = Alone { replicas: 1, outage: 0, late: true };
+
+/// Takes all items or none. While others share the limits and cannot be asked, only a part of each.
+pub(super) fn take(shares: &[Share], items: &[Item], now: u64, alone: Alone) -> Result<(), Lacking> {
+    let replicas = alone.replicas;
     for (nth, item) in items.iter().enumerate() {
         let Some(share) = shares.get(item.share) else { continue };
         let taken = match &item.what {
             What::Place { limit } => share.meter.enter((limit / replicas.max(1) as usize).max(1)),
-            What::Rate { tokens, rate, cost } => {
+            What::Rate { tokens, rate, cost, .. } => {
                 let rate = rate.share(replicas);
                 admit(share.meter.state(*tokens), rate, now, *cost)
             }
             What::Spend { counter, limit, cost, .. } => {
-                // Of what the ledger leaves to all of them. What this one spent since then is a part of its own.
-                let told = counter.told();
-                let part = limit.saturating_sub(told) / u64::from(replicas.max(1));
-                if counter.reserve(told.saturating_add(part).min(*limit), *cost) { Ok(()) } else { Err(0) }
+                let taken = if replicas > 1 {
+                    counter.reserve_alone(*limit, *cost, alone)
+                } else {
+                    counter.reserve(*limit, *cost)
+                };
+                taken.map_err(|short| if short == Short::Reserved { SOON } else { 0 })
             }
         };
         if let Err(wait) = taken {
@@ -56,25 +65,32 @@ pub(super) fn take(shares: &[Share], items: &[Item], now: u64, replicas: u32) ->
 }
 
 /// Counts what was taken from what all share, so that this one of `replicas` knows how much of its own part that was, should it
-/// have to count alone. Its part of a minute at most: what it had beyond that shall not bar it for longer.
-pub(super) fn count(shares: &[Share], items: &[Item], now: u64, replicas: u32) {
+/// have to count alone. Its part of a minute at most: what it had beyond that shall not bar it for longer, and is noted, as it
+/// must not be given back either.
+pub(super) fn count(shares: &[Share], items: &mut [Item], now: u64, replicas: u32) {
     for item in items {
         let Some(share) = shares.get(item.share) else { continue };
-        match &item.what {
+        match &mut item.what {
             What::Place { .. } => {
                 share.meter.in_flight.fetch_add(1, Ordering::AcqRel);
             }
-            What::Rate { tokens, rate, cost } => {
+            What::Rate { tokens, rate, cost, counted } => {
                 let span = rate.share(replicas).span(*cost);
-                let next = |free_at: u64| {
-                    let used = free_at.saturating_sub(now);
-                    let after = used.saturating_add(span).min(used.max(MINUTE));
-                    Some(now.saturating_add(after))
-                };
-                let _ = share.meter.state(*tokens).fetch_update(Ordering::AcqRel, Ordering::Acquire, next);
+                *counted = Some(share.meter.add(*tokens, span, now));
             }
             What::Spend { counter, cost, .. } => counter.hold(*cost),
         }
+    }
+}
+
+/// Corrects what was [counted](count) to what was used.
+pub(super) fn recount(share: &Share, tokens: bool, counted: u64, used: u64, since: u64, now: u64) {
+    if used >= counted {
+        share.meter.add(tokens, used - counted, now);
+    } else {
+        let back = (counted - used).saturating_sub(now.saturating_sub(since));
+        let next = |free_at: u64| Some(free_at.saturating_sub(back));
+        let _ = share.meter.state(tokens).fetch_update(Ordering::AcqRel, Ordering::Acquire, next);
     }
 }
 
@@ -82,14 +98,14 @@ fn give_back(shares: &[Share], item: &Item, now: u64, replicas: u32) {
     let Some(share) = shares.get(item.share) else { return };
     match &item.what {
         What::Place { .. } => share.meter.leave(),
-        What::Rate { tokens, rate, cost } => {
+        What::Rate { tokens, rate, cost, .. } => {
             settle(share.meter.state(*tokens), rate.share(replicas), now, now, *cost, 0);
         }
         What::Spend { counter, cost, .. } => counter.release(*cost),
     }
 }
 
-fn admit(state: &AtomicU64, rate: Rate, now: u64, cost: u64) -> Result<(), u64> {
+pub(super) fn admit(state: &AtomicU64, rate: Rate, now: u64, cost: u64) -> Result<(), u64> {
     let mut wait = 0;
     let next = |free_at| rate.admit(free_at, now, cost).inspect_err(|after| wait = *after).ok();
     let admitted = state.fetch_update(Ordering::AcqRel, Ordering::Acquire, next).is_ok();
@@ -113,6 +129,18 @@ impl Meter {
 
     pub(super) fn leave(&self) {
         self.in_flight.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// Moves the state of a rate by so many microseconds, but not beyond a minute; by how many it was.
+    fn add(&self, tokens: bool, span: u64, now: u64) -> u64 {
+        let mut added = 0;
+        let next = |free_at: u64| {
+            let used = free_at.saturating_sub(now);
+            added = span.min(MINUTE.saturating_sub(used));
+            Some(now.saturating_add(used).saturating_add(added))
+        };
+        let _ = self.state(tokens).fetch_update(Ordering::AcqRel, Ordering::Acquire, next);
+        added
     }
 
     /// What Redis said last of tokens, or of requests.

@@ -98,8 +98,10 @@ pub enum Kind {
     Tokens(u64),
     /// So many requests at once.
     InFlight(usize),
-    /// So much money, in this window.
+    /// So much money, in this window: it is spent.
     Budget(Budget, Span),
+    /// So much money: what is left is set aside by requests under way.
+    Reserved(Budget),
 }
 
 /// A limit is reached.
@@ -243,13 +245,14 @@ impl Quota {
 }
 
 impl Kind {
-    /// Its fixed name: that of the setting.
+    /// Its fixed name: that of the setting, or `budgets_reserved`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Requests(_) => "rpm",
             Self::Tokens(_) => "tpm",
             Self::InFlight(_) => "max_in_flight",
             Self::Budget(..) => "budgets",
+            Self::Reserved(_) => "budgets_reserved",
         }
     }
 }

@@ -56,8 +56,8 @@ impl Permit {
         let (first, second) = (Vec::new(), Vec::new());
         let mut permit = Self { subject, began, first, second, at: 0, learner: None, held, told: None };
         if let Some(subject) = permit.subject.clone() {
-            let items = subject.first();
-            permit.take(&subject, &items, micros(began)).await?;
+            let mut items = subject.first();
+            permit.take(&subject, &mut items, micros(began)).await?;
             permit.first = items;
         }
         Ok(permit)
@@ -72,16 +72,16 @@ impl Permit {
         self.held.as_ref().map_or(1, |held| held.shared.replicas)
     }
 
-    async fn take(&mut self, subject: &Subject, items: &[Item], now: u64) -> Result<(), Refused> {
+    async fn take(&mut self, subject: &Subject, items: &mut [Item], now: u64) -> Result<(), Refused> {
         let replicas = self.replicas();
-        let limited = |Lacking { nth, wait }: Lacking, quotas: Quotas| {
+        let limited = |items: &[Item], Lacking { nth, wait }: Lacking, quotas: Quotas| {
             let limited = items.get(nth).and_then(|item| subject.limited(item, wait, quotas));
             limited.map_or(Ok(()), |limited| Err(Refused::Limited(Box::new(limited))))
         };
         let Some(held) = self.held.as_mut().filter(|_| !items.is_empty()) else {
-            return match memory::take(&subject.shares, items, now, replicas) {
+            return match memory::take(&subject.shares, items, now, memory::UNSHARED) {
                 Ok(()) => Ok(()),
-                Err(lacking) => limited(lacking, subject.quotas(now, replicas)),
+                Err(lacking) => limited(items, lacking, subject.quotas(now, replicas)),
             };
         };
         // In a box, so that requests for which nobody is asked are no larger.
@@ -92,14 +92,14 @@ impl Permit {
                 self.told = Some(quotas);
                 Ok(())
             }
-            Asked::Lacking(lacking, quotas) => limited(lacking, quotas),
+            Asked::Lacking(lacking, quotas) => limited(items, lacking, quotas),
             Asked::Away if held.shared.fail == Fail::Closed => Err(Refused::Unknown),
-            Asked::Away => match memory::take(&subject.shares, items, now, replicas) {
+            Asked::Away => match memory::take(&subject.shares, items, now, held.shared.alone()) {
                 Ok(()) => {
                     held.taken_alone(subject, items);
                     Ok(())
                 }
-                Err(lacking) => limited(lacking, subject.quotas(now, replicas)),
+                Err(lacking) => limited(items, lacking, subject.quotas(now, replicas)),
             },
         }
     }
@@ -116,9 +116,9 @@ impl Permit {
     /// When there are not so many left, or not so much.
     pub async fn reserve(&mut self, estimate: Estimate, costs: &Costs, now: u64) -> Result<(), Refused> {
         let Some(subject) = self.subject.clone() else { return Ok(()) };
-        let items = subject.second(estimate.total(), costs, now);
+        let mut items = subject.second(estimate.total(), costs, now);
         let at = micros(self.began);
-        self.take(&subject, &items, at).await?;
+        self.take(&subject, &mut items, at).await?;
         (self.second, self.at) = (items, at);
         Ok(())
     }
@@ -155,19 +155,20 @@ impl Permit {
         for item in self.second.drain(..) {
             let Some(share) = subject.shares.get(item.share) else { continue };
             match &item.what {
-                What::Rate { tokens, rate, cost } => {
-                    let used = used(*cost);
-                    memory::settle(share.meter.state(*tokens), rate.share(replicas), now, self.at, *cost, used);
+                What::Rate { tokens, rate, cost, counted } => {
+                    let (used, part) = (used(*cost), rate.share(replicas));
+                    match counted {
+                        Some(counted) => {
+                            memory::recount(share, *tokens, *counted, part.span(used), self.at, now);
+                        }
+                        None => memory::settle(share.meter.state(*tokens), part, now, self.at, *cost, used),
+                    }
                     if let Some(held) = self.held.as_mut().filter(|_| self.told.is_some()) {
                         held.corrected(share, *tokens, rate.correction(self.at, now, *cost, used));
                     }
                 }
-                What::Spend { counter, cost, budget, span, .. } => {
-                    let really = in_currency(&costs, budget.money.currency);
-                    counter.settle(*cost, really);
-                    if let Some(held) = &mut self.held {
-                        held.spent(share, budget, span, counter, really);
-                    }
+                What::Spend { counter, cost, budget, .. } => {
+                    counter.settle(*cost, in_currency(&costs, budget.money.currency));
                 }
                 What::Place { .. } => {}
             }

@@ -1,7 +1,7 @@
 //! Limits that replicas share: Redis is asked for what a request takes. While it is away each replica allows its part, counted
 //! in memory, or nothing.
 
-use std::{fmt::Write, io, sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
@@ -16,13 +16,10 @@ use crate::{
     domain::{
         money::Budget,
         sharing::Condition,
-        spending::{Counter, Span},
+        spending::{Account, Alone, Counter, Span},
     },
-    store::redis::{self, Answer, Given, Purse, Redis},
+    store::redis::{self, Answer, Given, Purse, Redis, Who},
 };
-
-/// A budget is kept so many milliseconds beyond its window, for requests that began in it and clocks that differ.
-const KEPT: u64 = 86_400_000;
 
 /// What replicas share, and how.
 #[derive(Debug)]
@@ -34,14 +31,18 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// Begins to ask Redis. `process` = what tells this process from all others.
+    /// Begins to ask Redis.
     ///
     /// # Errors
     /// When it cannot even be begun; Redis may be away.
-    pub fn start(sharing: &Sharing, process: [u8; 8], condition: Arc<Condition>) -> io::Result<Self> {
-        let Sharing { redis, replicas, fail, patience } = sharing;
-        let redis = Redis::start(redis, process, *patience, condition)?;
-        Ok(Self { redis, replicas: *replicas, fail: *fail, patience: *patience })
+    pub fn start(sharing: &Sharing, who: Who, condition: Arc<Condition>) -> io::Result<Self> {
+        let redis = Redis::start(sharing, who, condition)?;
+        Ok(Self { redis, replicas: sharing.replicas, fail: sharing.fail, patience: sharing.patience })
+    }
+
+    /// How this one counts budgets while it cannot ask.
+    pub(super) fn alone(&self) -> Alone {
+        self.redis.alone(self.replicas)
     }
 
     /// Brings away what was given back. Nobody takes anything any more.
@@ -127,18 +128,6 @@ impl Held {
             self.given.push(Given::Rate { key: rate(share, tokens), more, back, since: Instant::now() });
         }
     }
-
-    /// What a request did cost.
-    pub(super) fn spent(&mut self, share: &Share, budget: &Budget, span: &Span, counter: &Counter, really: u64) {
-        let mine = purse(share, budget, span, counter);
-        for given in &mut self.given {
-            if let Given::Spend { purse, cost } = given
-                && purse.key == mine.key
-            {
-                *cost = really;
-            }
-        }
-    }
 }
 
 impl Drop for Held {
@@ -150,7 +139,7 @@ impl Drop for Held {
 }
 
 /// Items as Redis is asked for them, and for each whose rate it is: that of this share, of tokens or of requests. Rates that are
-/// not taken are looked at, for the headers; and what budgets were charged too much is told.
+/// not taken are looked at, for the headers.
 pub(super) fn question(subject: &Subject, items: &[Item]) -> (Vec<redis::Item>, Vec<Option<(usize, bool)>>) {
     let whose = |item: &Item| match &item.what {
         What::Rate { tokens, .. } => Some((item.share, *tokens)),
@@ -166,24 +155,14 @@ pub(super) fn question(subject: &Subject, items: &[Item]) -> (Vec<redis::Item>, 
             }
         }
     }
-    // At the end, where they move nobody's place.
-    all.extend(items.iter().filter_map(|item| owed(subject, item)));
     (all, rates)
-}
-
-/// What Redis counts too much of a budget.
-fn owed(subject: &Subject, item: &Item) -> Option<redis::Item> {
-    let What::Spend { counter, budget, span, .. } = &item.what else { return None };
-    let share = subject.shares.get(item.share)?;
-    let less = Some(counter.owed()).filter(|less| *less > 0)?;
-    Some(redis::Item::Less { purse: purse(share, budget, span, counter), less })
 }
 
 pub(super) fn asked(subject: &Subject, item: &Item) -> Option<redis::Item> {
     let share = subject.shares.get(item.share)?;
     Some(match &item.what {
         What::Place { limit } => redis::Item::Place { key: place(share), limit: *limit as u64 },
-        What::Rate { tokens, rate: limit, cost } => {
+        What::Rate { tokens, rate: limit, cost, .. } => {
             redis::Item::Rate { key: rate(share, *tokens), span: limit.span(*cost) }
         }
         What::Spend { counter, limit, cost, budget, span } => {
@@ -198,19 +177,21 @@ fn released(subject: &Subject, item: &Item) -> Option<Given> {
     match &item.what {
         What::Place { .. } => Some(Given::Place { key: place(share) }),
         What::Rate { .. } => None,
-        What::Spend { counter, budget, span, .. } => {
-            Some(Given::Spend { purse: purse(share, budget, span, counter), cost: 0 })
-        }
+        What::Spend { counter, budget, span, .. } => Some(Given::Spend { purse: purse(share, budget, span, counter) }),
     }
 }
 
-/// What is known to be refused without asking: requests of a minute come back by time alone, so that others can only have taken
-/// more since Redis said how they stand. Who asks in a flood costs Redis nothing.
+/// What is known to be refused without asking. Requests of a minute come back by time alone, so that others can only have taken
+/// more since Redis said how they stand: who asks in a flood costs Redis nothing. And what is known to be spent of a budget is
+/// spent, whatever Redis forgot.
 fn known(subject: &Subject, items: &[Item], now: u64) -> Option<Lacking> {
-    items.iter().enumerate().find_map(|(nth, item)| {
-        let What::Rate { tokens: false, rate, cost } = &item.what else { return None };
-        let free_at = subject.shares.get(item.share)?.meter.there(false);
-        rate.admit(free_at, now, *cost).err().map(|wait| Lacking { nth, wait })
+    items.iter().enumerate().find_map(|(nth, item)| match &item.what {
+        What::Rate { tokens: false, rate, cost, .. } => {
+            let free_at = subject.shares.get(item.share)?.meter.there(false);
+            rate.admit(free_at, now, *cost).err().map(|wait| Lacking { nth, wait })
+        }
+        What::Spend { counter, limit, .. } => (counter.spent() >= *limit).then_some(Lacking { nth, wait: 0 }),
+        _ => None,
     })
 }
 
@@ -230,32 +211,17 @@ pub(super) fn quotas(subject: &Subject, now: u64) -> Quotas {
     subject.least(|share, tokens| Some(Quota::of(share.rate(tokens)?, share.meter.there(tokens), now)))
 }
 
-pub(super) fn purse(share: &Share, budget: &Budget, span: &Span, counter: &Counter) -> Purse {
-    let (currency, window) = (budget.money.currency.name(), budget.window.name());
-    let key = format!("{}:{currency}:{window}:{}", name("budget", share), span.from);
-    // Only what the ledger told: what this process spent since then reaches Redis by itself, and would count twice.
-    Purse { key, spent: counter.told(), until: (span.to < u64::MAX).then(|| span.to.saturating_add(KEPT)) }
+pub(super) fn purse(share: &Share, budget: &Budget, span: &Span, counter: &Arc<Counter>) -> Purse {
+    let Budget { money, window } = *budget;
+    let name = Arc::clone(&share.name);
+    let account = Account { spender: share.whose, name, currency: money.currency, window, span: *span };
+    Purse::of(&account, counter)
 }
 
 pub(super) fn rate(share: &Share, tokens: bool) -> String {
-    name(if tokens { "tpm" } else { "rpm" }, share)
+    redis::name(if tokens { "tpm" } else { "rpm" }, share.whose, &share.name)
 }
 
 pub(super) fn place(share: &Share) -> String {
-    name("at_once", share)
-}
-
-/// A name in Redis that people can read and that no other key or group has: what is not a letter, a digit, `-`, `.` or `_` is
-/// written as `%` and its code.
-fn name(what: &str, share: &Share) -> String {
-    let mut name = format!("tidegate:{what}:{}:", share.whose.name());
-    for byte in share.name.bytes() {
-        if byte.is_ascii_alphanumeric() || [b'-', b'.', b'_'].contains(&byte) {
-            name.push(byte.into());
-        } else {
-            // Writing to a string cannot fail.
-            let _ = write!(name, "%{byte:02X}");
-        }
-    }
-    name
+    redis::name("at_once", share.whose, &share.name)
 }

@@ -51,8 +51,8 @@ pub(super) struct Item {
 pub(super) enum What {
     /// A place among the requests at once.
     Place { limit: usize },
-    /// Requests or tokens of a minute.
-    Rate { tokens: bool, rate: Rate, cost: u64 },
+    /// Requests or tokens of a minute. Of one that others gave: the microseconds of it that were counted here.
+    Rate { tokens: bool, rate: Rate, cost: u64, counted: Option<u64> },
     /// Money of a budget, in nano-units of its currency.
     Spend { counter: Arc<Counter>, limit: u64, cost: u64, budget: Budget, span: Span },
 }
@@ -94,15 +94,16 @@ impl Subject {
     /// What every request takes.
     pub(super) fn first(&self) -> Vec<Item> {
         let places = self.each().filter_map(|(share, of)| Some((share, What::Place { limit: of.in_flight? })));
-        let rate =
-            |(share, of): (usize, &Share)| Some((share, What::Rate { tokens: false, rate: of.requests?, cost: 1 }));
+        let rate = |(share, of): (usize, &Share)| {
+            Some((share, What::Rate { tokens: false, rate: of.requests?, cost: 1, counted: None }))
+        };
         places.chain(self.each().filter_map(rate)).map(|(share, what)| Item { share, what }).collect()
     }
 
     /// What one takes that will probably use so many tokens and cost so much. `now` = milliseconds since 1970-01-01 UTC.
     pub(super) fn second(&self, tokens: u64, costs: &Costs, now: u64) -> Vec<Item> {
         let rate = |(share, of): (usize, &Share)| {
-            Some(Item { share, what: What::Rate { tokens: true, rate: of.tokens?, cost: tokens } })
+            Some(Item { share, what: What::Rate { tokens: true, rate: of.tokens?, cost: tokens, counted: None } })
         };
         let mut items: Vec<Item> = self.each().filter_map(rate).collect();
         for (share, of) in self.each() {
@@ -127,7 +128,8 @@ impl Subject {
             What::Place { limit } => super::Kind::InFlight(*limit),
             What::Rate { tokens: false, rate, .. } => super::Kind::Requests(rate.limit()),
             What::Rate { tokens: true, rate, .. } => super::Kind::Tokens(rate.limit()),
-            What::Spend { budget, span, .. } => super::Kind::Budget(*budget, *span),
+            What::Spend { budget, span, .. } if wait == 0 => super::Kind::Budget(*budget, *span),
+            What::Spend { budget, .. } => super::Kind::Reserved(*budget),
         };
         Some(Limited { kind, whose, name, after, quotas })
     }

@@ -83,9 +83,8 @@ impl Feeding {
         let apart = Apart::new(&origin, &journal, &condition);
         let feed = Feed {
             place,
-            origin,
             database: None,
-            spent: Spent::new(spending, clock, copy),
+            spent: Spent::new(spending, clock, Arc::clone(&origin), copy),
             journal,
             condition,
             before: Some(found.before),
@@ -94,6 +93,7 @@ impl Feeding {
             begun: 0,
             open: HashMap::new(),
             apart,
+            origin,
         };
         thread::Builder::new().name("ledger".into()).spawn(move || {
             runtime.block_on(feed.run(ended));
@@ -341,9 +341,11 @@ impl Feed {
         self.apart.store(database, &rows).await?;
         let settled = database.settle(&rows).await?;
         settled.iter().for_each(|settled| self.condition.count(settled.state, 1));
-        self.spent.settled(database, &settled).await?;
+        self.spent.settled(&settled);
         if segment == 0 {
             self.condition.settled.fetch_add(over.len() as u64, Ordering::Relaxed);
+        } else {
+            self.spent.stored(&rows);
         }
         self.condition.stored.fetch_add(over.len() as u64, Ordering::Relaxed);
         for id in over {

@@ -8,8 +8,9 @@ use tokio::time::Instant;
 use crate::{
     domain::{
         clock::Clock,
-        money::{Currency, Window},
-        spending::{Account, Counter, Span, Spender, Spending},
+        ledger::Row,
+        money::{Currency, Money, Window},
+        spending::{Account, Counter, Span, Spender, Spending, Sums},
     },
     store::{
         files,
@@ -21,10 +22,6 @@ use crate::{
 /// itself.
 const READ_EVERY: Duration = Duration::from_secs(5);
 
-/// Where replicas share what they count, they are told that something cost less when each of them has read that in the ledger:
-/// whoever has not would put back what it knows.
-const OWED_AFTER: Duration = READ_EVERY.saturating_mul(2);
-
 /// The file of the copy in the data folder.
 pub const FILE: &str = "budgets.json";
 
@@ -32,16 +29,17 @@ pub const FILE: &str = "budgets.json";
 pub(super) struct Spent {
     pub(super) spending: Arc<Spending>,
     pub(super) clock: Clock,
+    /// Names this data folder in the ledger.
+    origin: Arc<str>,
     file: PathBuf,
-    /// What a process before this one believed, until the ledger was asked. It may be more than the rows say, where one was
-    /// killed that had counted what it could not write down any more.
-    copied: Option<HashMap<Account, u64>>,
+    /// Whether the ledger was asked at all.
+    begun: bool,
     /// When each was read last.
     read: HashMap<Account, Instant>,
+    /// The last wish that all were read for.
+    wish: u64,
     /// What the copy says.
     saved: Vec<Saved>,
-    /// What did cost less, and since when that is known.
-    owed: Vec<(Instant, Arc<Counter>, u64)>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,109 +51,111 @@ struct Saved {
     from: u64,
     to: u64,
     spent: u64,
+    /// The part of it that this data folder spent. Copies of before do not tell it.
+    #[serde(default)]
+    own: u64,
 }
 
 impl Spent {
-    /// With what the copy at `file` says.
-    pub(super) fn new(spending: Arc<Spending>, clock: Clock, file: PathBuf) -> Self {
+    /// With what the copy at `file` says, until the ledger is asked: what a process before this one believed. It may be more than
+    /// the rows say, where one was killed that had counted what it could not write down any more.
+    pub(super) fn new(spending: Arc<Spending>, clock: Clock, origin: Arc<str>, file: PathBuf) -> Self {
         let copy = fs::read(&file).ok().and_then(|text| serde_json::from_slice::<Vec<Saved>>(&text).ok());
-        let mut copied = HashMap::new();
         for saved in copy.unwrap_or_default() {
             if let Some(account) = saved.account() {
-                spending.counter(account.clone()).believe(saved.spent);
-                copied.insert(account, saved.spent);
+                let own = saved.own.min(saved.spent);
+                spending.counter(account).believe(own, saved.spent - own);
             }
         }
-        Self { spending, clock, file, copied: Some(copied), read: HashMap::new(), saved: Vec::new(), owed: Vec::new() }
+        Self { spending, clock, origin, file, begun: false, read: HashMap::new(), wish: 0, saved: Vec::new() }
     }
 
-    /// Puts what the ledger says in the place of what the copy says, once: while all rows of processes before this one are
-    /// in the database, and none of this one.
+    /// Puts what the ledger says in the place of what the copy says, once: when all rows of processes before this one are in the
+    /// database.
     pub(super) async fn begin(&mut self, database: &mut Database) -> Result<(), DatabaseError> {
-        let Some(copied) = &self.copied else { return Ok(()) };
-        let mut known = Vec::new();
-        for (account, counter) in self.spending.accounts(self.millis()) {
-            let believed = copied.get(&account).copied().unwrap_or_default();
-            known.push((counter, believed, self.sum(database, &account).await?));
+        if !self.begun {
+            self.read(database).await?;
+            self.begun = true;
         }
-        // All of them or none: a second try must not correct twice.
-        for (counter, believed, spent) in known {
-            counter.correct(believed, spent);
-            counter.is_known();
-        }
-        self.copied = None;
         Ok(())
     }
 
     /// What the database says.
-    async fn sum(&self, database: &mut Database, account: &Account) -> Result<u64, DatabaseError> {
+    async fn sums(&self, database: &mut Database, account: &Account, wish: u64) -> Result<Sums, DatabaseError> {
         let Account { spender, name, currency, window: _, span } = account;
-        let (sums, exchange) = (database.spent(*spender, name, span.from, span.to).await?, self.spending.exchange());
-        let in_currency = |(from, sum): (Currency, u64)| exchange.convert(sum, from, *currency);
-        Ok(Currency::ALL.into_iter().zip(sums).filter_map(in_currency).fold(0, u64::saturating_add))
+        let asked = self.millis();
+        let sums = database.spent_by_origin(*spender, name, span.from, span.to).await?;
+        let exchange = self.spending.exchange();
+        let (mut own, mut others) = (0, Vec::new());
+        for (origin, sums) in sums {
+            let in_currency = |(from, sum): (Currency, u64)| exchange.convert(sum, from, *currency);
+            let sum = Currency::ALL.into_iter().zip(sums).filter_map(in_currency).fold(0, u64::saturating_add);
+            if *origin == *self.origin {
+                own = sum;
+            } else {
+                others.push((origin.into(), sum));
+            }
+        }
+        Ok(Sums { own, others: others.into(), asked, wish })
     }
 
-    /// Reads what is due.
+    /// Reads what is due: all of it where somebody wants it now.
     pub(super) async fn read(&mut self, database: &mut Database) -> Result<(), DatabaseError> {
         let now = Instant::now();
+        let wish = self.spending.wish();
         let accounts = self.spending.accounts(self.millis());
         for (account, counter) in &accounts {
-            if self.read.get(account).is_some_and(|read| now < *read + READ_EVERY) {
+            if wish == self.wish && self.read.get(account).is_some_and(|read| now < *read + READ_EVERY) {
                 continue;
             }
-            counter.is_told(self.sum(database, account).await?);
-            counter.is_known();
+            let stored = counter.stored();
+            counter.is_told(self.sums(database, account, wish).await?, stored);
             self.read.insert(account.clone(), now);
         }
-        self.owed.retain(|(since, counter, less)| {
-            let waits = now < *since + OWED_AFTER;
-            if !waits {
-                counter.owe(*less);
-            }
-            waits
-        });
+        self.wish = wish;
         if self.read.len() > accounts.len() {
             self.read.retain(|known, _| accounts.iter().any(|(account, _)| account == known));
         }
         Ok(())
     }
 
-    /// Rows cost something else than they were charged with, as is known now. A counter may have missed what others were
-    /// charged with until then: it does not fall below what the ledger says.
-    pub(super) async fn settled(&mut self, database: &mut Database, rows: &[Settled]) -> Result<(), DatabaseError> {
-        // Until it was asked for the first time, it is asked for all of it.
-        if self.copied.is_some() || rows.iter().all(|row| row.cost == row.charged) {
-            return Ok(());
-        }
+    /// Rows of this process are in the database: what they cost is in its next sums.
+    pub(super) fn stored(&self, rows: &[Row<'_>]) {
         let exchange = self.spending.exchange();
+        let mut by_name: HashMap<(Spender, &str), Vec<(u64, Money)>> = HashMap::new();
+        for row in rows {
+            let Some((nano, price)) = row.cost.zip(row.price) else { continue };
+            let paid = (row.id.millis(), Money { nano, currency: price.currency });
+            for (spender, name) in [(Spender::Key, row.key), (Spender::Group, row.group)] {
+                if let Some(name) = name {
+                    by_name.entry((spender, name)).or_default().push(paid);
+                }
+            }
+        }
+        if by_name.is_empty() {
+            return;
+        }
         for (account, counter) in self.spending.accounts(self.millis()) {
-            let Span { from, to } = account.span;
-            let in_currency = |row: &Settled, amount: u64| {
-                row.currency
-                    .and_then(|currency| exchange.convert(amount, currency, account.currency))
-                    .unwrap_or_default()
-            };
-            let is_of_it = |row: &Settled| {
+            let Account { spender, name, currency, window: _, span } = &account;
+            let rows = by_name.get(&(*spender, &**name)).into_iter().flatten();
+            for (_, cost) in rows.filter(|(began, _)| (span.from..span.to).contains(began)) {
+                counter.is_stored(exchange.convert(cost.nano, cost.currency, *currency).unwrap_or_default());
+            }
+        }
+    }
+
+    /// Rows cost something else than they were charged with, as is known now: the sums that they are in are read next.
+    pub(super) fn settled(&mut self, rows: &[Settled]) {
+        let changed = rows.iter().filter(|row| row.cost != row.charged);
+        for row in changed {
+            self.read.retain(|account, _| {
                 let name = match account.spender {
                     Spender::Key => &row.key,
                     Spender::Group => &row.group,
                 };
-                name.as_deref() == Some(&*account.name) && (from..to).contains(&row.began)
-            };
-            let (mut more, mut less) = (0u64, 0u64);
-            for row in rows.iter().filter(|row| is_of_it(row)) {
-                let (charged, cost) = (in_currency(row, row.charged), in_currency(row, row.cost));
-                more = more.saturating_add(cost.saturating_sub(charged));
-                less = less.saturating_add(charged.saturating_sub(cost));
-            }
-            if (more, less) != (0, 0) {
-                let spent = self.sum(database, &account).await?;
-                counter.add(more);
-                counter.lower(less, spent);
-                self.owed.push((Instant::now(), counter, less));
-            }
+                name.as_deref() != Some(&*account.name) || !(account.span.from..account.span.to).contains(&row.began)
+            });
         }
-        Ok(())
     }
 
     /// Writes the copy, where something changed.
@@ -188,6 +188,7 @@ impl Saved {
             from: span.from,
             to: span.to,
             spent: counter.spent(),
+            own: counter.mine().total,
         }
     }
 

@@ -27,7 +27,7 @@ impl Shown {
 
     pub(super) fn show(&self, condition: &Condition) {
         self.shared.set(condition.shared.load(Ordering::Relaxed).into());
-        self.fault.set(condition.fails.load(Ordering::Relaxed).into());
+        self.fault.set((!condition.is_well()).into());
         self.alone.inner().store(condition.alone.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 }

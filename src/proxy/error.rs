@@ -200,10 +200,16 @@ impl Refusal {
                     "The {whose} `{name}` has {limit} requests under way, as many as it may. Please try again when one has ended."
                 ),
             ),
+            Kind::Reserved(budget) => (
+                Problem::BudgetReserved,
+                format!(
+                    "What is left of the budget of {budget} of the {whose} `{name}` is set aside by requests under way. Please try again in a moment."
+                ),
+            ),
             Kind::Budget(budget, span) => (Problem::BudgetSpent, quota::spent(whose, name, budget, span)),
         };
         let mut refusal = Self::new(problem, message);
-        // A budget does not come back while an SDK waits.
+        // What is spent does not come back while an SDK waits.
         let comes_back = !matches!(kind, Kind::Budget(..));
         refusal.after = comes_back.then_some(*after);
         refusal.quotas = Some(Box::new(*quotas));

@@ -41,9 +41,11 @@ pub(super) fn status(problem: Problem) -> StatusCode {
         | Problem::LimitsUnavailable
         | Problem::KeysUnavailable
         | Problem::AffinityUnavailable => StatusCode::SERVICE_UNAVAILABLE,
-        Problem::RequestLimit | Problem::TokenLimit | Problem::InFlightLimit | Problem::BudgetSpent => {
-            StatusCode::TOO_MANY_REQUESTS
-        }
+        Problem::RequestLimit
+        | Problem::TokenLimit
+        | Problem::InFlightLimit
+        | Problem::BudgetReserved
+        | Problem::BudgetSpent => StatusCode::TOO_MANY_REQUESTS,
         Problem::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
@@ -51,7 +53,7 @@ pub(super) fn status(problem: Problem) -> StatusCode {
 /// `error.type`.
 pub(super) fn kind(problem: Problem) -> &'static str {
     match problem {
-        Problem::RequestLimit | Problem::InFlightLimit => "requests",
+        Problem::RequestLimit | Problem::InFlightLimit | Problem::BudgetReserved => "requests",
         Problem::TokenLimit => "tokens",
         Problem::BudgetSpent => "insufficient_quota",
         _ if status(problem).is_server_error() => "server_error",
@@ -73,6 +75,7 @@ pub(super) fn may_heal(problem: Problem) -> bool {
             | Problem::RequestLimit
             | Problem::TokenLimit
             | Problem::InFlightLimit
+            | Problem::BudgetReserved
             | Problem::GatewayOverloaded
             | Problem::LedgerUnavailable
             | Problem::LimitsUnavailable

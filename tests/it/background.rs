@@ -390,7 +390,7 @@ async fn survives(place: &Place, folder: &TempDir, store: &str) {
     assert_eq!(soon("its end", tokio::task::spawn_blocking(move || process.exit())).await.unwrap(), Some(0));
     assert_eq!(rows(place).await, [exact()]);
     let copy = std::fs::read_to_string(folder.path().join("data/budgets.json")).unwrap();
-    assert!(copy.contains(&format!("\"spent\":{COST}}}")), "{copy}");
+    assert!(copy.contains(&format!("\"spent\":{COST},\"own\":{COST}}}")), "{copy}");
 }
 
 #[tokio::test]

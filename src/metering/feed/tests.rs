@@ -205,7 +205,7 @@ fn what_was_spent_is_what_rows_say_and_what_this_process_adds() {
     let counter = spending.counter(account);
     assert_eq!(counter.spent(), 90, "until the ledger was asked");
     // What costs something right now counts as well.
-    counter.add(7);
+    counter.settle(0, 7);
     feeding.end();
     assert_eq!(counter.spent(), 67);
 }
@@ -250,7 +250,7 @@ fn process(folder: &Path, files: &[Vec<Row<'_>>]) -> [u64; 2] {
     for rows in files.iter().filter(|rows| !rows.is_empty()) {
         let mut writer = Writer::new(Arc::clone(&journal));
         for row in rows {
-            counters.iter().for_each(|counter| counter.add(row.cost.unwrap_or_default()));
+            counters.iter().for_each(|counter| counter.settle(0, row.cost.unwrap_or_default()));
             writer.write(&records(&[*row])).unwrap();
         }
     }

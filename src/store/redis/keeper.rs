@@ -1,23 +1,30 @@
 //! The thread that asks Redis for all workers, knows what requests hold, and looks when it is away.
 
+mod outage;
+
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{Arc, atomic::Ordering, mpsc},
+    sync::{Arc, mpsc},
     time::Duration,
 };
 
+use data_encoding::HEXLOWER;
 use redis::Client;
 use tokio::{
     sync::{mpsc::UnboundedReceiver, oneshot},
     task::JoinSet,
-    time::{Instant, MissedTickBehavior, interval, sleep, timeout},
+    time::{Instant, MissedTickBehavior, interval, timeout},
 };
 
+use self::outage::{Asking, Outage};
 use super::{
-    Answer, Given, HELD, Item, LAST,
-    link::{Link, LinkError},
+    Answer, Given, HELD, Item, LAST, Told, Who,
+    link::{Link, LinkError, Looked},
 };
-use crate::domain::sharing::Condition;
+use crate::{
+    config::Sharing,
+    domain::{sharing::Condition, spending::Spending},
+};
 
 /// What is held is renewed four times before it would come back.
 const RENEW: Duration = Duration::from_secs(15);
@@ -25,18 +32,14 @@ const RENEW: Duration = Duration::from_secs(15);
 /// What goes into one write.
 const AT_ONCE: usize = 200;
 
-/// Where nobody asks, it is looked so often.
-const LOOK: Duration = Duration::from_secs(5);
-
-/// The pauses between looks: the first, and the longest.
-const PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// It is looked so often, also where nobody asks: a third of the time after which the script takes a process for away.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// Settlements that wait while Redis is away; the oldest give way. What they held comes back by itself.
 const WAITING: usize = 50_000;
 
-/// Redis being away is told of this often at most.
-const TELL_EVERY: Duration = Duration::from_secs(5);
+/// Of so many budgets it is known that Redis was told what others spent. It may be told again.
+const TOLD: usize = 100_000;
 
 /// What workers ask for.
 #[derive(Debug)]
@@ -63,6 +66,8 @@ enum Done {
         holder: u64,
         items: Vec<Item>,
         answer: oneshot::Sender<Answer>,
+        /// Of which budgets it said what others spent, as of when.
+        told: Vec<(String, u64)>,
         said: Result<Answer, LinkError>,
     },
     Given {
@@ -74,17 +79,16 @@ enum Done {
         link: u64,
         said: Result<(), LinkError>,
     },
-    /// The connection that is there, and how long it took to answer.
+    /// The connection that is there, and what a look found.
     Looked {
         link: Option<Link>,
-        said: Result<Duration, LinkError>,
+        said: Result<Looked, LinkError>,
     },
-}
-
-/// Redis being away.
-struct Outage {
-    began: Instant,
-    told: bool,
+    /// Redis was told what it may not know.
+    CaughtUp {
+        link: u64,
+        said: Result<Looked, LinkError>,
+    },
 }
 
 pub(super) struct Keeper {
@@ -92,8 +96,18 @@ pub(super) struct Keeper {
     condition: Arc<Condition>,
     /// What the names of what this process holds begin with.
     process: String,
+    origin: Arc<str>,
+    spending: Arc<Spending>,
+    /// How many processes share it.
+    replicas: u32,
     /// Redis counts as there only when it answers so fast.
     prompt: Duration,
+    /// What Redis remembers since then is all of what was told it.
+    life: Option<Arc<str>>,
+    /// How many lives could have begun.
+    lives: u64,
+    /// Of which budgets Redis knows what others spent, as of when.
+    known: HashMap<String, u64>,
     link: Option<Link>,
     /// Goes up with every connection.
     number: u64,
@@ -104,17 +118,26 @@ pub(super) struct Keeper {
     looking: bool,
     pause: Duration,
     outage: Option<Outage>,
+    /// When one was told of.
     told: Option<Instant>,
+    asking: Asking,
 }
 
 impl Keeper {
-    pub(super) fn new(client: Client, condition: Arc<Condition>, process: String, patience: Duration) -> Self {
+    pub(super) fn new(client: Client, condition: Arc<Condition>, who: Who, sharing: &Sharing) -> Self {
+        let Who { process, origin, spending } = who;
         Self {
             client,
             condition,
-            process,
+            process: HEXLOWER.encode(&process),
+            origin,
+            spending,
+            replicas: sharing.replicas,
             // Requests ask it twice.
-            prompt: patience / 2,
+            prompt: sharing.patience / 2,
+            life: None,
+            lives: 0,
+            known: HashMap::new(),
             link: None,
             number: 0,
             held: HashMap::new(),
@@ -124,6 +147,7 @@ impl Keeper {
             pause: Duration::ZERO,
             outage: None,
             told: None,
+            asking: Asking::default(),
         }
     }
 
@@ -148,21 +172,17 @@ impl Keeper {
                 Some(done) = self.work.join_next() => if let Ok(done) = done { self.done(done) },
                 _ = renewal.tick() => self.renew(),
                 _ = looks.tick() => self.look(),
+                outage = self.asking.due() => {
+                    self.spending.wants(outage);
+                    self.asking.done(outage);
+                }
             }
         }
     }
 
     fn hear(&mut self, message: Message) {
         match message {
-            Message::Take { holder, items, answer } => {
-                // Where there is none, the answer is dropped, which says so.
-                let Some(link) = self.well() else { return };
-                let (name, number) = (self.name(holder), self.number);
-                self.work.spawn(async move {
-                    let said = link.take(None, &name, &items).await;
-                    Done::Taken { link: number, holder, items, answer, said }
-                });
-            }
+            Message::Take { holder, items, answer } => self.take(holder, items, answer),
             Message::Hold { holder, items } => self.hold(holder, items),
             Message::Give { holder, given, since } => {
                 self.held.remove(&holder);
@@ -174,10 +194,40 @@ impl Keeper {
         }
     }
 
+    fn take(&mut self, holder: u64, mut items: Vec<Item>, answer: oneshot::Sender<Answer>) {
+        // Where there is none, the answer is dropped, which says so.
+        let Some((link, life)) = self.well().zip(self.life.clone()) else { return };
+        let (name, number) = (self.name(holder), self.number);
+        let mut told = Vec::new();
+        // Behind the others, where it moves nobody's place.
+        for nth in 0..items.len() {
+            let Some(Item::Spend { purse, .. }) = items.get(nth) else { continue };
+            let (asked, others) = purse.counter.others();
+            if asked > self.known.get(&purse.key).copied().unwrap_or_default() {
+                told.push((purse.key.clone(), asked));
+                let purse = purse.clone();
+                let tell = |(origin, spent): &(Arc<str>, u64)| {
+                    Item::Told(Told { purse: purse.clone(), origin: Arc::clone(origin), spent: *spent })
+                };
+                items.extend(others.iter().map(tell));
+            }
+        }
+        self.work.spawn(async move {
+            let said = link.take(None, Some(&life), &name, &items).await;
+            Done::Taken { link: number, holder, items, answer, told, said }
+        });
+    }
+
     fn done(&mut self, done: Done) {
         match done {
-            Done::Taken { link, holder, items, answer, said } => match said {
+            Done::Taken { link, holder, items, answer, told, said } => match said {
                 Ok(said) => {
+                    if link == self.number && self.outage.is_none() {
+                        if self.known.len() > TOLD {
+                            self.known.clear();
+                        }
+                        self.known.extend(told);
+                    }
                     let all = said.lacking.is_none();
                     // Who does not hear it any more gives back, or says that it holds.
                     if answer.send(said).is_ok() && all {
@@ -185,8 +235,9 @@ impl Keeper {
                     }
                 }
                 Err(error) => {
-                    drop(answer);
+                    // Before who waits goes on without it.
                     self.failed(link, &error);
+                    drop(answer);
                 }
             },
             Done::Given { link, ended, said } => {
@@ -201,6 +252,7 @@ impl Keeper {
                 }
             }
             Done::Looked { link, said } => self.looked(link, said),
+            Done::CaughtUp { link, said } => self.caught_up(link, said),
         }
     }
 
@@ -228,113 +280,43 @@ impl Keeper {
         self.waiting.push_back(ended);
     }
 
-    /// Brings away what waits.
+    /// Brings away what waits. Also while others are waited for: what they are told shall be all.
     fn give(&mut self) {
-        let Some(link) = self.well() else { return };
+        let caught_up = self.outage.as_ref().is_some_and(|outage| outage.caught_up.is_some());
+        let Some(link) = self.link.as_ref().filter(|_| caught_up || self.condition.is_well()).cloned() else { return };
         // What is older has come back by itself.
         self.waiting.retain(|(_, _, since)| since.elapsed() < HELD);
         while !self.waiting.is_empty() {
             let ended: Vec<Ended> = self.waiting.drain(..self.waiting.len().min(AT_ONCE)).collect();
             let (link, number) = (link.clone(), self.number);
             self.work.spawn(async move {
-                let said = link.give(None, &ended).await;
+                let given = ended.iter().map(|(name, given, _)| (&**name, &**given));
+                let said = link.give(None, given).await;
                 Done::Given { link: number, ended, said }
             });
         }
     }
 
+    fn all_held(&self) -> Vec<(String, Vec<Item>)> {
+        self.held.iter().map(|(holder, items)| (self.name(*holder), items.clone())).collect()
+    }
+
     fn renew(&mut self) {
         let Some(link) = self.well() else { return };
-        let all: Vec<_> = self.held.iter().map(|(holder, items)| (self.name(*holder), items.clone())).collect();
+        let all = self.all_held();
         for held in all.chunks(AT_ONCE).map(<[_]>::to_vec) {
             let (link, number) = (link.clone(), self.number);
             self.work.spawn(async move { Done::Renewed { link: number, said: link.renew(None, &held).await } });
         }
     }
 
-    /// Something went wrong on a connection. What is said on one that was given up says nothing of the next.
-    fn failed(&mut self, link: u64, error: &LinkError) {
-        if link == self.number {
-            self.condition.fails();
-            self.look_at(error);
-        }
-    }
-
-    fn look_at(&mut self, error: &LinkError) {
-        if error.is_final() {
-            self.link = None;
-        }
-        self.away(error);
-        self.look();
-    }
-
-    /// Looks whether it is there, after the pause, and again until it is.
-    fn look(&mut self) {
-        if std::mem::replace(&mut self.looking, true) {
-            return;
-        }
-        let (client, link, pause) = (self.client.clone(), self.link.clone(), self.pause);
-        self.work.spawn(async move {
-            sleep(pause).await;
-            let link = match link {
-                Some(link) => link,
-                None => match Link::open(&client).await {
-                    Ok(link) => link,
-                    Err(error) => return Done::Looked { link: None, said: Err(error) },
-                },
-            };
-            let said = link.probe().await;
-            let good = said.as_ref().err().is_none_or(|error| !error.is_final());
-            Done::Looked { link: good.then_some(link), said }
-        });
-    }
-
-    fn looked(&mut self, link: Option<Link>, said: Result<Duration, LinkError>) {
-        self.looking = false;
-        if self.link.is_none() {
-            self.number += 1;
-        }
-        self.link = link;
-        let wrong = match said {
-            Ok(took) if took <= self.prompt => {
-                self.pause = Duration::ZERO;
-                self.condition.fails.store(false, Ordering::Release);
-                if self.is_back() {
-                    self.renew();
-                }
-                return self.give();
-            }
-            Ok(took) => LinkError::Slow(took),
-            Err(error) => error,
-        };
-        self.condition.fails();
-        self.pause = (2 * self.pause).clamp(PAUSE, LONGEST_PAUSE);
-        self.away(&wrong);
-        self.look();
-    }
-
-    /// Tells that it is away, once.
-    fn away(&mut self, error: &LinkError) {
-        let now = Instant::now();
-        let outage = self.outage.get_or_insert(Outage { began: now, told: false });
-        if !outage.told && self.told.is_none_or(|told| told + TELL_EVERY <= now) {
-            (outage.told, self.told) = (true, Some(now));
-            tracing::warn!(%error, "Redis cannot be asked: limits are not shared for now");
-        }
-    }
-
-    /// Whether it was away; tells that it is back, where that was told.
-    fn is_back(&mut self) -> bool {
-        let Some(Outage { began, told }) = self.outage.take() else { return false };
-        if told {
-            tracing::info!(seconds = began.elapsed().as_secs_f64(), "Redis is asked again: limits are shared");
-        }
-        true
-    }
-
     /// The last that is given back.
     async fn bring_away(mut self) {
         self.give();
+        if let Some(link) = self.link.clone() {
+            let (process, number) = (self.process.clone(), self.number);
+            self.work.spawn(async move { Done::Renewed { link: number, said: link.leave(&process).await } });
+        }
         let all = async { while self.work.join_next().await.is_some() {} };
         // What does not get there comes back by itself.
         let _ = timeout(LAST, all).await;

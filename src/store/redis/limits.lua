@@ -1,20 +1,25 @@
 -- Takes all items of a request or none, renews what it holds, or gives it back.
 --
--- ARGV: what to do ("take", "renew", "give"); now in microseconds, or nothing for the clock of this server; the id of the
--- request; for how many milliseconds it holds what it does not renew; then for each item its kind and four more texts:
+-- ARGV: what to do ("take", "renew", "give", "look", "leave"); now in microseconds, or nothing for the clock of this server; the
+-- id of the request (look, leave: of the process); for how many milliseconds it holds what it does not renew; the life that is
+-- known, or nothing for any (look: one to begin, where there is none, and then the life in which this process said all that it
+-- has to say, or nothing); then for each item its kind and five more texts:
 --   rate   take: microseconds that the cost takes to come back          give: those used beyond it, those not used
 --   look   as rate, but only told how it stands
 --   place  take: limit
---   spend  cost (give: what it really cost, or nothing where the ledger tells), spent as the ledger knows it, until when it is
---          kept in milliseconds (or nothing: for ever), limit
---   less   take: what a budget was charged with too much, and spent as the ledger knows it, which stays
--- KEYS, for each item:
+--   spend  cost, limit (take only); until when it is kept in milliseconds (or nothing: for ever); the name of the data folder of
+--          who asks; when it asked the ledger, a space, and what it spent in all
+--   told   the same of another data folder, as the ledger says: at 0
+-- KEYS: that of the life, that of the processes, and for each item:
 --   rate, look  the moment in microseconds at which nothing will be used any more
 --   place       sorted set: who holds one, by the millisecond at which it comes back
---   spend, less hash: spent, reserved, and `c:` with the id of a request for what that one reserved; and, for spend, a sorted set
---               like that of places. Nano-units.
--- Returned by "take": which item is not there (0 = all were), microseconds to wait for it, and for each item the microseconds
--- until all of its rate is back, or how many hold a place.
+--   spend, told hash: reserved, and `c:` with the id of a request for what that one reserved; spent, and `o:` with the name of a
+--               data folder for what it spent of that; and, for spend, a sorted set like that of places. Nano-units.
+-- The life is a name that this server has for as long as it forgets nothing: without it, or with another one, nothing in it is the
+-- whole.
+-- Returned by "take": which item is not there (0 = all were; -1 = another life, nobody looked), microseconds to wait for it, and for
+-- each item the microseconds until all of its rate is back, or how many hold a place. By "look": the life, how many processes were
+-- there in the last minute, and how many of those are there now.
 --
 -- A double holds whole numbers up to 2^53: microseconds since 1970 until the year 2255. Money may be more, and is counted in
 -- two parts.
@@ -24,10 +29,13 @@ local FAR = 1000000000000000
 -- What is kept for ever goes when nobody asked for it in so many milliseconds; the ledger tells it again.
 local LONG = 34560000000
 local UNIT = 1000000000
--- The most that any amount is: what SQL's integers hold.
-local MOST = { 9223372036, 854775807 }
 
-local op, now, id, ttl = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
+-- What is left of a budget is set aside: something may come back as soon as this.
+local SOON = 1000000
+-- A process that lives says so every 0.5 s, and is thought to be there for so many milliseconds; and known for so many.
+local HERE, KNOWN = 800, 60000
+
+local op, now, id, ttl, life = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4]), ARGV[5]
 if not now then
   local time = redis.call('TIME')
   now = time[1] * 1000000 + time[2]
@@ -81,21 +89,85 @@ local function minus(one, other)
   return { units, rest }
 end
 
-local items, at, key = {}, 5, 1
+if op == 'look' then
+  -- Written each time: one that takes no writes is of no use. Kept as long as budgets are, and longer.
+  local known = redis.call('GET', KEYS[1])
+  life = known or life
+  redis.call('SET', KEYS[1], life, 'PX', LONG)
+  redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', whole(ms - KNOWN))
+  if life == ARGV[6] then
+    redis.call('ZADD', KEYS[2], whole(ms), id)
+    redis.call('PEXPIRE', KEYS[2], KNOWN)
+  end
+  return { life, redis.call('ZCARD', KEYS[2]), redis.call('ZCOUNT', KEYS[2], whole(ms - HERE), '+inf') }
+end
+
+if op == 'leave' then
+  redis.call('ZREM', KEYS[2], id)
+  return {}
+end
+
+if op == 'take' and life ~= '' and redis.call('GET', KEYS[1]) ~= life then
+  return { -1, 0 }
+end
+
+local items, at, key = {}, 6, 3
 while ARGV[at] do
-  local item = { kind = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4], key = KEYS[key] }
+  local item = { kind = ARGV[at], key = KEYS[key] }
+  for nth = 1, 5 do
+    item[nth] = ARGV[at + nth]
+  end
   if item.kind == 'spend' then
     key = key + 1
     item.held = KEYS[key]
   end
-  at, key = at + 5, key + 1
+  at, key = at + 6, key + 1
   items[#items + 1] = item
+end
+
+local function lasts(item, key)
+  if item[3] == '' then
+    redis.call('PEXPIRE', key, LONG)
+  else
+    redis.call('PEXPIREAT', key, item[3])
+  end
+end
+
+-- When somebody asked the ledger, and what he spent.
+local function parts(told)
+  local at = string.find(told, ' ', 1, true)
+  return string.sub(told, 1, at - 1), money(string.sub(told, at + 1))
+end
+
+-- What somebody spent in all: the most that was ever told; or what was told after the ledger was asked again, even where that is
+-- less. So it does not matter how often it is told, nor how late.
+local function note(item)
+  local field = 'o:' .. item[4]
+  local known = redis.call('HMGET', item.key, field, 'spent')
+  local told, before = item[5], known[1] or '0 0'
+  if told == before then
+    return
+  end
+  local asked, spent = parts(told)
+  local asked_before, spent_before = parts(before)
+  if tonumber(asked) <= tonumber(asked_before) then
+    spent = larger(spent, spent_before)
+    told = asked_before .. ' ' .. written(spent)
+    if told == before then
+      return
+    end
+  end
+  local all = plus(minus(money(known[2] or nil), spent_before), spent)
+  redis.call('HSET', item.key, field, told, 'spent', written(all))
+  if item.kind == 'told' then
+    lasts(item, item.key)
+  end
 end
 
 -- Reads a budget, without what others reserved and neither settled nor renewed.
 local function read(item)
   local known = redis.call('HMGET', item.key, 'spent', 'reserved', 'c:' .. id)
-  item.spent, item.reserved, item.own = larger(money(known[1] or nil), money(item[2])), money(known[2] or nil), known[3]
+  item.spent, item.reserved, item.own = money(known[1] or nil), money(known[2] or nil), known[3]
   for _, gone in ipairs(redis.call('ZRANGEBYSCORE', item.held, '-inf', whole(ms))) do
     local cost = redis.call('HGET', item.key, 'c:' .. gone)
     if cost then
@@ -110,14 +182,9 @@ local function read(item)
 end
 
 local function keep(item)
-  redis.call('HSET', item.key, 'spent', written(item.spent), 'reserved', written(item.reserved))
-  for _, key in ipairs({ item.key, item.held }) do
-    if item[3] == '' then
-      redis.call('PEXPIRE', key, LONG)
-    else
-      redis.call('PEXPIREAT', key, item[3])
-    end
-  end
+  redis.call('HSET', item.key, 'reserved', written(item.reserved))
+  lasts(item, item.key)
+  lasts(item, item.held)
 end
 
 local function reserve(item)
@@ -158,16 +225,14 @@ if op == 'give' then
     elseif item.kind == 'place' then
       redis.call('ZREM', item.key, id)
     else
+      note(item)
+    end
+    if item.kind == 'spend' then
       redis.call('ZREM', item.held, id)
       read(item)
-      -- Only what is still reserved is settled: so it happens once, however often it is asked for.
       if item.own then
         redis.call('HDEL', item.key, 'c:' .. id)
         item.reserved = minus(item.reserved, money(item.own))
-        if item[1] ~= '' then
-          item.spent = plus(item.spent, money(item[1]))
-          item.spent = at_most(item.spent, MOST) and item.spent or MOST
-        end
       end
       keep(item)
     end
@@ -180,6 +245,7 @@ if op == 'renew' then
     if item.kind == 'place' then
       enter(item)
     else
+      note(item)
       read(item)
       reserve(item)
     end
@@ -189,9 +255,8 @@ end
 
 local lacking, wait, states = 0, 0, {}
 for _, item in ipairs(items) do
-  local spent = item.kind == 'less' and redis.call('HGET', item.key, 'spent')
-  if spent then
-    redis.call('HSET', item.key, 'spent', written(larger(minus(money(spent), money(item[1])), money(item[2]))))
+  if item.kind == 'spend' or item.kind == 'told' then
+    note(item)
   end
 end
 for nth, item in ipairs(items) do
@@ -208,15 +273,17 @@ for nth, item in ipairs(items) do
     redis.call('ZREMRANGEBYSCORE', item.key, '-inf', whole(ms))
     states[nth] = redis.call('ZCARD', item.key)
     fits = states[nth] < tonumber(item[1])
-  elseif item.kind == 'less' then
+  elseif item.kind == 'told' then
     states[nth] = 0
   else
     read(item)
     states[nth] = 0
-    local limit, nothing = money(item[4]), item.reserved[1] == 0 and item.reserved[2] == 0
+    local limit, nothing = money(item[2]), item.reserved[1] == 0 and item.reserved[2] == 0
     local after = plus(plus(item.spent, item.reserved), money(item[1]))
+    local left = not at_most(limit, item.spent)
     -- A first one fits that finds anything left.
-    fits = at_most(after, limit) or (nothing and not at_most(limit, item.spent))
+    fits = left and (nothing or at_most(after, limit))
+    needs = left and SOON or 0
   end
   if not fits and lacking == 0 then
     lacking, wait = nth, needs

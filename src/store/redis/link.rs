@@ -1,29 +1,31 @@
 //! One connection to Redis, and the script behind it.
 
-use std::{sync::LazyLock, time::Duration};
+use std::{
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use data_encoding::BASE64;
 use redis::{
     AsyncConnectionConfig, Client, Cmd, ConnectionAddr, IntoConnectionInfo, Pipeline, RedisConnectionInfo, Script,
-    TlsCertificates, Value, aio::MultiplexedConnection, io::tcp::TcpSettings,
+    TlsCertificates, aio::MultiplexedConnection, io::tcp::TcpSettings,
 };
 use secrecy::ExposeSecret;
 use tokio::time::{Instant, timeout};
 
-use super::{Answer, Given, HELD, Item, Purse};
-use crate::config;
+use super::{Answer, Given, HELD, Item, Purse, Told};
+use crate::{config, domain::spending::Mine};
 
 static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("limits.lua")));
 
-/// A rate that nobody has: taking of it tells whether Redis does what it is asked for, writes too.
-const PROBE: &str = "tidegate:probe";
+/// Where the name of what Redis remembers is.
+const LIFE: &str = "tidegate:life";
+
+/// Who asks it.
+const PROCESSES: &str = "tidegate:processes";
 
 /// What takes longer is not waited for: requests wait for far less.
 const SILENCE: Duration = Duration::from_secs(1);
-
-/// A settlement that comes later than this may be in the ledger's sum already, which then counts alone. It is there 0.2 s after
-/// the request's end.
-const PROMPT: Duration = Duration::from_millis(100);
 
 /// Where an address is made of the settings.
 pub(in crate::store) fn client(place: &config::Redis) -> Result<Client, LinkError> {
@@ -70,6 +72,9 @@ pub enum LinkError {
     /// It answers, but later than requests can wait.
     #[error("it took {0:?} to answer")]
     Slow(Duration),
+    /// It was emptied, or is another one.
+    #[error("it forgot what was in it")]
+    Forgot,
     /// Its answer is none of the script's.
     #[error("it answers something else than was asked")]
     Odd,
@@ -78,19 +83,36 @@ pub enum LinkError {
 impl LinkError {
     /// Whether its connection is given up. Also where it answers: it may be no master any more, and its name lead elsewhere.
     pub(super) fn is_final(&self) -> bool {
-        !matches!(self, Self::Slow(_))
+        !matches!(self, Self::Slow(_) | Self::Forgot)
     }
 }
 
 /// A connection. Copies of it share it, and what is asked first is done first.
 #[derive(Clone, Debug)]
-pub struct Link(MultiplexedConnection);
+pub struct Link {
+    connection: MultiplexedConnection,
+    /// The name of the data folder of who asks.
+    origin: Arc<str>,
+}
+
+/// What a look found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Looked {
+    /// The name of what Redis remembers: another one, once it forgot.
+    pub life: String,
+    /// How many processes asked it within the last minute.
+    pub known: u64,
+    /// How many of those ask it now.
+    pub here: u64,
+    /// How long it took.
+    pub took: Duration,
+}
 
 /// An item as the script reads it.
 struct Line<'a> {
     kind: &'static str,
     key: &'a str,
-    rest: [String; 4],
+    rest: [String; 5],
 }
 
 impl Link {
@@ -98,45 +120,61 @@ impl Link {
     ///
     /// # Errors
     /// When that cannot be done.
-    pub async fn at(place: &config::Redis) -> Result<Self, LinkError> {
-        Self::open(&client(place)?).await
+    pub async fn at(place: &config::Redis, origin: &Arc<str>) -> Result<Self, LinkError> {
+        let link = Self::open(&client(place)?, origin).await?;
+        link.look("", "a life", None).await?;
+        Ok(link)
     }
 
-    /// Connects, and brings the script.
-    pub(super) async fn open(client: &Client) -> Result<Self, LinkError> {
+    /// Connects.
+    pub(super) async fn open(client: &Client, origin: &Arc<str>) -> Result<Self, LinkError> {
         let waits =
             AsyncConnectionConfig::new().set_connection_timeout(Some(SILENCE)).set_response_timeout(Some(SILENCE));
         // The connection's own limit does not hold for what is said on it before it is open.
         let opening = client.get_multiplexed_async_connection_with_config(&waits);
-        let link = Self(timeout(2 * SILENCE, opening).await.map_err(|_| LinkError::Silent(2 * SILENCE))??);
-        link.probe().await?;
-        Ok(link)
+        let connection = timeout(2 * SILENCE, opening).await.map_err(|_| LinkError::Silent(2 * SILENCE))??;
+        Ok(Self { connection, origin: Arc::clone(origin) })
     }
 
-    /// Whether it takes and writes; how long that took.
-    pub(super) async fn probe(&self) -> Result<Duration, LinkError> {
-        let (began, mut connection) = (Instant::now(), self.0.clone());
+    /// Brings the script, and looks whether it takes and writes. `life` = the name of one that begins with this, where there
+    /// is none. In the life `here` others may count on what this process tells.
+    pub(super) async fn look(&self, process: &str, life: &str, here: Option<&str>) -> Result<Looked, LinkError> {
+        let (began, mut connection) = (Instant::now(), self.connection.clone());
         // By its whole text: a server that began anew, or forgot its scripts, has it from now on.
         let mut asked = redis::cmd("EVAL");
         asked.arg(include_str!("limits.lua"));
-        let items = [Item::Rate { key: PROBE.into(), span: 1 }];
-        write(&mut asked, "take", None, "probe", items.iter().map(taken));
-        timeout(SILENCE, asked.query_async::<Value>(&mut connection))
-            .await
-            .map_err(|_| LinkError::Silent(SILENCE))??;
-        Ok(began.elapsed())
+        write(&mut asked, ("look", None, process, life), std::iter::empty());
+        asked.arg(here.unwrap_or_default());
+        let (life, known, here) =
+            timeout(SILENCE, asked.query_async(&mut connection)).await.map_err(|_| LinkError::Silent(SILENCE))??;
+        Ok(Looked { life, known, here, took: began.elapsed() })
     }
 
-    /// Takes all items or none. `now` = microseconds since 1970-01-01 UTC, or none for the server's own clock.
+    /// Nobody has to wait for this process any more.
+    pub(super) async fn leave(&self, process: &str) -> Result<(), LinkError> {
+        Ok(script(("leave", None, process, ""), std::iter::empty()).query_async(&mut self.connection.clone()).await?)
+    }
+
+    /// Takes all items or none, of `life` or of any. `now` = microseconds since 1970-01-01 UTC, or none for the server's own clock.
     ///
     /// # Errors
-    /// When nobody knows whether they were taken.
-    pub async fn take(&self, now: Option<u64>, holder: &str, items: &[Item]) -> Result<Answer, LinkError> {
-        let mut connection = self.0.clone();
-        let said: Vec<u64> = script("take", now, holder, items.iter().map(taken)).query_async(&mut connection).await?;
+    /// When nobody knows whether they were taken, or nobody looked.
+    pub async fn take(
+        &self,
+        now: Option<u64>,
+        life: Option<&str>,
+        holder: &str,
+        items: &[Item],
+    ) -> Result<Answer, LinkError> {
+        let asked = script(("take", now, holder, life.unwrap_or_default()), items.iter().map(|item| self.taken(item)));
+        let said: Vec<i64> = asked.query_async(&mut self.connection.clone()).await?;
         let (&[lacking, wait], states) = said.split_first_chunk().ok_or(LinkError::Odd)?;
-        let lacking = usize::try_from(lacking).ok().and_then(|nth| nth.checked_sub(1)).map(|nth| (nth, wait));
-        Ok(Answer { lacking, states: states.to_vec() })
+        let number = |number: i64| u64::try_from(number).unwrap_or_default();
+        let lacking = match lacking {
+            0 => None,
+            nth => Some((usize::try_from(nth - 1).map_err(|_| LinkError::Forgot)?, number(wait))),
+        };
+        Ok(Answer { lacking, states: states.iter().copied().map(number).collect() })
     }
 
     /// Holds places and what was set aside for another while, also where they are not known there.
@@ -149,86 +187,96 @@ impl Link {
         }
         let mut all = Pipeline::with_capacity(held.len());
         for (holder, items) in held {
-            all.add_command(script("renew", now, holder, items.iter().map(taken))).ignore();
+            all.add_command(script(("renew", now, holder, ""), items.iter().map(|item| self.taken(item)))).ignore();
         }
-        Ok(all.query_async(&mut self.0.clone()).await?)
+        Ok(all.query_async(&mut self.connection.clone()).await?)
     }
 
-    /// Gives back what requests hold, each with the moment at which it ended. It does not matter how often this is done.
+    /// Gives back what requests hold, and tells what was spent. It does not matter how often this is done, nor when.
     ///
     /// # Errors
     /// When nobody knows whether that happened.
-    pub async fn give(&self, now: Option<u64>, ended: &[(String, Vec<Given>, Instant)]) -> Result<(), LinkError> {
+    pub async fn give<'a>(
+        &self,
+        now: Option<u64>,
+        ended: impl ExactSizeIterator<Item = (&'a str, &'a [Given])>,
+    ) -> Result<(), LinkError> {
         let mut all = Pipeline::with_capacity(ended.len());
-        for (holder, given, since) in ended {
-            let late = since.elapsed() > PROMPT;
-            all.add_command(script("give", now, holder, given.iter().map(|one| back(one, late)))).ignore();
+        for (holder, given) in ended {
+            all.add_command(script(("give", now, holder, ""), given.iter().map(|one| self.back(one)))).ignore();
         }
-        Ok(all.query_async(&mut self.0.clone()).await?)
+        Ok(all.query_async(&mut self.connection.clone()).await?)
+    }
+
+    fn taken<'a>(&self, item: &'a Item) -> Line<'a> {
+        match item {
+            Item::Rate { key, span } => Line::new("rate", key, [span.to_string(), String::new()]),
+            Item::Look { key } => Line::new("look", key, Default::default()),
+            Item::Place { key, limit } => Line::new("place", key, [limit.to_string(), String::new()]),
+            Item::Spend { purse, limit, cost } => self.spend(purse, [cost.to_string(), limit.to_string()]),
+            Item::Told(told) => Line::told(told),
+        }
+    }
+
+    fn back<'a>(&self, given: &'a Given) -> Line<'a> {
+        match given {
+            Given::Rate { key, more, back, since } => {
+                let back = back.saturating_sub(u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX));
+                Line::new("rate", key, [more.to_string(), back.to_string()])
+            }
+            Given::Place { key } => Line::new("place", key, Default::default()),
+            Given::Spend { purse } => self.spend(purse, Default::default()),
+            Given::Told(told) => Line::told(told),
+        }
+    }
+
+    /// What this process spent is looked at when it is written.
+    fn spend<'a>(&self, purse: &'a Purse, [cost, limit]: [String; 2]) -> Line<'a> {
+        let Mine { total, asked } = purse.counter.mine();
+        let rest = [cost, limit, until(purse), self.origin.to_string(), format!("{asked} {total}")];
+        Line { kind: SPEND, key: &purse.key, rest }
     }
 }
 
-fn script<'a>(what: &str, now: Option<u64>, holder: &str, items: impl Iterator<Item = Line<'a>> + Clone) -> Cmd {
+impl<'a> Line<'a> {
+    fn new(kind: &'static str, key: &'a str, [first, second]: [String; 2]) -> Self {
+        Self { kind, key, rest: [first, second, String::new(), String::new(), String::new()] }
+    }
+
+    fn told(Told { purse, origin, spent }: &'a Told) -> Self {
+        let rest = [String::new(), String::new(), until(purse), origin.to_string(), format!("0 {spent}")];
+        Self { kind: "told", key: &purse.key, rest }
+    }
+}
+
+fn until(purse: &Purse) -> String {
+    purse.until.map(|until| until.to_string()).unwrap_or_default()
+}
+
+/// What to do, when, for whom, and in which life.
+type What<'a> = (&'a str, Option<u64>, &'a str, &'a str);
+
+fn script<'a>(what: What<'_>, items: impl Iterator<Item = Line<'a>>) -> Cmd {
     let mut asked = redis::cmd("EVALSHA");
     asked.arg(SCRIPT.get_hash());
-    write(&mut asked, what, now, holder, items);
+    write(&mut asked, what, items);
     asked
 }
 
 /// The rest of the command, as the script explains it.
-fn write<'a>(
-    asked: &mut Cmd,
-    what: &str,
-    now: Option<u64>,
-    holder: &str,
-    items: impl Iterator<Item = Line<'a>> + Clone,
-) {
+fn write<'a>(asked: &mut Cmd, (what, now, whose, life): What<'_>, items: impl Iterator<Item = Line<'a>>) {
+    let items: Vec<Line<'_>> = items.collect();
     let held = |line: &Line<'_>| (line.kind == SPEND).then(|| format!("{}:held", line.key));
-    asked.arg(items.clone().map(|line| 1 + usize::from(line.kind == SPEND)).sum::<usize>());
-    for line in items.clone() {
-        asked.arg(line.key).arg(held(&line));
+    asked.arg(2 + items.iter().map(|line| 1 + usize::from(line.kind == SPEND)).sum::<usize>());
+    asked.arg(LIFE).arg(PROCESSES);
+    for line in &items {
+        asked.arg(line.key).arg(held(line));
     }
     asked.arg(what).arg(now.map(|now| now.to_string()).unwrap_or_default());
-    asked.arg(holder).arg(u64::try_from(HELD.as_millis()).unwrap_or(u64::MAX));
-    for Line { kind, rest, .. } in items {
-        asked.arg(kind).arg(&rest);
+    asked.arg(whose).arg(u64::try_from(HELD.as_millis()).unwrap_or(u64::MAX)).arg(life);
+    for Line { kind, rest, .. } in &items {
+        asked.arg(kind).arg(rest);
     }
 }
 
 const SPEND: &str = "spend";
-
-fn taken(item: &Item) -> Line<'_> {
-    let nothing = String::new;
-    match item {
-        Item::Rate { key, span } => {
-            Line { kind: "rate", key, rest: [span.to_string(), nothing(), nothing(), nothing()] }
-        }
-        Item::Look { key } => Line { kind: "look", key, rest: [nothing(), nothing(), nothing(), nothing()] },
-        Item::Place { key, limit } => {
-            Line { kind: "place", key, rest: [limit.to_string(), nothing(), nothing(), nothing()] }
-        }
-        Item::Spend { purse, limit, cost } => spend(purse, cost.to_string(), limit.to_string()),
-        Item::Less { purse, less } => Line {
-            kind: "less",
-            key: &purse.key,
-            rest: [less.to_string(), purse.spent.to_string(), nothing(), nothing()],
-        },
-    }
-}
-
-fn back(given: &Given, late: bool) -> Line<'_> {
-    let nothing = String::new;
-    match given {
-        Given::Rate { key, more, back, since } => {
-            let back = back.saturating_sub(u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX));
-            Line { kind: "rate", key, rest: [more.to_string(), back.to_string(), nothing(), nothing()] }
-        }
-        Given::Place { key } => Line { kind: "place", key, rest: [nothing(), nothing(), nothing(), nothing()] },
-        Given::Spend { purse, cost } => spend(purse, if late { nothing() } else { cost.to_string() }, nothing()),
-    }
-}
-
-fn spend(purse: &Purse, cost: String, limit: String) -> Line<'_> {
-    let until = purse.until.map(|until| until.to_string()).unwrap_or_default();
-    Line { kind: SPEND, key: &purse.key, rest: [cost, purse.spent.to_string(), until, limit] }
-}

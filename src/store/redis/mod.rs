@@ -3,6 +3,7 @@
 
 mod keeper;
 mod link;
+mod purse;
 
 use std::{
     io,
@@ -15,17 +16,23 @@ use std::{
     time::Duration,
 };
 
-use data_encoding::HEXLOWER;
 use tokio::{
     sync::{mpsc as queue, oneshot},
     time::{Instant, timeout},
 };
 
 use self::keeper::{Keeper, Message};
-use crate::{config, domain::sharing::Condition};
+use crate::{
+    config,
+    domain::{
+        sharing::Condition,
+        spending::{Alone, Spending},
+    },
+};
 
 pub(super) use link::client;
-pub use link::{Link, LinkError};
+pub use link::{Link, LinkError, Looked};
+pub use purse::{Purse, name};
 
 /// What a request holds and does not renew comes back after this: its replica is gone.
 pub const HELD: Duration = Duration::from_secs(60);
@@ -34,7 +41,7 @@ pub const HELD: Duration = Duration::from_secs(60);
 const LAST: Duration = Duration::from_millis(500);
 
 /// One thing that a request takes. Keys are names in Redis.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Item {
     /// Of a rate: what takes so many microseconds to come back.
     Rate {
@@ -64,28 +71,23 @@ pub enum Item {
         /// How much the request will probably cost.
         cost: u64,
     },
-    /// Nothing: a budget was charged with too much before.
-    Less {
-        /// Which budget.
-        purse: Purse,
-        /// So much, in nano-units. What the ledger says stays.
-        less: u64,
-    },
+    /// Nothing: what others spent of a budget, as the ledger says.
+    Told(Told),
 }
 
-/// A budget in one of its windows.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Purse {
-    /// Its name in Redis.
-    pub key: String,
-    /// What was spent, as the ledger says: the larger of the two counts.
+/// What another data folder spent of a budget, as the ledger says.
+#[derive(Clone, Debug)]
+pub struct Told {
+    /// Which budget.
+    pub purse: Purse,
+    /// The name of the data folder.
+    pub origin: Arc<str>,
+    /// In all, in nano-units.
     pub spent: u64,
-    /// Until when it is kept, in milliseconds since 1970-01-01 UTC; none = for ever.
-    pub until: Option<u64>,
 }
 
 /// One thing that is given back when a request ends.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Given {
     /// A rate, corrected to what was used.
     Rate {
@@ -103,13 +105,13 @@ pub enum Given {
         /// Whose.
         key: String,
     },
-    /// What was set aside, and what it really cost.
+    /// What was set aside. What it really cost is part of what this process spent.
     Spend {
         /// Of which budget.
         purse: Purse,
-        /// In nano-units.
-        cost: u64,
     },
+    /// Nothing: what others spent of a budget, as the ledger says.
+    Told(Told),
 }
 
 /// What Redis said to a request.
@@ -122,6 +124,17 @@ pub struct Answer {
     pub states: Vec<u64>,
 }
 
+/// Who asks.
+#[derive(Debug)]
+pub struct Who {
+    /// What tells this process from all others.
+    pub process: [u8; 8],
+    /// The name of its data folder, under which the ledger has its rows.
+    pub origin: Arc<str>,
+    /// What it knows of budgets.
+    pub spending: Arc<Spending>,
+}
+
 /// Redis, as all workers ask it.
 #[derive(Debug)]
 pub struct Redis {
@@ -131,21 +144,16 @@ pub struct Redis {
 }
 
 impl Redis {
-    /// Starts the thread that asks. `process` = what tells this process from all others; `patience` = how long requests wait.
+    /// Starts the thread that asks.
     ///
     /// # Errors
     /// When there is no thread to be had, or no address to be made of the settings.
-    pub fn start(
-        place: &config::Redis,
-        process: [u8; 8],
-        patience: Duration,
-        condition: Arc<Condition>,
-    ) -> io::Result<Self> {
-        let client = link::client(place).map_err(io::Error::other)?;
+    pub fn start(sharing: &config::Sharing, who: Who, condition: Arc<Condition>) -> io::Result<Self> {
+        let client = link::client(&sharing.redis).map_err(io::Error::other)?;
         condition.shared.store(true, Ordering::Release);
         condition.fails();
         let (messages, told) = queue::unbounded_channel();
-        let keeper = Keeper::new(client, Arc::clone(&condition), HEXLOWER.encode(&process), patience);
+        let keeper = Keeper::new(client, Arc::clone(&condition), who, sharing);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let run = move || {
             runtime.block_on(keeper.run(told));
@@ -159,6 +167,12 @@ impl Redis {
     /// Whether it is worth asking.
     pub fn is_well(&self) -> bool {
         self.condition.is_well()
+    }
+
+    /// How this process counts budgets that is one of `replicas` and cannot ask.
+    pub fn alone(&self, replicas: u32) -> Alone {
+        let outage = self.condition.outage();
+        Alone { replicas, outage, late: self.condition.is_late(outage) }
     }
 
     /// A name for what one request holds.

@@ -1,6 +1,10 @@
 //! The ledger's rows, as their requests leave them.
 
-use std::{borrow::Cow, collections::HashMap, sync::Arc};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use sqlx::{Arguments as _, AssertSqlSafe, Connection as _, Encode, QueryBuilder, Row as _, Type, error::BoxDynError};
 
@@ -278,24 +282,43 @@ impl Database {
         from: u64,
         to: u64,
     ) -> Result<[u64; Currency::ALL.len()], DatabaseError> {
+        let mut all = [0_u64; Currency::ALL.len()];
+        for (_, spent) in self.spent_by_origin(spender, name, from, to).await? {
+            all.iter_mut().zip(spent).for_each(|(all, one)| *all = all.saturating_add(one).min(MOST));
+        }
+        Ok(all)
+    }
+
+    /// The same for the rows of each data folder.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub async fn spent_by_origin(
+        &mut self,
+        spender: Spender,
+        name: &str,
+        from: u64,
+        to: u64,
+    ) -> Result<BTreeMap<String, [u64; Currency::ALL.len()]>, DatabaseError> {
         let column = match spender {
             Spender::Key => "key_name",
             Spender::Group => "group_name",
         };
         // In two parts, as the sum of a few large ones would not fit. Made of fixed words only.
         let query = format!(
-            "SELECT currency, CAST(sum(cost / {UNIT}) AS BIGINT), CAST(sum(cost % {UNIT}) AS BIGINT) FROM ledger \
+            "SELECT origin, currency, CAST(sum(cost / {UNIT}) AS BIGINT), CAST(sum(cost % {UNIT}) AS BIGINT) FROM ledger \
              WHERE {column} = $1 AND time_ms >= $2 AND time_ms < $3 AND cost IS NOT NULL AND currency IS NOT NULL \
-             GROUP BY currency"
+             GROUP BY origin, currency"
         );
-        let mut spent = [0; Currency::ALL.len()];
+        let mut all = BTreeMap::new();
         within(LONG, async {
             on!(self, |connection, Db| {
                 let query = sqlx::query::<Db>(AssertSqlSafe(query)).bind(name).bind(integer(from)).bind(integer(to));
                 for row in query.fetch_all(connection).await? {
-                    let (currency, units, rest): (String, i64, i64) =
-                        (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
-                    for (known, spent) in Currency::ALL.iter().zip(&mut spent) {
+                    let (origin, currency): (String, String) = (row.try_get(0)?, row.try_get(1)?);
+                    let (units, rest): (i64, i64) = (row.try_get(2)?, row.try_get(3)?);
+                    let spent = all.entry(origin).or_insert([0; Currency::ALL.len()]);
+                    for (known, spent) in Currency::ALL.iter().zip(spent) {
                         if known.name() == currency {
                             *spent = amount(units, rest);
                         }
@@ -305,7 +328,7 @@ impl Database {
             })
         })
         .await?;
-        Ok(spent)
+        Ok(all)
     }
 }
 

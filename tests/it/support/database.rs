@@ -79,8 +79,21 @@ impl Postgres {
         command
     }
 
-    /// Runs it, again at the same address.
+    /// Runs it, again at the same address: where somebody else's connection has that port for a moment, once more.
     pub(crate) async fn run(&mut self) {
+        self.server = Some(self.spawn());
+        let answers = async {
+            while self.connect().await.is_err() {
+                if self.server.as_mut().unwrap().try_wait().unwrap().is_some() {
+                    self.server = Some(self.spawn());
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        soon("PostgreSQL", answers).await;
+    }
+
+    fn spawn(&self) -> Child {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.folder.path().join("log")).unwrap();
         let port = self.port.to_string();
         let mut command = self.command("postgres");
@@ -94,14 +107,7 @@ impl Postgres {
             "superuser_reserved_connections=3",
         ]);
         command.args(["-c", "fsync=off"]);
-        let server = command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
-        self.server = Some(server);
-        let answers = async {
-            while self.connect().await.is_err() {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        };
-        soon("PostgreSQL", answers).await;
+        command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap()
     }
 
     /// As its own superuser.

@@ -14,8 +14,10 @@ use tidegate::{
     domain::{chance::Chance, clock::Clock, endpoint::Surface},
     store::journal::{Disk, SystemDisk},
 };
+use tokio::time::Instant;
 
 use super::{
+    LONG,
     client::{Answer, Client},
     soon,
 };
@@ -179,7 +181,16 @@ impl Gateway {
 
     fn run_on(disk: &'static dyn Disk, config: Config, origin: Option<Origin>, folder: TempDir) -> Self {
         let world = World { clock: Clock::system(), chance: Chance::system(), disk, terminal: false };
-        let running = app::start(config, origin, world).unwrap();
+        // A server that another test starts has copies of our files, and so the lock of a folder that is used again, until it runs.
+        let began = Instant::now();
+        let running = loop {
+            match app::start(config.clone(), origin.clone(), world) {
+                Err(error) if error.to_string().contains("is in use") && began.elapsed() < LONG => {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                started => break started.unwrap(),
+            }
+        };
         let (address, admin, metrics) = (running.listen, running.admin_listen, running.metrics_listen);
         let handle = running.handle();
         let ended = std::thread::spawn(move || running.join());

@@ -1,0 +1,45 @@
+//! What limits and budgets are called in Redis.
+
+use std::{fmt::Write, sync::Arc};
+
+use crate::domain::spending::{Account, Counter, Spender};
+
+/// A budget is kept so many milliseconds beyond its window, for requests that began in it and clocks that differ.
+const KEPT: u64 = 86_400_000;
+
+/// A budget in one of its windows.
+#[derive(Clone, Debug)]
+pub struct Purse {
+    /// Its name in Redis.
+    pub key: String,
+    /// What was spent of it, as this process knows when it is told.
+    pub counter: Arc<Counter>,
+    /// Until when it is kept, in milliseconds since 1970-01-01 UTC; none = for ever.
+    pub until: Option<u64>,
+}
+
+impl Purse {
+    /// That of an account.
+    pub fn of(account: &Account, counter: &Arc<Counter>) -> Self {
+        let Account { spender, name, currency, window, span } = account;
+        let (currency, window) = (currency.name(), window.name());
+        let key = format!("{}:{currency}:{window}:{}", self::name("spending", *spender, name), span.from);
+        let until = (span.to < u64::MAX).then(|| span.to.saturating_add(KEPT));
+        Self { key, counter: Arc::clone(counter), until }
+    }
+}
+
+/// A name in Redis that people can read and that no other key or group has: what is not a letter, a digit, `-`, `.` or `_` is
+/// written as `%` and its code.
+pub fn name(what: &str, whose: Spender, name: &str) -> String {
+    let mut written = format!("tidegate:{what}:{}:", whose.name());
+    for byte in name.bytes() {
+        if byte.is_ascii_alphanumeric() || [b'-', b'.', b'_'].contains(&byte) {
+            written.push(byte.into());
+        } else {
+            // Writing to a string cannot fail.
+            let _ = write!(written, "%{byte:02X}");
+        }
+    }
+    written
+}

@@ -1,0 +1,330 @@
+//! Budgets over a Redis that forgets or stands still: two gateways over one Redis and one PostgreSQL spend one budget, and it is
+//! spent once.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use tidegate::{
+    config::{Config, Limits, Store},
+    domain::{money::UNIT, spending::Spender},
+    store::sql::Database,
+};
+use tokio::sync::oneshot;
+
+use super::{BODY, PATIENCE, answering, fault, priced, settings};
+use crate::support::{
+    client::Client,
+    database::{Postgres, until},
+    gateway::Gateway,
+    redis::RedisServer,
+    soon,
+    upstream::{STREAM, Step, Upstream, chunk},
+};
+
+/// What the budget allows, at 1 CNY a request.
+const ALL: usize = 20;
+
+/// Two gateways over the same.
+struct Two {
+    _upstream: Upstream,
+    redis: RedisServer,
+    postgres: Postgres,
+    gateways: [Gateway; 2],
+    config: Config,
+    served: usize,
+}
+
+impl Two {
+    async fn start(upstream: Upstream) -> Self {
+        Self::with(upstream, "20CNY/total").await
+    }
+
+    async fn with(upstream: Upstream, budget: &str) -> Self {
+        let (redis, postgres) = (RedisServer::start(), Postgres::start().await);
+        let mut config = priced(settings(&upstream, &redis, Limits::default()), budget);
+        config.store = Store::Postgres { url: postgres.url().into(), password: None };
+        config.sharing.as_mut().unwrap().patience = PATIENCE;
+        let gateways = [Gateway::start(config.clone()), Gateway::start(config.clone())];
+        Self { _upstream: upstream, redis, postgres, gateways, config, served: 0 }
+    }
+
+    /// So many requests to one of them, one after the other, all of which are served: where a busy machine makes Redis slow, after
+    /// some that are told to come again.
+    async fn spend(&mut self, nth: usize, count: usize) {
+        let mut client = self.gateways[nth].connect().await;
+        let enough = self.served + count;
+        until("what is spent", async || {
+            let answer = client.create(BODY).await;
+            match answer.status {
+                200 => self.served += 1,
+                _ => answer.assert_final(429, "rate_limit_exceeded", false),
+            }
+            self.served == enough
+        })
+        .await;
+    }
+
+    /// One request to each; returned is whether each says that the budget is spent.
+    async fn ask(&mut self) -> bool {
+        let mut refused = 0;
+        for gateway in &self.gateways {
+            let answer = gateway.connect().await.create(BODY).await;
+            match answer.status {
+                200 => self.served += 1,
+                status => {
+                    assert_eq!(status, 429, "{answer:?}");
+                    refused += usize::from(answer.text().contains("insufficient_quota"));
+                }
+            }
+        }
+        refused == self.gateways.len()
+    }
+
+    /// Both ask until it is spent: all of it, once, as the ledger says too.
+    async fn spend_all_once(mut self) {
+        until("the end of the budget", async || self.ask().await).await;
+        assert_eq!(self.served, ALL);
+        let mut database = Database::open_to_read(&self.postgres.place()).await.unwrap();
+        let spent =
+            async |database: &mut Database| database.spent(Spender::Key, "tester", 0, u64::MAX).await.unwrap()[0];
+        until("the rows", async || spent(&mut database).await == ALL as u64 * UNIT).await;
+    }
+
+    /// One that ends in order and begins again, with its data folder.
+    async fn restart(&mut self, nth: usize) {
+        let gateway = &mut self.gateways[nth];
+        gateway.stop();
+        gateway.ended().await;
+        let folder = std::mem::replace(&mut gateway.folder, tempfile::tempdir().unwrap());
+        let mut config = self.config.clone();
+        config.server.data_dir = folder.path().to_owned();
+        *gateway = Gateway::run(config, None, folder);
+    }
+
+    async fn all(&self, value: f64) {
+        for gateway in &self.gateways {
+            fault(gateway, value).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_is_emptied_while_both_spend() {
+    let mut two = Two::start(answering().await).await;
+    for _ in 0..2 {
+        two.spend(0, 3).await;
+        two.spend(1, 3).await;
+        assert_eq!(two.redis.ask("FLUSHALL"), "+OK");
+        // Until each said what it spent, it has a part of its share.
+        two.ask().await;
+        two.all(0.0).await;
+    }
+    two.spend_all_once().await;
+}
+
+/// One spends nearly all, of which the other, who asked nobody yet, knows nothing when Redis is away.
+async fn one_spends_and_the_other_asks(away: impl Fn(&mut RedisServer), back: impl Fn(&mut RedisServer)) {
+    let mut two = Two::start(answering().await).await;
+    two.spend(0, ALL - 1).await;
+    away(&mut two.redis);
+    until("the end of the budget", async || {
+        let answer = two.gateways[1].connect().await.create(BODY).await;
+        two.served += usize::from(answer.status == 200);
+        answer.text().contains("insufficient_quota")
+    })
+    .await;
+    back(&mut two.redis);
+    two.all(0.0).await;
+    two.spend_all_once().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_spent_nearly_all_when_it_is_emptied() {
+    let empty = |redis: &mut RedisServer| assert_eq!(redis.ask("FLUSHALL"), "+OK");
+    one_spends_and_the_other_asks(empty, |_| {}).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_spent_nearly_all_when_it_is_killed() {
+    one_spends_and_the_other_asks(RedisServer::kill, RedisServer::run).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_spent_nearly_all_when_it_stands_still() {
+    one_spends_and_the_other_asks(|redis| redis.pause(), |redis| redis.go_on()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_is_emptied_when_all_is_spent() {
+    let mut two = Two::start(answering().await).await;
+    two.spend(0, ALL / 2).await;
+    two.spend(1, ALL / 2).await;
+    for _ in 0..5 {
+        assert_eq!(two.redis.ask("FLUSHALL"), "+OK");
+        two.ask().await;
+    }
+    // What who has something left may begin with.
+    assert!(two.served <= ALL + 2, "{}", two.served);
+    until("the end of the budget", async || two.ask().await).await;
+    assert!(two.served <= ALL + 2, "{}", two.served);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_stands_still_while_both_spend() {
+    let mut two = Two::start(answering().await).await;
+    two.spend(0, 4).await;
+    two.spend(1, 3).await;
+    two.redis.pause();
+    for _ in 0..10 {
+        two.ask().await;
+    }
+    two.all(1.0).await;
+    for _ in 0..10 {
+        two.ask().await;
+    }
+    two.redis.go_on();
+    two.spend_all_once().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_is_killed_and_begins_empty_while_both_spend() {
+    let mut two = Two::start(answering().await).await;
+    two.spend(0, 4).await;
+    two.spend(1, 3).await;
+    two.redis.kill();
+    for _ in 0..5 {
+        two.ask().await;
+    }
+    two.redis.run();
+    two.spend_all_once().await;
+}
+
+/// Nothing of what was spent is in the ledger then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_is_emptied_while_the_ledger_is_away() {
+    let mut two = Two::start(answering().await).await;
+    two.postgres.pause();
+    two.spend(0, 7).await;
+    two.spend(1, 6).await;
+    assert_eq!(two.redis.ask("FLUSHALL"), "+OK");
+    until("the end of the budget", async || two.ask().await).await;
+    assert_eq!(two.served, ALL);
+    two.postgres.go_on();
+    two.spend_all_once().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_is_emptied_while_requests_are_under_way() {
+    let (go, wait) = tokio::sync::watch::channel(false);
+    let upstream = Upstream::scripted(move |_| {
+        let (mut wait, (end, ended)) = (wait.clone(), oneshot::channel());
+        tokio::spawn(async move {
+            let _ = wait.wait_for(|go| *go).await;
+            let _ = end.send(());
+        });
+        let begin = [STREAM, &chunk(b"data: {}\n\n")].concat();
+        vec![Step::Send(begin), Step::Wait(ended), Step::Send(crate::support::upstream::LAST_CHUNK.to_vec())]
+    })
+    .await;
+    let mut two = Two::start(upstream).await;
+    let mut held: Vec<(Client, _)> = Vec::new();
+    for nth in [0, 1].repeat(ALL / 2 - 1) {
+        let mut client = two.gateways[nth].connect().await;
+        client.post(BODY).await;
+        let head = client.head().await;
+        assert_eq!(head.status, 200);
+        held.push((client, head));
+    }
+    assert_eq!(two.redis.ask("FLUSHALL"), "+OK");
+    go.send(true).unwrap();
+    for (mut client, mut head) in held {
+        client.body(&mut head).await;
+        two.served += 1;
+    }
+    two.spend_all_once().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn others_begin_with_an_empty_one_and_only_the_ledger_knows_what_was_spent() {
+    let mut two = Two::start(answering().await).await;
+    two.spend(0, 9).await;
+    two.spend(1, 8).await;
+    for gateway in &mut two.gateways {
+        gateway.stop();
+        gateway.ended().await;
+    }
+    assert_eq!(two.redis.ask("FLUSHALL"), "+OK");
+    two.gateways = [Gateway::start(two.config.clone()), Gateway::start(two.config.clone())];
+    two.spend_all_once().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_begins_anew_and_it_is_emptied_too() {
+    let mut two = Two::start(answering().await).await;
+    two.spend(0, 5).await;
+    two.spend(1, 5).await;
+    two.restart(0).await;
+    two.spend(0, 1).await;
+    two.restart(1).await;
+    assert_eq!(two.redis.ask("FLUSHALL"), "+OK");
+    two.restart(0).await;
+    two.spend_all_once().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn everything_happens_to_it_while_many_ask() {
+    const BUDGET: usize = 1500;
+    const CLIENTS: usize = 16;
+    let mut two = Two::with(answering().await, &format!("{BUDGET}CNY/total")).await;
+    let served = Arc::new(AtomicUsize::new(0));
+    let asking: Vec<_> = (0..CLIENTS)
+        .map(|nth| {
+            let (address, served) = (two.gateways[nth % 2].address, Arc::clone(&served));
+            tokio::spawn(async move {
+                let mut client = Client::connect(address).await;
+                loop {
+                    let answer = client.create(BODY).await;
+                    served.fetch_add(usize::from(answer.status == 200), Ordering::Relaxed);
+                    assert!([200, 429].contains(&answer.status), "{answer:?}");
+                    if answer.text().contains("insufficient_quota") {
+                        break;
+                    }
+                    // No flood of what is refused for now.
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+            })
+        })
+        .collect();
+    let most = async |count: usize| {
+        until("some more", async || {
+            served.load(Ordering::Relaxed) >= count || asking.iter().all(tokio::task::JoinHandle::is_finished)
+        })
+        .await;
+    };
+    for round in 1..=3 {
+        most(round * 400 - 200).await;
+        assert_eq!(two.redis.ask("FLUSHALL"), "+OK");
+        most(round * 400 - 150).await;
+        two.redis.pause();
+        two.all(1.0).await;
+        two.redis.go_on();
+        two.all(0.0).await;
+        most(round * 400).await;
+        two.redis.kill();
+        two.all(1.0).await;
+        two.redis.run();
+        two.all(0.0).await;
+    }
+    for one in asking {
+        soon("the end of the budget", one).await.unwrap();
+    }
+    two.served = served.load(Ordering::Relaxed);
+    eprintln!("{} of {BUDGET}", two.served);
+    // Nothing is lost, and no more is spent than by those that were under way, each of which costs what was set aside for it.
+    assert!((BUDGET..=BUDGET + CLIENTS).contains(&two.served), "{}", two.served);
+}
