@@ -28,7 +28,9 @@ where
         writer.write_str("{\"timestamp\":\"")?;
         SystemTime.format_time(&mut writer)?;
         let metadata = event.metadata();
-        write!(writer, "\",\"level\":\"{}\",\"target\":\"{}\"", metadata.level(), metadata.target())?;
+        for part in ["\",\"level\":\"", metadata.level().as_str(), "\",\"target\":\"", metadata.target(), "\""] {
+            writer.write_str(part)?;
+        }
         let mut fields = Fields { writer: &mut writer, result: Ok(()) };
         event.record(&mut fields);
         fields.result?;
@@ -46,7 +48,8 @@ impl Fields<'_, '_> {
     fn field(&mut self, field: &Field, value: impl FnOnce(&mut Writer<'_>) -> fmt::Result) {
         if self.result.is_ok() {
             // Names of fields are literals of this crate and its libraries: nothing to escape.
-            self.result = write!(self.writer, ",\"{}\":", field.name()).and_then(|()| value(self.writer));
+            let name = [",\"", field.name(), "\":"].into_iter().try_for_each(|part| self.writer.write_str(part));
+            self.result = name.and_then(|()| value(self.writer));
         }
     }
 }
@@ -65,7 +68,7 @@ impl Visit for Fields<'_, '_> {
     }
 
     fn record_bool(&mut self, field: &Field, value: bool) {
-        self.field(field, |writer| write!(writer, "{value}"));
+        self.field(field, |writer| writer.write_str(if value { "true" } else { "false" }));
     }
 
     fn record_f64(&mut self, field: &Field, value: f64) {
@@ -84,7 +87,7 @@ impl Visit for Fields<'_, '_> {
 /// A JSON string. Nearly all need no escapes.
 fn string(writer: &mut Writer<'_>, text: &str) -> fmt::Result {
     if text.bytes().all(|byte| byte >= b' ' && byte != b'"' && byte != b'\\') {
-        return write!(writer, "\"{text}\"");
+        return ["\"", text, "\""].into_iter().try_for_each(|part| writer.write_str(part));
     }
     writer.write_str(&serde_json::to_string(text).map_err(|_| fmt::Error)?)
 }
