@@ -110,13 +110,17 @@ pub fn down(upstream: HeaderMap) -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(upstream.len() + 3);
     let hop = Hop::of(&upstream);
     let mut last: Option<HeaderName> = None;
-    for (name, value) in upstream {
+    let mut upstream = upstream.into_iter().peekable();
+    while let Some((name, value)) = upstream.next() {
         // A repeated header comes without its name.
         if name.is_some() {
             last = name.filter(|name| comes_down(name.as_str()) && !hop.names(name));
         }
-        if let Some(name) = &last {
-            headers.append(name.clone(), value);
+        let is_repeated = upstream.peek().is_some_and(|(name, _)| name.is_none());
+        // To copy a name costs an allocation.
+        let name = if is_repeated { last.clone() } else { last.take() };
+        if let Some(name) = name {
+            headers.append(name, value);
         }
     }
     headers

@@ -169,7 +169,10 @@ impl Upstream {
 }
 
 fn join(base: &Uri, resource: &Resource<'_>, query: Option<&str>) -> Result<Uri, InvalidUri> {
-    let mut path = base.path().trim_end_matches('/').to_owned();
+    let prefix = base.path().trim_end_matches('/');
+    // Room for nearly all: an id of some 60 characters.
+    let mut path = String::with_capacity(prefix.len() + query.map_or(0, str::len) + 128);
+    path.push_str(prefix);
     resource.write(&mut path);
     if let Some(query) = query {
         path.push('?');
