@@ -222,7 +222,7 @@ impl Feed {
         }
         fed?;
         if let Some(database) = &mut self.database {
-            self.spent.read(database).await?;
+            self.spent.read(database, ends).await?;
         }
         Ok(())
     }
@@ -323,7 +323,8 @@ impl Feed {
         let (mut over, mut rows, mut unsent) = (Vec::new(), Vec::new(), Vec::new());
         for row in records.by_ref() {
             if row.state == State::Open {
-                let mut record = Vec::new();
+                // Room for nearly all.
+                let mut record = Vec::with_capacity(512);
                 journal::encode(&row, &mut record);
                 self.open.insert(row.id, (segment, record));
             } else {

@@ -22,6 +22,9 @@ use crate::{
 /// itself.
 const READ_EVERY: Duration = Duration::from_secs(5);
 
+/// Reading sums up rows, and rows wait meanwhile: it is rested so many times as long as that took.
+const REST: u32 = 100;
+
 /// The file of the copy in the data folder.
 pub const FILE: &str = "budgets.json";
 
@@ -34,12 +37,35 @@ pub(super) struct Spent {
     file: PathBuf,
     /// Whether the ledger was asked at all.
     begun: bool,
-    /// When each was read last.
-    read: HashMap<Account, Instant>,
+    pace: Pace,
     /// The last wish that all were read for.
     wish: u64,
     /// What the copy says.
     saved: Vec<Saved>,
+}
+
+/// When sums are read.
+struct Pace {
+    /// When each was read last, but for those of which rows changed.
+    read: HashMap<Account, Instant>,
+    /// Until when nothing is read that can wait.
+    rests_until: Instant,
+}
+
+impl Pace {
+    /// Whether something of this one may be new. It waits for the rest.
+    fn is_due(&self, account: &Account, now: Instant) -> bool {
+        self.read.get(account).is_none_or(|read| now >= *read + READ_EVERY)
+    }
+
+    fn is_rested(&self, now: Instant) -> bool {
+        now >= self.rests_until
+    }
+
+    /// What was due was read.
+    fn rest(&mut self, began: Instant, ended: Instant) {
+        self.rests_until = self.rests_until.max(ended + REST * (ended - began));
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,14 +93,15 @@ impl Spent {
                 spending.counter(account).believe(own, saved.spent - own);
             }
         }
-        Self { spending, clock, origin, file, begun: false, read: HashMap::new(), wish: 0, saved: Vec::new() }
+        let pace = Pace { read: HashMap::new(), rests_until: Instant::now() };
+        Self { spending, clock, origin, file, begun: false, pace, wish: 0, saved: Vec::new() }
     }
 
     /// Puts what the ledger says in the place of what the copy says, once: when all rows of processes before this one are in the
     /// database.
     pub(super) async fn begin(&mut self, database: &mut Database) -> Result<(), DatabaseError> {
         if !self.begun {
-            self.read(database).await?;
+            self.read(database, true).await?;
             self.begun = true;
         }
         Ok(())
@@ -99,22 +126,24 @@ impl Spent {
         Ok(Sums { own, others: others.into(), asked, wish })
     }
 
-    /// Reads what is due: all of it where somebody wants it now.
-    pub(super) async fn read(&mut self, database: &mut Database) -> Result<(), DatabaseError> {
+    /// Reads what is due: all of it where somebody wants it now, and all that is not up to date where this is the `last` time.
+    pub(super) async fn read(&mut self, database: &mut Database, last: bool) -> Result<(), DatabaseError> {
         let now = Instant::now();
         let wish = self.spending.wish();
         let accounts = self.spending.accounts(self.millis());
+        let (all, rested) = (wish != self.wish, last || self.pace.is_rested(now));
         for (account, counter) in &accounts {
-            if wish == self.wish && self.read.get(account).is_some_and(|read| now < *read + READ_EVERY) {
+            if !(all || !counter.known() || (rested && self.pace.is_due(account, now))) {
                 continue;
             }
             let stored = counter.stored();
             counter.is_told(self.sums(database, account, wish).await?, stored);
-            self.read.insert(account.clone(), now);
+            self.pace.read.insert(account.clone(), now);
         }
+        self.pace.rest(now, Instant::now());
         self.wish = wish;
-        if self.read.len() > accounts.len() {
-            self.read.retain(|known, _| accounts.iter().any(|(account, _)| account == known));
+        if self.pace.read.len() > accounts.len() {
+            self.pace.read.retain(|known, _| accounts.iter().any(|(account, _)| account == known));
         }
         Ok(())
     }
@@ -144,11 +173,11 @@ impl Spent {
         }
     }
 
-    /// Rows cost something else than they were charged with, as is known now: the sums that they are in are read next.
+    /// Rows cost something else than they were charged with, as is known now: the sums that they are in are read as soon as it has rested.
     pub(super) fn settled(&mut self, rows: &[Settled]) {
         let changed = rows.iter().filter(|row| row.cost != row.charged);
         for row in changed {
-            self.read.retain(|account, _| {
+            self.pace.read.retain(|account, _| {
                 let name = match account.spender {
                     Spender::Key => &row.key,
                     Spender::Group => &row.group,
@@ -197,5 +226,34 @@ impl Saved {
         let window = Window::ALL.into_iter().find(|one| one.name() == self.window)?;
         let (currency, span) = (Currency::named(&self.currency)?, Span { from: self.from, to: self.to });
         Some(Account { spender, name: self.name.as_str().into(), currency, window, span })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reading_takes_a_hundredth_of_the_time_at_most() {
+        let account = |name: &str| Account {
+            spender: Spender::Key,
+            name: name.into(),
+            currency: Currency::Cny,
+            window: Window::Day,
+            span: Span::default(),
+        };
+        let (one, other, began) = (account("one"), account("other"), Instant::now());
+        let at = |millis| began + Duration::from_millis(millis);
+        let mut pace = Pace { read: HashMap::new(), rests_until: began };
+        assert!(pace.is_rested(began) && pace.is_due(&one, began));
+        // Read within 20 ms: it rests for two seconds, and nothing is new for five.
+        pace.read.insert(one.clone(), began);
+        pace.rest(began, at(20));
+        assert!(!pace.is_rested(at(2019)) && pace.is_rested(at(2020)));
+        assert!(!pace.is_due(&one, at(4999)) && pace.is_due(&one, at(5000)) && pace.is_due(&other, began));
+        // Within 400 ms: for forty seconds. What is read meanwhile, as it cannot wait, does not shorten that.
+        pace.rest(at(5000), at(5400));
+        pace.rest(at(6000), at(6001));
+        assert!(!pace.is_rested(at(45_399)) && pace.is_rested(at(45_400)));
     }
 }

@@ -20,11 +20,12 @@ use crate::store::files;
 const BUSY: Duration = Duration::from_secs(5);
 
 /// All of them, in their order. One that was released is never changed: databases have it already.
-const MIGRATIONS: [(&str, &str); 4] = [
+const MIGRATIONS: [(&str, &str); 5] = [
     ("ledger", include_str!("0001_ledger.sql")),
     ("keys", include_str!("0002_keys.sql")),
     ("endpoint", include_str!("0003_endpoint.sql")),
     ("pending", include_str!("0004_pending.sql")),
+    ("sums", include_str!("0005_sums.sql")),
 ];
 
 /// One way to say the same.
