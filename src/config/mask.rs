@@ -86,8 +86,11 @@ impl Walk<'_> {
                     "file" | "key_file" => is_path(text),
                     // A URL with a user or a query may hold a password.
                     "base_url" | "proxy" => !text.contains(['@', '?', '#']),
-                    // A user may stand in these, and behind a colon a password.
-                    "url" | "redis" => text.rsplit_once('@').is_none_or(|(user, _)| user.matches(':').count() < 2),
+                    // A user may stand in these, and behind a colon a password; or in a query, however it is written.
+                    "url" | "redis" => {
+                        !text.contains(['?', '#'])
+                            && text.rsplit_once('@').is_none_or(|(user, _)| user.matches(':').count() < 2)
+                    }
                     _ => !private || HARMLESS.contains(&key),
                 };
                 if !shown {

@@ -8,6 +8,10 @@ use crate::config::{document::Path, raw, types::Store};
 
 const EXAMPLE: &str = "write it as \"postgres://user@host:5432/database\"";
 
+/// What the query of a URL may hold.
+const PARAMETERS: [&str; 7] =
+    ["sslmode", "sslrootcert", "sslcert", "sslkey", "host", "options", "statement-cache-capacity"];
+
 impl Check<'_> {
     pub(super) fn store(&mut self, raw: raw::Store) -> Store {
         let path = Path::default().key("store");
@@ -45,7 +49,16 @@ impl Check<'_> {
             let help = "move it to `password = { env = \"TIDEGATE_STORE_PASSWORD\" }`: files are read by many";
             return self.fault(path, "`url` holds a password", help);
         }
-        let database = database.split('?').next().unwrap_or_default();
+        if text.contains('#') {
+            return self.fault(path, "`url` holds a fragment", EXAMPLE);
+        }
+        let (database, query) = database.split_once('?').unwrap_or((database, ""));
+        // As they stand: a name that is written with escapes is none of these, and a password may not hide in one.
+        let name = |pair: &str| pair.split('=').next().unwrap_or_default().to_owned();
+        if query.split('&').map(name).any(|name| !name.is_empty() && !PARAMETERS.contains(&&*name)) {
+            let help = format!("it may hold {}; a password belongs into `password`", PARAMETERS.join(", "));
+            return self.fault(path, "the query of `url` holds what is not allowed there", help);
+        }
         let missing = [(user, "user"), (host, "host"), (database, "database")];
         if let Some((_, what)) = missing.iter().find(|(part, _)| part.is_empty()) {
             self.fault(path, format!("`url` names no {what}"), EXAMPLE);
