@@ -281,12 +281,17 @@ fn binds(state: &Request, refers: &[Refers<'_>], named: &[Named]) -> bool {
     !matches!(affinity::decide(&kept, |_| false), Decision::Free | Decision::Leaning(_))
 }
 
-/// What the memory says of each.
+/// What the memory says of each. The store is not asked for what only leans: nobody shall wait for it.
 async fn recall(proxy: &Proxy, admitted: &Admitted, refers: &[Refers<'_>]) -> Vec<Named> {
-    let known: Vec<Reference> = refers.iter().filter_map(|refers| refers.reference).collect();
-    let now = Duration::from_millis(proxy.now());
-    let mut recalled = proxy.origins.recall_all(&known, admitted.caller.owner, now).await.into_iter();
+    let is_whole = |refers: &Refers<'_>| refers.role == Role::Whole;
+    let of = |whole: bool| -> Vec<Reference> {
+        refers.iter().filter(|refers| is_whole(refers) == whole).filter_map(|refers| refers.reference).collect()
+    };
+    let (owner, now) = (admitted.caller.owner, Duration::from_millis(proxy.now()));
+    let mut whole = proxy.origins.recall_here(&of(true), owner, now).into_iter();
+    let mut others = proxy.origins.recall_all(&of(false), owner, now).await.into_iter();
     let named = |refers: &Refers<'_>| {
+        let recalled = if is_whole(refers) { &mut whole } else { &mut others };
         let recalled = refers.reference.and_then(|_| recalled.next()).unwrap_or(Recalled::Unknown);
         Named { kind: refers.kind, role: refers.role, recalled }
     };

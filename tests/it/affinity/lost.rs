@@ -49,7 +49,8 @@ async fn an_account_that_is_left_alone_is_an_error_that_says_when() {
 #[tokio::test]
 async fn a_history_of_whole_items_goes_on_elsewhere() {
     let known = [KNOWN[0], (Kind::Item, "msg_1", "two", "two-b", "alice", None)];
-    let mut fleet = Fleet::answering(&known, |_| (), but(&["two-b"])).await;
+    let mut fleet = Fleet::answering(&[], |_| (), but(&["two-b"])).await;
+    fleet.learns(&known);
     let body = r#"{"model":"smart","input":[{"type":"message","id":"msg_1","role":"assistant","content":"x"}]}"#;
     // The first one finds out, and somebody else answers it; the others do not try.
     assert_eq!(fleet.create("alice", body).await.status, 200);
