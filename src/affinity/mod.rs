@@ -232,11 +232,34 @@ impl Origins {
                 }
             }
         }
+        self.count(&recalled);
+        recalled
+    }
+
+    /// What memory alone tells of references that nothing depends on, each in its place: nobody waits, and the store is not
+    /// asked.
+    pub fn recall_here(&self, references: &[Reference], by: Owner, now: Duration) -> Vec<Recalled> {
+        let life = self.life(now);
+        let mut renewed = Vec::new();
+        let recall = |reference: &Reference| {
+            let known = self.memory.recall(*reference, by, life)?;
+            if known.renewed {
+                renewed.push((*reference, known.entry));
+            }
+            Some(known.entry.origin).filter(|origin| origin.owner.shares_with(by))
+        };
+        let own: Vec<_> = references.iter().map(recall).collect();
+        let recalled: Vec<_> = own.into_iter().map(|own| own.map_or(Recalled::Unknown, Recalled::Own)).collect();
+        let _ = self.waiting.push(renewed, &self.condition);
+        self.count(&recalled);
+        recalled
+    }
+
+    fn count(&self, recalled: &[Recalled]) {
         for found in Found::ALL {
             let count = recalled.iter().filter(|recalled| recalled.found() == found).count();
             self.condition.count(found, count as u64);
         }
-        recalled
     }
 
     /// What is known of a reference after the store was asked.

@@ -10,6 +10,8 @@ use crate::{
 /// is depends on the endpoint. Told as well is whether it is an event stream that has to hold a terminal event.
 pub(super) fn observer_for(endpoint: Option<Endpoint>, succeeded: bool, media: Media) -> (Observer, bool) {
     let shape = endpoint.map_or(Shape::Object, Endpoint::shape);
+    // What is no JSON is over at its first byte.
+    let media = if media == Media::Plain { Media::Json } else { media };
     match (shape, media) {
         (_, Media::Json) if !succeeded => (Observer::json(Dialect::Responses), false),
         (Shape::Response, Media::EventStream) => (Observer::stream(Dialect::Responses), true),

@@ -260,33 +260,47 @@ impl<'a> Asked<'a, '_> {
     ) -> (Placed, Option<Kind>, Result<Place<'a>, Refusal>) {
         let strips = self.named.as_ref().is_some_and(|route| route.on_lost_state == OnLostState::StripEncrypted);
         match (&self.admitted.received.state, free) {
-            (Some(state), Some(Ok(route))) if strips && !binds(state, refers, named) => {
+            (Some(state), Some(free @ Ok(_))) if strips && !self.binds(state, refers, named, &free) => {
                 let cuts = state.without_reasoning();
-                (Placed::Stripped, None, Ok(Place { cuts, ..Place::free(route) }))
+                (Placed::Stripped, None, free.map(|route| Place { cuts, ..Place::free(route) }))
             }
             _ => (placed, None, Err(refusal)),
         }
     }
+
+    /// Whether something beside its encrypted reasoning keeps the request from going free: it binds it to an account, or may not
+    /// go there. An item that is whole does neither.
+    fn binds(
+        &self,
+        state: &Request,
+        refers: &[Refers<'_>],
+        named: &[Named],
+        free: &Result<Route<'_>, Refusal>,
+    ) -> bool {
+        let mut left = state.left_without_reasoning().peekable();
+        let stays = |refers: &Refers<'_>| match refers.used {
+            None => true,
+            Some(used) => left.next_if(|left| std::ptr::eq(*left, used)).is_some_and(|left| !left.whole),
+        };
+        let stays: Vec<bool> = refers.iter().map(stays).collect();
+        let kept: Vec<Named> = named.iter().zip(stays).filter(|(_, stays)| *stays).map(|(named, _)| *named).collect();
+        // Where it goes then, other strangers may be.
+        let decision = affinity::decide(&kept, |account| self.refuses_unknown(account, Some(free)));
+        !matches!(decision, Decision::Free | Decision::Leaning(_))
+    }
 }
 
-/// Whether something binds the request to an account beside its encrypted reasoning. An item that is whole does not.
-fn binds(state: &Request, refers: &[Refers<'_>], named: &[Named]) -> bool {
-    let mut left = state.left_without_reasoning().peekable();
-    let stays = |refers: &Refers<'_>| match refers.used {
-        None => true,
-        Some(used) => left.next_if(|left| std::ptr::eq(*left, used)).is_some_and(|left| !left.whole),
-    };
-    let stays: Vec<bool> = refers.iter().map(stays).collect();
-    let kept: Vec<Named> = named.iter().zip(stays).filter(|(_, stays)| *stays).map(|(named, _)| *named).collect();
-    !matches!(affinity::decide(&kept, |_| false), Decision::Free | Decision::Leaning(_))
-}
-
-/// What the memory says of each.
+/// What the memory says of each. The store is not asked for what only leans: nobody shall wait for it.
 async fn recall(proxy: &Proxy, admitted: &Admitted, refers: &[Refers<'_>]) -> Vec<Named> {
-    let known: Vec<Reference> = refers.iter().filter_map(|refers| refers.reference).collect();
-    let now = Duration::from_millis(proxy.now());
-    let mut recalled = proxy.origins.recall_all(&known, admitted.caller.owner, now).await.into_iter();
+    let is_whole = |refers: &Refers<'_>| refers.role == Role::Whole;
+    let of = |whole: bool| -> Vec<Reference> {
+        refers.iter().filter(|refers| is_whole(refers) == whole).filter_map(|refers| refers.reference).collect()
+    };
+    let (owner, now) = (admitted.caller.owner, Duration::from_millis(proxy.now()));
+    let mut whole = proxy.origins.recall_here(&of(true), owner, now).into_iter();
+    let mut others = proxy.origins.recall_all(&of(false), owner, now).await.into_iter();
     let named = |refers: &Refers<'_>| {
+        let recalled = if is_whole(refers) { &mut whole } else { &mut others };
         let recalled = refers.reference.and_then(|_| recalled.next()).unwrap_or(Recalled::Unknown);
         Named { kind: refers.kind, role: refers.role, recalled }
     };

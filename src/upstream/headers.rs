@@ -133,9 +133,11 @@ pub enum Media {
     EventStream,
     /// Can be looked at as JSON.
     Json,
+    /// Plain text, or nothing said: JSON all the same from servers that set no content type, as Go's then says `text/plain`.
+    Plain,
     /// A web page: some portal or proxy answered in place of the API.
     Html,
-    /// Anything else, or nothing said.
+    /// Anything else.
     Other,
 }
 
@@ -150,6 +152,8 @@ impl Media {
             Self::Json
         } else if media.eq_ignore_ascii_case("text/html") {
             Self::Html
+        } else if media.is_empty() || media.eq_ignore_ascii_case("text/plain") {
+            Self::Plain
         } else {
             Self::Other
         }

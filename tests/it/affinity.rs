@@ -95,6 +95,15 @@ impl Fleet {
         Self { upstreams, gateway: Gateway::run(config, None, folder) }
     }
 
+    /// It learns now, as of an answer: this is in its memory.
+    fn learns(&self, known: &[Known<'_>]) {
+        for (kind, text, upstream, account, key, group) in known {
+            let origin = Origin { account: seed(&[upstream, account]), owner: Owner::new(key, *group) };
+            let reference = [Reference::new(*kind, text.as_bytes())];
+            let _ = self.gateway.handle.origins().learn(&reference, origin, Clock::system().since_epoch());
+        }
+    }
+
     /// `POST /v1/responses` of a key.
     async fn create(&self, key: &str, body: &str) -> Answer {
         self.call(key, "POST /v1/responses", Some(body)).await

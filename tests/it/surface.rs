@@ -4,12 +4,15 @@ mod homes;
 mod ledger;
 mod metering;
 
+use std::time::Duration;
+
 use http::Method;
 use tidegate::domain::endpoint::{Carries, Endpoint, Shape, Surface};
 
 use crate::support::{
     client::{Answer, Client},
     gateway::{Gateway, KEY, config, key, model, upstream},
+    soon,
     upstream::{LAST_CHUNK, RESPONSE, Request, STREAM, Step, Upstream, answer, chunk, json},
 };
 
@@ -44,9 +47,21 @@ async fn ask(client: &mut Client, method: &Method, target: &str, headers: &str, 
     client.answer().await
 }
 
+/// Asked again where the store of ids did not answer in time: this machine may be too busy for that now and then. Nothing
+/// went up then, and the connection stays.
 async fn call(client: &mut Client, endpoint: Endpoint) -> Answer {
     let target = format!("/v1{}", path(endpoint, ID));
-    ask(client, &endpoint.method(), &target, "content-type: application/json\r\n", body(endpoint)).await
+    let answering = async {
+        loop {
+            let answer =
+                ask(client, &endpoint.method(), &target, "content-type: application/json\r\n", body(endpoint)).await;
+            if answer.status != 503 || answer.json()["error"]["code"] != "affinity_unavailable" {
+                return answer;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    soon("an answer", answering).await
 }
 
 fn with_ids() -> impl Iterator<Item = Endpoint> {

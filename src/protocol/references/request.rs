@@ -6,7 +6,7 @@
 //!
 //! | name | where | kind |
 //! | --- | --- | --- |
-//! | `previous_response_id` | at the top | response |
+//! | `previous_response_id` | anywhere (a relay may lay `extra_body` over the request) | response |
 //! | `comparison_response_id` | anywhere (`prompt_cache_options`) | response |
 //! | `conversation`, its `id` | at the top | conversation |
 //! | `id` | of each item of `input` and `items` | item |
@@ -76,7 +76,7 @@ const ANYWHERE: u16 = at(TOP) | at(ANY) | ITEMS | at(CONVERSATION) | at(PROMPT) 
 
 static GRAMMAR: Grammar = Grammar::new(
     &[
-        Rule::id(at(TOP), "previous_response_id", Kind::Response),
+        Rule::id(ANYWHERE, "previous_response_id", Kind::Response),
         Rule::id_or_into(at(TOP), "conversation", Kind::Conversation, CONVERSATION),
         Rule::id(at(CONVERSATION), "id", Kind::Conversation),
         Rule::into(at(TOP), "input", INPUT),

@@ -58,6 +58,7 @@ fn finds_references_in_their_places() {
     use Kind::*;
     for (text, found) in [
         (r#"{"previous_response_id":"resp_1"}"#, vec![(Response, "resp_1")]),
+        (r#"{"extra_body":{"previous_response_id":"resp_1"}}"#, vec![(Response, "resp_1")]),
         (r#"{"prompt_cache_options":{"comparison_response_id":"resp_1"}}"#, vec![(Response, "resp_1")]),
         (r#"{"conversation":"conv_1"}"#, vec![(Conversation, "conv_1")]),
         (r#"{"conversation":{"id":"conv_1"}}"#, vec![(Conversation, "conv_1")]),
@@ -234,7 +235,7 @@ fn leaves_out_what_is_no_reference() {
         r#"{"input":[{"type":"mcp_call","error":{"content":{"file_id":"x"}}},{"type":"local_shell_call","action":{"env":{"file_id":"x"}}}]}"#,
         r#"{"input":[{"content":[{"annotations":[{"type":"file_citation","file_id":"x"}]}]}]}"#,
         r#"{"input":[{"type":"computer_call_output","acknowledged_safety_checks":[{"id":"x"}]}]}"#,
-        r#"{"a":{"previous_response_id":"x","conversation":"x","input":[{"id":"x"}],"prompt":{"id":"x"}}}"#,
+        r#"{"a":{"conversation":"x","input":[{"id":"x"}],"prompt":{"id":"x"}}}"#,
     ] {
         finds(text, &[]);
     }

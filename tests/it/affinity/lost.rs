@@ -49,7 +49,8 @@ async fn an_account_that_is_left_alone_is_an_error_that_says_when() {
 #[tokio::test]
 async fn a_history_of_whole_items_goes_on_elsewhere() {
     let known = [KNOWN[0], (Kind::Item, "msg_1", "two", "two-b", "alice", None)];
-    let mut fleet = Fleet::answering(&known, |_| (), but(&["two-b"])).await;
+    let mut fleet = Fleet::answering(&[], |_| (), but(&["two-b"])).await;
+    fleet.learns(&known);
     let body = r#"{"model":"smart","input":[{"type":"message","id":"msg_1","role":"assistant","content":"x"}]}"#;
     // The first one finds out, and somebody else answers it; the others do not try.
     assert_eq!(fleet.create("alice", body).await.status, 200);
@@ -233,6 +234,41 @@ async fn reasoning_of_two_accounts_is_cut_out_too() {
     drop(fleet);
     let fleet = Fleet::start(&known, |_| ()).await;
     fleet.create("alice", &both).await.assert_final(400, "conflicting_state", true);
+}
+
+/// Cutting out reasoning opens no way for ids that would not have been let through without it.
+#[tokio::test]
+async fn what_does_not_exist_for_a_key_is_not_let_through_by_cutting_out() {
+    let mut known: Vec<Known<'_>> = OF_THREAD.into();
+    known.push((Kind::Encrypted, "gB", "one", "one-a", "alice", None));
+    known.push((Kind::Item, "msg_theirs", "one", "one-a", "bob", None));
+    let both = THREAD.replacen("[{", r#"[{"type":"reasoning","id":"rs_2","encrypted_content":"gB"},{"#, 1);
+    let mut fleet = Fleet::start(&known, strips).await;
+    let with = |id: &str| both.replacen("[{", &format!(r#"[{{"type":"item_reference","id":"{id}"}},{{"#), 1);
+    let (theirs, nobodys) =
+        (fleet.create("alice", &with("msg_theirs")).await, fleet.create("alice", &with("msg_nobody")).await);
+    assert_eq!(masked(&theirs), masked(&nobodys));
+    nobodys.assert_final(400, "conflicting_state", true);
+    assert!(fleet.arrived().is_empty());
+    drop(fleet);
+
+    // An account of her own is left alone, and she shares the other one.
+    let mut fleet = Fleet::answering(
+        &OF_THREAD,
+        |config| {
+            strips(config);
+            for key in &mut config.keys[1..] {
+                key.upstreams = Some(vec![0]);
+            }
+        },
+        but(&["two-b"]),
+    )
+    .await;
+    fleet.create("alice", THREAD).await.assert_final(502, "upstream_auth", true);
+    let with = THREAD.replacen("[{", r#"[{"type":"item_reference","id":"msg_nobody"},{"#, 1);
+    assert_eq!(fleet.arrived().len(), 1);
+    fleet.create("alice", &with).await.assert_final(503, "state_unavailable", false);
+    assert!(fleet.arrived().is_empty());
 }
 
 /// The name of the account is what counts.

@@ -136,7 +136,8 @@ async fn ids_of_whole_items_lead_where_they_are_known_and_are_nothing_elsewhere(
         (Kind::Item, "msg_theirs", "two", "two-b", "bob", None),
         (Kind::Response, "resp_1", "one", "one-a", "carol", Some("team")),
     ];
-    let mut fleet = Fleet::start(&known, |_| ()).await;
+    let mut fleet = Fleet::start(&[], |_| ()).await;
+    fleet.learns(&known);
     for key in ["carol", "dave"] {
         let body = messages("smart", &["msg_mine", "msg_new"]);
         assert_eq!((fleet.create(key, &body).await.status, fleet.account()), (200, "two-b".into()));
@@ -160,6 +161,32 @@ async fn ids_of_whole_items_lead_where_they_are_known_and_are_nothing_elsewhere(
     // What has to be looked up decides.
     let body = messages("smart", &["msg_mine"]).replacen("{", r#"{"previous_response_id":"resp_1","#, 1);
     assert_eq!((fleet.create("carol", &body).await.status, fleet.account()), (200, "one-a".into()));
+}
+
+/// Nothing depends on them, so that nobody waits for what memory does not hold.
+#[tokio::test]
+async fn the_store_is_not_asked_for_ids_of_whole_items() {
+    let known = [
+        (Kind::Item, "msg_stored", "two", "two-b", "alice", None),
+        (Kind::Item, "msg_theirs", "two", "two-b", "bob", None),
+        (Kind::Response, "resp_1", "two", "two-a", "alice", None),
+    ];
+    let mut fleet = Fleet::start(&known, |_| ()).await;
+    let body = messages("smart", &["msg_stored", "msg_theirs", "msg_new"]);
+    assert_eq!(fleet.create("alice", &body).await.status, 200);
+    assert!(fleet.account().starts_with("one-"), "it goes where its model leads");
+    let asked = "tidegate_affinity_asked_total";
+    assert_eq!(fleet.gateway.metric(asked).await, 0.0);
+    // Beside them it is asked for what has to be looked up.
+    let with = body.replacen('{', r#"{"previous_response_id":"resp_1","#, 1);
+    let mut tries = 1.0;
+    while call(&fleet.gateway, "alice", "POST /v1/responses", Some(&with)).await.status == 503 {
+        tries += 1.0;
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(fleet.account(), "two-a");
+    let asked = fleet.gateway.metric(asked).await;
+    assert!((1.0..=tries).contains(&asked), "once a try: {asked} in {tries}");
 }
 
 #[tokio::test]

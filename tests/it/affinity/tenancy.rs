@@ -19,9 +19,11 @@ fn of_alice() -> Vec<Known<'static>> {
 }
 
 /// Every way to name something in a body, and the status and code of the answer.
-const REFERENCES: [(&str, u16, &str); 25] = [
+const REFERENCES: [(&str, u16, &str); 26] = [
     (r#""previous_response_id":"resp_alice""#, 400, "previous_response_not_found"),
     (r#""prompt_cache_options":{"comparison_response_id":"resp_alice"}"#, 400, "previous_response_not_found"),
+    // A relay may lay such a part over the request.
+    (r#""extra_body":{"previous_response_id":"resp_alice"}"#, 400, "previous_response_not_found"),
     (r#""conversation":"conv_alice""#, 404, "unknown_id"),
     (r#""conversation":{"id":"conv_alice"}"#, 404, "unknown_id"),
     (r#""input":[{"type":"item_reference","id":"item_alice"}]"#, 404, "unknown_id"),

@@ -128,6 +128,20 @@ async fn each_kind_of_answer_teaches_what_its_provider_made_and_not_what_it_says
     }
 }
 
+/// A server that sets no content type: what it says is no less true.
+#[tokio::test]
+async fn json_by_no_name_teaches_too() {
+    let unnamed = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{RESPONSE}", RESPONSE.len());
+    for sent in [answer("200 OK", "text/plain; charset=utf-8", RESPONSE.as_bytes()), unnamed.into_bytes()] {
+        let (_upstream, gateway) = answered("POST /v1/responses", sent, RESPONSE.as_bytes()).await;
+        assert_eq!(told(&gateway, (Kind::Response, "resp_1"), owner("tester")).await, made_here());
+    }
+    let text = "resp_1 and nothing else";
+    let (_upstream, gateway) =
+        answered("POST /v1/responses", answer("200 OK", "text/plain", text.as_bytes()), text.as_bytes()).await;
+    assert_eq!(learned(&gateway).await, 0.0);
+}
+
 #[tokio::test]
 async fn what_is_no_success_teaches_nothing() {
     let coded = [

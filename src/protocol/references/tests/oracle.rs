@@ -77,7 +77,8 @@ enum Place {
 }
 
 /// Names that are acted on anywhere.
-const ANYWHERE: [(&str, Kind); 9] = [
+const ANYWHERE: [(&str, Kind); 10] = [
+    ("previous_response_id", Kind::Response),
     ("comparison_response_id", Kind::Response),
     ("approval_request_id", Kind::Item),
     ("encrypted_content", Kind::Encrypted),
@@ -103,7 +104,7 @@ const FREE: [&str; 11] = [
     "attributes",
 ];
 
-const TOP: [&str; 7] = ["previous_response_id", "conversation", "input", "items", "prompt", "messages", "tools"];
+const TOP: [&str; 6] = ["conversation", "input", "items", "prompt", "messages", "tools"];
 
 pub(super) fn acted_on_at_top() -> Vec<&'static str> {
     TOP.into_iter().chain(ANYWHERE.map(|(name, _)| name)).chain(["annotations"]).collect()
@@ -184,7 +185,6 @@ fn object(object: &Map<String, Value>, place: Place, found: &mut Vec<Found>) -> 
             (Place::Annotations, "container_id") => (Some(Kind::Container), elsewhere),
             (Place::Annotations, _) => (None, elsewhere),
             (_, "annotations") => (None, Place::Annotations),
-            (Place::Top, "previous_response_id") => (Some(Kind::Response), Place::Any),
             (Place::Top, "conversation") => (Some(Kind::Conversation), Place::Conversation),
             (Place::Top, "input" | "items") => (None, Place::Item),
             (Place::Top, "prompt") => (None, Place::Prompt),
