@@ -28,7 +28,9 @@ pub enum LogError {
 /// # Errors
 /// When the level is not a filter, or no thread can be started.
 pub fn start(log: &Log) -> Result<Flush, LogError> {
-    let filter = EnvFilter::try_new(&log.level).map_err(|error| LogError::Level(log.level.clone(), error))?;
+    // PostgreSQL has one for every table that is there already. Whoever wants them names them in the level: the last one counts.
+    let level = format!("sqlx::postgres::notice=warn,{}", log.level);
+    let filter = EnvFilter::try_new(level).map_err(|error| LogError::Level(log.level.clone(), error))?;
     // Colours are for people: not for files, and not against NO_COLOR.
     let colors = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let (writer, flush) = LogWriter::start(io::stdout())?;

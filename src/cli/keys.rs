@@ -23,7 +23,7 @@ use crate::{
         clock::Clock,
         key::{KeySettings, MOST_OF_NAME, Previous, StoredKey},
     },
-    store::sql::{Author, Change, Database, KeyError, Place},
+    store::sql::{Author, Change, Database, DatabaseError, KeyError, Place},
 };
 
 #[derive(Debug, Subcommand)]
@@ -69,6 +69,21 @@ pub(super) enum Command {
     },
 }
 
+impl Command {
+    /// The key that it is about.
+    fn name(&self) -> Option<&str> {
+        match self {
+            Self::Create(create) => Some(&create.name),
+            Self::List { .. } => None,
+            Self::Show { name, .. }
+            | Self::Disable { name }
+            | Self::Enable { name }
+            | Self::Rotate { name, .. }
+            | Self::Delete { name } => Some(name),
+        }
+    }
+}
+
 #[derive(Debug, Args)]
 pub(super) struct Create {
     /// Its name in logs and in the ledger.
@@ -112,8 +127,23 @@ enum ClientGone {
     Drain,
 }
 
-/// Whatever keeps a command from being done, for people.
-type Failed = String;
+/// Whatever keeps a command from being done.
+#[derive(Debug)]
+enum Failed {
+    /// Somebody else changed keys between our reading and our writing: on what there is now it may go well.
+    Raced,
+    /// For people.
+    Told(String),
+}
+
+impl From<String> for Failed {
+    fn from(told: String) -> Self {
+        Self::Told(told)
+    }
+}
+
+/// Of those who change keys at the same moment one gets through each time: so many may be at it, and none has to be told.
+const TRIES: usize = 32;
 
 /// Does it.
 pub(super) fn run(source: &Source, command: &Command) -> ExitCode {
@@ -142,7 +172,7 @@ struct Store {
 }
 
 impl Store {
-    async fn with(loaded: Loaded, command: &Command) -> Result<String, Failed> {
+    async fn with(loaded: Loaded, command: &Command) -> Result<String, String> {
         let Loaded { config, source, .. } = loaded;
         let place = Place::of(&config);
         if let Place::Sqlite(_) = place {
@@ -153,9 +183,30 @@ impl Store {
         let mut database = Database::open(&place).await.map_err(failed)?;
         let (revision, keys) = database.stored_keys().await.map_err(failed)?;
         let mut store = Self { config, source, database, revision, keys, now: Clock::system().since_epoch() };
-        let done = store.run(command).await;
+        let mut tries = 1..TRIES;
+        let done = loop {
+            match store.run(command).await {
+                Ok(text) => break Ok(text),
+                Err(Failed::Told(why)) => break Err(why),
+                // To do it again is no answer where it is the same key that somebody else changed.
+                Err(Failed::Raced) => match store.read_again(command.name()).await {
+                    Ok(same) if same && tries.next().is_some() => {}
+                    Ok(_) => break Err(KeyError::Raced.to_string()),
+                    Err(error) => break Err(failed(error)),
+                },
+            }
+        };
         store.database.close().await;
         done
+    }
+
+    /// Whether the key of this name is what it was.
+    async fn read_again(&mut self, name: Option<&str>) -> Result<bool, DatabaseError> {
+        let (revision, keys) = self.database.stored_keys().await?;
+        let of_name = |keys: &[StoredKey]| keys.iter().find(|key| Some(&*key.name) == name).cloned();
+        let same = of_name(&keys) == of_name(&self.keys);
+        (self.revision, self.keys) = (revision, keys);
+        Ok(same)
     }
 
     async fn run(&mut self, command: &Command) -> Result<String, Failed> {
@@ -177,10 +228,10 @@ impl Store {
     async fn create(&mut self, create: &Create) -> Result<String, Failed> {
         let name = &create.name;
         if name.is_empty() || name.chars().any(|c| c.is_whitespace() || c.is_control()) {
-            return Err("a name is not empty and holds no white space".to_owned());
+            return Err("a name is not empty and holds no white space".to_owned().into());
         }
         if name.len() > MOST_OF_NAME {
-            return Err(format!("a name is {MOST_OF_NAME} bytes long at most"));
+            return Err(format!("a name is {MOST_OF_NAME} bytes long at most").into());
         }
         self.not_of_file(name)?;
         let settings = KeySettings {
@@ -206,9 +257,16 @@ impl Store {
             faults.push("it would have ended already".to_owned());
         }
         if !faults.is_empty() {
-            return Err(format!("nothing was made: {}", faults.join("; ")));
+            return Err(format!("nothing was made: {}", faults.join("; ")).into());
         }
         self.change(Change::Create(&key)).await?;
+        // The ledger knows keys by their names. It is made all the same if that cannot be told.
+        if self.database.audit(&key.name).await.is_ok_and(|audit| audit.len() > 1) {
+            let name = &key.name;
+            output::note(format!(
+                "there was a key {name} before: what it spent and what it stored count as this one's"
+            ));
+        }
         Ok(secret)
     }
 
@@ -240,12 +298,15 @@ impl Store {
         let id = format!("{:016x}{}", time::millis(self.now), HEXLOWER.encode(&id));
         let name = actor();
         let author = Author { id: &id, name: &name, time_ms: time::millis(self.now) };
-        self.database.change_key(self.revision, change, author).await.map_err(|error: KeyError| error.to_string())
+        self.database.change_key(self.revision, change, author).await.map_err(|error| match error {
+            KeyError::Raced => Failed::Raced,
+            error => Failed::Told(error.to_string()),
+        })
     }
 
     fn not_of_file(&self, name: &str) -> Result<(), Failed> {
         match self.config.keys.iter().find(|key| *key.name == *name) {
-            Some(_) => Err(format!("the key {name} is declared in {}: change it there", self.source)),
+            Some(_) => Err(format!("the key {name} is declared in {}: change it there", self.source).into()),
             None => Ok(()),
         }
     }
@@ -277,7 +338,7 @@ impl Store {
 }
 
 fn unknown(name: &str) -> Failed {
-    format!("no key is called {name}; `tidegate keys list` shows all")
+    Failed::Told(format!("no key is called {name}; `tidegate keys list` shows all"))
 }
 
 /// A new key: the secret, its prefix and its hash.
@@ -288,16 +349,26 @@ fn fresh() -> Result<(String, String, String), Failed> {
     Ok((secret, prefix, sha256))
 }
 
-/// Who does it: what `TIDEGATE_ACTOR` says, or the user of this system.
+/// Who does it: what `TIDEGATE_ACTOR` says, or the user of this system; by its number where nothing names it, as in a container.
 fn actor() -> String {
     let variable = |name: &str| std::env::var(name).ok().filter(|text| !text.trim().is_empty());
     if let Some(actor) = variable("TIDEGATE_ACTOR") {
         return actor;
     }
-    let user = variable("USER").or_else(|| variable("LOGNAME")).unwrap_or_else(|| "unknown".into());
+    let user = variable("USER").or_else(|| variable("LOGNAME")).unwrap_or_else(number);
     let host = variable("HOSTNAME").or_else(|| std::fs::read_to_string("/etc/hostname").ok());
     match host.as_deref().map(str::trim).filter(|host| !host.is_empty()) {
         Some(host) => format!("{user}@{host}"),
         None => user,
     }
+}
+
+#[cfg(unix)]
+fn number() -> String {
+    format!("uid {}", rustix::process::getuid().as_raw())
+}
+
+#[cfg(not(unix))]
+fn number() -> String {
+    "unknown".to_owned()
 }

@@ -16,8 +16,13 @@ pub(super) fn print(text: impl Display) {
 
 /// Prints to standard error, and is the exit code of a failure.
 pub(super) fn fail(text: impl Display) -> ExitCode {
-    let _ = writeln!(io::stderr().lock(), "tidegate: {text}");
+    note(text);
     ExitCode::FAILURE
+}
+
+/// Says something beside what was asked for, on standard error.
+pub(super) fn note(text: impl Display) {
+    let _ = writeln!(io::stderr().lock(), "tidegate: {text}");
 }
 
 /// The configuration, or the report of its faults on standard error and the exit code for that.

@@ -181,6 +181,56 @@ async fn what_a_key_cannot_be_is_said_and_nothing_is_made() {
     assert!(keys(folder, &["create", "--name", "x"]).unwrap_err().contains("a key of this name is there already"));
 }
 
+/// Eight at once make a key each, and then change it: none has to be told to try again, and no change is lost.
+async fn eight_at_once(folder: &Path) {
+    let each = (0..8).map(|nth| {
+        let folder = folder.to_owned();
+        tokio::task::spawn_blocking(move || {
+            let name = format!("k{nth}");
+            let made = keys(&folder, &["create", "--name", &name]).unwrap();
+            keys(&folder, &["disable", &name]).unwrap();
+            made
+        })
+    });
+    let mut made = Vec::new();
+    for one in each.collect::<Vec<_>>() {
+        made.push(one.await.unwrap());
+    }
+    let list: Value = serde_json::from_str(&keys(folder, &["list", "--json"]).unwrap()).unwrap();
+    for (nth, secret) in made.iter().enumerate() {
+        let name = format!("k{nth}");
+        let key = list.as_array().unwrap().iter().find(|key| key["name"] == *name).unwrap();
+        assert_eq!(key["state"], "disabled", "{key}");
+        assert!(secret.starts_with(key["prefix"].as_str().unwrap()), "{key}");
+        let shown: Value = serde_json::from_str(&keys(folder, &["show", &name, "--json"]).unwrap()).unwrap();
+        let actions: Vec<_> = shown["audit"].as_array().unwrap().iter().map(|entry| entry["action"].clone()).collect();
+        assert_eq!(actions, ["create", "disable"], "{name}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_may_be_changed_by_eight_at_once() {
+    let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
+    let of_sqlite = folder(&upstream, "", OF_FILE);
+    eight_at_once(of_sqlite.path()).await;
+    let postgres = Postgres::start().await;
+    let of_postgres = folder(&upstream, &format!("[store]\nurl = \"{}\"", postgres.url()), OF_FILE);
+    eight_at_once(of_postgres.path()).await;
+}
+
+#[tokio::test]
+async fn the_audit_names_who_has_no_name_by_number() {
+    let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
+    let folder = folder(&upstream, "", OF_FILE);
+    let folder = folder.path();
+    let mut create = tidegate(folder);
+    create.args(["--config", "tidegate.toml", "keys", "create", "--name", "a"]).env("HOSTNAME", "here");
+    assert!(run(&mut create).status.success());
+    let shown: Value = serde_json::from_str(&keys(folder, &["show", "a", "--json"]).unwrap()).unwrap();
+    let uid = rustix::process::getuid().as_raw();
+    assert_eq!(shown["audit"][0]["actor"], format!("uid {uid}@here"));
+}
+
 #[tokio::test]
 async fn every_setting_is_kept_shown_and_served() {
     let body = [STREAM, &chunk(b"data: {\"type\":\"response.output_text.delta\"}\n\n")].concat();
@@ -250,6 +300,12 @@ async fn every_setting_is_kept_shown_and_served() {
     assert!(last["before"].as_str().is_some_and(|hash| hash.len() == 64) && last["after"].is_null(), "{shown}");
     let text = keys(folder, &["show", "all"]).unwrap();
     assert!(text.contains("delete by ann (") && text.ends_with(" -> -)"), "{text}");
+    // Who takes its name takes what is kept under it, and is told.
+    let mut create = tidegate(folder);
+    create.args(["--config", "tidegate.toml", "keys", "create", "--name", "all"]);
+    let output = run(&mut create);
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(told.contains("there was a key all before") && output.stdout.starts_with(b"tg-"), "{told}");
 }
 
 #[tokio::test]
