@@ -153,6 +153,8 @@ pub(super) async fn kill_and_compare(times: u32, trouble: impl Trouble) {
     }
     let (clients, dice) = (Arc::<Clients>::default(), Dice::seeded(times.into()));
     let (mut sure, mut refused) = (BTreeSet::new(), BTreeSet::new());
+    // Answers that were whole so long before a kill that they may be in the ledger or not.
+    let mut young = Vec::new();
     let copies = folder.path().join("copies");
     fs::create_dir(&copies).unwrap();
     for time in 0..times {
@@ -179,7 +181,12 @@ pub(super) async fn kill_and_compare(times: u32, trouble: impl Trouble) {
         assert!(early.is_empty(), "broken before the gateway was killed: {early:?}");
         assert!(trouble.refusals().0 || answers.refused.is_empty(), "refused: {:?}", answers.refused);
         let settled = trouble.settled_until(killed);
-        sure.extend(answers.whole.into_iter().filter(|(_, at)| *at + SURE < settled).map(|(number, _)| number));
+        for (number, at) in answers.whole {
+            match settled.saturating_duration_since(at) {
+                age if age > SURE => drop(sure.insert(number)),
+                age => young.push((number, age)),
+            }
+        }
         refused.extend(answers.refused);
         for path in journal(&data) {
             // Behind all of its own, so that it is read once more after everything.
@@ -205,7 +212,16 @@ pub(super) async fn kill_and_compare(times: u32, trouble: impl Trouble) {
     let heard = Heard { seen: seen.all(), sure, refused, refused_may_stay: trouble.refusals().1 };
     let figures = compare(&found, &heard);
     let sums = compare_sums(&place, &data, &found).await;
-    let line = format!("{}: {times} kills, {figures}; {sums}", trouble.name());
+    let interrupted: BTreeSet<_> =
+        found.iter().filter(|row| row.state == "interrupted").map(super::truth::Row::number).collect();
+    let lost = young.iter().filter(|(number, _)| interrupted.contains(number)).map(|(_, age)| *age);
+    let lost = format!(
+        "of {} answers that were whole in the last {SURE:?} before a kill {} are interrupted, the oldest was whole {:?} before",
+        young.len(),
+        lost.clone().count(),
+        lost.max().unwrap_or_default(),
+    );
+    let line = format!("{}: {times} kills, {figures}; {lost}; {sums}", trouble.name());
     // The tests of many kills are run for their figures.
     if times >= 20 {
         say(&line)
