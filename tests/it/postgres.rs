@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use crate::support::{
     database::{Postgres, until},
     gateway::{Gateway, config},
+    say,
     upstream::{RESPONSE, Upstream, json},
 };
 
@@ -49,7 +50,15 @@ async fn ask(gateway: &Gateway, count: u64) -> Duration {
 
 /// Requests before, while and after it is away; while it is, readiness tells of it and stays.
 async fn survives(away: impl AsyncFnOnce(&mut Postgres), back: impl AsyncFnOnce(&mut Postgres)) {
-    let mut postgres = Postgres::start().await;
+    survives_of(Postgres::start().await, away, back).await;
+}
+
+/// The same, of this one.
+async fn survives_of(
+    mut postgres: Postgres,
+    away: impl AsyncFnOnce(&mut Postgres),
+    back: impl AsyncFnOnce(&mut Postgres),
+) {
     let (_upstream, gateway) = gateway(&postgres).await;
     ask(&gateway, 20).await;
     have(&postgres, 20).await;
@@ -96,6 +105,22 @@ async fn it_becomes_read_only() {
         }
     };
     survives(limited, back).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn its_disk_is_full() {
+    let mut postgres = Postgres::start().await;
+    if let Err(why) = postgres.use_small_disk().await {
+        say(&format!("NOT TESTED: PostgreSQL on a full disk, as a small one cannot be mounted (it takes root): {why}"));
+        return;
+    }
+    let (full, free) = (
+        async |postgres: &mut Postgres| postgres.fill_small_disk(true),
+        async |postgres: &mut Postgres| {
+            postgres.fill_small_disk(false);
+        },
+    );
+    survives_of(postgres, full, free).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

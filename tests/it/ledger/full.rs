@@ -19,7 +19,7 @@ use tidegate::domain::chance::Dice;
 use tokio::{sync::oneshot, time::Instant};
 
 use super::{
-    kills::{Trouble, kill_and_compare, say, settings, some_time},
+    kills::{Trouble, kill_and_compare, settings, some_time},
     load::{Clients, body},
     secrets,
     truth::rows_of,
@@ -28,7 +28,7 @@ use crate::support::{
     client::Client,
     database::until,
     process::{Process, run, said},
-    soon,
+    say, soon,
     upstream::{LAST_CHUNK, RESPONSE, STREAM, Step, Upstream, chunk, json},
 };
 

@@ -24,7 +24,7 @@ use super::{
     truth::{Heard, PRICES, compare, rows, spent},
     with,
 };
-use crate::support::{process::Process, soon};
+use crate::support::{process::Process, say, soon};
 
 /// Answers that were whole this long before a kill are in the ledger: 10 ms are promised, and this machine may be busy.
 const SURE: Duration = Duration::from_millis(100);
@@ -75,11 +75,6 @@ pub(super) trait Trouble {
 /// A moment at random: nothing is waited for.
 pub(super) async fn some_time(dice: &Dice) {
     tokio::time::sleep(Duration::from_secs_f64(0.05 + dice.draw())).await;
-}
-
-/// Says it also where the output of tests is caught.
-pub(super) fn say(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 /// Two upstreams, of which `pair` is asked of both; two keys with a group and budgets that are never spent.

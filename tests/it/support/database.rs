@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::Write,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
@@ -43,6 +44,8 @@ pub(crate) struct Postgres {
     port: u16,
     user: Option<User>,
     server: Option<Child>,
+    /// A small disk is mounted here.
+    small: Option<PathBuf>,
 }
 
 impl Postgres {
@@ -53,7 +56,7 @@ impl Postgres {
         if let Some(User { uid, gid }) = user {
             std::os::unix::fs::chown(folder.path(), Some(uid), Some(gid)).unwrap();
         }
-        let mut postgres = Self { folder, port: free_port(), user, server: None };
+        let mut postgres = Self { folder, port: free_port(), user, server: None, small: None };
         let made = postgres
             .command("initdb")
             .args(["-U", "tidegate", "-A", "trust", "--no-sync", "-E", "UTF8", "--locale=C", "-D"])
@@ -119,6 +122,39 @@ impl Postgres {
         sqlx::query(statement).execute(&mut self.connect().await.unwrap()).await.unwrap();
     }
 
+    /// Lets new tables be on a small disk, where one can be mounted, which takes root.
+    pub(crate) async fn use_small_disk(&mut self) -> Result<(), String> {
+        let folder = self.folder.path().join("small");
+        fs::create_dir(&folder).unwrap();
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=2m", "tmpfs"]).arg(&folder).output();
+        if !mounted.as_ref().is_ok_and(|output| output.status.success()) {
+            return Err(format!("{mounted:?}"));
+        }
+        self.small = Some(folder.clone());
+        if let Some(User { uid, gid }) = self.user {
+            std::os::unix::fs::chown(&folder, Some(uid), Some(gid)).unwrap();
+        }
+        let mut connection = self.connect().await.unwrap();
+        for statement in [
+            format!("CREATE TABLESPACE small LOCATION '{}'", folder.display()),
+            "ALTER DATABASE postgres SET default_tablespace = small".to_owned(),
+        ] {
+            sqlx::query(sqlx::AssertSqlSafe(statement)).execute(&mut connection).await.unwrap();
+        }
+        Ok(())
+    }
+
+    /// Takes every byte of the small disk, or gives them back.
+    pub(crate) fn fill_small_disk(&self, full: bool) {
+        let file = self.small.as_ref().unwrap().join("filler");
+        if full {
+            let mut filler = fs::File::create(file).unwrap();
+            while filler.write_all(&[0; 4096]).is_ok() {}
+        } else {
+            fs::remove_file(file).unwrap();
+        }
+    }
+
     pub(crate) fn url(&self) -> String {
         format!("postgres://tidegate@127.0.0.1:{}/postgres", self.port)
     }
@@ -156,6 +192,9 @@ impl Postgres {
 impl Drop for Postgres {
     fn drop(&mut self) {
         self.kill();
+        if let Some(folder) = &self.small {
+            let _ = Command::new("umount").arg("--lazy").arg(folder).status();
+        }
     }
 }
 

@@ -8,7 +8,7 @@ pub(crate) mod redis;
 pub(crate) mod tls;
 pub(crate) mod upstream;
 
-use std::time::Duration;
+use std::{io::Write, time::Duration};
 
 /// Nothing in these tests takes this long unless it is broken.
 pub(crate) const LONG: Duration = Duration::from_secs(20);
@@ -19,4 +19,9 @@ pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
         Ok(value) => value,
         Err(_) => panic!("{what}: not within {LONG:?}"),
     }
+}
+
+/// Says it also where the output of tests is caught.
+pub(crate) fn say(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
 }
