@@ -99,7 +99,12 @@ impl Explanation<'_> {
             writeln!(out, "\nthe key is {why}: clients get 401 invalid_api_key")?;
         }
         if self.choice.candidates.is_empty() {
-            writeln!(out, "\nnobody can be asked; clients get an error")?;
+            // A body of no size is never too large, and standing bars nobody for good.
+            let code = match self.all.iter().all(|candidate| candidate.bar == Some(Bar::Key)) {
+                true => "model_not_found",
+                false => "unsupported_endpoint",
+            };
+            writeln!(out, "\nnobody can be asked; clients get 404 {code}")?;
         } else if self.choice.last_resort {
             writeln!(out, "\nasked in this order, although all are passed by: nobody else is left")?;
         } else {

@@ -381,6 +381,8 @@ async fn only_who_has_the_endpoint_is_asked_for_it() {
     assert!(text.contains("  1. second with UP_KEY, as other"), "{text}");
     assert!(text.contains("-  up with UP_KEY, as real\n       it does not have this part of the API"), "{text}");
     assert!(explained("").await.1.contains("  1. up with UP_KEY, as real"));
+    let (_, nobody) = explained("&surface=moderations").await;
+    assert!(nobody.contains("\nnobody can be asked; clients get 404 unsupported_endpoint\n"), "{nobody}");
     assert_eq!(explained("&surface=files").await.0, 400);
 }
 

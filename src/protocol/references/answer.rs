@@ -19,7 +19,8 @@
 //! An item leaves its `id`, its `encrypted_content`, that in its `content`, `container_id`, `environment.container_id`, and what the
 //! annotations in its `content` leave; those leave `container_id` and, of a `container_file_citation` only, `file_id`.
 //! Compactions, lists and single items also hold what a caller sent, so that less of them is believed: the ids that they
-//! give are the provider's, or were looked up when they were sent.
+//! give are the provider's, or were looked up when they were sent, or came with an item that was whole. A provider that keeps
+//! the last kind lets a caller claim an id that nobody here holds, and no other: what was learned stays whose it is.
 
 use super::{
     finder::{Collect, Finder, Hit, Level, MAX_ID},
