@@ -15,7 +15,9 @@ pub(super) fn malformed(fault: Fault) -> String {
         _ => ("400 Bad Request", Problem::InvalidFraming),
     };
     let message = match fault {
-        Fault::RequestLine => "The request does not begin with a method, a target and HTTP/1.0 or HTTP/1.1; what is not ASCII in the target is escaped (%E4).",
+        Fault::RequestLine => {
+            "The request does not begin with a method, a target and HTTP/1.0 or HTTP/1.1; what is not ASCII in the target is escaped (%E4)."
+        }
         Fault::LineEnding => "A line of the request's head does not end with CR LF.",
         Fault::Folding => "A header line begins with white space.",
         Fault::Header => "A header has a byte that it may not have, or no colon.",
