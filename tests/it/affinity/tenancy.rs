@@ -157,6 +157,25 @@ async fn by_id() {
     }
 }
 
+/// The time that it takes tells nothing: memory knows who has it after the first time, and the store is asked all the same.
+#[tokio::test]
+async fn the_store_is_asked_alike_for_what_is_somebody_elses_and_what_nobody_has() {
+    let fleet = fleet(|_| ()).await;
+    let theirs = r#"{"model":"smart","previous_response_id":"resp_alice","input":[{"type":"item_reference","id":"item_alice"}]}"#;
+    let asked = async |body: &str| {
+        let before = fleet.gateway.metric("tidegate_affinity_asked_total").await;
+        let mut tries = 1.0;
+        while call(&fleet.gateway, "bob", "POST /v1/responses", Some(body)).await.status == 503 {
+            tries += 1.0;
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        (fleet.gateway.metric("tidegate_affinity_asked_total").await - before) / tries
+    };
+    for time in 0..3 {
+        assert_eq!((asked(theirs).await, asked(&never(theirs)).await), (2.0, 2.0), "time {time}");
+    }
+}
+
 #[tokio::test]
 async fn whatever_the_setting_nothing_of_somebody_else_goes_up() {
     use tidegate::config::UnknownIds;
