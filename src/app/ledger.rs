@@ -81,8 +81,7 @@ pub(super) fn origin(data_dir: &DataDir, chance: Chance) -> Result<Arc<str>, Sta
     Ok(origin.into())
 }
 
-/// Waits a moment until it is known what was spent before this start. Where the database is away, what was known last
-/// counts.
+/// Waits a moment until it is known what was spent of all budgets. Where the database is away, what was known last counts.
 pub(super) fn know_budgets(spending: &Spending) {
     let began = Instant::now();
     while !spending.all_known() && began.elapsed() < KNOWN_WITHIN {

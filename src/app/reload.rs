@@ -14,11 +14,11 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{Handle, changes, changes::Changes};
+use super::{Handle, changes, changes::Changes, ledger};
 use crate::{
     api::Data,
     config::{self, Config, Reads, Report, Source, StoredFault},
-    domain::key::StoredKey,
+    domain::{clock::Clock, key::StoredKey},
     metrics::{Metrics, Reload},
     proxy::Common,
     proxy::{TablesError, Tls},
@@ -68,6 +68,7 @@ pub(super) struct Reloader {
     pub(super) workers: Vec<Arc<Data>>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) handle: Handle,
+    pub(super) clock: Clock,
 }
 
 /// Why a configuration is not taken.
@@ -180,6 +181,11 @@ impl Reloader {
         let common = Common::new(&config, Some(&self.common), &self.metrics, Instant::now());
         let build = |data: &Arc<Data>| data.proxy.build(&config, &tls, &self.metrics, &common);
         let tables = self.workers.iter().map(build).collect::<Result<Vec<_>, _>>()?;
+        // As at a start: a budget that is new begins with what its key or group spent before.
+        if let Some(tables) = tables.first() {
+            tables.count_budgets(self.clock);
+            ledger::know_budgets(&common.spending);
+        }
         for (data, tables) in self.workers.iter().zip(tables) {
             data.proxy.swap(tables);
         }

@@ -62,7 +62,8 @@ fn keys(folder: &Path, arguments: &[&str]) -> Result<String, String> {
     let mut command = tidegate(folder);
     command.args(["--config", "tidegate.toml", "keys"]).args(arguments).env("TIDEGATE_ACTOR", "ann");
     let output = run(&mut command);
-    if output.status.success() { Ok(said(&output).trim().to_owned()) } else { Err(said(&output)) }
+    let printed = || String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    if output.status.success() { Ok(printed()) } else { Err(said(&output)) }
 }
 
 async fn ask(address: std::net::SocketAddr, key: &str, more: &str) -> Answer {
@@ -419,6 +420,33 @@ async fn a_key_for_what_is_gone_may_use_nothing_of_it() {
     assert!(list.contains("refused: its group is gone"), "{list}");
     let shown: Value = serde_json::from_str(&keys(folder, &["show", "grouped", "--json"]).unwrap()).unwrap();
     assert_eq!((&shown["state"], &shown["refused_because"]), (&"refused".into(), &"its group is gone".into()));
+}
+
+/// A budget that is set while the gateway runs begins with what its key spent already, from its first request on.
+#[tokio::test]
+async fn what_a_key_spent_counts_from_the_first_request_after_it_gets_a_budget() {
+    let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
+    let folder = folder(&upstream, "", &format!("{OF_FILE}\n{PRICE}"));
+    let folder = folder.path();
+    for round in 0..3 {
+        let name = format!("spender-{round}");
+        let free = keys(folder, &["create", "--name", &name]).unwrap();
+        let mut gateway = serve(folder);
+        let address = gateway.ready();
+        for _ in 0..3 {
+            assert_eq!(ask(address, &free, "").await.status, 200);
+        }
+        keys(folder, &["delete", &name]).unwrap();
+        let limited = keys(folder, &["create", "--name", &name, "--budget", "3USD/total"]).unwrap();
+        let mut first = ask(address, &limited, "").await;
+        while first.status == 401 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            first = ask(address, &limited, "").await;
+        }
+        first.assert_problem(429, "insufficient_quota");
+        gateway.signal("INT");
+        assert_eq!(gateway.exit(), Some(0));
+    }
 }
 
 #[tokio::test]
