@@ -251,17 +251,8 @@ pub fn start(of_file: Config, origin: Option<Origin>, world: World) -> Result<Ru
     let (keys_watched, stop) = mpsc::channel();
     let stored = keys.stored.keys.clone();
     keys.watch(handle.reloader.clone(), stop).map_err(StartError::Thread)?;
-    let reloader = Reloader {
-        origin,
-        of_file,
-        stored,
-        running: config,
-        common,
-        workers: data,
-        metrics,
-        handle: handle.clone(),
-        clock: world.clock,
-    };
+    let reloader =
+        Reloader { origin, of_file, stored, running: config, common, workers: data, metrics, handle: handle.clone() };
     reloader.start(told).map_err(StartError::Thread)?;
     Ok(Running {
         listen: bound.listen,

@@ -18,7 +18,7 @@ use super::{Handle, changes, changes::Changes, ledger};
 use crate::{
     api::Data,
     config::{self, Config, Reads, Report, Source, StoredFault},
-    domain::{clock::Clock, key::StoredKey},
+    domain::key::StoredKey,
     metrics::{Metrics, Reload},
     proxy::Common,
     proxy::{TablesError, Tls},
@@ -68,7 +68,6 @@ pub(super) struct Reloader {
     pub(super) workers: Vec<Arc<Data>>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) handle: Handle,
-    pub(super) clock: Clock,
 }
 
 /// Why a configuration is not taken.
@@ -182,8 +181,8 @@ impl Reloader {
         let build = |data: &Arc<Data>| data.proxy.build(&config, &tls, &self.metrics, &common);
         let tables = self.workers.iter().map(build).collect::<Result<Vec<_>, _>>()?;
         // As at a start: a budget that is new begins with what its key or group spent before.
-        if let Some(tables) = tables.first() {
-            tables.count_budgets(self.clock);
+        if let Some((data, tables)) = self.workers.iter().zip(&tables).next() {
+            tables.count_budgets(data.proxy.clock());
             ledger::know_budgets(&common.spending);
         }
         for (data, tables) in self.workers.iter().zip(tables) {

@@ -311,6 +311,11 @@ impl Proxy {
         drop(before);
     }
 
+    /// Its clock.
+    pub fn clock(&self) -> Clock {
+        self.clock
+    }
+
     /// Milliseconds since 1970-01-01 UTC.
     pub fn now(&self) -> u64 {
         u64::try_from(self.clock.since_epoch().as_millis()).unwrap_or(u64::MAX)
