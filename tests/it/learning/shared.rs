@@ -128,6 +128,75 @@ async fn what_came_down_from_one_is_followed_up_at_the_other_at_once() {
     }
 }
 
+/// The replica that made it follows up as before; the other one says that it cannot tell, never that it does not exist.
+#[tokio::test]
+async fn with_redis_stopped_half_way_nothing_is_lost_and_nobody_waits() {
+    const TIMES: usize = 200;
+    let mut redis = RedisServer::start();
+    let mut number = 0;
+    let mut upstream = Upstream::scripted(move |request| {
+        if named(&request.body).is_some() {
+            return vec![Step::Send(json("200 OK", r#"{"object":"response"}"#))];
+        }
+        number += 1;
+        vec![Step::Send(json("200 OK", &RESPONSE.replace("resp_1", &format!("resp_{number}"))))]
+    })
+    .await;
+    let (one, other) = (start(&upstream, &redis), start(&upstream, &redis));
+    works(&one).await;
+    works(&other).await;
+    let (mut client, mut follower) = (one.connect().await, other.connect().await);
+    let (mut cannot_tell, mut took) = (0, Vec::new());
+    for number in 1..=TIMES {
+        if number == TIMES / 2 + 1 {
+            redis.stop();
+        }
+        let began = Instant::now();
+        assert_eq!(client.create(BODY).await.status, 200);
+        took.push(began.elapsed());
+        let made = upstream.request().await;
+        let next = format!(r#"{{"model":"smart","previous_response_id":"resp_{number}","input":"and?"}}"#);
+        for (at_home, client) in [(true, &mut client), (false, &mut follower)] {
+            let began = Instant::now();
+            let followed = client.create(next.clone()).await;
+            took.push(began.elapsed());
+            if followed.status == 200 {
+                assert_eq!(upstream.request().await.header("authorization"), made.header("authorization"), "{number}");
+                assert!(at_home || number <= TIMES / 2, "{number}: nobody can have told");
+            } else {
+                assert!(!at_home, "{number}: it is in memory");
+                // On a machine that is too busy, the wait for Redis ends without it.
+                if number > TIMES / 2 || followed.status != 400 {
+                    followed.assert_problem(503, "affinity_unavailable");
+                }
+                cannot_tell += usize::from(number > TIMES / 2);
+            }
+        }
+    }
+    let (before, meanwhile) = took.split_at_mut(TIMES / 2 * 3);
+    before.sort_unstable();
+    meanwhile.sort_unstable();
+    eprintln!(
+        "Redis stopped after {} of {TIMES} answers: {cannot_tell} follow-ups elsewhere got 503; a request took {:?} before and \
+         {:?} meanwhile (median), {:?} and {:?} at most",
+        TIMES / 2,
+        before[before.len() / 2],
+        meanwhile[meanwhile.len() / 2],
+        before.last().unwrap(),
+        meanwhile.last().unwrap(),
+    );
+    assert_eq!(cannot_tell, TIMES / 2);
+    assert!(*meanwhile.last().unwrap() < GENEROUS, "{meanwhile:?}");
+    // One that comes back empty is told everything.
+    redis.run();
+    works(&one).await;
+    works(&other).await;
+    for number in 1..=TIMES {
+        let id = format!("resp_{number}");
+        until("none is lost", async || is_known(&other, &id).await).await;
+    }
+}
+
 #[tokio::test]
 async fn without_redis_the_first_waits_a_moment_and_nobody_after_it() {
     const EVENTS: usize = 20;
