@@ -22,8 +22,8 @@ pub enum LogError {
     Thread(#[from] io::Error),
 }
 
-/// Sends logs to standard output, one line each, and what a panic says among them. Called once, before anything else runs. What it returns has to be
-/// kept: the last lines are written when it is dropped.
+/// Sends logs to standard output, one line each, and what a panic says among them. Called once, before anything else runs. What
+/// it returns has to be kept: the last lines are written when it is dropped.
 ///
 /// # Errors
 /// When the level is not a filter, or no thread can be started.

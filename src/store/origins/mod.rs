@@ -200,8 +200,8 @@ impl Store {
         Ok(found.into_iter().map(|entry| entry.filter(|entry| life.lasts(entry.used_s))).collect())
     }
 
-    /// Remembers entries; after an error some of them may be, and it can be done again. Returned is, each in its place, what stays instead where a reference is of another
-    /// origin already: the first one keeps it while it lives.
+    /// Remembers entries; after an error some of them may be, and it can be done again. Returned is, each in its place, what
+    /// stays instead where a reference is of another origin already: the first one keeps it while it lives.
     ///
     /// # Errors
     /// When it cannot be written.

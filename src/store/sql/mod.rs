@@ -2,7 +2,7 @@
 //! a worker's thread.
 //!
 //! There is one text of each statement for both. `on!` runs the same lines over either connection; what differs between them
-//! is in [`dialect`].
+//! is in `dialect`.
 
 mod dialect;
 mod keys;

@@ -110,7 +110,8 @@ impl Total {
 }
 
 impl Database {
-    /// Sums up what costs something, and by endpoint what does not as well, of what began at `since` or later and before `until` (milliseconds since 1970-01-01 UTC).
+    /// Sums up what costs something, and by endpoint what does not as well, of what began at `since` or later and before `until`
+    /// (milliseconds since 1970-01-01 UTC).
     ///
     /// # Errors
     /// When the database cannot be read.
