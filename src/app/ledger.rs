@@ -7,7 +7,11 @@ use tokio::time::Instant;
 
 use super::{StartError, World, data_dir::DataDir};
 use crate::{
-    domain::{chance::Chance, ledger::Condition, spending::Spending},
+    domain::{
+        chance::Chance,
+        ledger::Condition,
+        spending::{Account, Counter, Spending},
+    },
     metering::{BUDGETS, Feeding, Into, Ledger},
     metrics::Metrics,
     store::{journal::Journal, sql::Place},
@@ -16,7 +20,10 @@ use crate::{
 /// The folder of the journal in the data folder.
 const JOURNAL: &str = "journal";
 /// What budgets have spent is in the database, and read in this time if it is there.
-const KNOWN_WITHIN: Duration = Duration::from_secs(2);
+pub(super) const KNOWN_WITHIN: Duration = Duration::from_secs(2);
+/// The same while the gateway runs: the ledger is fed every 200 ms. Changes of keys wait for it, which are looked for every
+/// second and promised within two.
+pub(super) const KNOWN_IN_PASSING: Duration = Duration::from_millis(750);
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// The name of the data folder.
@@ -81,11 +88,16 @@ pub(super) fn origin(data_dir: &DataDir, chance: Chance) -> Result<Arc<str>, Sta
     Ok(origin.into())
 }
 
-/// Waits a moment until it is known what was spent of all budgets. Where the database is away, what was known last counts.
-pub(super) fn know_budgets(spending: &Spending) {
+/// Waits a moment until it is known what was spent of these budgets; whether it is. Where the database is away, what was known
+/// last counts: nothing, of a new one.
+pub(super) fn know_budgets(counters: &[(Account, Arc<Counter>)], within: Duration) -> bool {
     let began = Instant::now();
-    while !spending.all_known() && began.elapsed() < KNOWN_WITHIN {
-        thread::sleep(LOOK_AGAIN);
+    loop {
+        match counters.iter().all(|(_, counter)| counter.known()) {
+            true => return true,
+            false if began.elapsed() >= within => return false,
+            false => thread::sleep(LOOK_AGAIN),
+        }
     }
 }
 

@@ -220,7 +220,7 @@ pub fn start(of_file: Config, origin: Option<Origin>, world: World) -> Result<Ru
         let tables = Tables::new(&config, &tls, &metrics, &common, &dice, None)?;
         if index == 0 {
             tables.count_budgets(world.clock);
-            ledger::know_budgets(&common.spending);
+            ledger::know_budgets(&common.spending.all(), ledger::KNOWN_WITHIN);
         }
         let ledger = ledgers.of_a_worker();
         let readers = Arc::new(readers.apart());

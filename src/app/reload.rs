@@ -2,6 +2,7 @@
 //! Requests under way keep what they began with. What cannot be used changes nothing.
 
 use std::{
+    collections::HashSet,
     ffi::OsString,
     io,
     sync::{
@@ -180,10 +181,17 @@ impl Reloader {
         let common = Common::new(&config, Some(&self.common), &self.metrics, Instant::now());
         let build = |data: &Arc<Data>| data.proxy.build(&config, &tls, &self.metrics, &common);
         let tables = self.workers.iter().map(build).collect::<Result<Vec<_>, _>>()?;
-        // As at a start: a budget that is new begins with what its key or group spent before.
         if let Some((data, tables)) = self.workers.iter().zip(&tables).next() {
+            let before: HashSet<_> = common.spending.all().into_iter().map(|(account, _)| account).collect();
             tables.count_budgets(data.proxy.clock());
-            ledger::know_budgets(&common.spending);
+            let mut new = common.spending.all();
+            new.retain(|(account, _)| !before.contains(account));
+            // As at a start: what is new begins with what its key or group spent before. Nobody waits for other counters.
+            if !ledger::know_budgets(&new, ledger::KNOWN_IN_PASSING) {
+                tracing::warn!(
+                    "the ledger does not tell what was spent of new budgets: they begin with nothing spent until it does"
+                );
+            }
         }
         for (data, tables) in self.workers.iter().zip(tables) {
             data.proxy.swap(tables);

@@ -5,7 +5,7 @@ use std::{
     panic::{self, PanicHookInfo},
 };
 
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 pub use super::log_writer::Flush;
 use super::{log_line::JsonLine, log_writer::LogWriter};
@@ -28,13 +28,16 @@ pub enum LogError {
 /// # Errors
 /// When the level is not a filter, or no thread can be started.
 pub fn start(log: &Log) -> Result<Flush, LogError> {
-    // PostgreSQL has one for every table that is there already. Whoever wants them names them in the level: the last one counts.
-    let level = format!("sqlx::postgres::notice=warn,{}", log.level);
-    let filter = EnvFilter::try_new(level).map_err(|error| LogError::Level(log.level.clone(), error))?;
+    let filter = |level: &str| EnvFilter::try_new(level).map_err(|error| LogError::Level(log.level.clone(), error));
+    let mut wanted = filter(&log.level)?;
+    if wanted.max_level_hint().is_none_or(|most| most > LevelFilter::WARN) {
+        // PostgreSQL has one for every table that is there already. Whoever wants them names them: the last one counts.
+        wanted = filter(&format!("sqlx::postgres::notice=warn,{}", log.level))?;
+    }
     // Colours are for people: not for files, and not against NO_COLOR.
     let colors = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let (writer, flush) = LogWriter::start(io::stdout())?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(colors);
+    let builder = tracing_subscriber::fmt().with_env_filter(wanted).with_writer(writer).with_ansi(colors);
     // A second call would be a test's; the first one stays.
     let _ = match log.format {
         LogFormat::Json => builder.event_format(JsonLine).try_init(),

@@ -259,9 +259,10 @@ impl Store {
         if !faults.is_empty() {
             return Err(format!("nothing was made: {}", faults.join("; ")).into());
         }
+        // The ledger knows keys by their names. Asked first: once a key is made, nothing may keep it from being shown.
+        let audit = self.database.audit(&key.name).await.map_err(|error| error.to_string())?;
         self.change(Change::Create(&key)).await?;
-        // The ledger knows keys by their names. It is made all the same if that cannot be told.
-        if self.database.audit(&key.name).await.is_ok_and(|audit| audit.len() > 1) {
+        if !audit.is_empty() {
             let name = &key.name;
             output::note(format!(
                 "there was a key {name} before: what it spent and what it stored count as this one's"

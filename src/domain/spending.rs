@@ -85,11 +85,6 @@ impl Spending {
         self.lock().iter().map(|(account, counter)| (account.clone(), Arc::clone(counter))).collect()
     }
 
-    /// Whether the ledger was asked for all of them.
-    pub fn all_known(&self) -> bool {
-        self.lock().values().all(|counter| counter.known())
-    }
-
     /// How currencies are exchanged from now on.
     pub fn exchange_by(&self, exchange: Exchange) {
         *self.exchange.lock().unwrap_or_else(PoisonError::into_inner) = exchange;

@@ -11,6 +11,7 @@ use crate::support::{
     database::{Postgres, until},
     gateway::KEY,
     process::{Process, run, said, tidegate},
+    soon,
     upstream::{RESPONSE, STREAM, Step, Upstream, chunk, json},
 };
 
@@ -438,12 +439,15 @@ async fn what_a_key_spent_counts_from_the_first_request_after_it_gets_a_budget()
         }
         keys(folder, &["delete", &name]).unwrap();
         let limited = keys(folder, &["create", "--name", &name, "--budget", "3USD/total"]).unwrap();
-        let mut first = ask(address, &limited, "").await;
-        while first.status == 401 {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-            first = ask(address, &limited, "").await;
-        }
-        first.assert_problem(429, "insufficient_quota");
+        let first = async {
+            loop {
+                match ask(address, &limited, "").await {
+                    answer if answer.status != 401 => break answer,
+                    _ => tokio::time::sleep(Duration::from_millis(1)).await,
+                }
+            }
+        };
+        soon("the key", first).await.assert_problem(429, "insufficient_quota");
         gateway.signal("INT");
         assert_eq!(gateway.exit(), Some(0));
     }
