@@ -204,16 +204,10 @@ impl Origins {
     /// What is known of references that `by` named, each in its place. Memory tells of his own at once; for everything else
     /// the store is asked, also where memory knows that it is somebody else's, so that nobody can tell by the time it took.
     pub async fn recall_all(&self, references: &[Reference], by: Owner, now: Duration) -> Vec<Recalled> {
-        let life = self.life(now);
         let mut recalled = Vec::with_capacity(references.len());
         let mut asked = Vec::new();
-        let mut renewed = Vec::new();
-        for (place, reference) in references.iter().enumerate() {
-            let known = self.memory.recall(*reference, by, life);
-            if let Some(known) = known.filter(|known| known.renewed) {
-                renewed.push((*reference, known.entry));
-            }
-            let origin = known.map(|known| known.entry.origin);
+        let remembered = self.remembered(references, by, now);
+        for (place, (reference, origin)) in references.iter().zip(remembered).enumerate() {
             recalled.push(match origin {
                 Some(origin) if origin.owner.shares_with(by) => Recalled::Own(origin),
                 others => {
@@ -222,7 +216,6 @@ impl Origins {
                 }
             });
         }
-        let _ = self.waiting.push(renewed, &self.condition);
         if !asked.is_empty() {
             self.condition.asked.fetch_add(asked.len() as u64, Ordering::Relaxed);
             let answers = self.ask(asked.iter().map(|(_, reference)| *reference).collect()).await;
@@ -239,6 +232,15 @@ impl Origins {
     /// What memory alone tells of references that nothing depends on, each in its place: nobody waits, and the store is not
     /// asked.
     pub fn recall_here(&self, references: &[Reference], by: Owner, now: Duration) -> Vec<Recalled> {
+        let own = |origin: Option<Origin>| origin.filter(|origin| origin.owner.shares_with(by));
+        let remembered = self.remembered(references, by, now).into_iter();
+        let recalled: Vec<_> = remembered.map(|origin| own(origin).map_or(Recalled::Unknown, Recalled::Own)).collect();
+        self.count(&recalled);
+        recalled
+    }
+
+    /// What memory knows, whosever it is, each in its place. What is used again is written down when it is time for that.
+    fn remembered(&self, references: &[Reference], by: Owner, now: Duration) -> Vec<Option<Origin>> {
         let life = self.life(now);
         let mut renewed = Vec::new();
         let recall = |reference: &Reference| {
@@ -246,13 +248,11 @@ impl Origins {
             if known.renewed {
                 renewed.push((*reference, known.entry));
             }
-            Some(known.entry.origin).filter(|origin| origin.owner.shares_with(by))
+            Some(known.entry.origin)
         };
-        let own: Vec<_> = references.iter().map(recall).collect();
-        let recalled: Vec<_> = own.into_iter().map(|own| own.map_or(Recalled::Unknown, Recalled::Own)).collect();
+        let origins = references.iter().map(recall).collect();
         let _ = self.waiting.push(renewed, &self.condition);
-        self.count(&recalled);
-        recalled
+        origins
     }
 
     fn count(&self, recalled: &[Recalled]) {

@@ -27,6 +27,7 @@ use super::{
 use crate::support::{
     client::Client,
     database::until,
+    disk::SmallDisk,
     process::{Process, run, said},
     say, soon,
     upstream::{LAST_CHUNK, RESPONSE, STREAM, Step, Upstream, chunk, json},
@@ -130,9 +131,9 @@ const SIZE: &str = "size=24m,mode=0700";
 /// A disk that somebody else fills and empties.
 #[derive(Default)]
 struct Full {
-    /// The small disk is mounted here.
-    mounted: Option<PathBuf>,
+    /// On the small disk: it goes first.
     neighbour: Option<Neighbour>,
+    small: Option<SmallDisk>,
     full_since: Option<Instant>,
     free_since: Option<Instant>,
     /// Rounds in which requests were refused, and rounds that began on a full disk.
@@ -179,15 +180,15 @@ impl Full {
 
     fn fill(&mut self, process: &Process) {
         self.full_since = Some(Instant::now());
-        match &self.mounted {
-            Some(folder) => self.neighbour = Some(Neighbour::of(folder)),
+        match &self.small {
+            Some(disk) => self.neighbour = Some(Neighbour::of(disk.folder())),
             None => limit_files(process, Some(1)),
         }
     }
 
     fn free(&mut self, process: &Process) {
         self.neighbour = None;
-        if self.mounted.is_none() {
+        if self.small.is_none() {
             limit_files(process, None);
         }
         self.free_since = Some(Instant::now());
@@ -202,17 +203,16 @@ impl Full {
 
 impl Trouble for Full {
     fn name(&self) -> &'static str {
-        if self.mounted.is_some() { "a full disk" } else { "files that may not grow" }
+        if self.small.is_some() { "a full disk" } else { "files that may not grow" }
     }
 
     async fn prepare(&mut self, data: &Path) {
         fs::create_dir(data).unwrap();
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", SIZE, "tmpfs"]).arg(data).output();
-        match mounted {
-            Ok(output) if output.status.success() => self.mounted = Some(data.to_owned()),
-            other => say(&format!(
+        match SmallDisk::mount(data, SIZE) {
+            Ok(disk) => self.small = Some(disk),
+            Err(why) => say(&format!(
                 "NOT TESTED: a small disk cannot be mounted (it takes root), so that the limit of the size of files stands \
-                 in for a full one: {other:?}"
+                 in for a full one: {why}"
             )),
         }
     }
@@ -222,7 +222,7 @@ impl Trouble for Full {
     }
 
     fn started(&mut self, process: &Process) {
-        if self.is_full() && self.mounted.is_none() {
+        if self.is_full() && self.small.is_none() {
             limit_files(process, Some(1));
         }
     }
@@ -271,15 +271,6 @@ impl Trouble for Full {
         some_time(dice).await;
         self.free(process);
         assert!(self.refused > 1 && self.began_full > 0, "{} refused, {} began full", self.refused, self.began_full);
-    }
-}
-
-impl Drop for Full {
-    fn drop(&mut self) {
-        self.neighbour = None;
-        if let Some(folder) = &self.mounted {
-            let _ = Command::new("umount").arg("--lazy").arg(folder).status();
-        }
     }
 }
 

@@ -15,6 +15,7 @@ use tidegate::store::sql::Place;
 
 use super::{
     LONG,
+    disk::SmallDisk,
     redis::{free_port, program},
     soon,
 };
@@ -40,12 +41,12 @@ fn user() -> Option<User> {
 }
 
 pub(crate) struct Postgres {
+    /// Before its folder: it goes first.
+    small: Option<SmallDisk>,
     folder: TempDir,
     port: u16,
     user: Option<User>,
     server: Option<Child>,
-    /// A small disk is mounted here.
-    small: Option<PathBuf>,
 }
 
 impl Postgres {
@@ -126,11 +127,7 @@ impl Postgres {
     pub(crate) async fn use_small_disk(&mut self) -> Result<(), String> {
         let folder = self.folder.path().join("small");
         fs::create_dir(&folder).unwrap();
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=2m", "tmpfs"]).arg(&folder).output();
-        if !mounted.as_ref().is_ok_and(|output| output.status.success()) {
-            return Err(format!("{mounted:?}"));
-        }
-        self.small = Some(folder.clone());
+        self.small = Some(SmallDisk::mount(&folder, "size=2m")?);
         if let Some(User { uid, gid }) = self.user {
             std::os::unix::fs::chown(&folder, Some(uid), Some(gid)).unwrap();
         }
@@ -146,7 +143,7 @@ impl Postgres {
 
     /// Takes every byte of the small disk, or gives them back.
     pub(crate) fn fill_small_disk(&self, full: bool) {
-        let file = self.small.as_ref().unwrap().join("filler");
+        let file = self.small.as_ref().unwrap().folder().join("filler");
         if full {
             let mut filler = fs::File::create(file).unwrap();
             while filler.write_all(&[0; 4096]).is_ok() {}
@@ -192,9 +189,6 @@ impl Postgres {
 impl Drop for Postgres {
     fn drop(&mut self) {
         self.kill();
-        if let Some(folder) = &self.small {
-            let _ = Command::new("umount").arg("--lazy").arg(folder).status();
-        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub(crate) mod client;
 pub(crate) mod database;
+pub(crate) mod disk;
 pub(crate) mod gateway;
 pub(crate) mod process;
 pub(crate) mod redis;
