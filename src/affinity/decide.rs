@@ -1,14 +1,14 @@
-//! Where a request goes that refers to state. Pure: what the memory said of each reference comes in.
+//! Where a request goes that refers to state. Pure: what the memory says of each reference comes in.
 //!
-//! | what is known of it | looked up upstream | an item that is whole | `encrypted_content`, a prompt |
-//! | --- | --- | --- | --- |
-//! | the caller's, or his group's | pins | leans | pins |
-//! | somebody else's | refuses, as if it was never seen | nothing | pins: who has it has it, and keys rotate |
-//! | never seen | refuses, or nothing, as `unknown_ids` says | nothing | nothing |
-//! | the store cannot tell | cannot be answered now, or nothing, as `unknown_ids` says | nothing | nothing |
+//! | known of it | looked up upstream | perhaps looked up | an item that is whole | `encrypted_content`, a prompt |
+//! | --- | --- | --- | --- | --- |
+//! | the caller's, or the caller's group's | pins | leans | leans | pins |
+//! | another owner's | refuses, like an unknown id | refuses | nothing | pins: keys rotate, and the text is the proof |
+//! | never seen | refuses, or nothing, as `unknown_ids` says | nothing | nothing | nothing |
+//! | the store cannot tell | no answer now, or nothing, as `unknown_ids` says | nothing | nothing | nothing |
 //!
-//! What leans goes to its account first where its model leads there too: the prompt is cached there. It can be answered anywhere, so
-//! it never keeps a request from going elsewhere, and a history of several accounts, as failover leaves it behind, goes free.
+//! What leans goes to its account first where its model leads there too: the prompt is cached there. Such a request can be answered
+//! anywhere, so leaning never keeps it from going elsewhere, and a history of several accounts, as failover leaves it behind, goes free.
 
 use super::Recalled;
 use crate::domain::origin::Kind;
@@ -29,6 +29,8 @@ pub struct Named {
 pub enum Role {
     /// It is looked up.
     LookedUp,
+    /// It may be looked up: its value looks like an id, at a place without a meaning.
+    Perhaps,
     /// Nothing: it is the id of an item that is whole.
     Whole,
     /// It is looked up in something that the request names as well, which decides where it goes.
@@ -74,9 +76,10 @@ impl Named {
         match (self.recalled, self.role) {
             (recalled, _) if bound => recalled.anyones().map_or(Effect::Nothing, |origin| Effect::Pins(origin.account)),
             (Recalled::Own(origin), Role::LookedUp) => Effect::Pins(origin.account),
-            (Recalled::Own(origin), Role::Whole) => Effect::Leans(origin.account),
+            (Recalled::Own(origin), Role::Perhaps | Role::Whole) => Effect::Leans(origin.account),
             (Recalled::Own(_), Role::Within) | (_, Role::Whole) => Effect::Nothing,
-            (Recalled::Foreign(_), _) => Effect::Foreign,
+            (Recalled::Foreign(_), _) | (Recalled::CannotTell(Some(_)), Role::Perhaps) => Effect::Foreign,
+            (Recalled::Unknown | Recalled::CannotTell(None), Role::Perhaps) => Effect::Nothing,
             (Recalled::Unknown, _) => Effect::Unknown,
             (Recalled::CannotTell(others), _) => Effect::CannotTell { foreign: others.is_some() },
         }
@@ -168,6 +171,13 @@ mod tests {
                 assert_eq!(both(&[named(kind, Role::Within, recalled)]), within, "{kind:?} {recalled:?}");
                 let whole = if recalled == own(7) { [Leaning(7); 2] } else { [Free; 2] };
                 assert_eq!(both(&[named(kind, Role::Whole, recalled)]), whole, "{kind:?} {recalled:?}");
+                // What may be looked up is refused only where it is known to be another owner's.
+                let perhaps = match recalled {
+                    Recalled::Own(_) => Leaning(7),
+                    Recalled::Foreign(_) | Recalled::CannotTell(Some(_)) => Unknown(0),
+                    Recalled::Unknown | Recalled::CannotTell(None) => Free,
+                };
+                assert_eq!(both(&[named(kind, Role::Perhaps, recalled)]), [perhaps; 2], "{kind:?} {recalled:?}");
             }
         }
         for kind in [Kind::Encrypted, Kind::Prompt] {

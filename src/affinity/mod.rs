@@ -96,6 +96,15 @@ impl Recalled {
         }
     }
 
+    /// What is known of a reference that `by` named.
+    fn of(origin: Option<Origin>, by: Owner) -> Self {
+        match origin {
+            Some(origin) if origin.owner.shares_with(by) => Self::Own(origin),
+            Some(origin) => Self::Foreign(origin),
+            None => Self::Unknown,
+        }
+    }
+
     fn found(self) -> Found {
         match self {
             Self::Own(_) => Found::Own,
@@ -229,12 +238,11 @@ impl Origins {
         recalled
     }
 
-    /// What memory alone tells of references that nothing depends on, each in its place: nobody waits, and the store is not
-    /// asked.
+    /// What memory alone tells of references, each in its place: for those on which so little depends that no request waits for the
+    /// store.
     pub fn recall_here(&self, references: &[Reference], by: Owner, now: Duration) -> Vec<Recalled> {
-        let own = |origin: Option<Origin>| origin.filter(|origin| origin.owner.shares_with(by));
         let remembered = self.remembered(references, by, now).into_iter();
-        let recalled: Vec<_> = remembered.map(|origin| own(origin).map_or(Recalled::Unknown, Recalled::Own)).collect();
+        let recalled: Vec<_> = remembered.map(|origin| Recalled::of(origin, by)).collect();
         self.count(&recalled);
         recalled
     }
@@ -268,11 +276,7 @@ impl Origins {
             self.memory.take(reference, entry);
         }
         // What is in memory only was not written yet.
-        match stored.map(|entry| entry.origin).or_else(|| known.anyones()) {
-            Some(origin) if origin.owner.shares_with(by) => Recalled::Own(origin),
-            Some(origin) => Recalled::Foreign(origin),
-            None => Recalled::Unknown,
-        }
+        Recalled::of(stored.map(|entry| entry.origin).or_else(|| known.anyones()), by)
     }
 
     /// The longest that a request waits for the store.

@@ -47,7 +47,8 @@ pub enum Placed {
     Lost,
     /// The account is left alone now.
     Unavailable,
-    /// The account cannot be asked: it went elsewhere, without its encrypted reasoning.
+    /// Another account was asked, without what only the account that holds the state understands. The request may count as pinned
+    /// before.
     Stripped,
 }
 

@@ -36,8 +36,6 @@ pub enum Problem {
     InvalidJson,
     /// The body refers to more stored objects than are looked up for one request.
     TooManyReferences,
-    /// The body is nested too deeply where it may refer to stored objects.
-    NestedTooDeeply,
     /// A field that we act on stands twice, or in another letter case.
     RepeatedField,
     /// The body is over `max_body_mib`.
@@ -92,7 +90,7 @@ pub enum Problem {
 
 impl Problem {
     /// All of them.
-    pub const ALL: [Self; 42] = [
+    pub const ALL: [Self; 41] = [
         Self::InvalidApiKey,
         Self::UnknownUrl,
         Self::MethodNotAllowed,
@@ -109,7 +107,6 @@ impl Problem {
         Self::InvalidModel,
         Self::InvalidJson,
         Self::TooManyReferences,
-        Self::NestedTooDeeply,
         Self::RepeatedField,
         Self::RequestTooLarge,
         Self::UpstreamLimit,
@@ -156,7 +153,6 @@ impl Problem {
             Self::InvalidModel => "invalid_model",
             Self::InvalidJson => "invalid_json",
             Self::TooManyReferences => "too_many_references",
-            Self::NestedTooDeeply => "nested_too_deeply",
             Self::RepeatedField => "repeated_field",
             Self::RequestTooLarge => "request_too_large",
             Self::UpstreamLimit => "upstream_request_too_large",

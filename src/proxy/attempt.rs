@@ -10,9 +10,12 @@ use http::{
 use hyper::body::Incoming;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::{Proxy, Tables, error::Refusal, read_on::Presence, receive::Model, respond::Reply, source::Source};
+use super::{
+    Proxy, Tables, error::Refusal, place::Cuts, read_on::Presence, receive::Model, respond::Reply, source::Source,
+};
 use crate::{
     domain::{
+        affinity::Placed,
         clock::Clock,
         endpoint::{Endpoint, Resource},
         origin::Owner,
@@ -58,8 +61,8 @@ pub(super) struct Call<'a> {
     pub(super) query: Option<&'a str>,
     pub(super) headers: &'a HeaderMap,
     pub(super) body: &'a Rope,
-    /// What of it stays here: sorted, and nowhere where the model stands.
-    pub(super) cuts: &'a [Edit],
+    /// What of it stays here, nowhere where the model stands.
+    pub(super) cuts: &'a Cuts,
     /// The model that the body names.
     pub(super) model: Option<&'a Model>,
     /// Whose is what comes of it.
@@ -71,15 +74,15 @@ pub(super) struct Call<'a> {
 }
 
 impl Call<'_> {
-    /// The body that asks for `model`; as it came where it does so already.
-    fn body(&self, model: Option<&str>) -> RopeBody {
+    /// The body that asks for `model`, without `cuts`; as it came where it is so already.
+    fn body(&self, model: Option<&str>, cuts: &[Edit]) -> RopeBody {
         let renamed = match (self.model, model) {
             (Some(asked), Some(model)) if *asked.name != *model => {
                 Some(Edit { range: asked.range.clone(), with: json_string(model) })
             }
             _ => None,
         };
-        let body = match (renamed, self.cuts) {
+        let body = match (renamed, cuts) {
             (None, []) => self.body.body(),
             (Some(edit), []) => self.body.edited(&[edit]).body(),
             (renamed, cuts) => {
@@ -154,7 +157,13 @@ pub(super) async fn attempt(
     let Ok(uri) = upstream.uri(&call.resource, call.query) else {
         return Err(Failure::last(Problem::Internal));
     };
-    let mut request = Request::new(call.body(model.as_deref()));
+    let account = lease.credential().map(|credential| credential.seat);
+    let cuts = call.cuts.of(account);
+    let stripped = std::mem::replace(&mut settlement.outcome().stripped, !cuts.is_empty());
+    if !stripped && !cuts.is_empty() {
+        tables.metrics.placed(Placed::Stripped);
+    }
+    let mut request = Request::new(call.body(model.as_deref(), cuts));
     *request.method_mut() = endpoint.method();
     *request.uri_mut() = uri;
     *request.headers_mut() = headers::up(call.headers, &upstream.config, lease.credential(), call.turn_issuer);
@@ -163,7 +172,6 @@ pub(super) async fn attempt(
         request.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
     }
 
-    let account = lease.credential().map(|credential| credential.seat);
     let credential = lease.credential().and_then(|credential| credential.name.clone());
     let since = settlement.attempt(index, upstream.config.name.clone(), credential);
     let sent = timeout(tables.timeouts.upstream_head, sender.send(request)).await;

@@ -79,6 +79,13 @@ pub(super) struct Admitted {
     pub(super) received: Received,
 }
 
+impl Admitted {
+    /// The query of its URL, without the `?`.
+    pub(super) fn query(&self) -> &str {
+        self.head.uri.query().unwrap_or_default()
+    }
+}
+
 /// Everything up to the end of the request.
 async fn admit<B>(
     proxy: &Proxy,
@@ -110,8 +117,8 @@ where
     }
 
     // Read the body: bounded, decoded, scanned piece by piece.
-    let (carries, timeouts, max) = (endpoint.carries(), &tables.timeouts, tables.max_body_bytes);
-    let received = receive::receive(body, carries, &head.headers, timeouts, max, &proxy.bodies).await?;
+    let (timeouts, max) = (&tables.timeouts, tables.max_body_bytes);
+    let received = receive::receive(body, endpoint, &head.headers, timeouts, max, &proxy.bodies).await?;
     settlement.outcome().bytes_up = received.rope.len();
     Ok(Admitted { caller, endpoint, head, received })
 }

@@ -18,11 +18,17 @@ use crate::{
     metering::Settlement,
     protocol::{
         body::Edit,
-        references::request::{Request, Used},
+        references::{
+            self,
+            request::{MOST_LOOKED_UP, Request, Use, Used},
+        },
     },
     routing::{Route, Target},
     upstream::Upstream,
 };
+
+/// Most models that an error names.
+const MODELS_TOLD: usize = 10;
 
 /// Where a request goes.
 pub(super) struct Place<'a> {
@@ -32,12 +38,28 @@ pub(super) struct Place<'a> {
     /// The one that is asked first, if it can be.
     pub(super) first: Option<u64>,
     /// What is cut out of its body.
-    pub(super) cuts: Vec<Edit>,
+    pub(super) cuts: Cuts,
+}
+
+/// What is cut out of the body of a request.
+#[derive(Default)]
+pub(super) struct Cuts {
+    /// Sorted, apart from each other.
+    pub(super) edits: Vec<Edit>,
+    /// The account that understands all of it: nothing is cut out of what it gets.
+    pub(super) unless: Option<u64>,
+}
+
+impl Cuts {
+    /// What is cut out of the body that this account gets.
+    pub(super) fn of(&self, account: Option<u64>) -> &[Edit] {
+        if self.unless.is_some() && self.unless == account { &[] } else { &self.edits }
+    }
 }
 
 impl<'a> Place<'a> {
     fn free(route: Route<'a>) -> Self {
-        Self { route, account: None, first: None, cuts: Vec::new() }
+        Self { route, account: None, first: None, cuts: Cuts::default() }
     }
 }
 
@@ -50,7 +72,7 @@ pub(super) async fn place<'a>(
     resource: &Resource<'_>,
 ) -> Result<Place<'a>, Refusal> {
     let asked = Asked { tables, admitted, resource, named: named_route(tables, admitted, resource)? };
-    if admitted.received.state.is_none() && !resource.endpoint.has_ids() {
+    if admitted.received.state.is_none() && !resource.endpoint.has_ids() && admitted.query().is_empty() {
         return asked.free().map(Place::free);
     }
     // Boxed, as what most requests do not need shall not make the future of every request larger.
@@ -91,8 +113,10 @@ struct Refers<'b> {
     role: Role,
     /// None where it can name nothing that is known.
     reference: Option<Reference>,
-    /// Its field in the body; none where it stands in the path.
+    /// Its field in the body; none where it stands in the URL.
     used: Option<&'b Used>,
+    /// The store is worth a question.
+    is_asked: bool,
 }
 
 impl<'a> Asked<'a, '_> {
@@ -157,29 +181,70 @@ impl<'a> Asked<'a, '_> {
             Decision::Pinned { account, by } => {
                 let kind = refers.get(by).map(|by| by.kind);
                 let words = refers.get(by).map_or("", Refers::words);
-                match self.pinned(account, free.as_ref(), words) {
-                    Ok(place) => (Placed::Pinned, kind, Ok(place)),
-                    Err((Placed::Pinned, refusal)) => (Placed::Pinned, kind, Err(refusal)),
-                    Err((placed, refusal)) => self.or_without(&refers, &named, free, placed, refusal),
+                match self.softly(account, &refers, &named, free.as_ref()) {
+                    Some(place) => (Placed::Pinned, kind, Ok(place)),
+                    None => match self.pinned(account, free.as_ref(), words) {
+                        Ok(place) => (Placed::Pinned, kind, Ok(place)),
+                        Err((Placed::Pinned, refusal)) => (Placed::Pinned, kind, Err(refusal)),
+                        Err((placed, refusal)) => self.or_without(&refers, &named, free, placed, refusal),
+                    },
                 }
             }
         };
-        self.tables.metrics.placed(placed);
-        let outcome = settlement.outcome();
-        (outcome.pinned, outcome.stripped) = (kind, placed == Placed::Stripped);
+        // Whether something is cut out is known when somebody is asked.
+        if placed != Placed::Stripped {
+            self.tables.metrics.placed(placed);
+        }
+        settlement.outcome().pinned = kind;
         place
     }
 
-    /// All that it refers to: in the path, then in the body.
+    /// Where its model lets it go on without what one account alone understands: to this account first, and elsewhere without that, if
+    /// nothing else binds the request, and its model leads there.
+    fn softly(
+        &self,
+        account: u64,
+        refers: &[Refers<'_>],
+        named: &[Named],
+        free: Option<&Result<Route<'a>, Refusal>>,
+    ) -> Option<Place<'a>> {
+        let state = self.strips()?;
+        let route = free?.as_ref().ok()?;
+        let (index, _) = self.upstream_of(account)?;
+        if !self.admitted.caller.may_use(index) || !route.leads_to(index) {
+            return None;
+        }
+        let decision = self.decide_without(state, refers, named, free?);
+        let cuts = Cuts { edits: state.without_bound(), unless: Some(account) };
+        matches!(decision, Decision::Free | Decision::Leaning(_)).then(|| Place {
+            first: Some(account),
+            cuts,
+            ..Place::free(route.clone())
+        })
+    }
+
+    /// What its body holds, if its model lets it go on without what one account alone understands.
+    fn strips(&self) -> Option<&Request> {
+        let strips = self.named.as_ref().is_some_and(|route| route.on_lost_state == OnLostState::StripEncrypted);
+        self.admitted.received.state.as_deref().filter(|_| strips)
+    }
+
+    /// All that it refers to: in the path, in the query, then in the body.
     fn refers(&self) -> Vec<Refers<'_>> {
         let path = self.resource.names().enumerate().map(|(place, (kind, id))| Refers {
             kind,
             role: if place == 0 { Role::LookedUp } else { Role::Within },
             reference: Some(Reference::new(kind, id.as_bytes())),
             used: None,
+            is_asked: true,
+        });
+        let query = references::query::references(self.admitted.query(), self.resource.endpoint.has_ids());
+        let query = query.into_iter().map(|used| {
+            let role = if used.is_cursor { Role::Within } else { Role::Perhaps };
+            Refers { kind: used.kind, role, reference: Some(used.reference), used: None, is_asked: true }
         });
         let used = self.admitted.received.state.iter().flat_map(|state| &state.references);
-        path.chain(used.map(Refers::from)).collect()
+        path.chain(query).chain(used.map(Refers::from)).collect()
     }
 
     /// Whether ids that nobody knows are refused, in a request that goes to this account or else goes free: where the caller
@@ -215,7 +280,15 @@ impl<'a> Asked<'a, '_> {
         let endpoint = self.resource.endpoint;
         let upstream = self.upstream_of(account).filter(|(index, _)| self.admitted.caller.may_use(*index));
         let Some((index, upstream)) = upstream else { return Err((Placed::Lost, Refusal::state_lost(what))) };
-        let route = self.named.clone().unwrap_or_else(|| Route::to(index, None)).only(index);
+        let asked = self.admitted.received.model.as_ref().map(|model| &*model.name);
+        let route = match &self.named {
+            None => Some(Route::to(index, None)),
+            Some(route) => route.clone().only(index, asked),
+        };
+        let Some(route) = route else {
+            let refusal = self.conflicting_model(what, index, &upstream.config.name);
+            return Err((Placed::Conflict, refusal));
+        };
         self.fits(&route).map_err(|refusal| (Placed::Pinned, refusal))?;
         let now = Instant::now();
         if let Some(left) = out_for(upstream, account, now)
@@ -224,6 +297,16 @@ impl<'a> Asked<'a, '_> {
             return Err((Placed::Unavailable, Refusal::state_unavailable(what, left)));
         }
         Ok(Place { account: Some(account), ..Place::free(route) })
+    }
+
+    /// Its model does not lead to the upstream of this name and index, which holds its state.
+    fn conflicting_model(&self, what: &str, index: usize, upstream: &str) -> Refusal {
+        let (routes, caller) = (&self.tables.routes, &self.admitted.caller);
+        let leads = |name: &str| routes.route(name).is_some_and(|route| route.leads_to(index));
+        let others = routes.listed().iter().map(|name| &**name).filter(|name| caller.may_ask(name) && leads(name));
+        let others: Vec<&str> = others.take(MODELS_TOLD).collect();
+        let model = self.admitted.received.model.as_ref().map_or("", |model| &*model.name);
+        Refusal::conflicting_model(what, upstream, model, &others)
     }
 
     /// Whether anybody else is in service where it could go. Who is the only one is asked even so: what is held against it is
@@ -249,7 +332,7 @@ impl<'a> Asked<'a, '_> {
         }
     }
 
-    /// Without its encrypted reasoning, where its model wants that and nothing else binds it; else the refusal.
+    /// Without what one account alone understands, where its model wants that and the request can go somewhere then; else the refusal.
     fn or_without(
         &self,
         refers: &[Refers<'_>],
@@ -258,53 +341,64 @@ impl<'a> Asked<'a, '_> {
         placed: Placed,
         refusal: Refusal,
     ) -> (Placed, Option<Kind>, Result<Place<'a>, Refusal>) {
-        let strips = self.named.as_ref().is_some_and(|route| route.on_lost_state == OnLostState::StripEncrypted);
-        match (&self.admitted.received.state, free) {
-            (Some(state), Some(free @ Ok(_))) if strips && !self.binds(state, refers, named, &free) => {
-                let cuts = state.without_reasoning();
-                (Placed::Stripped, None, free.map(|route| Place { cuts, ..Place::free(route) }))
-            }
-            _ => (placed, None, Err(refusal)),
+        let refused = (placed, None, Err(refusal));
+        let (Some(state), Some(free)) = (self.strips(), free) else { return refused };
+        let cuts = Cuts { edits: state.without_bound(), unless: None };
+        if cuts.edits.is_empty() {
+            return refused;
         }
+        let place = match self.decide_without(state, refers, named, &free) {
+            Decision::Free => free.ok().map(Place::free),
+            Decision::Leaning(account) => free.ok().map(|route| Place { first: Some(account), ..Place::free(route) }),
+            Decision::Pinned { account, .. } => self.pinned(account, Some(&free), "").ok(),
+            _ => None,
+        };
+        place.map_or(refused, |place| (Placed::Stripped, None, Ok(Place { cuts, ..place })))
     }
 
-    /// Whether something beside its encrypted reasoning keeps the request from going free: it binds it to an account, or may not
-    /// go there. An item that is whole does neither.
-    fn binds(
+    /// Where the request goes without what one account alone understands.
+    fn decide_without(
         &self,
         state: &Request,
         refers: &[Refers<'_>],
         named: &[Named],
         free: &Result<Route<'_>, Refusal>,
-    ) -> bool {
-        let mut left = state.left_without_reasoning().peekable();
-        let stays = |refers: &Refers<'_>| match refers.used {
-            None => true,
-            Some(used) => left.next_if(|left| std::ptr::eq(*left, used)).is_some_and(|left| !left.whole),
-        };
-        let stays: Vec<bool> = refers.iter().map(stays).collect();
-        let kept: Vec<Named> = named.iter().zip(stays).filter(|(_, stays)| *stays).map(|(named, _)| *named).collect();
+    ) -> Decision {
+        let stays = |refers: &Refers<'_>| refers.used.is_none_or(|used| !state.is_bound(used));
+        let kept: Vec<Named> =
+            refers.iter().zip(named).filter(|(refers, _)| stays(refers)).map(|(_, named)| *named).collect();
         // Where it goes then, other strangers may be.
-        let decision = affinity::decide(&kept, |account| self.refuses_unknown(account, Some(free)));
-        !matches!(decision, Decision::Free | Decision::Leaning(_))
+        affinity::decide(&kept, |account| self.refuses_unknown(account, Some(free)))
     }
 }
 
-/// What the memory says of each. The store is not asked for what only leans: nobody shall wait for it.
+/// What the memory says of each. The store is not asked for the ids of whole items, on which nothing depends, nor for words that only look
+/// like ids. It is asked for [`MOST_LOOKED_UP`] references at most: all that an upstream looks up for certain, and of the others the
+/// last ones, as a conversation goes on at its end.
 async fn recall(proxy: &Proxy, admitted: &Admitted, refers: &[Refers<'_>]) -> Vec<Named> {
-    let is_whole = |refers: &Refers<'_>| refers.role == Role::Whole;
-    let of = |whole: bool| -> Vec<Reference> {
-        refers.iter().filter(|refers| is_whole(refers) == whole).filter_map(|refers| refers.reference).collect()
+    let is_certain =
+        |refers: &Refers<'_>| matches!(refers.role, Role::LookedUp | Role::Within) && refers.kind != Kind::Encrypted;
+    let mut left = MOST_LOOKED_UP.saturating_sub(refers.iter().filter(|refers| is_certain(refers)).count());
+    let mut is_asked: Vec<bool> = refers.iter().map(is_certain).collect();
+    for (asked, refers) in is_asked.iter_mut().zip(refers).rev() {
+        if !*asked && refers.is_asked && left > 0 {
+            left -= 1;
+            *asked = true;
+        }
+    }
+    let of = |wanted: bool| -> Vec<Reference> {
+        let each = refers.iter().zip(&is_asked).filter(|(_, asked)| **asked == wanted);
+        each.filter_map(|(refers, _)| refers.reference).collect()
     };
     let (owner, now) = (admitted.caller.owner, Duration::from_millis(proxy.now()));
-    let mut whole = proxy.origins.recall_here(&of(true), owner, now).into_iter();
-    let mut others = proxy.origins.recall_all(&of(false), owner, now).await.into_iter();
-    let named = |refers: &Refers<'_>| {
-        let recalled = if is_whole(refers) { &mut whole } else { &mut others };
+    let mut here = proxy.origins.recall_here(&of(false), owner, now).into_iter();
+    let mut asked = proxy.origins.recall_all(&of(true), owner, now).await.into_iter();
+    let named = |(refers, is_asked): (&Refers<'_>, &bool)| {
+        let recalled = if *is_asked { &mut asked } else { &mut here };
         let recalled = refers.reference.and_then(|_| recalled.next()).unwrap_or(Recalled::Unknown);
         Named { kind: refers.kind, role: refers.role, recalled }
     };
-    refers.iter().map(named).collect()
+    refers.iter().zip(&is_asked).map(named).collect()
 }
 
 /// For how long nobody of the account may be asked; none where somebody may.
@@ -321,8 +415,13 @@ fn out_for(upstream: &Upstream, account: u64, now: Instant) -> Option<Duration> 
 
 impl<'b> From<&'b Used> for Refers<'b> {
     fn from(used: &'b Used) -> Self {
-        let role = if used.whole { Role::Whole } else { Role::LookedUp };
-        Self { kind: used.kind, role, reference: used.reference, used: Some(used) }
+        let role = match used.uses {
+            Use::LookedUp => Role::LookedUp,
+            Use::Perhaps | Use::Hardly => Role::Perhaps,
+            Use::Whole => Role::Whole,
+        };
+        let is_asked = matches!(used.uses, Use::LookedUp | Use::Perhaps);
+        Self { kind: used.kind, role, reference: used.reference, used: Some(used), is_asked }
     }
 }
 
@@ -330,7 +429,7 @@ impl Refers<'_> {
     /// Words for an error: the field, or what the path names.
     fn words(&self) -> &'static str {
         match self.used {
-            Some(used) if used.name != "id" => used.name,
+            Some(Used { name: Some(name), .. }) if *name != "id" => name,
             _ => self.kind.name(),
         }
     }

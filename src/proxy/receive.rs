@@ -21,7 +21,7 @@ use crate::{
     config::Timeouts,
     domain::{
         budget::{Budget, Reservation},
-        endpoint::Carries,
+        endpoint::{Carries, Endpoint},
     },
     protocol::{
         body::Rope,
@@ -77,7 +77,7 @@ pub(super) struct Model {
 /// Reads the body, into memory that `budget` has to have left.
 pub(super) async fn receive<B>(
     body: B,
-    carries: Carries,
+    endpoint: Endpoint,
     headers: &HeaderMap,
     timeouts: &Timeouts,
     max_bytes: u64,
@@ -86,7 +86,7 @@ pub(super) async fn receive<B>(
 where
     B: Body<Data = Bytes, Error: Error + 'static> + Send + Unpin,
 {
-    if carries == Carries::Nothing {
+    if endpoint.carries() == Carries::Nothing {
         return Box::pin(discard(body, timeouts)).await;
     }
     let coding = Coding::of(headers)?;
@@ -96,7 +96,7 @@ where
     }
     // All of it before anything is read: who is refused in the middle has sent the rest in vain.
     let expected = if coding.is_none() { body.size_hint().exact() } else { None };
-    let mut scan = Scan::new(max_bytes, budget, coding, carries == Carries::Model);
+    let mut scan = Scan::new(max_bytes, budget, coding, endpoint);
     let fits = match expected {
         Some(len) => scan.held.set(len),
         None => scan.hold(0),
@@ -249,10 +249,10 @@ struct Scan<'a> {
 }
 
 impl<'a> Scan<'a> {
-    fn new(max_bytes: u64, budget: &'a Budget, coding: Option<Coding>, names_model: bool) -> Self {
+    fn new(max_bytes: u64, budget: &'a Budget, coding: Option<Coding>, endpoint: Endpoint) -> Self {
         Self {
-            scanner: if names_model { RequestScan::new() } else { RequestScan::without_fields() },
-            names_model,
+            scanner: RequestScan::new(endpoint),
+            names_model: endpoint.carries() == Carries::Model,
             rope: Rope::new(),
             max_bytes,
             budget,

@@ -19,7 +19,6 @@ pub(super) fn status(problem: Problem) -> StatusCode {
         | Problem::ConflictingState
         | Problem::StateLost
         | Problem::TooManyReferences
-        | Problem::NestedTooDeeply
         | Problem::InvalidJson
         | Problem::RepeatedField
         | Problem::InvalidEncoding

@@ -129,16 +129,25 @@ impl Route<'_> {
         Self { model: None, strategy, on_lost_state, targets: Cow::Owned(vec![target]) }
     }
 
-    /// The same model at this upstream alone; by the name as it was asked for where no target is there.
+    /// The same model at this upstream alone. Where it does not lead there, it is asked for by the name `asked`, as the client wrote it;
+    /// `None` where that name has another meaning elsewhere, as the configuration renames it.
     #[must_use]
-    pub fn only(mut self, upstream: usize) -> Self {
+    pub fn only(mut self, upstream: usize, asked: Option<&str>) -> Option<Self> {
         let there = self.targets.iter().filter(|target| target.upstream == upstream);
         let mut targets: Vec<Target> = there.cloned().collect();
         if targets.is_empty() {
+            if self.targets.iter().any(|target| target.model.is_some() && target.model.as_deref() != asked) {
+                return None;
+            }
             targets.push(Target { upstream, model: None, priority: 1, weight: 1 });
         }
         self.targets = Cow::Owned(targets);
-        self
+        Some(self)
+    }
+
+    /// Whether it leads to this upstream.
+    pub fn leads_to(&self, upstream: usize) -> bool {
+        self.targets.iter().any(|target| target.upstream == upstream)
     }
 }
 

@@ -4,7 +4,7 @@ use std::{fmt::Write as _, time::Duration};
 
 use tempfile::TempDir;
 use tidegate::{
-    config::{Config, Group, Key, Limits, OnLostState},
+    config::{Config, Group, Key, Limits, Model, OnLostState},
     domain::{
         chance::{Chance, seed},
         clock::Clock,

@@ -49,6 +49,12 @@ pub enum JsonErrorKind {
     /// More references to stored state than are looked up for one request.
     #[error("the JSON refers to too many stored objects")]
     TooManyReferences,
+    /// A byte below 0x20 inside a string.
+    #[error("a string of the JSON holds a control byte; write it as an escape")]
+    ControlByte,
+    /// Bytes that are not UTF-8 inside a string.
+    #[error("a string of the JSON is not valid UTF-8")]
+    InvalidUtf8,
     /// A key beside one that is acted on is not text.
     #[error("a field name in the JSON is not valid text")]
     InvalidKey,

@@ -1,8 +1,9 @@
 //! An incremental JSON scanner: a fixed set of paths in, their byte ranges and small values out.
 //!
 //! It is the only reader of JSON on the data path, for requests and answers alike. Structure, literals and numbers are held
-//! strictly to RFC 8259; the contents of strings that nobody asked for are not looked at. Nothing is joined, nothing
-//! recurses, and what is kept is bounded whatever the text: a split of the input never changes the result.
+//! strictly to RFC 8259. Strings that no path asks for are not unescaped; a scanner that refuses ambiguous texts checks that they
+//! are UTF-8 without control bytes. Nothing is joined, nothing recurses, and what is kept is bounded whatever the text: a split of
+//! the input never changes the result.
 
 mod error;
 mod find;
@@ -11,6 +12,7 @@ mod number;
 mod seek;
 mod strings;
 mod text;
+mod utf8;
 mod value;
 mod watch;
 
@@ -22,10 +24,11 @@ use nesting::Nesting;
 use number::Number;
 pub use seek::{Seek, Wish};
 use text::Text;
+use utf8::Utf8;
 pub use value::{Found, NUMBER_LIMIT, STRING_LIMIT, Value};
 use watch::Watch;
 pub use watch::{Paths, Repeats};
-pub(super) use watch::{bits, same_folded};
+pub(super) use watch::{bits, folded};
 
 /// What may come next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +80,11 @@ pub struct Scanner<S = ()> {
     max_depth: u64,
     watch: Watch,
     seek: S,
+    /// The bytes of all strings are checked: parsers read invalid ones in different ways, so that they could hide something.
+    checks_bytes: bool,
+    utf8: Utf8,
+    /// The current piece holds control bytes, which may stand between tokens only.
+    has_control: bool,
     failed: Option<JsonError>,
 }
 
@@ -101,6 +109,9 @@ impl<S: Seek> Scanner<S> {
             max_depth: u64::MAX,
             watch: Watch::new(paths, repeats),
             seek,
+            checks_bytes: repeats == Repeats::Refuse,
+            utf8: Utf8::default(),
+            has_control: false,
             failed: None,
         }
     }
@@ -113,7 +124,19 @@ impl<S: Seek> Scanner<S> {
 
     /// Reads the next piece. Once it failed, it gives the same error for ever.
     pub fn feed(&mut self, piece: &[u8]) -> Result<(), JsonError> {
-        self.read(piece, 0).map(|_| ())
+        if !self.checks_bytes {
+            return self.read(piece, 0).map(|_| ());
+        }
+        let bytes = utf8::classify(piece);
+        self.has_control = bytes.control;
+        let Some(fault) = self.utf8.check(piece, bytes.high) else { return self.read(piece, 0).map(|_| ()) };
+        // The bytes before the fault come first, as they would if each byte came alone.
+        self.read(piece.get(..fault.at).unwrap_or_default(), 0)?;
+        if fault.before == 0 && !self.in_string() {
+            // Between tokens the byte is an error of another kind.
+            self.read(piece.get(fault.at..=fault.at).unwrap_or_default(), 0)?;
+        }
+        self.fail(JsonErrorKind::InvalidUtf8, self.base - fault.before)
     }
 
     /// Reads the next piece up to the end of a string or number at path `stop`, or to its end; gives how much was read.
@@ -158,7 +181,23 @@ impl<S: Seek> Scanner<S> {
         self.nesting.clear();
         self.watch.clear();
         self.seek.clear();
+        self.utf8 = Utf8::default();
         self.failed = None;
+    }
+
+    fn in_string(&self) -> bool {
+        matches!(self.state, State::Skip | State::SkipEscaped | State::Text | State::Pieces)
+    }
+
+    /// Whether these bytes of a string, the first of them at `at`, may stand in it as they are.
+    #[inline]
+    fn no_control(&self, bytes: &[u8], at: u64) -> Result<(), (JsonErrorKind, u64)> {
+        if self.has_control
+            && let Some(control) = bytes.iter().position(|byte| *byte < 0x20)
+        {
+            return Err((JsonErrorKind::ControlByte, at + control as u64));
+        }
+        Ok(())
     }
 
     fn fail<T>(&mut self, kind: JsonErrorKind, at: u64) -> Result<T, JsonError> {
@@ -189,15 +228,18 @@ impl<S: Seek> Scanner<S> {
             state = match state {
                 State::Skip => {
                     let (next, read) = self.skip(&piece[i..]);
+                    self.no_control(&piece[i..i + read], at)?;
                     i += read;
                     next
                 }
                 State::SkipEscaped => {
+                    self.no_control(&[byte], at)?;
                     i += 1;
                     State::Skip
                 }
                 State::Text => {
                     let (read, closed) = self.text.read(&piece[i..]);
+                    self.no_control(&piece[i..i + read], at)?;
                     i += read;
                     if !closed {
                         break;
@@ -216,6 +258,7 @@ impl<S: Seek> Scanner<S> {
                 }
                 State::Pieces => {
                     let (read, closed) = self.text.pass(&piece[i..], |piece| self.seek.piece(piece));
+                    self.no_control(&piece[i..i + read], at)?;
                     i += read;
                     if !closed {
                         break;
@@ -259,7 +302,7 @@ impl<S: Seek> Scanner<S> {
                 }
                 State::FirstValue | State::Value if byte == b'"' => {
                     i += 1;
-                    let (next, read) = self.begin_string(&piece[i..], at);
+                    let (next, read) = self.begin_string(&piece[i..], at)?;
                     i += read;
                     next
                 }

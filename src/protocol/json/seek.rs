@@ -13,14 +13,22 @@ pub trait Seek {
     /// The keys of the innermost object are of interest.
     fn looks(&self) -> bool;
 
+    /// Keys of the innermost object are acted on: one that is no text is refused where texts are refused that two parsers might read in
+    /// two ways.
+    fn checks_keys(&self) -> bool;
+
     /// A key of the innermost object, unescaped; empty where it is too long for any name, or no text.
     fn key(&mut self, key: &[u8]) -> Result<(), JsonErrorKind>;
 
     /// What is to be told of a string that comes next as a value. Asked at its begin and at its end.
     fn wish(&self) -> Wish;
 
-    /// A string begins of which only that was to be told.
-    fn begins(&mut self);
+    /// Whether a string that was wished for as a [`Wish::Value`] and begins with these bytes, unescaped, may be of interest. Where
+    /// the answer is no, [`Seek::value`] must find no interest in any string that begins with them.
+    fn may_begin_value(&self, begin: &[u8]) -> bool;
+
+    /// Such a string is over; `None` where it is of no interest by its begin, too long for an id, or no text.
+    fn value(&mut self, range: Range<u64>, text: Option<&[u8]>) -> Result<(), JsonErrorKind>;
 
     /// A string that was wished for is over; `None` where it is too long for an id, or no text.
     fn text(&mut self, range: Range<u64>, text: Option<&str>) -> Result<(), JsonErrorKind>;
@@ -49,8 +57,8 @@ pub trait Seek {
 pub enum Wish {
     /// Nothing.
     Nothing,
-    /// That it begins.
-    Begin,
+    /// It as a whole, if it may be an id.
+    Value,
     /// It as a whole, if it is short.
     Text,
     /// All of it, in pieces.
@@ -62,6 +70,10 @@ impl Seek for () {
         false
     }
 
+    fn checks_keys(&self) -> bool {
+        false
+    }
+
     fn key(&mut self, _: &[u8]) -> Result<(), JsonErrorKind> {
         Ok(())
     }
@@ -70,7 +82,13 @@ impl Seek for () {
         Wish::Nothing
     }
 
-    fn begins(&mut self) {}
+    fn may_begin_value(&self, _: &[u8]) -> bool {
+        false
+    }
+
+    fn value(&mut self, _: Range<u64>, _: Option<&[u8]>) -> Result<(), JsonErrorKind> {
+        Ok(())
+    }
 
     fn text(&mut self, _: Range<u64>, _: Option<&str>) -> Result<(), JsonErrorKind> {
         Ok(())

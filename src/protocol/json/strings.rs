@@ -23,14 +23,12 @@ impl<S: Seek> Scanner<S> {
         let (watching, looking) = (self.watching(), self.seek.looks());
         if !watching && !looking {
             self.is_key = true;
-            return Ok(skipped(rest, run, State::Colon));
+            return self.skipped(rest, run, at + 1, State::Colon);
         }
         match run {
             Some(run) if rest[run] == b'"' && run <= STRING_LIMIT => {
                 let key = &rest[..run];
-                if self.watch.checks_keys() && !is_text(key) {
-                    return Err((JsonErrorKind::InvalidKey, at));
-                }
+                self.no_control(key, at + 1)?;
                 if watching {
                     self.watch.key(key).map_err(|kind| (kind, at))?;
                 }
@@ -50,29 +48,64 @@ impl<S: Seek> Scanner<S> {
 
     /// The text after the quote of a string that is a value. Gives the next state and how much was read.
     #[inline]
-    pub(super) fn begin_string(&mut self, rest: &[u8], at: u64) -> (State, usize) {
+    pub(super) fn begin_string(&mut self, rest: &[u8], at: u64) -> Result<(State, usize), (JsonErrorKind, u64)> {
         self.is_key = false;
         let wish = self.seek.wish();
-        if wish == Wish::Begin {
-            self.seek.begins();
-        }
-        if matches!(wish, Wish::Nothing | Wish::Begin) && !self.keeps_value() {
-            return skipped(rest, quote_or_backslash(rest), State::After);
+        if matches!(wish, Wish::Nothing | Wish::Value) && !self.keeps_value() {
+            let run = quote_or_backslash(rest);
+            if wish == Wish::Nothing {
+                return self.skipped(rest, run, at + 1, State::After);
+            }
+            match run {
+                // Nearly every one: it is looked at where it stands.
+                Some(run) if rest[run] == b'"' => {
+                    let text = &rest[..run];
+                    self.no_control(text, at + 1)?;
+                    self.seek.value(at..at + run as u64 + 2, Some(text)).map_err(|kind| (kind, at))?;
+                    return Ok((State::After, run + 1));
+                }
+                // At the end of a piece it may turn out to be empty.
+                run if !rest.is_empty() && !self.seek.may_begin_value(&rest[..run.unwrap_or(rest.len())]) => {
+                    self.seek.value(at..at, None).map_err(|kind| (kind, at))?;
+                    return self.skipped(rest, run, at + 1, State::After);
+                }
+                _ => {}
+            }
         }
         self.token_at = at;
         self.text.begin(false);
-        (if wish == Wish::Pieces { State::Pieces } else { State::Text }, 0)
+        Ok((if wish == Wish::Pieces { State::Pieces } else { State::Text }, 0))
+    }
+
+    /// Passes over the beginning of a string of which the first quote or backslash is at `run`: to its end, if that is it.
+    #[inline]
+    fn skipped(
+        &self,
+        rest: &[u8],
+        run: Option<usize>,
+        at: u64,
+        next: State,
+    ) -> Result<(State, usize), (JsonErrorKind, u64)> {
+        self.no_control(&rest[..run.unwrap_or(rest.len())], at)?;
+        Ok(match run {
+            Some(run) if rest[run] == b'"' => (next, run + 1),
+            // The backslash is looked at again.
+            Some(run) => (State::Skip, run),
+            None => (State::Skip, rest.len()),
+        })
     }
 
     /// A key ended that has an escape, is long, or came in pieces.
     pub(super) fn long_key(&mut self) -> Result<(), JsonErrorKind> {
         let key = match self.text.key() {
             Ok(Some(key)) => key.as_bytes(),
-            Err(()) if self.watch.checks_keys() => return Err(JsonErrorKind::InvalidKey),
+            Err(()) if self.watch.checks_keys() && (self.watching() || self.seek.checks_keys()) => {
+                return Err(JsonErrorKind::InvalidKey);
+            }
             // Too long for any name, or no text.
             Ok(None) | Err(()) => &[],
         };
-        if self.watch.level() == self.nesting.depth() {
+        if self.watching() {
             self.watch.key(key)?;
         }
         if self.seek.looks() {
@@ -83,8 +116,11 @@ impl<S: Seek> Scanner<S> {
 
     /// A string that is read ended before `end`. Gives the path that wanted it, as a bit.
     pub(super) fn string(&mut self, end: u64) -> Result<u32, JsonErrorKind> {
-        if self.seek.wish() == Wish::Text {
-            self.seek.text(self.token_at..end, self.text.short())?;
+        let range = self.token_at..end;
+        match self.seek.wish() {
+            Wish::Text => self.seek.text(range, self.text.short())?,
+            Wish::Value => self.seek.value(range, self.text.short().map(str::as_bytes))?,
+            Wish::Nothing | Wish::Pieces => {}
         }
         if !self.keeps_value() {
             return Ok(0);
@@ -99,24 +135,5 @@ impl<S: Seek> Scanner<S> {
             self.watch.put(self.token_at..end, Value::LongString);
         }
         Ok(())
-    }
-}
-
-/// A key without escapes is text.
-#[inline]
-fn is_text(key: &[u8]) -> bool {
-    // One pass without an early way out: keys are short, and nearly all are plain.
-    let plain = key.iter().fold(true, |plain, byte| plain & (0x20..0x80).contains(byte));
-    plain || (std::str::from_utf8(key).is_ok() && key.iter().all(|byte| *byte >= 0x20))
-}
-
-/// Passes over the beginning of a string of which the first quote or backslash is at `run`: to its end, if that is it.
-#[inline]
-fn skipped(rest: &[u8], run: Option<usize>, next: State) -> (State, usize) {
-    match run {
-        Some(run) if rest[run] == b'"' => (next, run + 1),
-        // The backslash is looked at again.
-        Some(run) => (State::Skip, run),
-        None => (State::Skip, rest.len()),
     }
 }

@@ -92,7 +92,7 @@ fn gives_every_kind_of_value() {
     let text = "é".repeat(STRING_LIMIT / 2);
     assert_eq!(model(format!("{{\"model\":\"{text}\"}}")), string(&text));
     assert_eq!(model(format!("{{\"model\":\"{text}a\"}}")), Some(Value::LongString));
-    assert_eq!(model(format!("{{\"model\":\"{text}\\u0041\\ud800\n\"}}")), Some(Value::LongString));
+    assert_eq!(model(format!("{{\"model\":\"{text}\\u0041\\ud800\"}}")), Some(Value::LongString));
 }
 
 #[test]
@@ -106,10 +106,6 @@ fn strings_that_are_no_text_are_told_apart() {
         b"\"\\x\"",
         b"\"\\u12\"",
         b"\"\\u12\\\"\"",
-        b"\"\xff\"",
-        b"\"\xe2\x84\"",
-        b"\"\xe2\x84\\u00aa\"",
-        b"\"\n\"",
     ] {
         let body = [b"{\"model\":", text, b"}"].concat();
         assert_eq!(model(&body), Some(Value::InvalidString), "{}", text.escape_ascii());
@@ -230,7 +226,7 @@ fn keys_over_the_limit_are_checked_to_their_end() {
     for len in [STRING_LIMIT - 1, STRING_LIMIT, STRING_LIMIT + 1, 3 * STRING_LIMIT - 1, 3 * STRING_LIMIT] {
         let long = "é".repeat(len / 2) + if len % 2 == 1 { "x" } else { "" };
         assert!(scan(format!("{{\"{long}é\":1,\"model\":2}}"), Repeats::Refuse).unwrap()[MODEL].is_some());
-        let bad = [b"{\"", long.as_bytes(), b"\xC3\":1}"].concat();
+        let bad = [b"{\"", long.as_bytes(), b"\\ud800\":1}"].concat();
         assert_eq!(refused(&bad), JsonErrorKind::InvalidKey);
         assert_eq!(scan_pieces(bad.chunks(1), Repeats::Refuse), scan(&bad, Repeats::Refuse));
     }

@@ -1,6 +1,6 @@
 //! Matches keys to paths and keeps what stands there.
 
-use std::ops::Range;
+use std::{borrow::Cow, ops::Range};
 
 use super::{Found, JsonErrorKind, Value};
 
@@ -150,13 +150,16 @@ impl Watch {
         let mut matching = 0;
         let live = self.live[level];
         let same_len = self.paths.by_len[level].get(key.len()).copied().unwrap_or_default();
-        for path in bits(if self.refuse { live } else { live & same_len }) {
+        for path in bits(live & same_len) {
             let name = self.paths.paths[path][level];
             if name.as_bytes() == key {
                 matching |= 1 << path;
-            } else if self.refuse && same_folded(name, key) {
+            } else if self.refuse && name.as_bytes().eq_ignore_ascii_case(key) {
                 return Err(JsonErrorKind::LetterCase { name });
             }
+        }
+        if self.refuse && !key.is_ascii() {
+            self.no_other_letters(live, key)?;
         }
         let again = matching & self.seen[level];
         if self.refuse && again != 0 {
@@ -165,6 +168,19 @@ impl Watch {
         self.seen[level] |= matching;
         self.wanted[level] = matching & self.paths.ends[level];
         self.deeper = matching & !self.paths.ends[level];
+        Ok(())
+    }
+
+    /// A key that is not ASCII is none of the names; nor may it be one to a parser that folds letters.
+    fn no_other_letters(&self, live: u32, key: &[u8]) -> Result<(), JsonErrorKind> {
+        let Some(folded) = folded(key) else { return Ok(()) };
+        let same_len = self.paths.by_len[self.level - 1].get(folded.len()).copied().unwrap_or_default();
+        for path in bits(live & same_len) {
+            let name = self.paths.paths[path][self.level - 1];
+            if name.as_bytes().eq_ignore_ascii_case(&folded) {
+                return Err(JsonErrorKind::LetterCase { name });
+            }
+        }
         Ok(())
     }
 
@@ -203,15 +219,32 @@ pub(in crate::protocol) fn bits(set: impl Into<u64>) -> impl Iterator<Item = usi
     })
 }
 
-/// Same to Go's `encoding/json`, which takes a field by its name in any letter case: ASCII's, and the two letters outside of it
-/// that fold into it.
-pub(in crate::protocol) fn same_folded(name: &str, key: &[u8]) -> bool {
-    // It was looked at: it is text.
-    let Ok(key) = std::str::from_utf8(key) else { return false };
-    let fold = |char: char| match char {
-        'ſ' => 's',
-        '\u{212A}' => 'k',
-        _ => char.to_ascii_lowercase(),
-    };
-    key.chars().map(fold).eq(name.chars().map(fold))
+/// A key as Go's `encoding/json` compares it, but for its letter case: that parser takes a field by its name in any letter case, and two
+/// letters outside of ASCII fold into it, `ſ` (U+017F) into `s` and the Kelvin sign (U+212A) into `k`. `None` for a key with any other
+/// letter outside of ASCII: it is like no name here.
+#[inline]
+pub(in crate::protocol) fn folded(key: &[u8]) -> Option<Cow<'_, [u8]>> {
+    if key.is_ascii() { Some(Cow::Borrowed(key)) } else { from_unicode(key) }
+}
+
+/// UTF-8 of the two letters.
+const LONG_S: &[u8] = "\u{17F}".as_bytes();
+const KELVIN_SIGN: &[u8] = "\u{212A}".as_bytes();
+
+fn from_unicode(key: &[u8]) -> Option<Cow<'static, [u8]>> {
+    let mut ascii = Vec::new();
+    let mut rest = key;
+    while let Some((&byte, more)) = rest.split_first() {
+        if byte.is_ascii() {
+            ascii.push(byte);
+            rest = more;
+        } else if let Some(more) = rest.strip_prefix(LONG_S) {
+            ascii.push(b's');
+            rest = more;
+        } else {
+            rest = rest.strip_prefix(KELVIN_SIGN)?;
+            ascii.push(b'k');
+        }
+    }
+    Some(ascii.into())
 }

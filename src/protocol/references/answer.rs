@@ -192,9 +192,7 @@ impl Collect for Candidates {
         }
     }
 
-    fn has(&mut self, _: Level, _: u16) {}
-
-    fn open(&mut self, level: Level, _: u64) {
+    fn open(&mut self, level: Level, _: Option<usize>, _: u64) {
         if level.place == ANNOTATION && !level.is_array {
             self.before = self.found.len();
             self.is_container_file = false;

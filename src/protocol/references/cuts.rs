@@ -1,42 +1,61 @@
-//! Which elements of an array can be cut out of a text, and what has to go with each so that the rest is still JSON.
+//! Which elements of an array are cut out of a text, and what has to go with each so that the rest is still JSON.
 
-use std::ops::Range;
+use std::{collections::HashSet, ops::Range};
 
-/// Follows one array, and cuts elements out of it: each with one comma.
+/// An element that may be cut out.
+#[derive(Debug)]
+struct Element {
+    /// Its place in the array.
+    index: usize,
+    range: Range<u64>,
+    /// A number that belongs to its `call_id`, if it has one.
+    call: Option<u64>,
+    is_cut: bool,
+}
+
+/// Follows one array, whose elements are cut out together with others of the same call: a provider refuses an output without its
+/// call.
 #[derive(Debug, Default)]
 pub(super) struct Cuts {
-    ranges: Vec<Range<u64>>,
-    /// An element before this one stays.
-    some_stay: bool,
-    /// This element goes.
-    goes: bool,
-    /// The comma before this element.
-    comma_at: u64,
+    commas: Vec<u64>,
+    elements: Vec<Element>,
 }
 
 impl Cuts {
-    /// This element goes.
-    pub(super) fn cut(&mut self, element: Range<u64>) {
-        self.goes = true;
-        // After one that stays, the comma between them goes with it, and otherwise the next one, if there is one.
-        let start = if self.some_stay { self.comma_at } else { element.start };
-        self.ranges.push(start..element.end);
+    /// An element of the array is over; `is_cut` says that it is cut out.
+    pub(super) fn element(&mut self, range: Range<u64>, call: Option<u64>, is_cut: bool) {
+        if is_cut || call.is_some() {
+            self.elements.push(Element { index: self.commas.len(), range, call, is_cut });
+        }
     }
 
     /// A comma of the array.
     pub(super) fn comma(&mut self, at: u64) {
-        if !std::mem::take(&mut self.goes) {
-            self.some_stay = true;
-        } else if !self.some_stay
-            && let Some(last) = self.ranges.last_mut()
-        {
-            last.end = at + 1;
-        }
-        self.comma_at = at;
+        self.commas.push(at);
     }
 
-    /// What goes: sorted, apart from each other.
-    pub(super) fn ranges(&self) -> &[Range<u64>] {
-        &self.ranges
+    /// Bytes of memory that this takes.
+    pub(super) fn held(&self) -> usize {
+        self.commas.capacity() * size_of::<u64>() + self.elements.capacity() * size_of::<Element>()
+    }
+
+    /// The ranges that are cut out: each an element with one comma; sorted, apart from each other.
+    pub(super) fn ranges(&self) -> Vec<Range<u64>> {
+        let cut = || self.elements.iter().filter(|element| element.is_cut);
+        if cut().next().is_none() {
+            return Vec::new();
+        }
+        let calls: HashSet<u64> = cut().filter_map(|element| element.call).collect();
+        let of_call = |element: &Element| element.call.is_some_and(|call| calls.contains(&call));
+        let mut ranges = Vec::new();
+        for element in self.elements.iter().filter(|element| element.is_cut || of_call(element)) {
+            let Range { start, end } = element.range;
+            // Behind an element that stays, the comma between the two goes; in front of all that stay, the next one, if there is one.
+            let some_stay = ranges.len() < element.index;
+            let before = element.index.checked_sub(1).and_then(|comma| self.commas.get(comma)).filter(|_| some_stay);
+            let after = self.commas.get(element.index).filter(|_| !some_stay);
+            ranges.push(before.copied().unwrap_or(start)..after.map_or(end, |comma| comma + 1));
+        }
+        ranges
     }
 }

@@ -2,14 +2,16 @@
 
 use std::ops::Range;
 
-use super::grammar::{Grammar, Place, SKIP, TOP, Take};
+use super::{
+    grammar::{Grammar, Place, SKIP, TOP, Take},
+    ids::{kind_of, may_begin_id},
+};
 use crate::{
     domain::origin::{Kind, Reference, ReferenceHash},
-    protocol::json::{JsonErrorKind, Seek, Wish, bits, same_folded},
+    protocol::json::{JsonErrorKind, Seek, Wish, bits, folded},
 };
 
-/// Levels that are followed: 16 bytes each. What is documented needs under 10 of them; schemas and other free-form parts,
-/// which may be deep, cost none. See [`Finder`] for what is deeper.
+/// Levels that are followed: 16 bytes each. What is documented needs under 10 of them. See [`Finder`] for what is deeper.
 const MAX_LEVELS: usize = 64;
 
 /// Longer ids are none: OpenAI's have under 100 bytes.
@@ -24,12 +26,12 @@ pub(in crate::protocol) struct Hit {
     pub(super) kind: Kind,
     /// `None`: it is too long for an id, or no text.
     pub(super) reference: Option<Reference>,
-    /// Index of its rule.
-    pub(super) rule: usize,
+    /// Index of its rule; `None` where its value alone looks like an id.
+    pub(super) rule: Option<usize>,
+    /// It is an id rather than a word.
+    pub(super) is_id: bool,
     /// Index of the rule of the name at the top that it is below.
     pub(super) top_rule: Option<usize>,
-    /// How many containers are open around it.
-    pub(super) depth: usize,
     pub(super) range: Range<u64>,
 }
 
@@ -51,11 +53,14 @@ pub(in crate::protocol) trait Collect {
     /// The `type` of the object that is `level`.
     fn is_a(&mut self, level: Level, name: &str);
 
-    /// What is called for by [`Take::Presence`] is there in the object that is `level`.
-    fn has(&mut self, level: Level, what: u16);
+    /// The `call_id` of the object that is `level`.
+    fn calls(&mut self, _level: Level, _id: &str) {}
 
-    /// A container that is followed begins.
-    fn open(&mut self, level: Level, at: u64);
+    /// A container that is followed begins; `rule` is the index of the rule of its name, if it has one.
+    fn open(&mut self, level: Level, rule: Option<usize>, at: u64);
+
+    /// A string stands in `level`, at the name of the rule `rule`, if it has one.
+    fn holds(&mut self, _level: Level, _rule: Option<usize>, _is_empty: bool) {}
 
     /// It ends before `end`.
     fn close(&mut self, level: Level, end: u64);
@@ -101,8 +106,9 @@ struct Frame {
 
 /// Seeks the references of a grammar.
 ///
-/// Followed are 64 levels, not counting those inside of what is skipped. A strict grammar has no blind spot below: a name that
-/// would be looked at there is an error. A grammar that only looks sees nothing below.
+/// In a strict grammar every string is looked at, wherever it stands, unless it is text: those at the names of the grammar for what the
+/// names say, all others for their value ([`kind_of`]). Names count in the first 64 levels, values below them as well. A grammar
+/// that is not strict looks at its names only, in 64 levels, not counting those inside of what it skips.
 #[derive(Debug)]
 pub(in crate::protocol) struct Finder<C> {
     grammar: &'static Grammar,
@@ -158,49 +164,48 @@ impl<C: Collect> Finder<C> {
         Some((rule, self.grammar.rules[rule].take?))
     }
 
+    /// A string stands at the next value.
+    #[inline]
+    fn holds(&mut self, is_empty: bool) {
+        let rule = self.next().rule();
+        if let Some(level) = self.level() {
+            self.collect.holds(level, rule, is_empty);
+        }
+    }
+
     fn level(&self) -> Option<Level> {
         let frame = self.frames.last()?;
         Some(Level { place: frame.place, is_array: frame.is_array, depth: self.frames.len() })
     }
 
-    /// The rule of a key among `rules`.
+    /// The rule of a key in this place.
     #[inline]
-    fn rule(&self, rules: u64, key: &[u8]) -> Result<Option<usize>, JsonErrorKind> {
-        for rule in bits(rules) {
-            let name = self.grammar.rules[rule].name;
-            if name.as_bytes() == key {
+    fn rule(&self, place: Place, key: &[u8]) -> Result<Option<usize>, JsonErrorKind> {
+        for rule in bits(self.grammar.like(place, key.len())) {
+            if self.grammar.rules[rule].name.as_bytes() == key {
                 return Ok(Some(rule));
             }
-            let folded =
-                || if key.is_ascii() { name.as_bytes().eq_ignore_ascii_case(key) } else { same_folded(name, key) };
-            if self.grammar.strict && self.grammar.is_acted_on(rule) && folded() {
+        }
+        if !self.grammar.strict {
+            return Ok(None);
+        }
+        let Some(folded) = folded(key) else { return Ok(None) };
+        for rule in bits(self.grammar.like(place, folded.len())) {
+            let name = self.grammar.rules[rule].name;
+            if self.grammar.is_acted_on(rule) && name.as_bytes().eq_ignore_ascii_case(&folded) {
                 return Err(JsonErrorKind::LetterCase { name });
             }
         }
         Ok(None)
     }
 
-    /// A key below the levels that are followed.
+    /// A key below the levels that are followed: only whether its value is text counts.
     fn key_below(&mut self, key: &[u8]) -> Result<(), JsonErrorKind> {
-        self.next = self.anything();
-        match self.rule(self.grammar.like(self.next.into, key), key) {
-            Ok(None) => Ok(()),
-            Ok(Some(rule)) if !self.grammar.is_acted_on(rule) => {
-                self.next = Next::plain(SKIP);
-                Ok(())
-            }
-            _ => Err(JsonErrorKind::TooDeep),
-        }
-    }
-
-    /// A string or a container begins.
-    fn presence(&mut self) {
-        if let Some((_, Take::Presence(what))) = self.taken()
-            && let Some(level) = self.level()
-            && !level.is_array
-        {
-            self.collect.has(level, what);
-        }
+        let place = self.grammar.elsewhere(TOP);
+        let text = |rule: &usize| matches!(self.grammar.rules[*rule].take, Some(Take::Text));
+        let rule = self.rule(place, key)?.filter(text);
+        self.next = rule.map_or(self.anything(), |rule| Next { rule: rule as u8, into: place });
+        Ok(())
     }
 
     fn hit(
@@ -210,7 +215,7 @@ impl<C: Collect> Finder<C> {
         reference: Option<Reference>,
         range: Range<u64>,
     ) -> Result<(), JsonErrorKind> {
-        self.collect.found(Hit { kind, reference, rule, top_rule: self.top_rule, depth: self.frames.len(), range })
+        self.collect.found(Hit { kind, reference, rule: Some(rule), is_id: true, top_rule: self.top_rule, range })
     }
 }
 
@@ -220,14 +225,17 @@ impl<C: Collect> Seek for Finder<C> {
         self.skipped == 0
     }
 
+    fn checks_keys(&self) -> bool {
+        self.below == 0 && self.frames.last().is_some_and(|frame| self.grammar.acts_on(frame.place))
+    }
+
     #[inline]
     fn key(&mut self, key: &[u8]) -> Result<(), JsonErrorKind> {
         if self.below > 0 {
             return self.key_below(key);
         }
         let Some(&Frame { place, seen, .. }) = self.frames.last() else { return Ok(()) };
-        let like = self.grammar.like(place, key);
-        let rule = if like == 0 { None } else { self.rule(like, key)? };
+        let rule = self.rule(place, key)?;
         self.next = match rule {
             None => Next::plain(self.grammar.elsewhere(place)),
             Some(rule) => Next { rule: rule as u8, into: self.grammar.into(place, rule) },
@@ -252,18 +260,32 @@ impl<C: Collect> Seek for Finder<C> {
     #[inline]
     fn wish(&self) -> Wish {
         match self.taken() {
+            None if self.grammar.strict => Wish::Value,
             None => Wish::Nothing,
-            Some((_, Take::Presence(_))) => Wish::Begin,
+            Some((_, Take::Text)) => Wish::Value,
             Some((_, Take::Encrypted)) => Wish::Pieces,
             Some(_) => Wish::Text,
         }
     }
 
-    fn begins(&mut self) {
-        self.presence();
+    #[inline]
+    fn may_begin_value(&self, begin: &[u8]) -> bool {
+        !matches!(self.taken(), Some((_, Take::Text))) && may_begin_id(begin)
+    }
+
+    #[inline]
+    fn value(&mut self, range: Range<u64>, text: Option<&[u8]>) -> Result<(), JsonErrorKind> {
+        self.holds(text.is_some_and(<[u8]>::is_empty));
+        if matches!(self.taken(), Some((_, Take::Text))) {
+            return Ok(());
+        }
+        let Some((text, (kind, is_id))) = text.and_then(|text| Some((text, kind_of(text)?))) else { return Ok(()) };
+        let reference = Some(Reference::new(kind, text));
+        self.collect.found(Hit { kind, reference, rule: None, is_id, top_rule: self.top_rule, range })
     }
 
     fn text(&mut self, range: Range<u64>, text: Option<&str>) -> Result<(), JsonErrorKind> {
+        self.holds(text == Some(""));
         match self.taken() {
             Some((rule, Take::Id(kind))) => {
                 let nobodys = |text: &str| text.is_empty() || (kind == Kind::Skill && text.starts_with(CURATED_SKILL));
@@ -276,6 +298,12 @@ impl<C: Collect> Seek for Finder<C> {
             Some((_, Take::Type)) => {
                 if let Some(level) = self.level() {
                     self.collect.is_a(level, text.unwrap_or_default());
+                }
+                Ok(())
+            }
+            Some((_, Take::Call)) => {
+                if let (Some(level), Some(id)) = (self.level(), text) {
+                    self.collect.calls(level, id);
                 }
                 Ok(())
             }
@@ -292,6 +320,7 @@ impl<C: Collect> Seek for Finder<C> {
         let hash = self.hash.take();
         match self.taken() {
             Some((rule, Take::Encrypted)) if hash.is_some() || !is_text => {
+                self.holds(false);
                 let reference = hash.filter(|_| is_text).map(ReferenceHash::end);
                 self.hit(rule, Kind::Encrypted, reference, range)
             }
@@ -304,26 +333,23 @@ impl<C: Collect> Seek for Finder<C> {
             self.skipped += 1;
             return Ok(());
         }
-        self.presence();
         let each = self.next();
         if each.into == SKIP {
             self.skipped = 1;
             return Ok(());
         }
         if self.frames.len() == MAX_LEVELS {
-            if !self.grammar.strict {
-                self.skipped = 1;
-            } else if each.rule().is_some() {
-                return Err(JsonErrorKind::TooDeep);
-            } else {
+            if self.grammar.strict {
                 self.below += 1;
                 self.next = self.anything();
+            } else {
+                self.skipped = 1;
             }
             return Ok(());
         }
         self.frames.push(Frame { place: each.into, is_array: !object, each, seen: 0 });
         if let Some(level) = self.level() {
-            self.collect.open(level, at);
+            self.collect.open(level, each.rule(), at);
         }
         Ok(())
     }

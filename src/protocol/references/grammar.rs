@@ -29,8 +29,10 @@ pub(super) enum Take {
     Encrypted,
     /// `type`: what the object is.
     Type,
-    /// Only that it is there: a string, an object or an array. The number is the caller's own.
-    Presence(u16),
+    /// `call_id`: which call the object is about.
+    Call,
+    /// Nothing: it is text, which refers to nothing.
+    Text,
 }
 
 /// What a name means in some places.
@@ -44,47 +46,58 @@ pub(super) struct Rule {
     into: Option<Place>,
     /// It is acted on: it may stand once in its object, in its own letters only.
     acted_on: bool,
+    /// A bit that says that a value stands at this name. The number is the caller's own.
+    pub(super) member: u32,
 }
 
 impl Rule {
+    const fn new(within: u16, name: &'static str, take: Option<Take>, into: Option<Place>) -> Self {
+        Self { within, name, take, into, acted_on: true, member: 0 }
+    }
+
     /// A reference.
     pub(super) const fn id(within: u16, name: &'static str, kind: Kind) -> Self {
-        Self { within, name, take: Some(Take::Id(kind)), into: None, acted_on: true }
+        Self::new(within, name, Some(Take::Id(kind)), None)
     }
 
     /// Another string.
     pub(super) const fn take(within: u16, name: &'static str, take: Take) -> Self {
-        Self { within, name, take: Some(take), into: None, acted_on: true }
+        Self::new(within, name, Some(take), None)
     }
 
     /// Objects in which names mean something else.
     pub(super) const fn into(within: u16, name: &'static str, into: Place) -> Self {
-        Self { within, name, take: None, into: Some(into), acted_on: true }
+        Self::new(within, name, None, Some(into))
     }
 
     /// A reference, or an object that holds it.
     pub(super) const fn id_or_into(within: u16, name: &'static str, kind: Kind, into: Place) -> Self {
-        Self { into: Some(into), ..Self::id(within, name, kind) }
+        Self::new(within, name, Some(Take::Id(kind)), Some(into))
     }
 
-    /// What has to be there, as a string, an object or an array.
-    pub(super) const fn presence(within: u16, name: &'static str, what: u16) -> Self {
-        Self::take(within, name, Take::Presence(what))
-    }
-
-    /// The same, free-form.
-    pub(super) const fn free_presence(within: u16, name: &'static str, what: u16) -> Self {
-        Self { into: Some(SKIP), ..Self::presence(within, name, what) }
+    /// Text, or objects in which names mean something else.
+    pub(super) const fn text_or_into(within: u16, name: &'static str, into: Place) -> Self {
+        Self::new(within, name, Some(Take::Text), Some(into))
     }
 
     /// What only has to be unambiguous.
     pub(super) const fn once(within: u16, name: &'static str) -> Self {
-        Self { within, name, take: None, into: None, acted_on: true }
+        Self::new(within, name, None, None)
     }
 
-    /// Free-form: names in it are the caller's own. In other letters it is looked into.
-    pub(super) const fn free(within: u16, name: &'static str) -> Self {
-        Self { within, name, take: None, into: Some(SKIP), acted_on: false }
+    /// Text, which refers to nothing. In other letters, its value is looked at like any other.
+    pub(super) const fn text(within: u16, name: &'static str) -> Self {
+        Self::take(within, name, Take::Text).tolerant()
+    }
+
+    /// The same, at a place where names may be the caller's own: nothing is refused for how the name is written.
+    pub(super) const fn tolerant(self) -> Self {
+        Self { acted_on: false, ..self }
+    }
+
+    /// The same, and where a value stands at this name that is told as `member`.
+    pub(super) const fn member(self, member: u32) -> Self {
+        Self { member, ..self }
     }
 }
 
@@ -136,13 +149,16 @@ impl Grammar {
         grammar
     }
 
-    /// The rules of a place of which a key, unescaped, may be the name: by its length, or where it is not ASCII all that some
-    /// parser might find in it.
+    /// The rules of a place whose names have this length.
     #[inline]
-    pub(super) fn like(&self, place: Place, key: &[u8]) -> u64 {
+    pub(super) fn like(&self, place: Place, len: usize) -> u64 {
         let within = self.within.get(usize::from(place)).copied().unwrap_or_default();
-        let same_len = within & self.by_len.get(key.len()).copied().unwrap_or_default();
-        if self.strict && !key.is_ascii() { within & self.acted_on } else { same_len }
+        within & self.by_len.get(len).copied().unwrap_or_default()
+    }
+
+    /// Whether any name in this place is acted on.
+    pub(super) fn acts_on(&self, place: Place) -> bool {
+        self.within.get(usize::from(place)).is_some_and(|within| within & self.acted_on != 0)
     }
 
     pub(super) fn is_acted_on(&self, rule: usize) -> bool {

@@ -6,6 +6,8 @@ pub mod answer;
 mod cuts;
 mod finder;
 mod grammar;
+mod ids;
+pub mod query;
 pub mod request;
 mod whole;
 

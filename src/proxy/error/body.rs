@@ -5,7 +5,7 @@ use crate::{
     domain::problem::Problem,
     protocol::{
         json::{JsonError, JsonErrorKind},
-        references::request::MOST,
+        references::request::MOST_LOOKED_UP,
     },
 };
 
@@ -23,11 +23,9 @@ impl Refusal {
             }
             JsonErrorKind::TooManyReferences => Self::new(
                 Problem::TooManyReferences,
-                format!("The body refers to more than {MOST} stored objects. Each of them is looked up."),
-            ),
-            JsonErrorKind::TooDeep => Self::new(
-                Problem::NestedTooDeeply,
-                "The body is nested too deeply in a place where it may refer to stored objects.",
+                format!(
+                    "The body refers to more than {MOST_LOOKED_UP} stored objects. Send fewer: each of them is looked up."
+                ),
             ),
             _ => Self::new(
                 Problem::InvalidJson,

@@ -11,11 +11,19 @@ impl Refusal {
         Self::new(Problem::UnknownId, "There is nothing with this id, or this key may not use it.")
     }
 
-    /// What the body refers to by its field `name`: the same for what never was and for what is somebody else's, whose id is
-    /// not repeated.
-    pub(in crate::proxy) fn unknown_reference(kind: Kind, name: &'static str) -> Self {
+    /// An object to which the body refers, at the field `name` if it has a name that Tidegate knows: the same for what never was and for
+    /// what is another owner's, whose id is not repeated.
+    pub(in crate::proxy) fn unknown_reference(kind: Kind, name: Option<&'static str>) -> Self {
+        let Some(name) = name else {
+            let message = format!(
+                "The request holds the id of a {} that does not exist, or that this key may not use. Leave the id out.",
+                kind.name().replace('_', " ")
+            );
+            return Self::new(Problem::UnknownId, message);
+        };
         let what = match kind {
             Kind::Response => {
+                let name = if name == "id" { "previous_response_id" } else { name };
                 let message = format!("`{name}`: there is no response with this id, or this key may not use it.");
                 return Self::new(Problem::PreviousResponseNotFound, message).about(name);
             }
@@ -48,6 +56,19 @@ impl Refusal {
                  use what another one holds."
             ),
         )
+    }
+
+    /// The account that holds the state cannot be asked for the model: where that leads is not there.
+    pub(in crate::proxy) fn conflicting_model(what: &str, upstream: &str, model: &str, others: &[&str]) -> Self {
+        let others = match others {
+            [] => String::new(),
+            others => format!("; these do: `{}`", others.join("`, `")),
+        };
+        let message = format!(
+            "The request refers to state ({what}) that lives at the upstream `{upstream}`, where the model `{model}` does not lead{others}. \
+             Ask for a model that leads there, or begin without the state."
+        );
+        Self::new(Problem::ConflictingState, message)
     }
 
     /// The account is not there any more, or not for this key.

@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import re
 import subprocess
 import time
 import urllib.request
@@ -18,6 +19,13 @@ CODEX = next(HERE.glob("node_modules/@openai/codex-linux-*/vendor/*/bin/codex"))
 GATEWAY = os.environ["GATEWAY_URL"]
 SIMULATOR = os.environ["SIMULATOR_URL"]
 KEY = os.environ["TIDEGATE_KEY"]
+OTHER_KEY = os.environ["TIDEGATE_OTHER_KEY"]
+
+
+def offered():
+    """The models that this Codex offers by itself: its catalogue is a JSON text in the binary."""
+    slugs = re.findall(rb'"slug": *"([a-z0-9.-]+)"', CODEX.read_bytes())
+    return sorted({slug.decode() for slug in slugs})
 
 
 @dataclass

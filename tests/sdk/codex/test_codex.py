@@ -6,7 +6,7 @@ import urllib.error
 import urllib.request
 
 import pytest
-from conftest import GATEWAY, KEY
+from conftest import GATEWAY, KEY, OTHER_KEY, offered
 
 # One of each personality: named events, `response.done`, data-only frames.
 MODELS = ["dmxapi/gpt-5-mini", "modelverse/gpt-4o", "acedata/gpt-4.1"]
@@ -94,6 +94,25 @@ def test_a_resumed_session_goes_home(codex):
     assert second.code == 0 and all("recorded with model" in error for error in second.errors), second.events
     assert "I opened 1 sealed item" in second.text and second.text.endswith("You said: The second thing.")
     assert [entry["provider"] for entry in second.upstream()] == ["modelverse", "modelverse"]
+
+
+def test_this_codex_offers_models():
+    assert len(offered()) > 5, offered()
+
+
+@pytest.mark.parametrize("model", offered())
+def test_each_model_that_codex_offers(codex, model):
+    """Newer models get items of new types, each with an id that Codex made. Two keys share two accounts."""
+    for key in (KEY, OTHER_KEY):
+        first = codex.run("The first thing.", model=model, key=key)
+        completed(first)
+        second = codex.resume(first, "The second thing.", model=model, key=key)
+        completed(second)
+        assert second.thread == first.thread and second.text.endswith("You said: The second thing.")
+        # What the first turn left sealed was opened: it went back to the account that sealed it.
+        assert "I opened 1 sealed item" in second.text
+        for entry in second.upstream():
+            assert all("id" in item for item in json.loads(entry["body"])["input"]), entry["body"]
 
 
 @pytest.mark.parametrize("name", ["gateway", "OpenAI"])

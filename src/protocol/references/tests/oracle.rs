@@ -1,24 +1,26 @@
-//! A plain walk over a parsed request.
+//! A plain walk over a parsed request to `POST /responses`.
 
 use serde_json::{Map, Value};
 
+use super::super::request::Use;
 use crate::domain::origin::{Kind, Reference};
 
 /// Names that a request may hold.
-pub(super) const NAMES: [&str; 46] = [
+pub(super) const NAMES: [&str; 52] = [
     "previous_response_id",
     "conversation",
     "input",
     "input",
     "items",
     "prompt",
-    "messages",
+    "tools",
     "tools",
     "id",
     "id",
     "type",
-    "audio",
+    "type",
     "variables",
+    "prompt_cache_options",
     "comparison_response_id",
     "approval_request_id",
     "encrypted_content",
@@ -29,136 +31,170 @@ pub(super) const NAMES: [&str; 46] = [
     "vector_store_ids",
     "container",
     "container_id",
+    "conversation_id",
+    "response_id",
+    "environment",
+    "input_image_mask",
+    "skills",
     "skill_id",
-    "annotations",
     "metadata",
-    "client_metadata",
     "parameters",
-    "schema",
-    "json_schema",
-    "input_schema",
-    "output_schema",
     "arguments",
-    "headers",
-    "env",
-    "attributes",
     "results",
-    "error",
+    "queries",
+    "content",
     "content",
     "output",
     "role",
+    "status",
     "name",
     "action",
+    "actions",
     "operation",
+    "code",
+    "outputs",
+    "result",
+    "server_label",
+    "call_id",
+    "instructions",
     "text",
     "é",
 ];
 
 /// The same, some of them in other letters.
-pub(super) const ALL_NAMES: [&str; 52] = {
-    let mut names = [""; 52];
-    let (plain, other) = names.split_at_mut(46);
+pub(super) const ALL_NAMES: [&str; 58] = {
+    let mut names = [""; 58];
+    let (plain, other) = names.split_at_mut(52);
     plain.copy_from_slice(&NAMES);
-    other.copy_from_slice(&["File_Id", "file_id\u{17f}", "ID", "Input", "Container", "Role"]);
+    other.copy_from_slice(&["File_Id", "tool\u{17f}", "ID", "Input", "Container", "Role"]);
     names
 };
 
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 enum Place {
     Top,
     Any,
     Item,
-    Conversation,
+    Inner,
+    Part,
+    Tool,
+    Container,
+    Environment,
+    Skill,
+    File,
+    Object(Kind),
     Prompt,
     Variables,
-    Message,
-    Audio,
-    Annotations,
+    Cache,
 }
 
-/// Names that are acted on anywhere.
-const ANYWHERE: [(&str, Kind); 10] = [
-    ("previous_response_id", Kind::Response),
-    ("comparison_response_id", Kind::Response),
-    ("approval_request_id", Kind::Item),
-    ("encrypted_content", Kind::Encrypted),
-    ("file_id", Kind::File),
-    ("file_ids", Kind::File),
-    ("vector_store_ids", Kind::VectorStore),
-    ("container", Kind::Container),
-    ("container_id", Kind::Container),
-    ("skill_id", Kind::Skill),
-];
+/// What a name means at a place, and what objects there are.
+#[derive(Clone, Copy)]
+enum Means {
+    Id(Kind),
+    /// The name alone tells what it could be.
+    Perhaps(Kind),
+    Encrypted,
+    Text,
+    Value,
+}
 
-const FREE: [&str; 11] = [
-    "metadata",
-    "client_metadata",
-    "parameters",
-    "schema",
-    "json_schema",
-    "input_schema",
-    "output_schema",
+const ITEM: [&str; 22] = [
+    "id",
+    "type",
+    "role",
+    "status",
+    "content",
+    "output",
     "arguments",
-    "headers",
-    "env",
-    "attributes",
+    "input",
+    "call_id",
+    "tools",
+    "name",
+    "action",
+    "actions",
+    "operation",
+    "queries",
+    "results",
+    "code",
+    "outputs",
+    "result",
+    "server_label",
+    "approval_request_id",
+    "encrypted_content",
 ];
 
-const TOP: [&str; 6] = ["conversation", "input", "items", "prompt", "messages", "tools"];
-
-pub(super) fn acted_on_at_top() -> Vec<&'static str> {
-    TOP.into_iter().chain(ANYWHERE.map(|(name, _)| name)).chain(["annotations"]).collect()
-}
-
-fn acted_on(place: Place) -> Vec<&'static str> {
-    let own: &[&str] = match place {
-        Place::Variables => return Vec::new(),
-        Place::Annotations => return vec!["container_id"],
-        Place::Top => &TOP,
-        Place::Any => &[],
-        Place::Item => {
-            &["id", "type", "role", "content", "name", "arguments", "input", "output", "action", "operation"]
-        }
-        Place::Conversation | Place::Audio => &["id"],
+/// The names that are acted on, by place.
+fn acted_on(place: Place) -> &'static [&'static str] {
+    match place {
+        Place::Top => &["previous_response_id", "conversation", "input", "tools", "prompt", "prompt_cache_options"],
+        Place::Any | Place::Inner | Place::Variables => &[],
+        Place::Item => &ITEM,
+        Place::Part | Place::File => &["file_id"],
+        Place::Tool => &["vector_store_ids", "container", "environment", "input_image_mask", "tools"],
+        Place::Container => &["file_ids", "skills"],
+        Place::Environment => &["file_ids", "skills", "container_id"],
+        Place::Skill => &["skill_id"],
+        Place::Object(_) => &["id"],
         Place::Prompt => &["id", "variables"],
-        Place::Message => &["audio"],
-    };
-    ANYWHERE.map(|(name, _)| name).into_iter().chain(["annotations"]).chain(own.iter().copied()).collect()
+        Place::Cache => &["comparison_response_id"],
+    }
 }
 
-/// A reference: the number of its kind, and whether it is the id of an item that is whole.
-pub(super) type Found = (u8, Reference, bool);
+pub(super) fn acted_on_at_top() -> &'static [&'static str] {
+    acted_on(Place::Top)
+}
+
+fn means(place: Place, name: &str) -> (Means, Place) {
+    use Means::{Encrypted, Id, Perhaps, Text, Value};
+    let inside = matches!(place, Place::Item | Place::Inner | Place::Part);
+    let into = match place {
+        _ if inside => Place::Inner,
+        Place::Variables => Place::File,
+        _ => Place::Any,
+    };
+    match (place, name) {
+        (Place::Top, "previous_response_id") => (Id(Kind::Response), Place::Object(Kind::Response)),
+        (Place::Top, "conversation") => (Id(Kind::Conversation), Place::Object(Kind::Conversation)),
+        (Place::Object(kind), "id") => (Id(kind), Place::Any),
+        (Place::Top, "input") => (Text, Place::Item),
+        (Place::Top | Place::Item | Place::Tool, "tools") => (Value, Place::Tool),
+        (Place::Top, "prompt") => (Text, Place::Prompt),
+        (Place::Prompt, "id") => (Id(Kind::Prompt), Place::Any),
+        (Place::Prompt, "variables") => (Value, Place::Variables),
+        (Place::Top, "prompt_cache_options") => (Value, Place::Cache),
+        (Place::Cache, "comparison_response_id") => (Id(Kind::Response), Place::Any),
+        (Place::Item, "id") => (Id(Kind::Item), Place::Inner),
+        (Place::Item, "content" | "output") => (Text, Place::Part),
+        (Place::Item, "input") => (Text, Place::Inner),
+        (Place::Part | Place::File, "file_id") => (Id(Kind::File), into),
+        (Place::Tool, "vector_store_ids") => (Id(Kind::VectorStore), Place::Any),
+        (Place::Tool, "container") => (Id(Kind::Container), Place::Container),
+        (Place::Tool, "environment") => (Value, Place::Environment),
+        (Place::Tool, "input_image_mask") => (Value, Place::File),
+        (Place::Container | Place::Environment, "file_ids") => (Id(Kind::File), Place::Any),
+        (Place::Container | Place::Environment, "skills") => (Value, Place::Skill),
+        (Place::Environment, "container_id") => (Id(Kind::Container), Place::Any),
+        (Place::Skill, "skill_id") => (Id(Kind::Skill), Place::Any),
+        (_, "encrypted_content") if inside => (Encrypted, Place::Inner),
+        (_, "text" | "type" | "name" | "output" | "content" | "call_id" | "arguments" | "instructions") => (Text, into),
+        (_, "previous_response_id" | "response_id") => (Perhaps(Kind::Response), into),
+        (_, "conversation" | "conversation_id") => (Perhaps(Kind::Conversation), into),
+        (_, "file_id" | "file_ids") => (Perhaps(Kind::File), into),
+        (_, "vector_store_ids") => (Perhaps(Kind::VectorStore), into),
+        (_, "container" | "container_id") => (Perhaps(Kind::Container), into),
+        (_, "skill_id") => (Perhaps(Kind::Skill), into),
+        _ => (Value, into),
+    }
+}
+
+/// A reference: the number of its kind, and what an upstream does with it, in the order of the enum.
+pub(super) type Found = (u8, Reference, u8);
 
 /// The references in a request; `None` where it is ambiguous.
 pub(super) fn references(body: &Map<String, Value>) -> Option<Vec<Found>> {
     let mut found = Vec::new();
     object(body, Place::Top, &mut found).then_some(found)
-}
-
-/// Whether an item has with it all that its type is made of.
-fn is_whole(item: &Map<String, Value>) -> bool {
-    let kind = match item.get("type") {
-        Some(Value::String(kind)) => kind,
-        _ => "message",
-    };
-    let parts: &[&str] = match kind {
-        "message" => &["role", "content"],
-        "function_call" => &["name", "arguments"],
-        "custom_tool_call" => &["name", "input"],
-        "local_shell_call" | "shell_call" => &["action"],
-        "apply_patch_call" => &["operation"],
-        "reasoning" | "compaction" | "compaction_summary" => {
-            return item.get("encrypted_content").and_then(Value::as_str).is_some_and(|text| !text.is_empty());
-        }
-        _ if ["function", "custom_tool", "local_shell", "shell", "apply_patch"]
-            .iter()
-            .any(|tool| kind.strip_suffix("_call_output") == Some(tool)) =>
-        {
-            &["output"]
-        }
-        _ => return false,
-    };
-    parts.iter().all(|part| item.get(*part).is_some_and(|part| part.is_string() || part.is_array() || part.is_object()))
 }
 
 fn strings(value: &Value) -> usize {
@@ -169,48 +205,79 @@ fn strings(value: &Value) -> usize {
     }
 }
 
+/// A string stands in it that is not empty.
+fn is_something(value: &Value) -> bool {
+    match value {
+        Value::String(text) => !text.is_empty(),
+        Value::Array(values) => values.iter().any(is_something),
+        Value::Object(object) => object.values().any(is_something),
+        _ => false,
+    }
+}
+
+fn of_item(item: &Map<String, Value>) -> Use {
+    let has = |names: &[&str]| names.iter().any(|name| item.get(*name).is_some_and(is_something));
+    let kind = item.get("type").and_then(Value::as_str).unwrap_or_default();
+    let mut labels = vec!["id", "type", "role", "status"];
+    if kind.ends_with("_call") && kind != "image_generation_call" {
+        labels.pop();
+    }
+    let any_but = |labels: &[&str]| item.iter().any(|(name, value)| !labels.contains(&&**name) && is_something(value));
+    let is_whole = match kind {
+        "item_reference" => return Use::LookedUp,
+        "" => has(&["role"]) && has(&["content"]),
+        "message" => has(&["content"]),
+        "reasoning" => has(&["content", "encrypted_content"]),
+        "compaction" => has(&["encrypted_content"]),
+        "function_call" => has(&["name", "arguments"]),
+        "image_generation_call" => has(&["result"]),
+        _ if kind.ends_with("_output") => has(&["output", "call_id", "tools"]),
+        _ => any_but(&["id", "type", "role", "status"]),
+    };
+    let is_message = match kind {
+        "" => has(&["role"]),
+        kind => kind == "message",
+    };
+    let is_empty =
+        item.get("content").is_some_and(|content| content.is_string() || content.is_array() || content.is_object());
+    match (is_whole && item.get("id").is_some_and(|id| strings(id) == 1), any_but(&labels)) {
+        (true, _) => Use::Whole,
+        (_, true) => Use::Perhaps,
+        _ if is_message && is_empty => Use::Perhaps,
+        _ => Use::LookedUp,
+    }
+}
+
 fn object(object: &Map<String, Value>, place: Place, found: &mut Vec<Found>) -> bool {
-    let whole = place == Place::Item && is_whole(object) && object.get("id").is_some_and(|id| strings(id) == 1);
+    let uses = match place {
+        Place::Item if object.get("id").is_some_and(|id| strings(id) == 1) => of_item(object),
+        _ => Use::LookedUp,
+    };
     object.iter().all(|(name, value)| {
-        let names = acted_on(place);
-        if names.iter().any(|known| name != known && name.replace('ſ', "s").eq_ignore_ascii_case(known)) {
+        let is_other = |known: &&str| name != known && name.replace('ſ', "s").eq_ignore_ascii_case(known);
+        if acted_on(place).iter().any(is_other) {
             return false;
         }
-        if place != Place::Variables && place != Place::Annotations && FREE.contains(&&**name) {
-            return true;
-        }
-        let elsewhere = if place == Place::Annotations { Place::Annotations } else { Place::Any };
-        let (kind, into) = match (place, &**name) {
-            (Place::Variables, _) => (None, Place::Any),
-            (Place::Annotations, "container_id") => (Some(Kind::Container), elsewhere),
-            (Place::Annotations, _) => (None, elsewhere),
-            (_, "annotations") => (None, Place::Annotations),
-            (Place::Top, "conversation") => (Some(Kind::Conversation), Place::Conversation),
-            (Place::Top, "input" | "items") => (None, Place::Item),
-            (Place::Top, "prompt") => (None, Place::Prompt),
-            (Place::Top, "messages") => (None, Place::Message),
-            (Place::Item, "results" | "error") => return true,
-            (Place::Item, "id") => (Some(Kind::Item), Place::Any),
-            (Place::Conversation, "id") => (Some(Kind::Conversation), Place::Any),
-            (Place::Prompt, "id") => (Some(Kind::Prompt), Place::Any),
-            (Place::Prompt, "variables") => (None, Place::Variables),
-            (Place::Message, "audio") => (None, Place::Audio),
-            (Place::Audio, "id") => (Some(Kind::Item), Place::Any),
-            (_, name) => (ANYWHERE.into_iter().find(|(known, _)| name == *known).map(|(_, kind)| kind), Place::Any),
-        };
-        self::value(value, kind, into, whole && name == "id", found)
+        let (means, into) = means(place, name);
+        let uses = if place == Place::Item && name == "id" { uses } else { Use::LookedUp };
+        self::value(value, means, into, uses, found)
     })
 }
 
-fn value(value: &Value, kind: Option<Kind>, into: Place, whole: bool, found: &mut Vec<Found>) -> bool {
-    match (value, kind) {
-        (Value::Array(values), _) => values.iter().all(|value| self::value(value, kind, into, whole, found)),
+fn value(value: &Value, means: Means, into: Place, uses: Use, found: &mut Vec<Found>) -> bool {
+    match (value, means) {
+        (Value::Array(values), _) => values.iter().all(|value| self::value(value, means, into, uses, found)),
         (Value::Object(inner), _) => object(inner, into, found),
-        (Value::String(text), Some(kind)) => {
-            let curated = kind == Kind::Skill && text.starts_with("openai-");
-            if !text.is_empty() && !curated {
-                found.push((kind as u8, Reference::new(kind, text.as_bytes()), whole));
-            }
+        (Value::String(text), _) if !text.is_empty() => {
+            let reference = match means {
+                Means::Id(Kind::Skill) | Means::Perhaps(Kind::Skill) if text.starts_with("openai-") => None,
+                Means::Id(kind) => Some((kind, uses)),
+                Means::Encrypted => Some((Kind::Encrypted, Use::LookedUp)),
+                Means::Perhaps(kind) => Some((kind, Use::Perhaps)),
+                Means::Value if text == "resp_1" => Some((Kind::Response, Use::Perhaps)),
+                Means::Value | Means::Text => None,
+            };
+            found.extend(reference.map(|(kind, uses)| (kind as u8, Reference::new(kind, text.as_bytes()), uses as u8)));
             true
         }
         _ => true,
