@@ -230,6 +230,14 @@ fn write_upstream(out: &mut String, upstream: &Upstream) -> fmt::Result {
     if !also.is_empty() {
         writeln!(out, "    failover also on {}", also.join(", "))?;
     }
+    if let Some(statuses) = &upstream.failover_statuses {
+        let statuses: Vec<_> = statuses.iter().map(u16::to_string).collect();
+        let all = if statuses.is_empty() { "no status".to_owned() } else { format!("status {}", statuses.join(", ")) };
+        writeln!(out, "    failover on {all}")?;
+    }
+    if !upstream.failover_codes.is_empty() {
+        writeln!(out, "    failover on code {}", upstream.failover_codes.join(", "))?;
+    }
     for credential in &upstream.credentials {
         let limit = credential.max_in_flight.map(|limit| format!(", {limit} requests at once")).unwrap_or_default();
         writeln!(out, "    credential {} (account {}){limit}", credential.name, credential.account)?;

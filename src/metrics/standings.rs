@@ -97,7 +97,9 @@ pub struct UpstreamHealth {
 impl UpstreamHealth {
     /// Makes the series of these begin at zero: of one that begins at one, nobody sees an increase.
     pub fn begin<'a>(&self, credentials: impl Iterator<Item = Option<&'a str>>) {
-        let each = credentials.flat_map(|name| Cause::ALL.map(|cause| (name.unwrap_or_default(), cause)));
+        // A first refusal is not counted: nothing is certain yet.
+        let counted = || Cause::ALL.into_iter().filter(|cause| *cause != Cause::RefusedOnce);
+        let each = credentials.flat_map(|name| counted().map(move |cause| (name.unwrap_or_default(), cause)));
         // An upstream as a whole is never refused or limited.
         for (credential, cause) in each.chain([("", Cause::Faults)]) {
             let (upstream, credential) = (Arc::clone(&self.name), credential.into());

@@ -2,6 +2,7 @@
 //! Pure: no I/O, no clock, no http server. Bytes come in as pieces; nothing here joins, delays or owns them.
 
 pub mod body;
+pub mod error_body;
 pub mod json;
 pub mod observe;
 pub mod references;

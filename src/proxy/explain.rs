@@ -66,7 +66,7 @@ pub fn explain(tables: &Tables, dice: &Dice, now: u64, question: &Question) -> R
         return Err(Unexplained::KeyModels { key: key.clone(), model: model.clone() });
     }
     let route = tables.routes.route(model).ok_or_else(|| Unexplained::Model(model.clone()))?;
-    let all = candidates(tables, &caller, &route, *surface, 0);
+    let all = candidates(tables, &caller, &route, Some(model), *surface, 0);
     let preference = cache_key.as_ref().map(|text| chance::seed(&[&caller.name, text]));
     let choice = routing::choose(&route, all.clone(), preference, 0, dice);
     let mut text = String::new();

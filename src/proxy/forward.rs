@@ -12,7 +12,7 @@ use super::{
     attempt::Call,
     closing::Closing,
     error::Refusal,
-    failover::Failover,
+    failover::{Failover, Wish},
     place::{Place, able, place},
     quota,
     read_on::{Asking, Presence, ReadOn},
@@ -186,7 +186,8 @@ async fn obtain(
     }
 
     // Who of those is asked, in which order: of an account that holds its state nobody else.
-    let mut candidates = candidates(tables, caller, &route, endpoint.surface(), received.rope.len());
+    let asked = received.model.as_ref().map(|model| &*model.name);
+    let mut candidates = candidates(tables, caller, &route, asked, endpoint.surface(), received.rope.len());
     candidates.retain(|candidate| account.is_none_or(|account| candidate.seat == account));
     let preference = preference(caller, received, &head.headers);
     let turn = proxy.turn.fetch_add(1, Ordering::Relaxed);
@@ -206,7 +207,8 @@ async fn obtain(
     let (model, body) = (received.model.as_ref(), &received.rope);
     let (query, headers, owner, cuts) = (head.uri.query(), &head.headers, caller.owner, &cuts);
     let call = Call { resource, query, headers, body, cuts, model, owner, turn_issuer, presence };
-    Failover::new(proxy, tables, settlement, &route, choice).run(&call).await
+    let wish = Wish { key: owner.key, model: asked };
+    Failover::new(proxy, tables, settlement, &route, wish, choice).run(&call).await
 }
 
 /// What it costs where it is dearest, in each currency. A model without a price costs nothing that anybody knows.
@@ -235,6 +237,7 @@ pub(super) fn candidates(
     tables: &Tables,
     caller: &Caller,
     route: &Route<'_>,
+    asked: Option<&str>,
     surface: Surface,
     body: u64,
 ) -> Vec<Candidate> {
@@ -249,7 +252,8 @@ pub(super) fn candidates(
             _ => None,
         };
         let latency = upstream.latency(now);
-        for (credential, (account, condition)) in upstream.credentials(now).enumerate() {
+        let model = target.model.as_deref().or(asked).unwrap_or_default();
+        for (credential, (account, condition)) in upstream.credentials(model, now).enumerate() {
             candidates.push(Candidate {
                 target: index,
                 upstream: target.upstream,

@@ -13,7 +13,7 @@ use crate::{
         affinity::Placed,
         endpoint::{Carries, Endpoint, Resource},
         origin::{Kind, Reference},
-        standing::Standing,
+        standing::{Cause, Standing},
     },
     metering::Settlement,
     protocol::{
@@ -226,8 +226,8 @@ impl<'a> Asked<'a, '_> {
         Ok(Place { account: Some(account), ..Place::free(route) })
     }
 
-    /// Whether anybody else is in service where it could go. Who is the only one is asked even so: what is held against it is
-    /// meant to send requests elsewhere.
+    /// Whether anybody else is in service where the request could go. A refused account that is the only one is asked even so:
+    /// an ejection is meant to send requests elsewhere.
     fn others_serve(
         &self,
         account: u64,
@@ -239,7 +239,7 @@ impl<'a> Asked<'a, '_> {
             let upstream = self.tables.upstreams.get(index).filter(|upstream| upstream.has(endpoint.surface()));
             self.admitted.caller.may_use(index)
                 && upstream.is_some_and(|upstream| {
-                    let others = upstream.credentials(now).filter(|(credential, _)| credential.seat != account);
+                    let others = upstream.credentials("", now).filter(|(credential, _)| credential.seat != account);
                     others.into_iter().any(|(_, condition)| condition.standing.is_usable())
                 })
         };
@@ -307,13 +307,16 @@ async fn recall(proxy: &Proxy, admitted: &Admitted, refers: &[Refers<'_>]) -> Ve
     refers.iter().map(named).collect()
 }
 
-/// For how long nobody of the account may be asked; none where somebody may.
+/// For how long every credential of the account is refused for certain; none where one may answer. Whatever else is held
+/// against an account, a request for its state is tried: no other account can answer, and the request serves as a probe.
 fn out_for(upstream: &Upstream, account: u64, now: Instant) -> Option<Duration> {
     let mut least: Option<Duration> = None;
-    for (_, condition) in upstream.credentials(now).filter(|(credential, _)| credential.seat == account) {
+    for (_, condition) in upstream.credentials("", now).filter(|(credential, _)| credential.seat == account) {
         match condition.standing {
-            Standing::Out { left, .. } => least = Some(least.map_or(left, |least| least.min(left))),
-            Standing::InService | Standing::Probation(_) => return None,
+            Standing::Out { cause: Cause::Refused, left } if !left.is_zero() => {
+                least = Some(least.map_or(left, |least| least.min(left)));
+            }
+            _ => return None,
         }
     }
     least

@@ -7,6 +7,9 @@ pub mod headers;
 mod lease;
 mod pool;
 pub mod send;
+mod tally;
+mod verdict;
+mod ward;
 mod window;
 
 use std::sync::Arc;
@@ -28,8 +31,10 @@ use crate::{
     },
 };
 
-pub use lease::{Lease, NoPlace, Queue, Verdict};
+pub use lease::{Lease, NoPlace, Queue};
 pub use pool::{Pool, Pools};
+pub use tally::KeyId;
+pub use verdict::{Asker, Given, Verdict};
 
 /// One upstream, ready for use.
 #[derive(Debug)]
@@ -137,14 +142,16 @@ impl Upstream {
         self.config.surface.contains(&surface)
     }
 
-    /// Its credentials, each as it stands now.
-    pub fn credentials(&self, now: Instant) -> impl Iterator<Item = (&Credential, Condition)> {
-        let (whole, under_way) = (self.pool.standing(now), self.pool.in_flight());
+    /// Its credentials, each as it stands now for a model ("" = for requests that name none).
+    pub fn credentials(&self, model: &str, now: Instant) -> impl Iterator<Item = (&Credential, Condition)> {
+        let (whole, under_way) = (self.pool.standing_for(model, now), self.pool.in_flight());
         let full = |in_flight, limit: Option<usize>| limit.is_some_and(|limit| in_flight >= limit);
-        self.credentials.iter().zip(self.pool.credentials(now)).map(move |(credential, (_, standing, in_flight))| {
-            let full = full(under_way, self.config.max_in_flight) || full(in_flight, credential.max_in_flight);
-            (credential, Condition { standing: whole.and(standing), full, in_flight })
-        })
+        self.credentials.iter().zip(self.pool.credentials_for(model, now)).map(
+            move |(credential, (standing, in_flight))| {
+                let full = full(under_way, self.config.max_in_flight) || full(in_flight, credential.max_in_flight);
+                (credential, Condition { standing: whole.and(standing), full, in_flight })
+            },
+        )
     }
 
     /// Whether a credential of this account is here.

@@ -74,7 +74,7 @@ limits
     assert_eq!(gateway.connect().await.create(r#"{"model":"smart"}"#).await.status, 200);
     let (_, after) = explain(&gateway, "key=tester&model=smart").await;
     assert!(after.contains("  1. good with UP_KEY, as other\n       priority 2, first byte of late after "), "{after}");
-    assert!(after.contains("not asked\n  -  up with one, as real\n       out after refused, for "), "{after}");
+    assert!(after.contains("not asked\n  -  up with one, as real\n       out after refused_once, for "), "{after}");
     assert!(!after.contains("sk-"), "{after}");
 
     let (_, old) = explain(&gateway, "key=old&model=smart").await;

@@ -130,6 +130,8 @@ pub(crate) fn upstream(name: &str, base_url: &str) -> UpstreamConfig {
         organization_headers: false,
         trace_headers: false,
         failover_on: FailoverOn::default(),
+        failover_statuses: None,
+        failover_codes: Vec::new(),
         max_in_flight: None,
         max_queued: 64,
         max_idle_connections: 64,
