@@ -229,7 +229,7 @@ pub fn start(of_file: Config, origin: Option<Origin>, world: World) -> Result<Ru
             readers: Arc::clone(&readers),
             origins: Arc::clone(&keeping.origins),
         };
-        let proxy = Proxy::new(tables, &metrics.bodies, beside, world.clock, world.chance, dice)?;
+        let proxy = Proxy::new(tables, beside, world.clock, world.chance, dice)?;
         let state = Arc::new(Data { proxy: Arc::new(proxy), health: Arc::clone(&health) });
         data.push(Arc::clone(&state));
         let serving = Serving {

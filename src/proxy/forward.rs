@@ -48,7 +48,7 @@ where
     // Kept to the end: a reload never changes a request under way.
     let tables = proxy.tables();
     let mut closing = Closing::from(tables.open(&arrival));
-    let admitted = admit(proxy, &tables, &arrival, &mut closing, endpoint, request).await;
+    let admitted = admit(&tables, &arrival, &mut closing, endpoint, request).await;
     let read_on = admitted.as_ref().ok().and_then(|admitted| proxy.read_on(&tables, &admitted.caller, &arrival));
     let (closing, obtained) = match admitted {
         Err(refusal) => (closing, Err(refusal)),
@@ -81,7 +81,6 @@ pub(super) struct Admitted {
 
 /// Everything up to the end of the request.
 async fn admit<B>(
-    proxy: &Proxy,
     tables: &Tables,
     arrival: &Arrival,
     closing: &mut Closing,
@@ -111,7 +110,8 @@ where
 
     // Read the body: bounded, decoded, scanned piece by piece.
     let (carries, timeouts, max) = (endpoint.carries(), &tables.timeouts, tables.max_body_bytes);
-    let received = receive::receive(body, carries, &head.headers, timeouts, max, &proxy.bodies).await?;
+    let memory = tables.body_memory.get(caller.index).ok_or_else(Refusal::internal)?;
+    let received = receive::receive(body, carries, &head.headers, timeouts, max, memory).await?;
     settlement.outcome().bytes_up = received.rope.len();
     Ok(Admitted { caller, endpoint, head, received })
 }

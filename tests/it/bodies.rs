@@ -542,6 +542,81 @@ async fn bodies_that_do_not_decode_are_refused() {
     upstream.assert_untouched(&gateway, "a body that does not decode").await;
 }
 
+/// `plain` as brotli that compresses nothing, behind a header of these bits: (value, how many).
+fn stored_brotli(header: &[(u64, u32)], plain: &[u8]) -> Vec<u8> {
+    let mut bits = Vec::new();
+    let mut put = |value: u64, count: u32| bits.extend((0..count).map(|bit| value >> bit & 1 == 1));
+    header.iter().for_each(|(value, count)| put(*value, *count));
+    // Not the last block, 4 nibbles of length, stored as it is.
+    put(0, 1);
+    put(0, 2);
+    put(plain.len() as u64 - 1, 16);
+    put(1, 1);
+    let byte = |bits: &[bool]| bits.iter().rev().fold(0, |byte, bit| byte << 1 | u8::from(*bit));
+    let mut coded: Vec<u8> = bits.chunks(8).map(byte).collect();
+    coded.extend(plain);
+    // The last block, which is empty.
+    coded.push(3);
+    coded
+}
+
+#[tokio::test]
+async fn large_window_brotli_is_refused() {
+    let mut upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
+    let gateway = Gateway::before(&upstream.base_url());
+    let body = br#"{"model":"smart","input":"stored"}"#;
+    // 16 and 24 bits, as RFC 7932 has them.
+    for header in [&[(0, 1)][..], &[(1, 1), (7, 3)]] {
+        let answer = gateway.post("content-encoding: br\r\n", stored_brotli(header, body)).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        assert_eq!(upstream.request().await.body, renamed(body));
+    }
+    for window in [10, 16, 24, 25, 30, 62] {
+        let sent = stored_brotli(&[(0x11, 8), (window, 6)], body);
+        let answer = gateway.post("content-encoding: br\r\n", &sent).await;
+        answer.assert_final(400, "invalid_content_encoding", true);
+        assert!(answer.message().contains("large-window"), "{answer:?}");
+        // Byte by byte, too.
+        let mut client = gateway.connect().await;
+        client.send(chunked("content-encoding: br\r\n")).await;
+        for byte in &sent[..3] {
+            client.send(chunk(&[*byte])).await;
+        }
+        let answer = client.answer().await;
+        assert!(answer.status == 400 && answer.message().contains("large-window"), "{answer:?}");
+    }
+    upstream.assert_untouched(&gateway, "large-window brotli").await;
+    gateway.metric_becomes(HELD, 0.0).await;
+}
+
+#[tokio::test]
+async fn the_memory_of_a_decoder_is_given_back_when_it_is_done() {
+    let (tell, mut calls) = tokio::sync::mpsc::unbounded_channel();
+    let upstream = Upstream::scripted(move |_| {
+        let (go, wait) = oneshot::channel();
+        tell.send(go).unwrap();
+        vec![Step::Wait(wait), Step::Send(json("200 OK", RESPONSE))]
+    })
+    .await;
+    let gateway = Gateway::before(&upstream.base_url());
+    let body = sized(LIMIT);
+    for coding in ["gzip", "deflate", "br", "zstd"] {
+        let mut client = gateway.connect().await;
+        client.send(chunked(&format!("content-encoding: {coding}\r\n"))).await;
+        client.send(chunk(&coded(coding, &body).await)).await;
+        // All of the code is here, and the end of the body is not. The other two codings may go on with another member.
+        if ["deflate", "br"].contains(&coding) {
+            gateway.metric_becomes(HELD, LIMIT as f64).await;
+        }
+        client.send(LAST_CHUNK).await;
+        let go = soon("the call", calls.recv()).await.unwrap();
+        assert_eq!(gateway.metric(HELD).await, LIMIT as f64, "{coding}");
+        go.send(()).unwrap();
+        assert_eq!(client.answer().await.status, 200);
+        gateway.metric_becomes(HELD, 0.0).await;
+    }
+}
+
 #[tokio::test]
 async fn bodies_that_grow_too_much_are_refused() {
     let mut upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
@@ -676,8 +751,13 @@ async fn beyond_the_memory_for_all_bodies_a_request_is_refused_at_once() {
     });
     let body = request("", &sized(LIMIT / 2));
     let mut slow = [gateway.connect().await, gateway.connect().await];
+    // Memory is taken as bytes come, by steps: all but the last few bytes take all of it.
     for client in &mut slow {
         client.send(&body[..1000]).await;
+    }
+    gateway.metric_becomes(HELD, 2.0 * 64.0 * 1024.0).await;
+    for client in &mut slow {
+        client.send(&body[1000..body.len() - 10]).await;
     }
     gateway.metric_becomes(HELD, LIMIT as f64).await;
     for _ in 0..4 {
@@ -692,7 +772,7 @@ async fn beyond_the_memory_for_all_bodies_a_request_is_refused_at_once() {
     third.send(&small[..small.len() - 17]).await;
     assert_overloaded(&mut third).await;
     for client in &mut slow {
-        client.send(&body[1000..]).await;
+        client.send(&body[body.len() - 10..]).await;
         assert_eq!(client.answer().await.status, 200);
     }
     gateway.metric_becomes(HELD, 0.0).await;

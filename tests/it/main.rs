@@ -8,6 +8,7 @@ mod affinity;
 mod background;
 mod billing;
 mod bodies;
+mod body_budget;
 mod cancel;
 mod cli;
 mod deadlines;

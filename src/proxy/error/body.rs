@@ -73,6 +73,15 @@ impl Refusal {
         Self::new(Problem::InvalidEncoding, "The body does not decode as its Content-Encoding says.").closing()
     }
 
+    pub(in crate::proxy) fn large_window() -> Self {
+        Self::new(
+            Problem::InvalidEncoding,
+            "The body is large-window brotli, which is not the content coding `br`. Compress it with a window of at \
+             most 24 bits (`lgwin` <= 24, without the large-window option).",
+        )
+        .closing()
+    }
+
     pub(in crate::proxy) fn request_timeout(why: &'static str) -> Self {
         Self::new(Problem::RequestTimeout, why).closing()
     }
