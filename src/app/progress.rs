@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Mutex, OnceLock, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll, Waker},
@@ -11,7 +11,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{framing::Fault, shutdown::Leaving};
+use super::{framing::Fault, heartbeat::Heartbeat, shutdown::Leaving};
 use crate::config::Timeouts;
 
 /// The deadlines of a connection.
@@ -51,6 +51,12 @@ pub(super) struct Progress {
     left: AtomicBool,
     /// Requests that hyper got and that are not over.
     unserved: AtomicUsize,
+    /// Requests of HTTP/1.1 whose last byte was read, and those that are over, in all.
+    ended: AtomicUsize,
+    over: AtomicUsize,
+    /// When the last of `ended` was read, as `heartbeat` has it.
+    ended_at: AtomicU64,
+    heartbeat: Arc<Heartbeat>,
     /// What the client sends is not HTTP any more.
     fault: OnceLock<Fault>,
     /// A body is on its way whose only end is that of the connection.
@@ -88,7 +94,7 @@ impl Progress {
     /// The client did not read.
     pub(super) const WRITE_STALL: &'static str = "write_stall";
 
-    pub(super) fn new(leaving: Leaving) -> Self {
+    pub(super) fn new(leaving: Leaving, heartbeat: Arc<Heartbeat>) -> Self {
         Self {
             began: Instant::now(),
             phase: AtomicU8::new(SILENT),
@@ -96,6 +102,10 @@ impl Progress {
             stalled: AtomicU64::new(0),
             left: AtomicBool::new(false),
             unserved: AtomicUsize::new(0),
+            ended: AtomicUsize::new(0),
+            over: AtomicUsize::new(0),
+            ended_at: AtomicU64::new(0),
+            heartbeat,
             fault: OnceLock::new(),
             open_ended: AtomicBool::new(false),
             queued: AtomicUsize::new(0),
@@ -138,6 +148,21 @@ impl Progress {
         self.unserved.fetch_add(heads, Ordering::Relaxed);
     }
 
+    /// So many requests were read to their last byte.
+    pub(super) fn ended(&self, requests: usize) {
+        if requests > 0 {
+            self.ended.fetch_add(requests, Ordering::Relaxed);
+            self.ended_at.store(self.heartbeat.request(), Ordering::Relaxed);
+        }
+    }
+
+    /// Whether a client that closed its sending side just now waits for answers: it did so with its request, or before all of
+    /// the request was read, or while none was under way. Then what comes of the rest of the request decides.
+    pub(super) fn is_half_closed(&self) -> bool {
+        let is_whole = self.ended.load(Ordering::Relaxed) > self.over.load(Ordering::Relaxed);
+        !(self.is_busy() && is_whole && self.heartbeat.is_over(self.ended_at.load(Ordering::Relaxed)))
+    }
+
     /// Nothing goes to hyper any more.
     pub(super) fn malformed(&self, fault: Fault) {
         let _ = self.fault.set(fault);
@@ -162,6 +187,7 @@ impl Progress {
 
     /// The request is over.
     pub(super) fn idle(&self) {
+        self.over.fetch_add(1, Ordering::Relaxed);
         if self.unserved.fetch_sub(1, Ordering::Relaxed) == 1 {
             self.enter(IDLE);
         }
@@ -244,12 +270,12 @@ impl Progress {
         Poll::Pending
     }
 
-    /// The client closed its side.
+    /// The client is gone: nothing that it asked for is of use any more.
     pub(super) fn leave(&self) {
         self.left.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the client closed its side.
+    /// Whether the client is gone.
     pub(super) fn has_left(&self) -> bool {
         self.left.load(Ordering::Relaxed)
     }

@@ -17,6 +17,7 @@ mod errors;
 mod explain;
 mod failover;
 mod framing;
+mod half_close;
 mod headers;
 mod health;
 mod http2;
