@@ -1,14 +1,11 @@
 //! A client that speaks raw bytes and notices how a transfer ends.
 
-use std::{
-    fmt,
-    net::SocketAddr,
-    time::{Duration, Instant},
-};
+use std::{fmt, net::SocketAddr, time::Duration};
 
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
+    time::Instant,
 };
 
 use super::{gateway::KEY, soon};
