@@ -23,7 +23,7 @@ use super::{error::Refusal, turn::next_turn};
 use crate::config::Timeouts;
 
 /// A decoder gets this much before other work of the worker has its turn. Most codes become text that the scan counts. Some
-/// become nothing and still cost time: 8 KiB of empty gzip members take about 1 ms.
+/// become nothing and still cost time: 8 KiB of empty gzip members take 2 ms.
 const ENCODED_TURN: usize = 8 * 1024;
 
 /// The body as it comes from the client, under its deadlines.

@@ -40,8 +40,12 @@ const MAX_MODEL: usize = 256;
 /// events (about 1 µs). Text is scanned in 10 µs, dense JSON in 0.4 ms.
 const TURN: usize = 64 * 1024;
 
-/// Decoded at a time.
+/// Blocks that decoded bytes are written to.
 const DECODED_PIECE: usize = 32 * 1024;
+
+/// A block with less room than this is left as it is. A larger remainder takes the next bytes: a new block for each piece
+/// would take twice the memory of a body whose codes arrive by a few KiB, and the budget counts its bytes only.
+const USEFUL_ROOM: usize = 2 * 1024;
 
 /// From 1 MiB on, a body may not grow more than this by decoding. Conversations full of repeats reach 50.
 const MAX_RATIO: u64 = 200;
@@ -205,7 +209,9 @@ where
     };
     let mut piece = BytesMut::new();
     let outcome = loop {
-        piece.reserve(DECODED_PIECE);
+        if piece.capacity() < USEFUL_ROOM {
+            piece.reserve(DECODED_PIECE);
+        }
         match decoder.read_buf(&mut piece).await {
             Ok(0) => break Ok(()),
             Ok(_) => {
