@@ -22,6 +22,7 @@ use crate::{
     domain::{
         budget::{Budget, Reservation},
         endpoint::Carries,
+        model_name,
     },
     protocol::{
         body::Rope,
@@ -311,9 +312,10 @@ impl<'a> Scan<'a> {
                 // With a stored prompt the model may be left out, or null (docs/wire.md, section 8).
                 Value::Null => None,
                 Value::String(name) if name.is_empty() => return Err(Refusal::invalid_model("is empty.")),
-                // No model has one, and PostgreSQL stores no text with a NUL.
-                Value::String(name) if name.contains(char::is_control) => {
-                    return Err(Refusal::invalid_model("is not valid text."));
+                Value::String(name) if !model_name::is_plain(&name) => {
+                    return Err(Refusal::invalid_model(
+                        "has white space around it, or a control or invisible character in it. Send the plain name.",
+                    ));
                 }
                 Value::String(name) if name.len() <= MAX_MODEL => Some(Model { name, range: found.range }),
                 Value::String(_) | Value::LongString => return Err(Refusal::invalid_model("is too long.")),
