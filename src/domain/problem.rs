@@ -44,6 +44,10 @@ pub enum Problem {
     RequestTooLarge,
     /// The body is over what the upstream takes.
     UpstreamLimit,
+    /// The `Content-Type` is not JSON in UTF-8.
+    UnsupportedMediaType,
+    /// A header that may stand once, such as `Content-Type`, stands twice.
+    RepeatedHeader,
     /// A content coding that we do not know.
     UnsupportedEncoding,
     /// A coded body that does not decode.
@@ -92,7 +96,7 @@ pub enum Problem {
 
 impl Problem {
     /// All of them.
-    pub const ALL: [Self; 42] = [
+    pub const ALL: [Self; 44] = [
         Self::InvalidApiKey,
         Self::UnknownUrl,
         Self::MethodNotAllowed,
@@ -113,6 +117,8 @@ impl Problem {
         Self::RepeatedField,
         Self::RequestTooLarge,
         Self::UpstreamLimit,
+        Self::UnsupportedMediaType,
+        Self::RepeatedHeader,
         Self::UnsupportedEncoding,
         Self::InvalidEncoding,
         Self::RequestTimeout,
@@ -160,6 +166,8 @@ impl Problem {
             Self::RepeatedField => "repeated_field",
             Self::RequestTooLarge => "request_too_large",
             Self::UpstreamLimit => "upstream_request_too_large",
+            Self::UnsupportedMediaType => "unsupported_media_type",
+            Self::RepeatedHeader => "repeated_header",
             Self::UnsupportedEncoding => "unsupported_content_encoding",
             Self::InvalidEncoding => "invalid_content_encoding",
             Self::RequestTimeout => "request_timeout",

@@ -27,7 +27,7 @@ use crate::{
     upstream::{
         Lease, Verdict,
         fault::{self, Blame},
-        headers::{self, Media},
+        headers::{self, Media, RequestFacts},
         send::SendError,
     },
 };
@@ -157,7 +157,8 @@ pub(super) async fn attempt(
     let mut request = Request::new(call.body(model.as_deref()));
     *request.method_mut() = endpoint.method();
     *request.uri_mut() = uri;
-    *request.headers_mut() = headers::up(call.headers, &upstream.config, lease.credential(), call.turn_issuer);
+    let facts = RequestFacts { has_body: !call.body.is_empty(), owner: call.owner, turn_issuer: call.turn_issuer };
+    *request.headers_mut() = headers::up(call.headers, facts, &upstream.config, lease.credential());
     if endpoint.method() == Method::POST && call.body.is_empty() {
         // hyper says nothing of a body that is not there, and some servers want a POST to tell its length.
         request.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("0"));

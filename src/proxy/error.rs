@@ -1,6 +1,7 @@
 //! The only place that words an error of ours and turns it into a response, in OpenAI's shape (docs/wire.md, section 3).
 
 mod body;
+mod head;
 mod state;
 
 use std::{borrow::Cow, sync::Arc, time::Duration};
@@ -33,7 +34,8 @@ const SHOULD_RETRY: &str = "x-should-retry";
 /// Seconds: what is full now mostly has room a moment later, and a 503 without it makes Codex come back at once.
 const RETRY_SOON: &str = "1";
 
-const UNKNOWN_KEY: &str = "The API key is not known here. Use a key of this gateway, not a provider's.";
+/// It begins with OpenAI's words, by which the client of `LiteLLM` recognises a wrong key.
+const UNKNOWN_KEY: &str = "Incorrect API key provided. Use a key of this gateway, not a provider's.";
 
 /// An error of ours, worded.
 #[derive(Debug)]
@@ -77,7 +79,8 @@ impl Refusal {
     /// elsewhere is told to the log alone.
     pub fn stranger(why: Stranger) -> Self {
         let message = match why {
-            Stranger::NoKey => "No API key was sent. Send one as `Authorization: Bearer <key>`.",
+            Stranger::NoKey => "You didn't provide an API key. Send one as `Authorization: Bearer <key>`.",
+            Stranger::SeveralKeys => return Self::repeated_header("Authorization"),
             Stranger::UnknownKey => UNKNOWN_KEY,
             Stranger::Refused(key, why) => {
                 tracing::info!(key = &*key, why, "a key was refused");

@@ -17,13 +17,14 @@ use super::{
     quota,
     read_on::{Asking, Presence, ReadOn},
     receive::{self, Received},
+    request_head,
     respond::{self, Reply},
 };
 use crate::{
     auth::Caller,
     domain::{
         chance,
-        endpoint::{Endpoint, Shape, Surface},
+        endpoint::{Carries, Endpoint, Shape, Surface},
         money::Currency,
         usage::Estimate,
     },
@@ -99,6 +100,10 @@ where
     let caller = caller(tables, &head.headers, arrival).map_err(|refusal| refusal.leaving(&body))?;
     let outcome = settlement.outcome();
     (outcome.key, outcome.group) = (Some(Arc::clone(&caller.name)), caller.group.clone());
+
+    // What the body is said to be, also before a byte of it is read.
+    let has_body = endpoint.carries() != Carries::Nothing && !body.is_end_stream();
+    request_head::check(&head.headers, has_body).map_err(|refusal| refusal.leaving(&body))?;
 
     // Admit requests, of a minute and at once.
     let admitted = tables.limits.admit(caller.index).await;

@@ -14,6 +14,7 @@ mod place;
 mod quota;
 mod read_on;
 mod receive;
+mod request_head;
 mod respond;
 mod silence;
 mod source;

@@ -485,8 +485,6 @@ async fn unknown_codings_are_refused_with_the_known_ones() {
         "content-encoding: gzip, gzip\r\n",
         "content-encoding: gzip, br\r\n",
         "content-encoding: identity, gzip\r\n",
-        "content-encoding: gzip\r\ncontent-encoding: gzip\r\n",
-        "content-encoding: identity\r\ncontent-encoding: identity\r\n",
         "content-encoding: gz\u{e9}\r\n",
     ] {
         for sent in [body.to_vec(), coded("gzip", &coded("gzip", body).await).await] {

@@ -31,6 +31,7 @@ mod origins;
 mod postgres;
 mod redis;
 mod reload;
+mod request_head;
 mod shutdown;
 mod store;
 mod streams;
