@@ -156,7 +156,7 @@ fn budgets(budgets: &[Budget]) -> String {
 }
 
 fn write_prices(out: &mut String, config: &Config) -> fmt::Result {
-    let Money { time_zone, cny_per_usd } = &config.money;
+    let Money { time_zone, cny_per_usd, unpriced: _ } = &config.money;
     let rate = cny_per_usd.map(|rate| format!(", {} CNY for a dollar", decimal(rate))).unwrap_or_default();
     writeln!(out, "\nprices (days and months begin in {}{rate})", time_zone.iana_name().unwrap_or("UTC"))?;
     for ModelPrice { upstream, model, from, price } in &config.prices {

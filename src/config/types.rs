@@ -17,7 +17,7 @@ use crate::domain::endpoint::Surface;
 pub use affinity::{Affinity, OnLostState, UnknownIds};
 pub use key::{Group, Kept, Key, Limits, OnClientGone};
 pub use limits::{Fail, Redis, Sharing};
-pub use money::{ModelPrice, Money};
+pub use money::{ModelPrice, Money, Unpriced};
 
 /// Everything a start needs.
 #[derive(Clone, Debug, PartialEq)]

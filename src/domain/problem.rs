@@ -32,6 +32,8 @@ pub enum Problem {
     ModelRequired,
     /// `model` is not a usable string.
     InvalidModel,
+    /// The key has a budget, and a target of the model has no price.
+    UnpricedModel,
     /// The body is not one JSON object.
     InvalidJson,
     /// The body refers to more stored objects than are looked up for one request.
@@ -96,7 +98,7 @@ pub enum Problem {
 
 impl Problem {
     /// All of them.
-    pub const ALL: [Self; 44] = [
+    pub const ALL: [Self; 45] = [
         Self::InvalidApiKey,
         Self::UnknownUrl,
         Self::MethodNotAllowed,
@@ -111,6 +113,7 @@ impl Problem {
         Self::UnsupportedEndpoint,
         Self::ModelRequired,
         Self::InvalidModel,
+        Self::UnpricedModel,
         Self::InvalidJson,
         Self::TooManyReferences,
         Self::NestedTooDeeply,
@@ -160,6 +163,7 @@ impl Problem {
             Self::UnsupportedEndpoint => "unsupported_endpoint",
             Self::ModelRequired => "missing_required_parameter",
             Self::InvalidModel => "invalid_model",
+            Self::UnpricedModel => "unpriced_model",
             Self::InvalidJson => "invalid_json",
             Self::TooManyReferences => "too_many_references",
             Self::NestedTooDeeply => "nested_too_deeply",

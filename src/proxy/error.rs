@@ -161,6 +161,17 @@ impl Refusal {
         Self::new(Problem::InvalidModel, format!("`model` {why}")).about("model")
     }
 
+    /// The key has a budget, which a request whose cost is not known could overspend.
+    pub(super) fn unpriced_model(model: Option<&str>) -> Self {
+        const HELP: &str = "and this key has a budget. Use a model with a price, or ask the operator to add one to [[prices]] \
+                            (0 where the model is free) or to set `unpriced = \"allow\"` below [money].";
+        let message = match model {
+            Some(model) => format!("The model `{model}` has no price at this gateway, {HELP}"),
+            None => format!("The request names no model, so it has no price at this gateway, {HELP}"),
+        };
+        Self::new(Problem::UnpricedModel, message).about("model")
+    }
+
     pub(super) fn upstream(problem: Problem) -> Self {
         Self::new(
             problem,

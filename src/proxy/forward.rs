@@ -11,6 +11,7 @@ use super::{
     Answer, Arrival, Proxy, Tables,
     attempt::Call,
     closing::Closing,
+    cost::dearest,
     error::Refusal,
     failover::Failover,
     place::{Place, able, place},
@@ -25,12 +26,10 @@ use crate::{
     domain::{
         chance,
         endpoint::{Carries, Endpoint, Shape, Surface},
-        money::Currency,
-        usage::Estimate,
     },
     limits::{Costs, Permit, Refused},
-    routing::{self, Bar, Candidate, Route, Target},
-    upstream::{Upstream, headers::TURN_STATE},
+    routing::{self, Bar, Candidate, Route},
+    upstream::headers::TURN_STATE,
 };
 
 /// Forwards a call and hands back the answer, whose body goes on by itself.
@@ -178,12 +177,13 @@ async fn obtain(
 
     // Admit what it will probably use, and what that costs.
     if !endpoint.is_free() {
-        let estimate = tables.limits.estimate(permit, route.model, received.rope.len(), endpoint.has_output());
+        let estimate =
+            tables.limits.estimate(permit, caller.owner, route.model, received.rope.len(), endpoint.has_output());
         settlement.outcome().estimate = Some(estimate);
         let began = settlement.outcome().id.millis();
         let costs = if permit.has_budgets() {
             let asked = received.model.as_ref().map(|model| &*model.name);
-            dearest(tables, able(tables, caller, &route, *endpoint), asked, estimate, began)
+            dearest(tables, able(tables, caller, &route, *endpoint), asked, estimate, began)?
         } else {
             Costs::default()
         };
@@ -212,27 +212,6 @@ async fn obtain(
     let (query, headers, owner, cuts) = (head.uri.query(), &head.headers, caller.owner, &cuts);
     let call = Call { resource, query, headers, body, cuts, model, owner, turn_issuer, presence };
     Failover::new(proxy, tables, settlement, &route, choice).run(&call).await
-}
-
-/// What it costs where it is dearest, in each currency. A model without a price costs nothing that anybody knows.
-fn dearest<'a>(
-    tables: &Tables,
-    targets: impl Iterator<Item = (&'a Target, &'a Upstream)>,
-    asked: Option<&str>,
-    estimate: Estimate,
-    began: u64,
-) -> Costs {
-    let (usage, exchange) = (estimate.usage(), tables.prices.exchange());
-    let mut costs = Costs::default();
-    for (target, _) in targets {
-        let Some(model) = target.model.as_deref().or(asked) else { continue };
-        let Some(price) = tables.prices.price(target.upstream, model, began) else { continue };
-        for (currency, dearest) in Currency::ALL.into_iter().zip(&mut costs) {
-            let cost = exchange.convert(price.cost(&usage), price.currency, currency).unwrap_or_default();
-            *dearest = cost.max(*dearest);
-        }
-    }
-    costs
 }
 
 /// Every way to serve the request, as it stands now.

@@ -2,6 +2,7 @@
 
 mod attempt;
 mod closing;
+pub mod cost;
 pub mod error;
 pub mod explain;
 mod failover;

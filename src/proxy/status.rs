@@ -15,6 +15,7 @@ pub(super) fn status(problem: Problem) -> StatusCode {
         Problem::WebsocketUnsupported => StatusCode::UPGRADE_REQUIRED,
         Problem::ModelRequired
         | Problem::InvalidModel
+        | Problem::UnpricedModel
         | Problem::RepeatedHeader
         | Problem::PreviousResponseNotFound
         | Problem::ConflictingState

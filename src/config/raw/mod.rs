@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 pub(in crate::config) use affinity::{Affinity, UnknownIds};
 pub(in crate::config) use key::{Group, Key, OnClientGone, Secret};
 pub(in crate::config) use limits::{Fail, Limits};
-pub(in crate::config) use money::{Currency, Decimal, Money, Price};
+pub(in crate::config) use money::{Currency, Decimal, Money, Price, Unpriced};
 pub(in crate::config) use routing::{Health, Model, OnLostState, Routing, Strategy, Target};
 pub(in crate::config) use store::Store;
 
