@@ -224,7 +224,8 @@ local function turn(item, needs)
     at = math.max(at, math.min(last + tonumber(item[1]), now + MINUTE))
   end
   at = math.min(at, now + FAR)
-  redis.call('SET', item.turn, whole(at), 'PX', whole(math.ceil((at - now) / 1000) + 1000))
+  -- Kept for a minute longer than it counts: a turn that is over changes nothing, whatever clock `now` comes from.
+  redis.call('SET', item.turn, whole(at), 'PX', whole(math.ceil((at - now) / 1000) + MINUTE / 1000))
   return at - now
 end
 
