@@ -3,6 +3,7 @@
 
 pub mod body;
 pub mod json;
+pub mod mask;
 pub mod observe;
 pub mod references;
 pub mod sse;

@@ -25,7 +25,7 @@ use crate::{
         observe::{Dialect, Observer},
     },
     upstream::{
-        Lease, Verdict,
+        Echo, Lease, Verdict,
         fault::{self, Blame},
         headers::{self, Media},
         send::SendError,
@@ -223,6 +223,9 @@ async fn judge(
     response: Response<Incoming>,
 ) -> Result<Reply, Failure> {
     let (mut head, body) = response.into_parts();
+    // First of all: what follows reads of it no more than the client may.
+    let echo = Echo::of(lease.credential(), settlement.outcome().id);
+    let mut body = Source::new(&mut head, body, echo);
     settlement.outcome().upstream_request_id = upstream_request_id(&head.headers).map(Into::into);
 
     let upstream = Arc::clone(lease.upstream());
@@ -239,7 +242,6 @@ async fn judge(
         return Err(Failure { scope: Scope::Upstream, elsewhere: true, here: false, after: None, answer });
     }
 
-    let mut body = Source::from(body);
     if fault::is_about_the_url(head.status, &config.error_rules)
         && media != Media::Json
         && !Box::pin(body.begins_with(b'{', ERROR_CODE_WITHIN)).await
@@ -381,7 +383,9 @@ async fn read_error(mut source: Source, within: Duration) -> (Source, Option<Box
         }
     }
     source.put_back(read);
-    (source, observer.seen().code.clone())
+    let mut code = observer.seen().code.clone();
+    source.mask_name(&mut code);
+    (source, code)
 }
 
 #[cfg(test)]

@@ -241,13 +241,17 @@ impl Refusal {
         self.response(id)
     }
 
-    fn response(self, id: RequestId) -> Response<Answer> {
-        let status = status(self.problem);
+    /// The error as JSON.
+    pub(super) fn body(&self) -> Bytes {
         let error =
             Error { message: &self.message, kind: kind(self.problem), param: self.param, code: self.problem.name() };
         // Texts and nulls: writing them down cannot fail.
-        let body = serde_json::to_vec(&Envelope { error }).unwrap_or_default();
-        let mut response = Response::new(Answer::whole(Bytes::from(body)));
+        Bytes::from(serde_json::to_vec(&Envelope { error }).unwrap_or_default())
+    }
+
+    fn response(self, id: RequestId) -> Response<Answer> {
+        let status = status(self.problem);
+        let mut response = Response::new(Answer::whole(self.body()));
         *response.status_mut() = status;
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));

@@ -330,6 +330,10 @@ impl Relay {
     fn note_seen(&mut self) {
         let seen = self.observer.seen();
         self.closing.settlement.seen(seen);
+        let outcome = self.closing.settlement.outcome();
+        for name in [&mut outcome.response_id, &mut outcome.upstream_code] {
+            self.source.mask_name(name);
+        }
         if let Some(lessons) = self.lessons.as_ref().filter(|_| seen.dropped > 0) {
             lessons.overlook(seen.dropped);
         }

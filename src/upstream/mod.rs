@@ -1,6 +1,7 @@
 //! Who an upstream is and how it is reached: its address, its credentials, what may pass in headers, and whose
 //! fault an error answer is. A provider is data here, never a module.
 
+mod echo;
 pub mod fault;
 mod gate;
 pub mod headers;
@@ -28,6 +29,9 @@ use crate::{
     },
 };
 
+use self::echo::Secrets;
+
+pub use echo::Echo;
 pub use lease::{Lease, NoPlace, Queue, Verdict};
 pub use pool::{Pool, Pools};
 
@@ -57,6 +61,8 @@ pub struct Credential {
     /// A number that belongs to its account, by which requests that belong together choose it.
     pub seat: u64,
     max_in_flight: Option<usize>,
+    /// What must not come back in an answer.
+    secrets: Option<Arc<Secrets>>,
 }
 
 /// A credential of an upstream as it stands now.
@@ -97,6 +103,9 @@ impl Upstream {
             joined.transpose().map_err(|error| Unusable::Url(config.name.clone(), error))
         };
         let uris = Endpoint::ALL.into_iter().map(uri).collect::<Result<_, _>>()?;
+        let secrets = |credential: Option<(&Arc<str>, &str)>| {
+            Secrets::new(&config.name, credential, &config.headers, pool.metrics.clone())
+        };
         let bearer = config.auth_header == AUTHORIZATION;
         let mut credentials = config
             .credentials
@@ -109,12 +118,13 @@ impl Upstream {
                     value: Some(value),
                     seat: chance::seed(&[&config.name, &credential.account]),
                     max_in_flight: credential.max_in_flight,
+                    secrets: secrets(Some((&credential.name, credential.secret.expose_secret()))),
                 })
             })
             .collect::<Result<Vec<_>, _>>()?;
         if credentials.is_empty() {
             let seat = chance::seed(&[&config.name, ""]);
-            credentials.push(Credential { name: None, value: None, seat, max_in_flight: None });
+            credentials.push(Credential { name: None, value: None, seat, max_in_flight: None, secrets: secrets(None) });
         }
         let home = chance::seed(&[&config.name]);
         Ok(Self { config, uris, home, credentials, pool, health, dice })

@@ -12,6 +12,7 @@ mod cancel;
 mod cli;
 mod deadlines;
 mod drain;
+mod echoes;
 mod errors;
 mod explain;
 mod failover;

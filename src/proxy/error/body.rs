@@ -93,4 +93,13 @@ impl Refusal {
     pub(in crate::proxy) fn invalid_framing() -> Self {
         Self::new(Problem::InvalidFraming, "The chunks of the body are malformed.").closing()
     }
+
+    /// Stands in place of an error answer of an upstream.
+    pub(in crate::proxy) fn withheld() -> Self {
+        Self::new(
+            Problem::UpstreamBadAnswer,
+            "The provider answered with an error that is compressed, which was not asked for. This gateway cannot search it for \
+             credentials and withholds it.",
+        )
+    }
 }
