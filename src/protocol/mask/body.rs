@@ -142,20 +142,17 @@ impl Errors {
         if frame.context.is_over() {
             return;
         }
-        let mut rest = piece.clone();
         // Before the first output every frame is read, as that may be in it.
-        if is_stream
-            && frame.context.has_output()
-            && let Some(end) = end_of_frame(piece)
-        {
+        let ended = if is_stream && frame.context.has_output() { end_of_frame(piece) } else { None };
+        if ended.is_some() {
             frame.unread.clear();
             frame.unread_len = 0;
             frame.context.end_frame();
-            rest = piece.slice(end..);
         }
-        if !rest.is_empty() {
-            frame.unread_len += rest.len();
-            frame.unread.push(rest);
+        let from = ended.unwrap_or_default();
+        if from < piece.len() {
+            frame.unread_len += piece.len() - from;
+            frame.unread.push(piece.slice(from..));
         }
         if frame.unread_len > UNREAD || (is_stream && !frame.context.has_output()) {
             frame.read_up();
@@ -186,6 +183,10 @@ impl FrameSoFar {
 
 /// Behind the last blank line of a piece of an event stream. One that two pieces share is found when the frame is read.
 fn end_of_frame(piece: &[u8]) -> Option<usize> {
+    // Nearly every piece ends with its event.
+    if piece.ends_with(b"\n\n") || piece.ends_with(b"\r\n\r\n") {
+        return Some(piece.len());
+    }
     let end = |blank: &[u8]| memmem::rfind(piece, blank).map(|at| at + blank.len());
     end(b"\n\n").max(end(b"\r\n\r\n"))
 }

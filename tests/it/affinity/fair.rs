@@ -128,7 +128,6 @@ fn compare(what: &str, pairs: usize, foreign: &[f64], unknown: &[f64]) -> f64 {
 }
 
 /// Pairs of a measurement: the issue wants 20,000.
-#[allow(dead_code)]
 const PAIRS: usize = 20_000;
 
 #[tokio::test]
