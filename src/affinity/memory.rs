@@ -163,7 +163,9 @@ impl Shard {
 
     /// What is remembered of a reference; what is not any more is forgotten.
     fn get(&mut self, reference: Reference, life: Life) -> Option<Entry> {
-        let known = *self.young.get(&reference).or_else(|| self.old.get(&reference))?;
+        // Both are always looked at: what is there takes as long as what is not.
+        let (young, old) = (self.young.get(&reference), self.old.get(&reference));
+        let known = *young.or(old)?;
         if life.lasts(known.used_s) {
             return Some(known);
         }

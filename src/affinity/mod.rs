@@ -6,6 +6,7 @@
 
 mod decide;
 mod keeping;
+mod lookups;
 mod memory;
 
 use std::{
@@ -18,7 +19,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{Notify, mpsc, oneshot, watch},
+    sync::{Notify, watch},
     time::timeout,
 };
 
@@ -31,7 +32,10 @@ use crate::{
     store::origins::{Entry, Life},
 };
 
-use self::memory::{Learned, Memory};
+use self::{
+    lookups::Lookups,
+    memory::{Learned, Memory},
+};
 
 pub use decide::{Decision, Named, Role, decide};
 pub use keeping::Keeping;
@@ -43,9 +47,6 @@ pub const WAIT: Duration = Duration::from_millis(40);
 /// The same for the file of this process. It does not go away as a server does: a disk that syncs or a machine that is busy (all
 /// of memory has to be looked up after a restart) answers late, and a request whose state cannot be told fails or goes astray.
 pub const WAIT_FOR_FILE: Duration = Duration::from_secs(1);
-
-/// Requests that ask the store at once. It answers thousands a second; where more wait than this, it does not.
-const ASKING: usize = 1024;
 
 /// References that wait for a store that is away: at 48 bytes each, 5 MiB. Those beyond it are in memory only, from which all
 /// is written once the store is back.
@@ -68,7 +69,7 @@ pub struct Origins {
     most_rows: AtomicU64,
     /// Whether others may learn what is learned here.
     is_shared: bool,
-    asks: mpsc::Sender<Ask>,
+    lookups: Lookups,
     waiting: Waiting,
     condition: Arc<Condition>,
 }
@@ -120,13 +121,6 @@ impl Recalled {
 #[must_use = "with a shared store, what is new is waited for before anybody hears of it: Origins::shared"]
 pub struct Mark(u64);
 
-/// Somebody waits for what the store knows of these.
-#[derive(Debug)]
-struct Ask {
-    references: Vec<Reference>,
-    answer: oneshot::Sender<Vec<Option<Entry>>>,
-}
-
 /// What waits to be written to the store.
 #[derive(Debug)]
 struct Waiting {
@@ -156,19 +150,17 @@ fn ttl_s(ttl: Duration) -> u32 {
 }
 
 impl Origins {
-    /// An empty one, and the other end of its questions.
-    fn new(settings: &config::Affinity, shared: bool, condition: Arc<Condition>) -> (Self, mpsc::Receiver<Ask>) {
-        let (asks, asked) = mpsc::channel(ASKING);
-        let origins = Self {
+    /// An empty one.
+    fn new(settings: &config::Affinity, shared: bool, condition: Arc<Condition>) -> Self {
+        Self {
             memory: Memory::new(settings.max_entries, Arc::clone(&condition)),
             ttl_s: AtomicU32::new(ttl_s(settings.ttl)),
             most_rows: AtomicU64::new(settings.max_entries as u64 * ROWS),
             is_shared: shared,
-            asks,
+            lookups: Lookups::default(),
             waiting: Waiting { rows: Mutex::default(), came: Notify::new(), written: watch::Sender::default() },
             condition,
-        };
-        (origins, asked)
+        }
     }
 
     /// Takes over settings that may change while it runs.
@@ -227,7 +219,7 @@ impl Origins {
         }
         if !asked.is_empty() {
             self.condition.asked.fetch_add(asked.len() as u64, Ordering::Relaxed);
-            let answers = self.ask(asked.iter().map(|(_, reference)| *reference).collect()).await;
+            let answers = self.ask(asked.iter().map(|(_, reference)| *reference).collect(), by).await;
             for ((place, reference), stored) in asked.into_iter().zip(answers.into_iter().flatten()) {
                 if let Some(recalled) = recalled.get_mut(place) {
                     *recalled = self.judge(reference, *recalled, stored, by);
@@ -272,7 +264,9 @@ impl Origins {
 
     /// What is known of a reference after the store was asked.
     fn judge(&self, reference: Reference, known: Recalled, stored: Option<Entry>, by: Owner) -> Recalled {
-        if let Some(entry) = stored {
+        // What is somebody else's stays out of memory, as what nobody knows does: the same work for both, so that the time which it
+        // takes tells nothing. The store is asked for it every time in any case.
+        if let Some(entry) = stored.filter(|entry| entry.origin.owner.shares_with(by)) {
             self.memory.take(reference, entry);
         }
         // What is in memory only was not written yet.
@@ -285,12 +279,11 @@ impl Origins {
     }
 
     /// What the store knows of references; none where it cannot be asked.
-    async fn ask(&self, references: Vec<Reference>) -> Option<Vec<Option<Entry>>> {
+    async fn ask(&self, references: Vec<Reference>, by: Owner) -> Option<Vec<Option<Entry>>> {
         if self.condition.read_fails.load(Ordering::Relaxed) {
             return None;
         }
-        let (tell, answer) = oneshot::channel();
-        self.asks.try_send(Ask { references, answer: tell }).ok()?;
+        let answer = self.lookups.ask(by.key, references)?;
         timeout(self.patience(), answer).await.ok()?.ok()
     }
 
@@ -360,13 +353,13 @@ mod tests {
         for (shared, expected) in [(false, Found::Own), (true, Found::CannotTell)] {
             let settings =
                 config::Affinity { ttl: Duration::from_secs(60), max_entries: 10, shared, unknown_ids: None };
-            let (origins, mut asks) = Origins::new(&settings, shared, Arc::default());
+            let origins = Origins::new(&settings, shared, Arc::default());
             let owner = Owner::new("a", None);
             let store = async {
-                let ask = asks.recv().await.unwrap();
+                let batch = origins.lookups.next(10).await;
                 tokio::time::sleep(WAIT * 10).await;
                 let entry = Entry { origin: Origin { account: 1, owner }, used_s: 1 };
-                let _left = ask.answer.send(vec![Some(entry)]);
+                origins.lookups.answer(batch, vec![Some(entry)]);
             };
             let named = [Reference::new(Kind::Response, b"resp_1")];
             let (recalled, ()) = tokio::join!(origins.recall_all(&named, owner, Duration::from_secs(2)), store);

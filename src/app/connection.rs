@@ -1,6 +1,6 @@
 //! One connection of a client: hyper's HTTP/1.1 on it, and around hyper what it lacks. It has one timer for the head
-//! and for idling, none for a client that does not read, and it no longer notices that a client left once bytes of a
-//! pipelined request are in its buffer.
+//! and for idling, and none for a client that does not read. It cannot tell a client that left from one that closed its
+//! sending side with its request and waits for the answer.
 
 use std::{
     future::poll_fn,
@@ -25,11 +25,12 @@ use super::{
     answer,
     framing::{Fault, Framing},
     guard::Guard,
+    heartbeat::Heartbeat,
     http2,
     progress::{Deadlines, Progress},
     requests::Requests,
     shutdown::Shutdown,
-    socket::{Socket, Wire, left, linger},
+    socket::{Socket, Wire, failed, left, linger},
     streams::Streams,
     tls,
 };
@@ -51,6 +52,8 @@ pub(super) struct Shared {
     pub(super) metrics: Arc<Metrics>,
     /// None speaks plain http.
     pub(super) tls: Option<Secure>,
+    /// Beats while the listener runs.
+    pub(super) heartbeat: Arc<Heartbeat>,
 }
 
 /// What connections with TLS share.
@@ -68,7 +71,7 @@ pub(super) async fn serve(stream: TcpStream, peer: IpAddr, shared: Shared) {
     let _counted = Counted::new(&shared.metrics);
     let (read, write) = stream.into_split();
     let write = Arc::new(write);
-    let progress = Arc::new(Progress::new(shared.shutdown.leaving()));
+    let progress = Arc::new(Progress::new(shared.shutdown.leaving(), Arc::clone(&shared.heartbeat)));
     let socket = Socket { read, write: Arc::clone(&write), progress: Arc::clone(&progress) };
     let connection = Connection { shared: &shared, write, progress, departure: Departure::of(peer) };
     match &shared.tls {
@@ -121,8 +124,9 @@ impl Connection<'_> {
         let framing = Framing::new(MAX_BUFFER);
         let io = Guard { wire, progress: Arc::clone(&self.progress), framing };
         let mut builder = http1::Builder::new();
-        // Its header timer stays off: ours tells heads from idling.
-        builder.max_buf_size(MAX_BUFFER).half_close(false).header_read_timeout(None);
+        // Its header timer stays off: ours tells heads from idling. Nor does it end a request because the client closed its
+        // sending side: `drive` decides whether that client left.
+        builder.max_buf_size(MAX_BUFFER).half_close(true).header_read_timeout(None);
         let mut connection = builder.serve_connection(TokioIo::new(io), self.requests());
         let end = self.drive(&mut connection).await;
         // What is under way ends here.
@@ -217,8 +221,10 @@ impl Drop for Counted<'_> {
 enum Event {
     /// hyper is done with it: whether in order.
     Done(bool),
-    /// The client closed its side while a request was under way.
-    Left,
+    /// The client closed its sending side.
+    Closed,
+    /// The connection is broken: what is written goes nowhere.
+    Broken,
     /// A deadline ran out.
     Deadline(&'static str),
     /// What should be the head of a request is none, and everything before it is answered.
@@ -279,7 +285,9 @@ impl Connection<'_> {
     async fn drive<H: Http>(&self, connection: &mut H) -> End {
         let Self { shared, write, progress, departure } = self;
         let mut timer = pin!(sleep_until(Instant::now() + shared.deadlines.first_byte));
-        let mut left = pin!(left(write));
+        let (mut left, mut failed) = (pin!(left(write)), pin!(failed(write)));
+        // Whether the client closed its sending side.
+        let mut closed = false;
         let mut drain = pin!(shared.shutdown.draining());
         let mut stop = pin!(shared.shutdown.stopped());
         // Whether hyper knows that the connection shall end.
@@ -289,15 +297,26 @@ impl Connection<'_> {
             let event = tokio::select! {
                 biased;
                 event = poll_fn(|cx| poll(connection, told, progress, &shared.deadlines, timer.as_mut(), cx)) => event,
-                () = &mut left, if !progress.has_left() => Event::Left,
+                () = &mut left, if !closed => Event::Closed,
+                () = &mut failed, if closed && !progress.has_left() => Event::Broken,
                 () = &mut drain, if !told => Event::Drain,
                 () = &mut stop => Event::Stop,
             };
             match event {
                 // Who was at rest when the drain began has no answer that could be lost, and shall not hold the end up.
                 Event::Done(in_order) => return End { answer: None, farewell: in_order, linger: !at_rest },
+                // HTTP/2 has no half-closed connections.
+                Event::Closed if !H::MULTIPLEXED && progress.is_half_closed() => {
+                    closed = true;
+                    progress.half_closed();
+                }
+                Event::Deadline(Progress::HALF_CLOSED) => {
+                    progress.leave();
+                    return End::CUT;
+                }
                 // Between two requests hyper sees the end by itself, and what is already in its buffer gets no service.
-                Event::Left => {
+                Event::Closed | Event::Broken => {
+                    closed = true;
                     progress.leave();
                     if progress.is_busy() {
                         return End::CUT;
@@ -329,7 +348,11 @@ impl Connection<'_> {
                     }
                 }
                 Event::Stop => {
-                    departure.gateway_stop();
+                    if progress.is_in_doubt() {
+                        progress.leave();
+                    } else {
+                        departure.gateway_stop();
+                    }
                     if progress.is_busy() {
                         shared.shutdown.cut();
                     }

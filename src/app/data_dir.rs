@@ -41,10 +41,15 @@ impl DataDir {
     /// # Errors
     /// When another process holds it, or it cannot be written.
     pub fn open(path: &Path) -> Result<Self, DataDirError> {
-        make_private(path).map_err(|source| DataDirError::Unusable { path: path.into(), source })?;
+        files::make_private_folder(path).map_err(|source| DataDirError::Unusable { path: path.into(), source })?;
         let lock = path.join("lock");
         let unusable = |source| DataDirError::Unusable { path: lock.clone(), source };
-        let file = OpenOptions::new().create(true).truncate(false).write(true).open(&lock).map_err(unusable)?;
+        let mut options = OpenOptions::new();
+        options.create(true).truncate(false).write(true);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let file = options.open(&lock).map_err(unusable)?;
+        files::take_from_others(&lock).map_err(unusable)?;
         match file.try_lock() {
             Ok(()) => Ok(Self { path: path.into(), _lock: file }),
             Err(TryLockError::WouldBlock) => Err(DataDirError::InUse(path.into())),
@@ -78,14 +83,6 @@ impl DataDir {
         let path = self.file(name);
         files::replace(&path, text.as_bytes()).map_err(|source| DataDirError::Unusable { path, source })
     }
-}
-
-fn make_private(path: &Path) -> io::Result<()> {
-    let mut builder = fs::DirBuilder::new();
-    builder.recursive(true);
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(path)
 }
 
 #[cfg(test)]

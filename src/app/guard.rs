@@ -40,9 +40,10 @@ impl<W: Wire> AsyncRead for Guard<W> {
             return Poll::Ready(Ok(()));
         }
         this.progress.received();
-        let heads = this.framing.heads();
+        let (heads, ends) = (this.framing.heads(), this.framing.ends());
         let passed = this.framing.pass(came);
         this.progress.passed(this.framing.heads() - heads);
+        this.progress.ended(this.framing.ends() - ends);
         if let Some(fault) = this.framing.fault() {
             this.progress.malformed(fault);
             into.set_filled(before + passed);

@@ -11,6 +11,7 @@ mod first_key;
 mod framing;
 mod guard;
 mod handle;
+mod heartbeat;
 mod http2;
 mod keys;
 mod ledger;
@@ -229,7 +230,7 @@ pub fn start(of_file: Config, origin: Option<Origin>, world: World) -> Result<Ru
             readers: Arc::clone(&readers),
             origins: Arc::clone(&keeping.origins),
         };
-        let proxy = Proxy::new(tables, &metrics.bodies, beside, world.clock, world.chance, dice)?;
+        let proxy = Proxy::new(tables, beside, world.clock, world.chance, dice)?;
         let state = Arc::new(Data { proxy: Arc::new(proxy), health: Arc::clone(&health) });
         data.push(Arc::clone(&state));
         let serving = Serving {
@@ -238,6 +239,7 @@ pub fn start(of_file: Config, origin: Option<Origin>, world: World) -> Result<Ru
             shutdown: handle.data.clone(),
             metrics: Arc::clone(&metrics),
             tls: secure.clone(),
+            heartbeat: Arc::default(),
         };
         let serving = server::run(listener, serving, deadlines.clone(), Arc::clone(&slots));
         let serving = ledger::beside(ledger, to_the_end(serving, readers, handle.data.clone()));
@@ -298,6 +300,7 @@ async fn serve_admin(
             // Its connections are not clients' and are not counted among them.
             metrics: Arc::default(),
             tls: None,
+            heartbeat: Arc::default(),
         };
         server::run(listener, serving, deadlines.clone(), Arc::new(Semaphore::new(ADMIN_CONNECTIONS)))
     };

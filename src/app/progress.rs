@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Mutex, OnceLock, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll, Waker},
@@ -11,7 +11,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{framing::Fault, shutdown::Leaving};
+use super::{framing::Fault, heartbeat::Heartbeat, shutdown::Leaving};
 use crate::config::Timeouts;
 
 /// The deadlines of a connection.
@@ -51,6 +51,18 @@ pub(super) struct Progress {
     left: AtomicBool,
     /// Requests that hyper got and that are not over.
     unserved: AtomicUsize,
+    /// Requests of HTTP/1.1 whose last byte was read, and those that are over, in all.
+    ended: AtomicUsize,
+    over: AtomicUsize,
+    /// When the last of `ended` was read, as `heartbeat` has it.
+    ended_at: AtomicU64,
+    /// The request that was read last is the only one that is not over.
+    is_alone: AtomicBool,
+    /// A byte of its answer went to the client.
+    is_answered: AtomicBool,
+    /// Milliseconds since `began`, plus one, at which a client that may have left took something last; 0 = there is no doubt.
+    doubt: AtomicU64,
+    heartbeat: Arc<Heartbeat>,
     /// What the client sends is not HTTP any more.
     fault: OnceLock<Fault>,
     /// A body is on its way whose only end is that of the connection.
@@ -67,6 +79,10 @@ pub(super) struct Progress {
 /// hyper takes this much of a body ahead of the socket, and one piece more. Its own limit cannot be lower than that for
 /// heads, and a client that does not read would hold all of it.
 pub(super) const MAX_QUEUED: usize = 9 * 1024;
+
+/// A client that closed its sending side within 20 ms of its request, and had a part of its answer by then, is taken to be gone when
+/// no byte of its answer came for this long: with the time that it takes to cancel, calls upstream end within 100 ms.
+const DOUBT: Duration = Duration::from_millis(50);
 
 /// A client of HTTP/2 that has nothing under way gets this long to take its leave: a round trip and some.
 const GOODBYE: Duration = Duration::from_secs(2);
@@ -85,10 +101,12 @@ impl Progress {
     pub(super) const IDLE: &'static str = "keep_alive_idle";
     /// It was told that the connection closes, and did nothing.
     pub(super) const GOAWAY: &'static str = "goaway";
+    /// The client may have left, and nothing came that would tell.
+    pub(super) const HALF_CLOSED: &'static str = "half_closed";
     /// The client did not read.
     pub(super) const WRITE_STALL: &'static str = "write_stall";
 
-    pub(super) fn new(leaving: Leaving) -> Self {
+    pub(super) fn new(leaving: Leaving, heartbeat: Arc<Heartbeat>) -> Self {
         Self {
             began: Instant::now(),
             phase: AtomicU8::new(SILENT),
@@ -96,6 +114,13 @@ impl Progress {
             stalled: AtomicU64::new(0),
             left: AtomicBool::new(false),
             unserved: AtomicUsize::new(0),
+            ended: AtomicUsize::new(0),
+            over: AtomicUsize::new(0),
+            ended_at: AtomicU64::new(0),
+            is_alone: AtomicBool::new(false),
+            is_answered: AtomicBool::new(false),
+            doubt: AtomicU64::new(0),
+            heartbeat,
             fault: OnceLock::new(),
             open_ended: AtomicBool::new(false),
             queued: AtomicUsize::new(0),
@@ -138,6 +163,36 @@ impl Progress {
         self.unserved.fetch_add(heads, Ordering::Relaxed);
     }
 
+    /// So many requests were read to their last byte.
+    pub(super) fn ended(&self, requests: usize) {
+        if requests > 0 {
+            let ended = self.ended.fetch_add(requests, Ordering::Relaxed) + requests;
+            self.is_alone.store(ended == self.over.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+            self.is_answered.store(false, Ordering::Relaxed);
+            self.ended_at.store(self.heartbeat.request(), Ordering::Relaxed);
+        }
+    }
+
+    /// Whether a client that closed its sending side just now waits for answers: it did so with its request, or before all of
+    /// the request was read, or while none was under way. Then what comes of the rest of the request decides.
+    pub(super) fn is_half_closed(&self) -> bool {
+        let is_whole = self.ended.load(Ordering::Relaxed) > self.over.load(Ordering::Relaxed);
+        !(self.is_busy() && is_whole && self.heartbeat.is_over(self.ended_at.load(Ordering::Relaxed)))
+    }
+
+    /// Such a client may as well have left, if it has a part of its answer already: the two look alike until a write fails. It keeps
+    /// its answer for as long as that flows ([`DOUBT`]).
+    pub(super) fn half_closed(&self) {
+        if self.is_answered.load(Ordering::Relaxed) {
+            self.doubt.store(self.now().saturating_add(1), Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the client may have left.
+    pub(super) fn is_in_doubt(&self) -> bool {
+        self.doubt.load(Ordering::Relaxed) > 0
+    }
+
     /// Nothing goes to hyper any more.
     pub(super) fn malformed(&self, fault: Fault) {
         let _ = self.fault.set(fault);
@@ -162,6 +217,7 @@ impl Progress {
 
     /// The request is over.
     pub(super) fn idle(&self) {
+        self.over.fetch_add(1, Ordering::Relaxed);
         if self.unserved.fetch_sub(1, Ordering::Relaxed) == 1 {
             self.enter(IDLE);
         }
@@ -221,6 +277,12 @@ impl Progress {
     /// too large.
     pub(super) fn flows(&self, len: usize) {
         self.stalled.store(0, Ordering::Relaxed);
+        if self.is_alone.load(Ordering::Relaxed) && self.is_busy() {
+            self.is_answered.store(true, Ordering::Relaxed);
+        }
+        if self.doubt.load(Ordering::Relaxed) > 0 {
+            self.doubt.store(self.now().saturating_add(1), Ordering::Relaxed);
+        }
         let queued = self.queued.load(Ordering::Relaxed).saturating_sub(len);
         self.queued.store(queued, Ordering::Relaxed);
         if queued < MAX_QUEUED
@@ -244,12 +306,12 @@ impl Progress {
         Poll::Pending
     }
 
-    /// The client closed its side.
+    /// The client is gone: nothing that it asked for is of use any more.
     pub(super) fn leave(&self) {
         self.left.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the client closed its side.
+    /// Whether the client is gone.
     pub(super) fn has_left(&self) -> bool {
         self.left.load(Ordering::Relaxed)
     }
@@ -259,6 +321,10 @@ impl Progress {
         let stalled = self.stalled.load(Ordering::Relaxed);
         if stalled > 0 {
             return Some((self.at(stalled - 1) + deadlines.write_stall, Self::WRITE_STALL));
+        }
+        let doubt = self.doubt.load(Ordering::Relaxed);
+        if doubt > 0 && self.is_busy() {
+            return Some((self.at(doubt - 1) + DOUBT, Self::HALF_CLOSED));
         }
         let since = self.at(self.since.load(Ordering::Relaxed));
         match self.phase.load(Ordering::Relaxed) {

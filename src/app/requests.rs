@@ -58,11 +58,14 @@ impl Service<Request<Incoming>> for Requests {
         let busy = Busy(Arc::clone(&self.progress));
         let departure = stream.as_ref().map_or(&self.departure, |stream| &stream.departure);
         request.extensions_mut().insert(departure.clone());
-        let mut router = self.router.clone();
+        let (mut router, streams) = (self.router.clone(), self.streams.clone());
         // HTTP/1.0 knows no chunks: without a length, a body ends with its connection.
         let by_closing = request.version() == Version::HTTP_10;
         Box::pin(async move {
-            let Ok(mut response) = router.call(request).await;
+            let Ok(mut response) = match streams {
+                None => router.call(request).await,
+                Some(streams) => router.call(request.map(|body| Upload { body: Some(body), streams })).await,
+            };
             if stream.is_none() {
                 if busy.0.is_leaving() {
                     // Told with an answer, a client does not send its next request into a connection that closes.
@@ -73,6 +76,43 @@ impl Service<Request<Incoming>> for Requests {
             }
             Ok(response.map(|body| Tracked { body, busy, stream }))
         })
+    }
+}
+
+/// The body of a request of HTTP/2. Where it is dropped before its end, which a refusal does, the rest is read away.
+struct Upload {
+    /// None once it ended or failed.
+    body: Option<Incoming>,
+    streams: Streams,
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        if let Some(body) = self.body.take().filter(|body| !body.is_end_stream()) {
+            self.streams.discard(body);
+        }
+    }
+}
+
+impl HttpBody for Upload {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+        let Some(body) = &mut self.body else { return Poll::Ready(None) };
+        let polled = ready!(Pin::new(body).poll_frame(cx));
+        if !matches!(polled, Some(Ok(_))) {
+            self.body = None;
+        }
+        Poll::Ready(polled)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.as_ref().is_none_or(HttpBody::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.as_ref().map_or_else(|| SizeHint::with_exact(0), HttpBody::size_hint)
     }
 }
 

@@ -82,6 +82,8 @@ pub(super) async fn run(
     listener.set_nonblocking(true)?;
     let listener = TcpListener::from_std(listener)?;
     let connections = TaskTracker::new();
+    let heartbeat = Arc::clone(&shared.heartbeat);
+    let beating = tokio::spawn(async move { heartbeat.beat().await });
     let mut failures = Failures::default();
     loop {
         let accepted = tokio::select! {
@@ -118,6 +120,7 @@ pub(super) async fn run(
     drop(listener);
     connections.close();
     connections.wait().await;
+    beating.abort();
     Ok(())
 }
 
@@ -182,6 +185,7 @@ mod tests {
             shutdown: Shutdown::default(),
             metrics: Arc::default(),
             tls,
+            heartbeat: Arc::default(),
         }
     }
 

@@ -18,8 +18,8 @@ use super::progress::Progress;
 
 /// A client that still sends when its answer is out gets this long, and this much is read away: closing at once would
 /// reset the connection and destroy an answer that it has not read yet.
-const LINGER: Duration = Duration::from_secs(2);
-const LINGER_BYTES: usize = 64 * 1024 * 1024;
+pub(super) const LINGER: Duration = Duration::from_secs(2);
+pub(super) const LINGER_BYTES: usize = 64 * 1024 * 1024;
 
 /// Reads and writes, and notes when the client takes nothing.
 pub(super) struct Socket {
@@ -127,7 +127,12 @@ fn at_once(_: &OwnedWriteHalf, _: &[io::IoSlice<'_>]) -> io::Result<usize> {
     Err(io::ErrorKind::WouldBlock.into())
 }
 
-/// Resolves when the client closed its side. On Linux the kernel tells without anything being read, so that bytes
+/// Resolves when the connection is broken: the client reset it, as its kernel does when bytes come for a client that is gone.
+pub(super) async fn failed(write: &OwnedWriteHalf) {
+    let _ = write.ready(tokio::io::Interest::ERROR).await;
+}
+
+/// Resolves when the client closed its sending side. On Linux the kernel tells without anything being read, so that bytes
 /// which wait to be read cannot hide it.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(super) async fn left(write: &OwnedWriteHalf) {

@@ -12,14 +12,19 @@ use std::{
     time::Duration,
 };
 
-use hyper::rt::Executor;
+use http_body_util::BodyExt;
+use hyper::{body::Incoming, rt::Executor};
 use tokio::{
+    runtime::Handle,
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::{Instant, sleep_until},
+    time::{Instant, sleep_until, timeout},
 };
 use tokio_util::task::TaskTracker;
 
-use super::progress::Progress;
+use super::{
+    progress::Progress,
+    socket::{LINGER, LINGER_BYTES},
+};
 use crate::{domain::departure::Departure, metrics::Metrics};
 
 /// The requests of one connection.
@@ -33,6 +38,7 @@ struct Shared {
     slots: Arc<Semaphore>,
     write_stall: Duration,
     tasks: TaskTracker,
+    runtime: Handle,
     /// The request that hyper asks a task for next: it does so right after it handed the request over.
     opened: Mutex<Option<Arc<Stream>>>,
 }
@@ -56,8 +62,8 @@ impl Streams {
         slots: Arc<Semaphore>,
         write_stall: Duration,
     ) -> Self {
-        let (tasks, opened) = (TaskTracker::new(), Mutex::default());
-        Self(Arc::new(Shared { progress, departure, metrics, slots, write_stall, tasks, opened }))
+        let (tasks, runtime, opened) = (TaskTracker::new(), Handle::current(), Mutex::default());
+        Self(Arc::new(Shared { progress, departure, metrics, slots, write_stall, tasks, runtime, opened }))
     }
 
     /// A request came. None where there is no slot: what a request costs does not depend on whose connection it is on.
@@ -84,10 +90,32 @@ impl Streams {
         Some(stream)
     }
 
+    /// Reads away the rest of the body of a request that is answered already, within bounds. Without it h2 would reset the
+    /// stream right behind the answer, with `NO_ERROR`. RFC 9113 allows that (section 8.1), but curl 7.88 then drops the answer
+    /// and reports error 92.
+    pub(super) fn discard(&self, body: Incoming) {
+        let discarding = async move {
+            let _ = timeout(LINGER, discard(body)).await;
+        };
+        self.0.tasks.spawn_on(discarding, &self.0.runtime);
+    }
+
     /// Waits for the tasks, which end with the connection.
     pub(super) async fn ended(&self) {
         self.0.tasks.close();
         self.0.tasks.wait().await;
+    }
+}
+
+async fn discard(mut body: Incoming) {
+    let mut left = LINGER_BYTES;
+    // A client that resets the stream is a body that fails.
+    while let Some(Ok(frame)) = body.frame().await {
+        let len = frame.data_ref().map_or(0, bytes::Bytes::len);
+        if len > left {
+            return;
+        }
+        left -= len;
     }
 }
 

@@ -109,6 +109,8 @@ pub struct Visit {
 pub enum Stranger {
     /// No bearer key was sent.
     NoKey,
+    /// More than one `Authorization` was sent.
+    SeveralKeys,
     /// The key is not known.
     UnknownKey,
     /// It is known and may not be used: its name, and why. Nobody is told but the log.
@@ -188,11 +190,16 @@ impl Keys {
     /// When there is not exactly one bearer key, or it is not known, or it may not be used now or from there.
     pub fn authenticate(&self, headers: &HeaderMap, visit: Visit) -> Result<Arc<Caller>, Stranger> {
         let mut values = headers.get_all(AUTHORIZATION).iter();
-        let (Some(value), None) = (values.next(), values.next()) else {
-            return Err(Stranger::NoKey);
+        let value = match (values.next(), values.next()) {
+            (Some(value), None) => value,
+            (None, _) => return Err(Stranger::NoKey),
+            (Some(_), Some(_)) => return Err(Stranger::SeveralKeys),
         };
         let key = bearer(value.as_bytes()).ok_or(Stranger::NoKey)?;
         let Some(entry) = self.by_digest.get(&digest(key)) else {
+            if is_joined(key) {
+                return Err(Stranger::SeveralKeys);
+            }
             // Made a moment ago, perhaps by another replica: nobody can say that it was not.
             let made = || self.store.fails.load(Ordering::Acquire) && is_ours(key);
             return Err(if self.unread || made() { Stranger::Unread } else { Stranger::UnknownKey });
@@ -217,6 +224,14 @@ fn bearer(value: &[u8]) -> Option<&[u8]> {
     let (scheme, key) = value.split_at_checked(b"bearer ".len())?;
     let key = key.trim_ascii();
     (scheme.eq_ignore_ascii_case(b"bearer ") && !key.is_empty()).then_some(key)
+}
+
+/// Whether a proxy joined two `Authorization` headers to one line: a second scheme follows a comma.
+fn is_joined(key: &[u8]) -> bool {
+    key.split(|byte| *byte == b',').skip(1).any(|part| {
+        let scheme = part.trim_ascii().split(u8::is_ascii_whitespace).next().unwrap_or_default();
+        scheme.eq_ignore_ascii_case(b"bearer") || scheme.eq_ignore_ascii_case(b"basic")
+    })
 }
 
 /// What is kept of a key.
@@ -362,7 +377,15 @@ mod tests {
         for values in [&[][..], &[""], &["Bearer"], &["Bearer "], &["Basic sk-a"], &["Bearersk-a"], &["sk-a"]] {
             assert_eq!(keys().authenticate(&with(values), visit(0)).unwrap_err(), Stranger::NoKey, "{values:?}");
         }
-        assert_eq!(keys().authenticate(&with(&["Bearer sk-a", "Bearer sk-b"]), visit(0)).unwrap_err(), Stranger::NoKey);
+        for values in [
+            &["Bearer sk-a", "Bearer sk-b"][..],
+            &["", "Bearer sk-a"],
+            &["Bearer sk-a, bearer sk-b"],
+            &["Bearer a,Basic b"],
+        ] {
+            let stranger = keys().authenticate(&with(values), visit(0)).unwrap_err();
+            assert_eq!(stranger, Stranger::SeveralKeys, "{values:?}");
+        }
     }
 
     #[test]

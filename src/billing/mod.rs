@@ -6,7 +6,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use self::official::Official;
 use crate::{
-    config::{self, Config},
+    config::{self, Config, Unpriced},
     domain::{money::Exchange, price::Price},
 };
 
@@ -16,6 +16,7 @@ pub struct Prices {
     /// By the indices of the configuration's upstreams.
     upstreams: Vec<OfUpstream>,
     exchange: Exchange,
+    unpriced: Unpriced,
 }
 
 #[derive(Debug, Default)]
@@ -65,7 +66,8 @@ impl Prices {
         for of in &mut upstreams {
             of.beginnings.sort_by_key(|(beginning, _)| std::cmp::Reverse(beginning.len()));
         }
-        Self { upstreams, exchange: Exchange { cny_per_usd: config.money.cny_per_usd } }
+        let exchange = Exchange { cny_per_usd: config.money.cny_per_usd };
+        Self { upstreams, exchange, unpriced: config.money.unpriced }
     }
 
     /// What the upstream with this index bills for its model `model`, for a request begun at `now` (milliseconds since
@@ -75,6 +77,20 @@ impl Prices {
         let own = || of.names.get(model)?.at(now);
         let alike = || of.beginnings.iter().find(|(beginning, _)| model.starts_with(&**beginning))?.1.at(now);
         own().or_else(alike).or_else(|| of.official.as_ref()?.price(model, now))
+    }
+
+    /// Whether every model at this upstream whose name begins so has a price by `[[prices]]` alone.
+    pub fn cover(&self, upstream: usize, beginning: &str, now: u64) -> bool {
+        let of = self.upstreams.get(upstream);
+        of.is_some_and(|of| {
+            let mut covering = of.beginnings.iter().filter(|(known, _)| beginning.starts_with(&**known));
+            covering.any(|(_, dated)| dated.at(now).is_some())
+        })
+    }
+
+    /// What becomes of a model without a price, of a key with a budget.
+    pub fn unpriced(&self) -> Unpriced {
+        self.unpriced
     }
 
     /// How currencies are exchanged.
@@ -110,7 +126,7 @@ mod tests {
             dated.0.insert(0, (*from, price(*input)));
         }
         of.beginnings.sort_by_key(|(beginning, _)| std::cmp::Reverse(beginning.len()));
-        Prices { upstreams: vec![of], exchange: Exchange::default() }
+        Prices { upstreams: vec![of], exchange: Exchange::default(), unpriced: Unpriced::Refuse }
     }
 
     #[test]
@@ -126,6 +142,9 @@ mod tests {
             assert_eq!(prices.price(0, model, now).map(|price| price.input), input, "{model} at {now}");
         }
         assert_eq!(prices.price(1, "gpt-5", 0), None);
+        for (beginning, now, covers) in [("gpt-", 0, true), ("gpt-4", 0, true), ("gpt", 49, false), ("", 50, true)] {
+            assert_eq!(prices.cover(0, beginning, now), covers, "{beginning} at {now}");
+        }
     }
 
     #[test]

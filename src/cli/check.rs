@@ -6,7 +6,8 @@ use super::output;
 use crate::{
     app::Memory,
     config::{EXIT_CONFIG, Source, summary},
-    proxy::Tables,
+    domain::clock::Clock,
+    proxy::{Tables, cost},
     store::journal,
 };
 
@@ -16,14 +17,25 @@ pub(super) fn run(source: &Source) -> ExitCode {
         Ok(loaded) => loaded.config,
         Err(code) => return code,
     };
-    if let Err(error) = Tables::at_rest(&config) {
-        output::fail(error);
-        return ExitCode::from(EXIT_CONFIG);
-    }
+    let tables = match Tables::at_rest(&config) {
+        Ok(tables) => tables,
+        Err(error) => {
+            output::fail(error);
+            return ExitCode::from(EXIT_CONFIG);
+        }
+    };
     let journal = format_args!(
         "the ledger's journal up to {} MiB; the ledger itself grows by some 300 bytes a request",
         journal::MOST >> 20
     );
     output::print(summary(&config, &Memory::new(&config, config.server.max_connections), &journal));
+    let now = u64::try_from(Clock::system().since_epoch().as_millis()).unwrap_or(u64::MAX);
+    let unpriced = cost::unpriced(&tables, &config, now);
+    if !unpriced.is_empty() {
+        output::print(format_args!(
+            "\nwithout a price: clients get 400 unpriced_model, as these keys have a budget. Add [[prices]], 0 where a model is free, \
+             or set `unpriced = \"allow\"` below [money]\n{unpriced}"
+        ));
+    }
     ExitCode::SUCCESS
 }

@@ -23,7 +23,10 @@ use crate::{
         clock::Clock,
         key::{KeySettings, MOST_OF_NAME, Previous, StoredKey},
     },
-    store::sql::{Author, Change, Database, DatabaseError, KeyError, Place},
+    store::{
+        files,
+        sql::{Author, Change, Database, DatabaseError, KeyError, Place},
+    },
 };
 
 #[derive(Debug, Subcommand)]
@@ -177,7 +180,7 @@ impl Store {
         let place = Place::of(&config);
         if let Place::Sqlite(_) = place {
             let folder = &config.server.data_dir;
-            std::fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+            files::make_private_folder(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
         }
         let failed = |error| format!("the store at {place} cannot be used: {error}");
         let mut database = Database::open(&place).await.map_err(failed)?;

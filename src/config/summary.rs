@@ -156,7 +156,7 @@ fn budgets(budgets: &[Budget]) -> String {
 }
 
 fn write_prices(out: &mut String, config: &Config) -> fmt::Result {
-    let Money { time_zone, cny_per_usd } = &config.money;
+    let Money { time_zone, cny_per_usd, unpriced: _ } = &config.money;
     let rate = cny_per_usd.map(|rate| format!(", {} CNY for a dollar", decimal(rate))).unwrap_or_default();
     writeln!(out, "\nprices (days and months begin in {}{rate})", time_zone.iana_name().unwrap_or("UTC"))?;
     for ModelPrice { upstream, model, from, price } in &config.prices {
@@ -229,6 +229,14 @@ fn write_upstream(out: &mut String, upstream: &Upstream) -> fmt::Result {
     let also: Vec<_> = also.iter().filter(|(on, _)| *on).map(|(_, name)| *name).collect();
     if !also.is_empty() {
         writeln!(out, "    failover also on {}", also.join(", "))?;
+    }
+    if let Some(statuses) = &upstream.failover_statuses {
+        let statuses: Vec<_> = statuses.iter().map(u16::to_string).collect();
+        let all = if statuses.is_empty() { "no status".to_owned() } else { format!("status {}", statuses.join(", ")) };
+        writeln!(out, "    failover on {all}")?;
+    }
+    if !upstream.failover_codes.is_empty() {
+        writeln!(out, "    failover on code {}", upstream.failover_codes.join(", "))?;
     }
     for credential in &upstream.credentials {
         let limit = credential.max_in_flight.map(|limit| format!(", {limit} requests at once")).unwrap_or_default();

@@ -314,6 +314,9 @@ fn strategies_and_priorities_are_taken_as_written() {
     assert_eq!(model(3), (Strategy::LeastLatency, vec![(7, 1), (1, 1)]));
     let upstream = &config.upstreams[0];
     assert_eq!(upstream.failover_on, FailoverOn { disconnect: true, timeout: false, empty: true });
+    assert_eq!(upstream.failover_statuses.as_deref(), Some(&[429, 503][..]));
+    assert_eq!(upstream.failover_codes, ["engine overloaded"]);
+    assert_eq!((&config.upstreams[1].failover_statuses, config.upstreams[1].failover_codes.len()), (&None, 0));
     assert_eq!((upstream.max_in_flight, upstream.credentials[0].max_in_flight), (Some(9), Some(3)));
     let summary = summary(&config, &"", &"");
     for line in [
@@ -348,6 +351,11 @@ fn what_leads_to_an_idle_upstream_goes_with_it() {
     }
 }
 
+fn rule(status: Option<u16>, code: Option<&str>, words: &[&str], fault: Fault) -> ErrorRule {
+    let words = words.iter().map(|word| (*word).to_owned()).collect();
+    ErrorRule { status, code: code.map(Into::into), kind: None, words, fault }
+}
+
 #[test]
 fn files_pools_and_hashes_are_taken_as_written() {
     let config = file("files");
@@ -365,8 +373,13 @@ fn files_pools_and_hashes_are_taken_as_written() {
     assert_eq!(
         upstream.error_rules,
         [
-            ErrorRule { status: 403, code: Some("token_mismatched".into()), fault: Fault::Credential },
-            ErrorRule { status: 402, code: None, fault: Fault::Request },
+            rule(Some(403), Some("token_mismatched"), &[], Fault::Credential),
+            rule(Some(402), None, &[], Fault::Request),
+            ErrorRule {
+                kind: Some("two words".into()), ..rule(None, None, &["Daily limit", "额度"], Fault::Balance)
+            },
+            rule(Some(503), None, &["no channel"], Fault::Model),
+            rule(None, Some("overloaded"), &[], Fault::Upstream),
         ]
     );
     assert_eq!((config.server.workers, config.default_upstream), (3, Some(0)));

@@ -1,6 +1,7 @@
 //! The configuration after every check: what the rest of the crate reads. Nothing here can be wrong any more.
 
 mod affinity;
+mod failover;
 mod key;
 mod limits;
 mod money;
@@ -15,9 +16,10 @@ use secrecy::{ExposeSecret, SecretString};
 use crate::domain::endpoint::Surface;
 
 pub use affinity::{Affinity, OnLostState, UnknownIds};
+pub use failover::{ErrorRule, FailoverOn, Fault};
 pub use key::{Group, Kept, Key, Limits, OnClientGone};
 pub use limits::{Fail, Redis, Sharing};
-pub use money::{ModelPrice, Money};
+pub use money::{ModelPrice, Money, Unpriced};
 
 /// Everything a start needs.
 #[derive(Clone, Debug, PartialEq)]
@@ -283,6 +285,10 @@ pub struct Upstream {
     pub trace_headers: bool,
     /// Failures after which the next candidate is asked although this one may bill for what it did.
     pub failover_on: FailoverOn,
+    /// Statuses of answers after which the next candidate is asked; none = 408, 429 and every 5xx.
+    pub failover_statuses: Option<Vec<u16>>,
+    /// Codes or types of error answers after which the next candidate is asked, whatever their status.
+    pub failover_codes: Vec<String>,
     /// Requests under way at once.
     pub max_in_flight: Option<usize>,
     /// Requests that may wait for one of those to end.
@@ -293,37 +299,6 @@ pub struct Upstream {
     pub official_prices: Option<u64>,
     /// Whose fault an error answer is, where it differs from the built-in table; the first match wins.
     pub error_rules: Vec<ErrorRule>,
-}
-
-/// `[[upstreams]] error_rules`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ErrorRule {
-    /// HTTP status of the answer.
-    pub status: u16,
-    /// `error.code` (or, without one, `error.type`) of the answer; none = any.
-    pub code: Option<String>,
-    /// Whose fault it is.
-    pub fault: Fault,
-}
-
-/// Whose fault an upstream's error answer is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// Our credential or account: the client sees 502 `upstream_auth`.
-    Credential,
-    /// The request: the client sees the answer as it is.
-    Request,
-}
-
-/// `failover_on`: what makes us ask another candidate although this one received the request and may bill for it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct FailoverOn {
-    /// The connection ended before an answer began.
-    pub disconnect: bool,
-    /// No answer began in time.
-    pub timeout: bool,
-    /// A success that ended before the first byte of its body.
-    pub empty: bool,
 }
 
 /// `on_incomplete`.

@@ -1,22 +1,17 @@
-//! A number of bytes that many may hold together, and what one of them holds of it.
+//! A number of bytes that several holders share, and what one reservation holds of it.
 
 use std::sync::{
     Arc,
     atomic::{AtomicU64, Ordering},
 };
 
-/// Whoever does not know how much it will hold takes this much at a time: other threads take from the same number.
-const STEP: u64 = 64 * 1024;
+/// A reservation grows by this much at a time. Less would write to a number that all threads share more often; more would
+/// let a body reserve memory long before its bytes arrive.
+pub const STEP: u64 = 64 * 1024;
 
 /// Nothing fits until a limit is set.
 #[derive(Clone, Debug, Default)]
-pub struct Budget(Arc<Own>);
-
-/// What [`Budget::apart`] makes anew: each reservation counts a reference to it.
-#[derive(Debug, Default)]
-struct Own {
-    shared: Arc<Shared>,
-}
+pub struct Budget(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
@@ -25,44 +20,97 @@ struct Shared {
 }
 
 impl Budget {
-    /// The same budget behind a reference count of its own, for another thread to write to.
-    #[must_use]
-    pub fn apart(&self) -> Self {
-        Self(Arc::new(Own { shared: Arc::clone(&self.0.shared) }))
-    }
-
     /// From now on this much may be held. What is held already stays.
     pub fn set_limit(&self, bytes: u64) {
-        self.0.shared.limit.store(bytes, Ordering::Relaxed);
+        self.0.limit.store(bytes, Ordering::Relaxed);
     }
 
     /// How much may be held.
     pub fn limit(&self) -> u64 {
-        self.0.shared.limit.load(Ordering::Relaxed)
+        self.0.limit.load(Ordering::Relaxed)
     }
 
     /// How much is held.
     pub fn held(&self) -> u64 {
-        self.0.shared.held.load(Ordering::Relaxed)
+        self.0.held.load(Ordering::Relaxed)
     }
 
-    /// Holds nothing of it yet.
-    pub fn nothing(&self) -> Reservation {
-        Reservation { budget: self.clone(), bytes: 0 }
-    }
-
-    /// Never more than the limit, not even for a moment: one that is refused must not cause the refusal of another.
-    fn take(&self, bytes: u64) -> bool {
-        let limit = self.limit();
-        let more = |held: u64| held.checked_add(bytes).filter(|held| *held <= limit);
-        self.0.shared.held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
+    /// The right of one holder to take from the budget. Each call makes a reference count of its own, for one thread to
+    /// write to: every reservation counts a reference. Without `others` there is a single holder, which may take everything.
+    pub fn share(&self, others: Option<&Holder>) -> Share {
+        Share(Arc::new(Parts { budget: self.clone(), holder: others.cloned() }))
     }
 }
 
-/// What one holds of a [`Budget`]; given back when it is dropped.
+/// One of several holders that take from a budget, and how much it holds. Clones count together.
+#[derive(Clone, Debug, Default)]
+pub struct Holder(Arc<AtomicU64>);
+
+/// A holder's right to take from a [`Budget`].
+///
+/// Where there are several holders, one may hold at most as much as it leaves free: half of what the others do not hold.
+/// So a new holder always finds room. The only reservation of a holder is exempt, so that the largest one fits if nothing
+/// else is held. Two threads that take for one holder at the same moment may pass its bound by one step each; the limit of
+/// the budget is never passed.
+#[derive(Clone, Debug)]
+pub struct Share(Arc<Parts>);
+
+#[derive(Debug)]
+struct Parts {
+    budget: Budget,
+    holder: Option<Holder>,
+}
+
+impl Share {
+    /// A reservation that holds nothing yet.
+    pub fn nothing(&self) -> Reservation {
+        Reservation { share: self.clone(), bytes: 0 }
+    }
+
+    /// How much the budget allows all holders together.
+    pub fn limit(&self) -> u64 {
+        self.0.budget.limit()
+    }
+
+    /// Whether a new reservation of so many bytes would be granted now.
+    pub fn has_room(&self, bytes: u64) -> bool {
+        self.grants(self.0.budget.held(), 0, bytes).is_some()
+    }
+
+    /// What is held in all once a reservation of `own` bytes has got `more`. None where it must not.
+    fn grants(&self, held: u64, own: u64, more: u64) -> Option<u64> {
+        let limit = self.limit();
+        let held = held.checked_add(more).filter(|held| *held <= limit)?;
+        let Some(Holder(holder)) = &self.0.holder else { return Some(held) };
+        let holds = holder.load(Ordering::Relaxed);
+        let is_only = holds <= own;
+        (is_only || holds.saturating_add(more) <= limit - held).then_some(held)
+    }
+
+    /// Never more than the limit, not even for a moment: one that is refused must not cause the refusal of another.
+    fn take(&self, own: u64, more: u64) -> bool {
+        let Parts { budget, holder } = &*self.0;
+        let grants = |held| self.grants(held, own, more);
+        let taken = budget.0.held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, grants).is_ok();
+        if taken && let Some(Holder(holder)) = holder {
+            holder.fetch_add(more, Ordering::Relaxed);
+        }
+        taken
+    }
+
+    fn give_back(&self, bytes: u64) {
+        let Parts { budget, holder } = &*self.0;
+        budget.0.held.fetch_sub(bytes, Ordering::Relaxed);
+        if let Some(Holder(holder)) = holder {
+            holder.fetch_sub(bytes, Ordering::Relaxed);
+        }
+    }
+}
+
+/// A part of a [`Budget`]; given back when it is dropped.
 #[derive(Debug)]
 pub struct Reservation {
-    budget: Budget,
+    share: Share,
     bytes: u64,
 }
 
@@ -76,22 +124,25 @@ impl Reservation {
     #[must_use]
     pub fn set(&mut self, bytes: u64) -> bool {
         if bytes > self.bytes {
-            if !self.budget.take(bytes - self.bytes) {
+            if !self.share.take(self.bytes, bytes - self.bytes) {
                 return false;
             }
         } else if bytes < self.bytes {
-            self.budget.0.shared.held.fetch_sub(self.bytes - bytes, Ordering::Relaxed);
+            self.share.give_back(self.bytes - bytes);
         }
         self.bytes = bytes;
         true
     }
 
-    /// Holds at least `bytes`, and some more where there is enough. Otherwise it stays as it is.
+    /// Holds at least `bytes`, and where there is enough the rest of a step, as far as `most` are needed in all. Otherwise
+    /// it stays as it is.
     #[must_use]
-    pub fn cover(&mut self, bytes: u64) -> bool {
-        bytes <= self.bytes
-            || bytes.checked_next_multiple_of(STEP).is_some_and(|ahead| self.set(ahead))
-            || self.set(bytes)
+    pub fn cover(&mut self, bytes: u64, most: u64) -> bool {
+        if bytes <= self.bytes {
+            return true;
+        }
+        let step = bytes.checked_next_multiple_of(STEP).unwrap_or(bytes);
+        self.set(step.min(most).max(bytes)) || self.set(bytes)
     }
 }
 
@@ -114,7 +165,7 @@ mod tests {
     #[test]
     fn what_is_taken_is_given_back() {
         let budget = budget(100);
-        let (mut one, mut two) = (budget.nothing(), budget.apart().nothing());
+        let (mut one, mut two) = (budget.share(None).nothing(), budget.share(None).nothing());
         assert!(one.set(60) && !two.set(41) && two.set(40));
         assert_eq!((budget.held(), one.bytes(), two.bytes()), (100, 60, 40));
         assert!(!one.set(61) && one.set(10) && two.set(90));
@@ -127,43 +178,74 @@ mod tests {
     #[test]
     fn a_limit_may_change_under_what_is_held() {
         let budget = budget(100);
-        let mut one = budget.nothing();
+        let share = budget.share(None);
+        let mut one = share.nothing();
         assert!(one.set(80));
         budget.set_limit(50);
-        assert!(!budget.nothing().set(1) && !one.set(81) && one.set(70));
+        assert!(!share.nothing().set(1) && !one.set(81) && one.set(70));
         budget.set_limit(71);
         assert!(one.set(71));
-        assert!(!Budget::default().nothing().set(1) && Budget::default().nothing().set(0));
-        assert!(!budget.nothing().set(u64::MAX));
+        let none = Budget::default().share(None);
+        assert!(!none.nothing().set(1) && none.nothing().set(0));
+        assert!(!share.nothing().set(u64::MAX));
     }
 
     #[test]
     fn steps_are_taken_while_there_is_enough_and_single_bytes_at_the_end() {
         let budget = budget(STEP + 10);
-        let mut one = budget.nothing();
-        assert!(one.cover(0) && one.bytes() == 0);
-        assert!(one.cover(1) && one.bytes() == STEP);
-        assert!(one.cover(STEP) && one.bytes() == STEP);
-        assert!(one.cover(STEP + 3) && one.bytes() == STEP + 3);
-        assert!(!one.cover(STEP + 11) && one.bytes() == STEP + 3);
-        assert!(one.cover(STEP + 10) && budget.held() == STEP + 10);
+        let mut one = budget.share(None).nothing();
+        let most = u64::MAX;
+        assert!(one.cover(0, most) && one.bytes() == 0);
+        assert!(one.cover(1, 100) && one.bytes() == 100);
+        assert!(one.cover(101, most) && one.bytes() == STEP);
+        assert!(one.cover(STEP, most) && one.bytes() == STEP);
+        assert!(one.cover(STEP + 3, most) && one.bytes() == STEP + 3);
+        assert!(!one.cover(STEP + 11, most) && one.bytes() == STEP + 3);
+        assert!(one.cover(STEP + 10, most) && budget.held() == STEP + 10);
+    }
+
+    #[test]
+    fn one_of_several_holders_leaves_as_much_free_as_it_holds() {
+        let budget = budget(100);
+        let holders = [Holder::default(), Holder::default(), Holder::default()];
+        let [one, two, three] = holders.each_ref().map(|holder| budget.share(Some(holder)));
+        // A single reservation may be everything, in one step or in several.
+        let mut only = one.nothing();
+        assert!(one.has_room(100) && only.set(70) && only.set(100) && !two.has_room(1));
+        assert!(only.set(30) && two.has_room(70) && !two.has_room(71));
+        // Beside it the same holder gets less: 30 + 20 are as much as what is left.
+        let mut beside = one.nothing();
+        assert!(!one.has_room(21) && !beside.set(21) && beside.set(20) && !only.set(31) && only.set(30));
+        // The reference count is another, the holder is the same.
+        assert!(!budget.share(Some(&holders[0])).nothing().set(1));
+        // The second holder's first reservation is free, then half of the rest is the bound.
+        let (mut first, mut second) = (two.nothing(), two.nothing());
+        assert!(first.set(20) && second.set(5) && !second.set(6) && three.has_room(25) && !three.has_room(26));
+        drop((beside, first, second));
+        assert!(only.set(100));
+        drop(only);
+        assert!(budget.held() == 0 && holders.iter().all(|holder| holder.0.load(Ordering::Relaxed) == 0));
     }
 
     #[test]
     fn threads_never_hold_more_than_there_is() {
         let budget = budget(1000);
+        let holders = [Holder::default(), Holder::default()];
         std::thread::scope(|scope| {
             for thread in 1..=4 {
-                let budget = budget.apart();
+                let share = budget.share(Some(&holders[thread % 2]));
+                let budget = &budget;
+                let bytes = thread as u64 * 100;
                 scope.spawn(move || {
                     for _ in 0..10_000 {
-                        let mut one = budget.nothing();
-                        let _ = one.set(thread * 100) && one.set(thread * 200);
+                        let mut one = share.nothing();
+                        let _ = one.set(bytes) && one.set(2 * bytes);
                         assert!(budget.held() <= 1000);
                     }
                 });
             }
         });
         assert_eq!(budget.held(), 0);
+        assert!(holders.iter().all(|holder| holder.0.load(Ordering::Relaxed) == 0));
     }
 }

@@ -9,6 +9,7 @@ pub mod endpoint;
 pub mod id;
 pub mod key;
 pub mod ledger;
+pub mod model_name;
 pub mod money;
 pub mod origin;
 pub mod outcome;

@@ -32,6 +32,8 @@ pub enum Problem {
     ModelRequired,
     /// `model` is not a usable string.
     InvalidModel,
+    /// The key has a budget, and a target of the model has no price.
+    UnpricedModel,
     /// The body is not one JSON object.
     InvalidJson,
     /// The body refers to more stored objects than are looked up for one request.
@@ -42,6 +44,10 @@ pub enum Problem {
     RequestTooLarge,
     /// The body is over what the upstream takes.
     UpstreamLimit,
+    /// The `Content-Type` is not JSON in UTF-8.
+    UnsupportedMediaType,
+    /// A header that may stand once, such as `Content-Type`, stands twice.
+    RepeatedHeader,
     /// A content coding that we do not know.
     UnsupportedEncoding,
     /// A coded body that does not decode.
@@ -90,7 +96,7 @@ pub enum Problem {
 
 impl Problem {
     /// All of them.
-    pub const ALL: [Self; 41] = [
+    pub const ALL: [Self; 44] = [
         Self::InvalidApiKey,
         Self::UnknownUrl,
         Self::MethodNotAllowed,
@@ -105,11 +111,14 @@ impl Problem {
         Self::UnsupportedEndpoint,
         Self::ModelRequired,
         Self::InvalidModel,
+        Self::UnpricedModel,
         Self::InvalidJson,
         Self::TooManyReferences,
         Self::RepeatedField,
         Self::RequestTooLarge,
         Self::UpstreamLimit,
+        Self::UnsupportedMediaType,
+        Self::RepeatedHeader,
         Self::UnsupportedEncoding,
         Self::InvalidEncoding,
         Self::RequestTimeout,
@@ -151,11 +160,14 @@ impl Problem {
             Self::UnsupportedEndpoint => "unsupported_endpoint",
             Self::ModelRequired => "missing_required_parameter",
             Self::InvalidModel => "invalid_model",
+            Self::UnpricedModel => "unpriced_model",
             Self::InvalidJson => "invalid_json",
             Self::TooManyReferences => "too_many_references",
             Self::RepeatedField => "repeated_field",
             Self::RequestTooLarge => "request_too_large",
             Self::UpstreamLimit => "upstream_request_too_large",
+            Self::UnsupportedMediaType => "unsupported_media_type",
+            Self::RepeatedHeader => "repeated_header",
             Self::UnsupportedEncoding => "unsupported_content_encoding",
             Self::InvalidEncoding => "invalid_content_encoding",
             Self::RequestTimeout => "request_timeout",

@@ -27,21 +27,32 @@ pub enum Cause {
     RateLimited,
     /// It failed too often.
     Faults,
-    /// The upstream refused the credential, or its money is spent.
+    /// The upstream refused the credential for the first time: a second proof is asked for.
+    RefusedOnce,
+    /// The upstream refused the credential for certain.
     Refused,
+    /// The account's money is spent.
+    Unpaid,
 }
 
 impl Cause {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::RateLimited, Self::Faults, Self::Refused];
+    pub const ALL: [Self; 5] = [Self::RateLimited, Self::Faults, Self::RefusedOnce, Self::Refused, Self::Unpaid];
 
     /// Its fixed name.
     pub const fn name(self) -> &'static str {
         match self {
             Self::RateLimited => "rate_limited",
             Self::Faults => "faults",
+            Self::RefusedOnce => "refused_once",
             Self::Refused => "refused",
+            Self::Unpaid => "unpaid",
         }
+    }
+
+    /// Whether the credential or its account was refused, so that only a success tells that it serves again.
+    pub const fn is_refusal(self) -> bool {
+        matches!(self, Self::RefusedOnce | Self::Refused | Self::Unpaid)
     }
 }
 
@@ -63,7 +74,7 @@ impl Standing {
         let rank = |standing: &Self| match *standing {
             Self::InService => (0, Duration::ZERO),
             Self::Probation(_) => (1, Duration::ZERO),
-            Self::Out { cause: Cause::Refused, left } => (3, left),
+            Self::Out { cause, left } if cause.is_refusal() => (3, left),
             Self::Out { left, .. } => (2, left),
         };
         rank(self).cmp(&rank(other))

@@ -1,6 +1,12 @@
-//! What a request will use, before anybody knows: from what the last ones of its model did.
+//! What a request will use, before anybody knows: from what the last ones of its key and model did.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use crate::domain::usage::Estimate;
 
@@ -18,7 +24,67 @@ const SHARE: f64 = 0.1;
 /// is usual from now on is followed within some ten requests all the same.
 const LEAP: f64 = 8.0;
 
-/// Moving averages of one model. Two workers that add at the same moment may lose one of the two.
+/// Keys in each of the two generations of a model: some 100 bytes each.
+const KEYS: usize = 4096;
+
+/// Keys that the prior of a new key is made of, at most.
+const VOTERS: usize = 254;
+
+/// What the requests of one model used, key by key.
+///
+/// Keys learn apart: the long answers of one key shall not make the requests of another look too large for its limits.
+#[derive(Debug, Default)]
+pub(super) struct OfModel(RwLock<Generations>);
+
+/// Two generations bound the memory: keys that are not in use are forgotten when the younger one is full.
+#[derive(Debug, Default)]
+struct Generations {
+    young: HashMap<u64, Arc<Mean>>,
+    old: HashMap<u64, Arc<Mean>>,
+}
+
+impl OfModel {
+    /// That of the key with this number, which begins with the prior where it is new.
+    pub(super) fn of_key(&self, key: u64) -> Arc<Mean> {
+        if let Some(mean) = self.0.read().unwrap_or_else(PoisonError::into_inner).young.get(&key) {
+            return Arc::clone(mean);
+        }
+        self.0.write().unwrap_or_else(PoisonError::into_inner).renewed(key)
+    }
+}
+
+impl Generations {
+    fn renewed(&mut self, key: u64) -> Arc<Mean> {
+        // Another worker may have been faster.
+        if let Some(mean) = self.young.get(&key) {
+            return Arc::clone(mean);
+        }
+        let mean = self.old.remove(&key).unwrap_or_else(|| Arc::new(self.prior()));
+        if self.young.len() >= KEYS {
+            self.old = std::mem::take(&mut self.young);
+        }
+        self.young.insert(key, Arc::clone(&mean));
+        mean
+    }
+
+    /// What is expected of a key that was never seen: the median over all keys, each of which counts once, beside what is
+    /// expected of a model that was never seen. So one key alone never moves it. It is never above the latter: a new key
+    /// shall not pay for what others use.
+    fn prior(&self) -> Mean {
+        let voters: Vec<&Arc<Mean>> = self.young.values().chain(self.old.values()).take(VOTERS).collect();
+        let median = |of: fn(&Mean) -> &AtomicU64, usual: f64, place: usize| {
+            let mut all: Vec<f64> = voters.iter().map(|mean| get(of(mean))).chain([usual]).collect();
+            all.sort_unstable_by(f64::total_cmp);
+            all.get(place).copied().unwrap_or(usual)
+        };
+        // Of an even number the one in the middle that expects more.
+        let output = median(|mean| &mean.output, OUTPUT, voters.len().div_ceil(2)).min(OUTPUT);
+        let bytes = median(|mean| &mean.bytes, BYTES, voters.len() / 2).max(BYTES);
+        Mean { output: AtomicU64::new(output.to_bits()), bytes: AtomicU64::new(bytes.to_bits()) }
+    }
+}
+
+/// Moving averages of one key and model. Two workers that add at the same moment may lose one of the two.
 #[derive(Debug)]
 pub(super) struct Mean {
     /// Bits of floats.
@@ -92,5 +158,59 @@ mod tests {
         }
         let estimate = mean.estimate(1_000_000);
         assert!((55_000..65_000).contains(&estimate.output) && (900..1200).contains(&estimate.input), "{estimate:?}");
+    }
+
+    #[test]
+    fn keys_learn_apart_and_one_alone_tells_others_nothing() {
+        let model = OfModel::default();
+        for (output, bytes) in [(60_000, 10), (1, 1_000_000)] {
+            let key = output;
+            for _ in 0..100 {
+                model.of_key(key).learn(bytes, Some(100), Some(output));
+            }
+            let own = model.of_key(key).estimate(1000);
+            assert!(own.output.abs_diff(output) <= output / 100 + 1, "{own:?}");
+            let mut alone = Generations::default();
+            alone.young.insert(key, model.of_key(key));
+            assert_eq!(alone.prior().estimate(4000), Estimate { input: 1000, output: 2000 });
+        }
+    }
+
+    #[test]
+    fn a_new_key_is_expected_to_be_like_most_and_never_to_use_more_than_one_of_a_new_model() {
+        let estimate = |outputs: &[u64]| {
+            let model = OfModel::default();
+            for (key, output) in (0..).zip(outputs) {
+                for _ in 0..200 {
+                    model.of_key(key).learn(output * 8, Some(*output), Some(*output));
+                }
+            }
+            model.of_key(u64::MAX).estimate(8000)
+        };
+        for (outputs, output, input) in [
+            (&[][..], 2000, 2000),
+            (&[50], 2000, 2000),
+            (&[50, 50], 50, 1000),
+            (&[50, 60_000, 50], 2000, 1000),
+            (&[50, 60_000, 50, 50], 50, 1000),
+            (&[60_000, 60_000, 60_000, 60_000, 50], 2000, 1000),
+        ] {
+            let found = estimate(outputs);
+            assert!(found.output.abs_diff(output) <= 2 && found.input.abs_diff(input) <= 20, "{outputs:?}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn keys_that_are_in_use_are_kept_and_the_others_do_not_pile_up() {
+        let model = OfModel::default();
+        for _ in 0..60 {
+            model.of_key(7).learn(0, None, Some(10));
+        }
+        for key in 100..100 + 5 * KEYS as u64 {
+            model.of_key(key);
+            assert!(model.of_key(7).estimate(0).output < 50, "{key}");
+        }
+        let generations = model.0.read().unwrap();
+        assert!(generations.young.len() <= KEYS && generations.old.len() <= KEYS);
     }
 }

@@ -43,6 +43,26 @@ impl Rate {
         if wait == 0 { Ok(now.saturating_add(used).saturating_add(span)) } else { Err(wait) }
     }
 
+    /// When a request that is refused at `now` shall come back, which `wait` says as far as it is about this one alone. `last` is
+    /// what the request refused before it was told, and this result is the next `last`.
+    ///
+    /// Each refused request gets a turn of its own, behind the others: told the same moment they would come back together, and all
+    /// but one would be refused again. Nothing is set aside for a turn. The turns of those who never come back pass by themselves.
+    /// No turn is more than a minute ahead: SDKs give up where they are told more than 60 to 120 s.
+    pub(super) fn turn(self, last: u64, now: u64, wait: u64, cost: u64) -> u64 {
+        let earliest = now.saturating_add(wait);
+        if last <= now {
+            return earliest;
+        }
+        let behind = last.saturating_add(self.span(cost)).min(now.saturating_add(MINUTE));
+        earliest.max(behind)
+    }
+
+    /// Whether there is no turn left within a minute.
+    pub(super) fn has_no_turn(self, last: u64, now: u64, cost: u64) -> bool {
+        last.saturating_add(self.span(cost)) > now.saturating_add(MINUTE)
+    }
+
     /// Corrects an admission of `reserved`, made at `since`, to what was really used.
     ///
     /// Given back is only what time has not given back already: or a long request would let others use the same minute
@@ -128,6 +148,26 @@ mod tests {
         assert_eq!(rate.remaining(half, MINUTE / 2), 100);
         // What was used beyond the reservation is charged.
         assert_eq!(rate.remaining(rate.settle(reserved, MINUTE, 0, 100, 130), MINUTE), 70);
+    }
+
+    #[test]
+    fn turns_follow_each_other_and_are_a_minute_ahead_at_most() {
+        let rate = Rate::per_minute(6);
+        let now = 100 * SECOND;
+        let mut last = 0;
+        for turn in [10, 20, 30, 40, 50, 60, 60, 60] {
+            assert!(turn == 60 || !rate.has_no_turn(last, now, 1));
+            last = rate.turn(last, now, 10 * SECOND, 1);
+            assert_eq!(last, now + turn * SECOND);
+        }
+        assert!(rate.has_no_turn(last, now, 1));
+        // Ten seconds later one more has become free.
+        assert!(!rate.has_no_turn(last, now + 10 * SECOND, 1));
+        // Turns that are over bar nobody.
+        assert_eq!(rate.turn(last, last, SECOND, 1), last + SECOND);
+        // A debt is paid off before anybody has a turn, however long that takes.
+        assert_eq!(rate.turn(last, now, 5 * MINUTE, 1), now + 5 * MINUTE);
+        assert_eq!(rate.turn(u64::MAX, now, u64::MAX, u64::MAX), u64::MAX);
     }
 
     proptest! {

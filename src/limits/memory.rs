@@ -14,8 +14,12 @@ pub(super) struct Meter {
     /// States of [`Rate`], in microseconds since `Meters::began`.
     pub(super) requests: AtomicU64,
     pub(super) tokens: AtomicU64,
-    /// The same as Redis said last, of requests and of tokens.
+    /// When the request that was refused last shall come back, of requests and of tokens.
+    turns: [AtomicU64; 2],
+    /// The states as Redis said last, of requests and of tokens.
     there: [AtomicU64; 2],
+    /// The turn of a request as Redis said last.
+    turn_there: AtomicU64,
     in_flight: AtomicUsize,
 }
 
@@ -43,7 +47,8 @@ pub(super) fn take(shares: &[Share], items: &[Item], now: u64, alone: Alone) -> 
             What::Place { limit } => share.meter.enter((limit / replicas.max(1) as usize).max(1)),
             What::Rate { tokens, rate, cost, .. } => {
                 let rate = rate.share(replicas);
-                admit(share.meter.state(*tokens), rate, now, *cost)
+                let admitted = admit(share.meter.state(*tokens), rate, now, *cost);
+                admitted.map_err(|wait| share.meter.turn(*tokens, rate, now, wait, *cost))
             }
             What::Spend { counter, limit, cost, .. } => {
                 let taken = if replicas > 1 {
@@ -141,6 +146,26 @@ impl Meter {
         };
         let _ = self.state(tokens).fetch_update(Ordering::AcqRel, Ordering::Acquire, next);
         added
+    }
+
+    /// For how many microseconds a request waits that is refused now: until its own turn.
+    fn turn(&self, tokens: bool, rate: Rate, now: u64, wait: u64, cost: u64) -> u64 {
+        let [requests, of_tokens] = &self.turns;
+        let turns = if tokens { of_tokens } else { requests };
+        let next = |last| Some(rate.turn(last, now, wait, cost));
+        // Never refused.
+        let last = turns.fetch_update(Ordering::AcqRel, Ordering::Acquire, next).unwrap_or_default();
+        rate.turn(last, now, wait, cost).saturating_sub(now)
+    }
+
+    /// The turn of a request as Redis said last.
+    pub(super) fn turn_there(&self) -> u64 {
+        self.turn_there.load(Ordering::Acquire)
+    }
+
+    /// Redis refused a request, whose turn is at this moment.
+    pub(super) fn told_turn(&self, turn: u64) {
+        self.turn_there.store(turn, Ordering::Release);
     }
 
     /// What Redis said last of tokens, or of requests.

@@ -16,7 +16,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 use self::{
-    estimate::Mean,
+    estimate::OfModel,
     gcra::Rate,
     memory::Meter,
     shared::Held,
@@ -26,6 +26,7 @@ use crate::{
     config::{self, Config},
     domain::{
         money::{Budget, Exchange},
+        origin::Owner,
         spending::{Span, Spender, Spending},
         usage::Estimate,
         windows::Windows,
@@ -42,7 +43,7 @@ pub struct Meters {
     began: Instant,
     keys: HashMap<Arc<str>, Arc<Meter>>,
     groups: HashMap<Arc<str>, Arc<Meter>>,
-    models: HashMap<Arc<str>, Arc<Mean>>,
+    models: HashMap<Arc<str>, Arc<OfModel>>,
     spending: Arc<Spending>,
     shared: Option<Arc<Shared>>,
 }
@@ -84,7 +85,7 @@ pub struct Limits {
     /// By the indices of the configuration's keys; none for one without any limit.
     keys: Vec<Option<Arc<Subject>>>,
     /// By the indices of the configuration's models, and one more for all other names.
-    models: Vec<Arc<Mean>>,
+    models: Vec<Arc<OfModel>>,
     /// Where replicas share them.
     shared: Option<Arc<Shared>>,
 }
@@ -212,6 +213,11 @@ impl Limits {
         }
     }
 
+    /// Whether the key with this index is held against a budget.
+    pub fn has_budgets(&self, key: usize) -> bool {
+        self.keys.get(key).and_then(Option::as_ref).is_some_and(|subject| subject.has_budgets())
+    }
+
     /// Admits one more request of the key with this index. Waits only where replicas share limits.
     ///
     /// # Errors
@@ -222,11 +228,19 @@ impl Limits {
         Permit::admit(subject, held, self.began).await
     }
 
-    /// What a request with a body of `body` bytes will probably use; the permit will tell what came of it. `model` = index of
-    /// the model in the configuration; none for a name that it does not list. What has no `output` says nothing of that of
-    /// others: one name with a * may be asked for chats and for embeddings.
-    pub fn estimate(&self, permit: &mut Permit, model: Option<usize>, body: u64, output: bool) -> Estimate {
-        let mean = model.and_then(|model| self.models.get(model)).or(self.models.last()).cloned().unwrap_or_default();
+    /// What a request of the key of this `owner` with a body of `body` bytes will probably use; the permit will tell what came
+    /// of it. `model` = index of the model in the configuration; none for a name that it does not list. What has no `output` says
+    /// nothing of that of others: one name with a * may be asked for chats and for embeddings.
+    pub fn estimate(
+        &self,
+        permit: &mut Permit,
+        owner: Owner,
+        model: Option<usize>,
+        body: u64,
+        output: bool,
+    ) -> Estimate {
+        let of_model = model.and_then(|model| self.models.get(model)).or(self.models.last());
+        let mean = of_model.map(|model| model.of_key(owner.key)).unwrap_or_default();
         let estimate = mean.estimate(body);
         permit.learns(body, mean, output);
         if output { estimate } else { Estimate { output: 0, ..estimate } }

@@ -106,7 +106,7 @@ impl Permit {
 
     /// Whether it is held against a budget.
     pub fn has_budgets(&self) -> bool {
-        self.subject.as_ref().is_some_and(|subject| subject.shares.iter().any(|share| !share.budgets.is_empty()))
+        self.subject.as_ref().is_some_and(|subject| subject.has_budgets())
     }
 
     /// Admits the tokens that the request will probably use, and what they may cost. `now` = when it began, in milliseconds

@@ -100,6 +100,11 @@ impl Held {
             None => Asked::Taken(quotas(subject, now)),
             Some((nth, wait)) => {
                 self.given.truncate(before);
+                if let Some(Item { share, what: What::Rate { tokens: false, .. } }) = items.get(nth)
+                    && let Some(share) = subject.shares.get(*share)
+                {
+                    share.meter.told_turn(now.saturating_add(wait));
+                }
                 Asked::Lacking(Lacking { nth, wait }, quotas(subject, now))
             }
         }
@@ -182,13 +187,16 @@ fn released(subject: &Subject, item: &Item) -> Option<Given> {
 }
 
 /// What is known to be refused without asking. Requests of a minute come back by time alone, so that others can only have taken
-/// more since Redis said how they stand: who asks in a flood costs Redis nothing. And what is known to be spent of a budget is
-/// spent, whatever Redis forgot.
+/// more since Redis said how they stand. Redis is asked all the same while it has turns to give within a minute, which are no more
+/// than the limit: a flood beyond that costs Redis nothing. And what is known to be spent of a budget is spent, whatever Redis
+/// forgot.
 fn known(subject: &Subject, items: &[Item], now: u64) -> Option<Lacking> {
     items.iter().enumerate().find_map(|(nth, item)| match &item.what {
         What::Rate { tokens: false, rate, cost, .. } => {
-            let free_at = subject.shares.get(item.share)?.meter.there(false);
-            rate.admit(free_at, now, *cost).err().map(|wait| Lacking { nth, wait })
+            let meter = &subject.shares.get(item.share)?.meter;
+            let (last, wait) = (meter.turn_there(), rate.admit(meter.there(false), now, *cost).err()?);
+            let turn = rate.turn(last, now, wait, *cost);
+            rate.has_no_turn(last, now, *cost).then(|| Lacking { nth, wait: turn.saturating_sub(now) })
         }
         What::Spend { counter, limit, .. } => (counter.spent() >= *limit).then_some(Lacking { nth, wait: 0 }),
         _ => None,

@@ -91,6 +91,11 @@ impl OneBudget {
 }
 
 impl Subject {
+    /// Whether a request is held against a budget.
+    pub(super) fn has_budgets(&self) -> bool {
+        self.shares.iter().any(|share| !share.budgets.is_empty())
+    }
+
     /// What every request takes.
     pub(super) fn first(&self) -> Vec<Item> {
         let places = self.each().filter_map(|(share, of)| Some((share, What::Place { limit: of.in_flight? })));

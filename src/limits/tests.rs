@@ -271,11 +271,45 @@ fn requests_of_a_minute_come_back_one_by_one() {
         }
         assert_eq!(bench.first().err(), Some(Lacking { nth: 0, wait: SECOND }));
         bench.now = SECOND / 2;
-        assert_eq!(bench.first().err(), Some(Lacking { nth: 0, wait: SECOND / 2 }));
+        // Its turn is behind that of the first.
+        assert_eq!(bench.first().err(), Some(Lacking { nth: 0, wait: SECOND / 2 * 3 }));
         bench.now = SECOND;
         bench.first().map(drop).unwrap();
         bench.now = 2 * MINUTE;
         assert_eq!(bench.left(), [Some(60), None]);
+    });
+}
+
+#[test]
+fn each_refused_request_has_a_turn_of_its_own() {
+    over_both(Wanted { requests: Some(6), ..NOTHING }, Wanted { tokens: Some(60), ..NOTHING }, |mut bench| {
+        let refused = |bench: &mut Bench<'_>| bench.first().err().map(|lacking| lacking.wait / SECOND);
+        for _ in 0..6 {
+            bench.first().map(drop).unwrap();
+        }
+        for turn in [10, 20, 30, 40, 50, 60, 60, 60] {
+            assert_eq!(refused(&mut bench), Some(turn));
+        }
+        // Who comes at a turn is admitted, and turns are not set aside: nobody is refused for them.
+        for turn in 1..=6 {
+            bench.now = turn * 10 * SECOND;
+            bench.first().map(drop).unwrap();
+        }
+        // Nobody refused before this one still has to come: it waits only for itself.
+        assert_eq!(refused(&mut bench), Some(10));
+        assert_eq!(refused(&mut bench), Some(20));
+        bench.now += 40 * SECOND;
+        for _ in 0..4 {
+            bench.first().map(drop).unwrap();
+        }
+        assert_eq!(refused(&mut bench), Some(10), "turns that were told pass, whether anybody comes or not");
+        // Tokens: each behind what the one before it needs.
+        bench.second(60, 0).map(drop).unwrap();
+        let tokens = |bench: &mut Bench<'_>, tokens| bench.second(tokens, 0).err().map(|lacking| lacking.wait / SECOND);
+        assert_eq!(tokens(&mut bench, 10), Some(10));
+        assert_eq!(tokens(&mut bench, 20), Some(30));
+        assert_eq!(tokens(&mut bench, 15), Some(45));
+        assert_eq!(tokens(&mut bench, 40), Some(60));
     });
 }
 
@@ -710,6 +744,29 @@ fn memory_and_redis_decide_alike() {
         Ok(())
     };
     runner.run(&sequence, alike).unwrap();
+}
+
+/// A batch that is refused in part: who comes back at the time that was told is admitted then.
+fn comes_back(mut bench: Bench<'_>, batch: usize) -> Result<(), TestCaseError> {
+    let mut waits: Vec<u64> = Vec::new();
+    for _ in 0..batch {
+        waits.extend(bench.first().err().map(|lacking| lacking.wait));
+    }
+    let began = bench.now;
+    for wait in waits.into_iter().filter(|wait| *wait < MINUTE) {
+        bench.now = began + wait;
+        prop_assert!(bench.first().is_ok(), "refused again after {wait}");
+    }
+    Ok(())
+}
+
+#[test]
+fn who_comes_back_at_its_turn_is_admitted() {
+    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig::with_cases(100));
+    let comes = |(limit, batch): (u32, usize)| {
+        comes_back(Bench::new(None, Wanted { requests: Some(limit), ..NOTHING }, NOTHING), batch)
+    };
+    runner.run(&(1_u32..40, 1_usize..120), comes).unwrap();
 }
 
 /// A pause, tokens, what it really costs, and whether one ends.

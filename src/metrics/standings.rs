@@ -37,6 +37,8 @@ pub struct Standings {
     in_flight: Family<CredentialLabels, Gauge>,
     /// Requests that wait for room at an upstream.
     queued: Family<UpstreamLabels, Gauge>,
+    /// Answers in which an upstream repeated the credential that it was asked with.
+    echoed: Family<UpstreamLabels, Counter>,
 }
 
 impl Standings {
@@ -58,12 +60,19 @@ impl Standings {
             "Requests that wait for room at an upstream",
             standings.queued.clone(),
         );
+        registry.register(
+            "upstream_echoed_credential",
+            "Answers in which an upstream repeated the credential that it was asked with; it was masked",
+            standings.echoed.clone(),
+        );
         standings
     }
 
     /// The counters of the health of one upstream.
     pub fn upstream(&self, name: &str) -> UpstreamHealth {
-        UpstreamHealth { name: name.into(), ejections: self.ejections.clone() }
+        let labels = UpstreamLabels { upstream: name.into() };
+        let echoed = self.echoed.get_or_create(&labels).clone();
+        UpstreamHealth { name: labels.upstream, ejections: self.ejections.clone(), echoed }
     }
 
     /// Shows how an upstream (without `credential`) or one of its credentials stands.
@@ -92,12 +101,20 @@ impl Standings {
 pub struct UpstreamHealth {
     name: Arc<str>,
     ejections: Family<EjectionLabels, Counter>,
+    echoed: Counter,
 }
 
 impl UpstreamHealth {
+    /// Counts an answer that repeated the credential.
+    pub fn echoed(&self) {
+        self.echoed.inc();
+    }
+
     /// Makes the series of these begin at zero: of one that begins at one, nobody sees an increase.
     pub fn begin<'a>(&self, credentials: impl Iterator<Item = Option<&'a str>>) {
-        let each = credentials.flat_map(|name| Cause::ALL.map(|cause| (name.unwrap_or_default(), cause)));
+        // A first refusal is not counted: nothing is certain yet.
+        let counted = || Cause::ALL.into_iter().filter(|cause| *cause != Cause::RefusedOnce);
+        let each = credentials.flat_map(|name| counted().map(move |cause| (name.unwrap_or_default(), cause)));
         // An upstream as a whole is never refused or limited.
         for (credential, cause) in each.chain([("", Cause::Faults)]) {
             let (upstream, credential) = (Arc::clone(&self.name), credential.into());

@@ -252,7 +252,7 @@ mod tests {
     fn memory_is_held_as_long_as_any_copy() {
         let budget = crate::domain::budget::Budget::default();
         budget.set_limit(100);
-        let mut reservation = budget.nothing();
+        let mut reservation = budget.share(None).nothing();
         assert!(reservation.set(100));
         let mut rope = rope(["a", "b"]);
         rope.hold(reservation);

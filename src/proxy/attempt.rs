@@ -25,12 +25,12 @@ use crate::{
     metering::Settlement,
     protocol::{
         body::{Edit, Rope, RopeBody, json_string},
-        observe::{Dialect, Observer},
+        error_body::ErrorBody,
     },
     upstream::{
-        Lease, Verdict,
-        fault::{self, Blame},
-        headers::{self, Media},
+        Echo, Lease, Verdict,
+        fault::{self, Blame, Judgement},
+        headers::{self, Media, RequestFacts},
         send::SendError,
     },
 };
@@ -108,6 +108,8 @@ pub(super) struct Failure {
     pub(super) here: bool,
     /// How long the upstream wants to be left alone.
     pub(super) after: Option<Duration>,
+    /// What was told of it to the health of who was asked.
+    pub(super) verdict: Option<Verdict>,
     /// What the client gets if nothing better comes.
     pub(super) answer: Failed,
 }
@@ -116,6 +118,8 @@ pub(super) struct Failure {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Scope {
     Credential,
+    /// Of the model there: any credential of the target would say the same.
+    Target,
     Upstream,
     /// Of the way there: no credential makes a difference.
     Connection,
@@ -166,7 +170,8 @@ pub(super) async fn attempt(
     let mut request = Request::new(call.body(model.as_deref(), cuts));
     *request.method_mut() = endpoint.method();
     *request.uri_mut() = uri;
-    *request.headers_mut() = headers::up(call.headers, &upstream.config, lease.credential(), call.turn_issuer);
+    let facts = RequestFacts { has_body: !call.body.is_empty(), owner: call.owner, turn_issuer: call.turn_issuer };
+    *request.headers_mut() = headers::up(call.headers, facts, &upstream.config, lease.credential());
     if endpoint.method() == Method::POST && call.body.is_empty() {
         // hyper says nothing of a body that is not there, and some servers want a POST to tell its length.
         request.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
@@ -209,14 +214,20 @@ pub(super) async fn attempt(
         _ => false,
     };
     let here = elsewhere && once_more;
-    Err(Failure { scope, elsewhere, here, after: None, answer: Failed::Ours(Refusal::upstream(problem)) })
+    let (verdict, answer) = (Some(verdict), Failed::Ours(Refusal::upstream(problem)));
+    Err(Failure { scope, elsewhere, here, after: None, verdict, answer })
 }
 
 impl Failure {
     /// After this nobody else is asked.
     fn last(problem: Problem) -> Self {
         let answer = Failed::Ours(Refusal::upstream(problem));
-        Self { scope: Scope::Upstream, elsewhere: false, here: false, after: None, answer }
+        Self { elsewhere: false, ..Self::of(Scope::Upstream, None, answer) }
+    }
+
+    /// After this others are asked.
+    fn of(scope: Scope, verdict: Option<Verdict>, answer: Failed) -> Self {
+        Self { scope, elsewhere: true, here: false, after: None, verdict, answer }
     }
 }
 
@@ -231,6 +242,9 @@ async fn judge(
     response: Response<Incoming>,
 ) -> Result<Reply, Failure> {
     let (mut head, body) = response.into_parts();
+    // First of all: what follows reads of it no more than the client may.
+    let echo = Echo::of(lease.credential(), settlement.outcome().id);
+    let mut body = Source::new(&mut head, body, echo);
     settlement.outcome().upstream_request_id = upstream_request_id(&head.headers).map(Into::into);
 
     let upstream = Arc::clone(lease.upstream());
@@ -244,33 +258,30 @@ async fn judge(
         lease.tell(Verdict::Failed);
         let answer = Failed::Ours(Refusal::upstream(Problem::UpstreamBadAnswer));
         // A portal or a parked domain answered: no model did, so nothing is billed twice.
-        return Err(Failure { scope: Scope::Upstream, elsewhere: true, here: false, after: None, answer });
+        return Err(Failure::of(Scope::Upstream, Some(Verdict::Failed), answer));
     }
 
-    let mut body = Source::from(body);
     if fault::is_about_the_url(head.status, &config.error_rules)
         && media != Media::Json
         && !Box::pin(body.begins_with(b'{', ERROR_CODE_WITHIN)).await
     {
-        lease.tell(Verdict::Answered);
+        lease.tell(Verdict::Declined);
         let answer = Failed::Ours(Refusal::not_there(endpoint));
-        return Err(Failure { scope: Scope::Connection, elsewhere: true, here: false, after: None, answer });
+        return Err(Failure::of(Scope::Connection, Some(Verdict::Declined), answer));
     }
 
-    let (source, blame) = if fault::depends_on_code(head.status, &config.error_rules) {
+    let (source, said) = if fault::depends_on_body(head.status, config) {
         let within =
-            if fault::code_matters(head.status, &config.error_rules) { ERROR_BODY_WITHIN } else { ERROR_CODE_WITHIN };
+            if fault::body_matters(head.status, &config.error_rules) { ERROR_BODY_WITHIN } else { ERROR_CODE_WITHIN };
         // Boxed, as what is rare shall not make the future of every request larger.
-        let (source, code) = Box::pin(read_error(body, within)).await;
-        let blame = fault::blame(head.status, code.as_deref(), &config.error_rules);
-        if blame == Blame::Credential {
-            settlement.outcome().upstream_code = code;
-        }
-        (source, blame)
+        Box::pin(read_error(body, within)).await
     } else {
-        (body, fault::blame(head.status, None, &config.error_rules))
+        (body, ErrorBody::default())
     };
-    if blame == Blame::Credential {
+    let Judgement { blame, leads_on } = fault::judge(head.status, &said, config);
+    let is_ours = matches!(blame, Blame::Credential | Blame::Balance | Blame::Payment);
+    if is_ours {
+        settlement.outcome().upstream_code = said.logged();
         // Money that is spent does not come back by itself, whatever the answer says: clients would wait in vain.
         head.headers.remove(RETRY_AFTER);
         head.headers.remove(RETRY_AFTER_MS);
@@ -278,25 +289,32 @@ async fn judge(
     let after = retry_after(&head.headers, clock);
     let forbidden = head.headers.get(SHOULD_RETRY).is_some_and(|value| value == "false");
     let (verdict, scope, here) = match blame {
-        Blame::Request => (None, Scope::Upstream, false),
-        Blame::Credential => (Some(Verdict::Refused), Scope::Credential, false),
-        Blame::RateLimit => (Some(Verdict::RateLimited(after)), Scope::Credential, after.is_some() && !forbidden),
-        Blame::Upstream => (Some(Verdict::Failed), Scope::Upstream, !forbidden),
+        Blame::Request => (Verdict::Declined, Scope::Upstream, false),
+        Blame::Model => (Verdict::NoModel, Scope::Target, false),
+        Blame::Credential => (Verdict::Refused, Scope::Credential, false),
+        Blame::Balance => (Verdict::Unpaid, Scope::Credential, false),
+        Blame::Payment => (Verdict::Payment, Scope::Credential, false),
+        Blame::RateLimit => (Verdict::RateLimited(after), Scope::Credential, after.is_some() && !forbidden),
+        Blame::Upstream => (Verdict::Failed, Scope::Upstream, !forbidden),
     };
-    if let Some(verdict) = verdict {
+    let passes = blame == Blame::Request && !leads_on;
+    // Where the answer passes, its end tells the verdict.
+    if !passes {
         lease.tell(verdict);
     }
     let (on_incomplete, silence) = (config.on_incomplete, tables.timeouts.upstream_silence);
     let reply = Reply { head, media, source, on_incomplete, silence, lease: Some(lease), lessons: None };
-    let answer = match blame {
-        Blame::Request => return Ok(reply),
+    if passes {
+        return Ok(reply);
+    }
+    let answer = match reply.head.status {
         // That money is spent comes down as it is: it stops clients from trying, and says nothing of a key.
-        Blame::Credential if reply.head.status != StatusCode::TOO_MANY_REQUESTS => {
-            Failed::Ours(Refusal::upstream(Problem::UpstreamAuth))
-        }
-        Blame::Credential | Blame::RateLimit | Blame::Upstream => Failed::Theirs(Box::new(reply)),
+        StatusCode::TOO_MANY_REQUESTS => Failed::Theirs(Box::new(reply)),
+        StatusCode::UNAUTHORIZED => Failed::Ours(Refusal::upstream(Problem::UpstreamAuth)),
+        _ if is_ours => Failed::Ours(Refusal::upstream(Problem::UpstreamAuth)),
+        _ => Failed::Theirs(Box::new(reply)),
     };
-    Err(Failure { scope, elsewhere: true, here, after, answer })
+    Err(Failure { here, after, elsewhere: leads_on, ..Failure::of(scope, Some(verdict), answer) })
 }
 
 /// Waits for the first byte of a success, for a short time: one that ends before it is no success.
@@ -311,7 +329,7 @@ async fn first_byte(settlement: &mut Settlement, since: Instant, mut reply: Repl
         lease.tell(Verdict::Failed);
     }
     let answer = Failed::Ours(Refusal::upstream(problem));
-    Err(Failure { scope: Scope::Upstream, elsewhere: true, here: false, after: None, answer })
+    Err(Failure::of(Scope::Upstream, Some(Verdict::Failed), answer))
 }
 
 impl Failed {
@@ -354,42 +372,39 @@ fn retry_after(headers: &HeaderMap, clock: Clock) -> Option<Duration> {
     millis.or_else(|| text(RETRY_AFTER.as_str()).and_then(|text| seconds(text, 1.0).or_else(|| date(text))))
 }
 
-/// Reads the beginning of an error answer, finds its code, and keeps what was read for the client.
-async fn read_error(mut source: Source, within: Duration) -> (Source, Option<Box<str>>) {
+/// Reads the beginning of an error answer, and keeps what was read for the client.
+async fn read_error(mut source: Source, within: Duration) -> (Source, ErrorBody) {
     let deadline = Instant::now() + within;
-    let mut observer = Observer::json(Dialect::Responses);
     let mut read: Vec<Bytes> = Vec::new();
     let mut len = 0;
-    loop {
-        if len > ERROR_BODY_LIMIT {
-            observer.cut_short();
-            break;
-        }
+    while len <= ERROR_BODY_LIMIT {
         match timeout_at(deadline, source.next()).await {
             Ok(Some(Ok(data))) => {
-                observer.feed(&data);
                 len += data.len();
                 read.push(data);
             }
-            Ok(None) => {
-                observer.finish();
-                break;
-            }
             // The client sees the same break, unless the answer turns out to be about us.
             Ok(Some(Err(error))) => {
-                observer.cut_short();
                 source.breaks(error);
                 break;
             }
-            // Too slow: the client waits for the rest.
-            Err(_) => {
-                observer.cut_short();
-                break;
-            }
+            // The end, or too slow: then the client waits for the rest.
+            Ok(None) | Err(_) => break,
         }
     }
+    let mut said = match &read[..] {
+        [] => ErrorBody::default(),
+        [one] => ErrorBody::read(one.get(..ERROR_BODY_LIMIT).unwrap_or(one)),
+        several => {
+            let mut beginning = several.concat();
+            beginning.truncate(ERROR_BODY_LIMIT);
+            ErrorBody::read(&beginning)
+        }
+    };
     source.put_back(read);
-    (source, observer.seen().code.clone())
+    source.mask_name(&mut said.code);
+    source.mask_name(&mut said.kind);
+    (source, said)
 }
 
 #[cfg(test)]

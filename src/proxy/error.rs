@@ -1,6 +1,7 @@
 //! The only place that words an error of ours and turns it into a response, in OpenAI's shape (docs/wire.md, section 3).
 
 mod body;
+mod head;
 mod state;
 
 use std::{borrow::Cow, sync::Arc, time::Duration};
@@ -33,7 +34,8 @@ const SHOULD_RETRY: &str = "x-should-retry";
 /// Seconds: what is full now mostly has room a moment later, and a 503 without it makes Codex come back at once.
 const RETRY_SOON: &str = "1";
 
-const UNKNOWN_KEY: &str = "The API key is not known here. Use a key of this gateway, not a provider's.";
+/// It begins with OpenAI's words, by which the client of `LiteLLM` recognises a wrong key.
+const UNKNOWN_KEY: &str = "Incorrect API key provided. Use a key of this gateway, not a provider's.";
 
 /// An error of ours, worded.
 #[derive(Debug)]
@@ -77,7 +79,8 @@ impl Refusal {
     /// elsewhere is told to the log alone.
     pub fn stranger(why: Stranger) -> Self {
         let message = match why {
-            Stranger::NoKey => "No API key was sent. Send one as `Authorization: Bearer <key>`.",
+            Stranger::NoKey => "You didn't provide an API key. Send one as `Authorization: Bearer <key>`.",
+            Stranger::SeveralKeys => return Self::repeated_header("Authorization"),
             Stranger::UnknownKey => UNKNOWN_KEY,
             Stranger::Refused(key, why) => {
                 tracing::info!(key = &*key, why, "a key was refused");
@@ -156,6 +159,17 @@ impl Refusal {
 
     pub(super) fn invalid_model(why: &'static str) -> Self {
         Self::new(Problem::InvalidModel, format!("`model` {why}")).about("model")
+    }
+
+    /// The key has a budget, which a request whose cost is not known could overspend.
+    pub(super) fn unpriced_model(model: Option<&str>) -> Self {
+        const HELP: &str = "and this key has a budget. Use a model with a price, or ask the operator to add one to [[prices]] \
+                            (0 where the model is free) or to set `unpriced = \"allow\"` below [money].";
+        let message = match model {
+            Some(model) => format!("The model `{model}` has no price at this gateway, {HELP}"),
+            None => format!("The request names no model, so it has no price at this gateway, {HELP}"),
+        };
+        Self::new(Problem::UnpricedModel, message).about("model")
     }
 
     pub(super) fn upstream(problem: Problem) -> Self {
@@ -241,13 +255,17 @@ impl Refusal {
         self.response(id)
     }
 
-    fn response(self, id: RequestId) -> Response<Answer> {
-        let status = status(self.problem);
+    /// The error as JSON.
+    pub(super) fn body(&self) -> Bytes {
         let error =
             Error { message: &self.message, kind: kind(self.problem), param: self.param, code: self.problem.name() };
         // Texts and nulls: writing them down cannot fail.
-        let body = serde_json::to_vec(&Envelope { error }).unwrap_or_default();
-        let mut response = Response::new(Answer::whole(Bytes::from(body)));
+        Bytes::from(serde_json::to_vec(&Envelope { error }).unwrap_or_default())
+    }
+
+    fn response(self, id: RequestId) -> Response<Answer> {
+        let status = status(self.problem);
+        let mut response = Response::new(Answer::whole(self.body()));
         *response.status_mut() = status;
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));

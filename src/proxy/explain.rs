@@ -12,10 +12,11 @@ use tokio::time::Instant;
 use super::{Tables, forward::candidates};
 use crate::{
     auth::Caller,
-    config::{OnLostState, Strategy},
+    config::{OnLostState, Strategy, Unpriced},
     domain::{
         chance::{self, Dice},
         endpoint::Surface,
+        price::Price,
         standing::Standing,
     },
     metrics::Metrics,
@@ -66,7 +67,7 @@ pub fn explain(tables: &Tables, dice: &Dice, now: u64, question: &Question) -> R
         return Err(Unexplained::KeyModels { key: key.clone(), model: model.clone() });
     }
     let route = tables.routes.route(model).ok_or_else(|| Unexplained::Model(model.clone()))?;
-    let all = candidates(tables, &caller, &route, *surface, 0);
+    let all = candidates(tables, &caller, &route, Some(model), *surface, 0);
     let preference = cache_key.as_ref().map(|text| chance::seed(&[&caller.name, text]));
     let choice = routing::choose(&route, all.clone(), preference, 0, dice);
     let mut text = String::new();
@@ -97,6 +98,12 @@ impl Explanation<'_> {
         writeln!(out, "model {} for key {}, strategy {strategy}", self.model, self.caller.name)?;
         if let Some(why) = self.tables.keys.refused(&self.caller.name, self.now) {
             writeln!(out, "\nthe key is {why}: clients get 401 invalid_api_key")?;
+        }
+        if self.is_refused_without_price() {
+            writeln!(
+                out,
+                "\nthe key has a budget, and not every upstream below has a price for the model: clients get 400 unpriced_model"
+            )?;
         }
         if self.choice.candidates.is_empty() {
             // A body of no size is never too large, and standing bars nobody for good.
@@ -171,9 +178,21 @@ impl Explanation<'_> {
         write!(out, ", as {}", model.unwrap_or(self.model))
     }
 
-    fn price(&self, candidate: &Candidate) -> String {
+    fn is_refused_without_price(&self) -> bool {
+        let Tables { prices, limits, .. } = self.tables;
+        let mut could = self.all.iter().filter(|candidate| !matches!(candidate.bar, Some(Bar::Key | Bar::Surface)));
+        prices.unpriced() == Unpriced::Refuse
+            && limits.has_budgets(self.caller.index)
+            && could.any(|candidate| self.price_at(candidate).is_none())
+    }
+
+    fn price_at(&self, candidate: &Candidate) -> Option<Price> {
         let model = self.route.targets.get(candidate.target).and_then(|target| target.model.as_deref());
-        let price = self.tables.prices.price(candidate.upstream, model.unwrap_or(self.model), self.now);
+        self.tables.prices.price(candidate.upstream, model.unwrap_or(self.model), self.now)
+    }
+
+    fn price(&self, candidate: &Candidate) -> String {
+        let price = self.price_at(candidate);
         price.map_or_else(|| "no price: counted in tokens".to_owned(), |price| format!("bills {price}"))
     }
 

@@ -19,7 +19,7 @@ use crate::{
     metering::Settlement,
     metrics::Again,
     routing::{Candidate, Choice, Route},
-    upstream::{Lease, NoPlace, Queue, Upstream},
+    upstream::{Asker, Given, KeyId, Lease, NoPlace, Queue, Upstream},
 };
 
 /// The pause before an upstream is asked again is drawn between nothing and this, twice as much each further time, so
@@ -33,6 +33,10 @@ pub(super) struct Failover<'a> {
     tables: &'a Tables,
     settlement: &'a mut Settlement,
     route: &'a Route<'a>,
+    /// Who asks, and for which model.
+    wish: Wish<'a>,
+    /// What it told already of those who were asked.
+    given: Given,
     /// Candidates that were not asked yet, in order.
     fresh: Vec<Candidate>,
     /// They are all passed by, and asked all the same.
@@ -45,6 +49,15 @@ pub(super) struct Failover<'a> {
     resting: Vec<(usize, Option<Instant>)>,
     /// The best of the failed answers.
     best: Option<Best>,
+}
+
+/// Who asks, and for which model.
+#[derive(Clone, Copy)]
+pub(super) struct Wish<'a> {
+    /// The client key.
+    pub(super) key: KeyId,
+    /// The model, by the name that the client wrote; none where the request names none.
+    pub(super) model: Option<&'a str>,
 }
 
 struct Best {
@@ -60,6 +73,7 @@ impl<'a> Failover<'a> {
         tables: &'a Tables,
         settlement: &'a mut Settlement,
         route: &'a Route<'a>,
+        wish: Wish<'a>,
         choice: Choice,
     ) -> Self {
         Self {
@@ -67,6 +81,8 @@ impl<'a> Failover<'a> {
             tables,
             settlement,
             route,
+            wish,
+            given: Given::NOTHING,
             fresh: choice.candidates,
             last_resort: choice.last_resort,
             again: Vec::new(),
@@ -93,6 +109,9 @@ impl<'a> Failover<'a> {
                 Ok(reply) => return Ok(reply),
                 Err(failure) => failure,
             };
+            if let Some(verdict) = failure.verdict {
+                self.given.note(verdict);
+            }
             let may_go_on = may_go_on && call.presence.is_none_or(Presence::goes_on);
             // Boxed, as what is rare shall not make the future of every request larger.
             match Box::pin(self.after(candidate, failure, may_go_on)).await {
@@ -128,7 +147,8 @@ impl<'a> Failover<'a> {
     fn take_fresh(&mut self) -> Option<(Lease, Candidate)> {
         let tables = self.tables;
         let taken = self.fresh.iter().enumerate().find_map(|(index, candidate)| {
-            let lease = tables.upstreams.get(candidate.upstream)?.lease(candidate.credential, self.last_resort).ok()?;
+            let (upstream, asker) = (tables.upstreams.get(candidate.upstream)?, self.asker(candidate));
+            let lease = upstream.lease(candidate.credential, &asker, self.last_resort).ok()?;
             Some((index, lease))
         });
         let (index, lease) = taken?;
@@ -145,7 +165,9 @@ impl<'a> Failover<'a> {
         for candidate in &self.fresh {
             let Some(upstream) = self.tables.upstreams.get(candidate.upstream) else { continue };
             let known = full.iter().any(|other| Arc::ptr_eq(other, upstream));
-            if !known && matches!(upstream.lease(candidate.credential, true), Err(NoPlace::Full)) {
+            if !known
+                && matches!(upstream.lease(candidate.credential, &self.asker(candidate), true), Err(NoPlace::Full))
+            {
                 full.push(upstream);
             }
         }
@@ -163,12 +185,12 @@ impl<'a> Failover<'a> {
 
     /// Who is asked after this failure. Keeps what the client gets if there is nobody.
     async fn after(&mut self, candidate: Candidate, failure: Failure, may_go_on: bool) -> Option<(Lease, Candidate)> {
-        let Failure { scope, elsewhere, here, after, answer } = failure;
+        let Failure { scope, elsewhere, here, after, verdict: _, answer } = failure;
         let upstream = candidate.upstream;
         let now = Instant::now();
         let briefly = after.is_none_or(|after| after <= self.tables.retries.retry_after_max);
         let until = briefly.then(|| now + self.backoff(upstream).max(after.unwrap_or_default()));
-        if scope != Scope::Credential {
+        if !matches!(scope, Scope::Credential | Scope::Target) {
             self.resting.retain(|(resting, _)| *resting != upstream);
             self.resting.push((upstream, until));
         }
@@ -180,6 +202,7 @@ impl<'a> Failover<'a> {
             Scope::Credential => {
                 self.fresh.retain(|other| !(same(other) && other.credential == candidate.credential));
             }
+            Scope::Target => self.fresh.retain(|other| other.target != candidate.target),
             Scope::Connection => self.fresh.retain(|other| !same(other)),
             // It would most probably do the same again.
             Scope::Upstream => self.fresh.sort_by_key(same),
@@ -210,7 +233,7 @@ impl<'a> Failover<'a> {
                 }
                 continue;
             }
-            match upstream.lease(candidate.credential, self.last_resort) {
+            match upstream.lease(candidate.credential, &self.asker(&candidate), self.last_resort) {
                 Ok(lease) => return Some((self.fails_over(lease, candidate.upstream), candidate)),
                 // Others may have room: it is waited for when nobody else is left.
                 Err(NoPlace::Full) => self.again.push((Instant::now(), candidate)),
@@ -230,7 +253,7 @@ impl<'a> Failover<'a> {
             let lease = if self.asked.contains(&candidate.upstream) {
                 self.retry(upstream, &candidate, at, false).await
             } else {
-                let lease = self.line(upstream, candidate.credential).await;
+                let lease = self.line(upstream, &candidate).await;
                 lease.map(|lease| self.fails_over(lease, candidate.upstream))
             };
             if let Some(lease) = lease {
@@ -238,6 +261,13 @@ impl<'a> Failover<'a> {
             }
         }
         None
+    }
+
+    /// Who asks this candidate, and for what.
+    fn asker(&self, candidate: &Candidate) -> Asker<'a> {
+        let target = self.route.targets.get(candidate.target);
+        let model = target.and_then(|target| target.model.as_deref()).or(self.wish.model).unwrap_or_default();
+        Asker { key: self.wish.key, model, given: self.given }
     }
 
     fn fails_over(&self, lease: Lease, upstream: usize) -> Lease {
@@ -248,9 +278,10 @@ impl<'a> Failover<'a> {
 
     /// Nobody better is left: the place is waited for like that of a first attempt. Where there are limits and many
     /// requests, the one that was given back has been taken by the time of the next attempt.
-    async fn line(&self, upstream: &Arc<Upstream>, credential: usize) -> Option<Lease> {
+    async fn line(&self, upstream: &Arc<Upstream>, candidate: &Candidate) -> Option<Lease> {
         let line = [upstream.queue()?];
-        let taken = Queue::wait(&line, || upstream.lease(credential, true).ok());
+        let asker = self.asker(candidate);
+        let taken = Queue::wait(&line, || upstream.lease(candidate.credential, &asker, true).ok());
         timeout(self.tables.timeouts.queue, taken).await.ok()
     }
 
@@ -263,10 +294,8 @@ impl<'a> Failover<'a> {
         let anyway = !fresh || self.last_resort;
         if free || upstream.may_retry(percent) {
             sleep_until(at).await;
-            let lease = match upstream.lease(candidate.credential, anyway) {
-                Err(NoPlace::Full) if anyway && self.fresh.is_empty() => {
-                    self.line(upstream, candidate.credential).await
-                }
+            let lease = match upstream.lease(candidate.credential, &self.asker(candidate), anyway) {
+                Err(NoPlace::Full) if anyway && self.fresh.is_empty() => self.line(upstream, candidate).await,
                 lease => lease.ok(),
             }?;
             if free || upstream.count_retry(percent) {

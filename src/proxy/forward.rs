@@ -11,25 +11,25 @@ use super::{
     Answer, Arrival, Proxy, Tables,
     attempt::Call,
     closing::Closing,
+    cost::dearest,
     error::Refusal,
-    failover::Failover,
+    failover::{Failover, Wish},
     place::{Place, able, place},
     quota,
     read_on::{Asking, Presence, ReadOn},
     receive::{self, Received},
+    request_head,
     respond::{self, Reply},
 };
 use crate::{
     auth::Caller,
     domain::{
         chance,
-        endpoint::{Endpoint, Shape, Surface},
-        money::Currency,
-        usage::Estimate,
+        endpoint::{Carries, Endpoint, Shape, Surface},
     },
     limits::{Costs, Permit, Refused},
-    routing::{self, Bar, Candidate, Route, Target},
-    upstream::{Upstream, headers::TURN_STATE},
+    routing::{self, Bar, Candidate, Route},
+    upstream::headers::TURN_STATE,
 };
 
 /// Forwards a call and hands back the answer, whose body goes on by itself.
@@ -48,7 +48,7 @@ where
     // Kept to the end: a reload never changes a request under way.
     let tables = proxy.tables();
     let mut closing = Closing::from(tables.open(&arrival));
-    let admitted = admit(proxy, &tables, &arrival, &mut closing, endpoint, request).await;
+    let admitted = admit(&tables, &arrival, &mut closing, endpoint, request).await;
     let read_on = admitted.as_ref().ok().and_then(|admitted| proxy.read_on(&tables, &admitted.caller, &arrival));
     let (closing, obtained) = match admitted {
         Err(refusal) => (closing, Err(refusal)),
@@ -88,7 +88,6 @@ impl Admitted {
 
 /// Everything up to the end of the request.
 async fn admit<B>(
-    proxy: &Proxy,
     tables: &Tables,
     arrival: &Arrival,
     closing: &mut Closing,
@@ -107,6 +106,10 @@ where
     let outcome = settlement.outcome();
     (outcome.key, outcome.group) = (Some(Arc::clone(&caller.name)), caller.group.clone());
 
+    // What the body is said to be, also before a byte of it is read.
+    let has_body = endpoint.carries() != Carries::Nothing && !body.is_end_stream();
+    request_head::check(&head.headers, has_body).map_err(|refusal| refusal.leaving(&body))?;
+
     // Admit requests, of a minute and at once.
     let admitted = tables.limits.admit(caller.index).await;
     *permit = Some(admitted.map_err(|refused| refuse(tables, refused).leaving(&body))?);
@@ -118,7 +121,8 @@ where
 
     // Read the body: bounded, decoded, scanned piece by piece.
     let (timeouts, max) = (&tables.timeouts, tables.max_body_bytes);
-    let received = receive::receive(body, endpoint, &head.headers, timeouts, max, &proxy.bodies).await?;
+    let memory = tables.body_memory.get(caller.index).ok_or_else(Refusal::internal)?;
+    let received = receive::receive(body, endpoint, &head.headers, timeouts, max, memory).await?;
     settlement.outcome().bytes_up = received.rope.len();
     Ok(Admitted { caller, endpoint, head, received })
 }
@@ -180,12 +184,13 @@ async fn obtain(
 
     // Admit what it will probably use, and what that costs.
     if !endpoint.is_free() {
-        let estimate = tables.limits.estimate(permit, route.model, received.rope.len(), endpoint.has_output());
+        let estimate =
+            tables.limits.estimate(permit, caller.owner, route.model, received.rope.len(), endpoint.has_output());
         settlement.outcome().estimate = Some(estimate);
         let began = settlement.outcome().id.millis();
         let costs = if permit.has_budgets() {
             let asked = received.model.as_ref().map(|model| &*model.name);
-            dearest(tables, able(tables, caller, &route, *endpoint), asked, estimate, began)
+            dearest(tables, able(tables, caller, &route, *endpoint), asked, estimate, began)?
         } else {
             Costs::default()
         };
@@ -193,7 +198,8 @@ async fn obtain(
     }
 
     // Who of those is asked, in which order: of an account that holds its state nobody else.
-    let mut candidates = candidates(tables, caller, &route, endpoint.surface(), received.rope.len());
+    let asked = received.model.as_ref().map(|model| &*model.name);
+    let mut candidates = candidates(tables, caller, &route, asked, endpoint.surface(), received.rope.len());
     candidates.retain(|candidate| account.is_none_or(|account| candidate.seat == account));
     let preference = preference(caller, received, &head.headers);
     let turn = proxy.turn.fetch_add(1, Ordering::Relaxed);
@@ -213,28 +219,8 @@ async fn obtain(
     let (model, body) = (received.model.as_ref(), &received.rope);
     let (query, headers, owner, cuts) = (head.uri.query(), &head.headers, caller.owner, &cuts);
     let call = Call { resource, query, headers, body, cuts, model, owner, turn_issuer, presence };
-    Failover::new(proxy, tables, settlement, &route, choice).run(&call).await
-}
-
-/// What it costs where it is dearest, in each currency. A model without a price costs nothing that anybody knows.
-fn dearest<'a>(
-    tables: &Tables,
-    targets: impl Iterator<Item = (&'a Target, &'a Upstream)>,
-    asked: Option<&str>,
-    estimate: Estimate,
-    began: u64,
-) -> Costs {
-    let (usage, exchange) = (estimate.usage(), tables.prices.exchange());
-    let mut costs = Costs::default();
-    for (target, _) in targets {
-        let Some(model) = target.model.as_deref().or(asked) else { continue };
-        let Some(price) = tables.prices.price(target.upstream, model, began) else { continue };
-        for (currency, dearest) in Currency::ALL.into_iter().zip(&mut costs) {
-            let cost = exchange.convert(price.cost(&usage), price.currency, currency).unwrap_or_default();
-            *dearest = cost.max(*dearest);
-        }
-    }
-    costs
+    let wish = Wish { key: owner.key, model: asked };
+    Failover::new(proxy, tables, settlement, &route, wish, choice).run(&call).await
 }
 
 /// Every way to serve the request, as it stands now.
@@ -242,6 +228,7 @@ pub(super) fn candidates(
     tables: &Tables,
     caller: &Caller,
     route: &Route<'_>,
+    asked: Option<&str>,
     surface: Surface,
     body: u64,
 ) -> Vec<Candidate> {
@@ -256,7 +243,8 @@ pub(super) fn candidates(
             _ => None,
         };
         let latency = upstream.latency(now);
-        for (credential, (account, condition)) in upstream.credentials(now).enumerate() {
+        let model = target.model.as_deref().or(asked).unwrap_or_default();
+        for (credential, (account, condition)) in upstream.credentials(model, now).enumerate() {
             candidates.push(Candidate {
                 target: index,
                 upstream: target.upstream,

@@ -2,6 +2,7 @@
 
 mod attempt;
 mod closing;
+pub mod cost;
 pub mod error;
 pub mod explain;
 mod failover;
@@ -14,12 +15,18 @@ mod place;
 mod quota;
 mod read_on;
 mod receive;
+mod refers;
+mod request_head;
 mod respond;
 mod silence;
 mod source;
 mod status;
+mod turn;
 
-use std::sync::{Arc, PoisonError, RwLock, atomic::AtomicUsize};
+use std::{
+    collections::HashMap,
+    sync::{Arc, PoisonError, RwLock, atomic::AtomicUsize},
+};
 
 use rustls::ClientConfig;
 use tokio::time::Instant;
@@ -30,7 +37,7 @@ use crate::{
     billing::Prices,
     config::{self, Config, OnClientGone, Retries, Timeouts, UnknownIds},
     domain::{
-        budget::Budget,
+        budget::{Holder, Share},
         chance::{Chance, Dice, NoChance},
         clock::Clock,
         departure::Departure,
@@ -82,6 +89,8 @@ pub struct Tables {
     max_body_bytes: u64,
     client_gone_drain: u64,
     unknown_ids: Option<UnknownIds>,
+    /// Memory for the bodies of requests, by the place of their key in the configuration.
+    body_memory: Vec<Share>,
 }
 
 /// What all workers share, and what lives through reloads.
@@ -91,17 +100,28 @@ pub struct Common {
     meters: Meters,
     /// What was spent of budgets.
     pub spending: Arc<Spending>,
+    /// What the bodies of each key hold, in the order of the configuration.
+    bodies: Vec<(Arc<str>, Holder)>,
 }
 
 impl Common {
     /// For a configuration. What keeps its name in it goes on as it is in `previous`.
     pub fn new(config: &Config, previous: Option<&Self>, metrics: &Metrics, now: Instant) -> Self {
         let spending = previous.map(|common| Arc::clone(&common.spending)).unwrap_or_default();
+        let known = previous.map_or_else(HashMap::new, |common| common.bodies.iter().cloned().collect());
+        let bodies = |key: &config::Key| (Arc::clone(&key.name), known.get(&key.name).cloned().unwrap_or_default());
         Self {
+            bodies: config.keys.iter().map(bodies).collect(),
             pools: Pools::new(config, previous.map(|common| &common.pools), metrics, now),
             meters: Meters::new(config, previous.map(|common| &common.meters), &spending, now),
             spending,
         }
+    }
+
+    /// The right of each key to memory for bodies, for one worker. A single key has nobody to share with.
+    fn body_memory(&self, metrics: &Metrics) -> Vec<Share> {
+        let several = self.bodies.len() > 1;
+        self.bodies.iter().map(|(_, holder)| metrics.bodies.share(several.then_some(holder))).collect()
     }
 
     /// From now on replicas share limits.
@@ -193,6 +213,7 @@ impl Tables {
             max_body_bytes: config.server.max_body_bytes,
             client_gone_drain: config.server.client_gone_drain,
             unknown_ids: config.affinity.unknown_ids,
+            body_memory: common.body_memory(metrics),
         })
     }
 
@@ -230,8 +251,6 @@ pub struct Proxy {
     dice: Arc<Dice>,
     /// Goes up by one a request.
     turn: AtomicUsize,
-    /// Memory for the bodies of requests, shared with the other workers.
-    bodies: Budget,
     /// Where requests are put down that go up.
     ledger: Arc<Ledger>,
     /// Where answers are read on whose clients left.
@@ -275,7 +294,6 @@ impl Proxy {
     /// Without randomness, which the ids of requests need.
     pub fn new(
         tables: Tables,
-        bodies: &Budget,
         beside: Beside,
         clock: Clock,
         chance: Chance,
@@ -283,9 +301,9 @@ impl Proxy {
     ) -> Result<Self, NoChance> {
         let (tables, ids) = (RwLock::new(Arc::new(tables)), RequestIds::new(clock, chance)?);
         let Beside { ledger, readers, origins } = beside;
-        let (turn, bodies) = (AtomicUsize::new(0), bodies.apart());
+        let turn = AtomicUsize::new(0);
         let learning = Arc::new(Learning::new(Arc::clone(&origins), clock));
-        Ok(Self { tables, ids, clock, dice, turn, bodies, ledger, readers, origins, learning })
+        Ok(Self { tables, ids, clock, dice, turn, ledger, readers, origins, learning })
     }
 
     /// The tables of another configuration for this worker, to be [swapped](Self::swap) in.

@@ -4,25 +4,25 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Proxy, Tables, error::Refusal, forward::Admitted, home::home_of};
+use super::{
+    Proxy, Tables,
+    error::Refusal,
+    forward::Admitted,
+    home::home_of,
+    refers::{Refers, recall, refers},
+};
 use crate::{
-    affinity::{self, Decision, Named, Recalled, Role},
+    affinity::{self, Decision, Named},
     auth::Caller,
     config::{OnLostState, UnknownIds},
     domain::{
         affinity::Placed,
         endpoint::{Carries, Endpoint, Resource},
-        origin::{Kind, Reference},
-        standing::Standing,
+        origin::Kind,
+        standing::{Cause, Standing},
     },
     metering::Settlement,
-    protocol::{
-        body::Edit,
-        references::{
-            self,
-            request::{MOST_LOOKED_UP, Request, Use, Used},
-        },
-    },
+    protocol::{body::Edit, references::request::Request},
     routing::{Route, Target},
     upstream::Upstream,
 };
@@ -106,19 +106,6 @@ struct Asked<'a, 'b> {
     named: Option<Route<'a>>,
 }
 
-/// What a request refers to, and where that stands.
-#[derive(Clone, Copy)]
-struct Refers<'b> {
-    kind: Kind,
-    role: Role,
-    /// None where it can name nothing that is known.
-    reference: Option<Reference>,
-    /// Its field in the body; none where it stands in the URL.
-    used: Option<&'b Used>,
-    /// The store is worth a question.
-    is_asked: bool,
-}
-
 impl<'a> Asked<'a, '_> {
     /// Where it goes without its references: home, if its endpoint has no model; else its model's route, or the default upstream
     /// for one without a model, which goes there untouched.
@@ -154,8 +141,8 @@ impl<'a> Asked<'a, '_> {
     }
 
     async fn with_state(self, proxy: &Proxy, settlement: &mut Settlement) -> Result<Place<'a>, Refusal> {
-        let refers = self.refers();
-        let named = recall(proxy, self.admitted, &refers).await;
+        let refers = refers(self.admitted, self.resource);
+        let named = recall(proxy, self.admitted, &refers).await?;
         let mut free = Some(self.free());
         let decision = affinity::decide(&named, |account| self.refuses_unknown(account, free.as_ref()));
         let (placed, kind, place) = match decision {
@@ -229,24 +216,6 @@ impl<'a> Asked<'a, '_> {
         self.admitted.received.state.as_deref().filter(|_| strips)
     }
 
-    /// All that it refers to: in the path, in the query, then in the body.
-    fn refers(&self) -> Vec<Refers<'_>> {
-        let path = self.resource.names().enumerate().map(|(place, (kind, id))| Refers {
-            kind,
-            role: if place == 0 { Role::LookedUp } else { Role::Within },
-            reference: Some(Reference::new(kind, id.as_bytes())),
-            used: None,
-            is_asked: true,
-        });
-        let query = references::query::references(self.admitted.query(), self.resource.endpoint.has_ids());
-        let query = query.into_iter().map(|used| {
-            let role = if used.is_cursor { Role::Within } else { Role::Perhaps };
-            Refers { kind: used.kind, role, reference: Some(used.reference), used: None, is_asked: true }
-        });
-        let used = self.admitted.received.state.iter().flat_map(|state| &state.references);
-        path.chain(query).chain(used.map(Refers::from)).collect()
-    }
-
     /// Whether ids that nobody knows are refused, in a request that goes to this account or else goes free: where the caller
     /// shares nothing with somebody else who may use what he may.
     fn refuses_unknown(&self, account: Option<u64>, free: Option<&Result<Route<'_>, Refusal>>) -> bool {
@@ -309,8 +278,8 @@ impl<'a> Asked<'a, '_> {
         Refusal::conflicting_model(what, upstream, model, &others)
     }
 
-    /// Whether anybody else is in service where it could go. Who is the only one is asked even so: what is held against it is
-    /// meant to send requests elsewhere.
+    /// Whether anybody else is in service where the request could go. A refused account that is the only one is asked even so:
+    /// an ejection is meant to send requests elsewhere.
     fn others_serve(
         &self,
         account: u64,
@@ -322,7 +291,7 @@ impl<'a> Asked<'a, '_> {
             let upstream = self.tables.upstreams.get(index).filter(|upstream| upstream.has(endpoint.surface()));
             self.admitted.caller.may_use(index)
                 && upstream.is_some_and(|upstream| {
-                    let others = upstream.credentials(now).filter(|(credential, _)| credential.seat != account);
+                    let others = upstream.credentials("", now).filter(|(credential, _)| credential.seat != account);
                     others.into_iter().any(|(_, condition)| condition.standing.is_usable())
                 })
         };
@@ -372,67 +341,19 @@ impl<'a> Asked<'a, '_> {
     }
 }
 
-/// What the memory says of each. The store is not asked for the ids of whole items, on which nothing depends, nor for words that only look
-/// like ids. It is asked for [`MOST_LOOKED_UP`] references at most: all that an upstream looks up for certain, and of the others the
-/// last ones, as a conversation goes on at its end.
-async fn recall(proxy: &Proxy, admitted: &Admitted, refers: &[Refers<'_>]) -> Vec<Named> {
-    let is_certain =
-        |refers: &Refers<'_>| matches!(refers.role, Role::LookedUp | Role::Within) && refers.kind != Kind::Encrypted;
-    let mut left = MOST_LOOKED_UP.saturating_sub(refers.iter().filter(|refers| is_certain(refers)).count());
-    let mut is_asked: Vec<bool> = refers.iter().map(is_certain).collect();
-    for (asked, refers) in is_asked.iter_mut().zip(refers).rev() {
-        if !*asked && refers.is_asked && left > 0 {
-            left -= 1;
-            *asked = true;
-        }
-    }
-    let of = |wanted: bool| -> Vec<Reference> {
-        let each = refers.iter().zip(&is_asked).filter(|(_, asked)| **asked == wanted);
-        each.filter_map(|(refers, _)| refers.reference).collect()
-    };
-    let (owner, now) = (admitted.caller.owner, Duration::from_millis(proxy.now()));
-    let mut here = proxy.origins.recall_here(&of(false), owner, now).into_iter();
-    let mut asked = proxy.origins.recall_all(&of(true), owner, now).await.into_iter();
-    let named = |(refers, is_asked): (&Refers<'_>, &bool)| {
-        let recalled = if *is_asked { &mut asked } else { &mut here };
-        let recalled = refers.reference.and_then(|_| recalled.next()).unwrap_or(Recalled::Unknown);
-        Named { kind: refers.kind, role: refers.role, recalled }
-    };
-    refers.iter().zip(&is_asked).map(named).collect()
-}
-
-/// For how long nobody of the account may be asked; none where somebody may.
+/// For how long every credential of the account is refused for certain; none where one may answer. Whatever else is held
+/// against an account, a request for its state is tried: no other account can answer, and the request serves as a probe.
 fn out_for(upstream: &Upstream, account: u64, now: Instant) -> Option<Duration> {
     let mut least: Option<Duration> = None;
-    for (_, condition) in upstream.credentials(now).filter(|(credential, _)| credential.seat == account) {
+    for (_, condition) in upstream.credentials("", now).filter(|(credential, _)| credential.seat == account) {
         match condition.standing {
-            Standing::Out { left, .. } => least = Some(least.map_or(left, |least| least.min(left))),
-            Standing::InService | Standing::Probation(_) => return None,
+            Standing::Out { cause: Cause::Refused, left } if !left.is_zero() => {
+                least = Some(least.map_or(left, |least| least.min(left)));
+            }
+            _ => return None,
         }
     }
     least
-}
-
-impl<'b> From<&'b Used> for Refers<'b> {
-    fn from(used: &'b Used) -> Self {
-        let role = match used.uses {
-            Use::LookedUp => Role::LookedUp,
-            Use::Perhaps | Use::Hardly => Role::Perhaps,
-            Use::Whole => Role::Whole,
-        };
-        let is_asked = matches!(used.uses, Use::LookedUp | Use::Perhaps);
-        Self { kind: used.kind, role, reference: used.reference, used: Some(used), is_asked }
-    }
-}
-
-impl Refers<'_> {
-    /// Words for an error: the field, or what the path names.
-    fn words(&self) -> &'static str {
-        match self.used {
-            Some(Used { name: Some(name), .. }) if *name != "id" => name,
-            _ => self.kind.name(),
-        }
-    }
 }
 
 /// The targets that the caller may use and that have the endpoint.

@@ -137,6 +137,8 @@ pub(super) struct Relay {
     observer: Observer,
     /// An event stream whose events can be seen: it has to hold a terminal one.
     watched_stream: bool,
+    /// The first byte of the body.
+    first: Option<u8>,
     /// A model works for it: what it says is not merely looked up.
     works: bool,
     closing: Closing,
@@ -179,6 +181,7 @@ impl Relay {
             source,
             observer,
             watched_stream,
+            first: None,
             works,
             closing,
             succeeded,
@@ -264,6 +267,7 @@ impl Relay {
 
     fn look(&mut self, data: &Bytes) {
         self.silence.broken();
+        self.first = self.first.or_else(|| data.first().copied());
         self.closing.settlement.first_byte();
         if self.succeeded
             && let Some(lease) = &mut self.lease
@@ -319,7 +323,10 @@ impl Relay {
         self.over = true;
         if let Some(mut lease) = self.lease.take() {
             lease.tell(match end {
-                End::UpstreamBroken | End::UpstreamStalled | End::Incomplete => Verdict::Failed,
+                End::UpstreamBroken | End::UpstreamStalled => Verdict::Failed,
+                // Many providers end a stream without its terminal event, and some label JSON as a stream.
+                End::Incomplete if !self.has_output() => Verdict::Failed,
+                End::UpstreamError => Verdict::Declined,
                 _ => Verdict::Answered,
             });
         }
@@ -327,9 +334,18 @@ impl Relay {
         if self.left { self.closing.leave() } else { self.closing.close(end) }
     }
 
+    /// Whether anything came but comments, which relays send while they wait.
+    fn has_output(&self) -> bool {
+        self.observer.seen().events > 0 || self.first.is_some_and(|first| first != b':')
+    }
+
     fn note_seen(&mut self) {
         let seen = self.observer.seen();
         self.closing.settlement.seen(seen);
+        let outcome = self.closing.settlement.outcome();
+        for name in [&mut outcome.response_id, &mut outcome.upstream_code] {
+            self.source.mask_name(name);
+        }
         if let Some(lessons) = self.lessons.as_ref().filter(|_| seen.dropped > 0) {
             lessons.overlook(seen.dropped);
         }
@@ -364,7 +380,7 @@ impl Drop for Relay {
             if self.closing.settlement.outcome().bytes_seen() > 0
                 && let Some(mut lease) = self.lease.take()
             {
-                lease.left(self.silence.since());
+                if self.succeeded { lease.left(self.silence.since()) } else { lease.tell(Verdict::Declined) }
             }
             if self.left {
                 self.observer.cut_short();

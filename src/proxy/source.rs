@@ -4,31 +4,72 @@ use std::{
     collections::VecDeque,
     future::poll_fn,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use bytes::Bytes;
+use http::{
+    HeaderValue,
+    header::{CONTENT_ENCODING, CONTENT_TYPE},
+    response::Parts,
+};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::timeout;
 
-/// The body of an upstream's answer, of which the beginning may have been read already.
+use super::error::Refusal;
+use crate::{
+    protocol::mask::{MaskedBody, Scope},
+    upstream::{
+        Echo,
+        headers::{self, Media},
+    },
+};
+
+/// The body of an upstream's answer, of which the beginning may have been read already. What comes out of it holds no
+/// credential where none may stand.
 #[derive(Debug)]
 pub(super) struct Source {
     read: VecDeque<Bytes>,
     rest: Option<Incoming>,
+    masked: MaskedBody,
+    echo: Echo,
     /// How it broke while it was read: hyper's body tells that once, and then looks as if it had ended.
     broken: Option<hyper::Error>,
 }
 
-impl From<Incoming> for Source {
-    fn from(body: Incoming) -> Self {
-        Self { read: VecDeque::new(), rest: Some(body), broken: None }
-    }
-}
-
 impl Source {
+    /// Of an answer with this head, in which the credential is masked that the answer was asked with: in the values of headers,
+    /// everywhere in an error answer, and in the errors of a success.
+    pub(super) fn new(head: &mut Parts, body: Incoming, mut echo: Echo) -> Self {
+        echo.mask_headers(&mut head.headers);
+        let media = Media::of(&head.headers);
+        let scope = match (head.status.is_success(), media) {
+            _ if echo.mask().is_none() => Scope::Nowhere,
+            (false, _) if headers::is_coded(&head.headers) => return Self::withheld(head, echo),
+            (false, _) => Scope::Everywhere,
+            _ if headers::is_coded(&head.headers) => Scope::Nowhere,
+            (true, Media::EventStream) => Scope::errors(true),
+            (true, Media::Json | Media::Plain) => Scope::errors(false),
+            (true, Media::Html | Media::Other) => Scope::Nowhere,
+        };
+        Self { read: VecDeque::new(), rest: Some(body), masked: MaskedBody::new(scope), echo, broken: None }
+    }
+
+    /// An error of ours in place of one in a coding that was not asked for, as it cannot be masked.
+    fn withheld(head: &mut Parts, echo: Echo) -> Self {
+        head.headers.remove(CONTENT_ENCODING);
+        head.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let read = VecDeque::from([Refusal::withheld().body()]);
+        Self { read, rest: None, masked: MaskedBody::new(Scope::Nowhere), echo, broken: None }
+    }
+
+    /// Masks a name that was read out of the answer, for the log and the ledger.
+    pub(super) fn mask_name(&mut self, name: &mut Option<Box<str>>) {
+        self.echo.mask_name(name);
+    }
+
     /// The next piece, for who judges the answer.
     pub(super) async fn next(&mut self) -> Option<Result<Bytes, hyper::Error>> {
         loop {
@@ -81,24 +122,55 @@ impl Source {
         if let Some(data) = self.read.pop_front() {
             return Poll::Ready(Some(Ok(Frame::data(data))));
         }
-        if let Some(error) = self.broken.take() {
-            return Poll::Ready(Some(Err(error)));
-        }
-        match &mut self.rest {
-            Some(body) => Pin::new(body).poll_frame(cx),
-            None => Poll::Ready(None),
+        loop {
+            if let Some(error) = self.broken.take() {
+                return Poll::Ready(Some(Err(error)));
+            }
+            let Some(body) = &mut self.rest else { return Poll::Ready(None) };
+            let polled = ready!(Pin::new(&mut *body).poll_frame(cx));
+            let last = body.is_end_stream();
+            let data = match polled {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => self.mask(data, last),
+                    // Trailers belong to the connection that they came on.
+                    Err(_) => continue,
+                },
+                Some(Err(error)) => {
+                    self.breaks(error);
+                    self.mask(Bytes::new(), true)
+                }
+                None => {
+                    self.rest = None;
+                    self.mask(Bytes::new(), true)
+                }
+            };
+            if !data.is_empty() {
+                return Poll::Ready(Some(Ok(Frame::data(data))));
+            }
         }
     }
 
+    fn mask(&mut self, data: Bytes, last: bool) -> Bytes {
+        let Some(mask) = self.echo.mask() else { return data };
+        let (data, any) = self.masked.pass(mask, data, last);
+        if any {
+            self.echo.tell();
+        }
+        data
+    }
+
     pub(super) fn is_end(&self) -> bool {
-        self.read.is_empty() && self.broken.is_none() && self.rest.as_ref().is_none_or(Body::is_end_stream)
+        self.read.is_empty()
+            && self.masked.held() == 0
+            && self.broken.is_none()
+            && self.rest.as_ref().is_none_or(Body::is_end_stream)
     }
 
     pub(super) fn size_hint(&self) -> SizeHint {
         if self.broken.is_some() {
             return SizeHint::default();
         }
-        let read: u64 = self.read.iter().map(|data| data.len() as u64).sum();
+        let read = self.read.iter().map(|data| data.len() as u64).sum::<u64>() + self.masked.held() as u64;
         match self.rest.as_ref().map(Body::size_hint) {
             None => SizeHint::with_exact(read),
             Some(rest) => rest.exact().map_or_else(SizeHint::default, |rest| SizeHint::with_exact(read + rest)),

@@ -15,6 +15,8 @@ pub(super) fn status(problem: Problem) -> StatusCode {
         Problem::WebsocketUnsupported => StatusCode::UPGRADE_REQUIRED,
         Problem::ModelRequired
         | Problem::InvalidModel
+        | Problem::UnpricedModel
+        | Problem::RepeatedHeader
         | Problem::PreviousResponseNotFound
         | Problem::ConflictingState
         | Problem::StateLost
@@ -26,7 +28,7 @@ pub(super) fn status(problem: Problem) -> StatusCode {
         | Problem::InvalidFraming => StatusCode::BAD_REQUEST,
         Problem::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
         Problem::RequestTooLarge | Problem::UpstreamLimit => StatusCode::PAYLOAD_TOO_LARGE,
-        Problem::UnsupportedEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        Problem::UnsupportedMediaType | Problem::UnsupportedEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
         Problem::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
         Problem::UpstreamUnreachable
         | Problem::UpstreamDisconnected

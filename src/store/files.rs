@@ -24,6 +24,40 @@ pub fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
     fs::rename(&fresh, path)
 }
 
+/// Makes a folder that only its owner can enter, with those above it, where it is missing.
+///
+/// # Errors
+/// When it cannot be made.
+pub fn make_private_folder(path: &Path) -> io::Result<()> {
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(path)
+}
+
+/// Takes away what others may do with a file or folder of ours, that an earlier version may have made.
+///
+/// # Errors
+/// When the system does not allow it, as the file is somebody else's.
+#[cfg(unix)]
+pub fn take_from_others(path: &Path) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let mut permissions = fs::metadata(path)?.permissions();
+    let mode = permissions.mode() & 0o7777;
+    if mode & 0o077 == 0 {
+        return Ok(());
+    }
+    permissions.set_mode(mode & 0o700);
+    fs::set_permissions(path, permissions)
+}
+
+/// Other systems have no such modes.
+#[cfg(not(unix))]
+pub fn take_from_others(_: &Path) -> io::Result<()> {
+    Ok(())
+}
+
 /// Makes a database's file where it is missing; those that SQLite puts beside it are like it.
 pub(super) fn make_private(path: &Path) -> io::Result<()> {
     let mut options = OpenOptions::new();

@@ -1,142 +1,138 @@
-//! Whose fault an error answer of an upstream is. What is about our credential must not reach the client: SDKs
-//! would tell it that *its* key is wrong, and such messages repeat part of ours (docs/wire.md, section 3).
+//! Whose fault an error answer of an upstream is.
+//!
+//! An answer about our credential must not reach the client: SDKs would say that the client's own key is wrong, and such
+//! messages repeat part of ours (docs/wire.md, section 3). An answer about the request must reach the client as it is,
+//! and must not count against an account that others use. So the table names only answers that are certain; any other
+//! answer is the request's. docs/health.md lists the table for operators.
+
+mod words;
 
 use http::StatusCode;
 
-use crate::config::{ErrorRule, Fault};
+use crate::{
+    config::{self, ErrorRule, Fault},
+    protocol::error_body::ErrorBody,
+};
 
 /// Whose fault an error answer is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Blame {
-    /// Nobody's here: the answer is for the client, whatever it says. Others would say the same.
+    /// The request's: the answer is for the client, whatever it says. Others would say the same.
     Request,
-    /// Our credential's, or its account's: the client has nothing to do with it.
+    /// The upstream does not have the model, or does not offer it to our credential. Another target may have it.
+    Model,
+    /// Our credential's: it is wrong, expired or disabled.
     Credential,
+    /// The account's: its money or quota is spent.
+    Balance,
+    /// A 402 that says nothing more: the account's money, or the price of this one request.
+    Payment,
     /// Our credential asked too often.
     RateLimit,
     /// The upstream's.
     Upstream,
 }
 
-/// Whether the answer has to be read before it is known whose fault it is.
-pub fn depends_on_code(status: StatusCode, rules: &[ErrorRule]) -> bool {
-    matches!(status.as_u16(), 401..=403 | 429) || rules.iter().any(|rule| rule.status == status.as_u16())
+/// Whether the body of an answer with this status has to be read before it is known whose fault the answer is.
+pub fn depends_on_body(status: StatusCode, upstream: &config::Upstream) -> bool {
+    let has_codes = !upstream.failover_codes.is_empty() && (status.is_client_error() || status.is_server_error());
+    has_codes || matches!(status.as_u16(), 400..=404 | 429 | 500 | 502 | 503) || has_rule(status, &upstream.error_rules)
 }
 
-/// Whether it matters so much that it is worth waiting for, among those for which it [`depends_on_code`].
-pub fn code_matters(status: StatusCode, rules: &[ErrorRule]) -> bool {
-    status == StatusCode::FORBIDDEN || rules.iter().any(|rule| rule.status == status.as_u16())
+/// Whether the judgement matters so much that a slow body is waited for. Of a 401 the status alone tells enough.
+pub fn body_matters(status: StatusCode, rules: &[ErrorRule]) -> bool {
+    matches!(status, StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST) || has_rule(status, rules)
 }
 
-/// Whether the answer says that there is nothing at the URL, if it is none of an API: who has an endpoint words its errors in
-/// JSON, and who has not shows a page, or nothing.
+fn has_rule(status: StatusCode, rules: &[ErrorRule]) -> bool {
+    let is_error = status.is_client_error() || status.is_server_error();
+    rules.iter().any(|rule| rule.status.map_or(is_error, |wanted| wanted == status.as_u16()))
+}
+
+/// Whether the answer says that nothing is at the URL, if the answer is none of an API: a server that has the endpoint
+/// words its errors in JSON; one that does not shows a page, or nothing.
 pub fn is_about_the_url(status: StatusCode, rules: &[ErrorRule]) -> bool {
-    matches!(status.as_u16(), 404 | 405 | 501) && rules.iter().all(|rule| rule.status != status.as_u16())
+    matches!(status.as_u16(), 404 | 405 | 501) && rules.iter().all(|rule| rule.status != Some(status.as_u16()))
 }
 
-/// Whose fault it is, by status and `error.code`. The upstream's own rules come first.
-///
-/// The built-in table: 401 and 402 are about our credential or its balance. So is 403, unless its code speaks of a
-/// model, a region or a policy, which are about the request; and 429, if its code speaks of money that is spent. Ace
-/// Data Cloud fits it as it is: 401 `invalid_token` and 403 (balance) are ours; 400 `token_mismatched` is, by its page,
-/// about parameters.
-pub fn blame(status: StatusCode, code: Option<&str>, rules: &[ErrorRule]) -> Blame {
-    let rule = rules
-        .iter()
-        .find(|rule| rule.status == status.as_u16() && rule.code.as_deref().is_none_or(|wanted| Some(wanted) == code));
-    if let Some(rule) = rule {
-        return match rule.fault {
+/// What follows from an error answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Judgement {
+    /// Whose fault it is.
+    pub blame: Blame,
+    /// Whether another candidate is asked.
+    pub leads_on: bool,
+}
+
+/// Judges an answer. The upstream's own rules come first, then the built-in table.
+pub fn judge(status: StatusCode, body: &ErrorBody, upstream: &config::Upstream) -> Judgement {
+    if let Some(rule) = upstream.error_rules.iter().find(|rule| matches(rule, status, body)) {
+        let blame = match rule.fault {
             Fault::Credential => Blame::Credential,
+            Fault::Balance => Blame::Balance,
             Fault::Request => Blame::Request,
+            Fault::Model => Blame::Model,
+            Fault::Upstream => Blame::Upstream,
         };
+        return Judgement { blame, leads_on: blame != Blame::Request };
+    }
+    let blame = blame(status, body);
+    let leads_on = match blame {
+        Blame::Request | Blame::RateLimit | Blame::Upstream => is_set_to_lead_on(status, body, upstream),
+        Blame::Model | Blame::Credential | Blame::Balance | Blame::Payment => true,
+    };
+    Judgement { blame, leads_on }
+}
+
+/// Whose fault the answer is, by the built-in table.
+fn blame(status: StatusCode, body: &ErrorBody) -> Blame {
+    if matches!(status.as_u16(), 400..=404 | 429 | 500 | 502 | 503) && words::is_about_the_model(body) {
+        return Blame::Model;
+    }
+    // Only of these statuses: a code or a sentence on any other one may be an echo of the request.
+    if matches!(status.as_u16(), 400..=403 | 429) {
+        if words::is_about_money(body) {
+            return Blame::Balance;
+        }
+        let says_wrong = match status.as_u16() {
+            429 => false,
+            400 => words::is_about_the_key(body),
+            _ => words::is_about_the_key(body) || words::is_about_the_token(body),
+        };
+        if says_wrong {
+            return Blame::Credential;
+        }
     }
     match status.as_u16() {
-        401 | 402 => Blame::Credential,
-        403 if code.is_some_and(about_the_request) => Blame::Request,
-        403 => Blame::Credential,
-        429 if code.is_some_and(about_money) => Blame::Credential,
+        401 => Blame::Credential,
+        402 => Blame::Payment,
         429 => Blame::RateLimit,
         408 | 500.. => Blame::Upstream,
         _ => Blame::Request,
     }
 }
 
-/// Not every `quota`: some providers call so what is used up for a minute.
-fn about_money(code: &str) -> bool {
-    matches!(
-        code,
-        "insufficient_quota"
-            | "credit_balance_exhausted"
-            | "insufficient_user_quota"
-            | "insufficient_balance"
-            | "billing_hard_limit_reached"
-    )
+/// Whether everything that the rule names is so.
+fn matches(rule: &ErrorRule, status: StatusCode, body: &ErrorBody) -> bool {
+    let code = body.code.as_deref().or(body.kind.as_deref());
+    let says = |word: &String| body.message.to_lowercase().contains(&word.to_lowercase());
+    rule.status.is_none_or(|wanted| wanted == status.as_u16())
+        && rule.code.as_deref().is_none_or(|wanted| Some(wanted) == code)
+        && rule.kind.as_deref().is_none_or(|wanted| Some(wanted) == body.kind.as_deref())
+        && (rule.words.is_empty() || rule.words.iter().any(says))
 }
 
-fn about_the_request(code: &str) -> bool {
-    let code = code.to_ascii_lowercase();
-    // `unsupported_country_region_territory` is OpenAI's own word for a region.
-    ["model", "region", "country", "policy"].iter().any(|word| code.contains(word))
+/// Whether the upstream's settings let another candidate be asked after this status, code or type.
+fn is_set_to_lead_on(status: StatusCode, body: &ErrorBody, upstream: &config::Upstream) -> bool {
+    let is_named = |name: &Option<Box<str>>| {
+        name.as_ref().is_some_and(|name| upstream.failover_codes.iter().any(|code| **code == **name))
+    };
+    let by_status = match &upstream.failover_statuses {
+        None => matches!(status.as_u16(), 408 | 429 | 500..),
+        Some(statuses) => statuses.contains(&status.as_u16()),
+    };
+    by_status || is_named(&body.code) || is_named(&body.kind)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn of(status: u16, code: Option<&str>) -> Blame {
-        blame(StatusCode::from_u16(status).unwrap(), code, &[])
-    }
-
-    #[test]
-    fn the_built_in_table() {
-        for (status, code, fault) in [
-            (401, None, Blame::Credential),
-            (401, Some("invalid_api_key"), Blame::Credential),
-            (401, Some("model_not_found"), Blame::Credential),
-            (402, Some("insufficient_balance"), Blame::Credential),
-            (403, None, Blame::Credential),
-            (403, Some("insufficient_user_quota"), Blame::Credential),
-            (403, Some("model_not_found"), Blame::Request),
-            (403, Some("Model_Access_Denied"), Blame::Request),
-            (403, Some("unsupported_country_region_territory"), Blame::Request),
-            (403, Some("content_policy_violation"), Blame::Request),
-            (400, Some("invalid_api_key"), Blame::Request),
-            (404, Some("model_not_found"), Blame::Request),
-            (429, None, Blame::RateLimit),
-            (429, Some("rate_limit_exceeded"), Blame::RateLimit),
-            (429, Some("insufficient_quota"), Blame::Credential),
-            (408, None, Blame::Upstream),
-            (500, None, Blame::Upstream),
-            (503, Some("server_is_overloaded"), Blame::Upstream),
-        ] {
-            assert_eq!(of(status, code), fault, "{status} {code:?}");
-        }
-    }
-
-    #[test]
-    fn ace_data_cloud_by_its_page() {
-        for (status, code, fault) in [
-            (400, "token_mismatched", Blame::Request),
-            (401, "invalid_token", Blame::Credential),
-            (403, "used_up", Blame::Credential),
-            (429, "too_many_requests", Blame::RateLimit),
-            (500, "api_error", Blame::Upstream),
-        ] {
-            assert_eq!(of(status, Some(code)), fault, "{status} {code}");
-        }
-    }
-
-    #[test]
-    fn rules_of_the_upstream_come_first() {
-        let rules = [
-            ErrorRule { status: 400, code: Some("token_mismatched".into()), fault: Fault::Credential },
-            ErrorRule { status: 403, code: None, fault: Fault::Request },
-        ];
-        let of = |status, code| blame(StatusCode::from_u16(status).unwrap(), code, &rules);
-        assert_eq!(of(400, Some("token_mismatched")), Blame::Credential);
-        assert_eq!(of(400, Some("other")), Blame::Request);
-        assert_eq!(of(403, Some("used_up")), Blame::Request);
-        assert!(depends_on_code(StatusCode::BAD_REQUEST, &rules));
-        assert!(!depends_on_code(StatusCode::BAD_REQUEST, &[]));
-    }
-}
+mod tests;

@@ -1,19 +1,20 @@
-//! What passes something by that fails, and lets it come back: for an upstream as a whole, and for each credential.
+//! One gate: whether something may be asked. An upstream has a gate as a whole, each credential has one, and each model has
+//! one at either of them.
 //!
 //! In service -> out (for a time) -> on probation (one request probes) -> in service, or out again for longer. Reading
-//! how it stands costs two loads; the tally behind it is kept under a lock that is held for nanoseconds.
+//! how a gate stands costs two loads; the counts behind it are kept under a lock that is held for nanoseconds.
 
 use std::{
     sync::{
         Mutex, PoisonError,
-        atomic::{AtomicU8, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use tokio::time::Instant;
 
-use super::window::Window;
+use super::tally::{Accuser, KeyId, Tally};
 use crate::{
     config::Health,
     domain::{
@@ -21,12 +22,6 @@ use crate::{
         standing::{Cause, Standing},
     },
 };
-
-/// Faults are judged by their share only among this many attempts: three of five say nothing.
-const ENOUGH: u32 = 20;
-
-/// Attempts of the last 30 s, in steps of 5.
-const WINDOW: (usize, Duration) = (6, Duration::from_secs(5));
 
 /// A 429 without `Retry-After`: first this long, twice as long each further time in a row, but no longer than that.
 const COOLDOWN: Duration = Duration::from_secs(1);
@@ -36,7 +31,11 @@ const COOLDOWN_MAX: Duration = Duration::from_secs(30);
 /// and whoever is back should not wait for it.
 const PROBE_WITHIN: Duration = Duration::from_secs(30);
 
-/// The gate of one upstream or one credential.
+/// After the first refusal of a credential: long enough that requests which are under way go elsewhere, short enough that
+/// a slip of the provider's costs little. Then one request asks for the second proof.
+const REFUSED_ONCE: Duration = Duration::from_secs(10);
+
+/// A gate.
 #[derive(Debug)]
 pub(super) struct Gate {
     began: Instant,
@@ -47,17 +46,49 @@ pub(super) struct Gate {
     probing: AtomicU64,
     /// How many times it went out: tells what an attempt that is over has to do with how it stands now.
     epoch: AtomicU64,
-    tally: Mutex<Tally>,
+    /// Whether anything is counted that a success would change. Nearly never: a success then needs no lock.
+    troubled: AtomicBool,
+    state: Mutex<State>,
 }
 
-#[derive(Debug)]
-struct Tally {
-    in_a_row: u32,
+#[derive(Debug, Default)]
+struct State {
+    tally: Tally,
     limited_in_a_row: u32,
-    window: Window<{ WINDOW.0 }>,
     /// Ejections that followed each other without a long time of health between them.
     ejections: u32,
     restored: Option<Instant>,
+    /// The first refusal since the last success.
+    refused: Option<Refused>,
+    /// Whose faults ejected it last.
+    accuser: Option<Accuser>,
+}
+
+/// A refusal of a credential: by what request, and when.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Refused {
+    pub(super) why: Refusal,
+    pub(super) key: KeyId,
+    /// A number that belongs to the model.
+    pub(super) model: u64,
+    pub(super) at: Instant,
+}
+
+/// How certain a refusal is about the credential.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// The credential is wrong.
+    Key,
+    /// The account's money is spent.
+    Balance,
+    /// A bare 402: money that is spent, or a request that costs too much.
+    Payment,
+}
+
+impl Refusal {
+    fn cause(self) -> Cause {
+        if self == Self::Key { Cause::Refused } else { Cause::Unpaid }
+    }
 }
 
 /// What an attempt may have to tell the gate when it is over.
@@ -92,13 +123,8 @@ impl Gate {
             cause: AtomicU8::new(0),
             probing: AtomicU64::new(0),
             epoch: AtomicU64::new(0),
-            tally: Mutex::new(Tally {
-                in_a_row: 0,
-                limited_in_a_row: 0,
-                window: Window::new(now, WINDOW.1),
-                ejections: 0,
-                restored: None,
-            }),
+            troubled: AtomicBool::new(false),
+            state: Mutex::default(),
         }
     }
 
@@ -132,6 +158,21 @@ impl Gate {
         Cause::ALL.get(usize::from(self.cause.load(Ordering::Relaxed))).copied().unwrap_or(Cause::Faults)
     }
 
+    /// Notes that an attempt of this key begins.
+    pub(super) fn uses(&self, key: KeyId, now: Instant) {
+        self.state().tally.uses(key, now);
+    }
+
+    /// The keys that use it now.
+    pub(super) fn users(&self, now: Instant) -> Vec<KeyId> {
+        self.state().tally.users(now).collect()
+    }
+
+    /// Whose faults ejected it last.
+    pub(super) fn accuser(&self) -> Option<Accuser> {
+        self.state().accuser
+    }
+
     /// Lets an attempt through. On probation only the first; where it is out only `anyway`, because nothing better is left.
     pub(super) fn pass(&self, now: Instant, anyway: bool) -> Option<Pass> {
         let epoch = self.epoch.load(Ordering::Acquire);
@@ -144,7 +185,7 @@ impl Gate {
 
     /// Under the lock: it may be going out again at this moment, and a probe of before would be waited for in vain.
     fn probe(&self, now: Instant) -> Option<Pass> {
-        let _tally = self.tally();
+        let _state = self.state();
         let epoch = self.epoch.load(Ordering::Acquire);
         match self.standing(now) {
             Standing::InService => Some(Pass { epoch, probe: 0 }),
@@ -160,7 +201,7 @@ impl Gate {
     /// An attempt ended without telling anything.
     pub(super) fn abandoned(&self, pass: Pass) {
         if pass.is_probe() {
-            let _tally = self.tally();
+            let _state = self.state();
             self.release(pass);
         }
     }
@@ -183,74 +224,139 @@ impl Gate {
         if self.until.load(Ordering::Acquire) == 0 || !self.is_current(pass) {
             return None;
         }
-        let mut tally = self.tally();
-        self.is_current(pass).then(|| self.restore(&mut tally, now))?
+        let mut state = self.state();
+        self.is_current(pass).then(|| self.restore(&mut state, now))?
     }
 
-    /// An attempt succeeded.
-    pub(super) fn succeeded(&self, pass: Pass, now: Instant) -> Option<Change> {
-        let mut tally = self.tally();
-        tally.window.add(now, 1, 0);
-        tally.in_a_row = 0;
-        tally.limited_in_a_row = 0;
-        if self.is_current(pass) { self.restore(&mut tally, now) } else { None }
-    }
-
-    /// An attempt failed.
-    pub(super) fn failed(&self, pass: Pass, now: Instant, health: &Health, dice: &Dice) -> Option<Change> {
-        let mut tally = self.tally();
-        tally.window.add(now, 1, 1);
-        tally.in_a_row = tally.in_a_row.saturating_add(1);
-        let current = self.is_current(pass);
-        let too_many = match self.standing(now) {
-            // The end of what began before it went out, or went there for want of better: nothing new.
-            Standing::Out { left, .. } if !left.is_zero() => false,
-            Standing::Out { .. } | Standing::Probation(_) => current,
-            Standing::InService => {
-                let (attempts, faults) = tally.window.sums(now);
-                tally.in_a_row >= health.consecutive_faults
-                    || (attempts >= ENOUGH
-                        && u64::from(faults) * 100 >= u64::from(attempts) * u64::from(health.fault_percent))
-            }
-        };
-        if !too_many {
+    /// An attempt succeeded. An answer that says no to its request (not `paid`) shows that the upstream works, and
+    /// nothing of the credential or its money.
+    pub(super) fn succeeded(&self, pass: Pass, key: KeyId, now: Instant, paid: bool) -> Option<Change> {
+        if !self.troubled.load(Ordering::Acquire) {
             return None;
         }
-        if tally.restored.is_some_and(|restored| now >= restored + health.eject_max) {
-            tally.ejections = 0;
+        let mut state = self.state();
+        state.tally.succeeded(key, now);
+        state.limited_in_a_row = 0;
+        if paid {
+            state.refused = None;
         }
-        let times = 1_u32.checked_shl(tally.ejections).unwrap_or(u32::MAX);
-        tally.ejections = tally.ejections.saturating_add(1);
-        // Between 0.9 and 1.1 times as long, or all replicas would come back in the same moment.
-        let length = health.eject.saturating_mul(times).min(health.eject_max).mul_f64(0.9 + dice.draw() / 5.0);
-        Some(self.out(&mut tally, Cause::Faults, now, length))
+        let restores = self.is_current(pass) && (paid || !self.cause().is_refusal());
+        if !restores {
+            self.release(pass);
+        }
+        let change = if restores { self.restore(&mut state, now) } else { None };
+        if state.refused.is_none() && self.until.load(Ordering::Acquire) == 0 && state.tally.is_clean(now) {
+            self.troubled.store(false, Ordering::Release);
+        }
+        change
     }
 
-    /// An attempt was refused for its credential.
-    pub(super) fn refused(&self, pass: Pass, now: Instant, health: &Health, dice: &Dice) -> Option<Change> {
-        let mut tally = self.tally();
-        // One that was under way when it went out says the same once more, and so does one that was asked all the same.
+    /// An attempt failed. Attempts are counted from the first fault on.
+    pub(super) fn failed(&self, pass: Pass, key: KeyId, now: Instant, health: &Health, dice: &Dice) -> Option<Change> {
+        let mut state = self.state();
+        self.troubled.store(true, Ordering::Release);
+        state.tally.failed(key, now);
+        let accuser = match self.standing(now) {
+            // The end of what began before it went out, or went there for want of better: nothing new.
+            Standing::Out { left, .. } if !left.is_zero() => None,
+            Standing::Out { .. } | Standing::Probation(_) => self.is_current(pass).then_some(Accuser::One(key)),
+            Standing::InService => state.tally.is_too_much(now, health),
+        };
+        state.accuser = Some(accuser?);
+        Some(self.eject(&mut state, now, health, dice))
+    }
+
+    /// It goes out because of what was counted elsewhere, unless it is out already: for a pause of this length, or for
+    /// faults.
+    pub(super) fn widened(
+        &self,
+        now: Instant,
+        pause: Option<Duration>,
+        health: &Health,
+        dice: &Dice,
+    ) -> Option<Change> {
+        let mut state = self.state();
+        if self.standing(now) != Standing::InService {
+            return None;
+        }
+        self.troubled.store(true, Ordering::Release);
+        Some(match pause {
+            Some(length) => self.out(&mut state, Cause::RateLimited, now, length),
+            None => self.eject(&mut state, now, health, dice),
+        })
+    }
+
+    fn eject(&self, state: &mut State, now: Instant, health: &Health, dice: &Dice) -> Change {
+        if state.restored.is_some_and(|restored| now >= restored + health.eject_max) {
+            state.ejections = 0;
+        }
+        let times = 1_u32.checked_shl(state.ejections).unwrap_or(u32::MAX);
+        state.ejections = state.ejections.saturating_add(1);
+        let length = jitter(health.eject.saturating_mul(times).min(health.eject_max), dice);
+        self.out(state, Cause::Faults, now, length)
+    }
+
+    /// An attempt was refused for its credential. The first refusal ejects for a short time, or not at all where the
+    /// request may be to blame; the second one, if it `confirms` the first, for long.
+    pub(super) fn refused(
+        &self,
+        pass: Pass,
+        refused: Refused,
+        confirms: impl FnOnce(&Refused) -> bool,
+        health: &Health,
+        dice: &Dice,
+    ) -> Option<Change> {
+        let (now, why) = (refused.at, refused.why);
+        let mut state = self.state();
+        self.troubled.store(true, Ordering::Release);
         match self.standing(now) {
+            // It began before the last refusal was known: it says the same once more.
             Standing::Out { .. } if !self.is_current(pass) => return None,
-            Standing::Out { cause: Cause::Refused, left } if !left.is_zero() => return None,
+            Standing::Out { cause: Cause::Refused | Cause::Unpaid, left } if !left.is_zero() => return None,
             _ => {}
         }
-        let length = health.refused.mul_f64(0.9 + dice.draw() / 5.0);
-        Some(self.out(&mut tally, Cause::Refused, now, length))
+        let recent = |first: &Refused| now < first.at + health.refused.saturating_mul(2);
+        let first = state.refused.filter(|first| recent(first) && first.why.cause() == why.cause());
+        if first.is_some_and(|first| confirms(&first)) {
+            let length = jitter(health.refused, dice);
+            return Some(self.out(&mut state, why.cause(), now, length));
+        }
+        state.refused = Some(first.unwrap_or(refused));
+        match self.standing(now) {
+            Standing::Out { left, .. } if !left.is_zero() => None,
+            _ if why == Refusal::Payment => {
+                self.release(pass);
+                None
+            }
+            _ => {
+                let length = REFUSED_ONCE.min(health.refused);
+                let news = first.is_none();
+                let change = self.out(&mut state, Cause::RefusedOnce, now, length);
+                news.then_some(change)
+            }
+        }
     }
 
     /// An attempt was told to come later.
-    pub(super) fn limited(&self, pass: Pass, now: Instant, after: Option<Duration>, health: &Health) -> Option<Change> {
-        let mut tally = self.tally();
+    pub(super) fn limited(
+        &self,
+        pass: Pass,
+        key: KeyId,
+        now: Instant,
+        after: Option<Duration>,
+        health: &Health,
+    ) -> Option<Change> {
+        let mut state = self.state();
+        self.troubled.store(true, Ordering::Release);
         // Many that were told so at once were told so once.
         if after.is_none() && !self.is_current(pass) && matches!(self.standing(now), Standing::Out { .. }) {
             return None;
         }
-        let times = 1_u32.checked_shl(tally.limited_in_a_row).unwrap_or(u32::MAX);
+        let times = 1_u32.checked_shl(state.limited_in_a_row).unwrap_or(u32::MAX);
         let length = match after {
             Some(after) => after.min(health.cooldown_max),
             None => {
-                tally.limited_in_a_row = tally.limited_in_a_row.saturating_add(1);
+                state.limited_in_a_row = state.limited_in_a_row.saturating_add(1);
                 COOLDOWN.saturating_mul(times).min(COOLDOWN_MAX).min(health.cooldown_max)
             }
         };
@@ -262,14 +368,14 @@ impl Gate {
             self.release(pass);
             return None;
         }
-        let change = self.out(&mut tally, Cause::RateLimited, now, length);
+        state.accuser = Some(Accuser::One(key));
+        let change = self.out(&mut state, Cause::RateLimited, now, length);
         // Where nobody else is left it is asked all the same, and each answer says the same once more: no news.
         (!known).then_some(change)
     }
 
-    fn out(&self, tally: &mut Tally, cause: Cause, now: Instant, length: Duration) -> Change {
-        tally.in_a_row = 0;
-        tally.window.clear();
+    fn out(&self, state: &mut State, cause: Cause, now: Instant, length: Duration) -> Change {
+        state.tally.clear();
         // To the next millisecond: nobody is back before the time that was asked for.
         let until = (now + length).saturating_duration_since(self.began).as_nanos().div_ceil(1_000_000);
         let until = u64::try_from(until).unwrap_or(u64::MAX - 1);
@@ -280,7 +386,7 @@ impl Gate {
         Change::Out(cause, length)
     }
 
-    fn restore(&self, tally: &mut Tally, now: Instant) -> Option<Change> {
+    fn restore(&self, state: &mut State, now: Instant) -> Option<Change> {
         if self.until.swap(0, Ordering::AcqRel) == 0 {
             return None;
         }
@@ -288,16 +394,21 @@ impl Gate {
         // A pause that is over by itself is no recovery.
         (self.cause() != Cause::RateLimited).then(|| {
             // What began before it went out may have ended since: it says nothing of who is back.
-            tally.in_a_row = 0;
-            tally.window.clear();
-            tally.restored = Some(now);
+            state.tally.clear();
+            state.restored = Some(now);
+            state.refused = None;
             Change::Restored
         })
     }
 
-    fn tally(&self) -> std::sync::MutexGuard<'_, Tally> {
-        self.tally.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Between 0.9 and 1.1 times as long, or all replicas would come back in the same moment.
+fn jitter(length: Duration, dice: &Dice) -> Duration {
+    length.mul_f64(0.9 + dice.draw() / 5.0)
 }
 
 #[cfg(test)]

@@ -1,30 +1,39 @@
 //! What passes in headers, both ways: literal lists, everything else stays behind (docs/wire.md, sections 3 and 4).
 
+use data_encoding::HEXLOWER;
 use http::{
     HeaderMap, HeaderName, HeaderValue,
     header::{ACCEPT_ENCODING, CONNECTION, CONTENT_ENCODING, CONTENT_TYPE},
 };
+use sha2::{Digest, Sha256};
 
 use super::Credential;
-use crate::config;
+use crate::{config, domain::origin::Owner};
+
+/// The type of every body that goes up, whatever the client calls it: the scan has made sure that it is JSON.
+const JSON: &str = "application/json";
+
+/// By which providers know a request that is sent again.
+pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
 /// A token of the account that issued it, by which its provider finds the turn again (docs/wire.md, section 1).
 pub const TURN_STATE: &str = "x-codex-turn-state";
 
 /// Which of the client's request headers go up to this upstream.
 ///
+/// Never as they are: `Content-Type` (see [`JSON`]) and `Idempotency-Key` (see [`repeat_key`]).
 /// Never: its `Authorization` and other keys, cookies, forwarding headers, hop-by-hop and framing headers (the
 /// client of the HTTP library makes its own), `Content-Encoding` (the body was decoded), digests of the body.
 fn goes_up(name: &str, upstream: &config::Upstream) -> bool {
     match name {
-        // What is asked for and how it is written.
-        "accept" | "accept-language" | "content-type" => true,
+        // What is asked for.
+        "accept" | "accept-language" => true,
         // Who asks: providers choose dialects and limits by it.
         "user-agent" | "originator" | "version" => true,
         // Opts into variants of the API.
         "openai-beta" => true,
-        // The client's own correlation and repeat protection.
-        "x-client-request-id" | "idempotency-key" => true,
+        // The client's own correlation.
+        "x-client-request-id" => true,
         // Codex: cache locality of the provider; the `lite` one changes the body's dialect.
         "session-id"
         | "thread-id"
@@ -49,7 +58,7 @@ fn goes_up(name: &str, upstream: &config::Upstream) -> bool {
 /// CORS, `Server`, hop-by-hop and framing headers.
 fn comes_down(name: &str) -> bool {
     match name {
-        // What the body is. A coding that the upstream used unasked passes unread.
+        // What the body is. A success in a coding that the upstream used unasked passes unread.
         "content-type" | "content-encoding" | "content-language" | "cache-control" => true,
         // When to come again.
         "retry-after" | "retry-after-ms" | "x-should-retry" => true,
@@ -76,22 +85,42 @@ impl Hop {
     }
 }
 
-/// The client's headers that may go up to `upstream`, with the upstream's own set over them, and its credential. What it has
-/// as [`TURN_STATE`] was issued by this account, if that is known, and goes nowhere else.
+/// What headers alone do not tell of a request.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestFacts {
+    /// Whether a body goes up.
+    pub has_body: bool,
+    /// Whose key sent it.
+    pub owner: Owner,
+    /// The account that issued the [`TURN_STATE`] among its headers, if that is known: it goes nowhere else.
+    pub turn_issuer: Option<u64>,
+}
+
+/// The client's headers that may go up to `upstream`, with the upstream's own set over them, and its credential.
 pub fn up(
     client: &HeaderMap,
+    facts: RequestFacts,
     upstream: &config::Upstream,
     credential: Option<&Credential>,
-    issuer: Option<u64>,
 ) -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(client.len() + 4);
     let hop = Hop::of(client);
     let account = credential.map(|credential| credential.seat);
-    let goes_home = issuer.is_some() && issuer == account;
+    let goes_home = facts.turn_issuer.is_some() && facts.turn_issuer == account;
     for (name, value) in client {
         if goes_up(name.as_str(), upstream) && !hop.names(name) && (goes_home || name != TURN_STATE) {
             headers.append(name.clone(), value.clone());
         }
+    }
+    // A provider that chooses its parser by the client's own type could read another model and other ids than we checked.
+    if facts.has_body || client.contains_key(CONTENT_TYPE) {
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(JSON));
+    }
+    let repeat_name = HeaderName::from_static(IDEMPOTENCY_KEY);
+    if let Some(value) = client.get(&repeat_name).filter(|value| !value.is_empty() && !hop.names(&repeat_name))
+        && let Ok(value) = HeaderValue::try_from(repeat_key(value, facts.owner, credential))
+    {
+        headers.insert(repeat_name, value);
     }
     // The answer is looked at for usage, and Codex cannot decode a compressed one.
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
@@ -103,6 +132,24 @@ pub fn up(
         headers.insert(upstream.auth_header.clone(), value);
     }
     headers
+}
+
+/// `Idempotency-Key` as it goes up: a hash of the client's value, of who sent it, and of the credential in use.
+///
+/// Providers look such keys up per account, and tenants share accounts: the same value of two tenants must not meet. The credential
+/// keeps the provider from guessing the value, and needs no setting; so the hash is the same at every replica and after a restart.
+/// Keys of one group get hashes of their own: a group shares state, not repeats.
+fn repeat_key(value: &HeaderValue, owner: Owner, credential: Option<&Credential>) -> String {
+    let secret =
+        credential.and_then(|credential| credential.value.as_ref()).map(HeaderValue::as_bytes).unwrap_or_default();
+    let mut hash = Sha256::new_with_prefix(b"tidegate idempotency key\0");
+    hash.update((secret.len() as u64).to_le_bytes());
+    hash.update(secret);
+    hash.update(owner.key.to_le_bytes());
+    hash.update(value.as_bytes());
+    let digest: [u8; 32] = hash.finalize().into();
+    // 128 bits are enough that no two of them are alike.
+    format!("tg-{}", HEXLOWER.encode(&digest[..16]))
 }
 
 /// The upstream's headers that may come down.

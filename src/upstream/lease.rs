@@ -16,29 +16,17 @@ use tokio::time::Instant;
 
 use super::{
     Credential, Upstream,
-    gate::{Change, Pass},
+    gate::{Change, Refusal, Refused},
     pool::{Account, Shared},
+    tally::{ANY_KEY, KeyId},
+    verdict::{Asker, Given, Verdict},
+    ward::WardPass,
 };
 use crate::domain::standing::Cause;
 
 /// A client that leaves says nothing of the upstream, unless it waited this long in vain, and the upstream answered nobody
 /// else meanwhile either: that one hangs. Clients wait 300 to 600 s (docs/wire.md, section 5), people less.
 const HUNG: Duration = Duration::from_secs(20);
-
-/// What came of an attempt, as far as the health of who was asked is concerned.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// It was answered, to the end or as long as the client wanted.
-    Answered,
-    /// It failed at the upstream: 5xx, 408, no answer, an answer that broke.
-    Failed,
-    /// No connection: no credential has to do with it.
-    Unreachable,
-    /// 429, with its `Retry-After`.
-    RateLimited(Option<Duration>),
-    /// The credential was refused, or its money is spent.
-    Refused,
-}
 
 /// Why there is no place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,8 +42,10 @@ pub struct Lease {
     upstream: Arc<Upstream>,
     credential: usize,
     began: Instant,
-    upstream_pass: Pass,
-    credential_pass: Pass,
+    key: KeyId,
+    given: Given,
+    upstream_pass: WardPass,
+    credential_pass: WardPass,
     answered: bool,
     told: bool,
 }
@@ -66,22 +56,24 @@ impl Upstream {
     ///
     /// # Errors
     /// When there is none.
-    pub fn lease(self: &Arc<Self>, credential: usize, anyway: bool) -> Result<Lease, NoPlace> {
+    pub fn lease(self: &Arc<Self>, credential: usize, asker: &Asker<'_>, anyway: bool) -> Result<Lease, NoPlace> {
         let now = Instant::now();
+        let &Asker { key, model, given } = asker;
         let (shared, account) = (&self.pool.shared, self.account(credential).ok_or(NoPlace::Out)?);
         let limit = self.credentials.get(credential).and_then(|credential| credential.max_in_flight);
-        let upstream_pass = shared.gate.pass(now, anyway).ok_or(NoPlace::Out)?;
-        let Some(credential_pass) = account.gate.pass(now, anyway) else {
-            shared.gate.abandoned(upstream_pass);
+        let upstream_pass = shared.ward.pass(model, key, now, anyway).ok_or(NoPlace::Out)?;
+        let Some(credential_pass) = account.ward.pass(model, key, now, anyway) else {
+            shared.ward.abandoned(&upstream_pass);
             return Err(NoPlace::Out);
         };
         if !shared.enter(account, self.config.max_in_flight, limit) {
-            shared.gate.abandoned(upstream_pass);
-            account.gate.abandoned(credential_pass);
+            shared.ward.abandoned(&upstream_pass);
+            account.ward.abandoned(&credential_pass);
             return Err(NoPlace::Full);
         }
         let upstream = Arc::clone(self);
-        Ok(Lease { upstream, credential, began: now, upstream_pass, credential_pass, answered: false, told: false })
+        let (answered, told) = (false, false);
+        Ok(Lease { upstream, credential, began: now, key, given, upstream_pass, credential_pass, answered, told })
     }
 
     fn account(&self, credential: usize) -> Option<&Account> {
@@ -158,9 +150,9 @@ impl Lease {
             self.shared().took(now, now.saturating_duration_since(self.began));
         }
         self.shared().hears(now);
-        let upstream = self.shared().gate.answers(self.upstream_pass, now);
-        let credential = self.account().and_then(|account| account.gate.answers(self.credential_pass, now));
-        self.note(upstream, credential);
+        let upstream = self.shared().ward.answers(&self.upstream_pass, now);
+        let credential = self.account().map(|account| account.ward.answers(&self.credential_pass, now));
+        self.note(upstream, credential.unwrap_or_default());
     }
 
     /// The client left inside the answer, of which the last came at `since`.
@@ -186,40 +178,85 @@ impl Lease {
         }
         let now = Instant::now();
         let Some(account) = self.account() else { return };
-        let (shared, upstream) = (self.shared(), &self.upstream);
-        let (health, dice) = (&upstream.health, &*upstream.dice);
+        let (shared, key) = (self.shared(), self.key);
         if !matches!(verdict, Verdict::Failed | Verdict::Unreachable) {
             shared.hears(now);
         }
-        let (of_upstream, of_credential) = match verdict {
-            Verdict::Answered => {
-                shared.last_faulted.store(0, Ordering::Relaxed);
-                (shared.gate.succeeded(self.upstream_pass, now), account.gate.succeeded(self.credential_pass, now))
+        let (of_upstream, of_credential) = if self.given.has(verdict) {
+            self.abandoned(shared, account)
+        } else {
+            match verdict {
+                Verdict::Answered | Verdict::Declined => {
+                    let paid = verdict == Verdict::Answered;
+                    self.upstream_pass.lane.last_faulted.store(0, Ordering::Relaxed);
+                    (
+                        shared.ward.succeeded(&self.upstream_pass, key, now, paid),
+                        account.ward.succeeded(&self.credential_pass, key, now, paid),
+                    )
+                }
+                Verdict::NoModel => self.abandoned(shared, account),
+                Verdict::Failed => self.failed(shared, account, now),
+                Verdict::Unreachable => self.unreachable(shared, account, now),
+                Verdict::RateLimited(after) => self.limited(shared, account, now, after),
+                Verdict::Refused => self.refused(shared, account, now, Refusal::Key),
+                Verdict::Unpaid => self.refused(shared, account, now, Refusal::Balance),
+                Verdict::Payment => self.refused(shared, account, now, Refusal::Payment),
             }
-            Verdict::Failed => {
-                // One bad credential is no bad upstream: a fault counts against that where it follows one of another.
-                let last = shared.last_faulted.swap(self.credential + 1, Ordering::Relaxed);
-                let wide = self.upstream_pass.is_probe() || (last != 0 && last != self.credential + 1);
-                (
-                    wide.then(|| shared.gate.failed(self.upstream_pass, now, health, dice)).flatten(),
-                    account.gate.failed(self.credential_pass, now, health, dice),
-                )
-            }
-            Verdict::Unreachable => {
-                account.gate.abandoned(self.credential_pass);
-                (shared.gate.failed(self.upstream_pass, now, health, dice), None)
-            }
-            // Whoever answers that is there.
-            Verdict::RateLimited(after) => (
-                shared.gate.succeeded(self.upstream_pass, now),
-                account.gate.limited(self.credential_pass, now, after, health),
-            ),
-            Verdict::Refused => (
-                shared.gate.succeeded(self.upstream_pass, now),
-                account.gate.refused(self.credential_pass, now, health, dice),
-            ),
         };
         self.note(of_upstream, of_credential);
+    }
+
+    fn abandoned(&self, shared: &Shared, account: &Account) -> (Changes, Changes) {
+        shared.ward.abandoned(&self.upstream_pass);
+        account.ward.abandoned(&self.credential_pass);
+        Default::default()
+    }
+
+    fn failed(&self, shared: &Shared, account: &Account, now: Instant) -> (Changes, Changes) {
+        let (health, dice) = (&self.upstream.health, &*self.upstream.dice);
+        // One bad credential is no bad upstream: a fault counts against that where it follows one of another.
+        let last = self.upstream_pass.lane.last_faulted.swap(self.credential + 1, Ordering::Relaxed);
+        let wide = self.upstream_pass.is_probe() || (last != 0 && last != self.credential + 1);
+        (
+            if wide {
+                shared.ward.failed(&self.upstream_pass, self.key, now, health, dice)
+            } else {
+                Changes::default()
+            },
+            account.ward.failed(&self.credential_pass, self.key, now, health, dice),
+        )
+    }
+
+    fn unreachable(&self, shared: &Shared, account: &Account, now: Instant) -> (Changes, Changes) {
+        let (health, dice) = (&self.upstream.health, &*self.upstream.dice);
+        account.ward.abandoned(&self.credential_pass);
+        self.upstream_pass.lane.gate.abandoned(self.upstream_pass.model);
+        let whole = shared.ward.gate.failed(self.upstream_pass.whole, ANY_KEY, now, health, dice);
+        ([whole, None], Changes::default())
+    }
+
+    fn limited(&self, shared: &Shared, account: &Account, now: Instant, after: Option<Duration>) -> (Changes, Changes) {
+        let (health, dice) = (&self.upstream.health, &*self.upstream.dice);
+        (
+            // An upstream that answers 429 works.
+            shared.ward.succeeded(&self.upstream_pass, self.key, now, false),
+            account.ward.limited(&self.credential_pass, self.key, now, after, health, dice),
+        )
+    }
+
+    fn refused(&self, shared: &Shared, account: &Account, now: Instant, why: Refusal) -> (Changes, Changes) {
+        let (health, dice) = (&self.upstream.health, &*self.upstream.dice);
+        let pass = &self.credential_pass;
+        let refused = Refused { why, key: self.key, model: pass.lane.id, at: now };
+        // A second proof comes from another key, unless no other key asks. A 402 may be about the price of one request: the
+        // same request of the same key proves nothing.
+        let confirms = |first: &Refused| match why {
+            Refusal::Key | Refusal::Balance => first.key != self.key || account.ward.is_alone(self.key, now),
+            Refusal::Payment => first.key != self.key || first.model != pass.lane.id,
+        };
+        pass.lane.gate.abandoned(pass.model);
+        let whole = account.ward.gate.refused(pass.whole, refused, confirms, health, dice);
+        (shared.ward.succeeded(&self.upstream_pass, self.key, now, false), [whole, None])
     }
 
     fn shared(&self) -> &Shared {
@@ -230,35 +267,61 @@ impl Lease {
         self.upstream.account(self.credential)
     }
 
-    /// Tells the operator what changed.
-    fn note(&self, upstream: Option<Change>, credential: Option<Change>) {
-        let pool = &self.upstream.pool;
-        for (whose, change) in [("upstream", upstream), ("credential", credential)] {
-            let Some(change) = change else { continue };
-            let name = self.account().and_then(|account| account.name.as_deref()).filter(|_| whose == "credential");
-            if let Change::Out(cause, _) = change {
-                pool.metrics.ejected(name, cause);
-            }
-            let upstream = &*pool.name;
-            match change {
-                Change::Restored => tracing::info!(upstream, credential = name, "{whose} restored"),
-                Change::Out(Cause::Refused, length) => tracing::error!(
-                    upstream,
-                    credential = name,
-                    seconds = length.as_secs(),
-                    "the upstream refuses this credential, or its money is spent: it is left alone; renew it"
-                ),
-                Change::Out(cause, length) => tracing::warn!(
-                    upstream,
-                    credential = name,
-                    cause = cause.name(),
-                    seconds = length.as_secs(),
-                    "{whose} ejected"
-                ),
+    /// Tells the operator what changed: of the upstream and of the credential, each as a whole and for the model.
+    fn note(&self, upstream: Changes, credential: Changes) {
+        let name = self.account().and_then(|account| account.name.as_deref());
+        for (whose, name, [whole, model]) in [("upstream", None, upstream), ("credential", name, credential)] {
+            for (change, model) in [(model, Some(&*self.credential_pass.lane.name)), (whole, None)] {
+                if let Some(change) = change {
+                    self.note_one(whose, name, model.filter(|model| !model.is_empty()), change);
+                }
             }
         }
     }
+
+    fn note_one(&self, whose: &str, credential: Option<&str>, model: Option<&str>, change: Change) {
+        let pool = &self.upstream.pool;
+        // A first refusal is not certain: what is counted is what a person has to look at.
+        if let Change::Out(cause, _) = change
+            && cause != Cause::RefusedOnce
+        {
+            pool.metrics.ejected(credential, cause);
+        }
+        let upstream = &*pool.name;
+        match change {
+            Change::Restored => tracing::info!(upstream, credential, model, "{whose} restored"),
+            Change::Out(Cause::RefusedOnce, length) => tracing::error!(
+                upstream,
+                credential,
+                seconds = length.as_secs(),
+                "the upstream refuses this credential: it is left alone for a moment, then asked for a second proof"
+            ),
+            Change::Out(Cause::Refused, length) => tracing::error!(
+                upstream,
+                credential,
+                seconds = length.as_secs(),
+                "the upstream refused this credential again: it is left alone; renew it"
+            ),
+            Change::Out(Cause::Unpaid, length) => tracing::error!(
+                upstream,
+                credential,
+                seconds = length.as_secs(),
+                "the money of this credential's account is spent: it is left alone; top it up"
+            ),
+            Change::Out(cause, length) => tracing::warn!(
+                upstream,
+                credential,
+                model,
+                cause = cause.name(),
+                seconds = length.as_secs(),
+                "{whose} ejected"
+            ),
+        }
+    }
 }
+
+/// What changed: of a whole, and of it for one model.
+type Changes = [Option<Change>; 2];
 
 impl fmt::Debug for Lease {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -278,8 +341,8 @@ impl Drop for Lease {
         let upstream = &self.upstream;
         let Some(account) = upstream.account(self.credential) else { return };
         if !self.told {
-            upstream.pool.shared.gate.abandoned(self.upstream_pass);
-            account.gate.abandoned(self.credential_pass);
+            upstream.pool.shared.ward.abandoned(&self.upstream_pass);
+            account.ward.abandoned(&self.credential_pass);
         }
         upstream.leave(&account.in_flight);
         upstream.leave(&upstream.pool.shared.in_flight);

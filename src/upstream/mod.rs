@@ -1,12 +1,16 @@
 //! Who an upstream is and how it is reached: its address, its credentials, what may pass in headers, and whose
 //! fault an error answer is. A provider is data here, never a module.
 
+mod echo;
 pub mod fault;
 mod gate;
 pub mod headers;
 mod lease;
 mod pool;
 pub mod send;
+mod tally;
+mod verdict;
+mod ward;
 mod window;
 
 use std::sync::Arc;
@@ -28,8 +32,13 @@ use crate::{
     },
 };
 
-pub use lease::{Lease, NoPlace, Queue, Verdict};
+use self::echo::Secrets;
+
+pub use echo::Echo;
+pub use lease::{Lease, NoPlace, Queue};
 pub use pool::{Pool, Pools};
+pub use tally::KeyId;
+pub use verdict::{Asker, Given, Verdict};
 
 /// One upstream, ready for use.
 #[derive(Debug)]
@@ -57,6 +66,8 @@ pub struct Credential {
     /// A number that belongs to its account, by which requests that belong together choose it.
     pub seat: u64,
     max_in_flight: Option<usize>,
+    /// What must not come back in an answer.
+    secrets: Option<Arc<Secrets>>,
 }
 
 /// A credential of an upstream as it stands now.
@@ -97,6 +108,9 @@ impl Upstream {
             joined.transpose().map_err(|error| Unusable::Url(config.name.clone(), error))
         };
         let uris = Endpoint::ALL.into_iter().map(uri).collect::<Result<_, _>>()?;
+        let secrets = |credential: Option<(&Arc<str>, &str)>| {
+            Secrets::new(&config.name, credential, &config.headers, pool.metrics.clone())
+        };
         let bearer = config.auth_header == AUTHORIZATION;
         let mut credentials = config
             .credentials
@@ -109,12 +123,13 @@ impl Upstream {
                     value: Some(value),
                     seat: chance::seed(&[&config.name, &credential.account]),
                     max_in_flight: credential.max_in_flight,
+                    secrets: secrets(Some((&credential.name, credential.secret.expose_secret()))),
                 })
             })
             .collect::<Result<Vec<_>, _>>()?;
         if credentials.is_empty() {
             let seat = chance::seed(&[&config.name, ""]);
-            credentials.push(Credential { name: None, value: None, seat, max_in_flight: None });
+            credentials.push(Credential { name: None, value: None, seat, max_in_flight: None, secrets: secrets(None) });
         }
         let home = chance::seed(&[&config.name]);
         Ok(Self { config, uris, home, credentials, pool, health, dice })
@@ -137,14 +152,16 @@ impl Upstream {
         self.config.surface.contains(&surface)
     }
 
-    /// Its credentials, each as it stands now.
-    pub fn credentials(&self, now: Instant) -> impl Iterator<Item = (&Credential, Condition)> {
-        let (whole, under_way) = (self.pool.standing(now), self.pool.in_flight());
+    /// Its credentials, each as it stands now for a model ("" = for requests that name none).
+    pub fn credentials(&self, model: &str, now: Instant) -> impl Iterator<Item = (&Credential, Condition)> {
+        let (whole, under_way) = (self.pool.standing_for(model, now), self.pool.in_flight());
         let full = |in_flight, limit: Option<usize>| limit.is_some_and(|limit| in_flight >= limit);
-        self.credentials.iter().zip(self.pool.credentials(now)).map(move |(credential, (_, standing, in_flight))| {
-            let full = full(under_way, self.config.max_in_flight) || full(in_flight, credential.max_in_flight);
-            (credential, Condition { standing: whole.and(standing), full, in_flight })
-        })
+        self.credentials.iter().zip(self.pool.credentials_for(model, now)).map(
+            move |(credential, (standing, in_flight))| {
+                let full = full(under_way, self.config.max_in_flight) || full(in_flight, credential.max_in_flight);
+                (credential, Condition { standing: whole.and(standing), full, in_flight })
+            },
+        )
     }
 
     /// Whether a credential of this account is here.

@@ -13,7 +13,7 @@ use http::Uri;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::{sync::Notify, time::Instant};
 
-use super::{gate::Gate, window::Window};
+use super::{ward::Ward, window::Window};
 use crate::{
     config::{self, Config},
     domain::standing::Standing,
@@ -68,12 +68,10 @@ pub struct Pool {
 /// What an upstream keeps as a whole.
 #[derive(Debug)]
 pub(super) struct Shared {
-    pub(super) gate: Gate,
+    pub(super) ward: Ward,
     pub(super) in_flight: AtomicUsize,
     /// Held while somebody enters where there are limits.
     pub(super) door: Mutex<()>,
-    /// The credential of the last fault since the last success, plus one; 0 = none.
-    pub(super) last_faulted: AtomicUsize,
     /// Woken when a request ends while others wait for room.
     pub(super) room: Notify,
     pub(super) queued: AtomicUsize,
@@ -89,7 +87,7 @@ pub(super) struct Shared {
 pub(super) struct Account {
     pub(super) name: Option<Arc<str>>,
     secret: Option<SecretString>,
-    pub(super) gate: Gate,
+    pub(super) ward: Ward,
     pub(super) in_flight: AtomicUsize,
 }
 
@@ -97,10 +95,9 @@ impl Pool {
     fn new(upstream: &config::Upstream, previous: Option<&Self>, metrics: UpstreamHealth, now: Instant) -> Self {
         let fresh = || {
             Arc::new(Shared {
-                gate: Gate::new(now),
+                ward: Ward::new(now),
                 in_flight: AtomicUsize::new(0),
                 door: Mutex::new(()),
-                last_faulted: AtomicUsize::new(0),
                 room: Notify::new(),
                 queued: AtomicUsize::new(0),
                 began: now,
@@ -115,7 +112,7 @@ impl Pool {
                 Arc::new(Account {
                     name: credential.map(|credential| Arc::from(&*credential.name)),
                     secret: credential.map(|credential| credential.secret.clone()),
-                    gate: Gate::new(now),
+                    ward: Ward::new(now),
                     in_flight: AtomicUsize::new(0),
                 })
             })
@@ -127,7 +124,7 @@ impl Pool {
         metrics.begin(credentials.iter().map(|account| account.name.as_deref()));
         let shared = previous.map_or_else(fresh, |pool| Arc::clone(&pool.shared));
         // The places of credentials may have changed.
-        shared.last_faulted.store(0, Ordering::Relaxed);
+        shared.ward.forget_last_faulted();
         Self { name: Arc::from(&*upstream.name), base_url: upstream.base_url.clone(), shared, credentials, metrics }
     }
 
@@ -140,14 +137,27 @@ impl Pool {
         &self.name
     }
 
-    /// How it stands as a whole.
+    /// How it stands as a whole, for the best of the models that it is asked for.
     pub fn standing(&self, now: Instant) -> Standing {
-        self.shared.gate.standing(now)
+        self.shared.ward.standing_at_best(now)
+    }
+
+    /// How it stands as a whole for one model ("" = for requests that name none).
+    pub(super) fn standing_for(&self, model: &str, now: Instant) -> Standing {
+        self.shared.ward.standing(model, now)
+    }
+
+    /// How each credential stands by itself for one model, and its requests under way.
+    pub(super) fn credentials_for(&self, model: &str, now: Instant) -> impl Iterator<Item = (Standing, usize)> {
+        let of = move |account: &Arc<Account>| {
+            (account.ward.standing(model, now), account.in_flight.load(Ordering::Relaxed))
+        };
+        self.credentials.iter().map(of)
     }
 
     /// How it stands with the best of its credentials: without one that may be asked, it is passed by as well.
     pub fn standing_at_best(&self, now: Instant) -> Standing {
-        let each = self.credentials.iter().map(|account| account.gate.standing(now));
+        let each = self.credentials.iter().map(|account| account.ward.standing_at_best(now));
         self.standing(now).and(each.min_by(Standing::badness).unwrap_or_default())
     }
 
@@ -164,7 +174,7 @@ impl Pool {
     /// How each credential stands by itself: its name, its standing, its requests under way.
     pub fn credentials(&self, now: Instant) -> impl Iterator<Item = (Option<&str>, Standing, usize)> {
         self.credentials.iter().map(move |account| {
-            (account.name.as_deref(), account.gate.standing(now), account.in_flight.load(Ordering::Relaxed))
+            (account.name.as_deref(), account.ward.standing_at_best(now), account.in_flight.load(Ordering::Relaxed))
         })
     }
 

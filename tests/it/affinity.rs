@@ -21,6 +21,7 @@ use crate::support::{
 };
 
 mod by_id;
+mod fair;
 mod lost;
 mod pins;
 mod survives;

@@ -1,7 +1,7 @@
 //! What requests cost, and budgets.
 
 use tidegate::{
-    config::{Config, Group, Limits, ModelPrice},
+    config::{Config, Group, Limits, ModelPrice, Unpriced},
     domain::{
         money::{Budget, Currency, UNIT},
         price::Price,
@@ -12,7 +12,7 @@ use tidegate::{
 use tokio::sync::oneshot;
 
 use crate::support::{
-    client::Client,
+    client::{Client, request},
     database::until,
     gateway::{Gateway, config, model, upstream},
     soon,
@@ -72,6 +72,70 @@ async fn a_row_is_billed_with_its_price() {
     assert_eq!(gateway.connect().await.create(r#"{"model":"gpt-x"}"#).await.status, 200);
     let rows = self::rows(&gateway, 2).await;
     assert_eq!((rows[0].cost, rows[0].unpriced, rows[0].input), ([COST, 0], 1, 6));
+}
+
+/// Names that lead to an upstream and have no price there.
+const UNPRICED: [&str; 7] = ["gpt-x", "gpt-5.2 pro", "up/real2", "up/smart", "up/REAL", "up/real-2026", "gpt-real"];
+
+#[tokio::test]
+async fn a_key_with_a_budget_may_not_use_a_model_without_a_price() {
+    for of_group in [false, true] {
+        let mut upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
+        let mut config = priced(&upstream.base_url(), if of_group { &[] } else { &["100CNY/day"] });
+        if of_group {
+            let budgets = budgets(&["100CNY/day"]);
+            config.groups = vec![Group { name: "team".into(), limits: Limits::default(), budgets }];
+            config.keys[0].group = Some(0);
+        }
+        config.default_upstream = Some(0);
+        let gateway = Gateway::start(config.clone());
+        for name in UNPRICED {
+            let answer = gateway.connect().await.create(format!(r#"{{"model":"{name}"}}"#)).await;
+            answer.assert_final(400, "unpriced_model", true);
+            assert_eq!(answer.param().as_deref(), Some("model"));
+            let words = answer.message();
+            assert!(words.contains(name) && words.contains("no price") && words.contains("[[prices]]"), "{words}");
+        }
+        // Without a model nobody knows what it costs.
+        gateway.connect().await.create(r#"{"input":"hi"}"#).await.assert_final(400, "unpriced_model", true);
+        assert_eq!(upstream.untaken(), 0, "a request without a price reached the upstream");
+        // What has a price goes up, and what costs nothing needs none.
+        assert_eq!(gateway.connect().await.create(BODY).await.status, 200);
+        assert_eq!(gateway.connect().await.create(r#"{"model":"up/real"}"#).await.status, 200);
+        let mut client = gateway.connect().await;
+        let count = String::from_utf8(request("", br#"{"model":"gpt-x"}"#)).unwrap();
+        client.send(count.replacen("/v1/responses", "/v1/responses/input_tokens", 1)).await;
+        assert_eq!(client.answer().await.status, 200);
+        // The operator is told before a client is.
+        let explained = Client::connect(gateway.admin).await.get("/explain?key=tester&model=gpt-x").await;
+        assert!(explained.text().contains("clients get 400 unpriced_model"), "{explained:?}");
+        let explained = Client::connect(gateway.admin).await.get("/explain?key=tester&model=smart").await;
+        assert!(!explained.text().contains("unpriced_model"), "{explained:?}");
+        // The setting that allows it.
+        config.money.unpriced = Unpriced::Allow;
+        let lenient = Gateway::start(config);
+        assert_eq!(lenient.connect().await.create(r#"{"model":"gpt-x"}"#).await.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn every_upstream_that_could_be_asked_has_to_have_a_price() {
+    let (first, second) =
+        (Upstream::fixed(json("200 OK", RESPONSE)).await, Upstream::fixed(json("200 OK", RESPONSE)).await);
+    let mut config = priced(&first.base_url(), &["100CNY/day"]);
+    config.upstreams.push(upstream("other", &second.base_url()));
+    config.models = vec![model("smart", &[(0, Some("real")), (1, Some("real"))])];
+    let gateway = Gateway::start(config.clone());
+    gateway.connect().await.create(BODY).await.assert_final(400, "unpriced_model", true);
+    // One that the key may not use does not count, and 0 is a price.
+    let mut only_first = config.clone();
+    only_first.keys[0].upstreams = Some(vec![0]);
+    let mut free = config;
+    free.prices.push(price(1, Price { input: 0, cached: 0, output: 0, reasoning: 0, per_call: 0, ..PRICE }));
+    for config in [only_first, free] {
+        let gateway = Gateway::start(config);
+        assert_eq!(gateway.connect().await.create(BODY).await.status, 200);
+    }
 }
 
 #[tokio::test]

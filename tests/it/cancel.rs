@@ -49,6 +49,7 @@ async fn outlives(first: Vec<u8>, waits_for_event: bool, extra: &[u8]) -> Durati
         }
         client.send(extra).await;
         let closed = closings.recv().await.unwrap();
+        client.stay().await;
         let left = Instant::now();
         drop(client);
         soon("the upstream call to be cancelled", closed).await.unwrap();

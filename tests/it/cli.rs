@@ -87,6 +87,85 @@ fn check_prints_what_would_run_and_no_secret() {
 }
 
 #[test]
+fn check_says_which_models_a_key_with_a_budget_cannot_use() {
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("tidegate.toml");
+    let check = |money: &str| {
+        let text = minimal(
+            "http://127.0.0.1:1/v1",
+            &format!(
+                r#"
+[[models]]
+name = "free"
+targets = [{{ upstream = "up", model = "free" }}]
+[[models]]
+name = "no-price"
+targets = [{{ upstream = "up" }}]
+[[models]]
+name = "priced-*"
+targets = [{{ upstream = "up" }}]
+[[models]]
+name = "*"
+targets = [{{ upstream = "up" }}]
+[[prices]]
+upstream = "up"
+model = "free"
+currency = "CNY"
+per_call = 0
+[[prices]]
+upstream = "up"
+model = "priced-*"
+currency = "CNY"
+per_call = 1
+[money]
+{money}
+[[groups]]
+name = "team"
+budgets = ["1CNY/day"]
+[[keys]]
+name = "all"
+secret = {{ env = "A_KEY" }}
+budgets = ["1CNY/day"]
+[[keys]]
+name = "some"
+secret = {{ env = "B_KEY" }}
+group = "team"
+models = ["free", "no-price", "priced-a", "other"]
+[[keys]]
+name = "fine"
+secret = {{ env = "C_KEY" }}
+group = "team"
+models = ["free", "priced-*"]
+[[keys]]
+name = "without-budget"
+secret = {{ env = "D_KEY" }}
+"#
+            ),
+        );
+        fs::write(&file, text).unwrap();
+        let mut command = tidegate(folder.path());
+        command.arg("check").env("TIDEGATE_CONFIG", &file).env("UP_KEY", UPSTREAM_KEY);
+        for key in ["A_KEY", "B_KEY", "C_KEY", "D_KEY"] {
+            command.env(key, format!("{KEY}-{key}"));
+        }
+        let output = run(&mut command);
+        assert!(output.status.success(), "{}", said(&output));
+        said(&output)
+    };
+    let told = check("");
+    let (_, told) = told.split_once("without a price: ").unwrap_or_else(|| panic!("{told}"));
+    assert!(told.contains("400 unpriced_model") && told.contains("`unpriced = \"allow\"`"), "{told}");
+    for line in [
+        "  all: smart (at up), no-price (at up), * (names without a price at up)",
+        "  some: no-price (at up), other (at up)",
+    ] {
+        assert!(told.lines().any(|told| told == line), "{line} in:\n{told}");
+    }
+    assert!(!told.contains("fine") && !told.contains("without-budget"), "{told}");
+    assert!(!check("unpriced = \"allow\"").contains("unpriced_model"));
+}
+
+#[test]
 fn the_schema_is_json() {
     let folder = TempDir::new().unwrap();
     let output = run(tidegate(folder.path()).args(["config", "schema"]));

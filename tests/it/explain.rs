@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use tidegate::{
-    config::{Key, Limits, ModelPrice},
+    config::{Key, Limits, ModelPrice, Unpriced},
     domain::{
         money::{Budget, Currency, UNIT},
         price::Price,
@@ -39,6 +39,7 @@ async fn the_running_gateway_says_who_is_asked_and_who_is_not_with_the_reasons()
     let (currency, input, cached, output) = (Currency::Cny, UNIT / 2 * 3, UNIT, 2 * UNIT);
     let price = Price { currency, input, cached, output, reasoning: output, per_call: 0 };
     config.prices = vec![ModelPrice { upstream: 1, model: "other".into(), from: 0, price }];
+    config.money.unpriced = Unpriced::Allow;
     config.keys.push(key("all", "sk-all"));
     config.keys.push(Key { expires: Some(1), ..key("old", "sk-old") });
     let gateway = Gateway::start(config);
@@ -74,7 +75,7 @@ limits
     assert_eq!(gateway.connect().await.create(r#"{"model":"smart"}"#).await.status, 200);
     let (_, after) = explain(&gateway, "key=tester&model=smart").await;
     assert!(after.contains("  1. good with UP_KEY, as other\n       priority 2, first byte of late after "), "{after}");
-    assert!(after.contains("not asked\n  -  up with one, as real\n       out after refused, for "), "{after}");
+    assert!(after.contains("not asked\n  -  up with one, as real\n       out after refused_once, for "), "{after}");
     assert!(!after.contains("sk-"), "{after}");
 
     let (_, old) = explain(&gateway, "key=old&model=smart").await;

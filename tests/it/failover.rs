@@ -2,3 +2,4 @@
 
 mod matrix;
 mod more;
+mod settings;

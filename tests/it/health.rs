@@ -4,6 +4,7 @@ mod caps;
 mod load;
 mod passing_by;
 mod sticky;
+mod tenants;
 
 use std::{
     sync::{

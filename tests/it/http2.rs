@@ -25,9 +25,9 @@ use crate::{
     reload::{TESTER, text},
     support::{
         client::Client,
-        gateway::{Gateway, KEY, UPSTREAM_KEY},
+        gateway::{Gateway, KEY, UPSTREAM_KEY, key},
         process::{Process, tidegate},
-        soon,
+        say, soon,
         tls::Made,
         upstream::{LAST_CHUNK, RESPONSE, STREAM, Step, Upstream, chunk, json},
     },
@@ -414,7 +414,7 @@ async fn a_client_that_reads_nothing_at_all_is_cut_with_all_its_streams() {
     let stream = made.dial(gateway.address, &["h2"]).await.unwrap();
     let mut wide = h2::client::Builder::new();
     wide.initial_window_size(16 << 20).initial_connection_window_size(64 << 20);
-    let (mut requests, mut connection) = wide.handshake::<_, Bytes>(stream).await.unwrap();
+    let (mut requests, mut connection) = wide.handshake(stream).await.unwrap();
     let mut answers = Vec::new();
     for _ in 0..3 {
         let mut request = post(FLOOD).map(|_| ());
@@ -625,4 +625,170 @@ async fn only_who_offers_it_gets_it() {
     let mut client = made.connect(&gateway).await;
     client.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
     assert_eq!(client.answer().await.status, 400);
+}
+
+/// A gateway that refuses at once, whatever the body: for its key (401), its length (413), a limit (429), its path (404), and in
+/// mid-body, as it is no JSON (400).
+async fn refusing() -> (Upstream, Gateway, Made) {
+    let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
+    let (gateway, made) = gateway(&upstream, |config| {
+        let mut limited = key("limited", "sk-limited");
+        limited.limits.requests = Some(1);
+        config.keys.push(limited);
+    });
+    let mut first = made.connect(&gateway).await;
+    first.send("GET /v1/responses/resp_1 HTTP/1.1\r\nhost: t\r\nauthorization: Bearer sk-limited\r\n\r\n").await;
+    first.answer().await;
+    (upstream, gateway, made)
+}
+
+/// Key, path, bytes of the body, and the status that is due.
+const REFUSED: [(&str, &str, usize, u16); 6] = [
+    ("sk-nobody", "/v1/responses", 600_000, 401),
+    ("sk-nobody", "/v1/responses", 3_000_000, 401),
+    (KEY, "/v1/responses", 3_000_000, 413),
+    ("sk-limited", "/v1/responses", 900_000, 429),
+    (KEY, "/v1/nothing", 3_000_000, 404),
+    (KEY, "/v1/responses", 900_000, 400),
+];
+
+/// Curl of Debian 12 (7.88) takes a reset behind an answer for a failure.
+#[tokio::test]
+async fn curl_gets_every_early_refusal() {
+    const TRIES: usize = 10;
+    if std::process::Command::new("curl").arg("--version").output().is_err() {
+        return say("curl is not here: early refusals over HTTP/2 are not tried with it");
+    }
+    let (_upstream, gateway, made) = refusing().await;
+    let folder = TempDir::new().unwrap();
+    fs::write(folder.path().join("ca.pem"), &made.cert_pem).unwrap();
+    let mut failed = Vec::new();
+    for (key, path, length, status) in REFUSED {
+        let file = folder.path().join("body");
+        fs::write(&file, vec![b'x'; length]).unwrap();
+        for _ in 0..TRIES {
+            let mut curl = std::process::Command::new("curl");
+            curl.args([
+                "--http2",
+                "--silent",
+                "--show-error",
+                "--max-time",
+                "10",
+                "--write-out",
+                "%{http_version} %{http_code}",
+            ]);
+            curl.arg("--cacert").arg(folder.path().join("ca.pem")).arg("--output").arg(folder.path().join("answer"));
+            curl.args([
+                "--header",
+                &format!("authorization: Bearer {key}"),
+                "--header",
+                "content-type: application/json",
+            ]);
+            curl.arg("--data-binary").arg(format!("@{}", file.display()));
+            let port = gateway.address.port();
+            curl.arg(format!("https://localhost:{port}{path}"));
+            let done = tokio::task::spawn_blocking(move || curl.output().unwrap()).await.unwrap();
+            let (said, code) = (String::from_utf8_lossy(&done.stdout).into_owned(), done.status.code());
+            let answer = fs::read_to_string(folder.path().join("answer")).unwrap_or_default();
+            if code != Some(0) || said != format!("2 {status}") || !answer.contains("\"error\"") {
+                failed.push(format!(
+                    "{status} after {length} bytes: exit {code:?}, {said}, {:?}",
+                    String::from_utf8_lossy(&done.stderr)
+                ));
+            }
+        }
+    }
+    assert!(failed.is_empty(), "{} of {}: {failed:#?}", failed.len(), TRIES * REFUSED.len());
+    gateway.metric_becomes("tidegate_connections ", 0.0).await;
+}
+
+/// Node's HTTP/2 sends a body to its end, whatever is answered.
+#[tokio::test]
+async fn node_gets_every_early_refusal() {
+    if std::process::Command::new("node").arg("--version").output().is_err() {
+        return say("Node.js is not here: early refusals over HTTP/2 are not tried with it");
+    }
+    let (_upstream, gateway, made) = refusing().await;
+    let folder = TempDir::new().unwrap();
+    let (ca, script) = (folder.path().join("ca.pem"), folder.path().join("ask.mjs"));
+    fs::write(&ca, &made.cert_pem).unwrap();
+    fs::write(
+        &script,
+        r#"import http2 from "node:http2";
+import fs from "node:fs";
+const [origin, ca, key, path, length] = process.argv.slice(2);
+const session = http2.connect(origin, { ca: fs.readFileSync(ca) });
+session.on("error", (error) => { console.log("session", error.code); process.exit(1); });
+const stream = session.request({ ":method": "POST", ":path": path, authorization: `Bearer ${key}`, "content-length": length });
+let status = 0, text = "";
+stream.on("response", (headers) => { status = headers[":status"]; });
+stream.on("data", (data) => { text += data; });
+stream.on("error", (error) => { console.log("stream", error.code); process.exit(1); });
+stream.on("close", () => { console.log(status, JSON.parse(text).error.code ? "whole" : "broken"); session.close(); });
+stream.end(Buffer.alloc(Number(length), "x"));
+"#,
+    )
+    .unwrap();
+    for (key, path, length, status) in REFUSED {
+        let mut node = std::process::Command::new("node");
+        node.arg(&script).arg(format!("https://localhost:{}", gateway.address.port())).arg(&ca);
+        node.args([key, path, &length.to_string()]);
+        let done = soon("Node.js", tokio::task::spawn_blocking(move || node.output().unwrap())).await.unwrap();
+        let said = String::from_utf8_lossy(&done.stdout).into_owned();
+        assert!(
+            done.status.success() && said == format!("{status} whole\n"),
+            "{status}, {length} bytes: {said} {done:?}"
+        );
+    }
+}
+
+/// A client that goes on sending after its answer is neither reset nor held up, and its connection stays.
+#[tokio::test]
+async fn the_rest_of_a_refused_body_is_read_away() {
+    let (_upstream, gateway, made) = refusing().await;
+    let stream = made.dial(gateway.address, &["h2"]).await.unwrap();
+    let (requests, connection) = h2::client::handshake(stream).await.unwrap();
+    let connection = tokio::spawn(connection);
+    for (key, path, length, status) in REFUSED {
+        let request =
+            Request::post(format!("https://localhost{path}")).header("authorization", format!("Bearer {key}"));
+        let (answer, mut body) =
+            requests.clone().ready().await.unwrap().send_request(request.body(()).unwrap(), false).unwrap();
+        // The first byte lets the gateway see that it is no JSON. The answer is whole before the rest of the body goes out.
+        body.send_data(Bytes::from_static(b"x"), false).unwrap();
+        let mut answer = soon("a refusal", answer).await.unwrap();
+        // Without a length nothing is too large yet.
+        assert_eq!(answer.status(), if status == 413 { 400 } else { status });
+        while let Some(data) = soon("the answer", answer.body_mut().data()).await {
+            let _ = answer.body_mut().flow_control().release_capacity(data.unwrap().len());
+        }
+        let mut left = length - 1;
+        while left > 0 {
+            body.reserve_capacity(left.min(64 * 1024));
+            let room = soon("room", poll_fn(|cx| body.poll_capacity(cx))).await.unwrap().unwrap().min(left);
+            left -= room;
+            body.send_data(Bytes::from(vec![b'x'; room]), left == 0).unwrap();
+        }
+    }
+    connection.abort();
+    gateway.metric_becomes("tidegate_connections ", 0.0).await;
+}
+
+/// One that stops in the middle of its body, after its answer, has its stream ended after a while, and without blame.
+#[tokio::test]
+async fn a_refused_body_that_does_not_end_is_ended() {
+    let (_upstream, gateway, made) = refusing().await;
+    let stream = made.dial(gateway.address, &["h2"]).await.unwrap();
+    let (requests, connection) = h2::client::handshake(stream).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let request = Request::post("https://localhost/v1/responses").header("authorization", "Bearer sk-nobody");
+    let mut requests = requests.ready().await.unwrap();
+    let (answer, mut body) = requests.send_request(request.body(()).unwrap(), false).unwrap();
+    body.send_data(Bytes::from_static(b"x"), false).unwrap();
+    let answered = Instant::now();
+    assert_eq!(soon("a refusal", answer).await.unwrap().status(), 401);
+    let reason = soon("the end of the stream", poll_fn(|cx| body.poll_reset(cx))).await.unwrap();
+    assert_eq!(reason, h2::Reason::NO_ERROR);
+    assert!(answered.elapsed() > Duration::from_secs(1), "{:?}", answered.elapsed());
+    connection.abort();
 }

@@ -7,6 +7,8 @@ mod full;
 mod kills;
 mod load;
 mod postgres;
+#[cfg(unix)]
+mod private;
 mod truth;
 
 use std::{fs, path::Path, process::Command, time::Duration};

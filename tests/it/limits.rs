@@ -226,7 +226,7 @@ async fn a_group_shares_its_limits_and_takes_back_what_it_cannot_serve() {
             &create(&gateway, key).await,
             "requests",
             "for the group `team`: 2 requests per minute",
-            20..=30,
+            20..=60,
         );
     }
     assert_eq!(gateway.metric("tidegate_limited_total{limit=\"rpm\",of=\"group\"}").await, 2.0);
@@ -250,4 +250,103 @@ async fn a_hundred_at_once_and_ten_of_them_pass() {
     tokio::time::timeout(Duration::from_secs(20), gateway.metric_becomes("tidegate_requests_in_flight", 0.0))
         .await
         .unwrap();
+}
+
+/// Retry-After of so many requests that come at once and are refused.
+async fn refused_at_once(gateway: &Gateway, count: usize) -> Vec<u64> {
+    let asking = (0..count).map(|_| {
+        let address = gateway.address;
+        tokio::spawn(async move {
+            let answer = Client::connect(address).await.create(BODY).await;
+            assert_eq!(answer.status, 429, "{answer:?}");
+            let after: u64 = answer.header("retry-after").unwrap().parse().unwrap();
+            // The words say the same as the header.
+            let words = answer.message();
+            let told = words.split("try again in ").nth(1).unwrap_or_else(|| panic!("{words}"));
+            assert!(
+                told.starts_with(&format!("{}", after - 1)) || told.starts_with(&format!("{after}s")) || after == 60,
+                "{words}"
+            );
+            after
+        })
+    });
+    let mut after = Vec::new();
+    for asked in asking.collect::<Vec<_>>() {
+        after.push(asked.await.unwrap());
+    }
+    after.sort_unstable();
+    after
+}
+
+#[tokio::test]
+async fn each_refused_request_is_told_its_own_turn() {
+    let upstream = Upstream::fixed(json_answer("200 OK", RESPONSE)).await;
+    let gateway = gateway(&upstream, |config| {
+        config.keys[0].limits = limits(Some(6), None, None);
+        let mut other = key("other", "sk-other");
+        other.limits = limits(Some(6), None, None);
+        config.keys.push(other);
+    })
+    .await;
+    for _ in 0..6 {
+        assert_eq!(create(&gateway, KEY).await.status, 200);
+        assert_eq!(create(&gateway, "sk-other").await.status, 200);
+    }
+    // One comes back every ten seconds.
+    let after = refused_at_once(&gateway, 3).await;
+    for (after, turn) in after.iter().zip([10, 20, 30]) {
+        assert!((turn - 3..=turn).contains(after), "{after} for the turn at {turn}");
+    }
+    // However many come, none is sent away for more than a minute: SDKs would not wait.
+    let after = refused_at_once(&gateway, 20).await;
+    assert!(after.windows(2).all(|pair| pair[0] <= pair[1]) && after[0] > 30, "{after:?}");
+    assert_eq!(after.last(), Some(&60), "{after:?}");
+    // Turns are those of one key.
+    let other = create(&gateway, "sk-other").await;
+    assert_limited(&other, "requests", "for the key `other`: 6 requests per minute", 5..=10);
+}
+
+#[tokio::test]
+async fn each_request_that_is_refused_for_its_tokens_is_told_its_own_turn() {
+    // Nobody knows what the first one used, so that what was reserved counts: some 2,000 of 3,000 tokens.
+    let upstream = Upstream::fixed(json_answer("200 OK", "{}")).await;
+    let gateway = gateway(&upstream, |config| config.keys[0].limits = limits(None, Some(3000), None)).await;
+    assert_eq!(create(&gateway, KEY).await.status, 200);
+    gateway.metric_becomes("tidegate_requests_in_flight", 0.0).await;
+    let after = refused_at_once(&gateway, 2).await;
+    assert!((17..=21).contains(&after[0]), "{after:?}");
+    assert_eq!(after[1], 60, "2,000 more come back in 40 s");
+}
+
+/// Requests of a key that all have to be served, one after the other.
+async fn serves(gateway: &Gateway, key: &str, count: usize) {
+    for number in 0..count {
+        let answer = create(gateway, key).await;
+        assert_eq!(answer.status, 200, "request {number} of {key}: {answer:?}");
+    }
+    gateway.metric_becomes("tidegate_requests_in_flight", 0.0).await;
+}
+
+#[tokio::test]
+async fn long_answers_of_other_keys_do_not_cost_a_key_its_tokens() {
+    let long = r#"{"id":"resp_1","usage":{"input_tokens":5,"output_tokens":60000,"total_tokens":60005}}"#;
+    let short = r#"{"id":"resp_1","usage":{"input_tokens":5,"output_tokens":10,"total_tokens":15}}"#;
+    for talkers in [1, 4] {
+        let mut left = talkers * 40;
+        let upstream = Upstream::scripted(move |_| {
+            let answer = if left > 0 { long } else { short };
+            left = usize::saturating_sub(left, 1);
+            vec![Step::Send(json_answer("200 OK", answer))]
+        })
+        .await;
+        let gateway = gateway(&upstream, |config| {
+            config.keys.extend((0..talkers).map(|number| key(&format!("a{number}"), &format!("sk-talker-{number}"))));
+            config.keys[0].limits = limits(None, Some(20_000), None);
+        })
+        .await;
+        for number in 0..talkers {
+            serves(&gateway, &format!("sk-talker-{number}"), 40).await;
+        }
+        serves(&gateway, KEY, 40).await;
+    }
 }

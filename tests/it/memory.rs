@@ -2,9 +2,10 @@
 
 use std::{fs, net::SocketAddr};
 
+use async_compression::{Level, tokio::bufread::GzipEncoder};
 use tempfile::TempDir;
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite},
     sync::watch,
 };
 
@@ -13,7 +14,7 @@ use crate::support::{
     gateway::UPSTREAM_KEY,
     process::{Process, tidegate},
     tls::Made,
-    upstream::{STREAM, Step, Upstream, chunk},
+    upstream::{RESPONSE, STREAM, Step, Upstream, chunk, json},
 };
 
 const KEY: &str = "sk-a-key-of-the-operators";
@@ -111,6 +112,53 @@ async fn each<S: AsyncRead + AsyncWrite + Unpin>(
     }
     crate::support::soon("all streams to stall", stalls.wait_for(|stalled| *stalled >= CLIENTS)).await.unwrap();
     resident(&process).saturating_sub(before) / CLIENTS as u64
+}
+
+/// What `max_body_memory_mib` counts of a decoded body is what the process holds of it, however its codes arrive.
+#[tokio::test]
+async fn a_decoded_body_holds_little_more_than_its_length() {
+    const LENGTH: usize = 24 * 1024 * 1024;
+    let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
+    let folder = TempDir::new().unwrap();
+    let mut process = gateway(&upstream, &folder, None).await;
+    let address = process.ready();
+    // Half as long when it is coded, so that a few KiB of codes fill half a block.
+    let mut state = 1_u64;
+    let letters = (0..LENGTH).map(|_| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        b'a' + (state >> 60) as u8
+    });
+    let text: Vec<u8> = letters.collect();
+    let body = [br#"{"model":"smart","input":""#, &text[..]].concat();
+    let mut coded = Vec::new();
+    GzipEncoder::with_quality(&body[..], Level::Fastest).read_to_end(&mut coded).await.unwrap();
+    let before = resident(&process);
+    let mut client = Client::connect(address).await;
+    client
+        .send(format!(
+            "POST /v1/responses HTTP/1.1\r\nhost: t\r\nauthorization: Bearer {KEY}\r\ncontent-encoding: gzip\r\n\
+             transfer-encoding: chunked\r\n\r\n"
+        ))
+        .await;
+    // The body does not end: its memory is held.
+    for piece in coded.chunks(5000) {
+        client.send(chunk(piece)).await;
+    }
+    let admin = process.admin();
+    crate::support::soon("all of the body", async {
+        loop {
+            let answer = Client::connect(admin).await.get("/metrics").await;
+            let text = String::from_utf8(answer.body).unwrap();
+            let held = text.lines().find_map(|line| line.strip_prefix("tidegate_body_memory_bytes "));
+            if held.unwrap().parse::<f64>().unwrap() >= LENGTH as f64 {
+                return;
+            }
+        }
+    })
+    .await;
+    let more = resident(&process).saturating_sub(before);
+    eprintln!("a decoded body of {} MiB: {} MiB more", LENGTH >> 20, more >> 20);
+    assert!(more < LENGTH as u64 * 3 / 2, "{more} bytes for a body of {LENGTH}");
 }
 
 #[tokio::test]

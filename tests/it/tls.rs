@@ -112,6 +112,7 @@ async fn leaving_cancels_the_call() {
             client.send(request("", BODY.as_bytes())).await;
         }
         let closed = closings.recv().await.unwrap();
+        client.stay().await;
         let left = Instant::now();
         if how == "farewell" {
             client.stream.shutdown().await.unwrap();

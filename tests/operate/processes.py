@@ -49,10 +49,12 @@ secret = {{ env = "OPERATE_KEY" }}
 class Gateway:
     """A gateway in a folder of its own. It can be started again, at the same address."""
 
-    def __init__(self, binary, folder, upstream, host="127.0.0.1", pipe=False, limit=None, **settings):
+    def __init__(self, binary, folder, upstream, host="127.0.0.1", pipe=False, limit=None, secrets=None, **settings):
         self.binary, self.folder, self.upstream, self.limit = binary, Path(folder), upstream, limit
         # Whether its log goes to a pipe, which is read until it is ready and then no more.
         self.pipe = pipe
+        # Of its environment, besides the one key.
+        self.secrets = secrets or {}
         self.settings = {"first_byte_s": 3, "keep_alive_idle_s": 75, "drain_delay_s": 0, "max_idle_connections": 64, **settings}
         self.folder.mkdir(parents=True)
         self.address, self.process = (host, 0), None
@@ -69,7 +71,7 @@ class Gateway:
         before = ["prlimit", f"--nofile={self.limit}"] if self.limit else []
         command = [*before, self.binary, "serve", "--config", self.folder / "tidegate.toml"]
         # A session of its own, so that nothing that it leaves behind goes unseen.
-        env = {"OPERATE_KEY": script.KEY}
+        env = {"OPERATE_KEY": script.KEY, **self.secrets}
         with self.log.open("ab") as log:
             start = log.tell()
             out = subprocess.PIPE if self.pipe else log

@@ -18,6 +18,15 @@ DELTA = b'data: {"type":"response.output_text.delta","delta":"%s"}\n\n' % (b"x" 
 # Of what is sent and not read. More would only be memory of the kernel, which is not what is measured.
 SEND_BUFFER = 256 * 1024
 
+# Refusals, by what the request asks for.
+ERRORS = {
+    "missing": ("503 Service Unavailable", b'{"error":{"message":"No available channel for this model","type":"new_api_error","param":"","code":"model_not_found"}}'),
+    "forbidden": ("403 Forbidden", b'{"code":"permission-denied","error":"Content violates usage guidelines."}'),
+    "payment": ("403 Forbidden", b'{"error":{"message":"Moderation refused the request","type":"invalid_request_error","param":null,"code":null}}'),
+    "page": ("403 Forbidden", b"<!DOCTYPE html><title>Attention Required! | Cloudflare</title>"),
+    "broken": ("500 Internal Server Error", b'{"error":{"message":"broken","type":"server_error","param":null,"code":null}}'),
+}
+
 stats = {"requests": 0, "under_way": 0}
 
 
@@ -27,6 +36,12 @@ def chunk(data):
 
 async def answer(reader, writer, body):
     kind, number, milliseconds = json.loads(body)["input"].split()
+    if kind == "reset":
+        raise ConnectionError("reset")
+    if error := ERRORS.get(kind):
+        status, text = error
+        writer.write(b"HTTP/1.1 %s\r\ncontent-length: %d\r\n\r\n" % (status.encode(), len(text)) + text)
+        return
     number, pause = int(number), int(milliseconds) / 1000 / script.EVENTS
     if kind == "short":
         text = script.short(number)

@@ -62,8 +62,7 @@ impl Keeping {
         chance: Chance,
         condition: Arc<Condition>,
     ) -> io::Result<Self> {
-        let (origins, asks) = Origins::new(settings, place.is_shared(), condition);
-        let origins = Arc::new(origins);
+        let origins = Arc::new(Origins::new(settings, place.is_shared(), condition));
         let (end, ended) = watch::channel(false);
         let (tell_open, open) = std_mpsc::channel();
         let (tell_over, over) = std_mpsc::channel();
@@ -80,7 +79,7 @@ impl Keeping {
             store: None,
             failures: 0,
         };
-        let reader = Reader { desk: desk(What::Read), asks };
+        let reader = Reader { desk: desk(What::Read) };
         let desk = desk(What::Written);
         let writer = Writer { desk, rows: Vec::new(), known: None, again: None, swept: Instant::now(), dropped: 0 };
         thread::Builder::new().name("affinity".into()).spawn(move || {

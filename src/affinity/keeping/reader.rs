@@ -1,19 +1,21 @@
 //! Answers those who ask the store.
 
-use std::{cell::Cell, sync::Arc};
+use std::sync::Arc;
 
-use tokio::{select, sync::mpsc};
+use tokio::select;
 
 use super::{
     BATCH,
     desk::{Desk, Done, SLOW, What},
 };
-use crate::{affinity::Ask, domain::origin::Reference, store::origins::StoreError};
+use crate::{
+    affinity::{Origins, lookups::Batch},
+    store::origins::StoreError,
+};
 
 /// The task.
 pub(super) struct Reader {
     pub(super) desk: Desk,
-    pub(super) asks: mpsc::Receiver<Ask>,
 }
 
 impl Reader {
@@ -22,72 +24,55 @@ impl Reader {
         if self.desk.failures > 0 {
             self.recover().await;
         }
+        let origins = Arc::clone(&self.desk.origins);
         loop {
-            let first = select! {
+            let batch = select! {
                 biased;
                 _ = self.desk.ended.wait_for(|ended| *ended) => break,
-                first = self.asks.recv() => first,
+                batch = origins.lookups.next(BATCH) => batch,
             };
-            let Some(first) = first else { break };
-            let mut references = first.references.len();
-            let mut asks = vec![first];
-            while references < BATCH
-                && let Ok(ask) = self.asks.try_recv()
-            {
-                references += ask.references.len();
-                asks.push(ask);
-            }
-            // Who has waited in vain is not read for.
-            asks.retain(|ask| !ask.answer.is_closed());
-            if !asks.is_empty() && !self.answer(asks).await {
+            if !self.answer(&origins, batch).await {
                 self.recover().await;
             }
         }
+        origins.lookups.clear();
         self.desk.close().await;
     }
 
-    /// Reads for those who ask. Returned is whether the store is as it should be.
-    async fn answer(&mut self, asks: Vec<Ask>) -> bool {
-        let origins = Arc::clone(&self.desk.origins);
-        let references: Vec<Reference> = asks.iter().flat_map(|ask| ask.references.iter().copied()).collect();
-        let asks = Cell::new(asks);
-        let mut found = Vec::with_capacity(references.len());
-        // A store is slow if a part takes long, not because somebody asks for much.
-        for part in references.chunks(BATCH) {
-            let slow = || {
-                origins.fails(What::Read, true);
-                // Nobody is held up any longer.
-                drop(asks.take());
-            };
-            match self.desk.work(slow, async |store, life| store.recall(part, life).await).await {
-                Done::Quickly(mut more) => found.append(&mut more),
-                Done::Slowly(_) => {
-                    self.desk.fails(SLOW);
-                    return false;
+    /// Reads a batch. Returned is whether the store is as it should be.
+    async fn answer(&mut self, origins: &Origins, batch: Batch) -> bool {
+        let slow = || {
+            origins.fails(What::Read, true);
+            // Nobody is held up any longer.
+            origins.lookups.clear();
+        };
+        let references = &batch.references;
+        match self.desk.work(slow, async |store, life| store.recall(references, life).await).await {
+            Done::Quickly(found) => {
+                origins.lookups.answer(batch, found);
+                true
+            }
+            Done::Slowly(_) => {
+                self.desk.fails(SLOW);
+                false
+            }
+            Done::Failed(error) => {
+                if matches!(error, StoreError::Another) {
+                    // Who writes has to find that out as well.
+                    origins.waiting.came.notify_one();
                 }
-                Done::Failed(error) => {
-                    if matches!(error, StoreError::Another) {
-                        // Who writes has to find that out as well.
-                        origins.waiting.came.notify_one();
-                    }
-                    self.desk.fails(error);
-                    return false;
-                }
+                self.desk.fails(error);
+                false
             }
         }
-        let mut found = found.into_iter();
-        for Ask { references, answer } in asks.take() {
-            // Who left meanwhile does not need it.
-            let _ = answer.send(found.by_ref().take(references.len()).collect());
-        }
-        true
     }
 
     /// Tries until the store answers in time.
     async fn recover(&mut self) {
+        let origins = Arc::clone(&self.desk.origins);
         while !self.desk.has_ended() {
             // Those who asked before they could know.
-            while self.asks.try_recv().is_ok() {}
+            origins.lookups.clear();
             match self.desk.work(|| (), async |store, life| store.recall(&[], life).await).await {
                 Done::Quickly(_) => return self.desk.works(),
                 Done::Slowly(_) => self.desk.fails(SLOW),

@@ -91,13 +91,23 @@ pub(super) struct Framing {
     /// Bytes of extensions in this body.
     extensions: usize,
     heads: usize,
+    ends: usize,
     fault: Option<Fault>,
 }
 
 impl Framing {
     /// A new connection. A head may have `max_head` bytes.
     pub(super) fn new(max_head: usize) -> Self {
-        Self { state: State::Head, head: Head::new(max_head), size: 0, digits: 0, extensions: 0, heads: 0, fault: None }
+        Self {
+            state: State::Head,
+            head: Head::new(max_head),
+            size: 0,
+            digits: 0,
+            extensions: 0,
+            heads: 0,
+            ends: 0,
+            fault: None,
+        }
     }
 
     /// Looks at the next bytes. How many of them may be passed on: all, or those before the fault. Of a head with a
@@ -127,6 +137,11 @@ impl Framing {
     /// Heads that passed, in all.
     pub(super) fn heads(&self) -> usize {
         self.heads
+    }
+
+    /// Requests that passed to their last byte, in all.
+    pub(super) fn ends(&self) -> usize {
+        self.ends
     }
 
     /// What was found. Nothing passes any more.
@@ -204,6 +219,7 @@ impl Framing {
 
     /// A request is over.
     fn next(&mut self) {
+        self.ends += 1;
         self.state = State::Head;
         self.head.request();
     }

@@ -15,7 +15,7 @@ mod url;
 
 use std::ffi::OsString;
 
-use crate::domain::{key::MOST_OF_NAME, money::Currency};
+use crate::domain::{key::MOST_OF_NAME, model_name::is_invisible, money::Currency};
 
 pub(super) use access::network;
 
@@ -112,7 +112,7 @@ impl Check<'_> {
 
     /// A name that logs, metrics and requests can carry as it is.
     fn name(&mut self, name: &str, forbidden: &[char], path: &Path) -> bool {
-        let odd = |c: char| c.is_whitespace() || c.is_control() || forbidden.contains(&c);
+        let odd = |c: char| c.is_whitespace() || c.is_control() || is_invisible(c) || forbidden.contains(&c);
         if !name.is_empty() && !name.contains(odd) {
             return true;
         }
@@ -120,7 +120,11 @@ impl Check<'_> {
             self.fault(path, "this name is empty", "write a name, such as \"team-a\"");
         } else {
             let also: String = forbidden.iter().map(|c| format!(", no `{c}`")).collect();
-            self.fault(path, "this name holds what no name may", format!("use no white space{also}"));
+            self.fault(
+                path,
+                "this name holds what no name may",
+                format!("use no white space and nothing invisible{also}"),
+            );
         }
         false
     }

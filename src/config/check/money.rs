@@ -9,7 +9,7 @@ use crate::{
     config::{
         document::Path,
         raw,
-        types::{ModelPrice, Money},
+        types::{ModelPrice, Money, Unpriced},
     },
     domain::{
         money::{Budget, Currency, nano},
@@ -33,7 +33,11 @@ impl Check<'_> {
         if cny_per_usd == Some(0) {
             self.fault(&rate_path, "`cny_per_usd` is 0", "leave it out to keep the two currencies apart");
         }
-        Money { time_zone, cny_per_usd }
+        let unpriced = match raw.unpriced {
+            raw::Unpriced::Refuse => Unpriced::Refuse,
+            raw::Unpriced::Allow => Unpriced::Allow,
+        };
+        Money { time_zone, cny_per_usd, unpriced }
     }
 
     pub(super) fn prices(&mut self, raw: Vec<raw::Price>, upstreams: &Upstreams, money: &Money) -> Vec<ModelPrice> {

@@ -114,6 +114,7 @@ impl Check<'_> {
             .and_then(|file| self.ca_file(&file, &path.key("ca_file")));
         let surface = self.surface(raw.surface, &path.key("surface"));
         let error_rules = self.error_rules(raw.error_rules, &path.key("error_rules"));
+        let failover_codes = self.failover_codes(raw.failover_codes, &path.key("failover_codes"));
         let official = raw.official_prices.as_ref();
         let official_prices = official.and_then(|part| self.decimal(part, &path.key("official_prices")));
         let wants_credentials = raw.credentials.is_some();
@@ -148,6 +149,8 @@ impl Check<'_> {
                 timeout: raw.failover_on.contains(&raw::FailoverOn::Timeout),
                 empty: raw.failover_on.contains(&raw::FailoverOn::Empty),
             },
+            failover_statuses: raw.failover_statuses,
+            failover_codes,
             max_in_flight: raw.max_in_flight,
             max_queued: raw.max_queued,
             max_idle_connections: raw.max_idle_connections,
@@ -257,19 +260,40 @@ impl Check<'_> {
     fn error_rules(&mut self, raw: Vec<raw::ErrorRule>, path: &Path) -> Vec<ErrorRule> {
         let mut rules = Vec::new();
         for (i, rule) in raw.into_iter().enumerate() {
-            if rule.code.as_deref() == Some("") {
-                self.fault(&path.index(i).key("code"), "`code` is empty", "leave it out if any code is meant");
+            let path = path.index(i);
+            for (name, text) in [("code", &rule.code), ("type", &rule.kind)] {
+                if text.as_deref() == Some("") {
+                    let message = format!("`{name}` is empty");
+                    self.fault(&path.key(name), message, format!("leave it out if any {name} is meant"));
+                }
             }
-            // Either of them is missing only if that was reported.
-            if let (Some(status), Some(fault)) = (rule.status, rule.fault) {
-                let fault = match fault {
-                    raw::Fault::Credential => Fault::Credential,
-                    raw::Fault::Request => Fault::Request,
-                };
-                rules.push(ErrorRule { status, code: rule.code, fault });
+            let words = rule.words.unwrap_or_default();
+            if words.iter().any(String::is_empty) {
+                self.fault(&path.key("words"), "one of `words` is empty", "leave it out: it would match every message");
             }
+            // A status that is out of range was reported, and is not here.
+            if self.sound && rule.status.is_none() && rule.code.is_none() && rule.kind.is_none() && words.is_empty() {
+                let help = "add one of `status`, `code`, `type` and `words`";
+                self.fault(&path, "the rule matches every error", help);
+            }
+            let Some(fault) = rule.fault else { continue };
+            let fault = match fault {
+                raw::Fault::Credential => Fault::Credential,
+                raw::Fault::Balance => Fault::Balance,
+                raw::Fault::Request => Fault::Request,
+                raw::Fault::Model => Fault::Model,
+                raw::Fault::Upstream => Fault::Upstream,
+            };
+            rules.push(ErrorRule { status: rule.status, code: rule.code, kind: rule.kind, words, fault });
         }
         rules
+    }
+
+    fn failover_codes(&mut self, codes: Vec<String>, path: &Path) -> Vec<String> {
+        if codes.iter().any(String::is_empty) {
+            self.fault(path, "one of `failover_codes` is empty", "write a code or type of an error answer");
+        }
+        codes
     }
 
     /// The credentials that are there, and what would have to be set for the others.

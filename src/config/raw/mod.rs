@@ -2,6 +2,7 @@
 //! field. The JSON Schema is made from these, and the file is held against that schema before anything else (`shape`).
 
 mod affinity;
+mod failover;
 mod key;
 mod limits;
 mod money;
@@ -14,9 +15,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub(in crate::config) use affinity::{Affinity, UnknownIds};
+pub(in crate::config) use failover::{ErrorRule, FailoverOn, Fault};
 pub(in crate::config) use key::{Group, Key, OnClientGone, Secret};
 pub(in crate::config) use limits::{Fail, Limits};
-pub(in crate::config) use money::{Currency, Decimal, Money, Price};
+pub(in crate::config) use money::{Currency, Decimal, Money, Price, Unpriced};
 pub(in crate::config) use routing::{Health, Model, OnLostState, Routing, Strategy, Target};
 pub(in crate::config) use store::Store;
 
@@ -258,6 +260,12 @@ pub(in crate::config) struct Upstream {
     /// Failures after which the next candidate is asked although this one may bill for what it did.
     #[schemars(extend("examples" = [["disconnect", "timeout", "empty"]]))]
     pub(in crate::config) failover_on: Vec<FailoverOn>,
+    /// Statuses of answers after which the next candidate is asked; absent = 408, 429 and every 5xx.
+    #[schemars(inner(range(min = 400, max = 599)), extend("examples" = [[408, 429, 500, 502, 503, 504]]))]
+    pub(in crate::config) failover_statuses: Option<Vec<u16>>,
+    /// Codes or types of error answers after which the next candidate is asked, whatever their status.
+    #[schemars(extend("examples" = [["engine_overloaded"]]))]
+    pub(in crate::config) failover_codes: Vec<String>,
     /// Requests under way at once; absent = as many as come.
     #[schemars(range(min = 1, max = 1_000_000), example = 100)]
     pub(in crate::config) max_in_flight: Option<usize>,
@@ -293,6 +301,8 @@ impl Default for Upstream {
             organization_headers: false,
             trace_headers: false,
             failover_on: Vec::new(),
+            failover_statuses: None,
+            failover_codes: Vec::new(),
             max_in_flight: None,
             max_queued: 64,
             max_idle_connections: 64,
@@ -307,14 +317,6 @@ impl Default for Upstream {
 pub(in crate::config) enum OnIncomplete {
     Pass,
     Break,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub(in crate::config) enum FailoverOn {
-    Disconnect,
-    Timeout,
-    Empty,
 }
 
 #[derive(Clone, Copy, Deserialize, Serialize, JsonSchema)]
@@ -351,26 +353,4 @@ pub(in crate::config) struct Credential {
     pub(in crate::config) max_in_flight: Option<usize>,
     /// Whether it may be missing.
     pub(in crate::config) optional: bool,
-}
-
-#[derive(Default, Deserialize, Serialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-#[schemars(extend("required" = ["status", "fault"]))]
-pub(in crate::config) struct ErrorRule {
-    /// HTTP status of the answer.
-    #[schemars(range(min = 400, max = 599), example = 403)]
-    pub(in crate::config) status: Option<u16>,
-    /// `error.code`, or `error.type` of an answer without one; absent = any.
-    #[schemars(example = &"token_mismatched")]
-    pub(in crate::config) code: Option<String>,
-    /// Our credential's (the client sees 502 `upstream_auth`) or the request's (the client sees the answer as it is).
-    #[schemars(example = &"credential")]
-    pub(in crate::config) fault: Option<Fault>,
-}
-
-#[derive(Clone, Copy, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub(in crate::config) enum Fault {
-    Credential,
-    Request,
 }

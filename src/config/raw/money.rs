@@ -28,11 +28,20 @@ pub(in crate::config) struct Money {
     /// Yuan for a dollar; absent = the two are never added up.
     #[schemars(extend("examples" = [7.1]))]
     pub(in crate::config) cny_per_usd: Option<Decimal>,
+    /// Models without a price, for keys with a budget.
+    pub(in crate::config) unpriced: Unpriced,
+}
+
+#[derive(Clone, Copy, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(in crate::config) enum Unpriced {
+    Refuse,
+    Allow,
 }
 
 impl Default for Money {
     fn default() -> Self {
-        Self { time_zone: "UTC".into(), cny_per_usd: None }
+        Self { time_zone: "UTC".into(), cny_per_usd: None, unpriced: Unpriced::Refuse }
     }
 }
 

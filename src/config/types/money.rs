@@ -13,6 +13,17 @@ pub struct Money {
     pub time_zone: TimeZone,
     /// Nano-yuan for a dollar; none = the two are never added up.
     pub cny_per_usd: Option<u64>,
+    /// A model without a price, asked for by a key with a budget.
+    pub unpriced: Unpriced,
+}
+
+/// What becomes of a request for a model without a price, where its key has a budget.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unpriced {
+    /// It is refused: the budget could not count it.
+    Refuse,
+    /// It is served, and costs nothing that is known.
+    Allow,
 }
 
 /// `[[prices]]`: what an upstream bills for a model.

@@ -51,10 +51,16 @@ pub enum JsonErrorKind {
     TooManyReferences,
     /// A byte below 0x20 inside a string.
     #[error("a string of the JSON holds a control byte; write it as an escape")]
-    ControlByte,
+    ControlByte {
+        /// The path's last name, where the string stands at a path.
+        name: Option<&'static str>,
+    },
     /// Bytes that are not UTF-8 inside a string.
     #[error("a string of the JSON is not valid UTF-8")]
-    InvalidUtf8,
+    InvalidUtf8 {
+        /// The path's last name, where the string stands at a path.
+        name: Option<&'static str>,
+    },
     /// A key beside one that is acted on is not text.
     #[error("a field name in the JSON is not valid text")]
     InvalidKey,

@@ -136,7 +136,7 @@ impl<S: Seek> Scanner<S> {
             // Between tokens the byte is an error of another kind.
             self.read(piece.get(fault.at..=fault.at).unwrap_or_default(), 0)?;
         }
-        self.fail(JsonErrorKind::InvalidUtf8, self.base - fault.before)
+        self.fail(JsonErrorKind::InvalidUtf8 { name: self.read_name() }, self.base - fault.before)
     }
 
     /// Reads the next piece up to the end of a string or number at path `stop`, or to its end; gives how much was read.
@@ -189,13 +189,18 @@ impl<S: Seek> Scanner<S> {
         matches!(self.state, State::Skip | State::SkipEscaped | State::Text | State::Pieces)
     }
 
+    /// The last name of the path at which the string stands that is being read, if it stands at one.
+    fn read_name(&self) -> Option<&'static str> {
+        if self.is_key || !self.watching() { None } else { self.watch.wanted_name() }
+    }
+
     /// Whether these bytes of a string, the first of them at `at`, may stand in it as they are.
     #[inline]
     fn no_control(&self, bytes: &[u8], at: u64) -> Result<(), (JsonErrorKind, u64)> {
         if self.has_control
             && let Some(control) = bytes.iter().position(|byte| *byte < 0x20)
         {
-            return Err((JsonErrorKind::ControlByte, at + control as u64));
+            return Err((JsonErrorKind::ControlByte { name: self.read_name() }, at + control as u64));
         }
         Ok(())
     }

@@ -51,7 +51,7 @@ impl<S: Seek> Scanner<S> {
     pub(super) fn begin_string(&mut self, rest: &[u8], at: u64) -> Result<(State, usize), (JsonErrorKind, u64)> {
         self.is_key = false;
         let wish = self.seek.wish();
-        if matches!(wish, Wish::Nothing | Wish::Value) && !self.keeps_value() {
+        if wish != Wish::Pieces && !self.keeps_value() {
             let run = quote_or_backslash(rest);
             if wish == Wish::Nothing {
                 return self.skipped(rest, run, at + 1, State::After);
@@ -59,11 +59,16 @@ impl<S: Seek> Scanner<S> {
             match run {
                 // Nearly every one: it is looked at where it stands.
                 Some(run) if rest[run] == b'"' => {
-                    let text = &rest[..run];
+                    let (text, range) = (&rest[..run], at..at + run as u64 + 2);
                     self.no_control(text, at + 1)?;
-                    self.seek.value(at..at + run as u64 + 2, Some(text)).map_err(|kind| (kind, at))?;
+                    let told = match wish {
+                        Wish::Value => self.seek.value(range, Some(text)),
+                        _ => self.seek.text(range, plain(text)),
+                    };
+                    told.map_err(|kind| (kind, at))?;
                     return Ok((State::After, run + 1));
                 }
+                _ if wish == Wish::Text => {}
                 // At the end of a piece it may turn out to be empty.
                 run if !rest.is_empty() && !self.seek.may_begin_value(&rest[..run.unwrap_or(rest.len())]) => {
                     self.seek.value(at..at, None).map_err(|kind| (kind, at))?;
@@ -136,4 +141,13 @@ impl<S: Seek> Scanner<S> {
         }
         Ok(())
     }
+}
+
+/// A string without escapes, if it is short and text.
+#[inline]
+fn plain(text: &[u8]) -> Option<&str> {
+    if text.len() > STRING_LIMIT || text.iter().any(|byte| *byte < 0x20) {
+        return None;
+    }
+    std::str::from_utf8(text).ok()
 }

@@ -120,6 +120,13 @@ impl Watch {
         self.wanted[self.level - 1] != 0
     }
 
+    /// The last name of the path that ends at the value that is being read.
+    pub(super) fn wanted_name(&self) -> Option<&'static str> {
+        let level = self.level.checked_sub(1)?;
+        let path = self.paths.paths.get(self.wanted[level].trailing_zeros() as usize)?;
+        path.get(level).copied()
+    }
+
     /// The top-level object begins.
     pub(super) fn begin(&mut self) {
         let all = self.paths.ends.iter().fold(0, |all, ends| all | ends);

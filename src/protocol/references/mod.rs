@@ -4,6 +4,7 @@
 
 pub mod answer;
 mod cuts;
+mod documented;
 mod finder;
 mod grammar;
 mod ids;

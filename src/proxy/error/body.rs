@@ -21,17 +21,24 @@ impl Refusal {
                 );
                 Self::new(Problem::RepeatedField, message).about(name)
             }
-            JsonErrorKind::TooManyReferences => Self::new(
-                Problem::TooManyReferences,
-                format!(
-                    "The body refers to more than {MOST_LOOKED_UP} stored objects. Send fewer: each of them is looked up."
-                ),
-            ),
+            JsonErrorKind::TooManyReferences => Self::too_many_references(),
+            JsonErrorKind::ControlByte { name: Some("model") } | JsonErrorKind::InvalidUtf8 { name: Some("model") } => {
+                Self::invalid_model("is not valid text.")
+            }
             _ => Self::new(
                 Problem::InvalidJson,
                 format!("We could not parse the JSON body of your request: {error}. The body must be one JSON object."),
             ),
         }
+    }
+
+    pub(in crate::proxy) fn too_many_references() -> Self {
+        Self::new(
+            Problem::TooManyReferences,
+            format!(
+                "The request refers to more than {MOST_LOOKED_UP} stored objects. Send fewer: each of them is looked up."
+            ),
+        )
     }
 
     pub(in crate::proxy) fn too_large(limit: u64) -> Self {
@@ -71,6 +78,15 @@ impl Refusal {
         Self::new(Problem::InvalidEncoding, "The body does not decode as its Content-Encoding says.").closing()
     }
 
+    pub(in crate::proxy) fn large_window() -> Self {
+        Self::new(
+            Problem::InvalidEncoding,
+            "The body is large-window brotli, which is not the content coding `br`. Compress it with a window of at \
+             most 24 bits (`lgwin` <= 24, without the large-window option).",
+        )
+        .closing()
+    }
+
     pub(in crate::proxy) fn request_timeout(why: &'static str) -> Self {
         Self::new(Problem::RequestTimeout, why).closing()
     }
@@ -90,5 +106,14 @@ impl Refusal {
 
     pub(in crate::proxy) fn invalid_framing() -> Self {
         Self::new(Problem::InvalidFraming, "The chunks of the body are malformed.").closing()
+    }
+
+    /// Stands in place of an error answer of an upstream.
+    pub(in crate::proxy) fn withheld() -> Self {
+        Self::new(
+            Problem::UpstreamBadAnswer,
+            "The provider answered with an error that is compressed, which was not asked for. This gateway cannot search it for \
+             credentials and withholds it.",
+        )
     }
 }

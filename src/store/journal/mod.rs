@@ -24,6 +24,7 @@ pub use disk::{Disk, SystemDisk};
 pub use reader::Reader;
 pub use record::{Records, Rest, encode};
 
+use super::files;
 use crate::domain::ledger::Condition;
 
 /// What all files together may hold. With it full, nothing new is sent up. It is half a million requests or more, which
@@ -43,6 +44,18 @@ const ASIDE: &str = "refused.rows";
 
 /// A copy that is on its way to take the place of a file that could not be synced.
 const COPY: &str = "copy";
+
+/// Names of keys and ids of responses are in it: others shall not read them. Requests are served all the same where they can.
+fn make_private(path: &Path) {
+    if let Err(error) = files::take_from_others(path) {
+        tracing::warn!(
+            %error,
+            path = %path.display(),
+            "other users of this machine may read a part of the journal: its mode cannot be changed. Give it to the user that \
+             runs Tidegate, with mode 0700 for the folder and 0600 for its files"
+        );
+    }
+}
 
 /// The folder of the files.
 #[derive(Debug)]
@@ -81,10 +94,12 @@ impl Journal {
         condition: Arc<Condition>,
         disk: &'static dyn Disk,
     ) -> io::Result<(Arc<Self>, Found)> {
-        fs::create_dir_all(&folder)?;
+        files::make_private_folder(&folder)?;
+        make_private(&folder);
         let (mut before, mut last) = (Vec::new(), 0);
         for entry in fs::read_dir(&folder)? {
             let path = entry?.path();
+            make_private(&path);
             // Also of one that was put aside: another one shall not take its place.
             let number = path.file_stem().and_then(|stem| stem.to_str()?.parse::<u64>().ok());
             last = last.max(number.unwrap_or_default());

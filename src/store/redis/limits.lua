@@ -11,7 +11,8 @@
 --          who asks; when it asked the ledger, a space, and what it spent in all
 --   told   the same of another data folder, as the ledger says: at 0
 -- KEYS: that of the life, that of the processes, and for each item:
---   rate, look  the moment in microseconds at which nothing will be used any more
+--   rate, look  the moment in microseconds at which nothing will be used any more; and, for rate, the moment at which the request
+--               that was refused last shall come back
 --   place       sorted set: who holds one, by the millisecond at which it comes back
 --   spend, told hash: reserved, and `c:` with the id of a request for what that one reserved; spent, and `o:` with the name of a
 --               data folder for what it spent of that; and, for spend, a sorted set like that of places. Nano-units.
@@ -120,6 +121,9 @@ while ARGV[at] do
   if item.kind == 'spend' then
     key = key + 1
     item.held = KEYS[key]
+  elseif item.kind == 'rate' then
+    key = key + 1
+    item.turn = KEYS[key]
   end
   at, key = at + 6, key + 1
   items[#items + 1] = item
@@ -213,6 +217,18 @@ local function used(item)
   return math.max(tonumber(redis.call('GET', item.key) or '0') - now, 0)
 end
 
+-- For how long a refused request waits: until its own turn, behind those that were refused before it (as Rate::turn has it).
+local function turn(item, needs)
+  local at, last = now + needs, tonumber(redis.call('GET', item.turn) or '0')
+  if last > now then
+    at = math.max(at, math.min(last + tonumber(item[1]), now + MINUTE))
+  end
+  at = math.min(at, now + FAR)
+  -- Kept for a minute longer than it counts: a turn that is over changes nothing, whatever clock `now` comes from.
+  redis.call('SET', item.turn, whole(at), 'PX', whole(math.ceil((at - now) / 1000) + MINUTE / 1000))
+  return at - now
+end
+
 if op == 'give' then
   for _, item in ipairs(items) do
     if item.kind == 'rate' then
@@ -288,6 +304,9 @@ for nth, item in ipairs(items) do
   if not fits and lacking == 0 then
     lacking, wait = nth, needs
   end
+end
+if lacking > 0 and items[lacking].kind == 'rate' then
+  wait = turn(items[lacking], wait)
 end
 for nth, item in ipairs(items) do
   if lacking > 0 then

@@ -210,7 +210,7 @@ impl Link {
 
     fn taken<'a>(&self, item: &'a Item) -> Line<'a> {
         match item {
-            Item::Rate { key, span } => Line::new("rate", key, [span.to_string(), String::new()]),
+            Item::Rate { key, span } => Line::new(RATE, key, [span.to_string(), String::new()]),
             Item::Look { key } => Line::new("look", key, Default::default()),
             Item::Place { key, limit } => Line::new("place", key, [limit.to_string(), String::new()]),
             Item::Spend { purse, limit, cost } => self.spend(purse, [cost.to_string(), limit.to_string()]),
@@ -222,7 +222,7 @@ impl Link {
         match given {
             Given::Rate { key, more, back, since } => {
                 let back = back.saturating_sub(u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX));
-                Line::new("rate", key, [more.to_string(), back.to_string()])
+                Line::new(RATE, key, [more.to_string(), back.to_string()])
             }
             Given::Place { key } => Line::new("place", key, Default::default()),
             Given::Spend { purse } => self.spend(purse, Default::default()),
@@ -266,11 +266,16 @@ fn script<'a>(what: What<'_>, items: impl Iterator<Item = Line<'a>>) -> Cmd {
 /// The rest of the command, as the script explains it.
 fn write<'a>(asked: &mut Cmd, (what, now, whose, life): What<'_>, items: impl Iterator<Item = Line<'a>>) {
     let items: Vec<Line<'_>> = items.collect();
-    let held = |line: &Line<'_>| (line.kind == SPEND).then(|| format!("{}:held", line.key));
-    asked.arg(2 + items.iter().map(|line| 1 + usize::from(line.kind == SPEND)).sum::<usize>());
+    let second = |line: &Line<'_>| match line.kind {
+        SPEND => Some(format!("{}:held", line.key)),
+        RATE => Some(format!("{}:turn", line.key)),
+        _ => None,
+    };
+    let keys: Vec<_> = items.iter().map(|line| (line.key, second(line))).collect();
+    asked.arg(2 + keys.iter().map(|(_, second)| 1 + usize::from(second.is_some())).sum::<usize>());
     asked.arg(LIFE).arg(PROCESSES);
-    for line in &items {
-        asked.arg(line.key).arg(held(line));
+    for (key, second) in keys {
+        asked.arg(key).arg(second);
     }
     asked.arg(what).arg(now.map(|now| now.to_string()).unwrap_or_default());
     asked.arg(whose).arg(u64::try_from(HELD.as_millis()).unwrap_or(u64::MAX)).arg(life);
@@ -280,3 +285,4 @@ fn write<'a>(asked: &mut Cmd, (what, now, whose, life): What<'_>, items: impl It
 }
 
 const SPEND: &str = "spend";
+const RATE: &str = "rate";

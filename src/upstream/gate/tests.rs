@@ -11,6 +11,8 @@ const HEALTH: Health = Health {
     cooldown_max: Duration::from_secs(300),
 };
 
+const KEY: KeyId = 1;
+
 /// A gate and the time, which passes as the test says.
 struct Bench {
     gate: Gate,
@@ -46,19 +48,26 @@ impl Bench {
     }
 
     fn fails(&self, pass: Pass) -> Option<Change> {
-        self.gate.failed(pass, self.now, &HEALTH, &self.dice)
+        self.gate.failed(pass, KEY, self.now, &HEALTH, &self.dice)
     }
 
     fn succeeds(&self, pass: Pass) -> Option<Change> {
-        self.gate.succeeded(pass, self.now)
+        self.gate.succeeded(pass, KEY, self.now, true)
     }
 
     fn limited(&self, pass: Pass, after: Option<u64>) -> Option<Change> {
-        self.gate.limited(pass, self.now, after.map(Duration::from_secs), &HEALTH)
+        self.gate.limited(pass, KEY, self.now, after.map(Duration::from_secs), &HEALTH)
     }
 
     fn refused(&self, pass: Pass) -> Option<Change> {
-        self.gate.refused(pass, self.now, &HEALTH, &self.dice)
+        self.refused_for(pass, Refusal::Key, KEY)
+    }
+
+    /// A second refusal is believed where it is another key's.
+    fn refused_for(&self, pass: Pass, why: Refusal, key: KeyId) -> Option<Change> {
+        let refused = Refused { why, key, model: 1, at: self.now };
+        let confirms = |first: &Refused| key == KEY || first.key != key;
+        self.gate.refused(pass, refused, confirms, &HEALTH, &self.dice)
     }
 
     /// Fails until it is out, and says for how long.
@@ -330,12 +339,15 @@ fn a_limit_of_no_time_leaves_nobody_outside_for_ever() {
 }
 
 #[test]
-fn a_refused_credential_is_left_alone_for_long_and_told_of_once() {
+fn a_credential_is_refused_for_long_after_the_second_proof_and_told_of_once() {
     let mut bench = Bench::new();
     let (pass, straggler) = (bench.pass(), bench.pass());
-    let Some(Change::Out(Cause::Refused, length)) = bench.refused(pass) else { panic!("not refused") };
+    assert_eq!(bench.refused(pass), Some(Change::Out(Cause::RefusedOnce, REFUSED_ONCE)));
+    assert_eq!(bench.refused(straggler), None, "what was under way is no second proof");
+    assert_eq!(bench.standing(), Standing::Out { cause: Cause::RefusedOnce, left: REFUSED_ONCE });
+    // The second proof comes at once from who is asked all the same, or from the probe.
+    let Some(Change::Out(Cause::Refused, length)) = bench.refused(bench.anyway()) else { panic!("not refused") };
     about(length, 600);
-    assert_eq!(bench.refused(straggler), None);
     bench.after(secs(60));
     // The last one there is, asked by every request.
     assert_eq!(bench.refused(bench.anyway()), None);
@@ -344,7 +356,64 @@ fn a_refused_credential_is_left_alone_for_long_and_told_of_once() {
     assert!(matches!(bench.refused(bench.pass()), Some(Change::Out(Cause::Refused, _))));
     bench.after(secs(1));
     assert_eq!(bench.succeeds(bench.anyway()), Some(Change::Restored));
-    assert!(matches!(bench.refused(straggler), Some(Change::Out(Cause::Refused, _))));
+    // A success makes the next refusal the first one again.
+    assert!(matches!(bench.refused(bench.pass()), Some(Change::Out(Cause::RefusedOnce, _))));
+    bench.after(REFUSED_ONCE + Duration::from_millis(1));
+    let probe = bench.pass();
+    assert!(probe.is_probe() && bench.shut());
+    assert!(matches!(bench.refused(probe), Some(Change::Out(Cause::Refused, _))));
+}
+
+#[test]
+fn a_second_refusal_that_proves_nothing_changes_nothing() {
+    let mut bench = Bench::new();
+    let by = |bench: &Bench, why, key| bench.refused_for(bench.anyway(), why, key);
+    assert!(matches!(by(&bench, Refusal::Key, 2), Some(Change::Out(Cause::RefusedOnce, _))));
+    for _ in 0..5 {
+        assert_eq!(by(&bench, Refusal::Key, 2), None);
+        bench.after(REFUSED_ONCE + Duration::from_millis(1));
+        assert_eq!(bench.standing(), Standing::Probation(Cause::RefusedOnce));
+        assert_eq!(by(&bench, Refusal::Key, 2), None, "told twice");
+    }
+    // An answer that says no to its request says nothing of the credential.
+    assert_eq!(bench.gate.succeeded(bench.anyway(), 2, bench.now, false), None);
+    assert!(matches!(bench.standing(), Standing::Out { cause: Cause::RefusedOnce, .. }));
+    // Money is another matter than the key.
+    assert_eq!(by(&bench, Refusal::Balance, 3), None);
+    assert!(matches!(by(&bench, Refusal::Balance, 4), Some(Change::Out(Cause::Unpaid, _))));
+}
+
+#[test]
+fn a_bare_402_ejects_not_before_its_second_proof() {
+    let bench = Bench::new();
+    let by = |key| bench.refused_for(bench.pass(), Refusal::Payment, key);
+    for _ in 0..5 {
+        assert_eq!(by(2), None);
+        assert_eq!(bench.standing(), Standing::InService);
+    }
+    let Some(Change::Out(Cause::Unpaid, length)) = by(3) else { panic!("not ejected") };
+    about(length, 600);
+}
+
+/// One client alone ejects nothing that another one uses.
+#[test]
+fn faults_of_one_key_eject_only_where_no_other_key_asks() {
+    let mut bench = Bench::new();
+    let fails = |bench: &mut Bench, times| {
+        for _ in 0..times {
+            bench.gate.uses(2, bench.now);
+            let change = bench.gate.failed(bench.anyway(), 2, bench.now, &HEALTH, &bench.dice);
+            if change.is_some() {
+                return change;
+            }
+        }
+        None
+    };
+    bench.gate.uses(KEY, bench.now);
+    assert_eq!(fails(&mut bench, 100), None);
+    bench.after(secs(31));
+    assert!(matches!(fails(&mut bench, 5), Some(Change::Out(Cause::Faults, _))));
+    assert_eq!(bench.gate.accuser(), Some(Accuser::One(2)));
 }
 
 /// What can happen at a gate.
@@ -466,7 +535,7 @@ fn one_probe_of_many_threads() {
                     // Those that come at the same time as faults which eject.
                     for _ in 0..5 {
                         if let Some(pass) = gate.pass(at, true) {
-                            gate.failed(pass, at, &HEALTH, &dice);
+                            gate.failed(pass, KEY, at, &HEALTH, &dice);
                         }
                     }
                     barrier.wait();
@@ -478,7 +547,7 @@ fn one_probe_of_many_threads() {
                     assert!(pass.is_none_or(Pass::is_probe));
                     barrier.wait();
                     if let Some(pass) = pass {
-                        assert_eq!(gate.succeeded(pass, later), Some(Change::Restored));
+                        assert_eq!(gate.succeeded(pass, KEY, later, true), Some(Change::Restored));
                     }
                 }
             });
@@ -496,7 +565,7 @@ fn a_gate_that_goes_out_while_others_come_opens_again() {
     for round in 0..2000_u32 {
         let gate = Gate::new(now);
         for _ in 0..5 {
-            let _ = gate.failed(gate.pass(now, true).unwrap(), now, &HEALTH, &dice);
+            let _ = gate.failed(gate.pass(now, true).unwrap(), KEY, now, &HEALTH, &dice);
         }
         let later = now + secs(40);
         std::thread::scope(|scope| {
@@ -505,7 +574,7 @@ fn a_gate_that_goes_out_while_others_come_opens_again() {
                     for _ in 0..20 {
                         let Some(pass) = gate.pass(later, false) else { continue };
                         assert!(pass.is_probe());
-                        let _ = gate.failed(pass, later, &HEALTH, &dice);
+                        let _ = gate.failed(pass, KEY, later, &HEALTH, &dice);
                     }
                 });
             }

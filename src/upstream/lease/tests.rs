@@ -11,6 +11,8 @@ use crate::{
     upstream::Pools,
 };
 
+const ANYBODY: Asker<'static> = Asker { key: 1, model: "m", given: Given::NOTHING };
+
 /// An upstream with so many credentials, all with the same limit.
 fn upstream(credentials: usize, change: impl Fn(&mut config::Upstream)) -> (Arc<Upstream>, Metrics) {
     let env = |name: &str| (name == "DMXAPI_API_KEY").then(|| "sk-test-0123456789".into());
@@ -39,17 +41,17 @@ fn a_place_is_taken_and_given_back() {
         config.max_in_flight = Some(3);
         config.credentials[0].max_in_flight = Some(1);
     });
-    let first = upstream.lease(0, false).unwrap();
-    assert_eq!(upstream.lease(0, false).unwrap_err(), NoPlace::Full);
+    let first = upstream.lease(0, &ANYBODY, false).unwrap();
+    assert_eq!(upstream.lease(0, &ANYBODY, false).unwrap_err(), NoPlace::Full);
     assert_eq!(count(&upstream), (1, vec![1, 0]), "a place that was not given is held");
-    let others = [upstream.lease(1, false).unwrap(), upstream.lease(1, true).unwrap()];
-    assert_eq!(upstream.lease(1, true).unwrap_err(), NoPlace::Full);
+    let others = [upstream.lease(1, &ANYBODY, false).unwrap(), upstream.lease(1, &ANYBODY, true).unwrap()];
+    assert_eq!(upstream.lease(1, &ANYBODY, true).unwrap_err(), NoPlace::Full);
     assert_eq!(count(&upstream), (3, vec![1, 2]));
     drop(first);
-    assert!(upstream.lease(0, false).is_ok());
+    assert!(upstream.lease(0, &ANYBODY, false).is_ok());
     drop(others);
     assert_eq!(count(&upstream), (0, vec![0, 0]));
-    assert_eq!(upstream.lease(2, true).unwrap_err(), NoPlace::Out, "there is no such credential");
+    assert_eq!(upstream.lease(2, &ANYBODY, true).unwrap_err(), NoPlace::Out, "there is no such credential");
 }
 
 #[test]
@@ -57,12 +59,12 @@ fn a_place_comes_back_from_a_panic() {
     let (upstream, _) = upstream(1, |config| config.max_in_flight = Some(1));
     let inner = Arc::clone(&upstream);
     let ended = std::thread::spawn(move || {
-        let _lease = inner.lease(0, false).unwrap();
+        let _lease = inner.lease(0, &ANYBODY, false).unwrap();
         panic!("on purpose");
     });
     ended.join().unwrap_err();
     assert_eq!(count(&upstream), (0, vec![0]));
-    assert!(upstream.lease(0, false).is_ok());
+    assert!(upstream.lease(0, &ANYBODY, false).is_ok());
 }
 
 /// Two credentials with limits of their own below one limit for both, and more threads than places.
@@ -81,7 +83,7 @@ fn limits_hold_whatever_happens_at_once() {
             scope.spawn(move || {
                 for turn in 0..4000 {
                     let credential = (thread + turn) % 2;
-                    let Ok(mut lease) = upstream.lease(credential, turn % 3 == 0) else { continue };
+                    let Ok(mut lease) = upstream.lease(credential, &ANYBODY, turn % 3 == 0) else { continue };
                     let now = held[credential].fetch_add(1, Ordering::SeqCst) + 1;
                     assert!(now <= [1, 3][credential], "{now} with credential {credential}");
                     taken.fetch_add(1, Ordering::Relaxed);
@@ -108,17 +110,17 @@ fn a_place_that_is_free_is_found() {
         config.max_in_flight = Some(2);
         config.credentials[0].max_in_flight = Some(1);
     });
-    let _full = upstream.lease(0, false).unwrap();
+    let _full = upstream.lease(0, &ANYBODY, false).unwrap();
     let (going_on, barrier) = (AtomicBool::new(true), Barrier::new(2));
     std::thread::scope(|scope| {
         scope.spawn(|| {
             barrier.wait();
             while going_on.load(Ordering::Relaxed) {
-                assert_eq!(upstream.lease(0, false).unwrap_err(), NoPlace::Full);
+                assert_eq!(upstream.lease(0, &ANYBODY, false).unwrap_err(), NoPlace::Full);
             }
         });
         barrier.wait();
-        let missed = (0..100_000).filter(|_| upstream.lease(1, false).is_err()).count();
+        let missed = (0..100_000).filter(|_| upstream.lease(1, &ANYBODY, false).is_err()).count();
         going_on.store(false, Ordering::Relaxed);
         assert_eq!(missed, 0, "of 100,000");
     });
@@ -128,16 +130,16 @@ fn a_place_that_is_free_is_found() {
 #[tokio::test(start_paused = true)]
 async fn who_waits_sleeps() {
     let (upstream, _) = upstream(1, |config| config.credentials[0].max_in_flight = Some(1));
-    let held = upstream.lease(0, false).unwrap();
+    let held = upstream.lease(0, &ANYBODY, false).unwrap();
     let queue = [upstream.queue().unwrap()];
     let looks = AtomicU32::new(0);
     let wait = Queue::wait(&queue, || {
         assert!(looks.fetch_add(1, Ordering::Relaxed) < 100, "it looks again and again");
-        upstream.lease(0, false).ok()
+        upstream.lease(0, &ANYBODY, false).ok()
     });
     assert!(tokio::time::timeout(Duration::from_secs(1), wait).await.is_err());
     drop(held);
-    let wait = Queue::wait(&queue, || upstream.lease(0, false).ok());
+    let wait = Queue::wait(&queue, || upstream.lease(0, &ANYBODY, false).ok());
     assert!(tokio::time::timeout(Duration::from_secs(1), wait).await.is_ok());
 }
 
@@ -147,11 +149,11 @@ async fn the_line_is_bounded_and_moves_when_a_request_ends() {
         config.max_in_flight = Some(1);
         config.max_queued = 2;
     });
-    let held = upstream.lease(0, false).unwrap();
+    let held = upstream.lease(0, &ANYBODY, false).unwrap();
     let (first, second) = ([upstream.queue().unwrap()], [upstream.queue().unwrap()]);
     assert!(upstream.queue().is_none());
     assert_eq!(upstream.pool.queued(), 2);
-    let take = || upstream.lease(0, false).ok();
+    let take = || upstream.lease(0, &ANYBODY, false).ok();
     let served = async {
         let one = async { drop(Queue::wait(&first, take).await) };
         let other = async { drop(Queue::wait(&second, take).await) };
@@ -171,9 +173,9 @@ async fn the_line_is_bounded_and_moves_when_a_request_ends() {
 #[tokio::test(start_paused = true)]
 async fn no_end_of_a_request_is_missed_because_a_waiter_left() {
     let (upstream, _) = upstream(1, |config| config.max_in_flight = Some(1));
-    let held = upstream.lease(0, false).unwrap();
+    let held = upstream.lease(0, &ANYBODY, false).unwrap();
     let (leaves, stays) = ([upstream.queue().unwrap()], [upstream.queue().unwrap()]);
-    let take = || upstream.lease(0, false).ok();
+    let take = || upstream.lease(0, &ANYBODY, false).ok();
     let mut leaving = Box::pin(Queue::wait(&leaves, take));
     let mut staying = Box::pin(Queue::wait(&stays, take));
     let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
@@ -190,8 +192,8 @@ async fn no_end_of_a_request_is_missed_because_a_waiter_left() {
 async fn waiting_at_two_upstreams_at_once() {
     let (one, _) = upstream(1, |config| config.max_in_flight = Some(1));
     let (other, _) = upstream(1, |config| config.max_in_flight = Some(1));
-    let (held, held_too) = (one.lease(0, false).unwrap(), other.lease(0, false).unwrap());
-    let take = || one.lease(0, false).or_else(|_| other.lease(0, false)).ok();
+    let (held, held_too) = (one.lease(0, &ANYBODY, false).unwrap(), other.lease(0, &ANYBODY, false).unwrap());
+    let take = || one.lease(0, &ANYBODY, false).or_else(|_| other.lease(0, &ANYBODY, false)).ok();
     let at_both = [one.queue().unwrap(), other.queue().unwrap()];
     let at_one = [one.queue().unwrap()];
     let mut both = Box::pin(async {
@@ -199,7 +201,7 @@ async fn waiting_at_two_upstreams_at_once() {
         drop(at_both);
         lease
     });
-    let mut single = Box::pin(Queue::wait(&at_one, || one.lease(0, false).ok()));
+    let mut single = Box::pin(Queue::wait(&at_one, || one.lease(0, &ANYBODY, false).ok()));
     let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
     assert!(both.as_mut().poll(&mut cx).is_pending());
     assert!(single.as_mut().poll(&mut cx).is_pending());
@@ -221,7 +223,7 @@ fn is_out(standing: Standing, wanted: Cause) -> bool {
 }
 
 fn tell(upstream: &Arc<Upstream>, credential: usize, verdict: Verdict) {
-    upstream.lease(credential, true).unwrap().tell(verdict);
+    upstream.lease(credential, &ANYBODY, true).unwrap().tell(verdict);
 }
 
 #[tokio::test(start_paused = true)]
@@ -262,17 +264,17 @@ async fn faults_of_all_credentials_are_the_upstreams() {
     let (whole, each) = standings(&upstream);
     assert!(is_out(whole, Cause::Faults));
     assert_eq!(each, [Standing::InService; 3]);
-    assert!(upstream.credentials(Instant::now()).all(|(_, condition)| !condition.standing.is_usable()));
+    assert!(upstream.credentials("m", Instant::now()).all(|(_, condition)| !condition.standing.is_usable()));
     let line = r#"tidegate_ejections_total{upstream="dmxapi",credential="",cause="faults"} 1"#;
     assert!(metrics.text().unwrap().contains(line));
     // The probe goes with one credential, and tells of the whole.
     tokio::time::advance(Duration::from_secs(34)).await;
-    let mut probe = upstream.lease(2, false).unwrap();
-    assert_eq!(upstream.lease(0, false).unwrap_err(), NoPlace::Out);
-    assert_eq!(upstream.lease(2, false).unwrap_err(), NoPlace::Out);
+    let mut probe = upstream.lease(2, &ANYBODY, false).unwrap();
+    assert_eq!(upstream.lease(0, &ANYBODY, false).unwrap_err(), NoPlace::Out);
+    assert_eq!(upstream.lease(2, &ANYBODY, false).unwrap_err(), NoPlace::Out);
     probe.answers(true);
     assert_eq!(standings(&upstream).0, Standing::InService);
-    assert!(upstream.lease(0, false).is_ok());
+    assert!(upstream.lease(0, &ANYBODY, false).is_ok());
 }
 
 #[tokio::test(start_paused = true)]
@@ -286,10 +288,10 @@ async fn what_cannot_be_reached_is_no_fault_of_a_credential() {
     assert_eq!(each, [Standing::InService]);
     tokio::time::advance(Duration::from_secs(34)).await;
     // One that says nothing leaves the probe to the next.
-    drop(upstream.lease(0, false).unwrap());
+    drop(upstream.lease(0, &ANYBODY, false).unwrap());
     tell(&upstream, 0, Verdict::Unreachable);
     assert!(is_out(standings(&upstream).0, Cause::Faults));
-    assert_eq!(upstream.lease(0, false).unwrap_err(), NoPlace::Out);
+    assert_eq!(upstream.lease(0, &ANYBODY, false).unwrap_err(), NoPlace::Out);
 }
 
 #[tokio::test(start_paused = true)]
@@ -299,7 +301,9 @@ async fn who_limits_or_refuses_is_there() {
         tell(&upstream, 0, Verdict::Unreachable);
     }
     tell(&upstream, 0, Verdict::RateLimited(Some(Duration::from_secs(5))));
-    tell(&upstream, 1, Verdict::Refused);
+    for _ in 0..2 {
+        tell(&upstream, 1, Verdict::Refused);
+    }
     for _ in 0..4 {
         tell(&upstream, 0, Verdict::Unreachable);
     }
@@ -318,7 +322,9 @@ async fn two_gates_let_through_both_or_neither() {
     for _ in 0..5 {
         tell(&upstream, 0, Verdict::Unreachable);
     }
-    tell(&upstream, 0, Verdict::Refused);
+    for _ in 0..2 {
+        tell(&upstream, 0, Verdict::Refused);
+    }
     tokio::time::advance(Duration::from_secs(34)).await;
     assert_eq!(standings(&upstream).0, Standing::InService, "whoever refuses is there");
     for _ in 0..5 {
@@ -326,25 +332,25 @@ async fn two_gates_let_through_both_or_neither() {
     }
     tokio::time::advance(Duration::from_secs(67)).await;
     assert_eq!(standings(&upstream).0, Standing::Probation(Cause::Faults));
-    assert_eq!(upstream.lease(0, false).unwrap_err(), NoPlace::Out);
+    assert_eq!(upstream.lease(0, &ANYBODY, false).unwrap_err(), NoPlace::Out);
     assert_eq!(standings(&upstream).0, Standing::Probation(Cause::Faults));
-    assert!(upstream.lease(1, false).is_ok());
+    assert!(upstream.lease(1, &ANYBODY, false).is_ok());
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_full_one_on_probation_is_probed_when_it_has_room() {
     let (upstream, _) = upstream(1, |config| config.max_in_flight = Some(1));
-    let held = upstream.lease(0, false).unwrap();
+    let held = upstream.lease(0, &ANYBODY, false).unwrap();
     drop(held);
     for _ in 0..5 {
         tell(&upstream, 0, Verdict::Unreachable);
     }
-    let held = upstream.lease(0, true).unwrap();
+    let held = upstream.lease(0, &ANYBODY, true).unwrap();
     tokio::time::advance(Duration::from_secs(34)).await;
-    assert!(upstream.lease(0, false).is_err());
+    assert!(upstream.lease(0, &ANYBODY, false).is_err());
     assert_eq!(standings(&upstream).0, Standing::Probation(Cause::Faults));
     drop(held);
-    assert!(upstream.lease(0, false).is_ok());
+    assert!(upstream.lease(0, &ANYBODY, false).is_ok());
 }
 
 /// Nobody ever tells of an upstream that takes requests and does not answer: its clients leave.
@@ -352,7 +358,7 @@ async fn a_full_one_on_probation_is_probed_when_it_has_room() {
 async fn who_hangs_is_passed_by() {
     let (upstream, _) = upstream(2, |_| {});
     let given_up = async |credential, seconds| {
-        let lease = upstream.lease(credential, false).unwrap();
+        let lease = upstream.lease(credential, &ANYBODY, false).unwrap();
         tokio::time::advance(Duration::from_secs(seconds)).await;
         drop(lease);
     };
@@ -361,17 +367,17 @@ async fn who_hangs_is_passed_by() {
     }
     // Somebody else was answered meanwhile: it is slow with some.
     for _ in 0..20 {
-        let waits = upstream.lease(0, false).unwrap();
+        let waits = upstream.lease(0, &ANYBODY, false).unwrap();
         tokio::time::advance(Duration::from_secs(15)).await;
         tell(&upstream, 1, Verdict::Answered);
         tokio::time::advance(Duration::from_secs(15)).await;
         drop(waits);
     }
-    assert!(upstream.lease(0, false).is_ok());
+    assert!(upstream.lease(0, &ANYBODY, false).is_ok());
     for _ in 0..5 {
         given_up(0, 20).await;
     }
-    assert_eq!(upstream.lease(0, false).unwrap_err(), NoPlace::Out);
+    assert_eq!(upstream.lease(0, &ANYBODY, false).unwrap_err(), NoPlace::Out);
 }
 
 /// The same inside an answer.
@@ -379,7 +385,7 @@ async fn who_hangs_is_passed_by() {
 async fn who_falls_silent_is_passed_by() {
     let (upstream, _) = upstream(1, |_| {});
     let left = async |silent| {
-        let mut lease = upstream.lease(0, false).unwrap();
+        let mut lease = upstream.lease(0, &ANYBODY, false).unwrap();
         lease.answers(true);
         tokio::time::advance(Duration::from_secs(60)).await;
         let since = Instant::now();
@@ -394,9 +400,9 @@ async fn who_falls_silent_is_passed_by() {
     for _ in 0..4 {
         left(20).await;
     }
-    assert!(upstream.lease(0, false).is_ok());
+    assert!(upstream.lease(0, &ANYBODY, false).is_ok());
     left(20).await;
-    assert_eq!(upstream.lease(0, false).unwrap_err(), NoPlace::Out);
+    assert_eq!(upstream.lease(0, &ANYBODY, false).unwrap_err(), NoPlace::Out);
 }
 
 #[tokio::test(start_paused = true)]
@@ -439,4 +445,124 @@ fn a_budget_holds_for_all_threads_together() {
     // Should the ten seconds end in between, each window has its few.
     let granted = granted.into_inner();
     assert!((790..=803).contains(&granted), "{granted} of 4,000 requests");
+}
+
+fn tell_as(upstream: &Arc<Upstream>, credential: usize, (key, model): (KeyId, &str), verdict: Verdict) {
+    let asker = Asker { key, model, given: Given::NOTHING };
+    upstream.lease(credential, &asker, true).unwrap().tell(verdict);
+}
+
+fn stands(upstream: &Upstream, model: &str) -> Vec<Standing> {
+    upstream.credentials(model, Instant::now()).map(|(_, condition)| condition.standing).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_model_goes_out_alone_and_several_take_the_credential_along() {
+    let (upstream, _) = upstream(2, |_| {});
+    for (nth, model) in ["a", "b"].into_iter().enumerate() {
+        assert!(stands(&upstream, "d")[0].is_usable(), "after {nth} models");
+        for _ in 0..5 {
+            tell_as(&upstream, 0, (1, model), Verdict::Failed);
+        }
+        assert!(is_out(stands(&upstream, model)[0], Cause::Faults));
+        assert_eq!(stands(&upstream, model)[1], Standing::InService);
+    }
+    // Two models were in use when the second one went out.
+    assert!(is_out(stands(&upstream, "d")[0], Cause::Faults));
+    assert_eq!(stands(&upstream, "d")[1], Standing::InService);
+}
+
+/// With more models in use, three have to fail.
+#[tokio::test(start_paused = true)]
+async fn of_many_models_three_take_the_credential_along() {
+    let (upstream, _) = upstream(1, |_| {});
+    for model in ["w", "x", "y", "z"] {
+        tell_as(&upstream, 0, (1, model), Verdict::Answered);
+    }
+    for (nth, model) in ["a", "b", "c"].into_iter().enumerate() {
+        assert_eq!(stands(&upstream, "w"), [Standing::InService], "after {nth} models");
+        for _ in 0..5 {
+            tell_as(&upstream, 0, (1, model), Verdict::Failed);
+        }
+    }
+    assert!(is_out(stands(&upstream, "w")[0], Cause::Faults));
+    tokio::time::advance(Duration::from_secs(34)).await;
+    // One probes, with whatever model, and restores the credential; those that failed have probes of their own.
+    tell_as(&upstream, 0, (1, "w"), Verdict::Answered);
+    assert_eq!(stands(&upstream, "w"), [Standing::InService]);
+    assert_eq!(stands(&upstream, "a"), [Standing::Probation(Cause::Faults)]);
+}
+
+/// Nor do several models of one key, where another key asks.
+#[tokio::test(start_paused = true)]
+async fn one_key_takes_no_credential_from_another_key() {
+    for verdict in [Verdict::Failed, Verdict::RateLimited(Some(Duration::from_secs(60)))] {
+        let (upstream, _) = upstream(1, |_| {});
+        tell_as(&upstream, 0, (2, "w"), Verdict::Answered);
+        for model in ["a", "b", "c", "d", "e"] {
+            for _ in 0..50 {
+                tell_as(&upstream, 0, (1, model), verdict);
+            }
+        }
+        assert_eq!(stands(&upstream, "w"), [Standing::InService], "{verdict:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_of_several_models_is_the_credentials() {
+    let (upstream, _) = upstream(2, |_| {});
+    let limited = |seconds| Verdict::RateLimited(Some(Duration::from_secs(seconds)));
+    tell_as(&upstream, 0, (1, "a"), limited(60));
+    assert_eq!(stands(&upstream, "c"), [Standing::InService; 2]);
+    tell_as(&upstream, 0, (2, "b"), limited(20));
+    assert!(is_out(stands(&upstream, "c")[0], Cause::RateLimited));
+    // For the shorter of the two, and the upstream has nothing to do with it.
+    assert_eq!(stands(&upstream, "c")[1], Standing::InService);
+    tokio::time::advance(Duration::from_secs(21)).await;
+    assert_eq!(stands(&upstream, "c"), [Standing::InService; 2]);
+    assert!(is_out(stands(&upstream, "a")[0], Cause::RateLimited));
+}
+
+/// A model that fails with every credential leaves the upstream in service for the others.
+#[tokio::test(start_paused = true)]
+async fn a_model_goes_out_at_an_upstream_as_a_whole() {
+    let (upstream, metrics) = upstream(3, |_| {});
+    tell_as(&upstream, 0, (1, "w"), Verdict::Answered);
+    for nth in 0..6 {
+        tell_as(&upstream, nth % 3, (1, "a"), Verdict::Failed);
+    }
+    assert!(stands(&upstream, "a").iter().all(|standing| is_out(*standing, Cause::Faults)));
+    assert_eq!(stands(&upstream, "w"), [Standing::InService; 3]);
+    assert_eq!(upstream.pool.standing(Instant::now()), Standing::InService);
+    let line = r#"tidegate_ejections_total{upstream="dmxapi",credential="",cause="faults"} 1"#;
+    assert!(metrics.text().unwrap().contains(line));
+}
+
+/// What one request meets counts once of each kind.
+#[tokio::test(start_paused = true)]
+async fn what_a_request_gave_already_counts_no_more() {
+    let (upstream, _) = upstream(2, |_| {});
+    for verdict in [Verdict::Failed, Verdict::RateLimited(None), Verdict::Refused, Verdict::Unpaid] {
+        let mut given = Given::NOTHING;
+        given.note(verdict);
+        for _ in 0..20 {
+            let asker = Asker { key: 1, model: "m", given };
+            upstream.lease(0, &asker, true).unwrap().tell(verdict);
+        }
+        assert_eq!(stands(&upstream, "m"), [Standing::InService; 2], "{verdict:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn models_that_are_missing_say_nothing() {
+    let (upstream, _) = upstream(1, |_| {});
+    for _ in 0..4 {
+        tell_as(&upstream, 0, (1, "m"), Verdict::Failed);
+    }
+    for _ in 0..50 {
+        tell_as(&upstream, 0, (1, "m"), Verdict::NoModel);
+    }
+    assert_eq!(stands(&upstream, "m"), [Standing::InService]);
+    tell_as(&upstream, 0, (1, "m"), Verdict::Failed);
+    assert!(is_out(stands(&upstream, "m")[0], Cause::Faults), "it is no success either");
 }

@@ -45,6 +45,7 @@ enum Leads {
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Whose {
     Credential,
+    Target,
     Upstream,
     Way,
 }
@@ -117,7 +118,7 @@ const CUT: Gets = Gets::Ours(502, "upstream_disconnected");
 const NO_API: Gets = Gets::Ours(502, "upstream_bad_answer");
 
 #[rustfmt::skip]
-const FAULTS: [Fault; 35] = [
+const FAULTS: [Fault; 37] = [
     // Before connect.
     Fault { name: "connect: refused", does: Does::NoPort, leads: Leads::Always, whose: Whose::Way, again: true,
             gets: Gets::Ours(502, "upstream_unreachable"), result: "upstream_unreachable" },
@@ -132,9 +133,11 @@ const FAULTS: [Fault; 35] = [
     status("400", ("400 Bad Request", "", "bad_thing"), Whose::Upstream, false, Gets::Theirs(400), "4xx").never(),
     status("401", ("401 Unauthorized", "", "invalid_api_key"), Whose::Credential, false, AUTH, "4xx"),
     status("402", ("402 Payment Required", "", "no_money"), Whose::Credential, false, AUTH, "4xx"),
-    status("403", ("403 Forbidden", "", "no_access"), Whose::Credential, false, AUTH, "4xx"),
-    status("403 model", ("403 Forbidden", "", "model_not_allowed"), Whose::Upstream, false, Gets::Theirs(403), "4xx").never(),
-    status("404 model", ("404 Not Found", "", "model_not_found"), Whose::Upstream, false, Gets::Theirs(404), "4xx").never(),
+    status("403", ("403 Forbidden", "", "no_access"), Whose::Upstream, false, Gets::Theirs(403), "4xx").never(),
+    status("403 balance", ("403 Forbidden", "", "used_up"), Whose::Credential, false, AUTH, "4xx"),
+    status("403 model", ("403 Forbidden", "", "model_not_allowed"), Whose::Target, false, Gets::Theirs(403), "4xx"),
+    status("404 model", ("404 Not Found", "", "model_not_found"), Whose::Target, false, Gets::Theirs(404), "4xx"),
+    status("503 model", ("503 Service Unavailable", "", "model_not_found"), Whose::Target, false, Gets::Theirs(503), "5xx"),
     status("408", ("408 Request Timeout", "", "timeout"), Whose::Upstream, true, Gets::Theirs(408), "4xx"),
     status("429", ("429 Too Many Requests", "", "rate_limit"), Whose::Credential, false, Gets::Theirs(429), "429"),
     status("429 after 0.05 s", ("429 Too Many Requests", "retry-after-ms: 50\r\n", "rate_limit"), Whose::Credential, true, Gets::Theirs(429), "429"),
@@ -385,7 +388,7 @@ impl Case {
             Left::Upstream => (1, 1, true),
             // An upstream that wants to be left alone for long is, with any credential.
             Left::Credential if fault.name == "503 after 60 s" => (1, 0, false),
-            Left::Credential if fault.whose != Whose::Way => (2, 0, true),
+            Left::Credential if !matches!(fault.whose, Whose::Way | Whose::Target) => (2, 0, true),
             _ if fault.again => (self.max, 0, false),
             _ => (1, 0, false),
         }

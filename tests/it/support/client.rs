@@ -1,18 +1,38 @@
 //! A client that speaks raw bytes and notices how a transfer ends.
 
-use std::{fmt, net::SocketAddr};
+use std::{fmt, net::SocketAddr, time::Duration};
 
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
+    time::Instant,
 };
 
 use super::{gateway::KEY, soon};
 
-/// One connection.
+/// A client that closes its connection within 20 ms of its request may still wait for the answer, and so may one of which a
+/// busy gateway learns late. One that leaves, and shall be seen to, stays for longer.
+const LEAVES_AFTER: Duration = Duration::from_millis(100);
+
+/// One connection. Dropping it while an answer is awaited is leaving: not sooner after the request than `LEAVES_AFTER`.
 pub(crate) struct Client<S = TcpStream> {
     pub(crate) stream: S,
     buffer: Vec<u8>,
+    /// When something was sent that is not answered.
+    asked: Option<Instant>,
+}
+
+impl<S> Client<S> {
+    /// How long it has to stay yet.
+    fn stays(&self) -> Duration {
+        self.asked.map_or(Duration::ZERO, |asked| LEAVES_AFTER.saturating_sub(asked.elapsed()))
+    }
+}
+
+impl<S> Drop for Client<S> {
+    fn drop(&mut self) {
+        std::thread::sleep(self.stays());
+    }
 }
 
 /// An answer.
@@ -98,11 +118,17 @@ impl Client {
 impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
     /// Over what is connected already.
     pub(crate) fn on(stream: S) -> Self {
-        Self { stream, buffer: Vec::new() }
+        Self { stream, buffer: Vec::new(), asked: None }
     }
 
     pub(crate) async fn send(&mut self, bytes: impl AsRef<[u8]>) {
         self.stream.write_all(bytes.as_ref()).await.unwrap();
+        self.asked = Some(Instant::now());
+    }
+
+    /// Waits until closing the connection is leaving.
+    pub(crate) async fn stay(&self) {
+        tokio::time::sleep(self.stays()).await;
     }
 
     /// Sends `POST /v1/responses` with the test key.
@@ -158,6 +184,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
     pub(crate) async fn answer(&mut self) -> Answer {
         let mut answer = self.head().await;
         soon("the body of an answer", self.body(&mut answer)).await;
+        self.asked = None;
         answer
     }
 
@@ -214,6 +241,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
     /// Reads until the other side closes; whether it did so without a further byte.
     pub(crate) async fn closed(&mut self) -> bool {
         soon("the other side to close", async { while self.read().await {} }).await;
+        self.asked = None;
         self.buffer.is_empty()
     }
 

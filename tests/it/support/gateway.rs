@@ -9,7 +9,7 @@ use tidegate::{
     auth,
     config::{
         Affinity, Config, Credential, FailoverOn, Health, Key, Log, LogFormat, Model, Money, OnIncomplete, OnLostState,
-        Retries, Server, Store, Strategy, Target, Timeouts, Upstream as UpstreamConfig,
+        Retries, Server, Store, Strategy, Target, Timeouts, Unpriced, Upstream as UpstreamConfig,
     },
     domain::{chance::Chance, clock::Clock, endpoint::Surface},
     store::journal::{Disk, SystemDisk},
@@ -80,7 +80,7 @@ pub(crate) fn config(base_url: &str) -> Config {
         keys: vec![key("tester", KEY)],
         groups: Vec::new(),
         default_upstream: None,
-        money: Money { time_zone: jiff::tz::TimeZone::UTC, cny_per_usd: None },
+        money: Money { time_zone: jiff::tz::TimeZone::UTC, cny_per_usd: None, unpriced: Unpriced::Refuse },
         prices: Vec::new(),
         retries: Retries { max_attempts: 3, percent: 20, retry_after_max: Duration::from_secs(2) },
         health: Health {
@@ -130,6 +130,8 @@ pub(crate) fn upstream(name: &str, base_url: &str) -> UpstreamConfig {
         organization_headers: false,
         trace_headers: false,
         failover_on: FailoverOn::default(),
+        failover_statuses: None,
+        failover_codes: Vec::new(),
         max_in_flight: None,
         max_queued: 64,
         max_idle_connections: 64,

@@ -1,5 +1,6 @@
 """Which exception a program sees, and what is on it."""
 
+import concurrent.futures
 import os
 
 import openai
@@ -138,3 +139,24 @@ def test_request_ids(client, model):
 def test_headers_that_must_not_come_down(client, model):
     headers = client.responses.with_raw_response.create(model=model, input="Hello").headers
     assert not {"set-cookie", "openai-model", "openai-organization", "location"} & set(headers)
+
+
+def test_a_batch_beyond_the_limit_succeeds_at_its_first_retry():
+    """As `ChatOpenAI.batch` of LangChain asks: all at once. Each refused request is told its own turn, in place of one for all."""
+    batch = 34  # Four more than the 30 requests a minute of this key.
+    key = os.environ["TIDEGATE_BATCH_KEY"]
+    with openai.OpenAI(**settings(api_key=key, max_retries=1, timeout=60)) as client:
+
+        def ask(number):
+            return client.chat.completions.create(model="smart", messages=[{"role": "user", "content": str(number)}])
+
+        with concurrent.futures.ThreadPoolExecutor(batch) as threads:
+            answers = list(threads.map(ask, range(batch)))
+    assert all(answer.choices[0].message.content for answer in answers)
+
+
+def test_the_message_of_a_wrong_key_begins_as_openai_words_it(client):
+    """LiteLLM's client raises AuthenticationError by these words, and otherwise BadRequestError."""
+    with pytest.raises(openai.AuthenticationError) as caught:
+        client.with_options(api_key="sk-wrong-key-of-nobody").models.list()
+    assert caught.value.body["message"].startswith("Incorrect API key provided")

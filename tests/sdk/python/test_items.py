@@ -5,7 +5,6 @@ import types
 import typing
 import urllib.request
 
-import openai
 import pytest
 from conftest import GATEWAY, KEY
 from openai.types.responses import response_input_item_param
@@ -34,17 +33,19 @@ def value(kind, full):
 
 
 def fields(kind, full):
-    wanted = {**typing.get_type_hints(kind, include_extras=True)}
-    return {name: value(of, full) for name, of in wanted.items() if full or name in kind.__required_keys__}
+    hints = typing.get_type_hints(kind, include_extras=True)
+    # Names of files are references, which a gateway with several keys has to know.
+    wanted = {name: of for name, of in hints.items() if name != "file_id"}
+    return {name: value(of, full) for name, of in wanted.items() if full or typing.get_origin(of) is Required}
 
 
 def histories():
+    """Each type twice, with an id that the client made, as Codex does it."""
     for kind in ITEMS:
         for full in (False, True):
             item = fields(kind, full)
             if item.get("type") == "item_reference":
                 continue
-            # An id that the client made, as Codex does it.
             item["id"] = f"{item.get('type', 'msg')}_018f3b5e-7d8a-7c6e-b0f1-2a3b4c5d6e7f"
             yield pytest.param(item, id=f"{kind.__name__}-{'full' if full else 'required'}")
     for name in ("hologram", "tool_search_call_2027"):
@@ -52,12 +53,14 @@ def histories():
 
 
 def is_empty(item):
-    """Holds nothing but an id: a provider would have to look that up."""
-    labels = {"id", "type", "role"} | (set() if item.get("type", "").endswith("_call") else {"status"})
+    """Holds nothing but an id: a provider would have to look that up. Its `status` says that a call ran, but pictures are looked up."""
+    kind = item.get("type", "")
+    is_record = kind.endswith("_call") and kind != "image_generation_call"
+    labels = {"id", "type", "role"} | (set() if is_record else {"status"})
     return all(name in labels or found in (None, "", [], {}) for name, found in item.items())
 
 
-@pytest.mark.parametrize("item", histories())
+@pytest.mark.parametrize("item", list(histories()))
 def test_an_item_with_content_goes_up_as_it_is(item):
     body = {"model": "pair/gpt-4.1", "store": False, "input": [item, {"role": "user", "content": "Hello"}]}
     text = json.dumps(body).encode()
@@ -77,4 +80,3 @@ def test_the_types_are_there():
     kinds = {fields(kind, False).get("type") for kind in ITEMS}
     assert {"reasoning", "web_search_call", "image_generation_call", "mcp_call", "compaction"} <= kinds
     assert len(ITEMS) > 20
-    assert openai.VERSION

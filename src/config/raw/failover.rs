@@ -1,0 +1,46 @@
+//! What makes a request go on to another candidate, and whose fault an error answer is.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+#[derive(Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(in crate::config) enum FailoverOn {
+    Disconnect,
+    Timeout,
+    Empty,
+}
+
+/// One of `status`, `code`, `type` and `words` at least; what a rule names, an answer must have.
+#[derive(Default, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(extend("required" = ["fault"]))]
+pub(in crate::config) struct ErrorRule {
+    /// HTTP status of the answer; absent = any error.
+    #[schemars(range(min = 400, max = 599), example = 403)]
+    pub(in crate::config) status: Option<u16>,
+    /// `error.code`, or `code` at the top level, or the type of an answer without a code; absent = any.
+    #[schemars(example = &"token_mismatched")]
+    pub(in crate::config) code: Option<String>,
+    /// `error.type`, or `type` at the top level; absent = any.
+    #[serde(rename = "type")]
+    #[schemars(example = &"quota_error")]
+    pub(in crate::config) kind: Option<String>,
+    /// Texts, one of which is in the message, in any letter case; absent = any message.
+    #[schemars(extend("examples" = [["daily limit"]]))]
+    pub(in crate::config) words: Option<Vec<String>>,
+    /// Whose fault the answer is: our credential's or account's (the client sees 502 `upstream_auth`), the request's (the
+    /// client sees the answer as it is), the model's (the next target is asked) or the upstream's (so is the next candidate).
+    #[schemars(example = &"credential")]
+    pub(in crate::config) fault: Option<Fault>,
+}
+
+#[derive(Clone, Copy, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(in crate::config) enum Fault {
+    Credential,
+    Balance,
+    Request,
+    Model,
+    Upstream,
+}

@@ -1,0 +1,142 @@
+//! Reads what an error answer says: its code, its type, its message.
+//!
+//! Providers word errors in several shapes, and all of them are read here:
+//! `{"error":{"message","type","code"}}` (OpenAI), the same in an array (Gemini), `{"code","message"}` (Alibaba),
+//! `{"code","error":"text"}` (xAI), `{"message"}` (Cohere), `{"detail":"text"}`, and plain text.
+
+use super::json::{Paths, Repeats, Scanner, Value};
+
+static PATHS: Paths = Paths::new(&[
+    &["error", "code"],
+    &["code"],
+    &["error", "type"],
+    &["type"],
+    &["error", "status"],
+    &["error", "message"],
+    &["message"],
+    &["error"],
+    &["msg"],
+    &["detail"],
+]);
+const CODES: [usize; 2] = [0, 1];
+const KINDS: [usize; 3] = [2, 3, 4];
+const MESSAGES: [usize; 5] = [5, 7, 6, 8, 9];
+
+/// Levels of nesting over this are not read: error objects have three or four.
+const MAX_DEPTH: u64 = 256;
+
+/// A code for the log: short, and of characters that codes are made of. What else an upstream sends stays out of logs.
+const LOGGED_LIMIT: usize = 64;
+
+/// What an error answer says. Empty where the answer says nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ErrorBody {
+    /// `error.code`, or `code` at the top level, as text; some servers send a number.
+    pub code: Option<Box<str>>,
+    /// `error.type`, or `type` at the top level, or `error.status` (Gemini).
+    pub kind: Option<Box<str>>,
+    /// The message: `error.message`, `error` itself, `message`, `msg` or `detail`. Without any JSON, the whole text.
+    pub message: String,
+}
+
+impl ErrorBody {
+    /// Reads the beginning of a body, which may be cut anywhere. What stands before the cut counts.
+    pub fn read(body: &[u8]) -> Self {
+        let body = body.trim_ascii_start();
+        // An array of one error: the object in it is read, and the scanner stops behind that object.
+        let object = body.strip_prefix(b"[").map_or(body, <[u8]>::trim_ascii_start);
+        if object.first() != Some(&b'{') {
+            return Self { message: String::from_utf8_lossy(body).into_owned(), ..Self::default() };
+        }
+        let mut scanner = Scanner::new(&PATHS, Repeats::LastWins).max_depth(MAX_DEPTH);
+        // What was found before a fault or a cut is still found.
+        let _ = scanner.feed(object);
+        let text = |path: usize| -> Option<String> {
+            let found = scanner.found(path)?;
+            match &found.value {
+                Value::String(text) => Some(text.to_string()),
+                Value::Number(number) => Some(number.to_string()),
+                Value::LongString => long(object, &found.range),
+                _ => None,
+            }
+        };
+        let first = |paths: &[usize]| paths.iter().find_map(|path| text(*path).filter(|text| !text.is_empty()));
+        Self {
+            code: first(&CODES).map(Into::into),
+            kind: first(&KINDS).map(Into::into),
+            message: first(&MESSAGES).unwrap_or_default(),
+        }
+    }
+
+    /// The code, or else the type, if a log may show it.
+    pub fn logged(&self) -> Option<Box<str>> {
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-');
+        let name = self.code.as_ref().or(self.kind.as_ref())?;
+        (name.len() <= LOGGED_LIMIT && name.bytes().all(is_plain)).then(|| name.clone())
+    }
+}
+
+/// A string that is longer than the scanner keeps, unescaped.
+fn long(body: &[u8], range: &std::ops::Range<u64>) -> Option<String> {
+    let at = |place: u64| usize::try_from(place).unwrap_or(usize::MAX);
+    serde_json::from_slice(body.get(at(range.start)..at(range.end))?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(body: &str) -> (Option<String>, Option<String>, String) {
+        let ErrorBody { code, kind, message } = ErrorBody::read(body.as_bytes());
+        (code.map(Into::into), kind.map(Into::into), message)
+    }
+
+    #[test]
+    fn every_shape_of_an_error_is_read() {
+        let long = "余额不足 ".repeat(1000);
+        let cases = [
+            (r#"{"error":{"message":"m","type":"t","code":"c"}}"#, "c", "t", "m"),
+            (r#" [{"error":{"code":400,"message":"m","status":"INVALID_ARGUMENT"}}]"#, "400", "INVALID_ARGUMENT", "m"),
+            (r#"[ {"error":{"code":400,"message":"m"}}, {"x":1}]"#, "400", "", "m"),
+            (r#"{"code":"InvalidApiKey","message":"m","request_id":"r"}"#, "InvalidApiKey", "", "m"),
+            (
+                r#"{"code":"Client specified an invalid argument","error":"m"}"#,
+                "Client specified an invalid argument",
+                "",
+                "m",
+            ),
+            (
+                r#"{"type":"error","error":{"type":"authentication_error","message":"m"}}"#,
+                "",
+                "authentication_error",
+                "m",
+            ),
+            (r#"{"message":"m"}"#, "", "", "m"),
+            (r#"{"msg":"m","code":"c"}"#, "c", "", "m"),
+            (r#"{"detail":"m"}"#, "", "", "m"),
+            (r#"{"detail":[{"msg":"m"}]}"#, "", "", ""),
+            (r#"{"error":{"message":"\u4f59\u989d","code":null,"type":""}}"#, "", "", "余额"),
+            ("Invalid API key", "", "", "Invalid API key"),
+            ("<html>Invalid API key</html>", "", "", "<html>Invalid API key</html>"),
+            ("", "", "", ""),
+            ("[]", "", "", "[]"),
+            ("{", "", "", ""),
+            // Cut or broken: what came before counts.
+            (r#"{"error":{"code":"c","message":"beg"#, "c", "", ""),
+            (r#"{"error":{"code":"c"},nonsense"#, "c", "", ""),
+        ];
+        let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+        for (body, code, kind, message) in cases {
+            assert_eq!(read(body), (some(code), some(kind), message.to_owned()), "{body}");
+        }
+        assert_eq!(read(&format!(r#"{{"error":{{"message":"{long}"}}}}"#)).2, long);
+    }
+
+    #[test]
+    fn a_log_gets_short_identifiers_only() {
+        let of = |code: &str| ErrorBody { code: Some(code.into()), ..ErrorBody::default() }.logged();
+        assert_eq!(of("invalid_api-key.1").as_deref(), Some("invalid_api-key.1"));
+        assert_eq!(of("two words"), None);
+        assert_eq!(of(&"x".repeat(65)), None);
+    }
+}

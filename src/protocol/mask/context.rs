@@ -1,0 +1,295 @@
+//! Which bytes of a success may be masked: those before its first output, and those of error objects and error events.
+//!
+//! Read byte by byte, but only where something was found, or may be coming. Escaped quotes inside of JSON strings are not taken
+//! for quotes, so that a text which quotes an error is no error.
+
+use memchr::{memchr, memchr2, memchr3};
+
+/// A frame is read this far: error objects are small.
+const LIMIT: usize = 64 * 1024;
+
+/// The longest of the names that matter has fewer characters.
+const NAME: usize = 40;
+
+/// Where in a frame we are. A frame is one event of a stream, or a whole JSON body.
+#[derive(Clone, Debug)]
+pub(super) struct Context {
+    is_stream: bool,
+    /// Output was seen, in this frame or before it.
+    output: bool,
+    /// The frame is an error event.
+    error_event: bool,
+    /// The value of an error member that we are in.
+    value: Value,
+    /// The member whose value comes next, or began just now.
+    member: Member,
+    /// A list that may hold output began: an empty one has none.
+    list: bool,
+    depth: usize,
+    in_string: bool,
+    escaped: bool,
+    /// The string was the last thing that came: a colon makes it a name.
+    string_ended: bool,
+    word: Word,
+    line: Word,
+    after_cr: bool,
+    /// Bytes of the frame that were read.
+    read: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Value {
+    None,
+    /// Until the string ends.
+    String,
+    /// Until the nesting is less than this.
+    Nested(usize),
+}
+
+/// What the name of a member says of its value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Member {
+    /// Nothing.
+    Other,
+    /// It is an error, whatever it is.
+    Error,
+    /// It is an error's text, if it is a string.
+    Message,
+    /// It is the type of the frame.
+    Type,
+    /// It is output, unless it is empty.
+    Output,
+    /// It is output, if it is a string that is not empty.
+    Text,
+}
+
+/// The beginning of a string or a line.
+#[derive(Clone, Debug)]
+struct Word {
+    bytes: [u8; NAME],
+    len: usize,
+}
+
+impl Word {
+    const EMPTY: Self = Self { bytes: [0; NAME], len: 0 };
+
+    fn push(&mut self, byte: u8) {
+        if let Some(place) = self.bytes.get_mut(self.len) {
+            *place = byte;
+        }
+        self.len = self.len.saturating_add(1);
+    }
+
+    fn extend(&mut self, run: &[u8]) {
+        for byte in run.iter().take(NAME) {
+            self.push(*byte);
+        }
+        self.len = self.len.saturating_add(run.len().saturating_sub(NAME));
+    }
+
+    /// All of it; nothing where it is too long to matter.
+    fn get(&self) -> &[u8] {
+        self.bytes.get(..self.len).unwrap_or_default()
+    }
+}
+
+fn member(name: &[u8], depth: usize) -> Member {
+    match name {
+        b"error" | b"errors" | b"last_error" | b"err" => Member::Error,
+        b"error_message" | b"error_msg" | b"message" | b"msg" | b"detail" | b"details" | b"reason" => Member::Message,
+        b"type" | b"object" if depth == 1 => Member::Type,
+        b"output" | b"choices" | b"delta" | b"item" | b"b64_json" => Member::Output,
+        b"data" | b"content" if depth == 1 => Member::Output,
+        b"text" if depth == 1 => Member::Text,
+        _ => Member::Other,
+    }
+}
+
+impl Context {
+    pub(super) fn new(is_stream: bool) -> Self {
+        Self {
+            is_stream,
+            output: false,
+            error_event: false,
+            value: Value::None,
+            member: Member::Other,
+            list: false,
+            depth: 0,
+            in_string: false,
+            escaped: false,
+            string_ended: false,
+            word: Word::EMPTY,
+            line: Word::EMPTY,
+            after_cr: false,
+            read: 0,
+        }
+    }
+
+    /// Whether output was seen.
+    pub(super) fn has_output(&self) -> bool {
+        self.output
+    }
+
+    /// The frame is over.
+    pub(super) fn end_frame(&mut self) {
+        *self = Self { output: self.output, ..Self::new(self.is_stream) };
+    }
+
+    /// Reads bytes of which nobody asks whether they may be masked.
+    pub(super) fn read(&mut self, mut bytes: &[u8]) {
+        while let Some(&byte) = bytes.first() {
+            let (run, rest) = bytes.split_at(self.run(bytes));
+            if run.is_empty() {
+                self.step(byte);
+                bytes = &rest[1..];
+            } else {
+                self.skip(run);
+                bytes = rest;
+            }
+        }
+    }
+
+    /// Whether nothing that comes can be masked any more.
+    pub(super) fn is_over(&self) -> bool {
+        !self.is_stream && self.read > LIMIT
+    }
+
+    /// So many bytes at the beginning change nothing but the length of what they are in.
+    fn run(&self, bytes: &[u8]) -> usize {
+        let all = bytes.len();
+        if self.read > LIMIT {
+            return if self.is_stream { memchr2(b'\n', b'\r', bytes).unwrap_or(all) } else { all };
+        }
+        if !self.in_string || self.escaped || self.holds_output() {
+            return 0;
+        }
+        let end = memchr3(b'"', b'\\', b'\n', bytes).unwrap_or(all);
+        if self.is_stream { memchr(b'\r', &bytes[..end]).unwrap_or(end) } else { end }
+    }
+
+    /// Whether the string that we are in, or at, is output.
+    fn holds_output(&self) -> bool {
+        matches!(self.member, Member::Output | Member::Text)
+    }
+
+    fn skip(&mut self, run: &[u8]) {
+        self.read = self.read.saturating_add(run.len());
+        self.after_cr = false;
+        for word in [&mut self.line, &mut self.word] {
+            word.extend(run);
+        }
+    }
+
+    /// Reads the next byte, and tells whether it may be masked.
+    pub(super) fn step(&mut self, byte: u8) -> bool {
+        let in_value = self.value != Value::None;
+        self.read = self.read.saturating_add(1);
+        if self.is_stream && matches!(byte, b'\n' | b'\r') {
+            self.end_line(byte);
+        } else if self.read <= LIMIT {
+            if self.is_stream {
+                self.line.push(byte);
+            }
+            self.read_json(byte);
+        } else if self.is_stream {
+            // Only whether the line is empty matters.
+            self.line.push(byte);
+        }
+        self.after_cr = byte == b'\r';
+        self.read <= LIMIT && (!self.output || self.error_event || in_value || self.value != Value::None)
+    }
+
+    fn end_line(&mut self, byte: u8) {
+        if byte == b'\n' && self.after_cr {
+            return;
+        }
+        if self.line.len == 0 {
+            return self.end_frame();
+        }
+        if let Some(event) = self.line.get().strip_prefix(b"event:") {
+            self.error_event |= is_error(event.trim_ascii());
+        }
+        self.line = Word::EMPTY;
+        // No string of JSON goes on in another line.
+        (self.in_string, self.escaped, self.string_ended) = (false, false, false);
+        if self.value == Value::String {
+            self.value = Value::None;
+        }
+    }
+
+    fn read_json(&mut self, byte: u8) {
+        if self.in_string {
+            return self.read_string(byte);
+        }
+        if byte.is_ascii_whitespace() {
+            return;
+        }
+        let list = std::mem::take(&mut self.list);
+        self.output |= list && !matches!(byte, b']' | b'}');
+        let (begins, ended) = (std::mem::take(&mut self.string_ended), self.member);
+        match byte {
+            b':' if begins => {
+                self.member = member(self.word.get(), self.depth);
+                return;
+            }
+            b'"' => {
+                (self.in_string, self.word) = (true, Word::EMPTY);
+                if matches!(ended, Member::Error | Member::Message) && self.value == Value::None {
+                    self.value = Value::String;
+                }
+                return;
+            }
+            b'{' | b'[' => {
+                self.depth += 1;
+                if ended == Member::Error && self.value == Value::None {
+                    self.value = Value::Nested(self.depth);
+                }
+                self.list = ended == Member::Output;
+            }
+            b'}' | b']' => {
+                self.depth = self.depth.saturating_sub(1);
+                if matches!(self.value, Value::Nested(depth) if self.depth < depth) {
+                    self.value = Value::None;
+                }
+            }
+            _ => {}
+        }
+        self.member = Member::Other;
+    }
+
+    fn read_string(&mut self, byte: u8) {
+        if std::mem::take(&mut self.escaped) {
+            self.word.push(byte);
+            return;
+        }
+        // The first character of output that is a text.
+        self.output |= self.holds_output() && byte != b'"';
+        match byte {
+            b'\\' => {
+                self.escaped = true;
+                self.word.push(byte);
+            }
+            b'"' => {
+                (self.in_string, self.string_ended) = (false, true);
+                if self.value == Value::String {
+                    self.value = Value::None;
+                }
+                if self.member == Member::Type {
+                    self.read_type();
+                }
+                self.member = Member::Other;
+            }
+            _ => self.word.push(byte),
+        }
+    }
+
+    fn read_type(&mut self) {
+        let kind = self.word.get();
+        self.error_event |= is_error(kind);
+        self.output |= kind.ends_with(b".delta") || kind.starts_with(b"response.output_item.");
+    }
+}
+
+fn is_error(event: &[u8]) -> bool {
+    matches!(event, b"error" | b"response.failed" | b"response.error")
+}

@@ -1,0 +1,93 @@
+//! What a request may cost before it is made, for keys with a budget.
+
+use std::fmt::Write;
+
+use super::{Tables, error::Refusal};
+use crate::{
+    auth::Caller,
+    config::{Config, Key, Unpriced},
+    domain::{money::Currency, usage::Estimate},
+    limits::Costs,
+    routing::Target,
+    upstream::Upstream,
+};
+
+/// The cost where it is dearest, in each currency. `asked` = the model as the client wrote it.
+///
+/// # Errors
+/// When one of the targets has no price: a request that went there would not be counted. Unless the configuration allows that.
+pub(super) fn dearest<'a>(
+    tables: &Tables,
+    targets: impl Iterator<Item = (&'a Target, &'a Upstream)>,
+    asked: Option<&str>,
+    estimate: Estimate,
+    began: u64,
+) -> Result<Costs, Refusal> {
+    let (usage, exchange) = (estimate.usage(), tables.prices.exchange());
+    let mut costs = Costs::default();
+    for (target, _) in targets {
+        let model = target.model.as_deref().or(asked);
+        let Some(price) = model.and_then(|model| tables.prices.price(target.upstream, model, began)) else {
+            if tables.prices.unpriced() == Unpriced::Refuse {
+                return Err(Refusal::unpriced_model(asked));
+            }
+            continue;
+        };
+        for (currency, dearest) in Currency::ALL.into_iter().zip(&mut costs) {
+            let cost = exchange.convert(price.cost(&usage), price.currency, currency).unwrap_or_default();
+            *dearest = cost.max(*dearest);
+        }
+    }
+    Ok(costs)
+}
+
+/// Which models the keys of the configuration cannot use because they have a budget and the model has no price, a line a key; empty
+/// where there are none. `now` = milliseconds since 1970-01-01 UTC.
+pub fn unpriced(tables: &Tables, config: &Config, now: u64) -> String {
+    let mut out = String::new();
+    if tables.prices.unpriced() == Unpriced::Allow {
+        return out;
+    }
+    for (index, key) in config.keys.iter().enumerate() {
+        let caller = tables.keys.named(&key.name).filter(|_| tables.limits.has_budgets(index));
+        let Some(caller) = caller else { continue };
+        let hit: Vec<String> =
+            names(config, key).filter_map(|name| without_price(tables, &caller, name, now)).collect();
+        if !hit.is_empty() {
+            // Writing to a string cannot fail.
+            let _ = writeln!(out, "  {}: {}", key.name, hit.join(", "));
+        }
+    }
+    out
+}
+
+/// The names to look at: those of the configuration, and those that only the key itself lists.
+fn names<'a>(config: &'a Config, key: &'a Key) -> impl Iterator<Item = &'a str> {
+    let known = config.models.iter().map(|model| &*model.name);
+    let own = key.models.iter().flatten().map(|name| &**name);
+    known.chain(own.filter(|own| !config.models.iter().any(|model| *model.name == **own)))
+}
+
+/// The name, with the upstreams where it has no price; none where it has one everywhere or the key may not ask for it.
+fn without_price(tables: &Tables, caller: &Caller, name: &str, now: u64) -> Option<String> {
+    let beginning = name.strip_suffix('*');
+    if !caller.may_ask(name) {
+        return None;
+    }
+    // A star at the end matches itself as well: a pattern leads where its names do.
+    let route = tables.routes.route(name)?;
+    let targets = route.targets.iter().filter(|target| caller.may_use(target.upstream));
+    let lacks = targets.filter_map(|target| {
+        let upstream = &tables.upstreams.get(target.upstream)?.config.name;
+        match (&target.model, beginning) {
+            (None, Some(beginning)) if tables.prices.cover(target.upstream, beginning, now) => None,
+            (None, Some(_)) => Some(format!("names without a price at {upstream}")),
+            (model, _) => {
+                let model = model.as_deref().unwrap_or(name);
+                tables.prices.price(target.upstream, model, now).is_none().then(|| format!("at {upstream}"))
+            }
+        }
+    });
+    let lacks: Vec<String> = lacks.collect();
+    (!lacks.is_empty()).then(|| format!("{name} ({})", lacks.join(", ")))
+}

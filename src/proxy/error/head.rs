@@ -1,0 +1,18 @@
+//! What goes wrong with the head of a request.
+
+use super::Refusal;
+use crate::domain::problem::Problem;
+
+impl Refusal {
+    /// A header that may stand once stands twice: servers would disagree about which of the two counts.
+    pub(in crate::proxy) fn repeated_header(name: &'static str) -> Self {
+        Self::new(Problem::RepeatedHeader, format!("The request has more than one `{name}` header. Send one."))
+    }
+
+    pub(in crate::proxy) fn unsupported_media_type() -> Self {
+        Self::new(
+            Problem::UnsupportedMediaType,
+            "The body must be JSON in UTF-8, and the request must say so. Send `Content-Type: application/json`.",
+        )
+    }
+}

@@ -1,0 +1,105 @@
+//! What a request refers to, and what the memory says of each.
+
+use std::time::Duration;
+
+use super::{Proxy, error::Refusal, forward::Admitted};
+use crate::{
+    affinity::{Named, Recalled, Role},
+    domain::{
+        endpoint::Resource,
+        origin::{Kind, Reference},
+    },
+    protocol::references::{
+        query,
+        request::{MOST_LOOKED_UP, Use, Used},
+    },
+};
+
+/// A reference of a request, and where it stands.
+#[derive(Clone, Copy)]
+pub(super) struct Refers<'b> {
+    pub(super) kind: Kind,
+    role: Role,
+    /// None where it can name nothing that is known.
+    reference: Option<Reference>,
+    /// Its field in the body; none where it stands in the URL.
+    pub(super) used: Option<&'b Used>,
+    /// The store is worth a question.
+    is_asked: bool,
+}
+
+/// All that a request refers to: in the path, in the query, then in the body.
+pub(super) fn refers<'b>(admitted: &'b Admitted, resource: &Resource<'_>) -> Vec<Refers<'b>> {
+    let path = resource.names().enumerate().map(|(place, (kind, id))| Refers {
+        kind,
+        role: if place == 0 { Role::LookedUp } else { Role::Within },
+        reference: Some(Reference::new(kind, id.as_bytes())),
+        used: None,
+        is_asked: true,
+    });
+    let query = query::references(admitted.query(), resource.endpoint.has_ids());
+    let query = query.into_iter().map(|used| {
+        let role = if used.is_cursor { Role::Within } else { Role::Perhaps };
+        Refers { kind: used.kind, role, reference: Some(used.reference), used: None, is_asked: true }
+    });
+    let used = admitted.received.state.iter().flat_map(|state| &state.references);
+    path.chain(query).chain(used.map(Refers::from)).collect()
+}
+
+impl<'b> From<&'b Used> for Refers<'b> {
+    fn from(used: &'b Used) -> Self {
+        let role = match used.uses {
+            Use::LookedUp => Role::LookedUp,
+            Use::Perhaps | Use::Hardly => Role::Perhaps,
+            Use::Whole => Role::Whole,
+        };
+        let is_asked = matches!(used.uses, Use::LookedUp | Use::Perhaps);
+        Self { kind: used.kind, role, reference: used.reference, used: Some(used), is_asked }
+    }
+}
+
+impl Refers<'_> {
+    /// An upstream looks it up for certain.
+    fn is_certain(&self) -> bool {
+        matches!(self.role, Role::LookedUp | Role::Within) && self.kind != Kind::Encrypted
+    }
+
+    /// Words for an error: the field, or what the path names.
+    pub(super) fn words(&self) -> &'static str {
+        match self.used {
+            Some(Used { name: Some(name), .. }) if *name != "id" => name,
+            _ => self.kind.name(),
+        }
+    }
+}
+
+/// What the memory says of each. The store is not asked for the ids of whole items, on which nothing depends, nor for words that only look
+/// like ids. It is asked for [`MOST_LOOKED_UP`] references at most: all that an upstream looks up for certain, and of the others the
+/// last ones, as a conversation goes on at its end.
+///
+/// # Errors
+/// When the request refers to more than that for certain.
+pub(super) async fn recall(proxy: &Proxy, admitted: &Admitted, refers: &[Refers<'_>]) -> Result<Vec<Named>, Refusal> {
+    let certain = refers.iter().filter(|refers| refers.is_certain()).count();
+    let mut left = MOST_LOOKED_UP.checked_sub(certain).ok_or_else(Refusal::too_many_references)?;
+    let mut is_asked: Vec<bool> = refers.iter().map(Refers::is_certain).collect();
+    for (asked, refers) in is_asked.iter_mut().zip(refers).rev() {
+        if !*asked && refers.is_asked && left > 0 {
+            left -= 1;
+            *asked = true;
+        }
+    }
+    let of = |wanted: bool| -> Vec<Reference> {
+        let each = refers.iter().zip(&is_asked).filter(|(_, asked)| **asked == wanted);
+        each.filter_map(|(refers, _)| refers.reference).collect()
+    };
+    let (owner, now) = (admitted.caller.owner, Duration::from_millis(proxy.now()));
+    let mut here = proxy.origins.recall_here(&of(false), owner, now).into_iter();
+    let mut asked = proxy.origins.recall_all(&of(true), owner, now).await.into_iter();
+    let named = |(refers, is_asked): (&Refers<'_>, &bool)| {
+        let recalled = if *is_asked { &mut asked } else { &mut here };
+        let recalled = refers.reference.and_then(|_| recalled.next()).unwrap_or(Recalled::Unknown);
+        Named { kind: refers.kind, role: refers.role, recalled }
+    };
+    Ok(refers.iter().zip(&is_asked).map(named).collect())
+}

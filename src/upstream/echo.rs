@@ -1,0 +1,128 @@
+//! An upstream that repeats the credential that it was asked with: what it sends is masked before anybody sees it.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use http::{HeaderMap, HeaderValue};
+use tokio::time::Instant;
+
+use super::Credential;
+use crate::{domain::id::RequestId, metrics::UpstreamHealth, protocol::mask::Mask};
+
+/// An upstream that echoes does so with every error: the log gets one line in this time, for each credential and worker.
+const TELL_EVERY: Duration = Duration::from_secs(60);
+
+/// What is looked for in the answers to one credential. Made once, when the configuration is loaded.
+pub(super) struct Secrets {
+    mask: Mask,
+    upstream: Arc<str>,
+    credential: Option<Arc<str>>,
+    metrics: UpstreamHealth,
+    told: Mutex<Option<Instant>>,
+}
+
+impl fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Secrets").field("upstream", &self.upstream).finish_non_exhaustive()
+    }
+}
+
+impl Secrets {
+    /// For the credential of this name and text, and what else among the upstream's own headers looks like a secret. None where
+    /// there is nothing to look for.
+    pub(super) fn new(
+        upstream: &Arc<str>,
+        credential: Option<(&Arc<str>, &str)>,
+        headers: &HeaderMap,
+        metrics: UpstreamHealth,
+    ) -> Option<Arc<Self>> {
+        let of_headers =
+            headers.iter().filter(|(name, _)| may_be_secret(name.as_str())).map(|(_, value)| value.as_bytes());
+        let mask = Mask::new(credential.iter().map(|(_, text)| text.as_bytes()).chain(of_headers.map(without_scheme)))?;
+        let credential = credential.map(|(name, _)| Arc::clone(name));
+        Some(Arc::new(Self { mask, upstream: Arc::clone(upstream), credential, metrics, told: Mutex::default() }))
+    }
+
+    fn tell(&self, id: RequestId) {
+        self.metrics.echoed();
+        let now = Instant::now();
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.is_some_and(|told| now.saturating_duration_since(told) < TELL_EVERY) {
+            return;
+        }
+        *told = Some(now);
+        tracing::error!(
+            %id,
+            upstream = &*self.upstream,
+            credential = self.credential.as_deref(),
+            "upstream_echoed_credential: the upstream sent back a part of the credential that it was asked with. Clients and \
+             this log get `*` in its place. Tell the provider, and replace the credential if others can read those answers"
+        );
+    }
+}
+
+/// Values of other headers, as versions, stand in ordinary texts.
+fn may_be_secret(name: &str) -> bool {
+    ["key", "auth", "token", "secret", "cookie", "password"].iter().any(|word| name.contains(word))
+}
+
+/// `Bearer` is no secret.
+fn without_scheme(value: &[u8]) -> &[u8] {
+    let space = value.iter().position(|byte| *byte == b' ');
+    space.map_or(value, |space| value[space..].trim_ascii())
+}
+
+/// Watches one answer for the credential that it was asked with.
+#[derive(Debug)]
+pub struct Echo {
+    secrets: Option<Arc<Secrets>>,
+    id: RequestId,
+    told: bool,
+}
+
+impl Echo {
+    /// For an answer to request `id`.
+    pub fn of(credential: Option<&Credential>, id: RequestId) -> Self {
+        Self { secrets: credential.and_then(|credential| credential.secrets.clone()), id, told: false }
+    }
+
+    /// What is looked for; none where there is nothing.
+    pub fn mask(&self) -> Option<&Mask> {
+        self.secrets.as_deref().map(|secrets| &secrets.mask)
+    }
+
+    /// The answer repeats the credential: counted once an answer, and told in the log.
+    pub fn tell(&mut self) {
+        if let Some(secrets) = self.secrets.as_deref().filter(|_| !std::mem::replace(&mut self.told, true)) {
+            secrets.tell(self.id);
+        }
+    }
+
+    /// Masks the values of headers.
+    pub fn mask_headers(&mut self, headers: &mut HeaderMap) {
+        let Some(mask) = self.mask() else { return };
+        let mut any = false;
+        for value in headers.values_mut() {
+            if let Some(masked) = mask.masked(value.as_bytes()) {
+                any = true;
+                // A value with stars in it is one as before.
+                *value = HeaderValue::from_bytes(&masked).unwrap_or(HeaderValue::from_static("*"));
+            }
+        }
+        if any {
+            self.tell();
+        }
+    }
+
+    /// Masks a name that the log and the ledger get.
+    pub fn mask_name(&mut self, name: &mut Option<Box<str>>) {
+        let (Some(mask), Some(text)) = (self.mask(), &name) else { return };
+        if let Some(masked) = mask.masked(text.as_bytes()) {
+            *name = Some(String::from_utf8_lossy(&masked).into());
+            self.tell();
+        }
+    }
+}

@@ -1,0 +1,160 @@
+use super::*;
+
+fn body(message: &str, kind: &str, code: &str) -> ErrorBody {
+    let some = |text: &str| (!text.is_empty()).then(|| Box::from(text));
+    ErrorBody { code: some(code), kind: some(kind), message: message.to_owned() }
+}
+
+/// By the table and these rules, at an upstream that has no other settings.
+fn judged(status: u16, body: &ErrorBody, rules: &[ErrorRule]) -> Blame {
+    let env = |name: &str| (name == "DMXAPI_API_KEY").then(|| "sk-test-0123456789".into());
+    let loaded = config::load(&config::Source::BuiltIn, &env).unwrap();
+    let mut upstream = loaded.config.upstreams.into_iter().next().unwrap();
+    upstream.error_rules = rules.to_vec();
+    judge(StatusCode::from_u16(status).unwrap(), body, &upstream).blame
+}
+
+#[test]
+fn codes_of_the_built_in_table() {
+    use Blame::{Balance, Credential, Model, Payment, RateLimit, Request, Upstream};
+    for (status, code, wanted) in [
+        (401, "", Credential),
+        (401, "anything", Credential),
+        (401, "model_not_found", Model),
+        (401, "insufficient_quota", Balance),
+        (402, "", Payment),
+        (402, "no_money", Payment),
+        (402, "insufficient_balance", Balance),
+        (403, "", Request),
+        (403, "no_access", Request),
+        (403, "permission-denied", Request),
+        (403, "content_policy_violation", Request),
+        (403, "unsupported_country_region_territory", Request),
+        (403, "access_denied", Request),
+        (403, "invalid_api_key", Credential),
+        (403, "account_deactivated", Credential),
+        (403, "key disabled", Credential),
+        (403, "token_expired", Credential),
+        (403, "insufficient_user_quota", Balance),
+        (403, "pre_consume_token_quota_failed", Balance),
+        (403, "used_up", Balance),
+        (403, "model_not_found", Model),
+        (403, "Model.AccessDenied", Model),
+        (403, "Model_Access_Denied", Model),
+        (400, "", Request),
+        (400, "InvalidApiKey", Credential),
+        (400, "API_KEY_INVALID", Credential),
+        (400, "Invalid API key", Credential),
+        (400, "Arrearage", Balance),
+        // Of a text's token.
+        (400, "invalid_token", Request),
+        (400, "token_mismatched", Request),
+        (400, "model_not_found", Model),
+        (404, "", Request),
+        (404, "invalid_api_key", Request),
+        (404, "model_not_found", Model),
+        (408, "", Upstream),
+        (408, "model_not_found", Upstream),
+        (422, "insufficient_quota", Request),
+        (429, "", RateLimit),
+        (429, "rate_limit_exceeded", RateLimit),
+        (429, "invalid_api_key", RateLimit),
+        (429, "insufficient_quota", Balance),
+        (429, "credit_balance_exhausted", Balance),
+        (500, "", Upstream),
+        (500, "invalid_api_key", Upstream),
+        (500, "ModelNotFound", Model),
+        (503, "server_is_overloaded", Upstream),
+        (503, "model_not_found", Model),
+    ] {
+        assert_eq!(judged(status, &body("m", "t", code), &[]), wanted, "{status} {code}");
+        // The type counts as the code does.
+        assert_eq!(judged(status, &body("m", code, "unknown"), &[]), wanted, "{status} {code} as its type");
+    }
+}
+
+#[test]
+fn words_of_the_built_in_table() {
+    use Blame::{Balance, Credential, Model, Payment, RateLimit, Request, Upstream};
+    for (status, message, wanted) in [
+        (400, "API key not valid. Please pass a valid API key.", Credential),
+        (400, "API Key not found. Please pass a valid API key.", Credential),
+        (400, "Incorrect API key provided: xa***. You can obtain an API key from x.", Credential),
+        (400, "Invalid API-key provided.", Credential),
+        (400, "Your credit balance is too low to access the API.", Balance),
+        (400, "Invalid token 50257 in logit_bias", Request),
+        (403, "Invalid token", Credential),
+        (403, "无效的令牌 (request id: 2026)", Credential),
+        (403, "该令牌状态不可用", Credential),
+        (403, "用户额度不足, 剩余额度: 0", Balance),
+        (403, "该令牌额度已用尽", Balance),
+        (403, "预扣费额度失败, 用户剩余额度: 1", Balance),
+        (403, "该令牌无权访问模型 gpt-5", Model),
+        (403, "您的 IP 不在令牌允许访问的列表中", Request),
+        (403, "You have no access to model x", Model),
+        (402, "Insufficient Balance", Balance),
+        (402, "This request requires more credits, or fewer max_tokens", Payment),
+        (429, "余额不足，请充值", Balance),
+        // Gemini words a limit of a minute so.
+        (429, "You exceeded your current quota, please check your plan", RateLimit),
+        (503, "分组 default 下模型 x 无可用渠道", Model),
+        (503, "The model is overloaded", Upstream),
+        (404, "The model `x` does not exist or you do not have access to it.", Model),
+        (404, "Previous response with id 'resp_1' not found.", Request),
+        // What a caller wrote, repeated.
+        (400, "'Incorrect API key provided' is not one of ['user']", Request),
+        (403, "The prompt \"invalid token, 余额不足\" was flagged", Request),
+        (404, "Incorrect API key provided", Request),
+        (500, "Incorrect API key provided", Upstream),
+        (403, "<html>Invalid API key</html>", Request),
+    ] {
+        assert_eq!(judged(status, &body(message, "", ""), &[]), wanted, "{status} {message}");
+    }
+}
+
+#[test]
+fn ace_data_cloud_by_its_page() {
+    for (status, code, wanted) in [
+        (400, "token_mismatched", Blame::Request),
+        (401, "invalid_token", Blame::Credential),
+        (403, "used_up", Blame::Balance),
+        (403, "balance", Blame::Balance),
+        (429, "too_many_requests", Blame::RateLimit),
+        (500, "api_error", Blame::Upstream),
+    ] {
+        assert_eq!(judged(status, &body("m", "", code), &[]), wanted, "{status} {code}");
+    }
+}
+
+fn rule(status: Option<u16>, code: Option<&str>, kind: Option<&str>, words: &[&str], fault: Fault) -> ErrorRule {
+    let words = words.iter().map(|word| (*word).to_owned()).collect();
+    ErrorRule { status, code: code.map(Into::into), kind: kind.map(Into::into), words, fault }
+}
+
+#[test]
+fn rules_of_the_upstream_come_first_and_match_all_that_they_name() {
+    let rules = [
+        rule(Some(400), Some("token_mismatched"), None, &[], Fault::Credential),
+        rule(Some(401), None, None, &["try later", "请稍后"], Fault::Upstream),
+        rule(None, Some("two words"), None, &[], Fault::Balance),
+        rule(None, None, Some("quota_error"), &["Daily"], Fault::Balance),
+        rule(Some(403), None, None, &[], Fault::Model),
+        rule(None, None, None, &["Incorrect API key"], Fault::Request),
+    ];
+    for (status, message, kind, code, wanted) in [
+        (400, "", "", "token_mismatched", Blame::Credential),
+        (400, "", "", "other", Blame::Request),
+        (401, "Please TRY LATER.", "", "", Blame::Upstream),
+        (401, "请稍后再试", "", "", Blame::Upstream),
+        (401, "no", "", "", Blame::Credential),
+        (418, "", "", "two words", Blame::Balance),
+        // A type stands in for a code that is missing.
+        (418, "", "two words", "", Blame::Balance),
+        (429, "your daily share is used up", "quota_error", "x", Blame::Balance),
+        (429, "slow down", "quota_error", "x", Blame::RateLimit),
+        (403, "", "", "invalid_api_key", Blame::Model),
+        (400, "Incorrect api key provided", "", "", Blame::Request),
+    ] {
+        assert_eq!(judged(status, &body(message, kind, code), &rules), wanted, "{status} {message} {kind} {code}");
+    }
+}

@@ -1,0 +1,241 @@
+//! What a gate counts: faults in a row and their share, by client key, so that one client cannot eject what others use.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::window::Window;
+use crate::config::Health;
+
+/// Faults are judged by their share only among this many attempts: three of five say nothing.
+const ENOUGH: u32 = 20;
+
+/// Attempts of the last 30 s, in steps of 5.
+const WINDOW: (usize, Duration) = (6, Duration::from_secs(5));
+
+/// A key counts as one that uses a gate for this long after its last attempt: as long as its attempts are counted.
+const IN_USE: Duration = Duration::from_secs(30);
+
+/// Keys that are told apart at one gate. With more in use, the one that has been idle for the longest gives up its place.
+const MOST_KEYS: usize = 16;
+
+/// Whose attempt it is: a number that belongs to a client key.
+pub type KeyId = u64;
+
+/// In place of a client's key where clients have nothing to do with what is counted, such as connections.
+pub(super) const ANY_KEY: KeyId = 0;
+
+/// What one key did at a gate.
+#[derive(Debug)]
+struct OfKey {
+    key: KeyId,
+    used: Instant,
+    /// Whether it gave one of the faults in a row.
+    in_row: bool,
+    /// Attempts and faults.
+    window: Window<{ WINDOW.0 }>,
+}
+
+/// The counts of one gate.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    in_a_row: u32,
+    keys: Vec<OfKey>,
+}
+
+/// Whose faults ejected something: one key's, or those of several.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Accuser {
+    One(KeyId),
+    Several,
+}
+
+impl Tally {
+    fn of_key(&mut self, key: KeyId, now: Instant) -> Option<&mut OfKey> {
+        let index = self.keys.iter().position(|of| of.key == key).unwrap_or_else(|| {
+            let fresh = OfKey { key, used: now, in_row: false, window: Window::new(now, WINDOW.1) };
+            if self.keys.len() < MOST_KEYS {
+                self.keys.push(fresh);
+                return self.keys.len() - 1;
+            }
+            let idle = (0..).zip(&self.keys).min_by_key(|(_, of)| of.used).map_or(0, |(index, _)| index);
+            if let Some(place) = self.keys.get_mut(idle) {
+                *place = fresh;
+            }
+            idle
+        });
+        self.keys.get_mut(index)
+    }
+
+    /// An attempt of this key begins.
+    pub(super) fn uses(&mut self, key: KeyId, now: Instant) {
+        if let Some(of) = self.of_key(key, now) {
+            of.used = of.used.max(now);
+        }
+    }
+
+    /// The keys that use the gate now.
+    pub(super) fn users(&self, now: Instant) -> impl Iterator<Item = KeyId> {
+        self.keys.iter().filter(move |of| now < of.used + IN_USE).map(|of| of.key)
+    }
+
+    /// An attempt succeeded.
+    pub(super) fn succeeded(&mut self, key: KeyId, now: Instant) {
+        self.in_a_row = 0;
+        for of in &mut self.keys {
+            of.in_row = false;
+        }
+        if let Some(of) = self.of_key(key, now) {
+            of.window.add(now, 1, 0);
+        }
+    }
+
+    /// An attempt failed.
+    pub(super) fn failed(&mut self, key: KeyId, now: Instant) {
+        self.in_a_row = self.in_a_row.saturating_add(1);
+        if let Some(of) = self.of_key(key, now) {
+            of.used = of.used.max(now);
+            of.in_row = true;
+            of.window.add(now, 1, 1);
+        }
+    }
+
+    /// Whether there were too many faults, and whose they were.
+    pub(super) fn is_too_much(&mut self, now: Instant, health: &Health) -> Option<Accuser> {
+        self.row(now, health).or_else(|| self.share(now, health))
+    }
+
+    /// Enough faults in a row, of every key in use; of as many different keys as there have to be faults, others are not
+    /// waited for.
+    fn row(&self, now: Instant, health: &Health) -> Option<Accuser> {
+        if self.in_a_row < health.consecutive_faults {
+            return None;
+        }
+        let most = usize::try_from(health.consecutive_faults).unwrap_or(usize::MAX);
+        let all_agree = self.keys.iter().filter(|of| now < of.used + IN_USE).all(|of| of.in_row);
+        let mut accusers = self.keys.iter().filter(|of| of.in_row);
+        let first = accusers.next()?;
+        let others = accusers.count();
+        if !all_agree && others + 1 < most.max(2) {
+            return None;
+        }
+        Some(if others == 0 { Accuser::One(first.key) } else { Accuser::Several })
+    }
+
+    /// Enough attempts, of which the share is faults: for each key by itself, and so for the share of the keys. Of two keys
+    /// or more, two at least have to see it.
+    fn share(&mut self, now: Instant, health: &Health) -> Option<Accuser> {
+        let is_share = |faults: u32, attempts: u32| {
+            u64::from(faults) * 100 >= u64::from(attempts) * u64::from(health.fault_percent)
+        };
+        let (mut attempts, mut users, mut accusers, mut first) = (0_u32, 0_u32, 0_u32, None);
+        for of in &mut self.keys {
+            let (tried, faults) = of.window.sums(now);
+            attempts = attempts.saturating_add(tried);
+            users += u32::from(tried > 0 || now < of.used + IN_USE);
+            if faults > 0 && is_share(faults, tried) {
+                accusers += 1;
+                first = first.or(Some(of.key));
+            }
+        }
+        let enough = attempts >= ENOUGH && accusers >= users.min(2) && is_share(accusers, users);
+        let first = first.filter(|_| enough)?;
+        Some(if accusers == 1 { Accuser::One(first) } else { Accuser::Several })
+    }
+
+    /// Whether no fault is counted any more.
+    pub(super) fn is_clean(&mut self, now: Instant) -> bool {
+        self.in_a_row == 0 && self.keys.iter_mut().all(|of| of.window.sums(now).1 == 0)
+    }
+
+    /// Forgets what was counted, but not who uses the gate.
+    pub(super) fn clear(&mut self) {
+        self.in_a_row = 0;
+        for of in &mut self.keys {
+            of.in_row = false;
+            of.window.clear();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEALTH: Health = Health {
+        consecutive_faults: 5,
+        fault_percent: 50,
+        eject: Duration::from_secs(30),
+        eject_max: Duration::from_secs(300),
+        refused: Duration::from_secs(600),
+        cooldown_max: Duration::from_secs(300),
+    };
+
+    /// Plays attempts, each by a key; a capital letter is a fault. Gives the accuser after the last one.
+    fn play(attempts: &str) -> Option<Accuser> {
+        let (mut tally, now) = (Tally::default(), Instant::now());
+        for attempt in attempts.chars() {
+            let key = KeyId::from(u32::from(attempt.to_ascii_lowercase()));
+            tally.uses(key, now);
+            if attempt.is_ascii_uppercase() { tally.failed(key, now) } else { tally.succeeded(key, now) }
+        }
+        tally.is_too_much(now, &HEALTH)
+    }
+
+    #[test]
+    fn who_accuses_is_counted() {
+        let alone = Some(Accuser::One(KeyId::from(b'a')));
+        for (attempts, wanted) in [
+            ("AAAA", None),
+            ("AAAAA", alone),
+            ("aAAAAA", alone),
+            // Another key uses it, and has seen no fault.
+            ("bAAAAA", None),
+            (&"AAAAAAAAAAb".repeat(20), None),
+            (&format!("b{}", "A".repeat(500)), None),
+            // It has.
+            ("bAAAAB", Some(Accuser::Several)),
+            ("BAAAA", Some(Accuser::Several)),
+            // A success of any key begins a new row.
+            ("BAAAbA", None),
+            // Of three in use two do not agree for all; five are as many as there have to be.
+            ("cBAAAA", None),
+            ("cBAAAAC", Some(Accuser::Several)),
+            ("zABCDE", Some(Accuser::Several)),
+            ("zABCDD", None),
+            // By their share: each key counts once.
+            (&"Aa".repeat(10), alone),
+            (&"AaBb".repeat(5), Some(Accuser::Several)),
+            (&format!("{}{}", "b".repeat(20), "A".repeat(100)), None),
+            (&format!("{}{}b", "Bbbb".repeat(5), "A".repeat(100)), None),
+        ] {
+            assert_eq!(play(attempts), wanted, "{attempts}");
+        }
+    }
+
+    #[test]
+    fn who_has_been_away_for_long_is_not_waited_for() {
+        let (mut tally, began) = (Tally::default(), Instant::now());
+        tally.uses(2, began);
+        tally.succeeded(2, began);
+        let fails = |tally: &mut Tally, after: u64| {
+            let now = began + Duration::from_secs(after);
+            for _ in 0..5 {
+                tally.failed(1, now);
+            }
+            tally.is_too_much(now, &HEALTH)
+        };
+        assert_eq!(fails(&mut tally, 29), None);
+        assert_eq!(fails(&mut tally, 31), Some(Accuser::One(1)));
+    }
+
+    #[test]
+    fn keys_are_bounded() {
+        let (mut tally, now) = (Tally::default(), Instant::now());
+        for key in 0..1000 {
+            tally.uses(key, now + Duration::from_millis(key));
+        }
+        assert_eq!(tally.keys.len(), MOST_KEYS);
+        assert!(tally.users(now).all(|key| key >= 1000 - MOST_KEYS as u64));
+    }
+}

@@ -1,0 +1,281 @@
+//! An upstream or a credential with what is known of each model there: a gate as a whole, and one for each model.
+//!
+//! Faults and pauses count for the model. Where several models are out, the whole is.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::{
+    gate::{Change, Gate, Pass},
+    tally::{Accuser, KeyId},
+};
+use crate::{
+    config::Health,
+    domain::{
+        chance::{self, Dice},
+        standing::{Cause, Standing},
+    },
+};
+
+/// Models that are told apart. Clients choose names where a wildcard leads, so there has to be a bound; with more in use,
+/// what is known of another one is forgotten, which never leaves an account out.
+const MOST_MODELS: usize = 64;
+
+/// A model counts as one in use for this long.
+const IN_USE: Duration = Duration::from_secs(30);
+
+/// So many models have to be out before the whole is, or all that are in use, but two at least.
+const SEVERAL: usize = 3;
+
+/// An upstream as a whole, or one credential.
+#[derive(Debug)]
+pub(super) struct Ward {
+    began: Instant,
+    pub(super) gate: Gate,
+    models: RwLock<HashMap<Arc<str>, Arc<Lane>>>,
+    /// Whether the gate of some model may be shut. Nearly never: then no model is looked up.
+    any_out: AtomicBool,
+}
+
+/// What is known of one model.
+#[derive(Debug)]
+pub(super) struct Lane {
+    pub(super) name: Arc<str>,
+    /// A number that belongs to the name.
+    pub(super) id: u64,
+    pub(super) gate: Gate,
+    /// The credential of the last fault since the last success, plus one; 0 = none. Of an upstream's models only.
+    pub(super) last_faulted: AtomicUsize,
+    /// Milliseconds since the ward began at which it was asked for last.
+    used: AtomicU64,
+    /// Whether it ever gave an answer: a made-up name never does.
+    answered: AtomicBool,
+}
+
+/// What an attempt may have to tell when it is over.
+#[derive(Debug)]
+pub(super) struct WardPass {
+    pub(super) whole: Pass,
+    pub(super) lane: Arc<Lane>,
+    pub(super) model: Pass,
+}
+
+impl WardPass {
+    /// Whether this attempt is one that probes.
+    pub(super) fn is_probe(&self) -> bool {
+        self.whole.is_probe() || self.model.is_probe()
+    }
+}
+
+impl Ward {
+    pub(super) fn new(now: Instant) -> Self {
+        let (models, any_out) = (RwLock::default(), AtomicBool::new(false));
+        Self { began: now, gate: Gate::new(now), models, any_out }
+    }
+
+    /// How it stands for a model: the worse of the two gates.
+    pub(super) fn standing(&self, model: &str, now: Instant) -> Standing {
+        let whole = self.gate.standing(now);
+        if !self.any_out.load(Ordering::Acquire) {
+            return whole;
+        }
+        let models = self.models.read().unwrap_or_else(PoisonError::into_inner);
+        models.get(model).map_or(whole, |lane| whole.and(lane.gate.standing(now)))
+    }
+
+    /// How it stands with the best of the models that it is asked for.
+    pub(super) fn standing_at_best(&self, now: Instant) -> Standing {
+        let whole = self.gate.standing(now);
+        if !self.any_out.load(Ordering::Acquire) {
+            return whole;
+        }
+        let each = self.lanes().into_iter().map(|lane| (lane.gate.standing(now), self.is_used(&lane, now)));
+        let known = each.filter(|(standing, used)| *used || *standing != Standing::InService);
+        whole.and(known.map(|(standing, _)| standing).min_by(Standing::badness).unwrap_or_default())
+    }
+
+    /// Lets an attempt through both gates, or through neither.
+    pub(super) fn pass(&self, model: &str, key: KeyId, now: Instant, anyway: bool) -> Option<WardPass> {
+        let whole = self.gate.pass(now, anyway)?;
+        let lane = self.lane(model, now);
+        let Some(model) = lane.gate.pass(now, anyway) else {
+            self.gate.abandoned(whole);
+            return None;
+        };
+        lane.used.store(self.millis(now), Ordering::Relaxed);
+        lane.gate.uses(key, now);
+        Some(WardPass { whole, lane, model })
+    }
+
+    /// An attempt ended without telling anything.
+    pub(super) fn abandoned(&self, pass: &WardPass) {
+        self.gate.abandoned(pass.whole);
+        pass.lane.gate.abandoned(pass.model);
+    }
+
+    /// The first byte of an answer is here.
+    pub(super) fn answers(&self, pass: &WardPass, now: Instant) -> [Option<Change>; 2] {
+        [self.gate.answers(pass.whole, now), pass.lane.gate.answers(pass.model, now)]
+    }
+
+    /// An attempt succeeded; see [`Gate::succeeded`].
+    pub(super) fn succeeded(&self, pass: &WardPass, key: KeyId, now: Instant, paid: bool) -> [Option<Change>; 2] {
+        if paid && !pass.lane.answered.load(Ordering::Relaxed) {
+            pass.lane.answered.store(true, Ordering::Relaxed);
+        }
+        let whole = self.gate.succeeded(pass.whole, key, now, paid);
+        let model = pass.lane.gate.succeeded(pass.model, key, now, paid);
+        if self.any_out.load(Ordering::Acquire) {
+            self.look_whether_any_is_out(now);
+        }
+        [whole, model]
+    }
+
+    /// An attempt failed.
+    pub(super) fn failed(
+        &self,
+        pass: &WardPass,
+        key: KeyId,
+        now: Instant,
+        health: &Health,
+        dice: &Dice,
+    ) -> [Option<Change>; 2] {
+        let model = pass.lane.gate.failed(pass.model, key, now, health, dice);
+        let whole = if pass.whole.is_probe() {
+            self.gate.failed(pass.whole, key, now, health, dice)
+        } else {
+            model.and_then(|_| self.widen(Cause::Faults, now, health, dice))
+        };
+        [whole, model]
+    }
+
+    /// An attempt was told to come later.
+    pub(super) fn limited(
+        &self,
+        pass: &WardPass,
+        key: KeyId,
+        now: Instant,
+        after: Option<Duration>,
+        health: &Health,
+        dice: &Dice,
+    ) -> [Option<Change>; 2] {
+        self.gate.abandoned(pass.whole);
+        let model = pass.lane.gate.limited(pass.model, key, now, after, health);
+        [model.and_then(|_| self.widen(Cause::RateLimited, now, health, dice)), model]
+    }
+
+    /// Whether this key is the only one that asks here now.
+    pub(super) fn is_alone(&self, key: KeyId, now: Instant) -> bool {
+        self.lanes().iter().all(|lane| lane.gate.users(now).into_iter().all(|user| user == key))
+    }
+
+    /// A model went out: so does the whole, where several are out by the faults of several keys, or of the only one.
+    fn widen(&self, cause: Cause, now: Instant, health: &Health, dice: &Dice) -> Option<Change> {
+        self.any_out.store(true, Ordering::Release);
+        let lanes = self.lanes();
+        let out = |lane: &Arc<Lane>| match lane.gate.standing(now) {
+            Standing::Out { cause: why, left } if why == cause && !left.is_zero() => Some((lane.gate.accuser()?, left)),
+            _ => None,
+        };
+        let are_out: Vec<(Accuser, Duration)> = lanes.iter().filter_map(out).collect();
+        let in_use = lanes.iter().filter(|lane| self.is_used(lane, now) || out(lane).is_some()).count();
+        if are_out.len() < in_use.clamp(2, SEVERAL) {
+            return None;
+        }
+        let first = are_out.first()?.0;
+        let agreed = match first {
+            Accuser::Several => true,
+            Accuser::One(key) => are_out.iter().any(|(other, _)| *other != first) || self.is_alone(key, now),
+        };
+        let pause = are_out.iter().map(|(_, left)| *left).min().filter(|_| cause == Cause::RateLimited);
+        agreed.then(|| self.gate.widened(now, pause, health, dice))?
+    }
+
+    /// Credentials may have changed their places.
+    pub(super) fn forget_last_faulted(&self) {
+        for lane in self.lanes() {
+            lane.last_faulted.store(0, Ordering::Relaxed);
+        }
+    }
+
+    fn look_whether_any_is_out(&self, now: Instant) {
+        if self.lanes().iter().all(|lane| lane.gate.standing(now) == Standing::InService) {
+            self.any_out.store(false, Ordering::Release);
+            // One may have gone out between the two.
+            if self.lanes().iter().any(|lane| lane.gate.standing(now) != Standing::InService) {
+                self.any_out.store(true, Ordering::Release);
+            }
+        }
+    }
+
+    fn lanes(&self) -> Vec<Arc<Lane>> {
+        self.models.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    fn lane(&self, model: &str, now: Instant) -> Arc<Lane> {
+        if let Some(lane) = self.models.read().unwrap_or_else(PoisonError::into_inner).get(model) {
+            return Arc::clone(lane);
+        }
+        let mut models = self.models.write().unwrap_or_else(PoisonError::into_inner);
+        if models.len() >= MOST_MODELS && !models.contains_key(model) {
+            // Names that never gave an answer first, or made-up ones would push real ones out.
+            let least = models
+                .values()
+                .min_by_key(|lane| (lane.answered.load(Ordering::Relaxed), lane.used.load(Ordering::Relaxed)));
+            if let Some(least) = least.map(|lane| Arc::clone(&lane.name)) {
+                models.remove(&least);
+            }
+        }
+        let name: Arc<str> = Arc::from(model);
+        let fresh = || {
+            Arc::new(Lane {
+                name: Arc::clone(&name),
+                id: chance::seed(&[model]),
+                gate: Gate::new(now),
+                last_faulted: AtomicUsize::new(0),
+                used: AtomicU64::new(self.millis(now)),
+                answered: AtomicBool::new(false),
+            })
+        };
+        Arc::clone(models.entry(Arc::clone(&name)).or_insert_with(fresh))
+    }
+
+    fn is_used(&self, lane: &Lane, now: Instant) -> bool {
+        let used = self.began + Duration::from_millis(lane.used.load(Ordering::Relaxed));
+        now < used + IN_USE
+    }
+
+    fn millis(&self, at: Instant) -> u64 {
+        u64::try_from(at.saturating_duration_since(self.began).as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_never_answered_push_out_no_others() {
+        let (ward, now) = (Ward::new(Instant::now()), Instant::now());
+        for nth in 0..40 {
+            let pass = ward.pass(&format!("real-{nth}"), 1, now, false).unwrap();
+            let _ = ward.succeeded(&pass, 1, now, true);
+        }
+        for nth in 0..1000 {
+            let later = now + Duration::from_millis(nth);
+            let pass = ward.pass(&format!("made-up-{nth}"), 2, later, false).unwrap();
+            ward.abandoned(&pass);
+        }
+        let lanes = ward.lanes();
+        assert_eq!(lanes.len(), MOST_MODELS);
+        assert_eq!(lanes.iter().filter(|lane| lane.name.starts_with("real-")).count(), 40);
+    }
+}
