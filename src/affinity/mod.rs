@@ -273,6 +273,11 @@ impl Origins {
         Recalled::of(stored.map(|entry| entry.origin).or_else(|| known.anyones()), by)
     }
 
+    /// Whether the store is slow or away for everybody, so that it is not asked.
+    pub fn is_down(&self) -> bool {
+        self.condition.read_fails.load(Ordering::Relaxed)
+    }
+
     /// The longest that a request waits for the store.
     fn patience(&self) -> Duration {
         if self.is_shared { WAIT } else { WAIT_FOR_FILE }

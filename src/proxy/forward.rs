@@ -205,7 +205,7 @@ async fn obtain(
     let turn = proxy.turn.fetch_add(1, Ordering::Relaxed);
     let mut choice = routing::choose(&route, candidates, preference, turn, &proxy.dice);
     if let Some(first) = first
-        && !choice.last_resort
+        && (!choice.last_resort || cuts.unless.is_some())
     {
         choice.candidates.sort_by_key(|candidate| candidate.seat != first);
     }

@@ -153,17 +153,25 @@ impl<'a> Asked<'a, '_> {
             }
             Decision::CannotTell => (Placed::CannotTell, None, Err(Refusal::affinity_unavailable())),
             Decision::Unknown(place) => {
-                // Where it could go nowhere at all, that is what it hears.
-                let refusal = match (free.take(), refers.get(place)) {
-                    (Some(Err(refusal)), _) => refusal,
-                    (_, Some(Refers { used: Some(used), .. })) => Refusal::unknown_reference(used.kind, used.name),
-                    _ => Refusal::unknown_id(),
-                };
-                (Placed::Refused, None, Err(refusal))
+                let used = refers.get(place).and_then(|refers| refers.used);
+                match (free, used) {
+                    // If the request could go nowhere without its references either, that is the error.
+                    (Some(Err(refusal)), _) => (Placed::Refused, None, Err(refusal)),
+                    (free, Some(used)) => {
+                        let refusal = Refusal::unknown_reference(used.kind, used.name);
+                        self.or_without(&refers, &named, free, Placed::Refused, refusal)
+                    }
+                    _ => (Placed::Refused, None, Err(Refusal::unknown_id())),
+                }
             }
             Decision::Conflict(one, other) => {
                 let what = [one, other].map(|place| refers.get(place).map_or("", Refers::words));
-                self.or_without(&refers, &named, free, Placed::Conflict, Refusal::conflicting_state(what[0], what[1]))
+                let at = [one, other].map(|place| {
+                    let origin = named.get(place).and_then(|named| named.recalled.anyones());
+                    let upstream = origin.and_then(|origin| self.upstream_of(origin.account));
+                    upstream.map_or("a removed one", |(_, upstream)| &*upstream.config.name)
+                });
+                self.or_without(&refers, &named, free, Placed::Conflict, Refusal::conflicting_state(what, at))
             }
             Decision::Pinned { account, by } => {
                 let kind = refers.get(by).map(|by| by.kind);
@@ -178,7 +186,7 @@ impl<'a> Asked<'a, '_> {
                 }
             }
         };
-        // Whether something is cut out is known when somebody is asked.
+        // Whether something is cut out is known when an account is asked.
         if placed != Placed::Stripped {
             self.tables.metrics.placed(placed);
         }
@@ -278,7 +286,7 @@ impl<'a> Asked<'a, '_> {
         Refusal::conflicting_model(what, upstream, model, &others)
     }
 
-    /// Whether anybody else is in service where the request could go. A refused account that is the only one is asked even so:
+    /// Whether another account is in service where the request could go. A refused account that is the only one is asked all the same:
     /// an ejection is meant to send requests elsewhere.
     fn others_serve(
         &self,

@@ -1,6 +1,6 @@
 //! What a request refers to, and what the memory says of each.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use super::{Proxy, error::Refusal, forward::Admitted};
 use crate::{
@@ -59,11 +59,6 @@ impl<'b> From<&'b Used> for Refers<'b> {
 }
 
 impl Refers<'_> {
-    /// An upstream looks it up for certain.
-    fn is_certain(&self) -> bool {
-        matches!(self.role, Role::LookedUp | Role::Within) && self.kind != Kind::Encrypted
-    }
-
     /// Words for an error: the field, or what the path names.
     pub(super) fn words(&self) -> &'static str {
         match self.used {
@@ -74,15 +69,16 @@ impl Refers<'_> {
 }
 
 /// What the memory says of each. The store is not asked for the ids of whole items, on which nothing depends, nor for words that only look
-/// like ids. It is asked for [`MOST_LOOKED_UP`] references at most: all that an upstream looks up for certain, and of the others the
-/// last ones, as a conversation goes on at its end.
+/// like ids. Of encrypted content it is asked for the last, as a conversation goes on at its end.
 ///
 /// # Errors
-/// When the request refers to more than that for certain.
+/// When the store would be asked for more than [`MOST_LOOKED_UP`] others: an id that was left out could be another owner's.
 pub(super) async fn recall(proxy: &Proxy, admitted: &Admitted, refers: &[Refers<'_>]) -> Result<Vec<Named>, Refusal> {
-    let certain = refers.iter().filter(|refers| refers.is_certain()).count();
-    let mut left = MOST_LOOKED_UP.checked_sub(certain).ok_or_else(Refusal::too_many_references)?;
-    let mut is_asked: Vec<bool> = refers.iter().map(Refers::is_certain).collect();
+    let has_to_be_asked = |refers: &Refers<'_>| refers.is_asked && refers.kind != Kind::Encrypted;
+    let asked: HashSet<_> =
+        refers.iter().filter(|refers| has_to_be_asked(refers)).map(|refers| refers.reference).collect();
+    let mut left = MOST_LOOKED_UP.checked_sub(asked.len()).ok_or_else(Refusal::too_many_references)?;
+    let mut is_asked: Vec<bool> = refers.iter().map(has_to_be_asked).collect();
     for (asked, refers) in is_asked.iter_mut().zip(refers).rev() {
         if !*asked && refers.is_asked && left > 0 {
             left -= 1;
@@ -96,10 +92,17 @@ pub(super) async fn recall(proxy: &Proxy, admitted: &Admitted, refers: &[Refers<
     let (owner, now) = (admitted.caller.owner, Duration::from_millis(proxy.now()));
     let mut here = proxy.origins.recall_here(&of(false), owner, now).into_iter();
     let mut asked = proxy.origins.recall_all(&of(true), owner, now).await.into_iter();
+    let is_down = proxy.origins.is_down();
     let named = |(refers, is_asked): (&Refers<'_>, &bool)| {
         let recalled = if *is_asked { &mut asked } else { &mut here };
         let recalled = refers.reference.and_then(|_| recalled.next()).unwrap_or(Recalled::Unknown);
-        Named { kind: refers.kind, role: refers.role, recalled }
+        // A store that is down holds up no request for what only may be looked up. A key that asks too much, so that the answer
+        // comes too late, shall not get an id through by that.
+        let role = match (refers.role, recalled) {
+            (Role::Perhaps, Recalled::CannotTell(None)) if !is_down => Role::LookedUp,
+            (role, _) => role,
+        };
+        Named { kind: refers.kind, role, recalled }
     };
     Ok(refers.iter().zip(&is_asked).map(named).collect())
 }

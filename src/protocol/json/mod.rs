@@ -312,6 +312,9 @@ impl<S: Seek> Scanner<S> {
                     next
                 }
                 State::FirstValue | State::Value if let Some(len) = self.plain_literal(&piece[i..], byte) => {
+                    if byte != b'n' {
+                        self.seek.scalar();
+                    }
                     i += len;
                     State::After
                 }
@@ -438,8 +441,11 @@ impl<S: Seek> Scanner<S> {
         if !self.literal.0.is_empty() {
             return Ok(State::Literal);
         }
+        let value = std::mem::replace(&mut self.literal.1, Value::Null);
+        if value != Value::Null {
+            self.seek.scalar();
+        }
         if self.keeps_value() {
-            let value = std::mem::replace(&mut self.literal.1, Value::Null);
             self.watch.put(self.token_at..at + 1, value);
         }
         Ok(State::After)
@@ -447,6 +453,7 @@ impl<S: Seek> Scanner<S> {
 
     /// A number ended before `end`. Gives the path that wanted it, as a bit.
     fn number(&mut self, end: u64) -> u32 {
+        self.seek.scalar();
         if !self.keeps_value() {
             return 0;
         }

@@ -23,6 +23,9 @@ pub trait Seek {
     /// What is to be told of a string that comes next as a value. Asked at its begin and at its end.
     fn wish(&self) -> Wish;
 
+    /// A number or a boolean stands as a value.
+    fn scalar(&mut self) {}
+
     /// Whether a string that was wished for as a [`Wish::Value`] and begins with these bytes, unescaped, may be of interest. Where
     /// the answer is no, [`Seek::value`] must find no interest in any string that begins with them.
     fn may_begin_value(&self, begin: &[u8]) -> bool;

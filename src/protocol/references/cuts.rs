@@ -8,6 +8,9 @@ struct Element {
     /// Its place in the array.
     index: usize,
     range: Range<u64>,
+    /// The commas around it.
+    before: Option<u64>,
+    after: Option<u64>,
     /// A number that belongs to its `call_id`, if it has one.
     call: Option<u64>,
     is_cut: bool,
@@ -17,7 +20,9 @@ struct Element {
 /// call.
 #[derive(Debug, Default)]
 pub(super) struct Cuts {
-    commas: Vec<u64>,
+    /// Commas so far, and the last of them.
+    commas: usize,
+    last_comma: Option<u64>,
     elements: Vec<Element>,
 }
 
@@ -25,18 +30,23 @@ impl Cuts {
     /// An element of the array is over; `is_cut` says that it is cut out.
     pub(super) fn element(&mut self, range: Range<u64>, call: Option<u64>, is_cut: bool) {
         if is_cut || call.is_some() {
-            self.elements.push(Element { index: self.commas.len(), range, call, is_cut });
+            let (index, before) = (self.commas, self.last_comma);
+            self.elements.push(Element { index, range, before, after: None, call, is_cut });
         }
     }
 
     /// A comma of the array.
     pub(super) fn comma(&mut self, at: u64) {
-        self.commas.push(at);
+        if let Some(last) = self.elements.last_mut().filter(|last| last.index == self.commas) {
+            last.after = Some(at);
+        }
+        self.commas += 1;
+        self.last_comma = Some(at);
     }
 
     /// Bytes of memory that this takes.
     pub(super) fn held(&self) -> usize {
-        self.commas.capacity() * size_of::<u64>() + self.elements.capacity() * size_of::<Element>()
+        self.elements.capacity() * size_of::<Element>()
     }
 
     /// The ranges that are cut out: each an element with one comma; sorted, apart from each other.
@@ -52,9 +62,9 @@ impl Cuts {
             let Range { start, end } = element.range;
             // Behind an element that stays, the comma between the two goes; in front of all that stay, the next one, if there is one.
             let some_stay = ranges.len() < element.index;
-            let before = element.index.checked_sub(1).and_then(|comma| self.commas.get(comma)).filter(|_| some_stay);
-            let after = self.commas.get(element.index).filter(|_| !some_stay);
-            ranges.push(before.copied().unwrap_or(start)..after.map_or(end, |comma| comma + 1));
+            let before = element.before.filter(|_| some_stay);
+            let after = element.after.filter(|_| !some_stay);
+            ranges.push(before.unwrap_or(start)..after.map_or(end, |comma| comma + 1));
         }
         ranges
     }

@@ -59,7 +59,7 @@ pub(in crate::protocol) trait Collect {
     /// A container that is followed begins; `rule` is the index of the rule of its name, if it has one.
     fn open(&mut self, level: Level, rule: Option<usize>, at: u64);
 
-    /// A string stands in `level`, at the name of the rule `rule`, if it has one.
+    /// A string, a number or a boolean stands in `level`, at the name of the rule `rule`, if it has one.
     fn holds(&mut self, _level: Level, _rule: Option<usize>, _is_empty: bool) {}
 
     /// It ends before `end`.
@@ -164,7 +164,7 @@ impl<C: Collect> Finder<C> {
         Some((rule, self.grammar.rules[rule].take?))
     }
 
-    /// A string stands at the next value.
+    /// A string, a number or a boolean stands at the next value.
     #[inline]
     fn holds(&mut self, is_empty: bool) {
         let rule = self.next().rule();
@@ -293,6 +293,9 @@ impl<C: Collect> Seek for Finder<C> {
                     return Ok(());
                 }
                 let text = text.filter(|text| text.len() <= MAX_ID);
+                // Where callers choose names, the id says more than the name.
+                let own = text.filter(|_| !self.grammar.is_acted_on(rule)).and_then(|text| kind_of(text.as_bytes()));
+                let kind = own.map_or(kind, |(kind, _)| kind);
                 self.hit(rule, kind, text.map(|text| Reference::new(kind, text.as_bytes())), range)
             }
             Some((_, Take::Type)) => {
@@ -308,6 +311,13 @@ impl<C: Collect> Seek for Finder<C> {
                 Ok(())
             }
             _ => Ok(()),
+        }
+    }
+
+    #[inline]
+    fn scalar(&mut self) {
+        if self.skipped == 0 && self.grammar.strict {
+            self.holds(false);
         }
     }
 

@@ -15,8 +15,8 @@ const MIN_RANDOM: usize = 16;
 ///
 /// An id is a prefix of ASCII letters, `_` or `-`, and a rest without space. The prefix says the kind. An id with a prefix that is not
 /// known is that of an item, as providers add types of items: after `_`, letters and digits, 16 at least, and one digit among them.
-/// Ids of calls (`call_…`, `toolu_…`) name nothing that is stored. Without a digit, and with a prefix that is a word, `file_path` or
-/// `item_count` may be meant, as tools name their arguments.
+/// Ids of calls (`call_…`, `toolu_…`) name nothing that is stored. Without a digit or a capital letter, and with a prefix that is a word,
+/// `file_path` or `item_count` may be meant, as tools name their arguments: memory alone is asked for such a text, not the store.
 #[inline]
 pub(super) fn kind_of(text: &[u8]) -> Option<(Kind, bool)> {
     let head = &text[..text.len().min(MAX_PREFIX + 1)];
@@ -42,7 +42,7 @@ pub(super) fn kind_of(text: &[u8]) -> Option<(Kind, bool)> {
         b"call" | b"toolu" => return None,
         _ => return is_random(text[separator], rest).then_some((Kind::Item, true)),
     };
-    let is_id = !is_word || rest.iter().any(u8::is_ascii_digit);
+    let is_id = !is_word || rest.iter().any(|byte| byte.is_ascii_digit() || byte.is_ascii_uppercase());
     rest.iter().all(u8::is_ascii_graphic).then_some((kind, is_id))
 }
 
@@ -72,6 +72,7 @@ mod tests {
             ("conv_68a9837bb9bc8190b403", id(Kind::Conversation)),
             ("file-abc", word(Kind::File)),
             ("file-abc1", id(Kind::File)),
+            ("file-abCdefghijklmnopqrstuv", id(Kind::File)),
             ("cfile_68a9837bb9bc", id(Kind::File)),
             ("vs_a", id(Kind::VectorStore)),
             ("cntr_a", id(Kind::Container)),

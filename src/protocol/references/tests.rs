@@ -267,6 +267,8 @@ fn tells_items_that_are_whole() {
         r#"{"type":"agent_message","id":"amsg_1","content":[{"type":"input_text","text":"x"}]}"#,
         r#"{"type":"who_knows","id":"x_1","anything":"x"}"#,
         r#"{"type":"who_knows","id":"x_1","a":[[{"b":["x"]}]]}"#,
+        r#"{"type":"who_knows","id":"x_1","count":5,"approved":true}"#,
+        r#"{"type":"who_knows","id":"x_1","a":{"b":[false]}}"#,
     ] {
         assert_eq!(uses(item), Use::Whole, "{item}");
     }
@@ -278,6 +280,9 @@ fn tells_items_that_are_whole() {
         r#"{"type":"reasoning","id":"rs_1","summary":[{"type":"summary_text","text":"x"}]}"#,
         r#"{"type":"message","id":"msg_1","a":{"role":"user","content":"x"}}"#,
         r#"{"type":"web_search_call","id":"ws_1","status":"completed"}"#,
+        r#"{"type":"additional_tools","id":"at_1","role":"developer","tools":[]}"#,
+        r#"{"type":"local_shell_call_output","id":"lsh_1","output":""}"#,
+        r#"{"type":"context_compaction","id":"cmp_1"}"#,
         r#"{"type":"code_interpreter_call","id":"ci_1","container_id":"cntr_1","code":null}"#,
     ] {
         assert_eq!(uses(item), Use::Perhaps, "{item}");
@@ -286,16 +291,16 @@ fn tells_items_that_are_whole() {
         r#"{"id":"msg_1"}"#,
         r#"{"id":"msg_1","type":null}"#,
         r#"{"id":"msg_1","role":"user","content":null}"#,
-        r#"{"id":"msg_1","role":1,"content":""}"#,
+        r#"{"id":"msg_1","role":null,"content":""}"#,
         r#"{"type":"message","id":"msg_1","role":"user"}"#,
         r#"{"type":"message","id":"msg_1","status":"completed","content":null}"#,
-        r#"{"type":"reasoning","id":"rs_1","content":[{"text":""},[{}],null,1,true]}"#,
+        r#"{"type":"reasoning","id":"rs_1","content":[{"text":""},[{}],null]}"#,
         r#"{"type":"item_reference","id":"msg_1","role":"user","content":"x"}"#,
         r#"{"type":"reasoning","id":"rs_1","summary":[],"encrypted_content":""}"#,
         r#"{"type":"reasoning","id":"rs_1","summary":[],"content":[],"encrypted_content":null}"#,
         r#"{"type":"image_generation_call","id":"ig_1","status":"completed","result":null}"#,
         r#"{"type":"web_search_call","id":"ws_1"}"#,
-        r#"{"type":"who_knows","id":"x_1","status":"completed","anything":1}"#,
+        r#"{"type":"who_knows","id":"x_1","status":"completed","anything":null}"#,
     ] {
         assert_eq!(uses(item), Use::LookedUp, "{item}");
     }

@@ -1,12 +1,12 @@
 //! Items of a request: which of them an upstream has to look up by their `id`.
 //!
 //! Codex gives ids of its own to every item that it sends, which no provider ever saw, and SDKs send back the items that they received
-//! (docs/wire.md, section 4). Where an item brings content, its `id` reads nothing of anybody. Three cases:
+//! (docs/wire.md, section 4). Where an item brings content, an upstream reads nothing by its `id`. Three cases:
 //!
 //! | item | an upstream |
 //! | --- | --- |
 //! | `item_reference`; an item with nothing but `id`, `type`, `role`, and `status` unless it is the record of a call | looks it up |
-//! | an item with other members, but not those that its type is made of; a message whose `content` is there, but empty | may look it up |
+//! | an item with other members, but not those that its type is made of; one where these are there, but empty (not of reasoning and pictures, which providers look up by nothing but their ids); `context_compaction` | may look it up |
 //! | an item with one of the members that its type is made of | takes it as it is |
 //!
 //! | `type` | made of one of |
@@ -29,7 +29,7 @@
 //! | `tool_search_call` | `arguments`, `call_id` |
 //! | any other | any member |
 //!
-//! A member counts where a string stands in it that is not empty, however deep: `null`, `""`, `[]` and numbers are no content.
+//! A member counts where a string stands in it that is not empty, a number or a boolean, however deep: `null`, `""` and `[]` are no content.
 
 use super::finder::Level;
 
@@ -136,8 +136,13 @@ enum ItemKind {
     /// Made of one of these members.
     Made {
         of: u32,
+        /// Its `status` says that a call ran.
         is_record: bool,
         is_cuttable: bool,
+        /// Providers look it up by nothing but its id.
+        is_by_id: bool,
+        /// Clients make it, with nothing in it.
+        is_control: bool,
     },
 }
 
@@ -167,9 +172,10 @@ impl Item {
             "item_reference" => ItemKind::Reference,
             _ => ItemKind::Made {
                 of: known.unwrap_or(if name.ends_with("_output") { OUTPUT | CALL | TOOLS } else { !LABELS }),
-                // Providers look pictures up by nothing but their ids.
                 is_record: is_call && name != "image_generation_call",
                 is_cuttable: is_call || name == "reasoning",
+                is_by_id: matches!(name, "reasoning" | "image_generation_call"),
+                is_control: name == "context_compaction",
             },
         };
     }
@@ -202,19 +208,21 @@ impl Item {
         };
         match made && !matches!(self.id, Id::Several) {
             true => Use::Whole,
-            false if self.members & !labels != 0 || self.is_empty_message() => Use::Perhaps,
+            false if self.members & !labels != 0 || self.is_empty() => Use::Perhaps,
             false => Use::LookedUp,
         }
     }
 
-    /// A turn in which a model only called tools leaves such a message.
-    fn is_empty_message(&self) -> bool {
-        let is_message = match self.kind {
-            ItemKind::Untyped => self.members & ROLE != 0,
-            ItemKind::Made { of, .. } => of == CONTENT,
+    /// Whether the members that it is made of are there, but empty: a turn in which a model only called tools leaves such a message, and
+    /// a tool may have no output.
+    fn is_empty(&self) -> bool {
+        match self.kind {
+            ItemKind::Untyped => self.members & ROLE != 0 && self.present & CONTENT != 0,
+            ItemKind::Made { of, is_by_id, is_control, .. } => {
+                is_control || (!is_by_id && self.present & of & !LABELS != 0)
+            }
             ItemKind::Reference => false,
-        };
-        is_message && self.present & CONTENT != 0
+        }
     }
 
     /// Its id by its place among the references, if it has one.

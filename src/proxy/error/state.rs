@@ -48,12 +48,12 @@ impl Refusal {
     }
 
     /// What it refers to is in different accounts.
-    pub(in crate::proxy) fn conflicting_state(one: &str, other: &str) -> Self {
+    pub(in crate::proxy) fn conflicting_state([one, other]: [&str; 2], [here, there]: [&str; 2]) -> Self {
         Self::new(
             Problem::ConflictingState,
             format!(
-                "The request refers to state that lives in different provider accounts: {one} and {other}. One account cannot \
-                 use what another one holds."
+                "The request refers to state that lives in different provider accounts: {one} and {other}, at the \
+                 upstreams `{here}` and `{there}`. One account cannot use what another one holds."
             ),
         )
     }
@@ -62,10 +62,10 @@ impl Refusal {
     pub(in crate::proxy) fn conflicting_model(what: &str, upstream: &str, model: &str, others: &[&str]) -> Self {
         let others = match others {
             [] => String::new(),
-            others => format!("; these do: `{}`", others.join("`, `")),
+            others => format!(" Models of this key that lead there: `{}`.", others.join("`, `")),
         };
         let message = format!(
-            "The request refers to state ({what}) that lives at the upstream `{upstream}`, where the model `{model}` does not lead{others}. \
+            "The request refers to state ({what}) that lives at the upstream `{upstream}`, and the model `{model}` does not lead there.{others} \
              Ask for a model that leads there, or begin without the state."
         );
         Self::new(Problem::ConflictingState, message)

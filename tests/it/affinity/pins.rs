@@ -116,7 +116,7 @@ async fn several_have_to_agree() {
     ] {
         let answer = fleet.create("alice", body).await;
         answer.assert_final(400, "conflicting_state", true);
-        assert!(answer.message().contains(&format!("{one} and {other}")), "{answer:?}");
+        assert!(answer.message().contains(&format!("{one} and {other}, at the upstreams `")), "{answer:?}");
     }
     let answer = fleet
         .call(
@@ -320,13 +320,13 @@ async fn a_renamed_model_is_never_asked_for_by_its_own_name() {
             answer.assert_final(400, "conflicting_state", true);
             let message = answer.message();
             assert!(message.contains("the upstream `one`") && message.contains(&format!("`{asked}`")), "{message}");
-            assert!(message.contains("these do: `smart`, `first`, `also`."), "{message}");
+            assert!(message.contains("lead there: `smart`, `first`, `also`."), "{message}");
         }
     }
     // Only models that the key may use are named.
     let encrypted = r#"{"model":"alias","input":[{"type":"reasoning","encrypted_content":"gA"}]}"#;
     let answer = fleet.create("bob", encrypted).await;
-    assert!(answer.message().contains("these do: `also`."), "{answer:?}");
+    assert!(answer.message().contains("lead there: `also`."), "{answer:?}");
     assert!(fleet.arrived().is_empty());
     // What only leans does not keep the request from going where its model leads.
     let leans = r#"{"model":"alias","input":[{"type":"message","id":"msg_1","role":"assistant","content":"x"}]}"#;

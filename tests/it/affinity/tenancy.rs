@@ -56,7 +56,10 @@ const REFERENCES: [(&str, u16, &str); 24] = [
 ];
 
 /// Parts that hold an id of alice's where no documentation has one: relays and later APIs may look it up all the same.
-const ELSEWHERE: [&str; 34] = [
+const ELSEWHERE: [&str; 36] = [
+    // Under the name of something else.
+    r#""extra_body":{"conversation":"resp_alice"}"#,
+    r#""extra_body":{"file_id":"resp_alice"}"#,
     r#""extra_body":{"previous_response_id":"resp_alice"}"#,
     r#""extra_body":{"input":[{"type":"item_reference","id":"item_alice"}]}"#,
     r#""extra_body":{"input":[{"id":"item_alice"}]}"#,
@@ -235,6 +238,24 @@ async fn by_value() {
         assert_eq!(fleet.call("bob", &never(&line), Some(r#"{"model":"smart"}"#)).await.status, 200);
         assert_eq!(fleet.arrived().len(), 1);
     }
+}
+
+/// However many ids stand around another owner's id, that id goes nowhere: a request with too many of them is refused.
+#[tokio::test]
+async fn by_value_however_much_stands_around_it() {
+    let mut fleet = fleet(|_| ()).await;
+    for (around, status, code) in [(1000, 400, "previous_response_not_found"), (1024, 400, "too_many_references")] {
+        let ids: Vec<String> = (0..around).map(|number| format!(r#""resp_x{number}""#)).collect();
+        let body = format!(
+            r#"{{"model":"smart","extra_body":{{"previous_response_id":"resp_alice"}},"x":[{}]}}"#,
+            ids.join(",")
+        );
+        fleet.create("bob", &body).await.assert_final(status, code, true);
+        assert!(fleet.arrived().is_empty());
+    }
+    // The same id is looked up once, however often it stands there.
+    let body = format!(r#"{{"model":"smart","x":[{}]}}"#, vec![r#""resp_new""#; 3000].join(","));
+    assert_eq!((fleet.create("bob", &body).await.status, fleet.arrived().len()), (200, 1));
 }
 
 /// Lists go on after an item: whose that is matters like whose the list is.

@@ -141,7 +141,7 @@ def test_wrong_key(codex, relay):
     run = codex.run("Say hello", key="tg-nobodys")
     assert (run.code, run.upstream()) == (1, [])
     (failed,) = run.of("turn.failed")
-    assert "401" in failed["error"]["message"] and "API key is not known" in failed["error"]["message"]
+    assert "401" in failed["error"]["message"] and "Incorrect API key provided" in failed["error"]["message"]
     assert "tg-nobodys" not in json.dumps(run.events)
     # It takes a wrong key for trouble that could pass: whoever counts failures must know.
     assert len(relay.requests()) == 6

@@ -99,30 +99,8 @@ enum Means {
     Value,
 }
 
-const ITEM: [&str; 22] = [
-    "id",
-    "type",
-    "role",
-    "status",
-    "content",
-    "output",
-    "arguments",
-    "input",
-    "call_id",
-    "tools",
-    "name",
-    "action",
-    "actions",
-    "operation",
-    "queries",
-    "results",
-    "code",
-    "outputs",
-    "result",
-    "server_label",
-    "approval_request_id",
-    "encrypted_content",
-];
+const ITEM: [&str; 9] =
+    ["id", "type", "content", "output", "arguments", "input", "call_id", "tools", "encrypted_content"];
 
 /// The names that are acted on, by place.
 fn acted_on(place: Place) -> &'static [&'static str] {
@@ -205,10 +183,11 @@ fn strings(value: &Value) -> usize {
     }
 }
 
-/// A string stands in it that is not empty.
+/// A string stands in it that is not empty, a number or a boolean.
 fn is_something(value: &Value) -> bool {
     match value {
         Value::String(text) => !text.is_empty(),
+        Value::Number(_) | Value::Bool(_) => true,
         Value::Array(values) => values.iter().any(is_something),
         Value::Object(object) => object.values().any(is_something),
         _ => false,
@@ -234,16 +213,20 @@ fn of_item(item: &Map<String, Value>) -> Use {
         _ if kind.ends_with("_output") => has(&["output", "call_id", "tools"]),
         _ => any_but(&["id", "type", "role", "status"]),
     };
-    let is_message = match kind {
-        "" => has(&["role"]),
-        kind => kind == "message",
+    let is_there = |names: &[&str]| names.iter().any(|name| item.get(*name).is_some_and(|value| !value.is_null()));
+    let is_empty = match kind {
+        "" => has(&["role"]) && is_there(&["content"]),
+        "message" => is_there(&["content"]),
+        "reasoning" | "image_generation_call" => false,
+        "compaction" => is_there(&["encrypted_content"]),
+        "function_call" => is_there(&["name", "arguments"]),
+        _ if kind.ends_with("_output") => is_there(&["output", "call_id", "tools"]),
+        _ => item.iter().any(|(name, value)| !["id", "type", "role", "status"].contains(&&**name) && !value.is_null()),
     };
-    let is_empty =
-        item.get("content").is_some_and(|content| content.is_string() || content.is_array() || content.is_object());
     match (is_whole && item.get("id").is_some_and(|id| strings(id) == 1), any_but(&labels)) {
         (true, _) => Use::Whole,
         (_, true) => Use::Perhaps,
-        _ if is_message && is_empty => Use::Perhaps,
+        _ if is_empty => Use::Perhaps,
         _ => Use::LookedUp,
     }
 }
@@ -273,6 +256,8 @@ fn value(value: &Value, means: Means, into: Place, uses: Use, found: &mut Vec<Fo
                 Means::Id(Kind::Skill) | Means::Perhaps(Kind::Skill) if text.starts_with("openai-") => None,
                 Means::Id(kind) => Some((kind, uses)),
                 Means::Encrypted => Some((Kind::Encrypted, Use::LookedUp)),
+                // The id says more than the name.
+                Means::Perhaps(_) if text == "resp_1" => Some((Kind::Response, Use::Perhaps)),
                 Means::Perhaps(kind) => Some((kind, Use::Perhaps)),
                 Means::Value if text == "resp_1" => Some((Kind::Response, Use::Perhaps)),
                 Means::Value | Means::Text => None,
