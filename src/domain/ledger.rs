@@ -8,7 +8,7 @@ use std::{
 use super::{
     endpoint::{Endpoint, Shape},
     id::RequestId,
-    outcome::{Attempt, AttemptResult, End, Outcome},
+    outcome::{AttemptResult, End, Outcome},
     price::Price,
     problem::Problem,
     usage::{Estimate, Shown, Usage},
@@ -56,36 +56,60 @@ impl State {
     /// Of a request that is over. It is about the answer that the client got: what attempts before it may have cost, no
     /// provider tells.
     pub fn of(outcome: &Outcome) -> Self {
-        let Usage { input, output, .. } = outcome.usage;
         match outcome.end {
             _ if outcome.is_free() => Self::Exact,
             End::UpstreamError => Self::Exact,
             // A client that left got no tokens to count, unless the rest was read on.
             End::Completed | End::ResponseFailed | End::ResponseIncomplete | End::ClientGone | End::ClientStalled
-                if input.is_some() && output.is_some() && !outcome.so_far =>
+                if is_told(outcome) =>
             {
                 Self::Exact
             }
             // Inside an error, or while another attempt was waited for.
-            End::ClientGone | End::ClientStalled if outcome.attempts.last().is_some_and(is_error) => Self::Exact,
+            End::ClientGone | End::ClientStalled
+                if outcome.attempts.last().is_some_and(|attempt| did_nothing(attempt.result)) =>
+            {
+                Self::Exact
+            }
             End::Refused if outcome.attempts.iter().all(|attempt| did_nothing(attempt.result)) => Self::Exact,
             _ if outcome.goes_on => Self::Pending,
+            End::Completed
+            | End::ResponseFailed
+            | End::ResponseIncomplete
+            | End::Incomplete
+            | End::UpstreamBroken
+            | End::UpstreamStalled
+                if outcome.made_nothing =>
+            {
+                Self::Exact
+            }
             _ if outcome.bytes_seen() > 0 || !outcome.usage.is_empty() => Self::Partial,
             _ => Self::Unknown,
         }
     }
 }
 
-/// Whether the provider answered with an error.
-fn is_error(attempt: &Attempt) -> bool {
-    matches!(attempt.result, AttemptResult::Status(status) if !status.is_success())
+/// The text that passed may come to so many times the tokens that were told, and 16 more: counting by bytes is right
+/// within a factor of two for what people and models write, and a run of one character is far off.
+const DOUBT: u64 = 4;
+/// See [`DOUBT`].
+const SLACK: u64 = 16;
+
+/// Whether the provider told the tokens of all of the answer, and can be believed. Some tell zeros for an answer full of text.
+fn is_told(outcome: &Outcome) -> bool {
+    let Usage { input: Some(_), output: Some(output), .. } = outcome.usage else { return false };
+    let most = if output == 0 { 0 } else { output.saturating_mul(DOUBT).saturating_add(SLACK) };
+    !outcome.so_far && outcome.text_tokens <= most
 }
 
-/// Whether no model can have worked.
+/// Whether no model can have worked: the provider answered with an error, a page or a redirect, or not with a single byte. An
+/// upstream that takes too long to answer may well be at work.
 fn did_nothing(result: AttemptResult) -> bool {
     match result {
         AttemptResult::Status(status) => !status.is_success(),
-        AttemptResult::Fault(problem) => problem == Problem::UpstreamUnreachable,
+        AttemptResult::Fault(problem) => {
+            matches!(problem, Problem::UpstreamUnreachable | Problem::UpstreamDisconnected | Problem::UpstreamBadAnswer)
+        }
         AttemptResult::Abandoned => false,
     }
 }
@@ -210,8 +234,8 @@ fn reserved_cost(outcome: &Outcome) -> Option<u64> {
 ///
 /// What only looks something up or puts it away costs nothing, also where there are no prices.
 ///
-/// Where the tokens are not all known it is the larger of what was reserved and what came of it as far as one sees: who
-/// hangs up before the last event would have it for nothing otherwise.
+/// Where the tokens are not all known, the charge is for the input and for the output that passed. Output that was not seen is
+/// charged as it was reserved.
 pub fn charge(outcome: &Outcome, state: State) -> Option<(u64, bool)> {
     if outcome.is_free() {
         return Some((0, false));
@@ -219,37 +243,41 @@ pub fn charge(outcome: &Outcome, state: State) -> Option<(u64, bool)> {
     let price = outcome.price?;
     match state {
         State::Open => None,
-        State::Exact if outcome.usage.is_empty() => Some((0, false)),
+        State::Exact if outcome.usage.is_nothing() => Some((0, false)),
         State::Exact => Some((price.cost(&outcome.usage), false)),
         State::Partial | State::Unknown | State::Interrupted | State::Pending => {
-            let seen = price.cost(&as_far_as_seen(outcome));
             // What was answered and is paid by the call alone costs what it costs, whatever it used.
             let estimated = state != State::Partial || price.counts_tokens();
-            Some((seen.max(reserved_cost(outcome).unwrap_or_default()), estimated))
+            Some((price.cost(&as_far_as_seen(outcome)), estimated))
         }
     }
 }
 
-/// Bytes of an answer that is no stream for one token of its text, at least.
-const BYTES: u64 = 8;
-
-/// Tokens that a request used, as far as they were told or can be seen.
+/// Tokens that a request is charged with, as far as they were told or can be seen.
 pub fn tokens_seen(outcome: &Outcome) -> u64 {
     let Usage { input, output, total, .. } = as_far_as_seen(outcome);
     let sum = input.unwrap_or_default().saturating_add(output.unwrap_or_default());
     sum.max(total.unwrap_or_default())
 }
 
-/// What was reported, and in place of what was not, what can be seen: an event of a stream has one token at least. Bytes of
-/// other answers count up to what was reserved: they may be those of an image.
+/// What was told; in place of what was not, the input as it was estimated, and the output by the text that passed.
+///
+/// What was reserved counts for output that was not seen: of an answer that the client did not wait for, of a stream before its
+/// first text, and of images, sound and encrypted reasoning whose tokens were not told. Of a stream that its client left, the
+/// provider stops the rest.
 fn as_far_as_seen(outcome: &Outcome) -> Usage {
-    let Estimate { input, output } = outcome.estimate.unwrap_or(Estimate { input: 0, output: 0 });
+    let estimate = outcome.estimate.unwrap_or(Estimate { input: 0, output: 0 });
+    let told = outcome.usage;
+    let input = told.input.filter(|input| *input > 0).unwrap_or(estimate.input);
+    let seen = told.output.unwrap_or_default().max(outcome.text_tokens);
+    let was_seen = !outcome.goes_on && (outcome.whole || (outcome.streamed && outcome.text_tokens > 0));
+    let is_countable = !outcome.other_output || told.output.is_some_and(|output| output > 0);
     let output = match outcome.endpoint.map(Endpoint::shape) {
-        Some(Shape::Vectors | Shape::Media) => 0,
-        _ if outcome.streamed => outcome.events,
-        _ => output.min(outcome.bytes_seen() / BYTES),
+        Some(Shape::Vectors) => 0,
+        _ if was_seen && is_countable => seen,
+        _ => seen.max(estimate.output),
     };
-    Usage { input: outcome.usage.input.or(Some(input)), output: outcome.usage.output.or(Some(output)), ..outcome.usage }
+    Usage { input: Some(input), output: Some(output), ..told }
 }
 
 /// A text that every database stores and every terminal shows: a row with another one would never get there. PostgreSQL takes

@@ -151,6 +151,14 @@ pub struct Outcome {
     pub streamed: bool,
     /// Events seen in it.
     pub events: u64,
+    /// Tokens of the output's text that passed, by its bytes.
+    pub text_tokens: u64,
+    /// Output passed that is no text, as an image.
+    pub other_output: bool,
+    /// All of the answer was seen.
+    pub whole: bool,
+    /// An answer came, and held neither output nor tokens: no model did anything.
+    pub made_nothing: bool,
     /// Bytes of the body as it was read, decoded.
     pub bytes_up: u64,
     /// Bytes of the answer's body handed to the client's connection.
@@ -192,6 +200,10 @@ impl Outcome {
             so_far: false,
             streamed: false,
             events: 0,
+            text_tokens: 0,
+            other_output: false,
+            whole: false,
+            made_nothing: false,
             bytes_up: 0,
             bytes_down: 0,
             bytes_drained: 0,

@@ -58,6 +58,21 @@ pub enum Tier {
 }
 
 impl Usage {
+    /// Whether no token, tool call, second or cost was reported, but zeros at most.
+    pub fn is_nothing(&self) -> bool {
+        let counts = [
+            self.input,
+            self.output,
+            self.total,
+            self.image_tool_input,
+            self.image_tool_output,
+            self.web_searches,
+            self.audio_ms,
+            self.told_cost,
+        ];
+        counts.into_iter().flatten().all(|count| count == 0)
+    }
+
     /// True while nothing was reported.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()

@@ -147,8 +147,8 @@ impl Permit {
             cost.and_then(|cost| exchange.convert(cost.nano, cost.currency, currency)).unwrap_or_default()
         };
         let costs: Costs = Currency::ALL.map(cost_in);
-        let used = |reserved: u64| match used {
-            Used::Partly { seen, .. } => reserved.max(seen),
+        let used = match used {
+            Used::Partly { seen, .. } => seen,
             Used::Nothing => 0,
             Used::Tokens { input, output } => input.unwrap_or_default().saturating_add(output.unwrap_or_default()),
         };
@@ -156,7 +156,7 @@ impl Permit {
             let Some(share) = subject.shares.get(item.share) else { continue };
             match &item.what {
                 What::Rate { tokens, rate, cost, counted } => {
-                    let (used, part) = (used(*cost), rate.share(replicas));
+                    let part = rate.share(replicas);
                     match counted {
                         Some(counted) => {
                             memory::recount(share, *tokens, *counted, part.span(used), self.at, now);

@@ -116,6 +116,8 @@ impl Settlement {
         }
         outcome.upstream_code.clone_from(&seen.code);
         outcome.events = seen.events;
+        (outcome.text_tokens, outcome.other_output) = (seen.text_tokens, seen.other_output);
+        (outcome.whole, outcome.made_nothing) = (seen.whole, seen.made_nothing());
         if outcome.is_free() {
             // What is only looked up is paid for by the request that made it.
             outcome.shown = shown(outcome, seen);
@@ -125,8 +127,11 @@ impl Settlement {
             outcome.goes_on = goes_on(outcome, seen);
         }
         // No text comes out, and providers say nothing of it then.
-        if shape == Some(Shape::Vectors) && outcome.usage.input.is_some() {
-            outcome.usage.output.get_or_insert(0);
+        if shape == Some(Shape::Vectors) {
+            let usage = &mut outcome.usage;
+            // Some tell the sum alone.
+            usage.input = usage.input.or(usage.total);
+            usage.output = usage.output.or(usage.input.map(|_| 0));
         }
     }
 
@@ -151,7 +156,9 @@ impl Settlement {
         let state = State::of(&self.outcome);
         let cost = ledger_row::charge(&self.outcome, state).zip(self.outcome.price);
         let cost = cost.map(|((nano, _), price)| Money { nano, currency: price.currency });
-        Some(Charged { state, usage: self.outcome.usage, seen: ledger_row::tokens_seen(&self.outcome), cost })
+        let Outcome { usage, text_tokens, whole, other_output, .. } = *self.outcome;
+        let text = (whole && !other_output).then_some(text_tokens);
+        Some(Charged { state, usage, seen: ledger_row::tokens_seen(&self.outcome), text, cost })
     }
 
     /// The request is over with an error of ours.
@@ -192,6 +199,8 @@ pub struct Charged {
     pub usage: Usage,
     /// Tokens that were told or seen, all together.
     pub seen: u64,
+    /// Tokens of the output, by its text, where all of it was seen.
+    pub text: Option<u64>,
     /// None where its model has no price.
     pub cost: Option<Money>,
 }
@@ -256,6 +265,7 @@ mod tests {
         let metrics = Metrics::default();
         let used = Usage { input: Some(3), output: Some(5), ..Usage::default() };
         let seen = |status, terminal, usage| Seen {
+            text_tokens: 1,
             response_id: Some("resp_1".into()),
             status,
             terminal,
@@ -264,6 +274,7 @@ mod tests {
         };
         let (queued, under_way, done) = (Some(Status::Queued), Some(Status::InProgress), Some(Status::Completed));
         let whole = Some(Terminal::Completed);
+        let zeros = Usage { input: Some(0), output: Some(0), ..Usage::default() };
         for (background, streamed, seen, state) in [
             (true, false, seen(queued, None, Usage::default()), State::Pending),
             (false, false, seen(under_way, None, Usage::default()), State::Pending),
@@ -275,6 +286,14 @@ mod tests {
             (true, true, seen(done, whole, used), State::Exact),
             // Nobody could ask for it.
             (true, false, Seen { status: queued, ..Seen::default() }, State::Partial),
+            // No model did anything.
+            (false, true, Seen { terminal: Some(Terminal::Failed), ..Seen::default() }, State::Exact),
+            (false, false, Seen { status: done, terminal: whole, ..Seen::default() }, State::Exact),
+            (true, false, Seen::default(), State::Exact),
+            (false, true, Seen { usage: zeros, terminal: whole, ..Seen::default() }, State::Exact),
+            // A count that cannot be true, beside the text that passed.
+            (false, true, Seen { usage: zeros, ..seen(done, whole, used) }, State::Partial),
+            (false, true, Seen { text_tokens: 25_000, ..seen(done, whole, used) }, State::Partial),
         ] {
             let mut settlement = open(&metrics);
             let outcome = settlement.outcome();

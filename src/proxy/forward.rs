@@ -27,7 +27,7 @@ use crate::{
         chance,
         endpoint::{Carries, Endpoint, Shape, Surface},
     },
-    limits::{Costs, Permit, Refused},
+    limits::{Costs, Permit, Refused, Size},
     routing::{self, Bar, Candidate, Route},
     upstream::headers::TURN_STATE,
 };
@@ -184,8 +184,8 @@ async fn obtain(
 
     // Admit what it will probably use, and what that costs.
     if !endpoint.is_free() {
-        let estimate =
-            tables.limits.estimate(permit, caller.owner, route.model, received.rope.len(), endpoint.has_output());
+        let size = Size { bytes: received.rope.len(), encoded: received.encoded };
+        let estimate = tables.limits.estimate(permit, caller.owner, route.model, size, endpoint.has_output());
         settlement.outcome().estimate = Some(estimate);
         let began = settlement.outcome().id.millis();
         let costs = if permit.has_budgets() {

@@ -362,7 +362,7 @@ fn errors() -> Vec<(u16, Vec<u8>, Vec<u8>)> {
 async fn an_empty_answer_is_an_answer() {
     for (status, media, end) in [
         ("500 X", "application/json", "upstream_error"),
-        ("200 OK", "application/json", "completed"),
+        ("200 OK", "application/json", "response_failed"),
         ("200 OK", "text/event-stream", "incomplete"),
     ] {
         let upstream = Upstream::fixed(answer(status, media, b"")).await;

@@ -10,6 +10,7 @@ mod billing;
 mod bodies;
 mod body_budget;
 mod cancel;
+mod charges;
 mod cli;
 mod deadlines;
 mod drain;
