@@ -169,7 +169,7 @@ fn upstream(config: &Config, index: usize) -> &str {
 }
 
 fn same_model(was: &Config, one: &Model, is: &Config, other: &Model) -> bool {
-    (one.strategy, one.on_lost_state) == (other.strategy, other.on_lost_state)
+    (one.strategy, one.on_lost_state, one.require_usage) == (other.strategy, other.on_lost_state, other.require_usage)
         && one.targets.len() == other.targets.len()
         && one.targets.iter().zip(&other.targets).all(|(one, other)| {
             upstream(was, one.upstream) == upstream(is, other.upstream)
@@ -190,7 +190,7 @@ fn same_key(was: &Config, one: &Key, is: &Config, other: &Key) -> bool {
         && one.limits == other.limits
         && one.budgets == other.budgets
         && (&one.ips, one.expires, one.on_client_gone) == (&other.ips, other.expires, other.on_client_gone)
-        && one.kept == other.kept
+        && (&one.kept, one.require_usage) == (&other.kept, other.require_usage)
         && upstreams(was, one) == upstreams(is, other)
         && group(was, one) == group(is, other)
 }

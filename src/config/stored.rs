@@ -133,6 +133,7 @@ impl Config {
             ips: nets,
             expires: *expires_ms,
             on_client_gone,
+            require_usage: false,
             kept,
         };
         Taken { key: Some(key), faults, unusable }

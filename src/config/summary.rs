@@ -135,6 +135,9 @@ fn bounds(key: &Key) -> String {
     if key.on_client_gone == OnClientGone::Drain {
         text.push_str("; reads on when a client leaves");
     }
+    if key.require_usage {
+        text.push_str("; chat streams have to tell their tokens");
+    }
     text
 }
 
@@ -209,7 +212,8 @@ fn write_model(out: &mut String, config: &Config, model: &Model) -> fmt::Result 
         OnLostState::Fail => "",
         OnLostState::StripEncrypted => ", elsewhere without encrypted reasoning where its account is lost",
     };
-    writeln!(out, "  {} -> {}{strategy}{lost}", model.name, groups.collect::<Vec<_>>().join(" > "))
+    let usage = if model.require_usage { ", chat streams have to tell their tokens" } else { "" };
+    writeln!(out, "  {} -> {}{strategy}{lost}{usage}", model.name, groups.collect::<Vec<_>>().join(" > "))
 }
 
 fn write_upstream(out: &mut String, upstream: &Upstream) -> fmt::Result {

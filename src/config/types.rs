@@ -354,6 +354,8 @@ pub struct Model {
     pub targets: Vec<Target>,
     /// A request whose state is in an account that cannot be used.
     pub on_lost_state: OnLostState,
+    /// Chat streams have to tell their tokens: `stream_options.include_usage` is added where the client left it out.
+    pub require_usage: bool,
 }
 
 /// How candidates of one priority are ordered for a request.

@@ -20,6 +20,9 @@ const BYTES: f64 = 4.0;
 /// Bytes of an encoded file in a request for one token of its input, at least. An image of 1 MB is some 1,500 tokens.
 const FILE_BYTES: u64 = 1024;
 
+/// Requests under so many bytes and tokens do not tell what a byte is: most of their input is what every request has.
+const TELLING: u64 = 256;
+
 /// The least output that is expected, however little the last requests had: whoever asks for small answers for a while shall not
 /// get a large one reserved as next to nothing.
 const LEAST_OUTPUT: u64 = 256;
@@ -134,7 +137,7 @@ impl Mean {
         if let Some(output) = output {
             add(&self.output, output as f64, OUTPUT);
         }
-        if let Some(input) = input.filter(|input| *input > 0) {
+        if let Some(input) = input.filter(|input| *input > 0 && body.max(*input) >= TELLING) {
             add(&self.bytes, body as f64 / input as f64, BYTES);
         }
     }
@@ -182,8 +185,10 @@ mod tests {
     fn tiny_requests_do_not_make_the_next_one_next_to_nothing() {
         let mean = Mean::default();
         for _ in 0..500 {
-            // 200 bytes around a single word.
-            mean.learn(200, Some(2), Some(1));
+            // 300 bytes around a single word.
+            mean.learn(300, Some(3), Some(1));
+            // And the other way: 8 tokens that are none of the client's.
+            mean.learn(17, Some(8), Some(1));
         }
         assert_eq!(mean.estimate(text(400_000)), Estimate { input: 100_000, output: LEAST_OUTPUT });
         // An image of 3 MB has the input of an image.

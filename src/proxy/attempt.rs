@@ -65,6 +65,8 @@ pub(super) struct Call<'a> {
     pub(super) cuts: &'a Cuts,
     /// The model that the body names.
     pub(super) model: Option<&'a Model>,
+    /// What has the stream of a chat tell its tokens, where it has to.
+    pub(super) telling_usage: Option<Edit>,
     /// Whose is what comes of it.
     pub(super) owner: Owner,
     /// The account that issued the turn state among the headers, if that is known.
@@ -74,7 +76,7 @@ pub(super) struct Call<'a> {
 }
 
 impl Call<'_> {
-    /// The body that asks for `model`, without `cuts`; as it came where it is so already.
+    /// The body that asks for `model`, without `cuts`, with its tokens told; as it came where it is so already.
     fn body(&self, model: Option<&str>, cuts: &[Edit]) -> RopeBody {
         let renamed = match (self.model, model) {
             (Some(asked), Some(model)) if *asked.name != *model => {
@@ -82,11 +84,11 @@ impl Call<'_> {
             }
             _ => None,
         };
-        let body = match (renamed, cuts) {
-            (None, []) => self.body.body(),
-            (Some(edit), []) => self.body.edited(&[edit]).body(),
-            (renamed, cuts) => {
-                let mut edits: Vec<Edit> = cuts.iter().cloned().chain(renamed).collect();
+        let body = match (renamed, cuts, &self.telling_usage) {
+            (None, [], None) => self.body.body(),
+            (Some(edit), [], None) => self.body.edited(&[edit]).body(),
+            (renamed, cuts, telling_usage) => {
+                let mut edits: Vec<Edit> = cuts.iter().chain(telling_usage).cloned().chain(renamed).collect();
                 edits.sort_by_key(|edit| edit.range.start);
                 self.body.edited(&edits).body()
             }

@@ -218,7 +218,9 @@ async fn obtain(
     // Attempt, until one answers.
     let (model, body) = (received.model.as_ref(), &received.rope);
     let (query, headers, owner, cuts) = (head.uri.query(), &head.headers, caller.owner, &cuts);
-    let call = Call { resource, query, headers, body, cuts, model, owner, turn_issuer, presence };
+    let requires_usage = caller.require_usage || route.require_usage;
+    let telling_usage = requires_usage.then(|| received.telling_usage()).flatten();
+    let call = Call { resource, query, headers, body, cuts, model, telling_usage, owner, turn_issuer, presence };
     let wish = Wish { key: owner.key, model: asked };
     Failover::new(proxy, tables, settlement, &route, wish, choice).run(&call).await
 }

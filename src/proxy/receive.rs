@@ -25,10 +25,10 @@ use crate::{
         model_name,
     },
     protocol::{
-        body::Rope,
+        body::{Edit, Rope},
         coding::{self, Coded, Coding, MAX_RATIO, RATIO_FROM, ZSTD_WINDOW_LOG},
         json::Value,
-        references::request::{Request, RequestScan},
+        references::request::{Request, RequestScan, Streaming},
         tokens,
     },
 };
@@ -64,8 +64,17 @@ pub(super) struct Received {
     pub(super) cache_key: Option<Box<str>>,
     /// Whether `background` is true.
     pub(super) background: bool,
+    /// What a chat says of its stream.
+    pub(super) streaming: Streaming,
     /// What it refers to, if it refers to anything.
     pub(super) state: Option<Box<Request>>,
+}
+
+impl Received {
+    /// The edit after which the stream of a chat tells its tokens, where it does not do so already.
+    pub(super) fn telling_usage(&self) -> Option<Edit> {
+        self.streaming.telling(|range| self.rope.first_after(range.start + 1) != Some(b'}'))
+    }
 }
 
 /// The model that the request names.
@@ -335,7 +344,8 @@ impl<'a> Scan<'a> {
             _ => None,
         };
         let background = request.background.take().is_some_and(|found| found.value == Value::Bool(true));
+        let streaming = std::mem::take(&mut request.streaming);
         let state = (!request.references.is_empty()).then(|| Box::new(request));
-        Ok(Received { rope: self.rope, model, encoded: self.encoded, cache_key, background, state })
+        Ok(Received { rope: self.rope, model, encoded: self.encoded, cache_key, background, streaming, state })
     }
 }

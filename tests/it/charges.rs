@@ -3,6 +3,8 @@
 //! `cargo test --test it charges:: -- --nocapture` prints the table.
 
 mod answers;
+mod cheats;
+mod required;
 
 use std::path::Path;
 
@@ -67,11 +69,8 @@ async fn gateway_before(upstream: &Upstream) -> Gateway {
     Gateway::start(config)
 }
 
-/// Asks as the case says, and gives the row that is left.
-async fn charge(case: &Case) -> Charged {
-    let steps = std::sync::Mutex::new(Some(case.steps().await));
-    let upstream = Upstream::scripted(move |_| steps.lock().unwrap().take().unwrap_or_default()).await;
-    let gateway = gateway_before(&upstream).await;
+/// Asks as the case says, and leaves.
+async fn ask(gateway: &Gateway, case: &Case) {
     let mut client = gateway.connect().await;
     let (path, body) = (case.path, case.request());
     client
@@ -93,7 +92,14 @@ async fn charge(case: &Case) -> Charged {
             }
         }
     }
-    drop(client);
+}
+
+/// The row that the case leaves.
+async fn charge(case: &Case) -> Charged {
+    let steps = std::sync::Mutex::new(Some(case.steps().await));
+    let upstream = Upstream::scripted(move |_| steps.lock().unwrap().take().unwrap_or_default()).await;
+    let gateway = gateway_before(&upstream).await;
+    ask(&gateway, case).await;
     until(case.name, async || rows(gateway.folder.path()).await.len() == 1).await;
     rows(gateway.folder.path()).await.remove(0)
 }

@@ -100,6 +100,7 @@ impl Check<'_> {
                 raw::OnClientGone::Cancel => OnClientGone::Cancel,
                 raw::OnClientGone::Drain => OnClientGone::Drain,
             };
+            let require_usage = raw.require_usage;
             let Some(sha256) = self.key_digest(raw, &path) else { continue };
             if let Some(same) = keys.iter().find(|key| key.sha256 == sha256) {
                 let message = format!("this key has the secret of the key `{}`", same.name);
@@ -120,6 +121,7 @@ impl Check<'_> {
                 ips,
                 expires,
                 on_client_gone,
+                require_usage,
                 kept: Kept::File,
             });
         }

@@ -45,6 +45,8 @@ pub(in crate::config) struct Key {
     pub(in crate::config) expires: Option<String>,
     /// What becomes of the call upstream when the client leaves before its end.
     pub(in crate::config) on_client_gone: OnClientGone,
+    /// Chat streams have to tell their tokens: `stream_options.include_usage` is added where the client left it out.
+    pub(in crate::config) require_usage: bool,
 }
 
 #[derive(Default, Deserialize, Serialize, JsonSchema)]

@@ -109,7 +109,13 @@ pub(crate) fn model(name: &str, targets: &[(usize, Option<&str>)]) -> Model {
         weight: 1,
     });
     let on_lost_state = OnLostState::Fail;
-    Model { name: name.into(), strategy: Strategy::Ordered, targets: targets.collect(), on_lost_state }
+    Model {
+        name: name.into(),
+        strategy: Strategy::Ordered,
+        targets: targets.collect(),
+        on_lost_state,
+        require_usage: false,
+    }
 }
 
 /// An upstream with one credential.
