@@ -18,6 +18,7 @@ use tidegate::{
     store::sql::FILE,
 };
 
+pub(crate) use self::answers::encode;
 use self::answers::{Case, Leave, Truth, all};
 use crate::support::{
     database::until,

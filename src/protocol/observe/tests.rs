@@ -7,6 +7,7 @@ use crate::domain::usage::MOST_TOKENS;
 
 mod dialects;
 mod learning;
+mod output;
 
 fn as_stream(dialect: Dialect) -> Observer {
     Observer::new(dialect, true, Coded::Plain)

@@ -169,7 +169,7 @@ impl Case {
     }
 }
 
-async fn encode(coding: &str, plain: &[u8]) -> Vec<u8> {
+pub(crate) async fn encode(coding: &str, plain: &[u8]) -> Vec<u8> {
     let mut encoder: std::pin::Pin<Box<dyn AsyncRead + Send + '_>> = match coding {
         "gzip" => Box::pin(GzipEncoder::new(plain)),
         "deflate" => Box::pin(ZlibEncoder::new(plain)),

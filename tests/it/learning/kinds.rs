@@ -142,6 +142,42 @@ async fn json_by_no_name_teaches_too() {
     assert_eq!(learned(&gateway).await, 0.0);
 }
 
+/// What the answer is, its first bytes say; a coding that was not asked for is no obstacle. The client gets the bytes as they came,
+/// and may name the id at once.
+#[tokio::test]
+async fn an_answer_in_a_coding_or_under_another_label_teaches_too() {
+    let of_stream = stream();
+    for (coding, media, plain) in [
+        ("gzip", "application/json", RESPONSE),
+        ("gzip", "text/event-stream", &of_stream),
+        ("br", "application/json", RESPONSE),
+        ("br", "text/event-stream", &of_stream),
+        ("zstd", "application/json", RESPONSE),
+        ("deflate", "text/event-stream", &of_stream),
+        ("", "audio/mpeg", RESPONSE),
+        ("", "text/event-stream", RESPONSE),
+        ("", "application/json", &of_stream),
+        ("", "application/octet-stream", &of_stream),
+        // The label of a coding that is not there.
+        ("gzip but plain", "application/json", RESPONSE),
+    ] {
+        let body = match coding {
+            "" | "gzip but plain" => plain.as_bytes().to_vec(),
+            coding => crate::charges::encode(coding, plain.as_bytes()).await,
+        };
+        let label = coding.split(' ').next().filter(|label| !label.is_empty());
+        let label = label.map(|label| format!("content-encoding: {label}\r\n")).unwrap_or_default();
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-type: {media}\r\n{label}content-length: {}\r\n\r\n", body.len());
+        let sent = [head.as_bytes(), &body].concat();
+        let (_upstream, gateway) = answered("POST /v1/responses", sent, &body).await;
+        assert_eq!(
+            told(&gateway, (Kind::Response, "resp_1"), owner("tester")).await,
+            made_here(),
+            "{coding} as {media}"
+        );
+    }
+}
+
 #[tokio::test]
 async fn what_is_no_success_teaches_nothing() {
     let coded = [
