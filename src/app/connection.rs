@@ -91,17 +91,30 @@ struct Connection<'a> {
 
 impl Connection<'_> {
     /// Shakes hands, and goes on with what the client chose.
-    async fn tls(self, socket: Socket, secure: &Secure) {
+    async fn tls(self, mut socket: Socket, secure: &Secure) {
         let shutdown = &self.shared.shutdown;
         let metrics = &self.shared.metrics.connections;
+        let accepting = async {
+            let mut byte = [0];
+            // A record of TLS begins with a number below 32, a request in plain HTTP with the letters of its method.
+            if socket.read.peek(&mut byte).await? == 1 && byte[0].is_ascii_uppercase() {
+                return Ok(Err(socket));
+            }
+            tls::accept(&secure.acceptor, socket).await.map(Ok)
+        };
         let accepted = tokio::select! {
             biased;
-            accepted = timeout(self.shared.deadlines.first_byte, tls::accept(&secure.acceptor, socket)) => accepted,
+            accepted = timeout(self.shared.deadlines.first_byte, accepting) => accepted,
             // No request can be lost.
             () = shutdown.draining() => return,
         };
         match accepted {
-            Ok(Ok((stream, is_h2))) => {
+            Ok(Ok(Err(socket))) => {
+                metrics.tls_failed.inc();
+                let end = End { answer: Some(answer::plain_http()), farewell: true, linger: true };
+                self.close(socket, end).await;
+            }
+            Ok(Ok(Ok((stream, is_h2)))) => {
                 self.progress.greeted(is_h2);
                 if is_h2 {
                     self.http2(stream, Arc::clone(&secure.slots)).await;

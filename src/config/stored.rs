@@ -39,6 +39,8 @@ const NO_GROUP: &str = "its group is gone";
 const NO_BUDGET: &str = "its budgets cannot be counted";
 /// Or it might come from anywhere.
 const NO_NETWORK: &str = "its networks cannot be read";
+/// The first start made the key so that the gateway can be tried: it may do everything.
+const HAS_OTHERS: &str = "it was for the time until another key is declared";
 const NO_HASH: &str = "its hash cannot be read";
 const OF_FILE: &str = "the configuration has one of its name or secret";
 
@@ -47,8 +49,15 @@ impl Config {
     /// counts.
     pub fn add_stored(&mut self, stored: &[StoredKey]) -> Vec<StoredFault> {
         let mut faults = Vec::new();
+        let has_others = self.has_others(stored);
         for one in stored {
-            let Taken { key, faults: of_it, unusable } = self.take(one);
+            let Taken { mut key, faults: of_it, unusable } = self.take(one);
+            if one.settings.interim
+                && has_others
+                && let Some(Key { kept: Kept::Store { refused, .. }, .. }) = &mut key
+            {
+                *refused = refused.or(Some(HAS_OTHERS));
+            }
             let refused = unusable.is_some() && key.is_some();
             faults.extend(of_it.into_iter().map(|fault| StoredFault { name: one.name.clone(), fault, refused }));
             self.keys.extend(key);
@@ -56,9 +65,15 @@ impl Config {
         faults
     }
 
-    /// Why a key of the store is refused whatever it says of itself, if it is.
-    pub fn unusable(&self, stored: &StoredKey) -> Option<&'static str> {
-        self.take(stored).unusable
+    /// Why a key of the store is refused whatever it says of itself, if it is. `all` are the keys of the store.
+    pub fn unusable(&self, stored: &StoredKey, all: &[StoredKey]) -> Option<&'static str> {
+        let ended = stored.settings.interim && self.has_others(all);
+        self.take(stored).unusable.or(ended.then_some(HAS_OTHERS))
+    }
+
+    /// Whether there are keys beside the one that the first start makes, which ends then.
+    pub fn has_others(&self, stored: &[StoredKey]) -> bool {
+        self.keys.iter().any(|key| key.kept == Kept::File) || stored.iter().any(|key| !key.settings.interim)
     }
 
     /// What is wrong with a key that somebody wants to store.
@@ -76,8 +91,19 @@ impl Config {
 
     fn take(&self, stored: &StoredKey) -> Taken {
         let (mut faults, mut unusable) = (Vec::new(), None);
-        let KeySettings { models, upstreams, group, rpm, tpm, max_in_flight, budgets, ips, expires_ms, on_client_gone } =
-            &stored.settings;
+        let KeySettings {
+            models,
+            upstreams,
+            group,
+            rpm,
+            tpm,
+            max_in_flight,
+            budgets,
+            ips,
+            expires_ms,
+            on_client_gone,
+            interim: _,
+        } = &stored.settings;
         let upstreams =
             upstreams.as_ref().map(|names| names.iter().filter_map(|name| self.upstream(name, &mut faults)));
         let upstreams = upstreams.map(Iterator::collect);

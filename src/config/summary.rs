@@ -93,8 +93,9 @@ fn write(out: &mut String, config: &Config, memory: &dyn Display, disk: &dyn Dis
     }
     match config.default_upstream {
         Some(index) => writeln!(out, "  (no model) -> {}", config.upstreams[index].name)?,
-        None => writeln!(out, "  (no model) is refused")?,
+        None => writeln!(out, "  (no model in the body) is refused")?,
     }
+    write_new_conversations(out, config)?;
 
     writeln!(out, "\nkeys")?;
     for key in &config.keys {
@@ -118,6 +119,27 @@ fn write(out: &mut String, config: &Config, memory: &dyn Display, disk: &dyn Dis
     }
     writeln!(out, "  and those of the store, see `tidegate keys list`")?;
     write_prices(out, config)
+}
+
+/// Where conversations are made, which name no model: at the default upstream, or at the first one that a key may use.
+fn write_new_conversations(out: &mut String, config: &Config) -> fmt::Result {
+    let serves = |index: &usize, key: Option<&Key>| {
+        let allowed = key.and_then(|key| key.upstreams.as_ref()).is_none_or(|allowed| allowed.contains(index));
+        allowed
+            && config.upstreams.get(*index).is_some_and(|upstream| upstream.surface.contains(&Surface::Conversations))
+    };
+    let home = |key| {
+        let default = config.default_upstream.filter(|index| serves(index, key));
+        default.or_else(|| (0..config.upstreams.len()).find(|index| serves(index, key)))
+    };
+    let name = |home: Option<usize>| home.and_then(|home| config.upstreams.get(home)).map_or("none", |it| &*it.name);
+    write!(out, "  (new conversations) -> {}", name(home(None)))?;
+    for key in &config.keys {
+        if home(Some(key)) != home(None) {
+            write!(out, ", of the key {} {}", key.name, name(home(Some(key))))?;
+        }
+    }
+    writeln!(out)
 }
 
 /// From where and until when a key works, and what becomes of what its clients leave behind.

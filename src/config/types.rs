@@ -207,6 +207,8 @@ pub struct Log {
     pub format: LogFormat,
     /// A `tracing` filter, such as `info` or `tidegate=debug`.
     pub level: String,
+    /// Whether lines of refused requests name the address of the client.
+    pub client_ip: bool,
 }
 
 /// Whether a configuration is read with the secrets of upstreams and clients.

@@ -71,6 +71,9 @@ pub struct KeySettings {
     /// `cancel` or `drain`: what happens upstream when the client leaves.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub on_client_gone: Option<String>,
+    /// Whether it works only as long as there is no other key: that of the first start.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub interim: bool,
 }
 
 /// How the keys of the store stand: written by who reads them, read when somebody asks.

@@ -12,7 +12,7 @@ use super::{
     attempt::Call,
     closing::Closing,
     cost::dearest,
-    error::Refusal,
+    error::{Refusal, rejected},
     failover::{Failover, Wish},
     place::{Place, able, place},
     quota,
@@ -278,5 +278,6 @@ fn preference(caller: &Caller, received: &Received, headers: &HeaderMap) -> Opti
 /// # Errors
 /// When nobody known does.
 pub fn caller(tables: &Tables, headers: &HeaderMap, arrival: &Arrival) -> Result<Arc<Caller>, Refusal> {
-    tables.keys.authenticate(headers, arrival.visit()).map_err(Refusal::stranger)
+    let refuse = |why| Refusal::stranger(why, rejected(tables, headers, arrival));
+    tables.keys.authenticate(headers, arrival.visit()).map_err(refuse)
 }

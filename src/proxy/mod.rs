@@ -1,6 +1,7 @@
 //! The gateway itself: joins keys, routes, upstreams and metering into the path of one request ([`forward`]).
 
 mod attempt;
+mod catalogue;
 mod closing;
 pub mod cost;
 pub mod error;
@@ -55,6 +56,7 @@ use crate::{
     },
 };
 
+use catalogue::Catalogue;
 use learning::Learning;
 use read_on::ReadOn;
 pub use read_on::Readers;
@@ -89,6 +91,8 @@ pub struct Tables {
     max_body_bytes: u64,
     client_gone_drain: u64,
     unknown_ids: Option<UnknownIds>,
+    /// Whether the log names the address of clients that are refused.
+    logs_client_ip: bool,
     /// Memory for the bodies of requests, by the place of their key in the configuration.
     body_memory: Vec<Share>,
 }
@@ -213,6 +217,7 @@ impl Tables {
             max_body_bytes: config.server.max_body_bytes,
             client_gone_drain: config.server.client_gone_drain,
             unknown_ids: config.affinity.unknown_ids,
+            logs_client_ip: config.log.client_ip,
             body_memory: common.body_memory(metrics),
         })
     }
@@ -259,6 +264,8 @@ pub struct Proxy {
     pub origins: Arc<Origins>,
     /// The same, as answers write to it.
     learning: Arc<Learning>,
+    /// What upstreams list.
+    catalogue: Catalogue,
 }
 
 /// What works beside a worker.
@@ -303,7 +310,8 @@ impl Proxy {
         let Beside { ledger, readers, origins } = beside;
         let turn = AtomicUsize::new(0);
         let learning = Arc::new(Learning::new(Arc::clone(&origins), clock));
-        Ok(Self { tables, ids, clock, dice, turn, ledger, readers, origins, learning })
+        let catalogue = Catalogue::default();
+        Ok(Self { tables, ids, clock, dice, turn, ledger, readers, origins, learning, catalogue })
     }
 
     /// The tables of another configuration for this worker, to be [swapped](Self::swap) in.

@@ -14,12 +14,13 @@ use http_body::{Body, Frame, SizeHint};
 use super::{
     attempt::upstream_request_id,
     closing::Closing,
-    error::sign,
+    error::{ERROR_SOURCE, sign},
     learning::{HeldBack, Lessons},
     observer::observer_for,
     read_on::{Held, ReadOn},
     silence::Silence,
     source::Source,
+    status::UPSTREAM,
 };
 use crate::{
     affinity::Mark,
@@ -57,6 +58,9 @@ pub(super) fn relay(reply: Reply, closing: Closing, read_on: Option<ReadOn>) -> 
 
     let mut head = headers::down(theirs.headers);
     sign(&mut head, id);
+    if theirs.status.is_client_error() || theirs.status.is_server_error() {
+        head.insert(ERROR_SOURCE, HeaderValue::from_static(UPSTREAM));
+    }
     if streamed {
         head.insert(ACCEL_BUFFERING, HeaderValue::from_static("no"));
     }

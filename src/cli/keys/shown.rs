@@ -47,7 +47,7 @@ impl Store {
     }
 
     fn of_store(&self, key: &StoredKey) -> Shown {
-        let why = self.config.unusable(key);
+        let why = if self.is_whole { self.config.unusable(key, &self.keys) } else { None };
         Shown {
             name: key.name.clone(),
             prefix: Some(key.prefix.clone()),
@@ -84,6 +84,7 @@ fn settings(config: &Config, key: &Key) -> KeySettings {
         ips: key.ips.iter().map(ToString::to_string).collect(),
         expires_ms: key.expires,
         on_client_gone: (key.on_client_gone == OnClientGone::Drain).then(|| "drain".to_owned()),
+        interim: false,
     }
 }
 
@@ -140,7 +141,7 @@ impl Shown {
 /// The first line of a list.
 pub(super) const HEADS: [&str; 5] = ["name", "key", "state", "group", "declared in"];
 
-fn words(value: &Value) -> String {
+pub(super) fn words(value: &Value) -> String {
     match value {
         Value::Array(all) if all.is_empty() => "none".to_owned(),
         Value::Array(all) => all.iter().map(words).collect::<Vec<_>>().join(", "),

@@ -40,7 +40,9 @@ const WELL_KNOWN: [&str; 12] = [
 const FRESH: &str = "make a fresh one, for example with `openssl rand -hex 32`";
 
 impl Check<'_> {
-    pub(super) fn groups(&mut self, raw: Vec<raw::Group>) -> Vec<Group> {
+    /// The groups, and whether these are all that were meant.
+    pub(super) fn groups(&mut self, raw: Vec<raw::Group>) -> (Vec<Group>, bool) {
+        let complete = self.is_complete("groups", raw.iter().map(|group| group.name.is_some()));
         let mut groups: Vec<Group> = Vec::new();
         for (i, raw) in raw.into_iter().enumerate() {
             let path = Path::default().key("groups").index(i);
@@ -53,12 +55,12 @@ impl Check<'_> {
             let budgets = self.budgets(&raw.budgets, &path.key("budgets"));
             groups.push(Group { name: name.into(), limits, budgets });
         }
-        groups
+        (groups, complete)
     }
 
-    fn group_index(&mut self, groups: &[Group], name: &str, path: &Path) -> Option<usize> {
+    fn group_index(&mut self, (groups, complete): &(Vec<Group>, bool), name: &str, path: &Path) -> Option<usize> {
         let index = groups.iter().position(|group| *group.name == *name);
-        if index.is_none() && self.sound {
+        if index.is_none() && *complete {
             let help = match nearest(name, groups.iter().map(|group| &*group.name)) {
                 Some(near) => format!("did you mean `{near}`?"),
                 None => "add a [[groups]] block with this name".to_owned(),
@@ -73,7 +75,7 @@ impl Check<'_> {
         raw: Vec<raw::Key>,
         upstreams: &Upstreams,
         askable: &Askable,
-        groups: &[Group],
+        groups: &(Vec<Group>, bool),
         money: &Money,
     ) -> Vec<Key> {
         let mut keys: Vec<Key> = Vec::new();
@@ -162,7 +164,8 @@ impl Check<'_> {
             }
             (both, _) => {
                 // One that was written but has the wrong shape was reported already.
-                if self.sound || both.is_some() {
+                let is_written = ["secret", "sha256"].iter().any(|name| self.is_written(path, name));
+                if both.is_some() || !is_written {
                     let message = if both.is_some() {
                         "`secret` and `sha256` are both here"
                     } else {

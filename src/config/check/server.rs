@@ -18,7 +18,7 @@ const ADDRESS: &str = "write an IP address and a port, such as \"127.0.0.1:8080\
 impl Check<'_> {
     /// The server's settings; none if an address is no address.
     pub(super) fn server(&mut self, raw: raw::Server) -> Option<Server> {
-        let listen = match (self.env)("TIDEGATE_LISTEN") {
+        let listen = match (self.env)("TIDEGATE_LISTEN").filter(|text| !text.is_empty()) {
             None => self.address("listen", &raw.listen),
             Some(text) => {
                 let address = text.to_str().and_then(|text| text.parse().ok());
@@ -71,17 +71,13 @@ impl Check<'_> {
     }
 
     fn data_dir(&mut self, written: &str) -> PathBuf {
-        let Some(folder) = (self.env)("TIDEGATE_DATA_DIR") else {
+        let Some(folder) = (self.env)("TIDEGATE_DATA_DIR").filter(|folder| !folder.is_empty()) else {
             if written.is_empty() {
                 let path = Path::default().key("server").key("data_dir");
                 self.fault(&path, "`data_dir` is empty", "name a folder, such as \"data\"");
             }
             return written.into();
         };
-        if folder.is_empty() {
-            let help = "unset it, or let it name a folder";
-            self.fault_outside("the variable TIDEGATE_DATA_DIR is empty", help);
-        }
         folder.into()
     }
 
@@ -101,11 +97,12 @@ impl Check<'_> {
                 let (Some(address), Some(taken)) = (address, taken) else { continue };
                 if meet(*address, *taken) {
                     let path = Path::default().key("server").key(name);
-                    let from = if (self.env)("TIDEGATE_LISTEN").is_some() && *other == "listen" {
-                        " (which TIDEGATE_LISTEN sets)"
-                    } else {
-                        ""
-                    };
+                    let from =
+                        if (self.env)("TIDEGATE_LISTEN").is_some_and(|text| !text.is_empty()) && *other == "listen" {
+                            " (which TIDEGATE_LISTEN sets)"
+                        } else {
+                            ""
+                        };
                     self.fault(
                         &path,
                         format!("`{name}` takes port {}, and so does `{other}`{from}", address.port()),
@@ -125,7 +122,7 @@ impl Check<'_> {
                 let near = nearest(level, LEVELS).map_or_else(String::new, |near| format!("did you mean `{near}`? "));
                 let help = format!("{near}levels are {}; by module: `warn,tidegate=debug`", LEVELS.join(", "));
                 self.fault(&path, "`level` names no level", help);
-                return Log { format: LogFormat::Json, level: String::new() };
+                return Log { format: LogFormat::Json, level: String::new(), client_ip: raw.client_ip };
             }
         }
         if EnvFilter::try_new(&raw.level).is_err() {
@@ -135,7 +132,7 @@ impl Check<'_> {
             raw::LogFormat::Json => LogFormat::Json,
             raw::LogFormat::Text => LogFormat::Text,
         };
-        Log { format, level: raw.level }
+        Log { format, level: raw.level, client_ip: raw.client_ip }
     }
 }
 

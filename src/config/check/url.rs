@@ -7,6 +7,21 @@ use http::{Uri, uri::Authority};
 /// What is wrong with a URL, and a mend.
 pub(super) type Wrong = (&'static str, &'static str);
 
+/// What provider pages print behind the base URL, beside /responses.
+const ENDPOINTS: [&str; 11] = [
+    "/chat/completions",
+    "/chat",
+    "/completions",
+    "/conversations",
+    "/embeddings",
+    "/moderations",
+    "/images/generations",
+    "/audio/speech",
+    "/models",
+    "/messages",
+    "/responses/compact",
+];
+
 /// A base URL without its trailing slash. It says where every request of an upstream goes, so nothing in it may be
 /// left to chance.
 pub(super) fn base(text: &str, insecure: bool) -> Result<Uri, Wrong> {
@@ -26,6 +41,15 @@ pub(super) fn base(text: &str, insecure: bool) -> Result<Uri, Wrong> {
     }
     if path.ends_with("/responses") {
         return Err(("ends in /responses", "cut /responses off: it is added to each request"));
+    }
+    if ENDPOINTS.iter().any(|endpoint| path.ends_with(endpoint)) {
+        return Err((
+            "ends in the path of an endpoint",
+            "cut that path off, so that it ends in /v1 for most providers: the path of the endpoint is added to each request",
+        ));
+    }
+    if path.contains("/v1/v1") {
+        return Err(("holds /v1 twice", "write /v1 once"));
     }
     if scheme == "http" && !insecure && !is_private(host) {
         return Err((
@@ -150,6 +174,13 @@ mod tests {
             "https://h.cn/v1#a",
             "https://h.cn/v1/responses",
             "https://h.cn/v1/responses/",
+            "https://h.cn/v1/chat/completions",
+            "https://h.cn/v1/chat/completions/",
+            "https://h.cn/v1/chat",
+            "https://h.cn/v1/models",
+            "https://h.cn/v1/embeddings",
+            "https://h.cn/v1/v1",
+            "https://h.cn/openai/v1/v1/",
             "https://u:p@h.cn/v1",
             "https://h.cn:0/v1",
             "https://h.cn:/v1",

@@ -202,11 +202,13 @@ pub(in crate::config) struct Log {
     pub(in crate::config) format: LogFormat,
     /// A level, or levels by module: `info`, `warn,tidegate=debug`.
     pub(in crate::config) level: String,
+    /// Whether lines of refused requests name the address of the client.
+    pub(in crate::config) client_ip: bool,
 }
 
 impl Default for Log {
     fn default() -> Self {
-        Self { format: LogFormat::Json, level: "info".into() }
+        Self { format: LogFormat::Json, level: "info".into(), client_ip: true }
     }
 }
 

@@ -71,7 +71,7 @@ pub(crate) fn config(base_url: &str) -> Config {
             upstream_silence: Duration::from_secs(600),
             upstream_pool_idle: Duration::from_secs(50),
         },
-        log: Log { format: LogFormat::Text, level: "off".into() },
+        log: Log { format: LogFormat::Text, level: "off".into(), client_ip: true },
         store: Store::Sqlite,
         sharing: None,
         upstreams: vec![upstream("up", base_url)],
