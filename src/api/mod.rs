@@ -69,6 +69,12 @@ pub fn data(state: Arc<Data>) -> Router {
             .route(&at("/audio/speech"), relay([CreateSpeech]))
             .route(&at("/models"), models())
             .route(&at("/models/{*id}"), model())
+            .route(&at("/usage"), get(v1::usage::usage).fallback(v1::usage::other_method))
+            .route(&at("/dashboard/billing/usage"), get(v1::usage::billing_usage).fallback(v1::usage::other_method))
+            .route(
+                &at("/dashboard/billing/subscription"),
+                get(v1::usage::subscription).fallback(v1::usage::other_method),
+            )
     };
     ["/v1", ""]
         .into_iter()

@@ -79,6 +79,7 @@ impl Changes {
             retries,
             health,
             affinity,
+            alerts,
         } = is;
         let default = |config: &Config, index: Option<usize>| index.map(|index| upstream(config, index).to_owned());
         let settings = [
@@ -91,6 +92,7 @@ impl Changes {
             ),
             ("health", *health != was.health),
             ("affinity", *affinity != was.affinity),
+            ("alerts", *alerts != was.alerts),
             ("money", *money != was.money),
             ("prices", !same_prices(was, is, prices)),
             ("groups", *groups != was.groups),

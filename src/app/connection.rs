@@ -23,6 +23,7 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use super::{
     answer,
+    counted::Counted,
     framing::{Fault, Framing},
     guard::Guard,
     heartbeat::Heartbeat,
@@ -91,28 +92,19 @@ struct Connection<'a> {
 
 impl Connection<'_> {
     /// Shakes hands, and goes on with what the client chose.
-    async fn tls(self, mut socket: Socket, secure: &Secure) {
+    async fn tls(self, socket: Socket, secure: &Secure) {
         let shutdown = &self.shared.shutdown;
         let metrics = &self.shared.metrics.connections;
-        let accepting = async {
-            let mut byte = [0];
-            // A record of TLS begins with a number below 32, a request in plain HTTP with the letters of its method.
-            if socket.read.peek(&mut byte).await? == 1 && byte[0].is_ascii_uppercase() {
-                return Ok(Err(socket));
-            }
-            tls::accept(&secure.acceptor, socket).await.map(Ok)
-        };
         let accepted = tokio::select! {
             biased;
-            accepted = timeout(self.shared.deadlines.first_byte, accepting) => accepted,
+            accepted = timeout(self.shared.deadlines.first_byte, tls::accept(&secure.acceptor, socket)) => accepted,
             // No request can be lost.
             () = shutdown.draining() => return,
         };
         match accepted {
             Ok(Ok(Err(socket))) => {
                 metrics.tls_failed.inc();
-                let end = End { answer: Some(answer::plain_http()), farewell: true, linger: true };
-                self.close(socket, end).await;
+                self.close(socket, End::last(answer::plain_http())).await;
             }
             Ok(Ok(Ok((stream, is_h2)))) => {
                 self.progress.greeted(is_h2);
@@ -211,25 +203,6 @@ async fn once<T>(poll: impl FnMut(&mut Context<'_>) -> Poll<T>) {
     .await;
 }
 
-/// While it lives, a connection is counted: also a panic ends it.
-struct Counted<'a>(&'a Metrics);
-
-impl<'a> Counted<'a> {
-    fn new(metrics: &'a Metrics) -> Self {
-        metrics.connections.open.inc();
-        Self(metrics)
-    }
-}
-
-impl Drop for Counted<'_> {
-    fn drop(&mut self) {
-        self.0.connections.open.dec();
-        if std::thread::panicking() {
-            self.0.connections.panics.inc();
-        }
-    }
-}
-
 /// Why a connection is over.
 enum Event {
     /// hyper is done with it: whether in order.
@@ -262,6 +235,11 @@ struct End {
 impl End {
     /// Nothing is told.
     const CUT: Self = Self { answer: None, farewell: false, linger: false };
+    /// With this answer, of which the client may still be sending the request.
+    const fn last(answer: String) -> Self {
+        Self { answer: Some(answer), farewell: true, linger: true }
+    }
+
     /// Nothing was under way.
     const QUIET: Self = Self { farewell: true, ..Self::CUT };
 }
@@ -346,7 +324,7 @@ impl Connection<'_> {
                     connection.graceful_shutdown();
                 }
                 Event::Malformed(fault) => {
-                    return End { answer: Some(answer::malformed(fault)), farewell: true, linger: true };
+                    return End::last(answer::malformed(fault));
                 }
                 Event::Drain => {
                     told = true;

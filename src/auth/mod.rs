@@ -36,6 +36,8 @@ pub struct Caller {
     pub index: usize,
     /// What becomes of the call upstream when the client leaves before its end.
     pub on_client_gone: OnClientGone,
+    /// When it ends: milliseconds since 1970-01-01 UTC.
+    pub expires: Option<u64>,
     models: Option<Vec<Arc<str>>>,
     upstreams: Option<Vec<usize>>,
     ips: Vec<IpNet>,
@@ -139,6 +141,7 @@ impl Keys {
                 group,
                 index,
                 on_client_gone: key.on_client_gone,
+                expires: key.expires,
                 models: key.models.clone(),
                 upstreams: key.upstreams.clone(),
                 ips: key.ips.clone(),

@@ -71,6 +71,10 @@ fn write(out: &mut String, config: &Config, memory: &dyn Display, disk: &dyn Dis
         timeouts.client_gone_drain,
         server.client_gone_drain >> 20
     )?;
+    if let Some(alerts) = &config.alerts {
+        let signed = if alerts.secret.is_some() { ", signed" } else { ", not signed" };
+        writeln!(out, "alerts       go to {}{signed}", alerts.url.host().unwrap_or_default())?;
+    }
     if !server.trusted_proxies.is_empty() {
         let proxies: Vec<_> = server.trusted_proxies.iter().map(ToString::to_string).collect();
         writeln!(out, "proxies      {} may say whom they speak for", proxies.join(", "))?;

@@ -1,6 +1,7 @@
 //! The configuration after every check: what the rest of the crate reads. Nothing here can be wrong any more.
 
 mod affinity;
+mod alerts;
 mod failover;
 mod key;
 mod limits;
@@ -16,6 +17,7 @@ use secrecy::{ExposeSecret, SecretString};
 use crate::domain::endpoint::Surface;
 
 pub use affinity::{Affinity, OnLostState, UnknownIds};
+pub use alerts::Alerts;
 pub use failover::{ErrorRule, FailoverOn, Fault};
 pub use key::{Group, Kept, Key, Limits, OnClientGone};
 pub use limits::{Fail, Redis, Sharing};
@@ -56,6 +58,8 @@ pub struct Config {
     pub health: Health,
     /// Where state goes that an upstream keeps.
     pub affinity: Affinity,
+    /// Where an operator is told of what happened, if anywhere.
+    pub alerts: Option<Alerts>,
 }
 
 impl Config {

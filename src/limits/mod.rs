@@ -7,6 +7,7 @@ mod memory;
 mod permit;
 mod shared;
 mod show;
+mod statement;
 mod subject;
 #[cfg(test)]
 mod tests;
@@ -35,6 +36,7 @@ use crate::{
 
 pub use permit::Permit;
 pub use shared::Shared;
+pub use statement::BudgetState;
 pub use subject::Costs;
 
 /// What is used, of every key and group. One for all workers, and it lives through reloads.

@@ -4,6 +4,7 @@ mod feed;
 mod ledger;
 mod log;
 mod spent;
+mod statements;
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,6 +13,7 @@ use tokio::time::Instant;
 pub use feed::{Feeding, Into};
 pub use ledger::{Ledger, Unwritable};
 pub use spent::FILE as BUDGETS;
+pub use statements::Statements;
 
 use crate::{
     domain::{

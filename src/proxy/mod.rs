@@ -21,6 +21,7 @@ mod request_head;
 mod respond;
 mod silence;
 mod source;
+pub mod statement;
 mod status;
 mod turn;
 
@@ -29,6 +30,7 @@ use std::{
     sync::{Arc, PoisonError, RwLock, atomic::AtomicUsize},
 };
 
+use jiff::tz::TimeZone;
 use rustls::ClientConfig;
 use tokio::time::Instant;
 
@@ -43,10 +45,11 @@ use crate::{
         clock::Clock,
         departure::Departure,
         id::{RequestId, RequestIds},
+        money::Exchange,
         spending::Spending,
     },
     limits::{Limits, Meters, Shared},
-    metering::{Ledger, Settlement},
+    metering::{Ledger, Settlement, Statements},
     metrics::{Metrics, WorkerMetrics},
     protocol::body::BLOCK,
     routing::Routes,
@@ -91,6 +94,9 @@ pub struct Tables {
     max_body_bytes: u64,
     client_gone_drain: u64,
     unknown_ids: Option<UnknownIds>,
+    /// Where days begin.
+    time_zone: TimeZone,
+    exchange: Exchange,
     /// Whether the log names the address of clients that are refused.
     logs_client_ip: bool,
     /// Memory for the bodies of requests, by the place of their key in the configuration.
@@ -217,6 +223,8 @@ impl Tables {
             max_body_bytes: config.server.max_body_bytes,
             client_gone_drain: config.server.client_gone_drain,
             unknown_ids: config.affinity.unknown_ids,
+            time_zone: config.money.time_zone.clone(),
+            exchange: Exchange { cny_per_usd: config.money.cny_per_usd },
             logs_client_ip: config.log.client_ip,
             body_memory: common.body_memory(metrics),
         })
@@ -266,6 +274,8 @@ pub struct Proxy {
     learning: Arc<Learning>,
     /// What upstreams list.
     catalogue: Catalogue,
+    /// What keys used.
+    statements: Statements,
 }
 
 /// What works beside a worker.
@@ -277,6 +287,8 @@ pub struct Beside {
     pub readers: Arc<Readers>,
     /// Where state came from.
     pub origins: Arc<Origins>,
+    /// What keys used.
+    pub statements: Statements,
 }
 
 /// What is known of a request before its head is looked at.
@@ -307,11 +319,11 @@ impl Proxy {
         dice: Arc<Dice>,
     ) -> Result<Self, NoChance> {
         let (tables, ids) = (RwLock::new(Arc::new(tables)), RequestIds::new(clock, chance)?);
-        let Beside { ledger, readers, origins } = beside;
+        let Beside { ledger, readers, origins, statements } = beside;
         let turn = AtomicUsize::new(0);
         let learning = Arc::new(Learning::new(Arc::clone(&origins), clock));
         let catalogue = Catalogue::default();
-        Ok(Self { tables, ids, clock, dice, turn, ledger, readers, origins, learning, catalogue })
+        Ok(Self { tables, ids, clock, dice, turn, ledger, readers, origins, learning, catalogue, statements })
     }
 
     /// The tables of another configuration for this worker, to be [swapped](Self::swap) in.

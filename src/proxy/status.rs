@@ -23,6 +23,7 @@ pub(super) fn status(problem: Problem) -> StatusCode {
         | Problem::TooManyReferences
         | Problem::InvalidJson
         | Problem::RepeatedField
+        | Problem::InvalidQuery
         | Problem::InvalidEncoding
         | Problem::RequestAborted
         | Problem::InvalidFraming => StatusCode::BAD_REQUEST,

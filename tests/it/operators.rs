@@ -1,7 +1,9 @@
 //! What an operator does and sees: the command line, the first start, refused requests in the log, errors that say what to change.
 
+mod alerts;
 mod commands;
 mod refusals;
+mod statements;
 
 use std::{fs, path::Path};
 

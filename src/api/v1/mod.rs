@@ -3,6 +3,7 @@
 pub(super) mod models;
 pub(super) mod relay;
 pub(super) mod responses;
+pub(super) mod usage;
 
 use std::{borrow::Cow, sync::Arc};
 

@@ -2,6 +2,7 @@
 
 mod access;
 mod affinity;
+mod alerts;
 mod key;
 mod limits;
 mod model;
@@ -42,6 +43,7 @@ pub(super) fn config(
     let server = check.server(file.server);
     let log = check.log(file.log);
     let store = check.store(file.store);
+    let alerts = check.alerts(file.alerts);
     let affinity = check.affinity(&file.affinity, file.limits.redis.is_some());
     let sharing = check.sharing(file.limits);
     let upstreams = check.upstreams(file.upstreams);
@@ -72,6 +74,7 @@ pub(super) fn config(
         retries,
         health,
         affinity,
+        alerts,
     });
     (config, check.faults)
 }

@@ -61,6 +61,19 @@ pub(super) fn base(text: &str, insecure: bool) -> Result<Uri, Wrong> {
     base.parse().map_err(|_| ("is not a URL", WHOLE))
 }
 
+/// Where alerts are posted. Its path and query may hold a secret of the receiver's, so it is never shown.
+pub(super) fn webhook(text: &str) -> Result<Uri, Wrong> {
+    const WHOLE: &str = "write the whole URL, such as \"https://alerts.example.com/tidegate\"";
+    let uri: Uri = text.parse().map_err(|_| ("is not a URL", WHOLE))?;
+    let (scheme, host) = scheme_and_host(&uri).ok_or(("is not a URL with a scheme and a host", WHOLE))?;
+    match scheme {
+        "https" => Ok(uri),
+        "http" if is_private(host) => Ok(uri),
+        "http" => Err(("sends names of keys over the internet in the clear", "use https://")),
+        _ => Err(("must begin with https:// or http://", WHOLE)),
+    }
+}
+
 /// A proxy on the way to an upstream.
 pub(super) fn proxy(text: &str) -> Result<Uri, Wrong> {
     const WHOLE: &str = "write for example \"http://proxy.internal:3128\" or \"socks5://127.0.0.1:1080\"";
@@ -189,6 +202,16 @@ mod tests {
             "https://h.cn/v1?",
         ] {
             assert!(base(text, false).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn webhooks_are_encrypted_or_inside() {
+        for text in ["https://h.cn/a?key=b", "http://127.0.0.1:9/x", "http://alerts.internal/", "https://h.cn"] {
+            assert!(webhook(text).is_ok(), "{text}");
+        }
+        for text in ["", "h.cn/a", "http://h.cn/a", "ftp://h.cn/a", "https:///a", "https://u:p@h.cn/a"] {
+            assert!(webhook(text).is_err(), "{text}");
         }
     }
 

@@ -2,6 +2,7 @@
 //! field. The JSON Schema is made from these, and the file is held against that schema before anything else (`shape`).
 
 mod affinity;
+mod alerts;
 mod failover;
 mod key;
 mod limits;
@@ -15,6 +16,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub(in crate::config) use affinity::{Affinity, UnknownIds};
+pub(in crate::config) use alerts::Alerts;
 pub(in crate::config) use failover::{ErrorRule, FailoverOn, Fault};
 pub(in crate::config) use key::{Group, Key, OnClientGone, Secret};
 pub(in crate::config) use limits::{Fail, Limits};
@@ -55,6 +57,8 @@ pub(in crate::config) struct File {
     pub(in crate::config) health: Health,
     /// Where state goes that an upstream keeps.
     pub(in crate::config) affinity: Affinity,
+    /// Where an operator is told of what happened.
+    pub(in crate::config) alerts: Alerts,
 }
 
 #[derive(Deserialize, Serialize, JsonSchema)]

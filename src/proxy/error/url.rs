@@ -15,7 +15,7 @@ use crate::{
 const MOST_OF_PATH: usize = 200;
 
 /// What Tidegate answers by itself.
-const OWN: [&str; 1] = ["GET /v1/models"];
+const OWN: [&str; 2] = ["GET /v1/models", "GET /v1/usage"];
 
 impl Refusal {
     /// A path that does not exist. It is not repeated in the answer: it may hold anything.
@@ -34,6 +34,19 @@ impl Refusal {
         let mut refusal = Self::new(Problem::MethodNotAllowed, format!("This URL takes only {allow}.{advice}"));
         refusal.allow = Some(allow);
         refusal
+    }
+
+    /// A date in the query that is none.
+    pub(in crate::proxy) fn invalid_date(name: &'static str) -> Self {
+        Self::new(Problem::InvalidQuery, format!("`{name}` is not a day. Write it as 2026-11-01.")).about(name)
+    }
+
+    /// The ledger cannot be read now.
+    pub(in crate::proxy) fn statement_unavailable() -> Self {
+        Self::new(
+            Problem::LedgerUnavailable,
+            "What this key used cannot be read right now. Please try again in a moment.",
+        )
     }
 
     /// Notes for the log where the request went, and with which key: whose client is set up wrongly.
@@ -76,7 +89,7 @@ fn served(tables: &Tables) -> String {
 fn advice(path: &str) -> Option<&'static str> {
     let is_there = |path: &str| {
         let path = path.strip_prefix("/v1").filter(|rest| rest.starts_with('/')).unwrap_or(path);
-        path == "/models" || Endpoint::ALL.iter().any(|endpoint| endpoint.resource(path).is_some())
+        ["/models", "/usage"].contains(&path) || Endpoint::ALL.iter().any(|endpoint| endpoint.resource(path).is_some())
     };
     let path = match path.trim_end_matches('/') {
         trimmed if trimmed.len() < path.len() && is_there(trimmed) => {

@@ -97,6 +97,7 @@ pub(crate) fn config(base_url: &str) -> Config {
             shared: false,
             unknown_ids: None,
         },
+        alerts: None,
     }
 }
 
