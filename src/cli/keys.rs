@@ -14,7 +14,7 @@ use serde_json::Value;
 use tokio::runtime::Builder;
 
 use self::{
-    made::{confirm_new, is_new, made_in},
+    made::{confirm_new, is_new, made_in, no_store},
     settings::Settings,
     shown::{HEADS, with_audit},
     update::Update,
@@ -98,6 +98,13 @@ impl Command {
     }
 }
 
+impl Command {
+    /// Whether it changes a key that has to be there.
+    fn changes_a_key(&self) -> bool {
+        !matches!(self, Self::Create(_) | Self::List { .. } | Self::Show { .. })
+    }
+}
+
 #[derive(Debug, Args)]
 pub(super) struct Create {
     /// Its name in logs and in the ledger.
@@ -163,6 +170,11 @@ impl Store {
         let is_new = is_new(&place, &config);
         if let Command::Create(create) = command {
             confirm_new(create, &place, is_new)?;
+        }
+        if let (Place::Sqlite(path), true) = (&place, command.changes_a_key())
+            && !path.exists()
+        {
+            return Err(no_store(&place));
         }
         if let Place::Sqlite(_) = place {
             let folder = &config.server.data_dir;

@@ -25,6 +25,14 @@ pub(super) fn confirm_new(create: &Create, place: &Place, is_new: bool) -> Resul
     }
 }
 
+/// A key cannot be changed in a store that is not there.
+pub(super) fn no_store(place: &Place) -> String {
+    format!(
+        "there is no store at {}, and so no key: name the gateway's configuration with --config, or its folder with TIDEGATE_DATA_DIR",
+        absolute(place)
+    )
+}
+
 /// Which store a new key is in.
 pub(super) fn made_in(place: &Place, is_new: bool) -> String {
     let place = absolute(place);

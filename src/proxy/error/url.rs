@@ -89,7 +89,9 @@ fn served(tables: &Tables) -> String {
 fn advice(path: &str) -> Option<&'static str> {
     let is_there = |path: &str| {
         let path = path.strip_prefix("/v1").filter(|rest| rest.starts_with('/')).unwrap_or(path);
-        ["/models", "/usage"].contains(&path) || Endpoint::ALL.iter().any(|endpoint| endpoint.resource(path).is_some())
+        ["/models", "/usage"].contains(&path)
+            || path.starts_with("/models/")
+            || Endpoint::ALL.iter().any(|endpoint| endpoint.resource(path).is_some())
     };
     let path = match path.trim_end_matches('/') {
         trimmed if trimmed.len() < path.len() && is_there(trimmed) => {
@@ -132,7 +134,14 @@ mod tests {
             "/responses",
             "/v1/models",
         ] {
-            for endpoint in ["/responses", "/chat/completions", "/embeddings", "/models", "/responses/resp_1/cancel"] {
+            for endpoint in [
+                "/responses",
+                "/chat/completions",
+                "/embeddings",
+                "/models",
+                "/models/gpt-5",
+                "/responses/resp_1/cancel",
+            ] {
                 let told = advice(&format!("{base}{endpoint}"));
                 assert!(told.is_some_and(|told| told.contains("set base_url to …/v1")), "{base}{endpoint}: {told:?}");
             }

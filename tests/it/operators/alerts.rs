@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::*;
 use crate::support::{
     client::Client,
-    upstream::{RESPONSE, Request, Step, Upstream, json},
+    upstream::{LAST_CHUNK, RESPONSE, Request, STREAM, Step, Upstream, chunk, json},
 };
 
 const SECRET: &str = "alert-secret-0123456789";
@@ -132,6 +132,33 @@ async fn a_refused_credential_is_told_and_a_receiver_that_hangs_is_in_nobodys_wa
     assert!(began.elapsed() < Duration::from_secs(5));
     gateway.signal("INT");
     assert_eq!(gateway.exit(), Some(0), "nor is it waited for at the end");
+}
+
+#[tokio::test]
+async fn streams_that_are_cut_short_are_told() {
+    let upstream = Upstream::scripted(|_| {
+        vec![
+            Step::Send(STREAM.to_vec()),
+            Step::Send(chunk(b"data: {\"type\":\"response.created\"}\n\n")),
+            Step::Send(LAST_CHUNK.to_vec()),
+        ]
+    })
+    .await;
+    let mut receiver = Upstream::fixed(json("204 No Content", "")).await;
+    let folder = with_alerts(&upstream.base_url(), &format!("http://{}/hook?a=b", receiver.address), "");
+    let mut gateway = serve_with_alerts(folder.path());
+    let address = gateway.ready();
+    // What was counted before the first look is no change.
+    let alert = crate::support::soon("the alert", async {
+        loop {
+            assert_eq!(create(address).await, 200);
+            if let Some(request) = receiver.taken().pop() {
+                return verified(&request);
+            }
+        }
+    })
+    .await;
+    assert_eq!((&alert["event"], &alert["subject"]), (&"streams_truncated".into(), &"upstream up".into()), "{alert}");
 }
 
 #[test]

@@ -188,6 +188,18 @@ fn a_person_at_a_terminal_is_asked() {
     assert!(said.contains("deleted k"), "{said}");
 }
 
+#[test]
+fn a_store_that_is_not_there_is_told_and_not_made() {
+    let folder = folder(&text("http://127.0.0.1:1/v1", ""));
+    for arguments in
+        [&["disable", "k"][..], &["update", "k", "--rpm", "1"], &["rotate", "k"], &["delete", "k", "--yes"]]
+    {
+        let said = command(folder.path(), &[&["keys"], arguments].concat()).unwrap_err();
+        assert!(said.contains("there is no store at /") && said.contains("TIDEGATE_DATA_DIR"), "{said}");
+    }
+    assert!(!folder.path().join("data").exists());
+}
+
 #[tokio::test]
 async fn creating_a_key_says_which_store_it_wrote() {
     let upstream = Upstream::fixed(answer("200 OK", RESPONSE)).await;

@@ -152,3 +152,21 @@ async fn amounts_are_in_dollars_where_a_rate_is_set_and_else_in_the_budgets_curr
         .await;
     }
 }
+
+#[tokio::test]
+async fn a_ledger_that_cannot_be_read_is_no_zero() {
+    use crate::support::gateway::{Gateway, KEY};
+    let gateway = Gateway::with("http://127.0.0.1:1/v1", |config| {
+        let url = "postgres://nobody@127.0.0.1:1/nothing".into();
+        config.store = tidegate::config::Store::Postgres { url, password: None };
+    });
+    for path in ["/v1/usage", "/dashboard/billing/usage"] {
+        let refused = get(gateway.address, path, KEY).await;
+        refused.assert_problem(503, "ledger_unavailable");
+        assert!(
+            refused.message().contains("cannot be read right now") && refused.header("retry-after").is_some(),
+            "{refused:?}"
+        );
+    }
+    assert_eq!(get(gateway.address, "/dashboard/billing/subscription", KEY).await.status, 200);
+}
