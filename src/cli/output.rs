@@ -46,9 +46,13 @@ pub(super) fn load_known(source: &Source, part: Part) -> Result<Known, ExitCode>
     let known = config::load_known(source, &|name| std::env::var_os(name), part).map_err(|report| refuse(&report))?;
     if let Some(report) = &known.faults {
         let (count, source) = (report.count(), &known.source);
-        let faults = if count == 1 { "a fault" } else { "faults" };
+        let faults = if count == 1 { "fault" } else { "faults" };
+        let used = match part {
+            Part::Store => "[store] and `data_dir`",
+            Part::Listeners => "the addresses of [server]",
+        };
         note(format_args!(
-            "{source} has {faults} ({count}, see `tidegate check`): this command uses only what it says of the store and of listeners"
+            "{source} has {count} {faults}, which `tidegate check` shows. This command goes on, as it needs only {used}."
         ));
     }
     Ok(known)

@@ -28,6 +28,8 @@ const WITHIN: Duration = Duration::from_secs(10);
 const KEPT: Duration = Duration::from_secs(5);
 /// or for this many times as long as it took, so that the database is never busy with this for more than a hundredth of the time.
 const RESTS: u32 = 100;
+/// A connection is used for this long: behind a name there may be another server since.
+const OPEN_FOR: Duration = Duration::from_secs(300);
 /// Answers that are kept.
 const MOST: usize = 1000;
 
@@ -61,7 +63,7 @@ impl Statements {
 
 struct Reader {
     place: Place,
-    database: Option<Database>,
+    database: Option<(Database, Instant)>,
     kept: HashMap<Question, (Statement, Instant)>,
 }
 
@@ -73,7 +75,7 @@ impl Reader {
                 let _ = tell.send(self.answer(question).await);
             }
         }
-        if let Some(database) = self.database {
+        if let Some((database, _)) = self.database {
             database.close().await;
         }
     }
@@ -83,7 +85,14 @@ impl Reader {
         if let Some((statement, _)) = self.kept.get(&question).filter(|(_, until)| began < *until) {
             return Some(*statement);
         }
-        match self.read(&question).await {
+        let had_connection = self.database.is_some();
+        let mut read = self.read(&question).await;
+        if read.is_err() && had_connection {
+            // The connection may have been idle for long: the server, or something on the way, has closed it.
+            self.database = None;
+            read = self.read(&question).await;
+        }
+        match read {
             Ok(statement) => {
                 if self.kept.len() >= MOST {
                     self.kept.retain(|_, (_, until)| began < *until);
@@ -103,9 +112,12 @@ impl Reader {
     }
 
     async fn read(&mut self, (key, since, until): &Question) -> Result<Statement, DatabaseError> {
-        let database = match &mut self.database {
-            Some(database) => database,
-            none => none.insert(Database::open_to_read(&self.place).await?),
+        if self.database.as_ref().is_some_and(|(_, opened)| opened.elapsed() >= OPEN_FOR) {
+            self.database = None;
+        }
+        let (database, _) = match &mut self.database {
+            Some(open) => open,
+            none => none.insert((Database::open_to_read(&self.place).await?, Instant::now())),
         };
         database.statement(key, *since, *until).await
     }

@@ -122,7 +122,7 @@ fn keys_and_usage_work_while_the_file_is_edited() {
         fs::write(folder.join("tidegate.toml"), &bad).unwrap();
         assert!(command(folder, &["check"]).is_err(), "{bad}");
         let (_, said) = command(folder, &["keys", "disable", "k"]).unwrap_or_else(|said| panic!("{said}\n{bad}"));
-        assert!(said.contains("disabled k") && said.contains("see `tidegate check`"), "{said}");
+        assert!(said.contains("disabled k") && said.contains("which `tidegate check` shows"), "{said}");
         let (list, _) = command(folder, &["keys", "list"]).unwrap();
         assert!(list.contains("disabled"), "{list}");
         command(folder, &["keys", "enable", "k"]).unwrap();
