@@ -17,7 +17,7 @@ use crate::domain::endpoint::Surface;
 
 pub use affinity::{Affinity, OnLostState, UnknownIds};
 pub use failover::{ErrorRule, FailoverOn, Fault};
-pub use key::{Group, Kept, Key, Limits, OnClientGone};
+pub use key::{Group, Kept, Key, Limits, ModelLimits, OnClientGone};
 pub use limits::{Fail, Redis, Sharing};
 pub use money::{ModelPrice, Money, Unpriced};
 
@@ -114,6 +114,8 @@ pub struct Server {
     pub max_body_memory: u64,
     /// The rest of an answer that is read where its client left, in bytes.
     pub client_gone_drain: u64,
+    /// Whom people ask when a budget is spent.
+    pub contact: Option<Arc<str>>,
 }
 
 /// A certificate with its key, both in working order.

@@ -15,11 +15,12 @@ use super::{
     gcra::{Correction, MINUTE, Rate},
     memory::{self, Lacking},
     shared,
-    subject::{Costs, Item, OneBudget, Share, Subject, What},
+    subject::{Costs, Item, OneBudget, Scope, Share, Subject, What},
 };
 use crate::{
     config,
     domain::{
+        model_name::ModelPattern,
         money::{Budget, MOST},
         spending::{Alone, Counter, Spender, Sums},
         windows::Windows,
@@ -49,6 +50,8 @@ struct Bench<'a> {
     now: u64,
     /// How often the ledger was asked.
     asked: u64,
+    /// What is asked for.
+    model: Option<&'static str>,
 }
 
 /// What was taken, until it is given back.
@@ -69,11 +72,12 @@ struct Wanted {
 fn share(whose: Spender, name: &str, wanted: Wanted) -> Share {
     let budget = |nano| {
         let text = format!("{}CNY/total", crate::domain::money::decimal(nano));
-        OneBudget::new(Budget::parse(&text).unwrap())
+        OneBudget::new(Budget::parse(&text).unwrap(), &Arc::default())
     };
     Share {
         whose,
         name: name.into(),
+        model: None,
         requests: wanted.requests.map(Rate::per_minute),
         tokens: wanted.tokens.map(Rate::per_minute),
         in_flight: wanted.at_once,
@@ -87,7 +91,17 @@ impl<'a> Bench<'a> {
         let name = format!("k{}", TURN.fetch_add(1, Ordering::Relaxed));
         let shares = vec![share(Spender::Key, &name, key), share(Spender::Group, &name, group)];
         let windows = Arc::new(Windows::new(jiff::tz::TimeZone::UTC));
-        Self { subject: Subject { shares, spending: Arc::default(), windows }, redis, now: 0, asked: 0 }
+        Self {
+            subject: Subject { shares, upstreams: Arc::default(), spending: Arc::default(), windows },
+            redis,
+            now: 0,
+            asked: 0,
+            model: None,
+        }
+    }
+
+    fn scope(&self) -> Scope {
+        self.subject.scope(self.model)
     }
 
     fn first(&mut self) -> Result<Taken, Lacking> {
@@ -97,7 +111,7 @@ impl<'a> Bench<'a> {
 
     fn second(&mut self, tokens: u64, cost: u64) -> Result<Taken, Lacking> {
         let costs: Costs = [cost, cost];
-        let items = self.subject.second(tokens, &costs, 0);
+        let items = self.subject.second(self.scope(), tokens, &costs, 0);
         self.take(items)
     }
 
@@ -107,7 +121,7 @@ impl<'a> Bench<'a> {
         match &self.redis {
             None => memory::take(&self.subject.shares, &items, now, memory::UNSHARED)?,
             Some((runtime, link)) => {
-                let (mut asked, _) = shared::question(&self.subject, &items);
+                let (mut asked, _) = shared::question(&self.subject, self.scope(), &items);
                 let told: Vec<_> = asked.iter().flat_map(told).collect();
                 asked.extend(told);
                 let answer = runtime.block_on(link.take(Some(BEGAN + now), None, &holder, &asked)).unwrap();
@@ -123,12 +137,12 @@ impl<'a> Bench<'a> {
     /// What is left of each rate: requests and tokens.
     fn left(&mut self) -> [Option<u64>; 2] {
         let quotas = match &self.redis {
-            None => self.subject.quotas(self.now, 1),
+            None => self.subject.quotas(self.scope(), self.now, 1),
             Some((runtime, link)) => {
-                let (asked, rates) = shared::question(&self.subject, &[]);
+                let (asked, rates) = shared::question(&self.subject, self.scope(), &[]);
                 let answer = runtime.block_on(link.take(Some(BEGAN + self.now), None, "look", &asked)).unwrap();
                 shared::learn(&self.subject, &rates, &answer.states, self.now);
-                shared::quotas(&self.subject, self.now)
+                shared::quotas(&self.subject, self.scope(), self.now)
             }
         };
         [quotas.requests, quotas.tokens].map(|quota| quota.map(|quota| quota.remaining))
@@ -254,6 +268,47 @@ fn over_both(key: Wanted, group: Wanted, test: impl Fn(Bench<'_>)) {
     test(Bench::new(None, key, group));
     let there = There::start();
     test(there.bench(key, group));
+}
+
+/// Adds limits for the use of a model; the upstream `up` is known.
+fn of_model<'a>(mut bench: Bench<'a>, model: &str, wanted: Wanted) -> Bench<'a> {
+    let name = Arc::clone(&bench.subject.shares[0].name);
+    let model = Some(ModelPattern(model.into()));
+    bench.subject.shares.push(Share { model, ..share(Spender::Key, &name, wanted) });
+    bench.subject.upstreams = [Arc::from("up")].into();
+    bench
+}
+
+#[test]
+fn limits_of_a_model_hold_for_that_model_alone_and_beside_those_of_the_key() {
+    let key = Wanted { tokens: Some(1000), budget: Some(100), ..Wanted::default() };
+    let model = Wanted { requests: Some(2), tokens: Some(50), at_once: Some(1), budget: Some(30) };
+    over_both(key, Wanted::default(), |bench| {
+        let mut bench = of_model(bench, "gpt-5*", model);
+        assert!(bench.first().is_ok(), "the model is not known yet");
+        bench.model = Some("gpt-5-mini");
+        assert_eq!(bench.left(), [Some(2), Some(50)]);
+        let one = bench.second(10, 10).map_err(drop).unwrap();
+        // The place of the model is taken; another model does not need it.
+        assert_eq!(bench.second(0, 0).err(), Some(Lacking { nth: 0, wait: 0 }));
+        bench.model = Some("other");
+        assert_eq!(bench.left(), [None, Some(990)]);
+        let other = bench.second(10, 10).map_err(drop).unwrap();
+        bench.settle(&one, 20, 25);
+        bench.settle(&other, 10, 15);
+        // The second request of the minute, by way of the upstream; its money is a part of the key's as well.
+        bench.model = Some("up/gpt-5-mini");
+        let two = bench.second(0, 5).map_err(drop).unwrap();
+        bench.settle(&two, 0, 5);
+        assert_eq!([0, 2].map(|share| bench.counters(share)[0].spent()), [45, 30]);
+        // Requests of the minute come before money that is spent.
+        assert_eq!(bench.second(0, 0).err(), Some(Lacking { nth: 1, wait: MINUTE / 2 }));
+        bench.now += MINUTE;
+        assert_eq!(bench.second(0, 0).err().map(|lacking| (lacking.nth, lacking.wait)), Some((5, 0)));
+        bench.model = None;
+        assert_eq!(bench.second(0, 55).map(|taken| bench.settle(&taken, 0, 55)), Ok(()));
+        assert_eq!([0, 2].map(|share| bench.counters(share)[0].spent()), [100, 30]);
+    });
 }
 
 /// A budget is spent, or the rest of it set aside, where that is asked for first.
@@ -575,7 +630,7 @@ fn alone_one_of_three_allows_its_part_and_counts_what_it_had() {
     let shares = &bench.subject.shares;
     let alone = Alone { replicas: 3, outage: 1, late: true };
     let take = |items: &[Item], now| memory::take(shares, items, now, alone);
-    let (mut first, mut second) = (bench.subject.first(), bench.subject.second(0, &[10, 10], 0));
+    let (mut first, mut second) = (bench.subject.first(), bench.subject.second(Scope::ALL, 0, &[10, 10], 0));
     // Two places, requests and thrice 10 come from Redis: one place and 28 requests are left, and nothing of the budget.
     for _ in 0..2 {
         memory::count(shares, &mut first, 0, 3);
@@ -610,7 +665,7 @@ fn alone_one_of_three_allows_its_part_and_counts_what_it_had() {
     assert_eq!(take(&second, 0), Err(RESERVED));
     // The next time, of the 60 that are left it has a third.
     let again = |items: &[Item]| memory::take(shares, items, 0, Alone { outage: 2, ..alone });
-    let third = bench.subject.second(0, &[5, 5], 0);
+    let third = bench.subject.second(Scope::ALL, 0, &[5, 5], 0);
     for _ in 0..4 {
         again(&third).unwrap();
         let What::Spend { counter, .. } = &third[0].what else { panic!() };
@@ -623,9 +678,9 @@ fn alone_one_of_three_allows_its_part_and_counts_what_it_had() {
 fn of_what_is_counted_for_a_share_no_more_is_given_back_than_was_counted() {
     let bench = Bench::new(None, Wanted { tokens: Some(300), ..NOTHING }, NOTHING);
     let share = &bench.subject.shares[0];
-    let left = || bench.subject.quotas(0, 3).tokens.unwrap().remaining;
+    let left = || bench.subject.quotas(Scope::ALL, 0, 3).tokens.unwrap().remaining;
     let take = |cost| {
-        let mut items = bench.subject.second(cost, &[0, 0], 0);
+        let mut items = bench.subject.second(Scope::ALL, cost, &[0, 0], 0);
         memory::count(&bench.subject.shares, &mut items, 0, 3);
         let What::Rate { counted, .. } = items[0].what else { panic!() };
         counted.unwrap()

@@ -176,6 +176,8 @@ impl Feed {
             // A sender that is gone is an end as well.
             let ends = timeout(LOOK_EVERY, end.wait_for(|end| *end)).await.is_ok();
             let fed = self.feed(ends).await;
+            self.spent.spending.ledger_answers(fed.is_ok());
+            self.spent.warn(&self.condition);
             self.spent.save();
             self.condition.database_fails.store(fed.is_err(), Ordering::Relaxed);
             match fed {

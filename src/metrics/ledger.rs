@@ -28,6 +28,8 @@ pub(super) struct Shown {
     rows: Family<StateLabels, Counter>,
     /// Rows that the database took in no form.
     aside: Counter,
+    /// Thresholds that budgets reached.
+    warnings: Counter,
     /// Requests that are over and not in the database yet.
     waiting: Gauge,
     /// What the journal holds.
@@ -40,12 +42,14 @@ impl Shown {
     pub(super) fn new(registry: &mut Registry) -> Self {
         let (rows, faults) = (Family::<StateLabels, Counter>::default(), Family::<FaultLabels, Gauge>::default());
         let (aside, waiting, journal) = (Counter::default(), Gauge::default(), Gauge::default());
+        let warnings = Counter::default();
+        registry.register("budget_warnings", "Thresholds of warn_at that budgets reached", warnings.clone());
         registry.register("ledger_rows", "Rows of the ledger written to the database", rows.clone());
         registry.register("ledger_rows_put_aside", "Rows that the database took in no form", aside.clone());
         registry.register("ledger_waiting", "Requests that are over and not in the database yet", waiting.clone());
         registry.register_with_unit("ledger_journal", "Size of the ledger's journal", Unit::Bytes, journal.clone());
         registry.register("ledger_fault", "1 = a part of the ledger does not work", faults.clone());
-        Self { rows, aside, waiting, journal, faults }
+        Self { rows, aside, warnings, waiting, journal, faults }
     }
 
     pub(super) fn show(&self, condition: &Condition) {
@@ -57,6 +61,7 @@ impl Shown {
             shown.inner().store(count.load(Ordering::Relaxed), Ordering::Relaxed);
         }
         self.aside.inner().store(condition.put_aside.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.warnings.inner().store(condition.budget_warnings.load(Ordering::Relaxed), Ordering::Relaxed);
         self.waiting.set(gauge(condition.waiting()));
         self.journal.set(gauge(condition.journal_bytes.load(Ordering::Relaxed)));
         for (fault, fails) in condition.faults() {
