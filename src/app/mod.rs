@@ -64,7 +64,7 @@ use crate::{
     },
     limits::Shared,
     metrics::Metrics,
-    proxy::{Beside, Common, Proxy, Readers, Tables, TablesError, Tls},
+    proxy::{Beside, Common, Proxy, Readers, Tables, TablesError, Tls, polls},
     store::{
         journal::Disk,
         origins,
@@ -187,8 +187,7 @@ pub fn start(of_file: Config, origin: Option<Origin>, world: World) -> Result<Ru
         let _inside = control.enter();
         Bound::new(&config.server)?
     };
-    let mut ledgers =
-        Ledgers::start(Place::of(&config), &data_dir, name, &common.spending, world, config.server.workers, &metrics)?;
+    let mut ledgers = Ledgers::start(&config, &data_dir, name, &common.spending, world, &metrics)?;
     let place = origins::Place::of(&config);
     let keeping = Keeping::start(place, &config.affinity, world.clock, world.chance, Arc::clone(&metrics.affinity))
         .map_err(StartError::Thread)?;
@@ -230,8 +229,9 @@ pub fn start(of_file: Config, origin: Option<Origin>, world: World) -> Result<Ru
             readers: Arc::clone(&readers),
             origins: Arc::clone(&keeping.origins),
         };
-        let proxy = Proxy::new(tables, beside, world.clock, world.chance, dice)?;
-        let state = Arc::new(Data { proxy: Arc::new(proxy), health: Arc::clone(&health) });
+        let proxy = Arc::new(Proxy::new(tables, beside, world.clock, world.chance, dice)?);
+        let polling = ledgers.polling().map(|polling| polls::keep_polling(Arc::clone(&proxy), polling));
+        let state = Arc::new(Data { proxy, health: Arc::clone(&health) });
         data.push(Arc::clone(&state));
         let serving = Serving {
             router: api::data(state),
@@ -242,7 +242,7 @@ pub fn start(of_file: Config, origin: Option<Origin>, world: World) -> Result<Ru
             heartbeat: Arc::default(),
         };
         let serving = server::run(listener, serving, deadlines.clone(), Arc::clone(&slots));
-        let serving = ledger::beside(ledger, to_the_end(serving, readers, handle.data.clone()));
+        let serving = ledger::beside(ledger, polling, to_the_end(serving, readers, handle.data.clone()));
         workers.push(spawn(format!("worker-{index}"), runtime()?, serving)?);
     }
     let shown = data.first().map(Arc::clone).ok_or(StartError::NoWorker)?;

@@ -196,6 +196,8 @@ pub struct Timeouts {
     pub upstream_connect: Duration,
     /// From the sent request to the head of the answer.
     pub upstream_head: Duration,
+    /// The pause before Tidegate asks for a response in the background. No setting: sooner is no more exact, and tests need it.
+    pub background_poll: Duration,
     /// Longest gap inside an answer.
     pub upstream_silence: Duration,
     /// An unused connection to an upstream.

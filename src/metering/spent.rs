@@ -91,8 +91,8 @@ struct Saved {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     model: Option<String>,
     /// The highest threshold that was told in this window, in billionths.
-    #[serde(default)]
-    warned: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    warned: Option<u64>,
 }
 
 impl Spent {
@@ -105,7 +105,7 @@ impl Spent {
                 let own = saved.own.min(saved.spent);
                 let counter = spending.counter(account, 0);
                 counter.believe(own, saved.spent - own);
-                counter.was_warned(saved.warned);
+                counter.was_warned(saved.warned.unwrap_or_default());
             }
         }
         let pace = Pace { read: HashMap::new(), rests_until: Instant::now() };
@@ -257,7 +257,7 @@ impl Saved {
             spent: counter.spent(),
             own: counter.mine().total,
             model: model.as_ref().map(|model| model.0.to_string()),
-            warned: counter.warned(),
+            warned: Some(counter.warned()).filter(|warned| *warned > 0),
         }
     }
 

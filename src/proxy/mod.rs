@@ -12,6 +12,7 @@ mod intake;
 mod learning;
 mod observer;
 mod place;
+pub mod polls;
 mod quota;
 mod read_on;
 mod receive;

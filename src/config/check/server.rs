@@ -15,6 +15,8 @@ use crate::config::{
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 /// The contact is a part of error messages, of which some clients show the first lines only.
 const LONGEST_CONTACT: usize = 200;
+/// Few responses in the background are over sooner.
+const BACKGROUND_POLL: Duration = Duration::from_secs(5);
 const ADDRESS: &str = "write an IP address and a port, such as \"127.0.0.1:8080\" or \"[::]:8080\"";
 
 impl Check<'_> {
@@ -181,6 +183,7 @@ pub(super) fn timeouts(raw: &raw::Timeouts) -> Timeouts {
         queue: Duration::from_secs(raw.queue_s),
         upstream_connect: Duration::from_secs(raw.upstream_connect_s),
         upstream_head: Duration::from_secs(raw.upstream_head_s),
+        background_poll: BACKGROUND_POLL,
         upstream_silence: Duration::from_secs(raw.upstream_silence_s),
         upstream_pool_idle: Duration::from_secs(raw.upstream_pool_idle_s),
     }

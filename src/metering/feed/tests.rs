@@ -10,6 +10,7 @@ use crate::{
         spending::{Account, Span, Spender},
         usage::{Shown, Usage},
     },
+    metering::polling,
     store::{
         journal::Writer,
         sql::{By, Database, FILE, Place, Total},
@@ -58,7 +59,8 @@ fn records(rows: &[Row<'_>]) -> Vec<u8> {
 
 fn into(folder: &Path) -> Into {
     let (spending, clock, copy) = (Arc::default(), Clock::system(), folder.join("budgets.json"));
-    Into { place: place(folder), origin: "here".into(), spending, clock, copy }
+    let polls = polling(Duration::from_secs(5)).0;
+    Into { place: place(folder), origin: "here".into(), spending, clock, copy, polls }
 }
 
 fn place(folder: &Path) -> Place {

@@ -69,6 +69,7 @@ pub(crate) fn config(base_url: &str) -> Config {
             queue: Duration::from_secs(1),
             upstream_connect: Duration::from_secs(5),
             upstream_head: Duration::from_secs(1800),
+            background_poll: Duration::from_secs(5),
             upstream_silence: Duration::from_secs(600),
             upstream_pool_idle: Duration::from_secs(50),
         },
