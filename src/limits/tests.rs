@@ -12,6 +12,7 @@ use tokio::{
 };
 
 use super::{
+    Permit, Used,
     gcra::{Correction, MINUTE, Rate},
     memory::{self, Lacking},
     shared,
@@ -21,8 +22,9 @@ use crate::{
     config,
     domain::{
         model_name::ModelPattern,
-        money::{Budget, MOST},
+        money::{Budget, Currency, MOST, Money},
         spending::{Alone, Counter, Spender, Sums},
+        usage::Estimate,
         windows::Windows,
     },
     store::redis::{self, Given, Link, Purse, Told},
@@ -881,4 +883,77 @@ fn no_window_admits_more_than_rate_and_burst_and_no_budget_is_overspent() {
     keep_to_it(200, |wanted| Bench::new(None, wanted, NOTHING));
     let there = There::start();
     keep_to_it(60, |wanted| there.bench(wanted, NOTHING));
+}
+
+/// What becomes of a request, with what it used and did cost.
+#[derive(Clone, Copy, Debug)]
+enum Ending {
+    /// It was never sent.
+    Dropped,
+    Nothing,
+    Tokens,
+    Partly,
+}
+
+fn ending() -> impl Strategy<Value = (Ending, u64, u64)> {
+    let what = prop_oneof![Just(Ending::Dropped), Just(Ending::Nothing), Just(Ending::Tokens), Just(Ending::Partly)];
+    (what, 0..300_u64, 0..120_u64)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// However permits end, each gives back all that it set aside, in its key's, its group's and its model's budget alike, and what is
+    /// charged is what the requests did cost. All places are free again.
+    #[test]
+    fn permits_give_back_what_they_set_aside_and_charge_what_it_cost(
+        requests in prop::collection::vec((0..3_usize, 0..200_u64, 0..200_u64, any::<bool>(), ending()), 1..60)
+    ) {
+        let (key, group) = (
+            Wanted { tokens: Some(5000), at_once: Some(5), budget: Some(1000), ..Wanted::default() },
+            Wanted { at_once: Some(4), budget: Some(3000), ..Wanted::default() },
+        );
+        let of_it = Wanted { requests: Some(500), tokens: Some(2000), at_once: Some(2), budget: Some(300) };
+        let subject = Arc::new(of_model(Bench::new(None, key, group), "gpt-5*", of_it).subject);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        let began = runtime.block_on(async { Instant::now() });
+        let (mut under_way, mut charged) = (Vec::new(), [0_u64; 3]);
+        let end = |(mut permit, is_of_model, (ending, used, cost)): (Permit, bool, (Ending, u64, u64)), charged: &mut [u64; 3]| {
+            let (input, output) = (Some(used / 2), Some(used - used / 2));
+            let money = Some(Money { nano: cost, currency: Currency::Cny });
+            let used = match ending {
+                Ending::Dropped => return,
+                Ending::Nothing => return permit.settle(Used::Nothing, None),
+                Ending::Tokens => Used::Tokens { input, output },
+                Ending::Partly => Used::Partly { input: None, output, seen: used },
+            };
+            permit.settle(used, money);
+            // A second one changes nothing.
+            permit.settle(used, money);
+            for (share, charged) in charged.iter_mut().enumerate() {
+                *charged += if share < 2 || is_of_model { cost } else { 0 };
+            }
+        };
+        for (model, tokens, cost, ends, ending) in requests {
+            let model = [None, Some("up/gpt-5-mini"), Some("other")][model];
+            let permit = runtime.block_on(async {
+                let mut permit = Permit::admit(Some(Arc::clone(&subject)), None, began).await.ok()?;
+                assert!(permit.asks_for(model));
+                let estimate = Estimate { input: tokens, output: 0 };
+                permit.reserve(estimate, &[cost, cost], 0).await.ok().map(|()| permit)
+            });
+            if let Some(permit) = permit {
+                under_way.push((permit, model == Some("up/gpt-5-mini"), ending));
+            }
+            if ends && !under_way.is_empty() {
+                end(under_way.remove(0), &mut charged);
+            }
+        }
+        under_way.into_iter().for_each(|one| end(one, &mut charged));
+        for (share, charged) in subject.shares.iter().zip(charged) {
+            let counter = share.budgets[0].counter(share, &subject, 0).1;
+            prop_assert_eq!((counter.reserved(), counter.spent()), (0, charged), "{:?}", share.model);
+            prop_assert_eq!(share.meter.under_way(), 0);
+        }
+    }
 }
