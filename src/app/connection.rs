@@ -30,7 +30,7 @@ use super::{
     progress::{Deadlines, Progress},
     requests::Requests,
     shutdown::Shutdown,
-    socket::{Socket, Wire, failed, left, linger},
+    socket::{Socket, Wire, failed, left, linger, probe},
     streams::Streams,
     tls,
 };
@@ -309,6 +309,7 @@ impl Connection<'_> {
                 Event::Closed if !H::MULTIPLEXED && progress.is_half_closed() => {
                     closed = true;
                     progress.half_closed();
+                    probe(write);
                 }
                 Event::Deadline(Progress::HALF_CLOSED) => {
                     progress.leave();
