@@ -67,7 +67,7 @@ use crate::{
     limits::Shared,
     metering::Statements,
     metrics::Metrics,
-    proxy::{Beside, Common, Proxy, Readers, Tables, TablesError, Tls},
+    proxy::{Beside, Common, Proxy, Readers, Tables, TablesError, Tls, polls},
     store::{
         journal::Disk,
         origins,
@@ -192,8 +192,7 @@ pub fn start(of_file: Config, origin: Option<Origin>, world: World) -> Result<Ru
         let _inside = control.enter();
         Bound::new(&config.server)?
     };
-    let mut ledgers =
-        Ledgers::start(Place::of(&config), &data_dir, name, &common.spending, world, config.server.workers, &metrics)?;
+    let mut ledgers = Ledgers::start(&config, &data_dir, name, &common.spending, world, &metrics)?;
     let statements = Statements::start(Place::of(&config)).map_err(StartError::Thread)?;
     let place = origins::Place::of(&config);
     let keeping = Keeping::start(place, &config.affinity, world.clock, world.chance, Arc::clone(&metrics.affinity))
@@ -232,12 +231,13 @@ pub fn start(of_file: Config, origin: Option<Origin>, world: World) -> Result<Ru
             origins: Arc::clone(&keeping.origins),
             statements: statements.clone(),
         };
-        let proxy = Proxy::new(tables, beside, world.clock, world.chance, dice)?;
-        let state = Arc::new(Data { proxy: Arc::new(proxy), health: Arc::clone(&health) });
+        let proxy = Arc::new(Proxy::new(tables, beside, world.clock, world.chance, dice)?);
+        let polling = ledgers.polling().map(|polling| polls::keep_polling(Arc::clone(&proxy), polling));
+        let state = Arc::new(Data { proxy, health: Arc::clone(&health) });
         data.push(Arc::clone(&state));
         let serving = serving_data(state, &config, &handle, &metrics, secure.clone());
         let serving = server::run(listener, serving, deadlines.clone(), Arc::clone(&slots));
-        let serving = ledger::beside(ledger, to_the_end(serving, readers, handle.data.clone()));
+        let serving = ledger::beside(ledger, polling, to_the_end(serving, readers, handle.data.clone()));
         workers.push(spawn(format!("worker-{index}"), runtime()?, serving)?);
     }
     let shown = data.first().map(Arc::clone).ok_or(StartError::NoWorker)?;

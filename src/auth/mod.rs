@@ -328,7 +328,12 @@ mod tests {
         two.name = "two".into();
         config.upstreams = vec![one, two];
         config.groups = ["x", "y"]
-            .map(|name| config::Group { name: name.into(), limits: config::Limits::default(), budgets: Vec::new() })
+            .map(|name| config::Group {
+                name: name.into(),
+                limits: config::Limits::default(),
+                budgets: Vec::new(),
+                warn_at: Default::default(),
+            })
             .into();
         let mut ask = |keys: &[(&str, Option<usize>, Option<usize>)], unread| {
             config.keys = Vec::new();

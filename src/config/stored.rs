@@ -130,11 +130,12 @@ impl Config {
             }
         }
         let on_client_gone = match on_client_gone.as_deref() {
-            None | Some("cancel") => OnClientGone::Cancel,
+            None => OnClientGone::ByCost,
+            Some("cancel") => OnClientGone::Cancel,
             Some("drain") => OnClientGone::Drain,
             Some(other) => {
                 faults.push(format!("`{other}` is neither `cancel` nor `drain`"));
-                OnClientGone::Cancel
+                OnClientGone::ByCost
             }
         };
         let previous =
@@ -156,6 +157,8 @@ impl Config {
             group: group.and_then(|(_, index)| index),
             limits: Limits { requests: *rpm, tokens: *tpm, in_flight: *max_in_flight },
             budgets,
+            warn_at: Arc::clone(&self.money.warn_at),
+            limits_by_model: Vec::new(),
             ips: nets,
             expires: *expires_ms,
             on_client_gone,

@@ -10,8 +10,8 @@ use crate::domain::{
 };
 
 use super::types::{
-    Affinity, Config, Fail, FailoverOn, Key, Limits, LogFormat, Model, ModelPrice, Money, OnClientGone, OnLostState,
-    Sharing, Store, Strategy, Target, UnknownIds, Upstream,
+    Affinity, Config, Fail, FailoverOn, Key, Limits, LogFormat, Model, ModelLimits, ModelPrice, Money, OnClientGone,
+    OnLostState, Sharing, Store, Strategy, Target, UnknownIds, Upstream,
 };
 
 /// What would run with this configuration, for people. `memory` is the most that it allows, `disk` what it
@@ -113,7 +113,8 @@ fn write(out: &mut String, config: &Config, memory: &dyn Display, disk: &dyn Dis
         );
         let group = key.group.map(|group| format!("; group {}", config.groups[group].name)).unwrap_or_default();
         let (name, limits, budgets) = (&key.name, limits(key.limits), budgets(&key.budgets));
-        writeln!(out, "  {name}: {models}; {upstreams}{limits}{budgets}{group}{}", bounds(key))?;
+        let by_model = by_model(&key.limits_by_model);
+        writeln!(out, "  {name}: {models}; {upstreams}{limits}{budgets}{by_model}{group}{}", bounds(key))?;
     }
     if config.keys.is_empty() {
         writeln!(out, "  none here; the first start makes one in the store, unless there are some")?;
@@ -158,9 +159,11 @@ fn bounds(key: &Key) -> String {
     if let Some(ends) = ends {
         let _ = write!(text, "; ends {ends}");
     }
-    if key.on_client_gone == OnClientGone::Drain {
-        text.push_str("; reads on when a client leaves");
-    }
+    text.push_str(match key.on_client_gone {
+        OnClientGone::ByCost => "",
+        OnClientGone::Cancel => "; cancels when a client leaves",
+        OnClientGone::Drain => "; reads on when a client leaves",
+    });
     text
 }
 
@@ -178,13 +181,23 @@ fn write_affinity(out: &mut String, config: &Config) -> fmt::Result {
 }
 
 fn budgets(budgets: &[Budget]) -> String {
-    budgets.iter().map(|budget| format!("; {budget}")).collect()
+    let start = |budget: &Budget| match budget.starts_on {
+        1 => String::new(),
+        day => format!(" from day {day} on"),
+    };
+    budgets.iter().map(|budget| format!("; {budget}{}", start(budget))).collect()
+}
+
+/// What a key may ask for of some models.
+fn by_model(all: &[ModelLimits]) -> String {
+    let one = |one: &ModelLimits| format!("; of {}: {}", one.model.0, limits(one.limits) + &budgets(&one.budgets));
+    all.iter().map(one).collect::<String>().replace(": ; ", ": ")
 }
 
 fn write_prices(out: &mut String, config: &Config) -> fmt::Result {
-    let Money { time_zone, cny_per_usd, unpriced: _ } = &config.money;
+    let Money { time_zone, cny_per_usd, .. } = &config.money;
     let rate = cny_per_usd.map(|rate| format!(", {} CNY for a dollar", decimal(rate))).unwrap_or_default();
-    writeln!(out, "\nprices (days and months begin in {}{rate})", time_zone.iana_name().unwrap_or("UTC"))?;
+    writeln!(out, "\nprices (days, weeks and months begin in {}{rate})", time_zone.iana_name().unwrap_or("UTC"))?;
     for ModelPrice { upstream, model, from, price } in &config.prices {
         let from = Timestamp::from_millisecond(i64::try_from(*from).unwrap_or_default()).unwrap_or_default();
         let from = if from == Timestamp::UNIX_EPOCH {

@@ -294,9 +294,16 @@ fn limits_are_taken_as_written() {
     assert_eq!(key.limits, Limits { requests: Some(60), tokens: Some(200_000), in_flight: Some(5) });
     assert_eq!(config.groups[key.group.unwrap()].name.as_ref(), "team");
     assert_eq!(config.groups[0].limits, Limits { requests: Some(600), tokens: None, in_flight: Some(50) });
+    assert_eq!(key.limits_by_model[0].limits, Limits { requests: Some(10), tokens: None, in_flight: None });
+    assert_eq!(
+        (&*key.warn_at, key.budgets[0].starts_on, key.budgets[1].starts_on),
+        (&[500_000_000, 1_000_000_000][..], 1, 15)
+    );
+    assert_eq!(*config.groups[0].warn_at, [800_000_000, 1_000_000_000]);
     let summary = summary(&config, &"", &"");
     for line in [
-        "; 60 requests a minute; 200000 tokens a minute; 5 requests at once; group team; from 10.0.0.0/8, 192.0.2.7/32; ends \
+        "; 60 requests a minute; 200000 tokens a minute; 5 requests at once; 5 CNY/week; 50 CNY/month from day 15 on; of \
+         a/gpt-5*: 10 requests a minute; 1.5 CNY/day; of a/o3: 1 requests at once; group team; from 10.0.0.0/8, 192.0.2.7/32; ends \
          2030-01-01T00:00:00Z; reads on when a client leaves\n",
         "  group team; 600 requests a minute; 50 requests at once\n",
     ] {

@@ -19,7 +19,7 @@ use crate::domain::endpoint::Surface;
 pub use affinity::{Affinity, OnLostState, UnknownIds};
 pub use alerts::Alerts;
 pub use failover::{ErrorRule, FailoverOn, Fault};
-pub use key::{Group, Kept, Key, Limits, OnClientGone};
+pub use key::{Group, Kept, Key, Limits, ModelLimits, OnClientGone};
 pub use limits::{Fail, Redis, Sharing};
 pub use money::{ModelPrice, Money, Unpriced};
 
@@ -118,6 +118,8 @@ pub struct Server {
     pub max_body_memory: u64,
     /// The rest of an answer that is read where its client left, in bytes.
     pub client_gone_drain: u64,
+    /// Whom people ask when a budget is spent.
+    pub contact: Option<Arc<str>>,
 }
 
 /// A certificate with its key, both in working order.
@@ -198,6 +200,8 @@ pub struct Timeouts {
     pub upstream_connect: Duration,
     /// From the sent request to the head of the answer.
     pub upstream_head: Duration,
+    /// The pause before Tidegate asks for a response in the background. No setting: sooner is no more exact, and tests need it.
+    pub background_poll: Duration,
     /// Longest gap inside an answer.
     pub upstream_silence: Duration,
     /// An unused connection to an upstream.

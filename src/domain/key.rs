@@ -68,7 +68,7 @@ pub struct KeySettings {
     /// When it ends: milliseconds since 1970-01-01 UTC.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expires_ms: Option<u64>,
-    /// `cancel` or `drain`: what happens upstream when the client leaves.
+    /// `cancel` or `drain`: what happens upstream when the client leaves; none = by what the answer costs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub on_client_gone: Option<String>,
     /// Whether it works only as long as there is no other key: that of the first start.

@@ -3,6 +3,7 @@
 mod feed;
 mod ledger;
 mod log;
+mod polls;
 mod spent;
 mod statements;
 
@@ -12,6 +13,7 @@ use tokio::time::Instant;
 
 pub use feed::{Feeding, Into};
 pub use ledger::{Ledger, Unwritable};
+pub use polls::{AT_ONCE, Polling, Polls, Told, polling};
 pub use spent::FILE as BUDGETS;
 pub use statements::Statements;
 

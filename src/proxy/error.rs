@@ -20,7 +20,7 @@ pub(super) use url::rejected;
 use super::{
     Answer, Arrival, Proxy,
     closing::Closing,
-    quota,
+    quota::{self, BudgetTerms},
     status::{kind, may_heal, source, status},
 };
 use crate::{
@@ -53,6 +53,8 @@ pub struct Refusal {
     problem: Problem,
     message: Cow<'static, str>,
     param: Option<&'static str>,
+    /// In place of the status that the problem has by default.
+    status: Option<StatusCode>,
     allow: Option<Cow<'static, str>>,
     /// When to come back.
     after: Option<Duration>,
@@ -70,6 +72,7 @@ impl Refusal {
             problem,
             message: message.into(),
             param: None,
+            status: None,
             allow: None,
             after: None,
             quotas: None,
@@ -204,34 +207,38 @@ impl Refusal {
     }
 
     /// A limit of the key or its group is reached.
-    pub(super) fn limited(limited: &Limited) -> Self {
-        let Limited { kind, whose, name, after, quotas } = limited;
-        let whose = whose.name();
+    pub(super) fn limited(limited: &Limited, terms: &BudgetTerms) -> Self {
+        let Limited { kind, whose, name, model, after, quotas } = limited;
+        let model = model.as_ref().map(|model| format!(" for the model `{model}`")).unwrap_or_default();
+        let bare = format!("{} `{name}`{model}", whose.name());
+        let whose = format!("the {bare}");
         let soon = quota::written(*after);
-        let rate = |limit, of| {
-            format!("Rate limit reached for the {whose} `{name}`: {limit} {of} per minute. Please try again in {soon}.")
-        };
+        let rate =
+            |limit, of| format!("Rate limit reached for {whose}: {limit} {of} per minute. Please try again in {soon}.");
         let (problem, message) = match kind {
             Kind::Requests(limit) => (Problem::RequestLimit, rate(limit, "requests")),
             Kind::Tokens(limit) => (Problem::TokenLimit, rate(limit, "tokens")),
             Kind::InFlight(limit) => (
                 Problem::InFlightLimit,
                 format!(
-                    "The {whose} `{name}` has {limit} requests under way, as many as it may. Please try again when one has ended."
+                    "The {bare} has {limit} requests under way, as many as it may. Please try again when one has ended."
                 ),
             ),
             Kind::Reserved(budget) => (
                 Problem::BudgetReserved,
                 format!(
-                    "What is left of the budget of {budget} of the {whose} `{name}` is set aside by requests under way. Please try again in a moment."
+                    "What is left of the budget of {budget} of {whose} is set aside by requests under way. Please try again in a moment."
                 ),
             ),
-            Kind::Budget(budget, span) => (Problem::BudgetSpent, quota::spent(whose, name, budget, span)),
+            Kind::Budget { budget, span, spent } => (Problem::BudgetSpent, terms.spent(&whose, *budget, *spent, *span)),
         };
         let mut refusal = Self::new(problem, message);
         // What is spent does not come back while an SDK waits.
-        let comes_back = !matches!(kind, Kind::Budget(..));
-        refusal.after = comes_back.then_some(*after);
+        if problem == Problem::BudgetSpent {
+            refusal.status = Some(terms.status);
+        } else {
+            refusal.after = Some(*after);
+        }
         refusal.quotas = Some(Box::new(*quotas));
         refusal
     }
@@ -261,9 +268,13 @@ impl Refusal {
             // Nobody is there to read the answer.
             closing.close(End::ClientGone);
         } else {
-            closing.refuse(self.problem, status(self.problem));
+            closing.refuse(self.problem, self.status());
         }
         self.response(id)
+    }
+
+    fn status(&self) -> StatusCode {
+        self.status.unwrap_or_else(|| status(self.problem))
     }
 
     /// The error as JSON.
@@ -275,7 +286,7 @@ impl Refusal {
     }
 
     fn response(self, id: RequestId) -> Response<Answer> {
-        let status = status(self.problem);
+        let status = self.status();
         let mut response = Response::new(Answer::whole(self.body()));
         *response.status_mut() = status;
         let headers = response.headers_mut();

@@ -13,6 +13,7 @@ mod intake;
 mod learning;
 mod observer;
 mod place;
+pub mod polls;
 mod quota;
 mod read_on;
 mod receive;
@@ -36,7 +37,7 @@ use tokio::time::Instant;
 
 use crate::{
     affinity::Origins,
-    auth::{Caller, Keys, Visit},
+    auth::{Keys, Visit},
     billing::Prices,
     config::{self, Config, OnClientGone, Retries, Timeouts, UnknownIds},
     domain::{
@@ -60,7 +61,9 @@ use crate::{
 };
 
 use catalogue::Catalogue;
+use forward::Admitted;
 use learning::Learning;
+use quota::BudgetTerms;
 use read_on::ReadOn;
 pub use read_on::Readers;
 pub use respond::Answer;
@@ -93,6 +96,7 @@ pub struct Tables {
     timeouts: Timeouts,
     max_body_bytes: u64,
     client_gone_drain: u64,
+    budget_terms: BudgetTerms,
     unknown_ids: Option<UnknownIds>,
     /// Where days begin.
     time_zone: TimeZone,
@@ -210,6 +214,7 @@ impl Tables {
             let kept = previous.and_then(|previous| previous.sender_like(upstream, &config.timeouts));
             kept.unwrap_or_else(|| Sender::new(upstream, &config.timeouts, tls))
         });
+        let budget_terms = BudgetTerms::new(&config);
         Ok(Self {
             keys: Keys::new(&config, &metrics.keys),
             limits: Limits::new(&config, &common.meters),
@@ -222,6 +227,7 @@ impl Tables {
             timeouts: config.timeouts,
             max_body_bytes: config.server.max_body_bytes,
             client_gone_drain: config.server.client_gone_drain,
+            budget_terms,
             unknown_ids: config.affinity.unknown_ids,
             time_zone: config.money.time_zone.clone(),
             exchange: Exchange { cny_per_usd: config.money.cny_per_usd },
@@ -364,13 +370,15 @@ impl Proxy {
         &self.dice
     }
 
-    /// How an answer for `caller` is read on should its client leave; none where it is not.
-    fn read_on(&self, tables: &Tables, caller: &Caller, arrival: &Arrival) -> Option<ReadOn> {
-        (caller.on_client_gone == OnClientGone::Drain).then(|| ReadOn {
+    /// How the answer to an admitted request is read on should its client leave; none where it is cancelled.
+    fn read_on(&self, tables: &Tables, admitted: &Admitted, arrival: &Arrival) -> Option<ReadOn> {
+        let drains = admitted.caller.on_client_gone == OnClientGone::Drain;
+        (drains || admitted.is_read_on_by_default(tables)).then(|| ReadOn {
             readers: Arc::clone(&self.readers),
             departure: arrival.departure.clone(),
             within: tables.timeouts.client_gone_drain,
             bytes: tables.client_gone_drain,
+            streams: drains,
         })
     }
 

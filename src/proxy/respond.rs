@@ -357,7 +357,8 @@ impl Relay {
 
     /// How it goes on now that the client left; none where nothing more would be learned.
     pub(super) fn reads_on(&mut self) -> Option<ReadOn> {
-        self.read_on.take().filter(|_| self.tells_more())
+        let streamed = self.closing.settlement.outcome().streamed;
+        self.read_on.take().filter(|read_on| (read_on.streams || !streamed) && self.tells_more())
     }
 
     /// An error costs nothing, and what cannot be read tells nothing.

@@ -12,15 +12,14 @@ use tokio::{
     time::{Instant, interval},
 };
 
-use self::watch::{BudgetView, CredentialView, UpstreamView, View, Watcher};
+use self::watch::{CredentialView, UpstreamView, View, Watcher};
 use crate::{
     api::Data,
     config::Config,
     domain::{
         alert::Alerts,
         clock::Clock,
-        money::Budget,
-        spending::{Account, Spender, Spending},
+        spending::Spending,
         standing::{Cause, Standing},
     },
     metrics::Metrics,
@@ -66,15 +65,18 @@ pub(super) fn start(sources: Sources) -> io::Result<oneshot::Sender<()>> {
 
 async fn look(sources: Sources, alerts: Alerts) {
     let (mut watcher, mut turns) = (Watcher::default(), interval(LOOK_EVERY));
+    let crossings = sources.spending.subscribe();
     loop {
         turns.tick().await;
         let config = Arc::clone(&sources.config.borrow());
+        let crossed = crossings.try_iter().collect();
         // Without a receiver nothing is remembered as told: one that is configured later hears of what still holds.
         if config.alerts.is_none() {
             watcher = Watcher::default();
             continue;
         }
-        for alert in watcher.look(Instant::now(), &sources.view(&config)) {
+        let alerts_of_budgets = watch::budgets(crossed).into_iter();
+        for alert in alerts_of_budgets.chain(watcher.look(Instant::now(), &sources.view(&config))) {
             alerts.raise(alert);
         }
     }
@@ -84,7 +86,6 @@ impl Sources {
     fn view(&self, config: &Config) -> View {
         let tables = self.data.proxy.tables();
         let now = Instant::now();
-        let millis = u64::try_from(self.clock.since_epoch().as_millis()).unwrap_or(u64::MAX);
         let (mut upstreams, mut credentials) = (Vec::new(), Vec::new());
         for upstream in &tables.upstreams {
             let pool = upstream.pool();
@@ -97,14 +98,7 @@ impl Sources {
                 credentials.push(CredentialView { upstream, credential, refused: refused(standing) });
             }
         }
-        let counted = self.spending.accounts(millis).into_iter();
-        let current = counted
-            .filter(|(account, counter)| (account.span.from..account.span.to).contains(&millis) && counter.known());
-        let budget = |(account, counter): (Account, Arc<_>)| {
-            budget(config, &account, crate::domain::spending::Counter::spent(&counter))
-        };
         View {
-            budgets: current.filter_map(budget).collect(),
             credentials,
             upstreams,
             ledger: self.metrics.ledger.faults().filter(|(_, fails)| *fails).map(|(name, _)| name).collect(),
@@ -130,16 +124,4 @@ fn refused(standing: Standing) -> Option<Cause> {
         }
         Standing::InService => None,
     }
-}
-
-/// The budget that an account counts, as long as the configuration has it.
-fn budget(config: &Config, account: &Account, spent: u64) -> Option<BudgetView> {
-    let is_it = |budget: &&Budget| budget.window == account.window && budget.money.currency == account.currency;
-    let budgets: &[Budget] = match account.spender {
-        Spender::Key => &config.keys.iter().find(|key| *key.name == *account.name)?.budgets,
-        Spender::Group => &config.groups.iter().find(|group| *group.name == *account.name)?.budgets,
-    };
-    let budget = budgets.iter().find(is_it)?;
-    let whose = format!("{} {}", account.spender.name(), account.name);
-    Some(BudgetView { whose, budget: budget.to_string(), began: account.span.from, limit: budget.money.nano, spent })
 }

@@ -9,7 +9,8 @@ use tokio::time::Instant;
 
 use crate::domain::{
     alert::{Alert, Event},
-    money::decimal,
+    money::{Money, UNIT, decimal},
+    spending::Crossed,
     standing::Cause,
 };
 
@@ -27,13 +28,10 @@ const STEP: Duration = Duration::from_secs(10);
 const ENOUGH: u64 = 20;
 /// What comes and goes is told again no sooner than this.
 const QUIET: Duration = Duration::from_secs(3600);
-/// So much of a budget is told of before it is spent, in percent.
-const WARN_AT: u64 = 80;
 
 /// What there is to see at one moment.
 #[derive(Clone, Debug, Default)]
 pub(super) struct View {
-    pub(super) budgets: Vec<BudgetView>,
     pub(super) credentials: Vec<CredentialView>,
     pub(super) upstreams: Vec<UpstreamView>,
     /// Faults of the ledger.
@@ -41,17 +39,6 @@ pub(super) struct View {
     /// Rows that wait for the database.
     pub(super) waiting: u64,
     pub(super) truncated_percent: u64,
-}
-
-#[derive(Clone, Debug)]
-pub(super) struct BudgetView {
-    pub(super) whose: String,
-    pub(super) budget: String,
-    /// The beginning of its window.
-    pub(super) began: u64,
-    /// Nano-units.
-    pub(super) limit: u64,
-    pub(super) spent: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -105,15 +92,14 @@ struct Case {
 impl Watcher {
     /// What has to be told now.
     pub(super) fn look(&mut self, now: Instant, view: &View) -> Vec<Alert> {
-        let mut cases: Vec<Case> = view.budgets.iter().flat_map(budget).collect();
-        cases.extend(view.credentials.iter().map(credential));
+        let mut cases: Vec<Case> = view.credentials.iter().map(credential).collect();
         cases.extend(view.upstreams.iter().map(ejected));
         cases.push(ledger(view));
         for upstream in &view.upstreams {
             cases.push(self.truncated(now, upstream, view.truncated_percent));
         }
         let alerts = cases.into_iter().filter_map(|case| self.weigh(now, case)).collect();
-        // Windows and upstreams that are gone.
+        // Upstreams that are gone.
         self.known.retain(|_, known| known.seen == Some(now) || known.told.is_some_and(|told| now < told + QUIET));
         self.answers.retain(|name, _| view.upstreams.iter().any(|upstream| upstream.name == *name));
         alerts
@@ -165,37 +151,35 @@ impl Watcher {
     }
 }
 
-fn budget(view: &BudgetView) -> [Case; 2] {
-    let BudgetView { whose, budget, began, limit, spent } = view;
-    let name = format!("{whose} {budget} {began}");
-    let (is_spent, near) = (spent >= limit, u128::from(*spent) * 100 >= u128::from(*limit) * u128::from(WARN_AT));
-    let case = |event, holds, text| Case {
-        event,
-        name: name.clone(),
-        holds,
-        for_long: Duration::ZERO,
-        subject: whose.clone(),
-        text,
-    };
+/// Budgets that reached a threshold. Of those that one budget reached at once, the highest is told.
+pub(super) fn budgets(mut crossed: Vec<Crossed>) -> Vec<Alert> {
+    crossed.sort_by_key(|crossed| std::cmp::Reverse(crossed.threshold));
+    let mut told: Vec<Crossed> = Vec::new();
+    for one in crossed {
+        if !told.iter().any(|other| other.account == one.account) {
+            told.push(one);
+        }
+    }
+    told.iter().map(budget).collect()
+}
+
+fn budget(crossed: &Crossed) -> Alert {
+    let Crossed { account, threshold, limit, spent } = crossed;
+    let subject = format!("{} {}", account.spender.name(), account.name);
+    let models = account.model.as_ref().map(|model| format!(" for `{}`", model.0)).unwrap_or_default();
+    let budget = Money { nano: *limit, currency: account.currency };
+    let whose = format!("the budget of {budget}/{}{models} of the {subject}", account.window.name());
     let spent = decimal(*spent);
-    [
-        case(
-            Event::BudgetWarning,
-            // One that is spent at once is told as spent alone.
-            near && !is_spent,
-            format!(
-                "{spent} of the budget of {budget} of the {whose} are spent: {WARN_AT} % or more. Requests are refused once all of it is."
-            ),
-        ),
-        case(
-            Event::BudgetSpent,
-            is_spent,
-            format!(
-                "The budget of {budget} of the {whose} is spent ({spent}). Its requests are refused until the budget renews. Raise the \
-                 budget to serve them."
-            ),
-        ),
-    ]
+    if *threshold < UNIT {
+        let percent = threshold / (UNIT / 100);
+        let text =
+            format!("{spent} of {whose} are spent: {percent} % or more. Requests are refused once all of it is.");
+        return Alert { event: Event::BudgetWarning, subject, text };
+    }
+    let text = format!(
+        "All of {whose} is spent ({spent}). Its requests are refused until the budget renews. Raise the budget to serve them."
+    );
+    Alert { event: Event::BudgetSpent, subject, text }
 }
 
 fn credential(view: &CredentialView) -> Case {
@@ -250,6 +234,11 @@ fn ledger(view: &View) -> Case {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::{
+        model_name::ModelPattern,
+        money::{Currency, Window},
+        spending::{Account, Span, Spender},
+    };
 
     fn events(alerts: &[Alert]) -> Vec<(&'static str, &str)> {
         alerts.iter().map(|alert| (alert.event.name(), &*alert.subject)).collect()
@@ -259,26 +248,33 @@ mod tests {
         began + Duration::from_secs(seconds)
     }
 
-    fn spent(spent: u64, began: u64) -> View {
-        let budget = BudgetView { whose: "key a".into(), budget: "5CNY/day".into(), began, limit: 100, spent };
-        View { budgets: vec![budget], truncated_percent: 5, ..View::default() }
-    }
-
     #[test]
-    fn a_budget_is_told_at_80_and_at_100_percent_once_in_its_window() {
-        let (mut watcher, began) = (Watcher::default(), Instant::now());
-        let mut look = |second, view: &View| {
-            watcher.look(after(began, second), view).iter().map(|alert| alert.event.name()).collect::<Vec<_>>()
+    fn a_budget_is_told_at_each_threshold_and_of_several_at_once_at_the_highest() {
+        let crossed = |name: &str, threshold: u64, model: Option<&str>| Crossed {
+            account: Account {
+                spender: Spender::Key,
+                name: name.into(),
+                model: model.map(|model| ModelPattern(model.into())),
+                currency: Currency::Cny,
+                window: Window::Day,
+                span: Span { from: 1, to: 2 },
+            },
+            threshold,
+            limit: 5 * UNIT,
+            spent: 6 * UNIT,
         };
-        let (warning, all) = ("budget_warning", "budget_spent");
-        for (second, (part, told)) in
-            (0..).zip([(0, ""), (79, ""), (80, warning), (99, ""), (100, all), (150, ""), (90, ""), (101, "")])
-        {
-            assert_eq!(look(second, &spent(part, 1)), told.split_terminator(' ').collect::<Vec<_>>(), "{part}");
-        }
-        assert_eq!(look(10, &spent(85, 2)), [warning], "the next window");
-        assert_eq!(look(11, &spent(200, 3)), [all], "spent at once");
-        assert_eq!(look(12, &spent(0, 4)), [""; 0]);
+        let told = budgets(vec![crossed("a", UNIT / 5 * 4, None)]);
+        assert_eq!(events(&told), [("budget_warning", "key a")]);
+        assert!(told[0].text.starts_with("6 of the budget of 5 CNY/day of the key a are spent: 80 %"), "{told:?}");
+        let told = budgets(vec![
+            crossed("a", UNIT / 2, None),
+            crossed("a", UNIT, None),
+            crossed("a", UNIT, Some("gpt-*")),
+            crossed("b", UNIT / 2, None),
+        ]);
+        assert_eq!(events(&told), [("budget_spent", "key a"), ("budget_spent", "key a"), ("budget_warning", "key b")]);
+        assert!(told[1].text.contains("the budget of 5 CNY/day for `gpt-*` of the key a"), "{told:?}");
+        assert!(budgets(Vec::new()).is_empty());
     }
 
     #[test]

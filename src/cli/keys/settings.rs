@@ -39,7 +39,8 @@ pub(super) struct Settings {
     /// Where it may come from: 10.0.0.0/8, 192.0.2.7. May be given several times.
     #[arg(long, value_name = "NETWORK")]
     ip: Vec<String>,
-    /// What becomes of the call upstream when the client leaves before its end.
+    /// What becomes of the call upstream when the client leaves before its end; without it, streams are cancelled, and other answers
+    /// are read to their end where the key or its group has a budget.
     #[arg(long, value_enum)]
     on_client_gone: Option<ClientGone>,
 }

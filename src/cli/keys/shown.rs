@@ -83,7 +83,11 @@ fn settings(config: &Config, key: &Key) -> KeySettings {
         budgets: key.budgets.iter().map(ToString::to_string).collect(),
         ips: key.ips.iter().map(ToString::to_string).collect(),
         expires_ms: key.expires,
-        on_client_gone: (key.on_client_gone == OnClientGone::Drain).then(|| "drain".to_owned()),
+        on_client_gone: match key.on_client_gone {
+            OnClientGone::ByCost => None,
+            OnClientGone::Cancel => Some("cancel".to_owned()),
+            OnClientGone::Drain => Some("drain".to_owned()),
+        },
         interim: false,
     }
 }

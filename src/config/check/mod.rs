@@ -50,7 +50,7 @@ pub(super) fn config(
     let (models, askable) = check.models(file.models, &upstreams);
     let money = check.money(&file.money);
     let prices = check.prices(file.prices, &upstreams, &money);
-    let groups = check.groups(file.groups);
+    let groups = check.groups(file.groups, &money);
     let keys = check.keys(file.keys, &upstreams, &askable, &groups, &money);
     let retries = server::retries(&file.routing);
     let health = check.health(&file.health);

@@ -1,6 +1,6 @@
 //! `[server]`, `[timeouts]`, `[log]`.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use tracing_subscriber::EnvFilter;
 
@@ -13,6 +13,10 @@ use crate::config::{
 };
 
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+/// The contact is a part of error messages, of which some clients show the first lines only.
+const LONGEST_CONTACT: usize = 200;
+/// Few responses in the background are over sooner.
+const BACKGROUND_POLL: Duration = Duration::from_secs(5);
 const ADDRESS: &str = "write an IP address and a port, such as \"127.0.0.1:8080\" or \"[::]:8080\"";
 
 impl Check<'_> {
@@ -39,6 +43,7 @@ impl Check<'_> {
         Some(Server {
             trusted_proxies: self.networks(&raw.trusted_proxies, &Path::default().key("server").key("trusted_proxies")),
             client_gone_drain: raw.client_gone_drain_mib << 20,
+            contact: self.contact(raw.contact.as_deref()),
             data_dir: self.data_dir(&raw.data_dir),
             workers: match raw.workers {
                 0 => std::thread::available_parallelism().map_or(1, usize::from),
@@ -68,6 +73,16 @@ impl Check<'_> {
             refused: Duration::from_secs(raw.refused_s),
             cooldown_max: Duration::from_secs(raw.cooldown_max_s),
         }
+    }
+
+    fn contact(&mut self, written: Option<&str>) -> Option<Arc<str>> {
+        let contact = written?.trim();
+        if contact.is_empty() || contact.chars().any(char::is_control) || contact.len() > LONGEST_CONTACT {
+            let message = format!("`contact` is empty, over {LONGEST_CONTACT} bytes, or holds a control character");
+            let help = "write a mail address or another short text, or leave it out";
+            self.fault(&Path::default().key("server").key("contact"), message, help);
+        }
+        Some(contact.into())
     }
 
     fn data_dir(&mut self, written: &str) -> PathBuf {
@@ -165,6 +180,7 @@ pub(super) fn timeouts(raw: &raw::Timeouts) -> Timeouts {
         queue: Duration::from_secs(raw.queue_s),
         upstream_connect: Duration::from_secs(raw.upstream_connect_s),
         upstream_head: Duration::from_secs(raw.upstream_head_s),
+        background_poll: BACKGROUND_POLL,
         upstream_silence: Duration::from_secs(raw.upstream_silence_s),
         upstream_pool_idle: Duration::from_secs(raw.upstream_pool_idle_s),
     }

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 pub(in crate::config) use affinity::{Affinity, UnknownIds};
 pub(in crate::config) use alerts::Alerts;
 pub(in crate::config) use failover::{ErrorRule, FailoverOn, Fault};
-pub(in crate::config) use key::{Group, Key, OnClientGone, Secret};
+pub(in crate::config) use key::{Group, Key, KeyLimits, OnClientGone, Secret};
 pub(in crate::config) use limits::{Fail, Limits};
 pub(in crate::config) use money::{Currency, Decimal, Money, Price, Unpriced};
 pub(in crate::config) use routing::{Health, Model, OnLostState, Routing, Strategy, Target};
@@ -91,9 +91,12 @@ pub(in crate::config) struct Server {
     /// All request bodies together, in MiB.
     #[schemars(range(min = 1, max = 1_048_576))]
     pub(in crate::config) max_body_memory_mib: u64,
-    /// The rest of an answer that is read where its client left, for keys with `on_client_gone = "drain"`, in MiB.
+    /// The rest of an answer that is read where its client left (see `on_client_gone`), in MiB.
     #[schemars(range(min = 1, max = 1024))]
     pub(in crate::config) client_gone_drain_mib: u64,
+    /// Whom people ask when a budget is spent, such as a mail address; a part of that error's message.
+    #[schemars(example = &"ai-platform@example.com")]
+    pub(in crate::config) contact: Option<String>,
 }
 
 impl Default for Server {
@@ -110,6 +113,7 @@ impl Default for Server {
             max_body_mib: 64,
             max_body_memory_mib: 512,
             client_gone_drain_mib: 16,
+            contact: None,
         }
     }
 }
@@ -157,7 +161,7 @@ pub(in crate::config) struct Timeouts {
     /// Requests under way at shutdown; 0 = they are cut at once.
     #[schemars(range(max = 86_400))]
     pub(in crate::config) drain_timeout_s: u64,
-    /// Reading the rest of an answer whose client left, for keys with `on_client_gone = "drain"`.
+    /// Reading the rest of an answer whose client left (see `on_client_gone`).
     #[schemars(range(min = 1, max = 86_400))]
     pub(in crate::config) client_gone_drain_s: u64,
     /// While every candidate has as many requests as it may have; 0 = refused at once.

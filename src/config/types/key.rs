@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use crate::domain::money::Budget;
+use crate::domain::{model_name::ModelPattern, money::Budget};
 
 /// `[[keys]]`: one client key.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,6 +23,10 @@ pub struct Key {
     pub limits: Limits,
     /// What it may cost, one for each window at most.
     pub budgets: Vec<Budget>,
+    /// Parts of its budgets at which the log warns, in billionths.
+    pub warn_at: Arc<[u64]>,
+    /// How much it may ask for of some models, beside all that.
+    pub limits_by_model: Vec<ModelLimits>,
     /// Networks that it may come from; empty = any.
     pub ips: Vec<IpNet>,
     /// From when on it is refused: milliseconds since 1970-01-01 UTC.
@@ -44,9 +48,11 @@ impl Key {
             group: None,
             limits: Limits::default(),
             budgets: Vec::new(),
+            warn_at: Arc::default(),
+            limits_by_model: Vec::new(),
             ips: Vec::new(),
             expires: None,
-            on_client_gone: OnClientGone::Cancel,
+            on_client_gone: OnClientGone::ByCost,
             kept: Kept::File,
         }
     }
@@ -55,8 +61,11 @@ impl Key {
 /// `on_client_gone`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnClientGone {
-    /// It is cancelled.
+    /// Absent: a stream is cancelled. An answer that is no stream is read to its end where the key or its group has a
+    /// budget, as the provider bills all of it in any case.
     #[default]
+    ByCost,
+    /// It is cancelled.
     Cancel,
     /// It is read to its end, within bounds, to know what it cost.
     Drain,
@@ -85,6 +94,19 @@ pub struct Group {
     /// How much its keys may ask for together.
     pub limits: Limits,
     /// What they may cost together, one for each window at most.
+    pub budgets: Vec<Budget>,
+    /// Parts of its budgets at which the log warns, in billionths.
+    pub warn_at: Arc<[u64]>,
+}
+
+/// `[[keys.limits]]`: how much a key may ask for of one model or pattern.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelLimits {
+    /// Which models.
+    pub model: ModelPattern,
+    /// How much.
+    pub limits: Limits,
+    /// What they may cost, one for each window at most.
     pub budgets: Vec<Budget>,
 }
 

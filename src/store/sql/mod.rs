@@ -21,7 +21,7 @@ use tokio::time::timeout;
 use crate::config::{Config, Store};
 
 pub use keys::{Author, Change, Entry, KeyError};
-pub use pending::Settled;
+pub use pending::{PendingRow, Settled};
 pub use rows::{Cell, Stored, columns};
 pub use statement::Statement;
 pub use usage::{By, Total};
