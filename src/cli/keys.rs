@@ -113,9 +113,15 @@ pub(super) struct Create {
     /// Requests under way at once.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     max_in_flight: Option<u32>,
-    /// What it may cost: 50CNY/month, 2.5USD/day, 100CNY/total. May be given once for each of the three.
+    /// What it may cost: 50CNY/month, 10CNY/week, 2.5USD/day, 100CNY/total. May be given once for each of the four.
     #[arg(long, value_name = "BUDGET")]
     budget: Vec<String>,
+    /// Day of the month on which the months of its budgets begin, 1 to 28; without it, the first.
+    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=28), value_name = "DAY")]
+    starts_on: Option<u8>,
+    /// Limits for its use of a model or pattern: `gpt-5* rpm=10 tpm=50000 max_in_flight=2 budget=5CNY/day`. May be given several times.
+    #[arg(long, value_name = "LIMITS")]
+    limit: Vec<String>,
     /// Where it may come from: 10.0.0.0/8, 192.0.2.7. May be given several times.
     #[arg(long, value_name = "NETWORK")]
     ip: Vec<String>,
@@ -246,6 +252,8 @@ impl Store {
             tpm: create.tpm,
             max_in_flight: create.max_in_flight.map(|count| count as usize),
             budgets: create.budget.clone(),
+            starts_on: create.starts_on,
+            limits: create.limit.clone(),
             ips: create.ip.clone(),
             expires_ms: create.expires.map(|moment| moment.after(self.now)),
             on_client_gone: create.on_client_gone.map(|what| match what {
