@@ -7,11 +7,11 @@ use data_encoding::HEXLOWER_PERMISSIVE;
 use super::{
     check::network,
     nearest::nearest,
-    types::{Config, Kept, Key, Limits, OnClientGone},
+    types::{Config, Kept, Key, Limits, MOST_BY_MODEL, ModelLimits, OnClientGone},
 };
 use crate::domain::{
     key::{KeySettings, StoredKey},
-    money::{Budget, Currency},
+    money::{Budget, Currency, LAST_START},
 };
 
 /// A key of the store in terms of a configuration, and what of its settings the configuration does not have. A key that is
@@ -37,6 +37,8 @@ pub struct StoredFault {
 const NO_GROUP: &str = "its group is gone";
 /// What is spent is in another currency, or nobody knows how much it may be.
 const NO_BUDGET: &str = "its budgets cannot be counted";
+/// Or its use of a model would be limited by nothing.
+const NO_LIMITS: &str = "its limits for models cannot be counted";
 /// Or it might come from anywhere.
 const NO_NETWORK: &str = "its networks cannot be read";
 /// The first start made the key so that the gateway can be tried: it may do everything.
@@ -79,7 +81,8 @@ impl Config {
     /// What is wrong with a key that somebody wants to store.
     pub fn faults_of(&self, stored: &StoredKey) -> Vec<String> {
         let mut faults = self.take(stored).faults;
-        for pattern in stored.settings.models.iter().flatten() {
+        let limits = stored.settings.limits.iter().filter_map(|text| text.split_whitespace().next());
+        for pattern in stored.settings.models.iter().flatten().map(String::as_str).chain(limits) {
             if !self.could_be_asked(pattern) {
                 let names = self.models.iter().map(|model| &*model.name);
                 let near = nearest(pattern, names).map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
@@ -99,6 +102,8 @@ impl Config {
             tpm,
             max_in_flight,
             budgets,
+            starts_on,
+            limits,
             ips,
             expires_ms,
             on_client_gone,
@@ -114,10 +119,19 @@ impl Config {
         }
         let before = faults.len();
         let budgets = budgets.iter().filter_map(|text| Budget::parse(text).map_err(|fault| faults.push(fault)).ok());
-        let budgets: Vec<Budget> = budgets.collect();
+        let starts_on = starts_on.unwrap_or(1);
+        let budgets: Vec<Budget> = budgets.map(|budget| budget.starting_on(starts_on)).collect();
         faults.extend(self.budget_faults(&budgets));
+        if !(1..=LAST_START).contains(&starts_on) {
+            faults.push(format!("`starts_on` is {starts_on}, and a month begins on a day from 1 to {LAST_START}"));
+        }
         if faults.len() > before {
             unusable = unusable.or(Some(NO_BUDGET));
+        }
+        let before = faults.len();
+        let limits_by_model = self.limits_by_model(limits, starts_on, &mut faults);
+        if faults.len() > before {
+            unusable = unusable.or(Some(NO_LIMITS));
         }
         let mut nets = Vec::new();
         for text in ips {
@@ -158,13 +172,33 @@ impl Config {
             limits: Limits { requests: *rpm, tokens: *tpm, in_flight: *max_in_flight },
             budgets,
             warn_at: Arc::clone(&self.money.warn_at),
-            limits_by_model: Vec::new(),
+            limits_by_model,
             ips: nets,
             expires: *expires_ms,
             on_client_gone,
             kept,
         };
         Taken { key: Some(key), faults, unusable }
+    }
+
+    fn limits_by_model(&self, limits: &[String], starts_on: u8, faults: &mut Vec<String>) -> Vec<ModelLimits> {
+        let mut all: Vec<ModelLimits> = Vec::new();
+        for text in limits {
+            match ModelLimits::parse(text, starts_on) {
+                Ok(one) if all.iter().any(|known| known.model == one.model) => {
+                    faults.push(format!("two limits are for the same model, `{}`", one.model.0));
+                }
+                Ok(one) => {
+                    faults.extend(self.budget_faults(&one.budgets));
+                    all.push(one);
+                }
+                Err(fault) => faults.push(fault),
+            }
+        }
+        if all.len() > MOST_BY_MODEL {
+            faults.push(format!("a key has limits for at most {MOST_BY_MODEL} models"));
+        }
+        all
     }
 
     fn budget_faults(&self, budgets: &[Budget]) -> Vec<String> {

@@ -19,7 +19,7 @@ use crate::domain::endpoint::Surface;
 pub use affinity::{Affinity, OnLostState, UnknownIds};
 pub use alerts::Alerts;
 pub use failover::{ErrorRule, FailoverOn, Fault};
-pub use key::{Group, Kept, Key, Limits, ModelLimits, OnClientGone};
+pub use key::{Group, Kept, Key, Limits, MOST_BY_MODEL, ModelLimits, OnClientGone};
 pub use limits::{Fail, Redis, Sharing};
 pub use money::{ModelPrice, Money, Unpriced};
 

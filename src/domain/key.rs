@@ -62,6 +62,12 @@ pub struct KeySettings {
     /// Budgets, such as `50CNY/month`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub budgets: Vec<String>,
+    /// Day of the month on which the months of its budgets begin.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub starts_on: Option<u8>,
+    /// Limits for the use of some models, such as `gpt-5* rpm=10 budget=5CNY/day`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub limits: Vec<String>,
     /// Networks that it may come from, such as `10.0.0.0/8`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ips: Vec<String>,

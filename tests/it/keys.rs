@@ -247,7 +247,13 @@ async fn every_setting_is_kept_shown_and_served() {
     let address = gateway.ready();
     let flags = "--name all --models smart --upstreams one --group team --expires 30d --rpm 60 --tpm 200000 \
                  --max-in-flight 5 --budget 3USD/month --budget 2USD/day --ip 127.0.0.1 --on-client-gone drain";
-    let key = keys(folder, &[&["create"], &*flags.split_whitespace().collect::<Vec<_>>()].concat()).unwrap();
+    let flags: Vec<_> = flags.split_whitespace().collect();
+    for wrong in ["smrt rpm=1", "smart", "smart rps=1", "smart budget=5CNY"] {
+        let refused = keys(folder, &[&["create"], &*flags, &["--limit", wrong]].concat()).unwrap_err();
+        assert!(refused.contains("nothing was made"), "{wrong}: {refused}");
+    }
+    let limits = ["--starts-on", "15", "--limit", "sm* rpm=50 budget=9USD/week", "--limit", "one/* max_in_flight=1"];
+    let key = keys(folder, &[&["create"], &*flags, &limits].concat()).unwrap();
     let text = keys(folder, &["show", "all"]).unwrap();
     let lines: Vec<Vec<&str>> = text.lines().map(|line| line.splitn(2, "  ").map(str::trim).collect()).collect();
     for expected in [
@@ -260,6 +266,8 @@ async fn every_setting_is_kept_shown_and_served() {
         ["tpm", "200000"],
         ["max_in_flight", "5"],
         ["budgets", "3USD/month, 2USD/day"],
+        ["starts_on", "15"],
+        ["limits", "sm* rpm=50 budget=9USD/week, one/* max_in_flight=1"],
         ["ips", "127.0.0.1"],
         ["on_client_gone", "drain"],
     ] {
@@ -274,7 +282,8 @@ async fn every_setting_is_kept_shown_and_served() {
     };
     until("the key", async || asked().await.status == 200).await;
     let answer = asked().await;
-    assert_eq!(answer.header("x-ratelimit-limit-requests"), Some("60"));
+    // Those of the model are fewer.
+    assert_eq!(answer.header("x-ratelimit-limit-requests"), Some("50"));
     go.send(()).unwrap();
     // The third finds 2 dollars spent.
     until("the end of the budget", async || asked().await.status == 429).await;

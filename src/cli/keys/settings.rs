@@ -33,9 +33,15 @@ pub(super) struct Settings {
     /// Requests under way at once.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     max_in_flight: Option<u32>,
-    /// What it may cost: 50CNY/month, 2.5USD/day, 100CNY/total. May be given once for each of the three.
+    /// What it may cost: 50CNY/month, 10CNY/week, 2.5USD/day, 100CNY/total. May be given once for each of the four.
     #[arg(long, value_name = "BUDGET")]
     budget: Vec<String>,
+    /// Day of the month on which the months of its budgets begin, 1 to 28; without it, the first.
+    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=28), value_name = "DAY")]
+    starts_on: Option<u8>,
+    /// Limits for its use of a model or pattern: `gpt-5* rpm=10 tpm=50000 max_in_flight=2 budget=5CNY/day`. May be given several times.
+    #[arg(long, value_name = "LIMITS")]
+    limit: Vec<String>,
     /// Where it may come from: 10.0.0.0/8, 192.0.2.7. May be given several times.
     #[arg(long, value_name = "NETWORK")]
     ip: Vec<String>,
@@ -62,6 +68,8 @@ pub(super) enum Setting {
     Tpm,
     MaxInFlight,
     Budget,
+    StartsOn,
+    Limit,
     Ip,
     OnClientGone,
     /// That the key of the first start ends when another key is declared.
@@ -72,7 +80,20 @@ impl Settings {
     /// The settings that are given.
     pub(super) fn given(&self) -> Vec<Setting> {
         // Every field by its name, so that the compiler finds one that is forgotten here.
-        let Self { models, upstreams, group, expires, rpm, tpm, max_in_flight, budget, ip, on_client_gone } = self;
+        let Self {
+            models,
+            upstreams,
+            group,
+            expires,
+            rpm,
+            tpm,
+            max_in_flight,
+            budget,
+            starts_on,
+            limit,
+            ip,
+            on_client_gone,
+        } = self;
         let given = [
             (models.is_some(), Setting::Models),
             (upstreams.is_some(), Setting::Upstreams),
@@ -82,6 +103,8 @@ impl Settings {
             (tpm.is_some(), Setting::Tpm),
             (max_in_flight.is_some(), Setting::MaxInFlight),
             (!budget.is_empty(), Setting::Budget),
+            (starts_on.is_some(), Setting::StartsOn),
+            (!limit.is_empty(), Setting::Limit),
             (!ip.is_empty(), Setting::Ip),
             (on_client_gone.is_some(), Setting::OnClientGone),
         ];
@@ -100,6 +123,8 @@ impl Settings {
                 Setting::Tpm => settings.tpm = self.tpm,
                 Setting::MaxInFlight => settings.max_in_flight = self.max_in_flight.map(|count| count as usize),
                 Setting::Budget => settings.budgets.clone_from(&self.budget),
+                Setting::StartsOn => settings.starts_on = self.starts_on,
+                Setting::Limit => settings.limits.clone_from(&self.limit),
                 Setting::Ip => settings.ips.clone_from(&self.ip),
                 // No option sets it.
                 Setting::Interim => {}
@@ -132,6 +157,8 @@ impl Setting {
             tpm,
             max_in_flight,
             budgets,
+            starts_on,
+            limits,
             ips,
             expires_ms,
             on_client_gone,
@@ -146,6 +173,8 @@ impl Setting {
             Self::Tpm => *tpm = None,
             Self::MaxInFlight => *max_in_flight = None,
             Self::Budget => budgets.clear(),
+            Self::StartsOn => *starts_on = None,
+            Self::Limit => limits.clear(),
             Self::Ip => ips.clear(),
             Self::OnClientGone => *on_client_gone = None,
             Self::Interim => *interim = false,

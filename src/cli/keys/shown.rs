@@ -81,6 +81,8 @@ fn settings(config: &Config, key: &Key) -> KeySettings {
         tpm: key.limits.tokens,
         max_in_flight: key.limits.in_flight,
         budgets: key.budgets.iter().map(ToString::to_string).collect(),
+        starts_on: key.budgets.iter().map(|budget| budget.starts_on).find(|day| *day > 1),
+        limits: key.limits_by_model.iter().map(ToString::to_string).collect(),
         ips: key.ips.iter().map(ToString::to_string).collect(),
         expires_ms: key.expires,
         on_client_gone: match key.on_client_gone {

@@ -15,7 +15,7 @@ use crate::config::{
     document::Path,
     nearest::nearest,
     raw,
-    types::{Group, Kept, Key, Limits, ModelLimits, Money, OnClientGone},
+    types::{Group, Kept, Key, Limits, MOST_BY_MODEL, ModelLimits, Money, OnClientGone},
 };
 use crate::domain::{
     model_name::ModelPattern,
@@ -40,9 +40,6 @@ const WELL_KNOWN: [&str; 12] = [
     "your-secret-key-here",
     "0123456789abcdef",
 ];
-
-/// Each request of a key is held against all of them.
-const MOST_BY_MODEL: usize = 32;
 
 const FRESH: &str = "make a fresh one, for example with `openssl rand -hex 32`";
 

@@ -35,6 +35,7 @@ fn every_setting_of_a_key_can_be_set_and_unset() {
         ("--tpm", "1000", "tpm", json!(1000)),
         ("--max-in-flight", "3", "max_in_flight", json!(3)),
         ("--budget", "5CNY/day", "budgets", json!(["5CNY/day"])),
+        ("--limit", "smart rpm=10", "limits", json!(["smart rpm=10"])),
         ("--ip", "10.0.0.0/8", "ips", json!(["10.0.0.0/8"])),
         ("--on-client-gone", "drain", "on_client_gone", json!("drain")),
     ] {
@@ -53,6 +54,10 @@ fn every_setting_of_a_key_can_be_set_and_unset() {
     assert_eq!(settings(folder, "k"), json!({}));
     let (shown, _) = command(folder, &["keys", "show", "k"]).unwrap();
     assert!(shown.contains("update by"), "{shown}");
+
+    command(folder, &["keys", "update", "k", "--budget", "5CNY/month", "--starts-on", "5"]).unwrap();
+    assert_eq!(settings(folder, "k"), json!({ "budgets": ["5CNY/month"], "starts_on": 5 }));
+    command(folder, &["keys", "update", "k", "--unset", "budget,starts-on"]).unwrap();
 
     // Several at once.
     command(folder, &["keys", "update", "k", "--rpm", "7", "--tpm", "9", "--group", "team"]).unwrap();
