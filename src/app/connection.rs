@@ -308,12 +308,7 @@ impl Connection<'_> {
                 // HTTP/2 has no half-closed connections.
                 Event::Closed if !H::MULTIPLEXED && progress.is_half_closed() => {
                     closed = true;
-                    progress.half_closed();
                     probe(write);
-                }
-                Event::Deadline(Progress::HALF_CLOSED) => {
-                    progress.leave();
-                    return End::CUT;
                 }
                 // Between two requests hyper sees the end by itself, and what is already in its buffer gets no service.
                 Event::Closed | Event::Broken => {
@@ -349,11 +344,7 @@ impl Connection<'_> {
                     }
                 }
                 Event::Stop => {
-                    if progress.is_in_doubt() {
-                        progress.leave();
-                    } else {
-                        departure.gateway_stop();
-                    }
+                    departure.gateway_stop();
                     if progress.is_busy() {
                         shared.shutdown.cut();
                     }
