@@ -72,8 +72,8 @@ pub struct Spending {
     counters: Mutex<HashMap<Account, Arc<Counter>>>,
     exchange: Mutex<Exchange>,
     wish: AtomicU64,
-    /// The latest moment that this process has seen, in milliseconds since 1970-01-01 UTC; 0 = none yet.
-    latest: AtomicU64,
+    /// The latest end of a window whose counter was dropped, in milliseconds since 1970-01-01 UTC; 0 = none was.
+    dropped: AtomicU64,
     /// Whether the ledger can be read: it was when that was tried last.
     ledger: AtomicBool,
     crossings: Mutex<Vec<mpsc::Sender<Crossed>>>,
@@ -99,15 +99,15 @@ pub struct Crossed {
 }
 
 impl Spending {
-    /// The counter of this account, made where it is missing. `now` = milliseconds since 1970-01-01 UTC.
-    pub fn counter(&self, account: Account, now: u64) -> Arc<Counter> {
+    /// The counter of this account, made where it is missing. `since` = from when on this process counts by the budget, in
+    /// milliseconds since 1970-01-01 UTC.
+    pub fn counter(&self, account: Account, since: u64) -> Arc<Counter> {
         let mut counters = self.lock();
-        let seen = self.latest.fetch_max(now, Ordering::AcqRel);
-        let from = account.span.from;
+        let Span { from, to } = account.span;
         Arc::clone(counters.entry(account).or_insert_with(|| {
             let counter = Counter::default();
-            if seen > 0 && from > seen {
-                // The window began after all that happened so far: the ledger has no rows of it.
+            // What this process spends in a window that began later goes through this counter, and it is the first one.
+            if since < from && to > self.dropped.load(Ordering::Acquire) {
                 counter.begin_at_nothing();
             }
             Arc::new(counter)
@@ -130,10 +130,15 @@ impl Spending {
 
     /// All of them, without those that are long over at `now`.
     pub fn accounts(&self, now: u64) -> Vec<(Account, Arc<Counter>)> {
-        self.latest.fetch_max(now, Ordering::AcqRel);
         // Where the ledger cannot be read, a counter is all that is known of its window: the clock may have been wrong.
         if self.ledger.load(Ordering::Acquire) {
-            self.lock().retain(|account, _| account.span.to.saturating_add(KEPT) > now);
+            self.lock().retain(|account, _| {
+                let is_over = account.span.to.saturating_add(KEPT) <= now;
+                if is_over {
+                    self.dropped.fetch_max(account.span.to, Ordering::AcqRel);
+                }
+                !is_over
+            });
         }
         self.all()
     }
@@ -217,15 +222,18 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_counter_that_was_dropped_is_read_from_the_ledger_before_it_counts() {
         let spending = Spending::default();
-        let today = spending.counter(account(100), 100 * DAY + 5);
+        // The budget was there when the window began.
+        let since = 90 * DAY;
+        let today = spending.counter(account(100), since);
+        assert!(today.counts(), "nothing was spent in it yet");
         today.is_told(sums(40), 0);
         spending.ledger_answers(true);
-        // A window that begins later than all that happened so far begins with nothing; nobody waits for it.
-        let then = spending.counter(account(129), 129 * DAY + 5);
+        // The clock is set ahead.
+        let then = spending.counter(account(129), since);
         assert!(then.counts() && spending.is_read(&then).await);
         assert_eq!(spending.accounts(129 * DAY + 10).len(), 1, "today's counter is dropped");
         // The clock is set back.
-        let again = spending.counter(account(100), 100 * DAY + 20);
+        let again = spending.counter(account(100), since);
         assert!(!again.counts(), "{again:?}");
         let (read, ()) = tokio::join!(spending.is_read(&again), async {
             tokio::time::sleep(Duration::from_millis(200)).await;
@@ -234,7 +242,8 @@ mod tests {
         assert!(read && again.counts());
         assert_eq!((again.spent(), again.reserve(40, 1)), (40, Err(Short::Spent)));
         // A ledger that does not say it in time refuses; without a ledger what is known counts, and nothing is dropped.
-        let slow = spending.counter(account(99), 100 * DAY + 30);
+        // One of a budget that came in the middle of its window.
+        let slow = spending.counter(account(110), 110 * DAY + 5);
         let began = tokio::time::Instant::now();
         assert!(!spending.is_read(&slow).await && began.elapsed() == READ_WITHIN);
         spending.ledger_answers(false);
@@ -247,7 +256,7 @@ mod tests {
         let spending = Spending::default();
         let heard = spending.subscribe();
         drop(spending.subscribe());
-        let counter = spending.counter(account(1), DAY);
+        let counter = spending.counter(account(1), 0);
         counter.watch(100, &[UNIT / 10 * 8, UNIT, UNIT / 2]);
         let percents = |spent: u64| {
             counter.settle(0, spent);
@@ -264,7 +273,7 @@ mod tests {
             [UNIT / 2, UNIT / 10 * 8, UNIT]
         );
         // Another window, and one whose warnings a process before this one told.
-        let next = spending.counter(account(2), 2 * DAY);
+        let next = spending.counter(account(2), 0);
         next.watch(100, &[UNIT / 10 * 8, UNIT]);
         next.was_warned(UNIT / 10 * 8);
         next.settle(0, 100);
@@ -281,7 +290,7 @@ mod tests {
         #[test]
         fn thresholds_are_told_exactly_once(limit in 1..10_000_u64, parts in prop::collection::vec(1..=UNIT, 0..5), steps in prop::collection::vec(0..5_000_u64, 1..20)) {
             let spending = Spending::default();
-            let counter = spending.counter(account(1), DAY);
+            let counter = spending.counter(account(1), 0);
             counter.watch(limit, &parts);
             let (mut told, mut spent) = (Vec::new(), 0);
             for step in steps {

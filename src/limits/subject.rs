@@ -58,8 +58,15 @@ pub(super) struct OneBudget {
     pub(super) budget: Budget,
     /// In billionths of it.
     warn_at: Arc<[u64]>,
-    /// Of the window that was asked for last.
-    last: Mutex<Option<(Span, Arc<Counter>)>>,
+    last: Mutex<Last>,
+}
+
+/// What a budget was asked for last.
+#[derive(Debug, Default)]
+struct Last {
+    /// The first moment that it was asked for: from then on all requests are counted by it.
+    since: Option<u64>,
+    window: Option<(Span, Arc<Counter>)>,
 }
 
 /// One thing that a request takes.
@@ -107,12 +114,13 @@ impl OneBudget {
     pub(super) fn counter(&self, share: &Share, subject: &Subject, now: u64) -> (Span, Arc<Counter>) {
         let span = subject.windows.at(self.budget.window, self.budget.starts_on, now);
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*last {
+        let since = *last.since.get_or_insert(now);
+        match &last.window {
             Some((known, counter)) if *known == span => (span, Arc::clone(counter)),
             _ => {
-                let counter = subject.spending.counter(share.account(&self.budget, span), now);
+                let counter = subject.spending.counter(share.account(&self.budget, span), since);
                 counter.watch(self.budget.money.nano, &self.warn_at);
-                *last = Some((span, Arc::clone(&counter)));
+                last.window = Some((span, Arc::clone(&counter)));
                 (span, counter)
             }
         }

@@ -103,7 +103,7 @@ impl Spent {
         for saved in copy.unwrap_or_default() {
             if let Some(account) = saved.account() {
                 let own = saved.own.min(saved.spent);
-                let counter = spending.counter(account, 0);
+                let counter = spending.counter(account, u64::MAX);
                 counter.believe(own, saved.spent - own);
                 counter.was_warned(saved.warned.unwrap_or_default());
             }

@@ -278,7 +278,7 @@ impl Counter {
         self.begin_to_count();
     }
 
-    /// The window has just begun: nothing was spent in it.
+    /// Nothing was spent in the window without this counter.
     pub(super) fn begin_at_nothing(&self) {
         self.begin_to_count();
     }

@@ -205,7 +205,7 @@ fn what_was_spent_is_what_rows_say_and_what_this_process_adds() {
         Journal::open(folder.path().join("journal"), 1, Arc::clone(&condition), &journal::SystemDisk).unwrap();
     let into = Into { spending: Arc::clone(&spending), ..into(folder.path()) };
     let feeding = Feeding::start(into, Arc::clone(&journal), found, condition).unwrap();
-    let counter = spending.counter(account, 0);
+    let counter = spending.counter(account, u64::MAX);
     assert_eq!(counter.spent(), 90, "until the ledger was asked");
     // What costs something right now counts as well.
     counter.settle(0, 7);
@@ -248,7 +248,7 @@ fn process(folder: &Path, files: &[Vec<Row<'_>>]) -> [u64; 2] {
     let (journal, found) =
         Journal::open(folder.join("journal"), 4, Arc::clone(&condition), &journal::SystemDisk).unwrap();
     let spending = Arc::<Spending>::default();
-    let counters = accounts().map(|account| spending.counter(account, 0));
+    let counters = accounts().map(|account| spending.counter(account, u64::MAX));
     let into = Into { spending, ..into(folder) };
     let feeding = Feeding::start(into, Arc::clone(&journal), found, condition).unwrap();
     for rows in files.iter().filter(|rows| !rows.is_empty()) {

@@ -36,8 +36,9 @@ const MOST: usize = 8192;
 /// thousand keep the store busy for milliseconds.
 pub const MOST_LOOKED_UP: usize = 1024;
 
-/// The fields at the top that are acted on, by the places that [`Request`] has for them.
-static FIELDS: Paths = Paths::new(&[&["model"], &["prompt_cache_key"], &["background"], &["stream"]]);
+/// The fields at the top that are acted on, by the places that [`Request`] has for them. `stream` is a hint: it decides only whether an
+/// answer is read on without its client.
+static FIELDS: Paths = Paths::new(&[&["model"], &["prompt_cache_key"], &["background"], &["stream"]]).hints_from(3);
 
 /// A request that names no model: nothing else than its references is acted on.
 static NO_FIELDS: Paths = Paths::new(&[]);
