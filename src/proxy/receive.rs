@@ -64,6 +64,8 @@ pub(super) struct Received {
     pub(super) cache_key: Option<Box<str>>,
     /// Whether `background` is true.
     pub(super) background: bool,
+    /// Whether `stream` is true.
+    pub(super) stream: bool,
     /// What a chat says of its stream.
     pub(super) streaming: Streaming,
     /// What it refers to, if it refers to anything.
@@ -345,7 +347,8 @@ impl<'a> Scan<'a> {
         };
         let background = request.background.take().is_some_and(|found| found.value == Value::Bool(true));
         let streaming = std::mem::take(&mut request.streaming);
+        let stream = streaming.is_asked_for();
         let state = (!request.references.is_empty()).then(|| Box::new(request));
-        Ok(Received { rope: self.rope, model, encoded: self.encoded, cache_key, background, streaming, state })
+        Ok(Received { rope: self.rope, model, encoded: self.encoded, cache_key, background, stream, streaming, state })
     }
 }

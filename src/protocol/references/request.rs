@@ -36,8 +36,9 @@ const MOST: usize = 8192;
 /// thousand keep the store busy for milliseconds.
 pub const MOST_LOOKED_UP: usize = 1024;
 
-/// The fields at the top that are acted on, by the places that [`Request`] has for them.
-static FIELDS: Paths = Paths::new(&[&["model"], &["prompt_cache_key"], &["background"]]);
+/// The fields at the top that are acted on, by the places that [`Request`] has for them. `stream` is a hint: it decides only whether an
+/// answer is read on without its client.
+static FIELDS: Paths = Paths::new(&[&["model"], &["prompt_cache_key"], &["background"], &["stream"]]).hints_from(3);
 
 /// The same of a chat, which may stream without telling its tokens.
 static CHAT_FIELDS: Paths = Paths::new(&[
@@ -47,7 +48,8 @@ static CHAT_FIELDS: Paths = Paths::new(&[
     &["stream"],
     &["stream_options"],
     &["stream_options", "include_usage"],
-]);
+])
+.hints_from(3);
 
 /// A request that names no model: nothing else than its references is acted on.
 static NO_FIELDS: Paths = Paths::new(&[]);
@@ -76,7 +78,7 @@ pub struct Request {
     pub prompt_cache_key: Option<Found>,
     /// `background`
     pub background: Option<Found>,
-    /// `stream`, `stream_options` and its `include_usage`, of a chat.
+    /// `stream`; of a chat also `stream_options` and its `include_usage`.
     pub streaming: Streaming,
     /// All references, in the order of the text.
     pub references: Vec<Used>,
@@ -84,7 +86,7 @@ pub struct Request {
     bound: Vec<Range<u64>>,
 }
 
-/// What a chat says of its stream.
+/// What a request says of its stream.
 #[derive(Debug, Default)]
 pub struct Streaming {
     stream: Option<Found>,
@@ -93,6 +95,11 @@ pub struct Streaming {
 }
 
 impl Streaming {
+    /// Whether `stream` is true.
+    pub fn is_asked_for(&self) -> bool {
+        self.stream.as_ref().is_some_and(|stream| stream.value == Value::Bool(true))
+    }
+
     /// The edit after which the stream tells its tokens; `None` where there is no stream, where it does so already, and where
     /// `stream_options` is nothing that a provider could read. `has_members` = whether the object in this range of the body has any.
     pub fn telling(&self, has_members: impl FnOnce(Range<u64>) -> bool) -> Option<Edit> {
