@@ -5,7 +5,9 @@
 mod body;
 mod event;
 mod first;
+mod look;
 mod memory;
+mod names;
 mod read;
 mod reading;
 mod text;

@@ -41,13 +41,11 @@ pub(super) const ERROR_BODY_LIMIT: usize = 64 * 1024;
 const ERROR_BODY_WITHIN: Duration = Duration::from_secs(10);
 /// And for this long where little depends on it: the client, or the next candidate, waits.
 const ERROR_CODE_WITHIN: Duration = Duration::from_secs(1);
-
 /// A success is held back for its first byte no longer than this: clients want to see the head.
 const FIRST_BYTE_WITHIN: Duration = Duration::from_secs(1);
 
 /// OpenAI's ids of requests have 36 characters, as have UUIDs.
 const REQUEST_ID_LIMIT: usize = 128;
-
 /// A `Retry-After` beyond this means never, and no clock is asked to add it up.
 const NEVER: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 
@@ -84,11 +82,12 @@ impl Call<'_> {
             }
             _ => None,
         };
-        let body = match (renamed, cuts, &self.telling_usage) {
-            (None, [], None) => self.body.body(),
-            (Some(edit), [], None) => self.body.edited(&[edit]).body(),
-            (renamed, cuts, telling_usage) => {
-                let mut edits: Vec<Edit> = cuts.iter().chain(telling_usage).cloned().chain(renamed).collect();
+        let others = || cuts.iter().chain(&self.telling_usage);
+        let body = match (renamed, others().next()) {
+            (None, None) => self.body.body(),
+            (Some(edit), None) => self.body.edited(&[edit]).body(),
+            (renamed, Some(_)) => {
+                let mut edits: Vec<Edit> = others().cloned().chain(renamed).collect();
                 edits.sort_by_key(|edit| edit.range.start);
                 self.body.edited(&edits).body()
             }

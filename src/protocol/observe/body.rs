@@ -2,9 +2,9 @@
 
 use super::{
     Dialect, Seen, Status, Terminal,
+    look::Look,
     memory::Memory,
     read::{code, id, is_error, name, status, text, value},
-    reading::Look,
 };
 use crate::{
     domain::origin::Kind,

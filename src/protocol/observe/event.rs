@@ -2,9 +2,10 @@
 
 use super::{
     Dialect, Seen, Terminal,
+    look::Look,
     memory::Memory,
     read::{code, id, is_error, name, status, text},
-    reading::{EventKind, Look},
+    reading::EventKind,
 };
 use crate::protocol::{
     json::{JsonError, Paths, Repeats, Scanner},

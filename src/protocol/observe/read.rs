@@ -1,9 +1,6 @@
 //! Small values out of what a scanner found.
 
-use super::{
-    Status,
-    reading::{Look, NAME_LIMIT},
-};
+use super::{Status, look::Look, reading::NAME_LIMIT};
 use crate::protocol::json::{Found, Scanner, Value};
 
 /// Error codes over this are not kept, nor are those that are no identifiers: they go to logs.
