@@ -168,7 +168,7 @@ mod tests {
         ) {
             let [input, cached, output, reasoning] = counts;
             let usage = Usage {
-                input: Some(input), cached: Some(cached), output: Some(output), reasoning: Some(reasoning), total: None,
+                input: Some(input), cached: Some(cached), output: Some(output), reasoning: Some(reasoning), ..Usage::default()
             };
             let [p_in, p_cached, p_out, p_reasoning, per_call] = prices;
             let price = Price {

@@ -122,8 +122,10 @@ fn by_id<'a>(id: u8, response: &'a str, usage: Usage) -> Row<'a> {
     Row { endpoint, response_id: Some(response), shown, price, cost, usage, ..row(id, State::Exact) }
 }
 
-const USED: Usage =
-    Usage { input: Some(3_000_000), cached: None, output: Some(500_000), reasoning: Some(1), total: Some(3_500_000) };
+fn used() -> Usage {
+    let (input, output) = (Some(3_000_000), Some(500_000));
+    Usage { input, output, reasoning: Some(1), total: Some(3_500_000), ..Usage::default() }
+}
 
 /// State, tokens, cost, whether it is an estimate.
 async fn row_of(database: &mut Database, id: u8) -> [Cell; 5] {
@@ -164,8 +166,8 @@ async fn what_is_shown_of_a_pending_row_settles_it_once_in_whichever_order_they_
             let rows = [
                 mine,
                 by_id(nth + 1, &id, Usage { input: Some(1), ..Usage::default() }),
-                by_id(nth + 2, &id, USED),
-                by_id(nth + 3, &id, USED),
+                by_id(nth + 2, &id, used()),
+                by_id(nth + 3, &id, used()),
             ];
             let mut found = Vec::new();
             for place in order {
@@ -184,7 +186,7 @@ async fn what_is_shown_of_a_pending_row_settles_it_once_in_whichever_order_they_
             assert_eq!(found, expected, "{place} {order:?}");
             let row = row_of(&mut database, nth).await;
             let text = Cell::Text("exact".into());
-            let counts = [USED.input, USED.output].map(|count| Cell::Count(count.unwrap()));
+            let counts = [used().input, used().output].map(|count| Cell::Count(count.unwrap()));
             let [input, output] = counts;
             assert_eq!(row, [text, input, output, Cell::Amount(4 * UNIT + 5), Cell::Flag(false)], "{place} {order:?}");
             // Once more, all of it: nothing changes any more.
@@ -195,13 +197,13 @@ async fn what_is_shown_of_a_pending_row_settles_it_once_in_whichever_order_they_
             assert_eq!(row_of(&mut database, nth).await, row, "{place} {order:?}");
         }
         // All in one batch.
-        let batch = [by_id(100, "resp_a", USED), by_id(101, "resp_a", Usage::default()), pending(102, "resp_a")];
+        let batch = [by_id(100, "resp_a", used()), by_id(101, "resp_a", Usage::default()), pending(102, "resp_a")];
         database.store("here", &batch).await.unwrap();
         assert_eq!(database.settle(&batch).await.unwrap(), [exact(102)], "{place}");
         // One that was taken for interrupted.
         database.store("here", &[row(110, State::Open)]).await.unwrap();
         assert_eq!(database.interrupt("here", 0).await.unwrap(), 1);
-        let late = [pending(110, "resp_b"), by_id(111, "resp_b", USED)];
+        let late = [pending(110, "resp_b"), by_id(111, "resp_b", used())];
         database.store("here", &late).await.unwrap();
         assert_eq!(database.settle(&late).await.unwrap(), [exact(110)], "{place}");
         database.close().await;
@@ -213,9 +215,10 @@ async fn nothing_but_the_same_response_at_the_same_upstream_settles_a_pending_ro
     let (_folder, _postgres, places) = both().await;
     for place in places {
         let mut database = Database::open(&place).await.unwrap();
-        let other = Row { upstream: Some("other"), ..by_id(2, "resp_1", USED) };
+        let other = Row { upstream: Some("other"), ..by_id(2, "resp_1", used()) };
         let ended = Row { usage: Usage::default(), estimated: true, ..row(5, State::Partial) };
-        let rows = [pending(1, "resp_1"), other, by_id(3, "resp_2", USED), by_id(4, "resp_1", Usage::default()), ended];
+        let rows =
+            [pending(1, "resp_1"), other, by_id(3, "resp_2", used()), by_id(4, "resp_1", Usage::default()), ended];
         database.store("here", &rows).await.unwrap();
         // Of one that was not made in the background nobody said that it goes on.
         let settled = database.settle(&rows).await.unwrap();
@@ -232,7 +235,7 @@ async fn nothing_but_the_same_response_at_the_same_upstream_settles_a_pending_ro
         // One without a price, and one that nobody asks for.
         let unpriced = Row { price: None, cost: None, estimated: false, reserved_cost: None, ..pending(6, "resp_6") };
         let forgotten = pending(7, "resp_7");
-        let rows = [unpriced, by_id(8, "resp_6", USED), forgotten];
+        let rows = [unpriced, by_id(8, "resp_6", used()), forgotten];
         database.store("here", &rows).await.unwrap();
         let settled = database.settle(&rows).await.unwrap();
         assert_eq!(settled.iter().map(|row| (row.currency, row.cost, row.charged)).collect::<Vec<_>>(), [(None, 0, 0)]);
@@ -257,7 +260,7 @@ async fn what_somebody_stored_and_did_not_settle_is_settled_by_the_next_start() 
             database.store("lost", &[pending]).await.unwrap();
             let by_id = Row {
                 id: RequestId::from_bytes([[nth; 8], [0xff; 8]].concat().try_into().unwrap()),
-                ..by_id(2, id, USED)
+                ..by_id(2, id, used())
             };
             database.store("other", &[by_id]).await.unwrap();
         }

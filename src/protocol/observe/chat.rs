@@ -149,5 +149,6 @@ fn usage(json: &Scanner<Learner>) -> Usage {
         output: either(OUTPUT),
         reasoning: either(REASONING),
         total: count(json, TOTAL),
+        ..Usage::default()
     }
 }

@@ -229,5 +229,12 @@ fn status(status: &str) -> Option<Status> {
 /// The first five paths.
 fn usage(json: &Scanner<Learner>) -> Usage {
     let count = |path| count(json, path);
-    Usage { input: count(0), cached: count(1), output: count(2), reasoning: count(3), total: count(4) }
+    Usage {
+        input: count(0),
+        cached: count(1),
+        output: count(2),
+        reasoning: count(3),
+        total: count(4),
+        ..Usage::default()
+    }
 }

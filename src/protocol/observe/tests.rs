@@ -46,6 +46,7 @@ fn tokens(input: u64, cached: u64, output: u64, reasoning: u64) -> Usage {
         output: Some(output),
         reasoning: Some(reasoning),
         total: Some(input + output),
+        ..Usage::default()
     }
 }
 

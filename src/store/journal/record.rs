@@ -75,7 +75,7 @@ fn put_price(price: Option<Price>, into: &mut Vec<u8>) {
     }
 }
 
-fn counts(Usage { input, cached, output, reasoning, total }: Usage) -> [Option<u64>; 5] {
+fn counts(Usage { input, cached, output, reasoning, total, .. }: Usage) -> [Option<u64>; 5] {
     [input, cached, output, reasoning, total]
 }
 
@@ -231,6 +231,7 @@ impl<'a> Fields<'a> {
             output: self.maybe()?,
             reasoning: self.maybe()?,
             total: self.maybe()?,
+            ..Usage::default()
         })
     }
 

@@ -50,7 +50,7 @@ where
     Option<i64>: sqlx::Encode<'q, Db> + sqlx::Type<Db>,
 {
     values.push_bind(*id).push_bind(*upstream);
-    let Usage { input, cached, output, reasoning, total } = shown.usage().unwrap_or_default();
+    let Usage { input, cached, output, reasoning, total, .. } = shown.usage().unwrap_or_default();
     for number in [input, cached, output, reasoning, total] {
         values.push_bind(number.map(count));
     }
@@ -127,6 +127,7 @@ impl Found {
             output: number(13)?,
             reasoning: number(14)?,
             total: number(15)?,
+            ..Usage::default()
         };
         let (usage, charged) = (Shown::new(told).usage(), amount(5)?);
         // What it was billed with is what it is billed with.

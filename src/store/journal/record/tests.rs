@@ -34,9 +34,9 @@ impl Owned {
             end: text(6),
             response_id: text(7),
             status,
-            usage: Usage { input, cached, output, reasoning, total },
+            usage: Usage { input, cached, output, reasoning, total, ..Usage::default() },
             shown: self.shown.map(|[input, cached, output, reasoning, total]| {
-                Shown::new(Usage { input, cached, output, reasoning, total })
+                Shown::new(Usage { input, cached, output, reasoning, total, ..Usage::default() })
             }),
             reserved,
             price: self.price.map(|[input, cached, output, reasoning, per_call]| {
