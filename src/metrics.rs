@@ -8,6 +8,7 @@ mod ledger;
 mod reloads;
 mod sharing;
 mod standings;
+mod unpriced;
 
 use std::sync::Arc;
 
@@ -20,6 +21,7 @@ use prometheus_client::{
 pub use connections::{Connections, CutLabels, MalformedLabels};
 pub use reloads::{Reload, Reloads};
 pub use standings::{Standings, UpstreamHealth};
+pub use unpriced::Unpriced;
 
 use crate::domain::{
     affinity::{self as memory, Placed},
@@ -89,6 +91,8 @@ pub struct Metrics {
     streams_incomplete: Family<UpstreamLabels, Counter>,
     /// Tokens as reported by the providers.
     tokens: Family<TokenLabels, Counter>,
+    /// Answers that told a part without a price.
+    unpriced: Unpriced,
     /// Seconds from the request's head to the first byte of the answer's body.
     first_byte: Family<UpstreamLabels, Histogram>,
     /// Requests refused because a limit of their key or its group was reached.
@@ -162,6 +166,7 @@ impl Default for Metrics {
             streams_incomplete.clone(),
         );
         registry.register("tokens", "Tokens as reported by the providers", tokens.clone());
+        let unpriced = Unpriced::new(&mut registry);
         registry.register(
             "first_byte_seconds",
             "From the request's head to the first byte of the answer's body",
@@ -192,6 +197,7 @@ impl Default for Metrics {
             problems,
             streams_incomplete,
             tokens,
+            unpriced,
             first_byte,
             limited,
             attempts,
@@ -225,6 +231,7 @@ impl Metrics {
             in_flight: self.in_flight.clone(),
             problems: self.problems.clone(),
             limited: self.limited.clone(),
+            unpriced: self.unpriced.clone(),
             placed: Placed::ALL.map(|placed| {
                 let labels = PlacedLabels { result: placed.name() };
                 (placed, self.placed.get_or_create(&labels).clone())
@@ -282,6 +289,8 @@ pub struct WorkerMetrics {
     in_flight: Gauge,
     problems: Family<ProblemLabels, Counter>,
     limited: Family<LimitLabels, Counter>,
+    /// Answers that told a part without a price.
+    pub unpriced: Unpriced,
     placed: [(Placed, Counter); Placed::ALL.len()],
     upstreams: Vec<UpstreamMetrics>,
     /// Of requests for which none was tried.

@@ -49,6 +49,7 @@ pub(super) fn keep(running: &Config, read: &mut Config) -> Vec<&'static str> {
         tls,
         keep("log", &running.log, &mut read.log),
         keep("store", &running.store, &mut read.store),
+        keep("store.keep_days", &running.keep_days, &mut read.keep_days),
         keep("limits", &running.sharing, &mut read.sharing),
         keep("affinity.shared", &running.affinity.shared, &mut read.affinity.shared),
     ];
@@ -67,6 +68,7 @@ impl Changes {
             timeouts,
             log: _,
             store: _,
+            keep_days: _,
             sharing: _,
             upstreams,
             idle,
@@ -115,7 +117,7 @@ impl Changes {
 /// Indices of upstreams mean something only beside their own list.
 fn same_prices(was: &Config, is: &Config, prices: &[ModelPrice]) -> bool {
     let of = |config: &Config, price: &ModelPrice| {
-        (upstream(config, price.upstream).to_owned(), price.model.clone(), price.from, price.price)
+        (upstream(config, price.upstream).to_owned(), price.model.clone(), price.from, price.price.clone())
     };
     was.prices.iter().map(|price| of(was, price)).eq(prices.iter().map(|price| of(is, price)))
 }

@@ -7,12 +7,13 @@ use tokio::time::Instant;
 
 use super::{StartError, World, data_dir::DataDir};
 use crate::{
+    config::Config,
     domain::{
         chance::Chance,
         ledger::Condition,
         spending::{Account, Counter, Spending},
     },
-    metering::{BUDGETS, Feeding, Into, Ledger},
+    metering::{BUDGETS, Feeding, Into, Keep, Ledger},
     metrics::Metrics,
     store::{journal::Journal, sql::Place},
 };
@@ -41,20 +42,20 @@ pub(super) struct Ledgers {
 impl Ledgers {
     /// Opens the journal and begins to bring what it holds into the database.
     pub(super) fn start(
-        place: Place,
+        config: &Config,
         data_dir: &DataDir,
         origin: Arc<str>,
         spending: &Arc<Spending>,
         world: World,
-        workers: usize,
         metrics: &Metrics,
     ) -> Result<Self, StartError> {
         let path = data_dir.file(JOURNAL);
         let condition = Arc::clone(&metrics.ledger);
-        let opened = Journal::open(path.clone(), workers, Arc::clone(&condition), world.disk);
+        let opened = Journal::open(path.clone(), config.server.workers, Arc::clone(&condition), world.disk);
         let (journal, found) = opened.map_err(|source| StartError::Ledger { path, source })?;
-        let into =
-            Into { place, origin, spending: Arc::clone(spending), clock: world.clock, copy: data_dir.file(BUDGETS) };
+        let keep = config.keep_days.map(|days| Keep { days, zone: config.money.time_zone.clone() });
+        let (place, spending) = (Place::of(config), Arc::clone(spending));
+        let into = Into { place, origin, spending, clock: world.clock, copy: data_dir.file(BUDGETS), keep };
         let feeding = Feeding::start(into, Arc::clone(&journal), found, Arc::clone(&condition));
         let feeding = feeding.map_err(StartError::Thread)?;
         Ok(Self { journal, condition, feeding, of_workers: Vec::new() })

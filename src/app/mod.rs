@@ -187,8 +187,7 @@ pub fn start(of_file: Config, origin: Option<Origin>, world: World) -> Result<Ru
         let _inside = control.enter();
         Bound::new(&config.server)?
     };
-    let mut ledgers =
-        Ledgers::start(Place::of(&config), &data_dir, name, &common.spending, world, config.server.workers, &metrics)?;
+    let mut ledgers = Ledgers::start(&config, &data_dir, name, &common.spending, world, &metrics)?;
     let place = origins::Place::of(&config);
     let keeping = Keeping::start(place, &config.affinity, world.clock, world.chance, Arc::clone(&metrics.affinity))
         .map_err(StartError::Thread)?;

@@ -36,6 +36,9 @@ fn write(out: &mut String, config: &Config, memory: &dyn Display, disk: &dyn Dis
         Store::Sqlite => writeln!(out, "store        SQLite in the data folder")?,
         Store::Postgres { url, .. } => writeln!(out, "store        {url}")?,
     }
+    if let Some(days) = config.keep_days {
+        writeln!(out, "             rows for {days} days, then sums by day")?;
+    }
     if let Some(Sharing { redis, replicas, fail, .. }) = &config.sharing {
         let away = match fail {
             Fail::Share => "each allows its share",

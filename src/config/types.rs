@@ -32,6 +32,8 @@ pub struct Config {
     pub log: Log,
     /// Where keys and ledger are kept.
     pub store: Store,
+    /// After how many days the ledger's rows become sums by day; none = never.
+    pub keep_days: Option<u32>,
     /// Where limits and budgets are counted that replicas share; none = this process counts alone.
     pub sharing: Option<Sharing>,
     /// Upstreams that can be used: those with no credential left (all optional ones unset) are in `idle`.

@@ -8,8 +8,9 @@ use std::{
 use super::{
     endpoint::{Endpoint, Shape},
     id::RequestId,
+    money::Exchange,
     outcome::{Attempt, AttemptResult, End, Outcome},
-    price::Price,
+    price::{Bill, Parts, Price},
     problem::Problem,
     usage::{Estimate, Shown, Usage},
 };
@@ -29,12 +30,14 @@ pub enum State {
     Interrupted,
     /// It is made in the background, and went on when its answer was over: a call by its id may tell the tokens.
     Pending,
+    /// The provider told all that it used, and a part of that has no price: the cost is an estimate.
+    UnpricedPart,
 }
 
 impl State {
     /// All of them. Journals hold their places in this list: it only ever grows, at its end.
-    pub const ALL: [Self; 6] =
-        [Self::Open, Self::Exact, Self::Partial, Self::Unknown, Self::Interrupted, Self::Pending];
+    pub const ALL: [Self; 7] =
+        [Self::Open, Self::Exact, Self::Partial, Self::Unknown, Self::Interrupted, Self::Pending, Self::UnpricedPart];
 
     /// Its fixed name.
     pub const fn name(self) -> &'static str {
@@ -45,6 +48,7 @@ impl State {
             Self::Unknown => "unknown",
             Self::Interrupted => "interrupted",
             Self::Pending => "pending",
+            Self::UnpricedPart => "unpriced_part",
         }
     }
 
@@ -56,13 +60,21 @@ impl State {
     /// Of a request that is over. It is about the answer that the client got: what attempts before it may have cost, no
     /// provider tells.
     pub fn of(outcome: &Outcome) -> Self {
-        let Usage { input, output, .. } = outcome.usage;
+        match Self::told(outcome) {
+            Self::Exact if !unpriced(outcome).is_empty() => Self::UnpricedPart,
+            state => state,
+        }
+    }
+
+    /// The same, whether all of what was told has a price or not.
+    fn told(outcome: &Outcome) -> Self {
+        let Usage { input, output, audio_ms, .. } = outcome.usage;
         match outcome.end {
             _ if outcome.is_free() => Self::Exact,
             End::UpstreamError => Self::Exact,
             // A client that left got no tokens to count, unless the rest was read on.
             End::Completed | End::ResponseFailed | End::ResponseIncomplete | End::ClientGone | End::ClientStalled
-                if input.is_some() && output.is_some() && !outcome.so_far =>
+                if (input.is_some() && output.is_some() || audio_ms.is_some()) && !outcome.so_far =>
             {
                 Self::Exact
             }
@@ -124,8 +136,14 @@ pub struct Row<'a> {
     pub shown: Option<Shown>,
     /// Tokens that were reserved: an estimate, where nothing was reported.
     pub reserved: Option<u64>,
-    /// The price that it is billed with; none where the model has none.
+    /// The price that it is billed with, by its size and service tier; none where the model has none.
     pub price: Option<Price>,
+    /// The model's whole tariff ([`Tariff::written`](super::price::Tariff::written)), where the usage is told later.
+    pub terms: Option<&'a str>,
+    /// Parts of the usage that have no price.
+    pub unpriced: Parts,
+    /// How currencies were exchanged when its price was looked up: a later rate does not change what it did cost.
+    pub exchange: Exchange,
     /// What it was thought to cost before it went up, in nano-units.
     pub reserved_cost: Option<u64>,
     /// What it is charged with, in nano-units; none while it is open, and where there is no price.
@@ -161,6 +179,9 @@ impl<'a> Row<'a> {
             response_id: outcome.response_id.as_deref(),
             status: outcome.status.map(|status| status.as_u16().into()),
             usage: outcome.usage,
+            price: bill(outcome).map(|bill| bill.price),
+            terms: outcome.terms.as_deref(),
+            unpriced: unpriced(outcome),
             shown: outcome.shown.filter(|_| outcome.end != End::UpstreamError),
             bytes_down: outcome.bytes_down,
             attempts: outcome.attempts.len() as u64,
@@ -168,6 +189,13 @@ impl<'a> Row<'a> {
             took_ms: millis(outcome.took),
             ..Self::open(outcome, None)
         }
+    }
+
+    /// What it is charged with in the other currency, at the row's own rate; for one that is open, what was reserved. None
+    /// where there was no rate, and no cost.
+    pub fn exchanged(&self) -> Option<u64> {
+        let (nano, from) = (self.cost.or(self.reserved_cost)?, self.price?.currency);
+        self.exchange.convert(nano, from, from.other())
     }
 
     /// The row of a request that is about to go up to `upstream`.
@@ -188,7 +216,10 @@ impl<'a> Row<'a> {
             usage: Usage::default(),
             shown: None,
             reserved: outcome.estimate.map(Estimate::total),
-            price: outcome.price,
+            price: outcome.price.as_ref().map(|tariff| tariff.base),
+            terms: None,
+            unpriced: Parts::default(),
+            exchange: outcome.exchange,
             reserved_cost: reserved_cost(outcome),
             cost: None,
             estimated: false,
@@ -203,7 +234,19 @@ impl<'a> Row<'a> {
 
 /// What it was thought to cost before it went up, in nano-units, where there is a price.
 fn reserved_cost(outcome: &Outcome) -> Option<u64> {
-    Some(outcome.price?.cost(&outcome.estimate?.usage()))
+    Some(outcome.price.as_ref()?.cost(&outcome.estimate?.usage()))
+}
+
+/// What is billed for what was told; none where its model has no price, and for what costs nothing.
+fn bill(outcome: &Outcome) -> Option<Bill> {
+    let tariff = outcome.price.as_ref().filter(|_| !outcome.is_free())?;
+    Some(tariff.bill(&outcome.usage))
+}
+
+/// Parts of what was told that have no price, where its model has one.
+pub fn unpriced(outcome: &Outcome) -> Parts {
+    let told = !outcome.usage.is_empty();
+    bill(outcome).filter(|_| told).map(|bill| bill.unpriced).unwrap_or_default()
 }
 
 /// What a request that is over is charged with, in nano-units, and whether that is an estimate; none where there is no price.
@@ -216,15 +259,16 @@ pub fn charge(outcome: &Outcome, state: State) -> Option<(u64, bool)> {
     if outcome.is_free() {
         return Some((0, false));
     }
-    let price = outcome.price?;
+    let price = outcome.price.as_ref()?;
     match state {
         State::Open => None,
         State::Exact if outcome.usage.is_empty() => Some((0, false)),
         State::Exact => Some((price.cost(&outcome.usage), false)),
+        State::UnpricedPart => Some((price.cost(&outcome.usage), true)),
         State::Partial | State::Unknown | State::Interrupted | State::Pending => {
             let seen = price.cost(&as_far_as_seen(outcome));
             // What was answered and is paid by the call alone costs what it costs, whatever it used.
-            let estimated = state != State::Partial || price.counts_tokens();
+            let estimated = state != State::Partial || price.bills_parts();
             Some((seen.max(reserved_cost(outcome).unwrap_or_default()), estimated))
         }
     }

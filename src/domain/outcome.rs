@@ -7,8 +7,9 @@ use http::StatusCode;
 use super::{
     endpoint::Endpoint,
     id::RequestId,
+    money::Exchange,
     origin::Kind,
-    price::Price,
+    price::Tariff,
     problem::Problem,
     usage::{Estimate, Shown, Usage},
 };
@@ -118,7 +119,11 @@ pub struct Outcome {
     /// What it was thought to use, once its body was read.
     pub estimate: Option<Estimate>,
     /// What its model costs at the upstream that was asked last, if that is known.
-    pub price: Option<Price>,
+    pub price: Option<Tariff>,
+    /// How currencies were exchanged when that was looked up.
+    pub exchange: Exchange,
+    /// The price as text, where the usage is told later.
+    pub terms: Option<Box<str>>,
     /// The model as asked, once it was known to be configured.
     pub model: Option<Arc<str>>,
     /// What bound it to the account that holds its state, if anything did.
@@ -176,6 +181,8 @@ impl Outcome {
             group: None,
             estimate: None,
             price: None,
+            exchange: Exchange::default(),
+            terms: None,
             model: None,
             pinned: None,
             stripped: false,

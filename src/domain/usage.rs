@@ -44,7 +44,7 @@ pub struct Usage {
 }
 
 /// Service tier of an answer (`service_tier`). `auto` and `default` are the standard price, and are told as `None`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Tier {
     /// Cheaper and slower.
     Flex,
@@ -77,9 +77,9 @@ impl Tier {
 }
 
 impl Usage {
-    /// True while nothing was reported.
+    /// True while no use was reported. A tier and a cost alone are none.
     pub fn is_empty(&self) -> bool {
-        *self == Self::default()
+        Self { tier: None, told_cost: None, ..*self } == Self::default()
     }
 }
 

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     config::Fail,
     domain::{
-        money::{Currency, Money},
+        money::{Currency, Exchange, Money},
         usage::Estimate,
     },
 };
@@ -131,8 +131,9 @@ impl Permit {
         self.told.or_else(|| here().filter(|_| knows)).unwrap_or_default()
     }
 
-    /// Corrects the reservations to what was used, and to what it costs. Only the first call counts.
-    pub fn settle(&mut self, used: Used, cost: Option<Money>) {
+    /// Corrects the reservations to what was used, and to what it costs: budgets in another currency count it by `exchange`,
+    /// as the ledger's row does. Only the first call counts.
+    pub fn settle(&mut self, used: Used, cost: Option<Money>, exchange: Exchange) {
         if let (
             Some(Learner { body, mean, speaks }),
             Used::Tokens { input, output } | Used::Partly { input, output, .. },
@@ -142,7 +143,6 @@ impl Permit {
         }
         let Some(subject) = &self.subject else { return };
         let (now, replicas) = (micros(self.began), self.replicas());
-        let exchange = subject.spending.exchange();
         let cost_in = |currency: Currency| {
             cost.and_then(|cost| exchange.convert(cost.nano, cost.currency, currency)).unwrap_or_default()
         };

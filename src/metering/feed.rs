@@ -1,6 +1,7 @@
 //! From the journal to the database: on a thread of its own, in batches, each row once however often it is read.
 
 mod apart;
+mod keep;
 
 use std::{
     collections::HashMap,
@@ -17,7 +18,8 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use self::apart::Apart;
+pub use self::keep::Keep;
+use self::{apart::Apart, keep::Old};
 use super::spent::Spent;
 use crate::{
     domain::{
@@ -65,6 +67,8 @@ pub struct Into {
     pub clock: Clock,
     /// The file with a copy of what was spent, for a start without the database.
     pub copy: PathBuf,
+    /// How long rows are kept; none = for ever.
+    pub keep: Option<Keep>,
 }
 
 impl Feeding {
@@ -73,7 +77,7 @@ impl Feeding {
     /// # Errors
     /// Without threads.
     pub fn start(into: Into, journal: Arc<Journal>, found: Found, condition: Arc<Condition>) -> io::Result<Self> {
-        let Into { place, origin, spending, clock, copy } = into;
+        let Into { place, origin, spending, clock, copy, keep } = into;
         let (syncing, stop) = mpsc::channel();
         let (synced, at) = (Arc::clone(&journal), Arc::clone(&condition));
         let sync = thread::Builder::new().name("journal".into()).spawn(move || keep_syncing(&synced, &at, &stop))?;
@@ -93,6 +97,7 @@ impl Feeding {
             begun: 0,
             open: HashMap::new(),
             apart,
+            old: keep.map(Old::new),
             origin,
         };
         thread::Builder::new().name("ledger".into()).spawn(move || {
@@ -161,6 +166,8 @@ struct Feed {
     /// What went up and is not over, with the number of its segment: records, as they were read.
     open: HashMap<RequestId, (u64, Vec<u8>)>,
     apart: Apart,
+    /// Makes sums of rows that are older than they are kept.
+    old: Option<Old>,
 }
 
 /// A file of this process that is being read.
@@ -223,6 +230,10 @@ impl Feed {
         fed?;
         if let Some(database) = &mut self.database {
             self.spent.read(database, ends).await?;
+            if let Some(old) = self.old.as_mut().filter(|_| !ends) {
+                let open = self.open.keys().map(|id| id.millis()).min();
+                old.sum_up(database, &self.origin, self.spent.now(), open).await?;
+            }
         }
         Ok(())
     }
@@ -339,6 +350,9 @@ impl Feed {
             }
         }
         database.forget(&unsent).await?;
+        if segment == 0 {
+            rows = keep::not_summed_up(database, &self.origin, rows).await?;
+        }
         self.apart.store(database, &rows).await?;
         let settled = database.settle(&rows).await?;
         settled.iter().for_each(|settled| self.condition.count(settled.state, 1));

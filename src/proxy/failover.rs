@@ -131,6 +131,7 @@ impl<'a> Failover<'a> {
         });
         let outcome = self.settlement.outcome();
         let price = |model: &str| self.tables.prices.price(candidate.upstream, model, outcome.id.millis());
+        outcome.exchange = self.tables.prices.exchange();
         outcome.price = model.as_deref().filter(|_| !outcome.is_free()).and_then(price);
         outcome.upstream_model.clone_from(&model);
         model

@@ -3,11 +3,11 @@
 use tidegate::{
     config::{Config, Group, Limits, ModelPrice, Unpriced},
     domain::{
-        money::{Budget, Currency, UNIT},
+        money::{Budget, Currency, Exchange, UNIT},
         price::Price,
         spending::Spender,
     },
-    store::sql::{By, Database, FILE, Place, Total},
+    store::sql::{Asked, By, Database, FILE, Place, Total},
 };
 use tokio::sync::oneshot;
 
@@ -23,16 +23,16 @@ const BODY: &str = r#"{"model":"smart","input":"hi"}"#;
 
 /// 1 CNY a request, and 1, 0.5, 2 and 3 for a million tokens of each kind.
 const PRICE: Price = Price {
-    currency: Currency::Cny,
     input: UNIT,
     cached: UNIT / 2,
     output: 2 * UNIT,
     reasoning: 3 * UNIT,
     per_call: UNIT,
+    ..Price::free(Currency::Cny)
 };
 
 fn price(upstream: usize, price: Price) -> ModelPrice {
-    ModelPrice { upstream, model: "real".into(), from: 0, price }
+    ModelPrice { upstream, model: "real".into(), from: 0, price: price.into() }
 }
 
 fn budgets(texts: &[&str]) -> Vec<Budget> {
@@ -145,7 +145,7 @@ async fn the_upstream_that_answered_is_billed() {
     let mut config = priced(&dead.base_url(), &[]);
     config.upstreams.push(upstream("other", &alive.base_url()));
     config.models = vec![model("smart", &[(0, Some("real")), (1, Some("real"))])];
-    let dollars = Price { currency: Currency::Usd, per_call: 7, input: 0, cached: 0, output: 0, reasoning: 0 };
+    let dollars = Price { per_call: 7, ..Price::free(Currency::Usd) };
     config.prices.push(price(1, dollars));
     let gateway = Gateway::start(config);
     assert_eq!(gateway.connect().await.create(BODY).await.status, 200);
@@ -280,6 +280,44 @@ async fn what_was_spent_is_known_after_a_restart() {
     std::fs::create_dir(folder.path().join(FILE)).unwrap();
     let without = Gateway::run(settings, None, folder);
     assert_eq!(without.connect().await.create(BODY).await.status, 429);
+}
+
+#[tokio::test]
+async fn another_rate_does_not_change_what_was_spent() {
+    let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
+    let mut settings = priced(&upstream.base_url(), &["100CNY/total"]);
+    let dollars = Price { per_call: UNIT, ..Price::free(Currency::Usd) };
+    settings.prices = vec![price(0, dollars)];
+    let spent = async |gateway: &Gateway, expected: &str| {
+        let mut shown = String::new();
+        until("what was spent", async || {
+            shown = Client::connect(gateway.admin).await.get("/explain?key=tester&model=smart").await.text();
+            shown.contains(expected)
+        })
+        .await;
+    };
+    let mut data = tempfile::tempdir().unwrap();
+    // 7 CNY; 7 and 8.1; 7, 8.1 and 9.
+    for (rate, number, expected) in [(70, 1, ", 7 spent"), (81, 2, ", 15.1 spent"), (90, 3, ", 24.1 spent")] {
+        settings.server.data_dir = data.path().to_owned();
+        settings.money.cny_per_usd = Some(rate * UNIT / 10);
+        let mut gateway = Gateway::run(settings.clone(), None, data);
+        assert_eq!(gateway.connect().await.create(BODY).await.status, 200);
+        spent(&gateway, expected).await;
+        rows(&gateway, number).await;
+        gateway.stop();
+        gateway.ended().await;
+        data = std::mem::replace(&mut gateway.folder, tempfile::tempdir().unwrap());
+    }
+    // The ledger says the same as the counters, whatever the rate of today.
+    let mut database = Database::open_to_read(&Place::Sqlite(data.path().join(FILE))).await.unwrap();
+    for rate in [None, Some(50 * UNIT)] {
+        let exchange = Exchange { cny_per_usd: rate };
+        let total = &database.usage_of(&Asked { exchange, ..Asked::default() }).await.unwrap()[0];
+        assert_eq!((total.cost, total.in_all), ([0, 3 * UNIT], [24_100_000_000, 3 * UNIT]));
+        let sums = database.spent_by_origin(Spender::Key, "tester", (0, u64::MAX), (Currency::Cny, exchange)).await;
+        assert_eq!(sums.unwrap().into_values().collect::<Vec<_>>(), [24_100_000_000]);
+    }
 }
 
 #[tokio::test]

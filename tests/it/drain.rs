@@ -29,12 +29,12 @@ fn completed() -> Vec<u8> {
 }
 
 /// A millionth of a yuan for a token that comes out, nothing else.
-const PRICE: Price = Price { currency: Currency::Cny, input: 0, cached: 0, output: UNIT, reasoning: UNIT, per_call: 0 };
+const PRICE: Price = Price { output: UNIT, reasoning: UNIT, ..Price::free(Currency::Cny) };
 
 fn draining(base_url: &str) -> Config {
     let mut config = config(base_url);
     config.keys[0].on_client_gone = OnClientGone::Drain;
-    config.prices = vec![ModelPrice { upstream: 0, model: "real".into(), from: 0, price: PRICE }];
+    config.prices = vec![ModelPrice { upstream: 0, model: "real".into(), from: 0, price: PRICE.into() }];
     config
 }
 

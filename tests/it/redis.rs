@@ -179,8 +179,8 @@ async fn places_are_shared_and_come_back_at_the_end_and_at_a_restart() {
 
 /// 1 CNY a request.
 fn priced(mut config: Config, budget: &str) -> Config {
-    let free = Price { currency: Currency::Cny, input: 0, cached: 0, output: 0, reasoning: 0, per_call: UNIT };
-    config.prices = vec![ModelPrice { upstream: 0, model: "real".into(), from: 0, price: free }];
+    let free = Price { per_call: UNIT, ..Price::free(Currency::Cny) };
+    config.prices = vec![ModelPrice { upstream: 0, model: "real".into(), from: 0, price: free.into() }];
     config.keys[0].budgets = vec![Budget::parse(budget).unwrap()];
     config
 }

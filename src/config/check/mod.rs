@@ -40,6 +40,7 @@ pub(super) fn config(
     let mut check = Check { document, sound, env, reads, secrets, billed: Vec::new(), faults: Vec::new() };
     let server = check.server(file.server);
     let log = check.log(file.log);
+    let keep_days = file.store.keep_days;
     let store = check.store(file.store);
     let affinity = check.affinity(&file.affinity, file.limits.redis.is_some());
     let sharing = check.sharing(file.limits);
@@ -59,6 +60,7 @@ pub(super) fn config(
         timeouts: server::timeouts(&file.timeouts),
         log,
         store,
+        keep_days,
         sharing,
         upstreams: upstreams.live,
         idle: upstreams.idle,

@@ -18,7 +18,7 @@ pub(in crate::config) use affinity::{Affinity, UnknownIds};
 pub(in crate::config) use failover::{ErrorRule, FailoverOn, Fault};
 pub(in crate::config) use key::{Group, Key, OnClientGone, Secret};
 pub(in crate::config) use limits::{Fail, Limits};
-pub(in crate::config) use money::{Currency, Decimal, Money, Price, Unpriced};
+pub(in crate::config) use money::{Currency, Decimal, LongInput, Money, Price, Unpriced};
 pub(in crate::config) use routing::{Health, Model, OnLostState, Routing, Strategy, Target};
 pub(in crate::config) use store::Store;
 

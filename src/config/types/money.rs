@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use jiff::tz::TimeZone;
 
-use crate::domain::price::Price;
+use crate::domain::price::Tariff;
 
 /// `[money]`.
 #[derive(Clone, Debug, PartialEq)]
@@ -36,5 +36,5 @@ pub struct ModelPrice {
     /// From when on: milliseconds since 1970-01-01 UTC.
     pub from: u64,
     /// How much.
-    pub price: Price,
+    pub price: Tariff,
 }

@@ -20,20 +20,22 @@ use crate::store::files;
 const BUSY: Duration = Duration::from_secs(5);
 
 /// All of them, in their order. One that was released is never changed: databases have it already.
-const MIGRATIONS: [(&str, &str); 5] = [
+const MIGRATIONS: [(&str, &str); 7] = [
     ("ledger", include_str!("0001_ledger.sql")),
     ("keys", include_str!("0002_keys.sql")),
     ("endpoint", include_str!("0003_endpoint.sql")),
     ("pending", include_str!("0004_pending.sql")),
     ("sums", include_str!("0005_sums.sql")),
+    ("prices", include_str!("0006_prices.sql")),
+    ("daily_sums", include_str!("0007_daily_sums.sql")),
 ];
 
 /// One way to say the same.
 pub(super) struct Dialect {
     /// Makes the text of a migration, which is written for SQLite, the dialect's own.
     translate: fn(&'static str) -> SqlStr,
-    /// The day of `time_ms`, in UTC.
-    pub(super) day: &'static str,
+    /// Begins a transaction whose statements all see the same rows.
+    pub(super) alone: &'static str,
     /// Writes the place of a value, counted from one.
     pub(super) placeholder: fn(usize, &mut String),
     /// How many of so many rows go into one statement.
@@ -44,7 +46,7 @@ pub(super) struct Dialect {
 
 pub(super) const SQLITE: Dialect = Dialect {
     translate: |text| text.into_sql_str(),
-    day: "date(time_ms / 1000, 'unixepoch')",
+    alone: "BEGIN IMMEDIATE",
     // With numbers it would look for each in a list of all.
     placeholder: |_, text| text.push('?'),
     // To read a statement takes it longer than to carry it out: so there are few, and each is read once.
@@ -58,7 +60,7 @@ pub(super) const POSTGRES: Dialect = Dialect {
         let text = text.replace(" STRICT, WITHOUT ROWID", "").replace("INTEGER", "BIGINT");
         sqlx::AssertSqlSafe(text).into_sql_str()
     },
-    day: "to_char(to_timestamp(time_ms / 1000) AT TIME ZONE 'UTC', 'YYYY-MM-DD')",
+    alone: "BEGIN ISOLATION LEVEL REPEATABLE READ",
     placeholder: |nth, text| {
         // Writing to a string cannot fail.
         let _ = write!(text, "${nth}");

@@ -5,6 +5,7 @@
 //! is in `dialect`.
 
 mod dialect;
+mod keep;
 mod keys;
 mod ledger;
 mod pending;
@@ -22,7 +23,7 @@ use crate::config::{Config, Store};
 pub use keys::{Author, Change, Entry, KeyError};
 pub use pending::Settled;
 pub use rows::{Cell, Stored, columns};
-pub use usage::{By, Total};
+pub use usage::{Asked, By, Total};
 
 /// SQLite's file in the data folder.
 pub const FILE: &str = "ledger.db";
@@ -30,8 +31,10 @@ pub const FILE: &str = "ledger.db";
 /// A database that takes longer is taken for lost: it may be paused, and then says nothing for ever. A batch takes
 /// milliseconds.
 const BATCH: Duration = Duration::from_secs(5);
-/// The same for what looks at many rows, or makes tables.
+/// The same for what looks at many rows.
 const LONG: Duration = Duration::from_secs(60);
+/// The same for making tables: a new index over ten million rows takes minutes.
+const MIGRATING: Duration = Duration::from_secs(1800);
 
 /// Which database.
 #[derive(Clone, Debug)]
@@ -160,7 +163,7 @@ impl Database {
         loop {
             let connecting = async { Ok(Self::from(dialect::connect(place, true).await?)) };
             let opened = match within(BATCH, connecting).await {
-                Ok(mut database) => within(LONG, database.migrate()).await.map(|()| database),
+                Ok(mut database) => within(MIGRATING, database.migrate()).await.map(|()| database),
                 Err(error) => Err(error),
             };
             match opened {

@@ -73,6 +73,7 @@ pub(crate) fn config(base_url: &str) -> Config {
         },
         log: Log { format: LogFormat::Text, level: "off".into() },
         store: Store::Sqlite,
+        keep_days: None,
         sharing: None,
         upstreams: vec![upstream("up", base_url)],
         idle: Vec::new(),
