@@ -1,4 +1,27 @@
-//! Which texts may be the name of a model.
+//! Which texts may be the name of a model, and patterns of such names.
+
+use std::sync::Arc;
+
+/// A name of a model; with a trailing `*` it matches any rest.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ModelPattern(pub Arc<str>);
+
+impl ModelPattern {
+    /// The beginning that names must have, where the pattern ends in `*`.
+    pub fn beginning(&self) -> Option<&str> {
+        self.0.strip_suffix('*')
+    }
+
+    /// Whether it matches the name as it was asked for, or the rest of it behind `upstream/`: a model shall not escape its limits
+    /// because it was asked for by way of its upstream.
+    pub fn matches(&self, asked: &str, is_upstream: impl Fn(&str) -> bool) -> bool {
+        let is_it = |name: &str| match self.beginning() {
+            Some(beginning) => name.starts_with(beginning),
+            None => *self.0 == *name,
+        };
+        is_it(asked) || asked.split_once('/').is_some_and(|(first, rest)| is_upstream(first) && is_it(rest))
+    }
+}
 
 /// Whether every server reads this name as the same model.
 ///
@@ -27,6 +50,25 @@ pub fn is_invisible(c: char) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pattern_matches_names_as_asked_and_behind_their_upstream() {
+        let matches = |pattern: &str, asked| ModelPattern(pattern.into()).matches(asked, |name| name == "up");
+        for (pattern, asked, expected) in [
+            ("gpt-5", "gpt-5", true),
+            ("gpt-5", "gpt-5-mini", false),
+            ("gpt-5*", "gpt-5-mini", true),
+            ("gpt-5*", "up/gpt-5-mini", true),
+            ("gpt-5", "up/gpt-5", true),
+            ("gpt-5", "other/gpt-5", false),
+            ("gpt-5", "GPT-5", false),
+            ("up/*", "up/gpt-5", true),
+            ("*", "x", true),
+            ("a/b", "up/a/b", true),
+        ] {
+            assert_eq!(matches(pattern, asked), expected, "{pattern} {asked}");
+        }
+    }
 
     #[test]
     fn names_are_what_people_see() {

@@ -20,7 +20,7 @@ use tokio::{
 
 pub use self::keep::Keep;
 use self::{apart::Apart, keep::Old};
-use super::spent::Spent;
+use super::{polls::Polls, spent::Spent};
 use crate::{
     domain::{
         clock::Clock,
@@ -69,6 +69,8 @@ pub struct Into {
     pub copy: PathBuf,
     /// How long rows are kept; none = for ever.
     pub keep: Option<Keep>,
+    /// Asks for responses in the background.
+    pub polls: Polls,
 }
 
 impl Feeding {
@@ -77,7 +79,7 @@ impl Feeding {
     /// # Errors
     /// Without threads.
     pub fn start(into: Into, journal: Arc<Journal>, found: Found, condition: Arc<Condition>) -> io::Result<Self> {
-        let Into { place, origin, spending, clock, copy, keep } = into;
+        let Into { place, origin, spending, clock, copy, polls, keep } = into;
         let (syncing, stop) = mpsc::channel();
         let (synced, at) = (Arc::clone(&journal), Arc::clone(&condition));
         let sync = thread::Builder::new().name("journal".into()).spawn(move || keep_syncing(&synced, &at, &stop))?;
@@ -98,6 +100,7 @@ impl Feeding {
             open: HashMap::new(),
             apart,
             old: keep.map(Old::new),
+            polls,
             origin,
         };
         thread::Builder::new().name("ledger".into()).spawn(move || {
@@ -168,6 +171,7 @@ struct Feed {
     apart: Apart,
     /// Makes sums of rows that are older than they are kept.
     old: Option<Old>,
+    polls: Polls,
 }
 
 /// A file of this process that is being read.
@@ -183,6 +187,8 @@ impl Feed {
             // A sender that is gone is an end as well.
             let ends = timeout(LOOK_EVERY, end.wait_for(|end| *end)).await.is_ok();
             let fed = self.feed(ends).await;
+            self.spent.spending.ledger_answers(fed.is_ok());
+            self.spent.warn(&self.condition);
             self.spent.save();
             self.condition.database_fails.store(fed.is_err(), Ordering::Relaxed);
             match fed {
@@ -229,6 +235,11 @@ impl Feed {
         }
         fed?;
         if let Some(database) = &mut self.database {
+            if !ends {
+                let settled = self.polls.run(database, &self.origin, self.spent.clock, &self.condition).await?;
+                settled.iter().for_each(|settled| self.condition.count(settled.state, 1));
+                self.spent.settled(&settled);
+            }
             self.spent.read(database, ends).await?;
             if let Some(old) = self.old.as_mut().filter(|_| !ends) {
                 let open = self.open.keys().map(|id| id.millis()).min();

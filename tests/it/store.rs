@@ -5,6 +5,7 @@ use tidegate::{
     domain::{
         id::RequestId,
         ledger::{Row, State},
+        model_name::ModelPattern,
         money::{Currency, Exchange, MOST, UNIT},
         price::{Part, Parts, Price, Step, Tariff},
         spending::Spender,
@@ -280,6 +281,33 @@ async fn what_somebody_stored_and_did_not_settle_is_settled_by_the_next_start() 
 }
 
 #[tokio::test]
+async fn what_was_spent_of_a_model_is_what_its_pattern_matches() {
+    let (_folder, _postgres, places) = both().await;
+    let names =
+        ["gpt-5", "gpt-5-mini", "up/gpt-5", "other/gpt-5", "GPT-5", "通义千问", "up/通义千问", "gpt_5", "gpt-55%", ""];
+    for place in places {
+        let mut database = Database::open(&place).await.unwrap();
+        // Each costs a power of two, so that every sum tells which rows are in it. The last one names no model.
+        let asked = names.into_iter().map(Some).chain([None]);
+        let rows = (1..).zip(asked).map(|(id, model)| Row { model, cost: Some(1 << id), ..row(id, State::Exact) });
+        let rows: Vec<_> = rows.collect();
+        database.store("here", &rows).await.unwrap();
+        for pattern in
+            ["gpt-5", "gpt-5*", "gpt_5", "gpt_*", "%", "*", "up/*", "up/gpt-5", "通义*", "通义千问", "nothing"]
+        {
+            let pattern = ModelPattern(pattern.into());
+            let matches = |row: &&Row<'_>| row.model.is_some_and(|model| pattern.matches(model, |name| name == "up"));
+            let expected: u64 = rows.iter().filter(matches).filter_map(|row| row.cost).sum();
+            let money = (Currency::Cny, Exchange::default());
+            let spent =
+                database.spent_by_origin(Spender::Key, "team", Some(&pattern), (0, u64::MAX), money).await.unwrap();
+            assert_eq!(spent.get("here").copied().unwrap_or_default(), expected, "{place} {pattern:?}");
+        }
+        database.close().await;
+    }
+}
+
+#[tokio::test]
 async fn sums_are_exact_and_by_what_was_asked() {
     let (_folder, _postgres, places) = both().await;
     for place in places {
@@ -490,7 +518,7 @@ async fn each_row_keeps_the_rate_that_it_was_settled_with() {
         ];
         database.store("here", &rows).await.unwrap();
         let mut spent = async |into, rate| {
-            let sums = database.spent_by_origin(Spender::Key, "team", (0, 100), (into, rate)).await.unwrap();
+            let sums = database.spent_by_origin(Spender::Key, "team", None, (0, 100), (into, rate)).await.unwrap();
             sums.get("here").copied().unwrap_or_default()
         };
         let cny = 3 * 7 + 8 * UNIT + 1 + 1;
@@ -617,7 +645,7 @@ async fn old_rows_become_sums_of_their_day_and_no_sum_changes() {
             for (spender, name) in [(Spender::Key, "team"), (Spender::Key, "other"), (Spender::Group, "all")] {
                 for span in [(0, u64::MAX), (first, first + day), (first + day, first + 4 * day)] {
                     for into in Currency::ALL {
-                        spent.push(database.spent_by_origin(spender, name, span, (into, rate(9))).await.unwrap());
+                        spent.push(database.spent_by_origin(spender, name, None, span, (into, rate(9))).await.unwrap());
                     }
                 }
             }

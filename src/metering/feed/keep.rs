@@ -55,7 +55,7 @@ impl Old {
         }
         // Whole days: a part of a day is in the rows or in the sums, and budgets of a day would not find the other part.
         let kept = now.saturating_sub(self.days.saturating_mul(DAY_MS));
-        let before = self.windows.at(Window::Day, kept).from;
+        let before = self.windows.at(Window::Day, 1, kept).from;
         let own = database.open_since(origin).await?.into_iter().chain(open).min().unwrap_or(u64::MAX);
         let removed = database.sum_up(origin, (before, own), &self.windows).await?;
         if removed == 0 {

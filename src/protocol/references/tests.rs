@@ -491,8 +491,17 @@ fn reads_the_fields_of_the_same_scan() {
     };
     assert_eq!([&request.model, &request.background, &request.prompt_cache_key].map(at), ["\"m\"", "null", "\"k\""]);
     assert!(scan("{}").unwrap().model.is_none());
-    // Others may stand twice: nobody here acts on them.
+    // Others may stand twice: nobody here acts on them, or the field is a hint, of which the last one counts.
     finds(r#"{"stream":true,"stream":false,"Store":1,"store":2}"#, &[]);
+    for (text, last) in [
+        (r#"{"stream":false,"Stream":1,"stream":true,"\u017ftream":2}"#, crate::protocol::json::Value::Bool(true)),
+        (r#"{"stream":true,"str\u0065am":false,"STREAM":true}"#, crate::protocol::json::Value::Bool(false)),
+    ] {
+        assert_eq!(scan(text).unwrap().stream.unwrap().value, last, "{text}");
+    }
+    for text in [r#"{"model":"a","model":"b"}"#, r#"{"model":"a","Model":"b"}"#, r#"{"background":1,"background":2}"#] {
+        assert!(scan(text).is_err(), "{text}");
+    }
     // Where no field is acted on, only references are.
     let mut scan = RequestScan::new(Endpoint::CreateItems);
     scan.feed(br#"{"model":1,"MODEL":2,"model":3,"items":[{"id":"msg_1"}]}"#).unwrap();

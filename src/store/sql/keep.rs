@@ -105,7 +105,7 @@ impl Database {
                 else {
                     return Ok(0);
                 };
-                let day = days.at(Window::Day, u64::try_from(oldest).unwrap_or_default());
+                let day = days.at(Window::Day, 1, u64::try_from(oldest).unwrap_or_default());
                 let (from, to) = (oldest, integer(day.to));
                 let last = asked(last).bind(from).bind(to).bind(ROWS).fetch_optional(&mut *connection).await?;
                 let last = last.map(|row| row.try_get::<i64, _>(0)).transpose()?;

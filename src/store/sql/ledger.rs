@@ -12,6 +12,7 @@ use super::{BATCH, Connection, Database, DatabaseError, LONG, count, dialect, in
 use crate::domain::{
     id::RequestId,
     ledger::{Row, State, storable},
+    model_name::ModelPattern,
     money::{Currency, Exchange, MOST, UNIT},
     spending::Spender,
     usage::Usage,
@@ -321,15 +322,15 @@ impl Database {
         let mut all = [0_u64; Currency::ALL.len()];
         for (currency, all) in Currency::ALL.into_iter().zip(&mut all) {
             let money = (currency, Exchange::default());
-            let spent = self.spent_by_origin(spender, name, (from, to), money).await?;
+            let spent = self.spent_by_origin(spender, name, None, (from, to), money).await?;
             *all = spent.into_values().fold(0, u64::saturating_add).min(MOST);
         }
         Ok(all)
     }
 
     /// What a key or a group was charged with in this currency, for what began at `from` or later and before `to` (milliseconds
-    /// since 1970-01-01 UTC), by data folder. What was paid in another one counts by the rate of its row, and where that has
-    /// none by `rate`.
+    /// since 1970-01-01 UTC), by data folder; with a `model`, only for requests that ask for it. What was paid in another
+    /// currency counts by the rate of its row, and where that has none by `rate`.
     ///
     /// # Errors
     /// When it cannot be read.
@@ -337,12 +338,28 @@ impl Database {
         &mut self,
         spender: Spender,
         name: &str,
+        model: Option<&ModelPattern>,
         (from, to): (u64, u64),
         (into, rate): (Currency, Exchange),
     ) -> Result<BTreeMap<String, u64>, DatabaseError> {
         let column = match spender {
             Spender::Key => "key_name",
             Spender::Group => "group_name",
+        };
+        let (of_model, wanted) = match model {
+            None => (String::new(), None),
+            // As `ModelPattern::matches` decides: the name as asked, or behind the upstream's.
+            Some(model) => match model.beginning() {
+                None => (" AND (model = $4 OR model = upstream || '/' || $4)".to_owned(), Some(&*model.0)),
+                Some(beginning) => {
+                    let length = beginning.chars().count();
+                    let prefix = format!(
+                        " AND (substr(model, 1, {length}) = $4 \
+                         OR substr(model, 1, length(upstream) + 1 + {length}) = upstream || '/' || $4)"
+                    );
+                    (prefix, Some(beginning))
+                }
+            },
         };
         // In two parts, as the sum of a few large ones would not fit. Made of fixed words only.
         let (own, other) = (into.name(), into.other().name());
@@ -365,9 +382,9 @@ impl Database {
             unrated("cost_nano", "cny_per_usd = 0"),
         ];
         let query = format!(
-            "SELECT origin, {} FROM ledger WHERE {column} = $1 AND time_ms >= $2 AND time_ms < $3 AND cost IS NOT NULL \
+            "SELECT origin, {} FROM ledger WHERE {column} = $1 AND time_ms >= $2 AND time_ms < $3 AND cost IS NOT NULL{of_model} \
              GROUP BY origin UNION ALL SELECT origin, {} FROM daily_sums WHERE {column} = $1 AND day_ms >= $2 \
-             AND day_ms < $3 GROUP BY origin",
+             AND day_ms < $3{of_model} GROUP BY origin",
             parts.join(", "),
             of_days.join(", "),
         );
@@ -375,6 +392,7 @@ impl Database {
         within(LONG, async {
             on!(self, |connection, Db| {
                 let query = sqlx::query::<Db>(AssertSqlSafe(query)).bind(name).bind(integer(from)).bind(integer(to));
+                let query = if let Some(wanted) = wanted { query.bind(wanted) } else { query };
                 for row in query.fetch_all(connection).await? {
                     let (rated, unrated) =
                         (amount(row.try_get(1)?, row.try_get(2)?), amount(row.try_get(3)?, row.try_get(4)?));

@@ -9,7 +9,7 @@ use super::{Database, DatabaseError, LONG, integer, ledger::amount, on, within};
 use crate::domain::{
     endpoint::Endpoint,
     ledger::State,
-    money::{Currency, Exchange},
+    money::{Currency, Exchange, MOST},
 };
 
 /// Every time zone of today is a whole number of these away from UTC.
@@ -130,6 +130,8 @@ pub struct Total {
     pub cost: [u64; Currency::ALL.len()],
     /// All of that in each currency, by the rates of the rows; what has no rate is left out.
     pub in_all: [u64; Currency::ALL.len()],
+    /// What has no rate of its own, by the currency that it is to be exchanged into.
+    pub unrated: [u64; Currency::ALL.len()],
 }
 
 impl Total {
@@ -158,10 +160,20 @@ impl Total {
         for (sum, number) in self.counts_mut().into_iter().zip(other.counts_mut()) {
             *sum = sum.saturating_add(*number);
         }
-        let costs = self.cost.iter_mut().chain(&mut self.in_all);
-        for (sum, number) in costs.zip(other.cost.into_iter().chain(other.in_all)) {
-            *sum = sum.saturating_add(number);
+        let costs = self.cost.iter_mut().chain(&mut self.in_all).chain(&mut self.unrated);
+        for (sum, number) in costs.zip(other.cost.into_iter().chain(other.in_all).chain(other.unrated)) {
+            *sum = sum.saturating_add(number).min(MOST);
         }
+    }
+
+    /// Adds what has no rate of its own, by this one. Rounded once, so that it does not matter in how many parts it was read.
+    fn exchanged(mut self, exchange: Exchange) -> Self {
+        let unrated = std::mem::take(&mut self.unrated);
+        for ((into, all), unrated) in Currency::ALL.into_iter().zip(&mut self.in_all).zip(unrated) {
+            let unrated = exchange.convert(unrated, into.other(), into).unwrap_or_default();
+            *all = all.saturating_add(unrated).min(MOST);
+        }
+        self
     }
 }
 
@@ -204,10 +216,8 @@ impl Database {
                         for cost in &mut total.cost {
                             *cost = costs()?;
                         }
-                        for (into, all) in Currency::ALL.into_iter().zip(&mut total.in_all) {
-                            let (rated, unrated) = (costs()?, costs()?);
-                            let unrated = asked.exchange.convert(unrated, into.other(), into).unwrap_or_default();
-                            *all = rated.saturating_add(unrated);
+                        for (all, unrated) in total.in_all.iter_mut().zip(&mut total.unrated) {
+                            (*all, *unrated) = (costs()?, costs()?);
                         }
                         Ok(total)
                     })
@@ -216,7 +226,8 @@ impl Database {
             })
         })
         .await?;
-        Ok(if asked.by.is_time() { asked.by_time(&totals) } else { totals })
+        let totals = if asked.by.is_time() { asked.by_time(&totals) } else { totals };
+        Ok(totals.into_iter().map(|total| total.exchanged(asked.exchange)).collect())
     }
 }
 
