@@ -681,7 +681,7 @@ async fn old_rows_become_sums_of_their_day_and_no_sum_changes() {
         let shows = by_id(250, "resp_7", used());
         database.store("here", &[shows]).await.unwrap();
         assert_eq!(database.settle(&[shows]).await.unwrap().len(), 1, "{place}");
-        assert!(database.sum_up("here", (before, u64::MAX), &days).await.unwrap() > 0);
+        while database.sum_up("here", (before, u64::MAX), &days).await.unwrap() > 0 {}
         let known = database.known(&[rows[7].id, rows[599].id]).await.unwrap();
         assert_eq!(known.into_iter().collect::<Vec<_>>(), [rows[599].id], "{place}");
         database.close().await;
