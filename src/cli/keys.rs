@@ -25,7 +25,7 @@ use crate::{
     },
     store::{
         files,
-        sql::{Author, Change, Database, DatabaseError, KeyError, Place},
+        sql::{Author, Change, Database, DatabaseError, KeyError, Place, Revision},
     },
 };
 
@@ -169,7 +169,7 @@ struct Store {
     /// Where the configuration comes from.
     source: String,
     database: Database,
-    revision: u64,
+    revision: Revision,
     keys: Vec<StoredKey>,
     now: Duration,
 }
@@ -302,7 +302,7 @@ impl Store {
         let id = format!("{:016x}{}", time::millis(self.now), HEXLOWER.encode(&id));
         let name = actor();
         let author = Author { id: &id, name: &name, time_ms: time::millis(self.now) };
-        self.database.change_key(self.revision, change, author).await.map_err(|error| match error {
+        self.database.change_key(&self.revision, change, author).await.map_err(|error| match error {
             KeyError::Raced => Failed::Raced,
             error => Failed::Told(error.to_string()),
         })

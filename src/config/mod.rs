@@ -8,6 +8,7 @@ mod check;
 mod document;
 mod mask;
 mod nearest;
+pub mod postgres;
 mod raw;
 mod reads;
 mod report;

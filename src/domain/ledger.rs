@@ -284,6 +284,8 @@ pub struct Condition {
     pub journal_sync_fails: AtomicBool,
     /// The database could not be written when it was tried last: the journal keeps the rows.
     pub database_fails: AtomicBool,
+    /// How often the ledger connected to its database: another connection may lead to another server.
+    pub connections: AtomicU64,
     /// Rows that the database did not take, whatever was left out of them: they lie aside, and somebody has to look.
     pub put_aside: AtomicU64,
 }

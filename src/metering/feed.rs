@@ -198,8 +198,10 @@ impl Feed {
 
     /// Brings everything that was written into the database. With `ends`, nobody writes any more.
     async fn feed(&mut self, ends: bool) -> Result<(), FeedError> {
-        if self.database.is_none() {
+        if self.database.as_ref().is_none_or(Database::is_old) {
+            self.database = None;
             self.database = Some(Database::open(&self.place).await?);
+            self.condition.connections.fetch_add(1, Ordering::Release);
         }
         self.recover().await?;
         if let Some(database) = &mut self.database {

@@ -36,6 +36,7 @@ mod redis;
 mod reload;
 mod request_head;
 mod shutdown;
+mod standby;
 mod store;
 mod streams;
 mod surface;

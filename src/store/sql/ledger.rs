@@ -8,7 +8,7 @@ use std::{
 
 use sqlx::{Arguments as _, AssertSqlSafe, Connection as _, Encode, QueryBuilder, Row as _, Type, error::BoxDynError};
 
-use super::{BATCH, Connection, Database, DatabaseError, LONG, count, dialect, integer, on, pending, within};
+use super::{BATCH, Database, DatabaseError, LONG, count, dialect, integer, on, pending, within};
 use crate::domain::{
     id::RequestId,
     ledger::{Row, State, storable},
@@ -179,10 +179,7 @@ impl Database {
         shown: &[pending::One<'_>],
         ask: bool,
     ) -> Result<Option<Vec<State>>, DatabaseError> {
-        let dialect = match &self.connection {
-            Connection::Sqlite(_) => dialect::SQLITE,
-            Connection::Postgres(_) => dialect::POSTGRES,
-        };
+        let dialect = self.dialect();
         let texts = &mut self.texts;
         let work = async {
             on!(self, |connection, Db| {

@@ -2,7 +2,7 @@
 
 use sqlx::{AssertSqlSafe, Row as _};
 
-use super::{Connection, Database, DatabaseError, LONG, dialect, integer, ledger::amount, on, within};
+use super::{Database, DatabaseError, LONG, integer, ledger::amount, on, within};
 use crate::domain::{
     endpoint::Endpoint,
     money::{Currency, UNIT},
@@ -116,10 +116,7 @@ impl Database {
     /// # Errors
     /// When the database cannot be read.
     pub async fn usage(&mut self, by: By, since: u64, until: u64) -> Result<Vec<Total>, DatabaseError> {
-        let dialect = match &self.connection {
-            Connection::Sqlite(_) => dialect::SQLITE,
-            Connection::Postgres(_) => dialect::POSTGRES,
-        };
+        let dialect = self.dialect();
         let query = query(by, dialect.day);
         within(LONG, async {
             on!(self, |connection, Db| {
