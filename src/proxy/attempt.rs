@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{
-    HeaderMap, HeaderValue, Method, Request, Response, StatusCode,
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri,
     header::{CONTENT_LENGTH, RETRY_AFTER},
 };
 use hyper::body::Incoming;
@@ -14,6 +14,7 @@ use super::{
     Proxy, Tables, error::Refusal, place::Cuts, read_on::Presence, receive::Model, respond::Reply, source::Source,
 };
 use crate::{
+    config,
     domain::{
         affinity::Placed,
         clock::Clock,
@@ -28,7 +29,7 @@ use crate::{
         error_body::ErrorBody,
     },
     upstream::{
-        Echo, Lease, Verdict,
+        Credential, Echo, Lease, Verdict,
         fault::{self, Blame, Judgement},
         headers::{self, Media, RequestFacts},
         send::SendError,
@@ -74,6 +75,29 @@ pub(super) struct Call<'a> {
 }
 
 impl Call<'_> {
+    /// The request as it is sent to an upstream.
+    fn request(
+        &self,
+        uri: Uri,
+        model: Option<&str>,
+        cuts: &[Edit],
+        upstream: &config::Upstream,
+        credential: Option<&Credential>,
+    ) -> Request<RopeBody> {
+        let mut request = Request::new(self.body(model, cuts));
+        let method = self.resource.endpoint.method();
+        let has_body = !self.body.is_empty();
+        let facts = RequestFacts { has_body, owner: self.owner, turn_issuer: self.turn_issuer };
+        *request.headers_mut() = headers::up(self.headers, facts, upstream, credential);
+        if method == Method::POST && !has_body {
+            // hyper says nothing of a body that is not there, and some servers want a POST to tell its length.
+            request.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+        }
+        *request.method_mut() = method;
+        *request.uri_mut() = uri;
+        request
+    }
+
     /// The body that asks for `model`, without `cuts`; as it came where it is so already.
     fn body(&self, model: Option<&str>, cuts: &[Edit]) -> RopeBody {
         let renamed = match (self.model, model) {
@@ -167,19 +191,15 @@ pub(super) async fn attempt(
     if !stripped && !cuts.is_empty() {
         tables.metrics.placed(Placed::Stripped);
     }
-    let mut request = Request::new(call.body(model.as_deref(), cuts));
-    *request.method_mut() = endpoint.method();
-    *request.uri_mut() = uri;
-    let facts = RequestFacts { has_body: !call.body.is_empty(), owner: call.owner, turn_issuer: call.turn_issuer };
-    *request.headers_mut() = headers::up(call.headers, facts, &upstream.config, lease.credential());
-    if endpoint.method() == Method::POST && call.body.is_empty() {
-        // hyper says nothing of a body that is not there, and some servers want a POST to tell its length.
-        request.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
-    }
-
+    let request = || call.request(uri.clone(), model.as_deref(), cuts, &upstream.config, lease.credential());
     let credential = lease.credential().and_then(|credential| credential.name.clone());
     let since = settlement.attempt(index, upstream.config.name.clone(), credential);
-    let sent = timeout(tables.timeouts.upstream_head, sender.send(request)).await;
+    let mut sent = timeout(tables.timeouts.upstream_head, sender.send(request())).await;
+    if let Ok(Err(error @ SendError::Stale(_))) = &sent {
+        tracing::debug!(id = %settlement.outcome().id, upstream = &*upstream.config.name, %error, "sent once more");
+        // Boxed, as what is rare shall not make the future of every request larger.
+        sent = Box::pin(timeout(tables.timeouts.upstream_head, sender.send_fresh(request()))).await;
+    }
     let failover_on = upstream.config.failover_on;
     let (problem, verdict, scope, elsewhere) = match sent {
         Ok(Ok(response)) => {
@@ -195,7 +215,7 @@ pub(super) async fn attempt(
             match error {
                 // Nothing was sent.
                 SendError::Connect(_) => (Problem::UpstreamUnreachable, Verdict::Unreachable, Scope::Connection, true),
-                SendError::Broken(_) => {
+                SendError::Broken(_) | SendError::Stale(_) => {
                     let elsewhere = failover_on.disconnect || endpoint.is_safe();
                     (Problem::UpstreamDisconnected, Verdict::Failed, Scope::Upstream, elsewhere)
                 }

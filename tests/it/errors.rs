@@ -656,22 +656,6 @@ async fn a_kept_connection_that_the_upstream_closed_is_not_used() {
 }
 
 #[tokio::test]
-async fn what_an_upstream_may_have_received_is_never_sent_again() {
-    for (what, end) in [("closes", Step::Close), ("resets", Step::Reset)] {
-        let mut steps = vec![vec![end], vec![Step::Send(json_answer("200 OK", RESPONSE))]];
-        let mut upstream = Upstream::scripted(move |_| steps.pop().unwrap_or_default()).await;
-        let gateway = Gateway::before(&upstream.base_url());
-        let mut client = gateway.connect().await;
-        assert_eq!(client.create(BODY).await.status, 200);
-        upstream.request().await;
-        // On the kept connection, where libraries like to try again.
-        client.create(BODY).await.assert_final(502, "upstream_disconnected", false);
-        assert_eq!(upstream.request().await.connection, 0, "{what}");
-        assert_eq!(upstream.untaken(), 0, "{what}: it was sent twice");
-    }
-}
-
-#[tokio::test]
 async fn an_answer_before_the_body_is_out_comes_down() {
     // It refuses by the head alone, and then takes the rest.
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -11,6 +11,7 @@ mod bodies;
 mod body_budget;
 mod cancel;
 mod cli;
+mod connections;
 mod deadlines;
 mod drain;
 mod echoes;
