@@ -70,6 +70,8 @@ pub(super) struct StoredKeys {
     /// How often the ledger had connected when the database was opened here.
     connections: u64,
     runtime: Runtime,
+    /// Whether the database was there once.
+    opened: bool,
     database: Option<Database>,
     pub(super) stored: Stored,
 }
@@ -85,7 +87,7 @@ impl StoredKeys {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let copy = data_dir.file(COPY);
         let (connections, database, stored) = (0, None, Stored::default());
-        let mut keys = Self { place, copy, condition, ledger, connections, runtime, database, stored };
+        let mut keys = Self { place, copy, condition, ledger, connections, runtime, opened: false, database, stored };
         match keys.read_within(START_WITHIN) {
             Ok(Some(stored)) => keys.take(stored),
             Ok(None) => keys.condition.unread.store(false, Ordering::Release),
@@ -128,14 +130,17 @@ impl StoredKeys {
         let reading = async {
             let database = match &mut self.database {
                 Some(database) => {
+                    database.look()?;
                     if !unread && database.revision().await? == known.revision {
                         return Ok(None);
                     }
                     database
                 }
                 // On a new connection everything is read: the server may be another one, with another history.
+                none if self.opened => none.insert(Database::reopen(&self.place).await?),
                 none => none.insert(Database::open(&self.place).await?),
             };
+            self.opened = true;
             let (revision, keys) = database.stored_keys().await?;
             let read = Stored { revision, keys };
             Ok((unread || read != *known).then_some(read))
@@ -186,7 +191,8 @@ impl StoredKeys {
                     }
                     Err(error) if told.is_none_or(|told| told.elapsed() >= TELL_EVERY) => {
                         told = Some(Instant::now());
-                        tracing::error!(%error, "the keys of the store cannot be read: those that were read last count");
+                        let database = &self.place;
+                        tracing::error!(%error, %database, "the keys of the store cannot be read: those that were read last count");
                     }
                     Err(_) => {}
                 }

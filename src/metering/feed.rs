@@ -182,7 +182,8 @@ impl Feed {
                 Ok(()) if ends => break,
                 Ok(()) => {}
                 Err(error) => {
-                    tracing::error!(%error, "the ledger's database cannot be written: the journal keeps the rows");
+                    let database = &self.place;
+                    tracing::error!(%error, %database, "the ledger's database cannot be written: the journal keeps the rows");
                     self.database = None;
                     if ends {
                         break;
@@ -198,9 +199,16 @@ impl Feed {
 
     /// Brings everything that was written into the database. With `ends`, nobody writes any more.
     async fn feed(&mut self, ends: bool) -> Result<(), FeedError> {
+        if let Some(database) = &self.database {
+            database.look()?;
+        }
         if self.database.as_ref().is_none_or(Database::is_old) {
             self.database = None;
-            self.database = Some(Database::open(&self.place).await?);
+            let opened = match self.condition.connections.load(Ordering::Acquire) {
+                0 => Database::open(&self.place).await?,
+                _ => Database::reopen(&self.place).await?,
+            };
+            self.database = Some(opened);
             self.condition.connections.fetch_add(1, Ordering::Release);
         }
         self.recover().await?;

@@ -39,6 +39,7 @@ mod request_head;
 mod shutdown;
 mod standby;
 mod store;
+mod store_files;
 mod streams;
 mod surface;
 mod tls;

@@ -17,6 +17,7 @@ use secrecy::SecretString;
 use sqlx::{Connection as _, PgConnection, SqliteConnection, sqlite::SqliteError};
 use tokio::time::{Instant, timeout};
 
+use super::files;
 use crate::config::{Config, Store};
 
 pub use keys::{Author, Change, Entry, KeyError, Revision};
@@ -86,6 +87,12 @@ pub enum DatabaseError {
     /// The server takes no changes.
     #[error("it is read-only, as a standby or an old primary is: `[store] url` has to lead to the primary")]
     ReadOnly,
+    /// SQLite's file was deleted, or another one was put in its place.
+    #[error(
+        "the file {0} was deleted or replaced while the gateway runs: put it back, or start the gateway again to begin with what \
+         is there"
+    )]
+    Gone(PathBuf),
     /// It says nothing.
     #[error("it did not answer within {0:?}")]
     Silent(Duration),
@@ -98,12 +105,14 @@ pub struct Database {
     /// Whether a pooler of connections is between us and the server, so that a connection is ours only inside of a transaction.
     pooled: bool,
     opened: Instant,
+    /// SQLite's file, and which one it was when it was opened.
+    file: Option<(PathBuf, Option<(u64, u64)>)>,
     texts: ledger::Texts,
 }
 
 impl From<dialect::Connected> for Database {
     fn from(dialect::Connected { connection, pooled }: dialect::Connected) -> Self {
-        Self { connection, pooled, opened: Instant::now(), texts: ledger::Texts::default() }
+        Self { connection, pooled, opened: Instant::now(), file: None, texts: ledger::Texts::default() }
     }
 }
 
@@ -179,7 +188,7 @@ impl Database {
     pub async fn open(place: &Place) -> Result<Self, DatabaseError> {
         loop {
             let opened = match dialect::connect(place, true).await.map(Self::from) {
-                Ok(mut database) => within(LONG, database.migrate()).await.map(|()| database),
+                Ok(mut database) => within(LONG, database.migrate()).await.map(|()| database.of(place)),
                 Err(error) => Err(error),
             };
             match opened {
@@ -203,10 +212,42 @@ impl Database {
         matches!(self.connection, Connection::Postgres(_)) && self.opened.elapsed() >= OLD
     }
 
+    fn of(self, place: &Place) -> Self {
+        let file = match place {
+            Place::Sqlite(path) => Some((path.clone(), files::identity(path))),
+            Place::Postgres { .. } => None,
+        };
+        Self { file, ..self }
+    }
+
     fn dialect(&self) -> dialect::Dialect {
         match self.connection {
             Connection::Sqlite(_) => dialect::SQLITE,
             Connection::Postgres(_) => dialect::POSTGRES,
+        }
+    }
+
+    /// Opens it again, and makes no file: that of SQLite was there before, and what was in it must not be taken for gone.
+    ///
+    /// # Errors
+    /// When that cannot be done.
+    pub async fn reopen(place: &Place) -> Result<Self, DatabaseError> {
+        match place {
+            // An empty file is what another process makes where there is none. A copy that was put back has something in it.
+            Place::Sqlite(path) if std::fs::metadata(path).is_ok_and(|file| file.len() > 0) => Self::open(place).await,
+            Place::Sqlite(path) => Err(DatabaseError::Gone(path.clone())),
+            Place::Postgres { .. } => Self::open(place).await,
+        }
+    }
+
+    /// Looks whether SQLite's file is still the one that is open. What is written to a deleted file is lost with the process.
+    ///
+    /// # Errors
+    /// When it is not.
+    pub fn look(&self) -> Result<(), DatabaseError> {
+        match &self.file {
+            Some((path, opened)) if files::identity(path) != *opened => Err(DatabaseError::Gone(path.clone())),
+            _ => Ok(()),
         }
     }
 
