@@ -180,7 +180,7 @@ fn settings_of_schema(schema: &Value, path: &str, all: &mut Vec<(String, Value)>
         let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
         all.push((path.clone(), property["default"].clone()));
         // How a secret is named is shown where keys are.
-        if path.ends_with(".password") {
+        if path.ends_with("password") {
             continue;
         }
         settings_of_schema(property, &path, all);
@@ -191,7 +191,7 @@ fn settings_of_schema(schema: &Value, path: &str, all: &mut Vec<(String, Value)>
 /// Paths of all settings in a file, with their values.
 fn settings_of_file(value: &toml::Value, path: &str, all: &mut Vec<(String, Value)>) {
     match value {
-        toml::Value::Table(table) if path != "upstreams.headers" && !path.ends_with(".password") => {
+        toml::Value::Table(table) if path != "upstreams.headers" && !path.ends_with("password") => {
             for (name, value) in table {
                 let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
                 all.push((path.clone(), serde_json::to_value(value).unwrap()));

@@ -254,6 +254,22 @@ pub enum LogFormat {
     Text,
 }
 
+/// A user of a proxy.
+#[derive(Clone, Debug)]
+pub struct ProxyLogin {
+    /// The name.
+    pub user: Arc<str>,
+    /// The password; may be empty.
+    pub password: SecretString,
+}
+
+/// Readings of a configuration are compared with each other, never with what a client sent: time tells nothing here.
+impl PartialEq for ProxyLogin {
+    fn eq(&self, other: &Self) -> bool {
+        self.user == other.user && self.password.expose_secret() == other.password.expose_secret()
+    }
+}
+
 /// `[[upstreams]]`: one provider endpoint.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Upstream {
@@ -269,8 +285,10 @@ pub struct Upstream {
     pub headers: HeaderMap,
     /// PEM text of further roots to trust.
     pub ca_pem: Option<Arc<[u8]>>,
-    /// `http://` (CONNECT) or `socks5://` proxy on the way to it.
+    /// `http://` (CONNECT), `socks5://` or `socks5h://` proxy on the way to it.
     pub proxy: Option<Uri>,
+    /// Who we are to that proxy, where it asks.
+    pub proxy_login: Option<ProxyLogin>,
     /// Largest body that it takes, in bytes, if that is known.
     pub max_body_bytes: Option<u64>,
     /// Parts of the API that it has; one at least.

@@ -15,7 +15,8 @@ use std::{
     time::Duration,
 };
 
-use http::{Extensions, Request, Response, Uri, uri::Scheme};
+use data_encoding::BASE64;
+use http::{Extensions, HeaderValue, Request, Response, Uri, uri::Scheme};
 use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, MaybeHttpsStream};
 use hyper_util::{
@@ -30,6 +31,7 @@ use hyper_util::{
 };
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::{CertificateDer, pem::PemObject};
+use secrecy::ExposeSecret;
 use tokio::{net::TcpStream, time::Instant};
 use tower_service::Service;
 
@@ -129,10 +131,20 @@ impl Sender {
         let http = Dialer::new(http, resolve);
         let dial = match &upstream.proxy {
             None => Dial::Direct(http),
-            Some(proxy) if proxy.scheme_str() == Some("socks5") => {
-                Dial::Socks(SocksV5::new(with_port(proxy, 1080), http))
+            Some(proxy) if matches!(proxy.scheme_str(), Some("socks5" | "socks5h")) => {
+                let socks = SocksV5::new(with_port(proxy, 1080), http);
+                Dial::Socks(match &upstream.proxy_login {
+                    None => socks,
+                    Some(login) => socks.with_auth(login.user.to_string(), login.password.expose_secret().to_owned()),
+                })
             }
-            Some(proxy) => Dial::Tunnel(Tunnel::new(proxy.clone(), http)),
+            Some(proxy) => {
+                let tunnel = Tunnel::new(proxy.clone(), http);
+                Dial::Tunnel(match upstream.proxy_login.as_ref().and_then(basic) {
+                    None => tunnel,
+                    Some(login) => tunnel.with_auth(login),
+                })
+            }
         };
         let inner = HttpsConnector::from((dial, Arc::clone(tls)));
         let turn = Turn::default();
@@ -299,6 +311,14 @@ impl Service<Uri> for Dial {
             }
         }
     }
+}
+
+/// A user of a proxy as the value of a header. Base64 is always one.
+fn basic(login: &config::ProxyLogin) -> Option<HeaderValue> {
+    let text = BASE64.encode(format!("{}:{}", login.user, login.password.expose_secret()).as_bytes());
+    let mut value = HeaderValue::try_from(format!("Basic {text}")).ok()?;
+    value.set_sensitive(true);
+    Some(value)
 }
 
 /// The same place with its port written out: hyper-util's proxies take 443 where there is none, whatever the scheme.

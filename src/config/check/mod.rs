@@ -6,6 +6,7 @@ mod key;
 mod limits;
 mod model;
 mod money;
+mod proxy;
 mod secret;
 mod server;
 mod store;

@@ -238,9 +238,15 @@ pub(in crate::config) struct Upstream {
     /// PEM file with further roots to trust.
     #[schemars(example = &"/etc/ssl/company-ca.pem")]
     pub(in crate::config) ca_file: Option<String>,
-    /// Proxy on the way to it: `http://` (CONNECT) or `socks5://`.
+    /// Proxy on the way to it: `http://` (CONNECT), `socks5://` or `socks5h://`; `env` = that of the environment.
     #[schemars(example = &"http://proxy.internal:3128")]
     pub(in crate::config) proxy: Option<String>,
+    /// Who we are to the proxy.
+    #[schemars(example = &"tidegate")]
+    pub(in crate::config) proxy_user: Option<String>,
+    /// Of that user.
+    #[schemars(extend("examples" = [{ "env": "TIDEGATE_PROXY_PASSWORD" }]))]
+    pub(in crate::config) proxy_password: Option<Secret>,
     /// Largest body that it takes, in MiB.
     #[schemars(range(min = 1, max = 1024), example = 20)]
     pub(in crate::config) max_body_mib: Option<u64>,
@@ -293,6 +299,8 @@ impl Default for Upstream {
             auth_header: "authorization".into(),
             ca_file: None,
             proxy: None,
+            proxy_user: None,
+            proxy_password: None,
             max_body_mib: None,
             surface: None,
             insecure: false,

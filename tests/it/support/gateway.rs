@@ -123,6 +123,7 @@ pub(crate) fn upstream(name: &str, base_url: &str) -> UpstreamConfig {
         headers: HeaderMap::new(),
         ca_pem: None,
         proxy: None,
+        proxy_login: None,
         max_body_bytes: None,
         surface: Surface::ALL.to_vec(),
         on_incomplete: OnIncomplete::Pass,
