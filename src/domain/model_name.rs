@@ -32,16 +32,18 @@ pub fn is_plain(name: &str) -> bool {
     // Most names are ASCII: one pass over bytes.
     let is_odd =
         if name.is_ascii() { name.bytes().any(|byte| byte.is_ascii_control()) } else { name.contains(is_hidden) };
-    !is_odd && name.trim().len() == name.len()
+    // By parts: `upstream/ model` would go up as ` model`, and `model/` is read as `model`.
+    let is_whole = |part: &str| !part.is_empty() && part.trim().len() == part.len();
+    !is_odd && (name.is_empty() || name.split('/').all(is_whole))
 }
 
-/// Characters that nobody sees: Unicode's `Default_Ignorable_Code_Point`, separators of lines and paragraphs, and marks of
-/// annotations.
+/// Characters that nobody sees: Unicode's `Default_Ignorable_Code_Point`, the empty Braille pattern, separators of lines and
+/// paragraphs, and marks of annotations.
 pub fn is_invisible(c: char) -> bool {
     matches!(
         c,
         '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}'..='\u{1160}' | '\u{17b4}'..='\u{17b5}' | '\u{180b}'..='\u{180f}'
-            | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{3164}'
+            | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{2800}' | '\u{3164}'
             | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}' | '\u{1bca0}'..='\u{1bca3}'
             | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}'
     )
@@ -75,9 +77,25 @@ mod tests {
         for plain in ["gpt-4o", "a b", "通义千问", "team/gpt-4o:fast", "é", "a\u{a0}b", ""] {
             assert!(is_plain(plain), "{plain:?}");
         }
-        for odd in
-            [" a", "a ", "\u{3000}a", "a\u{a0}", "a\u{85}", "a\u{200b}", "a\u{202e}b", "a\tb", "a\u{7f}", "a\u{fe0f}"]
-        {
+        for odd in [
+            " a",
+            "a ",
+            "\u{3000}a",
+            "a\u{a0}",
+            "a\u{85}",
+            "a\u{200b}",
+            "a\u{202e}b",
+            "a\tb",
+            "a\u{7f}",
+            "a\u{fe0f}",
+            "up/ a",
+            "up/\u{3000}a",
+            "up /a",
+            "a/",
+            "/a",
+            "a//b",
+            "a\u{2800}",
+        ] {
             assert!(!is_plain(odd), "{odd:?}");
         }
     }

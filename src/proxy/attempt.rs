@@ -277,7 +277,7 @@ async fn judge(
         return Err(Failure::of(Scope::Connection, Some(Verdict::Declined), answer));
     }
 
-    let (source, said) = if fault::depends_on_body(head.status, config) {
+    let (source, said) = if fault::depends_on_body(head.status) {
         let within =
             if fault::body_matters(head.status, &config.error_rules) { ERROR_BODY_WITHIN } else { ERROR_CODE_WITHIN };
         // Boxed, as what is rare shall not make the future of every request larger.

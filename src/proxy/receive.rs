@@ -351,7 +351,7 @@ impl<'a> Scan<'a> {
                 Value::String(name) if name.is_empty() => return Err(Refusal::invalid_model("is empty.")),
                 Value::String(name) if !model_name::is_plain(&name) => {
                     return Err(Refusal::invalid_model(
-                        "has white space around it, or a control or invisible character in it. Send the plain name.",
+                        "has white space or an empty part around a slash or at an end, or a control or invisible character in it. Send the plain name.",
                     ));
                 }
                 Value::String(name) if name.len() <= MAX_MODEL => Some(Model { name, range: found.range }),

@@ -283,6 +283,9 @@ fn tells_items_that_are_whole() {
         r#"{"type":"additional_tools","id":"at_1","role":"developer","tools":[]}"#,
         r#"{"type":"local_shell_call_output","id":"lsh_1","output":""}"#,
         r#"{"type":"context_compaction","id":"cmp_1"}"#,
+        r#"{"type":"compaction_trigger","id":"ct_1"}"#,
+        r#"{"type":"configuration_update","id":"cu_1"}"#,
+        r#"{"type":"who_knows","id":"x_1","status":"completed","anything":null}"#,
         r#"{"type":"code_interpreter_call","id":"ci_1","container_id":"cntr_1","code":null}"#,
     ] {
         assert_eq!(uses(item), Use::Perhaps, "{item}");
@@ -300,7 +303,10 @@ fn tells_items_that_are_whole() {
         r#"{"type":"reasoning","id":"rs_1","summary":[],"content":[],"encrypted_content":null}"#,
         r#"{"type":"image_generation_call","id":"ig_1","status":"completed","result":null}"#,
         r#"{"type":"web_search_call","id":"ws_1"}"#,
-        r#"{"type":"who_knows","id":"x_1","status":"completed","anything":null}"#,
+        r#"{"type":"who_knows_call","id":"x_1"}"#,
+        r#"{"type":"who_knows_output","id":"x_1","status":"completed"}"#,
+        r#"{"type":"Item_Reference","id":"x_1","x":"y"}"#,
+        r#"{"type":"item_reference ","id":"x_1","x":"y"}"#,
     ] {
         assert_eq!(uses(item), Use::LookedUp, "{item}");
     }
