@@ -127,6 +127,25 @@ fn at_once(_: &OwnedWriteHalf, _: &[io::IoSlice<'_>]) -> io::Result<usize> {
     Err(io::ErrorKind::WouldBlock.into())
 }
 
+/// Has the kernel ask every 20 s whether a client that closed its sending side is there. A client that closed all of its
+/// connection with its request looks like one that waits, and a silent upstream gives nothing to write that would tell them
+/// apart. The kernel of such a client answers for a minute (`tcp_fin_timeout`), then resets: that is known within 81 s. A machine
+/// that is away answers nothing: that is known within 50 s.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(super) fn probe(write: &OwnedWriteHalf) {
+    use rustix::net::sockopt::{set_socket_keepalive, set_tcp_keepcnt, set_tcp_keepidle, set_tcp_keepintvl};
+
+    let socket: &tokio::net::TcpStream = write.as_ref();
+    let _ = set_tcp_keepidle(socket, Duration::from_secs(20))
+        .and_then(|()| set_tcp_keepintvl(socket, Duration::from_secs(10)))
+        .and_then(|()| set_tcp_keepcnt(socket, 3))
+        .and_then(|()| set_socket_keepalive(socket, true));
+}
+
+/// Elsewhere such a client is noticed when the next write fails.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub(super) fn probe(_: &OwnedWriteHalf) {}
+
 /// Resolves when the connection is broken: the client reset it, as its kernel does when bytes come for a client that is gone.
 pub(super) async fn failed(write: &OwnedWriteHalf) {
     let _ = write.ready(tokio::io::Interest::ERROR).await;

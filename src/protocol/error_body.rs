@@ -17,9 +17,11 @@ static PATHS: Paths = Paths::new(&[
     &["error"],
     &["msg"],
     &["detail"],
+    &["error_code"],
+    &["status"],
 ]);
-const CODES: [usize; 2] = [0, 1];
-const KINDS: [usize; 3] = [2, 3, 4];
+const CODES: [usize; 3] = [0, 1, 10];
+const KINDS: [usize; 4] = [2, 3, 4, 11];
 const MESSAGES: [usize; 5] = [5, 7, 6, 8, 9];
 
 /// Levels of nesting over this are not read: error objects have three or four.
@@ -61,10 +63,11 @@ impl ErrorBody {
             }
         };
         let first = |paths: &[usize]| paths.iter().find_map(|path| text(*path).filter(|text| !text.is_empty()));
+        let listed = Listed::read(object);
         Self {
-            code: first(&CODES).map(Into::into),
-            kind: first(&KINDS).map(Into::into),
-            message: first(&MESSAGES).unwrap_or_default(),
+            code: first(&CODES).or(listed.code).map(Into::into),
+            kind: listed.reason.or_else(|| first(&KINDS)).map(Into::into),
+            message: first(&MESSAGES).or(listed.message).unwrap_or_default(),
         }
     }
 
@@ -73,6 +76,34 @@ impl ErrorBody {
         let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-');
         let name = self.code.as_ref().or(self.kind.as_ref())?;
         (name.len() <= LOGGED_LIMIT && name.bytes().all(is_plain)).then(|| name.clone())
+    }
+}
+
+/// What stands in lists, of which the scanner reads nothing: the first of `errors`, and Gemini's `error.details[].reason`.
+#[derive(Default)]
+struct Listed {
+    code: Option<String>,
+    reason: Option<String>,
+    message: Option<String>,
+}
+
+impl Listed {
+    fn read(body: &[u8]) -> Self {
+        let has = |name: &[u8]| memchr::memmem::find(body, name).is_some();
+        if !has(b"\"errors\"") && !has(b"\"reason\"") {
+            return Self::default();
+        }
+        // The beginning of a body that was cut is none of these.
+        let Ok(value) = serde_json::from_slice::<serde_json::Value>(body) else { return Self::default() };
+        let text = |value: Option<&serde_json::Value>| value.and_then(|value| value.as_str()).map(ToOwned::to_owned);
+        let first = value.get("errors").and_then(|errors| errors.get(0));
+        let named = |name: &str| text(first.and_then(|first| first.get(name)));
+        let details = value.get("error").and_then(|error| error.get("details")).and_then(|details| details.as_array());
+        Self {
+            code: named("code").or_else(|| named("type")),
+            reason: details.and_then(|details| details.iter().find_map(|detail| text(detail.get("reason")))),
+            message: named("message"),
+        }
     }
 }
 
@@ -114,6 +145,15 @@ mod tests {
             (r#"{"message":"m"}"#, "", "", "m"),
             (r#"{"msg":"m","code":"c"}"#, "c", "", "m"),
             (r#"{"detail":"m"}"#, "", "", "m"),
+            (r#"{"error_code":"InvalidApiKey","error_msg":"m"}"#, "InvalidApiKey", "", ""),
+            (r#"{"status":"INVALID_API_KEY","message":"m"}"#, "", "INVALID_API_KEY", "m"),
+            (r#"{"errors":[{"code":"invalid_api_key","message":"m"}]}"#, "invalid_api_key", "", "m"),
+            (
+                r#"{"error":{"code":400,"message":"m","status":"INVALID_ARGUMENT","details":[{"a":1},{"reason":"API_KEY_INVALID"}]}}"#,
+                "400",
+                "API_KEY_INVALID",
+                "m",
+            ),
             (r#"{"detail":[{"msg":"m"}]}"#, "", "", ""),
             (r#"{"error":{"message":"\u4f59\u989d","code":null,"type":""}}"#, "", "", "余额"),
             ("Invalid API key", "", "", "Invalid API key"),

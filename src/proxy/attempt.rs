@@ -3,35 +3,19 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{
-    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri,
-    header::{CONTENT_LENGTH, RETRY_AFTER},
-};
+use http::{HeaderMap, Response, StatusCode, header::RETRY_AFTER};
 use hyper::body::Incoming;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::{
-    Proxy, Tables, error::Refusal, place::Cuts, read_on::Presence, receive::Model, respond::Reply, source::Source,
-};
+use super::{Proxy, Tables, call::Call, error::Refusal, respond::Reply, source::Source};
 use crate::{
-    config,
-    domain::{
-        affinity::Placed,
-        clock::Clock,
-        endpoint::{Endpoint, Resource},
-        origin::Owner,
-        outcome::AttemptResult,
-        problem::Problem,
-    },
+    domain::{affinity::Placed, clock::Clock, endpoint::Endpoint, outcome::AttemptResult, problem::Problem},
     metering::Settlement,
-    protocol::{
-        body::{Edit, Rope, RopeBody, json_string},
-        error_body::ErrorBody,
-    },
+    protocol::error_body::ErrorBody,
     upstream::{
-        Credential, Echo, Lease, Verdict,
+        Echo, Lease, Verdict,
         fault::{self, Blame, Judgement},
-        headers::{self, Media, RequestFacts},
+        headers::Media,
         send::SendError,
     },
 };
@@ -55,72 +39,6 @@ const NEVER: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 /// SDKs obey it, and so do we where it forbids (docs/wire.md, section 3).
 const SHOULD_RETRY: &str = "x-should-retry";
 const RETRY_AFTER_MS: &str = "retry-after-ms";
-
-/// What the client wants, apart from who shall do it.
-pub(super) struct Call<'a> {
-    pub(super) resource: Resource<'a>,
-    pub(super) query: Option<&'a str>,
-    pub(super) headers: &'a HeaderMap,
-    pub(super) body: &'a Rope,
-    /// What of it stays here, nowhere where the model stands.
-    pub(super) cuts: &'a Cuts,
-    /// The model that the body names.
-    pub(super) model: Option<&'a Model>,
-    /// Whose is what comes of it.
-    pub(super) owner: Owner,
-    /// The account that issued the turn state among the headers, if that is known.
-    pub(super) turn_issuer: Option<u64>,
-    /// Where the call may outlive its client.
-    pub(super) presence: Option<&'a Presence>,
-}
-
-impl Call<'_> {
-    /// The request as it is sent to an upstream.
-    fn request(
-        &self,
-        uri: Uri,
-        model: Option<&str>,
-        cuts: &[Edit],
-        upstream: &config::Upstream,
-        credential: Option<&Credential>,
-    ) -> Request<RopeBody> {
-        let mut request = Request::new(self.body(model, cuts));
-        let method = self.resource.endpoint.method();
-        let has_body = !self.body.is_empty();
-        let facts = RequestFacts { has_body, owner: self.owner, turn_issuer: self.turn_issuer };
-        *request.headers_mut() = headers::up(self.headers, facts, upstream, credential);
-        if method == Method::POST && !has_body {
-            // hyper says nothing of a body that is not there, and some servers want a POST to tell its length.
-            request.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
-        }
-        *request.method_mut() = method;
-        *request.uri_mut() = uri;
-        request
-    }
-
-    /// The body that asks for `model`, without `cuts`; as it came where it is so already.
-    fn body(&self, model: Option<&str>, cuts: &[Edit]) -> RopeBody {
-        let renamed = match (self.model, model) {
-            (Some(asked), Some(model)) if *asked.name != *model => {
-                Some(Edit { range: asked.range.clone(), with: json_string(model) })
-            }
-            _ => None,
-        };
-        let body = match (renamed, cuts) {
-            (None, []) => self.body.body(),
-            (Some(edit), []) => self.body.edited(&[edit]).body(),
-            (renamed, cuts) => {
-                let mut edits: Vec<Edit> = cuts.iter().cloned().chain(renamed).collect();
-                edits.sort_by_key(|edit| edit.range.start);
-                self.body.edited(&edits).body()
-            }
-        };
-        match self.presence {
-            None => body,
-            Some(presence) => body.telling(presence.sent()),
-        }
-    }
-}
 
 /// An attempt that gave nothing the client should have while there is something better.
 pub(super) struct Failure {
@@ -281,16 +199,23 @@ async fn judge(
         return Err(Failure::of(Scope::Upstream, Some(Verdict::Failed), answer));
     }
 
+    let is_not_found = head.status == StatusCode::NOT_FOUND;
+    if !is_not_found && !endpoint.has_ids() {
+        upstream.answered(head.status);
+    }
     if fault::is_about_the_url(head.status, &config.error_rules)
         && media != Media::Json
         && !Box::pin(body.begins_with(b'{', ERROR_CODE_WITHIN)).await
     {
         lease.tell(Verdict::Declined);
+        if is_not_found && !endpoint.has_ids() {
+            upstream.answered(head.status);
+        }
         let answer = Failed::Ours(Refusal::not_there(endpoint));
         return Err(Failure::of(Scope::Connection, Some(Verdict::Declined), answer));
     }
 
-    let (source, said) = if fault::depends_on_body(head.status, config) {
+    let (source, said) = if fault::depends_on_body(head.status) {
         let within =
             if fault::body_matters(head.status, &config.error_rules) { ERROR_BODY_WITHIN } else { ERROR_CODE_WITHIN };
         // Boxed, as what is rare shall not make the future of every request larger.
@@ -299,6 +224,9 @@ async fn judge(
         (body, ErrorBody::default())
     };
     let Judgement { blame, leads_on } = fault::judge(head.status, &said, config);
+    if is_not_found && !endpoint.has_ids() && blame != Blame::Model {
+        upstream.answered(head.status);
+    }
     let is_ours = matches!(blame, Blame::Credential | Blame::Balance | Blame::Payment);
     if is_ours {
         settlement.outcome().upstream_code = said.logged();

@@ -9,7 +9,8 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{
     Proxy, Tables,
-    attempt::{Call, Failed, Failure, Scope, Try, attempt},
+    attempt::{Failed, Failure, Scope, Try, attempt},
+    call::Call,
     error::Refusal,
     read_on::Presence,
     respond::Reply,

@@ -34,9 +34,8 @@ pub enum Blame {
 }
 
 /// Whether the body of an answer with this status has to be read before it is known whose fault the answer is.
-pub fn depends_on_body(status: StatusCode, upstream: &config::Upstream) -> bool {
-    let has_codes = !upstream.failover_codes.is_empty() && (status.is_client_error() || status.is_server_error());
-    has_codes || matches!(status.as_u16(), 400..=404 | 429 | 500 | 502 | 503) || has_rule(status, &upstream.error_rules)
+pub fn depends_on_body(status: StatusCode) -> bool {
+    status.is_client_error() || status.is_server_error()
 }
 
 /// Whether the judgement matters so much that a slow body is waited for. Of a 401 the status alone tells enough.
@@ -86,7 +85,8 @@ pub fn judge(status: StatusCode, body: &ErrorBody, upstream: &config::Upstream) 
 
 /// Whose fault the answer is, by the built-in table.
 fn blame(status: StatusCode, body: &ErrorBody) -> Blame {
-    if matches!(status.as_u16(), 400..=404 | 429 | 500 | 502 | 503) && words::is_about_the_model(body) {
+    // Whatever the status: relays send 404, 422, 500, 503, 529 and others for the same.
+    if words::is_about_the_model(body) {
         return Blame::Model;
     }
     // Only of these statuses: a code or a sentence on any other one may be an echo of the request.

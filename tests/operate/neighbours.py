@@ -7,7 +7,7 @@ from client import soon
 from processes import Gateway, Healthy, Helper
 from report import mib, times
 
-ALONE, BESIDE = 10, 60
+ALONE, ELSEWHERE, BESIDE = 10, 20, 60
 
 CONFIGURATION = """
 [server]
@@ -47,20 +47,35 @@ class Shared(Gateway):
         (self.folder / "tidegate.toml").write_text(text + more)
 
 
+async def attacked(healthy, address, seconds):
+    """How the other tenant fares while the attacker is at `address`, and how often the attacker did each thing."""
+    attacker = Helper("attack.py", *address, seconds)
+    await asyncio.sleep(seconds)
+    fared = await healthy.mark()
+    told = await asyncio.to_thread(attacker.process.stdout.read)
+    attacker.close()
+    return fared, told
+
+
 async def neighbours(report, binary, folder, upstream):
-    """The requests of the other tenant succeed as if it was alone, to the byte."""
+    """The requests of the other tenant succeed as if it was alone, to the byte.
+
+    Attacker and upstream use the processors of the gateway. So the times beside the attacker are compared with those while the
+    attacker is at a second gateway of the same kind, which has nothing but the machine in common.
+    """
     gateway = Shared(binary, folder / "neighbours", upstream, secrets=SECRETS)
+    second = Shared(binary, folder / "elsewhere", upstream, secrets=SECRETS)
     await gateway.start()
+    await second.start()
     healthy = Healthy(gateway.address)
     try:
         await healthy.mark()
         await asyncio.sleep(ALONE)
         alone = await healthy.mark()
-        attacker = Helper("attack.py", *gateway.address, BESIDE)
-        await asyncio.sleep(BESIDE)
-        beside = await healthy.mark()
-        told = await asyncio.to_thread(attacker.process.stdout.read)
-        attacker.close()
+        elsewhere, _ = await attacked(healthy, second.address, ELSEWHERE)
+        await second.stop()
+        await healthy.mark()
+        beside, told = await attacked(healthy, gateway.address, BESIDE)
         good = not beside["faults"] and beside["requests"] > 0
         report.check(f"neighbours: all {beside['requests']} requests of the other tenant succeed", good, "; ".join(beside["faults"][:3]))
         report.check(f"neighbours: the attacker did everything that it can ({told.strip()})", all(kind in told for kind in attack.KINDS))
@@ -68,7 +83,8 @@ async def neighbours(report, binary, folder, upstream):
         report.check("neighbours: no account was ejected for the attacker's requests", ejections == 0, "" if ejections == 0 else ejections)
         rest = await soon("the upstream", 20, upstream.at_rest)
         report.check("neighbours: nothing is under way upstream afterwards", rest is not None)
-        report.row("neighbours", alone=f"{times(alone)} ms", beside=f"{times(beside)} ms", most=f"{beside['most']:.1f} ms", RSS_MiB=mib(gateway.rss()))
+        rows = {"alone": alone, "attacker elsewhere": elsewhere, "attacker beside": beside}
+        report.row("neighbours", **{name: f"{times(row)} ms" for name, row in rows.items()}, most=f"{beside['most']:.1f} ms", RSS_MiB=mib(gateway.rss()))
     finally:
         healthy.close()
         code = await gateway.stop()

@@ -9,6 +9,7 @@ mod keys;
 mod ledger;
 mod pending;
 mod rows;
+mod statement;
 mod usage;
 
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
@@ -21,8 +22,9 @@ use super::files;
 use crate::config::{Config, Store};
 
 pub use keys::{Author, Change, Entry, KeyError, Revision};
-pub use pending::Settled;
+pub use pending::{PendingRow, Settled};
 pub use rows::{Cell, Stored, columns};
+pub use statement::Statement;
 pub use usage::{By, Total};
 
 /// SQLite's file in the data folder.

@@ -2,13 +2,14 @@
 //!
 //! A code or type is compared as a whole, without letter case, spaces, `_`, `-` and `.`: providers spell the same code in
 //! all of these ways. A sentence about a key or money counts only at the beginning of the message: messages repeat parts of
-//! requests, and a client must not be able to write such a sentence into one. A sentence about the model may stand
-//! anywhere, as it never counts against anybody.
+//! requests, and a client must not be able to write such a sentence into one. A short sentence of the table (written with a full
+//! stop at its end) must also end there: "Invalid token" is about our key, "Invalid token count" is about the request. A
+//! sentence about the model may stand anywhere, as it never counts against an account.
 
 use crate::protocol::error_body::ErrorBody;
 
 /// The credential is wrong, expired, disabled, or its account is closed.
-const KEY_CODES: [&str; 14] = [
+const KEY_CODES: [&str; 16] = [
     "invalidapikey",
     "apikeyinvalid",
     "incorrectapikey",
@@ -23,10 +24,21 @@ const KEY_CODES: [&str; 14] = [
     "accountdisabled",
     "accountsuspended",
     "organizationdisabled",
+    // Anthropic; what it says of a 401 it may say of a 400 or 403 as well.
+    "authenticationerror",
+    // ModelVerse.
+    "autherror",
 ];
 
 /// The same of a token, which of a 400 may mean a token of the text: only other statuses are meant.
-const TOKEN_CODES: [&str; 4] = ["invalidtoken", "tokendisabled", "tokenexpired", "invalidkey"];
+const TOKEN_CODES: [&str; 5] = [
+    "invalidtoken",
+    "tokendisabled",
+    "tokenexpired",
+    "invalidkey",
+    // Ace Data Cloud: the credential or its application.
+    "disabled",
+];
 
 /// The account's money or quota is spent. Not every `quota`: some providers call so what is used up for a minute.
 const MONEY_CODES: [&str; 20] = [
@@ -54,7 +66,7 @@ const MONEY_CODES: [&str; 20] = [
 ];
 
 /// The upstream does not have the model, or not for us.
-const MODEL_CODES: [&str; 17] = [
+const MODEL_CODES: [&str; 23] = [
     "modelnotfound",
     "modelnotfounderror",
     "modelnotexist",
@@ -72,18 +84,33 @@ const MODEL_CODES: [&str; 17] = [
     "unknownmodel",
     "nosuchmodel",
     "noavailablechannel",
+    // new-api.
+    "getchannelfailed",
+    "modelpriceerror",
+    // Azure.
+    "deploymentnotfound",
+    "modeldecommissioned",
+    "modeldeprecated",
+    // ModelVerse: the credential may not use the model.
+    "modelerror",
 ];
 
-const KEY_WORDS: [&str; 13] = [
-    "incorrect api key",
-    "invalid api key",
-    "invalid apikey",
+const KEY_WORDS: [&str; 19] = [
+    "incorrect api key.",
+    "invalid api key.",
+    "invalid apikey.",
+    "wrong api key.",
     // Gemini.
     "api key not valid",
-    "api key not found",
+    "api key not found.",
     "api key expired",
-    "api key is invalid",
-    "your api key is invalid",
+    "api key is invalid.",
+    "your api key is invalid.",
+    "your api key was reported as leaked",
+    "the provided api key is invalid.",
+    "the api key provided is invalid.",
+    "the api key you provided is invalid.",
+    "the api key is invalid.",
     "your api key has been disabled",
     "your api key has expired",
     "this api key has been disabled",
@@ -92,42 +119,45 @@ const KEY_WORDS: [&str; 13] = [
 ];
 
 const TOKEN_WORDS: [&str; 7] = [
-    "invalid token",
-    "invalid access token",
+    "invalid token.",
+    "invalid access token.",
     // new-api and one-api.
-    "无效的令牌",
-    "令牌无效",
+    "无效的令牌.",
+    "令牌无效.",
     "该令牌已过期",
     "该令牌状态不可用",
     "用户已被封禁",
 ];
 
 const MONEY_WORDS: [&str; 21] = [
-    "insufficient balance",
-    "insufficient quota",
-    "insufficient credits",
-    "insufficient account balance",
-    "insufficient user quota",
+    "insufficient balance.",
+    "insufficient quota.",
+    "insufficient credits.",
+    "insufficient account balance.",
+    "insufficient user quota.",
     "quota exceeded for account",
     "your credit balance is too low",
     "your account is not active, please check your billing",
     "sorry, your account balance is insufficient",
-    "user quota is not enough",
-    "token quota is not enough",
-    "token quota exhausted",
-    "余额不足",
-    "账户余额不足",
-    "账号余额不足",
+    "user quota is not enough.",
+    "token quota is not enough.",
+    "token quota exhausted.",
+    "余额不足.",
+    "账户余额不足.",
+    "账号余额不足.",
     "您的账户余额不足",
-    "用户额度不足",
-    "额度不足",
+    "用户额度不足.",
+    "额度不足.",
     "该令牌额度已用尽",
     "您的账户已欠费",
     "预扣费额度失败",
 ];
 
+/// What may follow a short sentence on the same line, beside the end or a mark of punctuation.
+const CONTINUATIONS: [&str; 7] = ["provided", "supplied", "given", "or ", "please", "in your account", "请"];
+
 /// Each is a list of words that must all be there, in this order.
-const MODEL_WORDS: [&[&str]; 15] = [
+const MODEL_WORDS: [&[&str]; 20] = [
     &["model", "does not exist"],
     &["model", "not found"],
     &["model not exist"],
@@ -143,6 +173,13 @@ const MODEL_WORDS: [&[&str]; 15] = [
     &["无权使用", "模型"],
     &["模型不存在"],
     &["模型", "不存在"],
+    // OpenRouter.
+    &["no endpoints found for"],
+    &["is not a valid model"],
+    // LiteLLM.
+    &["invalid model name"],
+    &["unable to access model"],
+    &["model", "has been deprecated"],
 ];
 
 /// Whether the answer says that our key is wrong.
@@ -189,8 +226,22 @@ fn has_code(body: &ErrorBody, table: &[&str]) -> bool {
 }
 
 fn begins(message: &str, table: &[&str]) -> bool {
+    let message = message.trim_start();
+    // Some relays put the status before the sentence, as "[401] Incorrect API key provided".
+    let message = message.strip_prefix('[').and_then(|rest| rest.split_once(']')).map_or(message, |(status, rest)| {
+        if status.bytes().all(|byte| byte.is_ascii_digit()) { rest.trim_start() } else { message }
+    });
     // The longest sentence of the table is shorter than this.
-    let beginning: String = message.trim_start().chars().take(80).collect();
+    let beginning: String = message.chars().take(80).collect();
     let beginning = beginning.to_lowercase().replace("api-key", "api key").replace("api_key", "api key");
-    table.iter().any(|words| beginning.starts_with(words))
+    table.iter().any(|words| match words.strip_suffix('.') {
+        Some(short) => beginning.strip_prefix(short).is_some_and(ends),
+        None => beginning.starts_with(words),
+    })
+}
+
+/// Whether a short sentence ends before `rest`.
+fn ends(rest: &str) -> bool {
+    let next = rest.trim_start();
+    next.chars().next().is_none_or(|c| !c.is_alphanumeric()) || CONTINUATIONS.iter().any(|word| next.starts_with(word))
 }

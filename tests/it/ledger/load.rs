@@ -20,6 +20,7 @@ use tokio::{
 };
 
 use crate::support::{
+    client::LEAVES_AFTER,
     gateway::KEY,
     upstream::{LAST_CHUNK, Request, STREAM, Step, Upstream, chunk, json},
 };
@@ -46,7 +47,7 @@ pub(super) enum Kind {
     Slow,
     /// The client leaves in the middle.
     Leaves,
-    /// The client leaves as soon as it has sent its request.
+    /// The client closes its connection as soon as it has sent its request: it may still be there, and is served.
     Flees,
     /// The first upstream fails.
     Failover,
@@ -149,6 +150,8 @@ pub(super) async fn answer(address: SocketAddr, number: usize) -> Option<String>
     let mut answer = Vec::new();
     while stream.read_buf(&mut answer).await.ok()? > 0 {
         if kind(number) == Kind::Leaves && answer.windows(8).any(|bytes| bytes == b"response") {
+            // Sooner, the end of the connection would belong to the request, and the client would still be served.
+            tokio::time::sleep(LEAVES_AFTER).await;
             return None;
         }
     }

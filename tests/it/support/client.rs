@@ -12,7 +12,7 @@ use super::{gateway::KEY, soon};
 
 /// A client that closes its connection within 20 ms of its request may still wait for the answer, and so may one of which a
 /// busy gateway learns late. One that leaves, and shall be seen to, stays for longer.
-const LEAVES_AFTER: Duration = Duration::from_millis(100);
+pub(crate) const LEAVES_AFTER: Duration = Duration::from_millis(100);
 
 /// One connection. Dropping it while an answer is awaited is leaving: not sooner after the request than `LEAVES_AFTER`.
 pub(crate) struct Client<S = TcpStream> {
