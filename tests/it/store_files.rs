@@ -143,9 +143,10 @@ async fn what_root_made_in_the_data_folder_is_named() {
         let folder = folder(&upstream);
         let data = folder.path().join("data");
         fs::create_dir(&data).unwrap();
-        // Where this user may run it.
+        // Where this user may run it. By another process: servers that other tests start would inherit a file that is written here,
+        // and a program that is open for writing cannot be run.
         let binary = folder.path().join("tidegate");
-        fs::copy(env!("CARGO_BIN_EXE_tidegate"), &binary).unwrap();
+        assert!(Command::new("cp").arg(env!("CARGO_BIN_EXE_tidegate")).arg(&binary).status().unwrap().success());
         for path in [folder.path(), &data] {
             chown(path, Some(USER), Some(0)).unwrap();
         }
