@@ -17,9 +17,14 @@ static PATHS: Paths = Paths::new(&[
     &["error"],
     &["msg"],
     &["detail"],
+    &["error_code"],
+    &["error", "error_code"],
+    &["Error", "Code"],
+    &["status"],
 ]);
 const CODES: [usize; 2] = [0, 1];
 const KINDS: [usize; 3] = [2, 3, 4];
+const OTHERS: [usize; 4] = [10, 11, 12, 13];
 const MESSAGES: [usize; 5] = [5, 7, 6, 8, 9];
 
 /// Levels of nesting over this are not read: error objects have three or four.
@@ -37,6 +42,9 @@ pub struct ErrorBody {
     pub kind: Option<Box<str>>,
     /// The message: `error.message`, `error` itself, `message`, `msg` or `detail`. Without any JSON, the whole text.
     pub message: String,
+    /// Further codes, which some providers put elsewhere: `error_code`, `Error.Code`, `status`, `errors[].code`,
+    /// `error.details[].reason` (Gemini).
+    pub others: Vec<Box<str>>,
 }
 
 impl ErrorBody {
@@ -65,7 +73,13 @@ impl ErrorBody {
             code: first(&CODES).map(Into::into),
             kind: first(&KINDS).map(Into::into),
             message: first(&MESSAGES).unwrap_or_default(),
+            others: OTHERS.iter().filter_map(|path| text(*path)).chain(listed(object)).map(Into::into).collect(),
         }
+    }
+
+    /// All that may be a code.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.code.iter().chain(&self.kind).chain(&self.others).map(|name| &**name)
     }
 
     /// The code, or else the type, if a log may show it.
@@ -82,12 +96,25 @@ fn long(body: &[u8], range: &std::ops::Range<u64>) -> Option<String> {
     serde_json::from_slice(body.get(at(range.start)..at(range.end))?).ok()
 }
 
+/// The codes that stand in arrays. Only of a body that is whole: such bodies are short.
+fn listed(body: &[u8]) -> Vec<String> {
+    let Some(Ok(body)) = serde_json::Deserializer::from_slice(body).into_iter::<serde_json::Value>().next() else {
+        return Vec::new();
+    };
+    let each = [("/errors", "code"), ("/error/details", "reason"), ("/error/errors", "reason")];
+    let of = |(list, name): (&str, &str)| {
+        let items = body.pointer(list).and_then(serde_json::Value::as_array).into_iter().flatten();
+        items.filter_map(|item| item.get(name)?.as_str().map(str::to_owned)).take(8).collect::<Vec<_>>()
+    };
+    each.into_iter().flat_map(of).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn read(body: &str) -> (Option<String>, Option<String>, String) {
-        let ErrorBody { code, kind, message } = ErrorBody::read(body.as_bytes());
+        let ErrorBody { code, kind, message, .. } = ErrorBody::read(body.as_bytes());
         (code.map(Into::into), kind.map(Into::into), message)
     }
 

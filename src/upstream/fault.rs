@@ -35,8 +35,8 @@ pub enum Blame {
 
 /// Whether the body of an answer with this status has to be read before it is known whose fault the answer is.
 pub fn depends_on_body(status: StatusCode, upstream: &config::Upstream) -> bool {
-    let has_codes = !upstream.failover_codes.is_empty() && (status.is_client_error() || status.is_server_error());
-    has_codes || matches!(status.as_u16(), 400..=404 | 429 | 500 | 502 | 503) || has_rule(status, &upstream.error_rules)
+    // A missing model is told by the body with any status.
+    is_error(status) || has_rule(status, &upstream.error_rules)
 }
 
 /// Whether the judgement matters so much that a slow body is waited for. Of a 401 the status alone tells enough.
@@ -44,8 +44,13 @@ pub fn body_matters(status: StatusCode, rules: &[ErrorRule]) -> bool {
     matches!(status, StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST) || has_rule(status, rules)
 }
 
+fn is_error(status: StatusCode) -> bool {
+    // Some relays answer with statuses of their own, up to 999.
+    status.as_u16() >= 400
+}
+
 fn has_rule(status: StatusCode, rules: &[ErrorRule]) -> bool {
-    let is_error = status.is_client_error() || status.is_server_error();
+    let is_error = is_error(status);
     rules.iter().any(|rule| rule.status.map_or(is_error, |wanted| wanted == status.as_u16()))
 }
 
@@ -86,7 +91,7 @@ pub fn judge(status: StatusCode, body: &ErrorBody, upstream: &config::Upstream) 
 
 /// Whose fault the answer is, by the built-in table.
 fn blame(status: StatusCode, body: &ErrorBody) -> Blame {
-    if matches!(status.as_u16(), 400..=404 | 429 | 500 | 502 | 503) && words::is_about_the_model(body) {
+    if is_error(status) && words::is_about_the_model(body) {
         return Blame::Model;
     }
     // Only of these statuses: a code or a sentence on any other one may be an echo of the request.
