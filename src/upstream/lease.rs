@@ -231,7 +231,7 @@ impl Lease {
         let (health, dice) = (&self.upstream.health, &*self.upstream.dice);
         account.ward.abandoned(&self.credential_pass);
         self.upstream_pass.lane.gate.abandoned(self.upstream_pass.model);
-        let whole = shared.ward.gate.failed(self.upstream_pass.whole, ANY_KEY, now, health, dice);
+        let whole = shared.ward.gate.failed(self.upstream_pass.whole, (ANY_KEY, Some(true)), now, health, dice);
         ([whole, None], Changes::default())
     }
 
@@ -248,11 +248,13 @@ impl Lease {
         let (health, dice) = (&self.upstream.health, &*self.upstream.dice);
         let pass = &self.credential_pass;
         let refused = Refused { why, key: self.key, model: pass.lane.id, at: now };
-        // A second proof comes from another key, unless no other key asks. A 402 may be about the price of one request: the
-        // same request of the same key proves nothing.
+        // A second proof comes from another key, unless no other key asks. A 402 may be about the price of one request: of a
+        // key that is alone, another model has to get it too.
         let confirms = |first: &Refused| match why {
             Refusal::Key | Refusal::Balance => first.key != self.key || account.ward.is_alone(self.key, now),
-            Refusal::Payment => first.key != self.key || first.model != pass.lane.id,
+            Refusal::Payment => {
+                first.key != self.key || (first.model != pass.lane.id && account.ward.is_alone(self.key, now))
+            }
         };
         pass.lane.gate.abandoned(pass.model);
         let whole = account.ward.gate.refused(pass.whole, refused, confirms, health, dice);
