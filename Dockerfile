@@ -1,12 +1,15 @@
 # The image: one static binary in an empty root.
 #
 #   docker build -t tidegate .
-#   docker run -p 8080:8080 -e DMXAPI_API_KEY -e TIDEGATE_KEY -v tidegate:/data --read-only tidegate
+#   docker run --stop-timeout 310 -p 8080:8080 -e DMXAPI_API_KEY -e TIDEGATE_KEY -v tidegate:/data --read-only tidegate
 #
 # With a configuration of your own, and its secrets as files:
 #
-#   docker run -p 8080:8080 -v tidegate:/data -v ./tidegate.toml:/etc/tidegate/tidegate.toml:ro -v ./secrets:/run/secrets:ro \
+#   docker run --stop-timeout 310 -p 8080:8080 -v tidegate:/data -v ./config:/etc/tidegate:ro -v ./secrets:/run/secrets:ro \
 #     -e TIDEGATE_CONFIG=/etc/tidegate/tidegate.toml --read-only tidegate
+#
+# Mount folders, not files: of a file that is mounted alone no change is ever seen. Stopping waits for requests under way, for which
+# Docker needs `--stop-timeout`.
 #
 # `scripts/check-image` holds what follows without a container engine.
 

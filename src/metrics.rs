@@ -2,10 +2,12 @@
 //! names, so their number is bounded.
 
 mod affinity;
+mod alerts;
 mod connections;
 mod keys;
 mod ledger;
 mod reloads;
+mod results;
 mod sharing;
 mod standings;
 
@@ -21,8 +23,11 @@ pub use connections::{Connections, CutLabels, MalformedLabels};
 pub use reloads::{Reload, Reloads};
 pub use standings::{Standings, UpstreamHealth};
 
+use results::{RESULTS, result_name};
+
 use crate::domain::{
     affinity::{self as memory, Placed},
+    alert,
     budget::Budget,
     key,
     ledger::Condition,
@@ -123,6 +128,9 @@ pub struct Metrics {
     /// How the memory of origins stands.
     pub affinity: Arc<memory::Condition>,
     affinity_shown: affinity::Shown,
+    /// How the delivery of alerts stands.
+    pub alerts: Arc<alert::Condition>,
+    alerts_shown: alerts::Shown,
     /// Connections of clients.
     pub connections: Connections,
     /// Reloads of the configuration.
@@ -184,6 +192,7 @@ impl Default for Metrics {
         let keys_shown = keys::Shown::new(&mut registry);
         let sharing_shown = sharing::Shown::new(&mut registry);
         let affinity_shown = affinity::Shown::new(&mut registry);
+        let alerts_shown = alerts::Shown::new(&mut registry);
         let connections = Connections::new(&mut registry);
         let reloads = Reloads::new(&mut registry);
         Self {
@@ -208,6 +217,8 @@ impl Default for Metrics {
             keys_shown,
             affinity: Arc::default(),
             affinity_shown,
+            alerts: Arc::default(),
+            alerts_shown,
             ledger_shown,
             sharing: Arc::default(),
             sharing_shown,
@@ -270,6 +281,7 @@ impl Metrics {
         self.keys_shown.show(&self.keys);
         self.sharing_shown.show(&self.sharing);
         self.affinity_shown.show(&self.affinity);
+        self.alerts_shown.show(&self.alerts);
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
         Ok(text)
@@ -301,35 +313,6 @@ struct UpstreamMetrics {
     retries: Counter,
     retries_denied: Counter,
     failovers: Counter,
-}
-
-/// What can come of an attempt: label `result`.
-const RESULTS: [&str; 11] = [
-    "2xx",
-    "3xx",
-    "4xx",
-    "429",
-    "5xx",
-    Problem::UpstreamUnreachable.name(),
-    Problem::UpstreamDisconnected.name(),
-    Problem::UpstreamTimeout.name(),
-    Problem::UpstreamBadAnswer.name(),
-    Problem::UpstreamAuth.name(),
-    "abandoned",
-];
-
-fn result_name(result: AttemptResult) -> &'static str {
-    match result {
-        AttemptResult::Status(status) if status.as_u16() == 429 => "429",
-        AttemptResult::Status(status) => match status.as_u16() / 100 {
-            2 => "2xx",
-            4 => "4xx",
-            5 => "5xx",
-            _ => "3xx",
-        },
-        AttemptResult::Fault(problem) => problem.name(),
-        AttemptResult::Abandoned => "abandoned",
-    }
 }
 
 /// Why an upstream is asked once more for a request.

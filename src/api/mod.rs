@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use axum::{
     Router,
-    routing::{MethodRouter, get},
+    routing::{MethodRouter, any, get},
 };
 
 pub use health::Health;
@@ -40,7 +40,8 @@ pub struct Admin {
 }
 
 /// All routes of the data plane. Matched exactly, on the raw path, with and without `/v1`: users leave it out of the
-/// base URL (docs/wire.md, section 1). Nothing is ever redirected. What may stand in the place of an id, the table of
+/// base URL (docs/wire.md, section 1). Nothing is ever redirected. A few names below
+/// `/responses` are no ids but show that a client's base URL ends in /responses: the answer says so. What may stand in the place of an id, the table of
 /// endpoints says.
 pub fn data(state: Arc<Data>) -> Router {
     let routes = |router: Router<Arc<Data>>, base: &str| {
@@ -49,6 +50,10 @@ pub fn data(state: Arc<Data>) -> Router {
             .route(&at("/responses"), relay([CreateResponse]).fallback(v1::responses::other_method))
             .route(&at("/responses/input_tokens"), relay([CountInputTokens]))
             .route(&at("/responses/compact"), relay([CompactResponse]))
+            .route(&at("/responses/responses"), any(v1::unknown_url))
+            .route(&at("/responses/models"), any(v1::unknown_url))
+            .route(&at("/responses/conversations"), any(v1::unknown_url))
+            .route(&at("/responses/embeddings"), any(v1::unknown_url))
             .route(&at("/responses/{id}"), relay([RetrieveResponse, DeleteResponse]))
             .route(&at("/responses/{id}/cancel"), relay([CancelResponse]))
             .route(&at("/responses/{id}/input_items"), relay([ListInputItems]))
@@ -64,6 +69,12 @@ pub fn data(state: Arc<Data>) -> Router {
             .route(&at("/audio/speech"), relay([CreateSpeech]))
             .route(&at("/models"), models())
             .route(&at("/models/{*id}"), model())
+            .route(&at("/usage"), get(v1::usage::usage).fallback(v1::usage::other_method))
+            .route(&at("/dashboard/billing/usage"), get(v1::usage::billing_usage).fallback(v1::usage::other_method))
+            .route(
+                &at("/dashboard/billing/subscription"),
+                get(v1::usage::subscription).fallback(v1::usage::other_method),
+            )
     };
     ["/v1", ""]
         .into_iter()

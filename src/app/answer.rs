@@ -8,6 +8,12 @@ pub(super) fn timed_out() -> String {
     answer("408 Request Timeout", "", Problem::RequestTimeout, "The head of the request did not come in time.")
 }
 
+/// Plain HTTP, where TLS is spoken.
+pub(super) fn plain_http() -> String {
+    let message = "This port speaks TLS, and the request came in plain http: use https:// in the URL.";
+    answer("400 Bad Request", "x-should-retry: false\r\n", Problem::InvalidFraming, message)
+}
+
 /// What came is not HTTP.
 pub(super) fn malformed(fault: Fault) -> String {
     let (status, problem) = match fault {
@@ -37,7 +43,7 @@ fn answer(status: &str, headers: &str, problem: Problem, message: &str) -> Strin
         format!(r#"{{"error":{{"message":"{message}","type":"invalid_request_error","param":null,"code":"{code}"}}}}"#);
     let length = body.len();
     format!(
-        "HTTP/1.1 {status}\r\ncontent-type: application/json\r\n{headers}connection: close\r\n\
+        "HTTP/1.1 {status}\r\ncontent-type: application/json\r\nx-tidegate-error-source: gateway\r\n{headers}connection: close\r\n\
          content-length: {length}\r\n\r\n{body}"
     )
 }

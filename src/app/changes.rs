@@ -79,6 +79,7 @@ impl Changes {
             retries,
             health,
             affinity,
+            alerts,
         } = is;
         let default = |config: &Config, index: Option<usize>| index.map(|index| upstream(config, index).to_owned());
         let settings = [
@@ -91,6 +92,7 @@ impl Changes {
             ),
             ("health", *health != was.health),
             ("affinity", *affinity != was.affinity),
+            ("alerts", *alerts != was.alerts),
             ("money", *money != was.money),
             ("prices", !same_prices(was, is, prices)),
             ("groups", *groups != was.groups),
@@ -188,7 +190,8 @@ fn same_key(was: &Config, one: &Key, is: &Config, other: &Key) -> bool {
     one.sha256 == other.sha256
         && one.models == other.models
         && one.limits == other.limits
-        && one.budgets == other.budgets
+        && (&one.budgets, &one.warn_at) == (&other.budgets, &other.warn_at)
+        && one.limits_by_model == other.limits_by_model
         && (&one.ips, one.expires, one.on_client_gone) == (&other.ips, other.expires, other.on_client_gone)
         && one.kept == other.kept
         && upstreams(was, one) == upstreams(is, other)

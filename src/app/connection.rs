@@ -23,6 +23,7 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use super::{
     answer,
+    counted::Counted,
     framing::{Fault, Framing},
     guard::Guard,
     heartbeat::Heartbeat,
@@ -101,7 +102,11 @@ impl Connection<'_> {
             () = shutdown.draining() => return,
         };
         match accepted {
-            Ok(Ok((stream, is_h2))) => {
+            Ok(Ok(Err(socket))) => {
+                metrics.tls_failed.inc();
+                self.close(socket, End::last(answer::plain_http())).await;
+            }
+            Ok(Ok(Ok((stream, is_h2)))) => {
                 self.progress.greeted(is_h2);
                 if is_h2 {
                     self.http2(stream, Arc::clone(&secure.slots)).await;
@@ -198,25 +203,6 @@ async fn once<T>(poll: impl FnMut(&mut Context<'_>) -> Poll<T>) {
     .await;
 }
 
-/// While it lives, a connection is counted: also a panic ends it.
-struct Counted<'a>(&'a Metrics);
-
-impl<'a> Counted<'a> {
-    fn new(metrics: &'a Metrics) -> Self {
-        metrics.connections.open.inc();
-        Self(metrics)
-    }
-}
-
-impl Drop for Counted<'_> {
-    fn drop(&mut self) {
-        self.0.connections.open.dec();
-        if std::thread::panicking() {
-            self.0.connections.panics.inc();
-        }
-    }
-}
-
 /// Why a connection is over.
 enum Event {
     /// hyper is done with it: whether in order.
@@ -249,6 +235,11 @@ struct End {
 impl End {
     /// Nothing is told.
     const CUT: Self = Self { answer: None, farewell: false, linger: false };
+    /// With this answer, of which the client may still be sending the request.
+    const fn last(answer: String) -> Self {
+        Self { answer: Some(answer), farewell: true, linger: true }
+    }
+
     /// Nothing was under way.
     const QUIET: Self = Self { farewell: true, ..Self::CUT };
 }
@@ -308,12 +299,7 @@ impl Connection<'_> {
                 // HTTP/2 has no half-closed connections.
                 Event::Closed if !H::MULTIPLEXED && progress.is_half_closed() => {
                     closed = true;
-                    progress.half_closed();
                     probe(write);
-                }
-                Event::Deadline(Progress::HALF_CLOSED) => {
-                    progress.leave();
-                    return End::CUT;
                 }
                 // Between two requests hyper sees the end by itself, and what is already in its buffer gets no service.
                 Event::Closed | Event::Broken => {
@@ -334,7 +320,7 @@ impl Connection<'_> {
                     connection.graceful_shutdown();
                 }
                 Event::Malformed(fault) => {
-                    return End { answer: Some(answer::malformed(fault)), farewell: true, linger: true };
+                    return End::last(answer::malformed(fault));
                 }
                 Event::Drain => {
                     told = true;
@@ -349,11 +335,7 @@ impl Connection<'_> {
                     }
                 }
                 Event::Stop => {
-                    if progress.is_in_doubt() {
-                        progress.leave();
-                    } else {
-                        departure.gateway_stop();
-                    }
+                    departure.gateway_stop();
                     if progress.is_busy() {
                         shared.shutdown.cut();
                     }

@@ -17,12 +17,21 @@ pub(super) fn connections(wanted: usize) -> usize {
         return wanted;
     };
     let affordable = usize::try_from(files.saturating_sub(OTHERS) / 2).unwrap_or(usize::MAX).max(1);
-    if affordable < wanted {
+    // A few connections fewer than a round number that nobody chose are no loss.
+    if affordable < wanted / 2 {
         tracing::warn!(
             max_connections = wanted,
             open_files = files,
             taken = affordable,
-            "the limit of open files allows fewer connections"
+            "the limit of open files allows less than half of `max_connections`: raise the limit (`ulimit -Hn`, LimitNOFILE=), or lower the \
+             setting"
+        );
+    } else if affordable < wanted {
+        tracing::info!(
+            max_connections = wanted,
+            open_files = files,
+            taken = affordable,
+            "the limit of open files allows a few connections less than `max_connections`"
         );
     }
     affordable.min(wanted)

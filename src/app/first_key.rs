@@ -7,6 +7,7 @@ use secrecy::{ExposeSecret, SecretString};
 use super::{StartError, World, data_dir::DataDir, keys::StoredKeys};
 use crate::{
     auth,
+    config::Config,
     domain::key::{KeySettings, StoredKey},
     store::sql::{Author, KeyError},
 };
@@ -34,7 +35,7 @@ pub(super) fn make(of_file: usize, stored: &StoredKeys, world: World) -> Result<
         previous: None,
         disabled: false,
         created_ms: millis(world),
-        settings: KeySettings::default(),
+        settings: KeySettings { interim: true, ..KeySettings::default() },
     };
     Ok(Some(Made { secret, key }))
 }
@@ -63,10 +64,31 @@ pub(super) fn keep(
         data_dir.write(TEXT, &format!("{}\n", secret.expose_secret()))?;
         tracing::warn!(
             file = %data_dir.file(TEXT).display(),
-            "no client key is configured: made one and wrote it to this file; move it to where it is needed"
+            "no client key is configured: made one and wrote it to this file; move it to where it is needed. The key ends when \
+             another key is declared"
         );
     }
     Ok(world.terminal.then_some(secret))
+}
+
+/// Removes the file with the first key once that key has ended, as another key is declared.
+pub(super) fn forget(config: &Config, stored: &[StoredKey]) {
+    let file = config.server.data_dir.join(TEXT);
+    let ended = || stored.iter().any(|key| key.settings.interim) && config.has_others(stored);
+    if !file.exists() || !ended() {
+        return;
+    }
+    match std::fs::remove_file(&file) {
+        Ok(()) => tracing::info!(
+            key = NAME,
+            file = %file.display(),
+            "the key of the first start has ended, as another key is declared: its file is removed. `tidegate keys update {NAME} --unset \
+             interim` lets the key work on"
+        ),
+        Err(error) => {
+            tracing::warn!(%error, file = %file.display(), "the file of a key that has ended cannot be removed: delete it")
+        }
+    }
 }
 
 fn millis(world: World) -> u64 {

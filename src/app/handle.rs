@@ -26,9 +26,35 @@ pub struct Handle {
     pub(super) grace: SharedGrace,
     pub(super) bodies: Budget,
     pub(super) origins: Arc<Origins>,
+    /// For those who look at all of it.
+    pub(super) config: watch::Sender<Arc<Config>>,
+}
+
+/// What a handle reaches that is made elsewhere.
+pub(super) struct Parts {
+    pub(super) health: Arc<Health>,
+    /// None where the data plane speaks plain http.
+    pub(super) certificates: Option<Arc<Certificates>>,
+    pub(super) reloader: mpsc::Sender<Command>,
+    pub(super) bodies: Budget,
+    pub(super) origins: Arc<Origins>,
 }
 
 impl Handle {
+    /// The handle of a gateway with this configuration, and the other ends of what it passes on.
+    pub(super) fn new(
+        configuration: &Config,
+        parts: Parts,
+    ) -> (Self, watch::Receiver<Deadlines>, watch::Receiver<Arc<Config>>) {
+        let Parts { health, certificates, reloader, bodies, origins } = parts;
+        let (deadlines, latest_deadlines) = watch::channel(Deadlines::from(&configuration.timeouts));
+        let (config, latest) = watch::channel(Arc::new(configuration.clone()));
+        let (data, admin, grace) = (Shutdown::default(), Shutdown::default(), SharedGrace::default());
+        let handle = Self { data, admin, health, deadlines, certificates, reloader, grace, bodies, origins, config };
+        handle.configure(configuration);
+        (handle, latest_deadlines, latest)
+    }
+
     /// Takes over the settings that hold for the gateway as a whole and may change while it runs.
     pub(super) fn configure(&self, config: &Config) {
         self.health.configure(config);
@@ -39,6 +65,7 @@ impl Handle {
         self.grace.set(Grace { delay: config.timeouts.drain_delay, limit: config.timeouts.drain });
         self.bodies.set_limit(config.server.max_body_memory);
         self.origins.configure(&config.affinity);
+        self.config.send_replace(Arc::new(config.clone()));
     }
 
     /// Asks for the configuration to be read again. What comes of it is logged and counted.

@@ -7,12 +7,13 @@ use tokio::time::Instant;
 
 use super::{StartError, World, data_dir::DataDir};
 use crate::{
+    config::Config,
     domain::{
         chance::Chance,
         ledger::Condition,
         spending::{Account, Counter, Spending},
     },
-    metering::{BUDGETS, Feeding, Into, Ledger},
+    metering::{self, BUDGETS, Feeding, Into, Ledger, Polling},
     metrics::Metrics,
     store::{journal::Journal, sql::Place},
 };
@@ -36,28 +37,31 @@ pub(super) struct Ledgers {
     condition: Arc<Condition>,
     feeding: Feeding,
     of_workers: Vec<Arc<Ledger>>,
+    /// Until somebody makes the calls.
+    polling: Option<Polling>,
 }
 
 impl Ledgers {
     /// Opens the journal and begins to bring what it holds into the database.
     pub(super) fn start(
-        place: Place,
+        config: &Config,
         data_dir: &DataDir,
         origin: Arc<str>,
         spending: &Arc<Spending>,
         world: World,
-        workers: usize,
         metrics: &Metrics,
     ) -> Result<Self, StartError> {
         let path = data_dir.file(JOURNAL);
         let condition = Arc::clone(&metrics.ledger);
-        let opened = Journal::open(path.clone(), workers, Arc::clone(&condition), world.disk);
+        let opened = Journal::open(path.clone(), config.server.workers, Arc::clone(&condition), world.disk);
         let (journal, found) = opened.map_err(|source| StartError::Ledger { path, source })?;
-        let into =
-            Into { place, origin, spending: Arc::clone(spending), clock: world.clock, copy: data_dir.file(BUDGETS) };
+        let (polls, polling) = metering::polling(config.timeouts.background_poll);
+        let place = Place::of(config);
+        let (spending, clock, copy) = (Arc::clone(spending), world.clock, data_dir.file(BUDGETS));
+        let into = Into { place, origin, spending, clock, copy, polls };
         let feeding = Feeding::start(into, Arc::clone(&journal), found, Arc::clone(&condition));
         let feeding = feeding.map_err(StartError::Thread)?;
-        Ok(Self { journal, condition, feeding, of_workers: Vec::new() })
+        Ok(Self { journal, condition, feeding, of_workers: Vec::new(), polling: Some(polling) })
     }
 
     /// That of one more worker.
@@ -65,6 +69,11 @@ impl Ledgers {
         let ledger = Arc::new(Ledger::new(&self.journal, &self.condition));
         self.of_workers.push(Arc::clone(&ledger));
         ledger
+    }
+
+    /// What asks for responses in the background: for one worker.
+    pub(super) fn polling(&mut self) -> Option<Polling> {
+        self.polling.take()
     }
 
     /// Writes everything that waits, and brings it into the database. Nobody may settle any more.
@@ -101,11 +110,22 @@ pub(super) fn know_budgets(counters: &[(Account, Arc<Counter>)], within: Duratio
     }
 }
 
-/// Does a worker's work, with its ledger written beside it.
-pub(super) async fn beside(ledger: Arc<Ledger>, work: impl Future<Output = io::Result<()>>) -> io::Result<()> {
+/// Does a worker's work, with its ledger written beside it, and with `polling` beside the first worker.
+pub(super) async fn beside(
+    ledger: Arc<Ledger>,
+    polling: Option<impl Future<Output = ()>>,
+    work: impl Future<Output = io::Result<()>>,
+) -> io::Result<()> {
+    let polling = async {
+        match polling {
+            Some(polling) => polling.await,
+            None => std::future::pending().await,
+        }
+    };
     tokio::select! {
         biased;
         worked = work => worked,
         () = ledger.keep_writing() => Ok(()),
+        () = polling => Ok(()),
     }
 }

@@ -1,10 +1,12 @@
 //! The composition root: the only place that knows every part. Builds the gateway from a configuration, runs it on
 //! one thread a worker and one for control, ends it in order.
 
+mod alerts;
 mod answer;
 mod bound;
 mod changes;
 mod connection;
+mod counted;
 pub mod data_dir;
 mod files;
 mod first_key;
@@ -40,7 +42,7 @@ use std::{
 use secrecy::SecretString;
 use tokio::{
     runtime::{Builder, Runtime},
-    sync::{Semaphore, watch},
+    sync::{Semaphore, oneshot, watch},
 };
 
 use self::{
@@ -51,7 +53,7 @@ use self::{
     ledger::Ledgers,
     progress::Deadlines,
     reload::Reloader,
-    shutdown::{SharedGrace, Shutdown},
+    shutdown::Shutdown,
     tls::Certificates,
 };
 use crate::{
@@ -63,8 +65,9 @@ use crate::{
         clock::Clock,
     },
     limits::Shared,
+    metering::Statements,
     metrics::Metrics,
-    proxy::{Beside, Common, Proxy, Readers, Tables, TablesError, Tls},
+    proxy::{Beside, Common, Proxy, Readers, Tables, TablesError, Tls, polls},
     store::{
         journal::Disk,
         origins,
@@ -158,6 +161,8 @@ pub struct Running {
     keeping: Keeping,
     /// Keys are looked at for as long as this is here.
     _keys_watched: mpsc::Sender<()>,
+    /// Alerts are sent for as long as this is here.
+    _alerting: oneshot::Sender<()>,
     _data_dir: DataDir,
 }
 
@@ -187,29 +192,24 @@ pub fn start(of_file: Config, origin: Option<Origin>, world: World) -> Result<Ru
         let _inside = control.enter();
         Bound::new(&config.server)?
     };
-    let mut ledgers =
-        Ledgers::start(Place::of(&config), &data_dir, name, &common.spending, world, config.server.workers, &metrics)?;
+    let mut ledgers = Ledgers::start(&config, &data_dir, name, &common.spending, world, &metrics)?;
+    let statements = Statements::start(Place::of(&config)).map_err(StartError::Thread)?;
     let place = origins::Place::of(&config);
     let keeping = Keeping::start(place, &config.affinity, world.clock, world.chance, Arc::clone(&metrics.affinity))
         .map_err(StartError::Thread)?;
     let first_key = made_key.map_or(Ok(None), |made| first_key::keep(made, &mut keys, &data_dir, world))?;
 
-    let (new_deadlines, deadlines) = watch::channel(Deadlines::from(&config.timeouts));
     let (reloader, told) = mpsc::channel();
     let certificates = config.server.tls.as_ref().map(|identity| Arc::new(Certificates::new(identity)));
     let acceptor = certificates.clone().map(tls::acceptor).transpose()?;
-    let handle = Handle {
-        data: Shutdown::default(),
-        admin: Shutdown::default(),
+    let parts = handle::Parts {
         health: Arc::clone(&health),
-        deadlines: new_deadlines,
         certificates,
         reloader,
-        grace: SharedGrace::default(),
         bodies: metrics.bodies.clone(),
         origins: Arc::clone(&keeping.origins),
     };
-    handle.configure(&config);
+    let (handle, deadlines, latest_config) = Handle::new(&config, parts);
     let connections = files::connections(config.server.max_connections);
     let slots = Arc::new(Semaphore::new(connections));
     let readers = Readers::new(&slots, connections);
@@ -229,23 +229,19 @@ pub fn start(of_file: Config, origin: Option<Origin>, world: World) -> Result<Ru
             ledger: Arc::clone(&ledger),
             readers: Arc::clone(&readers),
             origins: Arc::clone(&keeping.origins),
+            statements: statements.clone(),
         };
-        let proxy = Proxy::new(tables, beside, world.clock, world.chance, dice)?;
-        let state = Arc::new(Data { proxy: Arc::new(proxy), health: Arc::clone(&health) });
+        let proxy = Arc::new(Proxy::new(tables, beside, world.clock, world.chance, dice)?);
+        let polling = ledgers.polling().map(|polling| polls::keep_polling(Arc::clone(&proxy), polling));
+        let state = Arc::new(Data { proxy, health: Arc::clone(&health) });
         data.push(Arc::clone(&state));
-        let serving = Serving {
-            router: api::data(state),
-            deadlines: Deadlines::from(&config.timeouts),
-            shutdown: handle.data.clone(),
-            metrics: Arc::clone(&metrics),
-            tls: secure.clone(),
-            heartbeat: Arc::default(),
-        };
+        let serving = serving_data(state, &config, &handle, &metrics, secure.clone());
         let serving = server::run(listener, serving, deadlines.clone(), Arc::clone(&slots));
-        let serving = ledger::beside(ledger, to_the_end(serving, readers, handle.data.clone()));
+        let serving = ledger::beside(ledger, polling, to_the_end(serving, readers, handle.data.clone()));
         workers.push(spawn(format!("worker-{index}"), runtime()?, serving)?);
     }
     let shown = data.first().map(Arc::clone).ok_or(StartError::NoWorker)?;
+    let alerting = alert(&shown, &metrics, &common, latest_config, world)?;
     let admin = Admin { data: shown, metrics: Arc::clone(&metrics), health };
     let serving = serve_admin(bound.admin, bound.metrics, admin, handle.admin.clone(), deadlines);
     let control = spawn("control".into(), control, serving)?;
@@ -269,8 +265,40 @@ pub fn start(of_file: Config, origin: Option<Origin>, world: World) -> Result<Ru
         shared,
         keeping,
         _keys_watched: keys_watched,
+        _alerting: alerting,
         _data_dir: data_dir,
     })
+}
+
+/// What the connections of a worker share.
+fn serving_data(
+    state: Arc<Data>,
+    config: &Config,
+    handle: &Handle,
+    metrics: &Arc<Metrics>,
+    tls: Option<Secure>,
+) -> Serving {
+    Serving {
+        router: api::data(state),
+        deadlines: Deadlines::from(&config.timeouts),
+        shutdown: handle.data.clone(),
+        metrics: Arc::clone(metrics),
+        tls,
+        heartbeat: Arc::default(),
+    }
+}
+
+/// Starts to tell the operator of what happens. It ends when what is returned is dropped.
+fn alert(
+    data: &Arc<Data>,
+    metrics: &Arc<Metrics>,
+    common: &Common,
+    config: watch::Receiver<Arc<Config>>,
+    world: World,
+) -> Result<oneshot::Sender<()>, StartError> {
+    let (data, metrics, spending) = (Arc::clone(data), Arc::clone(metrics), Arc::clone(&common.spending));
+    let sources = alerts::Sources { data, metrics, spending, config, clock: world.clock };
+    alerts::start(sources).map_err(StartError::Thread)
 }
 
 /// Serves, and reads on what clients left behind.

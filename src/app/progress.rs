@@ -56,12 +56,6 @@ pub(super) struct Progress {
     over: AtomicUsize,
     /// When the last of `ended` was read, as `heartbeat` has it.
     ended_at: AtomicU64,
-    /// The request that was read last is the only one that is not over.
-    is_alone: AtomicBool,
-    /// A byte of its answer went to the client.
-    is_answered: AtomicBool,
-    /// Milliseconds since `began`, plus one, at which a client that may have left took something last; 0 = there is no doubt.
-    doubt: AtomicU64,
     heartbeat: Arc<Heartbeat>,
     /// What the client sends is not HTTP any more.
     fault: OnceLock<Fault>,
@@ -80,10 +74,6 @@ pub(super) struct Progress {
 /// heads, and a client that does not read would hold all of it.
 pub(super) const MAX_QUEUED: usize = 9 * 1024;
 
-/// A client that closed its sending side within 20 ms of its request, and had a part of its answer by then, is taken to be gone when
-/// no byte of its answer came for this long: with the time that it takes to cancel, calls upstream end within 100 ms.
-const DOUBT: Duration = Duration::from_millis(50);
-
 /// A client of HTTP/2 that has nothing under way gets this long to take its leave: a round trip and some.
 const GOODBYE: Duration = Duration::from_secs(2);
 
@@ -101,8 +91,6 @@ impl Progress {
     pub(super) const IDLE: &'static str = "keep_alive_idle";
     /// It was told that the connection closes, and did nothing.
     pub(super) const GOAWAY: &'static str = "goaway";
-    /// The client may have left, and nothing came that would tell.
-    pub(super) const HALF_CLOSED: &'static str = "half_closed";
     /// The client did not read.
     pub(super) const WRITE_STALL: &'static str = "write_stall";
 
@@ -117,9 +105,6 @@ impl Progress {
             ended: AtomicUsize::new(0),
             over: AtomicUsize::new(0),
             ended_at: AtomicU64::new(0),
-            is_alone: AtomicBool::new(false),
-            is_answered: AtomicBool::new(false),
-            doubt: AtomicU64::new(0),
             heartbeat,
             fault: OnceLock::new(),
             open_ended: AtomicBool::new(false),
@@ -166,31 +151,16 @@ impl Progress {
     /// So many requests were read to their last byte.
     pub(super) fn ended(&self, requests: usize) {
         if requests > 0 {
-            let ended = self.ended.fetch_add(requests, Ordering::Relaxed) + requests;
-            self.is_alone.store(ended == self.over.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-            self.is_answered.store(false, Ordering::Relaxed);
+            self.ended.fetch_add(requests, Ordering::Relaxed);
             self.ended_at.store(self.heartbeat.request(), Ordering::Relaxed);
         }
     }
 
     /// Whether a client that closed its sending side just now waits for answers: it did so with its request, or before all of
-    /// the request was read, or while none was under way. Then what comes of the rest of the request decides.
+    /// the request was read, or while none was under way. Such a client gets its whole answer, and is gone when a write fails.
     pub(super) fn is_half_closed(&self) -> bool {
         let is_whole = self.ended.load(Ordering::Relaxed) > self.over.load(Ordering::Relaxed);
         !(self.is_busy() && is_whole && self.heartbeat.is_over(self.ended_at.load(Ordering::Relaxed)))
-    }
-
-    /// Such a client may as well have left, if it has a part of its answer already: the two look alike until a write fails. It keeps
-    /// its answer for as long as that flows ([`DOUBT`]).
-    pub(super) fn half_closed(&self) {
-        if self.is_answered.load(Ordering::Relaxed) {
-            self.doubt.store(self.now().saturating_add(1), Ordering::Relaxed);
-        }
-    }
-
-    /// Whether the client may have left.
-    pub(super) fn is_in_doubt(&self) -> bool {
-        self.doubt.load(Ordering::Relaxed) > 0
     }
 
     /// Nothing goes to hyper any more.
@@ -277,12 +247,6 @@ impl Progress {
     /// too large.
     pub(super) fn flows(&self, len: usize) {
         self.stalled.store(0, Ordering::Relaxed);
-        if self.is_alone.load(Ordering::Relaxed) && self.is_busy() {
-            self.is_answered.store(true, Ordering::Relaxed);
-        }
-        if self.doubt.load(Ordering::Relaxed) > 0 {
-            self.doubt.store(self.now().saturating_add(1), Ordering::Relaxed);
-        }
         let queued = self.queued.load(Ordering::Relaxed).saturating_sub(len);
         self.queued.store(queued, Ordering::Relaxed);
         if queued < MAX_QUEUED
@@ -321,10 +285,6 @@ impl Progress {
         let stalled = self.stalled.load(Ordering::Relaxed);
         if stalled > 0 {
             return Some((self.at(stalled - 1) + deadlines.write_stall, Self::WRITE_STALL));
-        }
-        let doubt = self.doubt.load(Ordering::Relaxed);
-        if doubt > 0 && self.is_busy() {
-            return Some((self.at(doubt - 1) + DOUBT, Self::HALF_CLOSED));
         }
         let since = self.at(self.since.load(Ordering::Relaxed));
         match self.phase.load(Ordering::Relaxed) {

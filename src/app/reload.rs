@@ -15,7 +15,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{Handle, changes, changes::Changes, ledger};
+use super::{Handle, changes, changes::Changes, first_key, ledger};
 use crate::{
     api::Data,
     config::{self, Config, Reads, Report, Source, StoredFault},
@@ -205,6 +205,7 @@ impl Reloader {
 
 /// A configuration with the keys of the store. What is wrong with those is said, and leaves the others as they are.
 pub(super) fn with_stored(of_file: &Config, stored: &[StoredKey]) -> Config {
+    first_key::forget(of_file, stored);
     let mut config = of_file.clone();
     let mut refused = Vec::new();
     for StoredFault { name, fault, refused: is_refused } in config.add_stored(stored) {

@@ -52,12 +52,20 @@ pub(super) fn acceptor(certificates: Arc<Certificates>) -> Result<TlsAcceptor, r
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
-/// A client's connection after the handshake, and whether HTTP/2 was chosen.
-pub(super) async fn accept(acceptor: &TlsAcceptor, socket: Socket) -> std::io::Result<(TlsStream<Socket>, bool)> {
+/// A client's connection after the handshake, and whether HTTP/2 was chosen; the socket of a client that speaks plain HTTP.
+pub(super) async fn accept(
+    acceptor: &TlsAcceptor,
+    mut socket: Socket,
+) -> std::io::Result<Result<(TlsStream<Socket>, bool), Socket>> {
+    let mut byte = [0];
+    // A record of TLS begins with a number below 32, a request in plain HTTP with the letters of its method.
+    if socket.read.peek(&mut byte).await? == 1 && byte[0].is_ascii_uppercase() {
+        return Ok(Err(socket));
+    }
     let mut stream = acceptor.accept(socket).await?;
     // Its own limit is 64 KiB: a client that does not read would hold all of that.
     let (_, session) = stream.get_mut();
     session.set_buffer_limit(Some(MAX_QUEUED));
     let is_h2 = session.alpn_protocol() == Some(H2);
-    Ok((stream, is_h2))
+    Ok(Ok((stream, is_h2)))
 }

@@ -36,6 +36,8 @@ pub struct Caller {
     pub index: usize,
     /// What becomes of the call upstream when the client leaves before its end.
     pub on_client_gone: OnClientGone,
+    /// When it ends: milliseconds since 1970-01-01 UTC.
+    pub expires: Option<u64>,
     models: Option<Vec<Arc<str>>>,
     upstreams: Option<Vec<usize>>,
     ips: Vec<IpNet>,
@@ -139,6 +141,7 @@ impl Keys {
                 group,
                 index,
                 on_client_gone: key.on_client_gone,
+                expires: key.expires,
                 models: key.models.clone(),
                 upstreams: key.upstreams.clone(),
                 ips: key.ips.clone(),
@@ -209,14 +212,32 @@ impl Keys {
         if let Some(why) = entry.refused(visit.now) {
             return refused(why);
         }
-        if !caller.ips.is_empty() {
-            let from = visit.peer.map(|peer| address::client(peer, &self.trusted_proxies, headers));
-            if !from.is_some_and(|from| caller.ips.iter().any(|network| network.contains(&from))) {
-                return refused("address");
-            }
+        if !caller.ips.is_empty()
+            && !self.client(headers, visit).is_some_and(|from| caller.ips.iter().any(|network| network.contains(&from)))
+        {
+            return refused("network");
         }
         Ok(Arc::clone(caller))
     }
+}
+
+impl Keys {
+    /// Where a request comes from, as far as proxies that are trusted say.
+    pub fn client(&self, headers: &HeaderMap, visit: Visit) -> Option<IpAddr> {
+        visit.peer.map(|peer| address::client(peer, &self.trusted_proxies, headers))
+    }
+}
+
+/// The first characters of the key that was sent, for the log. Of a key that Tidegate made these are the ones that
+/// `tidegate keys list` shows. Of anything else, which may be the key of a provider or a short password, 6 characters at
+/// most and never more than a quarter.
+pub fn begins(headers: &HeaderMap) -> Option<Box<str>> {
+    let key = bearer(headers.get(AUTHORIZATION)?.as_bytes())?;
+    let shown = if is_ours(key) { PREFIX } else { (key.len() / 4).min(6) };
+    let plain =
+        |byte: &u8| if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_') { char::from(*byte) } else { '?' };
+    let text: String = key.iter().take(shown).map(plain).collect();
+    (!text.is_empty()).then(|| format!("{text}…").into())
 }
 
 /// The key behind the scheme, whose letter case does not matter (RFC 9110).
@@ -307,7 +328,12 @@ mod tests {
         two.name = "two".into();
         config.upstreams = vec![one, two];
         config.groups = ["x", "y"]
-            .map(|name| config::Group { name: name.into(), limits: config::Limits::default(), budgets: Vec::new() })
+            .map(|name| config::Group {
+                name: name.into(),
+                limits: config::Limits::default(),
+                budgets: Vec::new(),
+                warn_at: Default::default(),
+            })
             .into();
         let mut ask = |keys: &[(&str, Option<usize>, Option<usize>)], unread| {
             config.keys = Vec::new();
@@ -330,6 +356,29 @@ mod tests {
         assert!(Keys::new(&config, &Arc::new(Condition::default())).strangers_use(2), "one that nobody knows");
     }
 
+    #[test]
+    fn few_characters_of_a_key_are_shown() {
+        let shown = |value: &str| {
+            let value = http::HeaderValue::from_bytes(value.as_bytes()).unwrap();
+            begins(&HeaderMap::from_iter([(AUTHORIZATION, value)]))
+        };
+        let ours = make_key(Chance::system()).unwrap();
+        let ours = ours.expose_secret();
+        assert_eq!(shown(&format!("Bearer {ours}")).map(String::from), Some(format!("{}…", prefix(ours))));
+        let other = format!("Bearer {}x", &ours[..ours.len() - 1]);
+        for (value, wanted) in [
+            (other.as_str(), Some(format!("{}…", &ours[..6]))),
+            ("Bearer sk-proj-0123456789012345678901234567890", Some("sk-pro…".to_owned())),
+            ("bearer hunter2!", Some("hu…".to_owned())),
+            ("Bearer \"quoted-key-0123456789abcdef\"", Some("?quote…".to_owned())),
+            ("Bearer abc", None),
+            ("Bearer ", None),
+            ("Basic dXNlcjpwYXNz", None),
+        ] {
+            assert_eq!(shown(value).map(String::from), wanted, "{value}");
+        }
+    }
+
     fn visit(now: u64) -> Visit {
         Visit { peer: Some("192.0.2.7".parse().unwrap()), now }
     }
@@ -345,7 +394,7 @@ mod tests {
         assert_eq!(ask(&ends, "Bearer sk-a", 100), refused("expired"));
         let from = |network: &'static str| move |key: &mut Key| key.ips = vec![network.parse().unwrap()];
         assert_eq!(ask(&from("192.0.2.0/24"), "Bearer sk-a", 0), Ok("team-a".into()));
-        assert_eq!(ask(&from("198.51.100.0/24"), "Bearer sk-a", 0), refused("address"));
+        assert_eq!(ask(&from("198.51.100.0/24"), "Bearer sk-a", 0), refused("network"));
         let disabled = |key: &mut Key| key.kept = Kept::Store { previous: None, refused: Some("disabled") };
         assert_eq!(ask(&disabled, "Bearer sk-a", 0), refused("disabled"));
         let rotated = |key: &mut Key| {

@@ -21,8 +21,15 @@ use crate::{
     simulator::Personality,
 };
 
+/// Where it listens unless it is told otherwise.
+const LISTEN: &str = "127.0.0.1:8080";
+
 /// Runs the demo until Ctrl-C.
-pub(super) fn run(listen: SocketAddr, admin_listen: SocketAddr) -> ExitCode {
+pub(super) fn run(listen: Option<SocketAddr>, admin_listen: SocketAddr) -> ExitCode {
+    let listen = match listen.map_or_else(listen_of_environment, Ok) {
+        Ok(listen) => listen,
+        Err(why) => return output::fail(why),
+    };
     let simulator = match Simulator::start((Ipv4Addr::LOCALHOST, 0).into()) {
         Ok(simulator) => simulator,
         Err(error) => return output::fail(format_args!("the simulated providers cannot be started: {error}")),
@@ -56,6 +63,13 @@ pub(super) fn run(listen: SocketAddr, admin_listen: SocketAddr) -> ExitCode {
     let code = serve::wait(running, ending);
     drop(data);
     code
+}
+
+/// What `TIDEGATE_LISTEN` says, as for `tidegate serve`.
+fn listen_of_environment() -> Result<SocketAddr, String> {
+    let text = std::env::var("TIDEGATE_LISTEN").unwrap_or_default();
+    let text = if text.is_empty() { LISTEN } else { &text };
+    text.parse().map_err(|_| format!("the variable TIDEGATE_LISTEN is not an address and a port, such as {LISTEN}"))
 }
 
 /// The built-in default, with every provider present but simulated.

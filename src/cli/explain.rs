@@ -7,7 +7,7 @@ use tokio::runtime::Builder;
 
 use super::{healthcheck::reachable, output, time};
 use crate::{
-    config::{Config, Source},
+    config::{Config, Part, Source},
     domain::{chance::Dice, clock::Clock},
     proxy::{
         Tables,
@@ -20,17 +20,24 @@ const WITHIN: Duration = Duration::from_secs(5);
 
 /// Asks the running gateway that this configuration describes; without one, explains what the configuration alone says.
 pub(super) fn run(source: &Source, question: Question) -> ExitCode {
-    let config = match output::load(source) {
-        Ok(loaded) => loaded.config,
+    let known = match output::load_known(source, Part::Listeners) {
+        Ok(known) => known,
         Err(code) => return code,
     };
+    let config = known.config;
     match ask(&config, &question) {
         Ok((StatusCode::OK, text)) => {
             output::print(text.trim_end());
             ExitCode::SUCCESS
         }
         Ok((_, text)) => output::fail(text.trim_end()),
-        Err(why) => offline(&config, &question, &why),
+        Err(why) => match known.faults {
+            Some(report) => {
+                output::note(format_args!("{why}, and the configuration alone cannot explain it:"));
+                output::refuse(&report)
+            }
+            None => offline(&config, &question, &why),
+        },
     }
 }
 
@@ -60,7 +67,7 @@ fn offline(config: &Config, question: &Question, why: &str) -> ExitCode {
     let now = time::millis(Clock::system().since_epoch());
     match explain(&tables, &Dice::seeded(0), now, question) {
         Ok(text) => {
-            output::print(format_args!("offline: no health, no pins ({why})"));
+            output::print(format_args!("offline: no health, no pins ({why}); credentials are taken as set"));
             output::print(text.trim_end());
             ExitCode::SUCCESS
         }

@@ -1,23 +1,28 @@
 //! `tidegate keys`: keys of clients in the store, also while gateways run; they notice within seconds.
 
+mod made;
+mod settings;
 mod shown;
+mod update;
 
 use std::{process::ExitCode, time::Duration};
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 use data_encoding::HEXLOWER;
 use secrecy::ExposeSecret;
 use serde_json::Value;
 use tokio::runtime::Builder;
 
-use self::shown::{HEADS, with_audit};
-use super::{
-    output,
-    time::{self, Moment},
+use self::{
+    made::{confirm_new, is_new, made_in, no_store},
+    settings::Settings,
+    shown::{HEADS, with_audit},
+    update::Update,
 };
+use super::{output, time};
 use crate::{
     auth,
-    config::{Config, Loaded, Secrets, Source},
+    config::{Config, Known, Part, Source},
     domain::{
         chance::Chance,
         clock::Clock,
@@ -47,6 +52,8 @@ pub(super) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Change what a key may do. Its secret stays the same, and so does every setting that is not named.
+    Update(Update),
     /// Refuse a key from now on.
     Disable {
         /// Its name.
@@ -69,6 +76,9 @@ pub(super) enum Command {
     Delete {
         /// Its name.
         name: String,
+        /// Do not ask. Where no terminal is there to ask on, nothing is deleted without this.
+        #[arg(long)]
+        yes: bool,
     },
 }
 
@@ -78,12 +88,20 @@ impl Command {
         match self {
             Self::Create(create) => Some(&create.name),
             Self::List { .. } => None,
-            Self::Show { name, .. }
+            Self::Update(Update { name, .. })
+            | Self::Show { name, .. }
             | Self::Disable { name }
             | Self::Enable { name }
             | Self::Rotate { name, .. }
-            | Self::Delete { name } => Some(name),
+            | Self::Delete { name, .. } => Some(name),
         }
+    }
+}
+
+impl Command {
+    /// Whether it changes a key that has to be there.
+    fn changes_a_key(&self) -> bool {
+        !matches!(self, Self::Create(_) | Self::List { .. } | Self::Show { .. })
     }
 }
 
@@ -92,42 +110,11 @@ pub(super) struct Create {
     /// Its name in logs and in the ledger.
     #[arg(long)]
     name: String,
-    /// Models it may ask for, a trailing * matches any rest; without it, all.
-    #[arg(long, value_delimiter = ',', value_name = "NAMES")]
-    models: Option<Vec<String>>,
-    /// Upstreams it may use; without it, all.
-    #[arg(long, value_delimiter = ',', value_name = "NAMES")]
-    upstreams: Option<Vec<String>>,
-    /// Its group, as the configuration has it.
+    #[command(flatten)]
+    settings: Settings,
+    /// Do not ask before a key is made in a store that no gateway has used yet.
     #[arg(long)]
-    group: Option<String>,
-    /// When it ends: 30d, 12h, or the first day on which it is refused (2026-12-31).
-    #[arg(long, value_parser = time::moment, value_name = "TIME")]
-    expires: Option<Moment>,
-    /// Requests per minute.
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-    rpm: Option<u32>,
-    /// Tokens per minute.
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_000_000_000))]
-    tpm: Option<u32>,
-    /// Requests under way at once.
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-    max_in_flight: Option<u32>,
-    /// What it may cost: 50CNY/month, 2.5USD/day, 100CNY/total. May be given once for each of the three.
-    #[arg(long, value_name = "BUDGET")]
-    budget: Vec<String>,
-    /// Where it may come from: 10.0.0.0/8, 192.0.2.7. May be given several times.
-    #[arg(long, value_name = "NETWORK")]
-    ip: Vec<String>,
-    /// What becomes of the call upstream when the client leaves before its end.
-    #[arg(long, value_enum)]
-    on_client_gone: Option<ClientGone>,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum ClientGone {
-    Cancel,
-    Drain,
+    yes: bool,
 }
 
 /// Whatever keeps a command from being done.
@@ -150,12 +137,12 @@ const TRIES: usize = 32;
 
 /// Does it.
 pub(super) fn run(source: &Source, command: &Command) -> ExitCode {
-    let loaded = match output::load_with(source, Secrets::Leave) {
-        Ok(loaded) => loaded,
+    let known = match output::load_known(source, Part::Store) {
+        Ok(known) => known,
         Err(code) => return code,
     };
     let done = Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string());
-    match done.and_then(|runtime| runtime.block_on(Store::with(loaded, command))) {
+    match done.and_then(|runtime| runtime.block_on(Store::with(known, command))) {
         Ok(text) => {
             output::print(text.trim_end());
             ExitCode::SUCCESS
@@ -168,6 +155,8 @@ struct Store {
     config: Config,
     /// Where the configuration comes from.
     source: String,
+    /// Whether `config` is whole: of one with faults only the store is known, and nothing of a key can be held against it.
+    is_whole: bool,
     database: Database,
     revision: u64,
     keys: Vec<StoredKey>,
@@ -175,9 +164,18 @@ struct Store {
 }
 
 impl Store {
-    async fn with(loaded: Loaded, command: &Command) -> Result<String, String> {
-        let Loaded { config, source, .. } = loaded;
+    async fn with(known: Known, command: &Command) -> Result<String, String> {
+        let Known { config, source, faults, .. } = known;
         let place = Place::of(&config);
+        let is_new = is_new(&place, &config);
+        if let Command::Create(create) = command {
+            confirm_new(create, &place, is_new)?;
+        }
+        if let (Place::Sqlite(path), true) = (&place, command.changes_a_key())
+            && !path.exists()
+        {
+            return Err(no_store(&place));
+        }
         if let Place::Sqlite(_) = place {
             let folder = &config.server.data_dir;
             files::make_private_folder(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
@@ -185,7 +183,11 @@ impl Store {
         let failed = |error| format!("the store at {place} cannot be used: {error}");
         let mut database = Database::open(&place).await.map_err(failed)?;
         let (revision, keys) = database.stored_keys().await.map_err(failed)?;
-        let mut store = Self { config, source, database, revision, keys, now: Clock::system().since_epoch() };
+        let (is_whole, now) = (faults.is_none(), Clock::system().since_epoch());
+        let mut store = Self { config, source, is_whole, database, revision, keys, now };
+        if let Command::Delete { name, yes: false } = command {
+            store.confirm_delete(name)?;
+        }
         let mut tries = 1..TRIES;
         let done = loop {
             match store.run(command).await {
@@ -200,7 +202,26 @@ impl Store {
             }
         };
         store.database.close().await;
+        if done.is_ok() && matches!(command, Command::Create(_)) {
+            output::note(made_in(&place, is_new));
+        }
         done
+    }
+
+    /// Asks before a key is deleted, which cannot be undone.
+    fn confirm_delete(&self, name: &str) -> Result<(), String> {
+        self.stored(name).map_err(|failed| match failed {
+            Failed::Told(why) => why,
+            Failed::Raced => KeyError::Raced.to_string(),
+        })?;
+        match output::confirm(&format!("Delete the key {name} for good? Its clients get 401.")) {
+            Some(true) => Ok(()),
+            Some(false) => Err(format!("nothing was deleted; `tidegate keys disable {name}` can be undone")),
+            None => Err(format!(
+                "nothing was deleted: a deleted key cannot be brought back, and no terminal is here to ask on. Add --yes, or use \
+                 `tidegate keys disable {name}`, which can be undone"
+            )),
+        }
     }
 
     /// Whether the key of this name is what it was.
@@ -217,10 +238,11 @@ impl Store {
             Command::Create(create) => self.create(create).await,
             Command::List { json } => Ok(self.list(*json)),
             Command::Show { name, json } => self.show(name, *json).await,
+            Command::Update(update) => self.update(update).await,
             Command::Disable { name } => self.set_disabled(name, true).await,
             Command::Enable { name } => self.set_disabled(name, false).await,
             Command::Rotate { name, grace } => self.rotate(name, *grace).await,
-            Command::Delete { name } => {
+            Command::Delete { name, .. } => {
                 self.stored(name)?;
                 self.change(Change::Delete(name)).await?;
                 Ok(format!("deleted {name}"))
@@ -237,28 +259,13 @@ impl Store {
             return Err(format!("a name is {MOST_OF_NAME} bytes long at most").into());
         }
         self.not_of_file(name)?;
-        let settings = KeySettings {
-            models: create.models.clone(),
-            upstreams: create.upstreams.clone(),
-            group: create.group.clone(),
-            rpm: create.rpm,
-            tpm: create.tpm,
-            max_in_flight: create.max_in_flight.map(|count| count as usize),
-            budgets: create.budget.clone(),
-            ips: create.ip.clone(),
-            expires_ms: create.expires.map(|moment| moment.after(self.now)),
-            on_client_gone: create.on_client_gone.map(|what| match what {
-                ClientGone::Cancel => "cancel".to_owned(),
-                ClientGone::Drain => "drain".to_owned(),
-            }),
-        };
+        let mut settings = KeySettings::default();
+        create.settings.apply(&mut settings, self.now);
         let (secret, prefix, sha256) = fresh()?;
         let (name, created_ms) = (name.clone(), time::millis(self.now));
         let key = StoredKey { name, prefix, sha256, previous: None, disabled: false, created_ms, settings };
-        let mut faults = self.config.faults_of(&key);
-        if key.settings.expires_ms.is_some_and(|until| until <= time::millis(self.now)) {
-            faults.push("it would have ended already".to_owned());
-        }
+        let mut faults = self.faults_of(&key);
+        faults.extend(self.ended(&key.settings));
         if !faults.is_empty() {
             return Err(format!("nothing was made: {}", faults.join("; ")).into());
         }
@@ -272,6 +279,16 @@ impl Store {
             ));
         }
         Ok(secret)
+    }
+
+    /// What is wrong with a key by the configuration, where that is known.
+    fn faults_of(&self, key: &StoredKey) -> Vec<String> {
+        if self.is_whole { self.config.faults_of(key) } else { Vec::new() }
+    }
+
+    fn ended(&self, settings: &KeySettings) -> Option<String> {
+        let ended = settings.expires_ms.is_some_and(|until| until <= time::millis(self.now));
+        ended.then(|| "it would have ended already".to_owned())
     }
 
     async fn set_disabled(&mut self, name: &str, disabled: bool) -> Result<String, Failed> {

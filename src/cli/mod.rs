@@ -14,7 +14,7 @@ mod simulate;
 mod time;
 mod usage;
 
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
+use std::{ffi::OsString, net::SocketAddr, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
@@ -26,7 +26,7 @@ use crate::{config::Source, domain::endpoint::Surface, proxy::explain::Question}
 struct Arguments {
     /// Configuration file; without one the built-in default is used.
     #[arg(long, global = true, env = "TIDEGATE_CONFIG", value_name = "FILE")]
-    config: Option<PathBuf>,
+    config: Option<OsString>,
     #[command(subcommand)]
     command: Command,
 }
@@ -37,9 +37,9 @@ enum Command {
     Serve,
     /// Try it: run the gateway in front of simulated providers, and print examples that work as they are.
     Demo {
-        /// Where to listen.
-        #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDRESS")]
-        listen: SocketAddr,
+        /// Where to listen; without it, where `TIDEGATE_LISTEN` says, or 127.0.0.1:8080.
+        #[arg(long, value_name = "ADDRESS")]
+        listen: Option<SocketAddr>,
         /// Where the admin plane listens.
         #[arg(long, default_value = "127.0.0.1:8081", value_name = "ADDRESS")]
         admin_listen: SocketAddr,
@@ -95,7 +95,9 @@ enum ConfigCommand {
 /// Runs the command that the arguments name.
 pub fn run() -> ExitCode {
     let arguments = Arguments::parse();
-    let source = arguments.config.map_or(Source::BuiltIn, Source::File);
+    // An empty variable is one that is not set.
+    let config = arguments.config.filter(|file| !file.is_empty());
+    let source = config.map_or(Source::BuiltIn, |file| Source::File(file.into()));
     match arguments.command {
         Command::Serve => serve::run(&source),
         Command::Demo { listen, admin_listen } => demo::run(listen, admin_listen),

@@ -6,7 +6,7 @@ use std::{
     process::ExitCode,
 };
 
-use crate::config::{self, EXIT_CONFIG, Loaded, Report, Secrets, Source};
+use crate::config::{self, EXIT_CONFIG, Known, Loaded, Part, Report, Source};
 
 /// Prints to standard output. A reader that went away is no error of ours.
 pub(super) fn print(text: impl Display) {
@@ -25,14 +25,37 @@ pub(super) fn note(text: impl Display) {
     let _ = writeln!(io::stderr().lock(), "tidegate: {text}");
 }
 
-/// The configuration, or the report of its faults on standard error and the exit code for that.
-pub(super) fn load(source: &Source) -> Result<Loaded, ExitCode> {
-    load_with(source, Secrets::Read)
+/// Asks a person and waits for yes or no; none where no person is there to ask.
+pub(super) fn confirm(question: &str) -> Option<bool> {
+    let mut answer = String::new();
+    if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+        return None;
+    }
+    let _ = write!(io::stderr().lock(), "tidegate: {question} [y/N] ");
+    let _ = io::stdin().read_line(&mut answer);
+    Some(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
 }
 
-/// The same, for a command that needs no secrets of upstreams and clients.
-pub(super) fn load_with(source: &Source, secrets: Secrets) -> Result<Loaded, ExitCode> {
-    config::load_with(source, &|name| std::env::var_os(name), secrets).map_err(|report| refuse(&report))
+/// The configuration, or the report of its faults on standard error and the exit code for that.
+pub(super) fn load(source: &Source) -> Result<Loaded, ExitCode> {
+    config::load(source, &|name| std::env::var_os(name)).map_err(|report| refuse(&report))
+}
+
+/// The part of the configuration that a command needs which runs no gateway. Faults of the rest are counted on standard error.
+pub(super) fn load_known(source: &Source, part: Part) -> Result<Known, ExitCode> {
+    let known = config::load_known(source, &|name| std::env::var_os(name), part).map_err(|report| refuse(&report))?;
+    if let Some(report) = &known.faults {
+        let (count, source) = (report.count(), &known.source);
+        let faults = if count == 1 { "fault" } else { "faults" };
+        let used = match part {
+            Part::Store => "[store] and `data_dir`",
+            Part::Listeners => "the addresses of [server]",
+        };
+        note(format_args!(
+            "{source} has {count} {faults}, which `tidegate check` shows. This command goes on, as it needs only {used}."
+        ));
+    }
+    Ok(known)
 }
 
 pub(super) fn refuse(report: &Report) -> ExitCode {

@@ -12,7 +12,7 @@ use super::{
     time::{self, Moment},
 };
 use crate::{
-    config::{Secrets, Source},
+    config::{Part, Source},
     domain::{
         clock::Clock,
         ledger::storable,
@@ -70,8 +70,8 @@ impl From<Sums> for By {
 
 /// Sums up the ledger, also while the gateway runs.
 pub(super) fn run(source: &Source, question: &Question) -> ExitCode {
-    let config = match output::load_with(source, Secrets::Leave) {
-        Ok(loaded) => loaded.config,
+    let config = match output::load_known(source, Part::Store) {
+        Ok(known) => known.config,
         Err(code) => return code,
     };
     let place = Place::of(&config);

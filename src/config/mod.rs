@@ -6,6 +6,7 @@
 
 mod check;
 mod document;
+mod known;
 mod mask;
 mod nearest;
 mod raw;
@@ -25,6 +26,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+pub use known::{Known, Part, load_known};
 pub use reads::Reads;
 pub use report::Report;
 pub use schema::schema;
@@ -85,7 +87,8 @@ pub fn load_with(source: &Source, env: Environment<'_>, secrets: Secrets) -> Res
         }
         Source::File(file) => {
             let name = file.display().to_string();
-            let config = load_file(&name, file, env, &mut reads, secrets);
+            let text = read_file(&name, file, &mut reads);
+            let config = text.and_then(|text| load_text(&name, &text, env, &mut reads, secrets));
             (name, config)
         }
     };
@@ -95,25 +98,18 @@ pub fn load_with(source: &Source, env: Environment<'_>, secrets: Secrets) -> Res
     }
 }
 
-fn load_file(
-    name: &str,
-    file: &Path,
-    env: Environment<'_>,
-    reads: &mut Reads,
-    secrets: Secrets,
-) -> Result<Config, Report> {
+fn read_file(name: &str, file: &Path, reads: &mut Reads) -> Result<String, Report> {
     let bytes = reads.read(file).map_err(|error| {
         let message = format!("the file cannot be read: {}: {}", name, error.kind());
         let help = "check --config or TIDEGATE_CONFIG; without either, the built-in configuration is used".to_owned();
         Report::new(name.to_owned(), String::new(), vec![report::Fault { place: None, message, help }])
     })?;
-    let text = String::from_utf8(bytes).map_err(|error| {
+    String::from_utf8(bytes).map_err(|error| {
         let place = Some(error.utf8_error().valid_up_to()..error.utf8_error().valid_up_to());
         let message = "the file is not UTF-8 from here on".to_owned();
         let text = mask::unparsed(&String::from_utf8_lossy(error.as_bytes()));
         Report::new(name.to_owned(), text, vec![report::Fault { place, message, help: "save it as UTF-8".into() }])
-    })?;
-    load_text(name, &text, env, reads, secrets)
+    })
 }
 
 fn load_text(

@@ -27,7 +27,7 @@ pub(super) struct Shape {
 
 /// Reads a document as the schema says.
 pub(super) fn read(document: &Document<'_>, schema: &Value) -> Shape {
-    let mut reader = Reader { faults: Vec::new(), hidden: Vec::new() };
+    let mut reader = Reader { faults: Vec::new(), hidden: Vec::new(), schema: schema.clone() };
     let settings = reader.table(document.root.get_ref(), None, schema, &Path::default());
     Shape { settings, faults: reader.faults, hidden: reader.hidden }
 }
@@ -35,6 +35,42 @@ pub(super) fn read(document: &Document<'_>, schema: &Value) -> Shape {
 struct Reader {
     faults: Vec<Fault>,
     hidden: Vec<Range<usize>>,
+    /// Of the whole file.
+    schema: Value,
+}
+
+/// What other gateways and SDKs call our settings.
+const OTHERWISE: [(&str, &str); 16] = [
+    ("url", "base_url"),
+    ("api_base", "base_url"),
+    ("endpoint", "base_url"),
+    ("api_key", "credentials"),
+    ("api_keys", "credentials"),
+    ("key", "credentials"),
+    ("token", "credentials"),
+    ("providers", "upstreams"),
+    ("channels", "upstreams"),
+    ("aliases", "models"),
+    ("allowed_models", "models"),
+    ("allowed_ips", "ip"),
+    ("hash", "sha256"),
+    ("bind", "listen"),
+    ("address", "listen"),
+    ("port", "listen"),
+];
+
+/// The setting that another name stands for, if it is one of `names`.
+fn spoken_otherwise<'a>(name: &str, names: &[&'a str]) -> Option<&'a str> {
+    let meant = OTHERWISE.iter().filter(|(other, _)| other.eq_ignore_ascii_case(name));
+    meant.filter_map(|(_, meant)| names.iter().find(|known| *known == meant)).copied().next()
+}
+
+/// Names of the tables of the file that have a setting of this name.
+fn tables_with(schema: &Value, name: &str) -> Vec<String> {
+    let tables = schema["properties"].as_object().into_iter().flatten();
+    let has =
+        |table: &Value| table["properties"].get(name).or_else(|| table["items"]["properties"].get(name)).is_some();
+    tables.filter(|(_, table)| has(table)).map(|(name, _)| name.clone()).collect()
 }
 
 impl Reader {
@@ -81,9 +117,15 @@ impl Reader {
             self.hidden.push(key.span());
             format!("unknown setting{}", within(path))
         };
-        let help = match near {
+        let here = path.name().unwrap_or_default();
+        let help = match near.or_else(|| spoken_otherwise(name, &names)) {
             Some(near) => format!("did you mean `{near}`?"),
-            None => format!("remove it; the settings here are {}", names.join(", ")),
+            None => match tables_with(&self.schema, name).as_slice() {
+                [table, ..] if table != here => {
+                    format!("`{name}` is a setting of `{table}`: did you mean to write it there?")
+                }
+                _ => format!("remove it; the settings here are {}", names.join(", ")),
+            },
         };
         self.faults.push(Fault { place: Some(key.span()), message, help });
     }

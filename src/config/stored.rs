@@ -7,11 +7,11 @@ use data_encoding::HEXLOWER_PERMISSIVE;
 use super::{
     check::network,
     nearest::nearest,
-    types::{Config, Kept, Key, Limits, OnClientGone},
+    types::{Config, Kept, Key, Limits, MOST_BY_MODEL, ModelLimits, OnClientGone},
 };
 use crate::domain::{
     key::{KeySettings, StoredKey},
-    money::{Budget, Currency},
+    money::{Budget, Currency, LAST_START},
 };
 
 /// A key of the store in terms of a configuration, and what of its settings the configuration does not have. A key that is
@@ -37,8 +37,12 @@ pub struct StoredFault {
 const NO_GROUP: &str = "its group is gone";
 /// What is spent is in another currency, or nobody knows how much it may be.
 const NO_BUDGET: &str = "its budgets cannot be counted";
+/// Or its use of a model would be limited by nothing.
+const NO_LIMITS: &str = "its limits for models cannot be counted";
 /// Or it might come from anywhere.
 const NO_NETWORK: &str = "its networks cannot be read";
+/// The first start made the key so that the gateway can be tried: it may do everything.
+const HAS_OTHERS: &str = "it was for the time until another key is declared";
 const NO_HASH: &str = "its hash cannot be read";
 const OF_FILE: &str = "the configuration has one of its name or secret";
 
@@ -47,8 +51,15 @@ impl Config {
     /// counts.
     pub fn add_stored(&mut self, stored: &[StoredKey]) -> Vec<StoredFault> {
         let mut faults = Vec::new();
+        let has_others = self.has_others(stored);
         for one in stored {
-            let Taken { key, faults: of_it, unusable } = self.take(one);
+            let Taken { mut key, faults: of_it, unusable } = self.take(one);
+            if one.settings.interim
+                && has_others
+                && let Some(Key { kept: Kept::Store { refused, .. }, .. }) = &mut key
+            {
+                *refused = refused.or(Some(HAS_OTHERS));
+            }
             let refused = unusable.is_some() && key.is_some();
             faults.extend(of_it.into_iter().map(|fault| StoredFault { name: one.name.clone(), fault, refused }));
             self.keys.extend(key);
@@ -56,15 +67,22 @@ impl Config {
         faults
     }
 
-    /// Why a key of the store is refused whatever it says of itself, if it is.
-    pub fn unusable(&self, stored: &StoredKey) -> Option<&'static str> {
-        self.take(stored).unusable
+    /// Why a key of the store is refused whatever it says of itself, if it is. `all` are the keys of the store.
+    pub fn unusable(&self, stored: &StoredKey, all: &[StoredKey]) -> Option<&'static str> {
+        let ended = stored.settings.interim && self.has_others(all);
+        self.take(stored).unusable.or(ended.then_some(HAS_OTHERS))
+    }
+
+    /// Whether there are keys beside the one that the first start makes, which ends then.
+    pub fn has_others(&self, stored: &[StoredKey]) -> bool {
+        self.keys.iter().any(|key| key.kept == Kept::File) || stored.iter().any(|key| !key.settings.interim)
     }
 
     /// What is wrong with a key that somebody wants to store.
     pub fn faults_of(&self, stored: &StoredKey) -> Vec<String> {
         let mut faults = self.take(stored).faults;
-        for pattern in stored.settings.models.iter().flatten() {
+        let limits = stored.settings.limits.iter().filter_map(|text| text.split_whitespace().next());
+        for pattern in stored.settings.models.iter().flatten().map(String::as_str).chain(limits) {
             if !self.could_be_asked(pattern) {
                 let names = self.models.iter().map(|model| &*model.name);
                 let near = nearest(pattern, names).map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
@@ -76,8 +94,21 @@ impl Config {
 
     fn take(&self, stored: &StoredKey) -> Taken {
         let (mut faults, mut unusable) = (Vec::new(), None);
-        let KeySettings { models, upstreams, group, rpm, tpm, max_in_flight, budgets, ips, expires_ms, on_client_gone } =
-            &stored.settings;
+        let KeySettings {
+            models,
+            upstreams,
+            group,
+            rpm,
+            tpm,
+            max_in_flight,
+            budgets,
+            starts_on,
+            limits,
+            ips,
+            expires_ms,
+            on_client_gone,
+            interim: _,
+        } = &stored.settings;
         let upstreams =
             upstreams.as_ref().map(|names| names.iter().filter_map(|name| self.upstream(name, &mut faults)));
         let upstreams = upstreams.map(Iterator::collect);
@@ -88,10 +119,19 @@ impl Config {
         }
         let before = faults.len();
         let budgets = budgets.iter().filter_map(|text| Budget::parse(text).map_err(|fault| faults.push(fault)).ok());
-        let budgets: Vec<Budget> = budgets.collect();
+        let starts_on = starts_on.unwrap_or(1);
+        let budgets: Vec<Budget> = budgets.map(|budget| budget.starting_on(starts_on)).collect();
         faults.extend(self.budget_faults(&budgets));
+        if !(1..=LAST_START).contains(&starts_on) {
+            faults.push(format!("`starts_on` is {starts_on}, and a month begins on a day from 1 to {LAST_START}"));
+        }
         if faults.len() > before {
             unusable = unusable.or(Some(NO_BUDGET));
+        }
+        let before = faults.len();
+        let limits_by_model = self.limits_by_model(limits, starts_on, &mut faults);
+        if faults.len() > before {
+            unusable = unusable.or(Some(NO_LIMITS));
         }
         let mut nets = Vec::new();
         for text in ips {
@@ -104,11 +144,12 @@ impl Config {
             }
         }
         let on_client_gone = match on_client_gone.as_deref() {
-            None | Some("cancel") => OnClientGone::Cancel,
+            None => OnClientGone::ByCost,
+            Some("cancel") => OnClientGone::Cancel,
             Some("drain") => OnClientGone::Drain,
             Some(other) => {
                 faults.push(format!("`{other}` is neither `cancel` nor `drain`"));
-                OnClientGone::Cancel
+                OnClientGone::ByCost
             }
         };
         let previous =
@@ -130,12 +171,34 @@ impl Config {
             group: group.and_then(|(_, index)| index),
             limits: Limits { requests: *rpm, tokens: *tpm, in_flight: *max_in_flight },
             budgets,
+            warn_at: Arc::clone(&self.money.warn_at),
+            limits_by_model,
             ips: nets,
             expires: *expires_ms,
             on_client_gone,
             kept,
         };
         Taken { key: Some(key), faults, unusable }
+    }
+
+    fn limits_by_model(&self, limits: &[String], starts_on: u8, faults: &mut Vec<String>) -> Vec<ModelLimits> {
+        let mut all: Vec<ModelLimits> = Vec::new();
+        for text in limits {
+            match ModelLimits::parse(text, starts_on) {
+                Ok(one) if all.iter().any(|known| known.model == one.model) => {
+                    faults.push(format!("two limits are for the same model, `{}`", one.model.0));
+                }
+                Ok(one) => {
+                    faults.extend(self.budget_faults(&one.budgets));
+                    all.push(one);
+                }
+                Err(fault) => faults.push(fault),
+            }
+        }
+        if all.len() > MOST_BY_MODEL {
+            faults.push(format!("a key has limits for at most {MOST_BY_MODEL} models"));
+        }
+        all
     }
 
     fn budget_faults(&self, budgets: &[Budget]) -> Vec<String> {

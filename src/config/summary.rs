@@ -10,8 +10,8 @@ use crate::domain::{
 };
 
 use super::types::{
-    Affinity, Config, Fail, FailoverOn, Key, Limits, LogFormat, Model, ModelPrice, Money, OnClientGone, OnLostState,
-    Sharing, Store, Strategy, Target, UnknownIds, Upstream,
+    Affinity, Config, Fail, FailoverOn, Key, Limits, LogFormat, Model, ModelLimits, ModelPrice, Money, OnClientGone,
+    OnLostState, Sharing, Store, Strategy, Target, UnknownIds, Upstream,
 };
 
 /// What would run with this configuration, for people. `memory` is the most that it allows, `disk` what it
@@ -71,6 +71,10 @@ fn write(out: &mut String, config: &Config, memory: &dyn Display, disk: &dyn Dis
         timeouts.client_gone_drain,
         server.client_gone_drain >> 20
     )?;
+    if let Some(alerts) = &config.alerts {
+        let signed = if alerts.secret.is_some() { ", signed" } else { ", not signed" };
+        writeln!(out, "alerts       go to {}{signed}", alerts.url.host().unwrap_or_default())?;
+    }
     if !server.trusted_proxies.is_empty() {
         let proxies: Vec<_> = server.trusted_proxies.iter().map(ToString::to_string).collect();
         writeln!(out, "proxies      {} may say whom they speak for", proxies.join(", "))?;
@@ -93,8 +97,9 @@ fn write(out: &mut String, config: &Config, memory: &dyn Display, disk: &dyn Dis
     }
     match config.default_upstream {
         Some(index) => writeln!(out, "  (no model) -> {}", config.upstreams[index].name)?,
-        None => writeln!(out, "  (no model) is refused")?,
+        None => writeln!(out, "  (no model in the body) is refused")?,
     }
+    write_new_conversations(out, config)?;
 
     writeln!(out, "\nkeys")?;
     for key in &config.keys {
@@ -108,7 +113,8 @@ fn write(out: &mut String, config: &Config, memory: &dyn Display, disk: &dyn Dis
         );
         let group = key.group.map(|group| format!("; group {}", config.groups[group].name)).unwrap_or_default();
         let (name, limits, budgets) = (&key.name, limits(key.limits), budgets(&key.budgets));
-        writeln!(out, "  {name}: {models}; {upstreams}{limits}{budgets}{group}{}", bounds(key))?;
+        let by_model = by_model(&key.limits_by_model);
+        writeln!(out, "  {name}: {models}; {upstreams}{limits}{budgets}{by_model}{group}{}", bounds(key))?;
     }
     if config.keys.is_empty() {
         writeln!(out, "  none here; the first start makes one in the store, unless there are some")?;
@@ -118,6 +124,27 @@ fn write(out: &mut String, config: &Config, memory: &dyn Display, disk: &dyn Dis
     }
     writeln!(out, "  and those of the store, see `tidegate keys list`")?;
     write_prices(out, config)
+}
+
+/// Where conversations are made, which name no model: at the default upstream, or at the first one that a key may use.
+fn write_new_conversations(out: &mut String, config: &Config) -> fmt::Result {
+    let serves = |index: &usize, key: Option<&Key>| {
+        let allowed = key.and_then(|key| key.upstreams.as_ref()).is_none_or(|allowed| allowed.contains(index));
+        allowed
+            && config.upstreams.get(*index).is_some_and(|upstream| upstream.surface.contains(&Surface::Conversations))
+    };
+    let home = |key| {
+        let default = config.default_upstream.filter(|index| serves(index, key));
+        default.or_else(|| (0..config.upstreams.len()).find(|index| serves(index, key)))
+    };
+    let name = |home: Option<usize>| home.and_then(|home| config.upstreams.get(home)).map_or("none", |it| &*it.name);
+    write!(out, "  (new conversations) -> {}", name(home(None)))?;
+    for key in &config.keys {
+        if home(Some(key)) != home(None) {
+            write!(out, ", of the key {} {}", key.name, name(home(Some(key))))?;
+        }
+    }
+    writeln!(out)
 }
 
 /// From where and until when a key works, and what becomes of what its clients leave behind.
@@ -132,9 +159,11 @@ fn bounds(key: &Key) -> String {
     if let Some(ends) = ends {
         let _ = write!(text, "; ends {ends}");
     }
-    if key.on_client_gone == OnClientGone::Drain {
-        text.push_str("; reads on when a client leaves");
-    }
+    text.push_str(match key.on_client_gone {
+        OnClientGone::ByCost => "",
+        OnClientGone::Cancel => "; cancels when a client leaves",
+        OnClientGone::Drain => "; reads on when a client leaves",
+    });
     text
 }
 
@@ -152,13 +181,23 @@ fn write_affinity(out: &mut String, config: &Config) -> fmt::Result {
 }
 
 fn budgets(budgets: &[Budget]) -> String {
-    budgets.iter().map(|budget| format!("; {budget}")).collect()
+    let start = |budget: &Budget| match budget.starts_on {
+        1 => String::new(),
+        day => format!(" from day {day} on"),
+    };
+    budgets.iter().map(|budget| format!("; {budget}{}", start(budget))).collect()
+}
+
+/// What a key may ask for of some models.
+fn by_model(all: &[ModelLimits]) -> String {
+    let one = |one: &ModelLimits| format!("; of {}: {}", one.model.0, limits(one.limits) + &budgets(&one.budgets));
+    all.iter().map(one).collect::<String>().replace(": ; ", ": ")
 }
 
 fn write_prices(out: &mut String, config: &Config) -> fmt::Result {
-    let Money { time_zone, cny_per_usd, unpriced: _ } = &config.money;
+    let Money { time_zone, cny_per_usd, .. } = &config.money;
     let rate = cny_per_usd.map(|rate| format!(", {} CNY for a dollar", decimal(rate))).unwrap_or_default();
-    writeln!(out, "\nprices (days and months begin in {}{rate})", time_zone.iana_name().unwrap_or("UTC"))?;
+    writeln!(out, "\nprices (days, weeks and months begin in {}{rate})", time_zone.iana_name().unwrap_or("UTC"))?;
     for ModelPrice { upstream, model, from, price } in &config.prices {
         let from = Timestamp::from_millisecond(i64::try_from(*from).unwrap_or_default()).unwrap_or_default();
         let from = if from == Timestamp::UNIX_EPOCH {

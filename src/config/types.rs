@@ -1,6 +1,7 @@
 //! The configuration after every check: what the rest of the crate reads. Nothing here can be wrong any more.
 
 mod affinity;
+mod alerts;
 mod failover;
 mod key;
 mod limits;
@@ -16,8 +17,9 @@ use secrecy::{ExposeSecret, SecretString};
 use crate::domain::endpoint::Surface;
 
 pub use affinity::{Affinity, OnLostState, UnknownIds};
+pub use alerts::Alerts;
 pub use failover::{ErrorRule, FailoverOn, Fault};
-pub use key::{Group, Kept, Key, Limits, OnClientGone};
+pub use key::{Group, Kept, Key, Limits, MOST_BY_MODEL, ModelLimits, OnClientGone};
 pub use limits::{Fail, Redis, Sharing};
 pub use money::{ModelPrice, Money, Unpriced};
 
@@ -56,6 +58,8 @@ pub struct Config {
     pub health: Health,
     /// Where state goes that an upstream keeps.
     pub affinity: Affinity,
+    /// Where an operator is told of what happened, if anywhere.
+    pub alerts: Option<Alerts>,
 }
 
 impl Config {
@@ -114,6 +118,8 @@ pub struct Server {
     pub max_body_memory: u64,
     /// The rest of an answer that is read where its client left, in bytes.
     pub client_gone_drain: u64,
+    /// Whom people ask when a budget is spent.
+    pub contact: Option<Arc<str>>,
 }
 
 /// A certificate with its key, both in working order.
@@ -194,6 +200,8 @@ pub struct Timeouts {
     pub upstream_connect: Duration,
     /// From the sent request to the head of the answer.
     pub upstream_head: Duration,
+    /// The pause before Tidegate asks for a response in the background. No setting: sooner is no more exact, and tests need it.
+    pub background_poll: Duration,
     /// Longest gap inside an answer.
     pub upstream_silence: Duration,
     /// An unused connection to an upstream.
@@ -207,6 +215,8 @@ pub struct Log {
     pub format: LogFormat,
     /// A `tracing` filter, such as `info` or `tidegate=debug`.
     pub level: String,
+    /// Whether lines of refused requests name the address of the client.
+    pub client_ip: bool,
 }
 
 /// Whether a configuration is read with the secrets of upstreams and clients.

@@ -62,15 +62,24 @@ pub struct KeySettings {
     /// Budgets, such as `50CNY/month`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub budgets: Vec<String>,
+    /// Day of the month on which the months of its budgets begin.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub starts_on: Option<u8>,
+    /// Limits for the use of some models, such as `gpt-5* rpm=10 budget=5CNY/day`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub limits: Vec<String>,
     /// Networks that it may come from, such as `10.0.0.0/8`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ips: Vec<String>,
     /// When it ends: milliseconds since 1970-01-01 UTC.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expires_ms: Option<u64>,
-    /// `cancel` or `drain`: what happens upstream when the client leaves.
+    /// `cancel` or `drain`: what happens upstream when the client leaves; none = by what the answer costs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub on_client_gone: Option<String>,
+    /// Whether it works only as long as there is no other key: that of the first start.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub interim: bool,
 }
 
 /// How the keys of the store stand: written by who reads them, read when somebody asks.

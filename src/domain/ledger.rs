@@ -265,6 +265,34 @@ fn millis(duration: std::time::Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// What came of a call that Tidegate made for a response in the background. The names are fixed: metric label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Polled {
+    /// The response is over.
+    Over,
+    /// It is being made.
+    UnderWay,
+    /// The provider does not have it.
+    Gone,
+    /// No usable answer came.
+    Failed,
+}
+
+impl Polled {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Over, Self::UnderWay, Self::Gone, Self::Failed];
+
+    /// Its fixed name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Over => "over",
+            Self::UnderWay => "under_way",
+            Self::Gone => "gone",
+            Self::Failed => "failed",
+        }
+    }
+}
+
 /// How the ledger stands: written by those who know, read when somebody asks.
 #[derive(Debug, Default)]
 pub struct Condition {
@@ -284,6 +312,12 @@ pub struct Condition {
     pub journal_sync_fails: AtomicBool,
     /// The database could not be written when it was tried last: the journal keeps the rows.
     pub database_fails: AtomicBool,
+    /// Responses in the background whose rows are pending, as far as this process asks for them.
+    pub pending: AtomicU64,
+    /// Calls that Tidegate made for them, by [`Polled::ALL`].
+    pub polls: [AtomicU64; Polled::ALL.len()],
+    /// Thresholds that budgets reached.
+    pub budget_warnings: AtomicU64,
     /// Rows that the database did not take, whatever was left out of them: they lie aside, and somebody has to look.
     pub put_aside: AtomicU64,
 }

@@ -1,6 +1,7 @@
 //! Plain data that every other part speaks in. Imports nothing of the crate, does no I/O.
 
 pub mod affinity;
+pub mod alert;
 pub mod budget;
 pub mod chance;
 pub mod clock;

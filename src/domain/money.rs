@@ -99,7 +99,9 @@ impl Exchange {
 pub enum Window {
     /// A calendar day.
     Day,
-    /// A calendar month.
+    /// A week; it begins on Monday.
+    Week,
+    /// A month; it begins on the first day, or on another one ([`Budget::starts_on`]).
     Month,
     /// For ever.
     Total,
@@ -107,12 +109,13 @@ pub enum Window {
 
 impl Window {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Day, Self::Month, Self::Total];
+    pub const ALL: [Self; 4] = [Self::Day, Self::Week, Self::Month, Self::Total];
 
     /// Its fixed name.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Day => "day",
+            Self::Week => "week",
             Self::Month => "month",
             Self::Total => "total",
         }
@@ -126,10 +129,15 @@ pub struct Budget {
     pub money: Money,
     /// In which time.
     pub window: Window,
+    /// The day on which a month begins, from 1 to [`LAST_START`]. Other windows do not have one.
+    pub starts_on: u8,
 }
 
+/// The last day on which a budget month may begin: every month has it.
+pub const LAST_START: u8 = 28;
+
 impl Budget {
-    /// Reads `50CNY/month`, `0.5 USD/day`, `100CNY/total`.
+    /// Reads `50CNY/month`, `10CNY/week`, `0.5 USD/day`, `100CNY/total`. A month begins on its first day.
     ///
     /// # Errors
     /// What is wrong with it, for people.
@@ -142,7 +150,15 @@ impl Budget {
         let (number, currency) = amount.split_at_checked(letters).ok_or_else(wrong)?;
         let currency = Currency::named(currency).ok_or_else(wrong)?;
         let nano = nano(number.trim()).filter(|nano| *nano > 0).ok_or_else(wrong)?;
-        Ok(Self { money: Money { nano, currency }, window })
+        Ok(Self { money: Money { nano, currency }, window, starts_on: 1 })
+    }
+}
+
+impl Budget {
+    /// The same budget; a month begins on this day.
+    #[must_use]
+    pub fn starting_on(self, day: u8) -> Self {
+        Self { starts_on: if self.window == Window::Month { day.clamp(1, LAST_START) } else { 1 }, ..self }
     }
 }
 
@@ -163,14 +179,15 @@ mod tests {
         for (text, nano, currency, window) in [
             ("50CNY/month", 50 * UNIT, Currency::Cny, Window::Month),
             ("0.5 usd/day", UNIT / 2, Currency::Usd, Window::Day),
+            ("10CNY/week", 10 * UNIT, Currency::Cny, Window::Week),
             ("0.000000001USD/total", 1, Currency::Usd, Window::Total),
         ] {
             let budget = Budget::parse(text).unwrap();
-            assert_eq!(budget, Budget { money: Money { nano, currency }, window }, "{text}");
+            assert_eq!(budget, Budget { money: Money { nano, currency }, window, starts_on: 1 }, "{text}");
             assert_eq!(Budget::parse(&budget.to_string()), Ok(budget));
         }
         for text in
-            ["", "50", "50CNY", "CNY/day", "0CNY/day", "-1CNY/day", "1e3CNY/day", "1EUR/day", "1CNY/week", "1.CNY/day"]
+            ["", "50", "50CNY", "CNY/day", "0CNY/day", "-1CNY/day", "1e3CNY/day", "1EUR/day", "1CNY/year", "1.CNY/day"]
         {
             assert!(Budget::parse(text).is_err(), "{text}");
         }

@@ -1,8 +1,8 @@
 //! How one request ended: the record that every sink (log, metrics; later the ledger) is fed from.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use http::StatusCode;
+use http::{Method, StatusCode};
 
 use super::{
     endpoint::Endpoint,
@@ -98,6 +98,24 @@ pub enum AttemptResult {
     Abandoned,
 }
 
+/// What is known of a request that was refused before any endpoint served it: a key that may not be used, or a URL that is not
+/// there. For the log only.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rejected {
+    /// Name of a key that is known.
+    pub key: Option<Arc<str>>,
+    /// Why the key was refused: `unknown`, `disabled`, `expired`, `network`, and so on.
+    pub reason: Option<&'static str>,
+    /// The first characters of a key that is not known: too few to be of use to another person.
+    pub key_begins: Option<Box<str>>,
+    /// Address of the client.
+    pub client: Option<IpAddr>,
+    /// Method of a request for a URL that is not there.
+    pub method: Option<Method>,
+    /// The beginning of its path, without the query.
+    pub path: Option<Box<str>>,
+}
+
 /// The record of one request.
 #[derive(Clone, Debug)]
 pub struct Outcome {
@@ -109,6 +127,8 @@ pub struct Outcome {
     pub end: End,
     /// The error of ours that the client got, if any.
     pub problem: Option<Problem>,
+    /// What the log says of a request that no endpoint served.
+    pub rejected: Option<Box<Rejected>>,
     /// Status that the client got; none where it left first.
     pub status: Option<StatusCode>,
     /// Name of the client key, once it was known.
@@ -171,6 +191,7 @@ impl Outcome {
             endpoint: None,
             end: End::ClientGone,
             problem: None,
+            rejected: None,
             status: None,
             key: None,
             group: None,

@@ -90,13 +90,15 @@ pub enum Problem {
     BudgetReserved,
     /// The key or its group has spent its budget.
     BudgetSpent,
+    /// A part of the query of the URL is not what it may be.
+    InvalidQuery,
     /// A fault of our own.
     Internal,
 }
 
 impl Problem {
     /// All of them.
-    pub const ALL: [Self; 44] = [
+    pub const ALL: [Self; 45] = [
         Self::InvalidApiKey,
         Self::UnknownUrl,
         Self::MethodNotAllowed,
@@ -140,6 +142,7 @@ impl Problem {
         Self::InFlightLimit,
         Self::BudgetReserved,
         Self::BudgetSpent,
+        Self::InvalidQuery,
         Self::Internal,
     ];
 
@@ -187,6 +190,7 @@ impl Problem {
             // Clients know one code for all of them.
             Self::RequestLimit | Self::TokenLimit | Self::InFlightLimit | Self::BudgetReserved => "rate_limit_exceeded",
             Self::BudgetSpent => "insufficient_quota",
+            Self::InvalidQuery => "invalid_query",
             Self::Internal => "internal_error",
         }
     }

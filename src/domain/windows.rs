@@ -1,47 +1,60 @@
-//! The days and months of budgets.
+//! The days, weeks and months of budgets.
 
 use std::sync::{Mutex, PoisonError};
 
 use jiff::{Timestamp, ToSpan, civil::Date, tz::TimeZone};
 
-use super::{money::Window, spending::Span};
+use super::{
+    money::{LAST_START, Window},
+    spending::Span,
+};
 
-/// Which day or month a moment is in, in one time zone.
+/// Which day, week or month a moment is in, in one time zone.
 #[derive(Debug)]
 pub struct Windows {
     zone: TimeZone,
-    /// The last day and month that were asked for: most requests fall into them.
-    last: Mutex<[Span; 2]>,
+    /// The windows that were asked for last: most requests fall into them. A day, a week, and a month by the day on which it begins.
+    last: Mutex<[Span; 2 + LAST_START as usize]>,
 }
 
 impl Windows {
     /// In this time zone.
     pub fn new(zone: TimeZone) -> Self {
-        Self { zone, last: Mutex::default() }
+        Self { zone, last: Mutex::new([Span::default(); 2 + LAST_START as usize]) }
     }
 
-    /// The window that `now` is in.
-    pub fn at(&self, window: Window, now: u64) -> Span {
+    /// The window that `now` is in. `starts_on` = the day on which a month begins, from 1 to [`LAST_START`].
+    pub fn at(&self, window: Window, starts_on: u8, now: u64) -> Span {
         let place = match window {
             Window::Day => 0,
-            Window::Month => 1,
+            Window::Week => 1,
+            Window::Month => 1 + usize::from(starts_on),
             Window::Total => return Span { from: 0, to: u64::MAX },
         };
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(span) = last.get_mut(place) else { return Span::default() };
         if !(span.from..span.to).contains(&now) {
             // A clock beyond the year 9999 has one window for all.
-            *span = self.look_up(window, now).unwrap_or(Span { from: 0, to: u64::MAX });
+            *span = self.look_up(window, starts_on, now).unwrap_or(Span { from: 0, to: u64::MAX });
         }
         *span
     }
 
-    fn look_up(&self, window: Window, now: u64) -> Option<Span> {
+    fn look_up(&self, window: Window, starts_on: u8, now: u64) -> Option<Span> {
         let now = Timestamp::from_millisecond(i64::try_from(now).ok()?).ok()?;
         let day = now.to_zoned(self.zone.clone()).date();
         let (first, next) = match window {
             Window::Day => (day, day.checked_add(1.day()).ok()?),
-            _ => (day.first_of_month(), day.first_of_month().checked_add(1.month()).ok()?),
+            Window::Week => {
+                let monday = day.checked_sub(i64::from(day.weekday().to_monday_zero_offset()).days()).ok()?;
+                (monday, monday.checked_add(7.days()).ok()?)
+            }
+            _ => {
+                let starts_on = i8::try_from(starts_on).ok()?;
+                let here = day.first_of_month().with().day(starts_on).build().ok()?;
+                let first = if here > day { here.checked_sub(1.month()).ok()? } else { here };
+                (first, first.checked_add(1.month()).ok()?)
+            }
         };
         Some(Span { from: self.begins(first)?, to: self.begins(next)? })
     }
@@ -76,29 +89,52 @@ mod tests {
     #[test]
     fn a_day_is_where_the_operator_is() {
         let windows = Windows::new(TimeZone::get("Asia/Shanghai").unwrap());
-        let span = windows.at(Window::Day, at("2026-11-23T15:59:59Z"));
+        let span = windows.at(Window::Day, 1, at("2026-11-23T15:59:59Z"));
         assert_eq!(span, Span { from: at("2026-11-22T16:00:00Z"), to: at("2026-11-23T16:00:00Z") });
-        assert_eq!(windows.at(Window::Day, span.to).from, span.to);
-        let month = windows.at(Window::Month, at("2026-11-30T16:00:00Z"));
+        assert_eq!(windows.at(Window::Day, 1, span.to).from, span.to);
+        let month = windows.at(Window::Month, 1, at("2026-11-30T16:00:00Z"));
         assert_eq!(month, Span { from: at("2026-11-30T16:00:00Z"), to: at("2026-12-31T16:00:00Z") });
         let berlin = Windows::new(TimeZone::get("Europe/Berlin").unwrap());
-        let long = berlin.at(Window::Day, at("2026-10-25T12:00:00Z"));
+        let long = berlin.at(Window::Day, 1, at("2026-10-25T12:00:00Z"));
         assert_eq!(long.to - long.from, 25 * 3_600_000);
-        assert_eq!(windows.at(Window::Day, 0), Span { from: 0, to: 16 * 3_600_000 });
+        assert_eq!(windows.at(Window::Day, 1, 0), Span { from: 0, to: 16 * 3_600_000 });
+    }
+
+    #[test]
+    fn weeks_begin_on_monday_and_months_where_they_are_told_to() {
+        let windows = Windows::new(TimeZone::get("Asia/Shanghai").unwrap());
+        // 2026-11-30 is a Monday; in Shanghai it begins at 16:00 UTC of the day before.
+        let week = Span { from: at("2026-11-29T16:00:00Z"), to: at("2026-12-06T16:00:00Z") };
+        for moment in [week.from, at("2026-12-02T09:00:00Z"), week.to - 1] {
+            assert_eq!(windows.at(Window::Week, 1, moment), week);
+        }
+        assert_eq!(windows.at(Window::Week, 1, week.from - 1).to, week.from);
+        for (starts_on, moment, from, to) in [
+            (15, "2026-11-14T15:59:59Z", "2026-10-14T16:00:00Z", "2026-11-14T16:00:00Z"),
+            (15, "2026-11-14T16:00:00Z", "2026-11-14T16:00:00Z", "2026-12-14T16:00:00Z"),
+            (28, "2027-02-27T15:59:59Z", "2027-01-27T16:00:00Z", "2027-02-27T16:00:00Z"),
+            (28, "2027-03-01T00:00:00Z", "2027-02-27T16:00:00Z", "2027-03-27T16:00:00Z"),
+            (2, "2027-01-01T00:00:00Z", "2026-12-01T16:00:00Z", "2027-01-01T16:00:00Z"),
+        ] {
+            let span = Span { from: at(from), to: at(to) };
+            assert_eq!(windows.at(Window::Month, starts_on, at(moment)), span, "{starts_on} {moment}");
+        }
     }
 
     proptest! {
         /// Every moment is in one window of each kind, and the next one begins where it ends.
         #[test]
-        fn windows_leave_no_gap(zone in 0..ZONES.len(), now in 0..4_102_444_800_000_u64) {
+        fn windows_leave_no_gap(zone in 0..ZONES.len(), starts_on in 1..=LAST_START, now in 5_000_000_000..4_102_444_800_000_u64) {
             let windows = Windows::new(TimeZone::get(ZONES[zone]).unwrap());
-            for (window, longest) in [(Window::Day, 26 * 3_600_000), (Window::Month, 32 * 86_400_000)] {
-                let span = windows.at(window, now);
+            for (window, longest) in
+                [(Window::Day, 26 * 3_600_000), (Window::Week, 8 * 86_400_000), (Window::Month, 32 * 86_400_000)]
+            {
+                let span = windows.at(window, starts_on, now);
                 prop_assert!((span.from..span.to).contains(&now), "{:?} of {}", span, now);
                 prop_assert!(span.to - span.from <= longest);
-                prop_assert_eq!(windows.at(window, span.to).from, span.to);
-                prop_assert_eq!(windows.at(window, span.to - 1), span);
-                prop_assert_eq!(windows.at(window, span.from), span);
+                prop_assert_eq!(windows.at(window, starts_on, span.to).from, span.to);
+                prop_assert_eq!(windows.at(window, starts_on, span.to - 1), span);
+                prop_assert_eq!(windows.at(window, starts_on, span.from), span);
             }
         }
     }

@@ -136,6 +136,11 @@ impl Meter {
         self.in_flight.fetch_sub(1, Ordering::AcqRel);
     }
 
+    #[cfg(test)]
+    pub(super) fn under_way(&self) -> usize {
+        self.in_flight.load(Ordering::Acquire)
+    }
+
     /// Moves the state of a rate by so many microseconds, but not beyond a minute; by how many it was.
     fn add(&self, tokens: bool, span: u64, now: u64) -> u64 {
         let mut added = 0;

@@ -7,6 +7,7 @@ mod memory;
 mod permit;
 mod shared;
 mod show;
+mod statement;
 mod subject;
 #[cfg(test)]
 mod tests;
@@ -20,7 +21,7 @@ use self::{
     gcra::Rate,
     memory::Meter,
     shared::Held,
-    subject::{OneBudget, Share, Subject},
+    subject::{OneBudget, Scope, Share, Subject},
 };
 use crate::{
     config::{self, Config},
@@ -35,6 +36,7 @@ use crate::{
 
 pub use permit::Permit;
 pub use shared::Shared;
+pub use statement::BudgetState;
 pub use subject::Costs;
 
 /// What is used, of every key and group. One for all workers, and it lives through reloads.
@@ -43,6 +45,8 @@ pub struct Meters {
     began: Instant,
     keys: HashMap<Arc<str>, Arc<Meter>>,
     groups: HashMap<Arc<str>, Arc<Meter>>,
+    /// Of what a key may ask for of some models, by key and pattern.
+    of_models: HashMap<(Arc<str>, Arc<str>), Arc<Meter>>,
     models: HashMap<Arc<str>, Arc<OfModel>>,
     spending: Arc<Spending>,
     shared: Option<Arc<Shared>>,
@@ -61,11 +65,19 @@ impl Meters {
             let kept = previous.and_then(|meters| meters.models.get(name));
             (text(name), kept.cloned().unwrap_or_default())
         };
+        let of_models = config.keys.iter().flat_map(|key| {
+            key.limits_by_model.iter().map(|limits| {
+                let name = (text(&key.name), text(&limits.model.0));
+                let kept = previous.and_then(|meters| meters.of_models.get(&name)).cloned().unwrap_or_default();
+                (name, kept)
+            })
+        });
         spending.exchange_by(Exchange { cny_per_usd: config.money.cny_per_usd });
         Self {
             began: previous.map_or(now, |meters| meters.began),
             keys: config.keys.iter().map(|key| kept(|meters| &meters.keys, &key.name)).collect(),
             groups: config.groups.iter().map(|group| kept(|meters| &meters.groups, &group.name)).collect(),
+            of_models: of_models.collect(),
             models: config.models.iter().map(|one| model(&one.name)).chain([model(&Arc::from(""))]).collect(),
             spending: Arc::clone(spending),
             shared: previous.and_then(|meters| meters.shared.clone()),
@@ -100,7 +112,14 @@ pub enum Kind {
     /// So many requests at once.
     InFlight(usize),
     /// So much money, in this window: it is spent.
-    Budget(Budget, Span),
+    Budget {
+        /// What may be spent.
+        budget: Budget,
+        /// In which window.
+        span: Span,
+        /// What was spent of it, in nano-units of its currency.
+        spent: u64,
+    },
     /// So much money: what is left is set aside by requests under way.
     Reserved(Budget),
 }
@@ -114,6 +133,8 @@ pub struct Limited {
     pub whose: Spender,
     /// The name of the key or group.
     pub name: Arc<str>,
+    /// The model or pattern, where the limit is for the use of it alone.
+    pub model: Option<Arc<str>>,
     /// When it is worth trying again.
     pub after: Duration,
     /// How all of them stand.
@@ -175,26 +196,13 @@ pub enum Refused {
 impl Limits {
     /// The limits of a configuration, over `meters`, which were made for it.
     pub fn new(config: &Config, meters: &Meters) -> Self {
-        let share = |whose, name: &Arc<str>, limits: config::Limits, budgets: &[Budget], meter: Option<&Arc<Meter>>| {
-            (limits != config::Limits::default() || !budgets.is_empty()).then(|| Share {
-                whose,
-                name: Arc::clone(name),
-                requests: limits.requests.map(Rate::per_minute),
-                tokens: limits.tokens.map(Rate::per_minute),
-                in_flight: limits.in_flight,
-                budgets: budgets.iter().copied().map(OneBudget::new).collect(),
-                meter: meter.cloned().unwrap_or_default(),
-            })
-        };
         let windows = Arc::new(Windows::new(config.money.time_zone.clone()));
+        let upstreams: Arc<[Arc<str>]> = config.upstreams.iter().map(|upstream| Arc::clone(&upstream.name)).collect();
         let subject = |key: &config::Key| {
-            let own = share(Spender::Key, &key.name, key.limits, &key.budgets, meters.keys.get(&key.name));
-            let group = key.group.and_then(|group| config.groups.get(group)).and_then(|group| {
-                share(Spender::Group, &group.name, group.limits, &group.budgets, meters.groups.get(&group.name))
-            });
-            let shares: Vec<Share> = own.into_iter().chain(group).collect();
+            let shares = shares(config, key, meters);
             let (spending, windows) = (Arc::clone(&meters.spending), Arc::clone(&windows));
-            (!shares.is_empty()).then(|| Arc::new(Subject { shares, spending, windows }))
+            let upstreams = Arc::clone(&upstreams);
+            (!shares.is_empty()).then(|| Arc::new(Subject { shares, upstreams, spending, windows }))
         };
         let names = config.models.iter().map(|model| &*model.name).chain([""]);
         Self {
@@ -209,13 +217,14 @@ impl Limits {
     /// milliseconds since 1970-01-01 UTC.
     pub fn count_budgets(&self, now: u64) {
         for subject in self.keys.iter().flatten() {
-            subject.second(0, &Costs::default(), now);
+            subject.second(Scope::ALL, 0, &Costs::default(), now);
         }
     }
 
-    /// Whether the key with this index is held against a budget.
-    pub fn has_budgets(&self, key: usize) -> bool {
-        self.keys.get(key).and_then(Option::as_ref).is_some_and(|subject| subject.has_budgets())
+    /// Whether requests of the key with this index for this model, as asked, are held against a budget.
+    pub fn has_budgets(&self, key: usize, model: Option<&str>) -> bool {
+        let subject = self.keys.get(key).and_then(Option::as_ref);
+        subject.is_some_and(|subject| subject.has_budgets(subject.scope(model)))
     }
 
     /// Admits one more request of the key with this index. Waits only where replicas share limits.
@@ -247,6 +256,39 @@ impl Limits {
     }
 }
 
+/// What a key may ask for: by itself, with its group, and of some models.
+fn shares(config: &Config, key: &config::Key, meters: &Meters) -> Vec<Share> {
+    let share =
+        |whose, name: &Arc<str>, limits: config::Limits, budgets: Vec<OneBudget>, meter: Option<&Arc<Meter>>| {
+            (limits != config::Limits::default() || !budgets.is_empty()).then(|| Share {
+                whose,
+                name: Arc::clone(name),
+                model: None,
+                requests: limits.requests.map(Rate::per_minute),
+                tokens: limits.tokens.map(Rate::per_minute),
+                in_flight: limits.in_flight,
+                budgets,
+                meter: meter.cloned().unwrap_or_default(),
+            })
+        };
+    let budgets = |budgets: &[Budget], warn_at: &Arc<[u64]>| {
+        budgets.iter().map(|budget| OneBudget::new(*budget, warn_at)).collect::<Vec<_>>()
+    };
+    let of_key = budgets(&key.budgets, &key.warn_at);
+    let own = share(Spender::Key, &key.name, key.limits, of_key, meters.keys.get(&key.name));
+    let group = key.group.and_then(|group| config.groups.get(group)).and_then(|group| {
+        let of_group = budgets(&group.budgets, &group.warn_at);
+        share(Spender::Group, &group.name, group.limits, of_group, meters.groups.get(&group.name))
+    });
+    let of_models = key.limits_by_model.iter().filter_map(|limits| {
+        let meter = meters.of_models.get(&(Arc::clone(&key.name), Arc::clone(&limits.model.0)));
+        let of_model = budgets(&limits.budgets, &key.warn_at);
+        let share = share(Spender::Key, &key.name, limits.limits, of_model, meter)?;
+        Some(Share { model: Some(limits.model.clone()), ..share })
+    });
+    own.into_iter().chain(group).chain(of_models).take(subject::MOST_SHARES).collect()
+}
+
 fn micros(began: Instant) -> u64 {
     u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX)
 }
@@ -265,7 +307,7 @@ impl Kind {
             Self::Requests(_) => "rpm",
             Self::Tokens(_) => "tpm",
             Self::InFlight(_) => "max_in_flight",
-            Self::Budget(..) => "budgets",
+            Self::Budget { .. } => "budgets",
             Self::Reserved(_) => "budgets_reserved",
         }
     }

@@ -10,7 +10,7 @@ use super::{
     memory::{self, Lacking},
     micros,
     shared::{Asked, Held},
-    subject::{Costs, Item, Subject, What, in_currency},
+    subject::{Costs, Item, Scope, Subject, What, in_currency},
 };
 use crate::{
     config::Fail,
@@ -25,8 +25,10 @@ use crate::{
 pub struct Permit {
     /// None where nothing limits it.
     subject: Option<Arc<Subject>>,
+    /// Which of its shares hold for the request.
+    scope: Scope,
     began: Instant,
-    /// What it took when it came.
+    /// What it took when it came, and what else comes back when it ends.
     first: Vec<Item>,
     /// What it took once its body was read, and when.
     second: Vec<Item>,
@@ -54,7 +56,8 @@ impl Permit {
         began: Instant,
     ) -> Result<Self, Refused> {
         let (first, second) = (Vec::new(), Vec::new());
-        let mut permit = Self { subject, began, first, second, at: 0, learner: None, held, told: None };
+        let scope = subject.as_ref().map_or(Scope::ALL, |subject| subject.scope(None));
+        let mut permit = Self { subject, scope, began, first, second, at: 0, learner: None, held, told: None };
         if let Some(subject) = permit.subject.clone() {
             let mut items = subject.first();
             permit.take(&subject, &mut items, micros(began)).await?;
@@ -73,7 +76,7 @@ impl Permit {
     }
 
     async fn take(&mut self, subject: &Subject, items: &mut [Item], now: u64) -> Result<(), Refused> {
-        let replicas = self.replicas();
+        let (scope, replicas) = (self.scope, self.replicas());
         let limited = |items: &[Item], Lacking { nth, wait }: Lacking, quotas: Quotas| {
             let limited = items.get(nth).and_then(|item| subject.limited(item, wait, quotas));
             limited.map_or(Ok(()), |limited| Err(Refused::Limited(Box::new(limited))))
@@ -81,12 +84,12 @@ impl Permit {
         let Some(held) = self.held.as_mut().filter(|_| !items.is_empty()) else {
             return match memory::take(&subject.shares, items, now, memory::UNSHARED) {
                 Ok(()) => Ok(()),
-                Err(lacking) => limited(items, lacking, subject.quotas(now, replicas)),
+                Err(lacking) => limited(items, lacking, subject.quotas(scope, now, replicas)),
             };
         };
         // In a box, so that requests for which nobody is asked are no larger.
         self.told = None;
-        match Box::pin(held.take(subject, items, now)).await {
+        match Box::pin(held.take(subject, scope, items, now)).await {
             Asked::Taken(quotas) => {
                 memory::count(&subject.shares, items, now, replicas);
                 self.told = Some(quotas);
@@ -99,27 +102,42 @@ impl Permit {
                     held.taken_alone(subject, items);
                     Ok(())
                 }
-                Err(lacking) => limited(items, lacking, subject.quotas(now, replicas)),
+                Err(lacking) => limited(items, lacking, subject.quotas(scope, now, replicas)),
             },
         }
     }
 
-    /// Whether it is held against a budget.
-    pub fn has_budgets(&self) -> bool {
-        self.subject.as_ref().is_some_and(|subject| subject.has_budgets())
+    /// The model that the request asks for is known now, as its client wrote it: limits for that model hold from here on. Whether the
+    /// request is held against a budget.
+    pub fn asks_for(&mut self, model: Option<&str>) -> bool {
+        let Some(subject) = &self.subject else { return false };
+        self.scope = subject.scope(model);
+        subject.has_budgets(self.scope)
     }
 
     /// Admits the tokens that the request will probably use, and what they may cost. `now` = when it began, in milliseconds
-    /// since 1970-01-01 UTC. Waits only where replicas share limits.
+    /// since 1970-01-01 UTC. Waits only where replicas share limits, and where a budget has to be read from the ledger first.
     ///
     /// # Errors
     /// When there are not so many left, or not so much.
     pub async fn reserve(&mut self, estimate: Estimate, costs: &Costs, now: u64) -> Result<(), Refused> {
         let Some(subject) = self.subject.clone() else { return Ok(()) };
-        let mut items = subject.second(estimate.total(), costs, now);
+        let mut items = subject.second(self.scope, estimate.total(), costs, now);
+        for item in &items {
+            if let What::Spend { counter, .. } = &item.what
+                && !counter.counts()
+                // In a box, as what is rare shall not make the future of every request larger.
+                && !Box::pin(subject.spending.is_read(counter)).await
+            {
+                return Err(Refused::Unknown);
+            }
+        }
         let at = micros(self.began);
         self.take(&subject, &mut items, at).await?;
-        (self.second, self.at) = (items, at);
+        let is_settled = |item: &Item| matches!(item.what, What::Rate { tokens: true, .. } | What::Spend { .. });
+        let (settled, kept) = items.into_iter().partition(is_settled);
+        self.first.extend::<Vec<Item>>(kept);
+        (self.second, self.at) = (settled, at);
         Ok(())
     }
 
@@ -127,7 +145,8 @@ impl Permit {
     pub fn quotas(&self) -> Quotas {
         // Where replicas share them and Redis was not asked yet, nobody knows.
         let knows = self.held.as_ref().is_none_or(|held| held.alone);
-        let here = || self.subject.as_ref().map(|subject| subject.quotas(micros(self.began), self.replicas()));
+        let here =
+            || self.subject.as_ref().map(|subject| subject.quotas(self.scope, micros(self.began), self.replicas()));
         self.told.or_else(|| here().filter(|_| knows)).unwrap_or_default()
     }
 

@@ -9,14 +9,14 @@ use super::{
     Quota, Quotas,
     gcra::Correction,
     memory::Lacking,
-    subject::{Item, Share, Subject, What},
+    subject::{Item, Scope, Share, Subject, What},
 };
 use crate::{
     config::{Fail, Sharing},
     domain::{
         money::Budget,
         sharing::Condition,
-        spending::{Account, Alone, Counter, Span},
+        spending::{Alone, Counter, Span},
     },
     store::redis::{self, Answer, Given, Purse, Redis, Who},
 };
@@ -79,7 +79,7 @@ impl Held {
     }
 
     /// Asks for all items or none. `now` = microseconds since `Meters::began`.
-    pub(super) async fn take(&mut self, subject: &Subject, items: &[Item], now: u64) -> Asked {
+    pub(super) async fn take(&mut self, subject: &Subject, scope: Scope, items: &[Item], now: u64) -> Asked {
         let before = self.given.len();
         // Whatever becomes of the question: what was taken by it comes back.
         self.given.extend(items.iter().filter_map(|item| released(subject, item)));
@@ -88,16 +88,16 @@ impl Held {
         }
         if let Some(lacking) = known(subject, items, now) {
             self.given.truncate(before);
-            return Asked::Lacking(lacking, quotas(subject, now));
+            return Asked::Lacking(lacking, quotas(subject, scope, now));
         }
-        let (asked, rates) = question(subject, items);
+        let (asked, rates) = question(subject, scope, items);
         let began = Instant::now();
         let said = self.shared.redis.take(self.holder, asked, self.patience).await;
         self.patience = self.patience.saturating_sub(began.elapsed());
         let Some(Answer { lacking, states }) = said else { return self.away() };
         learn(subject, &rates, &states, now);
         match lacking {
-            None => Asked::Taken(quotas(subject, now)),
+            None => Asked::Taken(quotas(subject, scope, now)),
             Some((nth, wait)) => {
                 self.given.truncate(before);
                 if let Some(Item { share, what: What::Rate { tokens: false, .. } }) = items.get(nth)
@@ -105,7 +105,7 @@ impl Held {
                 {
                     share.meter.told_turn(now.saturating_add(wait));
                 }
-                Asked::Lacking(Lacking { nth, wait }, quotas(subject, now))
+                Asked::Lacking(Lacking { nth, wait }, quotas(subject, scope, now))
             }
         }
     }
@@ -145,14 +145,18 @@ impl Drop for Held {
 
 /// Items as Redis is asked for them, and for each whose rate it is: that of this share, of tokens or of requests. Rates that are
 /// not taken are looked at, for the headers.
-pub(super) fn question(subject: &Subject, items: &[Item]) -> (Vec<redis::Item>, Vec<Option<(usize, bool)>>) {
+pub(super) fn question(
+    subject: &Subject,
+    scope: Scope,
+    items: &[Item],
+) -> (Vec<redis::Item>, Vec<Option<(usize, bool)>>) {
     let whose = |item: &Item| match &item.what {
         What::Rate { tokens, .. } => Some((item.share, *tokens)),
         _ => None,
     };
     let mut rates: Vec<_> = items.iter().map(whose).collect();
     let mut all: Vec<_> = items.iter().filter_map(|item| asked(subject, item)).collect();
-    for (nth, share) in subject.shares.iter().enumerate() {
+    for (nth, share) in subject.within(scope) {
         for tokens in [false, true] {
             if share.rate(tokens).is_some() && !rates.contains(&Some((nth, tokens))) {
                 rates.push(Some((nth, tokens)));
@@ -215,21 +219,18 @@ pub(super) fn learn(subject: &Subject, rates: &[Option<(usize, bool)>], states: 
 }
 
 /// How the rates stand there; where key and group both have one, the one of which less is left.
-pub(super) fn quotas(subject: &Subject, now: u64) -> Quotas {
-    subject.least(|share, tokens| Some(Quota::of(share.rate(tokens)?, share.meter.there(tokens), now)))
+pub(super) fn quotas(subject: &Subject, scope: Scope, now: u64) -> Quotas {
+    subject.least(scope, |share, tokens| Some(Quota::of(share.rate(tokens)?, share.meter.there(tokens), now)))
 }
 
 pub(super) fn purse(share: &Share, budget: &Budget, span: &Span, counter: &Arc<Counter>) -> Purse {
-    let Budget { money, window } = *budget;
-    let name = Arc::clone(&share.name);
-    let account = Account { spender: share.whose, name, currency: money.currency, window, span: *span };
-    Purse::of(&account, counter)
+    Purse::of(&share.account(budget, *span), counter)
 }
 
 pub(super) fn rate(share: &Share, tokens: bool) -> String {
-    redis::name(if tokens { "tpm" } else { "rpm" }, share.whose, &share.name)
+    redis::name(if tokens { "tpm" } else { "rpm" }, share.whose, &share.name, share.model.as_ref())
 }
 
 pub(super) fn place(share: &Share) -> String {
-    redis::name("at_once", share.whose, &share.name)
+    redis::name("at_once", share.whose, &share.name, share.model.as_ref())
 }

@@ -4,7 +4,7 @@ use super::Limits;
 use crate::domain::money::decimal;
 
 impl Limits {
-    /// A line for the key with this index, and one for its group, where they have limits or budgets. `now` = milliseconds
+    /// A line for the key with this index, one for its group, and one for each model with limits of its own. `now` = milliseconds
     /// since 1970-01-01 UTC.
     pub fn shown(&self, key: usize, now: u64) -> Vec<String> {
         let Some(subject) = self.keys.get(key).and_then(Option::as_ref) else { return Vec::new() };
@@ -19,7 +19,8 @@ impl Limits {
                 let spent = counter.known().then(|| format!(", {} spent", decimal(counter.spent())));
                 format!("{}{}", one.budget, spent.unwrap_or_default())
             }));
-            format!("{} {}: {}", share.whose.name(), share.name, parts.join("; "))
+            let model = share.model.as_ref().map(|model| format!(", model {}", model.0)).unwrap_or_default();
+            format!("{} {}{model}: {}", share.whose.name(), share.name, parts.join("; "))
         };
         subject.shares.iter().map(line).collect()
     }

@@ -7,15 +7,19 @@ use std::{
 
 use super::{Limited, Quota, Quotas, gcra::Rate, memory::Meter};
 use crate::domain::{
+    model_name::ModelPattern,
     money::{Budget, Currency},
     spending::{Account, Counter, Span, Spender, Spending},
     windows::Windows,
 };
 
-/// A key, and perhaps its group.
+/// A key, perhaps its group, and what of the key's limits is for some models only.
 #[derive(Debug)]
 pub(super) struct Subject {
+    /// At most [`MOST_SHARES`].
     pub(super) shares: Vec<Share>,
+    /// The names of all upstreams, by which a model may be asked for as `upstream/model`.
+    pub(super) upstreams: Arc<[Arc<str>]>,
     pub(super) spending: Arc<Spending>,
     pub(super) windows: Arc<Windows>,
 }
@@ -24,6 +28,8 @@ pub(super) struct Subject {
 pub(super) struct Share {
     pub(super) whose: Spender,
     pub(super) name: Arc<str>,
+    /// The models that it is for; none = all requests.
+    pub(super) model: Option<ModelPattern>,
     pub(super) requests: Option<Rate>,
     pub(super) tokens: Option<Rate>,
     pub(super) in_flight: Option<usize>,
@@ -31,12 +37,36 @@ pub(super) struct Share {
     pub(super) meter: Arc<Meter>,
 }
 
+/// The shares that hold for a request, one bit each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Scope(u64);
+
+/// As many as a [`Scope`] has bits.
+pub(super) const MOST_SHARES: usize = 64;
+
+impl Scope {
+    pub(super) const ALL: Self = Self(u64::MAX);
+
+    fn has(self, share: usize) -> bool {
+        u32::try_from(share).ok().and_then(|share| self.0.checked_shr(share)).is_some_and(|bits| bits & 1 == 1)
+    }
+}
+
 /// A budget with the counter of its window.
 #[derive(Debug)]
 pub(super) struct OneBudget {
     pub(super) budget: Budget,
-    /// Of the window that was asked for last.
-    last: Mutex<Option<(Span, Arc<Counter>)>>,
+    /// In billionths of it.
+    warn_at: Arc<[u64]>,
+    last: Mutex<Last>,
+}
+
+/// What a budget was asked for last.
+#[derive(Debug, Default)]
+struct Last {
+    /// The first moment that it was asked for: from then on all requests are counted by it.
+    since: Option<u64>,
+    window: Option<(Span, Arc<Counter>)>,
 }
 
 /// One thing that a request takes.
@@ -65,25 +95,32 @@ impl Share {
     pub(super) fn rate(&self, tokens: bool) -> Option<Rate> {
         if tokens { self.tokens } else { self.requests }
     }
+
+    /// The account of one of its budgets in one of its windows.
+    pub(super) fn account(&self, budget: &Budget, span: Span) -> Account {
+        let Budget { money, window, starts_on: _ } = *budget;
+        let model = self.model.as_ref().map(|model| ModelPattern(Arc::from(&*model.0)));
+        let name: Arc<str> = Arc::from(&*self.name);
+        Account { spender: self.whose, name, model, currency: money.currency, window, span }
+    }
 }
 
 impl OneBudget {
-    pub(super) fn new(budget: Budget) -> Self {
-        Self { budget, last: Mutex::default() }
+    pub(super) fn new(budget: Budget, warn_at: &Arc<[u64]>) -> Self {
+        Self { budget, warn_at: Arc::clone(warn_at), last: Mutex::default() }
     }
 
     /// The counter of the window that `now` is in.
     pub(super) fn counter(&self, share: &Share, subject: &Subject, now: u64) -> (Span, Arc<Counter>) {
-        let span = subject.windows.at(self.budget.window, now);
+        let span = subject.windows.at(self.budget.window, self.budget.starts_on, now);
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*last {
+        let since = *last.since.get_or_insert(now);
+        match &last.window {
             Some((known, counter)) if *known == span => (span, Arc::clone(counter)),
             _ => {
-                let name: Arc<str> = Arc::from(&*share.name);
-                let Budget { money, window } = self.budget;
-                let account = Account { spender: share.whose, name, currency: money.currency, window, span };
-                let counter = subject.spending.counter(account);
-                *last = Some((span, Arc::clone(&counter)));
+                let counter = subject.spending.counter(share.account(&self.budget, span), since);
+                counter.watch(self.budget.money.nano, &self.warn_at);
+                last.window = Some((span, Arc::clone(&counter)));
                 (span, counter)
             }
         }
@@ -91,27 +128,37 @@ impl OneBudget {
 }
 
 impl Subject {
-    /// Whether a request is held against a budget.
-    pub(super) fn has_budgets(&self) -> bool {
-        self.shares.iter().any(|share| !share.budgets.is_empty())
+    /// The shares that hold for a request of this model as the client asked for it; none = it is not known, or there is none.
+    pub(super) fn scope(&self, model: Option<&str>) -> Scope {
+        let is_upstream = |name: &str| self.upstreams.iter().any(|upstream| **upstream == *name);
+        let holds = |share: &Share| match (&share.model, model) {
+            (None, _) => true,
+            (Some(pattern), Some(model)) => pattern.matches(model, is_upstream),
+            (Some(_), None) => false,
+        };
+        let bits = self.each().take(MOST_SHARES).filter(|(_, share)| holds(share));
+        Scope(bits.fold(0, |bits, (nth, _)| bits | 1 << nth))
     }
 
-    /// What every request takes.
+    /// Whether a request is held against a budget.
+    pub(super) fn has_budgets(&self, scope: Scope) -> bool {
+        self.within(scope).any(|(_, share)| !share.budgets.is_empty())
+    }
+
+    /// What every request takes before its body is read.
     pub(super) fn first(&self) -> Vec<Item> {
-        let places = self.each().filter_map(|(share, of)| Some((share, What::Place { limit: of.in_flight? })));
-        let rate = |(share, of): (usize, &Share)| {
-            Some((share, What::Rate { tokens: false, rate: of.requests?, cost: 1, counted: None }))
-        };
-        places.chain(self.each().filter_map(rate)).map(|(share, what)| Item { share, what }).collect()
+        self.takes(|share| share.model.is_none())
     }
 
     /// What one takes that will probably use so many tokens and cost so much. `now` = milliseconds since 1970-01-01 UTC.
-    pub(super) fn second(&self, tokens: u64, costs: &Costs, now: u64) -> Vec<Item> {
+    pub(super) fn second(&self, scope: Scope, tokens: u64, costs: &Costs, now: u64) -> Vec<Item> {
+        let mut items = self.takes(|share| share.model.is_some());
+        items.retain(|item| scope.has(item.share));
         let rate = |(share, of): (usize, &Share)| {
             Some(Item { share, what: What::Rate { tokens: true, rate: of.tokens?, cost: tokens, counted: None } })
         };
-        let mut items: Vec<Item> = self.each().filter_map(rate).collect();
-        for (share, of) in self.each() {
+        items.extend(self.within(scope).filter_map(rate));
+        for (share, of) in self.within(scope) {
             for one in &of.budgets {
                 let (span, counter) = one.counter(of, self, now);
                 let (limit, cost) = (one.budget.money.nano, in_currency(costs, one.budget.money.currency));
@@ -121,8 +168,24 @@ impl Subject {
         items
     }
 
+    /// Places and requests of a minute of these shares.
+    fn takes(&self, of_these: impl Fn(&Share) -> bool) -> Vec<Item> {
+        let places = self.each().filter_map(|(share, of)| Some((share, What::Place { limit: of.in_flight? })));
+        let rate = |(share, of): (usize, &Share)| {
+            Some((share, What::Rate { tokens: false, rate: of.requests?, cost: 1, counted: None }))
+        };
+        let items = places.chain(self.each().filter_map(rate));
+        let is_of_these = |share: usize| self.shares.get(share).is_some_and(&of_these);
+        items.filter(|(share, _)| is_of_these(*share)).map(|(share, what)| Item { share, what }).collect()
+    }
+
     fn each(&self) -> impl Iterator<Item = (usize, &Share)> {
         self.shares.iter().enumerate()
+    }
+
+    /// The shares that hold.
+    pub(super) fn within(&self, scope: Scope) -> impl Iterator<Item = (usize, &Share)> {
+        self.each().filter(move |(nth, _)| scope.has(*nth))
     }
 
     /// Why an item was not there.
@@ -133,25 +196,31 @@ impl Subject {
             What::Place { limit } => super::Kind::InFlight(*limit),
             What::Rate { tokens: false, rate, .. } => super::Kind::Requests(rate.limit()),
             What::Rate { tokens: true, rate, .. } => super::Kind::Tokens(rate.limit()),
-            What::Spend { budget, span, .. } if wait == 0 => super::Kind::Budget(*budget, *span),
+            What::Spend { counter, budget, span, limit, .. } if wait == 0 => {
+                // Redis may know of spending by others that the ledger did not show here yet.
+                super::Kind::Budget { budget: *budget, span: *span, spent: counter.spent().max(*limit) }
+            }
             What::Spend { budget, .. } => super::Kind::Reserved(*budget),
         };
-        Some(Limited { kind, whose, name, after, quotas })
+        let model = share.model.as_ref().map(|model| Arc::clone(&model.0));
+        Some(Limited { kind, whose, name, model, after, quotas })
     }
 
     /// How the rates stand in memory, or the part of one of `replicas`; where key and group both have one, the one of which less
     /// is left.
-    pub(super) fn quotas(&self, now: u64, replicas: u32) -> Quotas {
-        self.least(|share, tokens| {
+    pub(super) fn quotas(&self, scope: Scope, now: u64, replicas: u32) -> Quotas {
+        self.least(scope, |share, tokens| {
             let free_at = share.meter.state(tokens).load(std::sync::atomic::Ordering::Acquire);
             Some(Quota::of(share.rate(tokens)?.share(replicas), free_at, now))
         })
     }
 
     /// The least of each rate.
-    pub(super) fn least(&self, quota: impl Fn(&Share, bool) -> Option<Quota>) -> Quotas {
-        let least =
-            |tokens| self.shares.iter().filter_map(|share| quota(share, tokens)).min_by_key(|quota| quota.remaining);
+    pub(super) fn least(&self, scope: Scope, quota: impl Fn(&Share, bool) -> Option<Quota>) -> Quotas {
+        let least = |tokens| {
+            let quotas = self.within(scope).filter_map(|(_, share)| quota(share, tokens));
+            quotas.min_by_key(|quota| quota.remaining)
+        };
         Quotas { requests: least(false), tokens: least(true) }
     }
 }

@@ -12,16 +12,19 @@ use tokio::{
 };
 
 use super::{
+    Permit, Used,
     gcra::{Correction, MINUTE, Rate},
     memory::{self, Lacking},
     shared,
-    subject::{Costs, Item, OneBudget, Share, Subject, What},
+    subject::{Costs, Item, OneBudget, Scope, Share, Subject, What},
 };
 use crate::{
     config,
     domain::{
-        money::{Budget, MOST},
+        model_name::ModelPattern,
+        money::{Budget, Currency, MOST, Money},
         spending::{Alone, Counter, Spender, Sums},
+        usage::Estimate,
         windows::Windows,
     },
     store::redis::{self, Given, Link, Purse, Told},
@@ -49,6 +52,8 @@ struct Bench<'a> {
     now: u64,
     /// How often the ledger was asked.
     asked: u64,
+    /// What is asked for.
+    model: Option<&'static str>,
 }
 
 /// What was taken, until it is given back.
@@ -69,11 +74,12 @@ struct Wanted {
 fn share(whose: Spender, name: &str, wanted: Wanted) -> Share {
     let budget = |nano| {
         let text = format!("{}CNY/total", crate::domain::money::decimal(nano));
-        OneBudget::new(Budget::parse(&text).unwrap())
+        OneBudget::new(Budget::parse(&text).unwrap(), &Arc::default())
     };
     Share {
         whose,
         name: name.into(),
+        model: None,
         requests: wanted.requests.map(Rate::per_minute),
         tokens: wanted.tokens.map(Rate::per_minute),
         in_flight: wanted.at_once,
@@ -87,7 +93,17 @@ impl<'a> Bench<'a> {
         let name = format!("k{}", TURN.fetch_add(1, Ordering::Relaxed));
         let shares = vec![share(Spender::Key, &name, key), share(Spender::Group, &name, group)];
         let windows = Arc::new(Windows::new(jiff::tz::TimeZone::UTC));
-        Self { subject: Subject { shares, spending: Arc::default(), windows }, redis, now: 0, asked: 0 }
+        Self {
+            subject: Subject { shares, upstreams: Arc::default(), spending: Arc::default(), windows },
+            redis,
+            now: 0,
+            asked: 0,
+            model: None,
+        }
+    }
+
+    fn scope(&self) -> Scope {
+        self.subject.scope(self.model)
     }
 
     fn first(&mut self) -> Result<Taken, Lacking> {
@@ -97,7 +113,7 @@ impl<'a> Bench<'a> {
 
     fn second(&mut self, tokens: u64, cost: u64) -> Result<Taken, Lacking> {
         let costs: Costs = [cost, cost];
-        let items = self.subject.second(tokens, &costs, 0);
+        let items = self.subject.second(self.scope(), tokens, &costs, 0);
         self.take(items)
     }
 
@@ -107,7 +123,7 @@ impl<'a> Bench<'a> {
         match &self.redis {
             None => memory::take(&self.subject.shares, &items, now, memory::UNSHARED)?,
             Some((runtime, link)) => {
-                let (mut asked, _) = shared::question(&self.subject, &items);
+                let (mut asked, _) = shared::question(&self.subject, self.scope(), &items);
                 let told: Vec<_> = asked.iter().flat_map(told).collect();
                 asked.extend(told);
                 let answer = runtime.block_on(link.take(Some(BEGAN + now), None, &holder, &asked)).unwrap();
@@ -123,12 +139,12 @@ impl<'a> Bench<'a> {
     /// What is left of each rate: requests and tokens.
     fn left(&mut self) -> [Option<u64>; 2] {
         let quotas = match &self.redis {
-            None => self.subject.quotas(self.now, 1),
+            None => self.subject.quotas(self.scope(), self.now, 1),
             Some((runtime, link)) => {
-                let (asked, rates) = shared::question(&self.subject, &[]);
+                let (asked, rates) = shared::question(&self.subject, self.scope(), &[]);
                 let answer = runtime.block_on(link.take(Some(BEGAN + self.now), None, "look", &asked)).unwrap();
                 shared::learn(&self.subject, &rates, &answer.states, self.now);
-                shared::quotas(&self.subject, self.now)
+                shared::quotas(&self.subject, self.scope(), self.now)
             }
         };
         [quotas.requests, quotas.tokens].map(|quota| quota.map(|quota| quota.remaining))
@@ -254,6 +270,47 @@ fn over_both(key: Wanted, group: Wanted, test: impl Fn(Bench<'_>)) {
     test(Bench::new(None, key, group));
     let there = There::start();
     test(there.bench(key, group));
+}
+
+/// Adds limits for the use of a model; the upstream `up` is known.
+fn of_model<'a>(mut bench: Bench<'a>, model: &str, wanted: Wanted) -> Bench<'a> {
+    let name = Arc::clone(&bench.subject.shares[0].name);
+    let model = Some(ModelPattern(model.into()));
+    bench.subject.shares.push(Share { model, ..share(Spender::Key, &name, wanted) });
+    bench.subject.upstreams = [Arc::from("up")].into();
+    bench
+}
+
+#[test]
+fn limits_of_a_model_hold_for_that_model_alone_and_beside_those_of_the_key() {
+    let key = Wanted { tokens: Some(1000), budget: Some(100), ..Wanted::default() };
+    let model = Wanted { requests: Some(2), tokens: Some(50), at_once: Some(1), budget: Some(30) };
+    over_both(key, Wanted::default(), |bench| {
+        let mut bench = of_model(bench, "gpt-5*", model);
+        assert!(bench.first().is_ok(), "the model is not known yet");
+        bench.model = Some("gpt-5-mini");
+        assert_eq!(bench.left(), [Some(2), Some(50)]);
+        let one = bench.second(10, 10).map_err(drop).unwrap();
+        // The place of the model is taken; another model does not need it.
+        assert_eq!(bench.second(0, 0).err(), Some(Lacking { nth: 0, wait: 0 }));
+        bench.model = Some("other");
+        assert_eq!(bench.left(), [None, Some(990)]);
+        let other = bench.second(10, 10).map_err(drop).unwrap();
+        bench.settle(&one, 20, 25);
+        bench.settle(&other, 10, 15);
+        // The second request of the minute, by way of the upstream; its money is a part of the key's as well.
+        bench.model = Some("up/gpt-5-mini");
+        let two = bench.second(0, 5).map_err(drop).unwrap();
+        bench.settle(&two, 0, 5);
+        assert_eq!([0, 2].map(|share| bench.counters(share)[0].spent()), [45, 30]);
+        // Requests of the minute come before money that is spent.
+        assert_eq!(bench.second(0, 0).err(), Some(Lacking { nth: 1, wait: MINUTE / 2 }));
+        bench.now += MINUTE;
+        assert_eq!(bench.second(0, 0).err().map(|lacking| (lacking.nth, lacking.wait)), Some((5, 0)));
+        bench.model = None;
+        assert_eq!(bench.second(0, 55).map(|taken| bench.settle(&taken, 0, 55)), Ok(()));
+        assert_eq!([0, 2].map(|share| bench.counters(share)[0].spent()), [100, 30]);
+    });
 }
 
 /// A budget is spent, or the rest of it set aside, where that is asked for first.
@@ -575,7 +632,7 @@ fn alone_one_of_three_allows_its_part_and_counts_what_it_had() {
     let shares = &bench.subject.shares;
     let alone = Alone { replicas: 3, outage: 1, late: true };
     let take = |items: &[Item], now| memory::take(shares, items, now, alone);
-    let (mut first, mut second) = (bench.subject.first(), bench.subject.second(0, &[10, 10], 0));
+    let (mut first, mut second) = (bench.subject.first(), bench.subject.second(Scope::ALL, 0, &[10, 10], 0));
     // Two places, requests and thrice 10 come from Redis: one place and 28 requests are left, and nothing of the budget.
     for _ in 0..2 {
         memory::count(shares, &mut first, 0, 3);
@@ -610,7 +667,7 @@ fn alone_one_of_three_allows_its_part_and_counts_what_it_had() {
     assert_eq!(take(&second, 0), Err(RESERVED));
     // The next time, of the 60 that are left it has a third.
     let again = |items: &[Item]| memory::take(shares, items, 0, Alone { outage: 2, ..alone });
-    let third = bench.subject.second(0, &[5, 5], 0);
+    let third = bench.subject.second(Scope::ALL, 0, &[5, 5], 0);
     for _ in 0..4 {
         again(&third).unwrap();
         let What::Spend { counter, .. } = &third[0].what else { panic!() };
@@ -623,9 +680,9 @@ fn alone_one_of_three_allows_its_part_and_counts_what_it_had() {
 fn of_what_is_counted_for_a_share_no_more_is_given_back_than_was_counted() {
     let bench = Bench::new(None, Wanted { tokens: Some(300), ..NOTHING }, NOTHING);
     let share = &bench.subject.shares[0];
-    let left = || bench.subject.quotas(0, 3).tokens.unwrap().remaining;
+    let left = || bench.subject.quotas(Scope::ALL, 0, 3).tokens.unwrap().remaining;
     let take = |cost| {
-        let mut items = bench.subject.second(cost, &[0, 0], 0);
+        let mut items = bench.subject.second(Scope::ALL, cost, &[0, 0], 0);
         memory::count(&bench.subject.shares, &mut items, 0, 3);
         let What::Rate { counted, .. } = items[0].what else { panic!() };
         counted.unwrap()
@@ -826,4 +883,77 @@ fn no_window_admits_more_than_rate_and_burst_and_no_budget_is_overspent() {
     keep_to_it(200, |wanted| Bench::new(None, wanted, NOTHING));
     let there = There::start();
     keep_to_it(60, |wanted| there.bench(wanted, NOTHING));
+}
+
+/// What becomes of a request, with what it used and did cost.
+#[derive(Clone, Copy, Debug)]
+enum Ending {
+    /// It was never sent.
+    Dropped,
+    Nothing,
+    Tokens,
+    Partly,
+}
+
+fn ending() -> impl Strategy<Value = (Ending, u64, u64)> {
+    let what = prop_oneof![Just(Ending::Dropped), Just(Ending::Nothing), Just(Ending::Tokens), Just(Ending::Partly)];
+    (what, 0..300_u64, 0..120_u64)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// However permits end, each gives back all that it set aside, in its key's, its group's and its model's budget alike, and what is
+    /// charged is what the requests did cost. All places are free again.
+    #[test]
+    fn permits_give_back_what_they_set_aside_and_charge_what_it_cost(
+        requests in prop::collection::vec((0..3_usize, 0..200_u64, 0..200_u64, any::<bool>(), ending()), 1..60)
+    ) {
+        let (key, group) = (
+            Wanted { tokens: Some(5000), at_once: Some(5), budget: Some(1000), ..Wanted::default() },
+            Wanted { at_once: Some(4), budget: Some(3000), ..Wanted::default() },
+        );
+        let of_it = Wanted { requests: Some(500), tokens: Some(2000), at_once: Some(2), budget: Some(300) };
+        let subject = Arc::new(of_model(Bench::new(None, key, group), "gpt-5*", of_it).subject);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        let began = runtime.block_on(async { Instant::now() });
+        let (mut under_way, mut charged) = (Vec::new(), [0_u64; 3]);
+        let end = |(mut permit, is_of_model, (ending, used, cost)): (Permit, bool, (Ending, u64, u64)), charged: &mut [u64; 3]| {
+            let (input, output) = (Some(used / 2), Some(used - used / 2));
+            let money = Some(Money { nano: cost, currency: Currency::Cny });
+            let used = match ending {
+                Ending::Dropped => return,
+                Ending::Nothing => return permit.settle(Used::Nothing, None),
+                Ending::Tokens => Used::Tokens { input, output },
+                Ending::Partly => Used::Partly { input: None, output, seen: used },
+            };
+            permit.settle(used, money);
+            // A second one changes nothing.
+            permit.settle(used, money);
+            for (share, charged) in charged.iter_mut().enumerate() {
+                *charged += if share < 2 || is_of_model { cost } else { 0 };
+            }
+        };
+        for (model, tokens, cost, ends, ending) in requests {
+            let model = [None, Some("up/gpt-5-mini"), Some("other")][model];
+            let permit = runtime.block_on(async {
+                let mut permit = Permit::admit(Some(Arc::clone(&subject)), None, began).await.ok()?;
+                assert!(permit.asks_for(model));
+                let estimate = Estimate { input: tokens, output: 0 };
+                permit.reserve(estimate, &[cost, cost], 0).await.ok().map(|()| permit)
+            });
+            if let Some(permit) = permit {
+                under_way.push((permit, model == Some("up/gpt-5-mini"), ending));
+            }
+            if ends && !under_way.is_empty() {
+                end(under_way.remove(0), &mut charged);
+            }
+        }
+        under_way.into_iter().for_each(|one| end(one, &mut charged));
+        for (share, charged) in subject.shares.iter().zip(charged) {
+            let counter = share.budgets[0].counter(share, &subject, 0).1;
+            prop_assert_eq!((counter.reserved(), counter.spent()), (0, charged), "{:?}", share.model);
+            prop_assert_eq!(share.meter.under_way(), 0);
+        }
+    }
 }

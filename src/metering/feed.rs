@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use self::apart::Apart;
-use super::spent::Spent;
+use super::{polls::Polls, spent::Spent};
 use crate::{
     domain::{
         clock::Clock,
@@ -65,6 +65,8 @@ pub struct Into {
     pub clock: Clock,
     /// The file with a copy of what was spent, for a start without the database.
     pub copy: PathBuf,
+    /// Asks for responses in the background.
+    pub polls: Polls,
 }
 
 impl Feeding {
@@ -73,7 +75,7 @@ impl Feeding {
     /// # Errors
     /// Without threads.
     pub fn start(into: Into, journal: Arc<Journal>, found: Found, condition: Arc<Condition>) -> io::Result<Self> {
-        let Into { place, origin, spending, clock, copy } = into;
+        let Into { place, origin, spending, clock, copy, polls } = into;
         let (syncing, stop) = mpsc::channel();
         let (synced, at) = (Arc::clone(&journal), Arc::clone(&condition));
         let sync = thread::Builder::new().name("journal".into()).spawn(move || keep_syncing(&synced, &at, &stop))?;
@@ -93,6 +95,7 @@ impl Feeding {
             begun: 0,
             open: HashMap::new(),
             apart,
+            polls,
             origin,
         };
         thread::Builder::new().name("ledger".into()).spawn(move || {
@@ -161,6 +164,7 @@ struct Feed {
     /// What went up and is not over, with the number of its segment: records, as they were read.
     open: HashMap<RequestId, (u64, Vec<u8>)>,
     apart: Apart,
+    polls: Polls,
 }
 
 /// A file of this process that is being read.
@@ -176,6 +180,8 @@ impl Feed {
             // A sender that is gone is an end as well.
             let ends = timeout(LOOK_EVERY, end.wait_for(|end| *end)).await.is_ok();
             let fed = self.feed(ends).await;
+            self.spent.spending.ledger_answers(fed.is_ok());
+            self.spent.warn(&self.condition);
             self.spent.save();
             self.condition.database_fails.store(fed.is_err(), Ordering::Relaxed);
             match fed {
@@ -222,6 +228,11 @@ impl Feed {
         }
         fed?;
         if let Some(database) = &mut self.database {
+            if !ends {
+                let settled = self.polls.run(database, &self.origin, self.spent.clock, &self.condition).await?;
+                settled.iter().for_each(|settled| self.condition.count(settled.state, 1));
+                self.spent.settled(&settled);
+            }
             self.spent.read(database, ends).await?;
         }
         Ok(())

@@ -13,6 +13,7 @@ use crate::domain::{
 
 /// Writes the line: `warn` where an operator may have to act, otherwise `info`.
 pub(super) fn line(outcome: &Outcome) {
+    let rejected = outcome.rejected.as_deref();
     macro_rules! line {
         ($level:ident, $attempts:expr) => {
             tracing::$level!(
@@ -22,7 +23,12 @@ pub(super) fn line(outcome: &Outcome) {
                 end = outcome.end.name(),
                 status = outcome.status.map(|status| status.as_u16()),
                 problem = outcome.problem.map(Problem::name),
+                reason = rejected.and_then(|rejected| rejected.reason),
                 key = outcome.key.as_deref(),
+                key_begins = rejected.and_then(|rejected| rejected.key_begins.as_deref()),
+                client = rejected.and_then(|rejected| rejected.client).map(tracing::field::display),
+                method = rejected.and_then(|rejected| rejected.method.as_ref()).map(|method| method.as_str()),
+                path = rejected.and_then(|rejected| rejected.path.as_deref()),
                 model = outcome.model.as_deref(),
                 upstream_model = outcome.upstream_model.as_deref(),
                 pinned = outcome.pinned.map(Kind::name),

@@ -3,7 +3,9 @@
 mod feed;
 mod ledger;
 mod log;
+mod polls;
 mod spent;
+mod statements;
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,7 +13,9 @@ use tokio::time::Instant;
 
 pub use feed::{Feeding, Into};
 pub use ledger::{Ledger, Unwritable};
+pub use polls::{AT_ONCE, Polling, Polls, Told, polling};
 pub use spent::FILE as BUDGETS;
+pub use statements::Statements;
 
 use crate::{
     domain::{

@@ -1,6 +1,12 @@
 //! Keeps the counters of budgets to what the ledger says, and a copy of them for a start without a database.
 
-use std::{collections::HashMap, fs, io, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    fs, io,
+    path::PathBuf,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
@@ -8,9 +14,10 @@ use tokio::time::Instant;
 use crate::{
     domain::{
         clock::Clock,
-        ledger::Row,
-        money::{Currency, Money, Window},
-        spending::{Account, Counter, Span, Spender, Spending, Sums},
+        ledger::{Condition, Row},
+        model_name::ModelPattern,
+        money::{Budget, Currency, Money, UNIT, Window, decimal},
+        spending::{Account, Counter, Crossed, Span, Spender, Spending, Sums},
     },
     store::{
         files,
@@ -80,6 +87,12 @@ struct Saved {
     /// The part of it that this data folder spent. Copies of before do not tell it.
     #[serde(default)]
     own: u64,
+    /// The models that it is for, if not for all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    model: Option<String>,
+    /// The highest threshold that was told in this window, in billionths.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    warned: Option<u64>,
 }
 
 impl Spent {
@@ -90,7 +103,9 @@ impl Spent {
         for saved in copy.unwrap_or_default() {
             if let Some(account) = saved.account() {
                 let own = saved.own.min(saved.spent);
-                spending.counter(account).believe(own, saved.spent - own);
+                let counter = spending.counter(account, u64::MAX);
+                counter.believe(own, saved.spent - own);
+                counter.was_warned(saved.warned.unwrap_or_default());
             }
         }
         let pace = Pace { read: HashMap::new(), rests_until: Instant::now() };
@@ -109,9 +124,9 @@ impl Spent {
 
     /// What the database says.
     async fn sums(&self, database: &mut Database, account: &Account, wish: u64) -> Result<Sums, DatabaseError> {
-        let Account { spender, name, currency, window: _, span } = account;
+        let Account { spender, name, model, currency, window: _, span } = account;
         let asked = self.millis();
-        let sums = database.spent_by_origin(*spender, name, span.from, span.to).await?;
+        let sums = database.spent_by_origin(*spender, name, model.as_ref(), span.from, span.to).await?;
         let exchange = self.spending.exchange();
         let (mut own, mut others) = (0, Vec::new());
         for (origin, sums) in sums {
@@ -151,10 +166,10 @@ impl Spent {
     /// Rows of this process are in the database: what they cost is in its next sums.
     pub(super) fn stored(&self, rows: &[Row<'_>]) {
         let exchange = self.spending.exchange();
-        let mut by_name: HashMap<(Spender, &str), Vec<(u64, Money)>> = HashMap::new();
+        let mut by_name: HashMap<(Spender, &str), Vec<(&Row<'_>, Money)>> = HashMap::new();
         for row in rows {
             let Some((nano, price)) = row.cost.zip(row.price) else { continue };
-            let paid = (row.id.millis(), Money { nano, currency: price.currency });
+            let paid = (row, Money { nano, currency: price.currency });
             for (spender, name) in [(Spender::Key, row.key), (Spender::Group, row.group)] {
                 if let Some(name) = name {
                     by_name.entry((spender, name)).or_default().push(paid);
@@ -165,9 +180,15 @@ impl Spent {
             return;
         }
         for (account, counter) in self.spending.accounts(self.millis()) {
-            let Account { spender, name, currency, window: _, span } = &account;
+            let Account { spender, name, model, currency, window: _, span } = &account;
             let rows = by_name.get(&(*spender, &**name)).into_iter().flatten();
-            for (_, cost) in rows.filter(|(began, _)| (span.from..span.to).contains(began)) {
+            let is_of_it = |row: &Row<'_>| {
+                let asks = |pattern: &ModelPattern| {
+                    row.model.is_some_and(|model| pattern.matches(model, |name| row.upstream == Some(name)))
+                };
+                (span.from..span.to).contains(&row.id.millis()) && model.as_ref().is_none_or(asks)
+            };
+            for (_, cost) in rows.filter(|(row, _)| is_of_it(row)) {
                 counter.is_stored(exchange.convert(cost.nano, cost.currency, *currency).unwrap_or_default());
             }
         }
@@ -184,6 +205,23 @@ impl Spent {
                 };
                 name.as_deref() != Some(&*account.name) || !(account.span.from..account.span.to).contains(&row.began)
             });
+        }
+    }
+
+    /// Tells which budgets have reached a threshold, once for each window and threshold.
+    pub(super) fn warn(&self, condition: &Condition) {
+        for Crossed { account, threshold, limit, spent } in self.spending.crossed() {
+            condition.budget_warnings.fetch_add(1, Ordering::Relaxed);
+            let Account { spender, name, model, currency, window, span: _ } = account;
+            tracing::warn!(
+                whose = spender.name(),
+                name = &*name,
+                model = model.as_ref().map(|model| &*model.0),
+                budget = %Budget { money: Money { nano: limit, currency }, window, starts_on: 1 },
+                spent = decimal(spent),
+                percent = threshold / (UNIT / 100),
+                "a budget has reached a threshold of `warn_at`: at 100 percent its requests are refused"
+            );
         }
     }
 
@@ -208,7 +246,7 @@ impl Spent {
 
 impl Saved {
     fn of((account, counter): &(Account, Arc<Counter>)) -> Self {
-        let Account { spender, name, currency, window, span } = account;
+        let Account { spender, name, model, currency, window, span } = account;
         Self {
             spender: spender.name().to_owned(),
             name: name.to_string(),
@@ -218,6 +256,8 @@ impl Saved {
             to: span.to,
             spent: counter.spent(),
             own: counter.mine().total,
+            model: model.as_ref().map(|model| model.0.to_string()),
+            warned: Some(counter.warned()).filter(|warned| *warned > 0),
         }
     }
 
@@ -225,7 +265,8 @@ impl Saved {
         let spender = [Spender::Key, Spender::Group].into_iter().find(|one| one.name() == self.spender)?;
         let window = Window::ALL.into_iter().find(|one| one.name() == self.window)?;
         let (currency, span) = (Currency::named(&self.currency)?, Span { from: self.from, to: self.to });
-        Some(Account { spender, name: self.name.as_str().into(), currency, window, span })
+        let model = self.model.as_deref().map(|model| ModelPattern(model.into()));
+        Some(Account { spender, name: self.name.as_str().into(), model, currency, window, span })
     }
 }
 
@@ -238,6 +279,7 @@ mod tests {
         let account = |name: &str| Account {
             spender: Spender::Key,
             name: name.into(),
+            model: None,
             currency: Currency::Cny,
             window: Window::Day,
             span: Span::default(),

@@ -8,7 +8,7 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use crate::domain::ledger::{Condition, State};
+use crate::domain::ledger::{Condition, Polled, State};
 
 /// `state`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -22,12 +22,24 @@ struct FaultLabels {
     fault: &'static str,
 }
 
+/// `result` (`over`, `under_way`, `gone`, `failed`).
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PollLabels {
+    result: &'static str,
+}
+
 #[derive(Debug)]
 pub(super) struct Shown {
     /// Rows that this process wrote to the database.
     rows: Family<StateLabels, Counter>,
     /// Rows that the database took in no form.
     aside: Counter,
+    /// Rows of responses in the background that are not over.
+    pending: Gauge,
+    /// Calls that were made for them.
+    polls: Family<PollLabels, Counter>,
+    /// Thresholds that budgets reached.
+    warnings: Counter,
     /// Requests that are over and not in the database yet.
     waiting: Gauge,
     /// What the journal holds.
@@ -40,12 +52,17 @@ impl Shown {
     pub(super) fn new(registry: &mut Registry) -> Self {
         let (rows, faults) = (Family::<StateLabels, Counter>::default(), Family::<FaultLabels, Gauge>::default());
         let (aside, waiting, journal) = (Counter::default(), Gauge::default(), Gauge::default());
+        let (pending, polls) = (Gauge::default(), Family::<PollLabels, Counter>::default());
+        registry.register("ledger_pending", "Responses in the background that this process asks for", pending.clone());
+        registry.register("ledger_polls", "Calls made for responses in the background", polls.clone());
+        let warnings = Counter::default();
+        registry.register("budget_warnings", "Thresholds of warn_at that budgets reached", warnings.clone());
         registry.register("ledger_rows", "Rows of the ledger written to the database", rows.clone());
         registry.register("ledger_rows_put_aside", "Rows that the database took in no form", aside.clone());
         registry.register("ledger_waiting", "Requests that are over and not in the database yet", waiting.clone());
         registry.register_with_unit("ledger_journal", "Size of the ledger's journal", Unit::Bytes, journal.clone());
         registry.register("ledger_fault", "1 = a part of the ledger does not work", faults.clone());
-        Self { rows, aside, waiting, journal, faults }
+        Self { rows, aside, pending, polls, warnings, waiting, journal, faults }
     }
 
     pub(super) fn show(&self, condition: &Condition) {
@@ -57,6 +74,12 @@ impl Shown {
             shown.inner().store(count.load(Ordering::Relaxed), Ordering::Relaxed);
         }
         self.aside.inner().store(condition.put_aside.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.pending.set(gauge(condition.pending.load(Ordering::Relaxed)));
+        for (polled, count) in Polled::ALL.iter().zip(&condition.polls) {
+            let shown = self.polls.get_or_create(&PollLabels { result: polled.name() });
+            shown.inner().store(count.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+        self.warnings.inner().store(condition.budget_warnings.load(Ordering::Relaxed), Ordering::Relaxed);
         self.waiting.set(gauge(condition.waiting()));
         self.journal.set(gauge(condition.journal_bytes.load(Ordering::Relaxed)));
         for (fault, fails) in condition.faults() {

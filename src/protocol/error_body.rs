@@ -18,13 +18,12 @@ static PATHS: Paths = Paths::new(&[
     &["msg"],
     &["detail"],
     &["error_code"],
+    &["status"],
     &["error", "error_code"],
     &["Error", "Code"],
-    &["status"],
 ]);
-const CODES: [usize; 2] = [0, 1];
-const KINDS: [usize; 3] = [2, 3, 4];
-const OTHERS: [usize; 4] = [10, 11, 12, 13];
+const CODES: [usize; 5] = [0, 1, 10, 12, 13];
+const KINDS: [usize; 4] = [2, 3, 4, 11];
 const MESSAGES: [usize; 5] = [5, 7, 6, 8, 9];
 
 /// Levels of nesting over this are not read: error objects have three or four.
@@ -42,9 +41,6 @@ pub struct ErrorBody {
     pub kind: Option<Box<str>>,
     /// The message: `error.message`, `error` itself, `message`, `msg` or `detail`. Without any JSON, the whole text.
     pub message: String,
-    /// Further codes, which some providers put elsewhere: `error_code`, `Error.Code`, `status`, `errors[].code`,
-    /// `error.details[].reason` (Gemini).
-    pub others: Vec<Box<str>>,
 }
 
 impl ErrorBody {
@@ -69,17 +65,12 @@ impl ErrorBody {
             }
         };
         let first = |paths: &[usize]| paths.iter().find_map(|path| text(*path).filter(|text| !text.is_empty()));
+        let listed = Listed::read(object);
         Self {
-            code: first(&CODES).map(Into::into),
-            kind: first(&KINDS).map(Into::into),
-            message: first(&MESSAGES).unwrap_or_default(),
-            others: OTHERS.iter().filter_map(|path| text(*path)).chain(listed(object)).map(Into::into).collect(),
+            code: first(&CODES).or(listed.code).map(Into::into),
+            kind: listed.reason.or_else(|| first(&KINDS)).map(Into::into),
+            message: first(&MESSAGES).or(listed.message).unwrap_or_default(),
         }
-    }
-
-    /// All that may be a code.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.code.iter().chain(&self.kind).chain(&self.others).map(|name| &**name)
     }
 
     /// The code, or else the type, if a log may show it.
@@ -90,23 +81,38 @@ impl ErrorBody {
     }
 }
 
+/// What stands in lists, of which the scanner reads nothing: the first of `errors`, and Gemini's `error.details[].reason`.
+#[derive(Default)]
+struct Listed {
+    code: Option<String>,
+    reason: Option<String>,
+    message: Option<String>,
+}
+
+impl Listed {
+    fn read(body: &[u8]) -> Self {
+        let has = |name: &[u8]| memchr::memmem::find(body, name).is_some();
+        if !has(b"\"errors\"") && !has(b"\"reason\"") {
+            return Self::default();
+        }
+        // The beginning of a body that was cut is none of these.
+        let Ok(value) = serde_json::from_slice::<serde_json::Value>(body) else { return Self::default() };
+        let text = |value: Option<&serde_json::Value>| value.and_then(|value| value.as_str()).map(ToOwned::to_owned);
+        let first = value.get("errors").and_then(|errors| errors.get(0));
+        let named = |name: &str| text(first.and_then(|first| first.get(name)));
+        let details = value.get("error").and_then(|error| error.get("details")).and_then(|details| details.as_array());
+        Self {
+            code: named("code").or_else(|| named("type")),
+            reason: details.and_then(|details| details.iter().find_map(|detail| text(detail.get("reason")))),
+            message: named("message"),
+        }
+    }
+}
+
 /// A string that is longer than the scanner keeps, unescaped.
 fn long(body: &[u8], range: &std::ops::Range<u64>) -> Option<String> {
     let at = |place: u64| usize::try_from(place).unwrap_or(usize::MAX);
     serde_json::from_slice(body.get(at(range.start)..at(range.end))?).ok()
-}
-
-/// The codes that stand in arrays. Only of a body that is whole: such bodies are short.
-fn listed(body: &[u8]) -> Vec<String> {
-    let Some(Ok(body)) = serde_json::Deserializer::from_slice(body).into_iter::<serde_json::Value>().next() else {
-        return Vec::new();
-    };
-    let each = [("/errors", "code"), ("/error/details", "reason"), ("/error/errors", "reason")];
-    let of = |(list, name): (&str, &str)| {
-        let items = body.pointer(list).and_then(serde_json::Value::as_array).into_iter().flatten();
-        items.filter_map(|item| item.get(name)?.as_str().map(str::to_owned)).take(8).collect::<Vec<_>>()
-    };
-    each.into_iter().flat_map(of).collect()
 }
 
 #[cfg(test)]
@@ -114,7 +120,7 @@ mod tests {
     use super::*;
 
     fn read(body: &str) -> (Option<String>, Option<String>, String) {
-        let ErrorBody { code, kind, message, .. } = ErrorBody::read(body.as_bytes());
+        let ErrorBody { code, kind, message } = ErrorBody::read(body.as_bytes());
         (code.map(Into::into), kind.map(Into::into), message)
     }
 
@@ -141,6 +147,15 @@ mod tests {
             (r#"{"message":"m"}"#, "", "", "m"),
             (r#"{"msg":"m","code":"c"}"#, "c", "", "m"),
             (r#"{"detail":"m"}"#, "", "", "m"),
+            (r#"{"error_code":"InvalidApiKey","error_msg":"m"}"#, "InvalidApiKey", "", ""),
+            (r#"{"status":"INVALID_API_KEY","message":"m"}"#, "", "INVALID_API_KEY", "m"),
+            (r#"{"errors":[{"code":"invalid_api_key","message":"m"}]}"#, "invalid_api_key", "", "m"),
+            (
+                r#"{"error":{"code":400,"message":"m","status":"INVALID_ARGUMENT","details":[{"a":1},{"reason":"API_KEY_INVALID"}]}}"#,
+                "400",
+                "API_KEY_INVALID",
+                "m",
+            ),
             (r#"{"detail":[{"msg":"m"}]}"#, "", "", ""),
             (r#"{"error":{"message":"\u4f59\u989d","code":null,"type":""}}"#, "", "", "余额"),
             ("Invalid API key", "", "", "Invalid API key"),

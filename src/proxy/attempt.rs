@@ -261,16 +261,23 @@ async fn judge(
         return Err(Failure::of(Scope::Upstream, Some(Verdict::Failed), answer));
     }
 
+    let is_not_found = head.status == StatusCode::NOT_FOUND;
+    if !is_not_found && !endpoint.has_ids() {
+        upstream.answered(head.status);
+    }
     if fault::is_about_the_url(head.status, &config.error_rules)
         && media != Media::Json
         && !Box::pin(body.begins_with(b'{', ERROR_CODE_WITHIN)).await
     {
         lease.tell(Verdict::Declined);
+        if is_not_found && !endpoint.has_ids() {
+            upstream.answered(head.status);
+        }
         let answer = Failed::Ours(Refusal::not_there(endpoint));
         return Err(Failure::of(Scope::Connection, Some(Verdict::Declined), answer));
     }
 
-    let (source, said) = if fault::depends_on_body(head.status, config) {
+    let (source, said) = if fault::depends_on_body(head.status) {
         let within =
             if fault::body_matters(head.status, &config.error_rules) { ERROR_BODY_WITHIN } else { ERROR_CODE_WITHIN };
         // Boxed, as what is rare shall not make the future of every request larger.
@@ -279,6 +286,9 @@ async fn judge(
         (body, ErrorBody::default())
     };
     let Judgement { blame, leads_on } = fault::judge(head.status, &said, config);
+    if is_not_found && !endpoint.has_ids() && blame != Blame::Model {
+        upstream.answered(head.status);
+    }
     let is_ours = matches!(blame, Blame::Credential | Blame::Balance | Blame::Payment);
     if is_ours {
         settlement.outcome().upstream_code = said.logged();

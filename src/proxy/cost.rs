@@ -49,10 +49,9 @@ pub fn unpriced(tables: &Tables, config: &Config, now: u64) -> String {
         return out;
     }
     for (index, key) in config.keys.iter().enumerate() {
-        let caller = tables.keys.named(&key.name).filter(|_| tables.limits.has_budgets(index));
-        let Some(caller) = caller else { continue };
-        let hit: Vec<String> =
-            names(config, key).filter_map(|name| without_price(tables, &caller, name, now)).collect();
+        let Some(caller) = tables.keys.named(&key.name) else { continue };
+        let names = names(config, key).filter(|name| tables.limits.has_budgets(index, Some(name)));
+        let hit: Vec<String> = names.filter_map(|name| without_price(tables, &caller, name, now)).collect();
         if !hit.is_empty() {
             // Writing to a string cannot fail.
             let _ = writeln!(out, "  {}: {}", key.name, hit.join(", "));

@@ -3,6 +3,7 @@
 mod body;
 mod head;
 mod state;
+mod url;
 
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
@@ -14,15 +15,22 @@ use http::{
 use http_body::Body;
 use serde::Serialize;
 
+pub(super) use url::rejected;
+
 use super::{
     Answer, Arrival, Proxy,
     closing::Closing,
-    quota,
-    status::{kind, may_heal, status},
+    quota::{self, BudgetTerms},
+    status::{kind, may_heal, source, status},
 };
 use crate::{
     auth::{Caller, Stranger},
-    domain::{endpoint::Endpoint, id::RequestId, outcome::End, problem::Problem},
+    domain::{
+        endpoint::Endpoint,
+        id::RequestId,
+        outcome::{End, Rejected},
+        problem::Problem,
+    },
     limits::{Kind, Limited, Quotas},
 };
 
@@ -30,6 +38,8 @@ use crate::{
 pub const REQUEST_ID: &str = "x-tidegate-request-id";
 /// The id that SDKs show: the upstream's if it sent one, else ours.
 pub const CLIENT_REQUEST_ID: &str = "x-request-id";
+/// Whose error an error answer is: `upstream` or `gateway`.
+pub const ERROR_SOURCE: &str = "x-tidegate-error-source";
 const SHOULD_RETRY: &str = "x-should-retry";
 /// Seconds: what is full now mostly has room a moment later, and a 503 without it makes Codex come back at once.
 const RETRY_SOON: &str = "1";
@@ -43,18 +53,32 @@ pub struct Refusal {
     problem: Problem,
     message: Cow<'static, str>,
     param: Option<&'static str>,
+    /// In place of the status that the problem has by default.
+    status: Option<StatusCode>,
     allow: Option<Cow<'static, str>>,
     /// When to come back.
     after: Option<Duration>,
     /// Of a limit: how the limits stand.
     quotas: Option<Box<Quotas>>,
+    /// What the log says beside.
+    rejected: Option<Box<Rejected>>,
     /// The rest of the request's body is not read: the connection cannot be used again.
     close: bool,
 }
 
 impl Refusal {
     fn new(problem: Problem, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { problem, message: message.into(), param: None, allow: None, after: None, quotas: None, close: false }
+        Self {
+            problem,
+            message: message.into(),
+            param: None,
+            status: None,
+            allow: None,
+            after: None,
+            quotas: None,
+            rejected: None,
+            close: false,
+        }
     }
 
     fn about(mut self, param: &'static str) -> Self {
@@ -75,39 +99,29 @@ impl Refusal {
         if body.is_end_stream() { self } else { self.closing() }
     }
 
-    /// Nobody, or nobody we know. The key is not repeated, not even masked; that it is disabled, has ended or comes from
-    /// elsewhere is told to the log alone.
-    pub fn stranger(why: Stranger) -> Self {
-        let message = match why {
-            Stranger::NoKey => "You didn't provide an API key. Send one as `Authorization: Bearer <key>`.",
-            Stranger::SeveralKeys => return Self::repeated_header("Authorization"),
-            Stranger::UnknownKey => UNKNOWN_KEY,
-            Stranger::Refused(key, why) => {
-                tracing::info!(key = &*key, why, "a key was refused");
-                UNKNOWN_KEY
-            }
+    /// A request without a key that may be used. The key is not repeated, not even masked; that it is disabled, has ended or comes
+    /// from elsewhere is told to the log alone.
+    pub(super) fn stranger(why: Stranger, mut rejected: Rejected) -> Self {
+        let (message, reason) = match &why {
+            Stranger::NoKey => ("You didn't provide an API key. Send one as `Authorization: Bearer <key>`.", "no_key"),
+            Stranger::SeveralKeys => ("", "several_keys"),
+            Stranger::UnknownKey => (UNKNOWN_KEY, "unknown"),
+            Stranger::Refused(_, why) => (UNKNOWN_KEY, *why),
             Stranger::Unread => {
-                let message = "The keys of this gateway cannot be read right now. Please try again in a moment.";
-                return Self::new(Problem::KeysUnavailable, message);
+                ("The keys of this gateway cannot be read right now. Please try again in a moment.", "keys_unread")
             }
         };
-        Self::new(Problem::InvalidApiKey, message)
-    }
-
-    /// A path that does not exist. It is not repeated: it may hold anything.
-    pub fn unknown_url() -> Self {
-        Self::new(
-            Problem::UnknownUrl,
-            "There is nothing at this URL. This gateway serves /v1/responses and what is below it, /v1/conversations, \
-             /v1/chat/completions, other endpoints with a model, and GET /v1/models.",
-        )
-    }
-
-    /// A path that exists, for other methods.
-    pub fn method_not_allowed(allow: impl Into<Cow<'static, str>>) -> Self {
-        let allow = allow.into();
-        let mut refusal = Self::new(Problem::MethodNotAllowed, format!("This URL takes only {allow}."));
-        refusal.allow = Some(allow);
+        let mut refusal = match &why {
+            Stranger::SeveralKeys => Self::repeated_header("Authorization"),
+            Stranger::Unread => Self::new(Problem::KeysUnavailable, message),
+            _ => Self::new(Problem::InvalidApiKey, message),
+        };
+        rejected.reason = Some(reason);
+        if let Stranger::Refused(key, _) = why {
+            rejected.key = Some(key);
+            rejected.key_begins = None;
+        }
+        refusal.rejected = Some(Box::new(rejected));
         refusal
     }
 
@@ -130,11 +144,6 @@ impl Refusal {
     /// Nobody who could be asked has the endpoint.
     pub(super) fn not_served(endpoint: Endpoint) -> Self {
         Self::unsupported(endpoint, "No provider that could be asked serves")
-    }
-
-    /// There are several, and nobody says which.
-    pub(super) fn no_home(endpoint: Endpoint) -> Self {
-        Self::unsupported(endpoint, "This gateway is not told which provider to ask (`[routing] default_upstream`) for")
     }
 
     /// The provider itself says that it does not have the endpoint.
@@ -198,34 +207,38 @@ impl Refusal {
     }
 
     /// A limit of the key or its group is reached.
-    pub(super) fn limited(limited: &Limited) -> Self {
-        let Limited { kind, whose, name, after, quotas } = limited;
-        let whose = whose.name();
+    pub(super) fn limited(limited: &Limited, terms: &BudgetTerms) -> Self {
+        let Limited { kind, whose, name, model, after, quotas } = limited;
+        let model = model.as_ref().map(|model| format!(" for the model `{model}`")).unwrap_or_default();
+        let bare = format!("{} `{name}`{model}", whose.name());
+        let whose = format!("the {bare}");
         let soon = quota::written(*after);
-        let rate = |limit, of| {
-            format!("Rate limit reached for the {whose} `{name}`: {limit} {of} per minute. Please try again in {soon}.")
-        };
+        let rate =
+            |limit, of| format!("Rate limit reached for {whose}: {limit} {of} per minute. Please try again in {soon}.");
         let (problem, message) = match kind {
             Kind::Requests(limit) => (Problem::RequestLimit, rate(limit, "requests")),
             Kind::Tokens(limit) => (Problem::TokenLimit, rate(limit, "tokens")),
             Kind::InFlight(limit) => (
                 Problem::InFlightLimit,
                 format!(
-                    "The {whose} `{name}` has {limit} requests under way, as many as it may. Please try again when one has ended."
+                    "The {bare} has {limit} requests under way, as many as it may. Please try again when one has ended."
                 ),
             ),
             Kind::Reserved(budget) => (
                 Problem::BudgetReserved,
                 format!(
-                    "What is left of the budget of {budget} of the {whose} `{name}` is set aside by requests under way. Please try again in a moment."
+                    "What is left of the budget of {budget} of {whose} is set aside by requests under way. Please try again in a moment."
                 ),
             ),
-            Kind::Budget(budget, span) => (Problem::BudgetSpent, quota::spent(whose, name, budget, span)),
+            Kind::Budget { budget, span, spent } => (Problem::BudgetSpent, terms.spent(&whose, *budget, *spent, *span)),
         };
         let mut refusal = Self::new(problem, message);
         // What is spent does not come back while an SDK waits.
-        let comes_back = !matches!(kind, Kind::Budget(..));
-        refusal.after = comes_back.then_some(*after);
+        if problem == Problem::BudgetSpent {
+            refusal.status = Some(terms.status);
+        } else {
+            refusal.after = Some(*after);
+        }
         refusal.quotas = Some(Box::new(*quotas));
         refusal
     }
@@ -244,15 +257,24 @@ impl Refusal {
     }
 
     /// Settles the record with this error and makes the response.
-    pub(super) fn answer(self, mut closing: Closing) -> Response<Answer> {
-        let id = closing.settlement.outcome().id;
+    pub(super) fn answer(mut self, mut closing: Closing) -> Response<Answer> {
+        let outcome = closing.settlement.outcome();
+        let id = outcome.id;
+        if let Some(rejected) = self.rejected.take() {
+            outcome.key = rejected.key.clone().or(outcome.key.take());
+            outcome.rejected = Some(rejected);
+        }
         if self.problem == Problem::RequestAborted {
             // Nobody is there to read the answer.
             closing.close(End::ClientGone);
         } else {
-            closing.refuse(self.problem, status(self.problem));
+            closing.refuse(self.problem, self.status());
         }
         self.response(id)
+    }
+
+    fn status(&self) -> StatusCode {
+        self.status.unwrap_or_else(|| status(self.problem))
     }
 
     /// The error as JSON.
@@ -264,11 +286,12 @@ impl Refusal {
     }
 
     fn response(self, id: RequestId) -> Response<Answer> {
-        let status = status(self.problem);
+        let status = self.status();
         let mut response = Response::new(Answer::whole(self.body()));
         *response.status_mut() = status;
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(ERROR_SOURCE, HeaderValue::from_static(source(self.problem)));
         if !may_heal(self.problem) {
             headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
         }

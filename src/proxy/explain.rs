@@ -182,7 +182,7 @@ impl Explanation<'_> {
         let Tables { prices, limits, .. } = self.tables;
         let mut could = self.all.iter().filter(|candidate| !matches!(candidate.bar, Some(Bar::Key | Bar::Surface)));
         prices.unpriced() == Unpriced::Refuse
-            && limits.has_budgets(self.caller.index)
+            && limits.has_budgets(self.caller.index, Some(self.model))
             && could.any(|candidate| self.price_at(candidate).is_none())
     }
 

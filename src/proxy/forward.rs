@@ -12,7 +12,7 @@ use super::{
     attempt::Call,
     closing::Closing,
     cost::dearest,
-    error::Refusal,
+    error::{Refusal, rejected},
     failover::{Failover, Wish},
     place::{Place, able, place},
     quota,
@@ -23,6 +23,7 @@ use super::{
 };
 use crate::{
     auth::Caller,
+    config::OnClientGone,
     domain::{
         chance,
         endpoint::{Carries, Endpoint, Shape, Surface},
@@ -49,7 +50,7 @@ where
     let tables = proxy.tables();
     let mut closing = Closing::from(tables.open(&arrival));
     let admitted = admit(&tables, &arrival, &mut closing, endpoint, request).await;
-    let read_on = admitted.as_ref().ok().and_then(|admitted| proxy.read_on(&tables, &admitted.caller, &arrival));
+    let read_on = admitted.as_ref().ok().and_then(|admitted| proxy.read_on(&tables, admitted, &arrival));
     let (closing, obtained) = match admitted {
         Err(refusal) => (closing, Err(refusal)),
         Ok(admitted) => match &read_on {
@@ -83,6 +84,15 @@ impl Admitted {
     /// The query of its URL, without the `?`.
     pub(super) fn query(&self) -> &str {
         self.head.uri.query().unwrap_or_default()
+    }
+
+    /// Whether the answer is read on by default should its client leave: the key or its group has a budget, a model works for
+    /// the request, and the request asks for no stream, so that the provider computes and bills all of the answer in any case.
+    pub(super) fn is_read_on_by_default(&self, tables: &Tables) -> bool {
+        self.caller.on_client_gone == OnClientGone::ByCost
+            && !self.received.stream
+            && !self.endpoint.is_free()
+            && tables.limits.has_budgets(self.caller.index, self.received.model.as_ref().map(|model| &*model.name))
     }
 }
 
@@ -131,7 +141,7 @@ fn refuse(tables: &Tables, refused: Refused) -> Refusal {
     match refused {
         Refused::Limited(limited) => {
             tables.metrics.limited(limited.kind.name(), limited.whose.name());
-            Refusal::limited(&limited)
+            Refusal::limited(&limited, &tables.budget_terms)
         }
         Refused::Unknown => Refusal::limits_unavailable(),
     }
@@ -188,8 +198,8 @@ async fn obtain(
             tables.limits.estimate(permit, caller.owner, route.model, received.rope.len(), endpoint.has_output());
         settlement.outcome().estimate = Some(estimate);
         let began = settlement.outcome().id.millis();
-        let costs = if permit.has_budgets() {
-            let asked = received.model.as_ref().map(|model| &*model.name);
+        let asked = received.model.as_ref().map(|model| &*model.name);
+        let costs = if permit.asks_for(asked) {
             dearest(tables, able(tables, caller, &route, *endpoint), asked, estimate, began)?
         } else {
             Costs::default()
@@ -278,5 +288,6 @@ fn preference(caller: &Caller, received: &Received, headers: &HeaderMap) -> Opti
 /// # Errors
 /// When nobody known does.
 pub fn caller(tables: &Tables, headers: &HeaderMap, arrival: &Arrival) -> Result<Arc<Caller>, Refusal> {
-    tables.keys.authenticate(headers, arrival.visit()).map_err(Refusal::stranger)
+    let refuse = |why| Refusal::stranger(why, rejected(tables, headers, arrival));
+    tables.keys.authenticate(headers, arrival.visit()).map_err(refuse)
 }

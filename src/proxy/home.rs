@@ -3,8 +3,9 @@
 use super::{Tables, error::Refusal};
 use crate::{auth::Caller, domain::endpoint::Resource, routing::Route};
 
-/// The home of what `resource` names, or of what is made where nothing is named: `[routing] default_upstream`, or the only
-/// upstream that the caller may use and that has this part of the API. Nobody else is ever asked: what lives in one
+/// The home of what `resource` names, or of what is made where nothing is named. The only upstream that the caller may use and
+/// that has this part of the API is the home. Of several, `[routing] default_upstream` is; without it, new objects are made at
+/// the first one of the file, and an id that is not known is refused. No second upstream is ever asked: what lives in one
 /// account is unknown in all others.
 pub(super) fn home_of(tables: &Tables, caller: &Caller, resource: &Resource<'_>) -> Result<Route<'static>, Refusal> {
     let endpoint = resource.endpoint;
@@ -13,11 +14,13 @@ pub(super) fn home_of(tables: &Tables, caller: &Caller, resource: &Resource<'_>)
         has && caller.may_use(upstream)
     };
     let mut able = (0..tables.upstreams.len()).filter(|upstream| serves(*upstream));
-    let home = match (able.next(), able.next()) {
-        (None, _) => return Err(Refusal::not_served(endpoint)),
-        (Some(only), None) => Some(only),
-        (Some(_), Some(_)) => tables.routes.default_upstream().filter(|default| serves(*default)),
+    let (first, second) = (able.next().ok_or_else(|| Refusal::not_served(endpoint))?, able.next());
+    let default = tables.routes.default_upstream().filter(|default| serves(*default));
+    let home = match (second, default) {
+        (None, _) => first,
+        (Some(_), Some(default)) => default,
+        (Some(_), None) if endpoint.has_ids() => return Err(Refusal::unknown_id()),
+        (Some(_), None) => first,
     };
-    let unknown = || if endpoint.has_ids() { Refusal::unknown_id() } else { Refusal::no_home(endpoint) };
-    home.map(|upstream| Route::to(upstream, None)).ok_or_else(unknown)
+    Ok(Route::to(home, None))
 }

@@ -1,6 +1,7 @@
 //! The gateway itself: joins keys, routes, upstreams and metering into the path of one request ([`forward`]).
 
 mod attempt;
+mod catalogue;
 mod closing;
 pub mod cost;
 pub mod error;
@@ -12,6 +13,7 @@ mod intake;
 mod learning;
 mod observer;
 mod place;
+pub mod polls;
 mod quota;
 mod read_on;
 mod receive;
@@ -20,6 +22,7 @@ mod request_head;
 mod respond;
 mod silence;
 mod source;
+pub mod statement;
 mod status;
 mod turn;
 
@@ -28,12 +31,13 @@ use std::{
     sync::{Arc, PoisonError, RwLock, atomic::AtomicUsize},
 };
 
+use jiff::tz::TimeZone;
 use rustls::ClientConfig;
 use tokio::time::Instant;
 
 use crate::{
     affinity::Origins,
-    auth::{Caller, Keys, Visit},
+    auth::{Keys, Visit},
     billing::Prices,
     config::{self, Config, OnClientGone, Retries, Timeouts, UnknownIds},
     domain::{
@@ -42,10 +46,11 @@ use crate::{
         clock::Clock,
         departure::Departure,
         id::{RequestId, RequestIds},
+        money::Exchange,
         spending::Spending,
     },
     limits::{Limits, Meters, Shared},
-    metering::{Ledger, Settlement},
+    metering::{Ledger, Settlement, Statements},
     metrics::{Metrics, WorkerMetrics},
     protocol::body::BLOCK,
     routing::Routes,
@@ -55,7 +60,10 @@ use crate::{
     },
 };
 
+use catalogue::Catalogue;
+use forward::Admitted;
 use learning::Learning;
+use quota::BudgetTerms;
 use read_on::ReadOn;
 pub use read_on::Readers;
 pub use respond::Answer;
@@ -88,7 +96,13 @@ pub struct Tables {
     timeouts: Timeouts,
     max_body_bytes: u64,
     client_gone_drain: u64,
+    budget_terms: BudgetTerms,
     unknown_ids: Option<UnknownIds>,
+    /// Where days begin.
+    time_zone: TimeZone,
+    exchange: Exchange,
+    /// Whether the log names the address of clients that are refused.
+    logs_client_ip: bool,
     /// Memory for the bodies of requests, by the place of their key in the configuration.
     body_memory: Vec<Share>,
 }
@@ -200,6 +214,7 @@ impl Tables {
             let kept = previous.and_then(|previous| previous.sender_like(upstream, &config.timeouts));
             kept.unwrap_or_else(|| Sender::new(upstream, &config.timeouts, tls))
         });
+        let budget_terms = BudgetTerms::new(&config);
         Ok(Self {
             keys: Keys::new(&config, &metrics.keys),
             limits: Limits::new(&config, &common.meters),
@@ -212,7 +227,11 @@ impl Tables {
             timeouts: config.timeouts,
             max_body_bytes: config.server.max_body_bytes,
             client_gone_drain: config.server.client_gone_drain,
+            budget_terms,
             unknown_ids: config.affinity.unknown_ids,
+            time_zone: config.money.time_zone.clone(),
+            exchange: Exchange { cny_per_usd: config.money.cny_per_usd },
+            logs_client_ip: config.log.client_ip,
             body_memory: common.body_memory(metrics),
         })
     }
@@ -259,6 +278,10 @@ pub struct Proxy {
     pub origins: Arc<Origins>,
     /// The same, as answers write to it.
     learning: Arc<Learning>,
+    /// What upstreams list.
+    catalogue: Catalogue,
+    /// What keys used.
+    statements: Statements,
 }
 
 /// What works beside a worker.
@@ -270,6 +293,8 @@ pub struct Beside {
     pub readers: Arc<Readers>,
     /// Where state came from.
     pub origins: Arc<Origins>,
+    /// What keys used.
+    pub statements: Statements,
 }
 
 /// What is known of a request before its head is looked at.
@@ -300,10 +325,11 @@ impl Proxy {
         dice: Arc<Dice>,
     ) -> Result<Self, NoChance> {
         let (tables, ids) = (RwLock::new(Arc::new(tables)), RequestIds::new(clock, chance)?);
-        let Beside { ledger, readers, origins } = beside;
+        let Beside { ledger, readers, origins, statements } = beside;
         let turn = AtomicUsize::new(0);
         let learning = Arc::new(Learning::new(Arc::clone(&origins), clock));
-        Ok(Self { tables, ids, clock, dice, turn, ledger, readers, origins, learning })
+        let catalogue = Catalogue::default();
+        Ok(Self { tables, ids, clock, dice, turn, ledger, readers, origins, learning, catalogue, statements })
     }
 
     /// The tables of another configuration for this worker, to be [swapped](Self::swap) in.
@@ -344,13 +370,15 @@ impl Proxy {
         &self.dice
     }
 
-    /// How an answer for `caller` is read on should its client leave; none where it is not.
-    fn read_on(&self, tables: &Tables, caller: &Caller, arrival: &Arrival) -> Option<ReadOn> {
-        (caller.on_client_gone == OnClientGone::Drain).then(|| ReadOn {
+    /// How the answer to an admitted request is read on should its client leave; none where it is cancelled.
+    fn read_on(&self, tables: &Tables, admitted: &Admitted, arrival: &Arrival) -> Option<ReadOn> {
+        let drains = admitted.caller.on_client_gone == OnClientGone::Drain;
+        (drains || admitted.is_read_on_by_default(tables)).then(|| ReadOn {
             readers: Arc::clone(&self.readers),
             departure: arrival.departure.clone(),
             within: tables.timeouts.client_gone_drain,
             bytes: tables.client_gone_drain,
+            streams: drains,
         })
     }
 

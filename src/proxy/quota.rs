@@ -1,13 +1,16 @@
 //! How a caller's limits stand, in the headers that OpenAI has for it (docs/wire.md, section 3).
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use http::{HeaderMap, HeaderName, HeaderValue};
-
-use jiff::Timestamp;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use jiff::{Timestamp, tz::TimeZone};
 
 use crate::{
-    domain::{money::Budget, spending::Span},
+    config::Config,
+    domain::{
+        money::{Budget, Window, decimal},
+        spending::Span,
+    },
     limits::{Quota, Quotas},
 };
 
@@ -44,11 +47,38 @@ pub(super) fn write(headers: &mut HeaderMap, quotas: &Quotas) {
     }
 }
 
-/// That a budget is spent, and when there is one again.
-pub(super) fn spent(whose: &str, name: &str, budget: &Budget, span: &Span) -> String {
-    let again = i64::try_from(span.to).ok().and_then(|millis| Timestamp::from_millisecond(millis).ok());
-    let again = again.map(|again| format!(" There is one again from {again} on.")).unwrap_or_default();
-    format!("The {whose} `{name}` has spent its budget of {budget}.{again}")
+/// How a request is answered whose key or group has spent its budget.
+#[derive(Debug)]
+pub(super) struct BudgetTerms {
+    /// 429 or 402.
+    pub(super) status: StatusCode,
+    /// Whom people may ask.
+    contact: Option<Arc<str>>,
+    /// In which windows begin.
+    zone: TimeZone,
+}
+
+impl BudgetTerms {
+    /// Those of a configuration.
+    pub(super) fn new(config: &Config) -> Self {
+        let (money, contact) = (&config.money, config.server.contact.as_deref());
+        Self { status: money.budget_status, contact: contact.map(Arc::from), zone: money.time_zone.clone() }
+    }
+
+    /// The message: what was spent of what, when the budget renews, whom to ask. `whose` = as in "the key `a`".
+    pub(super) fn spent(&self, whose: &str, budget: Budget, spent: u64, span: Span) -> String {
+        let currency = budget.money.currency.name();
+        let again = i64::try_from(span.to).ok().and_then(|millis| Timestamp::from_millisecond(millis).ok());
+        let renews = match again.filter(|_| budget.window != Window::Total) {
+            Some(again) => {
+                let zone = self.zone.iana_name().unwrap_or("UTC");
+                format!("It renews on {} ({zone}).", again.to_zoned(self.zone.clone()).strftime("%Y-%m-%d at %H:%M"))
+            }
+            None => "It does not renew.".to_owned(),
+        };
+        let contact = self.contact.as_ref().map(|contact| format!(" Contact: {contact}")).unwrap_or_default();
+        format!("{} {currency} of the budget of {budget} of {whose} are spent. {renews}{contact}", decimal(spent))
+    }
 }
 
 /// `12ms`, `8.64s`, `6m0s`: as OpenAI writes them, and Go. Rounded up, so that nobody comes too early.

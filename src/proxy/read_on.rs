@@ -1,5 +1,5 @@
-//! Reading on after the client left, for keys with `on_client_gone = "drain"`: then what the answer cost is known to the
-//! token. What is read is looked at and dropped; it is bounded in time, in bytes and in number.
+//! Reading on after the client left (`on_client_gone`), so that the cost of the answer is known to the token. The bytes are looked
+//! at and dropped; reading is bounded in time, in bytes and in number.
 
 use std::{
     pin::Pin,
@@ -76,6 +76,8 @@ pub(super) struct ReadOn {
     pub(super) departure: Departure,
     pub(super) within: Duration,
     pub(super) bytes: u64,
+    /// Whether event streams are read on as well. Without it they are cancelled.
+    pub(super) streams: bool,
 }
 
 impl ReadOn {

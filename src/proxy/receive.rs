@@ -26,7 +26,7 @@ use crate::{
     },
     protocol::{
         body::Rope,
-        json::Value,
+        json::{Found, Value},
         references::request::{Request, RequestScan},
     },
 };
@@ -68,6 +68,8 @@ pub(super) struct Received {
     pub(super) cache_key: Option<Box<str>>,
     /// Whether `background` is true.
     pub(super) background: bool,
+    /// Whether `stream` is true.
+    pub(super) stream: bool,
     /// What it refers to, if it refers to anything.
     pub(super) state: Option<Box<Request>>,
 }
@@ -349,7 +351,7 @@ impl<'a> Scan<'a> {
                 Value::String(name) if name.is_empty() => return Err(Refusal::invalid_model("is empty.")),
                 Value::String(name) if !model_name::is_plain(&name) => {
                     return Err(Refusal::invalid_model(
-                        "has white space around it, or a control or invisible character in it. Send the plain name.",
+                        "has white space or an empty part around a slash or at an end, or a control or invisible character in it. Send the plain name.",
                     ));
                 }
                 Value::String(name) if name.len() <= MAX_MODEL => Some(Model { name, range: found.range }),
@@ -362,8 +364,9 @@ impl<'a> Scan<'a> {
             Some(Value::String(text)) if !text.is_empty() => Some(text),
             _ => None,
         };
-        let background = request.background.take().is_some_and(|found| found.value == Value::Bool(true));
+        let is_true = |found: Option<Found>| found.is_some_and(|found| found.value == Value::Bool(true));
+        let (background, stream) = (is_true(request.background.take()), is_true(request.stream.take()));
         let state = (!request.references.is_empty()).then(|| Box::new(request));
-        Ok(Received { rope: self.rope, model, cache_key, background, state })
+        Ok(Received { rope: self.rope, model, cache_key, background, stream, state })
     }
 }

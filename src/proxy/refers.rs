@@ -72,12 +72,17 @@ impl Refers<'_> {
 /// like ids. Of encrypted content it is asked for the last, as a conversation goes on at its end.
 ///
 /// # Errors
-/// When the store would be asked for more than [`MOST_LOOKED_UP`] others: an id that was left out could be another owner's.
+/// When more than [`MOST_LOOKED_UP`] objects are looked up by the upstream. What it only may look up is asked for in portions of as many.
 pub(super) async fn recall(proxy: &Proxy, admitted: &Admitted, refers: &[Refers<'_>]) -> Result<Vec<Named>, Refusal> {
     let has_to_be_asked = |refers: &Refers<'_>| refers.is_asked && refers.kind != Kind::Encrypted;
-    let asked: HashSet<_> =
-        refers.iter().filter(|refers| has_to_be_asked(refers)).map(|refers| refers.reference).collect();
-    let mut left = MOST_LOOKED_UP.checked_sub(asked.len()).ok_or_else(Refusal::too_many_references)?;
+    let count = |is_counted: &dyn Fn(&Refers<'_>) -> bool| {
+        let counted = refers.iter().filter(|refers| has_to_be_asked(refers) && is_counted(refers));
+        counted.map(|refers| refers.reference).collect::<HashSet<_>>().len()
+    };
+    if count(&|refers| refers.role != Role::Perhaps) > MOST_LOOKED_UP {
+        return Err(Refusal::too_many_references());
+    }
+    let mut left = MOST_LOOKED_UP.saturating_sub(count(&|_| true));
     let mut is_asked: Vec<bool> = refers.iter().map(has_to_be_asked).collect();
     for (asked, refers) in is_asked.iter_mut().zip(refers).rev() {
         if !*asked && refers.is_asked && left > 0 {
@@ -91,7 +96,11 @@ pub(super) async fn recall(proxy: &Proxy, admitted: &Admitted, refers: &[Refers<
     };
     let (owner, now) = (admitted.caller.owner, Duration::from_millis(proxy.now()));
     let mut here = proxy.origins.recall_here(&of(false), owner, now).into_iter();
-    let mut asked = proxy.origins.recall_all(&of(true), owner, now).await.into_iter();
+    let mut asked = Vec::new();
+    for portion in of(true).chunks(MOST_LOOKED_UP) {
+        asked.extend(proxy.origins.recall_all(portion, owner, now).await);
+    }
+    let mut asked = asked.into_iter();
     let is_down = proxy.origins.is_down();
     let named = |(refers, is_asked): (&Refers<'_>, &bool)| {
         let recalled = if *is_asked { &mut asked } else { &mut here };

@@ -14,12 +14,13 @@ use http_body::{Body, Frame, SizeHint};
 use super::{
     attempt::upstream_request_id,
     closing::Closing,
-    error::sign,
+    error::{ERROR_SOURCE, sign},
     learning::{HeldBack, Lessons},
     observer::observer_for,
     read_on::{Held, ReadOn},
     silence::Silence,
     source::Source,
+    status::UPSTREAM,
 };
 use crate::{
     affinity::Mark,
@@ -57,6 +58,9 @@ pub(super) fn relay(reply: Reply, closing: Closing, read_on: Option<ReadOn>) -> 
 
     let mut head = headers::down(theirs.headers);
     sign(&mut head, id);
+    if theirs.status.is_client_error() || theirs.status.is_server_error() {
+        head.insert(ERROR_SOURCE, HeaderValue::from_static(UPSTREAM));
+    }
     if streamed {
         head.insert(ACCEL_BUFFERING, HeaderValue::from_static("no"));
     }
@@ -353,7 +357,8 @@ impl Relay {
 
     /// How it goes on now that the client left; none where nothing more would be learned.
     pub(super) fn reads_on(&mut self) -> Option<ReadOn> {
-        self.read_on.take().filter(|_| self.tells_more())
+        let streamed = self.closing.settlement.outcome().streamed;
+        self.read_on.take().filter(|read_on| (read_on.streams || !streamed) && self.tells_more())
     }
 
     /// An error costs nothing, and what cannot be read tells nothing.

@@ -23,6 +23,7 @@ pub(super) fn status(problem: Problem) -> StatusCode {
         | Problem::TooManyReferences
         | Problem::InvalidJson
         | Problem::RepeatedField
+        | Problem::InvalidQuery
         | Problem::InvalidEncoding
         | Problem::RequestAborted
         | Problem::InvalidFraming => StatusCode::BAD_REQUEST,
@@ -61,6 +62,21 @@ pub(super) fn kind(problem: Problem) -> &'static str {
         _ => "invalid_request_error",
     }
 }
+
+/// Whose error it is: that of an upstream which cannot be reached, refused our credential or gave no API answer, or ours.
+pub(super) fn source(problem: Problem) -> &'static str {
+    match problem {
+        Problem::UpstreamUnreachable
+        | Problem::UpstreamDisconnected
+        | Problem::UpstreamTimeout
+        | Problem::UpstreamAuth
+        | Problem::UpstreamBadAnswer => UPSTREAM,
+        _ => "gateway",
+    }
+}
+
+/// An error of an upstream, also where its own words are passed on.
+pub(super) const UPSTREAM: &str = "upstream";
 
 /// Whether the same request may succeed a little later. What cannot heal says so, or SDKs try again in vain.
 pub(super) fn may_heal(problem: Problem) -> bool {

@@ -31,6 +31,13 @@ struct Model {
     targets: Vec<Target>,
 }
 
+impl Model {
+    /// Whether it leads there, and the name stays as the client wrote it.
+    fn keeps_names_at(&self, upstream: usize) -> bool {
+        self.targets.iter().any(|target| target.upstream == upstream && target.model.is_none())
+    }
+}
+
 /// One place that a model leads to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
@@ -105,6 +112,21 @@ impl Routes {
     /// The upstream that a request without a model goes to.
     pub fn default_upstream(&self) -> Option<usize> {
         self.default_upstream
+    }
+
+    /// Whether a wildcard leads to this upstream under the names that clients ask for.
+    pub fn has_wildcard_to(&self, upstream: usize) -> bool {
+        self.wildcards.iter().any(|(_, model)| model.keeps_names_at(upstream))
+    }
+
+    /// Whether `model` leads to this upstream by a wildcard, and under its own name.
+    pub fn leads_by_wildcard(&self, model: &str, upstream: usize) -> bool {
+        let is_direct = || model.split_once('/').is_some_and(|(upstream, _)| self.upstreams.contains_key(upstream));
+        if self.exact.contains_key(model) || is_direct() {
+            return false;
+        }
+        let wildcard = self.wildcards.iter().find(|(prefix, _)| model.starts_with(&**prefix));
+        wildcard.is_some_and(|(_, model)| model.keeps_names_at(upstream))
     }
 
     /// The models that have a name of their own, in the order of the configuration.

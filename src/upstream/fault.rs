@@ -34,9 +34,8 @@ pub enum Blame {
 }
 
 /// Whether the body of an answer with this status has to be read before it is known whose fault the answer is.
-pub fn depends_on_body(status: StatusCode, upstream: &config::Upstream) -> bool {
-    // A missing model is told by the body with any status.
-    is_error(status) || has_rule(status, &upstream.error_rules)
+pub fn depends_on_body(status: StatusCode) -> bool {
+    status.is_client_error() || status.is_server_error()
 }
 
 /// Whether the judgement matters so much that a slow body is waited for. Of a 401 the status alone tells enough.
@@ -44,13 +43,8 @@ pub fn body_matters(status: StatusCode, rules: &[ErrorRule]) -> bool {
     matches!(status, StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST) || has_rule(status, rules)
 }
 
-fn is_error(status: StatusCode) -> bool {
-    // Some relays answer with statuses of their own, up to 999.
-    status.as_u16() >= 400
-}
-
 fn has_rule(status: StatusCode, rules: &[ErrorRule]) -> bool {
-    let is_error = is_error(status);
+    let is_error = status.is_client_error() || status.is_server_error();
     rules.iter().any(|rule| rule.status.map_or(is_error, |wanted| wanted == status.as_u16()))
 }
 
@@ -91,7 +85,8 @@ pub fn judge(status: StatusCode, body: &ErrorBody, upstream: &config::Upstream) 
 
 /// Whose fault the answer is, by the built-in table.
 fn blame(status: StatusCode, body: &ErrorBody) -> Blame {
-    if is_error(status) && words::is_about_the_model(body) {
+    // Whatever the status: relays send 404, 422, 500, 503, 529 and others for the same.
+    if words::is_about_the_model(body) {
         return Blame::Model;
     }
     // Only of these statuses: a code or a sentence on any other one may be an echo of the request.

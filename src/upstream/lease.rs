@@ -248,8 +248,8 @@ impl Lease {
         let (health, dice) = (&self.upstream.health, &*self.upstream.dice);
         let pass = &self.credential_pass;
         let refused = Refused { why, key: self.key, model: pass.lane.id, at: now };
-        // A second proof comes from another key, unless no other key asks. A 402 may be about the price of one request: of a
-        // key that is alone, another model has to get it too.
+        // A second proof comes from another key, unless no other key asks. A 402 may be about the price of one request: of the
+        // only key that asks, a second model is the proof.
         let confirms = |first: &Refused| match why {
             Refusal::Key | Refusal::Balance => first.key != self.key || account.ward.is_alone(self.key, now),
             Refusal::Payment => {

@@ -6,6 +6,7 @@ pub mod fault;
 mod gate;
 pub mod headers;
 mod lease;
+mod not_found;
 mod pool;
 pub mod send;
 mod tally;
@@ -172,6 +173,11 @@ impl Upstream {
     /// The credential of this index.
     pub fn credential(&self, index: usize) -> Option<&Credential> {
         self.credentials.get(index)
+    }
+
+    /// Notes the status of an answer that tells whether the base URL is right: of an endpoint without an id, and not about a model.
+    pub fn answered(&self, status: http::StatusCode) {
+        self.pool.shared.not_found.note(status, &self.config.name, &self.config.base_url);
     }
 
     /// Its state, which all workers share.

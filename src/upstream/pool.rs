@@ -13,7 +13,7 @@ use http::Uri;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::{sync::Notify, time::Instant};
 
-use super::{ward::Ward, window::Window};
+use super::{not_found::NotFound, ward::Ward, window::Window};
 use crate::{
     config::{self, Config},
     domain::standing::Standing,
@@ -80,6 +80,7 @@ pub(super) struct Shared {
     heard: AtomicU64,
     attempts: Mutex<Window<{ RETRY_WINDOW.0 }>>,
     latency: Latency,
+    pub(super) not_found: NotFound,
 }
 
 /// One credential.
@@ -104,6 +105,7 @@ impl Pool {
                 heard: AtomicU64::new(0),
                 attempts: Mutex::new(Window::new(now, RETRY_WINDOW.1)),
                 latency: Latency::new(now),
+                not_found: NotFound::default(),
             })
         };
         let account = |credential: Option<&config::Credential>| {
@@ -159,6 +161,11 @@ impl Pool {
     pub fn standing_at_best(&self, now: Instant) -> Standing {
         let each = self.credentials.iter().map(|account| account.ward.standing_at_best(now));
         self.standing(now).and(each.min_by(Standing::badness).unwrap_or_default())
+    }
+
+    /// The models that it answered for, by their names there, and that were asked for within this time.
+    pub fn models_lately(&self, now: Instant, within: Duration) -> Vec<Arc<str>> {
+        self.shared.ward.models_lately(now, within)
     }
 
     /// Requests under way.

@@ -216,6 +216,15 @@ impl Ward {
         }
     }
 
+    /// The models that gave an answer and were asked for within this time; 64 at most are known.
+    pub(super) fn models_lately(&self, now: Instant, within: Duration) -> Vec<Arc<str>> {
+        let is_late = |lane: &Arc<Lane>| {
+            let used = self.began + Duration::from_millis(lane.used.load(Ordering::Relaxed));
+            lane.answered.load(Ordering::Relaxed) && now < used + within && !lane.name.is_empty()
+        };
+        self.lanes().into_iter().filter(is_late).map(|lane| Arc::clone(&lane.name)).collect()
+    }
+
     fn lanes(&self) -> Vec<Arc<Lane>> {
         self.models.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }

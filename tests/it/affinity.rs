@@ -54,7 +54,12 @@ fn settings(upstreams: &[Upstream; 2]) -> Config {
         model("first", &[(0, Some("real-first"))]),
         model("second", &[(1, None)]),
     ];
-    config.groups = vec![Group { name: "team".into(), limits: Limits::default(), budgets: Vec::new() }];
+    config.groups = vec![Group {
+        name: "team".into(),
+        limits: Limits::default(),
+        budgets: Vec::new(),
+        warn_at: Default::default(),
+    }];
     let of_team = |name: &str| Key { group: Some(0), ..key(name, &format!("sk-{name}")) };
     config.keys = vec![key("alice", "sk-alice"), key("bob", "sk-bob"), of_team("carol"), of_team("dave")];
     config

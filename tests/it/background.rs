@@ -1,6 +1,8 @@
 //! Responses that are made in the background: paid for once, by the request that made them, when a call by their id shows what
 //! they used.
 
+mod polls;
+
 use std::sync::{Arc, Mutex};
 
 use tempfile::TempDir;
@@ -48,6 +50,10 @@ enum Stage {
     InProgress,
     Completed,
     Cancelled,
+    /// It does not have it.
+    Missing,
+    /// It says nothing when it is asked for it.
+    Silent,
 }
 
 /// A provider that makes responses in the background, as far as the test says.
@@ -62,6 +68,7 @@ fn object(id: &str, stage: Stage) -> String {
         Stage::InProgress => ("in_progress", "null"),
         Stage::Completed => ("completed", USAGE),
         Stage::Cancelled => ("cancelled", "null"),
+        Stage::Missing | Stage::Silent => ("queued", "null"),
     };
     format!(r#"{{"id":"{id}","object":"response","status":"{status}","background":true,"usage":{usage}}}"#)
 }
@@ -89,7 +96,10 @@ impl Provider {
                 return vec![Step::Send(begins), Step::UntilClosed(oneshot::channel().0)];
             };
             let id = id.strip_suffix("/cancel").inspect(|_| *now = Stage::Cancelled).unwrap_or(id);
-            if id == "resp_gone" {
+            if *now == Stage::Silent {
+                return vec![Step::UntilClosed(oneshot::channel().0)];
+            }
+            if id == "resp_gone" || *now == Stage::Missing {
                 return vec![Step::Send(json("404 Not Found", &object(id, Stage::Completed)))];
             }
             if query.starts_with("stream=true") {

@@ -1,9 +1,16 @@
 //! What requests cost, and budgets.
 
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::{Duration, SystemTime},
+};
+
 use tidegate::{
-    config::{Config, Group, Limits, ModelPrice, Unpriced},
+    config::{Config, Group, Limits, ModelLimits, ModelPrice, Unpriced},
     domain::{
-        money::{Budget, Currency, UNIT},
+        clock::Clock,
+        model_name::ModelPattern,
+        money::{Budget, Currency, UNIT, decimal},
         price::Price,
         spending::Spender,
     },
@@ -12,7 +19,7 @@ use tidegate::{
 use tokio::sync::oneshot;
 
 use crate::support::{
-    client::{Client, request},
+    client::{Answer, Client, request},
     database::until,
     gateway::{Gateway, config, model, upstream},
     soon,
@@ -84,7 +91,8 @@ async fn a_key_with_a_budget_may_not_use_a_model_without_a_price() {
         let mut config = priced(&upstream.base_url(), if of_group { &[] } else { &["100CNY/day"] });
         if of_group {
             let budgets = budgets(&["100CNY/day"]);
-            config.groups = vec![Group { name: "team".into(), limits: Limits::default(), budgets }];
+            config.groups =
+                vec![Group { name: "team".into(), limits: Limits::default(), budgets, warn_at: Default::default() }];
             config.keys[0].group = Some(0);
         }
         config.default_upstream = Some(0);
@@ -229,13 +237,129 @@ async fn a_budget_that_is_spent_says_so() {
     refused.assert_final(429, "insufficient_quota", true);
     assert_eq!((refused.header("retry-after"), refused.header("x-should-retry")), (None, Some("false")));
     let message = refused.message();
-    assert!(
-        message.starts_with("The key `tester` has spent its budget of 2.5 CNY/day. There is one again from 20"),
-        "{message}"
+    let spent = format!(
+        "{} CNY of the budget of 2.5 CNY/day of the key `tester` are spent. It renews on 20",
+        decimal(3 * COST)
     );
+    assert!(message.starts_with(&spent) && message.ends_with(" at 00:00 (UTC)."), "{message}");
     assert_eq!(gateway.metric(r#"tidegate_limited_total{limit="budgets",of="key"}"#).await, 1.0);
     let rows = rows(&gateway, 3).await;
     assert_eq!(rows[0].cost, [3 * COST, 0]);
+}
+
+#[tokio::test]
+async fn the_error_of_a_spent_budget_is_as_it_is_configured() {
+    // What the budget is, and what the message says of the renewal, in Shanghai.
+    for (budget, renews) in [
+        ("0.000001CNY/day", " at 00:00 (Asia/Shanghai). Contact: ops@example.com"),
+        ("0.000001CNY/week", " at 00:00 (Asia/Shanghai). Contact: ops@example.com"),
+        ("0.000001CNY/month", "-15 at 00:00 (Asia/Shanghai). Contact: ops@example.com"),
+        ("0.000001CNY/total", " are spent. It does not renew. Contact: ops@example.com"),
+    ] {
+        for status in [402, 429] {
+            let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
+            let mut config = priced(&upstream.base_url(), &[budget]);
+            config.keys[0].budgets[0] = config.keys[0].budgets[0].starting_on(15);
+            config.money.time_zone = jiff::tz::TimeZone::get("Asia/Shanghai").unwrap();
+            config.money.budget_status = http::StatusCode::from_u16(status).unwrap();
+            config.server.contact = Some("ops@example.com".into());
+            let gateway = Gateway::start(config);
+            let mut client = gateway.connect().await;
+            assert_eq!(client.create(BODY).await.status, 200);
+            let refused = client.create(BODY).await;
+            refused.assert_final(status, "insufficient_quota", true);
+            assert_eq!((refused.header("retry-after"), refused.header("x-should-retry")), (None, Some("false")));
+            let message = refused.message();
+            assert!(message.starts_with(&decimal(COST)) && message.ends_with(renews), "{budget}: {message}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_budget_for_a_model_counts_that_model_alone_and_is_known_after_a_restart() {
+    let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
+    let mut settings = priced(&upstream.base_url(), &["100CNY/total"]);
+    settings.models.push(model("plain", &[(0, Some("real"))]));
+    let (limits, budgets) = (Limits { requests: Some(5), ..Limits::default() }, budgets(&["2CNY/week"]));
+    settings.keys[0].limits_by_model = vec![ModelLimits { model: ModelPattern("sm*".into()), limits, budgets }];
+    let data = tempfile::tempdir().unwrap();
+    settings.server.data_dir = data.path().to_owned();
+    let mut gateway = Gateway::run(settings.clone(), None, data);
+    let plain = BODY.replace("smart", "plain");
+    let mut client = gateway.connect().await;
+    for _ in 0..2 {
+        assert_eq!(client.create(BODY).await.status, 200);
+    }
+    let refused = client.create(BODY).await;
+    refused.assert_final(429, "insufficient_quota", true);
+    assert!(
+        refused.message().contains(" of the budget of 2 CNY/week of the key `tester` for the model `sm*` are spent.")
+    );
+    let left = |answer: &Answer| answer.header("x-ratelimit-limit-requests").map(str::to_owned);
+    assert_eq!(left(&refused).as_deref(), Some("5"));
+    let other = client.create(&plain).await;
+    assert_eq!((other.status, left(&other)), (200, None));
+    gateway.stop();
+    gateway.ended().await;
+    let folder = std::mem::replace(&mut gateway.folder, tempfile::tempdir().unwrap());
+    let again = Gateway::run(settings, None, folder);
+    let mut client = again.connect().await;
+    client.create(BODY).await.assert_final(429, "insufficient_quota", true);
+    assert_eq!(client.create(&plain).await.status, 200);
+}
+
+/// Seconds by which the clock of the next test is ahead.
+static AHEAD: AtomicU64 = AtomicU64::new(0);
+
+#[expect(clippy::disallowed_methods, reason = "a clock that this test moves")]
+fn moved() -> SystemTime {
+    SystemTime::now() + Duration::from_secs(AHEAD.load(Ordering::Relaxed))
+}
+
+/// Waits until the counters of windows that are long over are dropped, which the copy of them shows.
+async fn forgotten(gateway: &Gateway) {
+    let copy = gateway.folder.path().join("budgets.json");
+    let now = u64::try_from(Clock::from_fn(moved).since_epoch().as_millis()).unwrap();
+    until("counters that count", async || {
+        let text = std::fs::read(&copy).unwrap_or_default();
+        let counters: Vec<serde_json::Value> = serde_json::from_slice(&text).unwrap_or_default();
+        !counters.is_empty() && counters.iter().all(|counter| counter["to"].as_u64().unwrap() + 86_400_000 > now)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_clock_that_is_set_ahead_and_back_gives_no_budget_twice() {
+    let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
+    let gateway = Gateway::start_at(Clock::from_fn(moved), priced(&upstream.base_url(), &["2CNY/day"]));
+    let mut client = gateway.connect().await;
+    for day in [0, 29, 400] {
+        AHEAD.store(day * 86_400, Ordering::Relaxed);
+        for _ in 0..2 {
+            assert_eq!(client.create(BODY).await.status, 200, "day {day}");
+        }
+        client.create(BODY).await.assert_final(429, "insufficient_quota", true);
+        forgotten(&gateway).await;
+    }
+    for day in [0, 29, 400, 0] {
+        AHEAD.store(day * 86_400, Ordering::Relaxed);
+        client.create(BODY).await.assert_final(429, "insufficient_quota", true);
+        forgotten(&gateway).await;
+    }
+}
+
+#[tokio::test]
+async fn thresholds_are_counted_once() {
+    let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
+    let mut config = priced(&upstream.base_url(), &["4CNY/day"]);
+    config.keys[0].warn_at = [UNIT / 10 * 5, UNIT / 10 * 8, UNIT].into();
+    let gateway = Gateway::start(config);
+    let mut client = gateway.connect().await;
+    for warnings in [0, 1, 1, 3] {
+        assert_eq!(client.create(BODY).await.status, 200);
+        gateway.metric_becomes("tidegate_ledger_waiting", 0.0).await;
+        gateway.metric_becomes("tidegate_budget_warnings_total", f64::from(warnings)).await;
+    }
 }
 
 #[tokio::test]
@@ -243,7 +367,12 @@ async fn keys_of_a_group_share_a_budget_in_another_currency() {
     let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let mut config = priced(&upstream.base_url(), &[]);
     config.money.cny_per_usd = Some(7 * UNIT);
-    config.groups = vec![Group { name: "team".into(), limits: Limits::default(), budgets: budgets(&["0.5USD/month"]) }];
+    config.groups = vec![Group {
+        name: "team".into(),
+        limits: Limits::default(),
+        budgets: budgets(&["0.5USD/month"]),
+        warn_at: Default::default(),
+    }];
     config.keys[0].group = Some(0);
     let gateway = Gateway::start(config);
     let mut client = gateway.connect().await;
@@ -253,7 +382,8 @@ async fn keys_of_a_group_share_a_budget_in_another_currency() {
     }
     // 3.5 CNY: three fit, and a fourth is the last that finds something left.
     assert_eq!(served, 4);
-    assert!(client.create(BODY).await.message().starts_with("The group `team` has spent its budget of 0.5 USD/month."));
+    let message = client.create(BODY).await.message();
+    assert!(message.contains(" USD of the budget of 0.5 USD/month of the group `team` are spent. "), "{message}");
 }
 
 #[tokio::test]

@@ -1,20 +1,24 @@
 //! `on_client_gone = "drain"`: what a client left behind is read on, within bounds, so that its row is exact.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tidegate::{
-    config::{Config, Limits, ModelPrice, OnClientGone},
+    config::{Config, Group, Limits, ModelLimits, ModelPrice, OnClientGone},
     domain::{
-        money::{Currency, UNIT},
+        model_name::ModelPattern,
+        money::{Budget, Currency, UNIT},
         price::Price,
     },
     store::sql::{Cell, Database, FILE, Place, Stored},
 };
-use tokio::sync::oneshot::{self, Receiver, Sender};
+use tokio::{
+    sync::oneshot::{self, Receiver, Sender},
+    time::Instant,
+};
 
 use crate::support::{
     database::until,
-    gateway::{Gateway, UPSTREAM_KEY, config, credential, model, upstream},
+    gateway::{Gateway, KEY, UPSTREAM_KEY, config, credential, model, upstream},
     soon,
     upstream::{LAST_CHUNK, RESPONSE, STREAM, Step, Upstream, chunk, json},
 };
@@ -144,6 +148,86 @@ async fn an_answer_that_has_not_begun_is_waited_for() {
         is_gone(&gateway).await;
         go.send(()).unwrap();
         assert_exact(&gateway, "client_gone", Cell::None).await;
+    }
+}
+
+/// A kind of request, its path, whether it is a stream, and an answer with 3 tokens in and 5 out.
+const KINDS: [(&str, &str, bool); 4] = [
+    ("/v1/responses", r#"{"model":"smart","input":"hi"}"#, false),
+    ("/v1/chat/completions", r#"{"model":"smart","messages":[],"stream":false}"#, false),
+    ("/v1/responses", r#"{"model":"smart","stream":true}"#, true),
+    ("/v1/chat/completions", r#"{"stream":true,"model":"smart"}"#, true),
+];
+
+/// Of a key that says nothing of `on_client_gone`.
+#[tokio::test]
+async fn by_default_an_answer_that_is_no_stream_is_read_on_where_there_is_a_budget() {
+    let chat = r#"{"id":"resp_1","object":"chat.completion","choices":[],"usage":{"prompt_tokens":3,"completion_tokens":5,"total_tokens":8}}"#;
+    for (path, body, stream) in KINDS {
+        // Of the key, of its group, for the model; for another model, none, and one that says what it wants.
+        for (who, reads_on) in
+            [("key", true), ("group", true), ("model", true), ("other", false), ("none", false), ("cancel", false)]
+        {
+            for inside in [false, true] {
+                let whole = json("200 OK", if path.contains("chat") { chat } else { RESPONSE });
+                let (one, two) = whole.split_at(whole.len() - 40);
+                let head = if stream { [STREAM, &chunk(EVENT)].concat() } else { one.to_vec() };
+                let rest = if inside { two.to_vec() } else { whole.clone() };
+                let (mut upstream, go, closed) = upstream_that(|wait, told| {
+                    let first = if inside { head } else { Vec::new() };
+                    match reads_on && !stream {
+                        true => vec![Step::Send(first), Step::Wait(wait), Step::Send(rest)],
+                        false => vec![Step::Send(first), Step::UntilClosed(told)],
+                    }
+                })
+                .await;
+                let mut config = draining(&upstream.base_url());
+                let key = &mut config.keys[0];
+                key.on_client_gone = if who == "cancel" { OnClientGone::Cancel } else { OnClientGone::ByCost };
+                let budgets = vec![Budget::parse("100CNY/week").unwrap()];
+                let of_model = |model: &str| ModelLimits {
+                    model: ModelPattern(model.into()),
+                    limits: Limits::default(),
+                    budgets: budgets.clone(),
+                };
+                match who {
+                    "key" | "cancel" => key.budgets = budgets,
+                    "model" => key.limits_by_model = vec![of_model("sm*")],
+                    "other" => key.limits_by_model = vec![of_model("gpt*")],
+                    "group" => {
+                        key.group = Some(0);
+                        let (name, limits, warn_at) = ("team".into(), Limits::default(), Arc::default());
+                        config.groups = vec![Group { name, limits, budgets, warn_at }];
+                    }
+                    _ => {}
+                }
+                let gateway = Gateway::start(config);
+                let mut client = gateway.connect().await;
+                let head = format!(
+                    "POST {path} HTTP/1.1\r\nhost: t\r\nauthorization: Bearer {KEY}\r\ncontent-type: application/json\r\n"
+                );
+                client.send(format!("{head}content-length: {}\r\n\r\n{body}", body.len())).await;
+                if inside {
+                    client.head().await;
+                } else {
+                    upstream.request().await;
+                }
+                drop(client);
+                let left = Instant::now();
+                let what = format!("{path} {body} {who} {inside}");
+                if reads_on && !stream {
+                    is_gone(&gateway).await;
+                    assert_eq!(gateway.metric("tidegate_requests_in_flight").await, 1.0, "{what}");
+                    go.send(()).unwrap();
+                    assert_exact(&gateway, "client_gone", if inside { Cell::Count(200) } else { Cell::None }).await;
+                } else {
+                    soon(&what, closed).await.unwrap();
+                    assert!(left.elapsed() < Duration::from_secs(1), "{what}: {:?}", left.elapsed());
+                    let rows = rows(&gateway, 1).await;
+                    assert_eq!(rows[0].cell("end"), &text("client_gone"), "{what}");
+                }
+            }
+        }
     }
 }
 

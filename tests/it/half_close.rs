@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tidegate::config::OnClientGone;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
     sync::oneshot,
     time::Instant,
@@ -177,32 +177,41 @@ async fn a_fin_a_few_milliseconds_later_belongs_to_the_request() {
     assert!(timely > 0, "the machine is too slow to tell");
 }
 
-/// A client that has a part of its answer when it closes its side may have left: it keeps its answer while that flows, and a call
-/// that gives nothing any more ends at once.
+/// Also where a part of the answer is there before the FIN, and the rest comes after a pause.
 #[tokio::test]
-async fn a_client_that_has_a_part_of_its_answer_keeps_it_while_it_flows() {
-    let (tell, mut closings) = tokio::sync::mpsc::unbounded_channel();
-    let mut upstream = Upstream::scripted(move |_| {
-        let ((told, closed), (go, wait)) = (oneshot::channel(), oneshot::channel());
-        tell.send((go, closed)).unwrap();
-        let more = [&chunk(EVENT)[..], &chunk(EVENT)].concat();
-        vec![Step::Send([STREAM, &chunk(EVENT)].concat()), Step::Wait(wait), Step::Send(more), Step::UntilClosed(told)]
-    })
-    .await;
+async fn a_fin_after_a_part_of_the_answer_belongs_to_the_request_too() {
+    let upstream = thinking().await;
+    let gateway = Gateway::before(&upstream.base_url());
+    let mut timely = 0;
+    for _ in 0..20 {
+        let mut client = gateway.connect().await;
+        let sent = Instant::now();
+        client.post(BODY).await;
+        client.head().await;
+        assert_eq!(soon("an event", client.chunk()).await.unwrap(), EVENT);
+        client.stream.shutdown().await.unwrap();
+        // On a loaded machine the first event may have come later.
+        if sent.elapsed() < Duration::from_millis(15) {
+            assert_eq!(soon("the last event", client.chunk()).await.unwrap(), COMPLETED);
+            timely += 1;
+        }
+        if timely == 3 {
+            return;
+        }
+    }
+    assert!(timely > 0, "the machine is too slow to tell");
+}
+
+#[tokio::test]
+async fn a_client_that_expects_100_and_half_closes_gets_its_answer() {
+    let upstream = thinking().await;
     let gateway = Gateway::before(&upstream.base_url());
     let mut client = gateway.connect().await;
-    client.post(BODY).await;
-    upstream.request().await;
-    client.head().await;
-    assert_eq!(soon("an event", client.chunk()).await.unwrap(), EVENT);
+    client.send(&request("expect: 100-continue\r\n", BODY.as_bytes())).await;
     client.stream.shutdown().await.unwrap();
-    let (go, closed) = closings.recv().await.unwrap();
-    let _ = go.send(());
-    let cancelled = Instant::now();
-    soon("the end of the call", closed).await.unwrap();
-    // The promise is 100 ms; a busy machine gets more.
-    assert!(cancelled.elapsed() < Duration::from_secs(5), "{:?}", cancelled.elapsed());
-    gateway.metric_becomes(GONE, 1.0).await;
+    let mut answer = Vec::new();
+    soon("the end", client.stream.read_to_end(&mut answer)).await.unwrap();
+    assert!(answer.ends_with(LAST_CHUNK), "{}", String::from_utf8_lossy(&answer));
 }
 
 #[tokio::test]

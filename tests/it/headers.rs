@@ -269,6 +269,9 @@ async fn what_comes_down_is_a_literal_list() {
         };
         assert_ne!(own("date"), date);
         assert_ne!(own("x-tidegate-request-id"), "req_forged");
+        if !status.starts_with("200") {
+            assert_eq!(own("x-tidegate-error-source"), "upstream");
+        }
         if streamed {
             assert_eq!(own("transfer-encoding"), "chunked");
             assert_eq!(own("x-accel-buffering"), "no");

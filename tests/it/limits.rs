@@ -211,7 +211,12 @@ async fn a_part_that_is_known_and_more_than_was_reserved_counts() {
 async fn a_group_shares_its_limits_and_takes_back_what_it_cannot_serve() {
     let upstream = Upstream::fixed(json_answer("200 OK", RESPONSE)).await;
     let gateway = gateway(&upstream, |config| {
-        config.groups = vec![Group { name: "team".into(), limits: limits(Some(2), None, None), budgets: Vec::new() }];
+        config.groups = vec![Group {
+            name: "team".into(),
+            limits: limits(Some(2), None, None),
+            budgets: Vec::new(),
+            warn_at: Default::default(),
+        }];
         let mut second = key("second", "sk-second");
         second.group = Some(0);
         config.keys[0].group = Some(0);

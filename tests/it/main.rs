@@ -30,6 +30,7 @@ mod limits;
 mod memory;
 mod models;
 mod network;
+mod operators;
 mod origins;
 mod postgres;
 mod redis;

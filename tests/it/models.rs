@@ -173,7 +173,6 @@ async fn where_a_model_leads() {
         (KEY, "two/zeta", Some((2, "zeta"))),
         (KEY, "two/two/exact", Some((2, "two/exact"))),
         (KEY, "up/gpt-5", Some((1, "gpt-5"))),
-        (KEY, "up/", None),
         // An idle one has its name to itself: nothing else takes its place.
         (KEY, "idle/gpt-5", None),
         // Then the longest wildcard, and names are exact in their letters.

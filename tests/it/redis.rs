@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tidegate::{
-    config::{Config, Fail, Limits, ModelPrice, Redis, Sharing},
+    config::{Config, Fail, Limits, ModelLimits, ModelPrice, Redis, Sharing},
     domain::{
+        model_name::ModelPattern,
         money::{Budget, Currency, UNIT},
         price::Price,
     },
@@ -79,6 +80,38 @@ async fn fault(gateway: &Gateway, value: f64) {
 async fn readiness(gateway: &Gateway) -> (u16, Value) {
     let answer = Client::connect(gateway.admin).await.get("/readyz").await;
     (answer.status, answer.json()["limits"].clone())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn limits_of_a_model_are_shared() {
+    let (redis, mut upstream) = (RedisServer::start(), answering().await);
+    let mut settings = settings(&upstream, &redis, PLENTY);
+    // A request costs 1 CNY.
+    let price = Price { currency: Currency::Cny, input: 0, cached: 0, output: 0, reasoning: 0, per_call: UNIT };
+    settings.prices = vec![ModelPrice { upstream: 0, model: "*".into(), from: 0, price }];
+    let budgets = vec![Budget::parse("3CNY/week").unwrap()];
+    let limits = Limits { in_flight: Some(1), ..Limits::default() };
+    settings.keys[0].limits_by_model = vec![ModelLimits { model: ModelPattern("sm*".into()), limits, budgets }];
+    let (one, other) = (Gateway::start(settings.clone()), Gateway::start(settings));
+    for gateway in [&one, &other, &one] {
+        let answer = create(gateway, KEY).await;
+        assert_eq!((answer.status, answer.header("x-ratelimit-limit-requests")), (200, Some("1000000")));
+        // The place is given back without anybody waiting for it.
+        gateway.metric_becomes("tidegate_requests_in_flight", 0.0).await;
+        until("a free place", async || redis.list("KEYS tidegate:at_once:key:tester:model:*").is_empty()).await;
+    }
+    for gateway in [&one, &other] {
+        let refused = create(gateway, KEY).await;
+        refused.assert_final(429, "insufficient_quota", true);
+        assert!(
+            refused
+                .message()
+                .contains(" of the budget of 3 CNY/week of the key `tester` for the model `sm*` are spent.")
+        );
+        let mut client = gateway.connect().await;
+        assert_eq!(client.create(r#"{"model":"gpt-x"}"#).await.status, 200, "another model");
+    }
+    assert_eq!(upstream.taken().len(), 5);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

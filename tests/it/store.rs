@@ -5,6 +5,7 @@ use tidegate::{
     domain::{
         id::RequestId,
         ledger::{Row, State},
+        model_name::ModelPattern,
         money::{Currency, MOST, UNIT},
         price::Price,
         spending::Spender,
@@ -269,6 +270,31 @@ async fn what_somebody_stored_and_did_not_settle_is_settled_by_the_next_start() 
         assert_eq!((total.exact, total.pending, total.cost), (250, 0, [250 * (4 * UNIT + 5), 0]), "{place}");
         database.close().await;
         second.close().await;
+    }
+}
+
+#[tokio::test]
+async fn what_was_spent_of_a_model_is_what_its_pattern_matches() {
+    let (_folder, _postgres, places) = both().await;
+    let names =
+        ["gpt-5", "gpt-5-mini", "up/gpt-5", "other/gpt-5", "GPT-5", "通义千问", "up/通义千问", "gpt_5", "gpt-55%", ""];
+    for place in places {
+        let mut database = Database::open(&place).await.unwrap();
+        // Each costs a power of two, so that every sum tells which rows are in it. The last one names no model.
+        let asked = names.into_iter().map(Some).chain([None]);
+        let rows = (1..).zip(asked).map(|(id, model)| Row { model, cost: Some(1 << id), ..row(id, State::Exact) });
+        let rows: Vec<_> = rows.collect();
+        database.store("here", &rows).await.unwrap();
+        for pattern in
+            ["gpt-5", "gpt-5*", "gpt_5", "gpt_*", "%", "*", "up/*", "up/gpt-5", "通义*", "通义千问", "nothing"]
+        {
+            let pattern = ModelPattern(pattern.into());
+            let matches = |row: &&Row<'_>| row.model.is_some_and(|model| pattern.matches(model, |name| name == "up"));
+            let expected: u64 = rows.iter().filter(matches).filter_map(|row| row.cost).sum();
+            let spent = database.spent_by_origin(Spender::Key, "team", Some(&pattern), 0, u64::MAX).await.unwrap();
+            assert_eq!(spent.get("here").map_or(0, |spent| spent[0]), expected, "{place} {pattern:?}");
+        }
+        database.close().await;
     }
 }
 

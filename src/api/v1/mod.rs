@@ -3,8 +3,9 @@
 pub(super) mod models;
 pub(super) mod relay;
 pub(super) mod responses;
+pub(super) mod usage;
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use axum::{
     body::Body,
@@ -21,7 +22,16 @@ pub(super) async fn unknown_url(
     Arrived(arrival): Arrived,
     request: Request,
 ) -> Response {
-    refuse(&data, &arrival, Refusal::unknown_url().leaving(request.body()))
+    let tables = data.proxy.tables();
+    let refusal = Refusal::unknown_url(&tables, request.uri().path()).sent(&tables, &arrival, &request);
+    refuse(&data, &arrival, refusal.leaving(request.body()))
+}
+
+/// A path that is there, for other methods.
+fn other_method(data: &Data, arrival: &Arrival, request: &Request, allow: impl Into<Cow<'static, str>>) -> Response {
+    let refusal = Refusal::method_not_allowed(request.uri().path(), allow);
+    let refusal = refusal.sent(&data.proxy.tables(), arrival, request);
+    refuse(data, arrival, refusal.leaving(request.body()))
 }
 
 /// An error of ours as a response.

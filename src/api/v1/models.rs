@@ -1,17 +1,17 @@
 //! `/v1/models`: OpenAI's plain list of what this key may use. Codex asks with `?client_version=` for a catalogue of its
 //! own; the plain list is what it copes with best (docs/wire.md, section 7).
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use axum::{
     body::Body,
     extract::{Path, Request, State, rejection::PathRejection},
-    http::HeaderMap,
+    http::{HeaderMap, Uri},
     response::Response,
 };
 use serde::Serialize;
 
-use super::refuse;
+use super::{other_method as refuse_method, refuse};
 use crate::{
     api::{Data, extract::Arrived},
     auth::Caller,
@@ -28,7 +28,11 @@ pub(in crate::api) async fn list(
     match caller(&tables, &headers, &arrival) {
         Ok(caller) => {
             let models = tables.routes.listed().iter().filter(|model| may_use(&tables, &caller, model));
-            let models = models.map(|model| Model::new(model)).collect();
+            let mut models: Vec<Model<'_>> = models.map(|model| Model::new(model)).collect();
+            // Where all that the key may use is behind wildcards, clients that offer only what is listed would offer nothing.
+            let behind =
+                if models.is_empty() { data.proxy.behind_wildcards(&tables, &caller).await } else { BTreeSet::new() };
+            models.extend(behind.iter().map(|model| Model::new(model)));
             let answer = json(&List { object: "list", data: models });
             data.proxy.answer(&arrival, &caller, answer).map(Body::new)
         }
@@ -40,6 +44,7 @@ pub(in crate::api) async fn list(
 pub(in crate::api) async fn one(
     State(data): State<Arc<Data>>,
     Arrived(arrival): Arrived,
+    uri: Uri,
     headers: HeaderMap,
     id: Result<Path<String>, PathRejection>,
 ) -> Response {
@@ -52,7 +57,7 @@ pub(in crate::api) async fn one(
         Ok(Path(id)) if may_use(&tables, &caller, &id) => json(&Model::new(&id)),
         Ok(Path(id)) => Err(Refusal::model_not_found(&id)),
         // Not text once it is decoded.
-        Err(_) => Err(Refusal::unknown_url()),
+        Err(_) => Err(Refusal::unknown_url(&tables, uri.path())),
     };
     data.proxy.answer(&arrival, &caller, answer).map(Body::new)
 }
@@ -63,7 +68,7 @@ pub(in crate::api) async fn other_method(
     Arrived(arrival): Arrived,
     request: Request,
 ) -> Response {
-    refuse(&data, &arrival, Refusal::method_not_allowed("GET, HEAD").leaving(request.body()))
+    refuse_method(&data, &arrival, &request, "GET, HEAD")
 }
 
 fn may_use(tables: &Tables, caller: &Caller, model: &str) -> bool {

@@ -8,25 +8,25 @@ use axum::{
     routing::{MethodFilter, MethodRouter},
 };
 
-use super::refuse;
+use super::other_method;
 use crate::{
     api::{Data, extract::Arrived},
     domain::endpoint::Endpoint,
-    proxy::{error::Refusal, forward::forward},
+    proxy::forward::forward,
 };
 
 /// The route of one path: each of `endpoints` by its own method, and 405 for all others. HEAD is none of them: an answer
 /// would be fetched to be thrown away.
 pub(in crate::api) fn relay<const N: usize>(endpoints: [Endpoint; N]) -> MethodRouter<Arc<Data>> {
     let fallback = move |State(data): State<Arc<Data>>, Arrived(arrival): Arrived, request: Request| async move {
-        refuse(&data, &arrival, other_method(&endpoints).leaving(request.body()))
+        other_method(&data, &arrival, &request, allowed(&endpoints))
     };
     endpoints.into_iter().fold(MethodRouter::new().fallback(fallback), |router, endpoint| {
         let call = move |State(data): State<Arc<Data>>, Arrived(arrival): Arrived, request: Request| async move {
             if request.method() == endpoint.method() {
                 forward(&data.proxy, arrival, endpoint, request).await.map(Body::new)
             } else {
-                refuse(&data, &arrival, other_method(&endpoints).leaving(request.body()))
+                other_method(&data, &arrival, &request, allowed(&endpoints))
             }
         };
         match MethodFilter::try_from(endpoint.method()) {
@@ -36,7 +36,7 @@ pub(in crate::api) fn relay<const N: usize>(endpoints: [Endpoint; N]) -> MethodR
     })
 }
 
-fn other_method(endpoints: &[Endpoint]) -> Refusal {
+fn allowed(endpoints: &[Endpoint]) -> String {
     let methods = endpoints.iter().map(|endpoint| endpoint.method().to_string());
-    Refusal::method_not_allowed(methods.collect::<Vec<_>>().join(", "))
+    methods.collect::<Vec<_>>().join(", ")
 }

@@ -8,7 +8,7 @@ use axum::{
     response::Response,
 };
 
-use super::refuse;
+use super::{other_method as refuse_method, refuse};
 use crate::{
     api::{Data, extract::Arrived},
     proxy::error::Refusal,
@@ -22,10 +22,8 @@ pub(in crate::api) async fn other_method(
 ) -> Response {
     let upgrade = request.headers().get_all(UPGRADE).iter();
     let websocket = upgrade.into_iter().any(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"));
-    let refusal = if request.method() == Method::GET && websocket {
-        Refusal::websocket_unsupported()
-    } else {
-        Refusal::method_not_allowed("POST")
-    };
-    refuse(&data, &arrival, refusal.leaving(request.body()))
+    if request.method() == Method::GET && websocket {
+        return refuse(&data, &arrival, Refusal::websocket_unsupported().leaving(request.body()));
+    }
+    refuse_method(&data, &arrival, &request, "POST")
 }

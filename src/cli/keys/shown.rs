@@ -47,7 +47,7 @@ impl Store {
     }
 
     fn of_store(&self, key: &StoredKey) -> Shown {
-        let why = self.config.unusable(key);
+        let why = if self.is_whole { self.config.unusable(key, &self.keys) } else { None };
         Shown {
             name: key.name.clone(),
             prefix: Some(key.prefix.clone()),
@@ -81,9 +81,16 @@ fn settings(config: &Config, key: &Key) -> KeySettings {
         tpm: key.limits.tokens,
         max_in_flight: key.limits.in_flight,
         budgets: key.budgets.iter().map(ToString::to_string).collect(),
+        starts_on: key.budgets.iter().map(|budget| budget.starts_on).find(|day| *day > 1),
+        limits: key.limits_by_model.iter().map(ToString::to_string).collect(),
         ips: key.ips.iter().map(ToString::to_string).collect(),
         expires_ms: key.expires,
-        on_client_gone: (key.on_client_gone == OnClientGone::Drain).then(|| "drain".to_owned()),
+        on_client_gone: match key.on_client_gone {
+            OnClientGone::ByCost => None,
+            OnClientGone::Cancel => Some("cancel".to_owned()),
+            OnClientGone::Drain => Some("drain".to_owned()),
+        },
+        interim: false,
     }
 }
 
@@ -140,7 +147,7 @@ impl Shown {
 /// The first line of a list.
 pub(super) const HEADS: [&str; 5] = ["name", "key", "state", "group", "declared in"];
 
-fn words(value: &Value) -> String {
+pub(super) fn words(value: &Value) -> String {
     match value {
         Value::Array(all) if all.is_empty() => "none".to_owned(),
         Value::Array(all) => all.iter().map(words).collect::<Vec<_>>().join(", "),

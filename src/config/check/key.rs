@@ -15,7 +15,11 @@ use crate::config::{
     document::Path,
     nearest::nearest,
     raw,
-    types::{Group, Kept, Key, Limits, Money, OnClientGone},
+    types::{Group, Kept, Key, Limits, MOST_BY_MODEL, ModelLimits, Money, OnClientGone},
+};
+use crate::domain::{
+    model_name::ModelPattern,
+    money::{Budget, Window},
 };
 
 /// Shorter ones can be guessed: nothing slows a guesser down but the network.
@@ -40,7 +44,9 @@ const WELL_KNOWN: [&str; 12] = [
 const FRESH: &str = "make a fresh one, for example with `openssl rand -hex 32`";
 
 impl Check<'_> {
-    pub(super) fn groups(&mut self, raw: Vec<raw::Group>) -> Vec<Group> {
+    /// The groups, and whether these are all that were meant.
+    pub(super) fn groups(&mut self, raw: Vec<raw::Group>, money: &Money) -> (Vec<Group>, bool) {
+        let complete = self.is_complete("groups", raw.iter().map(|group| group.name.is_some()));
         let mut groups: Vec<Group> = Vec::new();
         for (i, raw) in raw.into_iter().enumerate() {
             let path = Path::default().key("groups").index(i);
@@ -50,15 +56,17 @@ impl Check<'_> {
                 self.fault(&path.key("name"), "another group has this name", "give each group a name of its own");
             }
             let limits = Limits { requests: raw.rpm, tokens: raw.tpm, in_flight: raw.max_in_flight };
-            let budgets = self.budgets(&raw.budgets, &path.key("budgets"));
-            groups.push(Group { name: name.into(), limits, budgets });
+            let budgets = self.budgets(&raw.budgets, raw.starts_on, &path.key("budgets"));
+            self.has_month(raw.starts_on, &budgets, &path);
+            let warn_at = self.warn_at(raw.warn_at.as_deref(), money, &path);
+            groups.push(Group { name: name.into(), limits, budgets, warn_at });
         }
-        groups
+        (groups, complete)
     }
 
-    fn group_index(&mut self, groups: &[Group], name: &str, path: &Path) -> Option<usize> {
+    fn group_index(&mut self, (groups, complete): &(Vec<Group>, bool), name: &str, path: &Path) -> Option<usize> {
         let index = groups.iter().position(|group| *group.name == *name);
-        if index.is_none() && self.sound {
+        if index.is_none() && *complete {
             let help = match nearest(name, groups.iter().map(|group| &*group.name)) {
                 Some(near) => format!("did you mean `{near}`?"),
                 None => "add a [[groups]] block with this name".to_owned(),
@@ -73,7 +81,7 @@ impl Check<'_> {
         raw: Vec<raw::Key>,
         upstreams: &Upstreams,
         askable: &Askable,
-        groups: &[Group],
+        groups: &(Vec<Group>, bool),
         money: &Money,
     ) -> Vec<Key> {
         let mut keys: Vec<Key> = Vec::new();
@@ -92,13 +100,20 @@ impl Check<'_> {
                 raw.upstreams.take().map(|names| self.key_upstreams(&names, upstreams, &path.key("upstreams")));
             let group = raw.group.take().and_then(|name| self.group_index(groups, &name, &path.key("group")));
             let limits = Limits { requests: raw.rpm, tokens: raw.tpm, in_flight: raw.max_in_flight };
-            let budgets = self.budgets(&raw.budgets, &path.key("budgets"));
+            let budgets = self.budgets(&raw.budgets, raw.starts_on, &path.key("budgets"));
+            let limits_by_model =
+                self.limits_by_model(std::mem::take(&mut raw.limits), raw.starts_on, askable, &path.key("limits"));
+            let of_models = limits_by_model.iter().flat_map(|limits| &limits.budgets);
+            let all: Vec<Budget> = budgets.iter().chain(of_models).copied().collect();
+            self.has_month(raw.starts_on, &all, &path);
+            let warn_at = self.warn_at(raw.warn_at.as_deref(), money, &path);
             let ips = self.networks(&raw.ip, &path.key("ip"));
             let expires = raw.expires.as_deref();
             let expires = expires.and_then(|text| self.expires(text, &money.time_zone, &path.key("expires")));
             let on_client_gone = match raw.on_client_gone {
-                raw::OnClientGone::Cancel => OnClientGone::Cancel,
-                raw::OnClientGone::Drain => OnClientGone::Drain,
+                None => OnClientGone::ByCost,
+                Some(raw::OnClientGone::Cancel) => OnClientGone::Cancel,
+                Some(raw::OnClientGone::Drain) => OnClientGone::Drain,
             };
             let Some(sha256) = self.key_digest(raw, &path) else { continue };
             if let Some(same) = keys.iter().find(|key| key.sha256 == sha256) {
@@ -117,6 +132,8 @@ impl Check<'_> {
                 group,
                 limits,
                 budgets,
+                warn_at,
+                limits_by_model,
                 ips,
                 expires,
                 on_client_gone,
@@ -124,6 +141,52 @@ impl Check<'_> {
             });
         }
         keys
+    }
+
+    fn warn_at(&mut self, written: Option<&[raw::Decimal]>, money: &Money, path: &Path) -> Arc<[u64]> {
+        match written {
+            Some(written) => self.thresholds(written, &path.key("warn_at")),
+            None => Arc::clone(&money.warn_at),
+        }
+    }
+
+    /// A day on which months begin means nothing without a budget by the month.
+    fn has_month(&mut self, starts_on: Option<u8>, budgets: &[Budget], path: &Path) {
+        if starts_on.is_some() && self.sound && !budgets.iter().any(|budget| budget.window == Window::Month) {
+            let help = "write a budget such as \"50CNY/month\", or remove `starts_on`";
+            self.fault(&path.key("starts_on"), "`starts_on` without a budget by the month", help);
+        }
+    }
+
+    fn limits_by_model(
+        &mut self,
+        raw: Vec<raw::KeyLimits>,
+        starts_on: Option<u8>,
+        askable: &Askable,
+        path: &Path,
+    ) -> Vec<ModelLimits> {
+        if raw.len() > MOST_BY_MODEL {
+            let message = format!("a key has limits for more than {MOST_BY_MODEL} models");
+            self.fault(path, message, "use patterns with a trailing `*`, or several keys");
+        }
+        let mut all: Vec<ModelLimits> = Vec::new();
+        for (i, raw) in raw.into_iter().enumerate() {
+            let path = path.index(i);
+            let limits = Limits { requests: raw.rpm, tokens: raw.tpm, in_flight: raw.max_in_flight };
+            let budgets = self.budgets(&raw.budgets, starts_on, &path.key("budgets"));
+            if limits == Limits::default() && budgets.is_empty() && self.sound {
+                let help = "write `rpm`, `tpm`, `max_in_flight` or `budgets`, or remove the block";
+                self.fault(&path, "this block limits nothing", help);
+            }
+            // Missing only if that was reported.
+            let Some(model) = raw.model else { continue };
+            self.asked_model(&model, askable, &path.key("model"));
+            if all.iter().any(|known| *known.model.0 == *model) {
+                self.fault(&path.key("model"), "another block is for the same model", "keep one of them");
+            }
+            all.push(ModelLimits { model: ModelPattern(model.into()), limits, budgets });
+        }
+        all
     }
 
     fn key_digest(&mut self, raw: raw::Key, path: &Path) -> Option<[u8; 32]> {
@@ -162,7 +225,8 @@ impl Check<'_> {
             }
             (both, _) => {
                 // One that was written but has the wrong shape was reported already.
-                if self.sound || both.is_some() {
+                let is_written = ["secret", "sha256"].iter().any(|name| self.is_written(path, name));
+                if both.is_some() || !is_written {
                     let message = if both.is_some() {
                         "`secret` and `sha256` are both here"
                     } else {
@@ -180,16 +244,19 @@ impl Check<'_> {
             self.fault(path, "`models` is empty: the key could ask for nothing", "leave it out to allow all models");
         }
         for (i, pattern) in patterns.iter().enumerate() {
-            let path = path.index(i);
-            if self.pattern(pattern, &path) && !askable.meets(pattern) {
-                let help = match askable.nearest(pattern) {
-                    Some(near) => format!("did you mean `{near}`?"),
-                    None => "name a model of [[models]], or write `upstream/model`, or a beginning and `*`".to_owned(),
-                };
-                self.fault(&path, "this matches no model", help);
-            }
+            self.asked_model(pattern, askable, &path.index(i));
         }
         patterns.into_iter().map(Into::into).collect()
+    }
+
+    fn asked_model(&mut self, pattern: &str, askable: &Askable, path: &Path) {
+        if self.pattern(pattern, path) && !askable.meets(pattern) {
+            let help = match askable.nearest(pattern) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => "name a model of [[models]], or write `upstream/model`, or a beginning and `*`".to_owned(),
+            };
+            self.fault(path, "this matches no model", help);
+        }
     }
 
     fn key_upstreams(&mut self, names: &[String], upstreams: &Upstreams, path: &Path) -> Vec<usize> {

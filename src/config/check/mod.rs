@@ -2,6 +2,7 @@
 
 mod access;
 mod affinity;
+mod alerts;
 mod key;
 mod limits;
 mod model;
@@ -21,6 +22,7 @@ pub(super) use access::network;
 
 use super::{
     document::{Document, Path},
+    nearest::nearest,
     raw,
     reads::Reads,
     report::Fault,
@@ -41,13 +43,14 @@ pub(super) fn config(
     let server = check.server(file.server);
     let log = check.log(file.log);
     let store = check.store(file.store);
+    let alerts = check.alerts(file.alerts);
     let affinity = check.affinity(&file.affinity, file.limits.redis.is_some());
     let sharing = check.sharing(file.limits);
     let upstreams = check.upstreams(file.upstreams);
     let (models, askable) = check.models(file.models, &upstreams);
     let money = check.money(&file.money);
     let prices = check.prices(file.prices, &upstreams, &money);
-    let groups = check.groups(file.groups);
+    let groups = check.groups(file.groups, &money);
     let keys = check.keys(file.keys, &upstreams, &askable, &groups, &money);
     let retries = server::retries(&file.routing);
     let health = check.health(&file.health);
@@ -64,13 +67,14 @@ pub(super) fn config(
         idle: upstreams.idle,
         models,
         keys,
-        groups,
+        groups: groups.0,
         default_upstream,
         money,
         prices,
         retries,
         health,
         affinity,
+        alerts,
     });
     (config, check.faults)
 }
@@ -89,6 +93,24 @@ struct Check<'a> {
 }
 
 impl Check<'_> {
+    /// Whether all names of a list of tables are known, so that another name is one that is missing. A list that is left out for
+    /// its shape, an entry without a name and a header that is misspelled leave a doubt; faults elsewhere do not.
+    fn is_complete(&self, list: &str, mut named: impl Iterator<Item = bool>) -> bool {
+        let root = self.document.root.get_ref();
+        let is_misspelled = |name: &str| name != list && nearest(name, [list]).is_some();
+        let in_doubt = || root.keys().any(|key| is_misspelled(key.get_ref()));
+        let read = match named.next() {
+            None => !root.contains_key(list),
+            Some(first) => first && named.all(|named| named),
+        };
+        self.sound || (read && !in_doubt())
+    }
+
+    /// Whether something is written for this setting, be it sound or not.
+    fn is_written(&self, table: &Path, name: &str) -> bool {
+        self.document.place(&table.key(name)) != self.document.place(table)
+    }
+
     /// A fault of the setting at the end of the path.
     fn fault(&mut self, path: &Path, message: impl Into<String>, help: impl Into<String>) {
         let place = self.document.place(path);

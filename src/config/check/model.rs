@@ -45,7 +45,7 @@ impl Check<'_> {
         let mut askable = Askable {
             names: Vec::new(),
             beginnings: upstreams.names.keys().map(|name| format!("{name}/")).collect(),
-            complete: self.sound,
+            complete: self.is_complete("models", raw.iter().map(|model| model.name.is_some())) && upstreams.complete,
         };
         let mut models = Vec::new();
         let mut seen: Vec<String> = Vec::new();

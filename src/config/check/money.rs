@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use http::StatusCode;
 use jiff::{civil::Date, tz::TimeZone};
 
 use super::{Check, upstream::Upstreams};
@@ -12,13 +13,16 @@ use crate::{
         types::{ModelPrice, Money, Unpriced},
     },
     domain::{
-        money::{Budget, Currency, nano},
+        money::{Budget, Currency, UNIT, nano},
         price::Price,
     },
 };
 
 /// A million units for a million tokens, or for a dollar: what is more is a slip of the pen, and products of it would not fit.
-const HIGHEST: u64 = 1_000_000 * crate::domain::money::UNIT;
+const HIGHEST: u64 = 1_000_000 * UNIT;
+
+/// Early enough to act, and when requests begin to be refused.
+const WARN_AT: [u64; 2] = [UNIT / 10 * 8, UNIT];
 
 impl Check<'_> {
     pub(super) fn money(&mut self, raw: &raw::Money) -> Money {
@@ -37,7 +41,35 @@ impl Check<'_> {
             raw::Unpriced::Refuse => Unpriced::Refuse,
             raw::Unpriced::Allow => Unpriced::Allow,
         };
-        Money { time_zone, cny_per_usd, unpriced }
+        let budget_status = match raw.budget_status {
+            402 => StatusCode::PAYMENT_REQUIRED,
+            429 => StatusCode::TOO_MANY_REQUESTS,
+            _ => {
+                let help = "write 429, which OpenAI uses, or 402, which more clients take as final";
+                self.fault(&path.key("budget_status"), "`budget_status` is neither 429 nor 402", help);
+                StatusCode::TOO_MANY_REQUESTS
+            }
+        };
+        let warn_at = match &raw.warn_at {
+            Some(written) => self.thresholds(written, &path.key("warn_at")),
+            None => WARN_AT.into(),
+        };
+        Money { time_zone, cny_per_usd, unpriced, budget_status, warn_at }
+    }
+
+    /// Parts of a budget, in billionths.
+    pub(super) fn thresholds(&mut self, written: &[raw::Decimal], path: &Path) -> Arc<[u64]> {
+        let mut thresholds = Vec::with_capacity(written.len());
+        for (i, text) in written.iter().enumerate() {
+            match nano(&text.0) {
+                Some(part @ 1..=UNIT) => thresholds.push(part),
+                _ => {
+                    let help = "write for example 0.8 for 80 percent; 1 is all of it";
+                    self.fault(&path.index(i), "a threshold is a part of the budget: above 0, and 1 at most", help);
+                }
+            }
+        }
+        thresholds.into()
     }
 
     pub(super) fn prices(&mut self, raw: Vec<raw::Price>, upstreams: &Upstreams, money: &Money) -> Vec<ModelPrice> {
@@ -116,7 +148,8 @@ impl Check<'_> {
         u64::try_from(begins.timestamp().as_millisecond()).unwrap_or_default()
     }
 
-    pub(super) fn budgets(&mut self, written: &[String], path: &Path) -> Vec<Budget> {
+    /// `starts_on` = the day on which months begin, as it is written.
+    pub(super) fn budgets(&mut self, written: &[String], starts_on: Option<u8>, path: &Path) -> Vec<Budget> {
         let mut budgets: Vec<Budget> = Vec::new();
         for (i, text) in written.iter().enumerate() {
             let path = path.index(i);
@@ -134,11 +167,11 @@ impl Check<'_> {
                         let help = "write `cny_per_usd` below [money], or budgets and prices in one currency";
                         self.fault(&path, message, help);
                     }
-                    budgets.push(budget);
+                    budgets.push(budget.starting_on(starts_on.unwrap_or(1)));
                 }
                 Err(_) => self.fault(
                     &path,
-                    "this is not an amount, a currency (CNY or USD) and a time (day, month or total)",
+                    "this is not an amount, a currency (CNY or USD) and a time (day, week, month or total)",
                     "write it as \"50CNY/month\" or \"2.5USD/day\"",
                 ),
             }

@@ -88,6 +88,8 @@ impl Check<'_> {
             return Err(());
         }
         match (self.env)(name).map(std::ffi::OsString::into_string) {
+            // What compose files and env files set to nothing is not set.
+            Some(Ok(text)) if text.is_empty() && optional => Ok(None),
             Some(Ok(text)) => Ok(Some(text)),
             None if optional => Ok(None),
             None => {
@@ -132,6 +134,14 @@ impl Check<'_> {
             );
             return Found::Faulty;
         }
+        if text.starts_with(QUOTES) || text.ends_with(QUOTES) {
+            self.fault(
+                path,
+                format!("{owner} has quotes around the secret"),
+                "remove the quotes: files of variables (`docker --env-file`) and secret files are taken as they are, quotes included",
+            );
+            return Found::Faulty;
+        }
         if !text.bytes().all(|b| b.is_ascii_graphic()) {
             self.fault(path, format!("{owner} holds what no secret may"), VISIBLE);
             return Found::Faulty;
@@ -139,5 +149,8 @@ impl Check<'_> {
         Found::Secret(text.into())
     }
 }
+
+/// Straight ones, and those that word processors make of them.
+const QUOTES: [char; 7] = ['"', '\'', '`', '“', '”', '‘', '’'];
 
 const VISIBLE: &str = "a secret is visible ASCII without white space: look for a stray space, quote or line break";

@@ -1,6 +1,6 @@
 //! `[server]`, `[timeouts]`, `[log]`.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use tracing_subscriber::EnvFilter;
 
@@ -13,12 +13,16 @@ use crate::config::{
 };
 
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+/// The contact is a part of error messages, of which some clients show the first lines only.
+const LONGEST_CONTACT: usize = 200;
+/// Few responses in the background are over sooner.
+const BACKGROUND_POLL: Duration = Duration::from_secs(5);
 const ADDRESS: &str = "write an IP address and a port, such as \"127.0.0.1:8080\" or \"[::]:8080\"";
 
 impl Check<'_> {
     /// The server's settings; none if an address is no address.
     pub(super) fn server(&mut self, raw: raw::Server) -> Option<Server> {
-        let listen = match (self.env)("TIDEGATE_LISTEN") {
+        let listen = match (self.env)("TIDEGATE_LISTEN").filter(|text| !text.is_empty()) {
             None => self.address("listen", &raw.listen),
             Some(text) => {
                 let address = text.to_str().and_then(|text| text.parse().ok());
@@ -39,6 +43,7 @@ impl Check<'_> {
         Some(Server {
             trusted_proxies: self.networks(&raw.trusted_proxies, &Path::default().key("server").key("trusted_proxies")),
             client_gone_drain: raw.client_gone_drain_mib << 20,
+            contact: self.contact(raw.contact.as_deref()),
             data_dir: self.data_dir(&raw.data_dir),
             workers: match raw.workers {
                 0 => std::thread::available_parallelism().map_or(1, usize::from),
@@ -70,18 +75,24 @@ impl Check<'_> {
         }
     }
 
+    fn contact(&mut self, written: Option<&str>) -> Option<Arc<str>> {
+        let contact = written?.trim();
+        if contact.is_empty() || contact.chars().any(char::is_control) || contact.len() > LONGEST_CONTACT {
+            let message = format!("`contact` is empty, over {LONGEST_CONTACT} bytes, or holds a control character");
+            let help = "write a mail address or another short text, or leave it out";
+            self.fault(&Path::default().key("server").key("contact"), message, help);
+        }
+        Some(contact.into())
+    }
+
     fn data_dir(&mut self, written: &str) -> PathBuf {
-        let Some(folder) = (self.env)("TIDEGATE_DATA_DIR") else {
+        let Some(folder) = (self.env)("TIDEGATE_DATA_DIR").filter(|folder| !folder.is_empty()) else {
             if written.is_empty() {
                 let path = Path::default().key("server").key("data_dir");
                 self.fault(&path, "`data_dir` is empty", "name a folder, such as \"data\"");
             }
             return written.into();
         };
-        if folder.is_empty() {
-            let help = "unset it, or let it name a folder";
-            self.fault_outside("the variable TIDEGATE_DATA_DIR is empty", help);
-        }
         folder.into()
     }
 
@@ -101,11 +112,12 @@ impl Check<'_> {
                 let (Some(address), Some(taken)) = (address, taken) else { continue };
                 if meet(*address, *taken) {
                     let path = Path::default().key("server").key(name);
-                    let from = if (self.env)("TIDEGATE_LISTEN").is_some() && *other == "listen" {
-                        " (which TIDEGATE_LISTEN sets)"
-                    } else {
-                        ""
-                    };
+                    let from =
+                        if (self.env)("TIDEGATE_LISTEN").is_some_and(|text| !text.is_empty()) && *other == "listen" {
+                            " (which TIDEGATE_LISTEN sets)"
+                        } else {
+                            ""
+                        };
                     self.fault(
                         &path,
                         format!("`{name}` takes port {}, and so does `{other}`{from}", address.port()),
@@ -125,7 +137,7 @@ impl Check<'_> {
                 let near = nearest(level, LEVELS).map_or_else(String::new, |near| format!("did you mean `{near}`? "));
                 let help = format!("{near}levels are {}; by module: `warn,tidegate=debug`", LEVELS.join(", "));
                 self.fault(&path, "`level` names no level", help);
-                return Log { format: LogFormat::Json, level: String::new() };
+                return Log { format: LogFormat::Json, level: String::new(), client_ip: raw.client_ip };
             }
         }
         if EnvFilter::try_new(&raw.level).is_err() {
@@ -135,7 +147,7 @@ impl Check<'_> {
             raw::LogFormat::Json => LogFormat::Json,
             raw::LogFormat::Text => LogFormat::Text,
         };
-        Log { format, level: raw.level }
+        Log { format, level: raw.level, client_ip: raw.client_ip }
     }
 }
 
@@ -168,6 +180,7 @@ pub(super) fn timeouts(raw: &raw::Timeouts) -> Timeouts {
         queue: Duration::from_secs(raw.queue_s),
         upstream_connect: Duration::from_secs(raw.upstream_connect_s),
         upstream_head: Duration::from_secs(raw.upstream_head_s),
+        background_poll: BACKGROUND_POLL,
         upstream_silence: Duration::from_secs(raw.upstream_silence_s),
         upstream_pool_idle: Duration::from_secs(raw.upstream_pool_idle_s),
     }

@@ -49,7 +49,7 @@ pub(super) struct Upstreams {
     /// Digests of all credentials.
     pub(super) secrets: Vec<[u8; 32]>,
     /// Whether `names` holds all that were meant.
-    complete: bool,
+    pub(super) complete: bool,
 }
 
 impl Check<'_> {
@@ -60,7 +60,7 @@ impl Check<'_> {
             idle: Vec::new(),
             names: BTreeMap::new(),
             secrets: Vec::new(),
-            complete: self.sound || (!raw.is_empty() && raw.iter().all(|upstream| upstream.name.is_some())),
+            complete: self.is_complete("upstreams", raw.iter().map(|upstream| upstream.name.is_some())),
         };
         let none_written = raw.is_empty();
         for (i, raw) in raw.into_iter().enumerate() {

@@ -7,6 +7,21 @@ use http::{Uri, uri::Authority};
 /// What is wrong with a URL, and a mend.
 pub(super) type Wrong = (&'static str, &'static str);
 
+/// What provider pages print behind the base URL, beside /responses.
+const ENDPOINTS: [&str; 11] = [
+    "/chat/completions",
+    "/chat",
+    "/completions",
+    "/conversations",
+    "/embeddings",
+    "/moderations",
+    "/images/generations",
+    "/audio/speech",
+    "/models",
+    "/messages",
+    "/responses/compact",
+];
+
 /// A base URL without its trailing slash. It says where every request of an upstream goes, so nothing in it may be
 /// left to chance.
 pub(super) fn base(text: &str, insecure: bool) -> Result<Uri, Wrong> {
@@ -27,6 +42,15 @@ pub(super) fn base(text: &str, insecure: bool) -> Result<Uri, Wrong> {
     if path.ends_with("/responses") {
         return Err(("ends in /responses", "cut /responses off: it is added to each request"));
     }
+    if ENDPOINTS.iter().any(|endpoint| path.ends_with(endpoint)) {
+        return Err((
+            "ends in the path of an endpoint",
+            "cut that path off, so that it ends in /v1 for most providers: the path of the endpoint is added to each request",
+        ));
+    }
+    if path.contains("/v1/v1") {
+        return Err(("holds /v1 twice", "write /v1 once"));
+    }
     if scheme == "http" && !insecure && !is_private(host) {
         return Err((
             "sends the credential over the internet in the clear",
@@ -35,6 +59,19 @@ pub(super) fn base(text: &str, insecure: bool) -> Result<Uri, Wrong> {
     }
     let base = text.trim_end_matches('/');
     base.parse().map_err(|_| ("is not a URL", WHOLE))
+}
+
+/// Where alerts are posted. Its path and query may hold a secret of the receiver's, so it is never shown.
+pub(super) fn webhook(text: &str) -> Result<Uri, Wrong> {
+    const WHOLE: &str = "write the whole URL, such as \"https://alerts.example.com/tidegate\"";
+    let uri: Uri = text.parse().map_err(|_| ("is not a URL", WHOLE))?;
+    let (scheme, host) = scheme_and_host(&uri).ok_or(("is not a URL with a scheme and a host", WHOLE))?;
+    match scheme {
+        "https" => Ok(uri),
+        "http" if is_private(host) => Ok(uri),
+        "http" => Err(("sends names of keys over the internet in the clear", "use https://")),
+        _ => Err(("must begin with https:// or http://", WHOLE)),
+    }
 }
 
 /// A proxy on the way to an upstream.
@@ -150,6 +187,13 @@ mod tests {
             "https://h.cn/v1#a",
             "https://h.cn/v1/responses",
             "https://h.cn/v1/responses/",
+            "https://h.cn/v1/chat/completions",
+            "https://h.cn/v1/chat/completions/",
+            "https://h.cn/v1/chat",
+            "https://h.cn/v1/models",
+            "https://h.cn/v1/embeddings",
+            "https://h.cn/v1/v1",
+            "https://h.cn/openai/v1/v1/",
             "https://u:p@h.cn/v1",
             "https://h.cn:0/v1",
             "https://h.cn:/v1",
@@ -158,6 +202,16 @@ mod tests {
             "https://h.cn/v1?",
         ] {
             assert!(base(text, false).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn webhooks_are_encrypted_or_inside() {
+        for text in ["https://h.cn/a?key=b", "http://127.0.0.1:9/x", "http://alerts.internal/", "https://h.cn"] {
+            assert!(webhook(text).is_ok(), "{text}");
+        }
+        for text in ["", "h.cn/a", "http://h.cn/a", "ftp://h.cn/a", "https:///a", "https://u:p@h.cn/a"] {
+            assert!(webhook(text).is_err(), "{text}");
         }
     }
 

@@ -2,6 +2,7 @@
 //! field. The JSON Schema is made from these, and the file is held against that schema before anything else (`shape`).
 
 mod affinity;
+mod alerts;
 mod failover;
 mod key;
 mod limits;
@@ -15,8 +16,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub(in crate::config) use affinity::{Affinity, UnknownIds};
+pub(in crate::config) use alerts::Alerts;
 pub(in crate::config) use failover::{ErrorRule, FailoverOn, Fault};
-pub(in crate::config) use key::{Group, Key, OnClientGone, Secret};
+pub(in crate::config) use key::{Group, Key, KeyLimits, OnClientGone, Secret};
 pub(in crate::config) use limits::{Fail, Limits};
 pub(in crate::config) use money::{Currency, Decimal, Money, Price, Unpriced};
 pub(in crate::config) use routing::{Health, Model, OnLostState, Routing, Strategy, Target};
@@ -55,6 +57,8 @@ pub(in crate::config) struct File {
     pub(in crate::config) health: Health,
     /// Where state goes that an upstream keeps.
     pub(in crate::config) affinity: Affinity,
+    /// Where an operator is told of what happened.
+    pub(in crate::config) alerts: Alerts,
 }
 
 #[derive(Deserialize, Serialize, JsonSchema)]
@@ -87,9 +91,12 @@ pub(in crate::config) struct Server {
     /// All request bodies together, in MiB.
     #[schemars(range(min = 1, max = 1_048_576))]
     pub(in crate::config) max_body_memory_mib: u64,
-    /// The rest of an answer that is read where its client left, for keys with `on_client_gone = "drain"`, in MiB.
+    /// The rest of an answer that is read where its client left (see `on_client_gone`), in MiB.
     #[schemars(range(min = 1, max = 1024))]
     pub(in crate::config) client_gone_drain_mib: u64,
+    /// Whom people ask when a budget is spent, such as a mail address; a part of that error's message.
+    #[schemars(example = &"ai-platform@example.com")]
+    pub(in crate::config) contact: Option<String>,
 }
 
 impl Default for Server {
@@ -106,6 +113,7 @@ impl Default for Server {
             max_body_mib: 64,
             max_body_memory_mib: 512,
             client_gone_drain_mib: 16,
+            contact: None,
         }
     }
 }
@@ -153,7 +161,7 @@ pub(in crate::config) struct Timeouts {
     /// Requests under way at shutdown; 0 = they are cut at once.
     #[schemars(range(max = 86_400))]
     pub(in crate::config) drain_timeout_s: u64,
-    /// Reading the rest of an answer whose client left, for keys with `on_client_gone = "drain"`.
+    /// Reading the rest of an answer whose client left (see `on_client_gone`).
     #[schemars(range(min = 1, max = 86_400))]
     pub(in crate::config) client_gone_drain_s: u64,
     /// While every candidate has as many requests as it may have; 0 = refused at once.
@@ -202,11 +210,13 @@ pub(in crate::config) struct Log {
     pub(in crate::config) format: LogFormat,
     /// A level, or levels by module: `info`, `warn,tidegate=debug`.
     pub(in crate::config) level: String,
+    /// Whether lines of refused requests name the address of the client.
+    pub(in crate::config) client_ip: bool,
 }
 
 impl Default for Log {
     fn default() -> Self {
-        Self { format: LogFormat::Json, level: "info".into() }
+        Self { format: LogFormat::Json, level: "info".into(), client_ip: true }
     }
 }
 

@@ -23,13 +23,18 @@ impl JsonSchema for Decimal {
 #[derive(Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(in crate::config) struct Money {
-    /// IANA name of the time zone in which days and months begin.
+    /// IANA name of the time zone in which days, weeks and months begin.
     pub(in crate::config) time_zone: String,
     /// Yuan for a dollar; absent = the two are never added up.
     #[schemars(extend("examples" = [7.1]))]
     pub(in crate::config) cny_per_usd: Option<Decimal>,
     /// Models without a price, for keys with a budget.
     pub(in crate::config) unpriced: Unpriced,
+    /// Status of the answer to a key whose budget is spent: 429 or 402.
+    pub(in crate::config) budget_status: u16,
+    /// Parts of a budget at which the log warns, once for each window; absent = 0.8 and 1.
+    #[schemars(extend("examples" = [[0.8, 1]]))]
+    pub(in crate::config) warn_at: Option<Vec<Decimal>>,
 }
 
 #[derive(Clone, Copy, Deserialize, Serialize, JsonSchema)]
@@ -41,7 +46,13 @@ pub(in crate::config) enum Unpriced {
 
 impl Default for Money {
     fn default() -> Self {
-        Self { time_zone: "UTC".into(), cny_per_usd: None, unpriced: Unpriced::Refuse }
+        Self {
+            time_zone: "UTC".into(),
+            cny_per_usd: None,
+            unpriced: Unpriced::Refuse,
+            budget_status: 429,
+            warn_at: None,
+        }
     }
 }
 

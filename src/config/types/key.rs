@@ -1,10 +1,13 @@
 //! Keys of clients, groups of them, and how much they may ask for.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use ipnet::IpNet;
 
-use crate::domain::money::Budget;
+use crate::domain::{
+    model_name::ModelPattern,
+    money::{Budget, decimal},
+};
 
 /// `[[keys]]`: one client key.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,6 +26,10 @@ pub struct Key {
     pub limits: Limits,
     /// What it may cost, one for each window at most.
     pub budgets: Vec<Budget>,
+    /// Parts of its budgets at which the log warns, in billionths.
+    pub warn_at: Arc<[u64]>,
+    /// How much it may ask for of some models, beside all that.
+    pub limits_by_model: Vec<ModelLimits>,
     /// Networks that it may come from; empty = any.
     pub ips: Vec<IpNet>,
     /// From when on it is refused: milliseconds since 1970-01-01 UTC.
@@ -44,9 +51,11 @@ impl Key {
             group: None,
             limits: Limits::default(),
             budgets: Vec::new(),
+            warn_at: Arc::default(),
+            limits_by_model: Vec::new(),
             ips: Vec::new(),
             expires: None,
-            on_client_gone: OnClientGone::Cancel,
+            on_client_gone: OnClientGone::ByCost,
             kept: Kept::File,
         }
     }
@@ -55,8 +64,11 @@ impl Key {
 /// `on_client_gone`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnClientGone {
-    /// It is cancelled.
+    /// Absent: a stream is cancelled. An answer that is no stream is read to its end where the key or its group has a
+    /// budget, as the provider bills all of it in any case.
     #[default]
+    ByCost,
+    /// It is cancelled.
     Cancel,
     /// It is read to its end, within bounds, to know what it cost.
     Drain,
@@ -86,6 +98,78 @@ pub struct Group {
     pub limits: Limits,
     /// What they may cost together, one for each window at most.
     pub budgets: Vec<Budget>,
+    /// Parts of its budgets at which the log warns, in billionths.
+    pub warn_at: Arc<[u64]>,
+}
+
+/// Models for which one key may have limits of its own: each request is held against all that match.
+pub const MOST_BY_MODEL: usize = 32;
+
+/// `[[keys.limits]]`: how much a key may ask for of one model or pattern.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelLimits {
+    /// Which models.
+    pub model: ModelPattern,
+    /// How much.
+    pub limits: Limits,
+    /// What they may cost, one for each window at most.
+    pub budgets: Vec<Budget>,
+}
+
+impl ModelLimits {
+    /// Reads the form that keys of the store have: a model or pattern, and after it at least one of `rpm=`, `tpm=`, `max_in_flight=`
+    /// and `budget=`, which may be there once for each window, apart by white space.
+    ///
+    /// # Errors
+    /// What is wrong with it, for people.
+    pub fn parse(text: &str, starts_on: u8) -> Result<Self, String> {
+        let wrong =
+            |what: &str| format!("`{text}`: {what}, as in `gpt-5* rpm=10 tpm=50000 max_in_flight=2 budget=5CNY/day`");
+        let mut parts = text.split_whitespace();
+        let model = parts.next().filter(|model| !model.contains('=')).ok_or_else(|| wrong("name a model first"))?;
+        if model.strip_suffix('*').unwrap_or(model).contains('*') {
+            return Err(wrong("`*` may stand at the end of the model only"));
+        }
+        let (mut limits, mut budgets) = (Limits::default(), Vec::<Budget>::new());
+        for part in parts {
+            let (name, value) = part.split_once('=').ok_or_else(|| wrong("write limits as `name=value`"))?;
+            let number =
+                || value.parse().ok().filter(|number| *number > 0).ok_or_else(|| wrong("write a whole number above 0"));
+            let is_new = match name {
+                "rpm" => limits.requests.replace(number()?).is_none(),
+                "tpm" => limits.tokens.replace(number()?).is_none(),
+                "max_in_flight" => limits.in_flight.replace(number()? as usize).is_none(),
+                "budget" => {
+                    let budget = Budget::parse(value)?.starting_on(starts_on);
+                    let is_new = budgets.iter().all(|known| known.window != budget.window);
+                    budgets.push(budget);
+                    is_new
+                }
+                _ => return Err(wrong("a limit is `rpm`, `tpm`, `max_in_flight` or `budget`")),
+            };
+            if !is_new {
+                return Err(wrong("each limit may be there once"));
+            }
+        }
+        if limits == Limits::default() && budgets.is_empty() {
+            return Err(wrong("write at least one limit"));
+        }
+        Ok(Self { model: ModelPattern(model.into()), limits, budgets })
+    }
+}
+
+impl fmt::Display for ModelLimits {
+    /// In the form that [`ModelLimits::parse`] reads.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Limits { requests, tokens, in_flight } = self.limits;
+        f.write_str(&self.model.0)?;
+        requests.map_or(Ok(()), |count| write!(f, " rpm={count}"))?;
+        tokens.map_or(Ok(()), |count| write!(f, " tpm={count}"))?;
+        in_flight.map_or(Ok(()), |count| write!(f, " max_in_flight={count}"))?;
+        self.budgets.iter().try_for_each(|Budget { money, window, .. }| {
+            write!(f, " budget={}{}/{}", decimal(money.nano), money.currency.name(), window.name())
+        })
+    }
 }
 
 /// How much a key or a group may ask for; none = as much as it likes.
@@ -97,4 +181,40 @@ pub struct Limits {
     pub tokens: Option<u32>,
     /// Requests under way at once.
     pub in_flight: Option<usize>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::money::Window;
+
+    #[test]
+    fn limits_of_a_model_are_read_as_people_write_them() {
+        for text in [
+            "gpt-5* rpm=10 tpm=50000 max_in_flight=2 budget=5CNY/day budget=50CNY/month",
+            "o3 rpm=1",
+            "up/a.b budget=0.5USD/week",
+        ] {
+            let limits = ModelLimits::parse(text, 15).unwrap();
+            assert_eq!(limits.to_string(), text);
+            assert!(limits.budgets.iter().all(|budget| (budget.window == Window::Month) == (budget.starts_on == 15)));
+        }
+        for text in [
+            "",
+            "o3",
+            "rpm=1",
+            "o3 rpm",
+            "o3 rpm=0",
+            "o3 rpm=-1",
+            "o3 rpm=x",
+            "o3 rps=1",
+            "o3 rpm=1 rpm=2",
+            "o*3 rpm=1",
+            "o3 budget=5",
+            "o3 budget=5CNY/day budget=6CNY/day",
+            "o3 rpm=99999999999",
+        ] {
+            assert!(ModelLimits::parse(text, 1).is_err(), "{text}");
+        }
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use http::StatusCode;
 use jiff::tz::TimeZone;
 
 use crate::domain::price::Price;
@@ -9,12 +10,16 @@ use crate::domain::price::Price;
 /// `[money]`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Money {
-    /// Where days and months of budgets and prices begin.
+    /// Where days, weeks and months of budgets and prices begin.
     pub time_zone: TimeZone,
     /// Nano-yuan for a dollar; none = the two are never added up.
     pub cny_per_usd: Option<u64>,
     /// A model without a price, asked for by a key with a budget.
     pub unpriced: Unpriced,
+    /// Status of the answer to a key whose budget is spent: 429, or 402.
+    pub budget_status: StatusCode,
+    /// Parts of a budget at which the log warns, in billionths; for keys and groups that have none of their own.
+    pub warn_at: Arc<[u64]>,
 }
 
 /// What becomes of a request for a model without a price, where its key has a budget.

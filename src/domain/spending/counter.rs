@@ -1,8 +1,16 @@
 //! What is spent of one budget in one of its windows, as this process knows it.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    pin::pin,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
-use super::super::money::MOST;
+use tokio::sync::Notify;
+
+use super::super::money::{MOST, UNIT};
 
 /// Of its share of what was left when the ledger was read, one of several spends this part until it knows what others spent since.
 const UNSURE: u64 = 10;
@@ -12,7 +20,13 @@ const UNSURE: u64 = 10;
 /// It is exact about what this process spent: the ledger's rows, and what its own requests did cost that the ledger did not
 /// show yet. What others spent it knows from the ledger alone.
 #[derive(Debug, Default)]
-pub struct Counter(Mutex<State>);
+pub struct Counter {
+    state: Mutex<State>,
+    /// Whether it may be counted by: the ledger or a copy of it was read, or the window began with nothing spent.
+    counts: AtomicBool,
+    /// Somebody waits for that.
+    read: Notify,
+}
 
 #[derive(Debug, Default)]
 struct State {
@@ -39,6 +53,12 @@ struct State {
     granted: u64,
     granted_in: u64,
     part: Option<Part>,
+    /// The budget, in nano-units; 0 = not known.
+    limit: u64,
+    /// Its thresholds, in billionths of it.
+    warn_at: Vec<u64>,
+    /// The highest threshold that was told in this window.
+    warned: u64,
 }
 
 /// Other data folders, and what the ledger says of the rows of each.
@@ -246,12 +266,70 @@ impl Counter {
         if wish >= state.granted_in {
             state.granted = 0;
         }
+        drop(state);
+        self.begin_to_count();
     }
 
     /// So much was spent, by this data folder and by others, as a process before this one believed: until the ledger is asked.
     pub fn believe(&self, own: u64, others: u64) {
         let mut state = self.lock();
         (state.own, state.of_others) = (own, others);
+        drop(state);
+        self.begin_to_count();
+    }
+
+    /// Nothing was spent in the window without this counter.
+    pub(super) fn begin_at_nothing(&self) {
+        self.begin_to_count();
+    }
+
+    fn begin_to_count(&self) {
+        self.counts.store(true, Ordering::Release);
+        self.read.notify_waiters();
+    }
+
+    /// Whether what it says is what the ledger said, or a copy of it; a counter that was dropped and made again knows nothing.
+    pub fn counts(&self) -> bool {
+        self.counts.load(Ordering::Acquire)
+    }
+
+    /// Waits for that.
+    pub(super) async fn until_it_counts(&self) {
+        let mut read = pin!(self.read.notified());
+        read.as_mut().enable();
+        if !self.counts() {
+            read.await;
+        }
+    }
+
+    /// What it is held against: a budget of `limit` nano-units, with thresholds in billionths of it.
+    pub fn watch(&self, limit: u64, warn_at: &[u64]) {
+        let mut state = self.lock();
+        (state.limit, state.warn_at) = (limit, warn_at.to_vec());
+    }
+
+    /// The highest threshold that was told in this window, as a process before this one left it.
+    pub fn was_warned(&self, threshold: u64) {
+        let mut state = self.lock();
+        state.warned = state.warned.max(threshold);
+    }
+
+    /// The same as it is now.
+    pub fn warned(&self) -> u64 {
+        self.lock().warned
+    }
+
+    /// The thresholds that were reached since this was asked last, each with the budget and what was spent.
+    pub(super) fn crossed(&self) -> Vec<(u64, u64, u64)> {
+        let mut state = self.lock();
+        let (limit, spent, warned) = (state.limit, state.spent(), state.warned);
+        let reached =
+            |threshold: u64| u128::from(spent) * u128::from(UNIT) >= u128::from(limit) * u128::from(threshold);
+        let mut new: Vec<u64> =
+            state.warn_at.iter().copied().filter(|threshold| *threshold > warned && reached(*threshold)).collect();
+        new.sort_unstable();
+        state.warned = new.last().copied().unwrap_or(warned);
+        new.into_iter().map(|threshold| (threshold, limit, spent)).collect()
     }
 
     /// Whether the ledger was asked for it.
@@ -260,7 +338,7 @@ impl Counter {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -59,7 +59,7 @@ impl<'a> Two<'a> {
             let windows = Arc::new(Windows::new(jiff::tz::TimeZone::UTC));
             One {
                 link: there.runtime.block_on(there.server_link(origin)),
-                subject: Subject { shares, spending: Arc::default(), windows },
+                subject: Subject { shares, upstreams: Arc::default(), spending: Arc::default(), windows },
                 under_way: Vec::new(),
                 rows: 0,
                 away: false,
@@ -84,7 +84,7 @@ impl<'a> Two<'a> {
     }
 
     fn take(&mut self, who: usize, cost: u64) {
-        let items = self.both[who].subject.second(0, &[cost, cost], 0);
+        let items = self.both[who].subject.second(Scope::ALL, 0, &[cost, cost], 0);
         let holder = format!("{}-{}", self.name, TURN.fetch_add(1, Ordering::Relaxed));
         let (counter, of) = (self.counter(who), &mut self.both[who]);
         let taken = if of.away {
@@ -95,7 +95,7 @@ impl<'a> Two<'a> {
         } else if counter.spent() >= self.limit {
             false
         } else {
-            let (mut asked, _) = shared::question(&of.subject, &items);
+            let (mut asked, _) = shared::question(&of.subject, Scope::ALL, &items);
             let told: Vec<_> = asked.iter().flat_map(told).collect();
             asked.extend(told);
             let answer = self.there.runtime.block_on(of.link.take(None, None, &holder, &asked)).unwrap();

@@ -10,6 +10,7 @@ use crate::{
         spending::{Account, Span, Spender},
         usage::{Shown, Usage},
     },
+    metering::polling,
     store::{
         journal::Writer,
         sql::{By, Database, FILE, Place, Total},
@@ -58,7 +59,8 @@ fn records(rows: &[Row<'_>]) -> Vec<u8> {
 
 fn into(folder: &Path) -> Into {
     let (spending, clock, copy) = (Arc::default(), Clock::system(), folder.join("budgets.json"));
-    Into { place: place(folder), origin: "here".into(), spending, clock, copy }
+    let polls = polling(Duration::from_secs(5)).0;
+    Into { place: place(folder), origin: "here".into(), spending, clock, copy, polls }
 }
 
 fn place(folder: &Path) -> Place {
@@ -185,6 +187,7 @@ fn what_was_spent_is_what_rows_say_and_what_this_process_adds() {
     let account = Account {
         spender: Spender::Key,
         name: "team".into(),
+        model: None,
         currency: Currency::Cny,
         window: Window::Total,
         span: Span { from: 0, to: u64::MAX },
@@ -202,7 +205,7 @@ fn what_was_spent_is_what_rows_say_and_what_this_process_adds() {
         Journal::open(folder.path().join("journal"), 1, Arc::clone(&condition), &journal::SystemDisk).unwrap();
     let into = Into { spending: Arc::clone(&spending), ..into(folder.path()) };
     let feeding = Feeding::start(into, Arc::clone(&journal), found, condition).unwrap();
-    let counter = spending.counter(account);
+    let counter = spending.counter(account, u64::MAX);
     assert_eq!(counter.spent(), 90, "until the ledger was asked");
     // What costs something right now counts as well.
     counter.settle(0, 7);
@@ -231,6 +234,7 @@ fn accounts() -> [Account; 2] {
     let account = |spender, name: &str| Account {
         spender,
         name: name.into(),
+        model: None,
         currency: Currency::Cny,
         window: Window::Total,
         span: Span { from: 0, to: u64::MAX },
@@ -244,7 +248,7 @@ fn process(folder: &Path, files: &[Vec<Row<'_>>]) -> [u64; 2] {
     let (journal, found) =
         Journal::open(folder.join("journal"), 4, Arc::clone(&condition), &journal::SystemDisk).unwrap();
     let spending = Arc::<Spending>::default();
-    let counters = accounts().map(|account| spending.counter(account));
+    let counters = accounts().map(|account| spending.counter(account, u64::MAX));
     let into = Into { spending, ..into(folder) };
     let feeding = Feeding::start(into, Arc::clone(&journal), found, condition).unwrap();
     for rows in files.iter().filter(|rows| !rows.is_empty()) {

@@ -21,6 +21,8 @@ pub struct Paths {
     ends: [u32; MAX_SEGMENTS],
     /// The paths whose name at a level has a length, by level and length: most keys are told from all of them by it.
     by_len: [[u32; MAX_NAME]; MAX_SEGMENTS],
+    /// The paths to which [`Repeats::Refuse`] applies.
+    strict: u32,
 }
 
 impl Paths {
@@ -42,7 +44,15 @@ impl Paths {
             ends[path.len() - 1] |= 1 << i;
             i += 1;
         }
-        Self { paths, ends, by_len }
+        Self { paths, ends, by_len, strict: u32::MAX }
+    }
+
+    /// The same; the paths from this place on are hints. Nothing depends on whether another parser reads them alike, so that the last
+    /// one counts and none is refused.
+    pub const fn hints_from(mut self, place: usize) -> Self {
+        assert!(place < MAX_PATHS);
+        self.strict = (1 << place) - 1;
+        self
     }
 }
 
@@ -161,14 +171,14 @@ impl Watch {
             let name = self.paths.paths[path][level];
             if name.as_bytes() == key {
                 matching |= 1 << path;
-            } else if self.refuse && name.as_bytes().eq_ignore_ascii_case(key) {
+            } else if self.refuse && self.is_strict(path) && name.as_bytes().eq_ignore_ascii_case(key) {
                 return Err(JsonErrorKind::LetterCase { name });
             }
         }
         if self.refuse && !key.is_ascii() {
             self.no_other_letters(live, key)?;
         }
-        let again = matching & self.seen[level];
+        let again = matching & self.seen[level] & self.paths.strict;
         if self.refuse && again != 0 {
             return Err(JsonErrorKind::Repeated { name: self.paths.paths[again.trailing_zeros() as usize][level] });
         }
@@ -178,11 +188,15 @@ impl Watch {
         Ok(())
     }
 
+    fn is_strict(&self, path: usize) -> bool {
+        self.paths.strict & (1 << path) != 0
+    }
+
     /// A key that is not ASCII is none of the names; nor may it be one to a parser that folds letters.
     fn no_other_letters(&self, live: u32, key: &[u8]) -> Result<(), JsonErrorKind> {
         let Some(folded) = folded(key) else { return Ok(()) };
         let same_len = self.paths.by_len[self.level - 1].get(folded.len()).copied().unwrap_or_default();
-        for path in bits(live & same_len) {
+        for path in bits(live & same_len & self.paths.strict) {
             let name = self.paths.paths[path][self.level - 1];
             if name.as_bytes().eq_ignore_ascii_case(&folded) {
                 return Err(JsonErrorKind::LetterCase { name });

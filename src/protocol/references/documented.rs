@@ -24,8 +24,8 @@
 //! *Anywhere else* callers choose names, so that nothing is refused for a name. A string counts by its value, as something that may be
 //! looked up (`Use::Perhaps`): if it looks like the id of a stored object ([`kind_of`](super::ids::kind_of)), or stands at a name of the
 //! table. So `extra_body`, which relays lay over the request, and places that no table knows are covered. Text is left out: strings at
-//! `content`, `text`, `arguments`, `output`, `instructions`, and at `input` and `prompt` where these are text. So are `type`, `name`, and
-//! `call_id`, which names a call of the same conversation.
+//! `content`, `text`, `arguments`, `output`, `instructions`, and at `input` and `prompt` where these are text. So are `type`, an item's
+//! own `name`, and `call_id`, which names a call of the same conversation.
 //!
 //! A string counts, and each string in an array: `null`, numbers and empty strings are for the provider to judge.
 //!
@@ -89,7 +89,6 @@ macro_rules! and_elsewhere {
             Rule::id(EVERYWHERE, "skill_id", Kind::Skill).tolerant(),
             Rule::text(EVERYWHERE, "text"),
             Rule::text(EVERYWHERE, "type"),
-            Rule::text(EVERYWHERE, "name"),
             Rule::text(EVERYWHERE, "output"),
             Rule::text(EVERYWHERE, "content"),
             Rule::text(EVERYWHERE, "call_id"),

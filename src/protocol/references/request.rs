@@ -36,8 +36,9 @@ const MOST: usize = 8192;
 /// thousand keep the store busy for milliseconds.
 pub const MOST_LOOKED_UP: usize = 1024;
 
-/// The fields at the top that are acted on, by the places that [`Request`] has for them.
-static FIELDS: Paths = Paths::new(&[&["model"], &["prompt_cache_key"], &["background"]]);
+/// The fields at the top that are acted on, by the places that [`Request`] has for them. `stream` is a hint: it decides only whether an
+/// answer is read on without its client.
+static FIELDS: Paths = Paths::new(&[&["model"], &["prompt_cache_key"], &["background"], &["stream"]]).hints_from(3);
 
 /// A request that names no model: nothing else than its references is acted on.
 static NO_FIELDS: Paths = Paths::new(&[]);
@@ -66,6 +67,8 @@ pub struct Request {
     pub prompt_cache_key: Option<Found>,
     /// `background`
     pub background: Option<Found>,
+    /// `stream`
+    pub stream: Option<Found>,
     /// All references, in the order of the text.
     pub references: Vec<Used>,
     /// The items of `input` that only the account understands which made them, each with one comma.
@@ -109,13 +112,14 @@ impl RequestScan {
     /// Call at the end of the body: it must be whole.
     pub fn finish(mut self) -> Result<Request, JsonError> {
         self.scanner.finish()?;
-        let [model, prompt_cache_key, background] = [0, 1, 2].map(|field| self.scanner.found(field).cloned());
+        let [model, prompt_cache_key, background, stream] =
+            [0, 1, 2, 3].map(|field| self.scanner.found(field).cloned());
         let found = &mut self.scanner.sought_mut().collect;
         if let Some(at) = found.too_many() {
             return Err(JsonError { kind: JsonErrorKind::TooManyReferences, at });
         }
         let (references, bound) = (std::mem::take(&mut found.references), found.cuts.ranges());
-        Ok(Request { model, prompt_cache_key, background, references, bound })
+        Ok(Request { model, prompt_cache_key, background, stream, references, bound })
     }
 
     /// Bytes of memory that the references found so far take: up to about 1 MiB.

@@ -283,6 +283,9 @@ fn tells_items_that_are_whole() {
         r#"{"type":"additional_tools","id":"at_1","role":"developer","tools":[]}"#,
         r#"{"type":"local_shell_call_output","id":"lsh_1","output":""}"#,
         r#"{"type":"context_compaction","id":"cmp_1"}"#,
+        r#"{"type":"compaction_trigger","id":"ct_1"}"#,
+        r#"{"type":"configuration_update","id":"cu_1"}"#,
+        r#"{"type":"who_knows","id":"x_1","status":"completed","anything":null}"#,
         r#"{"type":"code_interpreter_call","id":"ci_1","container_id":"cntr_1","code":null}"#,
     ] {
         assert_eq!(uses(item), Use::Perhaps, "{item}");
@@ -300,7 +303,10 @@ fn tells_items_that_are_whole() {
         r#"{"type":"reasoning","id":"rs_1","summary":[],"content":[],"encrypted_content":null}"#,
         r#"{"type":"image_generation_call","id":"ig_1","status":"completed","result":null}"#,
         r#"{"type":"web_search_call","id":"ws_1"}"#,
-        r#"{"type":"who_knows","id":"x_1","status":"completed","anything":null}"#,
+        r#"{"type":"who_knows_call","id":"x_1"}"#,
+        r#"{"type":"who_knows_output","id":"x_1","status":"completed"}"#,
+        r#"{"type":"Item_Reference","id":"x_1","x":"y"}"#,
+        r#"{"type":"item_reference ","id":"x_1","x":"y"}"#,
     ] {
         assert_eq!(uses(item), Use::LookedUp, "{item}");
     }
@@ -491,8 +497,17 @@ fn reads_the_fields_of_the_same_scan() {
     };
     assert_eq!([&request.model, &request.background, &request.prompt_cache_key].map(at), ["\"m\"", "null", "\"k\""]);
     assert!(scan("{}").unwrap().model.is_none());
-    // Others may stand twice: nobody here acts on them.
+    // Others may stand twice: nobody here acts on them, or the field is a hint, of which the last one counts.
     finds(r#"{"stream":true,"stream":false,"Store":1,"store":2}"#, &[]);
+    for (text, last) in [
+        (r#"{"stream":false,"Stream":1,"stream":true,"\u017ftream":2}"#, crate::protocol::json::Value::Bool(true)),
+        (r#"{"stream":true,"str\u0065am":false,"STREAM":true}"#, crate::protocol::json::Value::Bool(false)),
+    ] {
+        assert_eq!(scan(text).unwrap().stream.unwrap().value, last, "{text}");
+    }
+    for text in [r#"{"model":"a","model":"b"}"#, r#"{"model":"a","Model":"b"}"#, r#"{"background":1,"background":2}"#] {
+        assert!(scan(text).is_err(), "{text}");
+    }
     // Where no field is acted on, only references are.
     let mut scan = RequestScan::new(Endpoint::CreateItems);
     scan.feed(br#"{"model":1,"MODEL":2,"model":3,"items":[{"id":"msg_1"}]}"#).unwrap();

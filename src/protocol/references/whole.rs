@@ -5,8 +5,8 @@
 //!
 //! | item | an upstream |
 //! | --- | --- |
-//! | `item_reference`; an item with nothing but `id`, `type`, `role`, and `status` unless it is the record of a call | looks it up |
-//! | an item with other members, but not those that its type is made of; one where these are there, but empty (not of reasoning and pictures, which providers look up by nothing but their ids); `context_compaction` | may look it up |
+//! | `item_reference`; an item with nothing but `id`, `type`, `role`, and `status` unless it is the record of a call, if its type is one below or ends in `_call` or `_output` | looks it up |
+//! | an item with other members, but not those that its type is made of; one where these are there, but empty (not of reasoning and pictures, which providers look up by nothing but their ids); `context_compaction` and other types, which steer and hold nothing (`compaction_trigger`) | may look it up |
 //! | an item with one of the members that its type is made of | takes it as it is |
 //!
 //! | `type` | made of one of |
@@ -141,7 +141,7 @@ enum ItemKind {
         is_cuttable: bool,
         /// Providers look it up by nothing but its id.
         is_by_id: bool,
-        /// Clients make it, with nothing in it.
+        /// It steers, with nothing in it: no provider stores one.
         is_control: bool,
     },
 }
@@ -169,13 +169,15 @@ impl Item {
         let is_call = name.ends_with("_call");
         self.kind = match name {
             "" => ItemKind::Untyped,
-            "item_reference" => ItemKind::Reference,
+            // Lenient servers read it in any letter case.
+            _ if name.trim().eq_ignore_ascii_case("item_reference") => ItemKind::Reference,
             _ => ItemKind::Made {
                 of: known.unwrap_or(if name.ends_with("_output") { OUTPUT | CALL | TOOLS } else { !LABELS }),
                 is_record: is_call && name != "image_generation_call",
                 is_cuttable: is_call || name == "reasoning",
                 is_by_id: matches!(name, "reasoning" | "image_generation_call"),
-                is_control: name == "context_compaction",
+                is_control: name == "context_compaction"
+                    || (known.is_none() && !is_call && !name.ends_with("_output") && !name.trim().is_empty()),
             },
         };
     }

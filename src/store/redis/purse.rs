@@ -2,7 +2,10 @@
 
 use std::{fmt::Write, sync::Arc};
 
-use crate::domain::spending::{Account, Counter, Spender};
+use crate::domain::{
+    model_name::ModelPattern,
+    spending::{Account, Counter, Spender},
+};
 
 /// A budget is kept so many milliseconds beyond its window, for requests that began in it and clocks that differ.
 const KEPT: u64 = 86_400_000;
@@ -21,18 +24,29 @@ pub struct Purse {
 impl Purse {
     /// That of an account.
     pub fn of(account: &Account, counter: &Arc<Counter>) -> Self {
-        let Account { spender, name, currency, window, span } = account;
+        let Account { spender, name, model, currency, window, span } = account;
         let (currency, window) = (currency.name(), window.name());
-        let key = format!("{}:{currency}:{window}:{}", self::name("spending", *spender, name), span.from);
+        let key =
+            format!("{}:{currency}:{window}:{}", self::name("spending", *spender, name, model.as_ref()), span.from);
         let until = (span.to < u64::MAX).then(|| span.to.saturating_add(KEPT));
         Self { key, counter: Arc::clone(counter), until }
     }
 }
 
-/// A name in Redis that people can read and that no other key or group has: what is not a letter, a digit, `-`, `.` or `_` is
-/// written as `%` and its code.
-pub fn name(what: &str, whose: Spender, name: &str) -> String {
+/// A name in Redis that people can read and that no other key or group, and no other model of it, has: what is not a letter, a
+/// digit, `-`, `.` or `_` is written as `%` and its code.
+pub fn name(what: &str, whose: Spender, name: &str, model: Option<&ModelPattern>) -> String {
     let mut written = format!("tidegate:{what}:{}:", whose.name());
+    write_plain(&mut written, name);
+    if let Some(model) = model {
+        // No other name goes on like this: every `:` in a name is escaped.
+        written.push_str(":model:");
+        write_plain(&mut written, &model.0);
+    }
+    written
+}
+
+fn write_plain(written: &mut String, name: &str) {
     for byte in name.bytes() {
         if byte.is_ascii_alphanumeric() || [b'-', b'.', b'_'].contains(&byte) {
             written.push(byte.into());
@@ -41,5 +55,4 @@ pub fn name(what: &str, whose: Spender, name: &str) -> String {
             let _ = write!(written, "%{byte:02X}");
         }
     }
-    written
 }

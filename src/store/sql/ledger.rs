@@ -12,6 +12,7 @@ use super::{BATCH, Connection, Database, DatabaseError, LONG, count, dialect, in
 use crate::domain::{
     id::RequestId,
     ledger::{Row, State, storable},
+    model_name::ModelPattern,
     money::{Currency, MOST, UNIT},
     spending::Spender,
 };
@@ -283,13 +284,13 @@ impl Database {
         to: u64,
     ) -> Result<[u64; Currency::ALL.len()], DatabaseError> {
         let mut all = [0_u64; Currency::ALL.len()];
-        for (_, spent) in self.spent_by_origin(spender, name, from, to).await? {
+        for (_, spent) in self.spent_by_origin(spender, name, None, from, to).await? {
             all.iter_mut().zip(spent).for_each(|(all, one)| *all = all.saturating_add(one).min(MOST));
         }
         Ok(all)
     }
 
-    /// The same for the rows of each data folder.
+    /// The same for the rows of each data folder; with a `model`, only for those that ask for it.
     ///
     /// # Errors
     /// When it cannot be read.
@@ -297,6 +298,7 @@ impl Database {
         &mut self,
         spender: Spender,
         name: &str,
+        model: Option<&ModelPattern>,
         from: u64,
         to: u64,
     ) -> Result<BTreeMap<String, [u64; Currency::ALL.len()]>, DatabaseError> {
@@ -304,16 +306,32 @@ impl Database {
             Spender::Key => "key_name",
             Spender::Group => "group_name",
         };
+        let (of_model, wanted) = match model {
+            None => (String::new(), None),
+            // As `ModelPattern::matches` decides: the name as asked, or behind the upstream's.
+            Some(model) => match model.beginning() {
+                None => (" AND (model = $4 OR model = upstream || '/' || $4)".to_owned(), Some(&*model.0)),
+                Some(beginning) => {
+                    let length = beginning.chars().count();
+                    let prefix = format!(
+                        " AND (substr(model, 1, {length}) = $4 \
+                         OR substr(model, 1, length(upstream) + 1 + {length}) = upstream || '/' || $4)"
+                    );
+                    (prefix, Some(beginning))
+                }
+            },
+        };
         // In two parts, as the sum of a few large ones would not fit. Made of fixed words only.
         let query = format!(
             "SELECT origin, currency, CAST(sum(cost / {UNIT}) AS BIGINT), CAST(sum(cost % {UNIT}) AS BIGINT) FROM ledger \
-             WHERE {column} = $1 AND time_ms >= $2 AND time_ms < $3 AND cost IS NOT NULL AND currency IS NOT NULL \
+             WHERE {column} = $1 AND time_ms >= $2 AND time_ms < $3 AND cost IS NOT NULL AND currency IS NOT NULL{of_model} \
              GROUP BY origin, currency"
         );
         let mut all = BTreeMap::new();
         within(LONG, async {
             on!(self, |connection, Db| {
                 let query = sqlx::query::<Db>(AssertSqlSafe(query)).bind(name).bind(integer(from)).bind(integer(to));
+                let query = if let Some(wanted) = wanted { query.bind(wanted) } else { query };
                 for row in query.fetch_all(connection).await? {
                     let (origin, currency): (String, String) = (row.try_get(0)?, row.try_get(1)?);
                     let (units, rest): (i64, i64) = (row.try_get(2)?, row.try_get(3)?);

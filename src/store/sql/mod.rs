@@ -9,6 +9,7 @@ mod keys;
 mod ledger;
 mod pending;
 mod rows;
+mod statement;
 mod usage;
 
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
@@ -20,8 +21,9 @@ use tokio::time::timeout;
 use crate::config::{Config, Store};
 
 pub use keys::{Author, Change, Entry, KeyError};
-pub use pending::Settled;
+pub use pending::{PendingRow, Settled};
 pub use rows::{Cell, Stored, columns};
+pub use statement::Statement;
 pub use usage::{By, Total};
 
 /// SQLite's file in the data folder.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use sqlx::{QueryBuilder, query_builder::Separated};
+use sqlx::{QueryBuilder, Row as _, query_builder::Separated};
 
 use super::{BATCH, Database, DatabaseError, LONG, count, integer, on, within};
 use crate::domain::{
@@ -137,7 +137,84 @@ impl Found {
     }
 }
 
+/// A row of a response in the background whose end is not known yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PendingRow {
+    /// The row's id.
+    pub id: String,
+    /// When its request began, in milliseconds since 1970-01-01 UTC.
+    pub began: u64,
+    /// Name of the upstream that makes it.
+    pub upstream: String,
+    /// Name of the credential that asked for it.
+    pub credential: Option<String>,
+    /// Name of the client's key.
+    pub key: Option<String>,
+    /// Id of the response.
+    pub response_id: String,
+}
+
+const ROWS: &str = "SELECT id, time_ms, upstream, credential, key_name, response_id FROM ledger WHERE awaits = 1 \
+     AND state = 'pending' AND response_id IS NOT NULL AND upstream IS NOT NULL AND (origin = $1 OR time_ms < $2) \
+     ORDER BY id LIMIT $3";
+
 impl Database {
+    /// The rows that are pending: those of the data folder `origin`, and of others those that began before `before`. The oldest first.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub async fn pending(&mut self, origin: &str, before: u64, most: u32) -> Result<Vec<PendingRow>, DatabaseError> {
+        within(BATCH, async {
+            on!(self, |connection, Db| {
+                let query = sqlx::query::<Db>(ROWS).bind(origin).bind(integer(before)).bind(i64::from(most));
+                let rows = query.fetch_all(connection).await?;
+                let row = |row: &<Db as sqlx::Database>::Row| -> Result<PendingRow, sqlx::Error> {
+                    let began: i64 = row.try_get(1)?;
+                    Ok(PendingRow {
+                        id: row.try_get(0)?,
+                        began: u64::try_from(began).unwrap_or_default(),
+                        upstream: row.try_get(2)?,
+                        credential: row.try_get(3)?,
+                        key: row.try_get(4)?,
+                        response_id: row.try_get(5)?,
+                    })
+                };
+                Ok(rows.iter().map(row).collect::<Result<_, _>>()?)
+            })
+        })
+        .await
+    }
+
+    /// Notes what is known of responses that are over, and settles their rows. Returned is what was settled by this call.
+    ///
+    /// # Errors
+    /// When it cannot be done.
+    pub async fn show(&mut self, over: &[(PendingRow, Shown)]) -> Result<Vec<Settled>, DatabaseError> {
+        if over.is_empty() {
+            return Ok(Vec::new());
+        }
+        let all: BTreeMap<_, _> =
+            over.iter().map(|(row, shown)| ((&*row.response_id, &*row.upstream), *shown)).collect();
+        let all: Vec<One<'_>> = all.into_iter().collect();
+        within(BATCH, async {
+            on!(self, |connection, Db| {
+                for shown in all.chunks(IDS) {
+                    let mut query = QueryBuilder::<Db>::new(INSERT);
+                    query.push_values(shown, |mut values, shown| bind(&mut values, shown));
+                    query.push(CONFLICT).build().persistent(false).execute(&mut *connection).await?;
+                }
+                Ok(())
+            })
+        })
+        .await?;
+        let ids: Vec<&str> = all.iter().map(|((id, _), _)| *id).collect();
+        let mut settled = Vec::new();
+        for ids in ids.chunks(IDS) {
+            settled.append(&mut within(BATCH, self.settle_some(Some(ids))).await?);
+        }
+        Ok(settled)
+    }
+
     /// Settles what pends of these rows, or what pends because of what they show, as far as both are there. Of rows that were
     /// stored before: whoever stores the second of the two sees the first. Returned is what was settled by this call.
     ///

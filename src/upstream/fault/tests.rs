@@ -2,7 +2,7 @@ use super::*;
 
 fn body(message: &str, kind: &str, code: &str) -> ErrorBody {
     let some = |text: &str| (!text.is_empty()).then(|| Box::from(text));
-    ErrorBody { code: some(code), kind: some(kind), message: message.to_owned(), ..ErrorBody::default() }
+    ErrorBody { code: some(code), kind: some(kind), message: message.to_owned() }
 }
 
 /// By the table and these rules, at an upstream that has no other settings.
@@ -55,6 +55,21 @@ fn codes_of_the_built_in_table() {
         (404, "model_not_found", Model),
         (408, "", Upstream),
         (408, "model_not_found", Model),
+        (405, "model_not_found", Model),
+        (422, "model_not_found", Model),
+        (451, "model_not_found", Model),
+        (501, "model_not_found", Model),
+        (504, "model_not_found", Model),
+        (529, "get_channel_failed", Model),
+        (500, "model_price_error", Model),
+        (404, "DeploymentNotFound", Model),
+        (400, "model_decommissioned", Model),
+        (400, "model_error", Model),
+        (400, "authentication_error", Credential),
+        (403, "authentication_error", Credential),
+        (401, "auth_error", Credential),
+        (400, "disabled", Request),
+        (403, "disabled", Credential),
         (422, "insufficient_quota", Request),
         (429, "", RateLimit),
         (429, "rate_limit_exceeded", RateLimit),
@@ -83,6 +98,23 @@ fn words_of_the_built_in_table() {
         (400, "Invalid API-key provided.", Credential),
         (400, "Your credit balance is too low to access the API.", Balance),
         (400, "Invalid token 50257 in logit_bias", Request),
+        (403, "Invalid token count in your prompt", Request),
+        (400, "Insufficient balance between the two classes in your data", Request),
+        (400, "Insufficient quota of images: 3", Request),
+        (400, "Invalid API key format in the code of your prompt", Request),
+        (403, "余额不足以说明问题", Request),
+        (403, "余额不足", Balance),
+        (403, "余额不足请充值", Balance),
+        (402, "Insufficient credits. Add more at x", Balance),
+        (400, "The provided API key is invalid.", Credential),
+        (400, "The API key provided is invalid", Credential),
+        (400, "Wrong API Key", Credential),
+        (400, "[401] Incorrect API key provided", Credential),
+        (403, "Your API key was reported as leaked. Please use another API key.", Credential),
+        (404, "No endpoints found for x.", Model),
+        (400, "x is not a valid model ID", Model),
+        (400, "/chat/completions: Invalid model name passed in model=x", Model),
+        (403, "Unable to access model x", Model),
         (403, "Invalid token", Credential),
         (403, "无效的令牌 (request id: 2026)", Credential),
         (403, "该令牌状态不可用", Credential),
@@ -180,7 +212,7 @@ fn a_missing_model_is_the_models_whatever_the_status() {
         assert_eq!(blamed(status, body), Blame::Model, "{status}");
         assert_eq!(blamed(status, wording), Blame::Model, "{status} in words");
         let code = StatusCode::from_u16(status).unwrap();
-        assert!(depends_on_body(code, &upstream), "{status}");
+        assert!(depends_on_body(code), "{status}");
         assert!(judge(code, &ErrorBody::read(body.as_bytes()), &upstream).leads_on, "{status}");
     }
 }
@@ -238,6 +270,8 @@ fn sentences_that_only_begin_like_one_about_our_account_are_the_requests() {
         (403, "Invalid tokens"),
         (403, "Invalid token: 50257 is not in the vocabulary"),
         (403, "Invalid access token_ids"),
+        (403, "Invalid token 'x' in the template"),
+        (403, "Invalid token or bracket in the template"),
         (400, "Insufficient balance between the two classes in your data"),
         (400, "Insufficient quota of images: your request has 4, and 3 may be"),
         (400, "Insufficient creditscore"),

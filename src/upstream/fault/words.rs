@@ -2,19 +2,19 @@
 //!
 //! A code or type is compared as a whole, without letter case, spaces, `_`, `-` and `.`: providers spell the same code in
 //! all of these ways. A sentence about a key or money counts only at the beginning of the message: messages repeat parts of
-//! requests, and a client must not be able to write such a sentence into one. A sentence about the model may stand
-//! anywhere, as it never counts against anybody.
+//! requests, and a client must not be able to write such a sentence into one. A short sentence of the table (written with a full
+//! stop at its end) must also end there: "Invalid token" is about our key, "Invalid token count" is about the request. A
+//! sentence about the model may stand anywhere, as it never counts against an account.
 
 use crate::protocol::error_body::ErrorBody;
 
 /// The credential is wrong, expired, disabled, or its account is closed.
-const KEY_CODES: [&str; 15] = [
+const KEY_CODES: [&str; 16] = [
     "invalidapikey",
     "apikeyinvalid",
     "incorrectapikey",
     "invalidauthentication",
     "invalidauthenticationerror",
-    "authenticationerror",
     "apikeydisabled",
     "apikeyexpired",
     "keydisabled",
@@ -24,10 +24,21 @@ const KEY_CODES: [&str; 15] = [
     "accountdisabled",
     "accountsuspended",
     "organizationdisabled",
+    // Anthropic; what it says of a 401 it may say of a 400 or 403 as well.
+    "authenticationerror",
+    // ModelVerse.
+    "autherror",
 ];
 
 /// The same of a token, which of a 400 may mean a token of the text: only other statuses are meant.
-const TOKEN_CODES: [&str; 4] = ["invalidtoken", "tokendisabled", "tokenexpired", "invalidkey"];
+const TOKEN_CODES: [&str; 5] = [
+    "invalidtoken",
+    "tokendisabled",
+    "tokenexpired",
+    "invalidkey",
+    // Ace Data Cloud: the credential or its application.
+    "disabled",
+];
 
 /// The account's money or quota is spent. Not every `quota`: some providers call so what is used up for a minute.
 const MONEY_CODES: [&str; 20] = [
@@ -55,7 +66,7 @@ const MONEY_CODES: [&str; 20] = [
 ];
 
 /// The upstream does not have the model, or not for us.
-const MODEL_CODES: [&str; 23] = [
+const MODEL_CODES: [&str; 24] = [
     "modelnotfound",
     "modelnotfounderror",
     "modelnotexist",
@@ -73,84 +84,81 @@ const MODEL_CODES: [&str; 23] = [
     "unknownmodel",
     "nosuchmodel",
     "noavailablechannel",
-    "deploymentnotfound",
-    "modeldecommissioned",
-    "modeldeprecated",
-    "invalidendpointormodelnotfound",
     // new-api.
     "getchannelfailed",
     "modelpriceerror",
+    // Azure.
+    "deploymentnotfound",
+    "modeldecommissioned",
+    "modeldeprecated",
+    // ModelVerse: the credential may not use the model.
+    "modelerror",
+    "invalidendpointormodelnotfound",
 ];
 
-/// Sentences that are complete: a mark has to follow, or one of [`GIVEN`].
-const KEY_WORDS: [&str; 11] = [
-    "incorrect api key",
-    "invalid api key",
-    "invalid apikey",
-    "wrong api key",
+const KEY_WORDS: [&str; 19] = [
+    "incorrect api key.",
+    "invalid api key.",
+    "invalid apikey.",
+    "wrong api key.",
     // Gemini.
     "api key not valid",
-    "api key not found",
+    "api key not found.",
     "api key expired",
-    "api key is invalid",
-    "the provided api key is invalid",
-    "the api key provided is invalid",
+    "api key is invalid.",
+    "your api key is invalid.",
+    "your api key was reported as leaked",
+    "the provided api key is invalid.",
+    "the api key provided is invalid.",
+    "the api key you provided is invalid.",
+    "the api key is invalid.",
+    "your api key has been disabled",
+    "your api key has expired",
+    "this api key has been disabled",
+    "this api key has expired",
     "this organization has been disabled",
 ];
 
-/// What may follow a key in such a sentence, before the mark.
-const GIVEN: [&str; 3] = [" provided", " given", " supplied"];
-
-/// Beginnings that are certain, whatever follows.
-const KEY_BEGINNINGS: [&str; 6] = [
-    "your api key is invalid",
-    "your api key has been disabled",
-    "your api key has expired",
-    // Gemini.
-    "your api key was reported as leaked",
-    "this api key has been disabled",
-    "this api key has expired",
-];
-
 const TOKEN_WORDS: [&str; 7] = [
-    "invalid token",
-    "invalid access token",
+    "invalid token.",
+    "invalid access token.",
     // new-api and one-api.
-    "无效的令牌",
-    "令牌无效",
+    "无效的令牌.",
+    "令牌无效.",
     "该令牌已过期",
     "该令牌状态不可用",
     "用户已被封禁",
 ];
 
-/// Sentences that are complete: a mark has to follow.
-const MONEY_WORDS: [&str; 10] = [
-    "insufficient balance",
-    "insufficient quota",
-    "insufficient credits",
-    "insufficient account balance",
-    "insufficient user quota",
-    "user quota is not enough",
-    "token quota is not enough",
-    "token quota exhausted",
-    "余额不足",
-    "额度不足",
-];
-
-/// Beginnings that are certain, whatever follows.
-const MONEY_BEGINNINGS: [&str; 11] = [
+const MONEY_WORDS: [&str; 21] = [
+    "insufficient balance.",
+    "insufficient quota.",
+    "insufficient credits.",
+    "insufficient account balance.",
+    "insufficient user quota.",
     "quota exceeded for account",
     "your credit balance is too low",
     "your account is not active, please check your billing",
     "sorry, your account balance is insufficient",
-    "账户余额不足",
-    "账号余额不足",
+    "user quota is not enough.",
+    "token quota is not enough.",
+    "token quota exhausted.",
+    "余额不足.",
+    "账户余额不足.",
+    "账号余额不足.",
     "您的账户余额不足",
-    "用户额度不足",
+    "用户额度不足.",
+    "额度不足.",
     "该令牌额度已用尽",
     "您的账户已欠费",
     "预扣费额度失败",
 ];
+
+/// What may follow a short sentence on the same line, beside the end or a mark that ends a sentence.
+const CONTINUATIONS: [&str; 3] = ["please", "in your account", "请"];
+
+/// The same of a sentence that names an API key. What follows "Invalid token:" or "Insufficient quota:" may be a part of the request.
+const CONTINUATIONS_OF_KEYS: [&str; 6] = ["provided", "supplied", "given", "or ", ":", "- "];
 
 /// Each is a list of words that must all be there, in this order.
 const MODEL_WORDS: [&[&str]; 22] = [
@@ -158,13 +166,6 @@ const MODEL_WORDS: [&[&str]; 22] = [
     &["model", "not found"],
     &["model not exist"],
     &["no such model"],
-    &["models/", "is not found"],
-    &["no endpoints found for"],
-    &["is not a valid model id"],
-    &["invalid model name"],
-    &["unable to access model"],
-    &["model", "has been decommissioned"],
-    &["model", "has been deprecated"],
     &["unknown model"],
     &["no available channel"],
     &["no access to model"],
@@ -176,21 +177,31 @@ const MODEL_WORDS: [&[&str]; 22] = [
     &["无权使用", "模型"],
     &["模型不存在"],
     &["模型", "不存在"],
+    // OpenRouter.
+    &["no endpoints found for"],
+    &["is not a valid model"],
+    // LiteLLM.
+    &["invalid model name"],
+    &["unable to access model"],
+    &["model", "has been deprecated"],
+    &["model", "has been decommissioned"],
+    // Gemini.
+    &["models/", "is not found"],
 ];
 
 /// Whether the answer says that our key is wrong.
 pub(super) fn is_about_the_key(body: &ErrorBody) -> bool {
-    has_code(body, &KEY_CODES) || says(&body.message, &KEY_WORDS, &GIVEN) || begins(&body.message, &KEY_BEGINNINGS)
+    has_code(body, &KEY_CODES) || begins(&body.message, &KEY_WORDS)
 }
 
 /// Whether the answer calls our key a token, and says that the token is wrong.
 pub(super) fn is_about_the_token(body: &ErrorBody) -> bool {
-    has_code(body, &TOKEN_CODES) || says(&body.message, &TOKEN_WORDS, &[])
+    has_code(body, &TOKEN_CODES) || begins(&body.message, &TOKEN_WORDS)
 }
 
 /// Whether the answer says that the account's money is spent.
 pub(super) fn is_about_money(body: &ErrorBody) -> bool {
-    has_code(body, &MONEY_CODES) || says(&body.message, &MONEY_WORDS, &[]) || begins(&body.message, &MONEY_BEGINNINGS)
+    has_code(body, &MONEY_CODES) || begins(&body.message, &MONEY_WORDS)
 }
 
 /// Whether the answer says that the model is not there.
@@ -211,39 +222,36 @@ pub(super) fn is_about_the_model(body: &ErrorBody) -> bool {
 }
 
 fn has_code(body: &ErrorBody, table: &[&str]) -> bool {
-    let is_listed = |name: &str| {
-        let letters = name.chars().filter(|c| !matches!(c, ' ' | '_' | '-' | '.'));
-        let plain: String = letters.map(|c| c.to_ascii_lowercase()).collect();
-        table.contains(&&*plain)
+    let is_listed = |name: &Option<Box<str>>| {
+        let plain = |name: &str| -> String {
+            let letters = name.chars().filter(|c| !matches!(c, ' ' | '_' | '-' | '.'));
+            letters.map(|c| c.to_ascii_lowercase()).collect()
+        };
+        name.as_deref().filter(|name| name.len() <= 64).is_some_and(|name| table.contains(&&*plain(name)))
     };
-    body.names().filter(|name| name.len() <= 64).any(is_listed)
-}
-
-/// Whether the message begins with one of the sentences, complete: the end or a mark follows, after one of `given` where
-/// there is one. A colon is such a mark only after a key: what follows one names a part of the request otherwise.
-fn says(message: &str, table: &[&str], given: &[&str]) -> bool {
-    let beginning = beginning(message);
-    table.iter().any(|words| {
-        beginning.strip_prefix(words).is_some_and(|rest| {
-            let rest = given.iter().find_map(|given| rest.strip_prefix(given)).unwrap_or(rest).trim_start();
-            let is_mark = |c| ".,;!(。，；！（".contains(c) || (c == ':' && !given.is_empty());
-            rest.chars().next().is_none_or(is_mark)
-        })
-    })
+    is_listed(&body.code) || is_listed(&body.kind)
 }
 
 fn begins(message: &str, table: &[&str]) -> bool {
-    let beginning = beginning(message);
-    table.iter().any(|words| beginning.starts_with(words))
+    let message = message.trim_start();
+    // Some relays put the status before the sentence, as "[401] Incorrect API key provided".
+    let message = message.strip_prefix("Error:").map_or(message, str::trim_start);
+    let message = message.strip_prefix('[').and_then(|rest| rest.split_once(']')).map_or(message, |(status, rest)| {
+        if status.bytes().all(|byte| byte.is_ascii_digit()) { rest.trim_start() } else { message }
+    });
+    // The longest sentence of the table is shorter than this.
+    let beginning: String = message.chars().take(80).collect();
+    let beginning = beginning.to_lowercase().replace("api-key", "api key").replace("api_key", "api key");
+    table.iter().any(|words| match words.strip_suffix('.') {
+        Some(short) => beginning.strip_prefix(short).is_some_and(|rest| ends(short, rest)),
+        None => beginning.starts_with(words),
+    })
 }
 
-/// The beginning of a message in lower case, without a status in brackets and without "error:".
-fn beginning(message: &str) -> String {
-    // The longest sentence of the tables is shorter than this.
-    let text: String = message.trim_start().chars().take(100).collect();
-    let text = text.to_lowercase().replace("api-key", "api key").replace("api_key", "api key");
-    let is_status = |inside: &str| inside.len() == 3 && inside.bytes().all(|byte| byte.is_ascii_digit());
-    let in_brackets = text.strip_prefix('[').and_then(|rest| rest.split_once(']'));
-    let rest = in_brackets.filter(|(inside, _)| is_status(inside)).map_or(&*text, |(_, rest)| rest).trim_start();
-    rest.strip_prefix("error:").unwrap_or(rest).trim_start().to_owned()
+/// Whether a short sentence ends before `rest`.
+fn ends(short: &str, rest: &str) -> bool {
+    let next = rest.trim_start();
+    let of_keys = if short.contains("key") { &CONTINUATIONS_OF_KEYS[..] } else { &[] };
+    next.chars().next().is_none_or(|c| ".,;!(\n。，；！（".contains(c))
+        || CONTINUATIONS.iter().chain(of_keys).any(|word| next.starts_with(word))
 }

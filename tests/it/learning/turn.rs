@@ -81,7 +81,12 @@ async fn it_goes_up_to_who_issued_it_for_whom_it_was_issued() {
 async fn keys_of_a_group_share_it() {
     let mut upstream = Upstream::scripted(issuing).await;
     let mut config = with_stranger(&upstream.base_url());
-    config.groups = vec![Group { name: "team".into(), limits: Limits::default(), budgets: Vec::new() }];
+    config.groups = vec![Group {
+        name: "team".into(),
+        limits: Limits::default(),
+        budgets: Vec::new(),
+        warn_at: Default::default(),
+    }];
     for key in &mut config.keys {
         key.group = Some(0);
     }

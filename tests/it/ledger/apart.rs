@@ -5,6 +5,7 @@ use std::{
     fs,
     path::Path,
     sync::{Arc, atomic::Ordering},
+    time::Duration,
 };
 
 use sqlx::{Connection, PgConnection, SqliteConnection};
@@ -16,7 +17,7 @@ use tidegate::{
         ledger::{Condition, Row, State},
         outcome::Outcome,
     },
-    metering::{Feeding, Into},
+    metering::{Feeding, Into, polling},
     store::{
         journal::{Journal, SystemDisk, Writer, encode},
         sql::{Cell, Database, FILE, Place, columns},
@@ -72,7 +73,8 @@ fn feed(folder: &Path, place: &Place, records: &[u8]) -> Arc<Condition> {
     let condition = Arc::new(Condition::default());
     let (journal, found) = Journal::open(folder.join("journal"), 1, Arc::clone(&condition), &SystemDisk).unwrap();
     let (spending, clock, copy) = (Arc::default(), Clock::system(), folder.join("budgets.json"));
-    let into = Into { place: place.clone(), origin: "here".into(), spending, clock, copy };
+    let polls = polling(Duration::from_secs(5)).0;
+    let into = Into { place: place.clone(), origin: "here".into(), spending, clock, copy, polls };
     let feeding = Feeding::start(into, Arc::clone(&journal), found, Arc::clone(&condition)).unwrap();
     if !records.is_empty() {
         Writer::new(journal).write(records).unwrap();

@@ -48,6 +48,7 @@ pub(crate) fn config(base_url: &str) -> Config {
             tls: None,
             trusted_proxies: Vec::new(),
             client_gone_drain: 16 * 1024 * 1024,
+            contact: None,
             data_dir: "unset".into(),
             workers: 1,
             max_connections: 1000,
@@ -68,10 +69,11 @@ pub(crate) fn config(base_url: &str) -> Config {
             queue: Duration::from_secs(1),
             upstream_connect: Duration::from_secs(5),
             upstream_head: Duration::from_secs(1800),
+            background_poll: Duration::from_secs(5),
             upstream_silence: Duration::from_secs(600),
             upstream_pool_idle: Duration::from_secs(50),
         },
-        log: Log { format: LogFormat::Text, level: "off".into() },
+        log: Log { format: LogFormat::Text, level: "off".into(), client_ip: true },
         store: Store::Sqlite,
         sharing: None,
         upstreams: vec![upstream("up", base_url)],
@@ -80,7 +82,13 @@ pub(crate) fn config(base_url: &str) -> Config {
         keys: vec![key("tester", KEY)],
         groups: Vec::new(),
         default_upstream: None,
-        money: Money { time_zone: jiff::tz::TimeZone::UTC, cny_per_usd: None, unpriced: Unpriced::Refuse },
+        money: Money {
+            time_zone: jiff::tz::TimeZone::UTC,
+            cny_per_usd: None,
+            unpriced: Unpriced::Refuse,
+            budget_status: http::StatusCode::TOO_MANY_REQUESTS,
+            warn_at: Default::default(),
+        },
         prices: Vec::new(),
         retries: Retries { max_attempts: 3, percent: 20, retry_after_max: Duration::from_secs(2) },
         health: Health {
@@ -97,6 +105,7 @@ pub(crate) fn config(base_url: &str) -> Config {
             shared: false,
             unknown_ids: None,
         },
+        alerts: None,
     }
 }
 
@@ -181,8 +190,22 @@ impl Gateway {
         Self::run_on(disk, config, None, data)
     }
 
+    /// With a clock of the test's own.
+    pub(crate) fn start_at(clock: Clock, mut config: Config) -> Self {
+        let data = TempDir::new().unwrap();
+        config.server.data_dir = data.path().to_owned();
+        Self::run_in(World { clock, ..Self::world(&SystemDisk) }, config, None, data)
+    }
+
+    fn world(disk: &'static dyn Disk) -> World {
+        World { clock: Clock::system(), chance: Chance::system(), disk, terminal: false }
+    }
+
     fn run_on(disk: &'static dyn Disk, config: Config, origin: Option<Origin>, folder: TempDir) -> Self {
-        let world = World { clock: Clock::system(), chance: Chance::system(), disk, terminal: false };
+        Self::run_in(Self::world(disk), config, origin, folder)
+    }
+
+    fn run_in(world: World, config: Config, origin: Option<Origin>, folder: TempDir) -> Self {
         // A server that another test starts has copies of our files, and so the lock of a folder that is used again, until it runs.
         let began = Instant::now();
         let running = loop {

@@ -7,11 +7,29 @@ use crate::support::gateway::credential;
 async fn they_go_to_the_default_or_to_the_only_one() {
     let (mut first, mut second, config) = pair(json("200 OK", RESPONSE), json("200 OK", RESPONSE)).await;
     let nameless = || Endpoint::ALL.into_iter().filter(|endpoint| endpoint.carries() != Carries::Model);
-    // Nobody says which of the two.
+    // No setting says which of the two: what is new goes to the first one, and an id that is not known is refused.
     let gateway = Gateway::start(config.clone());
     for endpoint in nameless() {
-        let code = if endpoint.has_ids() { "unknown_id" } else { "unsupported_endpoint" };
-        call(&mut gateway.connect().await, endpoint).await.assert_final(404, code, true);
+        let got = call(&mut gateway.connect().await, endpoint).await;
+        if endpoint.has_ids() {
+            got.assert_final(404, "unknown_id", true);
+        } else {
+            assert_eq!(got.status, 200, "{endpoint:?} {got:?}");
+            first.request().await;
+        }
+    }
+    assert_eq!((first.untaken(), second.untaken()), (0, 0));
+    let mut without = config.clone();
+    without.upstreams[0].surface = vec![Surface::Chat];
+    without.upstreams.push(upstream("third", &first.base_url()));
+    let mut elsewhere = config.clone();
+    elsewhere.upstreams.push(upstream("third", &second.base_url()));
+    elsewhere.keys[0].upstreams = Some(vec![1, 2]);
+    for config in [without, elsewhere] {
+        let gateway = Gateway::start(config);
+        let got = call(&mut gateway.connect().await, Endpoint::CreateConversation).await;
+        assert_eq!(got.status, 200, "{got:?}");
+        second.request().await;
     }
     assert_eq!((first.untaken(), second.untaken()), (0, 0));
 

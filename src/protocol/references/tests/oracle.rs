@@ -144,7 +144,7 @@ fn means(place: Place, name: &str) -> (Means, Place) {
         (Place::Cache, "comparison_response_id") => (Id(Kind::Response), Place::Any),
         (Place::Item, "id") => (Id(Kind::Item), Place::Inner),
         (Place::Item, "content" | "output") => (Text, Place::Part),
-        (Place::Item, "input") => (Text, Place::Inner),
+        (Place::Item, "input" | "name") => (Text, Place::Inner),
         (Place::Part | Place::File, "file_id") => (Id(Kind::File), into),
         (Place::Tool, "vector_store_ids") => (Id(Kind::VectorStore), Place::Any),
         (Place::Tool, "container") => (Id(Kind::Container), Place::Container),
@@ -155,7 +155,7 @@ fn means(place: Place, name: &str) -> (Means, Place) {
         (Place::Environment, "container_id") => (Id(Kind::Container), Place::Any),
         (Place::Skill, "skill_id") => (Id(Kind::Skill), Place::Any),
         (_, "encrypted_content") if inside => (Encrypted, Place::Inner),
-        (_, "text" | "type" | "name" | "output" | "content" | "call_id" | "arguments" | "instructions") => (Text, into),
+        (_, "text" | "type" | "output" | "content" | "call_id" | "arguments" | "instructions") => (Text, into),
         (_, "previous_response_id" | "response_id") => (Perhaps(Kind::Response), into),
         (_, "conversation" | "conversation_id") => (Perhaps(Kind::Conversation), into),
         (_, "file_id" | "file_ids") => (Perhaps(Kind::File), into),
@@ -221,6 +221,7 @@ fn of_item(item: &Map<String, Value>) -> Use {
         "compaction" => is_there(&["encrypted_content"]),
         "function_call" => is_there(&["name", "arguments"]),
         _ if kind.ends_with("_output") => is_there(&["output", "call_id", "tools"]),
+        _ if !kind.ends_with("_call") => true,
         _ => item.iter().any(|(name, value)| !["id", "type", "role", "status"].contains(&&**name) && !value.is_null()),
     };
     match (is_whole && item.get("id").is_some_and(|id| strings(id) == 1), any_but(&labels)) {

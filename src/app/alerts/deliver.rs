@@ -1,0 +1,148 @@
+//! Posts alerts to the receiver, one after the other, and tries again where that fails.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use data_encoding::HEXLOWER;
+use hmac::{Hmac, KeyInit, Mac};
+use http::{
+    Request,
+    header::{CONTENT_TYPE, USER_AGENT},
+};
+use http_body_util::Full;
+use hyper_rustls::HttpsConnectorBuilder;
+use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+use jiff::Timestamp;
+use secrecy::ExposeSecret;
+use serde_json::json;
+use sha2::Sha256;
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, sleep, timeout},
+};
+
+use crate::{
+    config::{self, Config},
+    domain::{
+        alert::{Alert, Condition},
+        clock::Clock,
+    },
+    upstream::send,
+};
+
+/// A receiver that takes longer is not waited for.
+const WITHIN: Duration = Duration::from_secs(10);
+/// The pause after the first try that failed; each further one is twice as long,
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+/// up to this.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// An alert that is older is dropped: the next one says more.
+const GIVE_UP_AFTER: Duration = Duration::from_secs(3600);
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Delivers what is raised until all who raise are gone.
+pub(super) async fn run(
+    mut raised: mpsc::Receiver<Alert>,
+    config: watch::Receiver<Arc<Config>>,
+    clock: Clock,
+    condition: Arc<Condition>,
+) {
+    let mut number = 0_u64;
+    while let Some(alert) = raised.recv().await {
+        number += 1;
+        let (began, mut pause) = (Instant::now(), FIRST_PAUSE);
+        let time = clock.since_epoch();
+        // The same for each try, so that a receiver knows an alert that it has already.
+        let id = format!("alert_{:x}_{number}", time.as_millis());
+        tracing::warn!(event = alert.event.name(), subject = alert.subject, "{}", alert.text);
+        loop {
+            // The receiver that holds now: a reload may have named another one.
+            let receiver = config.borrow().alerts.clone();
+            let Some(receiver) = receiver else { break };
+            match timeout(WITHIN, post(&receiver, &alert, &id, time, clock))
+                .await
+                .unwrap_or_else(|_| Err("no answer in time".into()))
+            {
+                Ok(()) => {
+                    condition.sent.fetch_add(1, Ordering::Relaxed);
+                    break;
+                }
+                Err(error) if began.elapsed() + pause < GIVE_UP_AFTER => {
+                    condition.failed.fetch_add(1, Ordering::Relaxed);
+                    tracing::debug!(%error, event = alert.event.name(), "an alert was not delivered; it is tried again");
+                    sleep(pause).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+                Err(error) => {
+                    condition.failed.fetch_add(1, Ordering::Relaxed);
+                    condition.dropped.fetch_add(1, Ordering::Relaxed);
+                    tracing::error!(
+                        %error,
+                        event = alert.event.name(),
+                        subject = alert.subject,
+                        "an alert was not delivered for an hour and is dropped: look at the receiver that [alerts] names"
+                    );
+                    break;
+                }
+            }
+        }
+    }
+}
+
+async fn post(
+    receiver: &config::Alerts,
+    alert: &Alert,
+    id: &str,
+    time: Duration,
+    clock: Clock,
+) -> Result<(), BoxError> {
+    let written = i64::try_from(time.as_millis()).ok().and_then(|millis| Timestamp::from_millisecond(millis).ok());
+    let body = json!({
+        "id": id,
+        "event": alert.event.name(),
+        "time": written.map(|time| time.to_string()),
+        "subject": alert.subject,
+        "text": alert.text,
+        "version": env!("CARGO_PKG_VERSION"),
+    })
+    .to_string();
+    let now = clock.since_epoch().as_secs();
+    let mut request = Request::post(receiver.url.clone())
+        .header(CONTENT_TYPE, "application/json")
+        .header(USER_AGENT, concat!("tidegate/", env!("CARGO_PKG_VERSION")))
+        .header("x-tidegate-event", alert.event.name())
+        .header("x-tidegate-timestamp", now);
+    if let Some(secret) = &receiver.secret {
+        request = request.header("x-tidegate-signature", signature(secret.expose_secret().as_bytes(), now, &body)?);
+    }
+    let request = request.body(Full::new(Bytes::from(body)))?;
+    // Made for each: alerts are rare, and the system's roots may have changed.
+    let https = HttpsConnectorBuilder::new().with_tls_config(send::tls(None)?).https_or_http().enable_http1().build();
+    let client: Client<_, Full<Bytes>> = Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(https);
+    let status = client.request(request).await?.status();
+    if status.is_success() { Ok(()) } else { Err(format!("the receiver answered {status}").into()) }
+}
+
+/// `sha256=` and the HMAC-SHA256 of the time, a point and the body, in hex. The time is in it so that nobody can send an old one again.
+fn signature(secret: &[u8], seconds: u64, body: &str) -> Result<String, BoxError> {
+    let mut mac = Hmac::<Sha256>::new_from_slice(secret)?;
+    mac.update(format!("{seconds}.").as_bytes());
+    mac.update(body.as_bytes());
+    Ok(format!("sha256={}", HEXLOWER.encode(&mac.finalize().into_bytes())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_signature_is_what_other_programs_compute() {
+        // printf '1700000000.{}' | openssl dgst -sha256 -hmac secret
+        let expected = "sha256=b8569b78799ff9e3cbff0fc2d63a33a2b57f3282abd07c37ae5e8e7d79a5f163";
+        assert_eq!(signature(b"secret", 1_700_000_000, "{}").unwrap(), expected);
+    }
+}

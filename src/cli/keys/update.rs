@@ -1,0 +1,82 @@
+//! `tidegate keys update`.
+
+use clap::Args;
+use serde_json::json;
+
+use super::{
+    Failed, Store,
+    settings::{Setting, Settings},
+    shown::words,
+};
+use crate::{
+    cli::{output, time},
+    domain::key::KeySettings,
+    store::sql::Change,
+};
+
+/// What to change.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Update {
+    /// Its name.
+    pub(super) name: String,
+    #[command(flatten)]
+    settings: Settings,
+    /// Settings to put back to their defaults, by the names of the options here: `--unset rpm,models`.
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "SETTINGS")]
+    unset: Vec<Setting>,
+}
+
+impl Store {
+    pub(super) async fn update(&mut self, update: &Update) -> Result<String, Failed> {
+        let Update { name, settings, unset } = update;
+        let given = settings.given();
+        if given.is_empty() && unset.is_empty() {
+            let help = "nothing to change: give a setting such as `--rpm 60`, or `--unset rpm`";
+            return Err(help.to_owned().into());
+        }
+        if let Some(both) = unset.iter().find(|setting| given.contains(setting)) {
+            return Err(
+                format!("`--{0}` and `--unset {0}` contradict each other: give one of them", both.name()).into()
+            );
+        }
+        let before = self.stored(name)?;
+        let mut after = before.clone();
+        settings.apply(&mut after.settings, self.now);
+        unset.iter().for_each(|setting| setting.clear(&mut after.settings));
+        if after == before {
+            return Ok(format!("{name} has these settings already"));
+        }
+        // A fault that was there before, such as the name of a model that is gone, does not keep other settings from being changed.
+        let known = self.faults_of(&before);
+        let (old, mut new): (Vec<_>, Vec<_>) =
+            self.faults_of(&after).into_iter().partition(|fault| known.contains(fault));
+        if given.contains(&Setting::Expires) {
+            new.extend(self.ended(&after.settings));
+        }
+        if !new.is_empty() {
+            return Err(format!("nothing was changed: {}", new.join("; ")).into());
+        }
+        self.change(Change::Replace(&after, "update")).await?;
+        for fault in old {
+            output::note(format_args!("{name}: {fault}"));
+        }
+        let lines = [vec![format!("updated {name}")], changes(&before.settings, &after.settings)].concat();
+        Ok(lines.join("\n"))
+    }
+}
+
+/// A line for each setting that is another one now.
+fn changes(before: &KeySettings, after: &KeySettings) -> Vec<String> {
+    let text = |settings: &KeySettings, name: &str| match (name, settings.expires_ms) {
+        ("expires_ms", Some(ends)) => time::written(ends),
+        _ => json!(settings).get(name).map_or_else(|| "not set".to_owned(), words),
+    };
+    let (one, other) = (json!(before), json!(after));
+    let mut names: Vec<&String> =
+        [&one, &other].into_iter().filter_map(|it| it.as_object()).flat_map(|it| it.keys()).collect();
+    names.sort_unstable();
+    names.dedup();
+    names.retain(|name| one.get(name.as_str()) != other.get(name.as_str()));
+    let shown = |name: &str| name.strip_suffix("_ms").unwrap_or(name).to_owned();
+    names.into_iter().map(|name| format!("{}: {} -> {}", shown(name), text(before, name), text(after, name))).collect()
+}

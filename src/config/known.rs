@@ -1,0 +1,218 @@
+//! The part of a configuration that commands need which do not run a gateway: the store, the data folder, the listeners. It
+//! can be read while other parts of the file have faults, such as a file that a person is editing.
+
+use std::borrow::Cow;
+
+use super::{
+    BUILT_IN, Config, Environment, Report, Secrets, Source, Store, check,
+    document::{Document, Path},
+    load_text,
+    nearest::nearest,
+    raw, read_file,
+    reads::Reads,
+    schema, shape,
+};
+
+/// What a command needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// `[store]` and `data_dir`, and `[money]` where it has no faults.
+    Store,
+    /// The same, and the addresses of the listeners.
+    Listeners,
+}
+
+/// A configuration that was read for a command, without secrets of upstreams and clients.
+#[derive(Debug)]
+pub struct Known {
+    /// The whole configuration, or where it has faults the part that was asked for: then there are no upstreams, models and
+    /// keys in it.
+    pub config: Config,
+    /// Where it comes from, for people.
+    pub source: String,
+    /// Whether the data plane speaks TLS. The certificate itself is not read.
+    pub tls: bool,
+    /// What is wrong with the rest.
+    pub faults: Option<Report>,
+}
+
+/// The tables of the file that are read where others have faults.
+const TABLES: [&str; 2] = ["server", "store"];
+
+/// Reads a configuration, or of one with faults the part that a command needs.
+///
+/// # Errors
+/// When that part has faults as well, or cannot be told apart from them.
+pub fn load_known(source: &Source, env: Environment<'_>, part: Part) -> Result<Known, Report> {
+    let mut reads = Reads::default();
+    let (name, text) = match source {
+        Source::BuiltIn => ("config/tidegate.toml (built in)".to_owned(), BUILT_IN.to_owned()),
+        Source::File(file) => {
+            let name = file.display().to_string();
+            let text = read_file(&name, file, &mut reads)?;
+            (name, text)
+        }
+    };
+    match load_text(&name, &text, env, &mut reads, Secrets::Leave) {
+        Ok(config) => Ok(Known { config, source: name, tls: has_tls(&text), faults: None }),
+        Err(report) => match sound_part(&text, env, part) {
+            Some((config, tls)) => Ok(Known { config, source: name, tls, faults: Some(report) }),
+            None => Err(report),
+        },
+    }
+}
+
+fn has_tls(text: &str) -> bool {
+    Document::parse(text).is_ok_and(|document| tls_of(&document))
+}
+
+fn tls_of(document: &Document<'_>) -> bool {
+    // Of a setting that is missing this is the place of its table.
+    let (server, tls) = (Path::default().key("server"), Path::default().key("server").key("tls"));
+    document.place(&tls) != document.place(&server)
+}
+
+/// The part, if nothing leaves a doubt about which store is meant: a command that takes another one would do harm.
+fn sound_part(text: &str, env: Environment<'_>, part: Part) -> Option<(Config, bool)> {
+    let sound = match Document::parse(text) {
+        Ok(document) => {
+            let mut names = document.root.get_ref().keys().map(|key| key.get_ref().as_ref());
+            if names.any(is_misspelled) {
+                return None;
+            }
+            Cow::Borrowed(text)
+        }
+        Err(_) => Cow::Owned(tables(text)?),
+    };
+    let config = |also: &[&str]| read(&sound, env, part, also);
+    let (config, tls) = config(&["money"]).or_else(|| config(&[]))?;
+    // The URL of a database in a place where it is not read.
+    let names_postgres = |line: &str| !line.trim_start().starts_with('#') && line.contains("postgres");
+    if config.store == Store::Sqlite && text.lines().any(names_postgres) {
+        return None;
+    }
+    Some((config, tls))
+}
+
+fn is_misspelled(name: &str) -> bool {
+    !TABLES.contains(&name) && nearest(name, TABLES).is_some()
+}
+
+/// Of a text that is no TOML, the lines of the tables that are needed. `None` where it is not certain which lines those are.
+fn tables(text: &str) -> Option<String> {
+    let (mut kept, mut keep, mut in_table) = (String::new(), false, false);
+    for line in text.lines() {
+        let trimmed = line.trim_start();
+        let name = trimmed.trim_start_matches('[').split(['.', ']', '=', ' ', '#']).next().unwrap_or_default();
+        if trimmed.starts_with('[') {
+            keep = TABLES.contains(&name) && trimmed.contains(']');
+            if !keep && (TABLES.contains(&name) || is_misspelled(name)) {
+                return None;
+            }
+            in_table = true;
+        } else if !in_table && (TABLES.contains(&name) || is_misspelled(name)) {
+            return None;
+        }
+        if keep {
+            kept.push_str(line);
+        }
+        kept.push('\n');
+    }
+    Some(kept)
+}
+
+fn read(text: &str, env: Environment<'_>, part: Part, also: &[&str]) -> Option<(Config, bool)> {
+    let mut document = Document::parse(text).ok()?;
+    let root = document.root.get_mut();
+    let names: Vec<String> = root.keys().map(|key| key.get_ref().to_string()).collect();
+    for name in names.iter().filter(|name| !TABLES.iter().chain(also).any(|kept| kept == name)) {
+        root.remove(name.as_str());
+    }
+    let mut shape = shape::read(&document, &schema::tree());
+    if !shape.faults.is_empty() {
+        return None;
+    }
+    let mut file: raw::File = shape::settings(&mut shape)?;
+    let server = std::mem::take(&mut file.server);
+    file.server.data_dir = server.data_dir;
+    if part == Part::Listeners {
+        (file.server.listen, file.server.admin_listen) = (server.listen, server.admin_listen);
+    }
+    let without_listen = |name: &str| env(name).filter(|_| part == Part::Listeners || name != "TIDEGATE_LISTEN");
+    let mut reads = Reads::default();
+    // Names that are missing are no faults: they may be in the part that is left out.
+    let (config, faults) = check::config(&document, file, false, &without_listen, &mut reads, Secrets::Leave);
+    config.filter(|_| faults.is_empty()).map(|config| (config, tls_of(&document)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{ffi::OsString, path::Path as FilePath};
+
+    use super::*;
+
+    fn known(text: &str, part: Part) -> Result<Known, Report> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        load_known(&Source::File(file.path().into()), &|_: &str| None::<OsString>, part)
+    }
+
+    const GOOD: &str = "[server]\ndata_dir = \"here\"\n[store]\nurl = \"postgres://u@h/d\"\n";
+
+    #[test]
+    fn the_store_is_known_while_the_rest_of_the_file_is_edited() {
+        for rest in [
+            "",
+            "[[upstreams]]\nname = \"a\"\n",
+            "[[upstreams]]\nname = \"a\"\nbase_url = \"https://h.cn\"\ncredentials = [{ env = \"NOT_SET\" }]\n",
+            "[[keys]]\nname = \"a\"\nsecret = { env = \"NOT_SET\" }\n",
+            "[[models]]\nname = \"m\"\ntargets = [{ upstream = \"nobody\" }]\n",
+            "[wrong]\nx = 1\n",
+            "[log]\nlevel = \"loud\"\n",
+            "[money]\ntime_zone = \"Mars\"\n",
+            "[money]\ntime_zone = 7\n",
+            "[[models]]\nname = \"m\ntargets = [\n",
+            "[[models\n",
+            "[[keys]]\nname = \"a\"\nname = \"b\"\n",
+        ] {
+            for text in [format!("{GOOD}{rest}"), format!("{rest}\n{GOOD}")] {
+                let found = known(&text, Part::Store).unwrap_or_else(|report| panic!("{text}\n{report}"));
+                assert!(found.faults.is_some(), "{text}");
+                assert_eq!(found.config.server.data_dir, FilePath::new("here"), "{text}");
+                assert!(matches!(&found.config.store, Store::Postgres { url, .. } if **url == *"postgres://u@h/d"));
+            }
+        }
+    }
+
+    #[test]
+    fn a_store_that_is_in_doubt_is_not_used() {
+        for text in [
+            "[stor]\nurl = \"postgres://u@h/d\"\n",
+            "[store\nurl = \"postgres://u@h/d\"\n",
+            "[store]\nurll = \"postgres://u@h/d\"\n",
+            "[store]\nurl = \"postgres://u@h/d\n",
+            "[store]\nurl = \"mysql://u@h/d\"\n",
+            "[store]\nurl = \"postgres://u@h/d\"\npassword = { env = \"NOT_SET\" }\n",
+            "[server]\ndata_dri = \"here\"\n",
+            "[server]\ndata_dir = 7\n",
+            "[sever]\ndata_dir = \"here\"\n",
+            "[server]\ndata_dir = \"\"\n",
+            "store.url = \"postgres://u@h/d\"\n[[models\n",
+            "[[models]]\nname = \"m\nurl = \"postgres://u@h/d\"\n",
+        ] {
+            assert!(known(text, Part::Store).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn listeners_are_known_without_any_secret_or_certificate() {
+        let text = "[server]\nlisten = \"127.0.0.1:7\"\nadmin_listen = \"127.0.0.1:8\"\n\
+                    tls = { cert_file = \"none.crt\", key_file = \"none.key\" }\n[wrong]\n";
+        let found = known(text, Part::Listeners).unwrap();
+        let server = &found.config.server;
+        assert_eq!((server.listen.port(), server.admin_listen.port(), found.tls), (7, 8, true));
+        assert!(!known("[server]\nlisten = \"127.0.0.1:7\"\n", Part::Listeners).unwrap().tls);
+        assert!(known("[server]\nlisten = \"7\"\n", Part::Listeners).is_err());
+        assert!(known("[server]\nlisten = \"7\"\n", Part::Store).is_ok());
+    }
+}

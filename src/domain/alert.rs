@@ -1,0 +1,83 @@
+//! What an operator is told of by itself, through a webhook.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use tokio::sync::mpsc;
+
+/// What happened. The names are fixed: field `event` of the webhook.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Event {
+    /// 80 % of a budget are spent.
+    BudgetWarning,
+    /// A budget is spent.
+    BudgetSpent,
+    /// An upstream refuses a credential, or its money is spent.
+    CredentialRefused,
+    /// An upstream is left out for long.
+    UpstreamEjected,
+    /// Rows do not get into the ledger's database.
+    LedgerBehind,
+    /// Many streams of an upstream end before their terminal event.
+    StreamsTruncated,
+}
+
+impl Event {
+    /// Its fixed name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::BudgetWarning => "budget_warning",
+            Self::BudgetSpent => "budget_spent",
+            Self::CredentialRefused => "credential_refused",
+            Self::UpstreamEjected => "upstream_ejected",
+            Self::LedgerBehind => "ledger_behind",
+            Self::StreamsTruncated => "streams_truncated",
+        }
+    }
+}
+
+/// One event. Names and numbers only, never a secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Alert {
+    /// What happened.
+    pub event: Event,
+    /// To what: `key team-a`, `upstream dmxapi`.
+    pub subject: String,
+    /// What happened, the consequence and what to do, for people.
+    pub text: String,
+}
+
+/// How the delivery of alerts stands.
+#[derive(Debug, Default)]
+pub struct Condition {
+    /// Alerts that the receiver took.
+    pub sent: AtomicU64,
+    /// Tries that failed.
+    pub failed: AtomicU64,
+    /// Alerts that were not delivered: the queue was full, or the receiver failed for too long.
+    pub dropped: AtomicU64,
+}
+
+/// Where alerts are raised. Raising one never waits.
+#[derive(Clone, Debug)]
+pub struct Alerts {
+    queue: mpsc::Sender<Alert>,
+    condition: Arc<Condition>,
+}
+
+impl Alerts {
+    /// A queue of so many alerts, and the end of it that delivers them.
+    pub fn new(size: usize, condition: Arc<Condition>) -> (Self, mpsc::Receiver<Alert>) {
+        let (queue, raised) = mpsc::channel(size);
+        (Self { queue, condition }, raised)
+    }
+
+    /// Puts an alert into the queue, or counts it as dropped where the queue is full.
+    pub fn raise(&self, alert: Alert) {
+        if self.queue.try_send(alert).is_err() {
+            self.condition.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}

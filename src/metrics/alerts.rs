@@ -1,0 +1,53 @@
+//! How the delivery of alerts stands: brought up to date when the metrics are read.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use prometheus_client::{metrics::counter::Counter, registry::Registry};
+
+use super::{EndLabels, Metrics};
+use crate::domain::{alert::Condition, outcome::End};
+
+impl Metrics {
+    /// Answers of an upstream that are over, and those of them whose transfer ended before their end.
+    pub fn answers(&self, upstream: &str) -> (u64, u64) {
+        let upstream: Arc<str> = upstream.into();
+        let (mut all, mut truncated) = (0, 0);
+        for end in End::ALL {
+            let labels = EndLabels { upstream: Arc::clone(&upstream), end: end.name() };
+            let count = self.requests.get(&labels).map_or(0, |counter| counter.get());
+            match end {
+                End::Incomplete | End::UpstreamBroken | End::UpstreamStalled => truncated += count,
+                End::Completed | End::ResponseFailed | End::ResponseIncomplete => {}
+                // These tell nothing of how the upstream's answers end.
+                _ => continue,
+            }
+            all += count;
+        }
+        (all, truncated)
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Shown {
+    sent: Counter,
+    failed: Counter,
+    dropped: Counter,
+}
+
+impl Shown {
+    pub(super) fn new(registry: &mut Registry) -> Self {
+        let (sent, failed, dropped) = (Counter::default(), Counter::default(), Counter::default());
+        registry.register("alerts_sent", "Alerts that the receiver of [alerts] took", sent.clone());
+        registry.register("alert_tries_failed", "Tries to deliver an alert that failed", failed.clone());
+        registry.register("alerts_dropped", "Alerts that were not delivered", dropped.clone());
+        Self { sent, failed, dropped }
+    }
+
+    pub(super) fn show(&self, condition: &Condition) {
+        for (counter, number) in
+            [(&self.sent, &condition.sent), (&self.failed, &condition.failed), (&self.dropped, &condition.dropped)]
+        {
+            counter.inner().store(number.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+    }
+}

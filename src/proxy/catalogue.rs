@@ -1,0 +1,168 @@
+//! What is behind wildcards, for `GET /v1/models`: the models that upstreams list, and those that they answered for lately.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use http::{
+    HeaderValue, Request, Uri,
+    header::{ACCEPT, ACCEPT_ENCODING},
+};
+use http_body_util::{BodyExt as _, Limited};
+use serde_json::Value;
+use tokio::{
+    sync::Mutex,
+    task::JoinSet,
+    time::{Instant, timeout},
+};
+
+use super::{Proxy, Tables};
+use crate::{
+    auth::Caller,
+    protocol::body::Rope,
+    upstream::{Upstream, send::Sender},
+};
+
+/// A list of an upstream is asked for again after this time: new models come every few weeks.
+const FRESH_FOR: Duration = Duration::from_secs(300);
+/// And where it could not be had, after this time.
+const TRY_AGAIN: Duration = Duration::from_secs(30);
+/// A client waits for it no longer than this.
+const WITHIN: Duration = Duration::from_secs(3);
+/// A list of a thousand models has some 200 KB.
+const MOST_BYTES: usize = 4 * 1024 * 1024;
+/// So many names are listed.
+const MOST_NAMES: usize = 1000;
+/// Names of models have 20 to 60 bytes.
+const LONGEST_NAME: usize = 200;
+/// A model counts as one that is asked for lately for this long.
+const LATELY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The lists of upstreams, as one worker knows them.
+#[derive(Debug, Default)]
+pub(super) struct Catalogue {
+    /// By name and base URL.
+    lists: Mutex<HashMap<(Arc<str>, Uri), List>>,
+}
+
+#[derive(Debug)]
+struct List {
+    names: Arc<[String]>,
+    until: Instant,
+}
+
+impl Proxy {
+    /// Names that lead through a wildcard to an upstream which has a model of that name, as far as this caller may use them. Sorted.
+    pub async fn behind_wildcards(&self, tables: &Tables, caller: &Caller) -> BTreeSet<String> {
+        let (mut found, now) = (BTreeSet::new(), Instant::now());
+        for (index, upstream) in tables.upstreams.iter().enumerate() {
+            if !caller.may_use(index) || !tables.routes.has_wildcard_to(index) {
+                continue;
+            }
+            let lately = upstream.pool().models_lately(now, LATELY);
+            found.extend(lately.into_iter().map(|name| (index, name.to_string())));
+        }
+        let lists = self.lists(tables, caller).await;
+        for (index, names) in lists {
+            found.extend(names.iter().map(|name| (index, name.clone())));
+        }
+        let leads =
+            |(index, name): &(usize, String)| caller.may_ask(name) && tables.routes.leads_by_wildcard(name, *index);
+        found
+            .into_iter()
+            .filter(leads)
+            .map(|(_, name)| name)
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .take(MOST_NAMES)
+            .collect()
+    }
+
+    /// The list of each upstream that the caller may use and that a wildcard leads to.
+    async fn lists(&self, tables: &Tables, caller: &Caller) -> Vec<(usize, Arc<[String]>)> {
+        let asked =
+            |(index, _): &(usize, &Arc<Upstream>)| caller.may_use(*index) && tables.routes.has_wildcard_to(*index);
+        let wanted: Vec<_> = tables.upstreams.iter().enumerate().filter(asked).collect();
+        // Held while upstreams are asked: clients that come meanwhile wait for the same lists.
+        let mut lists = self.catalogue.lists.lock().await;
+        let mut asking = JoinSet::new();
+        for (index, upstream) in &wanted {
+            let key = (Arc::clone(&upstream.config.name), upstream.config.base_url.clone());
+            let is_fresh = lists.get(&key).is_some_and(|list| Instant::now() < list.until);
+            if let Some(sender) = tables.senders.get(*index).filter(|_| !is_fresh) {
+                let (sender, upstream) = (sender.clone(), Arc::clone(upstream));
+                asking.spawn(async move { (key, timeout(WITHIN, ask(&sender, &upstream)).await.ok().flatten()) });
+            }
+        }
+        while let Some(Ok((key, names))) = asking.join_next().await {
+            let until = Instant::now() + if names.is_some() { FRESH_FOR } else { TRY_AGAIN };
+            // What was known before is better than nothing.
+            let before = || lists.get(&key).map(|list| Arc::clone(&list.names)).unwrap_or_default();
+            let names = names.map_or_else(before, Into::into);
+            lists.insert(key, List { names, until });
+        }
+        let names = |(index, upstream): (usize, &Arc<Upstream>)| {
+            let key = (Arc::clone(&upstream.config.name), upstream.config.base_url.clone());
+            Some((index, Arc::clone(&lists.get(&key)?.names)))
+        };
+        wanted.into_iter().filter_map(names).collect()
+    }
+}
+
+/// Asks an upstream for its models. None where it gives no list.
+async fn ask(sender: &Sender, upstream: &Upstream) -> Option<Vec<String>> {
+    let mut parts = upstream.config.base_url.clone().into_parts();
+    let path = format!("{}/models", upstream.config.base_url.path().trim_end_matches('/'));
+    parts.path_and_query = Some(path.parse().ok()?);
+    let mut request = Request::new(Rope::new().body());
+    *request.uri_mut() = Uri::from_parts(parts).ok()?;
+    let headers = request.headers_mut();
+    headers.extend(upstream.config.headers.clone());
+    headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    let mut credentials = upstream.credentials("", Instant::now());
+    if let Some((credential, _)) = credentials.find(|(_, condition)| condition.standing.is_usable())
+        && let Some(value) = credential.value.clone()
+    {
+        headers.insert(&upstream.config.auth_header, value);
+    }
+    drop(credentials);
+    let answer = sender.send(request).await.ok().filter(|answer| answer.status().is_success())?;
+    let body = Limited::new(answer.into_body(), MOST_BYTES).collect().await.ok()?.to_bytes();
+    Some(names(&serde_json::from_slice(&body).ok()?))
+}
+
+/// The names in a list: `{"data":[{"id":"…"}]}` as OpenAI has it, or the same below `models`, or with `name`.
+fn names(list: &Value) -> Vec<String> {
+    let entries = ["data", "models"].iter().find_map(|field| list.get(field)?.as_array()).or(list.as_array());
+    let name = |entry: &Value| {
+        let name = entry.get("id").or_else(|| entry.get("name")).unwrap_or(entry).as_str()?;
+        let fits = (1..=LONGEST_NAME).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_graphic());
+        fits.then(|| name.to_owned())
+    };
+    entries.into_iter().flatten().filter_map(name).take(MOST_NAMES).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_names_of_several_shapes_are_read() {
+        for list in [
+            json!({ "object": "list", "data": [{ "id": "a", "object": "model" }, { "id": "b/c:d" }] }),
+            json!({ "models": [{ "name": "a" }, { "id": "b/c:d", "name": "other" }] }),
+            json!([{ "id": "a" }, "b/c:d"]),
+            json!({ "data": [{ "id": "a" }, { "id": 7 }, { "id": "" }, { "id": "x y" }, { "id": "x".repeat(300) }, {}, { "id": "b/c:d" }] }),
+        ] {
+            assert_eq!(names(&list), ["a", "b/c:d"], "{list}");
+        }
+        for none in [json!(null), json!({}), json!({ "data": "a" }), json!("a")] {
+            assert!(names(&none).is_empty(), "{none}");
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! What goes wrong with the URL of a request.
+
+use std::{borrow::Cow, sync::Arc};
+
+use http::{HeaderMap, Request};
+
+use super::{Arrival, Refusal};
+use crate::{
+    auth,
+    domain::{endpoint::Endpoint, outcome::Rejected, problem::Problem},
+    proxy::Tables,
+};
+
+/// So much of a path is logged.
+const MOST_OF_PATH: usize = 200;
+
+/// What Tidegate answers by itself.
+const OWN: [&str; 2] = ["GET /v1/models", "GET /v1/usage"];
+
+impl Refusal {
+    /// A path that does not exist. It is not repeated in the answer: it may hold anything.
+    pub fn unknown_url(tables: &Tables, path: &str) -> Self {
+        let message = match advice(path) {
+            Some(advice) => format!("There is nothing at this URL: {advice}"),
+            None => format!("There is nothing at this URL. This gateway serves {}.", served(tables)),
+        };
+        Self::new(Problem::UnknownUrl, message)
+    }
+
+    /// A path that exists, for other methods.
+    pub fn method_not_allowed(path: &str, allow: impl Into<Cow<'static, str>>) -> Self {
+        let allow = allow.into();
+        let advice = advice(path).map(|advice| format!(" Probably {advice}")).unwrap_or_default();
+        let mut refusal = Self::new(Problem::MethodNotAllowed, format!("This URL takes only {allow}.{advice}"));
+        refusal.allow = Some(allow);
+        refusal
+    }
+
+    /// A date in the query that is none.
+    pub(in crate::proxy) fn invalid_date(name: &'static str) -> Self {
+        Self::new(Problem::InvalidQuery, format!("`{name}` is not a day. Write it as 2026-11-01.")).about(name)
+    }
+
+    /// The ledger cannot be read now.
+    pub(in crate::proxy) fn statement_unavailable() -> Self {
+        Self::new(
+            Problem::LedgerUnavailable,
+            "What this key used cannot be read right now. Please try again in a moment.",
+        )
+    }
+
+    /// Notes for the log where the request went, and with which key: whose client is set up wrongly.
+    #[must_use]
+    pub fn sent<B>(mut self, tables: &Tables, arrival: &Arrival, request: &Request<B>) -> Self {
+        let mut rejected = rejected(tables, request.headers(), arrival);
+        rejected.method = Some(request.method().clone());
+        rejected.path = Some(beginning(request.uri().path()).into());
+        if let Ok(caller) = tables.keys.authenticate(request.headers(), arrival.visit()) {
+            rejected.key = Some(Arc::clone(&caller.name));
+            rejected.key_begins = None;
+        }
+        self.rejected = Some(Box::new(rejected));
+        self
+    }
+}
+
+/// What the log says of a request that is refused at the door.
+pub(in crate::proxy) fn rejected(tables: &Tables, headers: &HeaderMap, arrival: &Arrival) -> Rejected {
+    let client = tables.keys.client(headers, arrival.visit()).filter(|_| tables.logs_client_ip);
+    Rejected { client, key_begins: auth::begins(headers), ..Rejected::default() }
+}
+
+/// The first 200 bytes of a path, whole characters.
+fn beginning(path: &str) -> &str {
+    path.get(..path.floor_char_boundary(MOST_OF_PATH)).unwrap_or_default()
+}
+
+/// Everything without an id that an upstream has, and what Tidegate answers by itself.
+fn served(tables: &Tables) -> String {
+    let has = |endpoint: &Endpoint| tables.upstreams.iter().any(|upstream| upstream.has(endpoint.surface()));
+    let endpoints = Endpoint::ALL.into_iter().filter(|endpoint| !endpoint.has_ids()).filter(has);
+    let mut names: Vec<_> = endpoints.map(|endpoint| format!("{} /v1{}", endpoint.method(), endpoint.path())).collect();
+    names.extend(OWN.map(str::to_owned));
+    names.join(", ")
+}
+
+/// How a client has to be set up that sends this path: SDKs put the path of an endpoint behind their base URL, so a base URL that is
+/// wrong shows as something in front of one.
+fn advice(path: &str) -> Option<&'static str> {
+    let is_there = |path: &str| {
+        let path = path.strip_prefix("/v1").filter(|rest| rest.starts_with('/')).unwrap_or(path);
+        ["/models", "/usage"].contains(&path)
+            || path.starts_with("/models/")
+            || Endpoint::ALL.iter().any(|endpoint| endpoint.resource(path).is_some())
+    };
+    let path = match path.trim_end_matches('/') {
+        trimmed if trimmed.len() < path.len() && is_there(trimmed) => {
+            return Some("the URL ends with a slash that does not belong there.");
+        }
+        trimmed => trimmed,
+    };
+    for (at, _) in path.match_indices('/').filter(|(at, _)| *at > 0) {
+        let (before, endpoint) = path.split_at(at);
+        let before_without = before.trim_end_matches('/');
+        if !is_there(endpoint) || before_without.ends_with("/chat") && endpoint == "/completions" {
+            continue;
+        }
+        let is_base = before_without.is_empty() || (before_without == "/v1" && !endpoint.starts_with("/v1/"));
+        if !is_base {
+            return Some(
+                "set base_url to …/v1, which is the address of this gateway and then /v1, without any other path.",
+            );
+        }
+        if before.ends_with('/') {
+            return Some("the URL has two slashes in a row: set base_url to …/v1, without a slash at its end.");
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_base_url_that_is_wrong_is_told_by_the_path() {
+        for base in [
+            "/v1/responses",
+            "/v1/v1",
+            "/openai/v1",
+            "/openai",
+            "/api/v1",
+            "/v1/chat/completions",
+            "/responses",
+            "/v1/models",
+        ] {
+            for endpoint in [
+                "/responses",
+                "/chat/completions",
+                "/embeddings",
+                "/models",
+                "/models/gpt-5",
+                "/responses/resp_1/cancel",
+            ] {
+                let told = advice(&format!("{base}{endpoint}"));
+                assert!(told.is_some_and(|told| told.contains("set base_url to …/v1")), "{base}{endpoint}: {told:?}");
+            }
+        }
+        for path in ["/v1/responses/", "/v1/chat/completions/", "/models/"] {
+            assert!(advice(path).is_some_and(|told| told.contains("ends with a slash")), "{path}");
+        }
+        for path in ["/v1//responses", "//v1/responses", "//responses"] {
+            assert!(advice(path).is_some_and(|told| told.contains("two slashes")), "{path}");
+        }
+        for path in [
+            "/",
+            "",
+            "/v1",
+            "/v1/",
+            "/v1/files",
+            "/nothing",
+            "/v1/responses",
+            "/v1/chat/completions",
+            "/chat/completions",
+            "/v1/responses/resp_1",
+            "/v1/responses/resp_1/cancel",
+            "/v1/conversations/c/items/i",
+            "/v1/models",
+            "/index.html",
+        ] {
+            assert_eq!(advice(path), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_long_path_is_cut_between_characters() {
+        assert_eq!(beginning("/short"), "/short");
+        assert_eq!(beginning(&"/é".repeat(100)).len(), 199);
+        assert_eq!(beginning(&"x".repeat(300)).len(), 200);
+    }
+}

@@ -1,0 +1,84 @@
+//! The sums of one key over the ledger.
+
+use sqlx::{AssertSqlSafe, Row as _};
+
+use super::{Database, DatabaseError, integer, ledger::amount, on, within};
+use crate::domain::{
+    endpoint::Endpoint,
+    money::{Currency, UNIT},
+};
+
+/// A client waits for it: a sum that takes longer is given up.
+const LONGEST: std::time::Duration = std::time::Duration::from_secs(20);
+
+/// What one key used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Statement {
+    /// Requests that went up and cost something.
+    pub requests: u64,
+    /// Tokens as reported.
+    pub input: u64,
+    /// Those of them that came from a cache.
+    pub cached: u64,
+    /// Tokens as reported.
+    pub output: u64,
+    /// Those of them that were reasoning.
+    pub reasoning: u64,
+    /// Requests whose model has no price: what they cost is not known.
+    pub unpriced: u64,
+    /// What the others cost, in nano-units, by [`Currency::ALL`].
+    pub cost: [u64; Currency::ALL.len()],
+}
+
+impl Database {
+    /// Sums up what this key used of what began at `since` or later and before `until` (milliseconds since 1970-01-01 UTC).
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn statement(&mut self, key: &str, since: u64, until: u64) -> Result<Statement, DatabaseError> {
+        let query = query();
+        within(LONGEST, async {
+            on!(self, |connection, Db| {
+                let query = sqlx::query::<Db>(AssertSqlSafe(query)).bind(key);
+                let row = query.bind(integer(since)).bind(integer(until)).fetch_one(connection).await?;
+                let number = |index: usize| row.try_get::<i64, _>(index);
+                let count = |index: usize| number(index).map(|number| u64::try_from(number).unwrap_or_default());
+                let mut cost = [0; Currency::ALL.len()];
+                for (nth, cost) in cost.iter_mut().enumerate() {
+                    *cost = amount(number(6 + 2 * nth)?, number(7 + 2 * nth)?);
+                }
+                Ok(Statement {
+                    requests: count(0)?,
+                    input: count(1)?,
+                    cached: count(2)?,
+                    output: count(3)?,
+                    reasoning: count(4)?,
+                    unpriced: count(5)?,
+                    cost,
+                })
+            })
+        })
+        .await
+    }
+}
+
+/// Made of fixed words only.
+fn query() -> String {
+    let free = Endpoint::ALL.iter().filter(|one| one.is_free()).map(|one| format!("'{}'", one.name()));
+    let free = free.collect::<Vec<_>>().join(", ");
+    let sum = |what: &str| format!("CAST(coalesce(sum({what}), 0) AS BIGINT)");
+    let mut columns = vec!["count(*)".to_owned()];
+    columns.extend(["input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens"].map(sum));
+    columns.push("count(*) FILTER (WHERE currency IS NULL)".to_owned());
+    for currency in Currency::ALL {
+        // In two parts, as the sum of a few large ones would not fit.
+        for part in ["/", "%"] {
+            columns.push(sum(&format!("CASE WHEN currency = '{}' THEN cost {part} {UNIT} END", currency.name())));
+        }
+    }
+    format!(
+        "SELECT {} FROM ledger WHERE key_name = $1 AND time_ms >= $2 AND time_ms < $3 AND state <> 'open' \
+         AND coalesce(endpoint, '') NOT IN ({free})",
+        columns.join(", ")
+    )
+}

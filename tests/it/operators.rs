@@ -1,0 +1,44 @@
+//! What an operator does and sees: the command line, the first start, refused requests in the log, errors that say what to change.
+
+mod alerts;
+mod commands;
+mod refusals;
+mod statements;
+
+use std::{fs, path::Path};
+
+use tempfile::TempDir;
+
+use crate::support::process::{Process, run, said, tidegate};
+
+const KEY: &str = "sk-a-key-of-the-operators";
+const UP_KEY: &str = "sk-upstream-secret-0123";
+
+/// A configuration with one upstream and the key `a`; `more` comes first, so that it may add to `[server]`.
+fn text(base_url: &str, more: &str) -> String {
+    format!(
+        "[server]\nlisten = \"127.0.0.1:0\"\nadmin_listen = \"127.0.0.1:0\"\nworkers = 1\n{more}\n[[upstreams]]\nname = \"up\"\nbase_url = \
+         \"{base_url}\"\ncredentials = [{{ env = \"UP_KEY\" }}]\n[[models]]\nname = \"smart\"\ntargets = [{{ upstream = \"up\" }}]\n[[groups]]\n\
+         name = \"team\"\n[[keys]]\nname = \"a\"\nsecret = {{ env = \"A_KEY\" }}\n"
+    )
+}
+
+fn folder(text: &str) -> TempDir {
+    let folder = TempDir::new().unwrap();
+    fs::write(folder.path().join("tidegate.toml"), text).unwrap();
+    folder
+}
+
+fn serve(folder: &Path) -> Process {
+    let mut command = tidegate(folder);
+    command.args(["serve", "--config", "tidegate.toml"]).env("UP_KEY", UP_KEY).env("A_KEY", KEY);
+    Process::start(&mut command)
+}
+
+/// A command without any variable of a secret: what it printed, and everything that it said; `Err` where it failed.
+fn command(folder: &Path, arguments: &[&str]) -> Result<(String, String), String> {
+    let mut command = tidegate(folder);
+    let output = run(command.args(["--config", "tidegate.toml"]).args(arguments));
+    let printed = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    if output.status.success() { Ok((printed, said(&output))) } else { Err(said(&output)) }
+}

@@ -1,0 +1,190 @@
+//! Alerts: posted to a receiver that fails first, signed, and never in the way of a request.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::time::Instant;
+
+use super::*;
+use crate::support::{
+    client::Client,
+    upstream::{LAST_CHUNK, RESPONSE, Request, STREAM, Step, Upstream, chunk, json},
+};
+
+const SECRET: &str = "alert-secret-0123456789";
+
+fn serve_with_alerts(folder: &Path) -> Process {
+    let mut command = tidegate(folder);
+    command.args(["serve", "--config", "tidegate.toml"]).env("UP_KEY", UP_KEY).env("A_KEY", KEY);
+    Process::start(command.env("ALERT_SECRET", SECRET))
+}
+
+fn with_alerts(base_url: &str, receiver: &str, more: &str) -> TempDir {
+    let alerts = format!("[alerts]\nurl = \"{receiver}\"\nsecret = {{ env = \"ALERT_SECRET\" }}\n");
+    folder(&format!("{}{more}\n{alerts}", text(base_url, "")))
+}
+
+async fn create(address: std::net::SocketAddr) -> u16 {
+    let body = r#"{"model":"smart"}"#;
+    let head = format!("authorization: Bearer {KEY}\r\ncontent-length: {}\r\n", body.len());
+    let mut client = Client::connect(address).await;
+    client.send(format!("POST /v1/responses HTTP/1.1\r\nhost: t\r\n{head}\r\n{body}")).await;
+    client.answer().await.status
+}
+
+/// What an alert says, if its signature is right.
+fn verified(request: &Request) -> Value {
+    use hmac::{Hmac, KeyInit, Mac};
+    assert_eq!((request.header("content-type"), &*request.line), (Some("application/json"), "POST /hook?a=b HTTP/1.1"));
+    let time = request.header("x-tidegate-timestamp").unwrap();
+    let mut mac = Hmac::<sha2::Sha256>::new_from_slice(SECRET.as_bytes()).unwrap();
+    mac.update(format!("{time}.").as_bytes());
+    mac.update(&request.body);
+    let expected: String = mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(request.header("x-tidegate-signature"), Some(&*format!("sha256={expected}")));
+    let alert: Value = serde_json::from_slice(&request.body).unwrap();
+    assert_eq!(request.header("x-tidegate-event"), alert["event"].as_str());
+    alert
+}
+
+#[tokio::test]
+async fn a_spent_budget_is_told_to_a_receiver_that_fails_first() {
+    let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
+    let mut tries = 0;
+    let mut receiver = Upstream::scripted(move |_| {
+        tries += 1;
+        match tries {
+            1 => vec![Step::Send(json("500 Internal Server Error", "{}"))],
+            2 => vec![Step::Reset],
+            _ => vec![Step::Send(json("200 OK", "{}"))],
+        }
+    })
+    .await;
+    let more = "budgets = [\"10USD/month\"]\n[[prices]]\nupstream = \"up\"\nmodel = \"smart\"\ncurrency = \"USD\"\nper_call = 1\n";
+    let folder = with_alerts(&upstream.base_url(), &format!("http://{}/hook?a=b", receiver.address), more);
+    let mut gateway = serve_with_alerts(folder.path());
+    let address = gateway.ready();
+    for _ in 0..8 {
+        assert_eq!(create(address).await, 200);
+    }
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        let alert = verified(&receiver.request().await);
+        assert_eq!((&alert["event"], &alert["subject"]), (&"budget_warning".into(), &"key a".into()), "{alert}");
+        assert!(
+            alert["text"].as_str().unwrap().contains("of the budget of 10 USD/month of the key a are spent"),
+            "{alert}"
+        );
+        ids.push(alert["id"].clone());
+    }
+    ids.dedup();
+    assert_eq!(ids.len(), 1, "each try has the same id");
+    for _ in 0..2 {
+        assert_eq!(create(address).await, 200);
+    }
+    let alert = verified(&receiver.request().await);
+    assert_eq!((&alert["event"], &alert["subject"]), (&"budget_spent".into(), &"key a".into()), "{alert}");
+    assert_eq!(create(address).await, 429);
+    let metrics = Client::connect(gateway.admin()).await.get("/metrics").await;
+    let metrics = String::from_utf8(metrics.body).unwrap();
+    for line in
+        ["tidegate_alerts_sent_total 2", "tidegate_alert_tries_failed_total 2", "tidegate_alerts_dropped_total 0"]
+    {
+        assert!(metrics.lines().any(|found| found == line), "{line} in\n{metrics}");
+    }
+    gateway.signal("INT");
+    gateway.exit();
+    let log = gateway.everything();
+    assert!(!log.contains(SECRET) && !log.contains("/hook"), "{log}");
+    assert_eq!(receiver.untaken(), 0, "each is told once");
+}
+
+#[tokio::test]
+async fn a_refused_credential_is_told_and_a_receiver_that_hangs_is_in_nobodys_way() {
+    let upstream = Upstream::fixed(json(
+        "402 Payment Required",
+        r#"{"error":{"message":"Insufficient balance","code":"insufficient_quota"}}"#,
+    ))
+    .await;
+    let mut receiver = Upstream::scripted(|_| vec![Step::UntilClosed(tokio::sync::oneshot::channel().0)]).await;
+    let folder = with_alerts(&upstream.base_url(), &format!("http://{}/hook?a=b", receiver.address), "");
+    let mut gateway = serve_with_alerts(folder.path());
+    let address = gateway.ready();
+    for _ in 0..3 {
+        assert_eq!(create(address).await, 502);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let alert = crate::support::soon("the alert", async {
+        loop {
+            create(address).await;
+            if let Some(request) = receiver.taken().pop() {
+                return verified(&request);
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await;
+    assert_eq!(alert["event"], "credential_refused", "{alert}");
+    assert_eq!(alert["subject"], "credential UP_KEY of the upstream up", "{alert}");
+    // The receiver has the alert and says nothing.
+    let began = Instant::now();
+    assert_eq!(create(address).await, 502);
+    assert!(began.elapsed() < Duration::from_secs(5));
+    gateway.signal("INT");
+    assert_eq!(gateway.exit(), Some(0), "nor is it waited for at the end");
+}
+
+#[tokio::test]
+async fn streams_that_are_cut_short_are_told() {
+    let upstream = Upstream::scripted(|_| {
+        vec![
+            Step::Send(STREAM.to_vec()),
+            Step::Send(chunk(b"data: {\"type\":\"response.created\"}\n\n")),
+            Step::Send(LAST_CHUNK.to_vec()),
+        ]
+    })
+    .await;
+    let mut receiver = Upstream::fixed(json("204 No Content", "")).await;
+    let folder = with_alerts(&upstream.base_url(), &format!("http://{}/hook?a=b", receiver.address), "");
+    let mut gateway = serve_with_alerts(folder.path());
+    let address = gateway.ready();
+    // What was counted before the first look is no change.
+    let alert = crate::support::soon("the alert", async {
+        loop {
+            assert_eq!(create(address).await, 200);
+            if let Some(request) = receiver.taken().pop() {
+                return verified(&request);
+            }
+        }
+    })
+    .await;
+    assert_eq!((&alert["event"], &alert["subject"]), (&"streams_truncated".into(), &"upstream up".into()), "{alert}");
+}
+
+#[test]
+fn a_receiver_is_checked() {
+    for (alerts, told) in [
+        ("url = \"http://h.example/x\"", "`url` sends names of keys over the internet in the clear"),
+        ("url = \"h.example\"", "`url` is not a URL"),
+        ("secret = { env = \"A_KEY\" }", "a `secret` without `url`"),
+        ("url = \"https://h.example/x\"\ntruncated_percent = 0", "`truncated_percent` must be between 1 and 100"),
+    ] {
+        let folder = folder(&format!("{}[alerts]\n{alerts}\n", text("http://127.0.0.1:1/v1", "")));
+        let output = run(tidegate(folder.path())
+            .args(["check", "--config", "tidegate.toml"])
+            .env("UP_KEY", UP_KEY)
+            .env("A_KEY", KEY));
+        assert!(said(&output).contains(told), "{alerts}: {}", said(&output));
+    }
+    let folder =
+        folder(&format!("{}[alerts]\nurl = \"https://h.example/secret-path\"\n", text("http://127.0.0.1:1/v1", "")));
+    let output = run(tidegate(folder.path())
+        .args(["check", "--config", "tidegate.toml"])
+        .env("UP_KEY", UP_KEY)
+        .env("A_KEY", KEY));
+    assert!(
+        said(&output).contains("alerts       go to h.example, not signed") && !said(&output).contains("secret-path"),
+        "{}",
+        said(&output)
+    );
+}
