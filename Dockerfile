@@ -27,10 +27,11 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,targe
 
 FROM scratch
 COPY --from=build /tidegate /tidegate
-# A new volume takes its owner from here; a folder of the host that is mounted must belong to 65532.
-COPY --from=build --chown=65532:65532 /data /data
+# A new volume takes its owner from here; a folder of the host that is mounted must belong to 65532, or to the user that the image
+# runs as. Group 0 may write: OpenShift runs an image as a user of its own choice and of this group.
+COPY --from=build --chown=65532:0 --chmod=0775 /data /data
 # Nobody: by number, as there is no file of users.
-USER 65532:65532
+USER 65532:0
 ENV TIDEGATE_DATA_DIR=/data
 VOLUME /data
 # The data plane. The admin plane stays on the container's own loopback; `metrics_listen` is for Prometheus.

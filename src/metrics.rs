@@ -10,6 +10,7 @@ mod reloads;
 mod results;
 mod sharing;
 mod standings;
+mod unpriced;
 
 use std::sync::Arc;
 
@@ -22,6 +23,7 @@ use prometheus_client::{
 pub use connections::{Connections, CutLabels, MalformedLabels};
 pub use reloads::{Reload, Reloads};
 pub use standings::{Standings, UpstreamHealth};
+pub use unpriced::Unpriced;
 
 use results::{RESULTS, result_name};
 
@@ -94,6 +96,8 @@ pub struct Metrics {
     streams_incomplete: Family<UpstreamLabels, Counter>,
     /// Tokens as reported by the providers.
     tokens: Family<TokenLabels, Counter>,
+    /// Answers that told a part without a price.
+    unpriced: Unpriced,
     /// Seconds from the request's head to the first byte of the answer's body.
     first_byte: Family<UpstreamLabels, Histogram>,
     /// Requests refused because a limit of their key or its group was reached.
@@ -170,6 +174,7 @@ impl Default for Metrics {
             streams_incomplete.clone(),
         );
         registry.register("tokens", "Tokens as reported by the providers", tokens.clone());
+        let unpriced = Unpriced::new(&mut registry);
         registry.register(
             "first_byte_seconds",
             "From the request's head to the first byte of the answer's body",
@@ -201,6 +206,7 @@ impl Default for Metrics {
             problems,
             streams_incomplete,
             tokens,
+            unpriced,
             first_byte,
             limited,
             attempts,
@@ -236,6 +242,7 @@ impl Metrics {
             in_flight: self.in_flight.clone(),
             problems: self.problems.clone(),
             limited: self.limited.clone(),
+            unpriced: self.unpriced.clone(),
             placed: Placed::ALL.map(|placed| {
                 let labels = PlacedLabels { result: placed.name() };
                 (placed, self.placed.get_or_create(&labels).clone())
@@ -294,6 +301,8 @@ pub struct WorkerMetrics {
     in_flight: Gauge,
     problems: Family<ProblemLabels, Counter>,
     limited: Family<LimitLabels, Counter>,
+    /// Answers that told a part without a price.
+    pub unpriced: Unpriced,
     placed: [(Placed, Counter); Placed::ALL.len()],
     upstreams: Vec<UpstreamMetrics>,
     /// Of requests for which none was tried.

@@ -49,6 +49,7 @@ pub(super) fn keep(running: &Config, read: &mut Config) -> Vec<&'static str> {
         tls,
         keep("log", &running.log, &mut read.log),
         keep("store", &running.store, &mut read.store),
+        keep("store.keep_days", &running.keep_days, &mut read.keep_days),
         keep("limits", &running.sharing, &mut read.sharing),
         keep("affinity.shared", &running.affinity.shared, &mut read.affinity.shared),
     ];
@@ -67,6 +68,7 @@ impl Changes {
             timeouts,
             log: _,
             store: _,
+            keep_days: _,
             sharing: _,
             upstreams,
             idle,
@@ -117,7 +119,7 @@ impl Changes {
 /// Indices of upstreams mean something only beside their own list.
 fn same_prices(was: &Config, is: &Config, prices: &[ModelPrice]) -> bool {
     let of = |config: &Config, price: &ModelPrice| {
-        (upstream(config, price.upstream).to_owned(), price.model.clone(), price.from, price.price)
+        (upstream(config, price.upstream).to_owned(), price.model.clone(), price.from, price.price.clone())
     };
     was.prices.iter().map(|price| of(was, price)).eq(prices.iter().map(|price| of(is, price)))
 }
@@ -171,7 +173,7 @@ fn upstream(config: &Config, index: usize) -> &str {
 }
 
 fn same_model(was: &Config, one: &Model, is: &Config, other: &Model) -> bool {
-    (one.strategy, one.on_lost_state) == (other.strategy, other.on_lost_state)
+    (one.strategy, one.on_lost_state, one.require_usage) == (other.strategy, other.on_lost_state, other.require_usage)
         && one.targets.len() == other.targets.len()
         && one.targets.iter().zip(&other.targets).all(|(one, other)| {
             upstream(was, one.upstream) == upstream(is, other.upstream)
@@ -193,7 +195,7 @@ fn same_key(was: &Config, one: &Key, is: &Config, other: &Key) -> bool {
         && (&one.budgets, &one.warn_at) == (&other.budgets, &other.warn_at)
         && one.limits_by_model == other.limits_by_model
         && (&one.ips, one.expires, one.on_client_gone) == (&other.ips, other.expires, other.on_client_gone)
-        && one.kept == other.kept
+        && (&one.kept, one.require_usage) == (&other.kept, other.require_usage)
         && upstreams(was, one) == upstreams(is, other)
         && group(was, one) == group(is, other)
 }

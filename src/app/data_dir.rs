@@ -24,6 +24,19 @@ pub enum DataDirError {
          (`data_dir`, or the variable TIDEGATE_DATA_DIR)"
     )]
     InUse(PathBuf),
+    /// Something in it belongs to somebody else, such as to root, after a command that root ran in this folder.
+    #[error(
+        "the data folder holds {path}, which belongs to user {owner} and which this process, user {user}, may not use: \
+         run `chown -R {user}` on the data folder"
+    )]
+    NotOurs {
+        /// What it is.
+        path: PathBuf,
+        /// The number of its owner.
+        owner: u32,
+        /// Our own.
+        user: u32,
+    },
     /// It cannot be made, read or written.
     #[error("the data folder cannot be used: {path}: {source} (`data_dir`, or the variable TIDEGATE_DATA_DIR)")]
     Unusable {
@@ -42,7 +55,8 @@ impl DataDir {
     /// When another process holds it, or it cannot be written.
     pub fn open(path: &Path) -> Result<Self, DataDirError> {
         files::make_private_folder(path).map_err(|source| DataDirError::Unusable { path: path.into(), source })?;
-        let lock = path.join("lock");
+        look_through(path)?;
+        let lock = path.join(LOCK);
         let unusable = |source| DataDirError::Unusable { path: lock.clone(), source };
         let mut options = OpenOptions::new();
         options.create(true).truncate(false).write(true);
@@ -84,6 +98,53 @@ impl DataDir {
         files::replace(&path, text.as_bytes()).map_err(|source| DataDirError::Unusable { path, source })
     }
 }
+
+/// Looks whether everything in the folder can be used. A database that cannot be written says so without a name.
+#[cfg(unix)]
+fn look_through(folder: &Path) -> Result<(), DataDirError> {
+    use std::os::unix::fs::MetadataExt;
+
+    use rustix::fs::{Access, access};
+
+    let unusable = |source| DataDirError::Unusable { path: folder.into(), source };
+    for entry in fs::read_dir(folder).map_err(unusable)? {
+        let path = entry.map_err(unusable)?.path();
+        // What ended meanwhile needs no look.
+        let Ok(metadata) = fs::symlink_metadata(&path) else { continue };
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let is_written = name == LOCK || name.contains(".db") || name.ends_with(".journal") || FOLDERS.contains(&name);
+        // Others are read and replaced as a whole, or none of ours.
+        if !is_written && !READ.contains(&name) {
+            continue;
+        }
+        let wanted = Access::READ_OK | if is_written { Access::WRITE_OK } else { Access::empty() };
+        if access(&path, wanted).is_err() {
+            let user = rustix::process::geteuid().as_raw();
+            return Err(DataDirError::NotOurs { path, owner: metadata.uid(), user });
+        }
+        if metadata.is_dir() && FOLDERS.contains(&name) {
+            look_through(&path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Folders of ours in it.
+#[cfg(unix)]
+const FOLDERS: [&str; 1] = ["journal"];
+
+/// Files of ours in it that are replaced as a whole.
+#[cfg(unix)]
+const READ: [&str; 3] = ["keys.json", "origin", "budgets.json"];
+
+/// Other systems have no such owners.
+#[cfg(not(unix))]
+fn look_through(_: &Path) -> Result<(), DataDirError> {
+    Ok(())
+}
+
+/// The file by which one process has the folder.
+const LOCK: &str = "lock";
 
 #[cfg(test)]
 mod tests {

@@ -21,10 +21,13 @@ use tokio::{
 
 use super::{data_dir::DataDir, reload::Command};
 use crate::{
-    domain::key::{Condition, StoredKey},
+    domain::{
+        key::{Condition, StoredKey},
+        ledger,
+    },
     store::{
         files,
-        sql::{Author, Change, Database, DatabaseError, KeyError, Place},
+        sql::{Author, Change, Database, DatabaseError, KeyError, Place, Revision},
     },
 };
 
@@ -43,7 +46,8 @@ const COPY: &str = "keys.json";
 /// What was read.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Stored {
-    revision: u64,
+    #[serde(flatten)]
+    revision: Revision,
     pub(super) keys: Vec<StoredKey>,
 }
 
@@ -61,17 +65,29 @@ pub(super) struct StoredKeys {
     place: Place,
     copy: PathBuf,
     condition: Arc<Condition>,
+    /// Tells when the ledger connects again.
+    ledger: Arc<ledger::Condition>,
+    /// How often the ledger had connected when the database was opened here.
+    connections: u64,
     runtime: Runtime,
+    /// Whether the database was there once.
+    opened: bool,
     database: Option<Database>,
     pub(super) stored: Stored,
 }
 
 impl StoredKeys {
     /// Reads them, from the database or else from the copy.
-    pub(super) fn open(place: Place, data_dir: &DataDir, condition: Arc<Condition>) -> io::Result<Self> {
+    pub(super) fn open(
+        place: Place,
+        data_dir: &DataDir,
+        condition: Arc<Condition>,
+        ledger: Arc<ledger::Condition>,
+    ) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let copy = data_dir.file(COPY);
-        let mut keys = Self { place, copy, condition, runtime, database: None, stored: Stored::default() };
+        let (connections, database, stored) = (0, None, Stored::default());
+        let mut keys = Self { place, copy, condition, ledger, connections, runtime, opened: false, database, stored };
         match keys.read_within(START_WITHIN) {
             Ok(Some(stored)) => keys.take(stored),
             Ok(None) => keys.condition.unread.store(false, Ordering::Release),
@@ -95,7 +111,7 @@ impl StoredKeys {
     /// Makes a key, unless somebody else made one of its name.
     pub(super) fn create(&mut self, key: &StoredKey, author: Author<'_>) -> Result<(), KeyError> {
         let Some(database) = &mut self.database else { return Err(DatabaseError::Silent(START_WITHIN).into()) };
-        wait_for(&self.runtime, database.change_key(self.stored.revision, Change::Create(key), author))
+        wait_for(&self.runtime, database.change_key(&self.stored.revision, Change::Create(key), author))
     }
 
     /// Reads them again; none where they are the same.
@@ -104,17 +120,30 @@ impl StoredKeys {
     }
 
     fn read_within(&mut self, limit: Duration) -> Result<Option<Stored>, DatabaseError> {
-        let (known, unread) = (self.stored.revision, self.are_unread());
+        let (known, unread) = (&self.stored, self.are_unread());
+        // Where the ledger had to connect again, its connection may lead to another server now, and this one to the old one.
+        let connections = self.ledger.connections.load(Ordering::Acquire);
+        let moved = std::mem::replace(&mut self.connections, connections) != connections;
+        if moved || self.database.as_ref().is_some_and(Database::is_old) {
+            self.database = None;
+        }
         let reading = async {
             let database = match &mut self.database {
-                Some(database) => database,
+                Some(database) => {
+                    database.look()?;
+                    if !unread && database.revision().await? == known.revision {
+                        return Ok(None);
+                    }
+                    database
+                }
+                // On a new connection everything is read: the server may be another one, with another history.
+                none if self.opened => none.insert(Database::reopen(&self.place).await?),
                 none => none.insert(Database::open(&self.place).await?),
             };
-            if !unread && database.revision().await? == known {
-                return Ok(None);
-            }
+            self.opened = true;
             let (revision, keys) = database.stored_keys().await?;
-            Ok(Some(Stored { revision, keys }))
+            let read = Stored { revision, keys };
+            Ok((unread || read != *known).then_some(read))
         };
         let read = wait_for(&self.runtime, async { timeout(limit, reading).await });
         let read = read.unwrap_or(Err(DatabaseError::Silent(limit)));
@@ -142,7 +171,7 @@ impl StoredKeys {
     }
 
     fn count(&self) {
-        self.condition.revision.store(self.stored.revision, Ordering::Relaxed);
+        self.condition.revision.store(self.stored.revision.number, Ordering::Relaxed);
         self.condition.stored.store(self.stored.keys.len() as u64, Ordering::Relaxed);
     }
 
@@ -162,7 +191,8 @@ impl StoredKeys {
                     }
                     Err(error) if told.is_none_or(|told| told.elapsed() >= TELL_EVERY) => {
                         told = Some(Instant::now());
-                        tracing::error!(%error, "the keys of the store cannot be read: those that were read last count");
+                        let database = &self.place;
+                        tracing::error!(%error, %database, "the keys of the store cannot be read: those that were read last count");
                     }
                     Err(_) => {}
                 }

@@ -13,7 +13,7 @@ use crate::{
         ledger::Condition,
         spending::{Account, Counter, Spending},
     },
-    metering::{self, BUDGETS, Feeding, Into, Ledger, Polling},
+    metering::{self, BUDGETS, Feeding, Into, Keep, Ledger, Polling},
     metrics::Metrics,
     store::{journal::Journal, sql::Place},
 };
@@ -56,9 +56,9 @@ impl Ledgers {
         let opened = Journal::open(path.clone(), config.server.workers, Arc::clone(&condition), world.disk);
         let (journal, found) = opened.map_err(|source| StartError::Ledger { path, source })?;
         let (polls, polling) = metering::polling(config.timeouts.background_poll);
-        let place = Place::of(config);
-        let (spending, clock, copy) = (Arc::clone(spending), world.clock, data_dir.file(BUDGETS));
-        let into = Into { place, origin, spending, clock, copy, polls };
+        let keep = config.keep_days.map(|days| Keep { days, zone: config.money.time_zone.clone() });
+        let (place, spending) = (Place::of(config), Arc::clone(spending));
+        let into = Into { place, origin, spending, clock: world.clock, copy: data_dir.file(BUDGETS), polls, keep };
         let feeding = Feeding::start(into, Arc::clone(&journal), found, Arc::clone(&condition));
         let feeding = feeding.map_err(StartError::Thread)?;
         Ok(Self { journal, condition, feeding, of_workers: Vec::new(), polling: Some(polling) })

@@ -175,8 +175,8 @@ pub fn start(of_file: Config, origin: Option<Origin>, world: World) -> Result<Ru
     let data_dir = DataDir::open(&of_file.server.data_dir)?;
     let tls = Tls::new(&of_file)?;
     let metrics = Arc::new(Metrics::default());
-    let mut keys =
-        StoredKeys::open(Place::of(&of_file), &data_dir, Arc::clone(&metrics.keys)).map_err(StartError::Thread)?;
+    let (of_keys, of_ledger) = (Arc::clone(&metrics.keys), Arc::clone(&metrics.ledger));
+    let mut keys = StoredKeys::open(Place::of(&of_file), &data_dir, of_keys, of_ledger).map_err(StartError::Thread)?;
     let made_key = first_key::make(of_file.keys.len(), &keys, world)?;
     keys.stored.keys.extend(made_key.as_ref().map(|made| made.key.clone()));
     let config = reload::with_stored(&of_file, &keys.stored.keys);

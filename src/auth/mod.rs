@@ -36,6 +36,8 @@ pub struct Caller {
     pub index: usize,
     /// What becomes of the call upstream when the client leaves before its end.
     pub on_client_gone: OnClientGone,
+    /// Its chat streams have to tell their tokens.
+    pub require_usage: bool,
     /// When it ends: milliseconds since 1970-01-01 UTC.
     pub expires: Option<u64>,
     models: Option<Vec<Arc<str>>>,
@@ -141,6 +143,7 @@ impl Keys {
                 group,
                 index,
                 on_client_gone: key.on_client_gone,
+                require_usage: key.require_usage,
                 expires: key.expires,
                 models: key.models.clone(),
                 upstreams: key.upstreams.clone(),

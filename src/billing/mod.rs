@@ -7,7 +7,7 @@ use std::{collections::HashMap, sync::Arc};
 use self::official::Official;
 use crate::{
     config::{self, Config, Unpriced},
-    domain::{money::Exchange, price::Price},
+    domain::{money::Exchange, price::Tariff},
 };
 
 /// All prices of a configuration.
@@ -29,11 +29,11 @@ struct OfUpstream {
 
 /// Prices of one model with the moments from which they hold, the latest first.
 #[derive(Debug, Default)]
-struct Dated(Vec<(u64, Price)>);
+struct Dated(Vec<(u64, Tariff)>);
 
 impl Dated {
-    fn at(&self, now: u64) -> Option<Price> {
-        self.0.iter().find(|(from, _)| *from <= now).map(|(_, price)| *price)
+    fn at(&self, now: u64) -> Option<Tariff> {
+        self.0.iter().find(|(from, _)| *from <= now).map(|(_, price)| price.clone())
     }
 }
 
@@ -60,7 +60,7 @@ impl Prices {
                     dated
                 }
             };
-            dated.0.push((*from, *price));
+            dated.0.push((*from, price.clone()));
             dated.0.sort_by_key(|(from, _)| std::cmp::Reverse(*from));
         }
         for of in &mut upstreams {
@@ -71,12 +71,17 @@ impl Prices {
     }
 
     /// What the upstream with this index bills for its model `model`, for a request begun at `now` (milliseconds since
-    /// 1970-01-01 UTC); none where that is not known.
-    pub fn price(&self, upstream: usize, model: &str, now: u64) -> Option<Price> {
+    /// 1970-01-01 UTC); none where that is not known. The exact name comes first, then the same name in other letter case, as many
+    /// providers read names so and a client must not get the price of a wildcard by it, then the longest wildcard.
+    pub fn price(&self, upstream: usize, model: &str, now: u64) -> Option<Tariff> {
         let of = self.upstreams.get(upstream)?;
         let own = || of.names.get(model)?.at(now);
-        let alike = || of.beginnings.iter().find(|(beginning, _)| model.starts_with(&**beginning))?.1.at(now);
-        own().or_else(alike).or_else(|| of.official.as_ref()?.price(model, now))
+        let folded = || of.names.iter().find(|(name, _)| name.eq_ignore_ascii_case(model))?.1.at(now);
+        let begins = |beginning: &str| {
+            model.as_bytes().get(..beginning.len()).is_some_and(|head| head.eq_ignore_ascii_case(beginning.as_bytes()))
+        };
+        let alike = || of.beginnings.iter().find(|(beginning, _)| begins(beginning))?.1.at(now);
+        own().or_else(folded).or_else(alike).or_else(|| of.official.as_ref()?.price(model, now))
     }
 
     /// Whether every model at this upstream whose name begins so has a price by `[[prices]]` alone.
@@ -101,16 +106,15 @@ impl Prices {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
     use crate::domain::{
-        money::{Currency, MOST, UNIT},
-        usage::Usage,
+        money::{Currency, UNIT},
+        price::{Price, Tariff},
+        usage::{Tier, Usage},
     };
 
-    fn price(input: u64) -> Price {
-        Price { currency: Currency::Cny, input, cached: input, output: input, reasoning: input, per_call: 0 }
+    fn price(input: u64) -> Tariff {
+        Price { input, ..Price::free(Currency::Cny) }.into()
     }
 
     fn dated(prices: &[(&str, u64, u64)]) -> Prices {
@@ -136,10 +140,12 @@ mod tests {
             ("gpt-5", 99, Some(1)),
             ("gpt-5", 100, Some(2)),
             ("gpt-5-mini", 0, Some(3)),
+            ("GPT-5", 100, Some(2)),
+            ("Gpt-5-Mini", 0, Some(3)),
             ("o3", 50, Some(4)),
             ("o3", 49, None),
         ] {
-            assert_eq!(prices.price(0, model, now).map(|price| price.input), input, "{model} at {now}");
+            assert_eq!(prices.price(0, model, now).map(|price| price.base.input), input, "{model} at {now}");
         }
         assert_eq!(prices.price(1, "gpt-5", 0), None);
         for (beginning, now, covers) in [("gpt-", 0, true), ("gpt-4", 0, true), ("gpt", 49, false), ("", 50, true)] {
@@ -151,46 +157,55 @@ mod tests {
     fn official_prices_are_in_dollars_and_a_part_of_them_is_billed() {
         let (whole, part) = (Official::new(UNIT), Official::new(UNIT / 5 * 4));
         let now = 1_790_000_000_000;
-        let known = whole.price("gpt-4o", now).unwrap();
+        let tariff = whole.price("gpt-4o", now).unwrap();
+        let known = tariff.base;
         // What OpenAI has asked for it since 2024: $2.50, $1.25 from the cache, $10.
         let expected = (Currency::Usd, 2_500_000_000, 1_250_000_000, 10_000_000_000, 10_000_000_000);
         assert_eq!((known.currency, known.input, known.cached, known.output, known.reasoning), expected);
-        assert_eq!(part.price("gpt-4o", now).unwrap().input, 2_000_000_000);
+        assert_eq!(part.price("gpt-4o", now).unwrap().base.input, 2_000_000_000);
         assert_eq!(whole.price("nobody-knows-this-one", now), None);
-        assert_eq!(whole.price("gpt-4o", now), Some(known), "the second time it is remembered");
+        assert_eq!(whole.price("gpt-4o", now), Some(tariff), "the second time it is remembered");
     }
 
-    proptest! {
-        #[test]
-        fn costs_are_what_a_rational_oracle_says(
-            counts in prop::array::uniform4(prop_oneof![0..10_000_u64, any::<u64>()]),
-            prices in prop::array::uniform5(prop_oneof![0..100 * UNIT, Just(0), Just(1_000_000 * UNIT)]),
-        ) {
-            let [input, cached, output, reasoning] = counts;
-            let usage = Usage {
-                input: Some(input), cached: Some(cached), output: Some(output), reasoning: Some(reasoning), total: None,
-            };
-            let [p_in, p_cached, p_out, p_reasoning, per_call] = prices;
-            let price = Price {
-                currency: Currency::Usd, input: p_in, cached: p_cached, output: p_out, reasoning: p_reasoning, per_call,
-            };
-            let (cached, reasoning) = (cached.min(input), reasoning.min(output));
-            let wide = |tokens: u64, price: u64| u128::from(tokens) * u128::from(price);
-            // Twice the sum of millionths, to round by comparing.
-            let millionths = wide(input - cached, p_in) + wide(cached, p_cached) + wide(output - reasoning, p_out)
-                + wide(reasoning, p_reasoning);
-            let whole = millionths / 1_000_000 + u128::from(millionths % 1_000_000 >= 500_000);
-            let expected = (whole + u128::from(per_call)).min(u128::from(MOST));
-            prop_assert_eq!(u128::from(price.cost(&usage)), expected);
-        }
+    /// 2026-11-30: the table has service tiers from October on.
+    const NOW: u64 = 1_796_000_000_000;
 
-        #[test]
-        fn more_tokens_never_cost_less(
-            counts in prop::array::uniform2(any::<u64>()), more in prop::array::uniform2(any::<u64>()), p in 0..1000 * UNIT,
-        ) {
-            let usage = |[input, output]: [u64; 2]| Usage { input: Some(input), output: Some(output), ..Usage::default() };
-            let larger = [counts[0].saturating_add(more[0]), counts[1].saturating_add(more[1])];
-            prop_assert!(price(p).cost(&usage(larger)) >= price(p).cost(&usage(counts)));
+    /// Cents, so that the table below can be read.
+    const CENT: u64 = UNIT / 100;
+
+    #[test]
+    fn official_prices_rise_with_the_input_and_differ_by_service_tier() {
+        let official = Official::new(UNIT);
+        // What OpenAI and Anthropic publish, in cents per million tokens.
+        for (model, tier, input, expected) in [
+            ("gpt-5.4", None, 272_000, [250, 1500]),
+            ("gpt-5.4", None, 272_001, [500, 2250]),
+            ("gpt-5.4", Some(Tier::Priority), 1000, [500, 3000]),
+            ("gpt-5.4", Some(Tier::Flex), 1000, [125, 750]),
+            ("gpt-5.4", Some(Tier::Batch), 1000, [125, 750]),
+            ("gemini-2.5-pro", None, 200_000, [125, 1000]),
+            ("gemini-2.5-pro", None, 200_001, [250, 1500]),
+            ("claude-opus-4-6", None, 1000, [500, 2500]),
+            ("gpt-4o", None, 100_000_000, [250, 1000]),
+        ] {
+            let tariff = official.price(model, NOW).unwrap();
+            let bill = tariff.bill(&Usage { input: Some(input), output: Some(1), tier, ..Usage::default() });
+            let found = [bill.price.input, bill.price.output].map(|price| price / CENT);
+            assert_eq!((found, bill.unpriced.names()), (expected, None), "{model} {tier:?} {input}");
         }
+        let image = official.price("gpt-image-1.5", NOW).unwrap().base;
+        assert_eq!([image.input_image, image.output_image], [Some(800 * CENT), Some(3200 * CENT)]);
+        let audio = official.price("gpt-audio", NOW).unwrap().base;
+        assert_eq!([audio.input_audio, audio.output_audio], [Some(3200 * CENT), Some(6400 * CENT)]);
+        // The table lists text prices alone: audio would cost sixteen times as much.
+        let preview = official.price("gpt-4o-audio-preview", NOW).unwrap().base;
+        assert_eq!([preview.input_audio, preview.output_audio], [None, None]);
+        let whisper = official.price("whisper-1", NOW).unwrap().base;
+        assert_eq!(whisper.per_audio_second, Some(UNIT / 10_000), "0.006 dollars a minute");
+        let claude = official.price("claude-sonnet-4-5", NOW).unwrap().base;
+        assert_eq!([claude.cache_write, claude.cache_write_1h], [Some(375 * CENT), Some(600 * CENT)]);
+        assert_eq!(claude.per_web_search, Some(CENT));
+        let half = Official::new(UNIT / 2).price("claude-sonnet-4-5", NOW).unwrap().base;
+        assert_eq!(half.per_web_search, Some(CENT / 2), "a part of everything is billed");
     }
 }

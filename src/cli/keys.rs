@@ -30,7 +30,7 @@ use crate::{
     },
     store::{
         files,
-        sql::{Author, Change, Database, DatabaseError, KeyError, Place},
+        sql::{Author, Change, Database, DatabaseError, KeyError, Place, Revision},
     },
 };
 
@@ -158,7 +158,7 @@ struct Store {
     /// Whether `config` is whole: of one with faults only the store is known, and nothing of a key can be held against it.
     is_whole: bool,
     database: Database,
-    revision: u64,
+    revision: Revision,
     keys: Vec<StoredKey>,
     now: Duration,
 }
@@ -319,7 +319,7 @@ impl Store {
         let id = format!("{:016x}{}", time::millis(self.now), HEXLOWER.encode(&id));
         let name = actor();
         let author = Author { id: &id, name: &name, time_ms: time::millis(self.now) };
-        self.database.change_key(self.revision, change, author).await.map_err(|error| match error {
+        self.database.change_key(&self.revision, change, author).await.map_err(|error| match error {
             KeyError::Raced => Failed::Raced,
             error => Failed::Told(error.to_string()),
         })

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use super::time;
 use crate::{
     domain::{ledger::storable, money::decimal},
-    store::sql::{Cell, Database, DatabaseError, Stored, columns},
+    store::sql::{Asked, Cell, Database, DatabaseError, Stored, columns},
 };
 
 /// How a row is written.
@@ -19,14 +19,13 @@ pub(super) enum Form {
     Json,
 }
 
-/// Prints all rows that began between the two, page by page: however many there are, it holds one page.
+/// Prints all rows that are asked for, page by page: however many there are, it holds one page.
 ///
 /// # Errors
 /// When the database cannot be read.
 pub(super) async fn print(
     database: &mut Database,
-    since: u64,
-    until: u64,
+    asked: &Asked<'_>,
     form: Form,
 ) -> Result<io::Result<()>, DatabaseError> {
     let mut out = BufWriter::new(io::stdout());
@@ -37,7 +36,7 @@ pub(super) async fn print(
     }
     let mut last = None;
     loop {
-        let page = database.page(since, until, last.as_ref()).await?;
+        let page = database.page_of(asked, last.as_ref()).await?;
         for row in &page {
             let line = match form {
                 Form::Csv => csv(row),

@@ -16,6 +16,7 @@ impl Ending {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let signals = {
             let _inside = runtime.enter();
+            survive_file_limits()?;
             Signals::new()?
         };
         Ok(Self { runtime, signals })
@@ -26,6 +27,19 @@ impl Ending {
         let _inside = self.runtime.enter();
         Hangup::new()
     }
+}
+
+/// Has a write beyond `ulimit -f` fail as one to a full disk does: without a handler, SIGXFSZ ends the process. The handler stays
+/// for as long as the process lives.
+#[cfg(unix)]
+fn survive_file_limits() -> io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw())).map(drop)
+}
+
+#[cfg(not(unix))]
+fn survive_file_limits() -> io::Result<()> {
+    Ok(())
 }
 
 /// SIGHUP, where there is one.

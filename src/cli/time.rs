@@ -25,8 +25,8 @@ pub(super) fn length(text: &str) -> Option<Duration> {
 pub(super) enum Moment {
     /// So long before or after now.
     Away(Duration),
-    /// The beginning of a day, in UTC: milliseconds since 1970-01-01.
-    At(u64),
+    /// The beginning of a day.
+    Day(Date),
 }
 
 /// Reads a moment; for the command line.
@@ -35,9 +35,8 @@ pub(super) fn moment(text: &str) -> Result<Moment, String> {
         return Ok(Moment::Away(length));
     }
     let day = text.parse::<Date>().ok().filter(|_| text.len() == "2026-11-01".len());
-    let at = day.and_then(|day| day.to_zoned(TimeZone::UTC).ok()).map(|day| day.timestamp().as_millisecond());
-    let at = at.and_then(|at| u64::try_from(at).ok());
-    at.map(Moment::At).ok_or_else(|| format!("{text:?} {MOMENT}"))
+    let day = day.filter(|day| begins(*day, &TimeZone::UTC).is_some());
+    day.map(Moment::Day).ok_or_else(|| format!("{text:?} {MOMENT}"))
 }
 
 /// Reads a length of time; for the command line.
@@ -46,21 +45,26 @@ pub(super) fn pause(text: &str) -> Result<Duration, String> {
 }
 
 impl Moment {
-    /// Milliseconds since 1970-01-01 UTC, of what is in the past.
-    pub(super) fn before(self, now: Duration) -> u64 {
+    /// Milliseconds since 1970-01-01 UTC, of what is in the past. A day begins where the time zone says.
+    pub(super) fn before(self, now: Duration, zone: &TimeZone) -> u64 {
         match self {
             Self::Away(length) => millis(now.saturating_sub(length)),
-            Self::At(at) => at,
+            Self::Day(day) => begins(day, zone).unwrap_or_default(),
         }
     }
 
-    /// The same of what is to come.
+    /// The same of what is to come; a day begins in UTC.
     pub(super) fn after(self, now: Duration) -> u64 {
         match self {
             Self::Away(length) => millis(now.saturating_add(length)),
-            Self::At(at) => at,
+            Self::Day(day) => begins(day, &TimeZone::UTC).unwrap_or_default(),
         }
     }
+}
+
+/// The first moment of a day, in milliseconds since 1970-01-01 UTC; none before that.
+fn begins(day: Date, zone: &TimeZone) -> Option<u64> {
+    u64::try_from(day.to_zoned(zone.clone()).ok()?.timestamp().as_millisecond()).ok()
 }
 
 /// Whole milliseconds.
@@ -90,7 +94,7 @@ mod tests {
             ("2026-11-01", 1_793_491_200),
             ("2100-03-01", 4_107_542_400),
         ] {
-            assert_eq!(moment(text), Ok(Moment::At(seconds * 1000)), "{text}");
+            assert_eq!(moment(text).unwrap().after(Duration::ZERO), seconds * 1000, "{text}");
         }
         for text in
             ["", "7", "d", "-1d", "+1d", "7w", "2026-13-01", "2026-02-29", "2100-02-29", "2026-11", "1969-12-31", "é"]

@@ -3,6 +3,7 @@
 use std::{fmt::Write as _, io, process::ExitCode};
 
 use clap::ValueEnum;
+use jiff::tz::TimeZone;
 use serde_json::{Value, json};
 use tokio::runtime::Builder;
 
@@ -16,9 +17,9 @@ use crate::{
     domain::{
         clock::Clock,
         ledger::storable,
-        money::{Currency, decimal},
+        money::{Currency, Exchange, decimal},
     },
-    store::sql::{By, Database, Place, Total},
+    store::sql::{Asked, By, Database, Place, Total},
 };
 
 /// What to sum up, and how to print it.
@@ -27,12 +28,22 @@ pub(super) struct Question {
     /// One line for each of these.
     #[arg(long, value_enum, default_value = "key")]
     by: Sums,
-    /// From when on: so long ago (`7d`, `12h`, `30m`), or a day in UTC (`2026-11-01`). Without it, everything.
+    /// From when on: so long ago (`7d`, `12h`, `30m`), or a day (`2026-11-01`). Without it, everything.
     #[arg(long, value_name = "TIME", value_parser = time::moment)]
     since: Option<Moment>,
     /// Until before when, in the same words. Without it, until now.
     #[arg(long, value_name = "TIME", value_parser = time::moment)]
     until: Option<Moment>,
+    /// Only requests of this key.
+    #[arg(long, value_name = "NAME")]
+    key: Option<String>,
+    /// Only requests for this model, as clients asked for it.
+    #[arg(long, value_name = "NAME")]
+    model: Option<String>,
+    /// The time zone in which days, weeks and months begin, also those of --since and --until: an IANA name, such as
+    /// Asia/Shanghai. Without it, `time_zone` of [money].
+    #[arg(long, value_name = "ZONE", value_parser = zone)]
+    tz: Option<TimeZone>,
     /// Print the rows themselves in place of sums, the oldest first: as comma-separated values, or with --json as one object
     /// a line.
     #[arg(long, conflicts_with = "by")]
@@ -53,6 +64,15 @@ enum Sums {
     Upstream,
     Endpoint,
     Day,
+    /// From Monday on: named by that day.
+    Week,
+    Month,
+}
+
+/// Reads a time zone; for the command line.
+fn zone(name: &str) -> Result<TimeZone, String> {
+    TimeZone::get(name)
+        .map_err(|_| format!("no time zone is called {name:?}: write an IANA name, such as Asia/Shanghai"))
 }
 
 impl From<Sums> for By {
@@ -64,6 +84,8 @@ impl From<Sums> for By {
             Sums::Upstream => Self::Upstream,
             Sums::Endpoint => Self::Endpoint,
             Sums::Day => Self::Day,
+            Sums::Week => Self::Week,
+            Sums::Month => Self::Month,
         }
     }
 }
@@ -84,16 +106,24 @@ pub(super) fn run(source: &Source, question: &Question) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return output::fail(error),
     };
-    let by = By::from(question.by);
     let now = Clock::system().since_epoch();
-    let since = question.since.map_or(0, |since| since.before(now));
-    let until = question.until.map_or(u64::MAX, |until| until.before(now));
+    let zone = question.tz.clone().unwrap_or_else(|| config.money.time_zone.clone());
+    let exchange = Exchange { cny_per_usd: config.money.cny_per_usd };
+    let asked = Asked {
+        by: question.by.into(),
+        since: question.since.map_or(0, |since| since.before(now, &zone)),
+        until: question.until.map_or(u64::MAX, |until| until.before(now, &zone)),
+        key: question.key.as_deref(),
+        model: question.model.as_deref(),
+        zone,
+        exchange,
+    };
     let unreadable = |error| output::fail(format_args!("the ledger at {place} cannot be read: {error}"));
     if question.rows {
         let form = if question.json { Form::Json } else { Form::Csv };
         let printed = runtime.block_on(async {
             let mut database = Database::open_to_read(&place).await?;
-            let printed = rows::print(&mut database, since, until, form).await;
+            let printed = rows::print(&mut database, &asked, form).await;
             database.close().await;
             printed
         });
@@ -106,7 +136,7 @@ pub(super) fn run(source: &Source, question: &Question) -> ExitCode {
     }
     let totals = runtime.block_on(async {
         let mut database = Database::open_to_read(&place).await?;
-        let totals = database.usage(by, since, until).await;
+        let totals = database.usage_of(&asked).await;
         database.close().await;
         totals
     });
@@ -115,16 +145,16 @@ pub(super) fn run(source: &Source, question: &Question) -> ExitCode {
         Err(error) => return unreadable(error),
     };
     if question.json {
-        output::print(json(by, &totals));
+        output::print(json(asked.by, &totals));
     } else if question.csv {
-        output::print(csv(by, &totals).trim_end());
+        output::print(csv(asked.by, &totals).trim_end());
     } else {
-        output::print(table(by, &totals).trim_end());
+        output::print(table(asked.by, &totals, exchange).trim_end());
     }
     ExitCode::SUCCESS
 }
 
-const COUNTS: [&str; 12] = [
+const COUNTS: [&str; 13] = [
     "requests",
     "input",
     "cached",
@@ -135,6 +165,7 @@ const COUNTS: [&str; 12] = [
     "unknown",
     "interrupted",
     "pending",
+    "unpriced_part",
     "unpriced",
     "estimated",
 ];
@@ -151,6 +182,7 @@ fn counts(total: &Total) -> [u64; COUNTS.len()] {
         total.unknown,
         total.interrupted,
         total.pending,
+        total.unpriced_part,
         total.unpriced,
         total.estimated,
     ]
@@ -161,8 +193,13 @@ fn costs() -> impl Iterator<Item = (usize, String)> {
     Currency::ALL.iter().map(|currency| format!("cost_{}", currency.name().to_ascii_lowercase())).enumerate()
 }
 
-fn cost(total: &Total, place: usize) -> String {
-    decimal(total.cost.get(place).copied().unwrap_or_default())
+/// The columns of costs in all currencies, each with the place of the one that they are shown in.
+fn in_all() -> impl Iterator<Item = (usize, String)> {
+    Currency::ALL.iter().map(|currency| format!("total_{}", currency.name().to_ascii_lowercase())).enumerate()
+}
+
+fn at(costs: &[u64], place: usize) -> String {
+    decimal(costs.get(place).copied().unwrap_or_default())
 }
 
 fn json(by: By, totals: &[Total]) -> Value {
@@ -171,18 +208,21 @@ fn json(by: By, totals: &[Total]) -> Value {
         line.insert(by.name().into(), json!(total.name));
         line.extend(COUNTS.iter().zip(counts(total)).map(|(column, number)| ((*column).into(), json!(number))));
         // As text: a number of JSON is read as a float by most.
-        line.extend(costs().map(|(place, column)| (column, json!(cost(total, place)))));
+        line.extend(costs().map(|(place, column)| (column, json!(at(&total.cost, place)))));
+        line.extend(in_all().map(|(place, column)| (column, json!(at(&total.in_all, place)))));
         Value::Object(line)
     };
     totals.iter().map(line).collect()
 }
 
 fn csv(by: By, totals: &[Total]) -> String {
-    let columns = COUNTS.iter().map(|column| (*column).to_owned()).chain(costs().map(|(_, column)| column));
+    let columns = COUNTS.iter().map(|column| (*column).to_owned());
+    let columns = columns.chain(costs().chain(in_all()).map(|(_, column)| column));
     let mut out = format!("{},{}\n", by.name(), columns.collect::<Vec<_>>().join(","));
     for total in totals {
         let cells = counts(total).iter().map(u64::to_string).collect::<Vec<_>>().into_iter();
-        let cells = cells.chain(costs().map(|(place, _)| cost(total, place)));
+        let cells = cells.chain(costs().map(|(place, _)| at(&total.cost, place)));
+        let cells = cells.chain(in_all().map(|(place, _)| at(&total.in_all, place)));
         let name = quoted(total.name.as_deref().unwrap_or_default());
         // Writing to a string cannot fail.
         let _ = writeln!(out, "{name},{}", cells.collect::<Vec<_>>().join(","));
@@ -191,19 +231,22 @@ fn csv(by: By, totals: &[Total]) -> String {
 }
 
 /// For people: columns in line, and the sum of all lines below. Costs in currencies that nothing was paid in, and what does
-/// not occur of `pending`, `unpriced` and `estimated`, would only take room.
-fn table(by: By, totals: &[Total]) -> String {
+/// not occur of `pending`, `unpriced_part`, `unpriced` and `estimated`, would only take room. Where both currencies were paid in
+/// and there is a rate, the last column has all of it in one.
+fn table(by: By, totals: &[Total], exchange: Exchange) -> String {
     let mut sum = Total { name: Some("total".into()), ..Total::default() };
     for total in totals {
         sum.add(total);
     }
-    let always = COUNTS.len() - 3;
+    let always = COUNTS.len() - 4;
     let shown: Vec<usize> =
         (0..COUNTS.len()).filter(|column| *column < always || counts(&sum).get(*column) != Some(&0)).collect();
     let paid: Vec<(usize, Currency)> =
         Currency::ALL.into_iter().enumerate().filter(|(place, _)| sum.cost.get(*place) != Some(&0)).collect();
     let heads = shown.iter().filter_map(|column| COUNTS.get(*column)).map(|column| (*column).to_owned());
     let heads = heads.chain(paid.iter().map(|(_, currency)| currency.name().to_owned()));
+    let all = (paid.len() > 1 && exchange.cny_per_usd.is_some()).then_some(0);
+    let heads = heads.chain(all.map(|_| format!("total_{}", Currency::Cny.name())));
     let mut lines = vec![std::iter::once(by.name().to_owned()).chain(heads).collect::<Vec<_>>()];
     for total in totals.iter().chain([&sum]) {
         let name = total.name.clone().unwrap_or_else(|| "-".into());
@@ -211,7 +254,8 @@ fn table(by: By, totals: &[Total]) -> String {
         let name = storable(&name).into_owned();
         let counts = counts(total);
         let cells = shown.iter().filter_map(|column| counts.get(*column)).map(u64::to_string);
-        let cells = cells.chain(paid.iter().map(|(place, _)| cost(total, *place)));
+        let cells = cells.chain(paid.iter().map(|(place, _)| at(&total.cost, *place)));
+        let cells = cells.chain(all.map(|place| at(&total.in_all, place)));
         lines.push(std::iter::once(name).chain(cells).collect());
     }
     output::in_columns(&lines)
@@ -224,13 +268,21 @@ mod tests {
     #[test]
     fn every_form_says_the_same() {
         let name = Some("a,\"b\"\u{1b}".into());
-        let total = Total { name, requests: 12, input: 1_000_000, cost: [1_500_000_000, 0], ..Total::default() };
+        let total = Total {
+            name,
+            requests: 12,
+            input: 1_000_000,
+            cost: [1_500_000_000, 0],
+            in_all: [1_500_000_000, 214_285_715],
+            ..Total::default()
+        };
         let totals = [total, Total { requests: 1, unknown: 1, estimated: 1, ..Total::default() }];
         assert_eq!(
             csv(By::Key, &totals),
-            "key,requests,input,cached,output,reasoning,exact,partial,unknown,interrupted,pending,unpriced,estimated,\
-             cost_cny,cost_usd\n\
-             \"a,\"\"b\"\"?\",12,1000000,0,0,0,0,0,0,0,0,0,0,1.5,0\n,1,0,0,0,0,0,0,1,0,0,0,1,0,0\n"
+            "key,requests,input,cached,output,reasoning,exact,partial,unknown,interrupted,pending,unpriced_part,\
+             unpriced,estimated,cost_cny,cost_usd,total_cny,total_usd\n\
+             \"a,\"\"b\"\"?\",12,1000000,0,0,0,0,0,0,0,0,0,0,0,1.5,0,1.5,0.214285715\n\
+             ,1,0,0,0,0,0,0,1,0,0,0,0,1,0,0,0,0\n"
         );
         for (name, cell) in
             [("=1+1", "'=1+1"), ("+1", "'+1"), ("-1", "'-1"), ("@x,", "\"'@x,\""), ("\t=1", "?=1"), ("a=1", "a=1")]
@@ -241,7 +293,7 @@ mod tests {
         assert_eq!((&json[0]["input"], &json[1]["key"]), (&json!(1_000_000), &Value::Null));
         assert_eq!((&json[0]["cost_cny"], &json[1]["estimated"]), (&json!("1.5"), &json!(1)));
         assert_eq!(
-            table(By::Key, &totals),
+            table(By::Key, &totals, Exchange { cny_per_usd: Some(7_000_000_000) }),
             "key     requests    input  cached  output  reasoning  exact  partial  unknown  interrupted  estimated  CNY\n\
              a,\"b\"?        12  1000000       0       0          0      0        0        0            0          0  1.5\n\
              -              1        0       0       0          0      0        0        1            0          1    0\n\

@@ -11,7 +11,7 @@ use toml::{
 use super::document::Document;
 
 /// Tables in which a string may be a secret, and the settings in them that are not.
-const PRIVATE: [&str; 5] = ["secret", "password", "sha256", "credentials", "headers"];
+const PRIVATE: [&str; 6] = ["secret", "password", "proxy_password", "sha256", "credentials", "headers"];
 const HARMLESS: [&str; 2] = ["name", "account"];
 
 /// The text of a document with everything covered that could be a secret: values of private settings, values at
@@ -86,6 +86,8 @@ impl Walk<'_> {
                     "file" | "key_file" => is_path(text),
                     // A URL with a user or a query may hold a password.
                     "base_url" | "proxy" => !text.contains(['@', '?', '#']),
+                    // Behind a colon somebody may have put the password.
+                    "proxy_user" => !text.contains(':'),
                     // A user may stand in these, and behind a colon a password; or in a query, however it is written.
                     "url" | "redis" => {
                         !text.contains(['?', '#'])

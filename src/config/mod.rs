@@ -9,6 +9,7 @@ mod document;
 mod known;
 mod mask;
 mod nearest;
+pub mod postgres;
 mod raw;
 mod reads;
 mod report;

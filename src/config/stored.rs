@@ -176,6 +176,7 @@ impl Config {
             ips: nets,
             expires: *expires_ms,
             on_client_gone,
+            require_usage: false,
             kept,
         };
         Taken { key: Some(key), faults, unusable }
@@ -210,7 +211,7 @@ impl Config {
             }
         }
         let official = self.upstreams.iter().filter(|upstream| upstream.official_prices.is_some());
-        let billed = self.prices.iter().map(|price| price.price.currency).chain(official.map(|_| Currency::Usd));
+        let billed = self.prices.iter().map(|price| price.price.base.currency).chain(official.map(|_| Currency::Usd));
         let pairs = billed.flat_map(|price| budgets.iter().map(move |budget| (budget.money.currency, price)));
         if self.money.cny_per_usd.is_none()
             && let Some((budget, price)) = pairs.into_iter().find(|(budget, price)| budget != price)

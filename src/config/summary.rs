@@ -36,6 +36,9 @@ fn write(out: &mut String, config: &Config, memory: &dyn Display, disk: &dyn Dis
         Store::Sqlite => writeln!(out, "store        SQLite in the data folder")?,
         Store::Postgres { url, .. } => writeln!(out, "store        {url}")?,
     }
+    if let Some(days) = config.keep_days {
+        writeln!(out, "             rows for {days} days, then sums by day")?;
+    }
     if let Some(Sharing { redis, replicas, fail, .. }) = &config.sharing {
         let away = match fail {
             Fail::Share => "each allows its share",
@@ -164,6 +167,9 @@ fn bounds(key: &Key) -> String {
         OnClientGone::Cancel => "; cancels when a client leaves",
         OnClientGone::Drain => "; reads on when a client leaves",
     });
+    if key.require_usage {
+        text.push_str("; chat streams have to tell their tokens");
+    }
     text
 }
 
@@ -248,7 +254,8 @@ fn write_model(out: &mut String, config: &Config, model: &Model) -> fmt::Result 
         OnLostState::Fail => "",
         OnLostState::StripEncrypted => ", elsewhere without encrypted reasoning where its account is lost",
     };
-    writeln!(out, "  {} -> {}{strategy}{lost}", model.name, groups.collect::<Vec<_>>().join(" > "))
+    let usage = if model.require_usage { ", chat streams have to tell their tokens" } else { "" };
+    writeln!(out, "  {} -> {}{strategy}{lost}{usage}", model.name, groups.collect::<Vec<_>>().join(" > "))
 }
 
 fn write_upstream(out: &mut String, upstream: &Upstream) -> fmt::Result {

@@ -153,6 +153,42 @@ fn where_limits_are_shared_is_taken_as_written() {
 }
 
 #[test]
+fn prices_are_taken_as_written_and_what_is_not_written_rises_with_the_rest() {
+    use crate::domain::{
+        money::UNIT,
+        usage::{Tier, Usage},
+    };
+
+    let prices = file("prices").prices;
+    let tariff = &prices.iter().find(|price| &*price.model == "all-*").unwrap().price;
+    assert_eq!(tariff.base.per_audio_second, Some(UNIT / 10_000));
+    // Nano-dollars for a million tokens of input, of the cache, of audio, written for an hour; of output, reasoning, images.
+    for (tier, input, expected) in [
+        (None, 200_000, [2000, 500, 32_000, 4000, 10_000, 10_000, 40_000]),
+        (None, 200_001, [4000, 1000, 64_000, 8000, 15_000, 15_000, 60_000]),
+        (None, 272_001, [6000, 1000, 96_000, 12_000, 20_000, 21_000, 80_000]),
+        (Some(Tier::Flex), 272_001, [3000, 500, 48_000, 6000, 10_000, 10_500, 40_000]),
+        (Some(Tier::Batch), 1, [1000, 250, 16_000, 2000, 5000, 5000, 20_000]),
+        (Some(Tier::Priority), 1, [4000, 1000, 64_000, 8000, 20_000, 20_000, 80_000]),
+    ] {
+        let bill = tariff.bill(&Usage { input: Some(input), tier, ..Usage::default() });
+        let price = bill.price;
+        let found = [
+            price.input,
+            price.cached,
+            price.input_audio.unwrap(),
+            price.cache_write_1h.unwrap(),
+            price.output,
+            price.reasoning,
+            price.output_image.unwrap(),
+        ];
+        assert_eq!(found, expected.map(|milli| milli * UNIT / 1000), "{tier:?} {input}");
+        assert_eq!((price.per_call, price.per_web_search), (UNIT / 1000, Some(UNIT / 100)), "{tier:?} {input}");
+        assert!(bill.unpriced.is_empty());
+    }
+}
+
+#[test]
 fn affinity_is_taken_as_written() {
     let config = file("affinity");
     let expected = Affinity {
@@ -181,7 +217,7 @@ fn settings_of_schema(schema: &Value, path: &str, all: &mut Vec<(String, Value)>
         let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
         all.push((path.clone(), property["default"].clone()));
         // How a secret is named is shown where keys are.
-        if path.ends_with(".password") || path == "alerts.secret" {
+        if path.ends_with("password") || path == "alerts.secret" {
             continue;
         }
         settings_of_schema(property, &path, all);
@@ -193,7 +229,7 @@ fn settings_of_schema(schema: &Value, path: &str, all: &mut Vec<(String, Value)>
 fn settings_of_file(value: &toml::Value, path: &str, all: &mut Vec<(String, Value)>) {
     match value {
         toml::Value::Table(table)
-            if path != "upstreams.headers" && path != "alerts.secret" && !path.ends_with(".password") =>
+            if path != "upstreams.headers" && path != "alerts.secret" && !path.ends_with("password") =>
         {
             for (name, value) in table {
                 let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };

@@ -34,6 +34,8 @@ pub struct Config {
     pub log: Log,
     /// Where keys and ledger are kept.
     pub store: Store,
+    /// After how many days the ledger's rows become sums by day; none = never.
+    pub keep_days: Option<u32>,
     /// Where limits and budgets are counted that replicas share; none = this process counts alone.
     pub sharing: Option<Sharing>,
     /// Upstreams that can be used: those with no credential left (all optional ones unset) are in `idle`.
@@ -264,6 +266,22 @@ pub enum LogFormat {
     Text,
 }
 
+/// A user of a proxy.
+#[derive(Clone, Debug)]
+pub struct ProxyLogin {
+    /// The name.
+    pub user: Arc<str>,
+    /// The password; may be empty.
+    pub password: SecretString,
+}
+
+/// Readings of a configuration are compared with each other, never with what a client sent: time tells nothing here.
+impl PartialEq for ProxyLogin {
+    fn eq(&self, other: &Self) -> bool {
+        self.user == other.user && self.password.expose_secret() == other.password.expose_secret()
+    }
+}
+
 /// `[[upstreams]]`: one provider endpoint.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Upstream {
@@ -279,8 +297,10 @@ pub struct Upstream {
     pub headers: HeaderMap,
     /// PEM text of further roots to trust.
     pub ca_pem: Option<Arc<[u8]>>,
-    /// `http://` (CONNECT) or `socks5://` proxy on the way to it.
+    /// `http://` (CONNECT), `socks5://` or `socks5h://` proxy on the way to it.
     pub proxy: Option<Uri>,
+    /// Who we are to that proxy, where it asks.
+    pub proxy_login: Option<ProxyLogin>,
     /// Largest body that it takes, in bytes, if that is known.
     pub max_body_bytes: Option<u64>,
     /// Parts of the API that it has; one at least.
@@ -364,6 +384,8 @@ pub struct Model {
     pub targets: Vec<Target>,
     /// A request whose state is in an account that cannot be used.
     pub on_lost_state: OnLostState,
+    /// Chat streams have to tell their tokens: `stream_options.include_usage` is added where the client left it out.
+    pub require_usage: bool,
 }
 
 /// How candidates of one priority are ordered for a request.

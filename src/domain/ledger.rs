@@ -1,15 +1,17 @@
 //! What the ledger holds of a request, and how the ledger stands.
 
-use std::{
-    borrow::Cow,
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
-};
+mod condition;
+
+use std::borrow::Cow;
+
+pub use condition::{Condition, Polled};
 
 use super::{
     endpoint::{Endpoint, Shape},
     id::RequestId,
-    outcome::{Attempt, AttemptResult, End, Outcome},
-    price::Price,
+    money::Exchange,
+    outcome::{AttemptResult, End, Outcome},
+    price::{Bill, Parts, Price},
     problem::Problem,
     usage::{Estimate, Shown, Usage},
 };
@@ -29,12 +31,14 @@ pub enum State {
     Interrupted,
     /// It is made in the background, and went on when its answer was over: a call by its id may tell the tokens.
     Pending,
+    /// The provider told all that it used, and a part of that has no price: the cost is an estimate.
+    UnpricedPart,
 }
 
 impl State {
     /// All of them. Journals hold their places in this list: it only ever grows, at its end.
-    pub const ALL: [Self; 6] =
-        [Self::Open, Self::Exact, Self::Partial, Self::Unknown, Self::Interrupted, Self::Pending];
+    pub const ALL: [Self; 7] =
+        [Self::Open, Self::Exact, Self::Partial, Self::Unknown, Self::Interrupted, Self::Pending, Self::UnpricedPart];
 
     /// Its fixed name.
     pub const fn name(self) -> &'static str {
@@ -45,6 +49,7 @@ impl State {
             Self::Unknown => "unknown",
             Self::Interrupted => "interrupted",
             Self::Pending => "pending",
+            Self::UnpricedPart => "unpriced_part",
         }
     }
 
@@ -56,36 +61,70 @@ impl State {
     /// Of a request that is over. It is about the answer that the client got: what attempts before it may have cost, no
     /// provider tells.
     pub fn of(outcome: &Outcome) -> Self {
-        let Usage { input, output, .. } = outcome.usage;
+        match Self::told(outcome) {
+            Self::Exact if !unpriced(outcome).is_empty() => Self::UnpricedPart,
+            state => state,
+        }
+    }
+
+    /// The same, whether all of what was told has a price or not.
+    fn told(outcome: &Outcome) -> Self {
         match outcome.end {
             _ if outcome.is_free() => Self::Exact,
             End::UpstreamError => Self::Exact,
             // A client that left got no tokens to count, unless the rest was read on.
             End::Completed | End::ResponseFailed | End::ResponseIncomplete | End::ClientGone | End::ClientStalled
-                if input.is_some() && output.is_some() && !outcome.so_far =>
+                if is_told(outcome) =>
             {
                 Self::Exact
             }
             // Inside an error, or while another attempt was waited for.
-            End::ClientGone | End::ClientStalled if outcome.attempts.last().is_some_and(is_error) => Self::Exact,
+            End::ClientGone | End::ClientStalled
+                if outcome.attempts.last().is_some_and(|attempt| did_nothing(attempt.result)) =>
+            {
+                Self::Exact
+            }
             End::Refused if outcome.attempts.iter().all(|attempt| did_nothing(attempt.result)) => Self::Exact,
             _ if outcome.goes_on => Self::Pending,
+            End::Completed
+            | End::ResponseFailed
+            | End::ResponseIncomplete
+            | End::Incomplete
+            | End::UpstreamBroken
+            | End::UpstreamStalled
+                if outcome.made_nothing =>
+            {
+                Self::Exact
+            }
             _ if outcome.bytes_seen() > 0 || !outcome.usage.is_empty() => Self::Partial,
             _ => Self::Unknown,
         }
     }
 }
 
-/// Whether the provider answered with an error.
-fn is_error(attempt: &Attempt) -> bool {
-    matches!(attempt.result, AttemptResult::Status(status) if !status.is_success())
+/// The text that passed may come to so many times the tokens that were told, and 16 more: counting by bytes is right
+/// within a factor of two for what people and models write, and a run of one character is far off.
+const DOUBT: u64 = 4;
+/// See [`DOUBT`].
+const SLACK: u64 = 16;
+
+/// Whether the provider told the tokens of all of the answer, and can be believed. Some tell zeros for an answer full of text.
+fn is_told(outcome: &Outcome) -> bool {
+    let Usage { input, output, audio_ms, .. } = outcome.usage;
+    // Audio that is billed by time has no tokens.
+    let Some((_, output)) = input.zip(output) else { return audio_ms.is_some() && !outcome.so_far };
+    let most = if output == 0 { 0 } else { output.saturating_mul(DOUBT).saturating_add(SLACK) };
+    !outcome.so_far && outcome.text_tokens <= most
 }
 
-/// Whether no model can have worked.
+/// Whether no model can have worked: the provider answered with an error, a page or a redirect, or not with a single byte. An
+/// upstream that takes too long to answer may well be at work.
 fn did_nothing(result: AttemptResult) -> bool {
     match result {
         AttemptResult::Status(status) => !status.is_success(),
-        AttemptResult::Fault(problem) => problem == Problem::UpstreamUnreachable,
+        AttemptResult::Fault(problem) => {
+            matches!(problem, Problem::UpstreamUnreachable | Problem::UpstreamDisconnected | Problem::UpstreamBadAnswer)
+        }
         AttemptResult::Abandoned => false,
     }
 }
@@ -124,8 +163,14 @@ pub struct Row<'a> {
     pub shown: Option<Shown>,
     /// Tokens that were reserved: an estimate, where nothing was reported.
     pub reserved: Option<u64>,
-    /// The price that it is billed with; none where the model has none.
+    /// The price that it is billed with, by its size and service tier; none where the model has none.
     pub price: Option<Price>,
+    /// The model's whole tariff ([`Tariff::written`](super::price::Tariff::written)), where the usage is told later.
+    pub terms: Option<&'a str>,
+    /// Parts of the usage that have no price.
+    pub unpriced: Parts,
+    /// How currencies were exchanged when its price was looked up: a later rate does not change what it did cost.
+    pub exchange: Exchange,
     /// What it was thought to cost before it went up, in nano-units.
     pub reserved_cost: Option<u64>,
     /// What it is charged with, in nano-units; none while it is open, and where there is no price.
@@ -161,6 +206,9 @@ impl<'a> Row<'a> {
             response_id: outcome.response_id.as_deref(),
             status: outcome.status.map(|status| status.as_u16().into()),
             usage: outcome.usage,
+            price: bill(outcome).map(|bill| bill.price),
+            terms: outcome.terms.as_deref(),
+            unpriced: unpriced(outcome),
             shown: outcome.shown.filter(|_| outcome.end != End::UpstreamError),
             bytes_down: outcome.bytes_down,
             attempts: outcome.attempts.len() as u64,
@@ -168,6 +216,13 @@ impl<'a> Row<'a> {
             took_ms: millis(outcome.took),
             ..Self::open(outcome, None)
         }
+    }
+
+    /// What it is charged with in the other currency, at the row's own rate; for one that is open, what was reserved. None
+    /// where there was no rate, and no cost.
+    pub fn exchanged(&self) -> Option<u64> {
+        let (nano, from) = (self.cost.or(self.reserved_cost)?, self.price?.currency);
+        self.exchange.convert(nano, from, from.other())
     }
 
     /// The row of a request that is about to go up to `upstream`.
@@ -188,7 +243,10 @@ impl<'a> Row<'a> {
             usage: Usage::default(),
             shown: None,
             reserved: outcome.estimate.map(Estimate::total),
-            price: outcome.price,
+            price: outcome.price.as_ref().map(|tariff| tariff.base),
+            terms: None,
+            unpriced: Parts::default(),
+            exchange: outcome.exchange,
             reserved_cost: reserved_cost(outcome),
             cost: None,
             estimated: false,
@@ -203,53 +261,70 @@ impl<'a> Row<'a> {
 
 /// What it was thought to cost before it went up, in nano-units, where there is a price.
 fn reserved_cost(outcome: &Outcome) -> Option<u64> {
-    Some(outcome.price?.cost(&outcome.estimate?.usage()))
+    Some(outcome.price.as_ref()?.cost(&outcome.estimate?.usage()))
+}
+
+/// What is billed for what was told; none where its model has no price, and for what costs nothing.
+fn bill(outcome: &Outcome) -> Option<Bill> {
+    let tariff = outcome.price.as_ref().filter(|_| !outcome.is_free())?;
+    Some(tariff.bill(&outcome.usage))
+}
+
+/// Parts of what was told that have no price, where its model has one.
+pub fn unpriced(outcome: &Outcome) -> Parts {
+    let told = !outcome.usage.is_empty();
+    bill(outcome).filter(|_| told).map(|bill| bill.unpriced).unwrap_or_default()
 }
 
 /// What a request that is over is charged with, in nano-units, and whether that is an estimate; none where there is no price.
 ///
 /// What only looks something up or puts it away costs nothing, also where there are no prices.
 ///
-/// Where the tokens are not all known it is the larger of what was reserved and what came of it as far as one sees: who
-/// hangs up before the last event would have it for nothing otherwise.
+/// Where the tokens are not all known, the charge is for the input and for the output that passed. Output that was not seen is
+/// charged as it was reserved.
 pub fn charge(outcome: &Outcome, state: State) -> Option<(u64, bool)> {
     if outcome.is_free() {
         return Some((0, false));
     }
-    let price = outcome.price?;
+    let price = outcome.price.as_ref()?;
     match state {
         State::Open => None,
-        State::Exact if outcome.usage.is_empty() => Some((0, false)),
+        State::Exact if outcome.usage.is_nothing() => Some((0, false)),
         State::Exact => Some((price.cost(&outcome.usage), false)),
+        State::UnpricedPart => Some((price.cost(&outcome.usage), true)),
         State::Partial | State::Unknown | State::Interrupted | State::Pending => {
-            let seen = price.cost(&as_far_as_seen(outcome));
             // What was answered and is paid by the call alone costs what it costs, whatever it used.
-            let estimated = state != State::Partial || price.counts_tokens();
-            Some((seen.max(reserved_cost(outcome).unwrap_or_default()), estimated))
+            let estimated = state != State::Partial || price.bills_parts();
+            Some((price.cost(&as_far_as_seen(outcome)), estimated))
         }
     }
 }
 
-/// Bytes of an answer that is no stream for one token of its text, at least.
-const BYTES: u64 = 8;
-
-/// Tokens that a request used, as far as they were told or can be seen.
+/// Tokens that a request is charged with, as far as they were told or can be seen.
 pub fn tokens_seen(outcome: &Outcome) -> u64 {
     let Usage { input, output, total, .. } = as_far_as_seen(outcome);
     let sum = input.unwrap_or_default().saturating_add(output.unwrap_or_default());
     sum.max(total.unwrap_or_default())
 }
 
-/// What was reported, and in place of what was not, what can be seen: an event of a stream has one token at least. Bytes of
-/// other answers count up to what was reserved: they may be those of an image.
+/// What was told; in place of what was not, the input as it was estimated, and the output by the text that passed.
+///
+/// What was reserved counts for output that was not seen: of an answer that the client did not wait for, of a stream before its
+/// first text, and of images, sound and encrypted reasoning whose tokens were not told. Of a stream that its client left, the
+/// provider stops the rest.
 fn as_far_as_seen(outcome: &Outcome) -> Usage {
-    let Estimate { input, output } = outcome.estimate.unwrap_or(Estimate { input: 0, output: 0 });
+    let estimate = outcome.estimate.unwrap_or(Estimate { input: 0, output: 0 });
+    let told = outcome.usage;
+    let input = told.input.filter(|input| *input > 0).unwrap_or(estimate.input);
+    let seen = told.output.unwrap_or_default().max(outcome.text_tokens);
+    let was_seen = !outcome.goes_on && (outcome.whole || (outcome.streamed && outcome.text_tokens > 0));
+    let is_countable = !outcome.other_output || told.output.is_some_and(|output| output > 0);
     let output = match outcome.endpoint.map(Endpoint::shape) {
-        Some(Shape::Vectors | Shape::Media) => 0,
-        _ if outcome.streamed => outcome.events,
-        _ => output.min(outcome.bytes_seen() / BYTES),
+        Some(Shape::Vectors) => 0,
+        _ if was_seen && is_countable => seen,
+        _ => seen.max(estimate.output),
     };
-    Usage { input: outcome.usage.input.or(Some(input)), output: outcome.usage.output.or(Some(output)), ..outcome.usage }
+    Usage { input: Some(input), output: Some(output), ..told }
 }
 
 /// A text that every database stores and every terminal shows: a row with another one would never get there. PostgreSQL takes
@@ -263,90 +338,4 @@ pub fn storable(text: &str) -> Cow<'_, str> {
 
 fn millis(duration: std::time::Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// What came of a call that Tidegate made for a response in the background. The names are fixed: metric label.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Polled {
-    /// The response is over.
-    Over,
-    /// It is being made.
-    UnderWay,
-    /// The provider does not have it.
-    Gone,
-    /// No usable answer came.
-    Failed,
-}
-
-impl Polled {
-    /// All of them.
-    pub const ALL: [Self; 4] = [Self::Over, Self::UnderWay, Self::Gone, Self::Failed];
-
-    /// Its fixed name.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Over => "over",
-            Self::UnderWay => "under_way",
-            Self::Gone => "gone",
-            Self::Failed => "failed",
-        }
-    }
-}
-
-/// How the ledger stands: written by those who know, read when somebody asks.
-#[derive(Debug, Default)]
-pub struct Condition {
-    /// Bytes of the journal.
-    pub journal_bytes: AtomicU64,
-    /// Requests that are over.
-    pub settled: AtomicU64,
-    /// Those of them that are in the database.
-    pub stored: AtomicU64,
-    /// Rows that were written to the database, by [`State::ALL`].
-    pub rows: [AtomicU64; State::ALL.len()],
-    /// The journal could not be written when it was tried last: requests are refused.
-    pub journal_fails: AtomicBool,
-    /// It is as large as it may be: requests are refused.
-    pub journal_full: AtomicBool,
-    /// What was written may not survive a loss of power.
-    pub journal_sync_fails: AtomicBool,
-    /// The database could not be written when it was tried last: the journal keeps the rows.
-    pub database_fails: AtomicBool,
-    /// Responses in the background whose rows are pending, as far as this process asks for them.
-    pub pending: AtomicU64,
-    /// Calls that Tidegate made for them, by [`Polled::ALL`].
-    pub polls: [AtomicU64; Polled::ALL.len()],
-    /// Thresholds that budgets reached.
-    pub budget_warnings: AtomicU64,
-    /// Rows that the database did not take, whatever was left out of them: they lie aside, and somebody has to look.
-    pub put_aside: AtomicU64,
-}
-
-impl Condition {
-    /// Requests that are over and not in the database yet.
-    pub fn waiting(&self) -> u64 {
-        self.settled.load(Ordering::Relaxed).saturating_sub(self.stored.load(Ordering::Relaxed))
-    }
-
-    /// Counts rows that are in the database now.
-    pub fn count(&self, state: State, rows: u64) {
-        for (known, count) in State::ALL.iter().zip(&self.rows) {
-            if *known == state {
-                count.fetch_add(rows, Ordering::Relaxed);
-            }
-        }
-    }
-
-    /// What is wrong, by fixed names.
-    pub fn faults(&self) -> impl Iterator<Item = (&'static str, bool)> {
-        [
-            ("journal", &self.journal_fails),
-            ("journal_full", &self.journal_full),
-            ("journal_sync", &self.journal_sync_fails),
-            ("database", &self.database_fails),
-        ]
-        .into_iter()
-        .map(|(name, fault)| (name, fault.load(Ordering::Relaxed)))
-        .chain([("rows", self.put_aside.load(Ordering::Relaxed) > 0)])
-    }
 }

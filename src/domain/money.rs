@@ -29,6 +29,14 @@ impl Currency {
         }
     }
 
+    /// The other one.
+    pub const fn other(self) -> Self {
+        match self {
+            Self::Cny => Self::Usd,
+            Self::Usd => Self::Cny,
+        }
+    }
+
     /// The one of this name, in any letter case.
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|currency| currency.name().eq_ignore_ascii_case(name))

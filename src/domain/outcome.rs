@@ -7,8 +7,9 @@ use http::{Method, StatusCode};
 use super::{
     endpoint::Endpoint,
     id::RequestId,
+    money::Exchange,
     origin::Kind,
-    price::Price,
+    price::Tariff,
     problem::Problem,
     usage::{Estimate, Shown, Usage},
 };
@@ -138,7 +139,11 @@ pub struct Outcome {
     /// What it was thought to use, once its body was read.
     pub estimate: Option<Estimate>,
     /// What its model costs at the upstream that was asked last, if that is known.
-    pub price: Option<Price>,
+    pub price: Option<Tariff>,
+    /// How currencies were exchanged when that was looked up.
+    pub exchange: Exchange,
+    /// The price as text, where the usage is told later.
+    pub terms: Option<Box<str>>,
     /// The model as asked, once it was known to be configured.
     pub model: Option<Arc<str>>,
     /// What bound it to the account that holds its state, if anything did.
@@ -171,6 +176,14 @@ pub struct Outcome {
     pub streamed: bool,
     /// Events seen in it.
     pub events: u64,
+    /// Tokens of the output's text that passed, by its bytes.
+    pub text_tokens: u64,
+    /// Output passed that is no text, as an image.
+    pub other_output: bool,
+    /// All of the answer was seen.
+    pub whole: bool,
+    /// An answer came, and held neither output nor tokens: no model did anything.
+    pub made_nothing: bool,
     /// Bytes of the body as it was read, decoded.
     pub bytes_up: u64,
     /// Bytes of the answer's body handed to the client's connection.
@@ -197,6 +210,8 @@ impl Outcome {
             group: None,
             estimate: None,
             price: None,
+            exchange: Exchange::default(),
+            terms: None,
             model: None,
             pinned: None,
             stripped: false,
@@ -213,6 +228,10 @@ impl Outcome {
             so_far: false,
             streamed: false,
             events: 0,
+            text_tokens: 0,
+            other_output: false,
+            whole: false,
+            made_nothing: false,
             bytes_up: 0,
             bytes_down: 0,
             bytes_drained: 0,

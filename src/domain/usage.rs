@@ -4,25 +4,97 @@
 /// a hundred times that is wrong, and would spoil estimates, limits and budgets with it.
 pub const MOST_TOKENS: u64 = 100_000_000;
 
-/// Tokens of one response. A count that the provider did not send is `None`, never a guess.
+/// What one response used. A count that the provider did not send is `None`, never a guess.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// `input_tokens`, the cached ones included.
+    /// Input tokens, the cached, written, audio and image ones included.
     pub input: Option<u64>,
-    /// `input_tokens_details.cached_tokens`.
+    /// Input tokens read from the provider's prompt cache.
     pub cached: Option<u64>,
-    /// `output_tokens`, the reasoning ones included.
+    /// Input tokens written to the cache for 5 minutes, or for a time that was not told.
+    pub cache_write: Option<u64>,
+    /// Input tokens written to the cache for 1 hour.
+    pub cache_write_1h: Option<u64>,
+    /// Input tokens of audio.
+    pub input_audio: Option<u64>,
+    /// Input tokens of images.
+    pub input_image: Option<u64>,
+    /// Output tokens, the reasoning, audio and image ones included.
     pub output: Option<u64>,
-    /// `output_tokens_details.reasoning_tokens`.
+    /// Output tokens of reasoning.
     pub reasoning: Option<u64>,
+    /// Output tokens of audio.
+    pub output_audio: Option<u64>,
+    /// Output tokens of images.
+    pub output_image: Option<u64>,
     /// `total_tokens`.
     pub total: Option<u64>,
+    /// Input tokens that the image generation tool used (`tool_usage.image_gen`), which `input` does not hold.
+    pub image_tool_input: Option<u64>,
+    /// Output tokens that the image generation tool used, which `output` does not hold.
+    pub image_tool_output: Option<u64>,
+    /// Calls of the hosted web search tool.
+    pub web_searches: Option<u64>,
+    /// Milliseconds of audio that the provider bills by time (`usage.seconds`, `duration`).
+    pub audio_ms: Option<u64>,
+    /// The service tier that the answer names.
+    pub tier: Option<Tier>,
+    /// What the provider says that the call cost (`usage.cost`), in nano units of the provider's currency.
+    pub told_cost: Option<u64>,
+}
+
+/// Service tier of an answer (`service_tier`). `auto` and `default` are the standard price, and are told as `None`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Tier {
+    /// Cheaper and slower.
+    Flex,
+    /// Dearer and faster.
+    Priority,
+    /// A batch of requests, answered within a day.
+    Batch,
+    /// A tier with another name.
+    Other,
+}
+
+impl Tier {
+    /// All of them. Journals hold their places in this list: the list only grows, at its end.
+    pub const ALL: [Self; 4] = [Self::Flex, Self::Priority, Self::Batch, Self::Other];
+
+    /// Its fixed name: column `service_tier`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Flex => "flex",
+            Self::Priority => "priority",
+            Self::Batch => "batch",
+            Self::Other => "other",
+        }
+    }
+
+    /// The tier of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|tier| tier.name() == name)
+    }
 }
 
 impl Usage {
-    /// True while nothing was reported.
+    /// Whether no token, tool call, second or cost was reported, but zeros at most.
+    pub fn is_nothing(&self) -> bool {
+        let counts = [
+            self.input,
+            self.output,
+            self.total,
+            self.image_tool_input,
+            self.image_tool_output,
+            self.web_searches,
+            self.audio_ms,
+            self.told_cost,
+        ];
+        counts.into_iter().flatten().all(|count| count == 0)
+    }
+
+    /// True while no use was reported. A tier and a cost alone are none.
     pub fn is_empty(&self) -> bool {
-        *self == Self::default()
+        Self { tier: None, told_cost: None, ..*self } == Self::default()
     }
 }
 

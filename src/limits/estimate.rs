@@ -17,6 +17,32 @@ const OUTPUT: f64 = 2000.0;
 /// Bytes of a request for one token of its input: what English in JSON comes to. Images move it for their model.
 const BYTES: f64 = 4.0;
 
+/// Bytes of an encoded file in a request for one token of its input, at least. An image of 1 MB is some 1,500 tokens.
+const FILE_BYTES: u64 = 1024;
+
+/// Requests under so many bytes and tokens do not tell what a byte is: most of their input is what every request has.
+const TELLING: u64 = 256;
+
+/// The least output that is expected, however little the last requests had: whoever asks for small answers for a while shall not
+/// get a large one reserved as next to nothing.
+const LEAST_OUTPUT: u64 = 256;
+
+/// How large the body of a request is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Size {
+    /// Bytes in all.
+    pub bytes: u64,
+    /// Those that are of encoded files.
+    pub encoded: u64,
+}
+
+impl Size {
+    /// The least input that a request of this size has.
+    fn least(self) -> u64 {
+        self.bytes.saturating_sub(self.encoded) / BYTES as u64 + self.encoded / FILE_BYTES
+    }
+}
+
 /// The newest request counts this much.
 const SHARE: f64 = 0.1;
 
@@ -99,10 +125,11 @@ impl Default for Mean {
 }
 
 impl Mean {
-    /// What a request with a body of so many bytes will use.
-    pub(super) fn estimate(&self, body: u64) -> Estimate {
-        let input = body as f64 / get(&self.bytes).max(0.1);
-        Estimate { input: input.ceil() as u64, output: get(&self.output).ceil().max(1.0) as u64 }
+    /// What a request with a body of this size will use.
+    pub(super) fn estimate(&self, body: Size) -> Estimate {
+        let input = (body.bytes as f64 / get(&self.bytes).max(0.1)).ceil() as u64;
+        let output = get(&self.output).ceil() as u64;
+        Estimate { input: input.max(body.least()), output: output.max(LEAST_OUTPUT) }
     }
 
     /// What one used.
@@ -110,7 +137,7 @@ impl Mean {
         if let Some(output) = output {
             add(&self.output, output as f64, OUTPUT);
         }
-        if let Some(input) = input.filter(|input| *input > 0) {
+        if let Some(input) = input.filter(|input| *input > 0 && body.max(*input) >= TELLING) {
             add(&self.bytes, body as f64 / input as f64, BYTES);
         }
     }
@@ -130,49 +157,72 @@ fn add(mean: &AtomicU64, newest: f64, usual: f64) {
 mod tests {
     use super::*;
 
+    /// A body of which all is an encoded file: its size alone says little.
+    fn file(bytes: u64) -> Size {
+        Size { bytes, encoded: bytes }
+    }
+
+    fn text(bytes: u64) -> Size {
+        Size { bytes, encoded: 0 }
+    }
+
     #[test]
     fn it_begins_high_and_follows() {
         let mean = Mean::default();
-        assert_eq!(mean.estimate(400).total(), 2100);
+        assert_eq!(mean.estimate(text(400)).total(), 2100);
         for _ in 0..100 {
-            mean.learn(1000, Some(500), Some(50));
+            mean.learn(1000, Some(500), Some(500));
         }
-        let tokens = mean.estimate(1000).total();
-        assert!((545..560).contains(&tokens), "{tokens}");
+        let tokens = mean.estimate(text(1000)).total();
+        assert!((1000..1010).contains(&tokens), "{tokens}");
         // What a provider does not tell changes nothing, and nothing is divided by zero.
         mean.learn(1000, Some(0), None);
         mean.learn(1000, None, None);
-        assert_eq!(mean.estimate(1000).total(), tokens);
+        assert_eq!(mean.estimate(text(1000)).total(), tokens);
+    }
+
+    #[test]
+    fn tiny_requests_do_not_make_the_next_one_next_to_nothing() {
+        let mean = Mean::default();
+        for _ in 0..500 {
+            // 300 bytes around a single word.
+            mean.learn(300, Some(3), Some(1));
+            // And the other way: 8 tokens that are none of the client's.
+            mean.learn(17, Some(8), Some(1));
+        }
+        assert_eq!(mean.estimate(text(400_000)), Estimate { input: 100_000, output: LEAST_OUTPUT });
+        // An image of 3 MB has the input of an image.
+        assert!(mean.estimate(file(3_000_000)).input < 50_000);
     }
 
     #[test]
     fn one_odd_count_does_not_carry_it_away() {
         let mean = Mean::default();
         mean.learn(1000, Some(250), Some(u64::MAX));
-        assert!(mean.estimate(0).output <= 4000, "{:?}", mean.estimate(0));
+        assert!(mean.estimate(file(0)).output <= 4000, "{:?}", mean.estimate(file(0)));
         mean.learn(100_000_000, Some(1), None);
-        assert!(mean.estimate(4000).input >= 500, "{:?}", mean.estimate(4000));
+        assert!(mean.estimate(file(4000)).input >= 500, "{:?}", mean.estimate(file(4000)));
         // What is usual from now on is followed all the same.
         for _ in 0..60 {
             mean.learn(1_000_000, Some(1000), Some(60_000));
         }
-        let estimate = mean.estimate(1_000_000);
+        let estimate = mean.estimate(file(1_000_000));
         assert!((55_000..65_000).contains(&estimate.output) && (900..1200).contains(&estimate.input), "{estimate:?}");
     }
 
     #[test]
     fn keys_learn_apart_and_one_alone_tells_others_nothing() {
         let model = OfModel::default();
-        for (output, bytes) in [(60_000, 10), (1, 1_000_000)] {
+        for (output, bytes) in [(60_000, 10), (1000, 1_000_000)] {
             let key = output;
             for _ in 0..100 {
                 model.of_key(key).learn(bytes, Some(100), Some(output));
             }
-            let own = model.of_key(key).estimate(1000);
+            let own = model.of_key(key).estimate(file(1000));
             assert!(own.output.abs_diff(output) <= output / 100 + 1, "{own:?}");
             let mut alone = Generations::default();
             alone.young.insert(key, model.of_key(key));
-            assert_eq!(alone.prior().estimate(4000), Estimate { input: 1000, output: 2000 });
+            assert_eq!(alone.prior().estimate(text(4000)), Estimate { input: 1000, output: 2000 });
         }
     }
 
@@ -185,15 +235,15 @@ mod tests {
                     model.of_key(key).learn(output * 8, Some(*output), Some(*output));
                 }
             }
-            model.of_key(u64::MAX).estimate(8000)
+            model.of_key(u64::MAX).estimate(file(8000))
         };
         for (outputs, output, input) in [
             (&[][..], 2000, 2000),
-            (&[50], 2000, 2000),
-            (&[50, 50], 50, 1000),
-            (&[50, 60_000, 50], 2000, 1000),
-            (&[50, 60_000, 50, 50], 50, 1000),
-            (&[60_000, 60_000, 60_000, 60_000, 50], 2000, 1000),
+            (&[500], 2000, 2000),
+            (&[500, 500], 500, 1000),
+            (&[500, 60_000, 500], 2000, 1000),
+            (&[500, 60_000, 500, 500], 500, 1000),
+            (&[60_000, 60_000, 60_000, 60_000, 500], 2000, 1000),
         ] {
             let found = estimate(outputs);
             assert!(found.output.abs_diff(output) <= 2 && found.input.abs_diff(input) <= 20, "{outputs:?}: {found:?}");
@@ -208,7 +258,7 @@ mod tests {
         }
         for key in 100..100 + 5 * KEYS as u64 {
             model.of_key(key);
-            assert!(model.of_key(7).estimate(0).output < 50, "{key}");
+            assert!(model.of_key(7).estimate(file(0)).output < 300, "{key}");
         }
         let generations = model.0.read().unwrap();
         assert!(generations.young.len() <= KEYS && generations.old.len() <= KEYS);

@@ -34,6 +34,7 @@ use crate::{
     },
 };
 
+pub use estimate::Size;
 pub use permit::Permit;
 pub use shared::Shared;
 pub use statement::BudgetState;
@@ -173,13 +174,13 @@ pub enum Used {
     },
     /// None: nobody did any work.
     Nothing,
-    /// Not all of it is known: what was reserved counts, or what was seen where that is more.
+    /// Not all of it is known.
     Partly {
         /// Input, if it was told.
         input: Option<u64>,
-        /// Output, if it was told.
+        /// Output, if it was told or all of it was seen.
         output: Option<u64>,
-        /// All that was seen or told.
+        /// All that was told, seen or, of what was not seen, reserved.
         seen: u64,
     },
 }
@@ -237,7 +238,7 @@ impl Limits {
         Permit::admit(subject, held, self.began).await
     }
 
-    /// What a request of the key of this `owner` with a body of `body` bytes will probably use; the permit will tell what came
+    /// What a request of the key of this `owner` with a body of this size will probably use; the permit will tell what came
     /// of it. `model` = index of the model in the configuration; none for a name that it does not list. What has no `output` says
     /// nothing of that of others: one name with a * may be asked for chats and for embeddings.
     pub fn estimate(
@@ -245,13 +246,13 @@ impl Limits {
         permit: &mut Permit,
         owner: Owner,
         model: Option<usize>,
-        body: u64,
+        body: Size,
         output: bool,
     ) -> Estimate {
         let of_model = model.and_then(|model| self.models.get(model)).or(self.models.last());
         let mean = of_model.map(|model| model.of_key(owner.key)).unwrap_or_default();
         let estimate = mean.estimate(body);
-        permit.learns(body, mean, output);
+        permit.learns(body.bytes, mean, output);
         if output { estimate } else { Estimate { output: 0, ..estimate } }
     }
 }

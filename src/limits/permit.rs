@@ -15,7 +15,7 @@ use super::{
 use crate::{
     config::Fail,
     domain::{
-        money::{Currency, Money},
+        money::{Currency, Exchange, Money},
         usage::Estimate,
     },
 };
@@ -150,8 +150,9 @@ impl Permit {
         self.told.or_else(|| here().filter(|_| knows)).unwrap_or_default()
     }
 
-    /// Corrects the reservations to what was used, and to what it costs. Only the first call counts.
-    pub fn settle(&mut self, used: Used, cost: Option<Money>) {
+    /// Corrects the reservations to what was used, and to what it costs: budgets in another currency count it by `exchange`,
+    /// as the ledger's row does. Only the first call counts.
+    pub fn settle(&mut self, used: Used, cost: Option<Money>, exchange: Exchange) {
         if let (
             Some(Learner { body, mean, speaks }),
             Used::Tokens { input, output } | Used::Partly { input, output, .. },
@@ -161,13 +162,12 @@ impl Permit {
         }
         let Some(subject) = &self.subject else { return };
         let (now, replicas) = (micros(self.began), self.replicas());
-        let exchange = subject.spending.exchange();
         let cost_in = |currency: Currency| {
             cost.and_then(|cost| exchange.convert(cost.nano, cost.currency, currency)).unwrap_or_default()
         };
         let costs: Costs = Currency::ALL.map(cost_in);
-        let used = |reserved: u64| match used {
-            Used::Partly { seen, .. } => reserved.max(seen),
+        let used = match used {
+            Used::Partly { seen, .. } => seen,
             Used::Nothing => 0,
             Used::Tokens { input, output } => input.unwrap_or_default().saturating_add(output.unwrap_or_default()),
         };
@@ -175,7 +175,7 @@ impl Permit {
             let Some(share) = subject.shares.get(item.share) else { continue };
             match &item.what {
                 What::Rate { tokens, rate, cost, counted } => {
-                    let (used, part) = (used(*cost), rate.share(replicas));
+                    let part = rate.share(replicas);
                     match counted {
                         Some(counted) => {
                             memory::recount(share, *tokens, *counted, part.span(used), self.at, now);

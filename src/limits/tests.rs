@@ -22,7 +22,7 @@ use crate::{
     config,
     domain::{
         model_name::ModelPattern,
-        money::{Budget, Currency, MOST, Money},
+        money::{Budget, Currency, Exchange, MOST, Money},
         spending::{Alone, Counter, Spender, Sums},
         usage::Estimate,
         windows::Windows,
@@ -923,13 +923,13 @@ proptest! {
             let money = Some(Money { nano: cost, currency: Currency::Cny });
             let used = match ending {
                 Ending::Dropped => return,
-                Ending::Nothing => return permit.settle(Used::Nothing, None),
+                Ending::Nothing => return permit.settle(Used::Nothing, None, Exchange::default()),
                 Ending::Tokens => Used::Tokens { input, output },
                 Ending::Partly => Used::Partly { input: None, output, seen: used },
             };
-            permit.settle(used, money);
+            permit.settle(used, money, Exchange::default());
             // A second one changes nothing.
-            permit.settle(used, money);
+            permit.settle(used, money, Exchange::default());
             for (share, charged) in charged.iter_mut().enumerate() {
                 *charged += if share < 2 || is_of_model { cost } else { 0 };
             }

@@ -1,6 +1,7 @@
 //! From the journal to the database: on a thread of its own, in batches, each row once however often it is read.
 
 mod apart;
+mod keep;
 
 use std::{
     collections::HashMap,
@@ -17,7 +18,8 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use self::apart::Apart;
+pub use self::keep::Keep;
+use self::{apart::Apart, keep::Old};
 use super::{polls::Polls, spent::Spent};
 use crate::{
     domain::{
@@ -65,6 +67,8 @@ pub struct Into {
     pub clock: Clock,
     /// The file with a copy of what was spent, for a start without the database.
     pub copy: PathBuf,
+    /// How long rows are kept; none = for ever.
+    pub keep: Option<Keep>,
     /// Asks for responses in the background.
     pub polls: Polls,
 }
@@ -75,7 +79,7 @@ impl Feeding {
     /// # Errors
     /// Without threads.
     pub fn start(into: Into, journal: Arc<Journal>, found: Found, condition: Arc<Condition>) -> io::Result<Self> {
-        let Into { place, origin, spending, clock, copy, polls } = into;
+        let Into { place, origin, spending, clock, copy, polls, keep } = into;
         let (syncing, stop) = mpsc::channel();
         let (synced, at) = (Arc::clone(&journal), Arc::clone(&condition));
         let sync = thread::Builder::new().name("journal".into()).spawn(move || keep_syncing(&synced, &at, &stop))?;
@@ -95,6 +99,7 @@ impl Feeding {
             begun: 0,
             open: HashMap::new(),
             apart,
+            old: keep.map(Old::new),
             polls,
             origin,
         };
@@ -164,6 +169,8 @@ struct Feed {
     /// What went up and is not over, with the number of its segment: records, as they were read.
     open: HashMap<RequestId, (u64, Vec<u8>)>,
     apart: Apart,
+    /// Makes sums of rows that are older than they are kept.
+    old: Option<Old>,
     polls: Polls,
 }
 
@@ -188,7 +195,8 @@ impl Feed {
                 Ok(()) if ends => break,
                 Ok(()) => {}
                 Err(error) => {
-                    tracing::error!(%error, "the ledger's database cannot be written: the journal keeps the rows");
+                    let database = &self.place;
+                    tracing::error!(%error, %database, "the ledger's database cannot be written: the journal keeps the rows");
                     self.database = None;
                     if ends {
                         break;
@@ -204,8 +212,17 @@ impl Feed {
 
     /// Brings everything that was written into the database. With `ends`, nobody writes any more.
     async fn feed(&mut self, ends: bool) -> Result<(), FeedError> {
-        if self.database.is_none() {
-            self.database = Some(Database::open(&self.place).await?);
+        if let Some(database) = &self.database {
+            database.look()?;
+        }
+        if self.database.as_ref().is_none_or(Database::is_old) {
+            self.database = None;
+            let opened = match self.condition.connections.load(Ordering::Acquire) {
+                0 => Database::open(&self.place).await?,
+                _ => Database::reopen(&self.place).await?,
+            };
+            self.database = Some(opened);
+            self.condition.connections.fetch_add(1, Ordering::Release);
         }
         self.recover().await?;
         if let Some(database) = &mut self.database {
@@ -234,6 +251,10 @@ impl Feed {
                 self.spent.settled(&settled);
             }
             self.spent.read(database, ends).await?;
+            if let Some(old) = self.old.as_mut().filter(|_| !ends) {
+                let open = self.open.keys().map(|id| id.millis()).min();
+                old.sum_up(database, &self.origin, self.spent.now(), open).await?;
+            }
         }
         Ok(())
     }
@@ -350,6 +371,9 @@ impl Feed {
             }
         }
         database.forget(&unsent).await?;
+        if segment == 0 {
+            rows = keep::not_summed_up(database, &self.origin, rows).await?;
+        }
         self.apart.store(database, &rows).await?;
         let settled = database.settle(&rows).await?;
         settled.iter().for_each(|settled| self.condition.count(settled.state, 1));

@@ -65,7 +65,7 @@ pub(super) fn line(outcome: &Outcome) {
 /// What it is charged with, where it went up and its model has a price.
 fn cost(outcome: &Outcome) -> Option<Money> {
     let (nano, _) = ledger::charge(outcome, State::of(outcome)).filter(|_| !outcome.attempts.is_empty())?;
-    Some(Money { nano, currency: outcome.price?.currency })
+    Some(Money { nano, currency: outcome.price.as_ref()?.base.currency })
 }
 
 fn needs_a_look(outcome: &Outcome) -> bool {

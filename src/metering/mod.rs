@@ -11,7 +11,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-pub use feed::{Feeding, Into};
+pub use feed::{Feeding, Into, Keep};
 pub use ledger::{Ledger, Unwritable};
 pub use polls::{AT_ONCE, Polling, Polls, Told, polling};
 pub use spent::FILE as BUDGETS;
@@ -23,7 +23,7 @@ use crate::{
         endpoint::{Endpoint, Shape},
         id::RequestId,
         ledger::{self as ledger_row, Row, State},
-        money::Money,
+        money::{Exchange, Money},
         outcome::{Attempt, AttemptResult, End, Outcome},
         problem::Problem,
         usage::{Shown, Usage},
@@ -120,6 +120,8 @@ impl Settlement {
         }
         outcome.upstream_code.clone_from(&seen.code);
         outcome.events = seen.events;
+        (outcome.text_tokens, outcome.other_output) = (seen.text_tokens, seen.other_output);
+        (outcome.whole, outcome.made_nothing) = (seen.whole, seen.made_nothing());
         if outcome.is_free() {
             // What is only looked up is paid for by the request that made it.
             outcome.shown = shown(outcome, seen);
@@ -129,8 +131,11 @@ impl Settlement {
             outcome.goes_on = goes_on(outcome, seen);
         }
         // No text comes out, and providers say nothing of it then.
-        if shape == Some(Shape::Vectors) && outcome.usage.input.is_some() {
-            outcome.usage.output.get_or_insert(0);
+        if shape == Some(Shape::Vectors) {
+            let usage = &mut outcome.usage;
+            // Some tell the sum alone.
+            usage.input = usage.input.or(usage.total);
+            usage.output = usage.output.or(usage.input.map(|_| 0));
         }
     }
 
@@ -142,20 +147,43 @@ impl Settlement {
         self.outcome.end = end;
         self.outcome.took = self.began.elapsed();
         self.count_last();
+        if State::of(&self.outcome) == State::Pending {
+            self.outcome.terms = self.outcome.price.as_ref().map(|tariff| tariff.written().into());
+        }
         if let Some(ledger) = &self.ledger {
             ledger.settle(&Row::settled(&self.outcome));
         }
         self.metrics.settled(self.upstream, &self.outcome);
+        self.note_unpriced();
         log::line(&self.outcome);
+    }
+
+    /// Counts the parts of the answer that have no price, and logs each of them once for a model.
+    fn note_unpriced(&self) {
+        let parts = ledger_row::unpriced(&self.outcome);
+        let (false, Some(attempt)) = (parts.is_empty(), self.outcome.attempts.last()) else { return };
+        let model = self.outcome.upstream_model.clone().unwrap_or_else(|| "".into());
+        for part in self.metrics.unpriced.count(&attempt.upstream, &model, parts).iter() {
+            tracing::warn!(
+                upstream = &*attempt.upstream,
+                model = &*model,
+                part = part.name(),
+                setting = part.setting(),
+                "answers of this model have a part without a price: their rows are marked unpriced_part, and their cost is an \
+                 estimate. Add this setting to the model's [[prices]]",
+            );
+        }
     }
 
     /// What its row in the ledger says; none where it never went up. Only once it is settled.
     pub fn charged(&self) -> Option<Charged> {
         self.ledger.as_ref().filter(|_| !self.outcome.attempts.is_empty())?;
         let state = State::of(&self.outcome);
-        let cost = ledger_row::charge(&self.outcome, state).zip(self.outcome.price);
-        let cost = cost.map(|((nano, _), price)| Money { nano, currency: price.currency });
-        Some(Charged { state, usage: self.outcome.usage, seen: ledger_row::tokens_seen(&self.outcome), cost })
+        let cost = ledger_row::charge(&self.outcome, state).zip(self.outcome.price.as_ref());
+        let cost = cost.map(|((nano, _), price)| Money { nano, currency: price.base.currency });
+        let Outcome { usage, text_tokens, whole, other_output, exchange, .. } = *self.outcome;
+        let text = (whole && !other_output).then_some(text_tokens);
+        Some(Charged { state, usage, seen: ledger_row::tokens_seen(&self.outcome), text, cost, exchange })
     }
 
     /// The request is over with an error of ours.
@@ -196,8 +224,12 @@ pub struct Charged {
     pub usage: Usage,
     /// Tokens that were told or seen, all together.
     pub seen: u64,
+    /// Tokens of the output, by its text, where all of it was seen.
+    pub text: Option<u64>,
     /// None where its model has no price.
     pub cost: Option<Money>,
+    /// How the row exchanges currencies.
+    pub exchange: Exchange,
 }
 
 impl Settlement {
@@ -222,7 +254,14 @@ impl Drop for Settlement {
 mod tests {
     use super::*;
     use crate::{
-        domain::{chance::Chance, clock::Clock, id::RequestIds},
+        domain::{
+            chance::Chance,
+            clock::Clock,
+            id::RequestIds,
+            money::{Currency, UNIT},
+            price::{Price, Step, Tariff},
+            usage::Tier,
+        },
         metrics::Metrics,
         protocol::observe::Terminal,
     };
@@ -260,6 +299,7 @@ mod tests {
         let metrics = Metrics::default();
         let used = Usage { input: Some(3), output: Some(5), ..Usage::default() };
         let seen = |status, terminal, usage| Seen {
+            text_tokens: 1,
             response_id: Some("resp_1".into()),
             status,
             terminal,
@@ -268,6 +308,7 @@ mod tests {
         };
         let (queued, under_way, done) = (Some(Status::Queued), Some(Status::InProgress), Some(Status::Completed));
         let whole = Some(Terminal::Completed);
+        let zeros = Usage { input: Some(0), output: Some(0), ..Usage::default() };
         for (background, streamed, seen, state) in [
             (true, false, seen(queued, None, Usage::default()), State::Pending),
             (false, false, seen(under_way, None, Usage::default()), State::Pending),
@@ -279,6 +320,14 @@ mod tests {
             (true, true, seen(done, whole, used), State::Exact),
             // Nobody could ask for it.
             (true, false, Seen { status: queued, ..Seen::default() }, State::Partial),
+            // No model did anything.
+            (false, true, Seen { terminal: Some(Terminal::Failed), ..Seen::default() }, State::Exact),
+            (false, false, Seen { status: done, terminal: whole, ..Seen::default() }, State::Exact),
+            (true, false, Seen::default(), State::Exact),
+            (false, true, Seen { usage: zeros, terminal: whole, ..Seen::default() }, State::Exact),
+            // A count that cannot be true, beside the text that passed.
+            (false, true, Seen { usage: zeros, ..seen(done, whole, used) }, State::Partial),
+            (false, true, Seen { text_tokens: 25_000, ..seen(done, whole, used) }, State::Partial),
         ] {
             let mut settlement = open(&metrics);
             let outcome = settlement.outcome();
@@ -308,6 +357,54 @@ mod tests {
             let outcome = settlement.outcome();
             assert_eq!(Row::settled(outcome).shown, shown, "{named} {end:?} {seen:?}");
             assert_eq!((State::of(outcome), outcome.usage), (State::Exact, Usage::default()));
+        }
+    }
+
+    /// 280,960 tokens of the image tool were billed like text, and called exact.
+    #[test]
+    fn a_part_without_a_price_makes_the_row_an_estimate_that_is_marked_and_counted() {
+        let metrics = Metrics::default();
+        let (text, searches) = (Usage { input: Some(3), output: Some(5), ..Usage::default() }, Some(UNIT / 100));
+        let tool = Usage { image_tool_output: Some(280_960), ..text };
+        let web = Usage { web_searches: Some(2), tier: Some(Tier::Flex), ..text };
+        let seconds = Usage { audio_ms: Some(90_000), ..Usage::default() };
+        let price = Price { input: UNIT, output: UNIT, ..Price::free(Currency::Usd) };
+        let all = price.with_more([None, None, None, None, None, None, None, Some(32 * UNIT), searches, Some(1000)]);
+        let flex = Step { tier: Some(Tier::Flex), above: 0, price: all.times(UNIT / 2) };
+        let all = Tariff::new(all, vec![flex]);
+        let by_call = Price { per_call: 9, ..Price::free(Currency::Usd) };
+        for (tariff, usage, state, cost, unpriced) in [
+            (Some(price.into()), text, State::Exact, 8000, None),
+            (Some(price.into()), tool, State::UnpricedPart, 280_968_000, Some("image_tool_output")),
+            (Some(price.into()), web, State::UnpricedPart, 8000, Some("web_searches,flex_tier")),
+            (Some(price.into()), seconds, State::UnpricedPart, 0, Some("audio_seconds")),
+            (Some(all.clone()), tool, State::Exact, 8_990_728_000, None),
+            (Some(all.clone()), web, State::Exact, 4000 + 2 * UNIT / 100, None),
+            (Some(all.clone()), seconds, State::Exact, 90_000, None),
+            (Some(by_call.into()), web, State::Exact, 9, None),
+            // A model without any price is told by its missing currency.
+            (None, tool, State::Exact, 0, None),
+        ] {
+            let mut settlement = open(&metrics);
+            settlement.attempt(0, "up".into(), None);
+            settlement.outcome().endpoint = Some(Endpoint::CreateResponse);
+            settlement.outcome().upstream_model = Some("real".into());
+            settlement.outcome().price.clone_from(&tariff);
+            settlement.outcome().bytes_down = 100;
+            settlement.seen(&Seen { usage, terminal: Some(Terminal::Completed), ..Seen::default() });
+            settlement.settle(End::Completed);
+            let row = Row::settled(settlement.outcome());
+            let expected = (state, tariff.is_some().then_some(cost), unpriced, unpriced.is_some());
+            assert_eq!(
+                (row.state, row.cost, row.unpriced.names().as_deref(), row.estimated),
+                expected,
+                "{usage:?} {tariff:?}"
+            );
+        }
+        let counted = metrics.text().unwrap();
+        for part in ["image_tool_output", "web_searches", "flex_tier", "audio_seconds"] {
+            let line = format!(r#"tidegate_unpriced_parts_total{{upstream="up",part="{part}"}} 1"#);
+            assert!(counted.lines().any(|found| found == line), "{line} in:\n{counted}");
         }
     }
 

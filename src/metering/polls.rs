@@ -46,6 +46,7 @@ const LOST_AFTER: Duration = Duration::from_mins(5);
 
 /// What a poll found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "one exists for each poll that is answered, and only for a moment")]
 pub enum Told {
     /// The response is over, and used this.
     Over(Shown),

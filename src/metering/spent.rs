@@ -125,13 +125,11 @@ impl Spent {
     /// What the database says.
     async fn sums(&self, database: &mut Database, account: &Account, wish: u64) -> Result<Sums, DatabaseError> {
         let Account { spender, name, model, currency, window: _, span } = account;
-        let asked = self.millis();
-        let sums = database.spent_by_origin(*spender, name, model.as_ref(), span.from, span.to).await?;
-        let exchange = self.spending.exchange();
+        let asked = self.now();
+        let money = (*currency, self.spending.exchange());
+        let sums = database.spent_by_origin(*spender, name, model.as_ref(), (span.from, span.to), money).await?;
         let (mut own, mut others) = (0, Vec::new());
-        for (origin, sums) in sums {
-            let in_currency = |(from, sum): (Currency, u64)| exchange.convert(sum, from, *currency);
-            let sum = Currency::ALL.into_iter().zip(sums).filter_map(in_currency).fold(0, u64::saturating_add);
+        for (origin, sum) in sums {
             if *origin == *self.origin {
                 own = sum;
             } else {
@@ -145,7 +143,7 @@ impl Spent {
     pub(super) async fn read(&mut self, database: &mut Database, last: bool) -> Result<(), DatabaseError> {
         let now = Instant::now();
         let wish = self.spending.wish();
-        let accounts = self.spending.accounts(self.millis());
+        let accounts = self.spending.accounts(self.now());
         let (all, rested) = (wish != self.wish, last || self.pace.is_rested(now));
         for (account, counter) in &accounts {
             if !(all || !counter.known() || (rested && self.pace.is_due(account, now))) {
@@ -165,7 +163,6 @@ impl Spent {
 
     /// Rows of this process are in the database: what they cost is in its next sums.
     pub(super) fn stored(&self, rows: &[Row<'_>]) {
-        let exchange = self.spending.exchange();
         let mut by_name: HashMap<(Spender, &str), Vec<(&Row<'_>, Money)>> = HashMap::new();
         for row in rows {
             let Some((nano, price)) = row.cost.zip(row.price) else { continue };
@@ -179,7 +176,7 @@ impl Spent {
         if by_name.is_empty() {
             return;
         }
-        for (account, counter) in self.spending.accounts(self.millis()) {
+        for (account, counter) in self.spending.accounts(self.now()) {
             let Account { spender, name, model, currency, window: _, span } = &account;
             let rows = by_name.get(&(*spender, &**name)).into_iter().flatten();
             let is_of_it = |row: &Row<'_>| {
@@ -188,7 +185,8 @@ impl Spent {
                 };
                 (span.from..span.to).contains(&row.id.millis()) && model.as_ref().is_none_or(asks)
             };
-            for (_, cost) in rows.filter(|(row, _)| is_of_it(row)) {
+            for (row, cost) in rows.filter(|(row, _)| is_of_it(row)) {
+                let exchange = row.exchange;
                 counter.is_stored(exchange.convert(cost.nano, cost.currency, *currency).unwrap_or_default());
             }
         }
@@ -227,7 +225,7 @@ impl Spent {
 
     /// Writes the copy, where something changed.
     pub(super) fn save(&mut self) {
-        let now: Vec<Saved> = self.spending.accounts(self.millis()).iter().map(Saved::of).collect();
+        let now: Vec<Saved> = self.spending.accounts(self.now()).iter().map(Saved::of).collect();
         if now == self.saved {
             return;
         }
@@ -239,7 +237,8 @@ impl Spent {
         }
     }
 
-    fn millis(&self) -> u64 {
+    /// Milliseconds since 1970-01-01 UTC.
+    pub(super) fn now(&self) -> u64 {
         u64::try_from(self.clock.since_epoch().as_millis()).unwrap_or(u64::MAX)
     }
 }

@@ -99,6 +99,19 @@ impl Rope {
         self.pieces.iter().cloned().chain(tail)
     }
 
+    /// The first byte from `at` on that is no white space.
+    pub fn first_after(&self, at: u64) -> Option<u8> {
+        let mut skip = at as usize;
+        for piece in self.pieces() {
+            let rest = piece.get(skip..).unwrap_or_default();
+            skip = skip.saturating_sub(piece.len());
+            if let [first, ..] = rest.trim_ascii_start() {
+                return Some(*first);
+            }
+        }
+        None
+    }
+
     /// This body with some ranges replaced; the rest is shared, not copied. The edits come sorted and do not overlap. An edit
     /// that breaks this, or reaches past the end, applies to what is left of its range.
     pub fn edited(&self, edits: &[Edit]) -> Self {

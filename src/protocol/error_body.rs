@@ -19,8 +19,10 @@ static PATHS: Paths = Paths::new(&[
     &["detail"],
     &["error_code"],
     &["status"],
+    &["error", "error_code"],
+    &["Error", "Code"],
 ]);
-const CODES: [usize; 3] = [0, 1, 10];
+const CODES: [usize; 5] = [0, 1, 10, 12, 13];
 const KINDS: [usize; 4] = [2, 3, 4, 11];
 const MESSAGES: [usize; 5] = [5, 7, 6, 8, 9];
 

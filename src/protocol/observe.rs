@@ -2,14 +2,26 @@
 //! Only looks: it can neither fail nor delay what it looks at. It holds a few hundred bytes whatever comes, and 16 for each
 //! reference.
 
-mod chat;
+mod body;
+mod event;
+mod first;
+mod look;
 mod memory;
+mod names;
 mod read;
-mod responses;
+mod reading;
+mod text;
+mod told;
 
+use body::Body;
+use event::Event;
 use memory::Memory;
+use reading::Reading;
 
-use super::{json::Scanner, references::answer::Learner, sse::Tap};
+use super::{
+    coding::{self, Aside, Coded},
+    sse::Tap,
+};
 use crate::domain::usage::Usage;
 pub use crate::protocol::references::answer::Learned;
 
@@ -27,8 +39,16 @@ pub struct Seen {
     pub status: Option<Status>,
     /// How the response ended. The first terminal event decides.
     pub terminal: Option<Terminal>,
-    /// Tokens, of the first terminal event that has any; of a chat's stream, of the last chunk that has any.
+    /// What was told of tokens: of each count the largest.
     pub usage: Usage,
+    /// Tokens of the output's text, by its bytes: the least that the answer can have used.
+    pub text_tokens: u64,
+    /// There was output that is no text: an image, sound, or content that only its provider reads.
+    pub other_output: bool,
+    /// All of the answer was seen: its terminal event, or the clean end of its transfer.
+    pub whole: bool,
+    /// It is an error, and no object of the API.
+    pub is_error: bool,
     /// The error's code, or else its type.
     pub code: Option<Box<str>>,
     /// Events with a JSON object as data.
@@ -57,7 +77,7 @@ pub enum Status {
 /// How a response ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Terminal {
-    /// `response.completed`, or `response.done`; of a chat, `[DONE]`.
+    /// `response.completed`, or `response.done`; of a chat, `[DONE]`, or a clean end after `finish_reason`.
     Completed,
     /// `response.failed`, or an error in place of it.
     Failed,
@@ -74,137 +94,225 @@ pub enum Dialect {
     Chat,
 }
 
-/// Looks at one answer.
+impl Seen {
+    /// Whether a model's output passed.
+    pub fn has_output(&self) -> bool {
+        self.text_tokens > 0 || self.other_output
+    }
+
+    /// Whether no model did anything: there was no output, no tokens were told, and nothing is under way.
+    pub fn made_nothing(&self) -> bool {
+        let is_under_way = matches!(self.status, Some(Status::Queued | Status::InProgress)) && self.terminal.is_none();
+        !self.has_output() && self.usage.is_nothing() && !is_under_way
+    }
+}
+
+/// Looks at one answer. What it is, is decided by its first bytes.
 #[derive(Debug)]
 pub struct Observer {
-    kind: Kind,
+    /// Where the answer is coded: what decodes it for the observer alone.
+    aside: Option<Box<Aside>>,
+    view: View,
+}
+
+/// What is to be looked at, decoded.
+#[derive(Debug)]
+struct View {
+    dialect: Dialect,
+    /// The head calls it an event stream.
+    is_stream: bool,
+    /// The first bytes, while they do not tell what it is.
+    begin: Vec<u8>,
+    form: Form,
+    is_unread_output: bool,
     seen: Seen,
     memory: Memory,
 }
 
 #[derive(Debug)]
-enum Kind {
-    Responses(Box<(Tap, responses::Event)>),
-    Chat(Box<(Tap, chat::Chunk)>),
-    Json(Dialect, Box<Body>),
+enum Form {
+    /// Too few bytes came so far.
+    Undecided,
+    Stream(Box<(Tap, Event)>),
+    Json(Box<Body>),
+    /// Neither of them: text, a page, sound.
+    Other,
+    /// It cannot be decoded.
     Opaque,
 }
 
-#[derive(Debug)]
-struct Body {
-    scanner: Scanner<Learner>,
-    /// It was whole, and what it leaves behind was learned.
-    is_learned: bool,
-}
-
 impl Observer {
-    /// For an event stream.
-    pub fn stream(dialect: Dialect) -> Self {
-        let tap = Tap::default();
-        Self::new(match dialect {
-            Dialect::Responses => Kind::Responses(Box::new((tap, responses::Event::new()))),
-            Dialect::Chat => Kind::Chat(Box::new((tap, chat::Chunk::new()))),
-        })
-    }
-
-    /// For one JSON object: a response, another object, or an error.
-    pub fn json(dialect: Dialect) -> Self {
-        let scanner = match dialect {
-            Dialect::Responses => responses::body(),
-            Dialect::Chat => chat::body(),
+    /// For an answer in `dialect`. `is_stream` = its head calls it an event stream; `coded` = what its head says of its coding.
+    pub fn new(dialect: Dialect, is_stream: bool, coded: Coded) -> Self {
+        let (aside, form) = match coded {
+            Coded::Plain => (None, Form::Undecided),
+            Coded::Once(coding) => (Some(Box::new(Aside::new(Some(coding)))), Form::Undecided),
+            Coded::Unknown => (None, Form::Opaque),
         };
-        Self::new(Kind::Json(dialect, Box::new(Body { scanner, is_learned: false })))
-    }
-
-    /// For anything else: sees nothing.
-    pub fn opaque() -> Self {
-        Self::new(Kind::Opaque)
-    }
-
-    fn new(kind: Kind) -> Self {
-        Self { kind, seen: Seen::default(), memory: Memory::default() }
+        let (seen, memory) = (Seen::default(), Memory::default());
+        Self {
+            aside,
+            view: View { dialect, is_stream, begin: Vec::new(), form, is_unread_output: false, seen, memory },
+        }
     }
 
     /// Whether it sees nothing, whatever comes.
     pub fn is_blind(&self) -> bool {
-        matches!(self.kind, Kind::Opaque)
+        matches!(self.view.form, Form::Opaque)
+    }
+
+    /// Whether it is an event stream; until its first bytes are here, whether its head says so.
+    pub fn is_stream(&self) -> bool {
+        match self.view.form {
+            Form::Undecided | Form::Opaque => self.view.is_stream,
+            Form::Stream(_) => true,
+            Form::Json(_) | Form::Other => false,
+        }
+    }
+
+    /// Whether anything was read out of it: an event, or a whole object.
+    pub fn has_read(&self) -> bool {
+        match &self.view.form {
+            Form::Stream(_) => self.view.seen.events > 0,
+            Form::Json(body) => body.scanner.is_whole(),
+            Form::Undecided | Form::Other | Form::Opaque => false,
+        }
+    }
+
+    /// What came is output, though it cannot be read.
+    pub fn note_output(&mut self) {
+        self.view.is_unread_output = true;
     }
 
     /// Looks at the next piece. What it completes is learned now: ask [`Observer::take_learned`] before the piece goes on.
     pub fn feed(&mut self, piece: &[u8]) {
-        let (seen, memory) = (&mut self.seen, &mut self.memory);
-        match &mut self.kind {
-            Kind::Responses(stream) => {
-                let (tap, event) = &mut **stream;
-                tap.feed(piece, |part| event.see(part, seen, memory));
-            }
-            Kind::Chat(stream) => {
-                let (tap, chunk) = &mut **stream;
-                tap.feed(piece, |part| chunk.see(part, seen, memory));
-            }
-            Kind::Json(dialect, body) => {
-                // A scanner that failed stays so, and says so at the end.
-                let _ = body.scanner.feed(piece);
-                if !body.is_learned && body.scanner.is_whole() {
-                    body.is_learned = true;
-                    match dialect {
-                        Dialect::Responses => responses::learn(&body.scanner, memory),
-                        Dialect::Chat => chat::learn(&body.scanner, memory),
-                    }
+        let Self { aside, view } = self;
+        let is_first = matches!(view.form, Form::Undecided) && view.begin.is_empty();
+        if aside.is_none() && is_first && piece.first().is_some_and(|first| coding::may_be_coded(*first)) {
+            *aside = Some(Box::new(Aside::new(None)));
+        }
+        match aside {
+            None => view.feed(piece),
+            Some(aside) => {
+                aside.feed(piece, |piece| view.feed(piece));
+                if aside.has_failed() {
+                    view.form = Form::Opaque;
                 }
             }
-            Kind::Opaque => {}
         }
-        self.seen.dropped = self.memory.dropped();
+        view.seen.dropped = view.memory.dropped();
     }
 
     /// Call at the clean end of the answer, once. An event without its blank line is looked at, and learned from, too.
     pub fn finish(&mut self) {
-        let (seen, memory) = (&mut self.seen, &mut self.memory);
-        match &mut self.kind {
-            Kind::Responses(stream) => {
-                let (tap, event) = &mut **stream;
-                tap.finish(|part| event.see(part, seen, memory));
+        let Self { aside, view } = self;
+        if let Some(aside) = aside {
+            aside.finish(|piece| view.feed(piece));
+            if aside.has_failed() {
+                view.form = Form::Opaque;
             }
-            Kind::Chat(stream) => {
-                let (tap, chunk) = &mut **stream;
-                tap.finish(|part| chunk.see(part, seen, memory));
-            }
-            Kind::Json(dialect, body) => {
-                if body.scanner.finish().is_ok() {
-                    see_body(*dialect, &body.scanner, seen);
-                }
-            }
-            Kind::Opaque => {}
         }
-        self.seen.dropped = self.memory.dropped();
+        view.finish();
     }
 
     /// Call in place of [`Observer::finish`] where the rest of a JSON answer is not waited for.
     pub fn cut_short(&mut self) {
-        if let Kind::Json(dialect, body) = &mut self.kind
+        if let Form::Json(body) = &mut self.view.form
             && body.scanner.feed(&[]).is_ok()
         {
-            see_body(*dialect, &body.scanner, &mut self.seen);
+            body.see(&mut self.view.seen);
         }
     }
 
-    /// What was seen so far.
+    /// What was seen so far, but for the text that passed.
     pub fn seen(&self) -> &Seen {
-        &self.seen
+        &self.view.seen
+    }
+
+    /// What was seen so far, all of it.
+    pub fn sum_up(&mut self) -> &Seen {
+        self.view.sum_up();
+        &self.view.seen
     }
 
     /// What was learned since it was asked last, each reference once an answer. A client can name none of them before it has
     /// the piece that was fed last. Of an answer that is no success nothing is to be believed.
     pub fn take_learned(&mut self) -> Vec<Learned> {
-        self.memory.take()
+        self.view.memory.take()
     }
 }
 
-fn see_body(dialect: Dialect, body: &Scanner<Learner>, seen: &mut Seen) {
-    match dialect {
-        Dialect::Responses => responses::see_body(body, seen),
-        Dialect::Chat => chat::see_body(body, seen),
+impl View {
+    fn feed(&mut self, piece: &[u8]) {
+        match &mut self.form {
+            Form::Stream(stream) => {
+                let (tap, event) = &mut **stream;
+                tap.feed(piece, |part| event.see(part, &mut self.seen, &mut self.memory));
+            }
+            Form::Json(body) => body.feed(piece, &mut self.memory),
+            Form::Undecided if self.begin.is_empty() => self.decide(piece),
+            Form::Undecided => {
+                self.begin.extend_from_slice(piece);
+                let begin = std::mem::take(&mut self.begin);
+                self.decide(&begin);
+            }
+            Form::Other | Form::Opaque => {}
+        }
+    }
+
+    fn decide(&mut self, begin: &[u8]) {
+        let (kind, before) = first::kind(begin, self.is_stream);
+        let begin = begin.get(before..).unwrap_or_default();
+        self.form = match kind {
+            None => {
+                self.begin.extend_from_slice(begin);
+                return;
+            }
+            Some(first::Kind::Stream) => Form::Stream(Box::new((Tap::default(), Event::new(self.dialect)))),
+            Some(first::Kind::Json) => Form::Json(Box::new(Body::new(self.dialect))),
+            Some(first::Kind::Other) => Form::Other,
+        };
+        self.feed(begin);
+    }
+
+    fn finish(&mut self) {
+        if matches!(self.form, Form::Undecided) && !self.begin.is_empty() {
+            self.form = Form::Other;
+        }
+        match &mut self.form {
+            Form::Stream(stream) => {
+                let (tap, event) = &mut **stream;
+                tap.finish(|part| event.see(part, &mut self.seen, &mut self.memory));
+                event.clean_end(&mut self.seen);
+            }
+            Form::Json(body) => {
+                if body.scanner.finish().is_ok() {
+                    body.see(&mut self.seen);
+                }
+            }
+            Form::Undecided | Form::Other | Form::Opaque => {}
+        }
+        self.seen.whole = !matches!(self.form, Form::Opaque);
+        self.seen.dropped = self.memory.dropped();
+        self.sum_up();
+    }
+
+    fn reading(&self) -> Option<&Reading> {
+        match &self.form {
+            Form::Stream(stream) => Some(&stream.1.scanner.sought().reading),
+            Form::Json(body) => Some(&body.scanner.sought().reading),
+            Form::Undecided | Form::Other | Form::Opaque => None,
+        }
+    }
+
+    fn sum_up(&mut self) {
+        self.seen.other_output |= self.is_unread_output;
+        let Some(reading) = self.reading() else { return };
+        let (usage, text_tokens, other) = (reading.usage(), reading.text_tokens(), reading.has_other_output());
+        let seen = &mut self.seen;
+        (seen.usage, seen.text_tokens) = (usage, text_tokens);
+        seen.other_output |= other;
+        seen.whole |= seen.terminal.is_some();
     }
 }
 

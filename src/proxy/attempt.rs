@@ -3,34 +3,19 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{
-    HeaderMap, HeaderValue, Method, Request, Response, StatusCode,
-    header::{CONTENT_LENGTH, RETRY_AFTER},
-};
+use http::{HeaderMap, Response, StatusCode, header::RETRY_AFTER};
 use hyper::body::Incoming;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::{
-    Proxy, Tables, error::Refusal, place::Cuts, read_on::Presence, receive::Model, respond::Reply, source::Source,
-};
+use super::{Proxy, Tables, call::Call, error::Refusal, respond::Reply, source::Source};
 use crate::{
-    domain::{
-        affinity::Placed,
-        clock::Clock,
-        endpoint::{Endpoint, Resource},
-        origin::Owner,
-        outcome::AttemptResult,
-        problem::Problem,
-    },
+    domain::{affinity::Placed, clock::Clock, endpoint::Endpoint, outcome::AttemptResult, problem::Problem},
     metering::Settlement,
-    protocol::{
-        body::{Edit, Rope, RopeBody, json_string},
-        error_body::ErrorBody,
-    },
+    protocol::error_body::ErrorBody,
     upstream::{
         Echo, Lease, Verdict,
         fault::{self, Blame, Judgement},
-        headers::{self, Media, RequestFacts},
+        headers::Media,
         send::SendError,
     },
 };
@@ -41,62 +26,17 @@ pub(super) const ERROR_BODY_LIMIT: usize = 64 * 1024;
 const ERROR_BODY_WITHIN: Duration = Duration::from_secs(10);
 /// And for this long where little depends on it: the client, or the next candidate, waits.
 const ERROR_CODE_WITHIN: Duration = Duration::from_secs(1);
-
 /// A success is held back for its first byte no longer than this: clients want to see the head.
 const FIRST_BYTE_WITHIN: Duration = Duration::from_secs(1);
 
 /// OpenAI's ids of requests have 36 characters, as have UUIDs.
 const REQUEST_ID_LIMIT: usize = 128;
-
 /// A `Retry-After` beyond this means never, and no clock is asked to add it up.
 const NEVER: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 
 /// SDKs obey it, and so do we where it forbids (docs/wire.md, section 3).
 const SHOULD_RETRY: &str = "x-should-retry";
 const RETRY_AFTER_MS: &str = "retry-after-ms";
-
-/// What the client wants, apart from who shall do it.
-pub(super) struct Call<'a> {
-    pub(super) resource: Resource<'a>,
-    pub(super) query: Option<&'a str>,
-    pub(super) headers: &'a HeaderMap,
-    pub(super) body: &'a Rope,
-    /// What of it stays here, nowhere where the model stands.
-    pub(super) cuts: &'a Cuts,
-    /// The model that the body names.
-    pub(super) model: Option<&'a Model>,
-    /// Whose is what comes of it.
-    pub(super) owner: Owner,
-    /// The account that issued the turn state among the headers, if that is known.
-    pub(super) turn_issuer: Option<u64>,
-    /// Where the call may outlive its client.
-    pub(super) presence: Option<&'a Presence>,
-}
-
-impl Call<'_> {
-    /// The body that asks for `model`, without `cuts`; as it came where it is so already.
-    fn body(&self, model: Option<&str>, cuts: &[Edit]) -> RopeBody {
-        let renamed = match (self.model, model) {
-            (Some(asked), Some(model)) if *asked.name != *model => {
-                Some(Edit { range: asked.range.clone(), with: json_string(model) })
-            }
-            _ => None,
-        };
-        let body = match (renamed, cuts) {
-            (None, []) => self.body.body(),
-            (Some(edit), []) => self.body.edited(&[edit]).body(),
-            (renamed, cuts) => {
-                let mut edits: Vec<Edit> = cuts.iter().cloned().chain(renamed).collect();
-                edits.sort_by_key(|edit| edit.range.start);
-                self.body.edited(&edits).body()
-            }
-        };
-        match self.presence {
-            None => body,
-            Some(presence) => body.telling(presence.sent()),
-        }
-    }
-}
 
 /// An attempt that gave nothing the client should have while there is something better.
 pub(super) struct Failure {
@@ -167,19 +107,15 @@ pub(super) async fn attempt(
     if !stripped && !cuts.is_empty() {
         tables.metrics.placed(Placed::Stripped);
     }
-    let mut request = Request::new(call.body(model.as_deref(), cuts));
-    *request.method_mut() = endpoint.method();
-    *request.uri_mut() = uri;
-    let facts = RequestFacts { has_body: !call.body.is_empty(), owner: call.owner, turn_issuer: call.turn_issuer };
-    *request.headers_mut() = headers::up(call.headers, facts, &upstream.config, lease.credential());
-    if endpoint.method() == Method::POST && call.body.is_empty() {
-        // hyper says nothing of a body that is not there, and some servers want a POST to tell its length.
-        request.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
-    }
-
+    let request = || call.request(uri.clone(), model.as_deref(), cuts, &upstream.config, lease.credential());
     let credential = lease.credential().and_then(|credential| credential.name.clone());
     let since = settlement.attempt(index, upstream.config.name.clone(), credential);
-    let sent = timeout(tables.timeouts.upstream_head, sender.send(request)).await;
+    let mut sent = timeout(tables.timeouts.upstream_head, sender.send(request())).await;
+    if let Ok(Err(error @ SendError::Stale(_))) = &sent {
+        tracing::debug!(id = %settlement.outcome().id, upstream = &*upstream.config.name, %error, "sent once more");
+        // Boxed, as what is rare shall not make the future of every request larger.
+        sent = Box::pin(timeout(tables.timeouts.upstream_head, sender.send_fresh(request()))).await;
+    }
     let failover_on = upstream.config.failover_on;
     let (problem, verdict, scope, elsewhere) = match sent {
         Ok(Ok(response)) => {
@@ -195,7 +131,7 @@ pub(super) async fn attempt(
             match error {
                 // Nothing was sent.
                 SendError::Connect(_) => (Problem::UpstreamUnreachable, Verdict::Unreachable, Scope::Connection, true),
-                SendError::Broken(_) => {
+                SendError::Broken(_) | SendError::Stale(_) => {
                     let elsewhere = failover_on.disconnect || endpoint.is_safe();
                     (Problem::UpstreamDisconnected, Verdict::Failed, Scope::Upstream, elsewhere)
                 }

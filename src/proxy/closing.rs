@@ -3,7 +3,7 @@
 use http::StatusCode;
 
 use crate::{
-    domain::{ledger::State, outcome::End, problem::Problem, usage::Usage},
+    domain::{ledger::State, money::Exchange, outcome::End, problem::Problem, usage::Usage},
     limits::{Permit, Used},
     metering::Settlement,
 };
@@ -41,18 +41,19 @@ impl Closing {
         self.settle_permit();
     }
 
-    /// The limits get what the ledger's row says. What was reserved counts where not all is known of what was used, or what was
-    /// seen of it: hanging up early is not free, nor is a provider that tells a part.
+    /// The limits get what the ledger's row says.
     fn settle_permit(&mut self) {
         let Some(mut permit) = self.permit.take() else { return };
-        let Some(charged) = self.settlement.charged() else { return permit.settle(Used::Nothing, None) };
+        let Some(charged) = self.settlement.charged() else {
+            return permit.settle(Used::Nothing, None, Exchange::default());
+        };
         let Usage { input, output, .. } = charged.usage;
         let used = match charged.state {
-            State::Exact if charged.usage.is_empty() => Used::Nothing,
-            State::Exact => Used::Tokens { input, output },
-            _ => Used::Partly { input, output, seen: charged.seen },
+            State::Exact if charged.usage.is_nothing() => Used::Nothing,
+            State::Exact | State::UnpricedPart => Used::Tokens { input, output },
+            _ => Used::Partly { input, output: output.max(charged.text), seen: charged.seen },
         };
-        permit.settle(used, charged.cost);
+        permit.settle(used, charged.cost, charged.exchange);
     }
 }
 

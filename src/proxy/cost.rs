@@ -34,7 +34,7 @@ pub(super) fn dearest<'a>(
             continue;
         };
         for (currency, dearest) in Currency::ALL.into_iter().zip(&mut costs) {
-            let cost = exchange.convert(price.cost(&usage), price.currency, currency).unwrap_or_default();
+            let cost = exchange.convert(price.cost(&usage), price.base.currency, currency).unwrap_or_default();
             *dearest = cost.max(*dearest);
         }
     }

@@ -16,7 +16,7 @@ use crate::{
     domain::{
         chance::{self, Dice},
         endpoint::Surface,
-        price::Price,
+        price::Tariff,
         standing::Standing,
     },
     metrics::Metrics,
@@ -186,7 +186,7 @@ impl Explanation<'_> {
             && could.any(|candidate| self.price_at(candidate).is_none())
     }
 
-    fn price_at(&self, candidate: &Candidate) -> Option<Price> {
+    fn price_at(&self, candidate: &Candidate) -> Option<Tariff> {
         let model = self.route.targets.get(candidate.target).and_then(|target| target.model.as_deref());
         self.tables.prices.price(candidate.upstream, model.unwrap_or(self.model), self.now)
     }

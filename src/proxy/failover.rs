@@ -9,7 +9,8 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{
     Proxy, Tables,
-    attempt::{Call, Failed, Failure, Scope, Try, attempt},
+    attempt::{Failed, Failure, Scope, Try, attempt},
+    call::Call,
     error::Refusal,
     read_on::Presence,
     respond::Reply,
@@ -131,6 +132,7 @@ impl<'a> Failover<'a> {
         });
         let outcome = self.settlement.outcome();
         let price = |model: &str| self.tables.prices.price(candidate.upstream, model, outcome.id.millis());
+        outcome.exchange = self.tables.prices.exchange();
         outcome.price = model.as_deref().filter(|_| !outcome.is_free()).and_then(price);
         outcome.upstream_model.clone_from(&model);
         model

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::{
     Answer, Arrival, Proxy, Tables,
-    attempt::Call,
+    call::Call,
     closing::Closing,
     cost::dearest,
     error::{Refusal, rejected},
@@ -28,7 +28,7 @@ use crate::{
         chance,
         endpoint::{Carries, Endpoint, Shape, Surface},
     },
-    limits::{Costs, Permit, Refused},
+    limits::{Costs, Permit, Refused, Size},
     routing::{self, Bar, Candidate, Route},
     upstream::headers::TURN_STATE,
 };
@@ -194,8 +194,8 @@ async fn obtain(
 
     // Admit what it will probably use, and what that costs.
     if !endpoint.is_free() {
-        let estimate =
-            tables.limits.estimate(permit, caller.owner, route.model, received.rope.len(), endpoint.has_output());
+        let size = Size { bytes: received.rope.len(), encoded: received.encoded };
+        let estimate = tables.limits.estimate(permit, caller.owner, route.model, size, endpoint.has_output());
         settlement.outcome().estimate = Some(estimate);
         let began = settlement.outcome().id.millis();
         let asked = received.model.as_ref().map(|model| &*model.name);
@@ -228,7 +228,9 @@ async fn obtain(
     // Attempt, until one answers.
     let (model, body) = (received.model.as_ref(), &received.rope);
     let (query, headers, owner, cuts) = (head.uri.query(), &head.headers, caller.owner, &cuts);
-    let call = Call { resource, query, headers, body, cuts, model, owner, turn_issuer, presence };
+    let requires_usage = (caller.require_usage || route.require_usage) && endpoint.shape() == Shape::Completion;
+    let telling_usage = requires_usage.then(|| received.telling_usage()).flatten();
+    let call = Call { resource, query, headers, body, cuts, model, telling_usage, owner, turn_issuer, presence };
     let wish = Wish { key: owner.key, model: asked };
     Failover::new(proxy, tables, settlement, &route, wish, choice).run(&call).await
 }

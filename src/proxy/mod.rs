@@ -1,6 +1,7 @@
 //! The gateway itself: joins keys, routes, upstreams and metering into the path of one request ([`forward`]).
 
 mod attempt;
+mod call;
 mod catalogue;
 mod closing;
 pub mod cost;
@@ -242,6 +243,7 @@ impl Tables {
         let known = &self.upstreams.get(index)?.config;
         let same = known.base_url == upstream.base_url
             && known.proxy == upstream.proxy
+            && known.proxy_login == upstream.proxy_login
             && known.ca_pem == upstream.ca_pem
             && known.max_idle_connections == upstream.max_idle_connections
             && self.timeouts.upstream_connect == timeouts.upstream_connect

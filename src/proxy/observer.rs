@@ -1,25 +1,56 @@
-//! Who looks at an answer.
+//! Who looks at an answer, and what is expected of it.
 
 use crate::{
     domain::endpoint::{Endpoint, Shape},
-    protocol::observe::{Dialect, Observer},
+    protocol::{
+        coding::Coded,
+        observe::{Dialect, Observer, Seen},
+    },
     upstream::headers::Media,
 };
 
-/// Looks at the answer of `endpoint`, as far as it can be read: an error is the same object everywhere, and what a success
-/// is depends on the endpoint. Told as well is whether it is an event stream that has to hold a terminal event.
-pub(super) fn observer_for(endpoint: Option<Endpoint>, succeeded: bool, media: Media) -> (Observer, bool) {
-    let shape = endpoint.map_or(Shape::Object, Endpoint::shape);
-    // What is no JSON is over at its first byte.
-    let media = if media == Media::Plain { Media::Json } else { media };
-    match (shape, media) {
-        (_, Media::Json) if !succeeded => (Observer::json(Dialect::Responses), false),
-        (Shape::Response, Media::EventStream) => (Observer::stream(Dialect::Responses), true),
-        (Shape::Response | Shape::Object, Media::Json) => (Observer::json(Dialect::Responses), false),
-        (Shape::Completion, Media::EventStream) => (Observer::stream(Dialect::Chat), true),
-        (Shape::Completion | Shape::Vectors | Shape::Media, Media::Json) => (Observer::json(Dialect::Chat), false),
-        // Its last event tells the tokens, but not every provider sends one.
-        (Shape::Media, Media::EventStream) => (Observer::stream(Dialect::Chat), false),
-        _ => (Observer::opaque(), false),
+/// Looks at one answer, and knows what its endpoint answers with.
+#[derive(Debug)]
+pub(super) struct Watcher {
+    pub(super) observer: Observer,
+    /// A stream of this endpoint has to hold a terminal event.
+    has_terminal: bool,
+    /// What is neither JSON nor a stream is the answer itself, as sound is.
+    is_file: bool,
+}
+
+impl Watcher {
+    /// For the answer of `endpoint`. An error is the same object everywhere, and what a success is depends on the endpoint.
+    pub(super) fn new(endpoint: Option<Endpoint>, succeeded: bool, media: Media, coded: Coded) -> Self {
+        let shape = endpoint.map_or(Shape::Object, Endpoint::shape);
+        let dialect = match shape {
+            _ if !succeeded => Dialect::Responses,
+            Shape::Response | Shape::Object => Dialect::Responses,
+            Shape::Completion | Shape::Vectors | Shape::Media => Dialect::Chat,
+        };
+        Self {
+            observer: Observer::new(dialect, media == Media::EventStream, coded),
+            // The last event of images and sound tells the tokens, but not every provider sends one.
+            has_terminal: succeeded && matches!(shape, Shape::Response | Shape::Completion),
+            is_file: succeeded && shape == Shape::Media && media == Media::Other,
+        }
+    }
+
+    /// Whether it is an event stream that has to hold a terminal event.
+    pub(super) fn is_watched_stream(&self) -> bool {
+        self.has_terminal && self.observer.is_stream() && !self.observer.is_blind()
+    }
+
+    /// Whether the answer is output of which nothing but its bytes is to be seen: a file, or text that cannot be decoded.
+    pub(super) fn is_unread(&self) -> bool {
+        self.observer.is_blind() || (self.is_file && !self.observer.has_read())
+    }
+
+    /// What was seen so far. `bytes` = how many came.
+    pub(super) fn sum_up(&mut self, bytes: u64) -> &Seen {
+        if bytes > 0 && self.is_unread() {
+            self.observer.note_output();
+        }
+        self.observer.sum_up()
     }
 }

@@ -10,7 +10,7 @@ use http_body::Body;
 use hyper::body::Incoming;
 use tokio::{task::JoinSet, time::timeout};
 
-use super::{Proxy, observer::observer_for};
+use super::Proxy;
 use crate::{
     affinity::Recalled,
     domain::{
@@ -21,7 +21,7 @@ use crate::{
     metering::{AT_ONCE, Polling, Told},
     protocol::{
         body::Rope,
-        observe::{Observer, Seen, Status},
+        observe::{Dialect, Observer, Seen, Status},
     },
     store::sql::PendingRow,
     upstream::{
@@ -81,11 +81,11 @@ async fn ask(proxy: &Proxy, row: &PendingRow) -> Option<Told> {
     if matches!(head.status, StatusCode::NOT_FOUND | StatusCode::GONE) {
         return Some(Told::Gone);
     }
-    let media = Media::of(&head.headers);
-    if !head.status.is_success() || headers::is_coded(&head.headers) {
+    if !head.status.is_success() {
         return None;
     }
-    let (observer, _) = observer_for(Some(Endpoint::RetrieveResponse), true, media);
+    let is_stream = Media::of(&head.headers) == Media::EventStream;
+    let observer = Observer::new(Dialect::Responses, is_stream, headers::coded(&head.headers));
     judge(read(body, observer).await?.seen(), &row.response_id)
 }
 

@@ -25,9 +25,11 @@ use crate::{
         model_name,
     },
     protocol::{
-        body::Rope,
-        json::{Found, Value},
-        references::request::{Request, RequestScan},
+        body::{Edit, Rope},
+        coding::{self, Coded, Coding, MAX_RATIO, RATIO_FROM, ZSTD_WINDOW_LOG},
+        json::Value,
+        references::request::{Request, RequestScan, Streaming},
+        tokens,
     },
 };
 
@@ -48,14 +50,6 @@ const DECODED_PIECE: usize = 32 * 1024;
 /// would take twice the memory of a body whose codes arrive by a few KiB, and the budget counts its bytes only.
 const USEFUL_ROOM: usize = 2 * 1024;
 
-/// From 1 MiB on, a body may not grow more than this by decoding. Conversations full of repeats reach 50.
-const MAX_RATIO: u64 = 200;
-const RATIO_FROM: u64 = 1024 * 1024;
-
-/// 2^23 bytes = 8 MiB: what a decoder of the zstd content coding has to support, and no more (RFC 9659). Without it a
-/// frame may ask for 128 MiB.
-const ZSTD_WINDOW_LOG: u32 = 23;
-
 /// What a decoder holds beside its window: blocks and tables, zstd's being the largest with 0.3 MiB, and what it gives out.
 const DECODER: u64 = 384 * 1024;
 
@@ -64,14 +58,25 @@ const DECODER: u64 = 384 * 1024;
 pub(super) struct Received {
     pub(super) rope: Rope,
     pub(super) model: Option<Model>,
+    /// Bytes of it that are of encoded files, as images.
+    pub(super) encoded: u64,
     /// `prompt_cache_key`, if it is a string of a usable length.
     pub(super) cache_key: Option<Box<str>>,
     /// Whether `background` is true.
     pub(super) background: bool,
     /// Whether `stream` is true.
     pub(super) stream: bool,
+    /// What a chat says of its stream.
+    pub(super) streaming: Streaming,
     /// What it refers to, if it refers to anything.
     pub(super) state: Option<Box<Request>>,
+}
+
+impl Received {
+    /// The edit after which the stream of a chat tells its tokens, where it does not do so already.
+    pub(super) fn telling_usage(&self) -> Option<Edit> {
+        self.streaming.telling(|range| self.rope.first_after(range.start + 1) != Some(b'}'))
+    }
 }
 
 /// The model that the request names.
@@ -97,7 +102,7 @@ where
     if endpoint.carries() == Carries::Nothing {
         return Box::pin(discard(body, timeouts)).await;
     }
-    let coding = Coding::of(headers)?;
+    let coding = coding_of(headers)?;
     // Content-Length says it early: nothing has to be read. An encoded body only grows.
     if body.size_hint().lower() > max_bytes {
         return Err(Refusal::too_large(max_bytes));
@@ -150,40 +155,13 @@ where
     Ok(())
 }
 
-/// One layer of content coding.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Coding {
-    Gzip,
-    Deflate,
-    Brotli,
-    Zstd,
-}
-
-impl Coding {
-    fn of(headers: &HeaderMap) -> Result<Option<Self>, Refusal> {
-        let mut values = headers.get_all(CONTENT_ENCODING).iter();
-        let coding = match (values.next(), values.next()) {
-            (None, _) => return Ok(None),
-            (Some(value), None) => value.to_str().unwrap_or("?").trim().to_ascii_lowercase(),
-            (Some(_), Some(_)) => return Err(Refusal::unsupported_encoding()),
-        };
-        match coding.as_str() {
-            "" | "identity" => Ok(None),
-            "gzip" | "x-gzip" => Ok(Some(Self::Gzip)),
-            "deflate" => Ok(Some(Self::Deflate)),
-            "br" => Ok(Some(Self::Brotli)),
-            "zstd" => Ok(Some(Self::Zstd)),
-            _ => Err(Refusal::unsupported_encoding()),
-        }
-    }
-
-    /// How far back a decoder remembers what it gave out, in bytes.
-    fn window(self) -> u64 {
-        match self {
-            Self::Gzip | Self::Deflate => 32 * 1024,
-            Self::Brotli => 1 << 24,
-            Self::Zstd => 1 << ZSTD_WINDOW_LOG,
-        }
+/// The coding of the body, if it has one.
+fn coding_of(headers: &HeaderMap) -> Result<Option<Coding>, Refusal> {
+    let values = headers.get_all(CONTENT_ENCODING).iter();
+    match Coded::of(values.map(|value| value.to_str().ok())) {
+        Coded::Plain => Ok(None),
+        Coded::Once(coding) => Ok(Some(coding)),
+        Coded::Unknown => Err(Refusal::unsupported_encoding()),
     }
 }
 
@@ -243,14 +221,13 @@ where
     }
 }
 
-/// Whether a brotli stream begins as only large-window brotli does (0x11 in 7 bits, which RFC 7932 reserves). Such a
-/// stream may ask for a window of 1 GiB, and our decoder would give it; the content coding `br` ends at 16 MiB. A fault of the
-/// body is not looked at: the decoder meets it again.
+/// Whether a brotli stream begins as only large-window brotli does. A fault of the body is not looked at: the decoder meets it
+/// again.
 async fn has_large_window<B>(intake: &mut Intake<B>) -> bool
 where
     B: Body<Data = Bytes, Error: Error + 'static> + Send + Unpin,
 {
-    matches!(intake.fill_buf().await, Ok([first, ..]) if first & 0x7f == 0x11)
+    matches!(intake.fill_buf().await, Ok([first, ..]) if coding::has_large_window(*first))
 }
 
 /// A reference takes this many times what the scan keeps of it while it is looked up: some 200 bytes.
@@ -270,6 +247,8 @@ struct Scan<'a> {
     expected: Option<u64>,
     /// Bytes since the other work of this worker had its turn.
     turn: usize,
+    /// Bytes of encoded files.
+    encoded: u64,
 }
 
 impl<'a> Scan<'a> {
@@ -290,6 +269,7 @@ impl<'a> Scan<'a> {
             coding,
             expected,
             turn: 0,
+            encoded: 0,
         }
     }
 
@@ -322,6 +302,7 @@ impl<'a> Scan<'a> {
             return Err(Refusal::overloaded());
         }
         self.scanner.feed(&piece).map_err(|error| Refusal::json(&error))?;
+        self.encoded += tokens::encoded_bytes(&piece);
         self.rope.push(piece);
         self.turn += len;
         if self.turn >= TURN {
@@ -364,9 +345,10 @@ impl<'a> Scan<'a> {
             Some(Value::String(text)) if !text.is_empty() => Some(text),
             _ => None,
         };
-        let is_true = |found: Option<Found>| found.is_some_and(|found| found.value == Value::Bool(true));
-        let (background, stream) = (is_true(request.background.take()), is_true(request.stream.take()));
+        let background = request.background.take().is_some_and(|found| found.value == Value::Bool(true));
+        let streaming = std::mem::take(&mut request.streaming);
+        let stream = streaming.is_asked_for();
         let state = (!request.references.is_empty()).then(|| Box::new(request));
-        Ok(Received { rope: self.rope, model, cache_key, background, stream, state })
+        Ok(Received { rope: self.rope, model, encoded: self.encoded, cache_key, background, stream, streaming, state })
     }
 }

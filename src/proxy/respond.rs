@@ -16,7 +16,7 @@ use super::{
     closing::Closing,
     error::{ERROR_SOURCE, sign},
     learning::{HeldBack, Lessons},
-    observer::observer_for,
+    observer::Watcher,
     read_on::{Held, ReadOn},
     silence::Silence,
     source::Source,
@@ -26,7 +26,7 @@ use crate::{
     affinity::Mark,
     config::OnIncomplete,
     domain::outcome::End,
-    protocol::observe::{Observer, Terminal},
+    protocol::observe::{Seen, Terminal},
     upstream::{
         Lease, Verdict,
         headers::{self, Media},
@@ -138,9 +138,7 @@ impl Body for Answer {
 #[derive(Debug)]
 pub(super) struct Relay {
     source: Source,
-    observer: Observer,
-    /// An event stream whose events can be seen: it has to hold a terminal one.
-    watched_stream: bool,
+    watcher: Watcher,
     /// The first byte of the body.
     first: Option<u8>,
     /// A model works for it: what it says is not merely looked up.
@@ -172,19 +170,14 @@ impl Relay {
         }
         let (streamed, succeeded) = (media == Media::EventStream, head.status.is_success());
         let outcome = closing.settlement.outcome();
-        let (observer, watched_stream) = if headers::is_coded(&head.headers) {
-            (Observer::opaque(), false)
-        } else {
-            observer_for(outcome.endpoint, succeeded, media)
-        };
+        let watcher = Watcher::new(outcome.endpoint, succeeded, media, headers::coded(&head.headers));
         let works = !outcome.is_free();
         // Where several were asked, it is the one whose answer the client gets.
         outcome.upstream_request_id = upstream_request_id(&head.headers).map(Into::into);
         outcome.streamed = streamed;
         let relay = Self {
             source,
-            observer,
-            watched_stream,
+            watcher,
             first: None,
             works,
             closing,
@@ -264,7 +257,7 @@ impl Relay {
 
     /// Learns what the piece that was looked at left behind.
     fn learn(&mut self) -> Option<(&Lessons, Mark)> {
-        let learned = self.observer.take_learned();
+        let learned = self.watcher.observer.take_learned();
         let lessons = self.lessons.as_ref().filter(|_| !learned.is_empty())?;
         Some((lessons, lessons.body(&learned)))
     }
@@ -280,17 +273,17 @@ impl Relay {
         }
         let (left, outcome) = (self.left, self.closing.settlement.outcome());
         *(if left { &mut outcome.bytes_drained } else { &mut outcome.bytes_down }) += data.len() as u64;
-        self.observer.feed(data);
+        self.watcher.observer.feed(data);
     }
 
     /// Whether this body may have to break at a clean end, for which its length must not be announced.
     fn may_break(&self) -> bool {
-        self.succeeded && self.on_incomplete == OnIncomplete::Break && self.watched_stream
+        self.succeeded && self.on_incomplete == OnIncomplete::Break && self.watcher.is_watched_stream()
     }
 
     /// The upstream's body ended cleanly.
     fn end(&mut self) -> End {
-        self.observer.finish();
+        self.watcher.observer.finish();
         // An event without its blank line is out by now.
         let _ = self.learn();
         // A stream that is resumed behind its last event has none.
@@ -298,7 +291,9 @@ impl Relay {
         let end = match self.terminal() {
             _ if !self.succeeded => End::UpstreamError,
             Some(terminal) => end_of(terminal),
-            None if self.watched_stream && !resumed_at_its_end => End::Incomplete,
+            None if self.watcher.is_watched_stream() && !resumed_at_its_end => End::Incomplete,
+            // Text, a page, an error in another form, or nothing at all.
+            None if self.works && self.sum_up().made_nothing() => End::ResponseFailed,
             None => End::Completed,
         };
         self.settle(end);
@@ -320,7 +315,14 @@ impl Relay {
 
     /// How the response ended. One that is looked up whole may have failed long ago.
     fn terminal(&self) -> Option<Terminal> {
-        self.observer.seen().terminal.filter(|_| self.works || self.watched_stream)
+        let seen = self.watcher.observer.seen();
+        seen.terminal.filter(|_| self.works || seen.is_error || self.watcher.is_watched_stream())
+    }
+
+    /// What was seen so far.
+    fn sum_up(&mut self) -> &Seen {
+        let bytes = self.closing.settlement.outcome().bytes_seen();
+        self.watcher.sum_up(bytes)
     }
 
     fn settle(&mut self, end: End) {
@@ -340,11 +342,13 @@ impl Relay {
 
     /// Whether anything came but comments, which relays send while they wait.
     fn has_output(&self) -> bool {
-        self.observer.seen().events > 0 || self.first.is_some_and(|first| first != b':')
+        self.watcher.observer.seen().events > 0 || self.first.is_some_and(|first| first != b':')
     }
 
     fn note_seen(&mut self) {
-        let seen = self.observer.seen();
+        let bytes = self.closing.settlement.outcome().bytes_seen();
+        self.closing.settlement.outcome().streamed = self.watcher.observer.is_stream();
+        let seen = self.watcher.sum_up(bytes);
         self.closing.settlement.seen(seen);
         let outcome = self.closing.settlement.outcome();
         for name in [&mut outcome.response_id, &mut outcome.upstream_code] {
@@ -363,9 +367,9 @@ impl Relay {
 
     /// An error costs nothing, and what cannot be read tells nothing.
     fn tells_more(&self) -> bool {
-        let seen = self.observer.seen();
+        let seen = self.watcher.observer.seen();
         let known = seen.terminal.is_some() && (!self.left || !seen.usage.is_empty());
-        !self.over && self.succeeded && !self.observer.is_blind() && !known
+        !self.over && self.succeeded && !self.watcher.observer.is_blind() && !known
     }
 
     /// Reads what the client does not get any more, `most` bytes of it, until what it cost is known.
@@ -388,7 +392,7 @@ impl Drop for Relay {
                 if self.succeeded { lease.left(self.silence.since()) } else { lease.tell(Verdict::Declined) }
             }
             if self.left {
-                self.observer.cut_short();
+                self.watcher.observer.cut_short();
             }
             self.note_seen();
             match self.terminal() {

@@ -52,7 +52,7 @@ impl Source {
             _ if headers::is_coded(&head.headers) => Scope::Nowhere,
             (true, Media::EventStream) => Scope::errors(true),
             (true, Media::Json | Media::Plain) => Scope::errors(false),
-            (true, Media::Html | Media::Other) => Scope::Nowhere,
+            (true, Media::Html | Media::Text | Media::Other) => Scope::Nowhere,
         };
         Self { read: VecDeque::new(), rest: Some(body), masked: MaskedBody::new(scope), echo, broken: None }
     }

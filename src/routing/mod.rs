@@ -28,6 +28,7 @@ struct Model {
     index: usize,
     strategy: Strategy,
     on_lost_state: OnLostState,
+    require_usage: bool,
     targets: Vec<Target>,
 }
 
@@ -60,6 +61,8 @@ pub struct Route<'a> {
     pub strategy: Strategy,
     /// What becomes of a request whose state is in an account that cannot be used.
     pub on_lost_state: OnLostState,
+    /// Its chat streams have to tell their tokens.
+    pub require_usage: bool,
     /// In the order of the configuration.
     pub targets: Cow<'a, [Target]>,
 }
@@ -72,7 +75,8 @@ impl Routes {
         let mut listed = Vec::new();
         for (index, model) in config.models.iter().enumerate() {
             let targets = model.targets.iter().map(Target::from).collect();
-            let leads = Model { index, strategy: model.strategy, on_lost_state: model.on_lost_state, targets };
+            let config::Model { strategy, on_lost_state, require_usage, .. } = *model;
+            let leads = Model { index, strategy, on_lost_state, require_usage, targets };
             match model.name.strip_suffix('*') {
                 Some(prefix) => wildcards.push((Arc::from(prefix), leads)),
                 None => {
@@ -137,9 +141,8 @@ impl Routes {
 
 impl<'a> Route<'a> {
     fn of(model: &'a Model) -> Self {
-        let Model { index, strategy, on_lost_state, targets } = model;
-        let (strategy, on_lost_state) = (*strategy, *on_lost_state);
-        Self { model: Some(*index), strategy, on_lost_state, targets: Cow::Borrowed(targets) }
+        let Model { index, strategy, on_lost_state, require_usage, ref targets } = *model;
+        Self { model: Some(index), strategy, on_lost_state, require_usage, targets: Cow::Borrowed(targets) }
     }
 }
 
@@ -148,7 +151,7 @@ impl Route<'_> {
     pub fn to(upstream: usize, model: Option<Arc<str>>) -> Self {
         let target = Target { upstream, model, priority: 1, weight: 1 };
         let (strategy, on_lost_state) = (Strategy::Ordered, OnLostState::Fail);
-        Self { model: None, strategy, on_lost_state, targets: Cow::Owned(vec![target]) }
+        Self { model: None, strategy, on_lost_state, require_usage: false, targets: Cow::Owned(vec![target]) }
     }
 
     /// The same model at this upstream alone. Where it does not lead there, it is asked for by the name `asked`, as the client wrote it;

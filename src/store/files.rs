@@ -58,6 +58,15 @@ pub fn take_from_others(_: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Which file lies at a path, whatever was put there before; none where there is none.
+pub(super) fn identity(path: &Path) -> Option<(u64, u64)> {
+    let metadata = fs::metadata(path).ok()?;
+    #[cfg(unix)]
+    return Some((std::os::unix::fs::MetadataExt::dev(&metadata), std::os::unix::fs::MetadataExt::ino(&metadata)));
+    #[cfg(not(unix))]
+    return metadata.is_file().then_some((0, 0));
+}
+
 /// Makes a database's file where it is missing; those that SQLite puts beside it are like it.
 pub(super) fn make_private(path: &Path) -> io::Result<()> {
     let mut options = OpenOptions::new();

@@ -4,6 +4,8 @@
 //! In service -> out (for a time) -> on probation (one request probes) -> in service, or out again for longer. Reading
 //! how a gate stands costs two loads; the counts behind it are kept under a lock that is held for nanoseconds.
 
+mod refusal;
+
 use std::{
     sync::{
         Mutex, PoisonError,
@@ -13,6 +15,8 @@ use std::{
 };
 
 use tokio::time::Instant;
+
+pub(super) use refusal::{Refusal, Refused};
 
 use super::tally::{Accuser, KeyId, Tally};
 use crate::{
@@ -62,33 +66,8 @@ struct State {
     refused: Option<Refused>,
     /// Whose faults ejected it last.
     accuser: Option<Accuser>,
-}
-
-/// A refusal of a credential: by what request, and when.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Refused {
-    pub(super) why: Refusal,
-    pub(super) key: KeyId,
-    /// A number that belongs to the model.
-    pub(super) model: u64,
-    pub(super) at: Instant,
-}
-
-/// How certain a refusal is about the credential.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Refusal {
-    /// The credential is wrong.
-    Key,
-    /// The account's money is spent.
-    Balance,
-    /// A bare 402: money that is spent, or a request that costs too much.
-    Payment,
-}
-
-impl Refusal {
-    fn cause(self) -> Cause {
-        if self == Self::Key { Cause::Refused } else { Cause::Unpaid }
-    }
+    /// The key whose probe failed since it went out, and until when that key may not probe again. Other keys may.
+    failed_probe: Option<(KeyId, Instant)>,
 }
 
 /// What an attempt may have to tell the gate when it is over.
@@ -163,9 +142,9 @@ impl Gate {
         self.state().tally.uses(key, now);
     }
 
-    /// The keys that use it now.
-    pub(super) fn users(&self, now: Instant) -> Vec<KeyId> {
-        self.state().tally.users(now).collect()
+    /// Whether no other key than this one shares it.
+    pub(super) fn is_alone(&self, key: KeyId, now: Instant) -> bool {
+        self.state().tally.is_alone(key, now)
     }
 
     /// Whose faults ejected it last.
@@ -174,18 +153,21 @@ impl Gate {
     }
 
     /// Lets an attempt through. On probation only the first; where it is out only `anyway`, because nothing better is left.
-    pub(super) fn pass(&self, now: Instant, anyway: bool) -> Option<Pass> {
+    pub(super) fn pass(&self, key: KeyId, now: Instant, anyway: bool) -> Option<Pass> {
         let epoch = self.epoch.load(Ordering::Acquire);
         match self.standing(now) {
             Standing::InService => Some(Pass { epoch, probe: 0 }),
-            Standing::Probation(_) => self.probe(now).or_else(|| anyway.then_some(Pass { epoch, probe: 0 })),
+            Standing::Probation(_) => self.probe(key, now).or_else(|| anyway.then_some(Pass { epoch, probe: 0 })),
             Standing::Out { .. } => anyway.then_some(Pass { epoch, probe: 0 }),
         }
     }
 
     /// Under the lock: it may be going out again at this moment, and a probe of before would be waited for in vain.
-    fn probe(&self, now: Instant) -> Option<Pass> {
-        let _state = self.state();
+    fn probe(&self, key: KeyId, now: Instant) -> Option<Pass> {
+        let state = self.state();
+        if state.failed_probe.is_some_and(|(failed, until)| failed == key && now < until) {
+            return None;
+        }
         let epoch = self.epoch.load(Ordering::Acquire);
         match self.standing(now) {
             Standing::InService => Some(Pass { epoch, probe: 0 }),
@@ -251,15 +233,36 @@ impl Gate {
         change
     }
 
-    /// An attempt failed. Attempts are counted from the first fault on.
-    pub(super) fn failed(&self, pass: Pass, key: KeyId, now: Instant, health: &Health, dice: &Dice) -> Option<Change> {
+    /// An attempt failed. Attempts are counted from the first fault on. `alone` tells whether no other key shares the gate,
+    /// where the gate does not know the keys itself.
+    pub(super) fn failed(
+        &self,
+        pass: Pass,
+        (key, alone): (KeyId, Option<bool>),
+        now: Instant,
+        health: &Health,
+        dice: &Dice,
+    ) -> Option<Change> {
         let mut state = self.state();
         self.troubled.store(true, Ordering::Release);
         state.tally.failed(key, now);
         let accuser = match self.standing(now) {
             // The end of what began before it went out, or went there for want of better: nothing new.
             Standing::Out { left, .. } if !left.is_zero() => None,
-            Standing::Out { .. } | Standing::Probation(_) => self.is_current(pass).then_some(Accuser::One(key)),
+            Standing::Out { .. } | Standing::Probation(_) if !self.is_current(pass) => None,
+            Standing::Out { .. } | Standing::Probation(_) => {
+                let alone = alone.unwrap_or_else(|| state.tally.is_alone(key, now));
+                let accuser = match state.failed_probe {
+                    Some((other, _)) if other != key => Some(Accuser::Several),
+                    _ => alone.then_some(Accuser::One(key)),
+                };
+                // One key's word is not enough: the next request of another key probes at once.
+                if accuser.is_none() {
+                    state.failed_probe = Some((key, now + health.eject));
+                    self.release(pass);
+                }
+                accuser
+            }
             Standing::InService => state.tally.is_too_much(now, health),
         };
         state.accuser = Some(accuser?);
@@ -376,6 +379,7 @@ impl Gate {
 
     fn out(&self, state: &mut State, cause: Cause, now: Instant, length: Duration) -> Change {
         state.tally.clear();
+        state.failed_probe = None;
         // To the next millisecond: nobody is back before the time that was asked for.
         let until = (now + length).saturating_duration_since(self.began).as_nanos().div_ceil(1_000_000);
         let until = u64::try_from(until).unwrap_or(u64::MAX - 1);
@@ -391,6 +395,7 @@ impl Gate {
             return None;
         }
         self.probing.store(0, Ordering::Release);
+        state.failed_probe = None;
         // A pause that is over by itself is no recovery.
         (self.cause() != Cause::RateLimited).then(|| {
             // What began before it went out may have ended since: it says nothing of who is back.

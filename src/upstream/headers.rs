@@ -8,7 +8,7 @@ use http::{
 use sha2::{Digest, Sha256};
 
 use super::Credential;
-use crate::{config, domain::origin::Owner};
+use crate::{config, domain::origin::Owner, protocol::coding::Coded};
 
 /// The type of every body that goes up, whatever the client calls it: the scan has made sure that it is JSON.
 const JSON: &str = "application/json";
@@ -184,6 +184,8 @@ pub enum Media {
     Plain,
     /// A web page: some portal or proxy answered in place of the API.
     Html,
+    /// Other text, as XML.
+    Text,
     /// Anything else.
     Other,
 }
@@ -202,12 +204,19 @@ impl Media {
         } else if media.is_empty() || media.eq_ignore_ascii_case("text/plain") {
             Self::Plain
         } else {
-            Self::Other
+            let media = media.to_ascii_lowercase();
+            let is_text = media.starts_with("text/") || media.ends_with("/xml") || media.ends_with("+xml");
+            if is_text { Self::Text } else { Self::Other }
         }
     }
 }
 
-/// Whether a body is coded, so that it cannot be looked at.
+/// Whether a body is coded, so that its bytes are not those of its text.
 pub fn is_coded(headers: &HeaderMap) -> bool {
-    headers.get(CONTENT_ENCODING).is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"))
+    coded(headers) != Coded::Plain
+}
+
+/// The coding of a body.
+pub fn coded(headers: &HeaderMap) -> Coded {
+    Coded::of(headers.get_all(CONTENT_ENCODING).iter().map(|value| value.to_str().ok()))
 }

@@ -231,7 +231,7 @@ impl Lease {
         let (health, dice) = (&self.upstream.health, &*self.upstream.dice);
         account.ward.abandoned(&self.credential_pass);
         self.upstream_pass.lane.gate.abandoned(self.upstream_pass.model);
-        let whole = shared.ward.gate.failed(self.upstream_pass.whole, ANY_KEY, now, health, dice);
+        let whole = shared.ward.gate.failed(self.upstream_pass.whole, (ANY_KEY, Some(true)), now, health, dice);
         ([whole, None], Changes::default())
     }
 

@@ -1,6 +1,7 @@
 //! Who an upstream is and how it is reached: its address, its credentials, what may pass in headers, and whose
 //! fault an error answer is. A provider is data here, never a module.
 
+mod connect;
 mod echo;
 pub mod fault;
 mod gate;
@@ -13,6 +14,7 @@ mod tally;
 mod verdict;
 mod ward;
 mod window;
+mod wire;
 
 use std::sync::Arc;
 

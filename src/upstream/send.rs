@@ -2,23 +2,28 @@
 //!
 //! No redirects, no proxy from the environment, no cookies, no decompression. hyper-util sends a request again only
 //! when its pooled connection closed before a byte of it was written, so nothing is resent that may have been received.
+//! A request that was written to a connection that the upstream was closing is [told apart](SendError::Stale).
 
 use std::{
     fmt, io,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     task::{Context, Poll, ready},
     time::Duration,
 };
 
-use http::{Request, Response, Uri, uri::Scheme};
+use data_encoding::BASE64;
+use http::{Extensions, HeaderValue, Request, Response, Uri, uri::Scheme};
 use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, MaybeHttpsStream};
 use hyper_util::{
     client::legacy::{
         Client,
         connect::{
-            HttpConnector,
+            CaptureConnection, HttpConnector, capture_connection,
             proxy::{SocksV5, Tunnel},
         },
     },
@@ -26,9 +31,14 @@ use hyper_util::{
 };
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::{CertificateDer, pem::PemObject};
-use tokio::net::TcpStream;
+use secrecy::ExposeSecret;
+use tokio::{net::TcpStream, time::Instant};
 use tower_service::Service;
 
+use super::{
+    connect::{self, Dialer, Resolve},
+    wire::{Trace, Turn, Wire, is_closed},
+};
 use crate::{
     config::{self, Timeouts},
     protocol::body::RopeBody,
@@ -50,12 +60,30 @@ pub const PER_TLS: usize = (64 + 18 + 16) * 1024;
 #[cfg(any(target_os = "android", target_os = "fuchsia", target_os = "linux"))]
 const UNTAKEN: Duration = Duration::from_secs(120);
 
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
+/// A connection takes no further request after this time, so that connections follow a name that leads elsewhere now.
+const OLDEST: Duration = Duration::from_secs(600);
+
+/// Once a connection older than that was used, requests look for so long for connections to give up. To look costs a request a
+/// few allocations.
+const LOOK_FOR: Duration = Duration::from_secs(10);
+
+/// An idle connection that the upstream closed tells so within a round trip. One that is closed later was closed by something that
+/// had the request.
+const STALE_WITHIN: Duration = Duration::from_secs(2);
+
+pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Sends requests to one upstream, from one worker.
 #[derive(Clone, Debug)]
 pub struct Sender {
     client: Client<Connector, RopeBody>,
+    /// Makes a connection for each request.
+    fresh: Client<Connector, RopeBody>,
+    turn: Turn,
+    oldest: Duration,
+    began: Instant,
+    /// Until when requests look for old connections, in milliseconds after `began`.
+    look_until: Arc<AtomicU64>,
 }
 
 /// Why no answer came.
@@ -64,6 +92,9 @@ pub enum SendError {
     /// No connection: nothing was sent.
     #[error("no connection: {0}")]
     Connect(BoxError),
+    /// The upstream closed an idle connection at the moment when the request was sent on it, and not a byte of an answer came.
+    #[error("the upstream closed an idle connection: {0}")]
+    Stale(BoxError),
     /// The connection ended before a head came. The upstream may have received the request.
     #[error("no answer: {0}")]
     Broken(BoxError),
@@ -75,6 +106,17 @@ pub enum SendError {
 impl Sender {
     /// Makes a client for `upstream`. It must be used on one runtime only.
     pub fn new(upstream: &config::Upstream, timeouts: &Timeouts, tls: &Arc<ClientConfig>) -> Self {
+        Self::with(upstream, timeouts, tls, connect::system(), OLDEST)
+    }
+
+    /// The same with this resolver, and with connections that take requests for so long.
+    fn with(
+        upstream: &config::Upstream,
+        timeouts: &Timeouts,
+        tls: &Arc<ClientConfig>,
+        resolve: Resolve,
+        oldest: Duration,
+    ) -> Self {
         let mut http = HttpConnector::new();
         http.enforce_http(false);
         http.set_nodelay(true);
@@ -86,39 +128,116 @@ impl Sender {
         // of its full window: without this limit hyper would hold the request's body as long as it likes.
         #[cfg(any(target_os = "android", target_os = "fuchsia", target_os = "linux"))]
         http.set_tcp_user_timeout(Some(UNTAKEN));
+        let http = Dialer::new(http, resolve);
         let dial = match &upstream.proxy {
             None => Dial::Direct(http),
-            Some(proxy) if proxy.scheme_str() == Some("socks5") => {
-                Dial::Socks(SocksV5::new(with_port(proxy, 1080), http))
+            Some(proxy) if matches!(proxy.scheme_str(), Some("socks5" | "socks5h")) => {
+                let socks = SocksV5::new(with_port(proxy, 1080), http);
+                Dial::Socks(match &upstream.proxy_login {
+                    None => socks,
+                    Some(login) => socks.with_auth(login.user.to_string(), login.password.expose_secret().to_owned()),
+                })
             }
-            Some(proxy) => Dial::Tunnel(Tunnel::new(proxy.clone(), http)),
+            Some(proxy) => {
+                let tunnel = Tunnel::new(proxy.clone(), http);
+                Dial::Tunnel(match upstream.proxy_login.as_ref().and_then(basic) {
+                    None => tunnel,
+                    Some(login) => tunnel.with_auth(login),
+                })
+            }
         };
-        let connector =
-            Connector { inner: HttpsConnector::from((dial, Arc::clone(tls))), within: timeouts.upstream_connect };
-        let client = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(timeouts.upstream_pool_idle)
-            .pool_max_idle_per_host(upstream.max_idle_connections)
-            .http1_max_buf_size(MAX_BUFFER)
-            // hyper's own 100 headers an answer stay: any number that is set costs two allocations of 4 KB an answer.
-            .build(connector);
-        Self { client }
+        let inner = HttpsConnector::from((dial, Arc::clone(tls)));
+        let turn = Turn::default();
+        let connector = Connector { inner, within: timeouts.upstream_connect, turn: Arc::clone(&turn) };
+        let client = |idle| {
+            Client::builder(TokioExecutor::new())
+                .pool_timer(TokioTimer::new())
+                .pool_idle_timeout(timeouts.upstream_pool_idle)
+                .pool_max_idle_per_host(idle)
+                .http1_max_buf_size(MAX_BUFFER)
+                // hyper's own 100 headers an answer stay: any number that is set costs two allocations of 4 KB an answer.
+                .build(connector.clone())
+        };
+        let (client, fresh) = (client(upstream.max_idle_connections), client(0));
+        Self { client, fresh, turn, oldest, began: Instant::now(), look_until: Arc::default() }
     }
 
     /// Sends a request and waits for the head of the answer.
     ///
     /// # Errors
     /// When none came, told apart by whether anything can have been received.
-    pub async fn send(&self, request: Request<RopeBody>) -> Result<Response<Incoming>, SendError> {
-        self.client.request(request).await.map_err(|error| {
-            let cause = std::error::Error::source(&error).and_then(|cause| cause.downcast_ref::<hyper::Error>());
-            match cause {
-                _ if error.is_connect() => SendError::Connect(error.into()),
-                Some(cause) if cause.is_parse() => SendError::Nonsense(error.into()),
-                _ => SendError::Broken(error.into()),
+    pub async fn send(&self, mut request: Request<RopeBody>) -> Result<Response<Incoming>, SendError> {
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed) + 1;
+        let began = Instant::now();
+        let captured = self.looks_for_old(began).then(|| capture_connection(&mut request));
+        match self.client.request(request).await {
+            Ok(mut response) => {
+                let trace = response.extensions_mut().remove::<Arc<Trace>>();
+                if trace.is_some_and(|trace| trace.born.elapsed() >= self.oldest) {
+                    self.retire(captured.as_ref());
+                }
+                Ok(response)
             }
-        })
+            Err(error) => Err(match judged(error) {
+                (SendError::Broken(error), Some(trace))
+                    if trace.was_idle(turn) && began.elapsed() < STALE_WITHIN && was_closed(&*error) =>
+                {
+                    SendError::Stale(error)
+                }
+                (error, _) => error,
+            }),
+        }
     }
+
+    /// Sends a request on a connection that is made for it: never [stale](SendError::Stale).
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub async fn send_fresh(&self, request: Request<RopeBody>) -> Result<Response<Incoming>, SendError> {
+        self.fresh.request(request).await.map_err(|error| judged(error).0)
+    }
+
+    fn looks_for_old(&self, now: Instant) -> bool {
+        let until = self.look_until.load(Ordering::Relaxed);
+        until > 0 && now < self.began + Duration::from_millis(until)
+    }
+
+    /// Gives up an old connection, which answers one request yet. hyper-util names the connection of a request only where it was
+    /// asked to before.
+    fn retire(&self, captured: Option<&CaptureConnection>) {
+        match captured {
+            Some(captured) => captured.connection_metadata().iter().for_each(|connected| connected.poison()),
+            None => {
+                let until = u64::try_from((self.began.elapsed() + LOOK_FOR).as_millis());
+                self.look_until.store(until.unwrap_or(u64::MAX), Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+/// What an error means, and the connection on which it happened.
+fn judged(error: hyper_util::client::legacy::Error) -> (SendError, Option<Arc<Trace>>) {
+    let trace = error.connect_info().and_then(|connected| {
+        let mut extras = Extensions::new();
+        connected.get_extras(&mut extras);
+        extras.remove::<Arc<Trace>>()
+    });
+    let cause = std::error::Error::source(&error).and_then(|cause| cause.downcast_ref::<hyper::Error>());
+    let error = match cause {
+        _ if error.is_connect() => SendError::Connect(error.into()),
+        Some(cause) if cause.is_parse() => SendError::Nonsense(error.into()),
+        _ => SendError::Broken(error.into()),
+    };
+    (error, trace)
+}
+
+/// Whether the other side closed the connection: in order, or with a reset.
+fn was_closed(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut causes = std::iter::successors(Some(error), |error| error.source());
+    causes.any(|cause| {
+        let by_hyper = |error: &hyper::Error| error.is_incomplete_message() || error.is_closed();
+        cause.downcast_ref().is_some_and(by_hyper) || cause.downcast_ref().is_some_and(is_closed)
+    })
 }
 
 /// TLS settings for an upstream: the system's roots where there are any, otherwise Mozilla's, which are compiled in
@@ -159,12 +278,12 @@ impl From<rustls::Error> for TlsError {
 /// How a TCP connection is made.
 #[derive(Clone)]
 enum Dial {
-    Direct(HttpConnector),
-    Tunnel(Tunnel<HttpConnector>),
-    Socks(SocksV5<HttpConnector>),
+    Direct(Dialer),
+    Tunnel(Tunnel<Dialer>),
+    Socks(SocksV5<Dialer>),
 }
 
-type Connecting<T> = Pin<Box<dyn Future<Output = Result<T, BoxError>> + Send>>;
+pub(super) type Connecting<T> = Pin<Box<dyn Future<Output = Result<T, BoxError>> + Send>>;
 
 impl Service<Uri> for Dial {
     type Response = TokioIo<TcpStream>;
@@ -173,7 +292,7 @@ impl Service<Uri> for Dial {
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         Poll::Ready(match self {
-            Self::Direct(dial) => ready!(dial.poll_ready(cx)).map_err(Into::into),
+            Self::Direct(dial) => ready!(dial.poll_ready(cx)),
             Self::Tunnel(dial) => ready!(dial.poll_ready(cx)).map_err(Into::into),
             Self::Socks(dial) => ready!(dial.poll_ready(cx)).map_err(Into::into),
         })
@@ -181,10 +300,7 @@ impl Service<Uri> for Dial {
 
     fn call(&mut self, uri: Uri) -> Self::Future {
         match self {
-            Self::Direct(dial) => {
-                let connecting = dial.call(uri);
-                Box::pin(async move { Ok(connecting.await?) })
-            }
+            Self::Direct(dial) => dial.call(uri),
             Self::Tunnel(dial) => {
                 let connecting = dial.call(explicit(&uri));
                 Box::pin(async move { Ok(connecting.await?) })
@@ -195,6 +311,14 @@ impl Service<Uri> for Dial {
             }
         }
     }
+}
+
+/// A user of a proxy as the value of a header. Base64 is always one.
+fn basic(login: &config::ProxyLogin) -> Option<HeaderValue> {
+    let text = BASE64.encode(format!("{}:{}", login.user, login.password.expose_secret()).as_bytes());
+    let mut value = HeaderValue::try_from(format!("Basic {text}")).ok()?;
+    value.set_sensitive(true);
+    Some(value)
 }
 
 /// The same place with its port written out: hyper-util's proxies take 443 where there is none, whatever the scheme.
@@ -217,6 +341,7 @@ fn with_port(uri: &Uri, port: u16) -> Uri {
 struct Connector {
     inner: HttpsConnector<Dial>,
     within: Duration,
+    turn: Turn,
 }
 
 impl fmt::Debug for Connector {
@@ -226,7 +351,7 @@ impl fmt::Debug for Connector {
 }
 
 impl Service<Uri> for Connector {
-    type Response = MaybeHttpsStream<TokioIo<TcpStream>>;
+    type Response = TokioIo<Wire<TokioIo<MaybeHttpsStream<TokioIo<TcpStream>>>>>;
     type Error = BoxError;
     type Future = Connecting<Self::Response>;
 
@@ -236,29 +361,14 @@ impl Service<Uri> for Connector {
 
     fn call(&mut self, uri: Uri) -> Self::Future {
         let connecting = self.inner.call(uri);
-        let within = self.within;
+        let (within, turn) = (self.within, Arc::clone(&self.turn));
         Box::pin(async move {
-            tokio::time::timeout(within, connecting)
-                .await
-                .unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into()))
+            let connected = tokio::time::timeout(within, connecting).await;
+            let stream = connected.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into()))?;
+            Ok(TokioIo::new(Wire::new(TokioIo::new(stream), turn)))
         })
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_place_has_a_port() {
-        for (uri, place) in [
-            ("http://h/v1/responses?a=b", "http://h:80/"),
-            ("https://h/v1", "https://h:443/"),
-            ("http://[::1]/v1", "http://[::1]:80/"),
-        ] {
-            assert_eq!(explicit(&Uri::from_static(uri)), place);
-        }
-        assert_eq!(explicit(&Uri::from_static("http://h:8080/v1")), "http://h:8080/v1");
-        assert_eq!(with_port(&Uri::from_static("socks5://h"), 1080), "socks5://h:1080/");
-    }
-}
+mod tests;

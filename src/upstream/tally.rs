@@ -16,6 +16,9 @@ const WINDOW: (usize, Duration) = (6, Duration::from_secs(5));
 /// A key counts as one that uses a gate for this long after its last attempt: as long as its attempts are counted.
 const IN_USE: Duration = Duration::from_secs(30);
 
+/// A key that used a gate within this time shares it with others: while that is so, faults of one key alone eject nothing.
+const SHARED_FOR: Duration = Duration::from_secs(3600);
+
 /// Keys that are told apart at one gate. With more in use, the one that has been idle for the longest gives up its place.
 const MOST_KEYS: usize = 16;
 
@@ -74,9 +77,14 @@ impl Tally {
         }
     }
 
-    /// The keys that use the gate now.
-    pub(super) fn users(&self, now: Instant) -> impl Iterator<Item = KeyId> {
-        self.keys.iter().filter(move |of| now < of.used + IN_USE).map(|of| of.key)
+    /// The keys that share the gate: those of the last hour.
+    pub(super) fn sharers(&self, now: Instant) -> impl Iterator<Item = KeyId> {
+        self.keys.iter().filter(move |of| now < of.used + SHARED_FOR).map(|of| of.key)
+    }
+
+    /// Whether no other key shares the gate. What clients have nothing to do with counts as if there were only one.
+    pub(super) fn is_alone(&self, key: KeyId, now: Instant) -> bool {
+        key == ANY_KEY || self.sharers(now).all(|other| other == key || other == ANY_KEY)
     }
 
     /// An attempt succeeded.
@@ -119,6 +127,9 @@ impl Tally {
         if !all_agree && others + 1 < most.max(2) {
             return None;
         }
+        if others == 0 && !self.is_alone(first.key, now) {
+            return None;
+        }
         Some(if others == 0 { Accuser::One(first.key) } else { Accuser::Several })
     }
 
@@ -128,17 +139,18 @@ impl Tally {
         let is_share = |faults: u32, attempts: u32| {
             u64::from(faults) * 100 >= u64::from(attempts) * u64::from(health.fault_percent)
         };
-        let (mut attempts, mut users, mut accusers, mut first) = (0_u32, 0_u32, 0_u32, None);
+        let (mut attempts, mut users, mut sharers, mut accusers, mut first) = (0_u32, 0_u32, 0_u32, 0_u32, None);
         for of in &mut self.keys {
             let (tried, faults) = of.window.sums(now);
             attempts = attempts.saturating_add(tried);
             users += u32::from(tried > 0 || now < of.used + IN_USE);
+            sharers += u32::from(now < of.used + SHARED_FOR);
             if faults > 0 && is_share(faults, tried) {
                 accusers += 1;
                 first = first.or(Some(of.key));
             }
         }
-        let enough = attempts >= ENOUGH && accusers >= users.min(2) && is_share(accusers, users);
+        let enough = attempts >= ENOUGH && accusers >= sharers.max(users).min(2) && is_share(accusers, users);
         let first = first.filter(|_| enough)?;
         Some(if accusers == 1 { Accuser::One(first) } else { Accuser::Several })
     }
@@ -226,7 +238,10 @@ mod tests {
             tally.is_too_much(now, &HEALTH)
         };
         assert_eq!(fails(&mut tally, 29), None);
-        assert_eq!(fails(&mut tally, 31), Some(Accuser::One(1)));
+        // Idle for a while, the other key still shares the gate.
+        assert_eq!(fails(&mut tally, 31), None);
+        assert_eq!(fails(&mut tally, 3599), None);
+        assert_eq!(fails(&mut tally, 3601), Some(Accuser::One(1)));
     }
 
     #[test]
@@ -236,6 +251,6 @@ mod tests {
             tally.uses(key, now + Duration::from_millis(key));
         }
         assert_eq!(tally.keys.len(), MOST_KEYS);
-        assert!(tally.users(now).all(|key| key >= 1000 - MOST_KEYS as u64));
+        assert!(tally.sharers(now).all(|key| key >= 1000 - MOST_KEYS as u64));
     }
 }

@@ -104,9 +104,9 @@ impl Ward {
 
     /// Lets an attempt through both gates, or through neither.
     pub(super) fn pass(&self, model: &str, key: KeyId, now: Instant, anyway: bool) -> Option<WardPass> {
-        let whole = self.gate.pass(now, anyway)?;
+        let whole = self.gate.pass(key, now, anyway)?;
         let lane = self.lane(model, now);
-        let Some(model) = lane.gate.pass(now, anyway) else {
+        let Some(model) = lane.gate.pass(key, now, anyway) else {
             self.gate.abandoned(whole);
             return None;
         };
@@ -148,9 +148,9 @@ impl Ward {
         health: &Health,
         dice: &Dice,
     ) -> [Option<Change>; 2] {
-        let model = pass.lane.gate.failed(pass.model, key, now, health, dice);
+        let model = pass.lane.gate.failed(pass.model, (key, None), now, health, dice);
         let whole = if pass.whole.is_probe() {
-            self.gate.failed(pass.whole, key, now, health, dice)
+            self.gate.failed(pass.whole, (key, Some(self.is_alone(key, now))), now, health, dice)
         } else {
             model.and_then(|_| self.widen(Cause::Faults, now, health, dice))
         };
@@ -172,9 +172,9 @@ impl Ward {
         [model.and_then(|_| self.widen(Cause::RateLimited, now, health, dice)), model]
     }
 
-    /// Whether this key is the only one that asks here now.
+    /// Whether this key is the only one that asked here in the last hour.
     pub(super) fn is_alone(&self, key: KeyId, now: Instant) -> bool {
-        self.lanes().iter().all(|lane| lane.gate.users(now).into_iter().all(|user| user == key))
+        self.lanes().iter().all(|lane| lane.gate.is_alone(key, now))
     }
 
     /// A model went out: so does the whole, where several are out by the faults of several keys, or of the only one.

@@ -32,12 +32,12 @@ const STREAMED: &str = r#"{"model":"smart","input":"hi","background":true,"strea
 
 /// 1 CNY for 1,000 tokens.
 const PRICE: Price = Price {
-    currency: Currency::Cny,
     input: 1000 * UNIT,
     cached: 1000 * UNIT,
     output: 1000 * UNIT,
     reasoning: 1000 * UNIT,
     per_call: 0,
+    ..Price::free(Currency::Cny)
 };
 
 const USAGE: &str = r#"{"input_tokens":3,"output_tokens":5,"total_tokens":8}"#;
@@ -118,7 +118,7 @@ impl Provider {
     /// With a price, and budgets of the key.
     fn config(&self, budgets: &[&str]) -> Config {
         let mut config = config(&self.upstream.base_url());
-        config.prices = vec![ModelPrice { upstream: 0, model: "real".into(), from: 0, price: PRICE }];
+        config.prices = vec![ModelPrice { upstream: 0, model: "real".into(), from: 0, price: PRICE.into() }];
         config.keys[0].budgets = budgets.iter().map(|text| Budget::parse(text).unwrap()).collect();
         config
     }

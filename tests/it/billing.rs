@@ -10,11 +10,11 @@ use tidegate::{
     domain::{
         clock::Clock,
         model_name::ModelPattern,
-        money::{Budget, Currency, UNIT, decimal},
+        money::{Budget, Currency, Exchange, UNIT, decimal},
         price::Price,
         spending::Spender,
     },
-    store::sql::{By, Database, FILE, Place, Total},
+    store::sql::{Asked, By, Database, FILE, Place, Total},
 };
 use tokio::sync::oneshot;
 
@@ -30,16 +30,16 @@ const BODY: &str = r#"{"model":"smart","input":"hi"}"#;
 
 /// 1 CNY a request, and 1, 0.5, 2 and 3 for a million tokens of each kind.
 const PRICE: Price = Price {
-    currency: Currency::Cny,
     input: UNIT,
     cached: UNIT / 2,
     output: 2 * UNIT,
     reasoning: 3 * UNIT,
     per_call: UNIT,
+    ..Price::free(Currency::Cny)
 };
 
 fn price(upstream: usize, price: Price) -> ModelPrice {
-    ModelPrice { upstream, model: "real".into(), from: 0, price }
+    ModelPrice { upstream, model: "real".into(), from: 0, price: price.into() }
 }
 
 fn budgets(texts: &[&str]) -> Vec<Budget> {
@@ -82,7 +82,7 @@ async fn a_row_is_billed_with_its_price() {
 }
 
 /// Names that lead to an upstream and have no price there.
-const UNPRICED: [&str; 7] = ["gpt-x", "gpt-5.2 pro", "up/real2", "up/smart", "up/REAL", "up/real-2026", "gpt-real"];
+const UNPRICED: [&str; 7] = ["gpt-x", "gpt-5.2 pro", "up/real2", "up/smart", "up/REALLY", "up/real-2026", "gpt-real"];
 
 #[tokio::test]
 async fn a_key_with_a_budget_may_not_use_a_model_without_a_price() {
@@ -153,7 +153,7 @@ async fn the_upstream_that_answered_is_billed() {
     let mut config = priced(&dead.base_url(), &[]);
     config.upstreams.push(upstream("other", &alive.base_url()));
     config.models = vec![model("smart", &[(0, Some("real")), (1, Some("real"))])];
-    let dollars = Price { currency: Currency::Usd, per_call: 7, input: 0, cached: 0, output: 0, reasoning: 0 };
+    let dollars = Price { per_call: 7, ..Price::free(Currency::Usd) };
     config.prices.push(price(1, dollars));
     let gateway = Gateway::start(config);
     assert_eq!(gateway.connect().await.create(BODY).await.status, 200);
@@ -184,7 +184,7 @@ async fn an_error_costs_nothing_and_who_hangs_up_pays() {
 #[tokio::test]
 async fn a_count_that_nobody_believes_is_charged_by_estimate_and_spoils_no_other() {
     let absurd = RESPONSE.replace("\"output_tokens\":5", "\"output_tokens\":1000000000000000000");
-    let mut answers = vec![absurd.clone(), absurd, "{}".to_owned()].into_iter();
+    let mut answers = vec![absurd.clone(), absurd.clone(), absurd].into_iter();
     let upstream = Upstream::scripted(move |_| {
         vec![Step::Send(json("200 OK", &answers.next().unwrap_or_else(|| RESPONSE.to_owned())))]
     })
@@ -195,9 +195,9 @@ async fn a_count_that_nobody_believes_is_charged_by_estimate_and_spoils_no_other
         assert_eq!(client.create(BODY).await.status, 200);
         let rows = rows(&gateway, number).await;
         assert_eq!((rows[0].partial, rows[0].estimated, rows[0].output), (number, number, 0));
-        // 2,000 tokens are expected of a model that was never seen.
-        let expected = UNIT + 2100 * 2 * UNIT / 1_000_000;
-        assert!(rows[0].cost[0] <= number * expected, "{rows:?}");
+        // The input and the reasoning as they were told, and no text.
+        let expected = UNIT + (2 * UNIT + UNIT / 2 + 6 * UNIT) / 1_000_000;
+        assert_eq!(rows[0].cost[0], number * expected, "{rows:?}");
     }
     assert_eq!(client.create(BODY).await.status, 200);
     assert_eq!(rows(&gateway, 4).await[0].exact, 1);
@@ -410,6 +410,45 @@ async fn what_was_spent_is_known_after_a_restart() {
     std::fs::create_dir(folder.path().join(FILE)).unwrap();
     let without = Gateway::run(settings, None, folder);
     assert_eq!(without.connect().await.create(BODY).await.status, 429);
+}
+
+#[tokio::test]
+async fn another_rate_does_not_change_what_was_spent() {
+    let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
+    let mut settings = priced(&upstream.base_url(), &["100CNY/total"]);
+    let dollars = Price { per_call: UNIT, ..Price::free(Currency::Usd) };
+    settings.prices = vec![price(0, dollars)];
+    let spent = async |gateway: &Gateway, expected: &str| {
+        let mut shown = String::new();
+        until("what was spent", async || {
+            shown = Client::connect(gateway.admin).await.get("/explain?key=tester&model=smart").await.text();
+            shown.contains(expected)
+        })
+        .await;
+    };
+    let mut data = tempfile::tempdir().unwrap();
+    // 7 CNY; 7 and 8.1; 7, 8.1 and 9.
+    for (rate, number, expected) in [(70, 1, ", 7 spent"), (81, 2, ", 15.1 spent"), (90, 3, ", 24.1 spent")] {
+        settings.server.data_dir = data.path().to_owned();
+        settings.money.cny_per_usd = Some(rate * UNIT / 10);
+        let mut gateway = Gateway::run(settings.clone(), None, data);
+        assert_eq!(gateway.connect().await.create(BODY).await.status, 200);
+        spent(&gateway, expected).await;
+        rows(&gateway, number).await;
+        gateway.stop();
+        gateway.ended().await;
+        data = std::mem::replace(&mut gateway.folder, tempfile::tempdir().unwrap());
+    }
+    // The ledger says the same as the counters, whatever the rate of today.
+    let mut database = Database::open_to_read(&Place::Sqlite(data.path().join(FILE))).await.unwrap();
+    for rate in [None, Some(50 * UNIT)] {
+        let exchange = Exchange { cny_per_usd: rate };
+        let total = &database.usage_of(&Asked { exchange, ..Asked::default() }).await.unwrap()[0];
+        assert_eq!((total.cost, total.in_all), ([0, 3 * UNIT], [24_100_000_000, 3 * UNIT]));
+        let sums =
+            database.spent_by_origin(Spender::Key, "tester", None, (0, u64::MAX), (Currency::Cny, exchange)).await;
+        assert_eq!(sums.unwrap().into_values().collect::<Vec<_>>(), [24_100_000_000]);
+    }
 }
 
 #[tokio::test]

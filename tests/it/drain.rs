@@ -33,12 +33,12 @@ fn completed() -> Vec<u8> {
 }
 
 /// A millionth of a yuan for a token that comes out, nothing else.
-const PRICE: Price = Price { currency: Currency::Cny, input: 0, cached: 0, output: UNIT, reasoning: UNIT, per_call: 0 };
+const PRICE: Price = Price { output: UNIT, reasoning: UNIT, ..Price::free(Currency::Cny) };
 
 fn draining(base_url: &str) -> Config {
     let mut config = config(base_url);
     config.keys[0].on_client_gone = OnClientGone::Drain;
-    config.prices = vec![ModelPrice { upstream: 0, model: "real".into(), from: 0, price: PRICE }];
+    config.prices = vec![ModelPrice { upstream: 0, model: "real".into(), from: 0, price: PRICE.into() }];
     config
 }
 
@@ -234,7 +234,8 @@ async fn by_default_an_answer_that_is_no_stream_is_read_on_where_there_is_a_budg
 #[tokio::test]
 async fn who_stalls_is_cut_and_the_rest_is_read_on() {
     let upstream = Upstream::scripted(|_| {
-        let filler = chunk(&[EVENT; 1000].concat());
+        // Events without text: five tokens are told.
+        let filler = chunk(&b"data: {\"type\":\"response.in_progress\",\"response\":{}}\n\n".repeat(1000));
         vec![Step::Send([STREAM, &filler.repeat(200), &chunk(&completed()), LAST_CHUNK].concat())]
     })
     .await;
@@ -346,7 +347,11 @@ async fn nobody_else_is_asked_for_somebody_who_left() {
     go.send(()).unwrap();
     gateway.metric_becomes(GONE, 1.0).await;
     assert_eq!(other.untaken(), 0);
-    assert_estimated(&gateway, "unknown").await;
+    // Not a byte of an answer came.
+    let rows = rows(&gateway, 1).await;
+    let cell = |name| rows[0].cell(name).clone();
+    assert_eq!([cell("state"), cell("end")], [text("exact"), text("client_gone")], "{rows:?}");
+    assert_eq!(cell("cost"), Cell::Amount(0));
 }
 
 #[tokio::test]

@@ -37,8 +37,8 @@ async fn the_running_gateway_says_who_is_asked_and_who_is_not_with_the_reasons()
     config.keys[0].limits = Limits { requests: Some(60), tokens: None, in_flight: Some(5) };
     config.keys[0].budgets = vec![Budget::parse("5CNY/total").unwrap()];
     let (currency, input, cached, output) = (Currency::Cny, UNIT / 2 * 3, UNIT, 2 * UNIT);
-    let price = Price { currency, input, cached, output, reasoning: output, per_call: 0 };
-    config.prices = vec![ModelPrice { upstream: 1, model: "other".into(), from: 0, price }];
+    let price = Price { input, cached, output, reasoning: output, ..Price::free(currency) };
+    config.prices = vec![ModelPrice { upstream: 1, model: "other".into(), from: 0, price: price.into() }];
     config.money.unpriced = Unpriced::Allow;
     config.keys.push(key("all", "sk-all"));
     config.keys.push(Key { expires: Some(1), ..key("old", "sk-old") });

@@ -47,6 +47,8 @@ async fn a_row_says_how_its_request_ended() {
         vec![Step::Send(json("200 OK", RESPONSE))],
         vec![Step::Send(json("400 Bad Request", r#"{"error":{"message":"no"}}"#))],
         vec![Step::Send(json("200 OK", "{}"))],
+        // An idle connection that closes gets one more try on a fresh one.
+        vec![Step::Close],
         vec![Step::Close],
         vec![Step::Send([STREAM, &chunk(b"data: {}\n\n")].concat()), Step::Close],
         vec![Step::Send([STREAM, &chunk(b"data: {}\n\n")].concat()), Step::UntilClosed(oneshot::channel().0)],
@@ -71,9 +73,9 @@ async fn a_row_says_how_its_request_ended() {
     let expected = [
         ("exact", "completed", Some(3)),
         ("exact", "upstream_error", None),
-        ("partial", "completed", None),
-        ("unknown", "refused", None),
-        ("partial", "upstream_broken", None),
+        ("exact", "response_failed", None),
+        ("exact", "refused", None),
+        ("exact", "upstream_broken", None),
         ("partial", "gateway_stop", None),
     ];
     let rows = rows_of(gateway.folder.path()).await;
@@ -137,8 +139,9 @@ async fn usage_sums_up_beside_the_gateway_and_after_it() {
     .await;
     let expected = serde_json::json!([{
         "key": "a", "requests": 3, "input": 9, "cached": 3, "output": 15, "reasoning": 6,
-        "exact": 3, "partial": 0, "unknown": 0, "interrupted": 0, "pending": 0,
+        "exact": 3, "unpriced_part": 0, "partial": 0, "unknown": 0, "interrupted": 0, "pending": 0,
         "unpriced": 0, "estimated": 0, "cost_cny": "0.0300435", "cost_usd": "0",
+        "total_cny": "0.0300435", "total_usd": "0",
     }]);
     assert_eq!(json(&["--since", "1d"]), expected);
     assert_eq!(json(&["--since", "2100-01-01"]), serde_json::json!([]));
@@ -151,7 +154,7 @@ async fn usage_sums_up_beside_the_gateway_and_after_it() {
     assert_eq!(process.exit(), Some(0));
     let csv = said(&usage(&["--csv", "--by", "model"]));
     assert!(
-        csv.ends_with("\npair,2,6,2,10,4,2,0,0,0,0,0,0,0.020029,0\nsmart,1,3,1,5,2,1,0,0,0,0,0,0,0.0100145,0\n"),
+        csv.ends_with("\npair,2,6,2,10,4,2,0,0,0,0,0,0,0,0.020029,0,0.020029,0\nsmart,1,3,1,5,2,1,0,0,0,0,0,0,0,0.0100145,0,0.0100145,0\n"),
         "{csv}"
     );
     let lines = said(&usage(&["--rows", "--json"]));

@@ -162,18 +162,27 @@ async fn tokens_are_reserved_by_estimate_and_settled_by_what_was_used() {
     assert_eq!(free.header("x-ratelimit-limit-project-tokens"), Some("5"));
 }
 
+/// An image that a model made, without a word of its tokens.
+const IMAGE: &str = r#"{"output":[{"type":"image_generation_call","result":"aGk="}]}"#;
+
 #[tokio::test]
-async fn what_nobody_knows_counts_as_reserved_and_what_failed_counts_nothing() {
+async fn what_nobody_can_see_counts_as_reserved_and_what_failed_counts_nothing() {
+    let text = "word ".repeat(2000);
+    let text = format!(r#"{{"output":[{{"type":"message","content":[{{"type":"output_text","text":"{text}"}}]}}]}}"#);
     for (step, again) in [
-        // No usage in the answer.
-        (Step::Send(json_answer("200 OK", "{}")), 429),
-        // A part of it.
-        (Step::Send(json_answer("200 OK", r#"{"usage":{"total_tokens":20}}"#)), 429),
-        (Step::Send(json_answer("200 OK", r#"{"usage":{"input_tokens":9}}"#)), 429),
-        (Step::Send(json_answer("200 OK", r#"{"usage":{"input_tokens":9,"output_tokens":100000001}}"#)), 429),
+        // An image, and nothing of its tokens.
+        (Step::Send(json_answer("200 OK", IMAGE)), 429),
+        // Text, which is 2,500 tokens long.
+        (Step::Send(json_answer("200 OK", &text)), 429),
+        // No output, and a part of the tokens, or none.
+        (Step::Send(json_answer("200 OK", "{}")), 200),
+        (Step::Send(json_answer("200 OK", r#"{"usage":{"total_tokens":20}}"#)), 200),
+        (Step::Send(json_answer("200 OK", r#"{"usage":{"input_tokens":9}}"#)), 200),
+        (Step::Send(json_answer("200 OK", r#"{"usage":{"input_tokens":9,"output_tokens":100000001}}"#)), 200),
         (Step::Send(json_answer("400 Bad Request", r#"{"error":{"message":"no"}}"#)), 200),
-        // It got the request and may have worked.
-        (Step::Close, 429),
+        // Not a byte of an answer came.
+        (Step::Close, 200),
+        (Step::Reset, 200),
     ] {
         let mut first = Some(step);
         let upstream = Upstream::scripted(move |_| {
@@ -190,7 +199,7 @@ async fn what_nobody_knows_counts_as_reserved_and_what_failed_counts_nothing() {
         let second = create(&gateway, KEY).await;
         assert_eq!(second.status, again, "{second:?}");
         if again == 429 {
-            assert_limited(&second, "tokens", "for the key `tester`: 3000 tokens per minute", 15..=30);
+            assert_limited(&second, "tokens", "for the key `tester`: 3000 tokens per minute", 15..=60);
         }
     }
 }
@@ -314,7 +323,7 @@ async fn each_refused_request_is_told_its_own_turn() {
 #[tokio::test]
 async fn each_request_that_is_refused_for_its_tokens_is_told_its_own_turn() {
     // Nobody knows what the first one used, so that what was reserved counts: some 2,000 of 3,000 tokens.
-    let upstream = Upstream::fixed(json_answer("200 OK", "{}")).await;
+    let upstream = Upstream::fixed(json_answer("200 OK", IMAGE)).await;
     let gateway = gateway(&upstream, |config| config.keys[0].limits = limits(None, Some(3000), None)).await;
     assert_eq!(create(&gateway, KEY).await.status, 200);
     gateway.metric_becomes("tidegate_requests_in_flight", 0.0).await;

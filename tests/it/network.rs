@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use tidegate::config::Config;
+use tidegate::config::{self, Config, Source};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy_bidirectional},
     net::{TcpListener, TcpStream},
@@ -19,7 +19,7 @@ use tokio_rustls::{
 };
 
 use crate::support::{
-    gateway::{Gateway, UPSTREAM_KEY},
+    gateway::{Gateway, KEY, UPSTREAM_KEY},
     upstream::{LAST_CHUNK, RESPONSE, STREAM, Step, Upstream, chunk, json},
 };
 
@@ -71,6 +71,32 @@ impl Way {
             if answer.contains(" 200 ") {
                 tunnel(stream, to).await;
             }
+        })
+        .await
+    }
+
+    /// A SOCKS5 proxy that wants this user and password; all tunnels lead to `to`.
+    async fn socks_with(to: SocketAddr, login: &'static [u8]) -> Self {
+        Self::new(move |mut stream, asked| async move {
+            let mut methods = vec![0; 2];
+            stream.read_exact(&mut methods).await.unwrap();
+            let mut offered = vec![0; methods[1].into()];
+            stream.read_exact(&mut offered).await.unwrap();
+            assert!(offered.contains(&2), "{offered:?}");
+            stream.write_all(&[5, 2]).await.unwrap();
+            let mut given = vec![0; login.len()];
+            stream.read_exact(&mut given).await.unwrap();
+            let right = given == login;
+            stream.write_all(&[1, u8::from(!right)]).await.unwrap();
+            assert!(right, "{given:?}");
+            let mut request = [0; 4];
+            stream.read_exact(&mut request).await.unwrap();
+            let mut name = vec![0; stream.read_u8().await.unwrap().into()];
+            stream.read_exact(&mut name).await.unwrap();
+            let port = stream.read_u16().await.unwrap();
+            asked.lock().unwrap().push(format!("{}:{port}", String::from_utf8(name).unwrap()));
+            stream.write_all(&[5, 0, 0, 1, 0, 0, 0, 0, 0, 0]).await.unwrap();
+            tunnel(stream, to).await;
         })
         .await
     }
@@ -183,6 +209,80 @@ async fn a_socks_proxy_resolves_the_name() {
             assert_eq!(request.connection, 0, "the tunnel is kept");
         }
         assert_eq!(proxy.asked(), [place]);
+    }
+}
+
+/// A configuration whose upstream has these settings, read with these variables.
+fn with_env(settings: &str, variables: &[(&str, String)]) -> Config {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("tidegate.toml");
+    let text = format!(
+        "[server]\nlisten = \"127.0.0.1:0\"\nadmin_listen = \"127.0.0.1:0\"\nworkers = 1\n[log]\nlevel = \"off\"\n\
+         [[upstreams]]\nname = \"up\"\nbase_url = \"http://{FAR}/v1\"\ninsecure = true\n{settings}\n\
+         [[models]]\nname = \"smart\"\ntargets = [{{ upstream = \"up\" }}]\n\
+         [[keys]]\nname = \"tester\"\nsecret = {{ env = \"CLIENT_KEY\" }}\n"
+    );
+    std::fs::write(&file, text).unwrap();
+    let env = |name: &str| {
+        let own = variables.iter().find(|(known, _)| *known == name).map(|(_, value)| value.into());
+        own.or_else(|| (name == "CLIENT_KEY").then(|| KEY.into()))
+    };
+    config::load(&Source::File(file), &env).unwrap_or_else(|report| panic!("{report}")).config
+}
+
+#[tokio::test]
+async fn a_proxy_gets_its_user_and_a_password_from_a_secret() {
+    let mut upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
+    let http = Way::connect(upstream.address, "HTTP/1.1 200 Connection established\r\n\r\n").await;
+    let socks = Way::socks_with(upstream.address, b"\x01\x02me\x08p@ss:w/d").await;
+    let login = "proxy_user = \"me\"\nproxy_password = { env = \"PROXY_PASSWORD\" }";
+    let variables = [("PROXY_PASSWORD", "p@ss:w/d".to_owned())];
+    for (scheme, address) in [("http", http.address), ("socks5", socks.address), ("socks5h", socks.address)] {
+        let config = with_env(&format!("proxy = \"{scheme}://{address}\"\n{login}"), &variables);
+        assert!(!format!("{config:?}").contains("p@ss"), "the password is shown");
+        let answer = Gateway::start(config).post("", BODY).await;
+        assert_eq!(answer.status, 200, "{scheme}: {answer:?}");
+        assert_eq!(upstream.request().await.header("proxy-authorization"), None);
+    }
+    let basic = data_encoding::BASE64.encode(b"me:p@ss:w/d");
+    let asked = http.asked().concat();
+    assert!(asked.to_ascii_lowercase().contains("proxy-authorization: basic ") && asked.contains(&basic), "{asked}");
+    assert_eq!(socks.asked(), [format!("{FAR}:80"), format!("{FAR}:80")]);
+}
+
+#[tokio::test]
+async fn the_proxy_of_the_environment_is_used_where_a_setting_says_so_and_nowhere_else() {
+    let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
+    let http = Way::connect(upstream.address, "HTTP/1.1 200 Connection established\r\n\r\n").await;
+    let socks = Way::socks_with(upstream.address, b"\x01\x02me\x02pw").await;
+    let url = |scheme: &str, way: &Way| format!("{scheme}://me:pw@{}", way.address);
+    let own = |settings: &str, variables: &[(&str, String)]| {
+        let config = with_env(settings, variables);
+        let upstream = config.upstreams.into_iter().next().unwrap();
+        upstream.proxy.map(|proxy| (proxy.to_string(), upstream.proxy_login.map(|login| login.user.to_string())))
+    };
+    let of_env = "proxy = \"env\"";
+    let (by_http, by_socks) = (url("http", &http), url("socks5h", &socks));
+    let found = |scheme: &str, way: &Way| Some((format!("{scheme}://{}/", way.address), Some("me".to_owned())));
+    for (variables, expected) in [
+        (vec![("HTTP_PROXY", by_http.clone())], found("http", &http)),
+        (vec![("http_proxy", by_http.clone())], found("http", &http)),
+        (vec![("ALL_PROXY", by_http.clone())], found("http", &http)),
+        (vec![("ALL_PROXY", by_http.clone()), ("HTTP_PROXY", by_socks.clone())], found("socks5h", &socks)),
+        (vec![("HTTPS_PROXY", by_http.clone())], None),
+        (vec![("HTTP_PROXY", String::new())], None),
+        (vec![], None),
+        (vec![("HTTP_PROXY", by_http.clone()), ("NO_PROXY", format!("other.test, {FAR}"))], None),
+        (vec![("HTTP_PROXY", by_http.clone()), ("no_proxy", ".invalid".into())], None),
+        (vec![("HTTP_PROXY", by_http.clone()), ("NO_PROXY", "*".into())], None),
+        (vec![("HTTP_PROXY", by_http.clone()), ("NO_PROXY", "other.test".into())], found("http", &http)),
+    ] {
+        assert_eq!(own(of_env, &variables), expected, "{variables:?}");
+        assert_eq!(own("", &variables), None, "{variables:?}");
+    }
+    for proxy in [by_http, by_socks] {
+        let answer = Gateway::start(with_env(of_env, &[("HTTP_PROXY", proxy.clone())])).post("", BODY).await;
+        assert_eq!(answer.status, 200, "{proxy}: {answer:?}");
     }
 }
 

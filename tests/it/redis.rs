@@ -87,8 +87,8 @@ async fn limits_of_a_model_are_shared() {
     let (redis, mut upstream) = (RedisServer::start(), answering().await);
     let mut settings = settings(&upstream, &redis, PLENTY);
     // A request costs 1 CNY.
-    let price = Price { currency: Currency::Cny, input: 0, cached: 0, output: 0, reasoning: 0, per_call: UNIT };
-    settings.prices = vec![ModelPrice { upstream: 0, model: "*".into(), from: 0, price }];
+    let price = Price { per_call: UNIT, ..Price::free(Currency::Cny) };
+    settings.prices = vec![ModelPrice { upstream: 0, model: "*".into(), from: 0, price: price.into() }];
     let budgets = vec![Budget::parse("3CNY/week").unwrap()];
     let limits = Limits { in_flight: Some(1), ..Limits::default() };
     settings.keys[0].limits_by_model = vec![ModelLimits { model: ModelPattern("sm*".into()), limits, budgets }];
@@ -212,8 +212,8 @@ async fn places_are_shared_and_come_back_at_the_end_and_at_a_restart() {
 
 /// 1 CNY a request.
 fn priced(mut config: Config, budget: &str) -> Config {
-    let free = Price { currency: Currency::Cny, input: 0, cached: 0, output: 0, reasoning: 0, per_call: UNIT };
-    config.prices = vec![ModelPrice { upstream: 0, model: "real".into(), from: 0, price: free }];
+    let free = Price { per_call: UNIT, ..Price::free(Currency::Cny) };
+    config.prices = vec![ModelPrice { upstream: 0, model: "real".into(), from: 0, price: free.into() }];
     config.keys[0].budgets = vec![Budget::parse(budget).unwrap()];
     config
 }

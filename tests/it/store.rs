@@ -6,12 +6,13 @@ use tidegate::{
         id::RequestId,
         ledger::{Row, State},
         model_name::ModelPattern,
-        money::{Currency, MOST, UNIT},
-        price::Price,
+        money::{Currency, Exchange, MOST, UNIT},
+        price::{Part, Parts, Price, Step, Tariff},
         spending::Spender,
-        usage::{Shown, Usage},
+        usage::{Shown, Tier, Usage},
+        windows::Windows,
     },
-    store::sql::{By, Cell, Database, FILE, Place, Settled, columns},
+    store::sql::{Asked, By, Cell, Database, FILE, Place, Settled, columns},
 };
 
 use crate::support::database::Postgres;
@@ -24,7 +25,7 @@ async fn both() -> (TempDir, Postgres, [Place; 2]) {
     (folder, postgres, places)
 }
 
-const PRICE: Price = Price { currency: Currency::Cny, input: 1, cached: 2, output: 3, reasoning: 4, per_call: 5 };
+const PRICE: Price = Price { input: 1, cached: 2, output: 3, reasoning: 4, per_call: 5, ..Price::free(Currency::Cny) };
 
 fn row(id: u8, state: State) -> Row<'static> {
     let over = !state.gives_way();
@@ -48,6 +49,9 @@ fn row(id: u8, state: State) -> Row<'static> {
         shown: None,
         reserved: Some(2000),
         price: Some(PRICE),
+        terms: None,
+        unpriced: Parts::default(),
+        exchange: Exchange::default(),
         reserved_cost: Some(7 * UNIT),
         cost: over.then_some(UNIT + 5),
         estimated: state == State::Partial,
@@ -123,8 +127,10 @@ fn by_id<'a>(id: u8, response: &'a str, usage: Usage) -> Row<'a> {
     Row { endpoint, response_id: Some(response), shown, price, cost, usage, ..row(id, State::Exact) }
 }
 
-const USED: Usage =
-    Usage { input: Some(3_000_000), cached: None, output: Some(500_000), reasoning: Some(1), total: Some(3_500_000) };
+fn used() -> Usage {
+    let (input, output) = (Some(3_000_000), Some(500_000));
+    Usage { input, output, reasoning: Some(1), total: Some(3_500_000), ..Usage::default() }
+}
 
 /// State, tokens, cost, whether it is an estimate.
 async fn row_of(database: &mut Database, id: u8) -> [Cell; 5] {
@@ -165,8 +171,8 @@ async fn what_is_shown_of_a_pending_row_settles_it_once_in_whichever_order_they_
             let rows = [
                 mine,
                 by_id(nth + 1, &id, Usage { input: Some(1), ..Usage::default() }),
-                by_id(nth + 2, &id, USED),
-                by_id(nth + 3, &id, USED),
+                by_id(nth + 2, &id, used()),
+                by_id(nth + 3, &id, used()),
             ];
             let mut found = Vec::new();
             for place in order {
@@ -185,7 +191,7 @@ async fn what_is_shown_of_a_pending_row_settles_it_once_in_whichever_order_they_
             assert_eq!(found, expected, "{place} {order:?}");
             let row = row_of(&mut database, nth).await;
             let text = Cell::Text("exact".into());
-            let counts = [USED.input, USED.output].map(|count| Cell::Count(count.unwrap()));
+            let counts = [used().input, used().output].map(|count| Cell::Count(count.unwrap()));
             let [input, output] = counts;
             assert_eq!(row, [text, input, output, Cell::Amount(4 * UNIT + 5), Cell::Flag(false)], "{place} {order:?}");
             // Once more, all of it: nothing changes any more.
@@ -196,13 +202,13 @@ async fn what_is_shown_of_a_pending_row_settles_it_once_in_whichever_order_they_
             assert_eq!(row_of(&mut database, nth).await, row, "{place} {order:?}");
         }
         // All in one batch.
-        let batch = [by_id(100, "resp_a", USED), by_id(101, "resp_a", Usage::default()), pending(102, "resp_a")];
+        let batch = [by_id(100, "resp_a", used()), by_id(101, "resp_a", Usage::default()), pending(102, "resp_a")];
         database.store("here", &batch).await.unwrap();
         assert_eq!(database.settle(&batch).await.unwrap(), [exact(102)], "{place}");
         // One that was taken for interrupted.
         database.store("here", &[row(110, State::Open)]).await.unwrap();
         assert_eq!(database.interrupt("here", 0).await.unwrap(), 1);
-        let late = [pending(110, "resp_b"), by_id(111, "resp_b", USED)];
+        let late = [pending(110, "resp_b"), by_id(111, "resp_b", used())];
         database.store("here", &late).await.unwrap();
         assert_eq!(database.settle(&late).await.unwrap(), [exact(110)], "{place}");
         database.close().await;
@@ -214,9 +220,10 @@ async fn nothing_but_the_same_response_at_the_same_upstream_settles_a_pending_ro
     let (_folder, _postgres, places) = both().await;
     for place in places {
         let mut database = Database::open(&place).await.unwrap();
-        let other = Row { upstream: Some("other"), ..by_id(2, "resp_1", USED) };
+        let other = Row { upstream: Some("other"), ..by_id(2, "resp_1", used()) };
         let ended = Row { usage: Usage::default(), estimated: true, ..row(5, State::Partial) };
-        let rows = [pending(1, "resp_1"), other, by_id(3, "resp_2", USED), by_id(4, "resp_1", Usage::default()), ended];
+        let rows =
+            [pending(1, "resp_1"), other, by_id(3, "resp_2", used()), by_id(4, "resp_1", Usage::default()), ended];
         database.store("here", &rows).await.unwrap();
         // Of one that was not made in the background nobody said that it goes on.
         let settled = database.settle(&rows).await.unwrap();
@@ -233,7 +240,7 @@ async fn nothing_but_the_same_response_at_the_same_upstream_settles_a_pending_ro
         // One without a price, and one that nobody asks for.
         let unpriced = Row { price: None, cost: None, estimated: false, reserved_cost: None, ..pending(6, "resp_6") };
         let forgotten = pending(7, "resp_7");
-        let rows = [unpriced, by_id(8, "resp_6", USED), forgotten];
+        let rows = [unpriced, by_id(8, "resp_6", used()), forgotten];
         database.store("here", &rows).await.unwrap();
         let settled = database.settle(&rows).await.unwrap();
         assert_eq!(settled.iter().map(|row| (row.currency, row.cost, row.charged)).collect::<Vec<_>>(), [(None, 0, 0)]);
@@ -258,7 +265,7 @@ async fn what_somebody_stored_and_did_not_settle_is_settled_by_the_next_start() 
             database.store("lost", &[pending]).await.unwrap();
             let by_id = Row {
                 id: RequestId::from_bytes([[nth; 8], [0xff; 8]].concat().try_into().unwrap()),
-                ..by_id(2, id, USED)
+                ..by_id(2, id, used())
             };
             database.store("other", &[by_id]).await.unwrap();
         }
@@ -291,8 +298,10 @@ async fn what_was_spent_of_a_model_is_what_its_pattern_matches() {
             let pattern = ModelPattern(pattern.into());
             let matches = |row: &&Row<'_>| row.model.is_some_and(|model| pattern.matches(model, |name| name == "up"));
             let expected: u64 = rows.iter().filter(matches).filter_map(|row| row.cost).sum();
-            let spent = database.spent_by_origin(Spender::Key, "team", Some(&pattern), 0, u64::MAX).await.unwrap();
-            assert_eq!(spent.get("here").map_or(0, |spent| spent[0]), expected, "{place} {pattern:?}");
+            let money = (Currency::Cny, Exchange::default());
+            let spent =
+                database.spent_by_origin(Spender::Key, "team", Some(&pattern), (0, u64::MAX), money).await.unwrap();
+            assert_eq!(spent.get("here").copied().unwrap_or_default(), expected, "{place} {pattern:?}");
         }
         database.close().await;
     }
@@ -371,6 +380,335 @@ async fn sums_are_exact_and_by_what_was_asked() {
             ("responses.retrieve", 1, 0),
         ];
         assert_eq!(names, expected, "{place}");
+    }
+}
+
+/// Everything that an answer may tell.
+fn all_told() -> Usage {
+    Usage {
+        input: Some(300_000),
+        cached: Some(1000),
+        cache_write: Some(2),
+        cache_write_1h: Some(3),
+        input_audio: Some(4),
+        input_image: Some(5),
+        output: Some(60),
+        reasoning: Some(7),
+        output_audio: Some(8),
+        output_image: Some(9),
+        total: Some(300_060),
+        image_tool_input: Some(10),
+        image_tool_output: Some(11),
+        web_searches: Some(12),
+        audio_ms: Some(13),
+        tier: Some(Tier::Priority),
+        told_cost: Some(UNIT / 8),
+    }
+}
+
+/// The columns that hold it, as [`all_told`] says.
+fn told_cells() -> Vec<(&'static str, Cell)> {
+    let counts = [
+        ("input_tokens", 300_000),
+        ("cached_tokens", 1000),
+        ("cache_write_tokens", 2),
+        ("cache_write_1h_tokens", 3),
+        ("input_audio_tokens", 4),
+        ("input_image_tokens", 5),
+        ("output_tokens", 60),
+        ("reasoning_tokens", 7),
+        ("output_audio_tokens", 8),
+        ("output_image_tokens", 9),
+        ("image_tool_input_tokens", 10),
+        ("image_tool_output_tokens", 11),
+        ("web_searches", 12),
+        ("audio_ms", 13),
+    ];
+    let others = [("service_tier", Cell::Text("priority".into())), ("told_cost", Cell::Amount(UNIT / 8))];
+    counts.map(|(name, count)| (name, Cell::Count(count))).into_iter().chain(others).collect()
+}
+
+#[tokio::test]
+async fn what_is_billed_beside_text_is_in_the_row_whether_told_at_once_or_later() {
+    let (_folder, _postgres, places) = both().await;
+    // A price for everything but the image tool, twice as much above 272,000 tokens, and for priority three times as much.
+    let mut more = [Some(UNIT); 10];
+    more[6] = None;
+    more[7] = None;
+    let base = MILLIONS.with_more(more);
+    let step = |tier, above, factor| Step { tier, above, price: base.times(factor * UNIT) };
+    let tariff = Tariff::new(
+        base,
+        vec![step(None, 272_000, 2), step(Some(Tier::Priority), 0, 3), step(Some(Tier::Priority), 272_000, 6)],
+    );
+    let (bill, terms) = (tariff.bill(&all_told()), tariff.written());
+    let mut unpriced = Parts::default();
+    unpriced.insert(Part::ImageToolInput);
+    unpriced.insert(Part::ImageToolOutput);
+    assert_eq!((bill.price, bill.unpriced), (base.times(6 * UNIT), unpriced));
+    let exchange = Exchange { cny_per_usd: Some(7 * UNIT) };
+    for place in places {
+        let mut database = Database::open(&place).await.unwrap();
+        let at_once = Row {
+            usage: all_told(),
+            price: Some(bill.price),
+            unpriced,
+            exchange,
+            cost: Some(bill.cost),
+            estimated: true,
+            ..row(1, State::UnpricedPart)
+        };
+        let terms = Some(&*terms);
+        let later = Row { price: Some(base), terms, exchange, ..pending(2, "resp_2") };
+        let rows = [at_once, later, by_id(3, "resp_2", all_told())];
+        database.store("here", &rows).await.unwrap();
+        let settled = database.settle(&rows).await.unwrap();
+        assert_eq!(
+            settled.iter().map(|row| (row.state, row.cost)).collect::<Vec<_>>(),
+            [(State::UnpricedPart, bill.cost)]
+        );
+        for row in [1, 2] {
+            let page = database.page(row, row + 1, None).await.unwrap();
+            let told = told_cells().into_iter().chain([
+                ("state", Cell::Text("unpriced_part".into())),
+                ("unpriced_parts", Cell::Text("image_tool_input,image_tool_output".into())),
+                ("price_input", Cell::Amount(6 * UNIT)),
+                ("cny_per_usd", Cell::Amount(7 * UNIT)),
+                ("cost", Cell::Amount(bill.cost)),
+                ("cost_exchanged", Cell::Amount(bill.cost.div_ceil(7))),
+                ("estimated", Cell::Flag(true)),
+            ]);
+            for (name, cell) in told {
+                assert_eq!(*page[0].cell(name), cell, "{place} {row} {name}");
+            }
+            let Cell::Text(more) = page[0].cell("price_more") else { panic!("{:?}", page[0].cell("price_more")) };
+            assert!(
+                more.starts_with("cache_write=6,cache_write_1h=6,") && more.contains(",per_web_search=1,"),
+                "{more}"
+            );
+        }
+        let total = &database.usage(By::Key, 0, u64::MAX).await.unwrap()[0];
+        assert_eq!((total.exact, total.unpriced_part, total.estimated), (0, 2, 2), "{place}");
+        database.close().await;
+    }
+}
+
+#[tokio::test]
+async fn each_row_keeps_the_rate_that_it_was_settled_with() {
+    let (_folder, _postgres, places) = both().await;
+    let rate = |cny: u64| Exchange { cny_per_usd: Some(cny * UNIT) };
+    let dollars = Price { currency: Currency::Usd, ..PRICE };
+    let paid =
+        |id, price, exchange, cost| Row { price: Some(price), exchange, cost: Some(cost), ..row(id, State::Exact) };
+    for place in places {
+        let mut database = Database::open(&place).await.unwrap();
+        let none = Exchange::default();
+        let rows = [
+            paid(1, dollars, rate(7), 3),
+            paid(2, dollars, rate(8), UNIT),
+            // Rounded up, each row by itself: 1 nano-yuan is a seventh of a nano-dollar.
+            paid(3, PRICE, rate(7), 1),
+            paid(4, PRICE, rate(7), 1),
+            // From before there was a rate.
+            paid(5, dollars, none, 10),
+            // Open: charged with what was reserved, should it be interrupted.
+            Row { price: Some(dollars), exchange: rate(9), reserved_cost: Some(UNIT), ..row(6, State::Open) },
+            // Without a price.
+            Row { price: None, cost: None, ..row(7, State::Exact) },
+        ];
+        database.store("here", &rows).await.unwrap();
+        let mut spent = async |into, rate| {
+            let sums = database.spent_by_origin(Spender::Key, "team", None, (0, 100), (into, rate)).await.unwrap();
+            sums.get("here").copied().unwrap_or_default()
+        };
+        let cny = 3 * 7 + 8 * UNIT + 1 + 1;
+        assert_eq!(spent(Currency::Cny, none).await, cny, "{place}");
+        // The rate of today counts for what has none.
+        assert_eq!(spent(Currency::Cny, rate(100)).await, cny + 1000, "{place}");
+        assert_eq!(spent(Currency::Usd, rate(100)).await, 3 + UNIT + 1 + 1 + 10, "{place}");
+        let total = |exchange| Asked { exchange, ..Asked::default() };
+        let sums = database.usage_of(&total(rate(100))).await.unwrap();
+        assert_eq!((sums[0].cost, sums[0].in_all), ([2, 13 + UNIT], [cny + 1000, 15 + UNIT]), "{place}");
+        assert_eq!(database.interrupt("here", 0).await.unwrap(), 1);
+        let sums = database.usage_of(&total(rate(100))).await.unwrap();
+        assert_eq!(sums[0].in_all, [cny + 1000 + 9 * UNIT, 15 + 2 * UNIT], "{place}");
+        database.close().await;
+    }
+}
+
+/// A row that began then.
+fn at(number: u16, millis: u64) -> Row<'static> {
+    let mut bytes = [0; 16];
+    bytes[..6].copy_from_slice(&millis.to_be_bytes()[2..]);
+    bytes[14..].copy_from_slice(&number.to_be_bytes());
+    Row { id: RequestId::from_bytes(bytes), ..row(1, State::Exact) }
+}
+
+fn millis(text: &str) -> u64 {
+    u64::try_from(text.parse::<jiff::Timestamp>().unwrap().as_millisecond()).unwrap()
+}
+
+#[tokio::test]
+async fn days_weeks_and_months_begin_where_the_operator_is() {
+    let (_folder, _postgres, places) = both().await;
+    for place in places {
+        let mut database = Database::open(&place).await.unwrap();
+        // A Monday is 2026-11-30, 00:00 in Shanghai, 16:00 of Sunday in UTC; in Kathmandu it is 5:45 ahead.
+        let rows: Vec<_> = (0..)
+            .zip([
+                "2026-11-29T15:59:59.999Z",
+                "2026-11-29T16:00:00Z",
+                "2026-11-30T15:59:59Z",
+                "2026-11-30T18:14:59Z",
+                "2026-12-01T05:00:00Z",
+            ])
+            .map(|(nth, time)| at(nth, millis(time)))
+            .collect();
+        database.store("here", &rows).await.unwrap();
+        let other = Row { key: Some("other"), model: Some("small"), ..at(9, millis("2026-11-30T00:00:00Z")) };
+        database.store("here", &[other]).await.unwrap();
+        for (zone, by, expected) in [
+            ("UTC", By::Day, vec![("2026-11-29", 2), ("2026-11-30", 2), ("2026-12-01", 1)]),
+            ("Asia/Shanghai", By::Day, vec![("2026-11-29", 1), ("2026-11-30", 2), ("2026-12-01", 2)]),
+            ("Asia/Kathmandu", By::Day, vec![("2026-11-29", 2), ("2026-11-30", 2), ("2026-12-01", 1)]),
+            ("UTC", By::Week, vec![("2026-11-23", 2), ("2026-11-30", 3)]),
+            ("Asia/Shanghai", By::Week, vec![("2026-11-23", 1), ("2026-11-30", 4)]),
+            ("UTC", By::Month, vec![("2026-11", 4), ("2026-12", 1)]),
+            ("Asia/Shanghai", By::Month, vec![("2026-11", 3), ("2026-12", 2)]),
+        ] {
+            let zone = jiff::tz::TimeZone::get(zone).unwrap();
+            let asked = Asked { by, zone, key: Some("team"), model: Some("smart"), ..Asked::default() };
+            let sums = database.usage_of(&asked).await.unwrap();
+            let found: Vec<_> = sums.iter().map(|sum| (sum.name.as_deref().unwrap(), sum.requests)).collect();
+            assert_eq!(found, expected, "{place} {asked:?}");
+        }
+        for (key, model, rows) in [
+            (Some("other"), None, 1),
+            (None, Some("smart"), 5),
+            (Some("other"), Some("smart"), 0),
+            (Some("nobody"), None, 0),
+        ] {
+            let asked = Asked { key, model, ..Asked::default() };
+            let sum: u64 = database.usage_of(&asked).await.unwrap().iter().map(|sum| sum.requests).sum();
+            assert_eq!(
+                (sum, database.page_of(&asked, None).await.unwrap().len() as u64),
+                (rows, rows),
+                "{place} {asked:?}"
+            );
+        }
+        database.close().await;
+    }
+}
+
+#[tokio::test]
+async fn old_rows_become_sums_of_their_day_and_no_sum_changes() {
+    let (_folder, _postgres, places) = both().await;
+    let zone = jiff::tz::TimeZone::get("Asia/Shanghai").unwrap();
+    let days = Windows::new(zone.clone());
+    let rate = |cny: u64| Exchange { cny_per_usd: Some(cny * UNIT) };
+    let dollars = Price { currency: Currency::Usd, ..PRICE };
+    let day = 86_400_000;
+    // Midnight in Shanghai.
+    let first = millis("2026-10-31T16:00:00Z");
+    let before = first + 3 * day;
+    for place in places {
+        let mut database = Database::open(&place).await.unwrap();
+        let mut rows: Vec<Row<'_>> = (0..600_u16)
+            .map(|nth| {
+                let row = at(nth, first + u64::from(nth) * day / 100);
+                let key = Some(if nth % 3 == 0 { "team" } else { "other" });
+                match nth % 5 {
+                    0 => Row { key, price: Some(dollars), exchange: rate(7), cost: Some(nth.into()), ..row },
+                    1 => Row { key, price: Some(dollars), exchange: rate(8), cost: Some(MOST), ..row },
+                    2 => Row { key, price: Some(dollars), cost: Some(5), group: None, ..row },
+                    3 => Row { key, price: None, cost: None, model: None, ..row },
+                    _ => Row { key, state: State::Partial, estimated: true, ..row },
+                }
+            })
+            .collect();
+        // What may still change stays, however old.
+        rows[7] = Row { price: Some(PRICE), cost: Some(9), ..Row { id: rows[7].id, ..pending(1, "resp_7") } };
+        rows[8] = Row { id: rows[8].id, ..row(1, State::Open) };
+        // More in one millisecond than rows are summed up at once would be: they have to go all the same.
+        database.store("here", &rows).await.unwrap();
+        let gone = Row { key: Some("team"), ..at(1000, first) };
+        let late = Row { key: Some("team"), ..at(1001, before - 1) };
+        database.store("there", &[gone, late]).await.unwrap();
+
+        let asked = |by| Asked { by, zone: zone.clone(), exchange: rate(9), ..Asked::default() };
+        let all = async |database: &mut Database| {
+            let mut all = Vec::new();
+            for by in [By::Key, By::Group, By::Model, By::Upstream, By::Endpoint, By::Day, By::Week, By::Month] {
+                all.push(database.usage_of(&asked(by)).await.unwrap());
+            }
+            let mut spent = Vec::new();
+            for (spender, name) in [(Spender::Key, "team"), (Spender::Key, "other"), (Spender::Group, "all")] {
+                for span in [(0, u64::MAX), (first, first + day), (first + day, first + 4 * day)] {
+                    for into in Currency::ALL {
+                        spent.push(database.spent_by_origin(spender, name, None, span, (into, rate(9))).await.unwrap());
+                    }
+                }
+            }
+            (all, spent)
+        };
+        let expected = all(&mut database).await;
+        // The open one of this data folder began on the first day: nothing from there on goes before it is over.
+        let open = database.open_since("here").await.unwrap().unwrap();
+        assert_eq!(open, rows[8].id.millis());
+        let mut removed = 0;
+        loop {
+            let gone = database.sum_up("here", (before, open), &days).await.unwrap();
+            removed += gone;
+            assert_eq!(all(&mut database).await, expected, "{place} after {removed}");
+            if gone == 0 {
+                break;
+            }
+        }
+        // Those before the open one without the one that pends, and the one of the data folder that is gone.
+        assert_eq!(removed, 7 + 1, "{place}");
+        assert_eq!(database.summed_up("here").await.unwrap(), rows[8].id.millis(), "{place}");
+        while database.sum_up("here", (before, u64::MAX), &days).await.unwrap() > 0 {
+            assert_eq!(all(&mut database).await, expected, "{place}");
+        }
+        let left = database.page(0, u64::MAX, None).await.unwrap();
+        assert_eq!(
+            left.len(),
+            300 + 1 + 1,
+            "{place}: the days that are kept, the one that pends, the late one of others"
+        );
+        assert_eq!(*left[0].cell("state"), Cell::Text("pending".into()), "{place}");
+        // What is shown later still settles it, and the sums follow.
+        let shows = by_id(250, "resp_7", used());
+        database.store("here", &[shows]).await.unwrap();
+        assert_eq!(database.settle(&[shows]).await.unwrap().len(), 1, "{place}");
+        while database.sum_up("here", (before, u64::MAX), &days).await.unwrap() > 0 {}
+        let known = database.known(&[rows[7].id, rows[599].id]).await.unwrap();
+        assert_eq!(known.into_iter().collect::<Vec<_>>(), [rows[599].id], "{place}");
+        database.close().await;
+    }
+}
+
+#[tokio::test]
+async fn several_that_sum_up_the_same_rows_count_them_once() {
+    let (_folder, _postgres, places) = both().await;
+    let days = Windows::new(jiff::tz::TimeZone::UTC);
+    for place in places {
+        let mut one = Database::open(&place).await.unwrap();
+        let rows: Vec<_> = (0..500).map(|nth| at(nth, 1000 + u64::from(nth))).collect();
+        one.store("gone", &rows).await.unwrap();
+        let mut other = Database::open(&place).await.unwrap();
+        let before = 9 * 86_400_000;
+        let (first, second) = tokio::join!(
+            one.sum_up("one", (before, u64::MAX), &days),
+            other.sum_up("other", (before, u64::MAX), &days)
+        );
+        // PostgreSQL may refuse one of them, which then tries again later.
+        assert_eq!(first.unwrap_or_default() + second.unwrap_or_default(), 500, "{place}");
+        let total = &one.usage(By::Key, 0, u64::MAX).await.unwrap()[0];
+        assert_eq!((total.requests, total.cost), (500, [500 * (UNIT + 5), 0]), "{place}");
+        assert_eq!(one.page(0, u64::MAX, None).await.unwrap(), []);
+        one.close().await;
+        other.close().await;
     }
 }
 

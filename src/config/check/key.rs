@@ -115,6 +115,7 @@ impl Check<'_> {
                 Some(raw::OnClientGone::Cancel) => OnClientGone::Cancel,
                 Some(raw::OnClientGone::Drain) => OnClientGone::Drain,
             };
+            let require_usage = raw.require_usage;
             let Some(sha256) = self.key_digest(raw, &path) else { continue };
             if let Some(same) = keys.iter().find(|key| key.sha256 == sha256) {
                 let message = format!("this key has the secret of the key `{}`", same.name);
@@ -137,6 +138,7 @@ impl Check<'_> {
                 ips,
                 expires,
                 on_client_gone,
+                require_usage,
                 kept: Kept::File,
             });
         }

@@ -7,6 +7,7 @@ mod key;
 mod limits;
 mod model;
 mod money;
+mod proxy;
 mod secret;
 mod server;
 mod store;
@@ -42,6 +43,7 @@ pub(super) fn config(
     let mut check = Check { document, sound, env, reads, secrets, billed: Vec::new(), faults: Vec::new() };
     let server = check.server(file.server);
     let log = check.log(file.log);
+    let keep_days = file.store.keep_days;
     let store = check.store(file.store);
     let alerts = check.alerts(file.alerts);
     let affinity = check.affinity(&file.affinity, file.limits.redis.is_some());
@@ -62,6 +64,7 @@ pub(super) fn config(
         timeouts: server::timeouts(&file.timeouts),
         log,
         store,
+        keep_days,
         sharing,
         upstreams: upstreams.live,
         idle: upstreams.idle,

@@ -73,7 +73,13 @@ impl Check<'_> {
                     raw::OnLostState::Fail => OnLostState::Fail,
                     raw::OnLostState::StripEncrypted => OnLostState::StripEncrypted,
                 };
-                models.push(Model { name: name.as_str().into(), strategy, targets, on_lost_state });
+                models.push(Model {
+                    name: name.as_str().into(),
+                    strategy,
+                    targets,
+                    on_lost_state,
+                    require_usage: model.require_usage,
+                });
             }
             match name.strip_suffix('*') {
                 Some(start) => askable.beginnings.push(start.to_owned()),

@@ -14,7 +14,8 @@ use crate::{
     },
     domain::{
         money::{Budget, Currency, UNIT, nano},
-        price::Price,
+        price::{Price, Step, Tariff, scaled},
+        usage::Tier,
     },
 };
 
@@ -23,6 +24,9 @@ const HIGHEST: u64 = 1_000_000 * UNIT;
 
 /// Early enough to act, and when requests begin to be refused.
 const WARN_AT: [u64; 2] = [UNIT / 10 * 8, UNIT];
+
+/// No service tier costs a hundred times as much as another.
+const MOST_FACTOR: u64 = 100 * UNIT;
 
 impl Check<'_> {
     pub(super) fn money(&mut self, raw: &raw::Money) -> Money {
@@ -92,20 +96,43 @@ impl Check<'_> {
         }
         if money.cny_per_usd.is_none() {
             let official = upstreams.live.iter().any(|upstream| upstream.official_prices.is_some());
-            self.billed = prices.iter().map(|price| price.price.currency).collect();
+            self.billed = prices.iter().map(|price| price.price.base.currency).collect();
             self.billed.extend(official.then_some(Currency::Usd));
         }
         prices
     }
 
-    fn price(&mut self, raw: &raw::Price, path: &Path) -> Option<Price> {
+    fn price(&mut self, raw: &raw::Price, path: &Path) -> Option<Tariff> {
         let mut read = |value: &Option<raw::Decimal>, name: &str| {
             value.as_ref().map(|value| self.decimal(value, &path.key(name)).unwrap_or_default())
         };
         let (input, output) = (read(&raw.input, "input"), read(&raw.output, "output"));
         let (cached, reasoning) = (read(&raw.cached_input, "cached_input"), read(&raw.reasoning, "reasoning"));
         let per_call = read(&raw.per_call, "per_call");
-        if self.sound && input.is_none() && output.is_none() && per_call.is_none() {
+        let price = Price {
+            input: input.unwrap_or_default(),
+            cached: cached.or(input).unwrap_or_default(),
+            output: output.unwrap_or_default(),
+            reasoning: reasoning.or(output).unwrap_or_default(),
+            per_call: per_call.unwrap_or_default(),
+            cache_write: read(&raw.cache_write, "cache_write"),
+            cache_write_1h: read(&raw.cache_write_1h, "cache_write_1h"),
+            input_audio: read(&raw.input_audio, "input_audio"),
+            input_image: read(&raw.input_image, "input_image"),
+            output_audio: read(&raw.output_audio, "output_audio"),
+            output_image: read(&raw.output_image, "output_image"),
+            image_tool_input: read(&raw.image_tool_input, "image_tool_input"),
+            image_tool_output: read(&raw.image_tool_output, "image_tool_output"),
+            per_web_search: read(&raw.per_web_search, "per_web_search"),
+            per_audio_second: read(&raw.per_audio_second, "per_audio_second"),
+            ..Price::free(Currency::Usd)
+        };
+        if self.sound
+            && input.is_none()
+            && output.is_none()
+            && per_call.is_none()
+            && price.more().iter().all(Option::is_none)
+        {
             let help = "write `input` and `output`, for a million tokens each, or `per_call`";
             self.fault(path, "this price is none", help);
         } else if self.sound && input.is_some() != output.is_some() {
@@ -113,19 +140,78 @@ impl Check<'_> {
             let message = format!("`{missing}` is missing beside `{there}`");
             self.fault(path, message, format!("write `{missing} = 0` if nothing is billed for it"));
         }
+        let long = self.long_inputs(&raw.long_input, price, input.is_some(), &path.key("long_input"));
+        let mut steps = long.clone();
+        let factors = [
+            (Tier::Flex, &raw.flex_factor, "flex_factor"),
+            (Tier::Priority, &raw.priority_factor, "priority_factor"),
+            (Tier::Batch, &raw.batch_factor, "batch_factor"),
+        ];
+        for (tier, factor, name) in factors {
+            let Some(factor) = factor.as_ref().and_then(|factor| self.factor(factor, &path.key(name))) else {
+                continue;
+            };
+            let base = Step { tier: None, above: 0, price };
+            let of_tier = std::iter::once(&base).chain(&long);
+            steps.extend(of_tier.map(|step| Step { tier: Some(tier), price: step.price.times(factor), ..*step }));
+        }
         let currency = match raw.currency? {
             raw::Currency::Cny => Currency::Cny,
             raw::Currency::Usd => Currency::Usd,
         };
-        let (input, output) = (input.unwrap_or_default(), output.unwrap_or_default());
-        Some(Price {
-            currency,
-            input,
-            cached: cached.unwrap_or(input),
-            output,
-            reasoning: reasoning.unwrap_or(output),
-            per_call: per_call.unwrap_or_default(),
-        })
+        steps.iter_mut().for_each(|step| step.price.currency = currency);
+        Some(Tariff::new(Price { currency, ..price }, steps))
+    }
+
+    /// The prices of longer inputs. What is not written rises like `input` or `output`.
+    fn long_inputs(&mut self, raw: &[raw::LongInput], base: Price, has_tokens: bool, path: &Path) -> Vec<Step> {
+        let mut steps: Vec<Step> = Vec::new();
+        for (i, raw) in raw.iter().enumerate() {
+            let path = path.index(i);
+            let mut read = |value: &Option<raw::Decimal>, name: &str| {
+                value.as_ref().map(|value| self.decimal(value, &path.key(name)).unwrap_or_default())
+            };
+            let (input, output) = (read(&raw.input, "input"), read(&raw.output, "output"));
+            let (cached, reasoning) = (read(&raw.cached_input, "cached_input"), read(&raw.reasoning, "reasoning"));
+            let (Some(above), Some(input), Some(output)) = (raw.above, input, output) else { continue };
+            if steps.iter().any(|step| step.above == above) {
+                self.fault(&path.key("above"), "another price is for the same size", "keep one of them");
+            }
+            if !has_tokens {
+                let help = "write `input` and `output` for shorter inputs as well";
+                self.fault(&path, "prices of longer inputs without prices of shorter ones", help);
+            }
+            let like_input =
+                |rate: u64| if base.input == 0 { rate.max(input) } else { scaled(rate, input, base.input) };
+            let like_output =
+                |rate: u64| if base.output == 0 { rate.max(output) } else { scaled(rate, output, base.output) };
+            let price = Price {
+                input,
+                cached: cached.unwrap_or_else(|| like_input(base.cached)),
+                output,
+                reasoning: reasoning.unwrap_or_else(|| like_output(base.reasoning)),
+                cache_write: base.cache_write.map(like_input),
+                cache_write_1h: base.cache_write_1h.map(like_input),
+                input_audio: base.input_audio.map(like_input),
+                input_image: base.input_image.map(like_input),
+                output_audio: base.output_audio.map(like_output),
+                output_image: base.output_image.map(like_output),
+                ..base
+            };
+            steps.push(Step { tier: None, above, price });
+        }
+        steps
+    }
+
+    /// How many times as much something costs, in billionths.
+    fn factor(&mut self, written: &raw::Decimal, path: &Path) -> Option<u64> {
+        let factor = nano(&written.0).filter(|factor| (1..=MOST_FACTOR).contains(factor));
+        if factor.is_none() {
+            let name = path.name().unwrap_or_default().to_owned();
+            let message = format!("`{name}` is not a decimal number above 0 and up to 100 with at most nine places");
+            self.fault(path, message, format!("write for example `{name} = 0.5`, for half the price"));
+        }
+        factor
     }
 
     /// A number of nano-units.

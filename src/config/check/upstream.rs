@@ -104,8 +104,9 @@ impl Check<'_> {
         {
             self.fault(&path.key("name"), "another upstream has this name", "give each upstream a name of its own");
         }
-        let base_url = raw.base_url.and_then(|text| self.url(&path.key("base_url"), url::base(&text, raw.insecure)));
-        let proxy = raw.proxy.and_then(|text| self.url(&path.key("proxy"), url::proxy(&text)));
+        let base_url = raw.base_url.as_deref();
+        let base_url = base_url.and_then(|text| self.url(&path.key("base_url"), url::base(text, raw.insecure)));
+        let (proxy, proxy_login) = self.proxy(&raw, base_url.as_ref(), path);
         let auth_header = self.auth_header(&raw.auth_header, &path.key("auth_header"));
         let headers = self.headers(&raw.headers, &auth_header, &path.key("headers"));
         let ca_pem = raw
@@ -135,6 +136,7 @@ impl Check<'_> {
             headers,
             ca_pem,
             proxy,
+            proxy_login,
             max_body_bytes: raw.max_body_mib.map(|mib| mib << 20),
             surface,
             on_incomplete: match raw.on_incomplete {
@@ -159,7 +161,7 @@ impl Check<'_> {
         });
     }
 
-    fn url(&mut self, path: &Path, url: Result<http::Uri, url::Wrong>) -> Option<http::Uri> {
+    pub(super) fn url(&mut self, path: &Path, url: Result<http::Uri, url::Wrong>) -> Option<http::Uri> {
         url.map_err(|(message, help)| {
             let setting = path.name().unwrap_or_default();
             self.fault(path, format!("`{setting}` {message}"), help);

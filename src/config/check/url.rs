@@ -76,11 +76,11 @@ pub(super) fn webhook(text: &str) -> Result<Uri, Wrong> {
 
 /// A proxy on the way to an upstream.
 pub(super) fn proxy(text: &str) -> Result<Uri, Wrong> {
-    const WHOLE: &str = "write for example \"http://proxy.internal:3128\" or \"socks5://127.0.0.1:1080\"";
+    const WHOLE: &str = "write for example \"http://proxy.internal:3128\" or \"socks5://127.0.0.1:1080\", or \"env\" for that of the environment";
     let uri: Uri = text.parse().map_err(|_| ("is not a URL", WHOLE))?;
     let (scheme, _) = scheme_and_host(&uri).ok_or(("is not a URL with a scheme and a host", WHOLE))?;
-    if scheme != "http" && scheme != "socks5" {
-        return Err(("must begin with http:// or socks5://", WHOLE));
+    if !["http", "socks5", "socks5h"].contains(&scheme) {
+        return Err(("must begin with http://, socks5:// or socks5h://", WHOLE));
     }
     if !uri.path().trim_end_matches('/').is_empty() || text.contains(['?', '#']) {
         return Err(("holds more than scheme, host and port", WHOLE));
@@ -217,7 +217,7 @@ mod tests {
 
     #[test]
     fn proxies_are_scheme_host_and_port() {
-        for text in ["http://p:3128", "socks5://127.0.0.1:1080", "http://p.cn/"] {
+        for text in ["http://p:3128", "socks5://127.0.0.1:1080", "socks5h://p:1080", "http://p.cn/"] {
             assert!(proxy(text).is_ok(), "{text}");
         }
         for text in ["https://p:1", "p:3128", "http://p/x", "http://u:p@p:1", "socks4://p:1", "http://p:1?x"] {

@@ -57,6 +57,8 @@ pub(in crate::config) struct Key {
     /// are read to their end where the key or its group has a budget.
     #[schemars(extend("examples" = ["drain"]))]
     pub(in crate::config) on_client_gone: Option<OnClientGone>,
+    /// Chat streams have to tell their tokens: `stream_options.include_usage` is added where the client left it out.
+    pub(in crate::config) require_usage: bool,
 }
 
 #[derive(Default, Deserialize, Serialize, JsonSchema)]

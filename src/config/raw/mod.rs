@@ -20,7 +20,7 @@ pub(in crate::config) use alerts::Alerts;
 pub(in crate::config) use failover::{ErrorRule, FailoverOn, Fault};
 pub(in crate::config) use key::{Group, Key, KeyLimits, OnClientGone, Secret};
 pub(in crate::config) use limits::{Fail, Limits};
-pub(in crate::config) use money::{Currency, Decimal, Money, Price, Unpriced};
+pub(in crate::config) use money::{Currency, Decimal, LongInput, Money, Price, Unpriced};
 pub(in crate::config) use routing::{Health, Model, OnLostState, Routing, Strategy, Target};
 pub(in crate::config) use store::Store;
 
@@ -248,9 +248,15 @@ pub(in crate::config) struct Upstream {
     /// PEM file with further roots to trust.
     #[schemars(example = &"/etc/ssl/company-ca.pem")]
     pub(in crate::config) ca_file: Option<String>,
-    /// Proxy on the way to it: `http://` (CONNECT) or `socks5://`.
+    /// Proxy on the way to it: `http://` (CONNECT), `socks5://` or `socks5h://`; `env` = that of the environment.
     #[schemars(example = &"http://proxy.internal:3128")]
     pub(in crate::config) proxy: Option<String>,
+    /// Who we are to the proxy.
+    #[schemars(example = &"tidegate")]
+    pub(in crate::config) proxy_user: Option<String>,
+    /// Of that user.
+    #[schemars(extend("examples" = [{ "env": "TIDEGATE_PROXY_PASSWORD" }]))]
+    pub(in crate::config) proxy_password: Option<Secret>,
     /// Largest body that it takes, in MiB.
     #[schemars(range(min = 1, max = 1024), example = 20)]
     pub(in crate::config) max_body_mib: Option<u64>,
@@ -303,6 +309,8 @@ impl Default for Upstream {
             auth_header: "authorization".into(),
             ca_file: None,
             proxy: None,
+            proxy_user: None,
+            proxy_password: None,
             max_body_mib: None,
             surface: None,
             insecure: false,

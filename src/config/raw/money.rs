@@ -93,4 +93,68 @@ pub(in crate::config) struct Price {
     /// Each request.
     #[schemars(extend("examples" = [0.01]))]
     pub(in crate::config) per_call: Option<Decimal>,
+    /// A million input tokens written to a cache for 5 minutes.
+    #[schemars(extend("examples" = [2.1875]))]
+    pub(in crate::config) cache_write: Option<Decimal>,
+    /// A million input tokens written to a cache for 1 hour.
+    #[schemars(extend("examples" = [3.5]))]
+    pub(in crate::config) cache_write_1h: Option<Decimal>,
+    /// A million input tokens of audio.
+    #[schemars(extend("examples" = [32]))]
+    pub(in crate::config) input_audio: Option<Decimal>,
+    /// A million input tokens of images.
+    #[schemars(extend("examples" = [8]))]
+    pub(in crate::config) input_image: Option<Decimal>,
+    /// A million output tokens of audio.
+    #[schemars(extend("examples" = [64]))]
+    pub(in crate::config) output_audio: Option<Decimal>,
+    /// A million output tokens of images.
+    #[schemars(extend("examples" = [32]))]
+    pub(in crate::config) output_image: Option<Decimal>,
+    /// A million input tokens of the image generation tool.
+    #[schemars(extend("examples" = [10]))]
+    pub(in crate::config) image_tool_input: Option<Decimal>,
+    /// A million output tokens of the image generation tool.
+    #[schemars(extend("examples" = [40]))]
+    pub(in crate::config) image_tool_output: Option<Decimal>,
+    /// Each call of the web search tool.
+    #[schemars(extend("examples" = [0.07]))]
+    pub(in crate::config) per_web_search: Option<Decimal>,
+    /// Each second of audio, where audio is billed by time.
+    #[schemars(extend("examples" = [0.0007]))]
+    pub(in crate::config) per_audio_second: Option<Decimal>,
+    /// Tokens of an answer of the service tier `flex` cost so many times as much.
+    #[schemars(extend("examples" = [0.5]))]
+    pub(in crate::config) flex_factor: Option<Decimal>,
+    /// The same for the service tier `priority`.
+    #[schemars(extend("examples" = [2]))]
+    pub(in crate::config) priority_factor: Option<Decimal>,
+    /// The same for batches.
+    #[schemars(extend("examples" = [0.5]))]
+    pub(in crate::config) batch_factor: Option<Decimal>,
+    /// Prices of the whole request where its input is longer.
+    #[schemars(extend("examples" = [[{ "above": 272_000, "input": 3.5, "output": 21 }]]))]
+    pub(in crate::config) long_input: Vec<LongInput>,
+}
+
+#[derive(Default, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(extend("required" = ["above", "input", "output"]))]
+pub(in crate::config) struct LongInput {
+    /// Input tokens: of more than this many.
+    #[schemars(example = &272_000, range(min = 1, max = 100_000_000))]
+    pub(in crate::config) above: Option<u64>,
+    /// A million input tokens.
+    #[schemars(extend("examples" = [3.5]))]
+    pub(in crate::config) input: Option<Decimal>,
+    /// A million input tokens from a cache; absent = as many times `cached_input` as `input` is dearer. So are cache writes,
+    /// audio and images.
+    #[schemars(extend("examples" = [0.35]))]
+    pub(in crate::config) cached_input: Option<Decimal>,
+    /// A million output tokens.
+    #[schemars(extend("examples" = [21]))]
+    pub(in crate::config) output: Option<Decimal>,
+    /// A million reasoning tokens; absent = as many times `reasoning` as `output` is dearer. So are audio and images.
+    #[schemars(extend("examples" = [21]))]
+    pub(in crate::config) reasoning: Option<Decimal>,
 }

@@ -17,6 +17,8 @@ pub(in crate::config) struct Model {
     pub(in crate::config) targets: Option<Vec<Target>>,
     /// A request whose state is in an account that cannot be used.
     pub(in crate::config) on_lost_state: OnLostState,
+    /// Chat streams have to tell their tokens: `stream_options.include_usage` is added where the client left it out.
+    pub(in crate::config) require_usage: bool,
 }
 
 #[derive(Default, Deserialize, Serialize, JsonSchema)]

@@ -14,4 +14,7 @@ pub(in crate::config) struct Store {
     /// Of the user in `url`.
     #[schemars(extend("examples" = [{ "env": "TIDEGATE_STORE_PASSWORD" }]))]
     pub(in crate::config) password: Option<Secret>,
+    /// After so many days the ledger's rows are replaced by sums by day, which stay for ever; absent = rows stay.
+    #[schemars(range(min = 1, max = 36_500), example = 400)]
+    pub(in crate::config) keep_days: Option<u32>,
 }

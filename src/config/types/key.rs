@@ -36,6 +36,8 @@ pub struct Key {
     pub expires: Option<u64>,
     /// What becomes of the call upstream when the client leaves before its end.
     pub on_client_gone: OnClientGone,
+    /// Chat streams have to tell their tokens: `stream_options.include_usage` is added where the client left it out.
+    pub require_usage: bool,
     /// Where it is kept, and what only keys of the store have.
     pub kept: Kept,
 }
@@ -56,6 +58,7 @@ impl Key {
             ips: Vec::new(),
             expires: None,
             on_client_gone: OnClientGone::ByCost,
+            require_usage: false,
             kept: Kept::File,
         }
     }

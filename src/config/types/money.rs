@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http::StatusCode;
 use jiff::tz::TimeZone;
 
-use crate::domain::price::Price;
+use crate::domain::price::Tariff;
 
 /// `[money]`.
 #[derive(Clone, Debug, PartialEq)]
@@ -41,5 +41,5 @@ pub struct ModelPrice {
     /// From when on: milliseconds since 1970-01-01 UTC.
     pub from: u64,
     /// How much.
-    pub price: Price,
+    pub price: Tariff,
 }

@@ -5,8 +5,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     domain::{
-        money::{Currency, Window},
-        price::Price,
+        money::{Currency, Exchange, Window},
+        price::{Parts, Price},
         spending::{Account, Span, Spender},
         usage::{Shown, Usage},
     },
@@ -35,6 +35,9 @@ fn open(id: u8) -> Row<'static> {
         shown: None,
         reserved: Some(2000),
         price: None,
+        terms: None,
+        unpriced: Parts::default(),
+        exchange: Exchange::default(),
         reserved_cost: None,
         cost: None,
         estimated: false,
@@ -60,7 +63,7 @@ fn records(rows: &[Row<'_>]) -> Vec<u8> {
 fn into(folder: &Path) -> Into {
     let (spending, clock, copy) = (Arc::default(), Clock::system(), folder.join("budgets.json"));
     let polls = polling(Duration::from_secs(5)).0;
-    Into { place: place(folder), origin: "here".into(), spending, clock, copy, polls }
+    Into { place: place(folder), origin: "here".into(), spending, clock, copy, polls, keep: None }
 }
 
 fn place(folder: &Path) -> Place {
@@ -195,7 +198,7 @@ fn what_was_spent_is_what_rows_say_and_what_this_process_adds() {
     // It counted 90 before it was killed, and had put down 60 of them.
     let copy = r#"[{"spender":"key","name":"team","currency":"CNY","window":"total","from":0,"to":18446744073709551615,"spent":90}]"#;
     fs::write(folder.path().join("budgets.json"), copy).unwrap();
-    let price = Some(Price { currency: Currency::Cny, input: 0, cached: 0, output: 0, reasoning: 0, per_call: 60 });
+    let price = Some(Price { per_call: 60, ..Price::free(Currency::Cny) });
     let row = Row { price, reserved_cost: Some(60), ..open(1) };
     fs::create_dir(folder.path().join("journal")).unwrap();
     fs::write(folder.path().join("journal/000000000001.journal"), records(&[row])).unwrap();
@@ -286,7 +289,7 @@ proptest! {
         shows in prop::collection::vec((0..8_usize, prop::option::of(0..1000_u64)), 0..16),
         places in prop::collection::vec((0..2_usize, 0..3_usize, any::<u32>()), 24),
     ) {
-        let price = Price { currency: Currency::Cny, input: 1_000_000, cached: 0, output: 0, reasoning: 0, per_call: 0 };
+        let price = Price { input: 1_000_000, ..Price::free(Currency::Cny) };
         let names: Vec<_> = (0..charged.len()).map(|nth| format!("resp_{nth}")).collect();
         let mine = |id: usize, response| Row {
             group: Some("all"), response_id: Some(response), attempts: 1, price: Some(price), ..open(u8::try_from(id).unwrap())
@@ -315,5 +318,62 @@ proptest! {
         let total = total(folder.path());
         let exact = (0..names.len()).filter(|nth| told(*nth).is_some()).count() as u64;
         prop_assert_eq!((total.requests, total.exact), (names.len() as u64, exact));
+    }
+}
+
+#[test]
+fn rows_that_are_in_the_daily_sums_do_not_come_back_from_a_journal_of_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let now = u64::try_from(Clock::system().since_epoch().as_millis()).unwrap();
+    let day = 86_400_000;
+    let at = |number: u8, began: u64| {
+        let mut bytes = [number; 16];
+        bytes[..6].copy_from_slice(&began.to_be_bytes()[2..]);
+        RequestId::from_bytes(bytes)
+    };
+    let price = Some(Price { per_call: 60, ..Price::free(Currency::Cny) });
+    let old = |number| Row { id: at(number, now - 10 * day), price, cost: Some(60), ..exact(number) };
+    let rows = [old(1), old(2), Row { id: at(3, now), ..exact(3) }];
+    let keeps = |folder: &Path| Into { keep: Some(Keep { days: 3, zone: jiff::tz::TimeZone::UTC }), ..into(folder) };
+    let process = |rows: &[Row<'_>], before: &[Row<'_>]| {
+        fs::create_dir_all(folder.path().join("journal")).unwrap();
+        if !before.is_empty() {
+            // What a process that was killed left behind.
+            fs::write(folder.path().join("journal/000000000001.journal"), records(before)).unwrap();
+        }
+        let condition = Arc::new(Condition::default());
+        let (journal, found) =
+            Journal::open(folder.path().join("journal"), 1, Arc::clone(&condition), &journal::SystemDisk).unwrap();
+        let feeding = Feeding::start(keeps(folder.path()), Arc::clone(&journal), found, condition).unwrap();
+        if !rows.is_empty() {
+            Writer::new(journal).write(&records(rows)).unwrap();
+        }
+        feeding.end();
+    };
+    let rows_left = || {
+        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let mut database = Database::open_to_read(&place(folder.path())).await.unwrap();
+            database.page(0, u64::MAX, None).await.unwrap().len()
+        })
+    };
+    process(&rows, &[]);
+    assert_eq!((rows_left(), total(folder.path()).requests), (3, 3), "an end does not sum up");
+    // A start does, as soon as it is through with what was left; and again the same journal, and one row that was never stored.
+    for _ in 0..2 {
+        let condition = Arc::new(Condition::default());
+        let (journal, found) =
+            Journal::open(folder.path().join("journal"), 1, Arc::clone(&condition), &journal::SystemDisk).unwrap();
+        let feeding = Feeding::start(keeps(folder.path()), Arc::clone(&journal), found, condition).unwrap();
+        let began = Instant::now();
+        while rows_left() > 1 {
+            assert!(began.elapsed() < Duration::from_secs(30), "old rows stay");
+            thread::sleep(Duration::from_millis(20));
+        }
+        feeding.end();
+        drop(journal);
+        process(&[], &rows);
+        let stored = total(folder.path());
+        assert_eq!((rows_left(), stored.requests, stored.cost), (1, 3, [120, 0]));
     }
 }

@@ -125,23 +125,25 @@ impl<S: Seek> Scanner<S> {
     /// Reads the next piece. Once it failed, it gives the same error for ever.
     pub fn feed(&mut self, piece: &[u8]) -> Result<(), JsonError> {
         if !self.checks_bytes {
-            return self.read(piece, 0).map(|_| ());
+            return self.read(piece, false).map(|_| ());
         }
         let bytes = utf8::classify(piece);
         self.has_control = bytes.control;
-        let Some(fault) = self.utf8.check(piece, bytes.high) else { return self.read(piece, 0).map(|_| ()) };
+        let Some(fault) = self.utf8.check(piece, bytes.high) else { return self.read(piece, false).map(|_| ()) };
         // The bytes before the fault come first, as they would if each byte came alone.
-        self.read(piece.get(..fault.at).unwrap_or_default(), 0)?;
+        self.read(piece.get(..fault.at).unwrap_or_default(), false)?;
         if fault.before == 0 && !self.in_string() {
             // Between tokens the byte is an error of another kind.
-            self.read(piece.get(fault.at..=fault.at).unwrap_or_default(), 0)?;
+            self.read(piece.get(fault.at..=fault.at).unwrap_or_default(), false)?;
         }
         self.fail(JsonErrorKind::InvalidUtf8 { name: self.read_name() }, self.base - fault.before)
     }
 
-    /// Reads the next piece up to the end of a string or number at path `stop`, or to its end; gives how much was read.
-    pub fn feed_until(&mut self, piece: &[u8], stop: usize) -> Result<usize, JsonError> {
-        self.read(piece, 1 << stop)
+    /// Reads the next piece up to the end of a value after which [`Seek::has_enough`], or to its end; gives whether it stopped.
+    /// What is fed after that begins in the middle of the text: begin a new one.
+    pub fn feed_until_enough(&mut self, piece: &[u8]) -> Result<bool, JsonError> {
+        self.read(piece, true)?;
+        Ok(self.seek.has_enough())
     }
 
     /// Call at the end of the text: it must be whole.
@@ -211,11 +213,11 @@ impl<S: Seek> Scanner<S> {
         Err(error)
     }
 
-    fn read(&mut self, piece: &[u8], stop: u32) -> Result<usize, JsonError> {
+    fn read(&mut self, piece: &[u8], stops: bool) -> Result<usize, JsonError> {
         if let Some(error) = self.failed {
             return Err(error);
         }
-        match self.run(piece, stop) {
+        match self.run(piece, stops) {
             Ok(read) => {
                 self.base += read as u64;
                 Ok(read)
@@ -225,10 +227,13 @@ impl<S: Seek> Scanner<S> {
     }
 
     /// The loop. One turn is one token or one run of a string, not one byte.
-    fn run(&mut self, piece: &[u8], stop: u32) -> Result<usize, (JsonErrorKind, u64)> {
+    fn run(&mut self, piece: &[u8], stops: bool) -> Result<usize, (JsonErrorKind, u64)> {
         let mut state = self.state;
         let mut i = 0;
         while let Some(&byte) = piece.get(i) {
+            if stops && state == State::After && self.seek.has_enough() {
+                break;
+            }
             let at = self.base + i as u64;
             state = match state {
                 State::Skip => {
@@ -253,11 +258,7 @@ impl<S: Seek> Scanner<S> {
                         self.long_key().map_err(|kind| (kind, self.token_at))?;
                         State::Colon
                     } else {
-                        let found = self.string(self.base + i as u64).map_err(|kind| (kind, self.token_at))?;
-                        if found & stop != 0 {
-                            state = State::After;
-                            break;
-                        }
+                        self.string(self.base + i as u64).map_err(|kind| (kind, self.token_at))?;
                         State::After
                     }
                 }
@@ -277,7 +278,7 @@ impl<S: Seek> Scanner<S> {
                 }
                 State::Number(number) => {
                     let (number, read) = number.read(&piece[i..]);
-                    if self.keeps_value() {
+                    if self.keeps_value() || self.seek.wants_number() {
                         self.text.append(&piece[i..i + read]);
                     }
                     i += read;
@@ -287,11 +288,7 @@ impl<S: Seek> Scanner<S> {
                     } else if !number.is_whole() {
                         return Err((JsonErrorKind::Syntax, end));
                     } else {
-                        let found = self.number(end);
-                        if found & stop != 0 {
-                            state = State::After;
-                            break;
-                        }
+                        self.number(end);
                         State::After
                     }
                 }
@@ -380,7 +377,7 @@ impl<S: Seek> Scanner<S> {
             b'n' => (b"ull", Value::Null),
             _ => {
                 let number = Number::begin(byte).ok_or((JsonErrorKind::Syntax, at))?;
-                if self.keeps_value() {
+                if self.keeps_value() || self.seek.wants_number() {
                     self.text.begin(false);
                     self.text.append(&[byte]);
                 }
@@ -451,13 +448,15 @@ impl<S: Seek> Scanner<S> {
         Ok(State::After)
     }
 
-    /// A number ended before `end`. Gives the path that wanted it, as a bit.
-    fn number(&mut self, end: u64) -> u32 {
+    /// A number ended before `end`.
+    fn number(&mut self, end: u64) {
         self.seek.scalar();
-        if !self.keeps_value() {
-            return 0;
+        if self.seek.wants_number() {
+            self.seek.number(self.text.short().filter(|text| text.len() <= NUMBER_LIMIT));
         }
-        let value = self.text.number();
-        self.watch.put(self.token_at..end, value)
+        if self.keeps_value() {
+            let value = self.text.number();
+            self.watch.put(self.token_at..end, value);
+        }
     }
 }

@@ -26,6 +26,19 @@ pub trait Seek {
     /// A number or a boolean stands as a value.
     fn scalar(&mut self) {}
 
+    /// Whether a number that comes next as a value is told. Asked at its begin and at its end.
+    fn wants_number(&self) -> bool {
+        false
+    }
+
+    /// Such a number as it is written; `None` where it is too long for any count.
+    fn number(&mut self, _: Option<&str>) {}
+
+    /// Whether the rest of the text tells nothing more. Asked where a value ended, of readers that may stop there.
+    fn has_enough(&self) -> bool {
+        false
+    }
+
     /// Whether a string that was wished for as a [`Wish::Value`] and begins with these bytes, unescaped, may be of interest. Where
     /// the answer is no, [`Seek::value`] must find no interest in any string that begins with them.
     fn may_begin_value(&self, begin: &[u8]) -> bool;

@@ -119,18 +119,18 @@ impl<S: Seek> Scanner<S> {
         Ok(())
     }
 
-    /// A string that is read ended before `end`. Gives the path that wanted it, as a bit.
-    pub(super) fn string(&mut self, end: u64) -> Result<u32, JsonErrorKind> {
+    /// A string that is read ended before `end`.
+    pub(super) fn string(&mut self, end: u64) -> Result<(), JsonErrorKind> {
         let range = self.token_at..end;
         match self.seek.wish() {
             Wish::Text => self.seek.text(range, self.text.short())?,
             Wish::Value => self.seek.value(range, self.text.short().map(str::as_bytes))?,
             Wish::Nothing | Wish::Pieces => {}
         }
-        if !self.keeps_value() {
-            return Ok(0);
+        if self.keeps_value() {
+            self.watch.put(self.token_at..end, self.text.value());
         }
-        Ok(self.watch.put(self.token_at..end, self.text.value()))
+        Ok(())
     }
 
     /// A string that was passed on ended before `end`. Of its contents a path learns nothing.

@@ -249,16 +249,6 @@ fn an_error_is_for_ever() {
 }
 
 #[test]
-fn stops_where_it_is_told_to() {
-    let text = br#"{"stream":1,"model":"a" ,"model":23}"#;
-    let mut scanner = Scanner::new(&PATHS, Repeats::LastWins);
-    assert_eq!(scanner.feed_until(text, MODEL).unwrap(), 23);
-    assert_eq!(scanner.feed_until(&text[23..], MODEL).unwrap(), 12);
-    assert_eq!(scanner.feed_until(&text[35..], MODEL).unwrap(), 1);
-    assert_eq!(end(&mut scanner), scan(text, Repeats::LastWins));
-}
-
-#[test]
 fn depth_costs_a_bit_a_level() {
     let levels = 1_000_000;
     let mut text = b"{\"a\":".to_vec();

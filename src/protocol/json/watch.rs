@@ -218,15 +218,14 @@ impl Watch {
         self.put(self.began[self.level - 1]..end, value);
     }
 
-    /// A value of the innermost level has ended. Gives the path that wanted it, as a bit.
-    pub(super) fn put(&mut self, range: Range<u64>, value: Value) -> u32 {
+    /// A value of the innermost level has ended.
+    pub(super) fn put(&mut self, range: Range<u64>, value: Value) {
         let wanted = std::mem::take(&mut self.wanted[self.level - 1]);
         // One at most: no two paths are alike.
         if let Some(found) = self.found.get_mut(wanted.trailing_zeros() as usize) {
             *found = Some(Found { range, value });
         }
         self.set |= wanted;
-        wanted
     }
 }
 

@@ -94,13 +94,20 @@ impl Word {
 }
 
 fn member(name: &[u8], depth: usize) -> Member {
+    // Error members in any letter case and with or without `_`: `errorMessage`, `Error`, `ErrorMsg`. Output as it is written.
+    let is_one_of = |names: &[&[u8]]| {
+        let plain = || name.iter().filter(|byte| **byte != b'_').map(u8::to_ascii_lowercase);
+        names.iter().any(|name| plain().eq(name.iter().copied()))
+    };
     match name {
-        b"error" | b"errors" | b"last_error" | b"err" => Member::Error,
-        b"error_message" | b"error_msg" | b"message" | b"msg" | b"detail" | b"details" | b"reason" => Member::Message,
         b"type" | b"object" if depth == 1 => Member::Type,
         b"output" | b"choices" | b"delta" | b"item" | b"b64_json" => Member::Output,
         b"data" | b"content" if depth == 1 => Member::Output,
         b"text" if depth == 1 => Member::Text,
+        _ if is_one_of(&[b"error", b"errors", b"lasterror", b"err", b"fault", b"exception"]) => Member::Error,
+        _ if is_one_of(&[b"errormessage", b"errormsg", b"message", b"msg", b"detail", b"details", b"reason"]) => {
+            Member::Message
+        }
         _ => Member::Other,
     }
 }
@@ -196,7 +203,15 @@ impl Context {
             self.line.push(byte);
         }
         self.after_cr = byte == b'\r';
-        self.read <= LIMIT && (!self.output || self.error_event || in_value || self.value != Value::None)
+        let is_error = self.error_event || in_value || self.value != Value::None;
+        self.read <= LIMIT && (!self.output || is_error || self.is_beside_data())
+    }
+
+    /// Whether the line of the stream is a comment, or a field that is no data: output never stands there.
+    fn is_beside_data(&self) -> bool {
+        let line = self.line.bytes.get(..self.line.len.min(NAME)).unwrap_or_default();
+        let fields: [&[u8]; 4] = [b":", b"id:", b"event:", b"retry:"];
+        self.is_stream && fields.iter().any(|field| line.starts_with(field))
     }
 
     fn end_line(&mut self, byte: u8) {
@@ -291,5 +306,6 @@ impl Context {
 }
 
 fn is_error(event: &[u8]) -> bool {
-    matches!(event, b"error" | b"response.failed" | b"response.error")
+    let names: [&[u8]; 4] = [b"error", b"exception", b"response.failed", b"response.error"];
+    names.iter().any(|name| event.eq_ignore_ascii_case(name))
 }

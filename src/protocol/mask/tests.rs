@@ -95,8 +95,17 @@ proptest! {
 }
 
 /// Frames of a stream, whether they are output, and whether they are errors.
-const FRAMES: [(bool, bool, &str); 9] = [
-    (false, false, ": ECHO\n\n"),
+const FRAMES: [(bool, bool, &str); 17] = [
+    // Lines that are no data never hold output.
+    (false, true, ": ECHO\n\n"),
+    (false, true, "id: ECHO\n\n"),
+    (true, false, "data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}],\n id: ECHO\n\n"),
+    (false, true, "event: ERROR\ndata: {\"code\":\"ECHO\",\"param\":\"ECHO\"}\n\n"),
+    (false, true, "event: exception\ndata: {\"info\":\"ECHO\"}\n\n"),
+    (false, true, "data: {\"Error\":{\"Message\":\"ECHO\"}}\n\n"),
+    (false, true, "data: {\"errorMessage\":\"ECHO\"}\n\n"),
+    (false, true, "data: {\"fault\":{\"faultstring\":\"ECHO\"}}\n\n"),
+    (false, true, "data: {\"type\":\"Error\",\"info\":\"ECHO\"}\n\n"),
     (
         false,
         false,

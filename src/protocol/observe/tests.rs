@@ -7,22 +7,32 @@ use crate::domain::usage::MOST_TOKENS;
 
 mod dialects;
 mod learning;
+mod output;
+
+fn as_stream(dialect: Dialect) -> Observer {
+    Observer::new(dialect, true, Coded::Plain)
+}
+
+fn as_json(dialect: Dialect) -> Observer {
+    Observer::new(dialect, false, Coded::Plain)
+}
 
 fn observe<'a>(mut observer: Observer, pieces: impl IntoIterator<Item = &'a [u8]>) -> Seen {
     for piece in pieces {
         observer.feed(piece);
     }
     observer.finish();
-    // How far it is and what it leaves behind have tests of their own.
-    Seen { status: None, ..observer.seen().clone() }
+    // How far it is, what it leaves behind and how much text it holds have tests of their own.
+    let seen = observer.seen().clone();
+    Seen { status: None, text_tokens: 0, other_output: false, whole: false, is_error: false, ..seen }
 }
 
 fn stream(text: impl AsRef<[u8]>) -> Seen {
-    observe(Observer::stream(Dialect::Responses), [text.as_ref()])
+    observe(as_stream(Dialect::Responses), [text.as_ref()])
 }
 
 fn json(text: impl AsRef<[u8]>) -> Seen {
-    observe(Observer::json(Dialect::Responses), [text.as_ref()])
+    observe(as_json(Dialect::Responses), [text.as_ref()])
 }
 
 fn seen(id: &str, model: &str, terminal: Option<Terminal>, usage: Usage, code: &str, events: u64) -> Seen {
@@ -35,7 +45,7 @@ fn seen(id: &str, model: &str, terminal: Option<Terminal>, usage: Usage, code: &
         usage,
         code: text(code),
         events,
-        dropped: 0,
+        ..Seen::default()
     }
 }
 
@@ -46,6 +56,7 @@ fn tokens(input: u64, cached: u64, output: u64, reasoning: u64) -> Usage {
         output: Some(output),
         reasoning: Some(reasoning),
         total: Some(input + output),
+        ..Usage::default()
     }
 }
 
@@ -106,17 +117,13 @@ fn recorded_streams() {
 fn a_split_changes_nothing() {
     for (name, expected) in recorded() {
         let text = recording(name);
-        assert_eq!(observe(Observer::stream(Dialect::Responses), text.chunks(1)), expected, "{name}, byte by byte");
+        assert_eq!(observe(as_stream(Dialect::Responses), text.chunks(1)), expected, "{name}, byte by byte");
         for size in [2, 3, 7, 61, 256] {
-            assert_eq!(
-                observe(Observer::stream(Dialect::Responses), text.chunks(size)),
-                expected,
-                "{name} by {size} bytes"
-            );
+            assert_eq!(observe(as_stream(Dialect::Responses), text.chunks(size)), expected, "{name} by {size} bytes");
         }
         for cut in 0..text.len() {
             assert_eq!(
-                observe(Observer::stream(Dialect::Responses), [&text[..cut], &text[cut..]]),
+                observe(as_stream(Dialect::Responses), [&text[..cut], &text[cut..]]),
                 expected,
                 "{name} cut at {cut}"
             );
@@ -132,11 +139,7 @@ fn pairs_of_splits_change_nothing() {
         for a in 0..text.len() {
             for b in a..text.len() {
                 let pieces = [&text[..a], &text[a..b], &text[b..]];
-                assert_eq!(
-                    observe(Observer::stream(Dialect::Responses), pieces),
-                    expected,
-                    "{name} cut at {a} and {b}"
-                );
+                assert_eq!(observe(as_stream(Dialect::Responses), pieces), expected, "{name} cut at {a} and {b}");
             }
         }
     }
@@ -152,7 +155,7 @@ fn an_event_of_many_megabytes_is_seen_through() {
     let usage = Usage { total: Some(5), ..Usage::default() };
     let expected = seen("resp_big", "m", Some(Terminal::Completed), usage, "", 1);
     assert_eq!(stream(&text), expected);
-    assert_eq!(observe(Observer::stream(Dialect::Responses), text.as_bytes().chunks(1460)), expected);
+    assert_eq!(observe(as_stream(Dialect::Responses), text.as_bytes().chunks(1460)), expected);
 }
 
 #[test]
@@ -178,11 +181,12 @@ fn odd_streams_are_survived() {
         text.extend_from_slice(fill.repeat(eight_megabytes / fill.len()).as_bytes());
         text.extend_from_slice(b"\n\n");
         text.extend_from_slice(&after);
-        assert_eq!(observe(Observer::stream(Dialect::Responses), text.chunks(16 << 10)), expected, "{begin} {fill}");
-        let mut body = Observer::json(Dialect::Responses);
+        assert_eq!(observe(as_stream(Dialect::Responses), text.chunks(16 << 10)), expected, "{begin} {fill}");
+        let mut body = as_json(Dialect::Responses);
         text.chunks(16 << 10).for_each(|piece| body.feed(piece));
         body.finish();
-        assert_eq!(*body.seen(), Seen::default());
+        // It is no JSON, whatever its head says.
+        assert!(!body.has_read() || body.is_stream(), "{begin} {fill}");
     }
 }
 
@@ -200,7 +204,7 @@ fn the_first_terminal_event_decides() {
     assert_eq!(stream(event(r#"{"type":"keepalive","error":{"code":"x"}}"#)).terminal, None);
     assert_eq!(stream(event(r#"{"error":null,"code":"x"}"#)).terminal, None);
     // Nothing is concluded from an event that is cut short.
-    let mut observer = Observer::stream(Dialect::Responses);
+    let mut observer = as_stream(Dialect::Responses);
     observer.feed(b"data: {\"type\":\"response.completed\",\"response\":{\"id\":\"a\"}}\n");
     assert_eq!(observer.seen().terminal, None);
 }
@@ -226,8 +230,12 @@ fn codes_ids_and_counts_are_kept_only_where_sound() {
     }
     let count = |value: &str| json(format!("{{\"usage\":{{\"total_tokens\":{value}}}}}")).usage.total;
     assert_eq!(count("100000000"), Some(MOST_TOKENS));
-    for value in ["18446744073709551615", "18446744073709551616", "-1", "1.0", "1e3", "\"1\"", "null", "[1]"] {
+    for value in ["18446744073709551615", "18446744073709551616", "-1", "1.5", "\"x\"", "\"-1\"", "null", "[]", "true"]
+    {
         assert_eq!(count(value), None, "{value}");
+    }
+    for (value, told) in [("1.0", 1), ("1e3", 1000), ("\"1\"", 1), ("\" 12.0 \"", 12), ("0", 0)] {
+        assert_eq!(count(value), Some(told), "{value}");
     }
     let id = |len: usize| json(format!("{{\"id\":\"{}\"}}", "x".repeat(len))).response_id;
     assert_eq!((id(0), id(256).map(|id| id.len()), id(257)), (None, Some(256), None));
@@ -236,16 +244,16 @@ fn codes_ids_and_counts_are_kept_only_where_sound() {
 #[test]
 fn json_answers() {
     let body = r#"{"id":"resp_1","object":"response","model":"gpt-4.1","status":"completed","error":null,"output":[{"id":"msg_1",
-        "status":"incomplete","usage":{"total_tokens":9}}],"usage":{"input_tokens":1,"input_tokens_details":{"cached_tokens":2},
-        "output_tokens":3,"output_tokens_details":{"reasoning_tokens":4},"total_tokens":4}}"#;
-    let expected = seen("resp_1", "gpt-4.1", Some(Terminal::Completed), tokens(1, 2, 3, 4), "", 0);
+        "status":"incomplete","usage":{"total_tokens":9}}],"usage":{"input_tokens":2,"input_tokens_details":{"cached_tokens":1},
+        "output_tokens":4,"output_tokens_details":{"reasoning_tokens":3},"total_tokens":6}}"#;
+    let expected = seen("resp_1", "gpt-4.1", Some(Terminal::Completed), tokens(2, 1, 4, 3), "", 0);
     assert_eq!(json(body), expected);
-    assert_eq!(observe(Observer::json(Dialect::Responses), body.as_bytes().chunks(1)), expected);
-    // Without its end it is nothing.
-    assert_eq!(json(&body[..body.len() - 1]), Seen::default());
+    assert_eq!(observe(as_json(Dialect::Responses), body.as_bytes().chunks(1)), expected);
+    // Without its end nothing but its counts is believed.
+    assert_eq!(json(&body[..body.len() - 1]), seen("", "", None, tokens(2, 1, 4, 3), "", 0));
     let error =
         json(r#"{"error":{"message":"x","type":"invalid_request_error","param":null,"code":null},"trace_id":"t"}"#);
-    assert_eq!(error, seen("", "", None, Usage::default(), "invalid_request_error", 0));
+    assert_eq!(error, seen("", "", Some(Terminal::Failed), Usage::default(), "invalid_request_error", 0));
     for (status, terminal) in
         [("failed", Some(Terminal::Failed)), ("incomplete", Some(Terminal::Incomplete)), ("queued", None)]
     {
@@ -253,7 +261,8 @@ fn json_answers() {
     }
     assert_eq!(json("<html>"), Seen::default());
     assert_eq!(json(""), Seen::default());
-    assert_eq!(observe(Observer::opaque(), [body.as_bytes()]), Seen::default());
+    let unknown = Observer::new(Dialect::Responses, false, Coded::Unknown);
+    assert_eq!(observe(unknown, [body.as_bytes()]), Seen::default());
 }
 
 proptest! {
@@ -272,8 +281,8 @@ proptest! {
         let mut cuts: Vec<_> = cuts.iter().map(|cut| cut.index(garbage.len() + 1)).chain([0, garbage.len()]).collect();
         cuts.sort_unstable();
         let pieces = || cuts.windows(2).map(|pair| &garbage[pair[0]..pair[1]]);
-        prop_assert_eq!(observe(Observer::stream(Dialect::Responses), pieces()), stream(&garbage));
-        prop_assert_eq!(observe(Observer::json(Dialect::Responses), pieces()), json(&garbage));
+        prop_assert_eq!(observe(as_stream(Dialect::Responses), pieces()), stream(&garbage));
+        prop_assert_eq!(observe(as_json(Dialect::Responses), pieces()), json(&garbage));
     }
 }
 
@@ -294,7 +303,7 @@ fn an_id_that_is_no_identifier_and_a_count_that_nobody_believes_are_not_told() {
         ("-5", None),
         ("1e18", None),
         ("7.5", None),
-        ("\"7\"", None),
+        ("\"7\"", Some(7)),
     ] {
         let usage = format!(r#"{{"input_tokens":3,"output_tokens":{count},"total_tokens":{count}}}"#);
         let expected = Usage { input: Some(3), output: told, total: told, ..Usage::default() };

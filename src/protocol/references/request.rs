@@ -17,12 +17,12 @@ use super::{
 };
 use crate::{
     domain::{
-        endpoint::{Carries, Endpoint},
+        endpoint::{Carries, Endpoint, Shape},
         origin::{Kind, Reference},
     },
     protocol::{
         body::Edit,
-        json::{Found, JsonError, JsonErrorKind, Paths, Repeats, Scanner},
+        json::{Found, JsonError, JsonErrorKind, Paths, Repeats, Scanner, Value},
     },
 };
 
@@ -39,6 +39,17 @@ pub const MOST_LOOKED_UP: usize = 1024;
 /// The fields at the top that are acted on, by the places that [`Request`] has for them. `stream` is a hint: it decides only whether an
 /// answer is read on without its client.
 static FIELDS: Paths = Paths::new(&[&["model"], &["prompt_cache_key"], &["background"], &["stream"]]).hints_from(3);
+
+/// The same of a chat, which may stream without telling its tokens.
+static CHAT_FIELDS: Paths = Paths::new(&[
+    &["model"],
+    &["prompt_cache_key"],
+    &["background"],
+    &["stream"],
+    &["stream_options"],
+    &["stream_options", "include_usage"],
+])
+.hints_from(3);
 
 /// A request that names no model: nothing else than its references is acted on.
 static NO_FIELDS: Paths = Paths::new(&[]);
@@ -67,12 +78,47 @@ pub struct Request {
     pub prompt_cache_key: Option<Found>,
     /// `background`
     pub background: Option<Found>,
-    /// `stream`
-    pub stream: Option<Found>,
+    /// `stream`; of a chat also `stream_options` and its `include_usage`.
+    pub streaming: Streaming,
     /// All references, in the order of the text.
     pub references: Vec<Used>,
     /// The items of `input` that only the account understands which made them, each with one comma.
     bound: Vec<Range<u64>>,
+}
+
+/// What a request says of its stream.
+#[derive(Debug, Default)]
+pub struct Streaming {
+    stream: Option<Found>,
+    options: Option<Found>,
+    include_usage: Option<Found>,
+}
+
+impl Streaming {
+    /// Whether `stream` is true.
+    pub fn is_asked_for(&self) -> bool {
+        self.stream.as_ref().is_some_and(|stream| stream.value == Value::Bool(true))
+    }
+
+    /// The edit after which the stream tells its tokens; `None` where there is no stream, where it does so already, and where
+    /// `stream_options` is nothing that a provider could read. `has_members` = whether the object in this range of the body has any.
+    pub fn telling(&self, has_members: impl FnOnce(Range<u64>) -> bool) -> Option<Edit> {
+        let stream = self.stream.as_ref().filter(|stream| stream.value == Value::Bool(true))?;
+        let edit = |range, with: &'static str| Some(Edit { range, with: Bytes::from_static(with.as_bytes()) });
+        let options = self.options.as_ref();
+        match (options.map(|options| (&options.value, options.range.clone())), &self.include_usage) {
+            (_, Some(found)) if found.value == Value::Bool(true) => None,
+            (_, Some(found)) => edit(found.range.clone(), "true"),
+            (None, None) => edit(stream.range.end..stream.range.end, ",\"stream_options\":{\"include_usage\":true}"),
+            (Some((Value::Null, range)), None) => edit(range, "{\"include_usage\":true}"),
+            (Some((Value::Object, range)), None) => {
+                let behind_brace = range.start + 1..range.start + 1;
+                let with = if has_members(range) { "\"include_usage\":true," } else { "\"include_usage\":true" };
+                edit(behind_brace, with)
+            }
+            (Some(_), None) => None,
+        }
+    }
 }
 
 impl Request {
@@ -99,7 +145,11 @@ pub struct RequestScan {
 impl RequestScan {
     /// A scan of nothing yet.
     pub fn new(endpoint: Endpoint) -> Self {
-        let fields = if endpoint.carries() == Carries::Model { &FIELDS } else { &NO_FIELDS };
+        let fields = match endpoint.carries() {
+            Carries::Model if endpoint.shape() == Shape::Completion => &CHAT_FIELDS,
+            Carries::Model => &FIELDS,
+            Carries::Json | Carries::Nothing => &NO_FIELDS,
+        };
         let grammar = grammar(endpoint);
         Self { scanner: Scanner::seeking(fields, Repeats::Refuse, Finder::new(grammar, Requested::of(grammar))) }
     }
@@ -112,14 +162,15 @@ impl RequestScan {
     /// Call at the end of the body: it must be whole.
     pub fn finish(mut self) -> Result<Request, JsonError> {
         self.scanner.finish()?;
-        let [model, prompt_cache_key, background, stream] =
-            [0, 1, 2, 3].map(|field| self.scanner.found(field).cloned());
+        let [model, prompt_cache_key, background, stream, options, include_usage] =
+            [0, 1, 2, 3, 4, 5].map(|field| self.scanner.found(field).cloned());
+        let streaming = Streaming { stream, options, include_usage };
         let found = &mut self.scanner.sought_mut().collect;
         if let Some(at) = found.too_many() {
             return Err(JsonError { kind: JsonErrorKind::TooManyReferences, at });
         }
         let (references, bound) = (std::mem::take(&mut found.references), found.cuts.ranges());
-        Ok(Request { model, prompt_cache_key, background, stream, references, bound })
+        Ok(Request { model, prompt_cache_key, background, streaming, references, bound })
     }
 
     /// Bytes of memory that the references found so far take: up to about 1 MiB.

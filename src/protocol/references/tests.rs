@@ -500,10 +500,10 @@ fn reads_the_fields_of_the_same_scan() {
     // Others may stand twice: nobody here acts on them, or the field is a hint, of which the last one counts.
     finds(r#"{"stream":true,"stream":false,"Store":1,"store":2}"#, &[]);
     for (text, last) in [
-        (r#"{"stream":false,"Stream":1,"stream":true,"\u017ftream":2}"#, crate::protocol::json::Value::Bool(true)),
-        (r#"{"stream":true,"str\u0065am":false,"STREAM":true}"#, crate::protocol::json::Value::Bool(false)),
+        (r#"{"stream":false,"Stream":1,"stream":true,"\u017ftream":2}"#, true),
+        (r#"{"stream":true,"str\u0065am":false,"STREAM":true}"#, false),
     ] {
-        assert_eq!(scan(text).unwrap().stream.unwrap().value, last, "{text}");
+        assert_eq!(scan(text).unwrap().streaming.is_asked_for(), last, "{text}");
     }
     for text in [r#"{"model":"a","model":"b"}"#, r#"{"model":"a","Model":"b"}"#, r#"{"background":1,"background":2}"#] {
         assert!(scan(text).is_err(), "{text}");

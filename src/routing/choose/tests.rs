@@ -14,7 +14,13 @@ fn target(upstream: usize, priority: u32, weight: u32) -> Target {
 }
 
 fn route(strategy: Strategy, targets: &[Target]) -> Route<'static> {
-    Route { model: None, strategy, on_lost_state: OnLostState::Fail, targets: Cow::Owned(targets.to_vec()) }
+    Route {
+        model: None,
+        strategy,
+        on_lost_state: OnLostState::Fail,
+        require_usage: false,
+        targets: Cow::Owned(targets.to_vec()),
+    }
 }
 
 /// A candidate in service.

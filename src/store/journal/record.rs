@@ -4,23 +4,27 @@
 use crate::domain::{
     id::RequestId,
     ledger::{Row, State, storable},
-    money::Currency,
-    price::Price,
-    usage::{Shown, Usage},
+    money::{Currency, Exchange},
+    price::{Parts, Price},
+    usage::{Shown, Tier, Usage},
 };
 
-const VERSION: u8 = 4;
+const VERSION: u8 = 5;
 /// Records of before are read as well: a new binary goes on with what an old one left. Those of version 2 end before the
-/// endpoint, those of version 3 behind it.
+/// endpoint, those of version 3 behind it. Version 5 adds what [`put_added`] writes.
 const OLDEST: u8 = 2;
 const WITH_ENDPOINT: u8 = 3;
 const WITH_SHOWN: u8 = 4;
+const WITH_PARTS: u8 = 5;
 const HEADER: usize = 8;
 
 /// Names of ours, models and ids stay under 300 bytes each. A longer record is none.
 const MAX_RECORD: usize = 8 * 1024;
 /// A text is cut here, so that no record is longer.
 const MAX_TEXT: usize = 512;
+/// A tariff that is longer is left out, as a part of one is of no use: the row then keeps the standard price alone. Tariffs with
+/// four sizes and all service tiers have about 2 KiB.
+const MAX_TERMS: usize = 3 * 1024;
 /// An id, at least: a file that was extended with zeros does not look like empty records.
 const MIN_RECORD: usize = 18;
 
@@ -54,6 +58,7 @@ pub fn encode(row: &Row<'_>, into: &mut Vec<u8>) {
     if let Some(shown) = row.shown {
         counts(shown.usage().unwrap_or_default()).into_iter().for_each(|number| put_maybe(number, into));
     }
+    put_added(row, into);
     let payload = into.get(begin + HEADER..).unwrap_or_default();
     let length = u32::try_from(payload.len()).unwrap_or(u32::MAX).to_le_bytes();
     let sum = crc32fast::hash(payload).to_le_bytes();
@@ -64,9 +69,50 @@ pub fn encode(row: &Row<'_>, into: &mut Vec<u8>) {
     }
 }
 
+/// What version 5 added. Most of it is missing in most rows: a bit each says what is there.
+fn put_added(row: &Row<'_>, into: &mut Vec<u8>) {
+    put_parts(row.usage, into);
+    put_parts(row.shown.and_then(Shown::usage).unwrap_or_default(), into);
+    put_some(row.price.map(|price| price.more()).unwrap_or_default(), into);
+    put_number(row.unpriced.bits().into(), into);
+    put_maybe(row.exchange.cny_per_usd, into);
+    let terms = row.terms.filter(|terms| terms.len() <= MAX_TERMS).unwrap_or_default();
+    put_number(terms.len() as u64, into);
+    into.extend_from_slice(terms.as_bytes());
+}
+
+/// The counts that [`counts`] leaves out.
+fn put_parts(usage: Usage, into: &mut Vec<u8>) {
+    let tier = usage.tier.and_then(|tier| Tier::ALL.iter().position(|known| *known == tier));
+    put_some(
+        [
+            usage.cache_write,
+            usage.cache_write_1h,
+            usage.input_audio,
+            usage.input_image,
+            usage.output_audio,
+            usage.output_image,
+            usage.image_tool_input,
+            usage.image_tool_output,
+            usage.web_searches,
+            usage.audio_ms,
+            tier.map(|place| place as u64),
+            usage.told_cost,
+        ],
+        into,
+    );
+}
+
+/// A bit for each number that is there, and these numbers.
+fn put_some<const N: usize>(numbers: [Option<u64>; N], into: &mut Vec<u8>) {
+    let bits = numbers.iter().rev().fold(0, |bits, number| bits << 1 | u64::from(number.is_some()));
+    put_number(bits, into);
+    numbers.into_iter().flatten().for_each(|number| put_number(number, into));
+}
+
 fn put_price(price: Option<Price>, into: &mut Vec<u8>) {
     into.push(u8::from(price.is_some()));
-    if let Some(Price { currency, input, cached, output, reasoning, per_call }) = price {
+    if let Some(Price { currency, input, cached, output, reasoning, per_call, .. }) = price {
         let place = Currency::ALL.iter().position(|known| *known == currency).unwrap_or_default();
         into.push(u8::try_from(place).unwrap_or_default());
         for number in [input, cached, output, reasoning, per_call] {
@@ -75,7 +121,7 @@ fn put_price(price: Option<Price>, into: &mut Vec<u8>) {
     }
 }
 
-fn counts(Usage { input, cached, output, reasoning, total }: Usage) -> [Option<u64>; 5] {
+fn counts(Usage { input, cached, output, reasoning, total, .. }: Usage) -> [Option<u64>; 5] {
     [input, cached, output, reasoning, total]
 }
 
@@ -172,7 +218,7 @@ fn decode(payload: &[u8]) -> Option<Row<'_>> {
     if !(OLDEST..=VERSION).contains(version) {
         return None;
     }
-    let row = Row {
+    let mut row = Row {
         state: *State::ALL.get(usize::from(*state))?,
         id: RequestId::from_bytes(*fields.bytes::<16>()?),
         key: fields.text()?,
@@ -197,7 +243,13 @@ fn decode(payload: &[u8]) -> Option<Row<'_>> {
         price: fields.price()?,
         endpoint: if *version < WITH_ENDPOINT { None } else { fields.text()? },
         shown: if *version < WITH_SHOWN { None } else { fields.shown()? },
+        terms: None,
+        unpriced: Parts::default(),
+        exchange: Exchange::default(),
     };
+    if *version >= WITH_PARTS {
+        fields.added(&mut row)?;
+    }
     fields.0.is_empty().then_some(row)
 }
 
@@ -231,6 +283,7 @@ impl<'a> Fields<'a> {
             output: self.maybe()?,
             reasoning: self.maybe()?,
             total: self.maybe()?,
+            ..Usage::default()
         })
     }
 
@@ -248,7 +301,70 @@ impl<'a> Fields<'a> {
         let currency = *Currency::ALL.get(usize::from(place))?;
         let mut number = || self.number();
         let (input, cached, output, reasoning) = (number()?, number()?, number()?, number()?);
-        Some(Some(Price { currency, input, cached, output, reasoning, per_call: number()? }))
+        let per_call = number()?;
+        Some(Some(Price { input, cached, output, reasoning, per_call, ..Price::free(currency) }))
+    }
+
+    fn added(&mut self, row: &mut Row<'a>) -> Option<()> {
+        row.usage = self.parts(row.usage)?;
+        let shown = self.parts(row.shown.and_then(Shown::usage).unwrap_or_default())?;
+        row.shown = row.shown.map(|_| Shown::new(shown));
+        let more = self.some()?;
+        row.price = row.price.map(|price| price.with_more(more));
+        row.unpriced = Parts::from_bits(self.number()?)?;
+        row.exchange = Exchange { cny_per_usd: self.maybe()? };
+        let length = usize::try_from(self.number()?).ok()?;
+        let (terms, left) = self.0.split_at_checked(length)?;
+        self.0 = left;
+        row.terms = Some(std::str::from_utf8(terms).ok()?).filter(|terms| !terms.is_empty());
+        Some(())
+    }
+
+    fn parts(&mut self, usage: Usage) -> Option<Usage> {
+        let [
+            cache_write,
+            cache_write_1h,
+            input_audio,
+            input_image,
+            output_audio,
+            output_image,
+            image_tool_input,
+            image_tool_output,
+            web_searches,
+            audio_ms,
+            tier,
+            told_cost,
+        ] = self.some()?;
+        let tier = match tier {
+            Some(place) => Some(*Tier::ALL.get(usize::try_from(place).ok()?)?),
+            None => None,
+        };
+        Some(Usage {
+            cache_write,
+            cache_write_1h,
+            input_audio,
+            input_image,
+            output_audio,
+            output_image,
+            image_tool_input,
+            image_tool_output,
+            web_searches,
+            audio_ms,
+            tier,
+            told_cost,
+            ..usage
+        })
+    }
+
+    fn some<const N: usize>(&mut self) -> Option<[Option<u64>; N]> {
+        let bits = self.number()?;
+        let mut numbers = [None; N];
+        for (nth, number) in numbers.iter_mut().enumerate() {
+            if bits >> nth & 1 == 1 {
+                *number = Some(self.number()?);
+            }
+        }
+        (bits >> N == 0).then_some(numbers)
     }
 
     #[expect(clippy::option_option, reason = "one for the record, one for the field")]

@@ -93,7 +93,15 @@ impl Redis {
         if self.had_room.is_some_and(|looked| looked.elapsed() < LOOK_EVERY) {
             return Ok(());
         }
-        let info = redis::cmd("INFO").arg("memory").query_async::<InfoDict>(&mut self.connection).await?;
+        let info = match redis::cmd("INFO").arg("memory").query_async::<InfoDict>(&mut self.connection).await {
+            Ok(info) => info,
+            // Users of a shared Redis often may not ask. Then Redis alone says when it is full.
+            Err(error) if is_refused(&error) => {
+                self.had_room = Some(Instant::now());
+                return Ok(());
+            }
+            Err(error) => return Err(error.into()),
+        };
         let number = |name| info.get::<u64>(name).unwrap_or_default();
         let (used, most) = (number("used_memory"), number("maxmemory"));
         if most > 0 && used.saturating_mul(PART.1) > most.saturating_mul(PART.0) {
@@ -155,6 +163,11 @@ impl Redis {
             }
         }
     }
+}
+
+/// Whether the user may not send a command, or the server does not have it.
+fn is_refused(error: &redis::RedisError) -> bool {
+    error.code() == Some("NOPERM") || error.detail().is_some_and(|detail| detail.contains("unknown command"))
 }
 
 fn judged(error: redis::RedisError) -> StoreError {

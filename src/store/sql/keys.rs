@@ -1,10 +1,23 @@
 //! Keys of clients in the store, and who changed them.
 
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use sqlx::{Connection as _, Row as _};
+use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 
 use super::{BATCH, Database, DatabaseError, integer, on, within};
 use crate::domain::key::{Previous, StoredKey};
+
+/// Which changes of keys were made.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Revision {
+    /// How many.
+    #[serde(rename = "revision")]
+    pub number: u64,
+    /// A random text that belongs to the last change: after a failover that lost changes, two servers may count the same number.
+    /// Empty before the first change.
+    #[serde(default)]
+    pub token: String,
+}
 
 /// What becomes of a key. The names are fixed: column `action`.
 #[derive(Clone, Copy, Debug)]
@@ -20,7 +33,7 @@ pub enum Change<'a> {
 /// Who changes a key, and when.
 #[derive(Clone, Copy, Debug)]
 pub struct Author<'a> {
-    /// Names the change: no two have the same.
+    /// Names the change, and tells it from every other one, as a part of it is random.
     pub id: &'a str,
     /// Whoever it is.
     pub name: &'a str,
@@ -94,16 +107,22 @@ fn hash(key: &StoredKey) -> String {
 const COLUMNS: &str = "name, prefix, sha256, previous_sha256, previous_until_ms, disabled, created_ms, settings";
 
 impl Database {
-    /// How often keys were changed.
+    /// Which changes of keys were made.
     ///
     /// # Errors
-    /// When it cannot be read.
-    pub async fn revision(&mut self) -> Result<u64, DatabaseError> {
-        const QUERY: &str = "SELECT number FROM revisions WHERE name = 'client_keys'";
+    /// When it cannot be read, and when the server takes no changes: after a failover, what the old primary says of keys is old.
+    pub async fn revision(&mut self) -> Result<Revision, DatabaseError> {
+        let read_only = self.dialect().read_only;
+        let query = format!("SELECT number, token, {read_only} FROM revisions WHERE name = 'client_keys'");
         within(BATCH, async {
             on!(self, |connection, Db| {
-                let number: i64 = sqlx::query::<Db>(QUERY).fetch_one(connection).await?.try_get(0)?;
-                Ok(u64::try_from(number).unwrap_or_default())
+                let row = sqlx::query::<Db>(AssertSqlSafe(query)).fetch_one(connection).await?;
+                let (number, token, read_only): (i64, String, String) =
+                    (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+                match &*read_only {
+                    "off" => Ok(Revision { number: u64::try_from(number).unwrap_or_default(), token }),
+                    _ => Err(DatabaseError::ReadOnly),
+                }
             })
         })
         .await
@@ -113,13 +132,13 @@ impl Database {
     ///
     /// # Errors
     /// When they cannot be read.
-    pub async fn stored_keys(&mut self) -> Result<(u64, Vec<StoredKey>), DatabaseError> {
+    pub async fn stored_keys(&mut self) -> Result<(Revision, Vec<StoredKey>), DatabaseError> {
         // First: whoever changes one in between makes it be read again.
         let revision = self.revision().await?;
         let query = format!("SELECT {COLUMNS} FROM client_keys ORDER BY name");
         let keys = within(BATCH, async {
             on!(self, |connection, Db| {
-                let rows = sqlx::query::<Db>(sqlx::AssertSqlSafe(query)).fetch_all(connection).await?;
+                let rows = sqlx::query::<Db>(AssertSqlSafe(query)).fetch_all(connection).await?;
                 let key = |row: &<Db as sqlx::Database>::Row| -> Result<StoredKey, sqlx::Error> {
                     let number = |nth: usize| {
                         row.try_get::<Option<i64>, _>(nth).map(|it| it.and_then(|it| u64::try_from(it).ok()))
@@ -147,7 +166,12 @@ impl Database {
     ///
     /// # Errors
     /// When it is not as it was thought to be, or the database does not take it. Nothing has changed then.
-    pub async fn change_key(&mut self, revision: u64, change: Change<'_>, author: Author<'_>) -> Result<(), KeyError> {
+    pub async fn change_key(
+        &mut self,
+        revision: &Revision,
+        change: Change<'_>,
+        author: Author<'_>,
+    ) -> Result<(), KeyError> {
         let (_, keys) = self.stored_keys().await?;
         let before = keys.iter().find(|key| key.name == change.name());
         match (&change, before) {
@@ -164,9 +188,11 @@ impl Database {
                 let mut transaction = connection.begin().await?;
                 // Whoever else wants to change something waits here, and then finds another number.
                 let raised = sqlx::query::<Db>(
-                    "UPDATE revisions SET number = number + 1 WHERE name = 'client_keys' AND number = $1",
+                    "UPDATE revisions SET number = number + 1, token = $1 \
+                     WHERE name = 'client_keys' AND number = $2 AND token = $3",
                 );
-                let raised = raised.bind(integer(revision)).execute(&mut *transaction).await?.rows_affected();
+                let raised = raised.bind(author.id).bind(integer(revision.number)).bind(&revision.token);
+                let raised = raised.execute(&mut *transaction).await?.rows_affected();
                 if raised == 0 {
                     return Ok(false);
                 }

@@ -8,16 +8,17 @@ use std::{
 
 use sqlx::{Arguments as _, AssertSqlSafe, Connection as _, Encode, QueryBuilder, Row as _, Type, error::BoxDynError};
 
-use super::{BATCH, Connection, Database, DatabaseError, LONG, count, dialect, integer, on, pending, within};
+use super::{BATCH, Database, DatabaseError, LONG, count, dialect, integer, on, pending, within};
 use crate::domain::{
     id::RequestId,
     ledger::{Row, State, storable},
     model_name::ModelPattern,
-    money::{Currency, MOST, UNIT},
+    money::{Currency, Exchange, MOST, UNIT},
     spending::Spender,
+    usage::Usage,
 };
 
-/// Rows of one statement: of their values, 35 each, SQLite takes 32,766 and PostgreSQL 65,535. As many as there may be, as
+/// Rows of one statement: of their values, 52 each, SQLite takes 32,766 and PostgreSQL 65,535. As many as there may be, as
 /// the answers of a slow database come one after the other.
 pub(super) const ROWS: usize = 900;
 
@@ -25,12 +26,15 @@ pub(super) const ROWS: usize = 900;
 pub(super) const KEPT_ROWS: usize = 10;
 
 /// Values of a row.
-const VALUES: usize = 35;
+const VALUES: usize = 52;
 
 const INSERT: &str = "INSERT INTO ledger (id, time_ms, state, origin, endpoint, key_name, group_name, model, \
      upstream_model, upstream, credential, end_reason, response_id, currency, status, input_tokens, cached_tokens, \
      output_tokens, reasoning_tokens, total_tokens, reserved_tokens, first_byte_ms, price_input, price_cached, price_output, \
-     price_reasoning, price_call, reserved_cost, cost, estimated, bytes_up, bytes_down, attempts, took_ms, awaits) ";
+     price_reasoning, price_call, reserved_cost, cost, estimated, bytes_up, bytes_down, attempts, took_ms, awaits, cache_write_tokens, \
+     cache_write_1h_tokens, input_audio_tokens, input_image_tokens, output_audio_tokens, output_image_tokens, \
+     image_tool_input_tokens, image_tool_output_tokens, web_searches, audio_ms, told_cost, service_tier, unpriced_parts, \
+     price_more, price_terms, cny_per_usd, cost_exchanged) ";
 
 /// No request changes what is over. What was taken for interrupted gives way to what is known after all.
 const CONFLICT: &str = " ON CONFLICT (id) DO UPDATE SET state = excluded.state, upstream_model = excluded.upstream_model, \
@@ -42,7 +46,14 @@ const CONFLICT: &str = " ON CONFLICT (id) DO UPDATE SET state = excluded.state, 
      price_reasoning = excluded.price_reasoning, price_call = excluded.price_call, cost = excluded.cost, \
      estimated = excluded.estimated, bytes_down = excluded.bytes_down, attempts = excluded.attempts, \
      first_byte_ms = excluded.first_byte_ms, took_ms = excluded.took_ms, response_id = excluded.response_id, \
-     awaits = excluded.awaits \
+     awaits = excluded.awaits, cache_write_tokens = excluded.cache_write_tokens, \
+     cache_write_1h_tokens = excluded.cache_write_1h_tokens, input_audio_tokens = excluded.input_audio_tokens, \
+     input_image_tokens = excluded.input_image_tokens, output_audio_tokens = excluded.output_audio_tokens, \
+     output_image_tokens = excluded.output_image_tokens, image_tool_input_tokens = excluded.image_tool_input_tokens, \
+     image_tool_output_tokens = excluded.image_tool_output_tokens, web_searches = excluded.web_searches, \
+     audio_ms = excluded.audio_ms, told_cost = excluded.told_cost, service_tier = excluded.service_tier, \
+     unpriced_parts = excluded.unpriced_parts, price_more = excluded.price_more, price_terms = excluded.price_terms, \
+     cny_per_usd = excluded.cny_per_usd, cost_exchanged = excluded.cost_exchanged \
      WHERE ledger.state IN ('open', 'interrupted') AND excluded.state <> 'open' AND excluded.state <> ledger.state";
 
 /// Tells which rows were not there like this before. Most often all of them, and then it is not asked: SQLite's thread sends
@@ -102,7 +113,33 @@ where
     for number in [row.bytes_up, row.bytes_down, row.attempts, row.took_ms] {
         values.add(count(number))?;
     }
-    values.add(i64::from(row.state == State::Pending))
+    values.add(i64::from(row.state == State::Pending))?;
+    for number in more_counts(&usage) {
+        values.add(number.map(count))?;
+    }
+    values.add(usage.told_cost.map(integer))?;
+    values.add(usage.tier.map(|tier| Cow::Borrowed(tier.name())))?;
+    values.add(row.unpriced.names().map(Cow::<str>::Owned))?;
+    values.add(row.price.and_then(|price| price.written_more()).map(Cow::<str>::Owned))?;
+    values.add(row.terms.map(Cow::Borrowed))?;
+    values.add(row.exchange.cny_per_usd.map(integer))?;
+    values.add(row.exchanged().map(integer))
+}
+
+/// Counts of a usage that tables have in this order: those of version 6 on.
+pub(super) fn more_counts(usage: &Usage) -> [Option<u64>; 10] {
+    [
+        usage.cache_write,
+        usage.cache_write_1h,
+        usage.input_audio,
+        usage.input_image,
+        usage.output_audio,
+        usage.output_image,
+        usage.image_tool_input,
+        usage.image_tool_output,
+        usage.web_searches,
+        usage.audio_ms,
+    ]
 }
 
 /// The texts of statements that are used again and again: those of [`Dialect::batch`](dialect::Dialect::batch) for SQLite,
@@ -180,10 +217,7 @@ impl Database {
         shown: &[pending::One<'_>],
         ask: bool,
     ) -> Result<Option<Vec<State>>, DatabaseError> {
-        let dialect = match &self.connection {
-            Connection::Sqlite(_) => dialect::SQLITE,
-            Connection::Postgres(_) => dialect::POSTGRES,
-        };
+        let dialect = self.dialect();
         let texts = &mut self.texts;
         let work = async {
             on!(self, |connection, Db| {
@@ -271,8 +305,7 @@ impl Database {
         .await
     }
 
-    /// What a key or a group was charged with, by [`Currency::ALL`], for what began at `from` or later and before `to`
-    /// (milliseconds since 1970-01-01 UTC).
+    /// What a key or a group was charged with, in each of [`Currency::ALL`] by the rates of the rows.
     ///
     /// # Errors
     /// When it cannot be read.
@@ -284,13 +317,17 @@ impl Database {
         to: u64,
     ) -> Result<[u64; Currency::ALL.len()], DatabaseError> {
         let mut all = [0_u64; Currency::ALL.len()];
-        for (_, spent) in self.spent_by_origin(spender, name, None, from, to).await? {
-            all.iter_mut().zip(spent).for_each(|(all, one)| *all = all.saturating_add(one).min(MOST));
+        for (currency, all) in Currency::ALL.into_iter().zip(&mut all) {
+            let money = (currency, Exchange::default());
+            let spent = self.spent_by_origin(spender, name, None, (from, to), money).await?;
+            *all = spent.into_values().fold(0, u64::saturating_add).min(MOST);
         }
         Ok(all)
     }
 
-    /// The same for the rows of each data folder; with a `model`, only for those that ask for it.
+    /// What a key or a group was charged with in this currency, for what began at `from` or later and before `to` (milliseconds
+    /// since 1970-01-01 UTC), by data folder; with a `model`, only for requests that ask for it. What was paid in another
+    /// currency counts by the rate of its row, and where that has none by `rate`.
     ///
     /// # Errors
     /// When it cannot be read.
@@ -299,9 +336,9 @@ impl Database {
         spender: Spender,
         name: &str,
         model: Option<&ModelPattern>,
-        from: u64,
-        to: u64,
-    ) -> Result<BTreeMap<String, [u64; Currency::ALL.len()]>, DatabaseError> {
+        (from, to): (u64, u64),
+        (into, rate): (Currency, Exchange),
+    ) -> Result<BTreeMap<String, u64>, DatabaseError> {
         let column = match spender {
             Spender::Key => "key_name",
             Spender::Group => "group_name",
@@ -322,10 +359,31 @@ impl Database {
             },
         };
         // In two parts, as the sum of a few large ones would not fit. Made of fixed words only.
+        let (own, other) = (into.name(), into.other().name());
+        let sum = |what: String| format!("CAST(coalesce(sum({what}), 0) AS BIGINT)");
+        let rated = |cost: &str, exchanged: &str| {
+            sum(format!("CASE currency WHEN '{own}' THEN {cost} WHEN '{other}' THEN {exchanged} END"))
+        };
+        let unrated =
+            |cost: &str, when: &str| sum(format!("CASE WHEN currency = '{other}' AND {when} THEN {cost} END"));
+        let parts = [
+            rated(&format!("cost / {UNIT}"), &format!("cost_exchanged / {UNIT}")),
+            rated(&format!("cost % {UNIT}"), &format!("cost_exchanged % {UNIT}")),
+            unrated(&format!("cost / {UNIT}"), "cost_exchanged IS NULL"),
+            unrated(&format!("cost % {UNIT}"), "cost_exchanged IS NULL"),
+        ];
+        let of_days = [
+            rated("cost_units", "exchanged_units"),
+            rated("cost_nano", "exchanged_nano"),
+            unrated("cost_units", "cny_per_usd = 0"),
+            unrated("cost_nano", "cny_per_usd = 0"),
+        ];
         let query = format!(
-            "SELECT origin, currency, CAST(sum(cost / {UNIT}) AS BIGINT), CAST(sum(cost % {UNIT}) AS BIGINT) FROM ledger \
-             WHERE {column} = $1 AND time_ms >= $2 AND time_ms < $3 AND cost IS NOT NULL AND currency IS NOT NULL{of_model} \
-             GROUP BY origin, currency"
+            "SELECT origin, {} FROM ledger WHERE {column} = $1 AND time_ms >= $2 AND time_ms < $3 AND cost IS NOT NULL{of_model} \
+             GROUP BY origin UNION ALL SELECT origin, {} FROM daily_sums WHERE {column} = $1 AND day_ms >= $2 \
+             AND day_ms < $3{of_model} GROUP BY origin",
+            parts.join(", "),
+            of_days.join(", "),
         );
         let mut all = BTreeMap::new();
         within(LONG, async {
@@ -333,20 +391,22 @@ impl Database {
                 let query = sqlx::query::<Db>(AssertSqlSafe(query)).bind(name).bind(integer(from)).bind(integer(to));
                 let query = if let Some(wanted) = wanted { query.bind(wanted) } else { query };
                 for row in query.fetch_all(connection).await? {
-                    let (origin, currency): (String, String) = (row.try_get(0)?, row.try_get(1)?);
-                    let (units, rest): (i64, i64) = (row.try_get(2)?, row.try_get(3)?);
-                    let spent = all.entry(origin).or_insert([0; Currency::ALL.len()]);
-                    for (known, spent) in Currency::ALL.iter().zip(spent) {
-                        if known.name() == currency {
-                            *spent = amount(units, rest);
-                        }
+                    let (rated, unrated) =
+                        (amount(row.try_get(1)?, row.try_get(2)?), amount(row.try_get(3)?, row.try_get(4)?));
+                    let sums: &mut [u64; 2] = all.entry(row.try_get(0)?).or_default();
+                    for (sum, part) in sums.iter_mut().zip([rated, unrated]) {
+                        *sum = sum.saturating_add(part).min(MOST);
                     }
                 }
                 Ok(())
             })
         })
         .await?;
-        Ok(all)
+        // Rounded once, so that it does not matter which of the rows are sums by now.
+        let spent = |[rated, unrated]: [u64; 2]| {
+            rated.saturating_add(rate.convert(unrated, into.other(), into).unwrap_or_default()).min(MOST)
+        };
+        Ok(all.into_iter().map(|(origin, sums)| (origin, spent(sums))).collect())
     }
 }
 

@@ -5,6 +5,7 @@
 //! is in `dialect`.
 
 mod dialect;
+mod keep;
 mod keys;
 mod ledger;
 mod pending;
@@ -16,15 +17,16 @@ use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use secrecy::SecretString;
 use sqlx::{Connection as _, PgConnection, SqliteConnection, sqlite::SqliteError};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
+use super::files;
 use crate::config::{Config, Store};
 
-pub use keys::{Author, Change, Entry, KeyError};
+pub use keys::{Author, Change, Entry, KeyError, Revision};
 pub use pending::{PendingRow, Settled};
 pub use rows::{Cell, Stored, columns};
 pub use statement::Statement;
-pub use usage::{By, Total};
+pub use usage::{Asked, By, Total};
 
 /// SQLite's file in the data folder.
 pub const FILE: &str = "ledger.db";
@@ -32,8 +34,17 @@ pub const FILE: &str = "ledger.db";
 /// A database that takes longer is taken for lost: it may be paused, and then says nothing for ever. A batch takes
 /// milliseconds.
 const BATCH: Duration = Duration::from_secs(5);
-/// The same for what looks at many rows, or makes tables.
+/// The same for what looks at many rows.
 const LONG: Duration = Duration::from_secs(60);
+/// The same for making tables: a new index over ten million rows takes minutes.
+const MIGRATING: Duration = Duration::from_secs(1800);
+
+/// A connection to PostgreSQL is made again after this, so that it follows a name or an address that leads to another server now,
+/// also where the old one works on.
+const OLD: Duration = Duration::from_secs(300);
+
+/// The lock of PostgreSQL that is held while tables are made. A number that nobody else uses: "tidegate" in ASCII.
+const MIGRATES: i64 = i64::from_be_bytes(*b"tidegate");
 
 /// Which database.
 #[derive(Clone, Debug)]
@@ -78,6 +89,15 @@ pub enum DatabaseError {
     /// While its tables were made.
     #[error("its tables cannot be made: {0}")]
     Migration(#[from] sqlx::migrate::MigrateError),
+    /// The server takes no changes.
+    #[error("it is read-only, as a standby or an old primary is: `[store] url` has to lead to the primary")]
+    ReadOnly,
+    /// SQLite's file was deleted, or another one was put in its place.
+    #[error(
+        "the file {0} was deleted or replaced while the gateway runs: put it back, or start the gateway again to begin with what \
+         is there"
+    )]
+    Gone(PathBuf),
     /// It says nothing.
     #[error("it did not answer within {0:?}")]
     Silent(Duration),
@@ -87,12 +107,17 @@ pub enum DatabaseError {
 #[derive(Debug)]
 pub struct Database {
     connection: Connection,
+    /// Whether a pooler of connections is between us and the server, so that a connection is ours only inside of a transaction.
+    pooled: bool,
+    opened: Instant,
+    /// SQLite's file, and which one it was when it was opened.
+    file: Option<(PathBuf, Option<(u64, u64)>)>,
     texts: ledger::Texts,
 }
 
-impl From<Connection> for Database {
-    fn from(connection: Connection) -> Self {
-        Self { connection, texts: ledger::Texts::default() }
+impl From<dialect::Connected> for Database {
+    fn from(dialect::Connected { connection, pooled }: dialect::Connected) -> Self {
+        Self { connection, pooled, opened: Instant::now(), file: None, texts: ledger::Texts::default() }
     }
 }
 
@@ -104,20 +129,27 @@ enum Connection {
 
 /// Runs the same lines over either connection. `$Db` is the database's type in them.
 macro_rules! on {
-    ($database:expr, |$connection:ident, $Db:ident| $lines:expr) => {
+    ($database:expr, |$connection:ident, $Db:ident| $lines:expr) => {{
+        let pooled = $database.pooled;
         match &mut $database.connection {
             crate::store::sql::Connection::Sqlite($connection) => {
                 #[allow(dead_code, reason = "not every statement names it")]
                 type $Db = sqlx::Sqlite;
                 $lines
             }
-            crate::store::sql::Connection::Postgres($connection) => {
+            crate::store::sql::Connection::Postgres(connection) => {
                 #[allow(dead_code, reason = "not every statement names it")]
                 type $Db = sqlx::Postgres;
-                $lines
+                let mut held = crate::store::sql::dialect::Held::take(connection, pooled).await?;
+                let done = async {
+                    let $connection = held.connection();
+                    $lines
+                };
+                let done = done.await;
+                held.end(done).await
             }
         }
-    };
+    }};
 }
 use on;
 
@@ -160,9 +192,8 @@ impl Database {
     /// When that cannot be done.
     pub async fn open(place: &Place) -> Result<Self, DatabaseError> {
         loop {
-            let connecting = async { Ok(Self::from(dialect::connect(place, true).await?)) };
-            let opened = match within(BATCH, connecting).await {
-                Ok(mut database) => within(LONG, database.migrate()).await.map(|()| database),
+            let opened = match dialect::connect(place, true).await.map(Self::from) {
+                Ok(mut database) => within(MIGRATING, database.migrate()).await.map(|()| database.of(place)),
                 Err(error) => Err(error),
             };
             match opened {
@@ -178,14 +209,63 @@ impl Database {
     /// # Errors
     /// When it is not there.
     pub async fn open_to_read(place: &Place) -> Result<Self, DatabaseError> {
-        within(BATCH, async { Ok(Self::from(dialect::connect(place, false).await?)) }).await
+        dialect::connect(place, false).await.map(Self::from)
+    }
+
+    /// Whether the connection should be made again, as its address may lead to another server now. A file is always the same.
+    pub fn is_old(&self) -> bool {
+        matches!(self.connection, Connection::Postgres(_)) && self.opened.elapsed() >= OLD
+    }
+
+    fn of(self, place: &Place) -> Self {
+        let file = match place {
+            Place::Sqlite(path) => Some((path.clone(), files::identity(path))),
+            Place::Postgres { .. } => None,
+        };
+        Self { file, ..self }
+    }
+
+    fn dialect(&self) -> dialect::Dialect {
+        match self.connection {
+            Connection::Sqlite(_) => dialect::SQLITE,
+            Connection::Postgres(_) => dialect::POSTGRES,
+        }
+    }
+
+    /// Opens it again, and makes no file: that of SQLite was there before, and what was in it must not be taken for gone.
+    ///
+    /// # Errors
+    /// When that cannot be done.
+    pub async fn reopen(place: &Place) -> Result<Self, DatabaseError> {
+        match place {
+            // An empty file is what another process makes where there is none. A copy that was put back has something in it.
+            Place::Sqlite(path) if std::fs::metadata(path).is_ok_and(|file| file.len() > 0) => Self::open(place).await,
+            Place::Sqlite(path) => Err(DatabaseError::Gone(path.clone())),
+            Place::Postgres { .. } => Self::open(place).await,
+        }
+    }
+
+    /// Looks whether SQLite's file is still the one that is open. What is written to a deleted file is lost with the process.
+    ///
+    /// # Errors
+    /// When it is not.
+    pub fn look(&self) -> Result<(), DatabaseError> {
+        match &self.file {
+            Some((path, opened)) if files::identity(path) != *opened => Err(DatabaseError::Gone(path.clone())),
+            _ => Ok(()),
+        }
     }
 
     async fn migrate(&mut self) -> Result<(), DatabaseError> {
         match &mut self.connection {
-            // PostgreSQL has a lock for it, which sqlx takes.
+            // Not sqlx's own lock, which a session holds: behind a pooler, another session would be asked to give it back.
             Connection::Postgres(connection) => {
-                dialect::POSTGRES.migrator().run_direct(None, connection, false).await?
+                let mut held = dialect::Held::take(connection, self.pooled).await?;
+                let mut alone = held.connection().begin().await?;
+                sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(MIGRATES).execute(&mut *alone).await?;
+                dialect::POSTGRES.migrator().run_direct(None, &mut *alone, false).await?;
+                alone.commit().await?;
+                held.end(Ok(())).await?;
             }
             // SQLite has none, but one transaction around all of it keeps those who open it at the same moment waiting.
             Connection::Sqlite(connection) => {

@@ -4,24 +4,31 @@ use std::collections::{BTreeMap, HashSet};
 
 use sqlx::{QueryBuilder, Row as _, query_builder::Separated};
 
-use super::{BATCH, Database, DatabaseError, LONG, count, integer, on, within};
+use super::{BATCH, Database, DatabaseError, LONG, count, integer, ledger::more_counts, on, within};
 use crate::domain::{
     ledger::{Row, State},
-    money::Currency,
-    price::Price,
-    usage::{Shown, Usage},
+    money::{Currency, Exchange},
+    price::{Price, Tariff},
+    usage::{Shown, Tier, Usage},
 };
 
 /// Ids of one statement.
 const IDS: usize = 900;
 
 pub(super) const INSERT: &str = "INSERT INTO shown (response_id, upstream, input_tokens, cached_tokens, output_tokens, reasoning_tokens, \
-     total_tokens) ";
+     total_tokens, cache_write_tokens, cache_write_1h_tokens, input_audio_tokens, input_image_tokens, output_audio_tokens, \
+     output_image_tokens, image_tool_input_tokens, image_tool_output_tokens, web_searches, audio_ms, told_cost, service_tier) ";
 
 /// The first one that tells tokens counts, in whichever order they come.
 pub(super) const CONFLICT: &str = " ON CONFLICT (response_id, upstream) DO UPDATE SET input_tokens = excluded.input_tokens, \
      cached_tokens = excluded.cached_tokens, output_tokens = excluded.output_tokens, \
-     reasoning_tokens = excluded.reasoning_tokens, total_tokens = excluded.total_tokens \
+     reasoning_tokens = excluded.reasoning_tokens, total_tokens = excluded.total_tokens, \
+     cache_write_tokens = excluded.cache_write_tokens, cache_write_1h_tokens = excluded.cache_write_1h_tokens, \
+     input_audio_tokens = excluded.input_audio_tokens, input_image_tokens = excluded.input_image_tokens, \
+     output_audio_tokens = excluded.output_audio_tokens, output_image_tokens = excluded.output_image_tokens, \
+     image_tool_input_tokens = excluded.image_tool_input_tokens, \
+     image_tool_output_tokens = excluded.image_tool_output_tokens, web_searches = excluded.web_searches, \
+     audio_ms = excluded.audio_ms, told_cost = excluded.told_cost, service_tier = excluded.service_tier \
      WHERE shown.input_tokens IS NULL AND excluded.input_tokens IS NOT NULL";
 
 /// What was shown of the response with this id at this upstream.
@@ -47,19 +54,22 @@ pub(super) fn bind<'q, Db>(values: &mut Separated<'_, Db, &'static str>, ((id, u
 where
     Db: sqlx::Database,
     &'q str: sqlx::Encode<'q, Db> + sqlx::Type<Db>,
+    Option<&'q str>: sqlx::Encode<'q, Db> + sqlx::Type<Db>,
     Option<i64>: sqlx::Encode<'q, Db> + sqlx::Type<Db>,
 {
     values.push_bind(*id).push_bind(*upstream);
-    let Usage { input, cached, output, reasoning, total } = shown.usage().unwrap_or_default();
-    for number in [input, cached, output, reasoning, total] {
+    let usage = shown.usage().unwrap_or_default();
+    let Usage { input, cached, output, reasoning, total, .. } = usage;
+    for number in [input, cached, output, reasoning, total].into_iter().chain(more_counts(&usage)) {
         values.push_bind(number.map(count));
     }
+    values.push_bind(usage.told_cost.map(integer)).push_bind(usage.tier.map(Tier::name));
 }
 
 /// A row that was settled by what was shown.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settled {
-    /// What it is now: exact, or partial where no tokens were told.
+    /// What it is now: exact, unpriced in a part, or partial where no tokens were told.
     pub state: State,
     /// Name of the client's key.
     pub key: Option<String>,
@@ -79,18 +89,35 @@ pub struct Settled {
 struct Found {
     id: String,
     settled: Settled,
+    /// What it is billed with, once its usage is known.
+    price: Option<Price>,
+    unpriced: Option<String>,
+    exchanged: Option<u64>,
 }
 
 const SELECT: &str = "SELECT ledger.id, key_name, group_name, time_ms, currency, cost, price_input, price_cached, price_output, \
      price_reasoning, price_call, shown.input_tokens, shown.cached_tokens, shown.output_tokens, shown.reasoning_tokens, \
-     shown.total_tokens FROM ledger JOIN shown ON shown.response_id = ledger.response_id AND shown.upstream = ledger.upstream \
+     shown.total_tokens, shown.cache_write_tokens, shown.cache_write_1h_tokens, shown.input_audio_tokens, \
+     shown.input_image_tokens, shown.output_audio_tokens, shown.output_image_tokens, shown.image_tool_input_tokens, \
+     shown.image_tool_output_tokens, shown.web_searches, shown.audio_ms, shown.service_tier, price_terms, cny_per_usd \
+     FROM ledger JOIN shown ON shown.response_id = ledger.response_id AND shown.upstream = ledger.upstream \
      WHERE awaits = 1 AND (state = 'pending' OR shown.input_tokens IS NOT NULL)";
 
-/// Only where nobody else did: of several replicas that see both, one settles it. Between the two: ids with costs.
-const EXACT: (&str, &str) = (
-    "UPDATE ledger SET state = 'exact', awaits = 0, estimated = 0, input_tokens = shown.input_tokens, \
+/// Only where nobody else did: of several replicas that see both, one settles it. Between the two: what [`Found`] has.
+const TOLD: (&str, &str) = (
+    "UPDATE ledger SET state = told.column2, awaits = 0, \
+     estimated = CASE WHEN told.column5 IS NULL THEN 0 ELSE 1 END, input_tokens = shown.input_tokens, \
      cached_tokens = shown.cached_tokens, output_tokens = shown.output_tokens, reasoning_tokens = shown.reasoning_tokens, \
-     total_tokens = shown.total_tokens, cost = told.column2 FROM shown, (",
+     total_tokens = shown.total_tokens, cache_write_tokens = shown.cache_write_tokens, \
+     cache_write_1h_tokens = shown.cache_write_1h_tokens, input_audio_tokens = shown.input_audio_tokens, \
+     input_image_tokens = shown.input_image_tokens, output_audio_tokens = shown.output_audio_tokens, \
+     output_image_tokens = shown.output_image_tokens, image_tool_input_tokens = shown.image_tool_input_tokens, \
+     image_tool_output_tokens = shown.image_tool_output_tokens, web_searches = shown.web_searches, \
+     audio_ms = shown.audio_ms, told_cost = shown.told_cost, service_tier = shown.service_tier, cost = told.column3, \
+     cost_exchanged = told.column4, unpriced_parts = told.column5, price_more = told.column6, \
+     price_input = coalesce(told.column7, price_input), price_cached = coalesce(told.column8, price_cached), \
+     price_output = coalesce(told.column9, price_output), price_reasoning = coalesce(told.column10, price_reasoning), \
+     price_call = coalesce(told.column11, price_call) FROM shown, (",
     ") AS told WHERE ledger.id = told.column1 AND awaits = 1 AND shown.response_id = ledger.response_id \
      AND shown.upstream = ledger.upstream RETURNING id",
 );
@@ -110,16 +137,18 @@ impl Found {
         };
         let amount = |nth: usize| number(nth).map(Option::unwrap_or_default);
         let currency = text(4)?.as_deref().and_then(Currency::named);
-        let price = match currency {
-            Some(currency) => Some(Price {
-                currency,
+        // Rows of before have no more than a standard price.
+        let terms = text(27)?.as_deref().and_then(Tariff::read);
+        let tariff = match currency.filter(|_| terms.is_none()) {
+            Some(currency) => Some(Tariff::from(Price {
                 input: amount(6)?,
                 cached: amount(7)?,
                 output: amount(8)?,
                 reasoning: amount(9)?,
                 per_call: amount(10)?,
-            }),
-            None => None,
+                ..Price::free(currency)
+            })),
+            None => terms,
         };
         let told = Usage {
             input: number(11)?,
@@ -127,13 +156,37 @@ impl Found {
             output: number(13)?,
             reasoning: number(14)?,
             total: number(15)?,
+            cache_write: number(16)?,
+            cache_write_1h: number(17)?,
+            input_audio: number(18)?,
+            input_image: number(19)?,
+            output_audio: number(20)?,
+            output_image: number(21)?,
+            image_tool_input: number(22)?,
+            image_tool_output: number(23)?,
+            web_searches: number(24)?,
+            audio_ms: number(25)?,
+            tier: text(26)?.as_deref().and_then(Tier::named),
+            told_cost: None,
         };
         let (usage, charged) = (Shown::new(told).usage(), amount(5)?);
         // What it was billed with is what it is billed with.
-        let cost = usage.map_or(charged, |usage| price.map_or(0, |price| price.cost(&usage)));
-        let state = if usage.is_some() { State::Exact } else { State::Partial };
+        let bill = usage.and_then(|usage| Some(tariff?.bill(&usage)));
+        let cost = match usage {
+            Some(_) => bill.map_or(0, |bill| bill.cost),
+            None => charged,
+        };
+        let unpriced = bill.and_then(|bill| bill.unpriced.names());
+        let state = match (usage, &unpriced) {
+            (None, _) => State::Partial,
+            (Some(_), None) => State::Exact,
+            (Some(_), Some(_)) => State::UnpricedPart,
+        };
+        let exchange = Exchange { cny_per_usd: number(28)? };
+        let exchanged = currency.and_then(|from| exchange.convert(cost, from, from.other()));
         let settled = Settled { state, key: text(1)?, group: text(2)?, began: amount(3)?, currency, charged, cost };
-        Ok(Self { id: text(0)?.unwrap_or_default(), settled })
+        let price = bill.map(|bill| bill.price);
+        Ok(Self { id: text(0)?.unwrap_or_default(), settled, price, unpriced, exchanged })
     }
 }
 
@@ -256,15 +309,25 @@ impl Database {
             let found = query.build().persistent(false).fetch_all(&mut *connection).await?;
             let found = found.iter().map(Found::read).collect::<Result<Vec<_>, _>>()?;
             let (told, over): (Vec<_>, Vec<_>) =
-                found.into_iter().partition(|found| found.settled.state == State::Exact);
+                found.into_iter().partition(|found| found.settled.state != State::Partial);
             let mut settled = Vec::new();
             // Few statements: the answers of a slow database come one after the other.
             for told in told.chunks(IDS) {
-                let mut query = QueryBuilder::<Db>::new(EXACT.0);
-                query.push_values(told, |mut values, Found { id, settled }| {
-                    values.push_bind(id).push_bind(settled.currency.map(|_| integer(settled.cost)));
+                let mut query = QueryBuilder::<Db>::new(TOLD.0);
+                query.push_values(told, |mut values, found| {
+                    let settled = &found.settled;
+                    values.push_bind(&found.id).push_bind(settled.state.name());
+                    values.push_bind(settled.currency.map(|_| integer(settled.cost)));
+                    values.push_bind(found.exchanged.map(integer)).push_bind(&found.unpriced);
+                    values.push_bind(found.price.and_then(|price| price.written_more()));
+                    let price = found.price.map(|price| {
+                        [price.input, price.cached, price.output, price.reasoning, price.per_call].map(integer)
+                    });
+                    for nth in 0..5 {
+                        values.push_bind(price.and_then(|price| price.get(nth).copied()));
+                    }
                 });
-                query.push(EXACT.1);
+                query.push(TOLD.1);
                 let done = query.build().persistent(false).fetch_all(&mut *connection).await?;
                 settled.append(&mut those_of(told, &done)?);
             }

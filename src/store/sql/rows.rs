@@ -2,7 +2,7 @@
 
 use sqlx::{AssertSqlSafe, Row as _};
 
-use super::{Database, DatabaseError, LONG, integer, on, within};
+use super::{Asked, Database, DatabaseError, LONG, integer, on, within};
 
 /// Rows of one page: some hundred KiB.
 const PAGE: i64 = 1000;
@@ -18,7 +18,7 @@ enum Kind {
 }
 
 /// Every column that is exported: its name there, its name in the table.
-const COLUMNS: [(&str, &str, Kind); 34] = [
+const COLUMNS: [(&str, &str, Kind); 50] = [
     ("id", "id", Kind::Text),
     ("time", "time_ms", Kind::Time),
     ("state", "state", Kind::Text),
@@ -53,6 +53,22 @@ const COLUMNS: [(&str, &str, Kind); 34] = [
     ("attempts", "attempts", Kind::Count),
     ("first_byte_ms", "first_byte_ms", Kind::Count),
     ("took_ms", "took_ms", Kind::Count),
+    ("cache_write_tokens", "cache_write_tokens", Kind::Count),
+    ("cache_write_1h_tokens", "cache_write_1h_tokens", Kind::Count),
+    ("input_audio_tokens", "input_audio_tokens", Kind::Count),
+    ("input_image_tokens", "input_image_tokens", Kind::Count),
+    ("output_audio_tokens", "output_audio_tokens", Kind::Count),
+    ("output_image_tokens", "output_image_tokens", Kind::Count),
+    ("image_tool_input_tokens", "image_tool_input_tokens", Kind::Count),
+    ("image_tool_output_tokens", "image_tool_output_tokens", Kind::Count),
+    ("web_searches", "web_searches", Kind::Count),
+    ("audio_ms", "audio_ms", Kind::Count),
+    ("service_tier", "service_tier", Kind::Text),
+    ("unpriced_parts", "unpriced_parts", Kind::Text),
+    ("price_more", "price_more", Kind::Text),
+    ("cny_per_usd", "cny_per_usd", Kind::Amount),
+    ("cost_exchanged", "cost_exchanged", Kind::Amount),
+    ("told_cost", "told_cost", Kind::Amount),
 ];
 
 /// What one column of one row says.
@@ -101,12 +117,24 @@ impl Database {
     /// # Errors
     /// When the database cannot be read.
     pub async fn page(&mut self, since: u64, until: u64, after: Option<&Stored>) -> Result<Vec<Stored>, DatabaseError> {
-        let query = query();
+        self.page_of(&Asked { since, until, ..Asked::default() }, after).await
+    }
+
+    /// The same of a part of the ledger.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn page_of(&mut self, asked: &Asked<'_>, after: Option<&Stored>) -> Result<Vec<Stored>, DatabaseError> {
+        let query = query(&asked.filter(5));
         // No id comes before the empty one.
-        let (time, id) = after.map_or((integer(since), ""), |after| (after.time, &after.id));
+        let (time, id) = after.map_or((integer(asked.since), ""), |after| (after.time, &after.id));
         within(LONG, async {
             on!(self, |connection, Db| {
-                let query = sqlx::query::<Db>(AssertSqlSafe(query)).bind(time).bind(integer(until)).bind(id).bind(PAGE);
+                let mut query = sqlx::query::<Db>(AssertSqlSafe(query)).bind(time).bind(integer(asked.until));
+                query = query.bind(id).bind(PAGE);
+                for name in [asked.key, asked.model].into_iter().flatten() {
+                    query = query.bind(name);
+                }
                 let rows = query.fetch_all(connection).await?;
                 let stored = |row: &<Db as sqlx::Database>::Row| -> Result<Stored, sqlx::Error> {
                     let cell = |(nth, (_, _, kind)): (usize, &(&str, &str, Kind))| {
@@ -138,10 +166,10 @@ impl Kind {
 }
 
 /// Made of fixed words only.
-fn query() -> String {
+fn query(filter: &str) -> String {
     let names: Vec<_> = COLUMNS.iter().map(|(_, name, _)| *name).collect();
     format!(
-        "SELECT {} FROM ledger WHERE time_ms >= $1 AND time_ms < $2 AND (time_ms > $1 OR id > $3) AND state <> 'open' \
+        "SELECT {} FROM ledger WHERE time_ms >= $1 AND time_ms < $2 AND (time_ms > $1 OR id > $3) AND state <> 'open'{filter} \
          ORDER BY time_ms, id LIMIT $4",
         names.join(", ")
     )

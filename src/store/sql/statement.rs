@@ -62,23 +62,33 @@ impl Database {
     }
 }
 
-/// Made of fixed words only.
+/// Over the rows and over the daily sums of older ones. Made of fixed words only.
 fn query() -> String {
     let free = Endpoint::ALL.iter().filter(|one| one.is_free()).map(|one| format!("'{}'", one.name()));
     let free = free.collect::<Vec<_>>().join(", ");
     let sum = |what: &str| format!("CAST(coalesce(sum({what}), 0) AS BIGINT)");
-    let mut columns = vec!["count(*)".to_owned()];
-    columns.extend(["input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens"].map(sum));
-    columns.push("count(*) FILTER (WHERE currency IS NULL)".to_owned());
+    let tokens = ["input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens"].map(sum);
+    let (mut rows, mut days) = (vec![sum("1")], vec![sum("requests")]);
+    rows.extend(tokens.clone());
+    days.extend(tokens);
+    rows.push(sum("CASE WHEN currency IS NULL THEN 1 END"));
+    days.push(sum("CASE WHEN currency = '' THEN requests END"));
     for currency in Currency::ALL {
         // In two parts, as the sum of a few large ones would not fit.
-        for part in ["/", "%"] {
-            columns.push(sum(&format!("CASE WHEN currency = '{}' THEN cost {part} {UNIT} END", currency.name())));
+        for (of_row, of_day) in [(format!("cost / {UNIT}"), "cost_units"), (format!("cost % {UNIT}"), "cost_nano")] {
+            let paid_in = |cost: &str| sum(&format!("CASE WHEN currency = '{}' THEN {cost} END", currency.name()));
+            rows.push(paid_in(&of_row));
+            days.push(paid_in(of_day));
         }
     }
+    let named: Vec<_> = rows.iter().enumerate().map(|(nth, column)| format!("{column} AS part_{nth}")).collect();
+    let all: Vec<_> = (0..rows.len()).map(|nth| sum(&format!("part_{nth}"))).collect();
     format!(
-        "SELECT {} FROM ledger WHERE key_name = $1 AND time_ms >= $2 AND time_ms < $3 AND state <> 'open' \
-         AND coalesce(endpoint, '') NOT IN ({free})",
-        columns.join(", ")
+        "SELECT {} FROM (SELECT {} FROM ledger WHERE key_name = $1 AND time_ms >= $2 AND time_ms < $3 AND state <> 'open' \
+         AND coalesce(endpoint, '') NOT IN ({free}) UNION ALL SELECT {} FROM daily_sums WHERE key_name = $1 \
+         AND day_ms >= $2 AND day_ms < $3 AND endpoint NOT IN ({free})) AS parts",
+        all.join(", "),
+        named.join(", "),
+        days.join(", "),
     )
 }

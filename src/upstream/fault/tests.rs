@@ -190,3 +190,107 @@ fn rules_of_the_upstream_come_first_and_match_all_that_they_name() {
         assert_eq!(judged(status, &body(message, kind, code), &rules), wanted, "{status} {message} {kind} {code}");
     }
 }
+
+/// The blame of a whole body, as an upstream sends it.
+fn blamed(status: u16, body: &str) -> Blame {
+    judged(status, &ErrorBody::read(body.as_bytes()), &[])
+}
+
+#[test]
+fn a_missing_model_is_the_models_whatever_the_status() {
+    let body = r#"{"error":{"code":"model_not_found","message":"No available channel for model nope"}}"#;
+    let wording = r#"{"detail":"Model x not found"}"#;
+    let (loaded, rest) = (
+        config::load(&config::Source::BuiltIn, &|name: &str| {
+            (name == "DMXAPI_API_KEY").then(|| "sk-test-0123456789".into())
+        }),
+        [405, 408, 409, 410, 422, 423, 424, 425, 429, 451, 499],
+    );
+    let upstream = loaded.unwrap().config.upstreams.into_iter().next().unwrap();
+    let servers = [500, 501, 502, 503, 504, 520, 522, 524, 529, 530];
+    for status in (400..=404).chain(rest).chain(servers) {
+        assert_eq!(blamed(status, body), Blame::Model, "{status}");
+        assert_eq!(blamed(status, wording), Blame::Model, "{status} in words");
+        let code = StatusCode::from_u16(status).unwrap();
+        assert!(depends_on_body(code), "{status}");
+        assert!(judge(code, &ErrorBody::read(body.as_bytes()), &upstream).leads_on, "{status}");
+    }
+}
+
+#[test]
+fn wordings_of_a_missing_model() {
+    for (status, body) in [
+        (404, r#"{"error":{"message":"No endpoints found for x.","code":404}}"#),
+        (400, r#"{"error":{"message":"x is not a valid model ID","code":400}}"#),
+        (400, r#"{"error":{"message":"Invalid model name passed in model=x"}}"#),
+        (404, r#"{"error":{"code":"DeploymentNotFound","message":"The API deployment does not exist."}}"#),
+        (400, r#"{"error":{"code":"model_decommissioned","message":"m"}}"#),
+        (404, r#"{"error":{"code":"model_deprecated","message":"m"}}"#),
+        (400, r#"{"error":{"message":"The model `x` has been decommissioned"}}"#),
+        (404, r#"{"message":"Unable to access model, please visit https://api.example/models"}"#),
+        (503, r#"{"error":{"message":"m","code":"get_channel_failed"}}"#),
+        (500, r#"{"error":{"message":"m","code":"model_price_error"}}"#),
+        (404, r#"{"error":{"code":"InvalidEndpointOrModel.NotFound","message":"m"}}"#),
+        (400, r#"{"errors":[{"code":"model_not_found"}]}"#),
+        (404, r#"{"error":{"message":"models/x is not found for API version v1beta","status":"NOT_FOUND"}}"#),
+    ] {
+        assert_eq!(blamed(status, body), Blame::Model, "{status} {body}");
+    }
+}
+
+#[test]
+fn answers_about_our_key_in_every_shape() {
+    for (status, body) in [
+        (
+            400,
+            r#"{"error":{"code":400,"message":"Please renew.","details":[{"@type":"x","reason":"API_KEY_INVALID"}]}}"#,
+        ),
+        (403, r#"{"error":{"code":403,"message":"Your API key was reported as leaked. Please use another API key."}}"#),
+        (400, r#"{"message":"The provided API key is invalid."}"#),
+        (400, r#"{"error":{"message":"The API key provided is invalid"}}"#),
+        (400, r#"{"error":{"message":"Wrong API Key"}}"#),
+        (400, r#"{"error":{"message":"[401] Incorrect API key provided: sk-x"}}"#),
+        (400, r#"{"error":{"message":"Error: API key not valid"}}"#),
+        (400, r#"{"error_code":"InvalidApiKey","error_msg":"x"}"#),
+        (400, r#"{"error":{"error_code":"InvalidApiKey","message":"x"}}"#),
+        (400, r#"{"errors":[{"code":"invalid_api_key","message":"x"}]}"#),
+        (400, r#"{"Error":{"Code":"InvalidApiKey"}}"#),
+        (400, r#"{"status":"INVALID_API_KEY","message":"x"}"#),
+        (400, r#"{"error":{"type":"authentication_error","message":"x"}}"#),
+        (403, r#"{"error":{"type":"authentication_error","message":"x"}}"#),
+    ] {
+        assert_eq!(blamed(status, body), Blame::Credential, "{status} {body}");
+    }
+}
+
+#[test]
+fn sentences_that_only_begin_like_one_about_our_account_are_the_requests() {
+    for (status, message) in [
+        (403, "Invalid token count in your prompt"),
+        (403, "Invalid tokens"),
+        (403, "Invalid token: 50257 is not in the vocabulary"),
+        (403, "Invalid access token_ids"),
+        (403, "Invalid token 'x' in the template"),
+        (403, "Invalid token or bracket in the template"),
+        (400, "Insufficient balance between the two classes in your data"),
+        (400, "Insufficient quota of images: your request has 4, and 3 may be"),
+        (400, "Insufficient creditscore"),
+        (400, "Invalid API key format in the schema of your tool"),
+        (400, "Wrong API key in the example that you gave"),
+        (400, "API keys expired is no valid title"),
+        (400, "余额不足一词不得出现"),
+        (400, "[x] Incorrect API key provided"),
+    ] {
+        assert_eq!(judged(status, &body(message, "", ""), &[]), Blame::Request, "{status} {message}");
+    }
+    for (status, message, wanted) in [
+        (403, "Invalid token.", Blame::Credential),
+        (403, "Invalid token (request id: 1)", Blame::Credential),
+        (400, "Insufficient balance, please recharge", Blame::Balance),
+        (400, "Insufficient quota!", Blame::Balance),
+        (403, "该令牌额度已用尽 !token.UnlimitedQuota", Blame::Balance),
+        (403, "用户额度不足，剩余额度: 0", Blame::Balance),
+    ] {
+        assert_eq!(judged(status, &body(message, "", ""), &[]), wanted, "{status} {message}");
+    }
+}

@@ -66,7 +66,7 @@ const MONEY_CODES: [&str; 20] = [
 ];
 
 /// The upstream does not have the model, or not for us.
-const MODEL_CODES: [&str; 23] = [
+const MODEL_CODES: [&str; 24] = [
     "modelnotfound",
     "modelnotfounderror",
     "modelnotexist",
@@ -93,6 +93,7 @@ const MODEL_CODES: [&str; 23] = [
     "modeldeprecated",
     // ModelVerse: the credential may not use the model.
     "modelerror",
+    "invalidendpointormodelnotfound",
 ];
 
 const KEY_WORDS: [&str; 19] = [
@@ -153,11 +154,14 @@ const MONEY_WORDS: [&str; 21] = [
     "预扣费额度失败",
 ];
 
-/// What may follow a short sentence on the same line, beside the end or a mark of punctuation.
-const CONTINUATIONS: [&str; 7] = ["provided", "supplied", "given", "or ", "please", "in your account", "请"];
+/// What may follow a short sentence on the same line, beside the end or a mark that ends a sentence.
+const CONTINUATIONS: [&str; 3] = ["please", "in your account", "请"];
+
+/// The same of a sentence that names an API key. What follows "Invalid token:" or "Insufficient quota:" may be a part of the request.
+const CONTINUATIONS_OF_KEYS: [&str; 6] = ["provided", "supplied", "given", "or ", ":", "- "];
 
 /// Each is a list of words that must all be there, in this order.
-const MODEL_WORDS: [&[&str]; 20] = [
+const MODEL_WORDS: [&[&str]; 22] = [
     &["model", "does not exist"],
     &["model", "not found"],
     &["model not exist"],
@@ -180,6 +184,9 @@ const MODEL_WORDS: [&[&str]; 20] = [
     &["invalid model name"],
     &["unable to access model"],
     &["model", "has been deprecated"],
+    &["model", "has been decommissioned"],
+    // Gemini.
+    &["models/", "is not found"],
 ];
 
 /// Whether the answer says that our key is wrong.
@@ -228,6 +235,7 @@ fn has_code(body: &ErrorBody, table: &[&str]) -> bool {
 fn begins(message: &str, table: &[&str]) -> bool {
     let message = message.trim_start();
     // Some relays put the status before the sentence, as "[401] Incorrect API key provided".
+    let message = message.strip_prefix("Error:").map_or(message, str::trim_start);
     let message = message.strip_prefix('[').and_then(|rest| rest.split_once(']')).map_or(message, |(status, rest)| {
         if status.bytes().all(|byte| byte.is_ascii_digit()) { rest.trim_start() } else { message }
     });
@@ -235,13 +243,15 @@ fn begins(message: &str, table: &[&str]) -> bool {
     let beginning: String = message.chars().take(80).collect();
     let beginning = beginning.to_lowercase().replace("api-key", "api key").replace("api_key", "api key");
     table.iter().any(|words| match words.strip_suffix('.') {
-        Some(short) => beginning.strip_prefix(short).is_some_and(ends),
+        Some(short) => beginning.strip_prefix(short).is_some_and(|rest| ends(short, rest)),
         None => beginning.starts_with(words),
     })
 }
 
 /// Whether a short sentence ends before `rest`.
-fn ends(rest: &str) -> bool {
+fn ends(short: &str, rest: &str) -> bool {
     let next = rest.trim_start();
-    next.chars().next().is_none_or(|c| !c.is_alphanumeric()) || CONTINUATIONS.iter().any(|word| next.starts_with(word))
+    let of_keys = if short.contains("key") { &CONTINUATIONS_OF_KEYS[..] } else { &[] };
+    next.chars().next().is_none_or(|c| ".,;!(\n。，；！（".contains(c))
+        || CONTINUATIONS.iter().chain(of_keys).any(|word| next.starts_with(word))
 }

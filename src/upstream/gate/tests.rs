@@ -36,19 +36,19 @@ impl Bench {
     }
 
     fn pass(&self) -> Pass {
-        self.gate.pass(self.now, false).unwrap()
+        self.gate.pass(KEY, self.now, false).unwrap()
     }
 
     fn anyway(&self) -> Pass {
-        self.gate.pass(self.now, true).unwrap()
+        self.gate.pass(KEY, self.now, true).unwrap()
     }
 
     fn shut(&self) -> bool {
-        self.gate.pass(self.now, false).is_none()
+        self.gate.pass(KEY, self.now, false).is_none()
     }
 
     fn fails(&self, pass: Pass) -> Option<Change> {
-        self.gate.failed(pass, KEY, self.now, &HEALTH, &self.dice)
+        self.gate.failed(pass, (KEY, None), self.now, &HEALTH, &self.dice)
     }
 
     fn succeeds(&self, pass: Pass) -> Option<Change> {
@@ -402,7 +402,7 @@ fn faults_of_one_key_eject_only_where_no_other_key_asks() {
     let fails = |bench: &mut Bench, times| {
         for _ in 0..times {
             bench.gate.uses(2, bench.now);
-            let change = bench.gate.failed(bench.anyway(), 2, bench.now, &HEALTH, &bench.dice);
+            let change = bench.gate.failed(bench.anyway(), (2, None), bench.now, &HEALTH, &bench.dice);
             if change.is_some() {
                 return change;
             }
@@ -412,8 +412,46 @@ fn faults_of_one_key_eject_only_where_no_other_key_asks() {
     bench.gate.uses(KEY, bench.now);
     assert_eq!(fails(&mut bench, 100), None);
     bench.after(secs(31));
+    assert_eq!(fails(&mut bench, 100), None, "the other key is idle, and still shares the gate");
+    bench.after(secs(3600));
     assert!(matches!(fails(&mut bench, 5), Some(Change::Out(Cause::Faults, _))));
     assert_eq!(bench.gate.accuser(), Some(Accuser::One(2)));
+}
+
+/// One key whose requests provoke faults keeps no other key away: its failed probe ends only its own turn.
+#[test]
+fn a_failed_probe_of_one_key_leaves_the_next_probe_to_another_key() {
+    let mut bench = Bench::new();
+    bench.gate.uses(2, bench.now);
+    bench.gate.uses(KEY, bench.now);
+    let fails = |bench: &Bench, key, pass| bench.gate.failed(pass, (key, None), bench.now, &HEALTH, &bench.dice);
+    for key in [KEY, 2, KEY, 2] {
+        assert_eq!(fails(&bench, key, bench.pass()), None);
+    }
+    assert!(matches!(fails(&bench, KEY, bench.pass()), Some(Change::Out(Cause::Faults, _))));
+    for _ in 0..10 {
+        bench.after(secs(34));
+        let probe = bench.gate.pass(2, bench.now, false).unwrap();
+        assert!(probe.is_probe());
+        assert_eq!(fails(&bench, 2, probe), None);
+        assert!(bench.gate.pass(2, bench.now, false).is_none(), "this key had its turn");
+        // Asked all the same where nothing better is left, which prolongs nothing either.
+        assert_eq!(fails(&bench, 2, bench.gate.pass(2, bench.now, true).unwrap()), None);
+        let probe = bench.gate.pass(KEY, bench.now, false).unwrap();
+        assert!(probe.is_probe(), "the other key probes at once");
+        bench.gate.abandoned(probe);
+    }
+    bench.after(secs(34));
+    let probe = bench.gate.pass(2, bench.now, false).unwrap();
+    assert_eq!(fails(&bench, 2, probe), None);
+    // A second key says the same: out for longer.
+    let Some(Change::Out(Cause::Faults, length)) = fails(&bench, KEY, bench.pass()) else { panic!("in service") };
+    about(length, 60);
+    bench.after(secs(67));
+    let probe = bench.gate.pass(2, bench.now, false).unwrap();
+    assert_eq!(fails(&bench, 2, probe), None);
+    let probe = bench.pass();
+    assert_eq!(bench.succeeds(probe), Some(Change::Restored));
 }
 
 /// What can happen at a gate.
@@ -470,7 +508,7 @@ proptest! {
             let before = bench.standing();
             match event {
                 Event::Enter { anyway } => {
-                    let pass = bench.gate.pass(bench.now, anyway);
+                    let pass = bench.gate.pass(KEY, bench.now, anyway);
                     let (entered, probe) = (pass.is_some(), pass.is_some_and(Pass::is_probe));
                     match before {
                         Standing::InService => prop_assert!(entered && !probe),
@@ -534,15 +572,15 @@ fn one_probe_of_many_threads() {
                     barrier.wait();
                     // Those that come at the same time as faults which eject.
                     for _ in 0..5 {
-                        if let Some(pass) = gate.pass(at, true) {
-                            gate.failed(pass, KEY, at, &HEALTH, &dice);
+                        if let Some(pass) = gate.pass(KEY, at, true) {
+                            gate.failed(pass, (KEY, None), at, &HEALTH, &dice);
                         }
                     }
                     barrier.wait();
                     let later = at + secs(400);
-                    assert!(gate.pass(at, false).is_none());
+                    assert!(gate.pass(KEY, at, false).is_none());
                     barrier.wait();
-                    let pass = gate.pass(later, false);
+                    let pass = gate.pass(KEY, later, false);
                     probes.fetch_add(usize::from(pass.is_some_and(Pass::is_probe)), Ordering::Relaxed);
                     assert!(pass.is_none_or(Pass::is_probe));
                     barrier.wait();
@@ -565,21 +603,21 @@ fn a_gate_that_goes_out_while_others_come_opens_again() {
     for round in 0..2000_u32 {
         let gate = Gate::new(now);
         for _ in 0..5 {
-            let _ = gate.failed(gate.pass(now, true).unwrap(), KEY, now, &HEALTH, &dice);
+            let _ = gate.failed(gate.pass(KEY, now, true).unwrap(), (KEY, None), now, &HEALTH, &dice);
         }
         let later = now + secs(40);
         std::thread::scope(|scope| {
             for _ in 0..3 {
                 scope.spawn(|| {
                     for _ in 0..20 {
-                        let Some(pass) = gate.pass(later, false) else { continue };
+                        let Some(pass) = gate.pass(KEY, later, false) else { continue };
                         assert!(pass.is_probe());
-                        let _ = gate.failed(pass, KEY, later, &HEALTH, &dice);
+                        let _ = gate.failed(pass, (KEY, None), later, &HEALTH, &dice);
                     }
                 });
             }
         });
         let end = later + secs(400);
-        assert!(gate.pass(end, false).is_some(), "round {round}: {:?}", gate.standing(end));
+        assert!(gate.pass(KEY, end, false).is_some(), "round {round}: {:?}", gate.standing(end));
     }
 }

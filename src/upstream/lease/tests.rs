@@ -566,3 +566,43 @@ async fn models_that_are_missing_say_nothing() {
     tell_as(&upstream, 0, (1, "m"), Verdict::Failed);
     assert!(is_out(stands(&upstream, "m")[0], Cause::Faults), "it is no success either");
 }
+
+/// A bare 402 may be about the price of a request: where several keys use the account, a second key has to get one.
+#[tokio::test(start_paused = true)]
+async fn bare_402s_of_one_key_take_no_account_from_another_key() {
+    let (upstream, _) = upstream(1, |_| {});
+    tell_as(&upstream, 0, (2, "w"), Verdict::Answered);
+    for idle in [0, 31, 600] {
+        tokio::time::advance(Duration::from_secs(idle)).await;
+        for model in ["a", "b", "c"] {
+            tell_as(&upstream, 0, (1, model), Verdict::Payment);
+        }
+        assert_eq!(stands(&upstream, "w"), [Standing::InService], "after {idle} s");
+    }
+    tell_as(&upstream, 0, (2, "a"), Verdict::Payment);
+    assert!(is_out(stands(&upstream, "w")[0], Cause::Unpaid));
+}
+
+/// An idle key still shares the account: one other key alone takes nothing away from it.
+#[tokio::test(start_paused = true)]
+async fn one_key_takes_no_credential_from_an_idle_key() {
+    for verdict in [Verdict::Failed, Verdict::RateLimited(Some(Duration::from_secs(60))), Verdict::Refused] {
+        let (upstream, _) = upstream(1, |_| {});
+        tell_as(&upstream, 0, (2, "w"), Verdict::Answered);
+        tokio::time::advance(Duration::from_secs(31)).await;
+        for _ in 0..2 {
+            for model in ["a", "b", "c", "d", "w"] {
+                let verdict = if model == "w" && verdict != Verdict::Refused { Verdict::Failed } else { verdict };
+                for _ in 0..20 {
+                    tell_as(&upstream, 0, (1, model), verdict);
+                }
+            }
+            tokio::time::advance(Duration::from_secs(11)).await;
+        }
+        let stand = stands(&upstream, "w")[0];
+        assert!(
+            stand == Standing::InService || stand == Standing::Probation(Cause::RefusedOnce),
+            "{verdict:?} {stand:?}"
+        );
+    }
+}

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tidegate::{
     affinity::{Recalled, WAIT},
-    config::{self, Fail, Sharing, UnknownIds},
+    config::{self, Config, Fail, Sharing, UnknownIds},
     domain::origin::Kind,
 };
 use tokio::{sync::oneshot, time::Instant};
@@ -25,6 +25,10 @@ const KNOWN: &str = r#"tidegate_affinity_waits_total{result="known"}"#;
 const IN_VAIN: &str = r#"tidegate_affinity_waits_total{result="in_vain"}"#;
 
 fn start(upstream: &Upstream, redis: &RedisServer) -> Gateway {
+    Gateway::start(settings(upstream, redis))
+}
+
+fn settings(upstream: &Upstream, redis: &RedisServer) -> Config {
     let mut config = config(&upstream.base_url());
     let (host, port) = ("127.0.0.1".into(), redis.port);
     let at = config::Redis { tls: false, host, port, database: 0, user: None, password: None };
@@ -33,7 +37,26 @@ fn start(upstream: &Upstream, redis: &RedisServer) -> Gateway {
     config.affinity.unknown_ids = Some(UnknownIds::Refuse);
     // Without affinity every second request would go to the other account.
     config.upstreams[0].credentials = ["one", "two"].map(|name| credential(name, name)).into();
-    Gateway::start(config)
+    config
+}
+
+/// A user of a shared Redis often may not ask how much memory there is.
+#[tokio::test]
+async fn a_user_without_info_shares_ids() {
+    let redis = RedisServer::start();
+    assert_eq!(redis.ask("ACL SETUSER app on >password ~* &* +@all -info"), "+OK");
+    let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
+    let [one, other] = [(); 2].map(|()| {
+        let mut config = settings(&upstream, &redis);
+        let sharing = config.sharing.as_mut().unwrap();
+        (sharing.redis.user, sharing.redis.password) = (Some("app".into()), Some("password".into()));
+        Gateway::start(config)
+    });
+    works(&one).await;
+    works(&other).await;
+    assert_eq!(one.connect().await.create(BODY).await.status, 200);
+    until("the id at the other", async || is_known(&other, "resp_1").await).await;
+    works(&one).await;
 }
 
 fn event(number: usize) -> Vec<u8> {

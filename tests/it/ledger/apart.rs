@@ -74,7 +74,7 @@ fn feed(folder: &Path, place: &Place, records: &[u8]) -> Arc<Condition> {
     let (journal, found) = Journal::open(folder.join("journal"), 1, Arc::clone(&condition), &SystemDisk).unwrap();
     let (spending, clock, copy) = (Arc::default(), Clock::system(), folder.join("budgets.json"));
     let polls = polling(Duration::from_secs(5)).0;
-    let into = Into { place: place.clone(), origin: "here".into(), spending, clock, copy, polls };
+    let into = Into { place: place.clone(), origin: "here".into(), spending, clock, copy, polls, keep: None };
     let feeding = Feeding::start(into, Arc::clone(&journal), found, Arc::clone(&condition)).unwrap();
     if !records.is_empty() {
         Writer::new(journal).write(records).unwrap();

@@ -214,7 +214,7 @@ async fn a_replica_whose_data_folder_is_lost_goes_on_with_what_the_database_know
     // It was under way there, and nobody is left to say what became of it.
     let mut outcome = Outcome::new(RequestId::from_bytes([0; 16]));
     outcome.bytes_up = 100;
-    outcome.price = Some(Price { currency: Currency::Cny, input: 0, cached: 0, output: 0, reasoning: 0, per_call: 7 });
+    outcome.price = Some(Price { per_call: 7, ..Price::free(Currency::Cny) }.into());
     let open = Row { key: Some("a"), group: Some("team"), reserved_cost: Some(7), ..Row::open(&outcome, Some("one")) };
     let mut database = Database::open(&postgres.place()).await.unwrap();
     assert_eq!(database.store("lost", &[open]).await.unwrap(), [(State::Open, 1)]);

@@ -227,7 +227,9 @@ async fn it_is_emptied_while_requests_are_under_way() {
             let _ = wait.wait_for(|go| *go).await;
             let _ = end.send(());
         });
-        let begin = [STREAM, &chunk(b"data: {}\n\n")].concat();
+        // Without any output the answer would be free.
+        let output = b"data: {\"type\":\"response.output_text.delta\",\"delta\":\"x\"}\n\n";
+        let begin = [STREAM, &chunk(output)].concat();
         vec![Step::Send(begin), Step::Wait(ended), Step::Send(crate::support::upstream::LAST_CHUNK.to_vec())]
     })
     .await;

@@ -3,8 +3,10 @@
 use std::{
     fs,
     io::Write,
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -12,6 +14,11 @@ use rustix::process::{Pid, Signal, kill_process};
 use sqlx::{Connection, PgConnection};
 use tempfile::TempDir;
 use tidegate::store::sql::Place;
+use tokio::{
+    io::copy_bidirectional,
+    net::{TcpListener, TcpStream},
+    task::JoinHandle,
+};
 
 use super::{
     LONG,
@@ -69,6 +76,31 @@ impl Postgres {
         postgres
     }
 
+    /// A standby of this server, as `pg_basebackup` makes it. It follows this server until it is promoted.
+    pub(crate) async fn standby(&self) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        if let Some(User { uid, gid }) = self.user {
+            std::os::unix::fs::chown(folder.path(), Some(uid), Some(gid)).unwrap();
+        }
+        let mut standby = Self { folder, port: free_port(), user: self.user, server: None, small: None };
+        let source = format!("host=127.0.0.1 port={} user=tidegate", self.port);
+        let mut backup = standby.command("pg_basebackup");
+        backup.args(["--no-sync", "--checkpoint=fast", "--wal-method=stream", "--write-recovery-conf", "-d", &source]);
+        let made = backup.arg("-D").arg(standby.data()).output().unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        standby.run().await;
+        standby
+    }
+
+    /// Makes a standby the primary.
+    pub(crate) async fn promote(&self) {
+        self.execute("SELECT pg_promote(true, 60)").await;
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.port))
+    }
+
     fn data(&self) -> PathBuf {
         self.folder.path().join("data")
     }
@@ -112,6 +144,34 @@ impl Postgres {
         ]);
         command.args(["-c", "fsync=off"]);
         command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap()
+    }
+
+    /// A PgBouncer before it, in transaction mode, with further settings.
+    pub(crate) async fn pooler(&self, settings: &str) -> Pooler {
+        let (folder, port) = (tempfile::tempdir().unwrap(), free_port());
+        if let Some(User { uid, gid }) = self.user {
+            std::os::unix::fs::chown(folder.path(), Some(uid), Some(gid)).unwrap();
+        }
+        let file = folder.path().join("pgbouncer.ini");
+        let text = format!(
+            "[databases]\npostgres = host=127.0.0.1 port={}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n\
+             unix_socket_dir =\nauth_type = any\npool_mode = transaction\ndefault_pool_size = 2\n{settings}\n",
+            self.port
+        );
+        // With `auth_type = any` everybody is the user of the database.
+        let text = text.replace(&format!("port={}\n", self.port), &format!("port={} user=tidegate\n", self.port));
+        fs::write(&file, text).unwrap();
+        let log = fs::File::create(folder.path().join("log")).unwrap();
+        let mut command = self.command("pgbouncer");
+        let server = command.arg(&file).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
+        let pooler = Pooler { server, folder, port };
+        until("PgBouncer", async || match PgConnection::connect(&pooler.url()).await {
+            Ok(_) => true,
+            // It answers, and takes nothing that it does not know.
+            Err(error) => error.as_database_error().is_some(),
+        })
+        .await;
+        pooler
     }
 
     /// As its own superuser.
@@ -208,6 +268,73 @@ fn signal(server: &Child, signal: Signal) {
     for pid in all {
         // One that has ended meanwhile needs no signal.
         let _ = kill_process(pid, signal);
+    }
+}
+
+/// A PgBouncer of a test's own.
+pub(crate) struct Pooler {
+    server: Child,
+    folder: TempDir,
+    port: u16,
+}
+
+impl Pooler {
+    pub(crate) fn url(&self) -> String {
+        format!("postgres://tidegate@127.0.0.1:{}/postgres", self.port)
+    }
+
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.folder.path().join("log")).unwrap()
+    }
+}
+
+impl Drop for Pooler {
+    fn drop(&mut self) {
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+    }
+}
+
+/// An address that leads to one server after the other, as that of a cluster does: a connection stays with the server that
+/// it was made to.
+pub(crate) struct Moving {
+    pub(crate) address: SocketAddr,
+    leads_to: Arc<Mutex<SocketAddr>>,
+    accepting: JoinHandle<()>,
+}
+
+impl Moving {
+    pub(crate) async fn to(server: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let leads_to = Arc::new(Mutex::new(server));
+        let target = Arc::clone(&leads_to);
+        let accepting = tokio::spawn(async move {
+            while let Ok((mut client, _)) = listener.accept().await {
+                let server = *target.lock().unwrap();
+                tokio::spawn(async move {
+                    if let Ok(mut server) = TcpStream::connect(server).await {
+                        let _ = copy_bidirectional(&mut client, &mut server).await;
+                    }
+                });
+            }
+        });
+        Self { address, leads_to, accepting }
+    }
+
+    /// Leads new connections elsewhere.
+    pub(crate) fn moves(&self, server: SocketAddr) {
+        *self.leads_to.lock().unwrap() = server;
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("postgres://tidegate@{}/postgres", self.address)
+    }
+}
+
+impl Drop for Moving {
+    fn drop(&mut self) {
+        self.accepting.abort();
     }
 }
 

@@ -75,6 +75,7 @@ pub(crate) fn config(base_url: &str) -> Config {
         },
         log: Log { format: LogFormat::Text, level: "off".into(), client_ip: true },
         store: Store::Sqlite,
+        keep_days: None,
         sharing: None,
         upstreams: vec![upstream("up", base_url)],
         idle: Vec::new(),
@@ -118,7 +119,13 @@ pub(crate) fn model(name: &str, targets: &[(usize, Option<&str>)]) -> Model {
         weight: 1,
     });
     let on_lost_state = OnLostState::Fail;
-    Model { name: name.into(), strategy: Strategy::Ordered, targets: targets.collect(), on_lost_state }
+    Model {
+        name: name.into(),
+        strategy: Strategy::Ordered,
+        targets: targets.collect(),
+        on_lost_state,
+        require_usage: false,
+    }
 }
 
 /// An upstream with one credential.
@@ -132,6 +139,7 @@ pub(crate) fn upstream(name: &str, base_url: &str) -> UpstreamConfig {
         headers: HeaderMap::new(),
         ca_pem: None,
         proxy: None,
+        proxy_login: None,
         max_body_bytes: None,
         surface: Surface::ALL.to_vec(),
         on_incomplete: OnIncomplete::Pass,

@@ -18,8 +18,11 @@ pub(crate) fn program(name: &str) -> PathBuf {
     let versions =
         fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten().map(|entry| entry.path().join("bin"));
     let path = env::var_os("PATH").unwrap_or_default();
-    let found = versions.chain(env::split_paths(&path)).map(|folder| folder.join(name)).find(|path| path.is_file());
-    found.unwrap_or_else(|| panic!("{name} is missing (Debian: postgresql, redis-server); scripts/test installs it"))
+    let found = versions.chain(env::split_paths(&path)).chain(["/usr/sbin".into()]);
+    let found = found.map(|folder| folder.join(name)).find(|path| path.is_file());
+    found.unwrap_or_else(|| {
+        panic!("{name} is missing (Debian: postgresql, pgbouncer, redis-server); scripts/test installs it")
+    })
 }
 
 /// A port that nobody listens on right now.

@@ -13,7 +13,7 @@ use super::*;
 use crate::support::database::until;
 
 const PRICE: Price =
-    Price { currency: Currency::Cny, input: UNIT, cached: UNIT, output: UNIT, reasoning: UNIT, per_call: UNIT };
+    Price { input: UNIT, cached: UNIT, output: UNIT, reasoning: UNIT, per_call: UNIT, ..Price::free(Currency::Cny) };
 
 pub(super) async fn usage(gateway: &Gateway, by: By) -> Vec<Total> {
     let place = Place::Sqlite(gateway.folder.path().join(FILE));
@@ -25,7 +25,7 @@ pub(super) async fn usage(gateway: &Gateway, by: By) -> Vec<Total> {
 async fn every_call_has_a_row_and_what_only_looks_costs_nothing() {
     let mut upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let mut config = config(&upstream.base_url());
-    config.prices = vec![ModelPrice { upstream: 0, model: "real".into(), from: 0, price: PRICE }];
+    config.prices = vec![ModelPrice { upstream: 0, model: "real".into(), from: 0, price: PRICE.into() }];
     let gateway = Gateway::start(config);
     let mut client = gateway.connect().await;
     for endpoint in Endpoint::ALL {
@@ -73,7 +73,7 @@ async fn they_count_as_requests_and_take_no_tokens_and_no_money() {
     let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let mut config = config(&upstream.base_url());
     // Less than any request with a model takes.
-    config.prices = vec![ModelPrice { upstream: 0, model: "real".into(), from: 0, price: PRICE }];
+    config.prices = vec![ModelPrice { upstream: 0, model: "real".into(), from: 0, price: PRICE.into() }];
     config.keys[0].limits.requests = Some(20);
     config.keys[0].limits.tokens = Some(1);
     config.keys[0].budgets = vec![Budget::parse("0.01CNY/day").unwrap()];

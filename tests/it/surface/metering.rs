@@ -82,13 +82,13 @@ async fn who_leaves_a_stream_that_counts_as_it_goes_has_not_paid_for_all_of_it()
 }
 
 /// 1 CNY a request, and nothing for tokens.
-const PER_CALL: Price = Price { currency: Currency::Cny, input: 0, cached: 0, output: 0, reasoning: 0, per_call: UNIT };
+const PER_CALL: Price = Price { per_call: UNIT, ..Price::free(Currency::Cny) };
 
 #[tokio::test]
 async fn what_is_paid_by_the_call_is_known_without_tokens() {
     let upstream = Upstream::fixed(answer("200 OK", "audio/mpeg", b"sound")).await;
     let mut config = config(&upstream.base_url());
-    config.prices = vec![ModelPrice { upstream: 0, model: "real".into(), from: 0, price: PER_CALL }];
+    config.prices = vec![ModelPrice { upstream: 0, model: "real".into(), from: 0, price: PER_CALL.into() }];
     let gateway = Gateway::start(config);
     assert_eq!(call(&mut gateway.connect().await, Endpoint::CreateSpeech).await.status, 200);
     let total = total(&gateway, 1).await;

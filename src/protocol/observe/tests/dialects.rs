@@ -2,7 +2,7 @@ use super::*;
 use crate::domain::origin::{Kind, Reference};
 
 fn chat_pieces<'a>(streamed: bool, pieces: impl IntoIterator<Item = &'a [u8]>) -> Seen {
-    observe(if streamed { Observer::stream(Dialect::Chat) } else { Observer::json(Dialect::Chat) }, pieces)
+    observe(if streamed { as_stream(Dialect::Chat) } else { as_json(Dialect::Chat) }, pieces)
 }
 
 #[track_caller]
@@ -36,15 +36,19 @@ fn chat_streams() {
         chat(true, &(early + &chunk(&usage) + &text)),
         seen("chatcmpl-1", "gpt-4o", None, tokens(9, 4, 12, 8), "", 3)
     );
-    assert_eq!(chat(true, "data:[DONE]\r\n\r\n").terminal, Some(Terminal::Completed));
-    assert_eq!(chat(true, "data: [DONE]").terminal, Some(Terminal::Completed));
+    let told = r#"data: {"choices":[{"delta":{"content":"x"}}]}"#;
+    assert_eq!(chat(true, &format!("{told}\n\ndata:[DONE]\r\n\r\n")).terminal, Some(Terminal::Completed));
+    assert_eq!(chat(true, &format!("{told}\n\ndata: [DONE]")).terminal, Some(Terminal::Completed));
+    // Nothing was answered before it.
+    assert_eq!(chat(true, "data: [DONE]\n\n").terminal, None);
+    assert_eq!(chat(true, "data: {\"message\":\"no\"}\n\ndata: [DONE]\n\n").terminal, Some(Terminal::Failed));
     for none in ["data: [DON\n\n", "data: \"[DONE]\"\n\n", ": [DONE]\n\n", "data: {\"a\":\"[DONE]\"}\n\n", "data\n\n"] {
         assert_eq!(chat(true, none).terminal, None, "{none}");
     }
     let error = "data: {\"error\":{\"message\":\"x\",\"type\":\"server_error\",\"code\":502}}\n\n";
     let failed = seen("chatcmpl-1", "gpt-4o", Some(Terminal::Failed), Usage::default(), "502", 2);
     assert_eq!(chat(true, &(text + error + done)), failed);
-    assert_eq!(chat(true, "data: {\"error\":null}\n\ndata: {\"error\":\"x\"}\n\n").terminal, None);
+    assert_eq!(chat(true, "data: {\"error\":null}\n\ndata: {\"error\":\"x\"}\n\n").terminal, Some(Terminal::Failed));
     let image = "data: {\"type\":\"image_generation.completed\",\"usage\":{\"input_tokens\":5,\"output_tokens\":7,\"total_tokens\":12}}\n\n";
     let usage = Usage { input: Some(5), output: Some(7), total: Some(12), ..Usage::default() };
     assert_eq!(chat(true, image), seen("", "", Some(Terminal::Completed), usage, "", 1));
@@ -65,14 +69,14 @@ fn chat_answers() {
     assert_eq!(chat(false, embeddings), seen("", "e", None, usage, "", 0));
     let images = r#"{"created":1,"data":[{"b64_json":"x"}],"usage":{"input_tokens":5,"output_tokens":7,"total_tokens":12,
         "input_tokens_details":{"text_tokens":1,"image_tokens":4}}}"#;
-    let usage = Usage { input: Some(5), output: Some(7), total: Some(12), ..Usage::default() };
+    let usage = Usage { input: Some(5), input_image: Some(4), output: Some(7), total: Some(12), ..Usage::default() };
     assert_eq!(chat(false, images), seen("", "", None, usage, "", 0));
     let error = r#"{"error":{"message":"x","type":"invalid_request_error","param":null,"code":null}}"#;
     let failed = seen("", "", Some(Terminal::Failed), Usage::default(), "invalid_request_error", 0);
     assert_eq!(chat(false, error), failed);
-    assert_eq!(chat(false, &completion[..completion.len() - 1]), Seen::default());
+    assert_eq!(chat(false, &completion[..completion.len() - 1]), seen("", "", None, tokens(9, 4, 12, 8), "", 0));
     // These are no lists of items.
-    let mut observer = Observer::json(Dialect::Chat);
+    let mut observer = as_json(Dialect::Chat);
     observer.feed(br#"{"object":"list","id":"x","data":[{"id":"x"}]}"#);
     assert_eq!(observer.take_learned(), []);
 }
@@ -80,10 +84,10 @@ fn chat_answers() {
 #[test]
 fn sound_that_a_chat_left_behind_is_learned() {
     let learned = [Learned { kind: Kind::Item, reference: Reference::new(Kind::Item, b"audio_1") }];
-    let mut observer = Observer::json(Dialect::Chat);
+    let mut observer = as_json(Dialect::Chat);
     observer.feed(br#"{"id":"chatcmpl-1","choices":[{"message":{"id":"x","audio":{"id":"audio_1","data":"x"}}}]}"#);
     assert_eq!(observer.take_learned(), learned);
-    let mut observer = Observer::stream(Dialect::Chat);
+    let mut observer = as_stream(Dialect::Chat);
     observer.feed(b"data: {\"choices\":[{\"delta\":{\"audio\":{\"id\":\"audio_1\"}}}]}\n");
     assert_eq!(observer.take_learned(), []);
     observer.feed(b"\n");
@@ -113,14 +117,14 @@ fn status_of_responses() {
         ("x", None),
     ] {
         let response = format!(r#"{{"id":"resp_1","status":"{name}","output":[{{"status":"completed"}}]}}"#);
-        assert_eq!(status(Observer::json, &response), expected);
+        assert_eq!(status(as_json, &response), expected);
         for kind in ["response.queued", "response.completed"] {
             assert_eq!(
-                status(Observer::stream, &format!("data: {{\"type\":\"{kind}\",\"response\":{response}}}\n\n")),
+                status(as_stream, &format!("data: {{\"type\":\"{kind}\",\"response\":{response}}}\n\n")),
                 expected
             );
         }
-        assert_eq!(status(Observer::stream, &format!("data: {{\"type\":\"x\",\"response\":{response}}}\n\n")), None);
+        assert_eq!(status(as_stream, &format!("data: {{\"type\":\"x\",\"response\":{response}}}\n\n")), None);
     }
     let event = |kind: &str, status: &str| {
         format!("data: {{\"type\":\"response.{kind}\",\"response\":{{\"id\":\"r\",\"status\":{status}}}}}\n\n")
@@ -128,6 +132,6 @@ fn status_of_responses() {
     let text = event("created", "\"queued\"")
         + &event("in_progress", "\"in_progress\"")
         + &event("output_text.delta", "\"x\"");
-    assert_eq!(status(Observer::stream, &text), Some(Status::InProgress));
-    assert_eq!(status(Observer::stream, &(text + &event("failed", "null"))), Some(Status::InProgress));
+    assert_eq!(status(as_stream, &text), Some(Status::InProgress));
+    assert_eq!(status(as_stream, &(text + &event("failed", "null"))), Some(Status::InProgress));
 }

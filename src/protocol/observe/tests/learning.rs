@@ -32,7 +32,7 @@ fn expected(found: &[Named<'_>]) -> Vec<Learned> {
 #[track_caller]
 fn body(text: impl AsRef<[u8]>, found: &[Named<'_>]) {
     let text = text.as_ref();
-    let observer = || Observer::json(Dialect::Responses);
+    let observer = || as_json(Dialect::Responses);
     for size in [1, 2, 7, text.len().max(1)] {
         let mut learned = learn_pieces(observer(), text.chunks(size));
         assert_eq!(learned.pop(), Some(Vec::new()));
@@ -47,7 +47,7 @@ fn event(data: &str, found: &[Named<'_>]) {
     // With an id known or not: most events are passed over once it is.
     for before in ["", "data: {\"type\":\"x\",\"response\":{\"id\":\"known\"}}\n\n"] {
         let text = format!("{before}data: {data}\n\n");
-        let mut observer = Observer::stream(Dialect::Responses);
+        let mut observer = as_stream(Dialect::Responses);
         observer.feed(&text.as_bytes()[..text.len() - 1]);
         assert_eq!(observer.take_learned(), [], "{data}");
         observer.feed(b"\n");
@@ -173,7 +173,7 @@ fn what_is_echoed_is_not_learned() {
         event(data, &[]);
     }
     let text = br#"{"id":"x","object":"response""#;
-    assert!(learn_pieces(Observer::json(Dialect::Responses), [&text[..]]).concat().is_empty());
+    assert!(learn_pieces(as_json(Dialect::Responses), [&text[..]]).concat().is_empty());
 }
 
 #[test]
@@ -182,7 +182,7 @@ fn each_is_told_once_and_they_are_bounded() {
     body(id(256), &[(Conversation, &"x".repeat(256))]);
     body(id(257), &[]);
 
-    let mut observer = Observer::stream(Dialect::Responses);
+    let mut observer = as_stream(Dialect::Responses);
     let done =
         |id: usize| format!("data: {{\"type\":\"response.output_item.done\",\"item\":{{\"id\":\"i{id}\"}}}}\n\n");
     for _ in 0..2 {
@@ -194,7 +194,7 @@ fn each_is_told_once_and_they_are_bounded() {
     assert_eq!(observer.seen().dropped, 20);
 
     let items = vec![r#"{"id":"x"}"#; MOST + 5].join(",");
-    let mut observer = Observer::json(Dialect::Responses);
+    let mut observer = as_json(Dialect::Responses);
     observer.feed(format!(r#"{{"object":"list","data":[{items}]}}"#).as_bytes());
     assert_eq!((observer.take_learned().len(), observer.seen().dropped), (1, 5));
 }
@@ -231,7 +231,7 @@ fn recorded_streams_teach_the_same_however_they_are_cut() {
     let mut teaching = 0;
     for (name, _) in recorded() {
         let text = recording(name);
-        let learn = |pieces: Vec<&[u8]>| learn_pieces(Observer::stream(Dialect::Responses), pieces).concat();
+        let learn = |pieces: Vec<&[u8]>| learn_pieces(as_stream(Dialect::Responses), pieces).concat();
         let whole = learn(vec![&text]);
         assert_eq!(whole.iter().copied().collect::<HashSet<_>>(), of_stream(&text), "{name}");
         teaching += usize::from(whole.len() >= 2);
@@ -241,7 +241,7 @@ fn recorded_streams_teach_the_same_however_they_are_cut() {
         }
     }
     assert!(teaching > 15, "{teaching}");
-    let learned = learn_pieces(Observer::stream(Dialect::Responses), [&recording("named")[..]]).concat();
+    let learned = learn_pieces(as_stream(Dialect::Responses), [&recording("named")[..]]).concat();
     assert_eq!(learned, expected(&[(Response, "resp_0a1b2c"), (Item, "msg_0a1b2c")]));
 }
 
@@ -250,9 +250,9 @@ fn recorded_streams_teach_the_same_however_they_are_cut() {
 fn every_prefix_has_taught_its_whole_events() {
     let text = recording("named");
     for end in 0..=text.len() {
-        let mut observer = Observer::stream(Dialect::Responses);
+        let mut observer = as_stream(Dialect::Responses);
         observer.feed(&text[..end]);
-        let mut whole = Observer::stream(Dialect::Responses);
+        let mut whole = as_stream(Dialect::Responses);
         let over = text[..end].windows(2).rposition(|pair| pair == b"\n\n").map_or(0, |at| at + 2);
         whole.feed(&text[..over]);
         assert_eq!(observer.take_learned(), whole.take_learned(), "the first {end} bytes");
@@ -377,7 +377,7 @@ proptest! {
         }
         if object.is_null() { body.remove("object"); } else { body.insert("object".into(), object); }
         let text = texts::write(&Value::Object(body.clone()), &style);
-        let learned = learn_pieces(Observer::json(Dialect::Responses), texts::cut(text.as_bytes(), &cuts)).concat();
+        let learned = learn_pieces(as_json(Dialect::Responses), texts::cut(text.as_bytes(), &cuts)).concat();
         prop_assert_eq!(learned.len(), learned.iter().collect::<HashSet<_>>().len());
         prop_assert_eq!(learned.into_iter().collect::<HashSet<_>>(), of_body(&body), "{}", text);
 
@@ -392,7 +392,7 @@ proptest! {
         // One line: a bare line end would end the data.
         let text = texts::write(&Value::Object(body), &style).replace(['\n', '\r'], " ");
         let text = format!("data: {text}\n\n");
-        let learned = learn_pieces(Observer::stream(Dialect::Responses), texts::cut(text.as_bytes(), &cuts)).concat();
+        let learned = learn_pieces(as_stream(Dialect::Responses), texts::cut(text.as_bytes(), &cuts)).concat();
         prop_assert_eq!(learned.into_iter().collect::<HashSet<_>>(), found, "{}", text);
     }
 }

@@ -14,6 +14,61 @@ struct Owned {
     estimated: bool,
     numbers: [u64; 4],
     shown: Option<[Option<u64>; 5]>,
+    added: Added,
+}
+
+/// What version 5 added.
+#[derive(Clone, Debug, Default)]
+struct Added {
+    parts: [[Option<u64>; 10]; 2],
+    told_cost: Option<u64>,
+    tier: Option<Tier>,
+    more: [Option<u64>; 10],
+    unpriced: u64,
+    rate: Option<u64>,
+    terms: Option<String>,
+}
+
+impl Added {
+    fn usage(&self, parts: [Option<u64>; 10], usage: Usage) -> Usage {
+        let [cache_write, cache_write_1h, input_audio, input_image, output_audio, output_image, ..] = parts;
+        let [.., image_tool_input, image_tool_output, web_searches, audio_ms] = parts;
+        let (tier, told_cost) = (self.tier, self.told_cost);
+        Usage {
+            cache_write,
+            cache_write_1h,
+            input_audio,
+            input_image,
+            output_audio,
+            output_image,
+            image_tool_input,
+            image_tool_output,
+            web_searches,
+            audio_ms,
+            tier,
+            told_cost,
+            ..usage
+        }
+    }
+}
+
+fn added() -> BoxedStrategy<Added> {
+    let number = || option::of(prop_oneof![0..300u64, any::<u64>()]);
+    let parts = proptest::array::uniform2(proptest::array::uniform10(number()));
+    let tier = option::of(proptest::sample::select(Tier::ALL.to_vec()));
+    let more = proptest::array::uniform10(number());
+    let terms = option::of("[A-Z0-9;:,]{1,60}");
+    (parts, number(), tier, more, 0..1_u64 << 14, number(), terms)
+        .prop_map(|(parts, told_cost, tier, more, unpriced, rate, terms)| Added {
+            parts,
+            told_cost,
+            tier,
+            more,
+            unpriced,
+            rate,
+            terms,
+        })
+        .boxed()
 }
 
 impl Owned {
@@ -34,14 +89,21 @@ impl Owned {
             end: text(6),
             response_id: text(7),
             status,
-            usage: Usage { input, cached, output, reasoning, total },
+            usage: self
+                .added
+                .usage(self.added.parts[0], Usage { input, cached, output, reasoning, total, ..Usage::default() }),
+            // What is told without input or output is nothing.
             shown: self.shown.map(|[input, cached, output, reasoning, total]| {
-                Shown::new(Usage { input, cached, output, reasoning, total })
+                let usage = Usage { input, cached, output, reasoning, total, ..Usage::default() };
+                Shown::new(self.added.usage(self.added.parts[1], usage))
             }),
+            terms: self.added.terms.as_deref(),
+            unpriced: Parts::from_bits(self.added.unpriced).unwrap(),
+            exchange: Exchange { cny_per_usd: self.added.rate },
             reserved,
             price: self.price.map(|[input, cached, output, reasoning, per_call]| {
                 let currency = Currency::ALL[usize::from(self.estimated)];
-                Price { currency, input, cached, output, reasoning, per_call }
+                Price { input, cached, output, reasoning, per_call, ..Price::free(currency) }.with_more(self.added.more)
             }),
             reserved_cost: self.costs[0],
             cost: self.costs[1],
@@ -55,7 +117,7 @@ impl Owned {
     }
 }
 
-fn owned() -> impl Strategy<Value = Owned> {
+fn owned() -> BoxedStrategy<Owned> {
     let number = || prop_oneof![0..300u64, any::<u64>(), Just(u64::MAX)];
     let texts = proptest::collection::vec(option::of("\\PC{0,40}"), 9);
     let maybe = proptest::array::uniform8(option::of(number()));
@@ -63,8 +125,10 @@ fn owned() -> impl Strategy<Value = Owned> {
     let costs = proptest::array::uniform2(option::of(number()));
     let price = option::of(proptest::array::uniform5(number()));
     let shown = option::of(proptest::array::uniform5(option::of(number())));
-    (any::<[u8; 16]>(), 0..State::ALL.len(), texts, maybe, numbers, costs, price, any::<bool>(), shown).prop_map(
-        |(id, state, texts, maybe, numbers, costs, price, estimated, shown)| Owned {
+    // Boxed, as values of all fields at once do not fit the stack of a test.
+    let others = (price, any::<bool>(), shown, added()).boxed();
+    (any::<[u8; 16]>(), 0..State::ALL.len(), texts, maybe, numbers, costs, others)
+        .prop_map(|(id, state, texts, maybe, numbers, costs, (price, estimated, shown, added))| Owned {
             id,
             state,
             texts,
@@ -74,8 +138,9 @@ fn owned() -> impl Strategy<Value = Owned> {
             estimated,
             numbers,
             shown,
-        },
-    )
+            added,
+        })
+        .boxed()
 }
 
 fn journal(rows: &[Owned]) -> (Vec<u8>, Vec<usize>) {
@@ -145,6 +210,15 @@ fn zeros_are_damage_and_long_texts_are_cut_between_characters() {
         maybe: [Some(u64::MAX); 8],
         numbers: [u64::MAX; 4],
         shown: Some([Some(u64::MAX); 5]),
+        added: Added {
+            parts: [[Some(u64::MAX); 10]; 2],
+            told_cost: Some(u64::MAX),
+            tier: Some(Tier::Other),
+            more: [Some(u64::MAX); 10],
+            unpriced: (1 << 14) - 1,
+            rate: Some(u64::MAX),
+            terms: Some("9".repeat(MAX_TERMS)),
+        },
     };
     let (bytes, _) = journal(&[long]);
     let row = Records::new(&bytes).next().unwrap();
@@ -164,9 +238,10 @@ fn what_versions_before_wrote_is_read() {
         maybe: [Some(200); 8],
         numbers: [1, 2, 3, 4],
         shown: None,
+        added: Added::default(),
     };
-    // Without a byte for what was not shown; and before that, without one for the endpoint that is not there.
-    for (version, bytes) in [(3, 1), (2, 2)] {
+    // Without the six bytes of what version 5 added and is not there, the one for what was not shown, and the one for the endpoint.
+    for (version, bytes) in [(4, 6), (3, 7), (2, 8)] {
         let (mut record, _) = journal(std::slice::from_ref(&row));
         record.truncate(record.len() - bytes);
         record[HEADER] = version;
@@ -176,7 +251,9 @@ fn what_versions_before_wrote_is_read() {
         let mut records = Records::new(&before);
         assert_eq!(records.next(), Some(row.row()));
         assert_eq!(records.rest(), Rest::Nothing);
-        row.texts[8] = None;
+        if version == 3 {
+            row.texts[8] = None;
+        }
     }
 }
 

@@ -1,0 +1,307 @@
+//! Content codings of bodies: which there are, and a decoder that is fed piece by piece beside the bytes that pass.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll, Waker},
+};
+
+use async_compression::{
+    tokio::bufread::{BrotliDecoder, DeflateDecoder, GzipDecoder, ZlibDecoder, ZstdDecoder},
+    zstd::DParameter,
+};
+use bytes::{Buf, Bytes, BytesMut};
+use tokio::io::{AsyncBufRead, AsyncRead, ReadBuf};
+
+/// 2^23 bytes = 8 MiB: what a decoder of the zstd content coding has to support, and no more (RFC 9659). Without it a
+/// frame may ask for 128 MiB.
+pub const ZSTD_WINDOW_LOG: u32 = 23;
+
+/// From 1 MiB on, a body may not grow more than this by decoding. Conversations full of repeats reach 50.
+pub const MAX_RATIO: u64 = 200;
+/// See [`MAX_RATIO`].
+pub const RATIO_FROM: u64 = 1024 * 1024;
+
+/// The block that decoded bytes of an answer are looked at in.
+const BLOCK: usize = 16 * 1024;
+
+/// One layer of content coding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Coding {
+    /// `gzip`
+    Gzip,
+    /// `deflate`
+    Deflate,
+    /// `br`
+    Brotli,
+    /// `zstd`
+    Zstd,
+}
+
+/// What a `Content-Encoding` header says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Coded {
+    /// Nothing, or `identity`.
+    Plain,
+    /// One coding that is known here.
+    Once(Coding),
+    /// Another coding, or several.
+    Unknown,
+}
+
+impl Coded {
+    /// Of the header's values. `None` in the list is a value that is no text.
+    pub fn of<'a>(mut values: impl Iterator<Item = Option<&'a str>>) -> Self {
+        let name = match (values.next(), values.next()) {
+            (None, _) => return Self::Plain,
+            (Some(Some(value)), None) => value.trim().to_ascii_lowercase(),
+            _ => return Self::Unknown,
+        };
+        match name.as_str() {
+            "" | "identity" => Self::Plain,
+            "gzip" | "x-gzip" => Self::Once(Coding::Gzip),
+            "deflate" => Self::Once(Coding::Deflate),
+            "br" => Self::Once(Coding::Brotli),
+            "zstd" => Self::Once(Coding::Zstd),
+            _ => Self::Unknown,
+        }
+    }
+}
+
+impl Coding {
+    /// How far back a decoder remembers what it gave out, in bytes.
+    pub fn window(self) -> u64 {
+        match self {
+            Self::Gzip | Self::Deflate => 32 * 1024,
+            Self::Brotli => 1 << 24,
+            Self::Zstd => 1 << ZSTD_WINDOW_LOG,
+        }
+    }
+}
+
+/// Whether a brotli stream begins as only large-window brotli does (0x11 in 7 bits, which RFC 7932 reserves). Such a
+/// stream may ask for a window of 1 GiB, and our decoder would give it; the content coding `br` ends at 16 MiB.
+pub fn has_large_window(first: u8) -> bool {
+    first & 0x7f == 0x11
+}
+
+/// Decodes an answer beside the bytes that pass, for an observer. It holds the coding's window and one block.
+///
+/// The first bytes decide: what carries the mark of gzip or zstd is that, whatever its head says, and what should carry the mark
+/// and does not is taken as it is.
+pub struct Aside {
+    coding: Option<Coding>,
+    /// The first bytes, until there are enough to decide by.
+    begin: BytesMut,
+    decoder: Option<Decoder>,
+    is_plain: bool,
+    /// It cannot be decoded, or grows too much: nothing more is looked at.
+    failed: bool,
+    encoded: u64,
+    decoded: u64,
+    block: Vec<u8>,
+}
+
+impl std::fmt::Debug for Aside {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Aside").field("coding", &self.coding).field("failed", &self.failed).finish_non_exhaustive()
+    }
+}
+
+/// Bytes that a decision needs at most: the mark of zstd.
+const MARK: usize = 4;
+const GZIP: &[u8] = &[0x1f, 0x8b];
+const ZSTD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
+
+/// Whether a body that begins with this byte, and whose head names no coding, may be coded all the same: no JSON and no event
+/// stream begins so.
+pub fn may_be_coded(first: u8) -> bool {
+    first == GZIP[0] || first == ZSTD[0]
+}
+
+impl Aside {
+    /// For a body in this coding, as its head says; `None` where the head names none.
+    pub fn new(coding: Option<Coding>) -> Self {
+        Self {
+            coding,
+            begin: BytesMut::new(),
+            decoder: None,
+            is_plain: false,
+            failed: false,
+            encoded: 0,
+            decoded: 0,
+            block: Vec::new(),
+        }
+    }
+
+    /// Reads the next piece, and shows what it becomes.
+    pub fn feed(&mut self, piece: &[u8], mut see: impl FnMut(&[u8])) {
+        self.encoded += piece.len() as u64;
+        if self.failed {
+            return;
+        }
+        if self.is_plain {
+            return see(piece);
+        }
+        if self.decoder.is_some() {
+            return self.decode(Bytes::copy_from_slice(piece), false, &mut see);
+        }
+        self.begin.extend_from_slice(piece);
+        if self.begin.len() >= MARK {
+            self.begin(&mut see);
+        }
+    }
+
+    /// Whether it cannot be decoded.
+    pub fn has_failed(&self) -> bool {
+        self.failed
+    }
+
+    /// The body is over.
+    pub fn finish(&mut self, mut see: impl FnMut(&[u8])) {
+        if !self.is_plain && self.decoder.is_none() && !self.failed {
+            self.begin(&mut see);
+        }
+        if self.decoder.is_some() {
+            self.decode(Bytes::new(), true, &mut see);
+        }
+    }
+
+    /// Decides by the first bytes.
+    fn begin(&mut self, see: &mut impl FnMut(&[u8])) {
+        let begin = self.begin.split().freeze();
+        let coding = if begin.starts_with(GZIP) {
+            Some(Coding::Gzip)
+        } else if begin.starts_with(ZSTD) {
+            Some(Coding::Zstd)
+        } else {
+            self.coding.filter(|coding| !matches!(coding, Coding::Gzip | Coding::Zstd))
+        };
+        let Some(coding) = coding else {
+            self.is_plain = true;
+            return see(&begin);
+        };
+        let first = begin.first().copied().unwrap_or_default();
+        self.failed = coding == Coding::Brotli && has_large_window(first);
+        self.decoder = Some(Decoder::new(coding, &begin));
+        self.decode(begin, false, see);
+    }
+
+    fn decode(&mut self, piece: Bytes, last: bool, see: &mut impl FnMut(&[u8])) {
+        let Some(decoder) = self.decoder.as_mut().filter(|_| !self.failed) else { return };
+        let inlet = decoder.inlet();
+        debug_assert!(inlet.piece.is_empty(), "a decoder takes all of a piece before the next one");
+        (inlet.piece, inlet.is_last) = (piece, last);
+        self.block.resize(BLOCK, 0);
+        loop {
+            let mut block = ReadBuf::new(&mut self.block);
+            match decoder.poll(&mut block) {
+                Poll::Ready(Ok(())) if block.filled().is_empty() => break,
+                Poll::Ready(Ok(())) => {
+                    self.decoded += block.filled().len() as u64;
+                    see(block.filled());
+                    if self.decoded > RATIO_FROM && self.decoded / MAX_RATIO > self.encoded {
+                        self.failed = true;
+                        break;
+                    }
+                }
+                Poll::Ready(Err(_)) => {
+                    self.failed = true;
+                    break;
+                }
+                Poll::Pending => break,
+            }
+        }
+        // What stands behind the end of the coded body is nothing.
+        decoder.inlet().piece.clear();
+    }
+}
+
+/// Where a decoder reads: one piece at a time, and nothing in between.
+#[derive(Debug, Default)]
+struct Inlet {
+    piece: Bytes,
+    is_last: bool,
+}
+
+impl AsyncRead for Inlet {
+    fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.piece.is_empty() && !self.is_last {
+            return Poll::Pending;
+        }
+        let now = self.piece.len().min(into.remaining());
+        into.put_slice(&self.piece.split_to(now));
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncBufRead for Inlet {
+    fn poll_fill_buf(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
+        let inlet = self.get_mut();
+        if inlet.piece.is_empty() && !inlet.is_last { Poll::Pending } else { Poll::Ready(Ok(&inlet.piece)) }
+    }
+
+    fn consume(mut self: Pin<&mut Self>, read: usize) {
+        self.piece.advance(read);
+    }
+}
+
+/// The decoder of one coding. Boxed, as an answer that is coded is rare.
+enum Decoder {
+    Gzip(Box<GzipDecoder<Inlet>>),
+    Zlib(Box<ZlibDecoder<Inlet>>),
+    Deflate(Box<DeflateDecoder<Inlet>>),
+    Brotli(Box<BrotliDecoder<Inlet>>),
+    Zstd(Box<ZstdDecoder<Inlet>>),
+}
+
+impl Decoder {
+    /// For a body that begins with these bytes.
+    fn new(coding: Coding, begin: &[u8]) -> Self {
+        let inlet = Inlet::default();
+        match coding {
+            Coding::Gzip => {
+                let mut decoder = GzipDecoder::new(inlet);
+                decoder.multiple_members(true);
+                Self::Gzip(Box::new(decoder))
+            }
+            // Some servers send deflate without the head that the coding asks for.
+            Coding::Deflate if is_zlib(begin) => Self::Zlib(Box::new(ZlibDecoder::new(inlet))),
+            Coding::Deflate => Self::Deflate(Box::new(DeflateDecoder::new(inlet))),
+            Coding::Brotli => Self::Brotli(Box::new(BrotliDecoder::new(inlet))),
+            Coding::Zstd => {
+                let params = [DParameter::window_log_max(ZSTD_WINDOW_LOG)];
+                let mut decoder = ZstdDecoder::with_params(inlet, &params);
+                decoder.multiple_members(true);
+                Self::Zstd(Box::new(decoder))
+            }
+        }
+    }
+
+    fn inlet(&mut self) -> &mut Inlet {
+        match self {
+            Self::Gzip(decoder) => decoder.get_mut(),
+            Self::Zlib(decoder) => decoder.get_mut(),
+            Self::Deflate(decoder) => decoder.get_mut(),
+            Self::Brotli(decoder) => decoder.get_mut(),
+            Self::Zstd(decoder) => decoder.get_mut(),
+        }
+    }
+
+    fn poll(&mut self, block: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        // Nothing waits for anything: what is missing comes with the next piece.
+        let cx = &mut Context::from_waker(Waker::noop());
+        match self {
+            Self::Gzip(decoder) => Pin::new(&mut **decoder).poll_read(cx, block),
+            Self::Zlib(decoder) => Pin::new(&mut **decoder).poll_read(cx, block),
+            Self::Deflate(decoder) => Pin::new(&mut **decoder).poll_read(cx, block),
+            Self::Brotli(decoder) => Pin::new(&mut **decoder).poll_read(cx, block),
+            Self::Zstd(decoder) => Pin::new(&mut **decoder).poll_read(cx, block),
+        }
+    }
+}
+
+/// The head of zlib: the method, and a number that is a multiple of 31.
+fn is_zlib(begin: &[u8]) -> bool {
+    matches!(begin, [method, flags, ..] if method & 0x0f == 8 && (u16::from(*method) << 8 | u16::from(*flags)) % 31 == 0)
+}

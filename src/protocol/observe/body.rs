@@ -1,0 +1,130 @@
+//! One JSON object as an answer: a response, a chat completion, another object, or an error.
+
+use super::{
+    Dialect, Seen, Status, Terminal,
+    look::Look,
+    memory::Memory,
+    read::{code, id, is_error, name, status, text, value},
+};
+use crate::{
+    domain::origin::Kind,
+    protocol::{
+        json::{Paths, Repeats, Scanner, Value},
+        references::answer::{Candidates, Learned},
+    },
+};
+
+/// Paths into the object; the constants below are their places.
+static BODY: Paths = Paths::new(&[
+    &["id"],
+    &["model"],
+    &["status"],
+    &["error", "code"],
+    &["code"],
+    &["error", "type"],
+    &["error"],
+    &["object"],
+    &["type"],
+    &["deleted"],
+]);
+const ID: usize = 0;
+const MODEL: usize = 1;
+const STATUS: usize = 2;
+/// In the order in which they are asked.
+const CODES: [usize; 3] = [3, 4, 5];
+const ERROR: usize = 6;
+const OBJECT: usize = 7;
+const ITEM_TYPE: usize = 8;
+const DELETED: usize = 9;
+
+/// The object that is coming in.
+#[derive(Debug)]
+pub(super) struct Body {
+    dialect: Dialect,
+    pub(super) scanner: Scanner<Look>,
+    /// It was whole, and what it leaves behind was learned.
+    is_learned: bool,
+}
+
+impl Body {
+    pub(super) fn new(dialect: Dialect) -> Self {
+        let learner = match dialect {
+            Dialect::Responses => Candidates::of_body(),
+            Dialect::Chat => Candidates::of_chat(),
+        };
+        let scanner = Scanner::seeking(&BODY, Repeats::LastWins, Look::new(learner)).max_depth(super::MAX_DEPTH);
+        Self { dialect, scanner, is_learned: false }
+    }
+
+    pub(super) fn feed(&mut self, piece: &[u8], memory: &mut Memory) {
+        // A scanner that failed stays so, and says so at the end.
+        let _ = self.scanner.feed(piece);
+        if !self.is_learned && self.scanner.is_whole() {
+            self.is_learned = true;
+            match self.dialect {
+                Dialect::Responses => self.learn(memory),
+                Dialect::Chat => {
+                    let found = &self.scanner.sought().learner.collect;
+                    memory.learn(found.below(&["choices"]), found.dropped());
+                }
+            }
+        }
+    }
+
+    /// The object is whole, or as much of it as there will be.
+    pub(super) fn see(&self, seen: &mut Seen) {
+        let body = &self.scanner;
+        seen.response_id = id(body, ID);
+        seen.model = name(body, MODEL);
+        let has_output = {
+            let reading = &body.sought().reading;
+            reading.has_other_output() || reading.text_tokens() > 0
+        };
+        let object = text(body, OBJECT);
+        // vLLM says that the object itself is an error.
+        let is_error = object == Some("error") || is_error(body, ERROR);
+        seen.is_error = is_error && !has_output && matches!(object, None | Some("error"));
+        seen.terminal = match self.dialect {
+            Dialect::Responses => {
+                seen.status = text(body, STATUS).and_then(status);
+                match seen.status {
+                    Some(Status::Completed) => Some(Terminal::Completed),
+                    Some(Status::Failed) => Some(Terminal::Failed),
+                    Some(Status::Incomplete) => Some(Terminal::Incomplete),
+                    Some(_) => None,
+                    None => seen.is_error.then_some(Terminal::Failed),
+                }
+            }
+            // That it is whole is all that there is to say of its end.
+            Dialect::Chat => is_error.then_some(Terminal::Failed),
+        };
+        if self.dialect == Dialect::Responses || seen.terminal.is_some() {
+            seen.code = CODES.into_iter().find_map(|path| code(body, path));
+        }
+    }
+
+    /// What a whole JSON answer leaves behind, by what it says that it is.
+    fn learn(&self, memory: &mut Memory) {
+        let body = &self.scanner;
+        let object = match value(body, OBJECT) {
+            None if text(body, ITEM_TYPE).is_some() => "item",
+            Some(Value::String(object)) => object,
+            _ => return,
+        };
+        let (id, below, all): (_, &[&str], _) = match object {
+            // Whoever deletes it names it no more.
+            "response" if matches!(value(body, DELETED), Some(Value::Bool(true))) => return,
+            "response" => (Some(Kind::Response), &["conversation", "output"], true),
+            "response.compaction" => (Some(Kind::Response), &["output"], false),
+            "conversation" => (Some(Kind::Conversation), &[], false),
+            "list" => (None, &["data"], false),
+            "item" => (Some(Kind::Item), &["encrypted_content", "content"], false),
+            _ => return,
+        };
+        let found = &body.sought().learner.collect;
+        let id = id.and_then(|kind| Learned::id(kind, text(body, ID)?));
+        // What is a caller's own, too, is not believed where it names more than itself.
+        let is_own = |learned: &Learned| all || matches!(learned.kind, Kind::Item | Kind::Encrypted);
+        memory.learn(id.into_iter().chain(found.below(below).filter(is_own)), found.dropped());
+    }
+}

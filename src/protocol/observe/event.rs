@@ -1,0 +1,183 @@
+//! One event after another of a stream: a response's events, or a chat's chunks.
+
+use super::{
+    Dialect, Seen, Terminal,
+    look::Look,
+    memory::Memory,
+    read::{code, id, is_error, name, status, text},
+    reading::EventKind,
+};
+use crate::protocol::{
+    json::{JsonError, Paths, Repeats, Scanner},
+    references::answer::Candidates,
+    sse::Part,
+};
+
+/// Paths into an event's data, for what few events have; the constants below are their places.
+static EVENT: Paths = Paths::new(&[
+    &["response", "id"],
+    &["response", "model"],
+    &["response", "status"],
+    &["response", "error", "code"],
+    &["error", "code"],
+    &["code"],
+    &["response", "error", "type"],
+    &["error", "type"],
+    &["error"],
+]);
+const RESPONSE_ID: usize = 0;
+const RESPONSE_MODEL: usize = 1;
+const RESPONSE_STATUS: usize = 2;
+/// In the order in which they are asked.
+const CODES: std::ops::RangeInclusive<usize> = 3..=7;
+const ERROR: usize = 8;
+
+/// The data that ends a chat's stream.
+const DONE: &[u8] = b"[DONE]";
+
+/// The event that is coming in.
+#[derive(Debug)]
+pub(super) struct Event {
+    dialect: Dialect,
+    pub(super) scanner: Scanner<Look>,
+    /// Nothing further in it matters.
+    over: bool,
+    /// How much of [`DONE`] it begins with; `None`: it begins with something else.
+    done: Option<usize>,
+}
+
+impl Event {
+    pub(super) fn new(dialect: Dialect) -> Self {
+        let learner = match dialect {
+            Dialect::Responses => Candidates::of_events(),
+            Dialect::Chat => Candidates::of_chat(),
+        };
+        let scanner = Scanner::seeking(&EVENT, Repeats::LastWins, Look::new(learner)).max_depth(super::MAX_DEPTH);
+        Self { dialect, scanner, over: false, done: Some(0) }
+    }
+
+    pub(super) fn see(&mut self, part: Part<'_>, seen: &mut Seen, memory: &mut Memory) {
+        match part {
+            // Most events are deltas that name their type first: behind their text, nothing in them is read.
+            Part::Data(_) if self.over => {}
+            // What is not JSON is no event.
+            Part::Data(data) => self.over = self.read(data, seen).unwrap_or(true),
+            Part::End => {
+                if self.done == Some(DONE.len()) && self.dialect == Dialect::Chat {
+                    seen.terminal = seen.terminal.or(self.done(seen.events > 0));
+                } else if !self.over && self.scanner.finish().is_ok() {
+                    seen.events += 1;
+                    self.whole(seen, memory);
+                }
+                (self.over, self.done) = (false, Some(0));
+                self.scanner.reset();
+            }
+        }
+    }
+
+    /// Gives true once nothing in the event matters any more; such an event is counted here.
+    fn read(&mut self, data: &[u8], seen: &mut Seen) -> Result<bool, JsonError> {
+        self.done = self.done.and_then(|read| {
+            let now = data.len().min(DONE.len() - read);
+            (data[..now] == DONE[read..read + now]).then_some(read + now)
+        });
+        if self.done.is_some_and(|read| read > 0) {
+            return Ok(false);
+        }
+        if self.dialect == Dialect::Chat {
+            // Chunks have no type that would tell what is in them.
+            return self.scanner.feed(data).map(|()| false);
+        }
+        let enough = self.scanner.feed_until_enough(data)?;
+        seen.events += u64::from(enough);
+        Ok(enough)
+    }
+
+    /// What `[DONE]` says of a chat: nothing where no chunk came, and that it failed where the chunks held no part of an answer.
+    fn done(&self, has_chunks: bool) -> Option<Terminal> {
+        let reading = &self.scanner.sought().reading;
+        let answers = reading.finished.is_some()
+            || reading.has_other_output()
+            || reading.text_tokens() > 0
+            || !reading.usage().is_nothing();
+        has_chunks.then_some(if answers { Terminal::Completed } else { Terminal::Failed })
+    }
+
+    /// A whole event.
+    fn whole(&mut self, seen: &mut Seen, memory: &mut Memory) {
+        match self.dialect {
+            Dialect::Responses => self.see_response(seen),
+            Dialect::Chat => self.see_chunk(seen),
+        }
+        if seen.terminal == Some(Terminal::Failed) && seen.code.is_none() {
+            seen.code = CODES.into_iter().find_map(|path| code(&self.scanner, path));
+        }
+        let look = self.scanner.sought_mut();
+        if look.reading.is_new() {
+            seen.usage = look.reading.usage();
+        }
+        let found = &look.learner.collect;
+        match self.dialect {
+            // Its type may have come last.
+            Dialect::Responses => {
+                if seen.terminal.is_some() && !seen.usage.is_nothing() {
+                    look.reading.close_counts();
+                }
+                if let Some(below) = look.reading.kind().and_then(EventKind::learned_below) {
+                    memory.learn(found.below(&[below]), found.dropped());
+                }
+            }
+            Dialect::Chat => memory.learn(found.below(&["choices"]), found.dropped()),
+        }
+    }
+
+    fn see_response(&mut self, seen: &mut Seen) {
+        if seen.response_id.is_none() {
+            seen.response_id = id(&self.scanner, RESPONSE_ID);
+            if seen.response_id.is_some() {
+                seen.model = name(&self.scanner, RESPONSE_MODEL);
+                self.scanner.sought_mut().reading.is_named = true;
+            }
+        }
+        let kind = self.scanner.sought().reading.kind();
+        if kind.and_then(EventKind::learned_below) == Some("response") {
+            seen.status = text(&self.scanner, RESPONSE_STATUS).and_then(status).or(seen.status);
+        }
+        let end = match kind {
+            Some(kind) => kind.terminal(),
+            // Some relays send a bare error object.
+            None => self.failed(),
+        };
+        // A second terminal event adds what is missing: `error` comes before `response.failed`, `response.done` after
+        // `response.completed`.
+        seen.terminal = seen.terminal.or(end);
+    }
+
+    fn see_chunk(&mut self, seen: &mut Seen) {
+        let reading = &mut self.scanner.sought_mut().reading;
+        if seen.response_id.is_none()
+            && let Some((id, model)) = reading.take_names()
+        {
+            (seen.response_id, seen.model) = (Some(id), model);
+        }
+        let broken = (reading.finished == Some(false)).then_some(Terminal::Failed);
+        let end = match reading.kind() {
+            // Streams of images and speech have types, and no `[DONE]`.
+            Some(EventKind::MediaEnd) => Some(Terminal::Completed),
+            Some(EventKind::Error) => Some(Terminal::Failed),
+            _ => self.failed().or(broken),
+        };
+        seen.terminal = seen.terminal.or(end);
+    }
+
+    fn failed(&self) -> Option<Terminal> {
+        is_error(&self.scanner, ERROR).then_some(Terminal::Failed)
+    }
+
+    /// The transfer ended in order. A chat that told why it ended is whole without `[DONE]`, which several providers leave out.
+    pub(super) fn clean_end(&self, seen: &mut Seen) {
+        if self.scanner.sought().reading.finished == Some(true) {
+            seen.terminal = seen.terminal.or(Some(Terminal::Completed));
+        }
+    }
+}

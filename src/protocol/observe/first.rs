@@ -1,0 +1,73 @@
+//! What an answer is, by its first bytes: servers label JSON as a stream, streams as JSON, and both as text.
+
+/// What an answer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// An event stream.
+    Stream,
+    /// A JSON object.
+    Json,
+    /// Neither.
+    Other,
+}
+
+const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
+
+/// The fields of an event stream. A comment has none.
+const FIELDS: [&[u8]; 5] = [b"data:", b"event:", b"id:", b"retry:", b":"];
+
+/// What an answer with these first bytes is, and how many of them stand in front of it; `None` where more are needed.
+/// `is_stream` = its head calls it an event stream.
+pub(super) fn kind(begin: &[u8], is_stream: bool) -> (Option<Kind>, usize) {
+    let mut rest = begin.trim_ascii_start();
+    if BYTE_ORDER_MARK.starts_with(&rest[..rest.len().min(BYTE_ORDER_MARK.len())]) {
+        match rest.strip_prefix(BYTE_ORDER_MARK) {
+            Some(behind) => rest = behind.trim_ascii_start(),
+            None => return (None, begin.len() - rest.len()),
+        }
+    }
+    let kind = match rest {
+        [] => None,
+        [b'{', ..] => Some(Kind::Json),
+        _ if FIELDS.iter().any(|field| rest.starts_with(field)) => Some(Kind::Stream),
+        _ if FIELDS.iter().any(|field| field.starts_with(rest)) => None,
+        // A page, or an array.
+        [b'<' | b'[', ..] => Some(Kind::Other),
+        // Lines that are no field of a stream may stand in one.
+        _ if is_stream => Some(Kind::Stream),
+        _ => Some(Kind::Other),
+    };
+    (kind, begin.len() - rest.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_bytes_decide_whatever_the_head_says() {
+        for (begin, as_stream, as_json) in [
+            ("", None, None),
+            (" \r\n\t", None, None),
+            ("{", Some(Kind::Json), Some(Kind::Json)),
+            ("\n\n {\"a\":1}", Some(Kind::Json), Some(Kind::Json)),
+            ("\u{feff}{", Some(Kind::Json), Some(Kind::Json)),
+            ("\u{feff}data: {", Some(Kind::Stream), Some(Kind::Stream)),
+            ("data:{", Some(Kind::Stream), Some(Kind::Stream)),
+            ("event: x", Some(Kind::Stream), Some(Kind::Stream)),
+            (": ping", Some(Kind::Stream), Some(Kind::Stream)),
+            ("retry: 1", Some(Kind::Stream), Some(Kind::Stream)),
+            ("id: 1", Some(Kind::Stream), Some(Kind::Stream)),
+            ("dat", None, None),
+            ("database is down", Some(Kind::Stream), Some(Kind::Other)),
+            ("<!doctype html>", Some(Kind::Other), Some(Kind::Other)),
+            ("[{\"error\":1}]", Some(Kind::Other), Some(Kind::Other)),
+            ("upstream error", Some(Kind::Stream), Some(Kind::Other)),
+        ] {
+            assert_eq!(kind(begin.as_bytes(), true).0, as_stream, "{begin:?} as a stream");
+            assert_eq!(kind(begin.as_bytes(), false).0, as_json, "{begin:?} as JSON");
+        }
+        assert_eq!(kind(b"\xEF\xBB", false), (None, 0));
+        assert_eq!(kind(b"  \xEF\xBB\xBF {", false), (Some(Kind::Json), 6));
+    }
+}

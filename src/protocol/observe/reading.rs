@@ -1,0 +1,312 @@
+//! Reads counts and text out of an answer, by the tables of names that providers use. Every dialect is read in every answer:
+//! relays mix them.
+
+use super::{
+    Terminal,
+    names::{NOTHING, Name, Place, Rule, Take, into, rule},
+    text::{Output, Part},
+    told::Told,
+};
+use crate::protocol::json::Wish;
+
+/// Levels that are followed. What is documented needs under 10 of them.
+const MAX_LEVELS: usize = 32;
+
+/// Ids and model names over this are not kept. OpenAI's ids have under 100 bytes.
+pub(super) const NAME_LIMIT: usize = 256;
+
+/// What an event of a stream is, by its `type`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum EventKind {
+    /// The response begins, or goes on.
+    Life,
+    /// The response is over.
+    End(Terminal),
+    /// Something went wrong, and no response is told.
+    Error,
+    ItemAdded,
+    ItemDone,
+    Annotation,
+    /// A piece of text.
+    Delta,
+    /// A piece of an image or of sound.
+    Media,
+    /// The last event of a stream of images or sound.
+    MediaEnd,
+    /// The whole of what pieces told before.
+    Done,
+    Other,
+}
+
+impl EventKind {
+    fn of(name: &str) -> Self {
+        match name {
+            "response.created" | "response.queued" | "response.in_progress" => Self::Life,
+            "response.completed" | "response.done" => Self::End(Terminal::Completed),
+            "response.failed" => Self::End(Terminal::Failed),
+            "response.incomplete" => Self::End(Terminal::Incomplete),
+            "error" => Self::Error,
+            "response.output_item.added" => Self::ItemAdded,
+            "response.output_item.done" => Self::ItemDone,
+            "response.output_text.annotation.added" => Self::Annotation,
+            "image_generation.completed" | "image_edit.completed" | "speech.audio.done" => Self::MediaEnd,
+            "response.audio.delta" | "speech.audio.delta" => Self::Media,
+            _ if name.ends_with(".partial_image") => Self::Media,
+            _ if name.ends_with(".delta") => Self::Delta,
+            _ if name.ends_with(".done") => Self::Done,
+            _ => Self::Other,
+        }
+    }
+
+    /// The end that this event tells.
+    pub(super) fn terminal(self) -> Option<Terminal> {
+        match self {
+            Self::End(terminal) => Some(terminal),
+            Self::Error => Some(Terminal::Failed),
+            _ => None,
+        }
+    }
+
+    /// The name in the event that holds what its provider made.
+    pub(super) fn learned_below(self) -> Option<&'static str> {
+        match self {
+            Self::Life | Self::End(_) => Some("response"),
+            Self::ItemAdded | Self::ItemDone => Some("item"),
+            Self::Annotation => Some("annotation"),
+            _ => None,
+        }
+    }
+}
+
+/// A container that is open.
+#[derive(Clone, Copy, Debug)]
+struct Frame {
+    place: Place,
+    part: Part,
+    /// Of an array: what holds for each of its values.
+    each: Option<Rule>,
+}
+
+/// The item that is open.
+#[derive(Clone, Copy, Debug, Default)]
+struct Item {
+    is_search: bool,
+    /// It opens a page, or looks for something in one, which is no search.
+    opens: bool,
+}
+
+/// Reads one event after another, or one body.
+#[derive(Debug)]
+pub(super) struct Reading {
+    frames: Vec<Frame>,
+    /// Levels that are open from the one on that is skipped.
+    skipped: u64,
+    /// What holds for the value that comes next in an object.
+    next: Rule,
+    told: Told,
+    output: Output,
+    item: Item,
+    /// Searches in the items of the event, and in those of the events that are over.
+    searches: u64,
+    searched: u64,
+    /// The text of the event is over.
+    delta_over: bool,
+    /// What the event is.
+    kind: Option<EventKind>,
+    id: Option<Box<str>>,
+    model: Option<Box<str>>,
+    /// The id of the answer is known.
+    pub(super) is_named: bool,
+    /// A choice of a chat told why it ended; false where that was an error.
+    pub(super) finished: Option<bool>,
+}
+
+impl Default for Reading {
+    fn default() -> Self {
+        Self {
+            frames: Vec::new(),
+            skipped: 0,
+            next: NOTHING,
+            told: Told::default(),
+            output: Output::default(),
+            item: Item::default(),
+            searches: 0,
+            searched: 0,
+            delta_over: false,
+            kind: None,
+            id: None,
+            model: None,
+            is_named: false,
+            finished: None,
+        }
+    }
+}
+
+impl Reading {
+    /// What the event is, as far as its `type` was read.
+    pub(super) fn kind(&self) -> Option<EventKind> {
+        self.kind
+    }
+
+    /// `id` and `model` at the top, the first time that there is an id.
+    pub(super) fn take_names(&mut self) -> Option<(Box<str>, Option<Box<str>>)> {
+        let id = self.id.take()?;
+        self.is_named = true;
+        Some((id, self.model.take()))
+    }
+
+    /// The event that ends the response told its tokens: no count behind it is taken.
+    pub(super) fn close_counts(&mut self) {
+        self.told.close();
+    }
+
+    /// Whether something was told of tokens since this was asked last.
+    pub(super) fn is_new(&mut self) -> bool {
+        self.told.is_new() || self.searches > 0
+    }
+
+    /// What was told of tokens so far.
+    pub(super) fn usage(&self) -> crate::domain::usage::Usage {
+        self.told.usage(self.searched.max(self.searches))
+    }
+
+    /// Tokens of the text that passed so far.
+    pub(super) fn text_tokens(&self) -> u64 {
+        self.output.tokens()
+    }
+
+    /// Whether there was output that is no text.
+    pub(super) fn has_other_output(&self) -> bool {
+        self.output.other
+    }
+
+    #[inline]
+    pub(super) fn rule(&self) -> Rule {
+        match self.frames.last() {
+            _ if self.skipped > 0 => NOTHING,
+            Some(Frame { each: Some(each), .. }) => *each,
+            _ => self.next,
+        }
+    }
+
+    fn part(&self, rule: Rule) -> Part {
+        rule.part.or_else(|| self.frames.last().map(|frame| frame.part)).unwrap_or(Part::Whole)
+    }
+
+    #[inline]
+    pub(super) fn looks(&self) -> bool {
+        self.skipped == 0
+    }
+
+    #[inline]
+    pub(super) fn key(&mut self, key: &[u8]) {
+        self.next = self.frames.last().map_or(NOTHING, |frame| rule(frame.place, key));
+    }
+
+    #[inline]
+    pub(super) fn wish(&self) -> Wish {
+        match self.rule().take {
+            Take::Nothing => Wish::Nothing,
+            Take::Text(_) | Take::Other => Wish::Pieces,
+            Take::Count(_) | Take::Name(_) => Wish::Text,
+        }
+    }
+
+    pub(super) fn text(&mut self, text: &str) {
+        match self.rule().take {
+            Take::Count(field) => self.told.take(field, text),
+            Take::Name(name) => self.name(name, text),
+            _ => {}
+        }
+    }
+
+    fn name(&mut self, name: Name, text: &str) {
+        match name {
+            Name::Event => self.kind = Some(EventKind::of(text)),
+            Name::Item => self.item.is_search = text == "web_search_call",
+            Name::Action => self.item.opens = matches!(text, "open_page" | "find_in_page" | "find"),
+            Name::Id if !self.is_named => {
+                self.id = kept(text).filter(|_| text.bytes().all(|byte| byte.is_ascii_graphic()))
+            }
+            Name::Model if !self.is_named => self.model = kept(text),
+            Name::Id | Name::Model => {}
+            Name::Tier => self.told.tier(text),
+            Name::Finish if text.is_empty() => {}
+            Name::Finish => self.finished = Some(self.finished.unwrap_or(true) && text != "error"),
+        }
+    }
+
+    #[inline]
+    pub(super) fn piece(&mut self, piece: &[u8]) {
+        let rule = self.rule();
+        match rule.take {
+            Take::Text(voice) => self.output.add(self.part(rule), voice, piece),
+            Take::Other => self.output.other |= !piece.is_empty(),
+            _ => {}
+        }
+    }
+
+    pub(super) fn end(&mut self) {
+        self.delta_over |= self.frames.len() == 1 && self.next.part == Some(Part::Delta);
+    }
+
+    pub(super) fn open(&mut self, object: bool) {
+        if self.skipped > 0 {
+            self.skipped += 1;
+            return;
+        }
+        let rule = if self.frames.is_empty() { into(Place::Top) } else { self.rule() };
+        if rule.into == Place::Skip || self.frames.len() == MAX_LEVELS {
+            self.skipped = 1;
+            return;
+        }
+        let in_array = self.frames.last().is_some_and(|frame| frame.each.is_some());
+        match rule.into {
+            Place::Item if object => self.item = Item::default(),
+            Place::Data | Place::Image => self.output.other |= object && in_array,
+            _ => {}
+        }
+        let part = self.part(rule);
+        self.frames.push(Frame { place: rule.into, part, each: (!object).then_some(rule) });
+    }
+
+    pub(super) fn close(&mut self) {
+        if self.skipped > 0 {
+            self.skipped -= 1;
+            return;
+        }
+        let Some(frame) = self.frames.pop() else { return };
+        if frame.place == Place::Item && frame.each.is_none() {
+            self.searches += u64::from(self.item.is_search && !self.item.opens);
+        }
+    }
+
+    /// The event is over, and another one begins.
+    pub(super) fn clear(&mut self) {
+        let kind = self.kind.take();
+        let is_item = kind == Some(EventKind::ItemDone);
+        self.output.other |= kind == Some(EventKind::Media);
+        self.output.end_event(kind != Some(EventKind::Media), is_item);
+        match std::mem::take(&mut self.searches) {
+            searches if is_item => self.searched += searches,
+            searches if kind != Some(EventKind::ItemAdded) => self.searched = self.searched.max(searches),
+            _ => {}
+        }
+        self.frames.clear();
+        (self.skipped, self.next, self.delta_over) = (0, NOTHING, false);
+    }
+
+    pub(super) fn has_enough(&self) -> bool {
+        self.is_named
+            && match self.kind {
+                Some(EventKind::Delta) => self.delta_over,
+                Some(EventKind::Done) => self.output.has_pieces(),
+                Some(EventKind::Media | EventKind::Other) => true,
+                _ => false,
+            }
+    }
+}
+
+fn kept(text: &str) -> Option<Box<str>> {
+    (!text.is_empty() && text.len() <= NAME_LIMIT).then(|| text.into())
+}

@@ -1,0 +1,162 @@
+//! Makes TCP connections: to the first address of a name that answers, as RFC 8305 ("Happy Eyeballs") has it.
+
+use std::{
+    fmt, io,
+    net::{IpAddr, SocketAddr},
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use http::{Uri, uri::Scheme};
+use hyper_util::{client::legacy::connect::HttpConnector, rt::TokioIo};
+use tokio::{
+    net::TcpStream,
+    task::JoinSet,
+    time::{Instant, sleep},
+};
+use tower_service::Service;
+
+use super::send::{BoxError, Connecting};
+
+/// An address that does not answer within this time is not waited for alone: the next one is tried beside it. RFC 8305 recommends
+/// 250 ms.
+const NEXT_AFTER: Duration = Duration::from_millis(250);
+
+/// The address that answered last is tried first for this long. Then the order of the name counts again.
+const REMEMBERED: Duration = Duration::from_secs(600);
+
+/// What becomes of a name that is looked up.
+pub(super) type Resolving = Pin<Box<dyn Future<Output = io::Result<Vec<SocketAddr>>> + Send>>;
+
+/// Looks up the addresses of a name.
+pub(super) type Resolve = Arc<dyn Fn(String, u16) -> Resolving + Send + Sync>;
+
+/// The resolver of the system.
+pub(super) fn system() -> Resolve {
+    Arc::new(|host, port| Box::pin(async move { Ok(tokio::net::lookup_host((host, port)).await?.collect()) }))
+}
+
+/// Connects to one place: the upstream, or the proxy on the way to it.
+#[derive(Clone)]
+pub(super) struct Dialer {
+    http: HttpConnector,
+    resolve: Resolve,
+    /// The address that answered last, and when.
+    remembered: Arc<Mutex<Option<(SocketAddr, Instant)>>>,
+}
+
+impl fmt::Debug for Dialer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Dialer").field("remembered", &self.remembered).finish_non_exhaustive()
+    }
+}
+
+impl Dialer {
+    /// Connects with `http`, which sets the options of the socket, to what `resolve` finds.
+    pub(super) fn new(http: HttpConnector, resolve: Resolve) -> Self {
+        Self { http, resolve, remembered: Arc::default() }
+    }
+
+    async fn connect(mut self, uri: Uri) -> Result<TokioIo<TcpStream>, BoxError> {
+        let host = uri.host().ok_or("the URL names no host")?;
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let port = uri.port_u16().unwrap_or(if uri.scheme() == Some(&Scheme::HTTPS) { 443 } else { 80 });
+        if let Ok(address) = host.parse::<IpAddr>() {
+            return Ok(self.http.call(place(SocketAddr::new(address, port))?).await?);
+        }
+        let addresses = (self.resolve)(host.to_owned(), port).await?;
+        let addresses = order(addresses, self.remembered());
+        let (stream, address) = self.race(addresses).await?;
+        *self.remembered.lock().unwrap_or_else(PoisonError::into_inner) = Some((address, Instant::now()));
+        Ok(stream)
+    }
+
+    fn remembered(&self) -> Option<SocketAddr> {
+        let remembered = *self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
+        remembered.filter(|(_, since)| since.elapsed() < REMEMBERED).map(|(address, _)| address)
+    }
+
+    /// Tries one address after the other, the next one as soon as one fails or is slow. The first that answers is taken; the other
+    /// tries end with the set.
+    async fn race(&mut self, addresses: Vec<SocketAddr>) -> Result<(TokioIo<TcpStream>, SocketAddr), BoxError> {
+        let mut tries = JoinSet::new();
+        let mut rest = addresses.into_iter().peekable();
+        let mut failed: Option<BoxError> = None;
+        loop {
+            if let Some(address) = rest.next() {
+                let connecting = self.http.call(place(address)?);
+                tries.spawn(async move { connecting.await.map(|stream| (stream, address)) });
+            }
+            let tried = tokio::select! {
+                tried = tries.join_next() => tried,
+                () = sleep(NEXT_AFTER), if rest.peek().is_some() => continue,
+            };
+            match tried {
+                Some(Ok(Ok(connected))) => return Ok(connected),
+                // The first error says most of what is wrong.
+                Some(Ok(Err(error))) => failed = failed.or(Some(error.into())),
+                Some(Err(error)) => failed = failed.or(Some(error.into())),
+                None => return Err(failed.unwrap_or_else(|| "the name has no address".into())),
+            }
+        }
+    }
+}
+
+/// The URL of an address.
+fn place(address: SocketAddr) -> Result<Uri, http::Error> {
+    Uri::builder().scheme(Scheme::HTTP).authority(address.to_string()).path_and_query("/").build()
+}
+
+/// The order in which addresses are tried: the remembered one first, then IPv6 and IPv4 by turns, beginning with the family that
+/// the resolver puts first.
+fn order(addresses: Vec<SocketAddr>, remembered: Option<SocketAddr>) -> Vec<SocketAddr> {
+    let family = addresses.first().is_some_and(SocketAddr::is_ipv6);
+    let (first, second): (Vec<_>, Vec<_>) = addresses.into_iter().partition(|address| address.is_ipv6() == family);
+    let (mut first, mut second) = (first.into_iter(), second.into_iter());
+    let mut ordered = Vec::new();
+    loop {
+        let next = [first.next(), second.next()];
+        if next == [None, None] {
+            break;
+        }
+        ordered.extend(next.into_iter().flatten());
+    }
+    if let Some(place) = remembered.and_then(|address| ordered.iter().position(|other| *other == address)) {
+        ordered.get_mut(..=place).into_iter().for_each(|slice| slice.rotate_right(1));
+    }
+    ordered
+}
+
+impl Service<Uri> for Dialer {
+    type Response = TokioIo<TcpStream>;
+    type Error = BoxError;
+    type Future = Connecting<Self::Response>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        Box::pin(self.clone().connect(uri))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn families_take_turns_and_the_remembered_address_is_first() {
+        let all = |texts: &[&str]| -> Vec<SocketAddr> { texts.iter().map(|text| text.parse().unwrap()).collect() };
+        let found = all(&["[::1]:1", "[::2]:1", "1.1.1.1:1", "2.2.2.2:1", "3.3.3.3:1"]);
+        let turns = all(&["[::1]:1", "1.1.1.1:1", "[::2]:1", "2.2.2.2:1", "3.3.3.3:1"]);
+        assert_eq!(order(found.clone(), None), turns);
+        assert_eq!(order(found.clone(), Some("9.9.9.9:1".parse().unwrap())), turns);
+        let first = all(&["2.2.2.2:1", "[::1]:1", "1.1.1.1:1", "[::2]:1", "3.3.3.3:1"]);
+        assert_eq!(order(found, Some(first[0])), first);
+        assert_eq!(order(all(&["1.1.1.1:1", "[::1]:1"]), None), all(&["1.1.1.1:1", "[::1]:1"]));
+        assert_eq!(order(Vec::new(), None), []);
+    }
+}

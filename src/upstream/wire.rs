@@ -1,0 +1,137 @@
+//! One connection to an upstream, with what a request that failed on it has to know: whether anything was read since it was sent.
+
+use std::{
+    fmt, io,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Poll, ready},
+};
+
+use hyper_util::client::legacy::connect::{Connected, Connection};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::Instant,
+};
+
+/// The number of the request that was sent last by a sender, over all of its connections.
+pub(super) type Turn = Arc<AtomicU64>;
+
+/// What is known of a connection.
+#[derive(Debug)]
+pub(super) struct Trace {
+    /// When the connection was made.
+    pub(super) born: Instant,
+    /// The turn in which something was read last; 0 = nothing was read yet.
+    read_in: AtomicU64,
+}
+
+impl Trace {
+    /// Whether the connection brought an answer before, and nothing since the request of this turn was sent.
+    pub(super) fn was_idle(&self, turn: u64) -> bool {
+        let read_in = self.read_in.load(Ordering::Relaxed);
+        read_in > 0 && read_in < turn
+    }
+}
+
+/// The connection.
+pub(super) struct Wire<S> {
+    stream: S,
+    trace: Arc<Trace>,
+    turn: Turn,
+    /// The upstream takes nothing any more. What it said before may still be there to be read.
+    untaken: bool,
+}
+
+impl<S> fmt::Debug for Wire<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Wire").field("trace", &self.trace).finish_non_exhaustive()
+    }
+}
+
+impl<S> Wire<S> {
+    pub(super) fn new(stream: S, turn: Turn) -> Self {
+        let trace = Trace { born: Instant::now(), read_in: AtomicU64::new(0) };
+        Self { stream, trace: Arc::new(trace), turn, untaken: false }
+    }
+
+    /// An upstream may answer before it has read all of a request, and close: then writing fails, and the answer waits to be read.
+    /// hyper gives up at an error of a write without a look, so it gets none: the read tells what came, or that nothing did.
+    fn written(&mut self, written: io::Result<usize>, len: usize) -> io::Result<usize> {
+        match written {
+            Err(error) if is_closed(&error) => {
+                self.untaken = true;
+                Ok(len)
+            }
+            written => written,
+        }
+    }
+}
+
+/// Whether the other side closed the connection.
+pub(super) fn is_closed(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), BrokenPipe | ConnectionReset | ConnectionAborted | UnexpectedEof)
+}
+
+impl<S> Connection for Wire<S> {
+    fn connected(&self) -> Connected {
+        // Neither HTTP/2 nor a proxy that wants whole URLs is spoken to.
+        Connected::new().extra(Arc::clone(&self.trace))
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Wire<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let read = ready!(Pin::new(&mut self.stream).poll_read(cx, buf));
+        if buf.filled().len() > before {
+            self.trace.read_in.store(self.turn.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+        Poll::Ready(read)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Wire<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if self.untaken {
+            return Poll::Ready(Ok(buf.len()));
+        }
+        let written = ready!(Pin::new(&mut self.stream).poll_write(cx, buf));
+        Poll::Ready(self.written(written, buf.len()))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let len = bufs.iter().map(|buf| buf.len()).sum();
+        if self.untaken {
+            return Poll::Ready(Ok(len));
+        }
+        let written = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, bufs));
+        Poll::Ready(self.written(written, len))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.untaken {
+            return Poll::Ready(Ok(()));
+        }
+        let flushed = ready!(Pin::new(&mut self.stream).poll_flush(cx));
+        Poll::Ready(self.written(flushed.map(|()| 0), 0).map(drop))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.untaken {
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

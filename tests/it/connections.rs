@@ -1,0 +1,237 @@
+//! Connections to upstreams that end at the wrong moment: idle ones that the upstream closed, and answers that come before the
+//! request was read.
+
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use tempfile::TempDir;
+use tidegate::{
+    config::{self, Config, Source},
+    domain::{money::UNIT, spending::Spender},
+    store::sql::{By, Database, FILE, Place, Total},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+
+use crate::support::{
+    client::Answer,
+    database::until,
+    gateway::{Gateway, KEY, config},
+    upstream::{RESPONSE, Step, Upstream, json},
+};
+
+const ROUNDS: usize = 200;
+
+const BODY: &str = r#"{"model":"smart","input":"hi"}"#;
+
+/// One upstream, which is asked once and bills 1 CNY a call.
+fn priced(base_url: &str) -> Config {
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("tidegate.toml");
+    let text = format!(
+        r#"
+[server]
+listen = "127.0.0.1:0"
+admin_listen = "127.0.0.1:0"
+workers = 1
+[log]
+level = "off"
+[routing]
+max_attempts = 1
+[[upstreams]]
+name = "up"
+base_url = "{base_url}"
+credentials = [{{ env = "UP_KEY" }}]
+[[models]]
+name = "smart"
+targets = [{{ upstream = "up", model = "real" }}]
+[[prices]]
+upstream = "up"
+model = "real"
+currency = "CNY"
+per_call = 1
+[[keys]]
+name = "tester"
+secret = {{ env = "CLIENT_KEY" }}
+"#
+    );
+    std::fs::write(&file, text).unwrap();
+    let env = |name: &str| match name {
+        "UP_KEY" => Some("sk-test-upstream-secret".into()),
+        "CLIENT_KEY" => Some(KEY.into()),
+        _ => None,
+    };
+    config::load(&Source::File(file), &env).unwrap_or_else(|report| panic!("{report}")).config
+}
+
+/// How many rows are in the ledger, of how many all is known, and what they cost in all.
+async fn rows(gateway: &Gateway) -> (u64, u64, u64) {
+    let place = Place::Sqlite(gateway.folder.path().join(FILE));
+    let Ok(mut database) = Database::open_to_read(&place).await else { return (0, 0, 0) };
+    let Ok(totals) = database.usage(By::Key, 0, u64::MAX).await else { return (0, 0, 0) };
+    let spent = database.spent(Spender::Key, "tester", 0, u64::MAX).await.unwrap_or_default();
+    let count = |rows: fn(&Total) -> u64| totals.iter().map(rows).sum();
+    (count(|total| total.requests), count(|total| total.exact), spent.iter().sum())
+}
+
+/// What an upstream does with a connection that it answered on.
+#[derive(Clone, Copy, Debug)]
+enum Does {
+    /// Closes it when the next request is here.
+    Closes,
+    /// Resets it then.
+    Resets,
+    /// Closes it at once: the next request may be on its way, or not.
+    ClosesAtOnce,
+    /// Resets it at once.
+    ResetsAtOnce,
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_on_an_idle_connection_that_the_upstream_closed_is_sent_once_more_and_charged_once() {
+    for does in [Does::Closes, Does::Resets, Does::ClosesAtOnce, Does::ResetsAtOnce] {
+        let mut answered = HashSet::new();
+        let upstream = Upstream::scripted(move |request| {
+            let first = answered.insert(request.connection);
+            let answer = Step::Send(json("200 OK", RESPONSE));
+            match does {
+                Does::ClosesAtOnce => vec![answer, Step::Close],
+                Does::ResetsAtOnce => vec![answer, Step::Reset],
+                _ if first => vec![answer],
+                Does::Closes => vec![Step::Close],
+                Does::Resets => vec![Step::Reset],
+            }
+        })
+        .await;
+        let gateway = Gateway::start(priced(&upstream.base_url()));
+        let mut client = gateway.connect().await;
+        for round in 0..ROUNDS {
+            let answer = client.create(BODY).await;
+            assert_eq!(answer.status, 200, "{does:?} {round}: {answer:?}");
+        }
+        let expected = (ROUNDS as u64, ROUNDS as u64, ROUNDS as u64 * UNIT);
+        until("the rows", async || rows(&gateway).await.0 == ROUNDS as u64).await;
+        assert_eq!(rows(&gateway).await, expected, "{does:?}");
+        assert_eq!(gateway.metric_sum("tidegate_upstream_ejections_total").await, 0.0, "{does:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_may_have_been_worked_on_is_not_sent_again() {
+    type Steps = fn() -> Vec<Step>;
+    let cases: [(&str, Steps, usize); 4] = [
+        // On a connection that answered before, a part of an answer came.
+        ("half a head", || vec![Step::Send(b"HTTP/1.1 2".to_vec()), Step::Close], 1),
+        ("half a head, reset", || vec![Step::Send(b"HTTP/1.1 200 OK\r\n".to_vec()), Step::Reset], 1),
+        // Nothing came, and nothing on the fresh connection either: that is the end.
+        ("closes each", || vec![Step::Close], 2),
+        ("resets each", || vec![Step::Reset], 2),
+    ];
+    for (what, steps, requests) in cases {
+        let mut answers = 0;
+        let mut upstream = Upstream::scripted(move |_| {
+            answers += 1;
+            if answers == 1 { vec![Step::Send(json("200 OK", RESPONSE))] } else { steps() }
+        })
+        .await;
+        let gateway = Gateway::start(priced(&upstream.base_url()));
+        let mut client = gateway.connect().await;
+        assert_eq!(client.create(BODY).await.status, 200);
+        client.create(BODY).await.assert_problem(502, "upstream_disconnected");
+        assert_eq!(upstream.untaken(), 1 + requests, "{what}");
+    }
+    // A fresh connection that closes without an answer: the upstream may work on what it received.
+    for step in [Step::Close, Step::Reset] {
+        let mut step = Some(step);
+        let mut upstream = Upstream::scripted(move |_| step.take().into_iter().collect()).await;
+        let gateway = Gateway::start(priced(&upstream.base_url()));
+        gateway.connect().await.create(BODY).await.assert_problem(502, "upstream_disconnected");
+        assert_eq!(upstream.untaken(), 1);
+    }
+}
+
+/// Where the fresh connection cannot be made, no model worked.
+#[tokio::test]
+async fn what_was_lost_on_an_idle_connection_is_free_where_nobody_listens_any_more() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let base_url = format!("http://{}/up", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        drop(listener);
+        read(&mut stream).await;
+        stream.write_all(&json("200 OK", RESPONSE)).await.unwrap();
+        read(&mut stream).await;
+    });
+    let gateway = Gateway::start(priced(&base_url));
+    let mut client = gateway.connect().await;
+    assert_eq!(client.create(BODY).await.status, 200);
+    client.create(BODY).await.assert_problem(502, "upstream_unreachable");
+    until("two rows", async || rows(&gateway).await.0 == 2).await;
+    assert_eq!(rows(&gateway).await, (2, 2, UNIT));
+}
+
+async fn read(stream: &mut TcpStream) -> usize {
+    let mut some = vec![0; 64 * 1024];
+    stream.read(&mut some).await.unwrap_or(0)
+}
+
+/// Answers when the head of a request is here, reads nothing more, and closes: what is on its way then meets a reset.
+async fn early(answer: Vec<u8>) -> (String, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let base_url = format!("http://{}/up", listener.local_addr().unwrap());
+    let count = Arc::new(AtomicUsize::new(0));
+    let requests = Arc::clone(&count);
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            requests.fetch_add(1, Ordering::Relaxed);
+            let answer = answer.clone();
+            tokio::spawn(async move {
+                let mut head = [0; 1024];
+                let _ = stream.read(&mut head).await;
+                let _ = stream.write_all(&answer).await;
+            });
+        }
+    });
+    (base_url, count)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_comes_before_the_body_was_read_wins_over_the_reset_behind_it() {
+    let body = format!(r#"{{"model":"smart","input":"{}"}}"#, "x".repeat(900_000));
+    let error = r#"{"error":{"message":"too large","type":"invalid_request_error","param":null,"code":"too_large"}}"#;
+    type Expected = fn(&Answer);
+    let cases: [(&str, &str, Expected); 3] = [
+        ("413 Payload Too Large", "", |answer| {
+            assert_eq!(
+                (answer.status, answer.json()["error"]["code"].clone()),
+                (413, "too_large".into()),
+                "{answer:?}"
+            );
+        }),
+        ("413 Payload Too Large", "connection: close\r\n", |answer| assert_eq!(answer.status, 413, "{answer:?}")),
+        // About our credential, and said so: it is no broken connection.
+        ("401 Unauthorized", "", |answer| answer.assert_problem(502, "upstream_auth")),
+    ];
+    for (status, header, expected) in cases {
+        let head = format!(
+            "HTTP/1.1 {status}\r\ncontent-type: application/json\r\n{header}content-length: {}\r\n\r\n{error}",
+            error.len()
+        );
+        let (base_url, requests) = early(head.into_bytes()).await;
+        let mut config = config(&base_url);
+        config.retries.max_attempts = 1;
+        let gateway = Gateway::start(config);
+        for _ in 0..ROUNDS {
+            let answer = gateway.connect().await.create(&body).await;
+            expected(&answer);
+        }
+        assert_eq!(requests.load(Ordering::Relaxed), ROUNDS, "{status}: each was sent once");
+    }
+}

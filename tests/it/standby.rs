@@ -1,0 +1,223 @@
+//! Failovers of PostgreSQL: a standby is promoted, and the gateway follows with everything that it keeps there.
+
+use std::{fs, net::SocketAddr, path::Path, time::Duration};
+
+use sqlx::{PgConnection, Row as _};
+use tempfile::TempDir;
+use tokio::time::Instant;
+
+use crate::support::{
+    client::Client,
+    database::{Moving, Postgres, until},
+    process::{Process, run, said, tidegate},
+    redis::free_port,
+    upstream::{RESPONSE, Upstream, json},
+};
+
+/// A promise of 2 s; this machine may be busy with other tests. A server that stands still is given up after 5 s.
+const FOLLOWED: Duration = Duration::from_secs(12);
+
+fn folder(upstream: &Upstream, url: &str) -> TempDir {
+    let folder = TempDir::new().unwrap();
+    let text = format!(
+        r#"
+[server]
+listen = "127.0.0.1:0"
+admin_listen = "127.0.0.1:0"
+data_dir = "data"
+workers = 1
+[store]
+url = "{url}"
+[[upstreams]]
+name = "one"
+base_url = "{}"
+credentials = [{{ env = "UP_KEY" }}]
+[[models]]
+name = "smart"
+targets = [{{ upstream = "one" }}]
+"#,
+        upstream.base_url()
+    );
+    fs::write(folder.path().join("tidegate.toml"), text).unwrap();
+    folder
+}
+
+fn serve(folder: &Path) -> Process {
+    let mut command = tidegate(folder);
+    Process::start(command.args(["serve", "--config", "tidegate.toml"]).env("UP_KEY", "sk-upstream-secret"))
+}
+
+fn keys(folder: &Path, arguments: &[&str]) -> String {
+    let mut command = tidegate(folder);
+    let output = run(command.args(["--config", "tidegate.toml", "keys"]).args(arguments));
+    assert!(output.status.success(), "{}", said(&output));
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+async fn ask(address: SocketAddr, key: &str) -> u16 {
+    let mut client = Client::connect(address).await;
+    let head = format!("POST /v1/responses HTTP/1.1\r\nhost: t\r\nauthorization: Bearer {key}\r\n");
+    client.send(format!("{head}content-length: 17\r\n\r\n{{\"model\":\"smart\"}}")).await;
+    client.answer().await.status
+}
+
+async fn becomes(address: SocketAddr, key: &str, status: u16) -> Duration {
+    let began = Instant::now();
+    until(&format!("status {status}"), async || ask(address, key).await == status).await;
+    began.elapsed()
+}
+
+async fn number(mut connection: PgConnection, query: &'static str) -> i64 {
+    sqlx::query(query).fetch_one(&mut connection).await.unwrap().get(0)
+}
+
+/// How many keys a server has.
+const KEYS: &str = "SELECT count(*) FROM client_keys";
+
+/// What becomes of the old primary.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Old {
+    /// The cluster's manager fenced it: it answers, and takes nothing.
+    ReadOnly,
+    /// It works on, and only the connection that writes the ledger broke.
+    Writable,
+    /// The network is cut: nothing answers.
+    Silent,
+    Killed,
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_is_disabled_after_a_failover_is_refused_whatever_the_old_primary_does() {
+    for old in [Old::ReadOnly, Old::Writable, Old::Silent, Old::Killed] {
+        let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
+        let mut primary = Postgres::start().await;
+        let moving = Moving::to(primary.address()).await;
+        let folder = folder(&upstream, &moving.url());
+        let folder = folder.path();
+        let key = keys(folder, &["create", "--name", "a"]);
+        let standby = primary.standby().await;
+        let mut gateway = serve(folder);
+        let address = gateway.ready();
+        assert_eq!(ask(address, &key).await, 200);
+        until("the key reader", async || number(primary.connect().await.unwrap(), READER).await == 1).await;
+
+        match old {
+            Old::ReadOnly => {
+                primary.execute("ALTER SYSTEM SET default_transaction_read_only = on").await;
+                primary.execute("SELECT pg_reload_conf()").await;
+            }
+            Old::Writable => {}
+            Old::Silent => primary.pause(),
+            Old::Killed => primary.kill(),
+        }
+        standby.promote().await;
+        moving.moves(standby.address());
+        if old == Old::Writable {
+            let ended = number(primary.connect().await.unwrap(), END_OTHERS).await;
+            assert!(ended > 0, "the connection of the ledger is there");
+        }
+        keys(folder, &["disable", "a"]);
+        let took = becomes(address, &key, 401).await;
+        assert!(took < FOLLOWED, "{old:?}: {took:?}");
+        println!("{old:?}: refused after {took:?}");
+        if old == Old::Silent {
+            primary.go_on();
+        }
+    }
+}
+
+/// Connections that look for changes of keys.
+const READER: &str =
+    "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'tidegate' AND query LIKE '%FROM revisions%'";
+
+/// Ends all connections of gateways but those.
+const END_OTHERS: &str = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'tidegate' \
+     AND query NOT LIKE '%FROM revisions%'";
+
+/// The standby did not get the last change, and the next one there is the second of that number.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_histories_of_keys_are_told_apart_where_the_standby_lost_the_last_change() {
+    let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
+    let mut primary = Postgres::start().await;
+    let moving = Moving::to(primary.address()).await;
+    let folder = folder(&upstream, &moving.url());
+    let folder = folder.path();
+    let key = keys(folder, &["create", "--name", "a"]);
+    let standby = primary.standby().await;
+    standby.execute("ALTER SYSTEM SET primary_conninfo = ''").await;
+    standby.execute("SELECT pg_reload_conf()").await;
+    until("the standby to be alone", async || {
+        number(standby.connect().await.unwrap(), "SELECT count(*) FROM pg_stat_wal_receiver").await == 0
+    })
+    .await;
+    let mut gateway = serve(folder);
+    let address = gateway.ready();
+    let lost = keys(folder, &["create", "--name", "lost"]);
+    becomes(address, &lost, 200).await;
+
+    primary.kill();
+    standby.promote().await;
+    assert_eq!(number(standby.connect().await.unwrap(), KEYS).await, 1);
+    moving.moves(standby.address());
+    keys(folder, &["disable", "a"]);
+    let took = becomes(address, &key, 401).await;
+    assert!(took < FOLLOWED, "{took:?}");
+    becomes(address, &lost, 401).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_primary_is_found_among_several_servers_of_the_url_before_and_after_a_failover() {
+    let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
+    let mut primary = Postgres::start().await;
+    let standby = primary.standby().await;
+    let gone = free_port();
+    // One where nobody listens, the standby, the primary.
+    let servers = format!("127.0.0.1:{gone},{},{}", standby.address(), primary.address());
+    let folder = folder(&upstream, &format!("postgres://tidegate@{servers}/postgres"));
+    let folder = folder.path();
+    let key = keys(folder, &["create", "--name", "a"]);
+    let mut gateway = serve(folder);
+    let address = gateway.ready();
+    assert_eq!(ask(address, &key).await, 200);
+    until("the standby", async || number(standby.connect().await.unwrap(), KEYS).await == 1).await;
+    primary.kill();
+    standby.promote().await;
+    keys(folder, &["disable", "a"]);
+    let took = becomes(address, &key, 401).await;
+    assert!(took < FOLLOWED, "{took:?}");
+}
+
+/// Four users of two connections to the server, in each of which the statements of others lie.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pooler_in_transaction_mode_does() {
+    for settings in ["", "ignore_startup_parameters = extra_float_digits, options"] {
+        let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
+        let postgres = Postgres::start().await;
+        let pooler = postgres.pooler(settings).await;
+        let folders: Vec<TempDir> = (0..3).map(|_| folder(&upstream, &pooler.url())).collect();
+        let key = keys(folders[0].path(), &["create", "--name", "a"]);
+        let mut gateways: Vec<Process> = folders.iter().map(|folder| serve(folder.path())).collect();
+        let addresses: Vec<SocketAddr> = gateways.iter_mut().map(Process::ready).collect();
+        for round in 0..20 {
+            for address in &addresses {
+                assert_eq!(ask(*address, &key).await, 200, "{settings}");
+            }
+            keys(folders[round % 3].path(), &["create", "--name", &format!("k{round}")]);
+        }
+        let rows = async || number(postgres.connect().await.unwrap(), "SELECT count(*) FROM ledger").await;
+        until("a row of each request", async || rows().await == 60).await;
+        keys(folders[1].path(), &["disable", "a"]);
+        for address in &addresses {
+            becomes(*address, &key, 401).await;
+        }
+        let fault = async |gateway: &Process| {
+            let ready = Client::connect(gateway.admin()).await.get("/readyz").await;
+            ready.json()["keys"]["store_fails"].as_bool().unwrap()
+        };
+        for gateway in &gateways {
+            assert!(!fault(gateway).await, "{}", pooler.log());
+        }
+        // No statement of ours stays with the server.
+        assert_eq!(number(postgres.connect().await.unwrap(), KEYS).await, 21);
+    }
+}
