@@ -31,7 +31,7 @@ pub(super) fn connections(wanted: usize) -> usize {
             max_connections = wanted,
             open_files = files,
             taken = affordable,
-            "the limit of open files allows a few connections less than `max_connections`"
+            "the limit of open files is lower than `max_connections` needs: Tidegate accepts a few connections less"
         );
     }
     affordable.min(wanted)

@@ -55,7 +55,7 @@ pub(super) fn keep(
         Ok(()) => {}
         // Another replica was first, at the very same moment: its key counts.
         Err(KeyError::Exists | KeyError::Raced) => {
-            tracing::info!("no key is made: another replica made the first one");
+            tracing::info!("another replica made the first key: this one makes none");
             return Ok(None);
         }
         Err(error) => return Err(StartError::FirstKey(error)),

@@ -71,7 +71,7 @@ impl Handle {
     /// Asks for the configuration to be read again. What comes of it is logged and counted.
     pub fn reload(&self) {
         if self.reloader.send(Command::Reload).is_err() {
-            tracing::warn!("the configuration is not read again: the gateway ends");
+            tracing::warn!("reload ignored: the gateway is shutting down");
         }
     }
 

@@ -94,7 +94,7 @@ impl StoredKeys {
             Err(error) => {
                 let copy = std::fs::read(&keys.copy).ok().and_then(|text| serde_json::from_slice(&text).ok());
                 let copied = copy.is_some();
-                tracing::error!(%error, copied, "the keys of the store cannot be read: those of the copy are used");
+                tracing::error!(%error, copied, "the stored keys cannot be read: Tidegate uses the snapshot in the data folder");
                 keys.condition.unread.store(!copied, Ordering::Release);
                 keys.stored = copy.unwrap_or_default();
                 keys.count();
@@ -166,7 +166,7 @@ impl StoredKeys {
         self.count();
         let written = serde_json::to_vec(&self.stored).map_err(io::Error::from);
         if let Err(error) = written.and_then(|text| files::replace(&self.copy, &text)) {
-            tracing::warn!(%error, file = %self.copy.display(), "the keys of the store cannot be copied");
+            tracing::warn!(%error, file = %self.copy.display(), "the snapshot of the stored keys cannot be written: a start without the database would use an older one");
         }
     }
 
@@ -192,7 +192,7 @@ impl StoredKeys {
                     Err(error) if told.is_none_or(|told| told.elapsed() >= TELL_EVERY) => {
                         told = Some(Instant::now());
                         let database = &self.place;
-                        tracing::error!(%error, %database, "the keys of the store cannot be read: those that were read last count");
+                        tracing::error!(%error, %database, "the stored keys cannot be read: the keys that were read last stay active, and changes are not seen");
                     }
                     Err(_) => {}
                 }

@@ -81,7 +81,7 @@ impl Ledgers {
     pub(super) fn end(self) {
         for ledger in self.of_workers {
             if !ledger.flush() {
-                tracing::error!("the last rows of the ledger could not be written");
+                tracing::error!("the last ledger rows could not be written to the journal");
             }
         }
         self.feeding.end();

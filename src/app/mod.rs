@@ -376,7 +376,7 @@ fn spawn(
 ) -> Result<JoinHandle<()>, StartError> {
     let run = move || {
         if let Err(error) = runtime.block_on(work) {
-            tracing::error!(%error, "a listener failed");
+            tracing::error!(%error, "a listener stopped: Tidegate accepts no more connections on it. Restart Tidegate");
         }
         // A name that is being resolved cannot be interrupted: waiting for it would hold the end up for many seconds.
         runtime.shutdown_background();

@@ -131,11 +131,11 @@ impl Reloader {
         let config = with_stored(&self.of_file, &stored);
         let changes = Changes::between(&self.running, &config);
         if let Err(error) = self.put_in_place(config) {
-            return tracing::error!(%error, "the keys of the store cannot be used: those before stay in force");
+            return tracing::error!(%error, "the stored keys cannot be used: the previous keys stay active");
         }
         self.stored = stored;
         let keys = changes.as_ref().and_then(|changes| changes.keys.told()).map(tracing::field::display);
-        tracing::info!(keys, "keys of the store changed");
+        tracing::info!(keys, "stored keys changed");
     }
 
     /// Reads and takes the configuration, and tells what came of it.
@@ -150,9 +150,9 @@ impl Reloader {
         match taken {
             Ok(taken) => taken.tell(),
             Err(ReloadError::Faulty(report)) => {
-                tracing::error!(faults = report.count(), %report, "configuration refused: the one before stays in force");
+                tracing::error!(faults = report.count(), %report, "configuration refused: the previous configuration stays active");
             }
-            Err(error) => tracing::error!(%error, "configuration refused: the one before stays in force"),
+            Err(error) => tracing::error!(%error, "configuration refused: the previous configuration stays active"),
         }
     }
 
@@ -190,9 +190,7 @@ impl Reloader {
             new.retain(|(account, _)| !before.contains(account));
             // As at a start: what is new begins with what its key or group spent before. Nobody waits for other counters.
             if !ledger::know_budgets(&new, ledger::KNOWN_IN_PASSING) {
-                tracing::warn!(
-                    "the ledger does not tell what was spent of new budgets: they begin with nothing spent until it does"
-                );
+                tracing::warn!("the ledger cannot be read: new budgets start with a spend of 0 until it can");
             }
         }
         for (data, tables) in self.workers.iter().zip(tables) {
@@ -211,17 +209,14 @@ pub(super) fn with_stored(of_file: &Config, stored: &[StoredKey]) -> Config {
     let mut config = of_file.clone();
     let mut refused = Vec::new();
     for StoredFault { name, fault, refused: is_refused } in config.add_stored(stored) {
-        tracing::error!(key = name, fault, refused = is_refused, "a key of the store does not fit the configuration");
+        tracing::error!(key = name, fault, refused = is_refused, "a stored key does not fit the configuration");
         if is_refused && refused.last() != Some(&name) {
             refused.push(name);
         }
     }
     if !refused.is_empty() {
         let keys = refused.join(", ");
-        tracing::warn!(
-            keys,
-            "keys of the store are refused: with this configuration they cannot be held to what they say"
-        );
+        tracing::warn!(keys, "stored keys disabled: this configuration cannot enforce their settings");
     }
     config
 }
@@ -255,7 +250,7 @@ impl AppliedReload {
             match needs_restart {
                 None => tracing::info!("configuration unchanged"),
                 Some(needs_restart) => {
-                    tracing::warn!(needs_restart, "configuration unchanged but for what needs a restart");
+                    tracing::warn!(needs_restart, "configuration unchanged, except settings that need a restart");
                 }
             }
             return;
@@ -272,7 +267,7 @@ impl AppliedReload {
                 keys,
                 settings,
                 needs_restart,
-                "configuration reloaded but for what needs a restart"
+                "configuration reloaded, except settings that need a restart"
             ),
         }
     }

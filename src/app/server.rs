@@ -111,7 +111,7 @@ pub(super) async fn run(
             }
             Err(error) => {
                 if let Some(failed) = failures.count(Instant::now()) {
-                    tracing::warn!(%error, failed, "connections could not be accepted");
+                    tracing::warn!(%error, failed, "connections could not be accepted: clients wait until the system allows more");
                 }
                 tokio::time::sleep(BACK_OFF).await;
             }

@@ -34,7 +34,11 @@ pub(super) fn run(source: &Source) -> ExitCode {
         }
     };
     for idle in &config.idle {
-        tracing::info!(upstream = &*idle.name, variables = idle.variables.join(" "), "no credential is set: left out");
+        tracing::info!(
+            upstream = &*idle.name,
+            variables = idle.variables.join(" "),
+            "no credential is set: this upstream is not used"
+        );
     }
     let source = source.clone();
     let origin =
@@ -108,7 +112,7 @@ pub(super) fn wait(running: Running, ending: EndSignals) -> ExitCode {
 async fn end(handle: &Handle, first: Signal, signals: &mut Signals) {
     let grace = handle.grace();
     if first == Signal::Terminate && !grace.delay.is_zero() {
-        tracing::info!(delay = ?grace.delay, "leaving: not ready any more, requests are still served");
+        tracing::info!(delay = ?grace.delay, "shutdown started: readiness fails, requests are still served");
         handle.leave();
         // Also with nothing under way: who sends requests here has to notice first.
         tokio::select! {
@@ -116,7 +120,7 @@ async fn end(handle: &Handle, first: Signal, signals: &mut Signals) {
             () = tokio::time::sleep(grace.delay) => {}
         }
     }
-    tracing::info!(limit = ?grace.limit, "ending: no new requests, those under way may finish; a second signal ends them");
+    tracing::info!(limit = ?grace.limit, "draining: requests in progress may finish, new ones are refused; a second signal stops them");
     handle.drain();
     tokio::select! {
         _ = signals.next() => {}
@@ -126,6 +130,6 @@ async fn end(handle: &Handle, first: Signal, signals: &mut Signals) {
 }
 
 fn stop(handle: &Handle) {
-    tracing::warn!("ending at once: what is under way is cut off");
+    tracing::warn!("stopping now: requests in progress are cut off");
     handle.stop();
 }

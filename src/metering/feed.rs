@@ -120,7 +120,9 @@ impl FeedThreads {
     pub fn end(self) {
         self.end.send_replace(true);
         if self.over.recv_timeout(END_WITHIN).is_err() {
-            tracing::warn!("the database did not take the rest of the ledger in time: the next start reads it");
+            tracing::warn!(
+                "the database did not take the last ledger rows in time: the journal keeps them for the next start"
+            );
         }
         drop(self.syncing);
         // A thread that panicked has ended too.
@@ -140,7 +142,7 @@ fn keep_syncing(journal: &Journal, condition: &LedgerStatus, stop: &mpsc::Receiv
             && told.is_none_or(|told| told.elapsed() >= TRY_AGAIN)
         {
             told = Some(Instant::now());
-            tracing::error!(%error, "the journal may not survive a loss of power");
+            tracing::error!(%error, "the journal cannot be synced to disk: a loss of power may lose ledger rows");
         }
         if ends {
             return;
@@ -201,7 +203,7 @@ impl Feed {
                 Ok(()) => {}
                 Err(error) => {
                     let database = &self.place;
-                    tracing::error!(%error, %database, "the ledger's database cannot be written: the journal keeps the rows");
+                    tracing::error!(%error, %database, "the ledger database cannot be written: the journal keeps the rows");
                     self.database = None;
                     if ends {
                         break;
@@ -310,7 +312,7 @@ impl Feed {
                 Records::new(rest).rest() == EndOfRecords::Damaged
             };
             if left > 0 && !damaged {
-                tracing::warn!(file = %path.display(), bytes = left, "the journal ends in the middle of a record: cut there");
+                tracing::warn!(file = %path.display(), bytes = left, "the journal ends in the middle of a record: the incomplete record is removed");
             }
             read.push((path, damaged, length));
         }
@@ -326,14 +328,14 @@ impl Feed {
             self.dispose(path, damaged, length);
         }
         if !files.is_empty() {
-            tracing::info!(files = files.len(), interrupted, "the journal of the process before was read");
+            tracing::info!(files = files.len(), interrupted, "the journal of the previous process was read");
         }
         Ok(())
     }
 
     fn dispose(&self, path: &std::path::Path, damaged: bool, length: u64) {
         if damaged {
-            tracing::error!(file = %path.display(), "a file of the journal is damaged: what stands behind is put aside");
+            tracing::error!(file = %path.display(), "a journal file is corrupt: the rest of the file is quarantined");
             self.journal.put_aside(path, length);
         } else {
             self.journal.remove(path, length);

@@ -160,7 +160,7 @@ impl Polls {
                 tracing::warn!(
                     response = row.id,
                     upstream = row.upstream,
-                    "a response in the background is not over after 24 hours: its row stays an estimate"
+                    "a background response did not end within 24 hours: its ledger row stays an estimate"
                 );
                 over.push((row, PolledUsage::new(Usage::default())));
                 continue;

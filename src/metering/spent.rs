@@ -218,7 +218,7 @@ impl Spent {
                 budget = %Budget { money: Money { nano: limit, currency }, window, starts_on: 1 },
                 spent = decimal(spent),
                 percent = threshold / (UNIT / 100),
-                "a budget has reached a threshold of `warn_at`: at 100 percent its requests are refused"
+                "spend has reached a threshold of `warn_at`: at 100 percent Tidegate refuses the requests of this budget"
             );
         }
     }
@@ -233,7 +233,9 @@ impl Spent {
             serde_json::to_vec(&now).map_err(io::Error::from).and_then(|text| files::replace(&self.file, &text));
         match written {
             Ok(()) => self.saved = now,
-            Err(error) => tracing::warn!(%error, file = %self.file.display(), "what was spent cannot be copied"),
+            Err(error) => {
+                tracing::warn!(%error, file = %self.file.display(), "the spend cannot be saved in the data folder: a restart without the database would start from older sums")
+            }
         }
     }
 

@@ -104,7 +104,7 @@ impl Reader {
                 Some(statement)
             }
             Err(error) => {
-                tracing::debug!(%error, "what a key used cannot be read");
+                tracing::debug!(%error, "the usage of a key cannot be read");
                 self.database = None;
                 None
             }

@@ -112,7 +112,7 @@ pub(super) async fn attempt(
     let since = settlement.attempt(index, upstream.config.name.clone(), credential);
     let mut sent = timeout(tables.timeouts.upstream_head, sender.send(request())).await;
     if let Ok(Err(error @ SendError::Stale(_))) = &sent {
-        tracing::debug!(id = %settlement.outcome().id, upstream = &*upstream.config.name, %error, "sent once more");
+        tracing::debug!(id = %settlement.outcome().id, upstream = &*upstream.config.name, %error, "the upstream closed a reused connection: the request is sent once more");
         // Boxed, as what is rare shall not make the future of every request larger.
         sent = Box::pin(timeout(tables.timeouts.upstream_head, sender.send_fresh(request()))).await;
     }

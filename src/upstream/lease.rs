@@ -323,19 +323,19 @@ impl Lease {
                 upstream,
                 credential,
                 seconds = length.as_secs(),
-                "the upstream refuses this credential: it is left alone for a moment, then asked for a second proof"
+                "the upstream refused this credential: the credential is ejected for a short time, then one request tests it again"
             ),
             HealthChange::Out(EjectionCause::Refused, length) => tracing::error!(
                 upstream,
                 credential,
                 seconds = length.as_secs(),
-                "the upstream refused this credential again: it is left alone; renew it"
+                "the upstream refused this credential twice: the credential is ejected. Replace it"
             ),
             HealthChange::Out(EjectionCause::Unpaid, length) => tracing::error!(
                 upstream,
                 credential,
                 seconds = length.as_secs(),
-                "the money of this credential's account is spent: it is left alone; top it up"
+                "the account of this credential has no money left: the credential is ejected. Top up the account"
             ),
             HealthChange::Out(cause, length) => tracing::warn!(
                 upstream,

@@ -22,7 +22,7 @@ impl NotFound {
             tracing::warn!(
                 upstream,
                 base_url,
-                "the upstream has answered nothing but 404 so far, and its `base_url` does not end in /v1, as those of most providers do. If \
+                "the upstream answered every request so far with 404, and its `base_url` does not end in /v1, as most providers' do. If \
                  all requests get 404, set `base_url` to the URL that the provider's page shows in front of /responses or /chat/completions"
             );
         }

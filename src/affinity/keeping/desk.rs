@@ -111,10 +111,10 @@ impl StoreClient {
             let store = &self.place;
             match self.what {
                 StoreOperation::Read => {
-                    tracing::error!(%store, %why, "where ids came from cannot be looked up: nobody waits for it")
+                    tracing::error!(%store, %why, "affinity store reads are failing: requests no longer wait for the store")
                 }
                 StoreOperation::Written => {
-                    tracing::error!(%store, %why, "where ids came from cannot be kept: it waits in memory")
+                    tracing::error!(%store, %why, "affinity store writes are failing: new entries wait in memory")
                 }
             }
         }
@@ -126,8 +126,8 @@ impl StoreClient {
         if mem::take(&mut self.failures) >= 2 {
             let store = &self.place;
             match self.what {
-                StoreOperation::Read => tracing::info!(%store, "where ids came from can be looked up again"),
-                StoreOperation::Written => tracing::info!(%store, "where ids came from is kept again"),
+                StoreOperation::Read => tracing::info!(%store, "affinity store reads work again"),
+                StoreOperation::Written => tracing::info!(%store, "affinity store writes work again"),
             }
         }
     }

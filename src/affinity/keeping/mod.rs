@@ -102,7 +102,7 @@ impl AffinityStoreThread {
     pub fn end(self) {
         self.end.send_replace(true);
         if self.over.recv_timeout(END_WITHIN + WAIT_FOR_FILE).is_err() {
-            tracing::warn!("the memory of origins was not closed in time");
+            tracing::warn!("the affinity store was not closed in time");
         }
     }
 }

@@ -61,7 +61,7 @@ impl AffinityStoreWriter {
         }
         let waits = origins.condition.waiting.load(Ordering::Relaxed) > 0;
         if waits && !timeout(END_WITHIN, self.write_all()).await.unwrap_or(false) {
-            tracing::warn!(store = %self.desk.place, "where the last ids came from was not kept");
+            tracing::warn!(store = %self.desk.place, "the last affinity entries were not written: after a restart their ids are unknown");
         }
         self.desk.close().await;
     }
@@ -135,7 +135,7 @@ impl AffinityStoreWriter {
             && self.known.replace(secret.clone()).is_some()
         {
             let store = &self.desk.place;
-            tracing::warn!(%store, "where ids came from was lost there: what is known here is written to it");
+            tracing::warn!(%store, "the affinity store lost its data: Tidegate writes the entries of its memory to the store again");
             self.again = Some(0);
         }
     }

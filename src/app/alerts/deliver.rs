@@ -73,7 +73,7 @@ pub(super) async fn run(
                 }
                 Err(error) if began.elapsed() + pause < GIVE_UP_AFTER => {
                     condition.failed.fetch_add(1, Ordering::Relaxed);
-                    tracing::debug!(%error, event = alert.event.name(), "an alert was not delivered; it is tried again");
+                    tracing::debug!(%error, event = alert.event.name(), "an alert was not delivered: Tidegate tries again");
                     sleep(pause).await;
                     pause = (pause * 2).min(LONGEST_PAUSE);
                 }
@@ -84,7 +84,7 @@ pub(super) async fn run(
                         %error,
                         event = alert.event.name(),
                         subject = alert.subject,
-                        "an alert was not delivered for an hour and is dropped: look at the receiver that [alerts] names"
+                        "an alert could not be delivered for an hour and is dropped. Check the receiver in [alerts]"
                     );
                     break;
                 }

@@ -66,7 +66,7 @@ impl RowIsolator {
         match database.store(&self.origin, &[bare]).await {
             Ok(changed) => {
                 self.count(&changed);
-                tracing::warn!(id = %row.id, %error, "a row is stored without its texts: the database does not take them");
+                tracing::warn!(id = %row.id, %error, "the database refuses the texts of a ledger row: the row is stored without them");
             }
             Err(error) if !error.is_about_data() => return Err(error),
             Err(error) => self.put_aside(row, &error),
@@ -89,9 +89,9 @@ impl RowIsolator {
         journal::encode(row, &mut record);
         let kept = self.journal.keep_aside(&record);
         let (id, key, state, cost) = (row.id, row.key, row.state.name(), row.cost);
-        tracing::error!(%id, key, state, cost, %error, "a row is put aside: the database does not take it");
+        tracing::error!(%id, key, state, cost, %error, "the database refuses a ledger row: the row is quarantined");
         if let Err(error) = kept {
-            tracing::error!(%id, %error, "it could not be put aside, and is lost");
+            tracing::error!(%id, %error, "a ledger row could not be quarantined and is lost");
         }
     }
 }

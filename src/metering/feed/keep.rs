@@ -84,7 +84,7 @@ pub(super) async fn not_summed_up<'a>(
     let gone: HashSet<_> = old.into_iter().filter(|id| !known.contains(id)).collect();
     if !gone.is_empty() {
         let rows = gone.len();
-        tracing::warn!(rows, "the journal holds rows that are in the daily sums already: they are not stored again");
+        tracing::warn!(rows, "the journal holds rows that the daily sums already contain: they are not stored again");
     }
     Ok(rows.into_iter().filter(|row| !gone.contains(&row.id)).collect())
 }

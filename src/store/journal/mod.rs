@@ -110,7 +110,7 @@ impl Journal {
                 // Its original is there.
                 fs::remove_file(&path)?;
             } else if path.ends_with(ASIDE) {
-                tracing::warn!(file = %path.display(), "rows that the database did not take lie aside");
+                tracing::warn!(file = %path.display(), "quarantined ledger rows exist: the database refused them at an earlier time");
             }
         }
         before.sort();
@@ -256,7 +256,9 @@ impl Journal {
         match fs::remove_file(path) {
             Ok(()) => self.freed(length),
             // It is read again at the next start, which changes nothing.
-            Err(error) => tracing::warn!(%error, file = %path.display(), "a file of the journal cannot be deleted"),
+            Err(error) => {
+                tracing::warn!(%error, file = %path.display(), "a journal file cannot be deleted: the next start reads it again, no row is stored twice")
+            }
         }
     }
 
@@ -265,7 +267,9 @@ impl Journal {
         let _naming = self.naming();
         match fs::rename(path, path.with_extension("damaged")) {
             Ok(()) => self.freed(length),
-            Err(error) => tracing::warn!(%error, file = %path.display(), "a damaged file cannot be put aside"),
+            Err(error) => {
+                tracing::warn!(%error, file = %path.display(), "a corrupt journal file cannot be quarantined")
+            }
         }
     }
 
@@ -300,7 +304,7 @@ impl Journal {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         if told.is_none_or(|told| told + TELL_EVERY <= now) {
             *told = Some(now);
-            tracing::error!(%error, "the journal of the ledger cannot be written: requests are refused");
+            tracing::error!(%error, "the journal cannot be written: Tidegate refuses requests. Check the disk of the data folder");
         }
     }
 }

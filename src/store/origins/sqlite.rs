@@ -217,7 +217,7 @@ impl Sqlite {
 
     pub(super) async fn close(self) {
         if let Err(error) = self.connection.close().await {
-            tracing::warn!(%error, "the memory of origins was not closed in order");
+            tracing::warn!(%error, "the affinity store was not closed cleanly");
         }
     }
 }

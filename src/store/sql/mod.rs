@@ -289,8 +289,8 @@ impl Database {
         };
         match timeout(Duration::from_secs(1), closing).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "the database was not closed in order"),
-            Err(_) => tracing::warn!("the database was not closed in time"),
+            Ok(Err(error)) => tracing::warn!(%error, "the database connection was not closed cleanly"),
+            Err(_) => tracing::warn!("the database connection was not closed in time"),
         }
     }
 }

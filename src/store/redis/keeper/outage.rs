@@ -245,7 +245,10 @@ impl Keeper {
     fn back(&mut self, looked: Looked) {
         self.life = Some(looked.life.into());
         if let Some(Outage { began, told: true, .. }) = self.outage.take() {
-            tracing::info!(seconds = began.elapsed().as_secs_f64(), "Redis is asked again: limits are shared");
+            tracing::info!(
+                seconds = began.elapsed().as_secs_f64(),
+                "Redis answers again: limits and budgets are shared"
+            );
         }
         self.condition.is_back();
         self.renew();
@@ -270,7 +273,7 @@ impl Keeper {
         if let Some(outage) = self.outage.as_mut().filter(|outage| tells && !outage.told) {
             outage.told = true;
             self.told = Some(now);
-            tracing::warn!(%error, "Redis cannot be asked: limits are not shared for now");
+            tracing::warn!(%error, "Redis does not answer: limits and budgets are not shared until it does");
         }
     }
 }
