@@ -136,14 +136,14 @@ impl ApiError {
         let shown: String = model.chars().filter(|c| !c.is_control()).take(100).collect();
         Self::new(
             Problem::ModelNotFound,
-            format!("The model `{shown}` does not exist or this key may not use it. GET /v1/models lists what it may."),
+            format!("The model `{shown}` does not exist, or this key may not use it. GET /v1/models lists the models of this key."),
         )
         .about("model")
     }
 
     /// Nobody who could be asked has the endpoint.
     pub(super) fn not_served(endpoint: Endpoint) -> Self {
-        Self::unsupported(endpoint, "No provider that could be asked serves")
+        Self::unsupported(endpoint, "No provider that this request may use serves")
     }
 
     /// The provider itself says that it does not have the endpoint.
@@ -191,8 +191,12 @@ impl ApiError {
                 Problem::UpstreamAuth => {
                     "The provider refused this gateway's own credential. Your key is fine; tell the operator."
                 }
-                Problem::UpstreamBadAnswer => "The provider answered with something that is not an API answer.",
-                Problem::LedgerUnavailable => "This gateway cannot write its ledger now; nothing went to a provider.",
+                Problem::UpstreamBadAnswer => {
+                    "The provider's answer is not an answer of the API (for example an HTML page)."
+                }
+                Problem::LedgerUnavailable => {
+                    "This gateway cannot write its ledger right now, so it sent nothing to a provider. Try again in a moment."
+                }
                 _ => "Something went wrong inside the gateway.",
             },
         )
@@ -202,7 +206,7 @@ impl ApiError {
     pub(super) fn upstream_busy() -> Self {
         Self::new(
             Problem::UpstreamBusy,
-            "Every provider of this model has as many requests under way as this gateway allows. Try again in a moment.",
+            "Every provider of this model has the most requests in progress that this gateway allows. Try again in a moment.",
         )
     }
 
@@ -221,13 +225,13 @@ impl ApiError {
             Kind::InFlight(limit) => (
                 Problem::InFlightLimit,
                 format!(
-                    "The {bare} has {limit} requests under way, as many as it may. Please try again when one has ended."
+                    "The {bare} has {limit} requests in progress, which is its limit. Please try again when one has ended."
                 ),
             ),
             Kind::Reserved(budget) => (
                 Problem::BudgetReserved,
                 format!(
-                    "What is left of the budget of {budget} of {whose} is set aside by requests under way. Please try again in a moment."
+                    "Requests in progress have reserved the rest of the budget of {budget} of {whose}. Please try again in a moment."
                 ),
             ),
             Kind::Budget { budget, span, spent } => (Problem::BudgetSpent, terms.spent(&whose, *budget, *spent, *span)),
@@ -247,7 +251,7 @@ impl ApiError {
     pub(super) fn limits_unavailable() -> Self {
         Self::new(
             Problem::LimitsUnavailable,
-            "What is left of the limits of your key cannot be known right now; nothing went to a provider. Try again in a moment.",
+            "This gateway cannot read the limits of your key right now, so it sent nothing to a provider. Try again in a moment.",
         )
     }
 

@@ -13,11 +13,12 @@ impl ApiError {
     pub(in crate::proxy) fn json(error: &JsonError) -> Self {
         match error.kind {
             JsonErrorKind::Repeated { name } => {
-                Self::new(Problem::RepeatedField, format!("The body holds `{name}` more than once.")).about(name)
+                Self::new(Problem::RepeatedField, format!("The body contains `{name}` more than once. Send it once."))
+                    .about(name)
             }
             JsonErrorKind::LetterCase { name } => {
                 let message = format!(
-                    "The body holds `{name}` in another letter case. Some providers would read it as `{name}`."
+                    "The body contains `{name}` in another letter case, which some providers read as `{name}`. Remove or rename that field."
                 );
                 Self::new(Problem::RepeatedField, message).about(name)
             }
@@ -36,7 +37,7 @@ impl ApiError {
         Self::new(
             Problem::TooManyReferences,
             format!(
-                "The request refers to more than {MOST_LOOKED_UP} stored objects. Send fewer: each of them is looked up."
+                "The request refers to more than {MOST_LOOKED_UP} stored objects, which this gateway looks up one by one. Send fewer."
             ),
         )
     }
@@ -45,37 +46,38 @@ impl ApiError {
         let mib = limit / (1024 * 1024);
         Self::new(
             Problem::RequestTooLarge,
-            format!("The body is larger than this gateway takes ({mib} MiB; `max_body_mib` in its configuration)."),
+            format!("The body is larger than this gateway accepts ({mib} MiB; `max_body_mib` in its configuration)."),
         )
         .closing()
     }
 
     pub(in crate::proxy) fn needless_body() -> Self {
-        Self::new(Problem::RequestTooLarge, "This URL takes no body.").closing()
+        Self::new(Problem::RequestTooLarge, "This URL accepts no body. Send none.").closing()
     }
 
     pub(in crate::proxy) fn inflates_too_much() -> Self {
-        Self::new(Problem::RequestTooLarge, "The body grows too much when it is decoded.").closing()
+        Self::new(Problem::RequestTooLarge, "The decoded body is too large. Send less, or without Content-Encoding.")
+            .closing()
     }
 
     pub(in crate::proxy) fn upstream_limit(limit: u64) -> Self {
         let mib = limit / (1024 * 1024);
         Self::new(
             Problem::UpstreamLimit,
-            format!("The body is larger than any provider of this model takes ({mib} MiB)."),
+            format!("The body is larger than any provider of this model accepts ({mib} MiB)."),
         )
     }
 
     pub(in crate::proxy) fn unsupported_encoding() -> Self {
         Self::new(
             Problem::UnsupportedEncoding,
-            "The body's Content-Encoding is not known here. Send gzip, deflate, br or zstd, one of them, or none.",
+            "This gateway does not support the Content-Encoding of the body. Send gzip, deflate, br or zstd, one of them, or none.",
         )
         .closing()
     }
 
     pub(in crate::proxy) fn invalid_encoding() -> Self {
-        Self::new(Problem::InvalidEncoding, "The body does not decode as its Content-Encoding says.").closing()
+        Self::new(Problem::InvalidEncoding, "The body is not valid in its Content-Encoding.").closing()
     }
 
     pub(in crate::proxy) fn large_window() -> Self {
@@ -92,14 +94,14 @@ impl ApiError {
     }
 
     pub(in crate::proxy) fn request_aborted() -> Self {
-        Self::new(Problem::RequestAborted, "The body ended before it was whole.").closing()
+        Self::new(Problem::RequestAborted, "The body ended before it was complete.").closing()
     }
 
     /// No memory for one more body. Nothing waits for it: what waits holds memory too.
     pub(in crate::proxy) fn overloaded() -> Self {
         Self::new(
             Problem::GatewayOverloaded,
-            "This gateway holds as many request bodies as it may now (`max_body_memory_mib` in its configuration). \
+            "The memory of this gateway for request bodies is full (`max_body_memory_mib` in its configuration). \
              Try again in a moment.",
         )
     }
@@ -112,7 +114,7 @@ impl ApiError {
     pub(in crate::proxy) fn withheld() -> Self {
         Self::new(
             Problem::UpstreamBadAnswer,
-            "The provider answered with an error that is compressed, which was not asked for. This gateway cannot search it for \
+            "The provider sent a compressed error, although the request did not allow compression. This gateway cannot search it for \
              credentials and withholds it.",
         )
     }

@@ -8,7 +8,7 @@ use crate::domain::{origin::Kind, problem::Problem};
 impl ApiError {
     /// The same for an id that never was, one that is none, and one of somebody else: it is not repeated.
     pub(in crate::proxy) fn unknown_id() -> Self {
-        Self::new(Problem::UnknownId, "There is nothing with this id, or this key may not use it.")
+        Self::new(Problem::UnknownId, "No object with this id exists, or this key may not use it.")
     }
 
     /// An object to which the body refers, at the field `name` if it has a name that Tidegate knows: the same for what never was and for
@@ -16,7 +16,7 @@ impl ApiError {
     pub(in crate::proxy) fn unknown_reference(kind: Kind, name: Option<&'static str>) -> Self {
         let Some(name) = name else {
             let message = format!(
-                "The request holds the id of a {} that does not exist, or that this key may not use. Leave the id out.",
+                "The request holds the id of a {} that does not exist, or that this key may not use. Remove the id.",
                 kind.name().replace('_', " ")
             );
             return Self::new(Problem::UnknownId, message);
@@ -52,8 +52,8 @@ impl ApiError {
         Self::new(
             Problem::ConflictingState,
             format!(
-                "The request refers to state that lives in different provider accounts: {one} and {other}, at the \
-                 upstreams `{here}` and `{there}`. One account cannot use what another one holds."
+                "The request refers to state that is stored in different provider accounts: {one} and {other}, at the \
+                 upstreams `{here}` and `{there}`. One account cannot use the state of another."
             ),
         )
     }
@@ -62,11 +62,11 @@ impl ApiError {
     pub(in crate::proxy) fn conflicting_model(what: &str, upstream: &str, model: &str, others: &[&str]) -> Self {
         let others = match others {
             [] => String::new(),
-            others => format!(" Models of this key that lead there: `{}`.", others.join("`, `")),
+            others => format!(" Models of this key with a target there: `{}`.", others.join("`, `")),
         };
         let message = format!(
-            "The request refers to state ({what}) that lives at the upstream `{upstream}`, and the model `{model}` does not lead there.{others} \
-             Ask for a model that leads there, or begin without the state."
+            "The request refers to state ({what}) that is stored at the upstream `{upstream}`, and the model `{model}` has no target there.{others} \
+             Use a model with a target there, or start without the state."
         );
         Self::new(Problem::ConflictingState, message)
     }
@@ -76,8 +76,8 @@ impl ApiError {
         Self::new(
             Problem::StateLost,
             format!(
-                "The request refers to state ({what}) that lives in a provider account which this gateway does not use any more, \
-                 or not for this key. Begin without it."
+                "The request refers to state ({what}) that is stored in a provider account which this gateway does not use any more, \
+                 or not for this key. Start without the state."
             ),
         )
     }
@@ -85,8 +85,8 @@ impl ApiError {
     /// The account is left alone for so long.
     pub(in crate::proxy) fn state_unavailable(what: &str, after: Duration) -> Self {
         let message = format!(
-            "The request refers to state ({what}) that lives in a provider account which cannot be asked right now. It can be used \
-             nowhere else. Try again later."
+            "The request refers to state ({what}) that is stored in a provider account which is not available right now. No other \
+             account has this state. Try again later."
         );
         Self { after: Some(after), ..Self::new(Problem::StateUnavailable, message) }
     }
@@ -95,7 +95,7 @@ impl ApiError {
     pub(in crate::proxy) fn affinity_unavailable() -> Self {
         Self::new(
             Problem::AffinityUnavailable,
-            "State cannot be looked up right now; nothing went to a provider. Try again in a moment.",
+            "This gateway cannot look up stored state right now, so it sent nothing to a provider. Try again in a moment.",
         )
     }
 }

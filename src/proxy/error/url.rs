@@ -21,8 +21,8 @@ impl ApiError {
     /// A path that does not exist. It is not repeated in the answer: it may hold anything.
     pub fn unknown_url(tables: &Tables, path: &str) -> Self {
         let message = match advice(path) {
-            Some(advice) => format!("There is nothing at this URL: {advice}"),
-            None => format!("There is nothing at this URL. This gateway serves {}.", served(tables)),
+            Some(advice) => format!("No endpoint has this URL: {advice}"),
+            None => format!("No endpoint has this URL. This gateway serves {}.", served(tables)),
         };
         Self::new(Problem::UnknownUrl, message)
     }
@@ -31,7 +31,7 @@ impl ApiError {
     pub fn method_not_allowed(path: &str, allow: impl Into<Cow<'static, str>>) -> Self {
         let allow = allow.into();
         let advice = advice(path).map(|advice| format!(" Probably {advice}")).unwrap_or_default();
-        let mut refusal = Self::new(Problem::MethodNotAllowed, format!("This URL takes only {allow}.{advice}"));
+        let mut refusal = Self::new(Problem::MethodNotAllowed, format!("This URL accepts only {allow}.{advice}"));
         refusal.allow = Some(allow);
         refusal
     }
@@ -45,7 +45,7 @@ impl ApiError {
     pub(in crate::proxy) fn statement_unavailable() -> Self {
         Self::new(
             Problem::LedgerUnavailable,
-            "What this key used cannot be read right now. Please try again in a moment.",
+            "The usage of this key cannot be read right now. Please try again in a moment.",
         )
     }
 

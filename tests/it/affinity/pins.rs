@@ -320,13 +320,13 @@ async fn a_renamed_model_is_never_asked_for_by_its_own_name() {
             answer.assert_final(400, "conflicting_state", true);
             let message = answer.message();
             assert!(message.contains("the upstream `one`") && message.contains(&format!("`{asked}`")), "{message}");
-            assert!(message.contains("lead there: `smart`, `first`, `also`."), "{message}");
+            assert!(message.contains("with a target there: `smart`, `first`, `also`."), "{message}");
         }
     }
     // Only models that the key may use are named.
     let encrypted = r#"{"model":"alias","input":[{"type":"reasoning","encrypted_content":"gA"}]}"#;
     let answer = fleet.create("bob", encrypted).await;
-    assert!(answer.message().contains("lead there: `also`."), "{answer:?}");
+    assert!(answer.message().contains("with a target there: `also`."), "{answer:?}");
     assert!(fleet.arrived().is_empty());
     // What only leans does not keep the request from going where its model leads.
     let leans = r#"{"model":"alias","input":[{"type":"message","id":"msg_1","role":"assistant","content":"x"}]}"#;
