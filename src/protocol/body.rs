@@ -1,4 +1,5 @@
-//! The rope: a body as the pieces in which it came. Never joined, cheap to send again, edited by slicing.
+//! The rope: a body as the list of pieces in which it arrived. Pieces are never joined. Sending a rope again is cheap, and
+//! an edit only slices pieces.
 
 use std::{
     convert::Infallible,
@@ -17,32 +18,32 @@ use http_body::{Body, Frame, SizeHint};
 
 use crate::domain::budget::ByteReservation;
 
-/// Pieces under this size that follow each other are copied together. Each keeps the buffer alive that the connection
-/// received it into, and hyper's have at least 8 KiB however little arrives: bodies that trickle in by segments of 1,460
-/// bytes measured 3.9 times their size in resident memory, and 1.06 times when they are copied.
+/// Consecutive pieces under this size are copied together. Each piece keeps the connection's receive buffer alive, and
+/// hyper's buffers have at least 8 KiB. Bodies that arrived in segments of 1,460 bytes took 3.9 times their size in
+/// resident memory; copied together they take 1.06 times.
 const SMALL: usize = 8 * 1024;
 
-/// Size of the blocks that small pieces are copied to. A body holds one that is not full.
+/// Size of the blocks for small pieces. At most one block of a body is not full.
 pub const BLOCK: usize = 16 * 1024;
 
 /// A body in pieces.
 #[derive(Clone, Debug, Default)]
 pub struct Rope {
     pieces: Vec<Bytes>,
-    /// The block that small pieces are being copied to; comes after all of `pieces`. Empty unless the sender dribbles.
+    /// The block that receives small pieces, after all of `pieces`. Empty unless the sender sends small pieces.
     tail: BytesMut,
     len: u64,
-    /// The memory that its pieces take, held until the last copy of them is gone: one may still be on its way to an
-    /// upstream when the answer is here.
+    /// The reserved memory of the pieces. Released with the last copy of the rope: a copy may still be sent upstream when
+    /// the answer arrives.
     hold: Option<Arc<ByteReservation>>,
 }
 
-/// One change: `with` takes the place of `range`.
+/// One edit: replaces `range` by `with`.
 #[derive(Clone, Debug)]
 pub struct Edit {
-    /// Bytes of the body as it is.
+    /// A range of bytes of the original body.
     pub range: Range<u64>,
-    /// What comes instead.
+    /// The replacement.
     pub with: Bytes,
 }
 
@@ -70,12 +71,12 @@ impl Rope {
         }
     }
 
-    /// Takes over the memory that its pieces take.
+    /// Attaches the reservation of the memory of the pieces.
     pub fn hold(&mut self, reservation: ByteReservation) {
         self.hold = Some(Arc::new(reservation));
     }
 
-    /// Makes a piece of what was copied together so far.
+    /// Turns the block of small pieces into a piece.
     fn seal(&mut self) {
         if !self.tail.is_empty() {
             // What is left of the block serves the next small pieces.
@@ -99,7 +100,7 @@ impl Rope {
         self.pieces.iter().cloned().chain(tail)
     }
 
-    /// The first byte from `at` on that is no white space.
+    /// The first byte at or after `at` that is not white space.
     pub fn first_after(&self, at: u64) -> Option<u8> {
         let mut skip = at as usize;
         for piece in self.pieces() {
@@ -112,12 +113,12 @@ impl Rope {
         None
     }
 
-    /// This body with some ranges replaced; the rest is shared, not copied. The edits come sorted and do not overlap. An edit
-    /// that breaks this, or reaches past the end, applies to what is left of its range.
+    /// A copy with some ranges replaced. All other bytes are shared, not copied. The edits are sorted and do not overlap. An
+    /// edit that breaks this rule, or passes the end, applies to the remaining part of its range.
     pub fn edited(&self, edits: &[Edit]) -> Self {
         let mut edited = Self { hold: self.hold.clone(), ..Self::new() };
         let mut edits = edits.iter().peekable();
-        // Bytes of the body up to here are in `edited` or replaced.
+        // The bytes before this offset are in `edited` or replaced.
         let mut done = 0;
         let mut start = 0;
         for piece in self.pieces() {
@@ -148,7 +149,7 @@ impl Rope {
         edited
     }
 
-    /// Adds a piece at the end as it is: an edit makes at most two small ones.
+    /// Adds a piece without copying: an edit makes at most two small pieces.
     fn keep(&mut self, piece: Bytes) {
         self.len += piece.len() as u64;
         if !piece.is_empty() {
@@ -163,18 +164,18 @@ impl Rope {
     }
 }
 
-/// A [`Rope`] on its way out, a frame a piece.
+/// A [`Rope`] as an HTTP body: one frame for each piece.
 #[derive(Debug)]
 pub struct RopeBody {
     pieces: IntoIter<Bytes>,
     left: u64,
-    /// Whom to tell that it is being sent.
+    /// Set when the first piece is taken.
     taken: Option<Arc<AtomicBool>>,
     _hold: Option<Arc<ByteReservation>>,
 }
 
 impl RopeBody {
-    /// Notes in `taken` that the first of it was taken to be sent: until then nothing of the request is on its way.
+    /// Sets `taken` when the connection takes the first piece. Until then nothing of the request has been sent.
     #[must_use]
     pub fn telling(self, taken: Arc<AtomicBool>) -> Self {
         Self { taken: Some(taken), ..self }

@@ -1,30 +1,30 @@
-//! Reads the lines of an event stream that passes. Only looks; keeps nothing of it.
+//! Finds the events of an event stream while the stream passes. Keeps none of its bytes.
 //!
-//! The framing is the whole of the HTML standard's: LF, CR or CRLF, a byte-order mark in front, comments, any number of
-//! `data` lines. `event`, `id` and `retry` are not looked at, as clients go by the `type` in the data.
+//! The framing follows the HTML standard: LF, CR or CRLF, an optional byte-order mark, comments, any number of `data`
+//! lines. `event`, `id` and `retry` are ignored, because clients use the `type` in the data.
 
 use memchr::memchr2;
 
 const MARK: &[u8] = b"\xEF\xBB\xBF";
 const DATA: &[u8] = b"data:";
 
-/// What the tap saw.
+/// A part of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SsePart<'a> {
-    /// A piece of the event's data. Between two `data` lines stands one `\n`.
+    /// A piece of the event's data. One `\n` separates two `data` lines.
     Data(&'a [u8]),
-    /// The event is over. Comes only after data.
+    /// The end of the event. Events without data are not reported.
     End,
 }
 
-/// Where in a line we are.
+/// The position in a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Line {
-    /// So many bytes of the mark were seen; only at the very start.
+    /// In the byte-order mark, after this many bytes. Only at the start of the stream.
     Mark(usize),
-    /// So many bytes of `data:` were seen and nothing else.
+    /// The line consists of this many bytes of `data:` so far.
     Name(usize),
-    /// After `data:`; one space may follow that is not data.
+    /// After `data:`. One space may follow that is not part of the data.
     Space,
     /// In the data.
     Data,
@@ -32,11 +32,11 @@ enum Line {
     Skip,
 }
 
-/// Finds the events in a stream that is fed piece by piece.
+/// Finds the events in a stream that arrives in pieces.
 #[derive(Debug)]
 pub struct EventFinder {
     line: Line,
-    /// The last byte was a CR: a LF now belongs to it.
+    /// The last byte was a CR. A LF that follows belongs to it.
     after_cr: bool,
     /// The event has a `data` line.
     has_data: bool,
@@ -49,7 +49,7 @@ impl Default for EventFinder {
 }
 
 impl EventFinder {
-    /// Looks at the next piece, and calls `see` for every part of it.
+    /// Reads the next piece and calls `see` for each part of an event.
     pub fn feed(&mut self, mut piece: &[u8], mut see: impl FnMut(SsePart<'_>)) {
         while let Some(&byte) = piece.first() {
             if std::mem::take(&mut self.after_cr) && byte == b'\n' {
@@ -105,7 +105,7 @@ impl EventFinder {
         }
     }
 
-    /// Call at the clean end of the stream: an event without its blank line is looked at, too.
+    /// Call at the clean end of the stream. An event without its empty line counts, too.
     pub fn finish(&mut self, mut see: impl FnMut(SsePart<'_>)) {
         if std::mem::take(&mut self.has_data) {
             see(SsePart::End);

@@ -1,4 +1,4 @@
-//! Turns bytes of text into tokens, where no provider tells them.
+//! Estimates the tokens of a text from its bytes, for answers without usage.
 //!
 //! The rates come from the tokenizer `o200k_base`, and docs/charges.md states their error.
 
@@ -17,7 +17,7 @@ const OTHER: u64 = 2;
 /// Twelfths of a token in a token.
 const WHOLE: u64 = 12;
 
-/// Text, counted by the kind of its bytes. UTF-8 may be cut anywhere between two pieces.
+/// An estimate of the tokens of a text. Pieces may cut a UTF-8 character anywhere.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TextTally {
     twelfths: u64,
@@ -46,7 +46,7 @@ impl TextTally {
         }
     }
 
-    /// All of both.
+    /// The sum of two estimates.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
         Self { twelfths: self.twelfths.saturating_add(other.twelfths) }
@@ -70,13 +70,13 @@ fn is_mark(byte: u8) -> bool {
         || byte.wrapping_sub(b'{') <= b'~' - b'{'
 }
 
-/// Bytes of a request that are looked at together to tell an encoded file from text.
+/// The block size for telling an encoded file from text, in bytes.
 const BLOCK: usize = 256;
 
-/// Bytes of a body that look like an encoded file (base64) and not like text: whole blocks without a space, a quote or another
-/// mark of text. `piece` is the next piece of the body.
+/// The bytes of `piece` that look like an encoded file (base64): whole blocks without a space, a quote or another mark of
+/// text.
 pub fn encoded_bytes(piece: &[u8]) -> u64 {
-    // Text has a space or a quote within a few bytes, so that nearly every block is told by its first bytes.
+    // Text has a space or a quote within a few bytes, so the first bytes decide nearly every block.
     let is_encoded = |block: &&[u8]| {
         block.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'-' | b'_' | b'='))
     };

@@ -1,6 +1,6 @@
-//! What can be wrong with a text.
+//! Errors of a JSON text.
 
-/// Why a text was refused, and where. Says nothing of the text's contents.
+/// Why a text is refused, and the position. Contains nothing of the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{kind} (at byte {at})")]
 pub struct JsonError {
@@ -10,13 +10,13 @@ pub struct JsonError {
     pub at: u64,
 }
 
-/// What is wrong with a text. `name` is the field as it is documented.
+/// The kind of error. `name` is the documented name of the field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum JsonErrorKind {
     /// Nothing, or whitespace only.
     #[error("there is no JSON, the text is empty")]
     Empty,
-    /// UTF-8's or UTF-16's.
+    /// A byte-order mark of UTF-8 or UTF-16.
     #[error("the JSON begins with a byte-order mark; it must be plain UTF-8")]
     ByteOrderMark,
     /// The top level is something else.
@@ -34,23 +34,23 @@ pub enum JsonErrorKind {
     /// Nested deeper than the scanner's limit.
     #[error("the JSON is nested too deeply")]
     TooDeep,
-    /// A key that is acted on stands twice in its object.
-    #[error("a field stands twice in the JSON")]
+    /// An object has a key twice that Tidegate uses.
+    #[error("the JSON contains a field twice")]
     Repeated {
         /// The key.
         name: &'static str,
     },
-    /// A key differs from one that is acted on by letter case only.
+    /// A key differs only in letter case from one that Tidegate uses.
     #[error("a field of the JSON is written in another letter case")]
     LetterCase {
         /// The key that it resembles.
         name: &'static str,
     },
-    /// More references to stored state than are looked up for one request.
+    /// More references to stored state than the limit of one request.
     #[error("the JSON refers to too many stored objects")]
     TooManyReferences,
     /// A byte below 0x20 inside a string.
-    #[error("a string of the JSON holds a control byte; write it as an escape")]
+    #[error("a string of the JSON contains a control byte; write it as an escape")]
     ControlByte {
         /// The path's last name, where the string stands at a path.
         name: Option<&'static str>,
@@ -61,7 +61,7 @@ pub enum JsonErrorKind {
         /// The path's last name, where the string stands at a path.
         name: Option<&'static str>,
     },
-    /// A key beside one that is acted on is not text.
+    /// A key in an object whose keys Tidegate uses is not text.
     #[error("a field name in the JSON is not valid text")]
     InvalidKey,
 }

@@ -2,8 +2,8 @@
 
 use memchr::memchr2;
 
-/// Where the first `"` or `\` is. Most strings end, and most escapes follow, within a few bytes, where a call of memchr costs
-/// more than the search: two words are tried first.
+/// The position of the first `"` or `\`. Two words are searched first: most strings end within a few bytes, where a call of
+/// memchr costs more than the search.
 #[inline]
 pub(super) fn quote_or_backslash(bytes: &[u8]) -> Option<usize> {
     let mut at = 0;

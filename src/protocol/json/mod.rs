@@ -1,9 +1,9 @@
 //! An incremental JSON scanner: a fixed set of paths in, their byte ranges and small values out.
 //!
-//! It is the only reader of JSON on the data path, for requests and answers alike. Structure, literals and numbers are held
-//! strictly to RFC 8259. Strings that no path asks for are not unescaped; a scanner that refuses ambiguous texts checks that they
-//! are UTF-8 without control bytes. Nothing is joined, nothing recurses, and what is kept is bounded whatever the text: a split of
-//! the input never changes the result.
+//! The scanner is the only reader of JSON on the data path, for requests and answers alike. Structure, literals and numbers
+//! must follow RFC 8259 strictly. Strings that no path selects are not unescaped; a scanner that refuses ambiguous texts also
+//! checks that they are UTF-8 without control bytes. The scanner joins no pieces and does not recurse. Its memory is bounded for
+//! every text. The result does not depend on how the input is split.
 
 mod error;
 mod find;
@@ -30,7 +30,7 @@ use watch::PathWatch;
 pub use watch::{DuplicatePolicy, Paths};
 pub(super) use watch::{bits, folded};
 
-/// What may come next.
+/// What the scanner expects next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     /// The top-level object.
@@ -53,7 +53,7 @@ enum State {
     SkipEscaped,
     /// The rest of a string that is read.
     Text,
-    /// The rest of a string that is passed on in pieces.
+    /// The rest of a string that is reported in pieces.
     Pieces,
     /// The rest of a literal.
     Literal,
@@ -63,27 +63,27 @@ enum State {
     End,
 }
 
-/// Scans one JSON text, fed piece by piece: for its paths, and for what `S` seeks at every depth.
+/// Scans one JSON text that arrives in pieces: for its paths, and for what the visitor `S` requests at every depth.
 #[derive(Debug)]
 pub struct Scanner<S = ()> {
     state: State,
     /// Bytes of the text before the current piece.
     base: u64,
-    /// The string that is being read or skipped is a key.
+    /// Whether the current string is a key.
     is_key: bool,
-    /// Where the key or scalar that is being read began.
+    /// The offset at which the current key or scalar began.
     token_at: u64,
-    /// What is left of the literal that is being read, and what it means.
+    /// The remaining bytes of the current literal, and its value.
     literal: (&'static [u8], Value),
     text: Text,
     nesting: Nesting,
     max_depth: u64,
     watch: PathWatch,
     seek: S,
-    /// The bytes of all strings are checked: parsers read invalid ones in different ways, so that they could hide something.
+    /// Whether the bytes of all strings are checked. Parsers read invalid strings in different ways, so one could hide something.
     checks_bytes: bool,
     utf8: Utf8,
-    /// The current piece holds control bytes, which may stand between tokens only.
+    /// Whether the current piece contains control bytes, which are allowed only between tokens.
     has_control: bool,
     failed: Option<JsonError>,
 }
@@ -96,7 +96,7 @@ impl Scanner {
 }
 
 impl<S: KeyVisitor> Scanner<S> {
-    /// A scanner for these paths, and for what `seek` asks for.
+    /// A scanner for these paths, with a visitor.
     pub fn seeking(paths: &'static Paths, repeats: DuplicatePolicy, seek: S) -> Self {
         Self {
             state: State::Start,
@@ -116,13 +116,13 @@ impl<S: KeyVisitor> Scanner<S> {
         }
     }
 
-    /// The same, but a text nested deeper is an error: one bit a level is what nesting costs.
+    /// Refuses a text that is nested deeper. Each level costs one bit.
     pub fn max_depth(mut self, levels: u64) -> Self {
         self.max_depth = levels;
         self
     }
 
-    /// Reads the next piece. Once it failed, it gives the same error for ever.
+    /// Reads the next piece. After an error, every call returns the same error.
     pub fn feed(&mut self, piece: &[u8]) -> Result<(), JsonError> {
         if !self.checks_bytes {
             return self.read(piece, false).map(|_| ());
@@ -130,7 +130,7 @@ impl<S: KeyVisitor> Scanner<S> {
         let bytes = utf8::classify(piece);
         self.has_control = bytes.control;
         let Some(fault) = self.utf8.check(piece, bytes.high) else { return self.read(piece, false).map(|_| ()) };
-        // The bytes before the fault come first, as they would if each byte came alone.
+        // The bytes before the fault are read first, so that the result does not depend on the split.
         self.read(piece.get(..fault.at).unwrap_or_default(), false)?;
         if fault.before == 0 && !self.in_string() {
             // Between tokens the byte is an error of another kind.
@@ -139,14 +139,14 @@ impl<S: KeyVisitor> Scanner<S> {
         self.fail(JsonErrorKind::InvalidUtf8 { name: self.read_name() }, self.base - fault.before)
     }
 
-    /// Reads the next piece up to the end of a value after which [`KeyVisitor::has_enough`], or to its end; gives whether it stopped.
-    /// What is fed after that begins in the middle of the text: begin a new one.
+    /// Reads the next piece until [`KeyVisitor::has_enough`] at the end of a value, or to the end of the piece. Returns whether it
+    /// stopped early. After an early stop, call [`Scanner::reset`] before the next text.
     pub fn feed_until_enough(&mut self, piece: &[u8]) -> Result<bool, JsonError> {
         self.read(piece, true)?;
         Ok(self.seek.has_enough())
     }
 
-    /// Call at the end of the text: it must be whole.
+    /// Call at the end of the text. Fails if the text is not complete.
     pub fn finish(&mut self) -> Result<(), JsonError> {
         match (self.failed, self.state) {
             (Some(error), _) => Err(error),
@@ -156,27 +156,27 @@ impl<S: KeyVisitor> Scanner<S> {
         }
     }
 
-    /// What was found at path `path` so far.
+    /// The value at path `path`, if it was found.
     pub fn found(&self, path: usize) -> Option<&FoundValue> {
         self.watch.found(path)
     }
 
-    /// What was sought.
+    /// The visitor.
     pub fn sought(&self) -> &S {
         &self.seek
     }
 
-    /// The same, to take something out of it.
+    /// The visitor, mutable.
     pub fn sought_mut(&mut self) -> &mut S {
         &mut self.seek
     }
 
-    /// The text is whole, as far as it was fed: only whitespace may follow.
+    /// Whether the text is complete: only whitespace may follow.
     pub fn is_whole(&self) -> bool {
         self.failed.is_none() && self.state == State::End
     }
 
-    /// Begins a new text with the same paths and buffers.
+    /// Starts a new text with the same paths and buffers.
     pub fn reset(&mut self) {
         self.state = State::Start;
         self.base = 0;
@@ -191,12 +191,12 @@ impl<S: KeyVisitor> Scanner<S> {
         matches!(self.state, State::Skip | State::SkipEscaped | State::Text | State::Pieces)
     }
 
-    /// The last name of the path at which the string stands that is being read, if it stands at one.
+    /// The last name of the path of the current string, if the string is at a path.
     fn read_name(&self) -> Option<&'static str> {
         if self.is_key || !self.watching() { None } else { self.watch.wanted_name() }
     }
 
-    /// Whether these bytes of a string, the first of them at `at`, may stand in it as they are.
+    /// Refuses control bytes among these bytes of a string; `at` is the offset of the first.
     #[inline]
     fn no_control(&self, bytes: &[u8], at: u64) -> Result<(), (JsonErrorKind, u64)> {
         if self.has_control
@@ -226,7 +226,7 @@ impl<S: KeyVisitor> Scanner<S> {
         }
     }
 
-    /// The loop. One turn is one token or one run of a string, not one byte.
+    /// The main loop. Each turn reads one token or one run of a string, not one byte.
     fn run(&mut self, piece: &[u8], stops: bool) -> Result<usize, (JsonErrorKind, u64)> {
         let mut state = self.state;
         let mut i = 0;
@@ -325,17 +325,17 @@ impl<S: KeyVisitor> Scanner<S> {
         Ok(i)
     }
 
-    /// The current container is one in which a path may match.
+    /// Whether a path may match in the current container.
     fn watching(&self) -> bool {
         self.watch.level() == self.nesting.depth()
     }
 
-    /// A path ends at the value that comes next or is being read.
+    /// Whether a path ends at the current or next value.
     fn keeps_value(&self) -> bool {
         self.watching() && self.watch.wants_value()
     }
 
-    /// The length of a literal that ends in this piece and is kept by nobody, as nearly every one.
+    /// The length of a literal that ends in this piece and that no path needs. Nearly every literal is one of these.
     #[inline]
     fn plain_literal(&self, rest: &[u8], byte: u8) -> Option<usize> {
         let literal: &[u8] = match byte {
@@ -347,7 +347,7 @@ impl<S: KeyVisitor> Scanner<S> {
         (rest.starts_with(literal) && !self.keeps_value()).then_some(literal.len())
     }
 
-    /// Takes the byte that begins any other token, and gives what may come next.
+    /// Handles the first byte of any other token. Returns the next state.
     #[inline]
     fn token(&mut self, state: State, byte: u8, at: u64) -> Result<State, (JsonErrorKind, u64)> {
         match (state, byte) {
@@ -365,7 +365,7 @@ impl<S: KeyVisitor> Scanner<S> {
         }
     }
 
-    /// The first byte of a value that is not a string.
+    /// Handles the first byte of a value that is not a string.
     fn value(&mut self, byte: u8, at: u64) -> Result<State, (JsonErrorKind, u64)> {
         if matches!(byte, b'{' | b'[') {
             return self.open(byte == b'{', at);
@@ -387,7 +387,7 @@ impl<S: KeyVisitor> Scanner<S> {
         Ok(State::Literal)
     }
 
-    /// The first byte of the text that is not whitespace.
+    /// Handles the first byte of the text that is not whitespace.
     fn start(&mut self, byte: u8, at: u64) -> Result<State, (JsonErrorKind, u64)> {
         match byte {
             b'{' => {
@@ -396,7 +396,7 @@ impl<S: KeyVisitor> Scanner<S> {
                 self.watch.begin();
                 Ok(State::FirstKey)
             }
-            // UTF-8's and the two of UTF-16.
+            // The byte-order marks of UTF-8 and UTF-16 (both byte orders).
             0xEF | 0xFE | 0xFF if at == 0 => Err((JsonErrorKind::ByteOrderMark, at)),
             _ => Err((JsonErrorKind::NotAnObject, at)),
         }
@@ -429,7 +429,7 @@ impl<S: KeyVisitor> Scanner<S> {
         State::After
     }
 
-    /// One more byte of a literal.
+    /// Handles the next byte of a literal.
     fn literal(&mut self, byte: u8, at: u64) -> Result<State, (JsonErrorKind, u64)> {
         match self.literal.0.split_first() {
             Some((expected, rest)) if *expected == byte => self.literal.0 = rest,
@@ -448,7 +448,7 @@ impl<S: KeyVisitor> Scanner<S> {
         Ok(State::After)
     }
 
-    /// A number ended before `end`.
+    /// Handles the end (before `end`) of a number.
     fn number(&mut self, end: u64) {
         self.seek.scalar();
         if self.seek.wants_number() {

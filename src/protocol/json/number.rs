@@ -1,6 +1,6 @@
 //! The grammar of numbers.
 
-/// What of a number was read.
+/// The part of a number that was read last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Number {
     Minus,
@@ -25,7 +25,7 @@ impl Number {
         }
     }
 
-    /// Reads on; gives how many bytes belong to the number.
+    /// Reads more bytes. Returns how many of them belong to the number.
     pub(super) fn read(mut self, bytes: &[u8]) -> (Self, usize) {
         for (i, &byte) in bytes.iter().enumerate() {
             match self.next(byte) {
@@ -36,7 +36,7 @@ impl Number {
         (self, bytes.len())
     }
 
-    /// It may end here.
+    /// Whether the number may end here.
     pub(super) fn is_whole(self) -> bool {
         matches!(self, Self::Zero | Self::Integer | Self::Fraction | Self::Exponent)
     }

@@ -1,83 +1,84 @@
-//! Names at every depth: what a scanner tells beside its paths.
+//! Visits keys and strings at every depth, beside the paths of a scanner.
 
 use std::ops::Range;
 
 use super::JsonErrorKind;
 
-/// Looks at keys wherever they stand. A scanner tells it of every container, and where it asks for it of keys and strings;
-/// `()` asks for nothing and costs nothing.
+/// Visits keys at every depth. A scanner reports each container, and keys and strings on request. `()` requests nothing and
+/// costs nothing.
 ///
-/// Another one: keep what a level costs small and bounded, as nesting is not; never let a result depend on what a split
-/// changes (a string that is told whole is told once, pieces are told as they come).
+/// For a new implementation: keep the memory for each level small and bounded, because nesting is not bounded. The result must
+/// not depend on how the input is split: a whole string is reported once, pieces are reported as they arrive.
 pub trait KeyVisitor {
-    /// The keys of the innermost object are of interest.
+    /// Whether the keys of the innermost object are requested.
     fn looks(&self) -> bool;
 
-    /// Keys of the innermost object are acted on: one that is no text is refused where texts are refused that two parsers might read in
-    /// two ways.
+    /// Whether Tidegate uses keys of the innermost object. A scanner that refuses ambiguous texts then refuses a key that is not
+    /// text.
     fn checks_keys(&self) -> bool;
 
-    /// A key of the innermost object, unescaped; empty where it is too long for any name, or no text.
+    /// Reports a key of the innermost object, unescaped. Empty if the key is too long for any name, or not text.
     fn key(&mut self, key: &[u8]) -> Result<(), JsonErrorKind>;
 
-    /// What is to be told of a string that comes next as a value. Asked at its begin and at its end.
-    fn wish(&self) -> StringInterest;
+    /// How to report the string value that comes next. The scanner asks at the start and at the end of the string.
+    fn interest(&self) -> StringInterest;
 
-    /// A number or a boolean stands as a value.
+    /// Reports that a value is a number or a boolean.
     fn scalar(&mut self) {}
 
-    /// Whether a number that comes next as a value is told. Asked at its begin and at its end.
+    /// Whether to report the number that comes next. The scanner asks at the start and at the end of the number.
     fn wants_number(&self) -> bool {
         false
     }
 
-    /// Such a number as it is written; `None` where it is too long for any count.
+    /// Reports the text of a requested number. `None` if the number is too long for any count.
     fn number(&mut self, _: Option<&str>) {}
 
-    /// Whether the rest of the text tells nothing more. Asked where a value ended, of readers that may stop there.
+    /// Whether the rest of the text is not needed. The scanner asks at the end of a value, if the caller may stop there.
     fn has_enough(&self) -> bool {
         false
     }
 
-    /// Whether a string that was wished for as a [`StringInterest::Value`] and begins with these bytes, unescaped, may be of interest. Where
-    /// the answer is no, [`KeyVisitor::value`] must find no interest in any string that begins with them.
+    /// Whether a string of interest [`StringInterest::Value`] that begins with these unescaped bytes may be an id. If not,
+    /// [`KeyVisitor::value`] must ignore every string with this beginning.
     fn may_begin_value(&self, begin: &[u8]) -> bool;
 
-    /// Such a string is over; `None` where it is of no interest by its begin, too long for an id, or no text.
+    /// Reports the end of such a string. `None` if its beginning excludes an id, if it is too long for one, or if it is not text.
     fn value(&mut self, range: Range<u64>, text: Option<&[u8]>) -> Result<(), JsonErrorKind>;
 
-    /// A string that was wished for is over; `None` where it is too long for an id, or no text.
+    /// Reports a whole string. `None` if it is too long for an id, or not text.
     fn text(&mut self, range: Range<u64>, text: Option<&str>) -> Result<(), JsonErrorKind>;
 
-    /// The next piece of a string that was wished for in pieces, unescaped.
+    /// Reports the next piece of a string that is reported in pieces, unescaped.
     fn piece(&mut self, piece: &[u8]);
 
-    /// A string that was told in pieces is over. It may hold bytes that are not UTF-8; what else makes a string no text is told.
+    /// Reports the end of a string that was reported in pieces. Its bytes may be invalid UTF-8. `is_text` is false for every other
+    /// fault.
     fn end(&mut self, range: Range<u64>, is_text: bool) -> Result<(), JsonErrorKind>;
 
-    /// A container begins.
+    /// Reports the start of a container.
     fn open(&mut self, object: bool, at: u64) -> Result<(), JsonErrorKind>;
 
-    /// The innermost container ends before `end`.
+    /// Reports that the innermost container ends before `end`.
     fn close(&mut self, end: u64);
 
-    /// A comma of the innermost container.
+    /// Reports a comma of the innermost container.
     fn comma(&mut self, at: u64);
 
-    /// A new text begins.
+    /// Forgets everything before a new text.
     fn clear(&mut self);
 }
 
-/// What is to be told of a string.
+/// How to report a string.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StringInterest {
-    /// Nothing.
+    /// Not at all.
     Nothing,
-    /// It as a whole, if it may be an id.
+    /// As a whole, if it may be an id.
     Value,
-    /// It as a whole, if it is short.
+    /// As a whole, if it is short.
     Text,
-    /// All of it, in pieces.
+    /// Completely, in pieces.
     Pieces,
 }
 
@@ -94,7 +95,7 @@ impl KeyVisitor for () {
         Ok(())
     }
 
-    fn wish(&self) -> StringInterest {
+    fn interest(&self) -> StringInterest {
         StringInterest::Nothing
     }
 

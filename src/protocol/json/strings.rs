@@ -1,9 +1,9 @@
-//! Keys and strings: whether one is skipped, compared where it stands, read, or passed on.
+//! Keys and strings: skipped, compared in place, read, or reported in pieces.
 
 use super::{JsonErrorKind, KeyVisitor, STRING_LIMIT, Scanner, State, StringInterest, Value, find::quote_or_backslash};
 
 impl<S: KeyVisitor> Scanner<S> {
-    /// A run of a string that is skipped, with what ends it. Gives the next state and how much was read.
+    /// Skips a run of a string and the byte that ends the run. Returns the next state and the number of bytes read.
     #[inline]
     pub(super) fn skip(&self, rest: &[u8]) -> (State, usize) {
         match quote_or_backslash(rest) {
@@ -14,9 +14,9 @@ impl<S: KeyVisitor> Scanner<S> {
         }
     }
 
-    /// The text after the quote of a key. Gives the next state and how much was read.
+    /// Reads the text after the quote of a key. Returns the next state and the number of bytes read.
     ///
-    /// A key that ends in this piece and holds no escape, as nearly every one, is compared where it stands.
+    /// Nearly every key ends in this piece and has no escape. Such a key is compared in place.
     #[inline]
     pub(super) fn begin_key(&mut self, rest: &[u8], at: u64) -> Result<(State, usize), (JsonErrorKind, u64)> {
         let run = quote_or_backslash(rest);
@@ -46,29 +46,29 @@ impl<S: KeyVisitor> Scanner<S> {
         }
     }
 
-    /// The text after the quote of a string that is a value. Gives the next state and how much was read.
+    /// Reads the text after the quote of a string value. Returns the next state and the number of bytes read.
     #[inline]
     pub(super) fn begin_string(&mut self, rest: &[u8], at: u64) -> Result<(State, usize), (JsonErrorKind, u64)> {
         self.is_key = false;
-        let wish = self.seek.wish();
-        if wish != StringInterest::Pieces && !self.keeps_value() {
+        let interest = self.seek.interest();
+        if interest != StringInterest::Pieces && !self.keeps_value() {
             let run = quote_or_backslash(rest);
-            if wish == StringInterest::Nothing {
+            if interest == StringInterest::Nothing {
                 return self.skipped(rest, run, at + 1, State::After);
             }
             match run {
-                // Nearly every one: it is looked at where it stands.
+                // Nearly every string: it is reported in place.
                 Some(run) if rest[run] == b'"' => {
                     let (text, range) = (&rest[..run], at..at + run as u64 + 2);
                     self.no_control(text, at + 1)?;
-                    let told = match wish {
+                    let reported = match interest {
                         StringInterest::Value => self.seek.value(range, Some(text)),
                         _ => self.seek.text(range, plain(text)),
                     };
-                    told.map_err(|kind| (kind, at))?;
+                    reported.map_err(|kind| (kind, at))?;
                     return Ok((State::After, run + 1));
                 }
-                _ if wish == StringInterest::Text => {}
+                _ if interest == StringInterest::Text => {}
                 // At the end of a piece it may turn out to be empty.
                 run if !rest.is_empty() && !self.seek.may_begin_value(&rest[..run.unwrap_or(rest.len())]) => {
                     self.seek.value(at..at, None).map_err(|kind| (kind, at))?;
@@ -79,10 +79,10 @@ impl<S: KeyVisitor> Scanner<S> {
         }
         self.token_at = at;
         self.text.begin(false);
-        Ok((if wish == StringInterest::Pieces { State::Pieces } else { State::Text }, 0))
+        Ok((if interest == StringInterest::Pieces { State::Pieces } else { State::Text }, 0))
     }
 
-    /// Passes over the beginning of a string of which the first quote or backslash is at `run`: to its end, if that is it.
+    /// Skips a string up to `run`, the position of the first quote or backslash; to its end if `run` is a quote.
     #[inline]
     fn skipped(
         &self,
@@ -94,13 +94,13 @@ impl<S: KeyVisitor> Scanner<S> {
         self.no_control(&rest[..run.unwrap_or(rest.len())], at)?;
         Ok(match run {
             Some(run) if rest[run] == b'"' => (next, run + 1),
-            // The backslash is looked at again.
+            // The next state reads the backslash again.
             Some(run) => (State::Skip, run),
             None => (State::Skip, rest.len()),
         })
     }
 
-    /// A key ended that has an escape, is long, or came in pieces.
+    /// Handles the end of a key that has an escape, is long, or arrived in pieces.
     pub(super) fn long_key(&mut self) -> Result<(), JsonErrorKind> {
         let key = match self.text.key() {
             Ok(Some(key)) => key.as_bytes(),
@@ -119,10 +119,10 @@ impl<S: KeyVisitor> Scanner<S> {
         Ok(())
     }
 
-    /// A string that is read ended before `end`.
+    /// Handles the end (before `end`) of a string that was read.
     pub(super) fn string(&mut self, end: u64) -> Result<(), JsonErrorKind> {
         let range = self.token_at..end;
-        match self.seek.wish() {
+        match self.seek.interest() {
             StringInterest::Text => self.seek.text(range, self.text.short())?,
             StringInterest::Value => self.seek.value(range, self.text.short().map(str::as_bytes))?,
             StringInterest::Nothing | StringInterest::Pieces => {}
@@ -133,7 +133,7 @@ impl<S: KeyVisitor> Scanner<S> {
         Ok(())
     }
 
-    /// A string that was passed on ended before `end`. Of its contents a path learns nothing.
+    /// Handles the end (before `end`) of a string that was reported in pieces. A path does not get its contents.
     pub(super) fn pieces_end(&mut self, end: u64) -> Result<(), JsonErrorKind> {
         self.seek.end(self.token_at..end, self.text.is_valid())?;
         if self.keeps_value() {

@@ -1,8 +1,8 @@
-//! Reads one string (or number) into a small buffer, whatever its length and however it is cut.
+//! Reads one string (or number) of any length into a small buffer. Pieces may cut the string anywhere.
 
 use super::{NUMBER_LIMIT, STRING_LIMIT, Value, find::quote_or_backslash};
 
-/// Where in an escape we are.
+/// The position in an escape.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Escape {
     #[default]
@@ -18,13 +18,13 @@ enum Escape {
 pub(super) struct Text {
     kept: Vec<u8>,
     escape: Escape,
-    /// A high surrogate that waits for its low one.
+    /// A high surrogate without its low surrogate yet.
     high: Option<u16>,
-    /// It is over the limit.
+    /// Whether the string is longer than the limit.
     long: bool,
-    /// It is no text.
+    /// Whether the string is not text.
     invalid: bool,
-    /// It is to be checked to its end, even where it is over the limit.
+    /// Whether the string is checked to its end, even beyond the limit.
     check_all: bool,
 }
 
@@ -38,7 +38,7 @@ impl Text {
         self.check_all = check_all;
     }
 
-    /// Reads up to and with the closing quote; gives how much was read and whether it was closed.
+    /// Reads up to and including the closing quote. Returns the number of bytes read, and whether the quote was among them.
     pub(super) fn read(&mut self, bytes: &[u8]) -> (usize, bool) {
         let mut i = 0;
         while let Some(&byte) = bytes.get(i) {
@@ -63,8 +63,8 @@ impl Text {
         (i, false)
     }
 
-    /// Reads up to and with the closing quote, passes on what is read, and keeps nothing; gives how much was read and whether it
-    /// was closed. Whether the bytes are UTF-8 is not looked at.
+    /// Reads up to and including the closing quote, reports the unescaped bytes to `to`, and keeps nothing. Returns the number of
+    /// bytes read, and whether the quote was among them. Does not check UTF-8.
     pub(super) fn pass(&mut self, bytes: &[u8], mut to: impl FnMut(&[u8])) -> (usize, bool) {
         let mut i = 0;
         while let Some(&byte) = bytes.get(i) {
@@ -95,17 +95,17 @@ impl Text {
         (i, false)
     }
 
-    /// Nothing in it made it no text, as far as was looked.
+    /// Whether the checked part of the string is text.
     pub(super) fn is_valid(&self) -> bool {
         !self.invalid
     }
 
-    /// The string, if it was short enough to be kept and is text.
+    /// The string, if it is within the limit and is text.
     pub(super) fn short(&self) -> Option<&str> {
         if self.invalid || self.long { None } else { std::str::from_utf8(&self.kept).ok() }
     }
 
-    /// The key, if it was short enough to be kept; `Err` if it is no text.
+    /// The key, if it is within the limit; `Err` if it is not text.
     pub(super) fn key(&self) -> Result<Option<&str>, ()> {
         let text = std::str::from_utf8(&self.kept);
         match (self.invalid, self.long, text) {
@@ -149,27 +149,27 @@ impl Text {
         }
     }
 
-    /// What comes may still change the result.
+    /// Whether more bytes may still change the result.
     fn looks(&self) -> bool {
         !self.invalid && (!self.long || self.check_all)
     }
 
-    /// A run without quotes and escapes. A control character may not stand bare; past the limit nobody asks.
+    /// Handles a run without quotes and escapes. A control byte makes the string invalid; beyond the limit it does not matter.
     fn raw(&mut self, mut run: &[u8]) {
         self.lone();
         if !self.check_all {
-            // One byte more than there is room for shows that it is long.
+            // One byte beyond the limit is enough to know that the string is long.
             run = &run[..run.len().min(STRING_LIMIT - self.kept.len() + 1)];
         }
         if self.looks() {
             let checked = if self.check_all { run } else { &run[..run.len().min(STRING_LIMIT - self.kept.len())] };
-            // Without an early way out, which would be one byte at a time.
+            // No early exit: the compiler then checks many bytes at once.
             self.invalid = checked.iter().fold(false, |control, &byte| control | (byte < 0x20));
             self.append(run);
         }
     }
 
-    /// Over the limit: the string is not kept. Where it is checked to its end, only what was cut off inside a character stays.
+    /// The string is longer than the limit and is not kept. If it is checked to its end, only the bytes of a cut character stay.
     fn overflow(&mut self) {
         self.long = true;
         if self.check_all {
@@ -185,7 +185,7 @@ impl Text {
         }
     }
 
-    /// One byte inside an escape; false where it does not belong to it.
+    /// Handles one byte of an escape. Returns false if the byte does not belong to the escape.
     fn escaped(&mut self, byte: u8) -> bool {
         let (digits, value) = match self.escape {
             Escape::Hex(digits, value) => (digits, value),
@@ -219,7 +219,7 @@ impl Text {
         true
     }
 
-    /// One `\uXXXX`.
+    /// Handles one `\uXXXX`.
     fn unit(&mut self, unit: u16) {
         match (self.high.take(), unit) {
             (None, 0xD800..=0xDBFF) => self.high = Some(unit),
@@ -235,7 +235,7 @@ impl Text {
         self.append(char.encode_utf8(&mut [0; 4]).as_bytes());
     }
 
-    /// A high surrogate without its low one.
+    /// Marks the string as invalid if a high surrogate has no low surrogate.
     fn lone(&mut self) {
         if self.high.take().is_some() {
             self.fault();

@@ -1,29 +1,29 @@
 //! Checks that a text is UTF-8, piece by piece.
 
-/// Which bytes a piece holds that need a closer look.
+/// Which bytes of a piece need a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct PieceBytes {
     /// Bytes outside of ASCII.
     pub(super) high: bool,
-    /// Control bytes, line breaks and tabs among them.
+    /// Control bytes, including line breaks and tabs.
     pub(super) control: bool,
 }
 
-/// One pass without a branch, which the compiler turns into a few instructions for 16 bytes. Compact JSON in ASCII, as SDKs send it,
-/// needs nothing else.
+/// Classifies the bytes in one pass without a branch: a few instructions for 16 bytes. Compact ASCII JSON, which SDKs send, needs
+/// no further check.
 pub(super) fn classify(piece: &[u8]) -> PieceBytes {
     let (all, least) = piece.iter().fold((0, u8::MAX), |(all, least), byte| (all | byte, least.min(*byte)));
     PieceBytes { high: all >= 0x80, control: least < 0x20 }
 }
 
-/// A character that was cut by the end of a piece.
+/// The beginning of a character that the end of a piece has cut.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Utf8 {
     cut: [u8; 3],
     len: usize,
 }
 
-/// Where a text stops being UTF-8.
+/// The position of invalid UTF-8.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Utf8Error {
     /// Bytes of the piece before the fault.
@@ -33,7 +33,7 @@ pub(super) struct Utf8Error {
 }
 
 impl Utf8 {
-    /// Checks the next piece; `high` says whether a byte in it is not ASCII.
+    /// Checks the next piece. `high`: whether the piece contains a byte outside of ASCII.
     pub(super) fn check(&mut self, piece: &[u8], high: bool) -> Option<Utf8Error> {
         let begun = self.len;
         let mut rest = piece;
@@ -44,7 +44,7 @@ impl Utf8 {
             character[self.len] = byte;
             match std::str::from_utf8(&character[..=self.len]) {
                 Ok(_) => self.len = 0,
-                // Four bytes are a character or none: there is room for the third.
+                // Incomplete with fewer than four bytes: the character needs one more byte.
                 Err(error) if error.error_len().is_none() && self.len < self.cut.len() => {
                     self.cut[self.len] = byte;
                     self.len += 1;

@@ -1,4 +1,4 @@
-//! What a scan gives.
+//! The results of a scan.
 
 use std::ops::Range;
 
@@ -8,12 +8,12 @@ pub const STRING_LIMIT: usize = 512;
 /// Numbers with more bytes than this are not kept. Every `u64` and `f64` that a program writes is shorter.
 pub const NUMBER_LIMIT: usize = 64;
 
-/// What stands at a path.
+/// The value at a path, with its position.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FoundValue {
-    /// Bytes of the value in the whole text, quotes and brackets included.
+    /// The byte range of the value in the whole text, including quotes and brackets.
     pub range: Range<u64>,
-    /// The value, where it is small.
+    /// The value. Long and compound values are only marked as such.
     pub value: Value,
 }
 
@@ -24,15 +24,15 @@ pub enum Value {
     Null,
     /// `true` or `false`
     Bool(bool),
-    /// A number as it is written.
+    /// The text of a number.
     Number(Box<str>),
-    /// A number over [`NUMBER_LIMIT`].
+    /// A number longer than [`NUMBER_LIMIT`].
     LongNumber,
     /// A string, unescaped.
     String(Box<str>),
-    /// A string over [`STRING_LIMIT`]; not checked past the limit.
+    /// A string longer than [`STRING_LIMIT`]. Not checked beyond the limit.
     LongString,
-    /// A string that is no text: a lone surrogate, an unknown escape, a bare control character, bytes that are not UTF-8.
+    /// A string that is not text: a lone surrogate, an unknown escape, a raw control byte, or invalid UTF-8.
     InvalidString,
     /// An object.
     Object,

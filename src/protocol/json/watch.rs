@@ -1,32 +1,33 @@
-//! Matches keys to paths and keeps what stands there.
+//! Matches keys to paths and keeps the values at the paths.
 
 use std::{borrow::Cow, ops::Range};
 
 use super::{FoundValue, JsonErrorKind, Value};
 
-/// More than any reader here needs, and one machine word of bits.
+/// The most paths of one set: more than any reader needs, and one machine word of bits.
 const MAX_PATHS: usize = 32;
 
-/// `response.usage.output_tokens_details.reasoning_tokens` is the longest there is.
+/// The most names of one path: `response.usage.output_tokens_details.reasoning_tokens` has four.
 const MAX_SEGMENTS: usize = 4;
 
-/// Names are shorter than this. One in other letters may take three bytes for one, and still fits what is kept of a key.
+/// Names are shorter than this. With letters outside of ASCII a name takes up to three times the bytes, which still fits the
+/// kept part of a key.
 const MAX_NAME: usize = 32;
 
-/// A set of paths: each a list of object keys from the top level down.
+/// A set of paths. A path is a list of object keys, from the top level down.
 #[derive(Debug)]
 pub struct Paths {
     paths: &'static [&'static [&'static str]],
     /// The paths that end at a level, by level.
     ends: [u32; MAX_SEGMENTS],
-    /// The paths whose name at a level has a length, by level and length: most keys are told from all of them by it.
+    /// By level and length: the paths whose name at this level has this length. The length excludes most keys from all paths.
     by_len: [[u32; MAX_NAME]; MAX_SEGMENTS],
     /// The paths to which [`DuplicatePolicy::Refuse`] applies.
     strict: u32,
 }
 
 impl Paths {
-    /// Up to 32 paths, no two alike, of one to four short ASCII names. Meant for a `static`: more or longer ones do not compile there.
+    /// Up to 32 different paths of one to four short ASCII names. Meant for a `static`: other paths do not compile there.
     pub const fn new(paths: &'static [&'static [&'static str]]) -> Self {
         assert!(paths.len() <= MAX_PATHS);
         let mut ends = [0; MAX_SEGMENTS];
@@ -47,8 +48,8 @@ impl Paths {
         Self { paths, ends, by_len, strict: u32::MAX }
     }
 
-    /// The same; the paths from this place on are hints. Nothing depends on whether another parser reads them alike, so that the last
-    /// one counts and none is refused.
+    /// Makes the paths from this index on hints. It does not matter whether another parser reads a hint alike, so the last value
+    /// counts and no text is refused because of a hint.
     pub const fn hints_from(mut self, place: usize) -> Self {
         assert!(place < MAX_PATHS);
         self.strict = (1 << place) - 1;
@@ -56,18 +57,18 @@ impl Paths {
     }
 }
 
-/// What to do about keys that two parsers might read in two ways.
+/// How to handle keys that two parsers might read in two ways.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DuplicatePolicy {
-    /// Refuse the text: for what we act on. A name on a path may stand once in its object, in its own letters only (Go reads
-    /// names in any letter case), and every name beside it must be text.
+    /// Refuse the text: for fields that Tidegate uses. An object may contain a name of a path once, in its exact letter case (Go
+    /// reads names in any letter case). Every other name in that object must be text.
     Refuse,
-    /// Take the last, as most parsers do: for what we only look at. Names match exactly. A value that an earlier object of the
-    /// same name gave stays where a later one gives none.
+    /// Take the last value, as most parsers do: for fields that Tidegate only observes. Names match exactly. A value from an
+    /// earlier object of the same name stays if a later object has none.
     LastWins,
 }
 
-/// Where in the paths the scanner is. Only objects on the way to a path count as levels; `level` of them are open.
+/// The position of the scanner in the paths. Only objects on the way to a path are levels; `level` of them are open.
 #[derive(Debug)]
 pub(super) struct PathWatch {
     paths: &'static Paths,
@@ -77,14 +78,14 @@ pub(super) struct PathWatch {
     live: [u32; MAX_SEGMENTS],
     /// By level: the paths whose name was seen in this object.
     seen: [u32; MAX_SEGMENTS],
-    /// By level: the paths that want the value that is being read.
+    /// By level: the paths that end at the current value.
     wanted: [u32; MAX_SEGMENTS],
-    /// By level: where that value began, if it is a container.
+    /// By level: the offset of that value, if it is a container.
     began: [u64; MAX_SEGMENTS],
-    /// The paths that go on inside the value that comes next.
+    /// The paths that continue inside the next value.
     deeper: u32,
     found: Vec<Option<FoundValue>>,
-    /// Those of `found` that are set.
+    /// The indices of `found` that are set.
     set: u32,
 }
 
@@ -115,29 +116,29 @@ impl PathWatch {
         self.found.get(path).and_then(Option::as_ref)
     }
 
-    /// How many objects on the way to a path are open.
+    /// The number of open objects on the way to a path.
     pub(super) fn level(&self) -> u64 {
         self.level as u64
     }
 
-    /// A key is to be checked to its end.
+    /// Whether keys are checked to their end.
     pub(super) fn checks_keys(&self) -> bool {
         self.refuse
     }
 
-    /// Some path ends at the value that comes next.
+    /// Whether a path ends at the next value.
     pub(super) fn wants_value(&self) -> bool {
         self.wanted[self.level - 1] != 0
     }
 
-    /// The last name of the path that ends at the value that is being read.
+    /// The last name of the path that ends at the current value.
     pub(super) fn wanted_name(&self) -> Option<&'static str> {
         let level = self.level.checked_sub(1)?;
         let path = self.paths.paths.get(self.wanted[level].trailing_zeros() as usize)?;
         path.get(level).copied()
     }
 
-    /// The top-level object begins.
+    /// Starts the top-level object.
     pub(super) fn begin(&mut self) {
         let all = self.paths.ends.iter().fold(0, |all, ends| all | ends);
         self.enter(all);
@@ -153,12 +154,12 @@ impl PathWatch {
         }
     }
 
-    /// The object of the innermost level ends.
+    /// Ends the object of the innermost level.
     pub(super) fn leave(&mut self) {
         self.level -= 1;
     }
 
-    /// A key of the innermost level, unescaped; empty where it is too long for any path.
+    /// Handles a key of the innermost level, unescaped. Empty if the key is too long for any path.
     #[inline]
     pub(super) fn key(&mut self, key: &[u8]) -> Result<(), JsonErrorKind> {
         let level = self.level - 1;
@@ -192,7 +193,7 @@ impl PathWatch {
         self.paths.strict & (1 << path) != 0
     }
 
-    /// A key that is not ASCII is none of the names; nor may it be one to a parser that folds letters.
+    /// Refuses a key outside of ASCII that a parser which folds letters would read as a name of a path.
     fn no_other_letters(&self, live: u32, key: &[u8]) -> Result<(), JsonErrorKind> {
         let Some(folded) = folded(key) else { return Ok(()) };
         let same_len = self.paths.by_len[self.level - 1].get(folded.len()).copied().unwrap_or_default();
@@ -205,7 +206,7 @@ impl PathWatch {
         Ok(())
     }
 
-    /// A container begins as a value of the innermost level.
+    /// Starts a container that is a value of the innermost level.
     pub(super) fn open(&mut self, object: bool, at: u64) {
         self.began[self.level - 1] = at;
         if object {
@@ -213,15 +214,15 @@ impl PathWatch {
         }
     }
 
-    /// A container that is a value of the innermost level has ended.
+    /// Ends a container that is a value of the innermost level.
     pub(super) fn close(&mut self, end: u64, value: Value) {
         self.put(self.began[self.level - 1]..end, value);
     }
 
-    /// A value of the innermost level has ended.
+    /// Ends a value of the innermost level.
     pub(super) fn put(&mut self, range: Range<u64>, value: Value) {
         let wanted = std::mem::take(&mut self.wanted[self.level - 1]);
-        // One at most: no two paths are alike.
+        // At most one path: all paths are different.
         if let Some(found) = self.found.get_mut(wanted.trailing_zeros() as usize) {
             *found = Some(FoundValue { range, value });
         }
@@ -239,15 +240,15 @@ pub(in crate::protocol) fn bits(set: impl Into<u64>) -> impl Iterator<Item = usi
     })
 }
 
-/// A key as Go's `encoding/json` compares it, but for its letter case: that parser takes a field by its name in any letter case, and two
-/// letters outside of ASCII fold into it, `ſ` (U+017F) into `s` and the Kelvin sign (U+212A) into `k`. `None` for a key with any other
-/// letter outside of ASCII: it is like no name here.
+/// The key with the two letters outside of ASCII replaced that Go's `encoding/json` folds into ASCII: `ſ` (U+017F) into `s`, the
+/// Kelvin sign (U+212A) into `k`. Go compares names in any letter case. `None` for a key with any other letter outside of ASCII:
+/// no name here equals such a key.
 #[inline]
 pub(in crate::protocol) fn folded(key: &[u8]) -> Option<Cow<'_, [u8]>> {
     if key.is_ascii() { Some(Cow::Borrowed(key)) } else { from_unicode(key) }
 }
 
-/// UTF-8 of the two letters.
+/// The two letters in UTF-8.
 const LONG_S: &[u8] = "\u{17F}".as_bytes();
 const KELVIN_SIGN: &[u8] = "\u{212A}".as_bytes();
 

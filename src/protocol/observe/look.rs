@@ -40,11 +40,11 @@ impl KeyVisitor for Look {
     }
 
     #[inline]
-    fn wish(&self) -> StringInterest {
+    fn interest(&self) -> StringInterest {
         // No name is both a reference and text, but for encrypted content, of which both want the pieces.
-        match self.learner.wish() {
-            StringInterest::Nothing => self.reading.wish(),
-            wish => wish,
+        match self.learner.interest() {
+            StringInterest::Nothing => self.reading.interest(),
+            interest => interest,
         }
     }
 
@@ -79,20 +79,20 @@ impl KeyVisitor for Look {
         if let Some(text) = text {
             self.reading.text(text);
         }
-        if self.learner.wish() == StringInterest::Text { self.learner.text(range, text) } else { Ok(()) }
+        if self.learner.interest() == StringInterest::Text { self.learner.text(range, text) } else { Ok(()) }
     }
 
     #[inline]
     fn piece(&mut self, piece: &[u8]) {
         self.reading.piece(piece);
-        if self.learner.wish() == StringInterest::Pieces {
+        if self.learner.interest() == StringInterest::Pieces {
             self.learner.piece(piece);
         }
     }
 
     fn end(&mut self, range: Range<u64>, is_text: bool) -> Result<(), JsonErrorKind> {
         self.reading.end();
-        if self.learner.wish() == StringInterest::Pieces { self.learner.end(range, is_text) } else { Ok(()) }
+        if self.learner.interest() == StringInterest::Pieces { self.learner.end(range, is_text) } else { Ok(()) }
     }
 
     fn open(&mut self, object: bool, at: u64) -> Result<(), JsonErrorKind> {

@@ -204,7 +204,7 @@ impl Reading {
     }
 
     #[inline]
-    pub(super) fn wish(&self) -> StringInterest {
+    pub(super) fn interest(&self) -> StringInterest {
         match self.rule().take {
             ValueRule::Nothing => StringInterest::Nothing,
             ValueRule::Text(_) | ValueRule::Other => StringInterest::Pieces,

@@ -258,7 +258,7 @@ impl<C: Collect> KeyVisitor for Finder<C> {
     }
 
     #[inline]
-    fn wish(&self) -> StringInterest {
+    fn interest(&self) -> StringInterest {
         match self.taken() {
             None if self.grammar.strict => StringInterest::Value,
             None => StringInterest::Nothing,
