@@ -1,7 +1,8 @@
-//! A circuit breaker: whether attempts may use an upstream, a credential, or either of them for one model.
+//! One gate: whether something may be asked. An upstream has a gate as a whole, each credential has one, and each model has
+//! one at either of them.
 //!
-//! In service -> ejected (for a time) -> half-open (one request probes) -> in service, or ejected again for longer. A read of
-//! the health state costs two loads. A lock, held for nanoseconds, guards the counts.
+//! In service -> out (for a time) -> on probation (one request probes) -> in service, or out again for longer. Reading
+//! how a gate stands costs two loads; the counts behind it are kept under a lock that is held for nanoseconds.
 
 mod refusal;
 
@@ -26,18 +27,19 @@ use crate::{
     },
 };
 
-/// The cooldown after a 429 without `Retry-After`. Each further one in a row doubles it, up to the maximum.
+/// A 429 without `Retry-After`: first this long, twice as long each further time in a row, but no longer than that.
 const COOLDOWN: Duration = Duration::from_secs(1);
 const COOLDOWN_MAX: Duration = Duration::from_secs(30);
 
-/// After this time without an answer to a probe, a second probe starts: an answer that is not streamed takes minutes.
+/// A probe that has said nothing for this long lets another one through: an answer that is not streamed takes minutes,
+/// and whoever is back should not wait for it.
 const PROBE_WITHIN: Duration = Duration::from_secs(30);
 
-/// The ejection after the first refusal of a credential. Long enough that requests in progress use other candidates, short
-/// enough that a provider's mistake costs little. Then one request asks for the second proof.
+/// After the first refusal of a credential: long enough that requests which are under way go elsewhere, short enough that
+/// a slip of the provider's costs little. Then one request asks for the second proof.
 const REFUSED_ONCE: Duration = Duration::from_secs(10);
 
-/// A circuit breaker.
+/// A gate.
 #[derive(Debug)]
 pub(super) struct CircuitBreaker {
     began: Instant,
@@ -68,7 +70,7 @@ struct BreakerState {
     failed_probe: Option<(KeyId, Instant)>,
 }
 
-/// What an attempt reports to the breaker at its end.
+/// What an attempt may have to tell the gate when it is over.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct BreakerPass {
     epoch: u64,
@@ -213,7 +215,8 @@ impl CircuitBreaker {
         self.is_current(pass).then(|| self.restore(&mut state, now))?
     }
 
-    /// An attempt succeeded. A refusal of the request itself (not `paid`) proves nothing of the credential or its money.
+    /// An attempt succeeded. An answer that says no to its request (not `paid`) shows that the upstream works, and
+    /// nothing of the credential or its money.
     pub(super) fn succeeded(&self, pass: BreakerPass, key: KeyId, now: Instant, paid: bool) -> Option<HealthChange> {
         if !self.troubled.load(Ordering::Acquire) {
             return None;
@@ -235,7 +238,8 @@ impl CircuitBreaker {
         change
     }
 
-    /// An attempt failed. `alone`: whether no other key shares the breaker, where the breaker does not know the keys.
+    /// An attempt failed. Attempts are counted from the first fault on. `alone` tells whether no other key shares the gate,
+    /// where the gate does not know the keys itself.
     pub(super) fn failed(
         &self,
         pass: BreakerPass,
@@ -248,6 +252,7 @@ impl CircuitBreaker {
         self.troubled.store(true, Ordering::Release);
         state.tally.failed(key, now);
         let accuser = match self.standing(now) {
+            // The end of what began before it went out, or went there for want of better: nothing new.
             HealthState::Out { left, .. } if !left.is_zero() => None,
             HealthState::Out { .. } | HealthState::Probation(_) if !self.is_current(pass) => None,
             HealthState::Out { .. } | HealthState::Probation(_) => {
@@ -269,7 +274,8 @@ impl CircuitBreaker {
         Some(self.eject(&mut state, now, health, dice))
     }
 
-    /// Ejects for failures counted elsewhere, unless it is ejected: for a pause of this length, or as `Faults`.
+    /// It goes out because of what was counted elsewhere, unless it is out already: for a pause of this length, or for
+    /// faults.
     pub(super) fn widened(
         &self,
         now: Instant,

@@ -17,8 +17,8 @@ pub trait KeyVisitor {
     /// two ways.
     fn checks_keys(&self) -> bool;
 
-    /// A key of the innermost object, unescaped; empty where it is too long for any name, or no text.
-    fn key(&mut self, key: &[u8]) -> Result<(), JsonErrorKind>;
+    /// A key of the innermost object, unescaped; empty where it is too long for any name, or no text. `at` is where its quote stands.
+    fn key(&mut self, key: &[u8], at: u64) -> Result<(), JsonErrorKind>;
 
     /// What is to be told of a string that comes next as a value. Asked at its begin and at its end.
     fn wish(&self) -> StringInterest;
@@ -90,7 +90,7 @@ impl KeyVisitor for () {
         false
     }
 
-    fn key(&mut self, _: &[u8]) -> Result<(), JsonErrorKind> {
+    fn key(&mut self, _: &[u8], _: u64) -> Result<(), JsonErrorKind> {
         Ok(())
     }
 
