@@ -38,7 +38,9 @@ pub(super) enum LearnResult {
     Renewed(StoredOrigin),
     /// It was known.
     Known,
-    /// It is somebody else's, or of another account.
+    /// It is somebody else's in this account.
+    Shared,
+    /// It is of another account.
     Taken,
 }
 
@@ -120,8 +122,11 @@ impl OriginTable {
                 shard.put(reference, entry, most);
                 return LearnResult::New(entry);
             };
-            if known.origin.account != origin.account || !known.origin.owner.shares_with(origin.owner) {
+            if known.origin.account != origin.account {
                 return LearnResult::Taken;
+            }
+            if !known.origin.owner.shares_with(origin.owner) {
+                return LearnResult::Shared;
             }
             match shard.use_again(reference, known, life, most) {
                 Some(entry) => LearnResult::Renewed(entry),
@@ -236,7 +241,7 @@ mod tests {
         assert_eq!(memory.recall(r, a.owner, at(100)), None);
         assert_eq!(memory.learn(r, a, at(100)), LearnResult::New(entry(a, 100)));
         assert_eq!(memory.learn(r, a, at(100 + DAY / 2)), LearnResult::Known);
-        assert_eq!(memory.learn(r, b, at(101)), LearnResult::Taken);
+        assert_eq!(memory.learn(r, b, at(101)), LearnResult::Shared);
         assert_eq!(memory.learn(r, origin(2, "a", None), at(101)), LearnResult::Taken, "another account");
         // Others name it as often as they like: it does not live longer for that.
         let later = 100 + 29 * DAY;
@@ -337,7 +342,7 @@ mod tests {
                         prop_assert_eq!(known, None);
                         first.insert(number, origin);
                     }
-                    LearnResult::Taken => prop_assert_ne!(known, Some(origin)),
+                    LearnResult::Shared | LearnResult::Taken => prop_assert_ne!(known, Some(origin)),
                     _ => prop_assert_eq!(known, Some(origin)),
                 }
             }

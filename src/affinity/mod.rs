@@ -8,6 +8,7 @@ mod decide;
 mod keeping;
 mod lookups;
 mod memory;
+mod met;
 
 use std::{
     collections::VecDeque,
@@ -35,6 +36,7 @@ use crate::{
 use self::{
     lookups::Lookups,
     memory::{LearnResult, OriginTable},
+    met::{Met, Rare},
 };
 
 pub use decide::{Decision, LookedUpReference, ReferenceRole, decide};
@@ -64,6 +66,7 @@ pub fn most_bytes(entries: usize) -> u64 {
 #[derive(Debug)]
 pub struct AffinityMemory {
     memory: OriginTable,
+    met: Met,
     ttl_s: AtomicU32,
     /// Rows of the store.
     most_rows: AtomicU64,
@@ -116,6 +119,17 @@ impl Recalled {
     }
 }
 
+/// Something that an answer teaches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lesson {
+    /// What was named.
+    pub reference: Reference,
+    /// The provider made it, and the answer holds nothing of a caller's.
+    pub is_made: bool,
+    /// Its text does not tell its kind.
+    pub is_opaque: bool,
+}
+
 /// How much was learned up to here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use = "with a shared store, what is new is waited for before anybody hears of it: Origins::shared"]
@@ -154,6 +168,7 @@ impl AffinityMemory {
     fn new(settings: &config::AffinitySettings, shared: bool, condition: Arc<AffinityStatus>) -> Self {
         Self {
             memory: OriginTable::new(settings.max_entries, Arc::clone(&condition)),
+            met: Met::default(),
             ttl_s: AtomicU32::new(ttl_s(settings.ttl)),
             most_rows: AtomicU64::new(settings.max_entries as u64 * ROWS),
             is_shared: shared,
@@ -177,17 +192,37 @@ impl AffinityMemory {
     /// Remembers where references came from, `now` being the time since 1970-01-01 UTC. Never waits: who asks for them next
     /// in this process finds them. Where one is somebody else's, or of another account, it stays so.
     pub fn learn(&self, references: &[Reference], origin: Origin, now: Duration) -> LearnedCount {
+        let lesson = |reference: &Reference| Lesson { reference: *reference, is_made: false, is_opaque: false };
+        self.learn_each(&references.iter().map(lesson).collect::<Vec<_>>(), origin, now)
+    }
+
+    /// The same of what an answer teaches. An account may give the same id to several owners, as a relay does that keeps answers, or
+    /// one whose ids are constant: each of them may use what he got. The first one keeps it, the others are remembered beside him.
+    pub fn learn_each(&self, lessons: &[Lesson], origin: Origin, now: Duration) -> LearnedCount {
         let life = self.life(now);
         let (mut rows, mut new, mut taken) = (Vec::new(), 0, 0);
-        for reference in references {
-            match self.memory.learn(*reference, origin, life) {
+        for lesson in lessons {
+            let learned = self.memory.learn(lesson.reference, origin, life);
+            if lesson.is_opaque {
+                self.meet(Rare::Opaque, life, &mut rows);
+            }
+            let (reference, learned) = match learned {
+                LearnResult::Shared if lesson.is_made => {
+                    taken += 1;
+                    self.meet(Rare::Shared, life, &mut rows);
+                    let beside = lesson.reference.for_owner(origin.owner);
+                    (beside, self.memory.learn(beside, origin, life))
+                }
+                learned => (lesson.reference, learned),
+            };
+            match learned {
                 LearnResult::New(entry) => {
                     new += 1;
-                    rows.push((*reference, entry));
+                    rows.push((reference, entry));
                 }
-                LearnResult::Renewed(entry) => rows.push((*reference, entry)),
+                LearnResult::Renewed(entry) => rows.push((reference, entry)),
                 LearnResult::Known => {}
-                LearnResult::Taken => taken += 1,
+                LearnResult::Shared | LearnResult::Taken => taken += 1,
             }
         }
         self.condition.learned.fetch_add(new, Ordering::Relaxed);
@@ -195,6 +230,21 @@ impl AffinityMemory {
         let mark = self.waiting.push(rows, &self.condition);
         // Nobody waits for what others know already.
         if new > 0 { mark } else { LearnedCount(0) }
+    }
+
+    /// Something rare was met: that is remembered as long as what it is about.
+    fn meet(&self, rare: Rare, life: EntryLifetime, rows: &mut Vec<(Reference, StoredOrigin)>) {
+        self.met.note(rare);
+        if let LearnResult::New(entry) | LearnResult::Renewed(entry) =
+            self.memory.learn(rare.mark(), Rare::ORIGIN, life)
+        {
+            rows.push((rare.mark(), entry));
+        }
+    }
+
+    /// Whether upstreams give ids whose text does not tell their kind, so that requests have to be searched for such texts.
+    pub fn has_opaque(&self) -> bool {
+        self.met.has(Rare::Opaque)
     }
 
     /// Counts references of an answer that had too many to learn them all.
@@ -213,6 +263,7 @@ impl AffinityMemory {
                 Some(origin) if origin.owner.shares_with(by) => Recalled::Own(origin),
                 others => {
                     asked.push((place, *reference));
+                    asked.extend(self.beside(*reference, by).map(|beside| (place, beside)));
                     Recalled::CannotTell(others)
                 }
             });
@@ -221,8 +272,12 @@ impl AffinityMemory {
             self.condition.asked.fetch_add(asked.len() as u64, Ordering::Relaxed);
             let answers = self.ask(asked.iter().map(|(_, reference)| *reference).collect(), by).await;
             for ((place, reference), stored) in asked.into_iter().zip(answers.into_iter().flatten()) {
-                if let Some(recalled) = recalled.get_mut(place) {
-                    *recalled = self.judge(reference, *recalled, stored, by);
+                let is_beside = references.get(place) != Some(&reference);
+                match recalled.get_mut(place) {
+                    // What stands beside another owner's says nothing where it is not there.
+                    Some(_) if is_beside && stored.is_none() => {}
+                    Some(recalled) => *recalled = self.judge(reference, *recalled, stored, by),
+                    None => {}
                 }
             }
         }
@@ -243,16 +298,29 @@ impl AffinityMemory {
     fn remembered(&self, references: &[Reference], by: Owner, now: Duration) -> Vec<Option<Origin>> {
         let life = self.life(now);
         let mut renewed = Vec::new();
-        let recall = |reference: &Reference| {
-            let known = self.memory.recall(*reference, by, life)?;
+        let mut recall = |reference: Reference| {
+            let known = self.memory.recall(reference, by, life)?;
             if known.renewed {
-                renewed.push((*reference, known.entry));
+                renewed.push((reference, known.entry));
             }
             Some(known.entry.origin)
         };
-        let origins = references.iter().map(recall).collect();
+        let is_his = |origin: &Origin| origin.owner.shares_with(by);
+        let either = |reference: &Reference| {
+            let first = recall(*reference);
+            match self.beside(*reference, by).filter(|_| !first.as_ref().is_some_and(is_his)) {
+                Some(beside) => recall(beside).filter(is_his).or(first),
+                None => first,
+            }
+        };
+        let origins = references.iter().map(either).collect();
         let _ = self.waiting.push(renewed, &self.condition);
         origins
+    }
+
+    /// Where it is remembered that `by` got the id of a reference which is another owner's, too.
+    fn beside(&self, reference: Reference, by: Owner) -> Option<Reference> {
+        self.met.has(Rare::Shared).then(|| reference.for_owner(by))
     }
 
     fn count(&self, recalled: &[Recalled]) {

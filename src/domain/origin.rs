@@ -28,6 +28,8 @@ pub enum Kind {
     Skill = 9,
     /// A value of the header `x-codex-turn-state`: bound to its account like `encrypted_content`.
     TurnState = 10,
+    /// An object that somebody names by a text which does not tell its kind, as a UUID does not.
+    Opaque = 11,
 }
 
 impl Kind {
@@ -44,6 +46,7 @@ impl Kind {
             Self::Encrypted => "encrypted",
             Self::Skill => "skill",
             Self::TurnState => "turn_state",
+            Self::Opaque => "object",
         }
     }
 }
@@ -58,6 +61,15 @@ impl Reference {
     pub fn new(kind: Kind, text: &[u8]) -> Self {
         let mut hash = ReferenceHash::new(kind);
         hash.update(text);
+        hash.end()
+    }
+
+    /// What is remembered of this one for an owner who got it after another owner had it.
+    pub fn for_owner(self, owner: Owner) -> Self {
+        // No kind has this number, so that this is the hash of no text.
+        let mut hash = ReferenceHash(Sha256::new_with_prefix([u8::MAX]));
+        hash.update(&self.0);
+        hash.update(&if owner.group == 0 { owner.key } else { owner.group }.to_be_bytes());
         hash.end()
     }
 }

@@ -122,7 +122,10 @@ pub(super) async fn attempt(
             settlement.attempted(since, AttemptResult::Status(response.status()));
             let mut reply = judge(proxy.clock, tables, settlement, since, lease, endpoint, response).await?;
             let succeeded = reply.head.status.is_success();
-            reply.lessons = account.filter(|_| succeeded).map(|account| proxy.learning.lessons(account, call.owner));
+            // Where no stranger uses the account, whoever names what it holds owns that.
+            let unowned = Some(call.unowned).filter(|_| tables.keys.strangers_use(index));
+            let lessons = |account| proxy.learning.lessons(account, call.owner, unowned.cloned());
+            reply.lessons = account.filter(|_| succeeded).map(lessons);
             let hold = hold && failover_on.empty && succeeded;
             return if hold { Box::pin(first_byte(settlement, since, reply)).await } else { Ok(reply) };
         }

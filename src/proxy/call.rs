@@ -1,11 +1,16 @@
 //! The request of a client, and how it is written for an upstream.
 
+use std::sync::Arc;
+
 use http::{HeaderMap, HeaderValue, Method, Request, Uri, header::CONTENT_LENGTH};
 
 use super::{place::BodyCuts, read_on::ClientPresence, receive::RequestedModel};
 use crate::{
     config,
-    domain::{endpoint::Resource, origin::Owner},
+    domain::{
+        endpoint::Resource,
+        origin::{Owner, Reference},
+    },
     protocol::body::{Edit, Rope, RopeBody, json_string},
     upstream::{
         Credential,
@@ -27,6 +32,8 @@ pub(super) struct Call<'a> {
     pub(super) telling_usage: Option<Edit>,
     /// Whose is what comes of it.
     pub(super) owner: Owner,
+    /// What it names that is not known to be the owner's: an answer that repeats it makes it nobody's.
+    pub(super) unowned: &'a Arc<[Reference]>,
     /// The account that issued the turn state among the headers, if that is known.
     pub(super) turn_issuer: Option<u64>,
     /// Where the call may outlive its client.

@@ -170,6 +170,12 @@ impl ApiError {
         Self::new(Problem::InvalidModel, format!("`model` {why}")).about("model")
     }
 
+    /// A lenient upstream would read another model than the one that is checked.
+    pub(super) fn model_in_query() -> Self {
+        Self::new(Problem::InvalidQuery, "`model` stands in the query. Name the model in the body alone.")
+            .about("model")
+    }
+
     /// The key has a budget, which a request whose cost is not known could overspend.
     pub(super) fn unpriced_model(model: Option<&str>) -> Self {
         const HELP: &str = "and this key has a budget. Use a model with a price, or ask the operator to add one to [[prices]] \

@@ -29,6 +29,7 @@ use crate::{
         endpoint::{AnswerShape, Endpoint, RequestBodyKind, Surface},
     },
     limits::{Costs, Permit, Refused, Size},
+    protocol::references::query,
     routing::{self, Candidate, ExclusionReason, Route},
     upstream::headers::TURN_STATE,
 };
@@ -49,7 +50,7 @@ where
     // Kept to the end: a reload never changes a request under way.
     let tables = proxy.tables();
     let mut closing = Closing::from(tables.open(&arrival));
-    let admitted = admit(&tables, &arrival, &mut closing, endpoint, request).await;
+    let admitted = admit(proxy, &tables, &arrival, &mut closing, endpoint, request).await;
     let read_on = admitted.as_ref().ok().and_then(|admitted| proxy.read_on(&tables, admitted, &arrival));
     let (closing, obtained) = match admitted {
         Err(refusal) => (closing, Err(refusal)),
@@ -98,6 +99,7 @@ impl Admitted {
 
 /// Everything up to the end of the request.
 async fn admit<B>(
+    proxy: &Proxy,
     tables: &Tables,
     arrival: &RequestArrival,
     closing: &mut Closing,
@@ -119,6 +121,10 @@ where
     // What the body is said to be, also before a byte of it is read.
     let has_body = endpoint.carries() != RequestBodyKind::Nothing && !body.is_end_stream();
     request_head::check(&head.headers, has_body).map_err(|refusal| refusal.leaving(&body))?;
+    if endpoint.carries() == RequestBodyKind::Model && head.uri.query().is_some_and(|query| query::has(query, "model"))
+    {
+        return Err(ApiError::model_in_query().leaving(&body));
+    }
 
     // Admit requests, of a minute and at once.
     let admitted = tables.limits.admit(caller.index).await;
@@ -132,7 +138,8 @@ where
     // Read the body: bounded, decoded, scanned piece by piece.
     let (timeouts, max) = (&tables.timeouts, tables.max_body_bytes);
     let memory = tables.body_memory.get(caller.index).ok_or_else(ApiError::internal)?;
-    let received = receive::receive(body, endpoint, &head.headers, timeouts, max, memory).await?;
+    let received =
+        receive::receive(body, endpoint, &head.headers, timeouts, max, memory, proxy.origins.has_opaque()).await?;
     settlement.outcome().bytes_up = received.rope.len();
     Ok(Admitted { caller, endpoint, head, received })
 }
@@ -183,7 +190,7 @@ async fn obtain(
         // Both at once, so that nobody waits twice for a slow memory. Boxed, as it is rare.
         true => Box::pin(async { tokio::join!(placing, proxy.learning.issuer(&head.headers, caller.owner)) }).await,
     };
-    let Destination { route, account, first, cuts } = placed?;
+    let Destination { route, account, first, cuts, unowned } = placed?;
     let outcome = settlement.outcome();
     // Only now, as the log may show the names of models that were found to lead somewhere, and no others.
     outcome.model = received.model.as_ref().map(|model| Arc::from(&*model.name));
@@ -230,7 +237,9 @@ async fn obtain(
     let (query, headers, owner, cuts) = (head.uri.query(), &head.headers, caller.owner, &cuts);
     let requires_usage = (caller.require_usage || route.require_usage) && endpoint.shape() == AnswerShape::Completion;
     let telling_usage = requires_usage.then(|| received.telling_usage()).flatten();
-    let call = Call { resource, query, headers, body, cuts, model, telling_usage, owner, turn_issuer, presence };
+    let unowned = &unowned;
+    let call =
+        Call { resource, query, headers, body, cuts, model, telling_usage, owner, unowned, turn_issuer, presence };
     let wish = FailoverRequest { key: owner.key, model: asked };
     Failover::new(proxy, tables, settlement, &route, wish, choice).run(&call).await
 }

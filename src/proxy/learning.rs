@@ -15,7 +15,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 
 use crate::{
-    affinity::{AffinityMemory, LearnedCount, Recalled},
+    affinity::{AffinityMemory, LearnedCount, Lesson, Recalled},
     domain::{
         clock::Clock,
         origin::{Kind, Origin, Owner, Reference},
@@ -37,9 +37,16 @@ impl WorkerAffinity {
         Self { origins, clock }
     }
 
-    /// For an answer to `owner`, by a credential of `account`.
-    pub(super) fn lessons(self: &Arc<Self>, account: u64, owner: Owner) -> AffinityRecorder {
-        AffinityRecorder { learning: Arc::clone(self), origin: Origin { account, owner }, in_vain: false }
+    /// For an answer to `owner`, by a credential of `account`. Of what is `unowned`, sorted, an answer teaches nothing: its request named
+    /// that, so that the answer may only repeat it.
+    pub(super) fn lessons(
+        self: &Arc<Self>,
+        account: u64,
+        owner: Owner,
+        unowned: Option<Arc<[Reference]>>,
+    ) -> AffinityRecorder {
+        let unowned = unowned.filter(|unowned| !unowned.is_empty());
+        AffinityRecorder { learning: Arc::clone(self), origin: Origin { account, owner }, unowned, in_vain: false }
     }
 
     fn learn(&self, references: &[Reference], origin: Origin) -> LearnedCount {
@@ -63,11 +70,21 @@ fn turn_state(headers: &HeaderMap) -> Vec<Reference> {
     values.map(|value| Reference::new(Kind::TurnState, value.as_bytes())).collect()
 }
 
+/// What is remembered of something that was learned: by its kind, and by its value alone.
+fn lessons(learned: &AnswerReference) -> impl Iterator<Item = Lesson> {
+    let &AnswerReference { reference, by_value, is_made, .. } = learned;
+    let is_opaque = by_value.is_some_and(|(kind, _)| kind == Kind::Opaque);
+    let by_value = by_value.map(|(_, reference)| Lesson { reference, is_made, is_opaque });
+    [Lesson { reference, is_made, is_opaque: false }].into_iter().chain(by_value)
+}
+
 /// What one answer teaches.
 #[derive(Debug)]
 pub(super) struct AffinityRecorder {
     learning: Arc<WorkerAffinity>,
     origin: Origin,
+    /// What the request named without owning it.
+    unowned: Option<Arc<[Reference]>>,
     /// Others were waited for in vain: this answer does not do so again.
     in_vain: bool,
 }
@@ -83,8 +100,13 @@ impl AffinityRecorder {
 
     /// Learns of the body.
     pub(super) fn body(&self, learned: &[AnswerReference]) -> LearnedCount {
-        let references: Vec<_> = learned.iter().map(|learned| learned.reference).collect();
-        self.learning.learn(&references, self.origin)
+        let is_new = |learned: &&AnswerReference| {
+            let unowned = self.unowned.as_deref().unwrap_or_default();
+            let by_value = learned.by_value.map(|(_, reference)| reference);
+            !by_value.iter().chain([&learned.reference]).any(|named| unowned.binary_search(named).is_ok())
+        };
+        let lessons: Vec<_> = learned.iter().filter(is_new).flat_map(lessons).collect();
+        self.learning.origins.learn_each(&lessons, self.origin, self.learning.clock.since_epoch())
     }
 
     /// So many references had no room.

@@ -1,6 +1,6 @@
 //! Where a request goes: to the account that holds the state which it refers to, else to where its model leads.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
@@ -9,7 +9,7 @@ use super::{
     error::ApiError,
     forward::Admitted,
     home::home_of,
-    refers::{LocatedReference, recall, refers},
+    refers::{LocatedReference, recall, refers, unowned},
 };
 use crate::{
     affinity::{self, Decision, LookedUpReference},
@@ -18,7 +18,7 @@ use crate::{
     domain::{
         affinity::PlacementResult,
         endpoint::{Endpoint, RequestBodyKind, Resource},
-        origin::Kind,
+        origin::{Kind, Reference},
         standing::{EjectionCause, HealthState},
     },
     metering::Settlement,
@@ -39,6 +39,8 @@ pub(super) struct Destination<'a> {
     pub(super) first: Option<u64>,
     /// What is cut out of its body.
     pub(super) cuts: BodyCuts,
+    /// What the request names that is not known to be its caller's.
+    pub(super) unowned: Arc<[Reference]>,
 }
 
 /// What is cut out of the body of a request.
@@ -59,7 +61,7 @@ impl BodyCuts {
 
 impl<'a> Destination<'a> {
     fn free(route: Route<'a>) -> Self {
-        Self { route, account: None, first: None, cuts: BodyCuts::default() }
+        Self { route, account: None, first: None, cuts: BodyCuts::default(), unowned: Arc::default() }
     }
 }
 
@@ -141,7 +143,7 @@ impl<'a> PlacementRequest<'a, '_> {
     }
 
     async fn with_state(self, proxy: &Proxy, settlement: &mut Settlement) -> Result<Destination<'a>, ApiError> {
-        let refers = refers(self.admitted, self.resource);
+        let refers = refers(self.admitted, self.resource, proxy.origins.has_opaque());
         let named = recall(proxy, self.admitted, &refers).await?;
         let mut free = Some(self.free());
         let decision = affinity::decide(&named, |account| self.refuses_unknown(account, free.as_ref()));
@@ -191,7 +193,7 @@ impl<'a> PlacementRequest<'a, '_> {
             self.tables.metrics.placed(placed);
         }
         settlement.outcome().pinned = kind;
-        place
+        place.map(|place| Destination { unowned: unowned(&refers, &named), ..place })
     }
 
     /// Where its model lets it go on without what one account alone understands: to this account first, and elsewhere without that, if

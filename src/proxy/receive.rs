@@ -87,7 +87,7 @@ pub(super) struct RequestedModel {
     pub(super) range: Range<u64>,
 }
 
-/// Reads the body, into memory that `memory` grants as it arrives.
+/// Reads the body, into memory that `memory` grants as it arrives. With `opaque`, random texts may be ids ([`RequestScan::new`]).
 pub(super) async fn receive<B>(
     body: B,
     endpoint: Endpoint,
@@ -95,6 +95,7 @@ pub(super) async fn receive<B>(
     timeouts: &Timeouts,
     max_bytes: u64,
     memory: &ByteShare,
+    opaque: bool,
 ) -> Result<ReceivedBody, ApiError>
 where
     B: Body<Data = Bytes, Error: Error + 'static> + Send + Unpin,
@@ -108,7 +109,7 @@ where
         return Err(ApiError::too_large(max_bytes));
     }
     let expected = if coding.is_none() { body.size_hint().exact() } else { None };
-    let mut scan = BodyScan::new(max_bytes, memory, coding, expected, endpoint);
+    let mut scan = BodyScan::new(max_bytes, memory, coding, expected, RequestScan::new(endpoint, opaque), endpoint);
     // Only the first step is reserved: a client that says a length and then sends slowly keeps others out of nothing. A
     // body that would not fit now is refused before its client sends it.
     if !memory.has_room(expected.unwrap_or_default()) || !scan.hold(expected.unwrap_or_default().min(STEP)) {
@@ -257,10 +258,11 @@ impl<'a> BodyScan<'a> {
         memory: &'a ByteShare,
         coding: Option<Coding>,
         expected: Option<u64>,
+        scanner: RequestScan,
         endpoint: Endpoint,
     ) -> Self {
         Self {
-            scanner: RequestScan::new(endpoint),
+            scanner,
             names_model: endpoint.carries() == RequestBodyKind::Model,
             rope: Rope::new(),
             max_bytes,

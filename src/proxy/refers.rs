@@ -1,6 +1,6 @@
 //! What a request refers to, and what the memory says of each.
 
-use std::{collections::HashSet, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use super::{Proxy, error::ApiError, forward::Admitted};
 use crate::{
@@ -29,7 +29,7 @@ pub(super) struct LocatedReference<'b> {
 }
 
 /// All that a request refers to: in the path, in the query, then in the body.
-pub(super) fn refers<'b>(admitted: &'b Admitted, resource: &Resource<'_>) -> Vec<LocatedReference<'b>> {
+pub(super) fn refers<'b>(admitted: &'b Admitted, resource: &Resource<'_>, opaque: bool) -> Vec<LocatedReference<'b>> {
     let path = resource.names().enumerate().map(|(place, (kind, id))| LocatedReference {
         kind,
         role: if place == 0 { ReferenceRole::LookedUp } else { ReferenceRole::Within },
@@ -37,7 +37,7 @@ pub(super) fn refers<'b>(admitted: &'b Admitted, resource: &Resource<'_>) -> Vec
         used: None,
         is_asked: true,
     });
-    let query = query::references(admitted.query(), resource.endpoint.has_ids());
+    let query = query::references(admitted.query(), resource.endpoint.has_ids(), opaque);
     let query = query.into_iter().map(|used| {
         let role = if used.is_cursor { ReferenceRole::Within } else { ReferenceRole::Perhaps };
         LocatedReference { kind: used.kind, role, reference: Some(used.reference), used: None, is_asked: true }
@@ -79,14 +79,15 @@ pub(super) async fn recall(
     refers: &[LocatedReference<'_>],
 ) -> Result<Vec<LookedUpReference>, ApiError> {
     let has_to_be_asked = |refers: &LocatedReference<'_>| refers.is_asked && refers.kind != Kind::Encrypted;
-    let count = |is_counted: &dyn Fn(&LocatedReference<'_>) -> bool| {
-        let counted = refers.iter().filter(|refers| has_to_be_asked(refers) && is_counted(refers));
-        counted.map(|refers| refers.reference).collect::<HashSet<_>>().len()
-    };
-    if count(&|refers| refers.role != ReferenceRole::Perhaps) > MOST_LOOKED_UP {
+    // One pass for both: each object once, and whether it has to be looked up.
+    let mut distinct: HashMap<Option<Reference>, bool> = HashMap::new();
+    for refers in refers.iter().filter(|refers| has_to_be_asked(refers)) {
+        *distinct.entry(refers.reference).or_default() |= refers.role != ReferenceRole::Perhaps;
+    }
+    if distinct.values().filter(|is_looked_up| **is_looked_up).count() > MOST_LOOKED_UP {
         return Err(ApiError::too_many_references());
     }
-    let mut left = MOST_LOOKED_UP.saturating_sub(count(&|_| true));
+    let mut left = MOST_LOOKED_UP.saturating_sub(distinct.len());
     let mut is_asked: Vec<bool> = refers.iter().map(has_to_be_asked).collect();
     for (asked, refers) in is_asked.iter_mut().zip(refers).rev() {
         if !*asked && refers.is_asked && left > 0 {
@@ -118,4 +119,12 @@ pub(super) async fn recall(
         LookedUpReference { kind: refers.kind, role, recalled }
     };
     Ok(refers.iter().zip(&is_asked).map(named).collect())
+}
+
+/// What a request names that is not known to be its caller's, sorted: an answer that repeats it says nothing of whose it is.
+pub(super) fn unowned(refers: &[LocatedReference<'_>], named: &[LookedUpReference]) -> Arc<[Reference]> {
+    let others = refers.iter().zip(named).filter(|(_, named)| !matches!(named.recalled, Recalled::Own(_)));
+    let mut unowned: Vec<Reference> = others.filter_map(|(refers, _)| refers.reference).collect();
+    unowned.sort_unstable();
+    unowned.into()
 }

@@ -75,8 +75,16 @@ fn is_harmless(parameter: &[u8]) -> bool {
         Some(at) => (&parameter[..at], &parameter[at + 1..]),
         None => (parameter, &b""[..]),
     };
-    if !name.trim_ascii().eq_ignore_ascii_case(b"charset") {
+    // A charset in parts, or with a language (RFC 2231), which HTTP does not have, is read as none by some: none is known to be UTF-8.
+    let (plain, extended) = match name.iter().position(|byte| *byte == b'*') {
+        Some(at) => (&name[..at], true),
+        None => (name, false),
+    };
+    if !plain.trim_ascii().eq_ignore_ascii_case(b"charset") {
         return true;
+    }
+    if extended {
+        return false;
     }
     let value = value.trim_ascii();
     let quoted = value.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\""));

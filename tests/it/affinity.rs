@@ -24,6 +24,7 @@ mod by_id;
 mod fair;
 mod lost;
 mod pins;
+mod shapes;
 mod survives;
 mod tenancy;
 

@@ -126,6 +126,26 @@ async fn a_key_with_a_budget_may_not_use_a_model_without_a_price() {
     }
 }
 
+/// A name that only looks like one with a price, as with letters of another script, leads where a wildcard leads, and has no price
+/// there.
+#[tokio::test]
+async fn a_name_that_only_looks_like_a_priced_one_has_no_price() {
+    let mut upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
+    let mut config = priced(&upstream.base_url(), &["100CNY/day"]);
+    config.models = vec![model("real", &[(0, None)]), model("*", &[(0, None)])];
+    let gateway = Gateway::start(config);
+    assert_eq!(gateway.connect().await.create(r#"{"model":"real"}"#).await.status, 200);
+    upstream.request().await;
+    for name in
+        ["r\u{435}al", "re\u{430}l", "re\u{3b1}l", "\u{433}eal", "rea\u{4cf}", "\u{ff52}eal", "rea\u{2170}", "Real"]
+    {
+        for body in [format!(r#"{{"model":"{name}"}}"#), format!(r#"{{"model":"up/{name}"}}"#)] {
+            gateway.connect().await.create(&body).await.assert_final(400, "unpriced_model", true);
+        }
+    }
+    upstream.assert_untouched(&gateway, "a name without a price").await;
+}
+
 #[tokio::test]
 async fn every_upstream_that_could_be_asked_has_to_have_a_price() {
     let (first, second) =

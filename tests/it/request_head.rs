@@ -51,6 +51,9 @@ async fn json_is_taken_however_it_is_called_and_goes_up_under_our_own_name() {
             "content-type: application/json; profile=\"a,b;charset=utf-7\"; charset=utf-8\r\n",
             "content-type: application/vnd.api+json; version=1\r\n",
             "content-type: text/json\r\n",
+            "content-type: application/vnd.api+json\r\n",
+            // Means nothing for JSON, and goes no further.
+            "content-type: application/json;boundary=x\r\n",
         ] {
             let answer = post(&gateway, &path, header, body).await;
             assert_eq!(answer.status, 200, "{endpoint:?} {header} {answer:?}");
@@ -91,6 +94,11 @@ async fn other_media_types_are_415_and_never_reach_an_upstream() {
             ";charset=utf-8",
             "application/json; charset=utf-7",
             "application/json; charset=\"utf-7\"",
+            "application/json; charset*=utf-7''x",
+            "application/json; charset*=utf-8''utf-7",
+            "application/json; charset*0=utf-; charset*1=7",
+            "application/json; Charset*0*=utf-7''x",
+            "application/json; charset *=utf-7''x",
             "application/json; charset=\"UTF\\-7\"",
             "application/json; charset=utf-16",
             "application/json; charset=iso-8859-1",
@@ -178,6 +186,41 @@ async fn a_header_with_one_meaning_that_stands_twice_is_400() {
     let answer = gateway.connect().await.ask("GET /v1/responses/resp_1", &twice).await;
     answer.assert_final(400, "repeated_header", true);
     upstream.assert_untouched(&gateway, "a request with a repeated header").await;
+}
+
+/// A lenient upstream would read the model in the query, whose price and whose key's models nobody looked at.
+#[tokio::test]
+async fn a_model_in_the_query_is_400() {
+    let mut upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
+    let gateway = Gateway::before(&upstream.base_url());
+    for (endpoint, path, body) in with_json() {
+        for query in [
+            "model=dear",
+            "model=smart",
+            "a=b&model=dear",
+            "model",
+            "MODEL=dear",
+            "Model[]=dear",
+            "model%5B0%5D=dear",
+            "%6dodel=dear",
+            "%256Dodel=dear",
+            "+model+=dear",
+            "a=b;model=dear",
+        ] {
+            let answer = post(&gateway, &format!("{path}?{query}"), "content-type: application/json\r\n", body).await;
+            if endpoint.carries() == RequestBodyKind::Model {
+                answer.assert_final(400, "invalid_query", true);
+                assert_eq!(answer.param().as_deref(), Some("model"), "{endpoint:?} {query}");
+            } else {
+                assert_eq!(answer.status, 200, "{endpoint:?} {query} {answer:?}");
+                upstream.request().await;
+            }
+        }
+    }
+    upstream.assert_untouched(&gateway, "a model in the query").await;
+    for query in ["api-version=2026-01-01", "models=x", "x=model", "x[model]=y"] {
+        assert_eq!(post(&gateway, &format!("/responses?{query}"), "", SMUGGLED).await.status, 200, "{query}");
+    }
 }
 
 /// What goes up of `Idempotency-Key: i-1`, or of another value, for a client key and a model.

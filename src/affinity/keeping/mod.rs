@@ -86,7 +86,7 @@ impl AffinityStoreThread {
         thread::Builder::new().name("affinity".into()).spawn(move || {
             runtime.block_on(async {
                 let (mut reader, mut writer) = (reader, writer);
-                tokio::join!(reader.desk.begin(), writer.desk.begin());
+                tokio::join!(reader.begin(), writer.desk.begin());
                 let _ = tell_open.send(());
                 tokio::join!(reader.run(), writer.run());
             });

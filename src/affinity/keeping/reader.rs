@@ -1,8 +1,8 @@
 //! Answers those who ask the store.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use tokio::select;
+use tokio::{select, time::sleep};
 
 use super::{
     BATCH,
@@ -13,12 +13,41 @@ use crate::{
     store::origins::StoreError,
 };
 
+/// A store that is shared is asked this often what others met, if nobody asks it for more.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
 /// The task.
 pub(super) struct AffinityStoreReader {
     pub(super) desk: StoreClient,
 }
 
 impl AffinityStoreReader {
+    /// Opens the store, and learns what was met before.
+    pub(super) async fn begin(&mut self) {
+        self.desk.begin().await;
+        if self.desk.failures == 0 {
+            self.look().await;
+        }
+    }
+
+    /// Finds out how the store is, and what others met. Returned is whether it is as it should be.
+    async fn look(&mut self) -> bool {
+        let origins = Arc::clone(&self.desk.origins);
+        let asked = origins.met.open();
+        match self.desk.work(|| (), async |store, life| store.recall(&asked, life).await).await {
+            StoreResult::Quickly(found) => {
+                origins.met.hear(&asked, &found);
+                return true;
+            }
+            StoreResult::Slowly(_) => self.desk.fails(SLOW),
+            StoreResult::Failed(error) => {
+                self.desk.fails(error);
+                self.desk.pause().await;
+            }
+        }
+        false
+    }
+
     pub(super) async fn run(mut self) {
         // It could not be opened.
         if self.desk.failures > 0 {
@@ -26,12 +55,18 @@ impl AffinityStoreReader {
         }
         let origins = Arc::clone(&self.desk.origins);
         loop {
+            let looks = origins.is_shared && !origins.met.open().is_empty();
             let batch = select! {
                 biased;
                 _ = self.desk.ended.wait_for(|ended| *ended) => break,
-                batch = origins.lookups.next(BATCH) => batch,
+                batch = origins.lookups.next(BATCH) => Some(batch),
+                () = sleep(LOOK_EVERY), if looks => None,
             };
-            if !self.answer(&origins, batch).await {
+            let is_well = match batch {
+                Some(batch) => self.answer(&origins, batch).await,
+                None => self.look().await,
+            };
+            if !is_well {
                 self.recover().await;
             }
         }
@@ -40,7 +75,9 @@ impl AffinityStoreReader {
     }
 
     /// Reads a batch. Returned is whether the store is as it should be.
-    async fn answer(&mut self, origins: &AffinityMemory, batch: LookupBatch) -> bool {
+    async fn answer(&mut self, origins: &AffinityMemory, mut batch: LookupBatch) -> bool {
+        let (asked, open) = (batch.references.len(), origins.met.open());
+        batch.references.extend(&open);
         let slow = || {
             origins.fails(StoreOperation::Read, true);
             // Nobody is held up any longer.
@@ -49,6 +86,7 @@ impl AffinityStoreReader {
         let references = &batch.references;
         match self.desk.work(slow, async |store, life| store.recall(references, life).await).await {
             StoreResult::Quickly(found) => {
+                origins.met.hear(&open, found.get(asked..).unwrap_or_default());
                 origins.lookups.answer(batch, found);
                 true
             }
@@ -73,13 +111,8 @@ impl AffinityStoreReader {
         while !self.desk.has_ended() {
             // Those who asked before they could know.
             origins.lookups.clear();
-            match self.desk.work(|| (), async |store, life| store.recall(&[], life).await).await {
-                StoreResult::Quickly(_) => return self.desk.works(),
-                StoreResult::Slowly(_) => self.desk.fails(SLOW),
-                StoreResult::Failed(error) => {
-                    self.desk.fails(error);
-                    self.desk.pause().await;
-                }
+            if self.look().await {
+                return self.desk.works();
             }
         }
     }

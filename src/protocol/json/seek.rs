@@ -17,8 +17,9 @@ pub trait KeyVisitor {
     /// text.
     fn checks_keys(&self) -> bool;
 
-    /// Reports a key of the innermost object, unescaped. Empty if the key is too long for any name, or not text.
-    fn key(&mut self, key: &[u8]) -> Result<(), JsonErrorKind>;
+    /// Reports a key of the innermost object, unescaped. Empty if the key is too long for any name, or not text. `at`: the offset of
+    /// its quote.
+    fn key(&mut self, key: &[u8], at: u64) -> Result<(), JsonErrorKind>;
 
     /// How to report the string value that comes next. The scanner asks at the start and at the end of the string.
     fn interest(&self) -> StringInterest;
@@ -91,7 +92,7 @@ impl KeyVisitor for () {
         false
     }
 
-    fn key(&mut self, _: &[u8]) -> Result<(), JsonErrorKind> {
+    fn key(&mut self, _: &[u8], _: u64) -> Result<(), JsonErrorKind> {
         Ok(())
     }
 

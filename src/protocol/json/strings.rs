@@ -33,7 +33,7 @@ impl<S: KeyVisitor> Scanner<S> {
                     self.watch.key(key).map_err(|kind| (kind, at))?;
                 }
                 if looking {
-                    self.seek.key(key).map_err(|kind| (kind, at))?;
+                    self.seek.key(key, at).map_err(|kind| (kind, at))?;
                 }
                 Ok((State::Colon, run + 1))
             }
@@ -114,7 +114,7 @@ impl<S: KeyVisitor> Scanner<S> {
             self.watch.key(key)?;
         }
         if self.seek.looks() {
-            self.seek.key(key)?;
+            self.seek.key(key, self.token_at)?;
         }
         Ok(())
     }

@@ -126,6 +126,7 @@ impl Body {
         let id = id.and_then(|kind| AnswerReference::id(kind, text(body, ID)?));
         // What is a caller's own, too, is not believed where it names more than itself.
         let is_own = |learned: &AnswerReference| all || matches!(learned.kind, Kind::Item | Kind::Encrypted);
-        memory.learn(id.into_iter().chain(found.below(below).filter(is_own)), found.dropped());
+        let learned = id.into_iter().chain(found.below(below).filter(is_own));
+        memory.learn(learned.map(|learned| learned.made(all)), found.dropped());
     }
 }

@@ -32,11 +32,11 @@ impl KeyVisitor for Look {
     }
 
     #[inline]
-    fn key(&mut self, key: &[u8]) -> Result<(), JsonErrorKind> {
+    fn key(&mut self, key: &[u8], at: u64) -> Result<(), JsonErrorKind> {
         if self.reading.looks() {
             self.reading.key(key);
         }
-        if self.learner.looks() { self.learner.key(key) } else { Ok(()) }
+        if self.learner.looks() { self.learner.key(key, at) } else { Ok(()) }
     }
 
     #[inline]

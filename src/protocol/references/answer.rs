@@ -23,8 +23,10 @@
 //! the last kind lets a caller claim an id that nobody here holds, and no other: what was learned stays whose it is.
 
 use super::{
-    finder::{Collect, Finder, Hit, Level, MAX_ID},
+    collect::{Collect, Hit, Level},
+    finder::{Finder, MAX_ID},
     grammar::{Grammar, ObjectKind, Rule, SKIP, StringRule, TOP, at},
+    ids::{kind_of, trimmed},
 };
 use crate::{
     domain::origin::{Kind, Reference},
@@ -111,13 +113,25 @@ pub struct AnswerReference {
     pub kind: Kind,
     /// Its hash.
     pub reference: Reference,
+    /// What its value alone says that it is, where that is something else: by this it is known at places that say no kind.
+    pub by_value: Option<(Kind, Reference)>,
+    /// The answer is about what its provider made, and holds nothing of a caller's.
+    pub is_made: bool,
 }
 
 impl AnswerReference {
     /// The id of a stored object, if it is one.
     pub(in crate::protocol) fn id(kind: Kind, id: &str) -> Option<Self> {
-        let fits = !id.is_empty() && id.len() <= MAX_ID;
-        fits.then(|| Self { kind, reference: Reference::new(kind, id.as_bytes()) })
+        let text = trimmed(id.as_bytes());
+        let own = kind_of(text, true).map(|(own, _)| own).filter(|own| *own != kind);
+        let by_value = own.map(|own| (own, Reference::new(own, text)));
+        let fits = !text.is_empty() && text.len() <= MAX_ID;
+        fits.then(|| Self { kind, reference: Reference::new(kind, text), by_value, is_made: true })
+    }
+
+    /// The same of an answer that may hold what is a caller's.
+    pub(in crate::protocol) fn made(self, is_made: bool) -> Self {
+        Self { is_made, ..self }
     }
 }
 
@@ -160,7 +174,8 @@ impl Candidates {
     }
 
     fn of(grammar: &'static Grammar) -> Learner {
-        Finder::new(grammar, Self { grammar, found: Vec::new(), dropped: 0, before: 0, is_container_file: false })
+        let found = Self { grammar, found: Vec::new(), dropped: 0, before: 0, is_container_file: false };
+        Finder::new(grammar, true, found)
     }
 
     /// What was found below these names at the top.
@@ -181,7 +196,7 @@ impl Collect for Candidates {
             self.dropped += 1;
             return Ok(());
         }
-        let learned = AnswerReference { kind: hit.kind, reference };
+        let learned = AnswerReference { kind: hit.kind, reference, by_value: hit.by_value, is_made: true };
         self.found.push(AnswerCandidate { below: self.grammar.rules[below].name, learned });
         Ok(())
     }

@@ -10,8 +10,9 @@
 //! | | `prompt.id` | prompt |
 //! | | `prompt.variables.*.file_id` | file |
 //! | | `input[].id` (see the module `whole`) | item |
-//! | | `input[].encrypted_content`, and anywhere in an item | encrypted |
-//! | | `input[].content[].file_id`, `input[].output[].file_id`, `input[].output.file_id` | file |
+//! | | `input[].encrypted_content`, and anywhere in an item but in its `output`, `arguments` and `input` | encrypted |
+//! | | `input[].content[].file_id` | file |
+//! | | `input[].output[].file_id` of an `input_file` or `input_image`; `input[].output.file_id` of a `computer_call_output` | file |
 //! | | `tools[].vector_store_ids` | vector store |
 //! | | `tools[].container` as a string, `tools[].environment.container_id` | container |
 //! | | `tools[].container.file_ids`, `tools[].environment.file_ids`, `tools[].input_image_mask.file_id` | file |
@@ -23,11 +24,19 @@
 //!
 //! *Anywhere else* callers choose names, so that nothing is refused for a name. A string counts by its value, as something that may be
 //! looked up (`Use::Perhaps`): if it looks like the id of a stored object ([`kind_of`](super::ids::kind_of)), or stands at a name of the
-//! table. So `extra_body`, which relays lay over the request, and places that no table knows are covered. Text is left out: strings at
-//! `content`, `text`, `arguments`, `output`, `instructions`, and at `input` and `prompt` where these are text. So are `type`, an item's
-//! own `name`, and `call_id`, which names a call of the same conversation.
+//! table, in any letters, or at the `id` of an object there. So `extra_body`, which relays lay over the request, and places that no table
+//! knows are covered; keys of objects count as well. Text is left out: strings at `content`, `text`, `arguments`, `output`,
+//! `instructions`, and at `input` and `prompt` where these are text. So are an item's own `name` and `call_id`, which names a call of the
+//! same conversation; `type` and `call_id` elsewhere count where they are certainly an id. What a caller's function gives as `output`,
+//! `arguments` or `input` is the caller's own: no name in it is acted on.
 //!
-//! A string counts, and each string in an array: `null`, numbers and empty strings are for the provider to judge.
+//! At a documented place too an id counts by its value, where that says another kind than the place does.
+//!
+//! A prompt is made in its provider's console, so that Tidegate never learns one: `prompt.id` goes to the provider, whatever
+//! `unknown_ids` says, and binds the request to no account.
+//!
+//! A string counts without the white space around it, and each string in an array: `null`, numbers and empty strings are for the
+//! provider to judge.
 //!
 //! What two parsers might read in two ways is refused, at its documented place: a name of the table, or one on the way to it, that
 //! stands twice in its object, or in other letters than these, also by escapes; and a key beside it that is no text.
@@ -64,6 +73,8 @@ const PROMPT: ObjectKind = 12;
 /// Names are the caller's own.
 const VARIABLES: ObjectKind = 13;
 const CACHE: ObjectKind = 14;
+/// What a call gave, or one of its parts.
+pub(super) const OUT: ObjectKind = 15;
 /// One of `messages` of a chat.
 const MESSAGE: ObjectKind = 10;
 const AUDIO: ObjectKind = 11;
@@ -77,21 +88,21 @@ macro_rules! and_elsewhere {
     ($($rule:expr),* $(,)?) => {
         &[
             $($rule,)*
-            Rule::id(EVERYWHERE, "previous_response_id", Kind::Response).tolerant(),
-            Rule::id(EVERYWHERE, "response_id", Kind::Response).tolerant(),
-            Rule::id(EVERYWHERE, "conversation", Kind::Conversation).tolerant(),
-            Rule::id(EVERYWHERE, "conversation_id", Kind::Conversation).tolerant(),
-            Rule::id(EVERYWHERE, "file_id", Kind::File).tolerant(),
-            Rule::id(EVERYWHERE, "file_ids", Kind::File).tolerant(),
-            Rule::id(EVERYWHERE, "vector_store_ids", Kind::VectorStore).tolerant(),
-            Rule::id(EVERYWHERE, "container", Kind::Container).tolerant(),
-            Rule::id(EVERYWHERE, "container_id", Kind::Container).tolerant(),
-            Rule::id(EVERYWHERE, "skill_id", Kind::Skill).tolerant(),
+            Rule::id(EVERYWHERE, "previous_response_id", Kind::Response).in_any_case(),
+            Rule::id(EVERYWHERE, "response_id", Kind::Response).in_any_case(),
+            Rule::id(EVERYWHERE, "conversation", Kind::Conversation).in_any_case(),
+            Rule::id(EVERYWHERE, "conversation_id", Kind::Conversation).in_any_case(),
+            Rule::id(EVERYWHERE, "file_id", Kind::File).in_any_case(),
+            Rule::id(EVERYWHERE, "file_ids", Kind::File).in_any_case(),
+            Rule::id(EVERYWHERE, "vector_store_ids", Kind::VectorStore).in_any_case(),
+            Rule::id(EVERYWHERE, "container", Kind::Container).in_any_case(),
+            Rule::id(EVERYWHERE, "container_id", Kind::Container).in_any_case(),
+            Rule::id(EVERYWHERE, "skill_id", Kind::Skill).in_any_case(),
             Rule::text(EVERYWHERE, "text"),
-            Rule::text(EVERYWHERE, "type"),
+            Rule::label(EVERYWHERE, "type"),
             Rule::text(EVERYWHERE, "output"),
             Rule::text(EVERYWHERE, "content"),
-            Rule::text(EVERYWHERE, "call_id"),
+            Rule::label(EVERYWHERE, "call_id"),
             Rule::text(EVERYWHERE, "arguments"),
             Rule::text(EVERYWHERE, "instructions"),
         ]
@@ -108,9 +119,9 @@ macro_rules! and_items {
             Rule::once(at(ITEM), "role").member(ROLE).tolerant(),
             Rule::once(at(ITEM), "status").member(STATUS).tolerant(),
             Rule::text_or_into(at(ITEM), "content", PART).member(CONTENT),
-            Rule::text_or_into(at(ITEM), "output", PART).member(OUTPUT),
-            Rule::text_or_into(at(ITEM), "arguments", INNER).member(ARGUMENTS),
-            Rule::text_or_into(at(ITEM), "input", INNER).member(INPUT),
+            Rule::text_or_into(at(ITEM), "output", OUT).member(OUTPUT),
+            Rule::text_or_into(at(ITEM), "arguments", ANY).member(ARGUMENTS),
+            Rule::text_or_into(at(ITEM), "input", ANY).member(INPUT),
             Rule::take(at(ITEM), "call_id", StringRule::Call).member(CALL),
             Rule::into(at(ITEM), "tools", TOOL).member(TOOLS),
             Rule::text_or_into(at(ITEM), "name", INNER).member(NAME).tolerant(),
@@ -141,7 +152,8 @@ macro_rules! and_items {
 }
 
 /// By place: what objects at names without a rule are.
-const ELSEWHERE: [ObjectKind; 15] = [ANY, ANY, INNER, INNER, INNER, ANY, ANY, ANY, ANY, ANY, ANY, ANY, ANY, FILE, ANY];
+const ELSEWHERE: [ObjectKind; 16] =
+    [ANY, ANY, INNER, INNER, INNER, ANY, ANY, ANY, ANY, ANY, ANY, ANY, ANY, FILE, ANY, ANY];
 
 static RESPONSES: Grammar = Grammar::new(
     and_items![

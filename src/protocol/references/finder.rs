@@ -3,8 +3,9 @@
 use std::ops::Range;
 
 use super::{
+    collect::{Collect, Hit, Level},
     grammar::{Grammar, ObjectKind, SKIP, StringRule, TOP},
-    ids::{kind_of, may_begin_id},
+    ids::{kind_of, may_begin_id, trimmed},
 };
 use crate::{
     domain::origin::{Kind, Reference, ReferenceHash},
@@ -19,58 +20,6 @@ pub(super) const MAX_ID: usize = 256;
 
 /// Curated skills of OpenAI itself (`openai-spreadsheets`) are in every account. Those that somebody made are `skill_…`.
 const CURATED_SKILL: &str = "openai-";
-
-/// A reference as it was found.
-#[derive(Debug)]
-pub(in crate::protocol) struct Hit {
-    pub(super) kind: Kind,
-    /// `None`: it is too long for an id, or no text.
-    pub(super) reference: Option<Reference>,
-    /// Index of its rule; `None` where its value alone looks like an id.
-    pub(super) rule: Option<usize>,
-    /// It is an id rather than a word.
-    pub(super) is_id: bool,
-    /// Index of the rule of the name at the top that it is below.
-    pub(super) top_rule: Option<usize>,
-    pub(super) range: Range<u64>,
-}
-
-/// A container that is open.
-#[derive(Clone, Copy, Debug)]
-pub(in crate::protocol) struct Level {
-    /// What its names mean; of an array: those of the objects in it.
-    pub(super) place: ObjectKind,
-    pub(super) is_array: bool,
-    /// How many are open with it: 1 at the top.
-    pub(super) depth: usize,
-}
-
-/// Takes what a [`Finder`] finds.
-pub(in crate::protocol) trait Collect {
-    /// A reference.
-    fn found(&mut self, hit: Hit) -> Result<(), JsonErrorKind>;
-
-    /// The `type` of the object that is `level`.
-    fn is_a(&mut self, level: Level, name: &str);
-
-    /// The `call_id` of the object that is `level`.
-    fn calls(&mut self, _level: Level, _id: &str) {}
-
-    /// A container that is followed begins; `rule` is the index of the rule of its name, if it has one.
-    fn open(&mut self, level: Level, rule: Option<usize>, at: u64);
-
-    /// A string, a number or a boolean stands in `level`, at the name of the rule `rule`, if it has one.
-    fn holds(&mut self, _level: Level, _rule: Option<usize>, _is_empty: bool) {}
-
-    /// It ends before `end`.
-    fn close(&mut self, level: Level, end: u64);
-
-    /// A comma of it.
-    fn comma(&mut self, level: Level, at: u64);
-
-    /// A new text begins.
-    fn clear(&mut self);
-}
 
 /// What holds for the value that comes next.
 #[derive(Clone, Copy, Debug)]
@@ -112,6 +61,8 @@ struct OpenContainer {
 #[derive(Debug)]
 pub(in crate::protocol) struct Finder<C> {
     grammar: &'static Grammar,
+    /// Texts that look like an id without a prefix count.
+    opaque: bool,
     frames: Vec<OpenContainer>,
     /// Levels that are open below the followed ones.
     below: u64,
@@ -126,9 +77,10 @@ pub(in crate::protocol) struct Finder<C> {
 }
 
 impl<C: Collect> Finder<C> {
-    pub(super) fn new(grammar: &'static Grammar, collect: C) -> Self {
+    pub(super) fn new(grammar: &'static Grammar, opaque: bool, collect: C) -> Self {
         Self {
             grammar,
+            opaque,
             frames: Vec::new(),
             below: 0,
             skipped: 0,
@@ -186,36 +138,81 @@ impl<C: Collect> Finder<C> {
                 return Ok(Some(rule));
             }
         }
-        if !self.grammar.strict {
+        // Nearly all keys have no other letters than names have.
+        if !self.grammar.strict || key.iter().all(|byte| byte.is_ascii_lowercase() || *byte == b'_') {
             return Ok(None);
         }
         let Some(folded) = folded(key) else { return Ok(None) };
+        let mut found = None;
         for rule in bits(self.grammar.like(place, folded.len())) {
             let name = self.grammar.rules[rule].name;
-            if self.grammar.is_acted_on(rule) && name.as_bytes().eq_ignore_ascii_case(&folded) {
+            if !name.as_bytes().eq_ignore_ascii_case(&folded) {
+                continue;
+            }
+            if self.grammar.is_acted_on(rule) {
                 return Err(JsonErrorKind::LetterCase { name });
             }
+            found = found.or(Some(rule).filter(|rule| self.grammar.is_in_any_case(*rule)));
         }
-        Ok(None)
+        Ok(found)
+    }
+
+    /// The rule of the name `id` in an object that stands in place of an id, where no documentation has an object.
+    fn id_of(&self, frame: &OpenContainer, key: &[u8]) -> Option<usize> {
+        let rule = frame.each.rule().filter(|_| self.grammar.strict && key.eq_ignore_ascii_case(b"id"))?;
+        let is_id = matches!(self.grammar.rules[rule].take, Some(StringRule::Id(_)));
+        is_id.then(|| self.grammar.tolerant(rule)).flatten()
+    }
+
+    /// A key without a meaning may be an id itself.
+    #[inline]
+    fn id_as_key(&mut self, key: &[u8], at: u64) -> Result<(), JsonErrorKind> {
+        match kind_of(trimmed(key), self.opaque) {
+            Some((kind, true)) if self.grammar.strict => {
+                self.by_value(kind, true, trimmed(key), at..at + key.len() as u64 + 2)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// A key below the levels that are followed: only whether its value is text counts.
-    fn key_below(&mut self, key: &[u8]) -> Result<(), JsonErrorKind> {
+    fn key_below(&mut self, key: &[u8], at: u64) -> Result<(), JsonErrorKind> {
         let place = self.grammar.elsewhere(TOP);
-        let text = |rule: &usize| matches!(self.grammar.rules[*rule].take, Some(StringRule::Text));
+        let text = |rule: &usize| matches!(self.grammar.rules[*rule].take, Some(StringRule::Text | StringRule::Label));
         let rule = self.rule(place, key)?.filter(text);
         self.next = rule.map_or(self.anything(), |rule| NextValue { rule: rule as u8, into: place });
-        Ok(())
+        if rule.is_none() { self.id_as_key(key, at) } else { Ok(()) }
     }
 
-    fn hit(
-        &mut self,
-        rule: usize,
-        kind: Kind,
-        reference: Option<Reference>,
-        range: Range<u64>,
-    ) -> Result<(), JsonErrorKind> {
-        self.collect.found(Hit { kind, reference, rule: Some(rule), is_id: true, top_rule: self.top_rule, range })
+    /// Something whose value looks like an id of this kind.
+    fn by_value(&mut self, kind: Kind, is_id: bool, text: &[u8], range: Range<u64>) -> Result<(), JsonErrorKind> {
+        let reference = Some(Reference::new(kind, text));
+        self.found(Hit { kind, reference, rule: None, is_id, by_value: None, place: TOP, top_rule: None, range })
+    }
+
+    /// Tells of a hit, with where it stands.
+    fn found(&mut self, hit: Hit) -> Result<(), JsonErrorKind> {
+        // Strings in an array stand where the array does.
+        let place = self.frames.iter().rfind(|frame| !frame.is_array).map_or(TOP, |frame| frame.place);
+        self.collect.found(Hit { place, top_rule: self.top_rule, ..hit })
+    }
+
+    /// The string at a name that says of which kind its id is.
+    fn id(&mut self, rule: usize, kind: Kind, text: Option<&str>, range: Range<u64>) -> Result<(), JsonErrorKind> {
+        let text = text.map(|text| trimmed(text.as_bytes()));
+        let nobodys =
+            |text: &[u8]| text.is_empty() || (kind == Kind::Skill && text.starts_with(CURATED_SKILL.as_bytes()));
+        if text.is_some_and(nobodys) {
+            return Ok(());
+        }
+        let text = text.filter(|text| text.len() <= MAX_ID);
+        let own = text.and_then(|text| kind_of(text, self.opaque)).map(|(own, _)| own).filter(|own| *own != kind);
+        // Where callers choose names, the id says more than the name.
+        let is_named = !self.grammar.strict || self.grammar.is_acted_on(rule);
+        let (kind, own) = if is_named { (kind, own) } else { (own.unwrap_or(kind), None) };
+        let reference = text.map(|text| Reference::new(kind, text));
+        let by_value = text.zip(own).map(|(text, own)| (own, Reference::new(own, text)));
+        self.found(Hit { kind, reference, rule: Some(rule), is_id: true, by_value, place: TOP, top_rule: None, range })
     }
 }
 
@@ -230,12 +227,12 @@ impl<C: Collect> KeyVisitor for Finder<C> {
     }
 
     #[inline]
-    fn key(&mut self, key: &[u8]) -> Result<(), JsonErrorKind> {
+    fn key(&mut self, key: &[u8], at: u64) -> Result<(), JsonErrorKind> {
         if self.below > 0 {
-            return self.key_below(key);
+            return self.key_below(key, at);
         }
-        let Some(&OpenContainer { place, seen, .. }) = self.frames.last() else { return Ok(()) };
-        let rule = self.rule(place, key)?;
+        let Some(frame @ &OpenContainer { place, seen, .. }) = self.frames.last() else { return Ok(()) };
+        let rule = self.rule(place, key)?.or_else(|| self.id_of(frame, key));
         self.next = match rule {
             None => NextValue::plain(self.grammar.elsewhere(place)),
             Some(rule) => NextValue { rule: rule as u8, into: self.grammar.into(place, rule) },
@@ -254,7 +251,7 @@ impl<C: Collect> KeyVisitor for Finder<C> {
                 frame.seen |= 1 << rule;
             }
         }
-        Ok(())
+        if rule.is_none() { self.id_as_key(key, at) } else { Ok(()) }
     }
 
     #[inline]
@@ -262,7 +259,7 @@ impl<C: Collect> KeyVisitor for Finder<C> {
         match self.taken() {
             None if self.grammar.strict => StringInterest::Value,
             None => StringInterest::Nothing,
-            Some((_, StringRule::Text)) => StringInterest::Value,
+            Some((_, StringRule::Text | StringRule::Label)) => StringInterest::Value,
             Some((_, StringRule::Encrypted)) => StringInterest::Pieces,
             Some(_) => StringInterest::Text,
         }
@@ -276,33 +273,33 @@ impl<C: Collect> KeyVisitor for Finder<C> {
     #[inline]
     fn value(&mut self, range: Range<u64>, text: Option<&[u8]>) -> Result<(), JsonErrorKind> {
         self.holds(text.is_some_and(<[u8]>::is_empty));
-        if matches!(self.taken(), Some((_, StringRule::Text))) {
-            return Ok(());
+        let taken = self.taken();
+        let Some(text) = text.filter(|_| !matches!(taken, Some((_, StringRule::Text)))) else { return Ok(()) };
+        let text = trimmed(text);
+        if let (Some((rule, StringRule::Label)), Some(level)) = (taken, self.level()) {
+            self.collect.is_labelled(level, self.grammar.rules[rule].name, text);
         }
-        let Some((text, (kind, is_id))) = text.and_then(|text| Some((text, kind_of(text)?))) else { return Ok(()) };
-        let reference = Some(Reference::new(kind, text));
-        self.collect.found(Hit { kind, reference, rule: None, is_id, top_rule: self.top_rule, range })
+        match kind_of(text, self.opaque) {
+            Some((_, false)) if matches!(taken, Some((_, StringRule::Label))) => Ok(()),
+            Some((kind, is_id)) => self.by_value(kind, is_id, text, range),
+            None => Ok(()),
+        }
     }
 
     fn text(&mut self, range: Range<u64>, text: Option<&str>) -> Result<(), JsonErrorKind> {
         self.holds(text == Some(""));
         match self.taken() {
-            Some((rule, StringRule::Id(kind))) => {
-                let nobodys = |text: &str| text.is_empty() || (kind == Kind::Skill && text.starts_with(CURATED_SKILL));
-                if text.is_some_and(nobodys) {
-                    return Ok(());
-                }
-                let text = text.filter(|text| text.len() <= MAX_ID);
-                // Where callers choose names, the id says more than the name.
-                let own = text.filter(|_| !self.grammar.is_acted_on(rule)).and_then(|text| kind_of(text.as_bytes()));
-                let kind = own.map_or(kind, |(kind, _)| kind);
-                self.hit(rule, kind, text.map(|text| Reference::new(kind, text.as_bytes())), range)
-            }
+            Some((rule, StringRule::Id(kind))) => self.id(rule, kind, text, range),
             Some((_, StringRule::Type)) => {
                 if let Some(level) = self.level() {
                     self.collect.is_a(level, text.unwrap_or_default());
                 }
-                Ok(())
+                match text.and_then(|text| kind_of(trimmed(text.as_bytes()), self.opaque)) {
+                    Some((kind, true)) if self.grammar.strict => {
+                        self.by_value(kind, true, trimmed(text.unwrap_or_default().as_bytes()), range)
+                    }
+                    _ => Ok(()),
+                }
             }
             Some((_, StringRule::Call)) => {
                 if let (Some(level), Some(id)) = (self.level(), text) {
@@ -332,7 +329,17 @@ impl<C: Collect> KeyVisitor for Finder<C> {
             Some((rule, StringRule::Encrypted)) if hash.is_some() || !is_text => {
                 self.holds(false);
                 let reference = hash.filter(|_| is_text).map(ReferenceHash::end);
-                self.hit(rule, Kind::Encrypted, reference, range)
+                let (kind, rule) = (Kind::Encrypted, Some(rule));
+                self.found(Hit {
+                    kind,
+                    reference,
+                    rule,
+                    is_id: true,
+                    by_value: None,
+                    place: TOP,
+                    top_rule: None,
+                    range,
+                })
             }
             _ => Ok(()),
         }

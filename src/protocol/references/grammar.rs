@@ -1,6 +1,6 @@
 //! A table of names: where each means a reference, and where no name means anything.
 
-use crate::domain::origin::Kind;
+use crate::{domain::origin::Kind, protocol::json::bits};
 
 /// A kind of object: what its names mean. A small number, for sets of them.
 pub(super) type ObjectKind = u8;
@@ -33,6 +33,8 @@ pub(super) enum StringRule {
     Call,
     /// Nothing: it is text, which refers to nothing.
     Text,
+    /// Nothing, unless its value is certainly an id: it is a word of the API.
+    Label,
 }
 
 /// What a name means in some places.
@@ -46,13 +48,15 @@ pub(super) struct Rule {
     into: Option<ObjectKind>,
     /// It is acted on: it may stand once in its object, in its own letters only.
     acted_on: bool,
+    /// It counts in any letters.
+    in_any_case: bool,
     /// A bit that says that a value stands at this name. The number is the caller's own.
     pub(super) member: u32,
 }
 
 impl Rule {
     const fn new(within: u16, name: &'static str, take: Option<StringRule>, into: Option<ObjectKind>) -> Self {
-        Self { within, name, take, into, acted_on: true, member: 0 }
+        Self { within, name, take, into, acted_on: true, in_any_case: false, member: 0 }
     }
 
     /// A reference.
@@ -93,6 +97,16 @@ impl Rule {
     /// The same, at a place where names may be the caller's own: nothing is refused for how the name is written.
     pub(super) const fn tolerant(self) -> Self {
         Self { acted_on: false, ..self }
+    }
+
+    /// A word of the API, whatever letters its name has.
+    pub(super) const fn label(within: u16, name: &'static str) -> Self {
+        Self::take(within, name, StringRule::Label).in_any_case()
+    }
+
+    /// The same as tolerant, and the name counts in any letters.
+    pub(super) const fn in_any_case(self) -> Self {
+        Self { acted_on: false, in_any_case: true, ..self }
     }
 
     /// The same, and where a value stands at this name that is told as `member`.
@@ -163,6 +177,16 @@ impl Grammar {
 
     pub(super) fn is_acted_on(&self, rule: usize) -> bool {
         self.acted_on & 1 << rule != 0
+    }
+
+    pub(super) fn is_in_any_case(&self, rule: usize) -> bool {
+        self.rules[rule].in_any_case
+    }
+
+    /// The rule that a name of this rule has where names are the caller's own.
+    pub(super) fn tolerant(&self, rule: usize) -> Option<usize> {
+        let name = self.rules[rule].name;
+        bits(self.like(self.elsewhere(TOP), name.len())).find(|other| self.rules[*other].name == name)
     }
 
     /// What an object at a name without a rule is.

@@ -1,9 +1,7 @@
 //! What the ids of stored objects look like.
 
-use memchr::memchr2;
-
 use super::finder::MAX_ID;
-use crate::domain::origin::Kind;
+use crate::{domain::origin::Kind, protocol::json::STRING_LIMIT};
 
 /// The longest prefix of an id, in bytes. OpenAI's have up to 5.
 const MAX_PREFIX: usize = 12;
@@ -11,20 +9,37 @@ const MAX_PREFIX: usize = 12;
 /// The shortest random part of an id whose prefix is not known, in bytes: OpenAI's have 24 and more.
 const MIN_RANDOM: usize = 16;
 
+/// The shortest id without a prefix that says its kind, and its shortest random part, in bytes: a UUID has 32 digits, the ids of relays
+/// have 20 and more. Names of models and of tools, and dates, have no random part of that length.
+const MIN_OPAQUE: usize = 16;
+const MIN_OPAQUE_PART: usize = 12;
+
+/// Longer texts are no ids, also with the white space around them.
+const MAX_TEXT: usize = STRING_LIMIT;
+
 /// The kind of object that has an id like this one, and whether the text is an id rather than a word; `None` where it looks like no id.
 ///
 /// An id is a prefix of ASCII letters, `_` or `-`, and a rest without space. The prefix says the kind. An id with a prefix that is not
 /// known is that of an item, as providers add types of items: after `_`, letters and digits, 16 at least, and one digit among them.
 /// Ids of calls (`call_…`, `toolu_…`) name nothing that is stored. Without a digit or a capital letter, and with a prefix that is a word,
 /// `file_path` or `item_count` may be meant, as tools name their arguments: memory alone is asked for such a text, not the store.
+///
+/// With `opaque`, UUIDs and other random texts are ids as well ([`Kind::Opaque`]), as relays give them.
 #[inline]
-pub(super) fn kind_of(text: &[u8]) -> Option<(Kind, bool)> {
+pub(super) fn kind_of(text: &[u8], opaque: bool) -> Option<(Kind, bool)> {
+    prefixed(text).unwrap_or_else(|| (opaque && is_opaque(text)).then_some((Kind::Opaque, true)))
+}
+
+/// The same of what has a prefix that says what it is; `None` where it has no such prefix.
+#[inline]
+fn prefixed(text: &[u8]) -> Option<Option<(Kind, bool)>> {
     let head = &text[..text.len().min(MAX_PREFIX + 1)];
-    let separator = memchr2(b'_', b'-', head)?;
+    // Prefixes are so short that a search for the separator costs more.
+    let separator = head.iter().position(|byte| !byte.is_ascii_lowercase())?;
     let (prefix, rest) = (&text[..separator], &text[separator + 1..]);
-    if text.len() > MAX_ID
+    if !matches!(text[separator], b'_' | b'-')
         || matches!(rest.first(), None | Some(b'_' | b'-'))
-        || !prefix.iter().all(u8::is_ascii_lowercase)
+        || text.len() > MAX_ID
     {
         return None;
     }
@@ -39,11 +54,11 @@ pub(super) fn kind_of(text: &[u8]) -> Option<(Kind, bool)> {
         b"fc" | b"fco" | b"ctc" | b"ctco" | b"ig" | b"ws" | b"fs" | b"ci" | b"cu" | b"cuo" | b"mcp" | b"mcpl"
         | b"mcpr" | b"lsh" | b"lsho" | b"sh" | b"sho" | b"apc" | b"apco" | b"cmp" | b"at" | b"ts" | b"tsc" | b"tso"
         | b"amsg" | b"audio" | b"item" => (Kind::Item, true),
-        b"call" | b"toolu" => return None,
-        _ => return is_random(text[separator], rest).then_some((Kind::Item, true)),
+        b"call" | b"toolu" => return Some(None),
+        _ => return is_random(text[separator], rest).then_some(Some((Kind::Item, true))),
     };
     let is_id = !is_word || rest.iter().any(|byte| byte.is_ascii_digit() || byte.is_ascii_uppercase());
-    rest.iter().all(u8::is_ascii_graphic).then_some((kind, is_id))
+    rest.iter().all(u8::is_ascii_graphic).then_some(Some((kind, is_id)))
 }
 
 fn is_random(separator: u8, rest: &[u8]) -> bool {
@@ -53,10 +68,55 @@ fn is_random(separator: u8, rest: &[u8]) -> bool {
         && rest.iter().any(u8::is_ascii_digit)
 }
 
-/// Whether a text that begins with these bytes may be an id.
+/// Parts of letters and digits, of which one is long and has a digit; or a UUID, whatever its digits.
+fn is_opaque(text: &[u8]) -> bool {
+    let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || is_between(byte);
+    if text.len() < MIN_OPAQUE || text.len() > MAX_ID || !text.iter().all(is_plain) {
+        return false;
+    }
+    let mut parts = text.split(is_between);
+    parts.any(|part| part.len() >= MIN_OPAQUE_PART && part.iter().any(u8::is_ascii_digit)) || is_uuid(text)
+}
+
+fn is_between(byte: &u8) -> bool {
+    matches!(byte, b'-' | b'_' | b'.' | b':')
+}
+
+fn is_uuid(text: &[u8]) -> bool {
+    let is_there = |(place, byte): (usize, &u8)| match place {
+        8 | 13 | 18 | 23 => *byte == b'-',
+        _ => byte.is_ascii_hexdigit(),
+    };
+    text.len() == 36 && text.iter().enumerate().all(is_there)
+}
+
+/// A text without the white space around it, which lenient providers trim.
+#[inline]
+pub(super) fn trimmed(text: &[u8]) -> &[u8] {
+    match (text.first(), text.last()) {
+        (Some(first), Some(last)) if !(first.is_ascii_graphic() && last.is_ascii_graphic()) => trim(text),
+        _ => text,
+    }
+}
+
+fn trim(text: &[u8]) -> &[u8] {
+    let short = text.get(..text.len().min(MAX_TEXT)).filter(|short| short.len() == text.len());
+    short.and_then(|text| std::str::from_utf8(text).ok()).map_or(text, |text| text.trim().as_bytes())
+}
+
+/// Whether a text that begins with these bytes may be an id, with white space around it or without.
 #[inline]
 pub(super) fn may_begin_id(begin: &[u8]) -> bool {
-    begin.len() <= MAX_ID && begin.iter().take(MAX_PREFIX + 2).all(u8::is_ascii_graphic)
+    if begin.len() > MAX_ID && (begin.len() > MAX_TEXT || begin[..=MAX_ID].iter().all(u8::is_ascii_graphic)) {
+        return false;
+    }
+    let id = begin.trim_ascii_start();
+    match id.iter().take(MAX_PREFIX + 2).position(|byte| !byte.is_ascii_graphic()) {
+        None => true,
+        // White space outside of ASCII, whole or not: its first byte.
+        Some(0) => matches!(id[0], 0xb | 0xc2 | 0xe1..=0xe3),
+        Some(end) => !id[end..].iter().any(u8::is_ascii_graphic),
+    }
 }
 
 #[cfg(test)]
@@ -100,12 +160,67 @@ mod tests {
             ("application_68a9837bb9bc8190b40394", id(Kind::Item)),
             ("applications_and_more_68a9837bb9bc8190b40394", None),
         ] {
-            assert_eq!(kind_of(text.as_bytes()), kind, "{text}");
+            assert_eq!(kind_of(text.as_bytes(), false), kind, "{text}");
             assert!(kind.is_none() || (0..=text.len()).all(|end| may_begin_id(&text.as_bytes()[..end])), "{text}");
         }
         let long = |len: usize| format!("resp_{}", "1".repeat(len - 5));
-        assert_eq!(kind_of(long(MAX_ID).as_bytes()), id(Kind::Response));
-        assert_eq!(kind_of(long(MAX_ID + 1).as_bytes()), None);
+        assert_eq!(kind_of(long(MAX_ID).as_bytes(), true), id(Kind::Response));
+        assert_eq!(kind_of(long(MAX_ID + 1).as_bytes(), true), None);
         assert!(!may_begin_id(long(MAX_ID + 1).as_bytes()) && !may_begin_id(b"in a text"));
+    }
+
+    #[test]
+    fn random_texts_are_ids_where_upstreams_give_such() {
+        for text in [
+            "018f3b5e-7d8a-7c6e-b0f1-2a3b4c5d6e7f",
+            "018F3B5E-7D8A-7C6E-B0F1-2A3B4C5D6E7F",
+            "abcdefab-abcd-abcd-abcd-abcdefabcdef",
+            "00000000000000000000000000000001",
+            "gen-1757000000-AbCdEfGhIjKl12345678",
+            "chatcmpl-9f8a7b6c5d4e3f2a1b0c",
+            "RESP_9f8a7b6c5d4e3f2a1b0c",
+            "01ARZ3NDEKTSV4RRFFQ69G5FAV",
+            "request.0217570000001234",
+        ] {
+            assert_eq!(kind_of(text.as_bytes(), true), Some((Kind::Opaque, true)), "{text}");
+            assert_eq!(kind_of(text.as_bytes(), false), None, "{text}");
+            assert!((0..=text.len()).all(|end| may_begin_id(&text.as_bytes()[..end])), "{text}");
+        }
+        // Names, dates, words, calls, and what has other characters.
+        for text in [
+            "gpt-4o-mini-2024-07-18",
+            "claude-sonnet-4-5-20250929",
+            "web_search_preview_2025_03_11",
+            "2025-03-11T00:00:00.000Z",
+            "mcp__server1__get_weather_of_city",
+            "call_68a9837bb9bc8190b403947311db6faa",
+            "toolu_68a9837bb9bc8190b403947311db6faa",
+            "additionalProperties",
+            "abcdefab-abcd-abcd-abcd-abcdefabcdeg",
+            "018f3b5e7d8a7c6",
+            "018f3b5e-7d8a-7c6e b0f1-2a3b4c5d6e7f",
+            "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAA",
+        ] {
+            assert_eq!(kind_of(text.as_bytes(), true), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn white_space_around_an_id_hides_nothing() {
+        let spaces = ["", " ", "\t \r\n", "\u{a0}", "\u{3000}\u{2003}", "\u{b}\u{c}\u{85}\u{2028}"];
+        for before in spaces {
+            for after in spaces {
+                let text = format!("{before}resp_1{after}");
+                assert_eq!(trimmed(text.as_bytes()), b"resp_1", "{text:?}");
+                assert!((0..=text.len()).all(|end| may_begin_id(&text.as_bytes()[..end])), "{text:?}");
+            }
+        }
+        let long = |before: usize, after: usize| format!("{}resp_1{}", " ".repeat(before), " ".repeat(after));
+        for (text, expected) in
+            [(long(253, 253), "resp_1".into()), (long(0, 507), long(0, 507)), (" ".into(), "".into())]
+        {
+            assert_eq!(trimmed(text.as_bytes()), expected.as_bytes());
+        }
+        assert!(may_begin_id(long(253, 253).as_bytes()) && !may_begin_id("x".repeat(257).as_bytes()));
     }
 }

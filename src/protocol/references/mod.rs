@@ -3,6 +3,7 @@
 //! Both are found while the bytes pass, by one scan ([`Scanner`](super::json::Scanner)) with a table of names each.
 
 pub mod answer;
+mod collect;
 mod cuts;
 mod documented;
 mod finder;

@@ -1,10 +1,27 @@
 //! The references that the query of a request makes.
 
-use super::ids::kind_of;
+use super::ids::{kind_of, trimmed};
 use crate::domain::origin::{Kind, Reference};
 
 /// Where lists go on: `after` and `before` name an item of the list.
-const CURSORS: [&str; 2] = ["after", "before"];
+const CURSORS: [&[u8]; 2] = [b"after", b"before"];
+
+/// Names that say what an id without a prefix would be, as in bodies.
+const NAMES: [(&[u8], Kind); 10] = [
+    (b"previous_response_id", Kind::Response),
+    (b"response_id", Kind::Response),
+    (b"conversation", Kind::Conversation),
+    (b"conversation_id", Kind::Conversation),
+    (b"file_id", Kind::File),
+    (b"file_ids", Kind::File),
+    (b"vector_store_ids", Kind::VectorStore),
+    (b"container", Kind::Container),
+    (b"container_id", Kind::Container),
+    (b"skill_id", Kind::Skill),
+];
+
+/// How often escapes are undone: servers behind servers may do so once each.
+const ROUNDS: usize = 3;
 
 /// A reference in a query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,25 +34,69 @@ pub struct QueryReference {
     pub is_cursor: bool,
 }
 
-/// The references of a query, in its order. `is_list` says that the path names something that may be a list of items.
-pub fn references(query: &str, is_list: bool) -> Vec<QueryReference> {
-    let used = |pair: &str| {
-        let (name, value) = pair.split_once('=')?;
-        let value = unescaped(value);
-        let is_cursor = is_list && CURSORS.iter().any(|cursor| unescaped(name) == cursor.as_bytes());
-        let kind = match is_cursor {
-            true => Some(Kind::Item).filter(|_| !value.is_empty()),
-            false => kind_of(&value).map(|(kind, _)| kind),
-        }?;
-        Some(QueryReference { kind, reference: Reference::new(kind, &value), is_cursor })
-    };
-    query.split(['&', ';']).filter_map(used).collect()
+/// The references of a query, in its order. `is_list` says that the path names something that may be a list of items, `opaque` that random
+/// texts without a prefix are ids as well. Names may be ids like values.
+pub fn references(query: &str, is_list: bool, opaque: bool) -> Vec<QueryReference> {
+    let mut used = Vec::new();
+    for (name, value) in pairs(query) {
+        let bare = bare(name);
+        let is_cursor = is_list && CURSORS.contains(&&*bare);
+        let named = NAMES.iter().find(|(known, _)| *known == bare).map(|(_, kind)| *kind);
+        for (round, text) in rounds(value).iter().enumerate() {
+            let text = trimmed(text);
+            let by_value = kind_of(text, opaque).map(|(kind, _)| kind);
+            // A cursor is what stands there; that an escape in it may be undone again is looked at like any other place.
+            let cursor = Some(Kind::Item).filter(|_| is_cursor && round == 0);
+            let by_value = by_value.filter(|kind| cursor != Some(*kind)).or(named);
+            let kinds = [cursor, by_value].into_iter().flatten().filter(|_| !text.is_empty());
+            let of =
+                |kind| QueryReference { kind, reference: Reference::new(kind, text), is_cursor: cursor == Some(kind) };
+            used.extend(kinds.map(of));
+        }
+        for text in rounds(name) {
+            let text = trimmed(&text);
+            let kind = kind_of(text, opaque).filter(|(_, is_id)| *is_id).map(|(kind, _)| kind);
+            used.extend(kind.map(|kind| QueryReference {
+                kind,
+                reference: Reference::new(kind, text),
+                is_cursor: false,
+            }));
+        }
+    }
+    used
+}
+
+/// Whether a query names a parameter, however it is written: in other letters, with escapes, as a list (`name[]`).
+pub fn has(query: &str, name: &str) -> bool {
+    pairs(query).any(|(given, _)| bare(given) == name.as_bytes())
+}
+
+fn pairs(query: &str) -> impl Iterator<Item = (&str, &str)> {
+    query.split(['&', ';']).map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+}
+
+/// A name as lenient servers read it.
+fn bare(name: &str) -> Vec<u8> {
+    let mut name = rounds(name).pop().unwrap_or_default().to_ascii_lowercase();
+    name.truncate(name.iter().position(|byte| *byte == b'[').unwrap_or(name.len()));
+    trimmed(&name).to_vec()
+}
+
+/// A text without its escapes, and without the escapes that this leaves.
+fn rounds(text: &str) -> Vec<Vec<u8>> {
+    let mut rounds = vec![unescaped(text.as_bytes())];
+    while rounds.len() < ROUNDS
+        && let Some(next) = rounds.last().filter(|last| last.contains(&b'%')).map(|last| unescaped(last))
+    {
+        rounds.push(next);
+    }
+    rounds
 }
 
 /// A name or a value without its escapes; what is no escape stays.
-fn unescaped(text: &str) -> Vec<u8> {
+fn unescaped(text: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
+    let mut rest = text;
     while let Some((&byte, more)) = rest.split_first() {
         let digit = |place: usize| more.get(place).and_then(|digit| char::from(*digit).to_digit(16));
         rest = more;
@@ -58,20 +119,45 @@ mod tests {
     #[test]
     fn cursors_and_ids_are_found() {
         let found = |query: &str, is_list: bool| {
-            references(query, is_list).into_iter().map(|used| (used.kind, used.is_cursor)).collect::<Vec<_>>()
+            references(query, is_list, true).into_iter().map(|used| (used.kind, used.is_cursor)).collect::<Vec<_>>()
         };
+        let response = || vec![(Kind::Response, false)];
         for (query, list, other) in [
             ("", vec![], vec![]),
             ("limit=2&order=asc&after=&include%5B%5D=a_b", vec![], vec![]),
             ("after=msg_1", vec![(Kind::Item, true)], vec![(Kind::Item, false)]),
             ("limit=1&%61fter=7", vec![(Kind::Item, true)], vec![]),
             ("after=1&after=2;before=3", vec![(Kind::Item, true); 3], vec![]),
-            ("x=resp%5F1", vec![(Kind::Response, false)], vec![(Kind::Response, false)]),
-            ("starting_after=7&resp_1", vec![], vec![]),
+            ("after[]=1&AFTER%5b0%5D=2;+before+=3", vec![(Kind::Item, true); 3], vec![]),
+            ("x=resp%5F1", response(), response()),
+            ("x=%20resp_1+", response(), response()),
+            ("x=resp%255F1", response(), response()),
+            ("x=resp%25255F1", response(), response()),
+            ("starting_after=7&resp_1", response(), response()),
+            ("resp%5f1=7", response(), response()),
+            ("file_path=1&item_count=2", vec![], vec![]),
+            ("Previous_Response_ID[]=018f", response(), response()),
+            ("x=018f3b5e-7d8a-7c6e-b0f1-2a3b4c5d6e7f", vec![(Kind::Opaque, false)], vec![(Kind::Opaque, false)]),
+            (
+                "after=018f3b5e-7d8a-7c6e-b0f1-2a3b4c5d6e7f",
+                vec![(Kind::Item, true), (Kind::Opaque, false)],
+                vec![(Kind::Opaque, false)],
+            ),
         ] {
             assert_eq!((found(query, true), found(query, false)), (list, other), "{query}");
         }
-        let same = |one: &str, other: &str| references(one, true) == references(other, true);
-        assert!(same("after=msg_1", "after=msg%5f1") && same("after=a%zz%", "after=a%zz%25"));
+        assert_eq!(references("x=018f3b5e-7d8a-7c6e-b0f1-2a3b4c5d6e7f", false, false), []);
+        let same = |one: &str, other: &str| references(one, true, true) == references(other, true, true);
+        assert!(same("after=msg_1", "after=msg%5f1") && same("after=a", "after=+a%20"));
+    }
+
+    #[test]
+    fn a_name_is_found_however_it_is_written() {
+        for query in ["model=x", "a=1&Model", "x;MODEL=", "%6dodel=x", "%256dodel=x", "model[]=x", "+model%5B0%5D=x"] {
+            assert!(has(query, "model"), "{query}");
+        }
+        for query in ["", "models=x", "x=model", "a_model=x", "x[model]=y"] {
+            assert!(!has(query, "model"), "{query}");
+        }
     }
 }

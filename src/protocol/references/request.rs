@@ -9,9 +9,10 @@ use std::{
 use bytes::Bytes;
 
 use super::{
+    collect::{Collect, Hit, Level},
     cuts::CutFinder,
-    documented::{ITEM, grammar},
-    finder::{Collect, Finder, Hit, Level},
+    documented::{ITEM, OUT, grammar},
+    finder::Finder,
     grammar::Grammar,
     whole::OpenItem,
 };
@@ -143,17 +144,17 @@ pub struct RequestScan {
 }
 
 impl RequestScan {
-    /// A scan of nothing yet.
-    pub fn new(endpoint: Endpoint) -> Self {
+    /// A scan of nothing yet. With `opaque`, random texts without a prefix are ids as well ([`Kind::Opaque`]): only where upstreams
+    /// give such ids is that worth its cost.
+    pub fn new(endpoint: Endpoint, opaque: bool) -> Self {
         let fields = match endpoint.carries() {
             RequestBodyKind::Model if endpoint.shape() == AnswerShape::Completion => &CHAT_FIELDS,
             RequestBodyKind::Model => &FIELDS,
             RequestBodyKind::Json | RequestBodyKind::Nothing => &NO_FIELDS,
         };
         let grammar = grammar(endpoint);
-        Self {
-            scanner: Scanner::seeking(fields, DuplicatePolicy::Refuse, Finder::new(grammar, PartialScan::of(grammar))),
-        }
+        let finder = Finder::new(grammar, opaque, PartialScan::of(grammar));
+        Self { scanner: Scanner::seeking(fields, DuplicatePolicy::Refuse, finder) }
     }
 
     /// Reads the next piece. Once it failed, it gives the same error for ever.
@@ -211,6 +212,25 @@ impl PartialScan {
         rule.map_or(0, |rule| self.grammar.rules[rule].member)
     }
 
+    /// Files that are looked up, by their places among the references.
+    fn look_up(&mut self, files: &[usize]) {
+        for file in files {
+            if let Some(used) = self.references.get_mut(*file) {
+                used.uses = ReferenceUse::LookedUp;
+            }
+        }
+    }
+
+    /// What is done with the id of an item, by its place among the references. What its value alone says stands behind it.
+    fn uses(&mut self, place: usize, uses: ReferenceUse) {
+        let at = self.references.get(place).map(|used| used.range.start);
+        for (behind, used) in self.references.iter_mut().skip(place).take(2).enumerate() {
+            if Some(used.range.start) == at {
+                used.uses = if behind == 1 && uses == ReferenceUse::LookedUp { ReferenceUse::Perhaps } else { uses };
+            }
+        }
+    }
+
     /// Where a reference stands that is looked up and one too many.
     fn too_many(&self) -> Option<u64> {
         let mut looked_up =
@@ -221,7 +241,7 @@ impl PartialScan {
 
 impl Collect for PartialScan {
     fn found(&mut self, hit: Hit) -> Result<(), JsonErrorKind> {
-        let Hit { kind, reference, range, rule, is_id: is_like_id, .. } = hit;
+        let Hit { kind, reference, range, rule, is_id: is_like_id, by_value, place, .. } = hit;
         let name = rule.map(|rule| self.grammar.rules[rule].name);
         // Encrypted content is what it is wherever it stands in an item.
         let is_documented = rule.is_some_and(|rule| self.grammar.is_acted_on(rule)) || kind == Kind::Encrypted;
@@ -231,8 +251,11 @@ impl Collect for PartialScan {
             if is_id {
                 item.has_id(self.references.len());
             }
+            if place == OUT && name == Some("file_id") {
+                item.names_file(self.references.len());
+            }
         }
-        if self.references.len() == MOST {
+        if self.references.len() >= MOST {
             // Encrypted content only says where a request should go, and the id of an item is judged at its end.
             if kind != Kind::Encrypted && !(is_id && self.item.is_some()) {
                 return Err(JsonErrorKind::TooManyReferences);
@@ -244,8 +267,27 @@ impl Collect for PartialScan {
             (false, true) => ReferenceUse::Perhaps,
             (false, false) => ReferenceUse::Hardly,
         };
-        self.references.push(RequestReference { kind, reference, name, range, uses });
+        self.references.push(RequestReference { kind, reference, name, range: range.clone(), uses });
+        // One more than there may be is no harm: what comes next is refused.
+        if let Some((kind, reference)) = by_value {
+            self.references.push(RequestReference {
+                kind,
+                reference: Some(reference),
+                name,
+                range,
+                uses: ReferenceUse::Perhaps,
+            });
+        }
         Ok(())
+    }
+
+    fn is_labelled(&mut self, level: Level, name: &str, word: &[u8]) {
+        if level.place == OUT
+            && name == "type"
+            && let Some(item) = &mut self.item
+        {
+            item.is_part(word);
+        }
     }
 
     fn is_a(&mut self, level: Level, name: &str) {
@@ -266,7 +308,12 @@ impl Collect for PartialScan {
     fn open(&mut self, level: Level, rule: Option<usize>, at: u64) {
         let member = self.member(rule);
         match &mut self.item {
-            Some(item) => item.opens(level, member),
+            Some(item) => {
+                item.opens(level, member);
+                if level.place == OUT && !level.is_array {
+                    item.opens_part();
+                }
+            }
             None if level.place == ITEM && !level.is_array => self.item = Some(OpenItem::new(level, at)),
             None => {}
         }
@@ -281,13 +328,18 @@ impl Collect for PartialScan {
     }
 
     fn close(&mut self, level: Level, end: u64) {
+        if level.place == OUT && !level.is_array {
+            let files = self.item.as_mut().map(OpenItem::closes_part).unwrap_or_default();
+            self.look_up(&files);
+        }
         if self.item(level).is_none() {
             return;
         }
         let Some(item) = self.item.take() else { return };
+        self.look_up(item.files());
         let uses = item.uses();
         match item.id() {
-            Some(place) if place < self.references.len() => self.references[place].uses = uses,
+            Some(place) if place < self.references.len() => self.uses(place, uses),
             Some(_) if uses != ReferenceUse::Whole => self.overflow = self.overflow.or(Some(item.at)),
             _ => {}
         }

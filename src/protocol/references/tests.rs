@@ -18,7 +18,7 @@ mod oracle;
 pub(in crate::protocol) mod texts;
 
 fn scan_pieces<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Result<ScannedRequest, JsonError> {
-    let mut scan = RequestScan::new(Endpoint::CreateResponse);
+    let mut scan = RequestScan::new(Endpoint::CreateResponse, true);
     for piece in pieces {
         scan.feed(piece)?;
     }
@@ -123,7 +123,7 @@ fn finds_references_in_their_places() {
         finds(text, &found);
     }
     let of = |endpoint: Endpoint, text: &str| {
-        let mut scan = RequestScan::new(endpoint);
+        let mut scan = RequestScan::new(endpoint, true);
         scan.feed(text.as_bytes()).unwrap();
         let used = scan.finish().unwrap().references;
         let certain = used.iter().filter(|used| used.uses == ReferenceUse::LookedUp).cloned().collect::<Vec<_>>();
@@ -189,6 +189,29 @@ fn finds_ids_by_their_values_anywhere_else() {
             vec![(Container, "cntr_1"), (File, "cfile_1")],
         ),
         (r#"{"messages":[{"content":"x","audio":{"id":"audio_1"}}]}"#, vec![(Item, "audio_1")]),
+        // Without a prefix, by its shape alone.
+        (r#"{"x":"018f3b5e-7d8a-7c6e-b0f1-2a3b4c5d6e7f"}"#, vec![(Opaque, "018f3b5e-7d8a-7c6e-b0f1-2a3b4c5d6e7f")]),
+        (r#"{"extra_body":{"y":["gen-1757000000-AbCdEfGhIjKl1"]}}"#, vec![(Opaque, "gen-1757000000-AbCdEfGhIjKl1")]),
+        // An object in place of an id, where no documentation has one.
+        (
+            r#"{"x":{"previous_response_id":{"id":"018f"},"Conversation":[{"ID":"018e"}]},"tools":[{"vector_store_ids":[{"id":"a"}]}]}"#,
+            vec![(Response, "018f"), (Conversation, "018e"), (VectorStore, "a")],
+        ),
+        (r#"{"x":{"previous_response_id":{"x":{"id":"018f"}}},"y":{"id":"018f"}}"#, vec![]),
+        // Names that say what an object is, or which call; and keys.
+        (r#"{"x":{"type":"resp_1","call_id":"msg_1"}}"#, vec![(Response, "resp_1"), (Item, "msg_1")]),
+        (r#"{"input":[{"type":"resp_1"}]}"#, vec![(Response, "resp_1")]),
+        (r#"{"x":{"type":"file_search","call_id":"item_reference","TYPE":"file_path"}}"#, vec![]),
+        (
+            r#"{"x":{"resp_1":1,"re\u0073p_2":{}," conv_1 ":[]}}"#,
+            vec![(Response, "resp_1"), (Response, "resp_2"), (Conversation, "conv_1")],
+        ),
+        (r#"{"tools":[{"parameters":{"properties":{"file_path":{},"item_count":{}}}}]}"#, vec![]),
+        // White space around it.
+        (
+            r#"{"x":" resp_1","y":"\t\u00a0msg_1\n","z":"\u3000018f3b5e-7d8a-7c6e-b0f1-2a3b4c5d6e7f "}"#,
+            vec![(Response, "resp_1"), (Item, "msg_1"), (Opaque, "018f3b5e-7d8a-7c6e-b0f1-2a3b4c5d6e7f")],
+        ),
     ] {
         assert_eq!(perhaps(text), expected(&found), "{text}");
     }
@@ -205,8 +228,87 @@ fn finds_ids_by_their_values_anywhere_else() {
             assert_eq!(perhaps(&deep("{\"y\":", levels, inner, "}")), expected(&[(Response, "resp_1")]), "{levels}");
             assert_eq!(perhaps(&deep("[", levels, inner, "]")), expected(&[(Response, "resp_1")]), "{levels}");
         }
-        finds(deep("[", levels, r#"{"content":"resp_1","text":"resp_1","type":"resp_1","ID":1}"#, "]"), &[]);
+        for inner in [r#"{"type":"resp_1"}"#, r#"{"call_id":"resp_1"}"#, r#"{"resp_1":{}}"#] {
+            assert_eq!(perhaps(&deep("[", levels, inner, "]")), expected(&[(Response, "resp_1")]), "{levels}");
+        }
+        finds(deep("[", levels, r#"{"content":"resp_1","text":"resp_1","type":"file_path","ID":1}"#, "]"), &[]);
     }
+}
+
+/// At a documented place an id counts for what the place says, and for what its own value says.
+#[test]
+fn an_id_of_another_kind_counts_twice() {
+    use Kind::*;
+    let uses = |text: &str| {
+        let used = scan(text).unwrap().references;
+        assert_eq!(scan_pieces(text.as_bytes().chunks(1)).unwrap().references, used, "{text}");
+        assert!(used.windows(2).all(|two| two[0].range == two[1].range && two[0].name == two[1].name), "{text}");
+        used.iter().map(|used| (used.kind, used.uses)).collect::<Vec<_>>()
+    };
+    let uuid = "018f3b5e-7d8a-7c6e-b0f1-2a3b4c5d6e7f";
+    let (certain, perhaps, whole) = (ReferenceUse::LookedUp, ReferenceUse::Perhaps, ReferenceUse::Whole);
+    for (text, expected) in [
+        (r#"{"previous_response_id":"conv_1"}"#, vec![(Response, certain), (Conversation, perhaps)]),
+        (r#"{"conversation":{"id":" resp_1 "}}"#, vec![(Conversation, certain), (Response, perhaps)]),
+        (r#"{"prompt":{"id":"resp_1"}}"#, vec![(Prompt, certain), (Response, perhaps)]),
+        (r#"{"prompt":{"id":"pmpt_1"}}"#, vec![(Prompt, certain)]),
+        (r#"{"prompt":"resp_1"}"#, vec![]),
+        (r#"{"tools":[{"container":"file-1"}]}"#, vec![(Container, certain), (File, perhaps)]),
+        (r#"{"input":[{"type":"item_reference","id":"resp_1"}]}"#, vec![(Item, certain), (Response, perhaps)]),
+        (r#"{"input":[{"id":"resp_1","role":"user","content":"x"}]}"#, vec![(Item, whole), (Response, whole)]),
+        (r#"{"previous_response_id":"UUID"}"#, vec![(Response, certain), (Opaque, perhaps)]),
+        (r#"{"input":[{"id":"UUID","role":"user","content":"x"}]}"#, vec![(Item, whole), (Opaque, whole)]),
+        (r#"{"previous_response_id":"resp_1"}"#, vec![(Response, certain)]),
+    ] {
+        assert_eq!(uses(&text.replace("UUID", uuid)), expected, "{text}");
+    }
+    // Where no upstream gives such ids, they cost nothing.
+    let mut scan = RequestScan::new(Endpoint::CreateResponse, false);
+    scan.feed(format!(r#"{{"previous_response_id":"{uuid}","x":"{uuid}","{uuid}":1}}"#).as_bytes()).unwrap();
+    assert_eq!(hashes(&scan.finish().unwrap().references), expected(&[(Response, uuid)]));
+}
+
+/// What a caller's function gives is the caller's own; what a provider documents there is looked up.
+#[test]
+fn names_in_what_calls_gave_are_the_callers_own() {
+    let files = |text: &str| {
+        let used = scan(text).unwrap().references;
+        assert_eq!(scan_pieces(text.as_bytes().chunks(1)).unwrap().references, used, "{text}");
+        used.iter().map(|used| used.uses).collect::<Vec<_>>()
+    };
+    let (certain, perhaps) = (ReferenceUse::LookedUp, ReferenceUse::Perhaps);
+    for kind in ["function_call_output", "custom_tool_call_output", "mcp_call", "who_knows_output"] {
+        for (output, uses) in [
+            (r#"{"file_id":"a"}"#, vec![perhaps]),
+            (r#"{"File_Id":"a","file_id":"b"}"#, vec![perhaps; 2]),
+            (r#"[{"name":"x","file_id":"a","file_id":"b"},{"type":"row","FILE_ID":["c"]}]"#, vec![perhaps; 3]),
+            (r#"{"a":{"type":"input_file","file_id":"a"}}"#, vec![perhaps]),
+            (r#"{"encrypted_content":"gA","previous_response_id":1,"tools":[],"Tools":[],"id":"x","ID":"y"}"#, vec![]),
+            (r#"["resp_1",{"x":"msg_1"}]"#, vec![perhaps]),
+            // Parts that are documented.
+            (r#"[{"type":"input_file","file_id":"a"},{"x":1,"file_id":"b"}]"#, vec![certain, perhaps]),
+            (r#"[{"file_id":"a","type":"input_image"}]"#, vec![certain]),
+            (r#"[{"File_Id":"a","Type":" Input_File","file_id":["b"]}]"#, vec![certain; 2]),
+        ] {
+            let item = format!(r#"{{"input":[{{"output":{output},"type":"{kind}","call_id":"c"}}]}}"#);
+            assert_eq!(files(&item), uses, "{item}");
+        }
+    }
+    for output in [r#"{"file_id":"a"}"#, r#"{"type":"computer_screenshot","FILE_ID":"a"}"#, r#"[[{"file_id":"a"}]]"#] {
+        for kind in ["computer_call_output", "Computer_Call_Output "] {
+            let item = format!(r#"{{"input":[{{"output":{output},"type":"{kind}"}}]}}"#);
+            assert_eq!(files(&item), [certain], "{item}");
+        }
+    }
+    for name in ["arguments", "input"] {
+        let item =
+            format!(r#"{{"input":[{{"type":"custom_tool_call","{name}":{{"encrypted_content":"gA","x":"msg_1"}}}}]}}"#);
+        finds(item, &[(Kind::Item, "msg_1")]);
+    }
+    // Nothing of it makes an item one that only its account understands.
+    let request =
+        scan(r#"{"input":[{"type":"function_call_output","call_id":"c","output":{"encrypted_content":"g"}}]}"#);
+    assert!(request.unwrap().without_bound().is_empty());
 }
 
 /// Everything that names of callers would mean elsewhere, in places where callers choose names.
@@ -330,7 +432,7 @@ fn leaves_out_what_is_no_reference() {
         r#"{"input":[{"type":"custom_tool_call","input":"resp_1"},{"type":"function_call_output","output":"resp_1"}]}"#,
         r#"{"input":[{"type":"function_call_output","output":[{"text":"resp_1"}]}],"documents":[{"text":"resp_1"}]}"#,
         r#"{"input":[{"type":"computer_call_output","acknowledged_safety_checks":[{"id":"x"}]}],"user":"a user"}"#,
-        r#"{"tools":[{"name":"resp","description":"resp_1 is a response"}],"x":{"call_id":"msg_1"}}"#,
+        r#"{"tools":[{"name":"resp","description":"resp_1 is a response"}],"x":{"call_id":"call_1"}}"#,
     ] {
         finds(text, &[]);
     }
@@ -474,7 +576,7 @@ fn references_are_bounded() {
     assert_eq!(refused(body(MOST_LOOKED_UP + 1, r#"{"content":[{"file_id":"x"}]}"#)), JsonErrorKind::TooManyReferences);
     // Histories may be long: whole items and encrypted content only say where a request goes best.
     let many = body(20_000, whole);
-    let mut scan = RequestScan::new(Endpoint::CreateResponse);
+    let mut scan = RequestScan::new(Endpoint::CreateResponse, true);
     scan.feed(many.as_bytes()).unwrap();
     assert!(scan.held() >= 56 * 8192 && scan.held() <= 2 << 20, "{}", scan.held());
     assert_eq!(scan.finish().unwrap().references.len(), 8192);
@@ -509,7 +611,7 @@ fn reads_the_fields_of_the_same_scan() {
         assert!(scan(text).is_err(), "{text}");
     }
     // Where no field is acted on, only references are.
-    let mut scan = RequestScan::new(Endpoint::CreateItems);
+    let mut scan = RequestScan::new(Endpoint::CreateItems, true);
     scan.feed(br#"{"model":1,"MODEL":2,"model":3,"items":[{"id":"msg_1"}]}"#).unwrap();
     let request = scan.finish().unwrap();
     assert!(request.model.is_none() && hashes(&request.references) == expected(&[(Kind::Item, "msg_1")]));

@@ -31,7 +31,7 @@
 //!
 //! A member counts where a string stands in it that is not empty, a number or a boolean, however deep: `null`, `""` and `[]` are no content.
 
-use super::finder::Level;
+use super::collect::Level;
 
 // The members of an item that count, as bits.
 /// `id` and `type`: no content.
@@ -85,6 +85,9 @@ const MADE_OF: [(&str, u32); 22] = [
     ("tool_search_call", ARGUMENTS | CALL),
 ];
 
+/// The parts of an `output` that name a file. What else is there is the caller's own.
+const PARTS: [&str; 3] = ["input_file", "input_image", "computer_screenshot"];
+
 /// How an upstream uses a reference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReferenceUse {
@@ -116,6 +119,13 @@ pub(super) struct OpenItem {
     pub(super) call: Option<u64>,
     /// Something in it is encrypted.
     pub(super) is_encrypted: bool,
+    /// It is the output of a computer, whose files are looked up.
+    is_screen: bool,
+    /// Files that its `output` names, by their places among the references. Whether they are looked up, its type says at its end.
+    files: Vec<usize>,
+    /// Of the part of `output` that is open: how many of them were named before it, and whether it is a documented one.
+    files_before: usize,
+    is_known_part: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -150,7 +160,21 @@ impl OpenItem {
     /// That of an object of which nothing is known yet.
     pub(super) fn new(level: Level, at: u64) -> Self {
         let (id, kind) = (Id::None, ItemKind::Untyped);
-        Self { at, depth: level.depth, id, kind, members: 0, present: 0, member: 0, call: None, is_encrypted: false }
+        Self {
+            at,
+            depth: level.depth,
+            id,
+            kind,
+            members: 0,
+            present: 0,
+            member: 0,
+            call: None,
+            is_encrypted: false,
+            is_screen: false,
+            files: Vec::new(),
+            files_before: 0,
+            is_known_part: false,
+        }
     }
 
     /// Whether this is its own object.
@@ -167,6 +191,7 @@ impl OpenItem {
     pub(super) fn is_a(&mut self, name: &str) {
         let known = MADE_OF.iter().find(|(known, _)| *known == name).map(|(_, of)| *of);
         let is_call = name.ends_with("_call");
+        self.is_screen = name.trim().eq_ignore_ascii_case("computer_call_output");
         self.kind = match name {
             "" => ItemKind::Untyped,
             // Lenient servers read it in any letter case.
@@ -180,6 +205,31 @@ impl OpenItem {
                     || (known.is_none() && !is_call && !name.ends_with("_output") && !name.trim().is_empty()),
             },
         };
+    }
+
+    /// A part of its `output` begins, or all of it.
+    pub(super) fn opens_part(&mut self) {
+        (self.files_before, self.is_known_part) = (self.files.len(), false);
+    }
+
+    /// That part is of this type.
+    pub(super) fn is_part(&mut self, name: &[u8]) {
+        self.is_known_part |= PARTS.iter().any(|known| name.eq_ignore_ascii_case(known.as_bytes()));
+    }
+
+    /// A part of its `output` names a file, by its place among the references.
+    pub(super) fn names_file(&mut self, place: usize) {
+        self.files.push(place);
+    }
+
+    /// That part ends: the files that are looked up because of what it is.
+    pub(super) fn closes_part(&mut self) -> Vec<usize> {
+        if self.is_known_part { self.files.split_off(self.files_before) } else { Vec::new() }
+    }
+
+    /// At its end: the files that are looked up because of what it is.
+    pub(super) fn files(&self) -> &[usize] {
+        if self.is_screen { &self.files } else { &[] }
     }
 
     /// A container begins in it: `member` is the bit of its name, if it is a member of the item.

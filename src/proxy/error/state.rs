@@ -15,8 +15,9 @@ impl ApiError {
     /// what is another owner's, whose id is not repeated.
     pub(in crate::proxy) fn unknown_reference(kind: Kind, name: Option<&'static str>) -> Self {
         let Some(name) = name else {
+            let article = if matches!(kind, Kind::Item | Kind::Opaque) { "an" } else { "a" };
             let message = format!(
-                "The request holds the id of a {} that does not exist, or that this key may not use. Remove the id.",
+                "The request holds the id of {article} {} that does not exist, or that this key may not use. Remove the id.",
                 kind.name().replace('_', " ")
             );
             return Self::new(Problem::UnknownId, message);
@@ -39,6 +40,7 @@ impl ApiError {
             Kind::Container => "Container",
             Kind::Prompt => "Prompt",
             Kind::Skill => "Skill",
+            Kind::Opaque => "Object",
             Kind::Encrypted | Kind::TurnState => "Content",
         };
         let message = format!("{what} with this id not found, or this key may not use it.");

@@ -80,8 +80,14 @@ async fn chains_go_on_over_restarts() {
 impl Fleet {
     /// Ends the gateway in order, and starts it with the same data.
     async fn restart(&mut self) {
+        self.restart_with(|_| ()).await;
+    }
+
+    /// The same, with other settings.
+    pub(super) async fn restart_with(&mut self, change: impl FnOnce(&mut Config)) {
         let folder = std::mem::replace(&mut self.gateway.folder, TempDir::new().unwrap());
         let mut config = settings(&self.upstreams);
+        change(&mut config);
         config.server.data_dir = folder.path().to_owned();
         self.gateway.stop();
         self.gateway.ended().await;

@@ -56,7 +56,7 @@ const REFERENCES: [(&str, u16, &str); 24] = [
 ];
 
 /// Parts that hold an id of alice's where no documentation has one: relays and later APIs may look it up all the same.
-const ELSEWHERE: [&str; 36] = [
+const ELSEWHERE: [&str; 43] = [
     // Under the name of something else.
     r#""extra_body":{"conversation":"resp_alice"}"#,
     r#""extra_body":{"file_id":"resp_alice"}"#,
@@ -92,6 +92,14 @@ const ELSEWHERE: [&str; 36] = [
     r#""input":[{"type":"code_interpreter_call","id":"ci_1","code":"x","container_id":"cntr_alice"}]"#,
     r#""input":[{"role":"user","content":[{"type":"x","annotations":[{"container_id":"cntr_alice"}]}]}]"#,
     r#""input":[{"role":"user","content":[{"type":"x","content":{"file_id":"file-alice"}}]}]"#,
+    // As a word of the API, as a key, in an object in place of an id, with white space around it.
+    r#""extra_body":{"type":"resp_alice"}"#,
+    r#""extra_body":{"call_id":"resp_alice"}"#,
+    r#""x":{"resp_alice":true}"#,
+    r#""extra_body":{"conversation":{"ID":"conv_alice"}}"#,
+    r#""extra_body":{"File_Id":[{"id":"file-alice"}]}"#,
+    r#""x":" resp_alice ""#,
+    r#""x":"\tre\u0073p_alice\n""#,
     // The item has content, but not what an item of its type is made of.
     r#""input":[{"type":"message","id":"item_alice","x":"y"}]"#,
     r#""input":[{"type":"image_generation_call","id":"item_alice","result":null,"size":"1024x1024"}]"#,
@@ -216,7 +224,7 @@ async fn by_value() {
             r#""input":"resp_alice""#,
             r#""input":[{"role":"user","content":"resp_alice"}]"#,
             r#""input":[{"role":"user","content":[{"type":"input_text","text":"resp_alice"}]}]"#,
-            r#""input":[{"type":"function_call","call_id":"resp_alice","arguments":"resp_alice"}]"#,
+            r#""input":[{"type":"function_call","call_id":"call_1","arguments":"resp_alice"}]"#,
             r#""input":[{"type":"function_call_output","call_id":"c","output":"resp_alice"}]"#,
             r#""instructions":"resp_alice""#,
             r#""messages":[{"role":"user","content":"resp_alice"},{"role":"tool","tool_call_id":"call_alice","content":["resp_alice"]}]"#,
@@ -230,7 +238,18 @@ async fn by_value() {
     let body = r#"{"model":"smart","extra_body":{"previous_response_id":"resp_alice"}}"#;
     assert_eq!((fleet.create("alice", body).await.status, fleet.account()), (200, "two-b".into()));
     // A query is looked at like a body.
-    for query in ["x=resp_alice", "after=item_alice", "a=b&%78=resp%5Falice"] {
+    for query in [
+        "x=resp_alice",
+        "after=item_alice",
+        "after[]=item_alice",
+        "a=b&%78=resp%5Falice",
+        "x=resp%255Falice",
+        "x=+resp_alice%20",
+        "a=b;x=resp_alice",
+        "x=1&x=resp_alice",
+        "resp_alice",
+        "resp%5Falice=1",
+    ] {
         let line = format!("POST /v1/responses?{query}");
         let theirs = fleet.call("bob", &line, Some(r#"{"model":"smart"}"#)).await;
         theirs.assert_final(404, "unknown_id", true);
@@ -264,7 +283,18 @@ async fn by_value_however_much_stands_around_it() {
 #[tokio::test]
 async fn by_cursor() {
     let mut fleet = fleet(|_| ()).await;
-    for query in ["after=item_alice", "limit=2&%61fter=item%5Falice&order=asc", "after=&before=item_alice"] {
+    for query in [
+        "after=item_alice",
+        "limit=2&%61fter=item%5Falice&order=asc",
+        "after=&before=item_alice",
+        "after[]=item_alice",
+        "after%5B0%5D=item_alice",
+        "AFTER=item_alice",
+        "after=+item_alice",
+        "limit=2;after=item_alice",
+        "after=&after=item_alice",
+        "%2561fter=item_alice",
+    ] {
         let line = format!("GET /v1/conversations/conv_of_bob/items?{query}");
         let theirs = fleet.call("bob", &line, None).await;
         let nobodys = line.replace("item_alice", "item_nobod").replace("item%5Falice", "item%5Fnobod");

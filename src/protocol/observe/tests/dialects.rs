@@ -83,7 +83,12 @@ fn chat_answers() {
 
 #[test]
 fn sound_that_a_chat_left_behind_is_learned() {
-    let learned = [AnswerReference { kind: Kind::Item, reference: Reference::new(Kind::Item, b"audio_1") }];
+    let learned = [AnswerReference {
+        kind: Kind::Item,
+        reference: Reference::new(Kind::Item, b"audio_1"),
+        by_value: None,
+        is_made: true,
+    }];
     let mut observer = as_json(AnswerDialect::Chat);
     observer.feed(br#"{"id":"chatcmpl-1","choices":[{"message":{"id":"x","audio":{"id":"audio_1","data":"x"}}}]}"#);
     assert_eq!(observer.take_learned(), learned);

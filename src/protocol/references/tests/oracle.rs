@@ -6,7 +6,7 @@ use super::super::request::ReferenceUse;
 use crate::domain::origin::{Kind, Reference};
 
 /// Names that a request may hold.
-pub(super) const NAMES: [&str; 52] = [
+pub(super) const NAMES: [&str; 53] = [
     "previous_response_id",
     "conversation",
     "input",
@@ -58,15 +58,16 @@ pub(super) const NAMES: [&str; 52] = [
     "call_id",
     "instructions",
     "text",
+    "resp_1",
     "é",
 ];
 
 /// The same, some of them in other letters.
-pub(super) const ALL_NAMES: [&str; 58] = {
-    let mut names = [""; 58];
-    let (plain, other) = names.split_at_mut(52);
+pub(super) const ALL_NAMES: [&str; 60] = {
+    let mut names = [""; 60];
+    let (plain, other) = names.split_at_mut(53);
     plain.copy_from_slice(&NAMES);
-    other.copy_from_slice(&["File_Id", "tool\u{17f}", "ID", "Input", "Container", "Role"]);
+    other.copy_from_slice(&["File_Id", "tool\u{17f}", "ID", "Input", "Container", "Role", "Type"]);
     names
 };
 
@@ -77,6 +78,7 @@ enum Place {
     Item,
     Inner,
     Part,
+    Out,
     Tool,
     Container,
     Environment,
@@ -96,6 +98,7 @@ enum Means {
     Perhaps(Kind),
     Encrypted,
     Text,
+    Label,
     Value,
 }
 
@@ -106,7 +109,7 @@ const ITEM: [&str; 9] =
 fn acted_on(place: Place) -> &'static [&'static str] {
     match place {
         Place::Top => &["previous_response_id", "conversation", "input", "tools", "prompt", "prompt_cache_options"],
-        Place::Any | Place::Inner | Place::Variables => &[],
+        Place::Any | Place::Inner | Place::Variables | Place::Out => &[],
         Place::Item => &ITEM,
         Place::Part | Place::File => &["file_id"],
         Place::Tool => &["vector_store_ids", "container", "environment", "input_image_mask", "tools"],
@@ -124,7 +127,7 @@ pub(super) fn acted_on_at_top() -> &'static [&'static str] {
 }
 
 fn means(place: Place, name: &str) -> (Means, Place) {
-    use Means::{Encrypted, Id, Perhaps, Text, Value};
+    use Means::{Encrypted, Id, Label, Perhaps, Text, Value};
     let inside = matches!(place, Place::Item | Place::Inner | Place::Part);
     let into = match place {
         _ if inside => Place::Inner,
@@ -143,8 +146,11 @@ fn means(place: Place, name: &str) -> (Means, Place) {
         (Place::Top, "prompt_cache_options") => (Value, Place::Cache),
         (Place::Cache, "comparison_response_id") => (Id(Kind::Response), Place::Any),
         (Place::Item, "id") => (Id(Kind::Item), Place::Inner),
-        (Place::Item, "content" | "output") => (Text, Place::Part),
-        (Place::Item, "input" | "name") => (Text, Place::Inner),
+        (Place::Item, "content") => (Text, Place::Part),
+        (Place::Item, "output") => (Text, Place::Out),
+        (Place::Item, "input" | "arguments") => (Text, Place::Any),
+        (Place::Item, "name") => (Text, Place::Inner),
+        (Place::Item, "call_id") => (Text, Place::Inner),
         (Place::Part | Place::File, "file_id") => (Id(Kind::File), into),
         (Place::Tool, "vector_store_ids") => (Id(Kind::VectorStore), Place::Any),
         (Place::Tool, "container") => (Id(Kind::Container), Place::Container),
@@ -155,15 +161,23 @@ fn means(place: Place, name: &str) -> (Means, Place) {
         (Place::Environment, "container_id") => (Id(Kind::Container), Place::Any),
         (Place::Skill, "skill_id") => (Id(Kind::Skill), Place::Any),
         (_, "encrypted_content") if inside => (Encrypted, Place::Inner),
-        (_, "text" | "type" | "output" | "content" | "call_id" | "arguments" | "instructions") => (Text, into),
-        (_, "previous_response_id" | "response_id") => (Perhaps(Kind::Response), into),
-        (_, "conversation" | "conversation_id") => (Perhaps(Kind::Conversation), into),
-        (_, "file_id" | "file_ids") => (Perhaps(Kind::File), into),
-        (_, "vector_store_ids") => (Perhaps(Kind::VectorStore), into),
-        (_, "container" | "container_id") => (Perhaps(Kind::Container), into),
-        (_, "skill_id") => (Perhaps(Kind::Skill), into),
-        _ => (Value, into),
+        (_, "text" | "output" | "content" | "arguments" | "instructions") => (Text, into),
+        _ => match &*name.replace('ſ', "s").to_ascii_lowercase() {
+            "type" | "call_id" => (Label, into),
+            "previous_response_id" | "response_id" => (Perhaps(Kind::Response), into),
+            "conversation" | "conversation_id" => (Perhaps(Kind::Conversation), into),
+            "file_id" | "file_ids" => (Perhaps(Kind::File), into),
+            "vector_store_ids" => (Perhaps(Kind::VectorStore), into),
+            "container" | "container_id" => (Perhaps(Kind::Container), into),
+            "skill_id" => (Perhaps(Kind::Skill), into),
+            _ => (Value, into),
+        },
     }
+}
+
+/// What an object at this name is in place of, where names are the caller's own.
+fn in_place_of(name: &str) -> Option<Kind> {
+    if let (Means::Perhaps(kind), _) = means(Place::Any, name) { Some(kind) } else { None }
 }
 
 /// A reference: the number of its kind, and what an upstream does with it, in the order of the enum.
@@ -172,7 +186,7 @@ pub(super) type Found = (u8, Reference, u8);
 /// The references in a request; `None` where it is ambiguous.
 pub(super) fn references(body: &Map<String, Value>) -> Option<Vec<Found>> {
     let mut found = Vec::new();
-    object(body, Place::Top, &mut found).then_some(found)
+    object(body, Around { place: Place::Top, of: None, is_screen: false }, &mut found).then_some(found)
 }
 
 fn strings(value: &Value) -> usize {
@@ -232,38 +246,76 @@ fn of_item(item: &Map<String, Value>) -> ReferenceUse {
     }
 }
 
-fn object(object: &Map<String, Value>, place: Place, found: &mut Vec<Found>) -> bool {
+/// Where an object stands.
+#[derive(Clone, Copy)]
+struct Around {
+    place: Place,
+    /// It stands in place of an id of this kind.
+    of: Option<Kind>,
+    /// Its item is the output of a computer.
+    is_screen: bool,
+}
+
+fn is_word(value: &Value, words: &[&str]) -> bool {
+    value.as_str().is_some_and(|text| words.contains(&text))
+}
+
+fn object(object: &Map<String, Value>, around: Around, found: &mut Vec<Found>) -> bool {
+    let Around { place, of, mut is_screen } = around;
     let uses = match place {
         Place::Item if object.get("id").is_some_and(|id| strings(id) == 1) => of_item(object),
         _ => ReferenceUse::LookedUp,
     };
+    if place == Place::Item {
+        is_screen = object.get("type").is_some_and(|name| is_word(name, &["computer_call_output"]));
+    }
+    let is_type = |name: &str| name.eq_ignore_ascii_case("type");
+    let is_part = place == Place::Out
+        && (is_screen || object.iter().any(|(name, value)| is_type(name) && is_word(value, &["input_file"])));
     object.iter().all(|(name, value)| {
         let is_other = |known: &&str| name != known && name.replace('ſ', "s").eq_ignore_ascii_case(known);
         if acted_on(place).iter().any(is_other) {
             return false;
         }
-        let (means, into) = means(place, name);
-        let uses = if place == Place::Item && name == "id" { uses } else { ReferenceUse::LookedUp };
-        self::value(value, means, into, uses, found)
+        if name == "resp_1" {
+            found.push((Kind::Response as u8, Reference::new(Kind::Response, b"resp_1"), ReferenceUse::Perhaps as u8));
+        }
+        let (mut means, into) = self::means(place, name);
+        if let (Means::Value, Some(kind), true) = (means, of, name.eq_ignore_ascii_case("id")) {
+            means = Means::Perhaps(kind);
+        }
+        let uses = match means {
+            Means::Id(_) if place == Place::Item && name == "id" => uses,
+            Means::Id(_) => ReferenceUse::LookedUp,
+            _ if is_part && name.eq_ignore_ascii_case("file_id") => ReferenceUse::LookedUp,
+            _ => ReferenceUse::Perhaps,
+        };
+        let of = in_place_of(name).or(of.filter(|_| matches!(means, Means::Perhaps(_))));
+        self::value(value, means, Around { place: into, of, is_screen }, uses, found)
     })
 }
 
-fn value(value: &Value, means: Means, into: Place, uses: ReferenceUse, found: &mut Vec<Found>) -> bool {
+fn value(value: &Value, means: Means, around: Around, uses: ReferenceUse, found: &mut Vec<Found>) -> bool {
     match (value, means) {
-        (Value::Array(values), _) => values.iter().all(|value| self::value(value, means, into, uses, found)),
-        (Value::Object(inner), _) => object(inner, into, found),
+        (Value::Array(values), _) => values.iter().all(|value| self::value(value, means, around, uses, found)),
+        (Value::Object(inner), _) => object(inner, around, found),
         (Value::String(text), _) if !text.is_empty() => {
-            let reference = match means {
-                Means::Id(Kind::Skill) | Means::Perhaps(Kind::Skill) if text.starts_with("openai-") => None,
-                Means::Id(kind) => Some((kind, uses)),
-                Means::Encrypted => Some((Kind::Encrypted, ReferenceUse::LookedUp)),
+            let by_value = |uses| (text == "resp_1").then_some((Kind::Response, uses));
+            let references = match means {
+                Means::Id(Kind::Skill) | Means::Perhaps(Kind::Skill) if text.starts_with("openai-") => [None, None],
+                Means::Id(kind) => {
+                    let also = if uses == ReferenceUse::LookedUp { ReferenceUse::Perhaps } else { uses };
+                    [Some((kind, uses)), by_value(also).filter(|_| kind != Kind::Response)]
+                }
+                Means::Encrypted => [Some((Kind::Encrypted, ReferenceUse::LookedUp)), None],
                 // The id says more than the name.
-                Means::Perhaps(_) if text == "resp_1" => Some((Kind::Response, ReferenceUse::Perhaps)),
-                Means::Perhaps(kind) => Some((kind, ReferenceUse::Perhaps)),
-                Means::Value if text == "resp_1" => Some((Kind::Response, ReferenceUse::Perhaps)),
-                Means::Value | Means::Text => None,
+                Means::Perhaps(kind) => [by_value(uses).or(Some((kind, uses))), None],
+                Means::Value | Means::Label => [by_value(ReferenceUse::Perhaps), None],
+                Means::Text => [None, None],
             };
-            found.extend(reference.map(|(kind, uses)| (kind as u8, Reference::new(kind, text.as_bytes()), uses as u8)));
+            let references = references.into_iter().flatten();
+            found
+                .extend(references.map(|(kind, uses)| (kind as u8, Reference::new(kind, text.as_bytes()), uses as u8)));
             true
         }
         _ => true,

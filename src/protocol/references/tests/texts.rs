@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 /// An object in which these names stand often, at any depth.
 pub(in crate::protocol) fn object(names: &'static [&'static str]) -> impl Strategy<Value = Map<String, Value>> {
     let leaf = prop_oneof![
-        8 => prop::sample::select(vec!["a", "resp_1", "reasoning", "message", "function_call", "shell_call_output", "compaction", "container_file_citation", "é😀/\"\\", "openai-x", "response", "list"]).prop_map(Value::from),
+        8 => prop::sample::select(vec!["a", "resp_1", "reasoning", "message", "function_call", "shell_call_output", "computer_call_output", "input_file", "compaction", "container_file_citation", "é😀/\"\\", "openai-x", "response", "list"]).prop_map(Value::from),
         1 => Just(Value::from("")),
         1 => Just(Value::Null),
         1 => any::<i32>().prop_map(Value::from),
