@@ -22,18 +22,18 @@ use prometheus_client::{
 
 pub use connections::{Connections, CutLabels, MalformedLabels};
 pub use reloads::{Reload, Reloads};
-pub use standings::{Standings, UpstreamHealth};
+pub use standings::{HealthMetrics, UpstreamHealth};
 pub use unpriced::Unpriced;
 
 use results::{RESULTS, result_name};
 
 use crate::domain::{
-    affinity::{self as memory, Placed},
+    affinity::{self as memory, PlacementResult},
     alert,
-    budget::Budget,
+    budget::ByteBudget,
     key,
-    ledger::Condition,
-    outcome::{AttemptResult, End, Outcome},
+    ledger::LedgerStatus,
+    outcome::{AttemptResult, EndReason, Outcome},
     problem::Problem,
     sharing::Condition as Sharing,
 };
@@ -113,28 +113,28 @@ pub struct Metrics {
     /// Requests that refer to state, by what came of them.
     placed: Family<PlacedLabels, Counter>,
     /// How upstreams and their credentials stand.
-    pub standings: Standings,
+    pub standings: HealthMetrics,
     /// Requests under way.
     in_flight: Gauge,
     /// What of `bodies` is held.
     body_memory: Gauge,
     /// Memory for the bodies of requests: counted by those who take it, and read when somebody asks for the metrics.
-    pub bodies: Budget,
+    pub bodies: ByteBudget,
     /// How the ledger stands, and what shows it.
-    pub ledger: Arc<Condition>,
-    ledger_shown: ledger::Shown,
+    pub ledger: Arc<LedgerStatus>,
+    ledger_shown: ledger::LedgerCollector,
     /// How the keys of the store stand.
-    pub keys: Arc<key::Condition>,
-    keys_shown: keys::Shown,
+    pub keys: Arc<key::StoredKeysStatus>,
+    keys_shown: keys::KeysCollector,
     /// How limits that replicas share stand.
     pub sharing: Arc<Sharing>,
-    sharing_shown: sharing::Shown,
+    sharing_shown: sharing::RedisCollector,
     /// How the memory of origins stands.
-    pub affinity: Arc<memory::Condition>,
-    affinity_shown: affinity::Shown,
+    pub affinity: Arc<memory::AffinityStatus>,
+    affinity_shown: affinity::AffinityCollector,
     /// How the delivery of alerts stands.
-    pub alerts: Arc<alert::Condition>,
-    alerts_shown: alerts::Shown,
+    pub alerts: Arc<alert::AlertDeliveryStatus>,
+    alerts_shown: alerts::AlertsCollector,
     /// Connections of clients.
     pub connections: Connections,
     /// Reloads of the configuration.
@@ -190,14 +190,14 @@ impl Default for Metrics {
         );
         registry.register("failovers", "Tries at an upstream after another one had failed", failovers.clone());
         registry.register("affinity_requests", "Requests that refer to state, by what came of them", placed.clone());
-        let standings = Standings::new(&mut registry);
+        let standings = HealthMetrics::new(&mut registry);
         registry.register("requests_in_flight", "Requests under way", in_flight.clone());
         registry.register("body_memory_bytes", "Bytes held for the bodies of requests", body_memory.clone());
-        let ledger_shown = ledger::Shown::new(&mut registry);
-        let keys_shown = keys::Shown::new(&mut registry);
-        let sharing_shown = sharing::Shown::new(&mut registry);
-        let affinity_shown = affinity::Shown::new(&mut registry);
-        let alerts_shown = alerts::Shown::new(&mut registry);
+        let ledger_shown = ledger::LedgerCollector::new(&mut registry);
+        let keys_shown = keys::KeysCollector::new(&mut registry);
+        let sharing_shown = sharing::RedisCollector::new(&mut registry);
+        let affinity_shown = affinity::AffinityCollector::new(&mut registry);
+        let alerts_shown = alerts::AlertsCollector::new(&mut registry);
         let connections = Connections::new(&mut registry);
         let reloads = Reloads::new(&mut registry);
         Self {
@@ -217,7 +217,7 @@ impl Default for Metrics {
             standings,
             in_flight,
             body_memory,
-            bodies: Budget::default(),
+            bodies: ByteBudget::default(),
             ledger: Arc::default(),
             keys: Arc::default(),
             keys_shown,
@@ -243,7 +243,7 @@ impl Metrics {
             problems: self.problems.clone(),
             limited: self.limited.clone(),
             unpriced: self.unpriced.clone(),
-            placed: Placed::ALL.map(|placed| {
+            placed: PlacementResult::ALL.map(|placed| {
                 let labels = PlacedLabels { result: placed.name() };
                 (placed, self.placed.get_or_create(&labels).clone())
             }),
@@ -256,12 +256,12 @@ impl Metrics {
         let upstream: Arc<str> = name.into();
         let labels = UpstreamLabels { upstream: Arc::clone(&upstream) };
         let tokens = |kind| self.tokens.get_or_create(&TokenLabels { upstream: Arc::clone(&upstream), kind }).clone();
-        let requests = |end: End| {
+        let requests = |end: EndReason| {
             let labels = EndLabels { upstream: Arc::clone(&upstream), end: end.name() };
             (end, self.requests.get_or_create(&labels).clone())
         };
         UpstreamMetrics {
-            requests: End::ALL.map(requests),
+            requests: EndReason::ALL.map(requests),
             incomplete: self.streams_incomplete.get_or_create(&labels).clone(),
             input: tokens("input"),
             cached: tokens("cached"),
@@ -303,7 +303,7 @@ pub struct WorkerMetrics {
     limited: Family<LimitLabels, Counter>,
     /// Answers that told a part without a price.
     pub unpriced: Unpriced,
-    placed: [(Placed, Counter); Placed::ALL.len()],
+    placed: [(PlacementResult, Counter); PlacementResult::ALL.len()],
     upstreams: Vec<UpstreamMetrics>,
     /// Of requests for which none was tried.
     none: UpstreamMetrics,
@@ -311,7 +311,7 @@ pub struct WorkerMetrics {
 
 #[derive(Debug)]
 struct UpstreamMetrics {
-    requests: [(End, Counter); End::ALL.len()],
+    requests: [(EndReason, Counter); EndReason::ALL.len()],
     incomplete: Counter,
     input: Counter,
     cached: Counter,
@@ -326,7 +326,7 @@ struct UpstreamMetrics {
 
 /// Why an upstream is asked once more for a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Again {
+pub enum ReattemptReason {
     /// It was asked before.
     Retry,
     /// Another one failed.
@@ -349,18 +349,18 @@ impl WorkerMetrics {
     }
 
     /// Counts a request that refers to state.
-    pub fn placed(&self, placed: Placed) {
+    pub fn placed(&self, placed: PlacementResult) {
         if let Some((_, count)) = self.placed.iter().find(|(known, _)| *known == placed) {
             count.inc();
         }
     }
 
     /// Counts a further attempt for a request.
-    pub fn again(&self, upstream: usize, again: Again) {
+    pub fn again(&self, upstream: usize, again: ReattemptReason) {
         let Some(upstream) = self.upstreams.get(upstream) else { return };
         match again {
-            Again::Retry => upstream.retries.inc(),
-            Again::Failover => upstream.failovers.inc(),
+            ReattemptReason::Retry => upstream.retries.inc(),
+            ReattemptReason::Failover => upstream.failovers.inc(),
         };
     }
 
@@ -386,7 +386,7 @@ impl WorkerMetrics {
         if let Some(problem) = outcome.problem {
             self.problems.get_or_create(&ProblemLabels { code: problem.name() }).inc();
         }
-        if outcome.end == End::Incomplete {
+        if outcome.end == EndReason::Incomplete {
             upstream.incomplete.inc();
         }
         let usage = &outcome.usage;

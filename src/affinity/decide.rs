@@ -15,18 +15,18 @@ use crate::domain::origin::Kind;
 
 /// A reference of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Named {
+pub struct LookedUpReference {
     /// What it names.
     pub kind: Kind,
     /// What becomes of it upstream.
-    pub role: Role,
+    pub role: ReferenceRole,
     /// What is known of it.
     pub recalled: Recalled,
 }
 
 /// What an upstream does with a reference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
+pub enum ReferenceRole {
     /// It is looked up.
     LookedUp,
     /// It may be looked up: its value looks like an id, at a place without a meaning.
@@ -61,7 +61,7 @@ pub enum Decision {
 
 /// What one reference asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Effect {
+enum ReferenceEffect {
     Nothing,
     Pins(u64),
     Leans(u64),
@@ -70,47 +70,56 @@ enum Effect {
     CannotTell { foreign: bool },
 }
 
-impl Named {
-    fn effect(&self) -> Effect {
+impl LookedUpReference {
+    fn effect(&self) -> ReferenceEffect {
         let bound = matches!(self.kind, Kind::Encrypted | Kind::Prompt);
         match (self.recalled, self.role) {
-            (recalled, _) if bound => recalled.anyones().map_or(Effect::Nothing, |origin| Effect::Pins(origin.account)),
-            (Recalled::Own(origin), Role::LookedUp) => Effect::Pins(origin.account),
-            (Recalled::Own(origin), Role::Perhaps | Role::Whole) => Effect::Leans(origin.account),
-            (Recalled::Own(_), Role::Within) | (_, Role::Whole) => Effect::Nothing,
-            (Recalled::Foreign(_), _) | (Recalled::CannotTell(Some(_)), Role::Perhaps) => Effect::Foreign,
-            (Recalled::Unknown | Recalled::CannotTell(None), Role::Perhaps) => Effect::Nothing,
-            (Recalled::Unknown, _) => Effect::Unknown,
-            (Recalled::CannotTell(others), _) => Effect::CannotTell { foreign: others.is_some() },
+            (recalled, _) if bound => {
+                recalled.anyones().map_or(ReferenceEffect::Nothing, |origin| ReferenceEffect::Pins(origin.account))
+            }
+            (Recalled::Own(origin), ReferenceRole::LookedUp) => ReferenceEffect::Pins(origin.account),
+            (Recalled::Own(origin), ReferenceRole::Perhaps | ReferenceRole::Whole) => {
+                ReferenceEffect::Leans(origin.account)
+            }
+            (Recalled::Own(_), ReferenceRole::Within) | (_, ReferenceRole::Whole) => ReferenceEffect::Nothing,
+            (Recalled::Foreign(_), _) | (Recalled::CannotTell(Some(_)), ReferenceRole::Perhaps) => {
+                ReferenceEffect::Foreign
+            }
+            (Recalled::Unknown | Recalled::CannotTell(None), ReferenceRole::Perhaps) => ReferenceEffect::Nothing,
+            (Recalled::Unknown, _) => ReferenceEffect::Unknown,
+            (Recalled::CannotTell(others), _) => ReferenceEffect::CannotTell { foreign: others.is_some() },
         }
     }
 }
 
 /// Decides. `refuses` says whether references that were never seen are refused in a request that goes to this account, or
 /// wherever it goes without one.
-pub fn decide(named: &[Named], refuses: impl FnOnce(Option<u64>) -> bool) -> Decision {
+pub fn decide(named: &[LookedUpReference], refuses: impl FnOnce(Option<u64>) -> bool) -> Decision {
     let mut pinned: Option<(u64, usize)> = None;
     let (mut leans, mut agree) = (None, true);
     for (place, named) in named.iter().enumerate() {
         match (named.effect(), pinned) {
-            (Effect::Pins(account), Some((other, by))) if other != account => return Decision::Conflict(by, place),
-            (Effect::Pins(account), _) => pinned = pinned.or(Some((account, place))),
-            (Effect::Leans(account), _) => {
+            (ReferenceEffect::Pins(account), Some((other, by))) if other != account => {
+                return Decision::Conflict(by, place);
+            }
+            (ReferenceEffect::Pins(account), _) => pinned = pinned.or(Some((account, place))),
+            (ReferenceEffect::Leans(account), _) => {
                 agree &= *leans.get_or_insert(account) == account;
             }
             _ => {}
         }
     }
-    let known = |effect| matches!(effect, Effect::Nothing | Effect::Pins(_) | Effect::Leans(_));
+    let known =
+        |effect| matches!(effect, ReferenceEffect::Nothing | ReferenceEffect::Pins(_) | ReferenceEffect::Leans(_));
     let all_known = || named.iter().all(|named| known(named.effect()));
     let refuses = !all_known() && refuses(pinned.map(|(account, _)| account));
     let mut cannot_tell = false;
     for (place, named) in named.iter().enumerate() {
         match named.effect() {
-            Effect::Foreign => return Decision::Unknown(place),
-            Effect::Unknown if refuses => return Decision::Unknown(place),
+            ReferenceEffect::Foreign => return Decision::Unknown(place),
+            ReferenceEffect::Unknown if refuses => return Decision::Unknown(place),
             // What memory knows to be somebody else's goes nowhere.
-            Effect::CannotTell { foreign } => cannot_tell |= foreign || refuses,
+            ReferenceEffect::CannotTell { foreign } => cannot_tell |= foreign || refuses,
             _ => {}
         }
     }
@@ -140,16 +149,16 @@ mod tests {
         Recalled::Own(origin(account))
     }
 
-    fn named(kind: Kind, role: Role, recalled: Recalled) -> Named {
-        Named { kind, role, recalled }
+    fn named(kind: Kind, role: ReferenceRole, recalled: Recalled) -> LookedUpReference {
+        LookedUpReference { kind, role, recalled }
     }
 
-    fn looked_up(kind: Kind, recalled: Recalled) -> Named {
-        named(kind, Role::LookedUp, recalled)
+    fn looked_up(kind: Kind, recalled: Recalled) -> LookedUpReference {
+        named(kind, ReferenceRole::LookedUp, recalled)
     }
 
     /// Where unknown ids are refused, and where they are not.
-    fn both(all: &[Named]) -> [Decision; 2] {
+    fn both(all: &[LookedUpReference]) -> [Decision; 2] {
         [true, false].map(|refuses| decide(all, |_| refuses))
     }
 
@@ -168,16 +177,20 @@ mod tests {
             ] {
                 assert_eq!(both(&[looked_up(kind, recalled)]), expected, "{kind:?} {recalled:?}");
                 let within = if recalled == own(7) { [Free; 2] } else { expected };
-                assert_eq!(both(&[named(kind, Role::Within, recalled)]), within, "{kind:?} {recalled:?}");
+                assert_eq!(both(&[named(kind, ReferenceRole::Within, recalled)]), within, "{kind:?} {recalled:?}");
                 let whole = if recalled == own(7) { [Leaning(7); 2] } else { [Free; 2] };
-                assert_eq!(both(&[named(kind, Role::Whole, recalled)]), whole, "{kind:?} {recalled:?}");
+                assert_eq!(both(&[named(kind, ReferenceRole::Whole, recalled)]), whole, "{kind:?} {recalled:?}");
                 // What may be looked up is refused only where it is known to be another owner's.
                 let perhaps = match recalled {
                     Recalled::Own(_) => Leaning(7),
                     Recalled::Foreign(_) | Recalled::CannotTell(Some(_)) => Unknown(0),
                     Recalled::Unknown | Recalled::CannotTell(None) => Free,
                 };
-                assert_eq!(both(&[named(kind, Role::Perhaps, recalled)]), [perhaps; 2], "{kind:?} {recalled:?}");
+                assert_eq!(
+                    both(&[named(kind, ReferenceRole::Perhaps, recalled)]),
+                    [perhaps; 2],
+                    "{kind:?} {recalled:?}"
+                );
             }
         }
         for kind in [Kind::Encrypted, Kind::Prompt] {
@@ -194,10 +207,10 @@ mod tests {
     fn several_agree_or_it_goes_nowhere() {
         let unknown = looked_up(Kind::File, Recalled::Unknown);
         let all = [
-            named(Kind::Item, Role::Whole, Recalled::Unknown),
+            named(Kind::Item, ReferenceRole::Whole, Recalled::Unknown),
             looked_up(Kind::Response, own(1)),
-            named(Kind::Item, Role::Within, own(2)),
-            named(Kind::Item, Role::Whole, Recalled::Foreign(origin(2))),
+            named(Kind::Item, ReferenceRole::Within, own(2)),
+            named(Kind::Item, ReferenceRole::Whole, Recalled::Foreign(origin(2))),
             looked_up(Kind::Encrypted, own(1)),
         ];
         assert_eq!(both(&all), [Pinned { account: 1, by: 1 }; 2]);
@@ -206,7 +219,7 @@ mod tests {
             assert_eq!(both(&with), [Conflict(1, 6); 2]);
         }
         // What is whole agrees with everything.
-        let whole = |account| named(Kind::Item, Role::Whole, own(account));
+        let whole = |account| named(Kind::Item, ReferenceRole::Whole, own(account));
         let with = [&all[..], &[whole(2)]].concat();
         assert_eq!(both(&with), [Pinned { account: 1, by: 1 }; 2]);
         assert_eq!(both(&[whole(2), whole(2)]), [Leaning(2); 2]);
@@ -220,10 +233,10 @@ mod tests {
     #[test]
     fn whether_unknown_ones_are_refused_depends_on_where_it_goes() {
         let (known, unknown) = (looked_up(Kind::Response, own(1)), looked_up(Kind::File, Recalled::Unknown));
-        let goes = |all: &[Named]| decide(all, |account| account == Some(1));
+        let goes = |all: &[LookedUpReference]| decide(all, |account| account == Some(1));
         assert_eq!(goes(&[known, unknown]), Unknown(1));
         assert_eq!(goes(&[unknown]), Free);
-        let nobody_asks = |all: &[Named]| decide(all, |_| unreachable!());
+        let nobody_asks = |all: &[LookedUpReference]| decide(all, |_| unreachable!());
         assert_eq!(nobody_asks(&[known]), Pinned { account: 1, by: 0 });
     }
 }

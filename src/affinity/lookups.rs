@@ -8,7 +8,7 @@ use std::{
 
 use tokio::sync::{Notify, oneshot};
 
-use crate::{domain::origin::Reference, store::origins::Entry};
+use crate::{domain::origin::Reference, store::origins::StoredOrigin};
 
 /// Lookups of one key that wait at once. Each belongs to a request under way; the store answers thousands a second.
 const WAITING: usize = 1024;
@@ -20,21 +20,21 @@ const TURN: usize = 50;
 #[derive(Debug)]
 struct Lookup {
     references: Vec<Reference>,
-    found: Vec<Option<Entry>>,
-    answer: oneshot::Sender<Vec<Option<Entry>>>,
+    found: Vec<Option<StoredOrigin>>,
+    answer: oneshot::Sender<Vec<Option<StoredOrigin>>>,
 }
 
 /// The lookups of one key, in the order in which they came.
 #[derive(Debug, Default)]
-struct Line {
+struct KeyQueue {
     lookups: VecDeque<Lookup>,
     /// References at its front that are in the batch under way.
     taken: usize,
 }
 
 #[derive(Debug, Default)]
-struct Lines {
-    lines: HashMap<u64, Line>,
+struct KeyQueues {
+    lines: HashMap<u64, KeyQueue>,
     /// Keys with lookups, the next one first.
     turns: VecDeque<u64>,
 }
@@ -42,25 +42,29 @@ struct Lines {
 /// All lookups that wait.
 #[derive(Debug, Default)]
 pub(super) struct Lookups {
-    lines: Mutex<Lines>,
+    lines: Mutex<KeyQueues>,
     came: Notify,
 }
 
 /// What is read from the store in one go.
 #[derive(Debug, Default)]
-pub(super) struct Batch {
+pub(super) struct LookupBatch {
     pub(super) references: Vec<Reference>,
     /// Whose they are, in their order, and how many.
     turns: Vec<(u64, usize)>,
 }
 
 impl Lookups {
-    fn lines(&self) -> MutexGuard<'_, Lines> {
+    fn lines(&self) -> MutexGuard<'_, KeyQueues> {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Has references looked up for a key, in their places; none where too many lookups of that key wait.
-    pub(super) fn ask(&self, key: u64, references: Vec<Reference>) -> Option<oneshot::Receiver<Vec<Option<Entry>>>> {
+    pub(super) fn ask(
+        &self,
+        key: u64,
+        references: Vec<Reference>,
+    ) -> Option<oneshot::Receiver<Vec<Option<StoredOrigin>>>> {
         let (answer, answered) = oneshot::channel();
         let found = Vec::with_capacity(references.len());
         let mut lines = self.lines();
@@ -82,7 +86,7 @@ impl Lookups {
     }
 
     /// The next batch, of `most` references, as soon as there is one.
-    pub(super) async fn next(&self, most: usize) -> Batch {
+    pub(super) async fn next(&self, most: usize) -> LookupBatch {
         loop {
             let batch = self.lines().take(most);
             if !batch.references.is_empty() {
@@ -93,7 +97,7 @@ impl Lookups {
     }
 
     /// Gives out what the store said of a batch.
-    pub(super) fn answer(&self, batch: Batch, found: Vec<Option<Entry>>) {
+    pub(super) fn answer(&self, batch: LookupBatch, found: Vec<Option<StoredOrigin>>) {
         let mut found = found.into_iter();
         let mut lines = self.lines();
         for (key, count) in batch.turns {
@@ -106,18 +110,18 @@ impl Lookups {
 
     /// The store cannot be asked: nobody waits any longer.
     pub(super) fn clear(&self) {
-        *self.lines() = Lines::default();
+        *self.lines() = KeyQueues::default();
     }
 }
 
-impl Lines {
+impl KeyQueues {
     /// Takes turns until the batch is full or everything is in it.
-    fn take(&mut self, most: usize) -> Batch {
+    fn take(&mut self, most: usize) -> LookupBatch {
         for line in self.lines.values_mut() {
             line.leave();
         }
         self.tidy();
-        let mut batch = Batch::default();
+        let mut batch = LookupBatch::default();
         let mut passed = 0;
         while batch.references.len() < most && passed < self.turns.len() {
             let Some(key) = self.turns.pop_front() else { break };
@@ -139,7 +143,7 @@ impl Lines {
     }
 }
 
-impl Line {
+impl KeyQueue {
     /// Lookups that nobody waits for are not made, unless a part of them is under way.
     fn leave(&mut self) {
         if self.taken == 0 {
@@ -165,7 +169,7 @@ impl Line {
         count
     }
 
-    fn give(&mut self, mut found: impl Iterator<Item = Option<Entry>>) {
+    fn give(&mut self, mut found: impl Iterator<Item = Option<StoredOrigin>>) {
         while let Some(lookup) = self.lookups.front_mut() {
             let missing = lookup.references.len() - lookup.found.len();
             lookup.found.extend(found.by_ref().take(missing));
@@ -189,15 +193,15 @@ mod tests {
         Reference::new(Kind::Response, &number.to_be_bytes())
     }
 
-    fn entry(reference: Reference) -> Option<Entry> {
+    fn entry(reference: Reference) -> Option<StoredOrigin> {
         let account = u64::from_be_bytes(*reference.0.first_chunk().unwrap());
-        Some(Entry { origin: Origin { account, owner: Owner::new("a", None) }, used_s: 1 })
+        Some(StoredOrigin { origin: Origin { account, owner: Owner::new("a", None) }, used_s: 1 })
     }
 
-    async fn serve(lookups: &Lookups, most: usize) -> Batch {
+    async fn serve(lookups: &Lookups, most: usize) -> LookupBatch {
         let batch = lookups.next(most).await;
         let found = batch.references.iter().map(|reference| entry(*reference)).collect();
-        let turns = Batch { references: batch.references.clone(), turns: batch.turns.clone() };
+        let turns = LookupBatch { references: batch.references.clone(), turns: batch.turns.clone() };
         lookups.answer(batch, found);
         turns
     }

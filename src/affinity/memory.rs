@@ -16,10 +16,10 @@ use std::{
 
 use crate::{
     domain::{
-        affinity::Condition,
+        affinity::AffinityStatus,
         origin::{Origin, Owner, Reference},
     },
-    store::origins::{Entry, Life},
+    store::origins::{EntryLifetime, StoredOrigin},
 };
 
 /// So many that a generation of the default bound fits into a table of 1024 places without being half empty: 894 entries, of
@@ -27,15 +27,15 @@ use crate::{
 const SHARDS: usize = 559;
 
 /// Of a place in a table of the standard library, with its control byte.
-const PLACE: usize = size_of::<(Reference, Entry)>() + 1;
+const PLACE: usize = size_of::<(Reference, StoredOrigin)>() + 1;
 
 /// What came of learning a reference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Learned {
+pub(super) enum LearnResult {
     /// It is new.
-    New(Entry),
+    New(StoredOrigin),
     /// It was known, and its time begins again.
-    Renewed(Entry),
+    Renewed(StoredOrigin),
     /// It was known.
     Known,
     /// It is somebody else's, or of another account.
@@ -44,25 +44,25 @@ pub(super) enum Learned {
 
 /// What is known of a reference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Recalled {
-    pub(super) entry: Entry,
+pub(super) struct RememberedOrigin {
+    pub(super) entry: StoredOrigin,
     /// Whether its time began again.
     pub(super) renewed: bool,
 }
 
 #[derive(Debug, Default)]
 struct Shard {
-    young: HashMap<Reference, Entry>,
-    old: HashMap<Reference, Entry>,
+    young: HashMap<Reference, StoredOrigin>,
+    old: HashMap<Reference, StoredOrigin>,
 }
 
 /// All of it.
 #[derive(Debug)]
-pub(super) struct Memory {
+pub(super) struct OriginTable {
     shards: Box<[Mutex<Shard>]>,
     /// Entries of a generation of a shard.
     most: AtomicUsize,
-    condition: Arc<Condition>,
+    condition: Arc<AffinityStatus>,
 }
 
 fn generation(most: usize) -> usize {
@@ -76,9 +76,9 @@ pub(super) fn most_bytes(entries: usize) -> u64 {
     (2 * SHARDS * places * PLACE) as u64 / 6 * 7
 }
 
-impl Memory {
+impl OriginTable {
     /// For so many entries.
-    pub(super) fn new(most: usize, condition: Arc<Condition>) -> Self {
+    pub(super) fn new(most: usize, condition: Arc<AffinityStatus>) -> Self {
         let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
         Self { shards, most: AtomicUsize::new(generation(most)), condition }
     }
@@ -113,44 +113,44 @@ impl Memory {
     }
 
     /// Remembers where a reference came from, unless that is known.
-    pub(super) fn learn(&self, reference: Reference, origin: Origin, life: Life) -> Learned {
+    pub(super) fn learn(&self, reference: Reference, origin: Origin, life: EntryLifetime) -> LearnResult {
         self.change(reference, |shard, most| {
             let Some(known) = shard.get(reference, life) else {
-                let entry = Entry { origin, used_s: life.now_s };
+                let entry = StoredOrigin { origin, used_s: life.now_s };
                 shard.put(reference, entry, most);
-                return Learned::New(entry);
+                return LearnResult::New(entry);
             };
             if known.origin.account != origin.account || !known.origin.owner.shares_with(origin.owner) {
-                return Learned::Taken;
+                return LearnResult::Taken;
             }
             match shard.use_again(reference, known, life, most) {
-                Some(entry) => Learned::Renewed(entry),
-                None => Learned::Known,
+                Some(entry) => LearnResult::Renewed(entry),
+                None => LearnResult::Known,
             }
         })
     }
 
     /// What is known of a reference that `by` named. Its time begins again where it is his to use.
-    pub(super) fn recall(&self, reference: Reference, by: Owner, life: Life) -> Option<Recalled> {
+    pub(super) fn recall(&self, reference: Reference, by: Owner, life: EntryLifetime) -> Option<RememberedOrigin> {
         self.change(reference, |shard, most| {
             let known = shard.get(reference, life)?;
             let his = known.origin.owner.shares_with(by);
             let again = if his { shard.use_again(reference, known, life, most) } else { None };
-            Some(Recalled { entry: again.unwrap_or(known), renewed: again.is_some() })
+            Some(RememberedOrigin { entry: again.unwrap_or(known), renewed: again.is_some() })
         })
     }
 
     /// Takes what the store says of a reference.
-    pub(super) fn take(&self, reference: Reference, entry: Entry) {
+    pub(super) fn take(&self, reference: Reference, entry: StoredOrigin) {
         self.change(reference, |shard, most| {
             let known = shard.young.get(&reference).or_else(|| shard.old.get(&reference));
             let used_s = known.filter(|known| known.origin == entry.origin).map_or(0, |known| known.used_s);
-            shard.put(reference, Entry { used_s: entry.used_s.max(used_s), ..entry }, most);
+            shard.put(reference, StoredOrigin { used_s: entry.used_s.max(used_s), ..entry }, most);
         });
     }
 
     /// All entries of one of the shards; none behind the last one.
-    pub(super) fn all_of(&self, shard: usize) -> Option<Vec<(Reference, Entry)>> {
+    pub(super) fn all_of(&self, shard: usize) -> Option<Vec<(Reference, StoredOrigin)>> {
         let shard = self.shards.get(shard)?.lock().unwrap_or_else(PoisonError::into_inner);
         Some(shard.young.iter().chain(&shard.old).map(|(reference, entry)| (*reference, *entry)).collect())
     }
@@ -162,7 +162,7 @@ impl Shard {
     }
 
     /// What is remembered of a reference; what is not any more is forgotten.
-    fn get(&mut self, reference: Reference, life: Life) -> Option<Entry> {
+    fn get(&mut self, reference: Reference, life: EntryLifetime) -> Option<StoredOrigin> {
         // Both are always looked at: what is there takes as long as what is not.
         let (young, old) = (self.young.get(&reference), self.old.get(&reference));
         let known = *young.or(old)?;
@@ -174,7 +174,7 @@ impl Shard {
         None
     }
 
-    fn put(&mut self, reference: Reference, entry: Entry, most: usize) {
+    fn put(&mut self, reference: Reference, entry: StoredOrigin, most: usize) {
         self.old.remove(&reference);
         if self.young.len() >= most && !self.young.contains_key(&reference) {
             mem::swap(&mut self.old, &mut self.young);
@@ -187,9 +187,15 @@ impl Shard {
 
     /// Makes it one of those that were used last. Its time begins again only when a part of it is over, so that what is
     /// used all day is written to the store once a day and not each time: then it is returned.
-    fn use_again(&mut self, reference: Reference, known: Entry, life: Life, most: usize) -> Option<Entry> {
+    fn use_again(
+        &mut self,
+        reference: Reference,
+        known: StoredOrigin,
+        life: EntryLifetime,
+        most: usize,
+    ) -> Option<StoredOrigin> {
         let due = life.now_s.saturating_sub(known.used_s) > life.ttl_s / 32;
-        let entry = if due { Entry { used_s: life.now_s, ..known } } else { known };
+        let entry = if due { StoredOrigin { used_s: life.now_s, ..known } } else { known };
         if due || self.old.contains_key(&reference) {
             self.put(reference, entry, most);
         }
@@ -206,8 +212,8 @@ mod tests {
 
     const DAY: u32 = 86_400;
 
-    fn memory(most: usize) -> Memory {
-        Memory::new(most, Arc::default())
+    fn memory(most: usize) -> OriginTable {
+        OriginTable::new(most, Arc::default())
     }
 
     fn reference(number: u64) -> Reference {
@@ -218,29 +224,38 @@ mod tests {
         Origin { account, owner: Owner::new(key, group) }
     }
 
-    fn at(now_s: u32) -> Life {
-        Life { now_s, ttl_s: 30 * DAY }
+    fn at(now_s: u32) -> EntryLifetime {
+        EntryLifetime { now_s, ttl_s: 30 * DAY }
     }
 
     #[test]
     fn the_first_one_keeps_it_while_it_lives() {
         let memory = memory(1000);
         let (r, a, b) = (reference(1), origin(1, "a", None), origin(1, "b", None));
-        let entry = |origin, used_s| Entry { origin, used_s };
+        let entry = |origin, used_s| StoredOrigin { origin, used_s };
         assert_eq!(memory.recall(r, a.owner, at(100)), None);
-        assert_eq!(memory.learn(r, a, at(100)), Learned::New(entry(a, 100)));
-        assert_eq!(memory.learn(r, a, at(100 + DAY / 2)), Learned::Known);
-        assert_eq!(memory.learn(r, b, at(101)), Learned::Taken);
-        assert_eq!(memory.learn(r, origin(2, "a", None), at(101)), Learned::Taken, "another account");
+        assert_eq!(memory.learn(r, a, at(100)), LearnResult::New(entry(a, 100)));
+        assert_eq!(memory.learn(r, a, at(100 + DAY / 2)), LearnResult::Known);
+        assert_eq!(memory.learn(r, b, at(101)), LearnResult::Taken);
+        assert_eq!(memory.learn(r, origin(2, "a", None), at(101)), LearnResult::Taken, "another account");
         // Others name it as often as they like: it does not live longer for that.
         let later = 100 + 29 * DAY;
-        assert_eq!(memory.recall(r, b.owner, at(later)), Some(Recalled { entry: entry(a, 100), renewed: false }));
-        assert_eq!(memory.recall(r, a.owner, at(later)), Some(Recalled { entry: entry(a, later), renewed: true }));
-        assert_eq!(memory.recall(r, a.owner, at(later)), Some(Recalled { entry: entry(a, later), renewed: false }));
-        assert_eq!(memory.learn(r, a, at(later + DAY)), Learned::Renewed(entry(a, later + DAY)));
+        assert_eq!(
+            memory.recall(r, b.owner, at(later)),
+            Some(RememberedOrigin { entry: entry(a, 100), renewed: false })
+        );
+        assert_eq!(
+            memory.recall(r, a.owner, at(later)),
+            Some(RememberedOrigin { entry: entry(a, later), renewed: true })
+        );
+        assert_eq!(
+            memory.recall(r, a.owner, at(later)),
+            Some(RememberedOrigin { entry: entry(a, later), renewed: false })
+        );
+        assert_eq!(memory.learn(r, a, at(later + DAY)), LearnResult::Renewed(entry(a, later + DAY)));
         let over = later + 31 * DAY;
         assert_eq!(memory.recall(r, a.owner, at(over)), None);
-        assert_eq!(memory.learn(r, b, at(over)), Learned::New(entry(b, over)));
+        assert_eq!(memory.learn(r, b, at(over)), LearnResult::New(entry(b, over)));
     }
 
     #[test]
@@ -248,7 +263,7 @@ mod tests {
         let memory = memory(1000);
         let (r, a, b) = (reference(1), origin(1, "a", Some("team")), origin(1, "b", Some("team")));
         memory.learn(r, a, at(100));
-        assert_eq!(memory.learn(r, b, at(100)), Learned::Known);
+        assert_eq!(memory.learn(r, b, at(100)), LearnResult::Known);
         let used = memory.recall(r, b.owner, at(100 + 2 * DAY)).unwrap();
         assert_eq!((used.entry.origin, used.renewed), (a, true), "it stays the first one's");
     }
@@ -258,9 +273,9 @@ mod tests {
         let memory = memory(1000);
         let (r, a, b) = (reference(1), origin(1, "a", None), origin(2, "b", None));
         memory.learn(r, a, at(100));
-        memory.take(r, Entry { origin: b, used_s: 50 });
-        assert_eq!(memory.recall(r, a.owner, at(100)).unwrap().entry, Entry { origin: b, used_s: 50 });
-        memory.take(r, Entry { origin: b, used_s: 40 });
+        memory.take(r, StoredOrigin { origin: b, used_s: 50 });
+        assert_eq!(memory.recall(r, a.owner, at(100)).unwrap().entry, StoredOrigin { origin: b, used_s: 50 });
+        memory.take(r, StoredOrigin { origin: b, used_s: 40 });
         assert_eq!(memory.recall(r, a.owner, at(100)).unwrap().entry.used_s, 50, "it was used since");
     }
 
@@ -268,7 +283,7 @@ mod tests {
     fn a_shorter_time_holds_at_once() {
         let memory = memory(1000);
         memory.learn(reference(1), origin(1, "a", None), at(100));
-        let short = Life { now_s: 100 + DAY, ttl_s: DAY };
+        let short = EntryLifetime { now_s: 100 + DAY, ttl_s: DAY };
         assert_eq!(memory.recall(reference(1), Owner::new("a", None), short), None);
         assert_eq!(memory.condition.entries.load(Ordering::Relaxed), 0);
     }
@@ -318,11 +333,11 @@ mod tests {
                     prop_assert_eq!(known, first.get(&number).copied());
                 }
                 match memory.learn(reference(number), origin, at(100)) {
-                    Learned::New(_) => {
+                    LearnResult::New(_) => {
                         prop_assert_eq!(known, None);
                         first.insert(number, origin);
                     }
-                    Learned::Taken => prop_assert_ne!(known, Some(origin)),
+                    LearnResult::Taken => prop_assert_ne!(known, Some(origin)),
                     _ => prop_assert_eq!(known, Some(origin)),
                 }
             }

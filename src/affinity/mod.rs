@@ -26,19 +26,19 @@ use tokio::{
 use crate::{
     config,
     domain::{
-        affinity::{Condition, Found},
+        affinity::{AffinityStatus, LookupResult},
         origin::{Origin, Owner, Reference},
     },
-    store::origins::{Entry, Life},
+    store::origins::{EntryLifetime, StoredOrigin},
 };
 
 use self::{
     lookups::Lookups,
-    memory::{Learned, Memory},
+    memory::{LearnResult, OriginTable},
 };
 
-pub use decide::{Decision, Named, Role, decide};
-pub use keeping::Keeping;
+pub use decide::{Decision, LookedUpReference, ReferenceRole, decide};
+pub use keeping::AffinityStoreThread;
 
 /// The longest that a request waits for a store that is shared. The promise is 50 ms: the rest is for timers and for a machine
 /// that is busy.
@@ -57,21 +57,21 @@ const ROWS: u64 = 10;
 
 /// The most memory that all of it comes to, in bytes, with so many entries.
 pub fn most_bytes(entries: usize) -> u64 {
-    memory::most_bytes(entries) + (WAITING * size_of::<(Reference, Entry)>()) as u64
+    memory::most_bytes(entries) + (WAITING * size_of::<(Reference, StoredOrigin)>()) as u64
 }
 
 /// The memory.
 #[derive(Debug)]
-pub struct Origins {
-    memory: Memory,
+pub struct AffinityMemory {
+    memory: OriginTable,
     ttl_s: AtomicU32,
     /// Rows of the store.
     most_rows: AtomicU64,
     /// Whether others may learn what is learned here.
     is_shared: bool,
     lookups: Lookups,
-    waiting: Waiting,
-    condition: Arc<Condition>,
+    waiting: WriteQueue,
+    condition: Arc<AffinityStatus>,
 }
 
 /// What is known of a reference that somebody named.
@@ -106,12 +106,12 @@ impl Recalled {
         }
     }
 
-    fn found(self) -> Found {
+    fn found(self) -> LookupResult {
         match self {
-            Self::Own(_) => Found::Own,
-            Self::Foreign(_) => Found::Foreign,
-            Self::Unknown => Found::Unknown,
-            Self::CannotTell(_) => Found::CannotTell,
+            Self::Own(_) => LookupResult::Own,
+            Self::Foreign(_) => LookupResult::Foreign,
+            Self::Unknown => LookupResult::Unknown,
+            Self::CannotTell(_) => LookupResult::CannotTell,
         }
     }
 }
@@ -119,19 +119,19 @@ impl Recalled {
 /// How much was learned up to here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use = "with a shared store, what is new is waited for before anybody hears of it: Origins::shared"]
-pub struct Mark(u64);
+pub struct LearnedCount(u64);
 
 /// What waits to be written to the store.
 #[derive(Debug)]
-struct Waiting {
+struct WriteQueue {
     rows: Mutex<Rows>,
     came: Notify,
-    written: watch::Sender<Written>,
+    written: watch::Sender<WriteProgress>,
 }
 
 /// How far the store is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Written {
+struct WriteProgress {
     /// How much was written of what came.
     count: u64,
     /// It is slow or away: nobody waits for the rest.
@@ -140,7 +140,7 @@ struct Written {
 
 #[derive(Debug, Default)]
 struct Rows {
-    rows: VecDeque<(Reference, Entry)>,
+    rows: VecDeque<(Reference, StoredOrigin)>,
     /// How many came in all.
     came: u64,
 }
@@ -149,52 +149,52 @@ fn ttl_s(ttl: Duration) -> u32 {
     u32::try_from(ttl.as_secs()).unwrap_or(u32::MAX)
 }
 
-impl Origins {
+impl AffinityMemory {
     /// An empty one.
-    fn new(settings: &config::Affinity, shared: bool, condition: Arc<Condition>) -> Self {
+    fn new(settings: &config::AffinitySettings, shared: bool, condition: Arc<AffinityStatus>) -> Self {
         Self {
-            memory: Memory::new(settings.max_entries, Arc::clone(&condition)),
+            memory: OriginTable::new(settings.max_entries, Arc::clone(&condition)),
             ttl_s: AtomicU32::new(ttl_s(settings.ttl)),
             most_rows: AtomicU64::new(settings.max_entries as u64 * ROWS),
             is_shared: shared,
             lookups: Lookups::default(),
-            waiting: Waiting { rows: Mutex::default(), came: Notify::new(), written: watch::Sender::default() },
+            waiting: WriteQueue { rows: Mutex::default(), came: Notify::new(), written: watch::Sender::default() },
             condition,
         }
     }
 
     /// Takes over settings that may change while it runs.
-    pub fn configure(&self, settings: &config::Affinity) {
+    pub fn configure(&self, settings: &config::AffinitySettings) {
         self.memory.set_most(settings.max_entries);
         self.ttl_s.store(ttl_s(settings.ttl), Ordering::Relaxed);
         self.most_rows.store(settings.max_entries as u64 * ROWS, Ordering::Relaxed);
     }
 
-    fn life(&self, now: Duration) -> Life {
-        Life { now_s: ttl_s(now), ttl_s: self.ttl_s.load(Ordering::Relaxed) }
+    fn life(&self, now: Duration) -> EntryLifetime {
+        EntryLifetime { now_s: ttl_s(now), ttl_s: self.ttl_s.load(Ordering::Relaxed) }
     }
 
     /// Remembers where references came from, `now` being the time since 1970-01-01 UTC. Never waits: who asks for them next
     /// in this process finds them. Where one is somebody else's, or of another account, it stays so.
-    pub fn learn(&self, references: &[Reference], origin: Origin, now: Duration) -> Mark {
+    pub fn learn(&self, references: &[Reference], origin: Origin, now: Duration) -> LearnedCount {
         let life = self.life(now);
         let (mut rows, mut new, mut taken) = (Vec::new(), 0, 0);
         for reference in references {
             match self.memory.learn(*reference, origin, life) {
-                Learned::New(entry) => {
+                LearnResult::New(entry) => {
                     new += 1;
                     rows.push((*reference, entry));
                 }
-                Learned::Renewed(entry) => rows.push((*reference, entry)),
-                Learned::Known => {}
-                Learned::Taken => taken += 1,
+                LearnResult::Renewed(entry) => rows.push((*reference, entry)),
+                LearnResult::Known => {}
+                LearnResult::Taken => taken += 1,
             }
         }
         self.condition.learned.fetch_add(new, Ordering::Relaxed);
         self.condition.taken.fetch_add(taken, Ordering::Relaxed);
         let mark = self.waiting.push(rows, &self.condition);
         // Nobody waits for what others know already.
-        if new > 0 { mark } else { Mark(0) }
+        if new > 0 { mark } else { LearnedCount(0) }
     }
 
     /// Counts references of an answer that had too many to learn them all.
@@ -256,14 +256,14 @@ impl Origins {
     }
 
     fn count(&self, recalled: &[Recalled]) {
-        for found in Found::ALL {
+        for found in LookupResult::ALL {
             let count = recalled.iter().filter(|recalled| recalled.found() == found).count();
             self.condition.count(found, count as u64);
         }
     }
 
     /// What is known of a reference after the store was asked.
-    fn judge(&self, reference: Reference, known: Recalled, stored: Option<Entry>, by: Owner) -> Recalled {
+    fn judge(&self, reference: Reference, known: Recalled, stored: Option<StoredOrigin>, by: Owner) -> Recalled {
         // What is somebody else's stays out of memory, as what nobody knows does: the same work for both, so that the time which it
         // takes tells nothing. The store is asked for it every time in any case.
         if let Some(entry) = stored.filter(|entry| entry.origin.owner.shares_with(by)) {
@@ -284,7 +284,7 @@ impl Origins {
     }
 
     /// What the store knows of references; none where it cannot be asked.
-    async fn ask(&self, references: Vec<Reference>, by: Owner) -> Option<Vec<Option<Entry>>> {
+    async fn ask(&self, references: Vec<Reference>, by: Owner) -> Option<Vec<Option<StoredOrigin>>> {
         if self.condition.read_fails.load(Ordering::Relaxed) {
             return None;
         }
@@ -292,15 +292,15 @@ impl Origins {
         timeout(self.patience(), answer).await.ok()?.ok()
     }
 
-    /// Whether anybody has to wait before he tells others of what was learned up to `mark`: [`Origins::shared`].
-    pub fn is_waited_for(&self, mark: Mark) -> bool {
-        self.is_shared && mark != Mark(0) && !self.condition.write_fails.load(Ordering::Relaxed)
+    /// Whether anybody has to wait before he tells others of what was learned up to `mark`: [`AffinityMemory::shared`].
+    pub fn is_waited_for(&self, mark: LearnedCount) -> bool {
+        self.is_shared && mark != LearnedCount(0) && !self.condition.write_fails.load(Ordering::Relaxed)
     }
 
     /// Waits until what was learned up to `mark` can be known by everybody who shares the store, but no longer than [`WAIT`],
     /// and not at all where nobody does or the store is slow. Returned is whether it can.
-    pub async fn shared(&self, mark: Mark) -> bool {
-        if !self.is_shared || mark == Mark(0) {
+    pub async fn shared(&self, mark: LearnedCount) -> bool {
+        if !self.is_shared || mark == LearnedCount(0) {
             return true;
         }
         let mut written = self.waiting.written.subscribe();
@@ -311,34 +311,34 @@ impl Origins {
     }
 }
 
-impl Waiting {
-    fn push(&self, rows: Vec<(Reference, Entry)>, condition: &Condition) -> Mark {
+impl WriteQueue {
+    fn push(&self, rows: Vec<(Reference, StoredOrigin)>, condition: &AffinityStatus) -> LearnedCount {
         if rows.is_empty() {
-            return Mark(0);
+            return LearnedCount(0);
         }
         let mut waiting = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
         if waiting.rows.len() + rows.len() > WAITING {
             condition.dropped.fetch_add(rows.len() as u64, Ordering::Relaxed);
-            return Mark(u64::MAX);
+            return LearnedCount(u64::MAX);
         }
         waiting.came += rows.len() as u64;
         condition.waiting.fetch_add(rows.len() as u64, Ordering::Relaxed);
         waiting.rows.extend(rows);
-        let mark = Mark(waiting.came);
+        let mark = LearnedCount(waiting.came);
         drop(waiting);
         self.came.notify_one();
         mark
     }
 
     /// Takes the first ones, which are to be written.
-    fn first(&self, most: usize) -> Vec<(Reference, Entry)> {
+    fn first(&self, most: usize) -> Vec<(Reference, StoredOrigin)> {
         let mut waiting = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
         let count = waiting.rows.len().min(most);
         waiting.rows.drain(..count).collect()
     }
 
     /// So many are written.
-    fn is_written(&self, count: usize, condition: &Condition) {
+    fn is_written(&self, count: usize, condition: &AffinityStatus) {
         condition.waiting.fetch_sub(count as u64, Ordering::Relaxed);
         self.written.send_modify(|written| written.count += count as u64);
     }
@@ -355,15 +355,15 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_file_that_is_late_is_waited_for_and_a_server_is_not() {
-        for (shared, expected) in [(false, Found::Own), (true, Found::CannotTell)] {
+        for (shared, expected) in [(false, LookupResult::Own), (true, LookupResult::CannotTell)] {
             let settings =
-                config::Affinity { ttl: Duration::from_secs(60), max_entries: 10, shared, unknown_ids: None };
-            let origins = Origins::new(&settings, shared, Arc::default());
+                config::AffinitySettings { ttl: Duration::from_secs(60), max_entries: 10, shared, unknown_ids: None };
+            let origins = AffinityMemory::new(&settings, shared, Arc::default());
             let owner = Owner::new("a", None);
             let store = async {
                 let batch = origins.lookups.next(10).await;
                 tokio::time::sleep(WAIT * 10).await;
-                let entry = Entry { origin: Origin { account: 1, owner }, used_s: 1 };
+                let entry = StoredOrigin { origin: Origin { account: 1, owner }, used_s: 1 };
                 origins.lookups.answer(batch, vec![Some(entry)]);
             };
             let named = [Reference::new(Kind::Response, b"resp_1")];

@@ -9,13 +9,13 @@ use serde::Deserialize;
 use super::Admin;
 use crate::{
     domain::endpoint::Surface,
-    proxy::explain::{Question, explain as explained},
+    proxy::explain::{ExplainQuery, explain as explained},
 };
 
 /// `?key=NAME&model=MODEL`, and perhaps `&cache_key=TEXT` and `&surface=NAME`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Asked {
+pub(super) struct ExplainParameters {
     key: String,
     model: String,
     cache_key: Option<String>,
@@ -25,9 +25,9 @@ pub(super) struct Asked {
 /// The explanation, or what is wrong with the question.
 pub(super) async fn explain(
     State(admin): State<Admin>,
-    asked: Result<Query<Asked>, QueryRejection>,
+    asked: Result<Query<ExplainParameters>, QueryRejection>,
 ) -> (StatusCode, String) {
-    let Query(Asked { key, model, cache_key, surface }) = match asked {
+    let Query(ExplainParameters { key, model, cache_key, surface }) = match asked {
         Ok(asked) => asked,
         Err(error) => return (StatusCode::BAD_REQUEST, format!("{}\n", error.body_text())),
     };
@@ -35,7 +35,7 @@ pub(super) async fn explain(
         return (StatusCode::BAD_REQUEST, "no part of the API has this name\n".to_owned());
     };
     let proxy = &admin.data.proxy;
-    match explained(&proxy.tables(), proxy.dice(), proxy.now(), &Question { key, model, cache_key, surface }) {
+    match explained(&proxy.tables(), proxy.dice(), proxy.now(), &ExplainQuery { key, model, cache_key, surface }) {
         Ok(text) => (StatusCode::OK, text),
         Err(error) => (StatusCode::NOT_FOUND, format!("{error}\n")),
     }

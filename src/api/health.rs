@@ -19,7 +19,7 @@ pub struct Health {
     refused: AtomicBool,
     /// Names of the upstreams left out, for want of a credential.
     idle: RwLock<Vec<String>>,
-    keys: Arc<key::Condition>,
+    keys: Arc<key::StoredKeysStatus>,
 }
 
 fn idle(config: &Config) -> Vec<String> {
@@ -28,7 +28,7 @@ fn idle(config: &Config) -> Vec<String> {
 
 impl Health {
     /// The state of a gateway with this configuration.
-    pub fn new(config: &Config, keys: &Arc<key::Condition>) -> Self {
+    pub fn new(config: &Config, keys: &Arc<key::StoredKeysStatus>) -> Self {
         let (draining, refused) = (AtomicBool::new(false), AtomicBool::new(false));
         Self { draining, refused, idle: RwLock::new(idle(config)), keys: Arc::clone(keys) }
     }

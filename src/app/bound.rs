@@ -6,7 +6,7 @@ use super::{StartError, server};
 use crate::config;
 
 /// Every listener, before anything runs.
-pub(super) struct Bound {
+pub(super) struct BoundListeners {
     pub(super) data: Vec<std::net::TcpListener>,
     pub(super) listen: SocketAddr,
     pub(super) admin: std::net::TcpListener,
@@ -15,7 +15,7 @@ pub(super) struct Bound {
     pub(super) metrics_listen: Option<SocketAddr>,
 }
 
-impl Bound {
+impl BoundListeners {
     pub(super) fn new(server: &config::Server) -> Result<Self, StartError> {
         let refused = |address, setting| move |source| StartError::Listen { address, setting, source };
         let data = server::listen_shared(server.listen, server.workers).map_err(refused(server.listen, "listen"))?;

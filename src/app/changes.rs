@@ -11,16 +11,16 @@ const NAMES: usize = 20;
 /// The difference between two configurations.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Changes {
-    pub(super) upstreams: Names,
-    pub(super) models: Names,
-    pub(super) keys: Names,
+    pub(super) upstreams: ListChanges,
+    pub(super) models: ListChanges,
+    pub(super) keys: ListChanges,
     /// Settings beside these lists.
     pub(super) settings: Vec<&'static str>,
 }
 
 /// What happened to the entries of a list.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Names {
+pub(super) struct ListChanges {
     added: Vec<String>,
     removed: Vec<String>,
     changed: Vec<String>,
@@ -101,9 +101,14 @@ impl Changes {
             ("upstreams without credential", *idle != was.idle),
         ];
         let changes = Self {
-            upstreams: Names::between(&was.upstreams, upstreams, |one| &one.name, |one, other| one == other),
-            models: Names::between(&was.models, models, |one| &one.name, |one, other| same_model(was, one, is, other)),
-            keys: Names::between(&was.keys, keys, |one| &one.name, |one, other| same_key(was, one, is, other)),
+            upstreams: ListChanges::between(&was.upstreams, upstreams, |one| &one.name, |one, other| one == other),
+            models: ListChanges::between(
+                &was.models,
+                models,
+                |one| &one.name,
+                |one, other| same_model(was, one, is, other),
+            ),
+            keys: ListChanges::between(&was.keys, keys, |one| &one.name, |one, other| same_key(was, one, is, other)),
             settings: settings.into_iter().filter_map(|(name, changed)| changed.then_some(name)).collect(),
         };
         // Names are listed, and the first of equals is asked, in the order of the file.
@@ -124,7 +129,7 @@ fn same_prices(was: &Config, is: &Config, prices: &[ModelPrice]) -> bool {
     was.prices.iter().map(|price| of(was, price)).eq(prices.iter().map(|price| of(is, price)))
 }
 
-impl Names {
+impl ListChanges {
     fn between<'a, T>(was: &'a [T], is: &'a [T], name: fn(&T) -> &str, same: impl Fn(&T, &T) -> bool) -> Self {
         let other = |list: &'a [T], one: &T| list.iter().find(|other| name(other) == name(one));
         let mut names = Self::default();
@@ -145,7 +150,7 @@ impl Names {
     }
 }
 
-impl fmt::Display for Names {
+impl fmt::Display for ListChanges {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut before = "";
         for (what, names) in [("added", &self.added), ("removed", &self.removed), ("changed", &self.changed)] {
@@ -275,7 +280,7 @@ mod tests {
 
     #[test]
     fn a_long_list_is_cut() {
-        let names = Names { added: (0..50).map(|i| i.to_string()).collect(), ..Names::default() };
+        let names = ListChanges { added: (0..50).map(|i| i.to_string()).collect(), ..ListChanges::default() };
         assert!(names.to_string().ends_with(", 18, 19 and 30 more"), "{names}");
     }
 

@@ -36,7 +36,7 @@ use super::{
     tls,
 };
 use crate::{
-    domain::departure::Departure,
+    domain::departure::DisconnectRecord,
     metrics::{CutLabels, MalformedLabels, Metrics},
 };
 
@@ -74,7 +74,7 @@ pub(super) async fn serve(stream: TcpStream, peer: IpAddr, shared: Shared) {
     let write = Arc::new(write);
     let progress = Arc::new(Progress::new(shared.shutdown.leaving(), Arc::clone(&shared.heartbeat)));
     let socket = Socket { read, write: Arc::clone(&write), progress: Arc::clone(&progress) };
-    let connection = Connection { shared: &shared, write, progress, departure: Departure::of(peer) };
+    let connection = Connection { shared: &shared, write, progress, departure: DisconnectRecord::of(peer) };
     match &shared.tls {
         None => connection.http1(socket).await,
         // Boxed, as it is larger: plain connections shall not pay for it.
@@ -87,7 +87,7 @@ struct Connection<'a> {
     shared: &'a Shared,
     write: Arc<OwnedWriteHalf>,
     progress: Arc<Progress>,
-    departure: Departure,
+    departure: DisconnectRecord,
 }
 
 impl Connection<'_> {

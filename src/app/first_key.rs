@@ -4,12 +4,12 @@
 use data_encoding::HEXLOWER;
 use secrecy::{ExposeSecret, SecretString};
 
-use super::{StartError, World, data_dir::DataDir, keys::StoredKeys};
+use super::{StartContext, StartError, data_dir::DataDir, keys::StoredKeys};
 use crate::{
     auth,
     config::Config,
     domain::key::{KeySettings, StoredKey},
-    store::sql::{Author, KeyError},
+    store::sql::{ChangeAuthor, KeyError},
 };
 
 /// Holds the key itself, where no terminal was there to show it on.
@@ -17,13 +17,13 @@ const TEXT: &str = "first-key";
 const NAME: &str = "first";
 
 /// A key that was made: nothing holds it until [`keep`].
-pub(super) struct Made {
+pub(super) struct NewKey {
     secret: SecretString,
     pub(super) key: StoredKey,
 }
 
 /// Makes the first key where neither the configuration nor the store has one. Where nobody can tell, none is made.
-pub(super) fn make(of_file: usize, stored: &StoredKeys, world: World) -> Result<Option<Made>, StartError> {
+pub(super) fn make(of_file: usize, stored: &StoredKeys, world: StartContext) -> Result<Option<NewKey>, StartError> {
     if of_file > 0 || !stored.stored.keys.is_empty() || stored.are_unread() {
         return Ok(None);
     }
@@ -37,20 +37,20 @@ pub(super) fn make(of_file: usize, stored: &StoredKeys, world: World) -> Result<
         created_ms: millis(world),
         settings: KeySettings { interim: true, ..KeySettings::default() },
     };
-    Ok(Some(Made { secret, key }))
+    Ok(Some(NewKey { secret, key }))
 }
 
 /// Keeps a key that was made: once nothing can fail any more, or a start that failed would leave a key behind that
 /// nobody was ever shown. Returned is the key if it has to be shown now, since nothing else holds it.
 pub(super) fn keep(
-    made: Made,
+    made: NewKey,
     stored: &mut StoredKeys,
     data_dir: &DataDir,
-    world: World,
+    world: StartContext,
 ) -> Result<Option<SecretString>, StartError> {
-    let Made { secret, key } = made;
+    let NewKey { secret, key } = made;
     let id = HEXLOWER.encode(&world.chance.bytes::<16>()?);
-    let author = Author { id: &id, name: "the first start", time_ms: millis(world) };
+    let author = ChangeAuthor { id: &id, name: "the first start", time_ms: millis(world) };
     match stored.create(&key, author) {
         Ok(()) => {}
         // Another replica was first, at the very same moment: its key counts.
@@ -91,6 +91,6 @@ pub(super) fn forget(config: &Config, stored: &[StoredKey]) {
     }
 }
 
-fn millis(world: World) -> u64 {
+fn millis(world: StartContext) -> u64 {
     u64::try_from(world.clock.since_epoch().as_millis()).unwrap_or(u64::MAX)
 }

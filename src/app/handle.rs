@@ -11,7 +11,7 @@ use super::{
     shutdown::{SharedGrace, Shutdown},
     tls::Certificates,
 };
-use crate::{affinity::Origins, api::Health, config::Config, domain::budget::Budget};
+use crate::{affinity::AffinityMemory, api::Health, config::Config, domain::budget::ByteBudget};
 
 /// Changes or ends a gateway from another thread.
 #[derive(Clone, Debug)]
@@ -24,29 +24,29 @@ pub struct Handle {
     pub(super) certificates: Option<Arc<Certificates>>,
     pub(super) reloader: mpsc::Sender<Command>,
     pub(super) grace: SharedGrace,
-    pub(super) bodies: Budget,
-    pub(super) origins: Arc<Origins>,
+    pub(super) bodies: ByteBudget,
+    pub(super) origins: Arc<AffinityMemory>,
     /// For those who look at all of it.
     pub(super) config: watch::Sender<Arc<Config>>,
 }
 
 /// What a handle reaches that is made elsewhere.
-pub(super) struct Parts {
+pub(super) struct HandleParts {
     pub(super) health: Arc<Health>,
     /// None where the data plane speaks plain http.
     pub(super) certificates: Option<Arc<Certificates>>,
     pub(super) reloader: mpsc::Sender<Command>,
-    pub(super) bodies: Budget,
-    pub(super) origins: Arc<Origins>,
+    pub(super) bodies: ByteBudget,
+    pub(super) origins: Arc<AffinityMemory>,
 }
 
 impl Handle {
     /// The handle of a gateway with this configuration, and the other ends of what it passes on.
     pub(super) fn new(
         configuration: &Config,
-        parts: Parts,
+        parts: HandleParts,
     ) -> (Self, watch::Receiver<Deadlines>, watch::Receiver<Arc<Config>>) {
-        let Parts { health, certificates, reloader, bodies, origins } = parts;
+        let HandleParts { health, certificates, reloader, bodies, origins } = parts;
         let (deadlines, latest_deadlines) = watch::channel(Deadlines::from(&configuration.timeouts));
         let (config, latest) = watch::channel(Arc::new(configuration.clone()));
         let (data, admin, grace) = (Shutdown::default(), Shutdown::default(), SharedGrace::default());
@@ -107,7 +107,7 @@ impl Handle {
     }
 
     /// What is known of where ids came from.
-    pub fn origins(&self) -> &Arc<Origins> {
+    pub fn origins(&self) -> &Arc<AffinityMemory> {
         &self.origins
     }
 

@@ -22,12 +22,12 @@ use tokio::{
 use super::{data_dir::DataDir, reload::Command};
 use crate::{
     domain::{
-        key::{Condition, StoredKey},
+        key::{StoredKey, StoredKeysStatus},
         ledger,
     },
     store::{
         files,
-        sql::{Author, Change, Database, DatabaseError, KeyError, Place, Revision},
+        sql::{ChangeAuthor, Database, DatabaseError, DatabaseLocation, KeyChange, KeyError, Revision},
     },
 };
 
@@ -45,7 +45,7 @@ const COPY: &str = "keys.json";
 
 /// What was read.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Stored {
+pub(super) struct StoredKeysReading {
     #[serde(flatten)]
     revision: Revision,
     pub(super) keys: Vec<StoredKey>,
@@ -62,31 +62,31 @@ fn wait_for<T: Send>(runtime: &Runtime, work: impl Future<Output = T> + Send) ->
 /// The keys, and where they are read.
 #[derive(Debug)]
 pub(super) struct StoredKeys {
-    place: Place,
+    place: DatabaseLocation,
     copy: PathBuf,
-    condition: Arc<Condition>,
+    condition: Arc<StoredKeysStatus>,
     /// Tells when the ledger connects again.
-    ledger: Arc<ledger::Condition>,
+    ledger: Arc<ledger::LedgerStatus>,
     /// How often the ledger had connected when the database was opened here.
     connections: u64,
     runtime: Runtime,
     /// Whether the database was there once.
     opened: bool,
     database: Option<Database>,
-    pub(super) stored: Stored,
+    pub(super) stored: StoredKeysReading,
 }
 
 impl StoredKeys {
     /// Reads them, from the database or else from the copy.
     pub(super) fn open(
-        place: Place,
+        place: DatabaseLocation,
         data_dir: &DataDir,
-        condition: Arc<Condition>,
-        ledger: Arc<ledger::Condition>,
+        condition: Arc<StoredKeysStatus>,
+        ledger: Arc<ledger::LedgerStatus>,
     ) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let copy = data_dir.file(COPY);
-        let (connections, database, stored) = (0, None, Stored::default());
+        let (connections, database, stored) = (0, None, StoredKeysReading::default());
         let mut keys = Self { place, copy, condition, ledger, connections, runtime, opened: false, database, stored };
         match keys.read_within(START_WITHIN) {
             Ok(Some(stored)) => keys.take(stored),
@@ -109,17 +109,17 @@ impl StoredKeys {
     }
 
     /// Makes a key, unless somebody else made one of its name.
-    pub(super) fn create(&mut self, key: &StoredKey, author: Author<'_>) -> Result<(), KeyError> {
+    pub(super) fn create(&mut self, key: &StoredKey, author: ChangeAuthor<'_>) -> Result<(), KeyError> {
         let Some(database) = &mut self.database else { return Err(DatabaseError::Silent(START_WITHIN).into()) };
-        wait_for(&self.runtime, database.change_key(&self.stored.revision, Change::Create(key), author))
+        wait_for(&self.runtime, database.change_key(&self.stored.revision, KeyChange::Create(key), author))
     }
 
     /// Reads them again; none where they are the same.
-    pub(super) fn read(&mut self) -> Result<Option<Stored>, DatabaseError> {
+    pub(super) fn read(&mut self) -> Result<Option<StoredKeysReading>, DatabaseError> {
         self.read_within(Duration::MAX)
     }
 
-    fn read_within(&mut self, limit: Duration) -> Result<Option<Stored>, DatabaseError> {
+    fn read_within(&mut self, limit: Duration) -> Result<Option<StoredKeysReading>, DatabaseError> {
         let (known, unread) = (&self.stored, self.are_unread());
         // Where the ledger had to connect again, its connection may lead to another server now, and this one to the old one.
         let connections = self.ledger.connections.load(Ordering::Acquire);
@@ -142,7 +142,7 @@ impl StoredKeys {
             };
             self.opened = true;
             let (revision, keys) = database.stored_keys().await?;
-            let read = Stored { revision, keys };
+            let read = StoredKeysReading { revision, keys };
             Ok((unread || read != *known).then_some(read))
         };
         let read = wait_for(&self.runtime, async { timeout(limit, reading).await });
@@ -160,7 +160,7 @@ impl StoredKeys {
     }
 
     /// Takes what was read.
-    pub(super) fn take(&mut self, stored: Stored) {
+    pub(super) fn take(&mut self, stored: StoredKeysReading) {
         self.condition.unread.store(false, Ordering::Release);
         self.stored = stored;
         self.count();

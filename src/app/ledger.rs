@@ -5,17 +5,17 @@ use std::{io, sync::Arc, thread, time::Duration};
 use data_encoding::HEXLOWER;
 use tokio::time::Instant;
 
-use super::{StartError, World, data_dir::DataDir};
+use super::{StartContext, StartError, data_dir::DataDir};
 use crate::{
     config::Config,
     domain::{
         chance::Chance,
-        ledger::Condition,
+        ledger::LedgerStatus,
         spending::{Account, Counter, Spending},
     },
-    metering::{self, BUDGETS, Feeding, Into, Keep, Ledger, Polling},
+    metering::{self, BUDGETS, FeedTarget, FeedThreads, Ledger, Polling, Retention},
     metrics::Metrics,
-    store::{journal::Journal, sql::Place},
+    store::{journal::Journal, sql::DatabaseLocation},
 };
 
 /// The folder of the journal in the data folder.
@@ -34,8 +34,8 @@ const ORIGIN: &str = "origin";
 #[derive(Debug)]
 pub(super) struct Ledgers {
     journal: Arc<Journal>,
-    condition: Arc<Condition>,
-    feeding: Feeding,
+    condition: Arc<LedgerStatus>,
+    feeding: FeedThreads,
     of_workers: Vec<Arc<Ledger>>,
     /// Until somebody makes the calls.
     polling: Option<Polling>,
@@ -48,7 +48,7 @@ impl Ledgers {
         data_dir: &DataDir,
         origin: Arc<str>,
         spending: &Arc<Spending>,
-        world: World,
+        world: StartContext,
         metrics: &Metrics,
     ) -> Result<Self, StartError> {
         let path = data_dir.file(JOURNAL);
@@ -56,10 +56,11 @@ impl Ledgers {
         let opened = Journal::open(path.clone(), config.server.workers, Arc::clone(&condition), world.disk);
         let (journal, found) = opened.map_err(|source| StartError::Ledger { path, source })?;
         let (polls, polling) = metering::polling(config.timeouts.background_poll);
-        let keep = config.keep_days.map(|days| Keep { days, zone: config.money.time_zone.clone() });
-        let (place, spending) = (Place::of(config), Arc::clone(spending));
-        let into = Into { place, origin, spending, clock: world.clock, copy: data_dir.file(BUDGETS), polls, keep };
-        let feeding = Feeding::start(into, Arc::clone(&journal), found, Arc::clone(&condition));
+        let keep = config.keep_days.map(|days| Retention { days, zone: config.money.time_zone.clone() });
+        let (place, spending) = (DatabaseLocation::of(config), Arc::clone(spending));
+        let into =
+            FeedTarget { place, origin, spending, clock: world.clock, copy: data_dir.file(BUDGETS), polls, keep };
+        let feeding = FeedThreads::start(into, Arc::clone(&journal), found, Arc::clone(&condition));
         let feeding = feeding.map_err(StartError::Thread)?;
         Ok(Self { journal, condition, feeding, of_workers: Vec::new(), polling: Some(polling) })
     }

@@ -19,7 +19,7 @@ const CLIENT: u64 = 2 * MAX_BUFFER as u64 + MAX_QUEUED as u64 + REST;
 
 /// What everything that has a limit may hold together, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Memory {
+pub struct MemoryBounds {
     bodies: u64,
     /// Connections of clients, and what each holds with the request under way on it, apart from its body.
     clients: (u64, u64),
@@ -31,7 +31,7 @@ pub struct Memory {
     origins: u64,
 }
 
-impl Memory {
+impl MemoryBounds {
     /// With so many connections of clients at once.
     pub fn new(config: &Config, connections: usize) -> Self {
         let https = config.upstreams.iter().any(|upstream| upstream.base_url.scheme_str() == Some("https"));
@@ -61,7 +61,7 @@ impl Memory {
 }
 
 /// One line, with its parts.
-impl fmt::Display for Memory {
+impl fmt::Display for MemoryBounds {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mib = |bytes: u64| bytes.div_ceil(1 << 20);
         let kib = |bytes: u64| bytes.div_ceil(1 << 10);

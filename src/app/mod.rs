@@ -46,7 +46,7 @@ use tokio::{
 };
 
 use self::{
-    bound::Bound,
+    bound::BoundListeners,
     connection::{Secure, Shared as Serving},
     data_dir::{DataDir, DataDirError},
     keys::StoredKeys,
@@ -57,7 +57,7 @@ use self::{
     tls::Certificates,
 };
 use crate::{
-    affinity::Keeping,
+    affinity::AffinityStoreThread,
     api::{self, Admin, Data, Health},
     config::Config,
     domain::{
@@ -67,17 +67,17 @@ use crate::{
     limits::Shared,
     metering::Statements,
     metrics::Metrics,
-    proxy::{Beside, Common, Proxy, Readers, Tables, TablesError, Tls, polls},
+    proxy::{DrainTasks, Proxy, SharedState, Tables, TablesError, Tls, WorkerContext, polls},
     store::{
         journal::Disk,
         origins,
-        sql::{KeyError, Place},
+        sql::{DatabaseLocation, KeyError},
     },
 };
 
 pub use handle::Handle;
-pub use memory::Memory;
-pub use reload::Origin;
+pub use memory::MemoryBounds;
+pub use reload::ReloadSource;
 pub use shutdown::Grace;
 
 /// Connections to the admin plane at once: scrapers and probes, not clients.
@@ -85,7 +85,7 @@ const ADMIN_CONNECTIONS: usize = 256;
 
 /// What a start takes from the world.
 #[derive(Clone, Copy, Debug)]
-pub struct World {
+pub struct StartContext {
     /// Wall-clock time.
     pub clock: Clock,
     /// Randomness.
@@ -150,7 +150,7 @@ pub struct Running {
     /// Where `/metrics` is alone, if wanted.
     pub metrics_listen: Option<SocketAddr>,
     /// The most memory that it may come to hold.
-    pub memory: Memory,
+    pub memory: MemoryBounds,
     /// The key that was made because there was none, for a terminal.
     pub first_key: Option<SecretString>,
     handle: Handle,
@@ -158,7 +158,7 @@ pub struct Running {
     control: JoinHandle<()>,
     ledgers: Ledgers,
     shared: Option<Arc<Shared>>,
-    keeping: Keeping,
+    keeping: AffinityStoreThread,
     /// Keys are looked at for as long as this is here.
     _keys_watched: mpsc::Sender<()>,
     /// Alerts are sent for as long as this is here.
@@ -171,16 +171,17 @@ pub struct Running {
 ///
 /// # Errors
 /// When a part of it cannot be had; nothing runs then.
-pub fn start(of_file: Config, origin: Option<Origin>, world: World) -> Result<Running, StartError> {
+pub fn start(of_file: Config, origin: Option<ReloadSource>, world: StartContext) -> Result<Running, StartError> {
     let data_dir = DataDir::open(&of_file.server.data_dir)?;
     let tls = Tls::new(&of_file)?;
     let metrics = Arc::new(Metrics::default());
     let (of_keys, of_ledger) = (Arc::clone(&metrics.keys), Arc::clone(&metrics.ledger));
-    let mut keys = StoredKeys::open(Place::of(&of_file), &data_dir, of_keys, of_ledger).map_err(StartError::Thread)?;
+    let mut keys =
+        StoredKeys::open(DatabaseLocation::of(&of_file), &data_dir, of_keys, of_ledger).map_err(StartError::Thread)?;
     let made_key = first_key::make(of_file.keys.len(), &keys, world)?;
     keys.stored.keys.extend(made_key.as_ref().map(|made| made.key.clone()));
     let config = reload::with_stored(&of_file, &keys.stored.keys);
-    let mut common = Common::new(&config, None, &metrics, tokio::time::Instant::now());
+    let mut common = SharedState::new(&config, None, &metrics, tokio::time::Instant::now());
     let health = Arc::new(Health::new(&config, &metrics.keys));
 
     let name = ledger::origin(&data_dir, world.chance)?;
@@ -190,19 +191,20 @@ pub fn start(of_file: Config, origin: Option<Origin>, world: World) -> Result<Ru
     let control = runtime()?;
     let bound = {
         let _inside = control.enter();
-        Bound::new(&config.server)?
+        BoundListeners::new(&config.server)?
     };
     let mut ledgers = Ledgers::start(&config, &data_dir, name, &common.spending, world, &metrics)?;
-    let statements = Statements::start(Place::of(&config)).map_err(StartError::Thread)?;
-    let place = origins::Place::of(&config);
-    let keeping = Keeping::start(place, &config.affinity, world.clock, world.chance, Arc::clone(&metrics.affinity))
-        .map_err(StartError::Thread)?;
+    let statements = Statements::start(DatabaseLocation::of(&config)).map_err(StartError::Thread)?;
+    let place = origins::OriginStoreLocation::of(&config);
+    let keeping =
+        AffinityStoreThread::start(place, &config.affinity, world.clock, world.chance, Arc::clone(&metrics.affinity))
+            .map_err(StartError::Thread)?;
     let first_key = made_key.map_or(Ok(None), |made| first_key::keep(made, &mut keys, &data_dir, world))?;
 
     let (reloader, told) = mpsc::channel();
     let certificates = config.server.tls.as_ref().map(|identity| Arc::new(Certificates::new(identity)));
     let acceptor = certificates.clone().map(tls::acceptor).transpose()?;
-    let parts = handle::Parts {
+    let parts = handle::HandleParts {
         health: Arc::clone(&health),
         certificates,
         reloader,
@@ -212,7 +214,7 @@ pub fn start(of_file: Config, origin: Option<Origin>, world: World) -> Result<Ru
     let (handle, deadlines, latest_config) = Handle::new(&config, parts);
     let connections = files::connections(config.server.max_connections);
     let slots = Arc::new(Semaphore::new(connections));
-    let readers = Readers::new(&slots, connections);
+    let readers = DrainTasks::new(&slots, connections);
     let secure = acceptor.map(|acceptor| Secure { acceptor, slots: Arc::clone(&slots) });
     let mut data = Vec::with_capacity(bound.data.len());
     let mut workers = Vec::with_capacity(bound.data.len());
@@ -225,7 +227,7 @@ pub fn start(of_file: Config, origin: Option<Origin>, world: World) -> Result<Ru
         }
         let ledger = ledgers.of_a_worker();
         let readers = Arc::new(readers.apart());
-        let beside = Beside {
+        let beside = WorkerContext {
             ledger: Arc::clone(&ledger),
             readers: Arc::clone(&readers),
             origins: Arc::clone(&keeping.origins),
@@ -245,7 +247,7 @@ pub fn start(of_file: Config, origin: Option<Origin>, world: World) -> Result<Ru
     let admin = Admin { data: shown, metrics: Arc::clone(&metrics), health };
     let serving = serve_admin(bound.admin, bound.metrics, admin, handle.admin.clone(), deadlines);
     let control = spawn("control".into(), control, serving)?;
-    let memory = Memory::new(&config, connections);
+    let memory = MemoryBounds::new(&config, connections);
     let (keys_watched, stop) = mpsc::channel();
     let stored = keys.stored.keys.clone();
     keys.watch(handle.reloader.clone(), stop).map_err(StartError::Thread)?;
@@ -292,9 +294,9 @@ fn serving_data(
 fn alert(
     data: &Arc<Data>,
     metrics: &Arc<Metrics>,
-    common: &Common,
+    common: &SharedState,
     config: watch::Receiver<Arc<Config>>,
-    world: World,
+    world: StartContext,
 ) -> Result<oneshot::Sender<()>, StartError> {
     let (data, metrics, spending) = (Arc::clone(data), Arc::clone(metrics), Arc::clone(&common.spending));
     let sources = alerts::Sources { data, metrics, spending, config, clock: world.clock };
@@ -304,7 +306,7 @@ fn alert(
 /// Serves, and reads on what clients left behind.
 async fn to_the_end(
     serving: impl Future<Output = io::Result<()>>,
-    readers: Arc<Readers>,
+    readers: Arc<DrainTasks>,
     shutdown: Shutdown,
 ) -> io::Result<()> {
     let served = serving.await;

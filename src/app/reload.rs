@@ -18,27 +18,27 @@ use tokio::time::Instant;
 use super::{Handle, changes, changes::Changes, first_key, ledger};
 use crate::{
     api::Data,
-    config::{self, Config, Reads, Report, Source, StoredFault},
+    config::{self, Config, Report, Source, StoredFault, WatchedFiles},
     domain::key::StoredKey,
     metrics::{Metrics, Reload},
-    proxy::Common,
+    proxy::SharedState,
     proxy::{TablesError, Tls},
 };
 
 /// Where a running gateway reads its configuration again.
 #[derive(Clone, Debug)]
-pub struct Origin {
+pub struct ReloadSource {
     /// Where it was read from.
     pub source: Source,
     /// The files that it was read from.
-    pub reads: Reads,
+    pub reads: WatchedFiles,
     /// Answers for the environment.
     pub env: fn(&str) -> Option<OsString>,
     /// Time between two looks at the files.
     pub look_every: Duration,
 }
 
-impl Origin {
+impl ReloadSource {
     /// Who edits a file waits for a second gladly, and a look at a few small files costs some 10 µs. A file that is
     /// being written is taken as it is where the writer pauses this long.
     pub const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -58,14 +58,14 @@ pub(super) enum Command {
 /// Waits for a wish or a change, and reloads.
 pub(super) struct Reloader {
     /// None where the configuration is not read again.
-    pub(super) origin: Option<Origin>,
+    pub(super) origin: Option<ReloadSource>,
     /// The configuration as it was read, without keys of the store.
     pub(super) of_file: Config,
     pub(super) stored: Vec<StoredKey>,
     /// The configuration in force: both.
     pub(super) running: Config,
     /// What is known of its upstreams.
-    pub(super) common: Common,
+    pub(super) common: SharedState,
     pub(super) workers: Vec<Arc<Data>>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) handle: Handle,
@@ -73,7 +73,7 @@ pub(super) struct Reloader {
 
 /// Why a configuration is not taken.
 #[derive(Debug, thiserror::Error)]
-enum Refused {
+enum ReloadError {
     /// With every fault and its place.
     #[error("{0}")]
     Faulty(#[from] Report),
@@ -89,7 +89,7 @@ enum Refused {
 }
 
 /// A configuration that was read and taken.
-struct Taken {
+struct AppliedReload {
     /// None where it is the one in force.
     changes: Option<Changes>,
     /// What a start would take besides.
@@ -104,8 +104,8 @@ impl Reloader {
     }
 
     fn run(mut self, told: &Receiver<Command>) {
-        let mut watch = Watch::default();
-        let look_every = self.origin.as_ref().map_or(Origin::LOOK_EVERY, |origin| origin.look_every);
+        let mut watch = FileWatch::default();
+        let look_every = self.origin.as_ref().map_or(ReloadSource::LOOK_EVERY, |origin| origin.look_every);
         loop {
             let asked = match told.recv_timeout(look_every) {
                 Ok(Command::Reload) => true,
@@ -142,14 +142,14 @@ impl Reloader {
     fn reload(&mut self) {
         let taken = self.take();
         self.metrics.reloads.count(match &taken {
-            Ok(Taken { changes: Some(_), .. }) => Reload::Ok,
-            Ok(Taken { changes: None, .. }) => Reload::Unchanged,
+            Ok(AppliedReload { changes: Some(_), .. }) => Reload::Ok,
+            Ok(AppliedReload { changes: None, .. }) => Reload::Unchanged,
             Err(_) => Reload::Refused,
         });
         self.handle.health.refused(taken.is_err());
         match taken {
             Ok(taken) => taken.tell(),
-            Err(Refused::Faulty(report)) => {
+            Err(ReloadError::Faulty(report)) => {
                 tracing::error!(faults = report.count(), %report, "configuration refused: the one before stays in force");
             }
             Err(error) => tracing::error!(%error, "configuration refused: the one before stays in force"),
@@ -157,8 +157,10 @@ impl Reloader {
     }
 
     /// All or nothing: everything is built before anything is put in place.
-    fn take(&mut self) -> Result<Taken, Refused> {
-        let Some(origin) = &mut self.origin else { return Ok(Taken { changes: None, needs_restart: Vec::new() }) };
+    fn take(&mut self) -> Result<AppliedReload, ReloadError> {
+        let Some(origin) = &mut self.origin else {
+            return Ok(AppliedReload { changes: None, needs_restart: Vec::new() });
+        };
         let loaded = config::load(&origin.source, &origin.env);
         // What was refused is not read again before it changes.
         origin.reads = loaded.as_ref().map_or_else(Report::reads, |loaded| &loaded.reads).clone();
@@ -166,19 +168,19 @@ impl Reloader {
         let needs_restart = changes::keep(&self.running, &mut of_file);
         let config = with_stored(&of_file, &self.stored);
         if of_file.keys.is_empty() && !self.of_file.keys.is_empty() {
-            return Err(Refused::NoKeys);
+            return Err(ReloadError::NoKeys);
         }
         let changes = Changes::between(&self.running, &config);
         if changes.is_some() {
             self.put_in_place(config)?;
         }
         self.of_file = of_file;
-        Ok(Taken { changes, needs_restart })
+        Ok(AppliedReload { changes, needs_restart })
     }
 
     fn put_in_place(&mut self, config: Config) -> Result<(), TablesError> {
         let tls = Tls::new(&config)?;
-        let common = Common::new(&config, Some(&self.common), &self.metrics, Instant::now());
+        let common = SharedState::new(&config, Some(&self.common), &self.metrics, Instant::now());
         let build = |data: &Arc<Data>| data.proxy.build(&config, &tls, &self.metrics, &common);
         let tables = self.workers.iter().map(build).collect::<Result<Vec<_>, _>>()?;
         if let Some((data, tables)) = self.workers.iter().zip(&tables).next() {
@@ -226,16 +228,16 @@ pub(super) fn with_stored(of_file: &Config, stored: &[StoredKey]) -> Config {
 
 /// Looks for changes of files.
 #[derive(Default)]
-struct Watch {
+struct FileWatch {
     /// What the last look found, where that was a change.
-    seen: Option<Reads>,
+    seen: Option<WatchedFiles>,
 }
 
-impl Watch {
+impl FileWatch {
     /// Whether two looks in a row found the same, and other than what was read: a file that is being written is not
     /// taken by half. Contents are compared, again and again, as notifications of the system tell nothing of a file that
     /// is mounted by itself or over a network, and little of a link whose target is exchanged (a `ConfigMap`).
-    fn has_settled(&mut self, read: &Reads) -> bool {
+    fn has_settled(&mut self, read: &WatchedFiles) -> bool {
         let now = read.again();
         let changed = now != *read;
         let settled = changed && self.seen.as_ref() == Some(&now);
@@ -244,7 +246,7 @@ impl Watch {
     }
 }
 
-impl Taken {
+impl AppliedReload {
     fn tell(&self) {
         use tracing::field::display;
 
@@ -291,7 +293,7 @@ mod tests {
             Err(report) => report.reads().clone(),
         };
         let read = reads();
-        let mut watch = Watch::default();
+        let mut watch = FileWatch::default();
         assert_eq!([watch.has_settled(&read), watch.has_settled(&read)], [false, false], "as it was");
         for half in ["[", "[serv", "[server]\n"] {
             fs::write(file.path(), half).unwrap();

@@ -17,13 +17,13 @@ use super::{
     progress::Progress,
     streams::{Stream, Streams},
 };
-use crate::domain::departure::Departure;
+use crate::domain::departure::DisconnectRecord;
 
 /// Hands requests to the router, and keeps `progress` right.
 pub(super) struct Requests {
     pub(super) router: Router,
     pub(super) progress: Arc<Progress>,
-    pub(super) departure: Departure,
+    pub(super) departure: DisconnectRecord,
     /// Where there may be several at once.
     pub(super) streams: Option<Streams>,
 }

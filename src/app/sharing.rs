@@ -4,8 +4,8 @@ use std::{sync::Arc, thread, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{StartError, World};
-use crate::{config::Config, limits::Shared, metrics::Metrics, proxy::Common, store::redis::Who};
+use super::{StartContext, StartError};
+use crate::{config::Config, limits::Shared, metrics::Metrics, proxy::SharedState, store::redis::Who};
 
 /// A start waits so long for Redis, so that the first requests are shared already.
 const WITHIN: Duration = Duration::from_secs(1);
@@ -14,10 +14,10 @@ const LOOK_AGAIN: Duration = Duration::from_millis(2);
 /// Begins to share them, where a Redis is configured.
 pub(super) fn start(
     config: &Config,
-    world: World,
+    world: StartContext,
     origin: &Arc<str>,
     metrics: &Metrics,
-    common: &mut Common,
+    common: &mut SharedState,
 ) -> Result<Option<Arc<Shared>>, StartError> {
     let condition = &metrics.sharing;
     let Some(sharing) = &config.sharing else { return Ok(None) };

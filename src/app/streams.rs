@@ -25,7 +25,7 @@ use super::{
     progress::Progress,
     socket::{LINGER, LINGER_BYTES},
 };
-use crate::{domain::departure::Departure, metrics::Metrics};
+use crate::{domain::departure::DisconnectRecord, metrics::Metrics};
 
 /// The requests of one connection.
 #[derive(Clone)]
@@ -33,7 +33,7 @@ pub(super) struct Streams(Arc<Shared>);
 
 struct Shared {
     progress: Arc<Progress>,
-    departure: Departure,
+    departure: DisconnectRecord,
     metrics: Arc<Metrics>,
     slots: Arc<Semaphore>,
     write_stall: Duration,
@@ -47,7 +47,7 @@ struct Shared {
 pub(super) struct Stream {
     progress: Arc<Progress>,
     /// Tells why it ended, also where only its connection did.
-    pub(super) departure: Departure,
+    pub(super) departure: DisconnectRecord,
     /// When hyper got a piece of the answer that it has not passed on since, as [`Progress::now`] plus one; 0 = it has.
     handed: AtomicU64,
     /// The first request of a connection has the connection's own.
@@ -57,7 +57,7 @@ pub(super) struct Stream {
 impl Streams {
     pub(super) fn new(
         progress: Arc<Progress>,
-        departure: Departure,
+        departure: DisconnectRecord,
         metrics: Arc<Metrics>,
         slots: Arc<Semaphore>,
         write_stall: Duration,

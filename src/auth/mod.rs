@@ -15,10 +15,10 @@ use secrecy::SecretString;
 use sha2::{Digest, Sha256};
 
 use crate::{
-    config::{Config, Kept, OnClientGone},
+    config::{Config, KeySource, OnClientGone},
     domain::{
         chance::{Chance, NoChance},
-        key::Condition,
+        key::StoredKeysStatus,
         origin::Owner,
     },
 };
@@ -71,24 +71,24 @@ impl Caller {
 /// Every key, by the SHA-256 of its secret.
 #[derive(Debug, Default)]
 pub struct Keys {
-    by_digest: HashMap<[u8; 32], Entry>,
+    by_digest: HashMap<[u8; 32], KeyEntry>,
     trusted_proxies: Vec<IpNet>,
     /// The keys of the store were never read: nobody can tell that one is not known.
     unread: bool,
     /// By upstream: whether it is used by keys that do not share their state.
     strangers: Vec<bool>,
     /// Whether they can be read now.
-    store: Arc<Condition>,
+    store: Arc<StoredKeysStatus>,
 }
 
 #[derive(Debug)]
-struct Entry {
+struct KeyEntry {
     caller: Arc<Caller>,
     /// From when on it is refused: milliseconds since 1970-01-01 UTC.
     until: Option<u64>,
 }
 
-impl Entry {
+impl KeyEntry {
     /// Why it is refused at `now`, if it is.
     fn refused(&self, now: u64) -> Option<&'static str> {
         match self.until {
@@ -101,7 +101,7 @@ impl Entry {
 
 /// What is known of a request beside its head.
 #[derive(Clone, Copy, Debug)]
-pub struct Visit {
+pub struct RequestFrom {
     /// Where its connection comes from.
     pub peer: Option<IpAddr>,
     /// When it came: milliseconds since 1970-01-01 UTC.
@@ -110,7 +110,7 @@ pub struct Visit {
 
 /// Why a request has no caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Stranger {
+pub enum AuthError {
     /// No bearer key was sent.
     NoKey,
     /// More than one `Authorization` was sent.
@@ -125,7 +125,7 @@ pub enum Stranger {
 
 impl Keys {
     /// All keys of the configuration, and their groups. `store` says whether there may be others.
-    pub fn new(config: &Config, store: &Arc<Condition>) -> Self {
+    pub fn new(config: &Config, store: &Arc<StoredKeysStatus>) -> Self {
         // As of now: what is read from here on gets into keys of its own.
         let unread = store.unread.load(Ordering::Acquire);
         let mut by_digest = HashMap::new();
@@ -134,8 +134,8 @@ impl Keys {
         for (index, key) in config.keys.iter().enumerate() {
             let group = key.group.and_then(|group| config.groups.get(group)).map(|group| Arc::clone(&group.name));
             let (refused, previous) = match key.kept {
-                Kept::File => (None, None),
-                Kept::Store { previous, refused } => (refused, previous),
+                KeySource::File => (None, None),
+                KeySource::Store { previous, refused } => (refused, previous),
             };
             let caller = Arc::new(Caller {
                 name: Arc::clone(&key.name),
@@ -156,10 +156,10 @@ impl Keys {
                     *strangers |= !user.get_or_insert(caller.owner).shares_with(caller.owner);
                 }
             }
-            by_digest.insert(key.sha256, Entry { caller: Arc::clone(&caller), until: key.expires });
+            by_digest.insert(key.sha256, KeyEntry { caller: Arc::clone(&caller), until: key.expires });
             if let Some((digest, until)) = previous {
                 let until = Some(key.expires.map_or(until, |expires| expires.min(until)));
-                by_digest.entry(digest).or_insert(Entry { caller, until });
+                by_digest.entry(digest).or_insert(KeyEntry { caller, until });
             }
         }
         Self {
@@ -194,24 +194,24 @@ impl Keys {
     ///
     /// # Errors
     /// When there is not exactly one bearer key, or it is not known, or it may not be used now or from there.
-    pub fn authenticate(&self, headers: &HeaderMap, visit: Visit) -> Result<Arc<Caller>, Stranger> {
+    pub fn authenticate(&self, headers: &HeaderMap, visit: RequestFrom) -> Result<Arc<Caller>, AuthError> {
         let mut values = headers.get_all(AUTHORIZATION).iter();
         let value = match (values.next(), values.next()) {
             (Some(value), None) => value,
-            (None, _) => return Err(Stranger::NoKey),
-            (Some(_), Some(_)) => return Err(Stranger::SeveralKeys),
+            (None, _) => return Err(AuthError::NoKey),
+            (Some(_), Some(_)) => return Err(AuthError::SeveralKeys),
         };
-        let key = bearer(value.as_bytes()).ok_or(Stranger::NoKey)?;
+        let key = bearer(value.as_bytes()).ok_or(AuthError::NoKey)?;
         let Some(entry) = self.by_digest.get(&digest(key)) else {
             if is_joined(key) {
-                return Err(Stranger::SeveralKeys);
+                return Err(AuthError::SeveralKeys);
             }
             // Made a moment ago, perhaps by another replica: nobody can say that it was not.
             let made = || self.store.fails.load(Ordering::Acquire) && is_ours(key);
-            return Err(if self.unread || made() { Stranger::Unread } else { Stranger::UnknownKey });
+            return Err(if self.unread || made() { AuthError::Unread } else { AuthError::UnknownKey });
         };
         let caller = &entry.caller;
-        let refused = |why| Err(Stranger::Refused(Arc::clone(&caller.name), why));
+        let refused = |why| Err(AuthError::Refused(Arc::clone(&caller.name), why));
         if let Some(why) = entry.refused(visit.now) {
             return refused(why);
         }
@@ -226,7 +226,7 @@ impl Keys {
 
 impl Keys {
     /// Where a request comes from, as far as proxies that are trusted say.
-    pub fn client(&self, headers: &HeaderMap, visit: Visit) -> Option<IpAddr> {
+    pub fn client(&self, headers: &HeaderMap, visit: RequestFrom) -> Option<IpAddr> {
         visit.peer.map(|peer| address::client(peer, &self.trusted_proxies, headers))
     }
 }
@@ -318,7 +318,7 @@ mod tests {
             })
             .into();
         config.keys.iter_mut().for_each(change);
-        let store = Condition::default();
+        let store = StoredKeysStatus::default();
         store.unread.store(false, Ordering::Relaxed);
         Keys::new(&config, &Arc::new(store))
     }
@@ -333,7 +333,7 @@ mod tests {
         config.groups = ["x", "y"]
             .map(|name| config::Group {
                 name: name.into(),
-                limits: config::Limits::default(),
+                limits: config::KeyLimits::default(),
                 budgets: Vec::new(),
                 warn_at: Default::default(),
             })
@@ -344,7 +344,7 @@ mod tests {
                 let key = Key::unrestricted(name, digest(name.as_bytes()));
                 config.keys.push(Key { group: *group, upstreams: upstream.map(|upstream| vec![upstream]), ..key });
             }
-            let store = Condition::default();
+            let store = StoredKeysStatus::default();
             store.unread.store(unread, Ordering::Relaxed);
             let keys = Keys::new(&config, &Arc::new(store));
             [0, 1].map(|upstream| keys.strangers_use(upstream))
@@ -356,7 +356,7 @@ mod tests {
         assert_eq!(ask(&[("a", Some(0), None), ("b", Some(0), None)], false), [false, false]);
         assert_eq!(ask(&[("a", Some(0), None), ("b", Some(1), None)], false), [true, true]);
         assert_eq!(ask(&[("a", Some(0), None), ("b", Some(0), None), ("c", None, Some(0))], false), [true, false]);
-        assert!(Keys::new(&config, &Arc::new(Condition::default())).strangers_use(2), "one that nobody knows");
+        assert!(Keys::new(&config, &Arc::new(StoredKeysStatus::default())).strangers_use(2), "one that nobody knows");
     }
 
     #[test]
@@ -382,8 +382,8 @@ mod tests {
         }
     }
 
-    fn visit(now: u64) -> Visit {
-        Visit { peer: Some("192.0.2.7".parse().unwrap()), now }
+    fn visit(now: u64) -> RequestFrom {
+        RequestFrom { peer: Some("192.0.2.7".parse().unwrap()), now }
     }
 
     #[test]
@@ -391,18 +391,18 @@ mod tests {
         let ask = |change: &dyn Fn(&mut Key), secret: &'static str, now| {
             keys_with(change).authenticate(&with(&[secret]), visit(now)).map(|caller| caller.name.to_string())
         };
-        let refused = |why| Err(Stranger::Refused("team-a".into(), why));
+        let refused = |why| Err(AuthError::Refused("team-a".into(), why));
         let ends = |key: &mut Key| key.expires = Some(100);
         assert_eq!(ask(&ends, "Bearer sk-a", 99), Ok("team-a".into()));
         assert_eq!(ask(&ends, "Bearer sk-a", 100), refused("expired"));
         let from = |network: &'static str| move |key: &mut Key| key.ips = vec![network.parse().unwrap()];
         assert_eq!(ask(&from("192.0.2.0/24"), "Bearer sk-a", 0), Ok("team-a".into()));
         assert_eq!(ask(&from("198.51.100.0/24"), "Bearer sk-a", 0), refused("network"));
-        let disabled = |key: &mut Key| key.kept = Kept::Store { previous: None, refused: Some("disabled") };
+        let disabled = |key: &mut Key| key.kept = KeySource::Store { previous: None, refused: Some("disabled") };
         assert_eq!(ask(&disabled, "Bearer sk-a", 0), refused("disabled"));
         let rotated = |key: &mut Key| {
             if *key.name == *"team-a" {
-                key.kept = Kept::Store { previous: Some((digest(b"sk-old"), 50)), refused: None };
+                key.kept = KeySource::Store { previous: Some((digest(b"sk-old"), 50)), refused: None };
             }
         };
         assert_eq!(ask(&rotated, "Bearer sk-old", 49), Ok("team-a".into()));
@@ -420,14 +420,14 @@ mod tests {
             assert_eq!(&*keys().authenticate(&with(&[value]), visit(0)).unwrap().name, "team-a", "{value}");
         }
         for value in ["Bearer sk-A", "Bearer sk-a,", "Bearer sk-", "Bearer sk-ab"] {
-            assert_eq!(keys().authenticate(&with(&[value]), visit(0)).unwrap_err(), Stranger::UnknownKey, "{value}");
+            assert_eq!(keys().authenticate(&with(&[value]), visit(0)).unwrap_err(), AuthError::UnknownKey, "{value}");
         }
     }
 
     #[test]
     fn what_is_no_single_bearer_key_is_none() {
         for values in [&[][..], &[""], &["Bearer"], &["Bearer "], &["Basic sk-a"], &["Bearersk-a"], &["sk-a"]] {
-            assert_eq!(keys().authenticate(&with(values), visit(0)).unwrap_err(), Stranger::NoKey, "{values:?}");
+            assert_eq!(keys().authenticate(&with(values), visit(0)).unwrap_err(), AuthError::NoKey, "{values:?}");
         }
         for values in [
             &["Bearer sk-a", "Bearer sk-b"][..],
@@ -436,7 +436,7 @@ mod tests {
             &["Bearer a,Basic b"],
         ] {
             let stranger = keys().authenticate(&with(values), visit(0)).unwrap_err();
-            assert_eq!(stranger, Stranger::SeveralKeys, "{values:?}");
+            assert_eq!(stranger, AuthError::SeveralKeys, "{values:?}");
         }
     }
 
@@ -468,11 +468,11 @@ mod tests {
             headers.insert(AUTHORIZATION, HeaderValue::try_from(format!("Bearer {key}")).unwrap());
             keys.authenticate(&headers, visit(0)).unwrap_err()
         };
-        assert_eq!(ask(&made), Stranger::UnknownKey);
+        assert_eq!(ask(&made), AuthError::UnknownKey);
         keys.store.fails.store(true, Ordering::Relaxed);
-        assert_eq!(ask(&made), Stranger::Unread);
+        assert_eq!(ask(&made), AuthError::Unread);
         for other in [&*typo, "tg-nobody", "tg-", "sk-other", &made[..60], &format!("{made}a")] {
-            assert_eq!(ask(other), Stranger::UnknownKey, "{other}");
+            assert_eq!(ask(other), AuthError::UnknownKey, "{other}");
         }
     }
 }

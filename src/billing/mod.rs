@@ -4,7 +4,7 @@ mod official;
 
 use std::{collections::HashMap, sync::Arc};
 
-use self::official::Official;
+use self::official::OfficialPrices;
 use crate::{
     config::{self, Config, Unpriced},
     domain::{money::Exchange, price::Tariff},
@@ -14,24 +14,24 @@ use crate::{
 #[derive(Debug)]
 pub struct Prices {
     /// By the indices of the configuration's upstreams.
-    upstreams: Vec<OfUpstream>,
+    upstreams: Vec<UpstreamPrices>,
     exchange: Exchange,
     unpriced: Unpriced,
 }
 
 #[derive(Debug, Default)]
-struct OfUpstream {
-    names: HashMap<Arc<str>, Dated>,
+struct UpstreamPrices {
+    names: HashMap<Arc<str>, DatedPrices>,
     /// Beginnings after which anything may follow, the longest first.
-    beginnings: Vec<(Arc<str>, Dated)>,
-    official: Option<Official>,
+    beginnings: Vec<(Arc<str>, DatedPrices)>,
+    official: Option<OfficialPrices>,
 }
 
 /// Prices of one model with the moments from which they hold, the latest first.
 #[derive(Debug, Default)]
-struct Dated(Vec<(u64, Tariff)>);
+struct DatedPrices(Vec<(u64, Tariff)>);
 
-impl Dated {
+impl DatedPrices {
     fn at(&self, now: u64) -> Option<Tariff> {
         self.0.iter().find(|(from, _)| *from <= now).map(|(_, price)| price.clone())
     }
@@ -40,11 +40,11 @@ impl Dated {
 impl Prices {
     /// Those of a configuration.
     pub fn new(config: &Config) -> Self {
-        let official = |upstream: &config::Upstream| upstream.official_prices.map(Official::new);
-        let mut upstreams: Vec<OfUpstream> = config
+        let official = |upstream: &config::Upstream| upstream.official_prices.map(OfficialPrices::new);
+        let mut upstreams: Vec<UpstreamPrices> = config
             .upstreams
             .iter()
-            .map(|upstream| OfUpstream { official: official(upstream), ..OfUpstream::default() })
+            .map(|upstream| UpstreamPrices { official: official(upstream), ..UpstreamPrices::default() })
             .collect();
         for config::ModelPrice { upstream, model, from, price } in &config.prices {
             let Some(of) = upstreams.get_mut(*upstream) else { continue };
@@ -53,7 +53,7 @@ impl Prices {
                 Some(beginning) => {
                     let place = of.beginnings.iter().position(|(known, _)| **known == *beginning);
                     let place = place.unwrap_or_else(|| {
-                        of.beginnings.push((beginning.into(), Dated::default()));
+                        of.beginnings.push((beginning.into(), DatedPrices::default()));
                         of.beginnings.len() - 1
                     });
                     let Some((_, dated)) = of.beginnings.get_mut(place) else { continue };
@@ -110,7 +110,7 @@ mod tests {
     use crate::domain::{
         money::{Currency, UNIT},
         price::{Price, Tariff},
-        usage::{Tier, Usage},
+        usage::{ServiceTier, Usage},
     };
 
     fn price(input: u64) -> Tariff {
@@ -118,12 +118,12 @@ mod tests {
     }
 
     fn dated(prices: &[(&str, u64, u64)]) -> Prices {
-        let mut of = OfUpstream::default();
+        let mut of = UpstreamPrices::default();
         for (model, from, input) in prices {
             let dated = match model.strip_suffix('*') {
                 None => of.names.entry((*model).into()).or_default(),
                 Some(beginning) => {
-                    of.beginnings.push((beginning.into(), Dated::default()));
+                    of.beginnings.push((beginning.into(), DatedPrices::default()));
                     &mut of.beginnings.last_mut().unwrap().1
                 }
             };
@@ -155,7 +155,7 @@ mod tests {
 
     #[test]
     fn official_prices_are_in_dollars_and_a_part_of_them_is_billed() {
-        let (whole, part) = (Official::new(UNIT), Official::new(UNIT / 5 * 4));
+        let (whole, part) = (OfficialPrices::new(UNIT), OfficialPrices::new(UNIT / 5 * 4));
         let now = 1_790_000_000_000;
         let tariff = whole.price("gpt-4o", now).unwrap();
         let known = tariff.base;
@@ -175,14 +175,14 @@ mod tests {
 
     #[test]
     fn official_prices_rise_with_the_input_and_differ_by_service_tier() {
-        let official = Official::new(UNIT);
+        let official = OfficialPrices::new(UNIT);
         // What OpenAI and Anthropic publish, in cents per million tokens.
         for (model, tier, input, expected) in [
             ("gpt-5.4", None, 272_000, [250, 1500]),
             ("gpt-5.4", None, 272_001, [500, 2250]),
-            ("gpt-5.4", Some(Tier::Priority), 1000, [500, 3000]),
-            ("gpt-5.4", Some(Tier::Flex), 1000, [125, 750]),
-            ("gpt-5.4", Some(Tier::Batch), 1000, [125, 750]),
+            ("gpt-5.4", Some(ServiceTier::Priority), 1000, [500, 3000]),
+            ("gpt-5.4", Some(ServiceTier::Flex), 1000, [125, 750]),
+            ("gpt-5.4", Some(ServiceTier::Batch), 1000, [125, 750]),
             ("gemini-2.5-pro", None, 200_000, [125, 1000]),
             ("gemini-2.5-pro", None, 200_001, [250, 1500]),
             ("claude-opus-4-6", None, 1000, [500, 2500]),
@@ -205,7 +205,7 @@ mod tests {
         let claude = official.price("claude-sonnet-4-5", NOW).unwrap().base;
         assert_eq!([claude.cache_write, claude.cache_write_1h], [Some(375 * CENT), Some(600 * CENT)]);
         assert_eq!(claude.per_web_search, Some(CENT));
-        let half = Official::new(UNIT / 2).price("claude-sonnet-4-5", NOW).unwrap().base;
+        let half = OfficialPrices::new(UNIT / 2).price("claude-sonnet-4-5", NOW).unwrap().base;
         assert_eq!(half.per_web_search, Some(CENT / 2), "a part of everything is billed");
     }
 }

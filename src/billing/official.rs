@@ -10,8 +10,8 @@ use genai_prices::{Calculator, PriceRequest, Usage, UsageKey};
 
 use crate::domain::{
     money::{Currency, UNIT},
-    price::{Price, Step, Tariff},
-    usage::Tier,
+    price::{Price, PriceStep, Tariff},
+    usage::ServiceTier,
 };
 
 /// Those who make models, in the order in which a name is looked up: others sell them on, at prices of their own.
@@ -36,28 +36,28 @@ const DAY: u64 = 86_400_000;
 const MILLION: f64 = 1_000_000.0;
 
 /// The service tiers of the table, each with the words that it has for them.
-const TIERS: [(Tier, &str, &str); 3] = [
-    (Tier::Flex, "service_tier", "flex"),
-    (Tier::Priority, "service_tier", "priority"),
-    (Tier::Batch, "processing", "batch"),
+const TIERS: [(ServiceTier, &str, &str); 3] = [
+    (ServiceTier::Flex, "service_tier", "flex"),
+    (ServiceTier::Priority, "service_tier", "priority"),
+    (ServiceTier::Batch, "processing", "batch"),
 ];
 
 /// The table, and which part of it is billed.
 #[derive(Debug)]
-pub(super) struct Official {
+pub(super) struct OfficialPrices {
     /// In billionths.
     factor: u64,
-    known: Mutex<Known>,
+    known: Mutex<PricesOfTheDay>,
 }
 
 /// What was looked up on a day: prices change by the day.
 #[derive(Debug, Default)]
-struct Known {
+struct PricesOfTheDay {
     day: u64,
     prices: HashMap<Box<str>, Option<Tariff>>,
 }
 
-impl Official {
+impl OfficialPrices {
     /// With this part of it, in billionths.
     pub(super) fn new(factor: u64) -> Self {
         Self { factor, known: Mutex::default() }
@@ -66,13 +66,15 @@ impl Official {
     pub(super) fn price(&self, model: &str, now: u64) -> Option<Tariff> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.day != now / DAY {
-            *known = Known { day: now / DAY, prices: HashMap::new() };
+            *known = PricesOfTheDay { day: now / DAY, prices: HashMap::new() };
         }
         if let Some(price) = known.prices.get(model) {
             return price.clone();
         }
         let at = SystemTime::UNIX_EPOCH + Duration::from_millis(now);
-        let price = MAKERS.into_iter().find_map(|maker| Asked { model, maker, at, tier: None }.tariff(self.factor));
+        let price = MAKERS
+            .into_iter()
+            .find_map(|maker| OfficialPriceQuery { model, maker, at, tier: None }.tariff(self.factor));
         if known.prices.len() < REMEMBERED {
             known.prices.insert(model.into(), price.clone());
         }
@@ -88,33 +90,33 @@ fn nano(dollars: f64) -> Option<u64> {
 
 /// What the table is asked for.
 #[derive(Clone, Copy)]
-struct Asked<'a> {
+struct OfficialPriceQuery<'a> {
     model: &'a str,
     maker: &'static str,
     at: SystemTime,
     tier: Option<(&'static str, &'static str)>,
 }
 
-impl Asked<'_> {
+impl OfficialPriceQuery<'_> {
     /// All that this maker asks for the model; none where it has no such model.
     fn tariff(self, factor: u64) -> Option<Tariff> {
         let standard = self.price(SHORT)?;
-        let mut steps: Vec<Step> = self.steps(None);
+        let mut steps: Vec<PriceStep> = self.steps(None);
         for (tier, key, value) in TIERS {
-            let asked = Asked { tier: Some((key, value)), ..self };
+            let asked = OfficialPriceQuery { tier: Some((key, value)), ..self };
             // Where the table knows nothing of a tier, it answers with the standard price.
             let Some(price) = asked.price(SHORT).filter(|price| *price != standard) else { continue };
-            steps.push(Step { tier: Some(tier), above: 0, price });
+            steps.push(PriceStep { tier: Some(tier), above: 0, price });
             steps.extend(asked.steps(Some(tier)));
         }
         let part = |price: Price| price.part(factor);
-        let steps = steps.into_iter().map(|step| Step { price: part(step.price), ..step }).collect();
+        let steps = steps.into_iter().map(|step| PriceStep { price: part(step.price), ..step }).collect();
         Some(Tariff::new(part(standard), steps))
     }
 
     /// The sizes of input above which other prices hold. The table does not list them: they are found by halving. All of a
     /// model's prices change at the same sizes, so it is enough to look at that of input.
-    fn steps(self, tier: Option<Tier>) -> Vec<Step> {
+    fn steps(self, tier: Option<ServiceTier>) -> Vec<PriceStep> {
         let (mut steps, mut from) = (Vec::new(), SHORT);
         let Some(last) = self.input(LONG) else { return steps };
         while let Some(price) = self.input(from).filter(|price| *price != last)
@@ -127,7 +129,7 @@ impl Asked<'_> {
                 if self.input(middle) == Some(price) { below = middle } else { above = middle }
             }
             let Some(price) = self.price(above) else { return steps };
-            steps.push(Step { tier, above: below, price });
+            steps.push(PriceStep { tier, above: below, price });
             from = above;
         }
         steps

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use super::output;
 use crate::{
-    app::Memory,
+    app::MemoryBounds,
     config::{EXIT_CONFIG, Source, summary},
     domain::clock::Clock,
     proxy::{Tables, cost},
@@ -28,7 +28,7 @@ pub(super) fn run(source: &Source) -> ExitCode {
         "the ledger's journal up to {} MiB; the ledger itself grows by some 300 bytes a request",
         journal::MOST >> 20
     );
-    output::print(summary(&config, &Memory::new(&config, config.server.max_connections), &journal));
+    output::print(summary(&config, &MemoryBounds::new(&config, config.server.max_connections), &journal));
     let now = u64::try_from(Clock::system().since_epoch().as_millis()).unwrap_or(u64::MAX);
     let unpriced = cost::unpriced(&tables, &config, now);
     if !unpriced.is_empty() {

@@ -7,11 +7,11 @@ use tokio::runtime::Builder;
 
 use super::{healthcheck::reachable, output, time};
 use crate::{
-    config::{Config, Part, Source},
+    config::{Config, ConfigPart, Source},
     domain::{chance::Dice, clock::Clock},
     proxy::{
         Tables,
-        explain::{Question, explain},
+        explain::{ExplainQuery, explain},
     },
 };
 
@@ -19,8 +19,8 @@ use crate::{
 const WITHIN: Duration = Duration::from_secs(5);
 
 /// Asks the running gateway that this configuration describes; without one, explains what the configuration alone says.
-pub(super) fn run(source: &Source, question: Question) -> ExitCode {
-    let known = match output::load_known(source, Part::Listeners) {
+pub(super) fn run(source: &Source, question: ExplainQuery) -> ExitCode {
+    let known = match output::load_known(source, ConfigPart::Listeners) {
         Ok(known) => known,
         Err(code) => return code,
     };
@@ -41,7 +41,7 @@ pub(super) fn run(source: &Source, question: Question) -> ExitCode {
     }
 }
 
-fn ask(config: &Config, question: &Question) -> Result<(StatusCode, String), String> {
+fn ask(config: &Config, question: &ExplainQuery) -> Result<(StatusCode, String), String> {
     let address = reachable(config.server.admin_listen);
     let mut asked = vec![("key", &*question.key), ("model", &question.model), ("surface", question.surface.name())];
     asked.extend(question.cache_key.as_deref().map(|text| ("cache_key", text)));
@@ -59,7 +59,7 @@ fn ask(config: &Config, question: &Question) -> Result<(StatusCode, String), Str
     answer.map_err(|_| format!("nothing answers at {address}"))
 }
 
-fn offline(config: &Config, question: &Question, why: &str) -> ExitCode {
+fn offline(config: &Config, question: &ExplainQuery, why: &str) -> ExitCode {
     let tables = match Tables::at_rest(config) {
         Ok(tables) => tables,
         Err(error) => return output::fail(error),

@@ -28,7 +28,7 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 
 use super::output;
-use crate::config::{Known, Part, Source};
+use crate::config::{ConfigPart, PartialConfig, Source};
 
 /// Docker gives a health check 30 s by default; a gateway that needs 5 s for this is not healthy.
 const WITHIN: Duration = Duration::from_secs(5);
@@ -38,7 +38,7 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// Asks the gateway that this configuration describes whether it is alive.
 pub(super) fn run(source: &Source) -> ExitCode {
     // A gateway serves on while its file is edited, and the check of its health needs no secret: neither may fail it.
-    let Known { config, tls, .. } = match output::load_known(source, Part::Listeners) {
+    let PartialConfig { config, tls, .. } = match output::load_known(source, ConfigPart::Listeners) {
         Ok(known) => known,
         Err(code) => return code,
     };

@@ -22,15 +22,15 @@ use self::{
 use super::{output, time};
 use crate::{
     auth,
-    config::{Config, Known, Part, Source},
+    config::{Config, ConfigPart, PartialConfig, Source},
     domain::{
         chance::Chance,
         clock::Clock,
-        key::{KeySettings, MOST_OF_NAME, Previous, StoredKey},
+        key::{KeySettings, MOST_OF_NAME, RotatedSecret, StoredKey},
     },
     store::{
         files,
-        sql::{Author, Change, Database, DatabaseError, KeyError, Place, Revision},
+        sql::{ChangeAuthor, Database, DatabaseError, DatabaseLocation, KeyChange, KeyError, Revision},
     },
 };
 
@@ -119,14 +119,14 @@ pub(super) struct Create {
 
 /// Whatever keeps a command from being done.
 #[derive(Debug)]
-enum Failed {
+enum CommandError {
     /// Somebody else changed keys between our reading and our writing: on what there is now it may go well.
     Raced,
     /// For people.
     Told(String),
 }
 
-impl From<String> for Failed {
+impl From<String> for CommandError {
     fn from(told: String) -> Self {
         Self::Told(told)
     }
@@ -137,12 +137,12 @@ const TRIES: usize = 32;
 
 /// Does it.
 pub(super) fn run(source: &Source, command: &Command) -> ExitCode {
-    let known = match output::load_known(source, Part::Store) {
+    let known = match output::load_known(source, ConfigPart::Store) {
         Ok(known) => known,
         Err(code) => return code,
     };
     let done = Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string());
-    match done.and_then(|runtime| runtime.block_on(Store::with(known, command))) {
+    match done.and_then(|runtime| runtime.block_on(KeyStore::with(known, command))) {
         Ok(text) => {
             output::print(text.trim_end());
             ExitCode::SUCCESS
@@ -151,7 +151,7 @@ pub(super) fn run(source: &Source, command: &Command) -> ExitCode {
     }
 }
 
-struct Store {
+struct KeyStore {
     config: Config,
     /// Where the configuration comes from.
     source: String,
@@ -163,20 +163,20 @@ struct Store {
     now: Duration,
 }
 
-impl Store {
-    async fn with(known: Known, command: &Command) -> Result<String, String> {
-        let Known { config, source, faults, .. } = known;
-        let place = Place::of(&config);
+impl KeyStore {
+    async fn with(known: PartialConfig, command: &Command) -> Result<String, String> {
+        let PartialConfig { config, source, faults, .. } = known;
+        let place = DatabaseLocation::of(&config);
         let is_new = is_new(&place, &config);
         if let Command::Create(create) = command {
             confirm_new(create, &place, is_new)?;
         }
-        if let (Place::Sqlite(path), true) = (&place, command.changes_a_key())
+        if let (DatabaseLocation::Sqlite(path), true) = (&place, command.changes_a_key())
             && !path.exists()
         {
             return Err(no_store(&place));
         }
-        if let Place::Sqlite(_) = place {
+        if let DatabaseLocation::Sqlite(_) = place {
             let folder = &config.server.data_dir;
             files::make_private_folder(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
         }
@@ -192,9 +192,9 @@ impl Store {
         let done = loop {
             match store.run(command).await {
                 Ok(text) => break Ok(text),
-                Err(Failed::Told(why)) => break Err(why),
+                Err(CommandError::Told(why)) => break Err(why),
                 // To do it again is no answer where it is the same key that somebody else changed.
-                Err(Failed::Raced) => match store.read_again(command.name()).await {
+                Err(CommandError::Raced) => match store.read_again(command.name()).await {
                     Ok(same) if same && tries.next().is_some() => {}
                     Ok(_) => break Err(KeyError::Raced.to_string()),
                     Err(error) => break Err(failed(error)),
@@ -211,8 +211,8 @@ impl Store {
     /// Asks before a key is deleted, which cannot be undone.
     fn confirm_delete(&self, name: &str) -> Result<(), String> {
         self.stored(name).map_err(|failed| match failed {
-            Failed::Told(why) => why,
-            Failed::Raced => KeyError::Raced.to_string(),
+            CommandError::Told(why) => why,
+            CommandError::Raced => KeyError::Raced.to_string(),
         })?;
         match output::confirm(&format!("Delete the key {name} for good? Its clients get 401.")) {
             Some(true) => Ok(()),
@@ -233,7 +233,7 @@ impl Store {
         Ok(same)
     }
 
-    async fn run(&mut self, command: &Command) -> Result<String, Failed> {
+    async fn run(&mut self, command: &Command) -> Result<String, CommandError> {
         match command {
             Command::Create(create) => self.create(create).await,
             Command::List { json } => Ok(self.list(*json)),
@@ -244,13 +244,13 @@ impl Store {
             Command::Rotate { name, grace } => self.rotate(name, *grace).await,
             Command::Delete { name, .. } => {
                 self.stored(name)?;
-                self.change(Change::Delete(name)).await?;
+                self.change(KeyChange::Delete(name)).await?;
                 Ok(format!("deleted {name}"))
             }
         }
     }
 
-    async fn create(&mut self, create: &Create) -> Result<String, Failed> {
+    async fn create(&mut self, create: &Create) -> Result<String, CommandError> {
         let name = &create.name;
         if name.is_empty() || name.chars().any(|c| c.is_whitespace() || c.is_control()) {
             return Err("a name is not empty and holds no white space".to_owned().into());
@@ -271,7 +271,7 @@ impl Store {
         }
         // The ledger knows keys by their names. Asked first: once a key is made, nothing may keep it from being shown.
         let audit = self.database.audit(&key.name).await.map_err(|error| error.to_string())?;
-        self.change(Change::Create(&key)).await?;
+        self.change(KeyChange::Create(&key)).await?;
         if !audit.is_empty() {
             let name = &key.name;
             output::note(format!(
@@ -291,48 +291,48 @@ impl Store {
         ended.then(|| "it would have ended already".to_owned())
     }
 
-    async fn set_disabled(&mut self, name: &str, disabled: bool) -> Result<String, Failed> {
+    async fn set_disabled(&mut self, name: &str, disabled: bool) -> Result<String, CommandError> {
         let mut key = self.stored(name)?;
         let (action, done) = if disabled { ("disable", "disabled") } else { ("enable", "enabled") };
         if key.disabled == disabled {
             return Ok(format!("{name} is {done} already"));
         }
         key.disabled = disabled;
-        self.change(Change::Replace(&key, action)).await?;
+        self.change(KeyChange::Replace(&key, action)).await?;
         Ok(format!("{done} {name}"))
     }
 
-    async fn rotate(&mut self, name: &str, grace: Duration) -> Result<String, Failed> {
+    async fn rotate(&mut self, name: &str, grace: Duration) -> Result<String, CommandError> {
         let mut key = self.stored(name)?;
         let (secret, prefix, sha256) = fresh()?;
         let before = std::mem::replace(&mut key.sha256, sha256);
         key.prefix = prefix;
         let until_ms = time::millis(self.now.saturating_add(grace));
-        key.previous = (!grace.is_zero()).then_some(Previous { sha256: before, until_ms });
-        self.change(Change::Replace(&key, "rotate")).await?;
+        key.previous = (!grace.is_zero()).then_some(RotatedSecret { sha256: before, until_ms });
+        self.change(KeyChange::Replace(&key, "rotate")).await?;
         Ok(secret)
     }
 
-    async fn change(&mut self, change: Change<'_>) -> Result<(), Failed> {
+    async fn change(&mut self, change: KeyChange<'_>) -> Result<(), CommandError> {
         let id = Chance::system().bytes::<16>().map_err(|error| error.to_string())?;
         // Those of one millisecond sort by chance, all others by time.
         let id = format!("{:016x}{}", time::millis(self.now), HEXLOWER.encode(&id));
         let name = actor();
-        let author = Author { id: &id, name: &name, time_ms: time::millis(self.now) };
+        let author = ChangeAuthor { id: &id, name: &name, time_ms: time::millis(self.now) };
         self.database.change_key(&self.revision, change, author).await.map_err(|error| match error {
-            KeyError::Raced => Failed::Raced,
-            error => Failed::Told(error.to_string()),
+            KeyError::Raced => CommandError::Raced,
+            error => CommandError::Told(error.to_string()),
         })
     }
 
-    fn not_of_file(&self, name: &str) -> Result<(), Failed> {
+    fn not_of_file(&self, name: &str) -> Result<(), CommandError> {
         match self.config.keys.iter().find(|key| *key.name == *name) {
             Some(_) => Err(format!("the key {name} is declared in {}: change it there", self.source).into()),
             None => Ok(()),
         }
     }
 
-    fn stored(&self, name: &str) -> Result<StoredKey, Failed> {
+    fn stored(&self, name: &str) -> Result<StoredKey, CommandError> {
         self.not_of_file(name)?;
         let key = self.keys.iter().find(|key| key.name == name);
         key.cloned().ok_or_else(|| unknown(name))
@@ -348,7 +348,7 @@ impl Store {
     }
 
     /// Also what was done to one that is gone.
-    async fn show(&mut self, name: &str, as_json: bool) -> Result<String, Failed> {
+    async fn show(&mut self, name: &str, as_json: bool) -> Result<String, CommandError> {
         let audit = self.database.audit(name).await.map_err(|error| error.to_string())?;
         let key = self.all().find(|key| key.is_called(name));
         if key.is_none() && audit.is_empty() {
@@ -358,12 +358,12 @@ impl Store {
     }
 }
 
-fn unknown(name: &str) -> Failed {
-    Failed::Told(format!("no key is called {name}; `tidegate keys list` shows all"))
+fn unknown(name: &str) -> CommandError {
+    CommandError::Told(format!("no key is called {name}; `tidegate keys list` shows all"))
 }
 
 /// A new key: the secret, its prefix and its hash.
-fn fresh() -> Result<(String, String, String), Failed> {
+fn fresh() -> Result<(String, String, String), CommandError> {
     let secret = auth::make_key(Chance::system()).map_err(|error| error.to_string())?;
     let secret = secret.expose_secret().to_owned();
     let (prefix, sha256) = (auth::prefix(&secret).to_owned(), HEXLOWER.encode(&auth::digest(secret.as_bytes())));

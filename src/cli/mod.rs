@@ -18,7 +18,7 @@ use std::{ffi::OsString, net::SocketAddr, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
-use crate::{config::Source, domain::endpoint::Surface, proxy::explain::Question};
+use crate::{config::Source, domain::endpoint::Surface, proxy::explain::ExplainQuery};
 
 /// An OpenAI-compatible reverse proxy gateway for the Responses API.
 #[derive(Debug, Parser)]
@@ -68,7 +68,7 @@ enum Command {
         command: keys::Command,
     },
     /// Sum up the ledger: requests and tokens by key, group, model, upstream, endpoint or day. Also while the gateway runs.
-    Usage(usage::Question),
+    Usage(usage::UsageOptions),
     /// Ask a running gateway whether it is alive; for HEALTHCHECK of a container.
     Healthcheck,
     /// Run the simulated providers alone, for programs that are tested without spending money.
@@ -103,7 +103,7 @@ pub fn run() -> ExitCode {
         Command::Demo { listen, admin_listen } => demo::run(listen, admin_listen),
         Command::Check => check::run(&source),
         Command::Explain { key, model, cache_key, surface } => {
-            explain::run(&source, Question { key, model, cache_key, surface })
+            explain::run(&source, ExplainQuery { key, model, cache_key, surface })
         }
         Command::Usage(question) => usage::run(&source, &question),
         Command::Keys { command } => keys::run(&source, &command),

@@ -6,7 +6,7 @@ use std::{
     process::ExitCode,
 };
 
-use crate::config::{self, EXIT_CONFIG, Known, Loaded, Part, Report, Source};
+use crate::config::{self, ConfigPart, EXIT_CONFIG, Loaded, PartialConfig, Report, Source};
 
 /// Prints to standard output. A reader that went away is no error of ours.
 pub(super) fn print(text: impl Display) {
@@ -42,14 +42,14 @@ pub(super) fn load(source: &Source) -> Result<Loaded, ExitCode> {
 }
 
 /// The part of the configuration that a command needs which runs no gateway. Faults of the rest are counted on standard error.
-pub(super) fn load_known(source: &Source, part: Part) -> Result<Known, ExitCode> {
+pub(super) fn load_known(source: &Source, part: ConfigPart) -> Result<PartialConfig, ExitCode> {
     let known = config::load_known(source, &|name| std::env::var_os(name), part).map_err(|report| refuse(&report))?;
     if let Some(report) = &known.faults {
         let (count, source) = (report.count(), &known.source);
         let faults = if count == 1 { "fault" } else { "faults" };
         let used = match part {
-            Part::Store => "[store] and `data_dir`",
-            Part::Listeners => "the addresses of [server]",
+            ConfigPart::Store => "[store] and `data_dir`",
+            ConfigPart::Listeners => "the addresses of [server]",
         };
         note(format_args!(
             "{source} has {count} {faults}, which `tidegate check` shows. This command goes on, as it needs only {used}."

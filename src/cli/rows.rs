@@ -7,12 +7,12 @@ use serde_json::{Map, Value, json};
 use super::time;
 use crate::{
     domain::{ledger::storable, money::decimal},
-    store::sql::{Asked, Cell, Database, DatabaseError, Stored, columns},
+    store::sql::{Cell, Database, DatabaseError, SqlRow, UsageQuery, columns},
 };
 
 /// How a row is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Form {
+pub(super) enum RowFormat {
     /// A line of comma-separated values, below one of names.
     Csv,
     /// A JSON object on a line of its own.
@@ -25,11 +25,11 @@ pub(super) enum Form {
 /// When the database cannot be read.
 pub(super) async fn print(
     database: &mut Database,
-    asked: &Asked<'_>,
-    form: Form,
+    asked: &UsageQuery<'_>,
+    form: RowFormat,
 ) -> Result<io::Result<()>, DatabaseError> {
     let mut out = BufWriter::new(io::stdout());
-    if form == Form::Csv
+    if form == RowFormat::Csv
         && let Err(error) = writeln!(out, "{}", columns().collect::<Vec<_>>().join(","))
     {
         return Ok(Err(error));
@@ -39,8 +39,8 @@ pub(super) async fn print(
         let page = database.page_of(asked, last.as_ref()).await?;
         for row in &page {
             let line = match form {
-                Form::Csv => csv(row),
-                Form::Json => json(row).to_string(),
+                RowFormat::Csv => csv(row),
+                RowFormat::Json => json(row).to_string(),
             };
             if let Err(error) = writeln!(out, "{line}") {
                 return Ok(Err(error));
@@ -54,7 +54,7 @@ pub(super) async fn print(
 }
 
 /// Amounts are text: a number of JSON is read as a float by most.
-fn json(row: &Stored) -> Value {
+fn json(row: &SqlRow) -> Value {
     let value = |cell: &Cell| match cell {
         Cell::None => Value::Null,
         Cell::Text(text) => json!(text),
@@ -67,7 +67,7 @@ fn json(row: &Stored) -> Value {
     Value::Object(fields.collect::<Map<_, _>>())
 }
 
-fn csv(row: &Stored) -> String {
+fn csv(row: &SqlRow) -> String {
     let text = |cell: &Cell| match cell {
         Cell::None => String::new(),
         Cell::Text(text) => quoted(text),

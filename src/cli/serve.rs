@@ -11,10 +11,10 @@ use tokio::sync::oneshot;
 
 use super::{
     output,
-    signals::{Ending, Signal, Signals},
+    signals::{EndSignals, Signal, Signals},
 };
 use crate::{
-    app::{self, Handle, Origin, Running, World, telemetry},
+    app::{self, Handle, ReloadSource, Running, StartContext, telemetry},
     config::{Config, EXIT_CONFIG, Loaded, Source},
     domain::{chance::Chance, clock::Clock},
     store::journal::{self, SystemDisk},
@@ -37,7 +37,8 @@ pub(super) fn run(source: &Source) -> ExitCode {
         tracing::info!(upstream = &*idle.name, variables = idle.variables.join(" "), "no credential is set: left out");
     }
     let source = source.clone();
-    let origin = Origin { source, reads, env: |name| std::env::var_os(name), look_every: Origin::LOOK_EVERY };
+    let origin =
+        ReloadSource { source, reads, env: |name| std::env::var_os(name), look_every: ReloadSource::LOOK_EVERY };
     let (running, ending) = match start(config, Some(origin)) {
         Ok(started) => started,
         Err(code) => return code,
@@ -52,10 +53,10 @@ pub(super) fn run(source: &Source) -> ExitCode {
 }
 
 /// Starts the gateway with the world as it is. With an `origin` it reloads on SIGHUP.
-pub(super) fn start(config: Config, origin: Option<Origin>) -> Result<(Running, Ending), ExitCode> {
-    let ending = Ending::new().map_err(output::fail)?;
+pub(super) fn start(config: Config, origin: Option<ReloadSource>) -> Result<(Running, EndSignals), ExitCode> {
+    let ending = EndSignals::new().map_err(output::fail)?;
     let hangup = origin.is_some().then(|| ending.hangup()).transpose().map_err(output::fail)?;
-    let world = World {
+    let world = StartContext {
         clock: Clock::system(),
         chance: Chance::system(),
         disk: &SystemDisk,
@@ -79,8 +80,8 @@ pub(super) fn start(config: Config, origin: Option<Origin>) -> Result<(Running, 
 }
 
 /// Waits for a signal and ends the gateway in order. Fails where a request was cut.
-pub(super) fn wait(running: Running, ending: Ending) -> ExitCode {
-    let Ending { runtime, mut signals } = ending;
+pub(super) fn wait(running: Running, ending: EndSignals) -> ExitCode {
+    let EndSignals { runtime, mut signals } = ending;
     let handle = running.handle();
     let (over, mut ended) = oneshot::channel();
     let joining = thread::spawn(move || {

@@ -6,12 +6,12 @@ use tokio::runtime::{Builder, Runtime};
 
 /// Signals with the runtime to wait for them on. Made before anybody is told that the process is ready: a signal that
 /// comes before would kill it, or be lost where it is the first process of a container.
-pub(super) struct Ending {
+pub(super) struct EndSignals {
     pub(super) runtime: Runtime,
     pub(super) signals: Signals,
 }
 
-impl Ending {
+impl EndSignals {
     pub(super) fn new() -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let signals = {

@@ -11,12 +11,12 @@ use std::{
 use tokio::{net::TcpListener, runtime::Builder};
 use tokio_util::sync::CancellationToken;
 
-use super::{output, signals::Ending};
+use super::{output, signals::EndSignals};
 use crate::simulator::{self, Options, Personality};
 
 /// Runs the simulated providers until a signal ends them.
 pub(super) fn run(listen: SocketAddr) -> ExitCode {
-    let mut ending = match Ending::new() {
+    let mut ending = match EndSignals::new() {
         Ok(ending) => ending,
         Err(error) => return output::fail(error),
     };

@@ -22,7 +22,7 @@ pub(super) fn length(text: &str) -> Option<Duration> {
 
 /// A length of time from now, or a day.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Moment {
+pub(super) enum TimeArgument {
     /// So long before or after now.
     Away(Duration),
     /// The beginning of a day.
@@ -30,13 +30,13 @@ pub(super) enum Moment {
 }
 
 /// Reads a moment; for the command line.
-pub(super) fn moment(text: &str) -> Result<Moment, String> {
+pub(super) fn moment(text: &str) -> Result<TimeArgument, String> {
     if let Some(length) = length(text) {
-        return Ok(Moment::Away(length));
+        return Ok(TimeArgument::Away(length));
     }
     let day = text.parse::<Date>().ok().filter(|_| text.len() == "2026-11-01".len());
     let day = day.filter(|day| begins(*day, &TimeZone::UTC).is_some());
-    day.map(Moment::Day).ok_or_else(|| format!("{text:?} {MOMENT}"))
+    day.map(TimeArgument::Day).ok_or_else(|| format!("{text:?} {MOMENT}"))
 }
 
 /// Reads a length of time; for the command line.
@@ -44,7 +44,7 @@ pub(super) fn pause(text: &str) -> Result<Duration, String> {
     length(text).ok_or_else(|| format!("{text:?} is no length of time, such as 24h, 30m or 0s"))
 }
 
-impl Moment {
+impl TimeArgument {
     /// Milliseconds since 1970-01-01 UTC, of what is in the past. A day begins where the time zone says.
     pub(super) fn before(self, now: Duration, zone: &TimeZone) -> u64 {
         match self {
@@ -84,7 +84,7 @@ mod tests {
 
     #[test]
     fn times_are_long_away_or_a_day() {
-        let away = |seconds| Ok(Moment::Away(Duration::from_secs(seconds)));
+        let away = |seconds| Ok(TimeArgument::Away(Duration::from_secs(seconds)));
         for (text, length) in [("7d", away(604_800)), ("12h", away(43_200)), ("30m", away(1800)), ("0s", away(0))] {
             assert_eq!(moment(text), length, "{text}");
         }

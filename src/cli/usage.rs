@@ -9,31 +9,31 @@ use tokio::runtime::Builder;
 
 use super::{
     output,
-    rows::{self, Form, quoted},
-    time::{self, Moment},
+    rows::{self, RowFormat, quoted},
+    time::{self, TimeArgument},
 };
 use crate::{
-    config::{Part, Source},
+    config::{ConfigPart, Source},
     domain::{
         clock::Clock,
         ledger::storable,
         money::{Currency, Exchange, decimal},
     },
-    store::sql::{Asked, By, Database, Place, Total},
+    store::sql::{Database, DatabaseLocation, GroupBy, UsageQuery, UsageTotal},
 };
 
 /// What to sum up, and how to print it.
 #[derive(Debug, clap::Args)]
-pub(super) struct Question {
+pub(super) struct UsageOptions {
     /// One line for each of these.
     #[arg(long, value_enum, default_value = "key")]
     by: Sums,
     /// From when on: so long ago (`7d`, `12h`, `30m`), or a day (`2026-11-01`). Without it, everything.
     #[arg(long, value_name = "TIME", value_parser = time::moment)]
-    since: Option<Moment>,
+    since: Option<TimeArgument>,
     /// Until before when, in the same words. Without it, until now.
     #[arg(long, value_name = "TIME", value_parser = time::moment)]
-    until: Option<Moment>,
+    until: Option<TimeArgument>,
     /// Only requests of this key.
     #[arg(long, value_name = "NAME")]
     key: Option<String>,
@@ -75,7 +75,7 @@ fn zone(name: &str) -> Result<TimeZone, String> {
         .map_err(|_| format!("no time zone is called {name:?}: write an IANA name, such as Asia/Shanghai"))
 }
 
-impl From<Sums> for By {
+impl From<Sums> for GroupBy {
     fn from(by: Sums) -> Self {
         match by {
             Sums::Key => Self::Key,
@@ -91,13 +91,13 @@ impl From<Sums> for By {
 }
 
 /// Sums up the ledger, also while the gateway runs.
-pub(super) fn run(source: &Source, question: &Question) -> ExitCode {
-    let config = match output::load_known(source, Part::Store) {
+pub(super) fn run(source: &Source, question: &UsageOptions) -> ExitCode {
+    let config = match output::load_known(source, ConfigPart::Store) {
         Ok(known) => known.config,
         Err(code) => return code,
     };
-    let place = Place::of(&config);
-    if let Place::Sqlite(path) = &place
+    let place = DatabaseLocation::of(&config);
+    if let DatabaseLocation::Sqlite(path) = &place
         && !path.exists()
     {
         return output::fail(format_args!("there is no ledger at {place}: the gateway makes it when it first starts"));
@@ -109,7 +109,7 @@ pub(super) fn run(source: &Source, question: &Question) -> ExitCode {
     let now = Clock::system().since_epoch();
     let zone = question.tz.clone().unwrap_or_else(|| config.money.time_zone.clone());
     let exchange = Exchange { cny_per_usd: config.money.cny_per_usd };
-    let asked = Asked {
+    let asked = UsageQuery {
         by: question.by.into(),
         since: question.since.map_or(0, |since| since.before(now, &zone)),
         until: question.until.map_or(u64::MAX, |until| until.before(now, &zone)),
@@ -120,7 +120,7 @@ pub(super) fn run(source: &Source, question: &Question) -> ExitCode {
     };
     let unreadable = |error| output::fail(format_args!("the ledger at {place} cannot be read: {error}"));
     if question.rows {
-        let form = if question.json { Form::Json } else { Form::Csv };
+        let form = if question.json { RowFormat::Json } else { RowFormat::Csv };
         let printed = runtime.block_on(async {
             let mut database = Database::open_to_read(&place).await?;
             let printed = rows::print(&mut database, &asked, form).await;
@@ -170,7 +170,7 @@ const COUNTS: [&str; 13] = [
     "estimated",
 ];
 
-fn counts(total: &Total) -> [u64; COUNTS.len()] {
+fn counts(total: &UsageTotal) -> [u64; COUNTS.len()] {
     [
         total.requests,
         total.input,
@@ -202,8 +202,8 @@ fn at(costs: &[u64], place: usize) -> String {
     decimal(costs.get(place).copied().unwrap_or_default())
 }
 
-fn json(by: By, totals: &[Total]) -> Value {
-    let line = |total: &Total| {
+fn json(by: GroupBy, totals: &[UsageTotal]) -> Value {
+    let line = |total: &UsageTotal| {
         let mut line = serde_json::Map::new();
         line.insert(by.name().into(), json!(total.name));
         line.extend(COUNTS.iter().zip(counts(total)).map(|(column, number)| ((*column).into(), json!(number))));
@@ -215,7 +215,7 @@ fn json(by: By, totals: &[Total]) -> Value {
     totals.iter().map(line).collect()
 }
 
-fn csv(by: By, totals: &[Total]) -> String {
+fn csv(by: GroupBy, totals: &[UsageTotal]) -> String {
     let columns = COUNTS.iter().map(|column| (*column).to_owned());
     let columns = columns.chain(costs().chain(in_all()).map(|(_, column)| column));
     let mut out = format!("{},{}\n", by.name(), columns.collect::<Vec<_>>().join(","));
@@ -233,8 +233,8 @@ fn csv(by: By, totals: &[Total]) -> String {
 /// For people: columns in line, and the sum of all lines below. Costs in currencies that nothing was paid in, and what does
 /// not occur of `pending`, `unpriced_part`, `unpriced` and `estimated`, would only take room. Where both currencies were paid in
 /// and there is a rate, the last column has all of it in one.
-fn table(by: By, totals: &[Total], exchange: Exchange) -> String {
-    let mut sum = Total { name: Some("total".into()), ..Total::default() };
+fn table(by: GroupBy, totals: &[UsageTotal], exchange: Exchange) -> String {
+    let mut sum = UsageTotal { name: Some("total".into()), ..UsageTotal::default() };
     for total in totals {
         sum.add(total);
     }
@@ -268,17 +268,17 @@ mod tests {
     #[test]
     fn every_form_says_the_same() {
         let name = Some("a,\"b\"\u{1b}".into());
-        let total = Total {
+        let total = UsageTotal {
             name,
             requests: 12,
             input: 1_000_000,
             cost: [1_500_000_000, 0],
             in_all: [1_500_000_000, 214_285_715],
-            ..Total::default()
+            ..UsageTotal::default()
         };
-        let totals = [total, Total { requests: 1, unknown: 1, estimated: 1, ..Total::default() }];
+        let totals = [total, UsageTotal { requests: 1, unknown: 1, estimated: 1, ..UsageTotal::default() }];
         assert_eq!(
-            csv(By::Key, &totals),
+            csv(GroupBy::Key, &totals),
             "key,requests,input,cached,output,reasoning,exact,partial,unknown,interrupted,pending,unpriced_part,\
              unpriced,estimated,cost_cny,cost_usd,total_cny,total_usd\n\
              \"a,\"\"b\"\"?\",12,1000000,0,0,0,0,0,0,0,0,0,0,0,1.5,0,1.5,0.214285715\n\
@@ -289,11 +289,11 @@ mod tests {
         {
             assert_eq!(quoted(name), cell);
         }
-        let json = json(By::Key, &totals);
+        let json = json(GroupBy::Key, &totals);
         assert_eq!((&json[0]["input"], &json[1]["key"]), (&json!(1_000_000), &Value::Null));
         assert_eq!((&json[0]["cost_cny"], &json[1]["estimated"]), (&json!("1.5"), &json!(1)));
         assert_eq!(
-            table(By::Key, &totals, Exchange { cny_per_usd: Some(7_000_000_000) }),
+            table(GroupBy::Key, &totals, Exchange { cny_per_usd: Some(7_000_000_000) }),
             "key     requests    input  cached  output  reasoning  exact  partial  unknown  interrupted  estimated  CNY\n\
              a,\"b\"?        12  1000000       0       0          0      0        0        0            0          0  1.5\n\
              -              1        0       0       0          0      0        0        1            0          1    0\n\

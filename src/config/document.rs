@@ -7,7 +7,7 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::{mask, report::Fault};
+use super::{mask, report::ConfigFault};
 
 /// The way from the top of the file to one setting.
 #[derive(Clone, Default)]
@@ -53,7 +53,7 @@ pub(super) struct Document<'a> {
 
 impl<'a> Document<'a> {
     /// Parses the text; what TOML itself objects to comes back as faults, with the text in which they may be shown.
-    pub(super) fn parse(text: &'a str) -> Result<Self, (String, Vec<Fault>)> {
+    pub(super) fn parse(text: &'a str) -> Result<Self, (String, Vec<ConfigFault>)> {
         let (root, errors) = DeTable::parse_recoverable(text);
         if errors.is_empty() {
             return Ok(Self { text, root });
@@ -67,7 +67,7 @@ impl<'a> Document<'a> {
                 } else {
                     "text stands in \"quotes\", lists in [brackets], one setting a line: see config/tidegate.toml"
                 };
-                Fault { place: error.span(), message, help: help.to_owned() }
+                ConfigFault { place: error.span(), message, help: help.to_owned() }
             })
             .collect();
         Err((mask::unparsed(text), faults))

@@ -4,18 +4,18 @@
 use std::borrow::Cow;
 
 use super::{
-    BUILT_IN, Config, Environment, Report, Secrets, Source, Store, check,
+    BUILT_IN, Config, Environment, Report, SecretsNeeded, Source, Store, check,
     document::{Document, Path},
     load_text,
     nearest::nearest,
     raw, read_file,
-    reads::Reads,
+    reads::WatchedFiles,
     schema, shape,
 };
 
 /// What a command needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
+pub enum ConfigPart {
     /// `[store]` and `data_dir`, and `[money]` where it has no faults.
     Store,
     /// The same, and the addresses of the listeners.
@@ -24,7 +24,7 @@ pub enum Part {
 
 /// A configuration that was read for a command, without secrets of upstreams and clients.
 #[derive(Debug)]
-pub struct Known {
+pub struct PartialConfig {
     /// The whole configuration, or where it has faults the part that was asked for: then there are no upstreams, models and
     /// keys in it.
     pub config: Config,
@@ -43,8 +43,8 @@ const TABLES: [&str; 2] = ["server", "store"];
 ///
 /// # Errors
 /// When that part has faults as well, or cannot be told apart from them.
-pub fn load_known(source: &Source, env: Environment<'_>, part: Part) -> Result<Known, Report> {
-    let mut reads = Reads::default();
+pub fn load_known(source: &Source, env: Environment<'_>, part: ConfigPart) -> Result<PartialConfig, Report> {
+    let mut reads = WatchedFiles::default();
     let (name, text) = match source {
         Source::BuiltIn => ("config/tidegate.toml (built in)".to_owned(), BUILT_IN.to_owned()),
         Source::File(file) => {
@@ -53,10 +53,10 @@ pub fn load_known(source: &Source, env: Environment<'_>, part: Part) -> Result<K
             (name, text)
         }
     };
-    match load_text(&name, &text, env, &mut reads, Secrets::Leave) {
-        Ok(config) => Ok(Known { config, source: name, tls: has_tls(&text), faults: None }),
+    match load_text(&name, &text, env, &mut reads, SecretsNeeded::Leave) {
+        Ok(config) => Ok(PartialConfig { config, source: name, tls: has_tls(&text), faults: None }),
         Err(report) => match sound_part(&text, env, part) {
-            Some((config, tls)) => Ok(Known { config, source: name, tls, faults: Some(report) }),
+            Some((config, tls)) => Ok(PartialConfig { config, source: name, tls, faults: Some(report) }),
             None => Err(report),
         },
     }
@@ -73,7 +73,7 @@ fn tls_of(document: &Document<'_>) -> bool {
 }
 
 /// The part, if nothing leaves a doubt about which store is meant: a command that takes another one would do harm.
-fn sound_part(text: &str, env: Environment<'_>, part: Part) -> Option<(Config, bool)> {
+fn sound_part(text: &str, env: Environment<'_>, part: ConfigPart) -> Option<(Config, bool)> {
     let sound = match Document::parse(text) {
         Ok(document) => {
             let mut names = document.root.get_ref().keys().map(|key| key.get_ref().as_ref());
@@ -121,7 +121,7 @@ fn tables(text: &str) -> Option<String> {
     Some(kept)
 }
 
-fn read(text: &str, env: Environment<'_>, part: Part, also: &[&str]) -> Option<(Config, bool)> {
+fn read(text: &str, env: Environment<'_>, part: ConfigPart, also: &[&str]) -> Option<(Config, bool)> {
     let mut document = Document::parse(text).ok()?;
     let root = document.root.get_mut();
     let names: Vec<String> = root.keys().map(|key| key.get_ref().to_string()).collect();
@@ -135,13 +135,13 @@ fn read(text: &str, env: Environment<'_>, part: Part, also: &[&str]) -> Option<(
     let mut file: raw::File = shape::settings(&mut shape)?;
     let server = std::mem::take(&mut file.server);
     file.server.data_dir = server.data_dir;
-    if part == Part::Listeners {
+    if part == ConfigPart::Listeners {
         (file.server.listen, file.server.admin_listen) = (server.listen, server.admin_listen);
     }
-    let without_listen = |name: &str| env(name).filter(|_| part == Part::Listeners || name != "TIDEGATE_LISTEN");
-    let mut reads = Reads::default();
+    let without_listen = |name: &str| env(name).filter(|_| part == ConfigPart::Listeners || name != "TIDEGATE_LISTEN");
+    let mut reads = WatchedFiles::default();
     // Names that are missing are no faults: they may be in the part that is left out.
-    let (config, faults) = check::config(&document, file, false, &without_listen, &mut reads, Secrets::Leave);
+    let (config, faults) = check::config(&document, file, false, &without_listen, &mut reads, SecretsNeeded::Leave);
     config.filter(|_| faults.is_empty()).map(|config| (config, tls_of(&document)))
 }
 
@@ -151,7 +151,7 @@ mod tests {
 
     use super::*;
 
-    fn known(text: &str, part: Part) -> Result<Known, Report> {
+    fn known(text: &str, part: ConfigPart) -> Result<PartialConfig, Report> {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), text).unwrap();
         load_known(&Source::File(file.path().into()), &|_: &str| None::<OsString>, part)
@@ -176,7 +176,7 @@ mod tests {
             "[[keys]]\nname = \"a\"\nname = \"b\"\n",
         ] {
             for text in [format!("{GOOD}{rest}"), format!("{rest}\n{GOOD}")] {
-                let found = known(&text, Part::Store).unwrap_or_else(|report| panic!("{text}\n{report}"));
+                let found = known(&text, ConfigPart::Store).unwrap_or_else(|report| panic!("{text}\n{report}"));
                 assert!(found.faults.is_some(), "{text}");
                 assert_eq!(found.config.server.data_dir, FilePath::new("here"), "{text}");
                 assert!(matches!(&found.config.store, Store::Postgres { url, .. } if **url == *"postgres://u@h/d"));
@@ -200,7 +200,7 @@ mod tests {
             "store.url = \"postgres://u@h/d\"\n[[models\n",
             "[[models]]\nname = \"m\nurl = \"postgres://u@h/d\"\n",
         ] {
-            assert!(known(text, Part::Store).is_err(), "{text}");
+            assert!(known(text, ConfigPart::Store).is_err(), "{text}");
         }
     }
 
@@ -208,11 +208,11 @@ mod tests {
     fn listeners_are_known_without_any_secret_or_certificate() {
         let text = "[server]\nlisten = \"127.0.0.1:7\"\nadmin_listen = \"127.0.0.1:8\"\n\
                     tls = { cert_file = \"none.crt\", key_file = \"none.key\" }\n[wrong]\n";
-        let found = known(text, Part::Listeners).unwrap();
+        let found = known(text, ConfigPart::Listeners).unwrap();
         let server = &found.config.server;
         assert_eq!((server.listen.port(), server.admin_listen.port(), found.tls), (7, 8, true));
-        assert!(!known("[server]\nlisten = \"127.0.0.1:7\"\n", Part::Listeners).unwrap().tls);
-        assert!(known("[server]\nlisten = \"7\"\n", Part::Listeners).is_err());
-        assert!(known("[server]\nlisten = \"7\"\n", Part::Store).is_ok());
+        assert!(!known("[server]\nlisten = \"127.0.0.1:7\"\n", ConfigPart::Listeners).unwrap().tls);
+        assert!(known("[server]\nlisten = \"7\"\n", ConfigPart::Listeners).is_err());
+        assert!(known("[server]\nlisten = \"7\"\n", ConfigPart::Store).is_ok());
     }
 }

@@ -27,8 +27,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub use known::{Known, Part, load_known};
-pub use reads::Reads;
+pub use known::{ConfigPart, PartialConfig, load_known};
+pub use reads::WatchedFiles;
 pub use report::Report;
 pub use schema::schema;
 pub use stored::StoredFault;
@@ -63,7 +63,7 @@ pub struct Loaded {
     /// Where it comes from, for people.
     pub source: String,
     /// The files that it was read from: its own, and those that it names.
-    pub reads: Reads,
+    pub reads: WatchedFiles,
 }
 
 /// Reads and checks a configuration. `env` answers for the environment.
@@ -71,15 +71,15 @@ pub struct Loaded {
 /// # Errors
 /// Everything that is wrong with it.
 pub fn load(source: &Source, env: Environment<'_>) -> Result<Loaded, Report> {
-    load_with(source, env, Secrets::Read)
+    load_with(source, env, SecretsNeeded::Read)
 }
 
 /// Reads and checks a configuration, with the secrets of upstreams and clients or without.
 ///
 /// # Errors
 /// Everything that is wrong with it.
-pub fn load_with(source: &Source, env: Environment<'_>, secrets: Secrets) -> Result<Loaded, Report> {
-    let mut reads = Reads::default();
+pub fn load_with(source: &Source, env: Environment<'_>, secrets: SecretsNeeded) -> Result<Loaded, Report> {
+    let mut reads = WatchedFiles::default();
     let (source, config) = match source {
         Source::BuiltIn => {
             let name = "config/tidegate.toml (built in)".to_owned();
@@ -99,17 +99,21 @@ pub fn load_with(source: &Source, env: Environment<'_>, secrets: Secrets) -> Res
     }
 }
 
-fn read_file(name: &str, file: &Path, reads: &mut Reads) -> Result<String, Report> {
+fn read_file(name: &str, file: &Path, reads: &mut WatchedFiles) -> Result<String, Report> {
     let bytes = reads.read(file).map_err(|error| {
         let message = format!("the file cannot be read: {}: {}", name, error.kind());
         let help = "check --config or TIDEGATE_CONFIG; without either, the built-in configuration is used".to_owned();
-        Report::new(name.to_owned(), String::new(), vec![report::Fault { place: None, message, help }])
+        Report::new(name.to_owned(), String::new(), vec![report::ConfigFault { place: None, message, help }])
     })?;
     String::from_utf8(bytes).map_err(|error| {
         let place = Some(error.utf8_error().valid_up_to()..error.utf8_error().valid_up_to());
         let message = "the file is not UTF-8 from here on".to_owned();
         let text = mask::unparsed(&String::from_utf8_lossy(error.as_bytes()));
-        Report::new(name.to_owned(), text, vec![report::Fault { place, message, help: "save it as UTF-8".into() }])
+        Report::new(
+            name.to_owned(),
+            text,
+            vec![report::ConfigFault { place, message, help: "save it as UTF-8".into() }],
+        )
     })
 }
 
@@ -117,8 +121,8 @@ fn load_text(
     name: &str,
     text: &str,
     env: Environment<'_>,
-    reads: &mut Reads,
-    secrets: Secrets,
+    reads: &mut WatchedFiles,
+    secrets: SecretsNeeded,
 ) -> Result<Config, Report> {
     let document = Document::parse(text).map_err(|(text, faults)| Report::new(name.to_owned(), text, faults))?;
     let mut shape = shape::read(&document, &schema::tree());

@@ -9,19 +9,19 @@ use sha2::{Digest, Sha256};
 
 /// Files, and what each of them held: hashes, as some hold secrets.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Reads(Vec<Read>);
+pub struct WatchedFiles(Vec<WatchedFile>);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Read {
+struct WatchedFile {
     path: PathBuf,
     held: Result<[u8; 32], io::ErrorKind>,
 }
 
-impl Reads {
+impl WatchedFiles {
     /// Reads a file and remembers it.
     pub(super) fn read(&mut self, path: &Path) -> io::Result<Vec<u8>> {
         let read = fs::read(path);
-        self.0.push(Read { path: path.to_owned(), held: held(&read) });
+        self.0.push(WatchedFile { path: path.to_owned(), held: held(&read) });
         read
     }
 
@@ -29,11 +29,11 @@ impl Reads {
     /// systems, and of a link whose target is exchanged.
     #[must_use]
     pub fn again(&self) -> Self {
-        Self(self.0.iter().map(Read::again).collect())
+        Self(self.0.iter().map(WatchedFile::again).collect())
     }
 }
 
-impl Read {
+impl WatchedFile {
     fn again(&self) -> Self {
         // A pipe (`--config <(…)`) can be read once only.
         if fs::metadata(&self.path).is_ok_and(|metadata| !metadata.is_file()) {
@@ -58,7 +58,7 @@ mod tests {
         let folder = TempDir::new().unwrap();
         let (there, missing) = (folder.path().join("there"), folder.path().join("missing"));
         fs::write(&there, "a").unwrap();
-        let mut reads = Reads::default();
+        let mut reads = WatchedFiles::default();
         assert_eq!(reads.read(&there).unwrap(), b"a");
         reads.read(&missing).unwrap_err();
         assert_eq!(reads.again(), reads);
@@ -73,7 +73,7 @@ mod tests {
     #[cfg(unix)]
     #[test]
     fn what_is_no_file_is_not_read_again() {
-        let mut reads = Reads::default();
+        let mut reads = WatchedFiles::default();
         reads.read(Path::new("/dev/null")).unwrap();
         assert_eq!(reads.again(), reads);
     }

@@ -4,10 +4,10 @@ use std::{fmt, ops::Range};
 
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 
-use super::reads::Reads;
+use super::reads::WatchedFiles;
 
 /// One thing that is wrong.
-pub(super) struct Fault {
+pub(super) struct ConfigFault {
     /// Bytes of the text; none if it is not in the file.
     pub(super) place: Option<Range<usize>>,
     /// What is wrong.
@@ -20,26 +20,26 @@ pub(super) struct Fault {
 pub struct Report {
     source: String,
     text: String,
-    faults: Vec<Fault>,
-    reads: Reads,
+    faults: Vec<ConfigFault>,
+    reads: WatchedFiles,
 }
 
 impl Report {
     /// A report in the order of the file; what has no place in it comes last.
-    pub(super) fn new(source: String, text: String, mut faults: Vec<Fault>) -> Self {
+    pub(super) fn new(source: String, text: String, mut faults: Vec<ConfigFault>) -> Self {
         faults.sort_by_key(|fault| fault.place.as_ref().map_or(usize::MAX, |place| place.start));
-        Self { source, text, faults, reads: Reads::default() }
+        Self { source, text, faults, reads: WatchedFiles::default() }
     }
 
     /// With the files that were read until it was clear.
-    pub(super) fn after(mut self, reads: Reads) -> Self {
+    pub(super) fn after(mut self, reads: WatchedFiles) -> Self {
         self.reads = reads;
         self
     }
 
     /// The files that the configuration was read from, as far as that went.
     #[must_use]
-    pub fn reads(&self) -> &Reads {
+    pub fn reads(&self) -> &WatchedFiles {
         &self.reads
     }
 
@@ -67,7 +67,7 @@ impl Report {
         out
     }
 
-    fn group<'a>(&'a self, fault: &'a Fault) -> Group<'a> {
+    fn group<'a>(&'a self, fault: &'a ConfigFault) -> Group<'a> {
         let title = Level::ERROR.primary_title(fault.message.as_str());
         let Some(place) = &fault.place else { return Group::with_title(title) };
         // One line is enough to find it; a list over many lines is pointed at where it begins.

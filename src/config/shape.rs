@@ -12,7 +12,7 @@ use toml::{
 use super::{
     document::{Document, Path},
     nearest::nearest,
-    report::Fault,
+    report::ConfigFault,
 };
 
 /// What is sound of a document, and what is not.
@@ -20,7 +20,7 @@ pub(super) struct Shape {
     /// The sound settings. An array with an unsound element is left out, so that indices stay true.
     pub(super) settings: Value,
     /// What is wrong.
-    pub(super) faults: Vec<Fault>,
+    pub(super) faults: Vec<ConfigFault>,
     /// Places whose content nobody can judge: it must not be shown.
     pub(super) hidden: Vec<Range<usize>>,
 }
@@ -33,7 +33,7 @@ pub(super) fn read(document: &Document<'_>, schema: &Value) -> Shape {
 }
 
 struct Reader {
-    faults: Vec<Fault>,
+    faults: Vec<ConfigFault>,
     hidden: Vec<Range<usize>>,
     /// Of the whole file.
     schema: Value,
@@ -92,7 +92,7 @@ impl Reader {
         }
         for name in schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
             if !table.contains_key(name) {
-                self.faults.push(Fault {
+                self.faults.push(ConfigFault {
                     place: place.clone(),
                     message: format!("`{name}` is missing{}", within(path)),
                     help: mend("add", name, &schema["properties"][name]),
@@ -127,7 +127,7 @@ impl Reader {
                 _ => format!("remove it; the settings here are {}", names.join(", ")),
             },
         };
-        self.faults.push(Fault { place: Some(key.span()), message, help });
+        self.faults.push(ConfigFault { place: Some(key.span()), message, help });
     }
 
     /// `list` is the schema of the list that the value is an element of.
@@ -179,7 +179,7 @@ impl Reader {
         let name = path.name().unwrap_or_default();
         sound
             .map_err(|message| {
-                self.faults.push(Fault {
+                self.faults.push(ConfigFault {
                     place: Some(value.span()),
                     message: format!("{}`{name}` {message}", if list.is_some() { "each of " } else { "" }),
                     help: mend("write for example", name, list.unwrap_or(schema)),
@@ -233,7 +233,7 @@ pub(super) fn settings<T: serde::de::DeserializeOwned>(shape: &mut Shape) -> Opt
     match serde_json::from_value(settings) {
         Ok(settings) => Some(settings),
         Err(error) => {
-            shape.faults.push(Fault {
+            shape.faults.push(ConfigFault {
                 place: None,
                 // serde's words may repeat a value.
                 message: format!("the settings do not fit together ({:?})", error.classify()),

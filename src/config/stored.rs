@@ -7,7 +7,7 @@ use data_encoding::HEXLOWER_PERMISSIVE;
 use super::{
     check::network,
     nearest::nearest,
-    types::{Config, Kept, Key, Limits, MOST_BY_MODEL, ModelLimits, OnClientGone},
+    types::{Config, Key, KeyLimits, KeySource, MOST_BY_MODEL, ModelLimits, OnClientGone},
 };
 use crate::domain::{
     key::{KeySettings, StoredKey},
@@ -16,7 +16,7 @@ use crate::domain::{
 
 /// A key of the store in terms of a configuration, and what of its settings the configuration does not have. A key that is
 /// restricted to what is not there may use nothing of it, never everything; one that cannot be held to what it says is refused.
-pub(super) struct Taken {
+pub(super) struct StoredKeyConfig {
     pub(super) key: Option<Key>,
     pub(super) faults: Vec<String>,
     unusable: Option<&'static str>,
@@ -53,10 +53,10 @@ impl Config {
         let mut faults = Vec::new();
         let has_others = self.has_others(stored);
         for one in stored {
-            let Taken { mut key, faults: of_it, unusable } = self.take(one);
+            let StoredKeyConfig { mut key, faults: of_it, unusable } = self.take(one);
             if one.settings.interim
                 && has_others
-                && let Some(Key { kept: Kept::Store { refused, .. }, .. }) = &mut key
+                && let Some(Key { kept: KeySource::Store { refused, .. }, .. }) = &mut key
             {
                 *refused = refused.or(Some(HAS_OTHERS));
             }
@@ -75,7 +75,7 @@ impl Config {
 
     /// Whether there are keys beside the one that the first start makes, which ends then.
     pub fn has_others(&self, stored: &[StoredKey]) -> bool {
-        self.keys.iter().any(|key| key.kept == Kept::File) || stored.iter().any(|key| !key.settings.interim)
+        self.keys.iter().any(|key| key.kept == KeySource::File) || stored.iter().any(|key| !key.settings.interim)
     }
 
     /// What is wrong with a key that somebody wants to store.
@@ -92,7 +92,7 @@ impl Config {
         faults
     }
 
-    fn take(&self, stored: &StoredKey) -> Taken {
+    fn take(&self, stored: &StoredKey) -> StoredKeyConfig {
         let (mut faults, mut unusable) = (Vec::new(), None);
         let KeySettings {
             models,
@@ -156,20 +156,20 @@ impl Config {
             stored.previous.as_ref().and_then(|previous| Some((digest(&previous.sha256)?, previous.until_ms)));
         let Some(sha256) = digest(&stored.sha256) else {
             faults.push("its hash is not 64 hexadecimal digits".to_owned());
-            return Taken { key: None, faults, unusable: Some(NO_HASH) };
+            return StoredKeyConfig { key: None, faults, unusable: Some(NO_HASH) };
         };
         if let Some(same) = self.keys.iter().find(|key| *key.name == *stored.name || key.sha256 == sha256) {
             faults.push(format!("the key `{}` is declared in the configuration as well, which counts", same.name));
-            return Taken { key: None, faults, unusable: Some(OF_FILE) };
+            return StoredKeyConfig { key: None, faults, unusable: Some(OF_FILE) };
         }
-        let kept = Kept::Store { previous, refused: if stored.disabled { Some("disabled") } else { unusable } };
+        let kept = KeySource::Store { previous, refused: if stored.disabled { Some("disabled") } else { unusable } };
         let key = Key {
             name: stored.name.as_str().into(),
             sha256,
             models: models.as_ref().map(|models| models.iter().map(|model| Arc::from(model.as_str())).collect()),
             upstreams,
             group: group.and_then(|(_, index)| index),
-            limits: Limits { requests: *rpm, tokens: *tpm, in_flight: *max_in_flight },
+            limits: KeyLimits { requests: *rpm, tokens: *tpm, in_flight: *max_in_flight },
             budgets,
             warn_at: Arc::clone(&self.money.warn_at),
             limits_by_model,
@@ -179,7 +179,7 @@ impl Config {
             require_usage: false,
             kept,
         };
-        Taken { key: Some(key), faults, unusable }
+        StoredKeyConfig { key: Some(key), faults, unusable }
     }
 
     fn limits_by_model(&self, limits: &[String], starts_on: u8, faults: &mut Vec<String>) -> Vec<ModelLimits> {

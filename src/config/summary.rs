@@ -10,8 +10,8 @@ use crate::domain::{
 };
 
 use super::types::{
-    Affinity, Config, Fail, FailoverOn, Key, Limits, LogFormat, Model, ModelLimits, ModelPrice, Money, OnClientGone,
-    OnLostState, Sharing, Store, Strategy, Target, UnknownIds, Upstream,
+    AffinitySettings, Config, FailoverOn, Key, KeyLimits, LogFormat, Model, ModelLimits, ModelPrice, MoneySettings,
+    OnClientGone, OnLostState, SharedLimits, Store, Strategy, Target, UnknownIds, Upstream, WhenRedisIsAway,
 };
 
 /// What would run with this configuration, for people. `memory` is the most that it allows, `disk` what it
@@ -39,10 +39,10 @@ fn write(out: &mut String, config: &Config, memory: &dyn Display, disk: &dyn Dis
     if let Some(days) = config.keep_days {
         writeln!(out, "             rows for {days} days, then sums by day")?;
     }
-    if let Some(Sharing { redis, replicas, fail, .. }) = &config.sharing {
+    if let Some(SharedLimits { redis, replicas, fail, .. }) = &config.sharing {
         let away = match fail {
-            Fail::Share => "each allows its share",
-            Fail::Closed => "keys with limits are refused",
+            WhenRedisIsAway::Share => "each allows its share",
+            WhenRedisIsAway::Closed => "keys with limits are refused",
         };
         writeln!(out, "limits       {redis}, shared by {replicas} replicas; while it is away, {away}")?;
     }
@@ -175,7 +175,7 @@ fn bounds(key: &Key) -> String {
 
 /// How long, how many, where; what else differs from the default.
 fn write_affinity(out: &mut String, config: &Config) -> fmt::Result {
-    let Affinity { ttl, max_entries, shared, unknown_ids } = config.affinity;
+    let AffinitySettings { ttl, max_entries, shared, unknown_ids } = config.affinity;
     let place = if shared { "shared in Redis" } else { "kept in the data folder" };
     let unknown = match unknown_ids {
         Some(UnknownIds::Refuse) => "; unknown ids are refused",
@@ -201,7 +201,7 @@ fn by_model(all: &[ModelLimits]) -> String {
 }
 
 fn write_prices(out: &mut String, config: &Config) -> fmt::Result {
-    let Money { time_zone, cny_per_usd, .. } = &config.money;
+    let MoneySettings { time_zone, cny_per_usd, .. } = &config.money;
     let rate = cny_per_usd.map(|rate| format!(", {} CNY for a dollar", decimal(rate))).unwrap_or_default();
     writeln!(out, "\nprices (days, weeks and months begin in {}{rate})", time_zone.iana_name().unwrap_or("UTC"))?;
     for ModelPrice { upstream, model, from, price } in &config.prices {
@@ -224,8 +224,8 @@ fn write_prices(out: &mut String, config: &Config) -> fmt::Result {
     Ok(())
 }
 
-fn limits(limits: Limits) -> String {
-    let Limits { requests, tokens, in_flight } = limits;
+fn limits(limits: KeyLimits) -> String {
+    let KeyLimits { requests, tokens, in_flight } = limits;
     let parts = [
         requests.map(|count| format!("; {count} requests a minute")),
         tokens.map(|count| format!("; {count} tokens a minute")),

@@ -15,7 +15,7 @@ fn nothing(_: &str) -> Option<OsString> {
 }
 
 fn load_text(name: &str, text: &str, env: &dyn Fn(&str) -> Option<OsString>) -> Result<Config, Report> {
-    super::load_text(name, text, env, &mut Reads::default(), Secrets::Read)
+    super::load_text(name, text, env, &mut WatchedFiles::default(), SecretsNeeded::Read)
 }
 
 /// The environment of the test files. Every secret in it holds the word that `no_secret` looks for.
@@ -91,7 +91,7 @@ fn valid_files_load_and_show_no_secret() {
 fn the_built_in_configuration_needs_one_variable() {
     let one = |name: &str| (name == "MODELVERSE_API_KEY").then(|| "sk-canary".into());
     let Loaded { config, source, reads } = load(&Source::BuiltIn, &one).unwrap();
-    assert_eq!((source.as_str(), reads), ("config/tidegate.toml (built in)", Reads::default()));
+    assert_eq!((source.as_str(), reads), ("config/tidegate.toml (built in)", WatchedFiles::default()));
     assert_eq!(config.upstreams.len(), 1);
     assert_eq!(config.upstreams[0].base_url, "https://api.modelverse.cn/v1");
     assert_eq!(config.upstreams[0].credentials[0].secret.expose_secret(), "sk-canary");
@@ -135,7 +135,7 @@ fn the_file_for_several_replicas_loads() {
     let config = load(&source, &all).unwrap().config;
     let sharing = config.sharing.as_ref().unwrap();
     assert_eq!((sharing.redis.to_string().as_str(), sharing.replicas), ("redis://valkey:6379/0", 3));
-    assert_eq!(sharing.fail, Fail::Share);
+    assert_eq!(sharing.fail, WhenRedisIsAway::Share);
     assert!(sharing.redis.password.is_some() && config.store != Store::Sqlite);
     no_secret(&format!("{config:?}"), "Debug");
 }
@@ -145,7 +145,7 @@ fn where_limits_are_shared_is_taken_as_written() {
     let config = file("sharing");
     let sharing = config.sharing.as_ref().unwrap();
     assert_eq!(sharing.redis.to_string(), "rediss://tidegate@cache.internal:6379/3");
-    assert_eq!((sharing.replicas, sharing.fail), (3, Fail::Closed));
+    assert_eq!((sharing.replicas, sharing.fail), (3, WhenRedisIsAway::Closed));
     assert!(sharing.patience < Duration::from_millis(50));
     let line = "limits       rediss://tidegate@cache.internal:6379/3, shared by 3 replicas; while it is away, keys with limits";
     let summary = summary(&config, &"", &"");
@@ -156,7 +156,7 @@ fn where_limits_are_shared_is_taken_as_written() {
 fn prices_are_taken_as_written_and_what_is_not_written_rises_with_the_rest() {
     use crate::domain::{
         money::UNIT,
-        usage::{Tier, Usage},
+        usage::{ServiceTier, Usage},
     };
 
     let prices = file("prices").prices;
@@ -167,9 +167,9 @@ fn prices_are_taken_as_written_and_what_is_not_written_rises_with_the_rest() {
         (None, 200_000, [2000, 500, 32_000, 4000, 10_000, 10_000, 40_000]),
         (None, 200_001, [4000, 1000, 64_000, 8000, 15_000, 15_000, 60_000]),
         (None, 272_001, [6000, 1000, 96_000, 12_000, 20_000, 21_000, 80_000]),
-        (Some(Tier::Flex), 272_001, [3000, 500, 48_000, 6000, 10_000, 10_500, 40_000]),
-        (Some(Tier::Batch), 1, [1000, 250, 16_000, 2000, 5000, 5000, 20_000]),
-        (Some(Tier::Priority), 1, [4000, 1000, 64_000, 8000, 20_000, 20_000, 80_000]),
+        (Some(ServiceTier::Flex), 272_001, [3000, 500, 48_000, 6000, 10_000, 10_500, 40_000]),
+        (Some(ServiceTier::Batch), 1, [1000, 250, 16_000, 2000, 5000, 5000, 20_000]),
+        (Some(ServiceTier::Priority), 1, [4000, 1000, 64_000, 8000, 20_000, 20_000, 80_000]),
     ] {
         let bill = tariff.bill(&Usage { input: Some(input), tier, ..Usage::default() });
         let price = bill.price;
@@ -191,7 +191,7 @@ fn prices_are_taken_as_written_and_what_is_not_written_rises_with_the_rest() {
 #[test]
 fn affinity_is_taken_as_written() {
     let config = file("affinity");
-    let expected = Affinity {
+    let expected = AffinitySettings {
         ttl: Duration::from_secs(7 * 86_400),
         max_entries: 5000,
         shared: false,
@@ -327,10 +327,10 @@ fn a_file_without_settings_means_what_the_page_says() {
 fn limits_are_taken_as_written() {
     let config = file("limits");
     let key = &config.keys[0];
-    assert_eq!(key.limits, Limits { requests: Some(60), tokens: Some(200_000), in_flight: Some(5) });
+    assert_eq!(key.limits, KeyLimits { requests: Some(60), tokens: Some(200_000), in_flight: Some(5) });
     assert_eq!(config.groups[key.group.unwrap()].name.as_ref(), "team");
-    assert_eq!(config.groups[0].limits, Limits { requests: Some(600), tokens: None, in_flight: Some(50) });
-    assert_eq!(key.limits_by_model[0].limits, Limits { requests: Some(10), tokens: None, in_flight: None });
+    assert_eq!(config.groups[0].limits, KeyLimits { requests: Some(600), tokens: None, in_flight: Some(50) });
+    assert_eq!(key.limits_by_model[0].limits, KeyLimits { requests: Some(10), tokens: None, in_flight: None });
     assert_eq!(
         (&*key.warn_at, key.budgets[0].starts_on, key.budgets[1].starts_on),
         (&[500_000_000, 1_000_000_000][..], 1, 15)
@@ -397,7 +397,7 @@ fn what_leads_to_an_idle_upstream_goes_with_it() {
     }
 }
 
-fn rule(status: Option<u16>, code: Option<&str>, words: &[&str], fault: Fault) -> ErrorRule {
+fn rule(status: Option<u16>, code: Option<&str>, words: &[&str], fault: FaultOwner) -> ErrorRule {
     let words = words.iter().map(|word| (*word).to_owned()).collect();
     ErrorRule { status, code: code.map(Into::into), kind: None, words, fault }
 }
@@ -419,13 +419,14 @@ fn files_pools_and_hashes_are_taken_as_written() {
     assert_eq!(
         upstream.error_rules,
         [
-            rule(Some(403), Some("token_mismatched"), &[], Fault::Credential),
-            rule(Some(402), None, &[], Fault::Request),
+            rule(Some(403), Some("token_mismatched"), &[], FaultOwner::Credential),
+            rule(Some(402), None, &[], FaultOwner::Request),
             ErrorRule {
-                kind: Some("two words".into()), ..rule(None, None, &["Daily limit", "额度"], Fault::Balance)
+                kind: Some("two words".into()),
+                ..rule(None, None, &["Daily limit", "额度"], FaultOwner::Balance)
             },
-            rule(Some(503), None, &["no channel"], Fault::Model),
-            rule(None, Some("overloaded"), &[], Fault::Upstream),
+            rule(Some(503), None, &["no channel"], FaultOwner::Model),
+            rule(None, Some("overloaded"), &[], FaultOwner::Upstream),
         ]
     );
     assert_eq!((config.server.workers, config.default_upstream), (3, Some(0)));

@@ -16,12 +16,12 @@ use secrecy::{ExposeSecret, SecretString};
 
 use crate::domain::endpoint::Surface;
 
-pub use affinity::{Affinity, OnLostState, UnknownIds};
-pub use alerts::Alerts;
-pub use failover::{ErrorRule, FailoverOn, Fault};
-pub use key::{Group, Kept, Key, Limits, MOST_BY_MODEL, ModelLimits, OnClientGone};
-pub use limits::{Fail, Redis, Sharing};
-pub use money::{ModelPrice, Money, Unpriced};
+pub use affinity::{AffinitySettings, OnLostState, UnknownIds};
+pub use alerts::AlertSettings;
+pub use failover::{ErrorRule, FailoverOn, FaultOwner};
+pub use key::{Group, Key, KeyLimits, KeySource, MOST_BY_MODEL, ModelLimits, OnClientGone};
+pub use limits::{RedisSettings, SharedLimits, WhenRedisIsAway};
+pub use money::{ModelPrice, MoneySettings, Unpriced};
 
 /// Everything a start needs.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,7 +37,7 @@ pub struct Config {
     /// After how many days the ledger's rows become sums by day; none = never.
     pub keep_days: Option<u32>,
     /// Where limits and budgets are counted that replicas share; none = this process counts alone.
-    pub sharing: Option<Sharing>,
+    pub sharing: Option<SharedLimits>,
     /// Upstreams that can be used: those with no credential left (all optional ones unset) are in `idle`.
     pub upstreams: Vec<Upstream>,
     /// Upstreams left out because none of their optional credentials is set.
@@ -51,7 +51,7 @@ pub struct Config {
     /// Where a request without `model` goes; an index into `upstreams`.
     pub default_upstream: Option<usize>,
     /// What prices and budgets are counted by.
-    pub money: Money,
+    pub money: MoneySettings,
     /// What upstreams bill for their models, those of idle upstreams left out.
     pub prices: Vec<ModelPrice>,
     /// What happens when a candidate fails.
@@ -59,9 +59,9 @@ pub struct Config {
     /// When an upstream or a credential is passed by.
     pub health: Health,
     /// Where state goes that an upstream keeps.
-    pub affinity: Affinity,
+    pub affinity: AffinitySettings,
     /// Where an operator is told of what happened, if anywhere.
-    pub alerts: Option<Alerts>,
+    pub alerts: Option<AlertSettings>,
 }
 
 impl Config {
@@ -223,7 +223,7 @@ pub struct Log {
 
 /// Whether a configuration is read with the secrets of upstreams and clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Secrets {
+pub enum SecretsNeeded {
     /// To run: those that are missing are faults.
     Read,
     /// To look something up: nobody needs to have them. Stand-ins are in their places, and certificates are left out.

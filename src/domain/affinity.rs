@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// What came of a reference that somebody named. The names are fixed: metric label `result`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Found {
+pub enum LookupResult {
     /// It is his, or of his group.
     Own,
     /// It is somebody else's.
@@ -15,7 +15,7 @@ pub enum Found {
     CannotTell,
 }
 
-impl Found {
+impl LookupResult {
     /// All of them.
     pub const ALL: [Self; 4] = [Self::Own, Self::Foreign, Self::Unknown, Self::CannotTell];
 
@@ -32,7 +32,7 @@ impl Found {
 
 /// What came of a request that refers to state. The names are fixed: metric label `result`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Placed {
+pub enum PlacementResult {
     /// It went to the account that holds the state.
     Pinned,
     /// Nothing that it names is known to be anywhere: it went where it would go without.
@@ -52,7 +52,7 @@ pub enum Placed {
     Stripped,
 }
 
-impl Placed {
+impl PlacementResult {
     /// All of them.
     pub const ALL: [Self; 8] = [
         Self::Pinned,
@@ -82,7 +82,7 @@ impl Placed {
 
 /// All that is known of it.
 #[derive(Debug, Default)]
-pub struct Condition {
+pub struct AffinityStatus {
     /// References in memory.
     pub entries: AtomicU64,
     /// References that were new here.
@@ -91,8 +91,8 @@ pub struct Condition {
     pub taken: AtomicU64,
     /// References in answers that were not learned, as one answer had too many.
     pub overlooked: AtomicU64,
-    /// References that were named, by [`Found::ALL`].
-    recalled: [AtomicU64; Found::ALL.len()],
+    /// References that were named, by [`LookupResult::ALL`].
+    recalled: [AtomicU64; LookupResult::ALL.len()],
     /// Those of them that the store was asked for, as memory could not tell.
     pub asked: AtomicU64,
     /// References that wait to be written to the store.
@@ -107,10 +107,10 @@ pub struct Condition {
     pub write_fails: AtomicBool,
 }
 
-impl Condition {
+impl AffinityStatus {
     /// Counts references that were named.
-    pub fn count(&self, found: Found, references: u64) {
-        for (known, count) in Found::ALL.iter().zip(&self.recalled) {
+    pub fn count(&self, found: LookupResult, references: u64) {
+        for (known, count) in LookupResult::ALL.iter().zip(&self.recalled) {
             if *known == found {
                 count.fetch_add(references, Ordering::Relaxed);
             }
@@ -118,8 +118,8 @@ impl Condition {
     }
 
     /// How many were named, by what came of them.
-    pub fn recalled(&self) -> impl Iterator<Item = (Found, u64)> {
-        Found::ALL.into_iter().zip(&self.recalled).map(|(found, count)| (found, count.load(Ordering::Relaxed)))
+    pub fn recalled(&self) -> impl Iterator<Item = (LookupResult, u64)> {
+        LookupResult::ALL.into_iter().zip(&self.recalled).map(|(found, count)| (found, count.load(Ordering::Relaxed)))
     }
 
     /// Counts that somebody waited for others to know; whether they did in time.

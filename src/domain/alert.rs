@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 
 /// What happened. The names are fixed: field `event` of the webhook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Event {
+pub enum AlertEvent {
     /// 80 % of a budget are spent.
     BudgetWarning,
     /// A budget is spent.
@@ -24,7 +24,7 @@ pub enum Event {
     StreamsTruncated,
 }
 
-impl Event {
+impl AlertEvent {
     /// Its fixed name.
     pub const fn name(self) -> &'static str {
         match self {
@@ -42,7 +42,7 @@ impl Event {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Alert {
     /// What happened.
-    pub event: Event,
+    pub event: AlertEvent,
     /// To what: `key team-a`, `upstream dmxapi`.
     pub subject: String,
     /// What happened, the consequence and what to do, for people.
@@ -51,7 +51,7 @@ pub struct Alert {
 
 /// How the delivery of alerts stands.
 #[derive(Debug, Default)]
-pub struct Condition {
+pub struct AlertDeliveryStatus {
     /// Alerts that the receiver took.
     pub sent: AtomicU64,
     /// Tries that failed.
@@ -64,12 +64,12 @@ pub struct Condition {
 #[derive(Clone, Debug)]
 pub struct Alerts {
     queue: mpsc::Sender<Alert>,
-    condition: Arc<Condition>,
+    condition: Arc<AlertDeliveryStatus>,
 }
 
 impl Alerts {
     /// A queue of so many alerts, and the end of it that delivers them.
-    pub fn new(size: usize, condition: Arc<Condition>) -> (Self, mpsc::Receiver<Alert>) {
+    pub fn new(size: usize, condition: Arc<AlertDeliveryStatus>) -> (Self, mpsc::Receiver<Alert>) {
         let (queue, raised) = mpsc::channel(size);
         (Self { queue, condition }, raised)
     }

@@ -11,7 +11,7 @@ pub const STEP: u64 = 64 * 1024;
 
 /// Nothing fits until a limit is set.
 #[derive(Clone, Debug, Default)]
-pub struct Budget(Arc<Shared>);
+pub struct ByteBudget(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
@@ -19,7 +19,7 @@ struct Shared {
     limit: AtomicU64,
 }
 
-impl Budget {
+impl ByteBudget {
     /// From now on this much may be held. What is held already stays.
     pub fn set_limit(&self, bytes: u64) {
         self.0.limit.store(bytes, Ordering::Relaxed);
@@ -37,34 +37,34 @@ impl Budget {
 
     /// The right of one holder to take from the budget. Each call makes a reference count of its own, for one thread to
     /// write to: every reservation counts a reference. Without `others` there is a single holder, which may take everything.
-    pub fn share(&self, others: Option<&Holder>) -> Share {
-        Share(Arc::new(Parts { budget: self.clone(), holder: others.cloned() }))
+    pub fn share(&self, others: Option<&ByteHolder>) -> ByteShare {
+        ByteShare(Arc::new(Parts { budget: self.clone(), holder: others.cloned() }))
     }
 }
 
 /// One of several holders that take from a budget, and how much it holds. Clones count together.
 #[derive(Clone, Debug, Default)]
-pub struct Holder(Arc<AtomicU64>);
+pub struct ByteHolder(Arc<AtomicU64>);
 
-/// A holder's right to take from a [`Budget`].
+/// A holder's right to take from a [`ByteBudget`].
 ///
 /// Where there are several holders, one may hold at most as much as it leaves free: half of what the others do not hold.
 /// So a new holder always finds room. The only reservation of a holder is exempt, so that the largest one fits if nothing
 /// else is held. Two threads that take for one holder at the same moment may pass its bound by one step each; the limit of
 /// the budget is never passed.
 #[derive(Clone, Debug)]
-pub struct Share(Arc<Parts>);
+pub struct ByteShare(Arc<Parts>);
 
 #[derive(Debug)]
 struct Parts {
-    budget: Budget,
-    holder: Option<Holder>,
+    budget: ByteBudget,
+    holder: Option<ByteHolder>,
 }
 
-impl Share {
+impl ByteShare {
     /// A reservation that holds nothing yet.
-    pub fn nothing(&self) -> Reservation {
-        Reservation { share: self.clone(), bytes: 0 }
+    pub fn nothing(&self) -> ByteReservation {
+        ByteReservation { share: self.clone(), bytes: 0 }
     }
 
     /// How much the budget allows all holders together.
@@ -81,7 +81,7 @@ impl Share {
     fn grants(&self, held: u64, own: u64, more: u64) -> Option<u64> {
         let limit = self.limit();
         let held = held.checked_add(more).filter(|held| *held <= limit)?;
-        let Some(Holder(holder)) = &self.0.holder else { return Some(held) };
+        let Some(ByteHolder(holder)) = &self.0.holder else { return Some(held) };
         let holds = holder.load(Ordering::Relaxed);
         let is_only = holds <= own;
         (is_only || holds.saturating_add(more) <= limit - held).then_some(held)
@@ -92,7 +92,7 @@ impl Share {
         let Parts { budget, holder } = &*self.0;
         let grants = |held| self.grants(held, own, more);
         let taken = budget.0.held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, grants).is_ok();
-        if taken && let Some(Holder(holder)) = holder {
+        if taken && let Some(ByteHolder(holder)) = holder {
             holder.fetch_add(more, Ordering::Relaxed);
         }
         taken
@@ -101,20 +101,20 @@ impl Share {
     fn give_back(&self, bytes: u64) {
         let Parts { budget, holder } = &*self.0;
         budget.0.held.fetch_sub(bytes, Ordering::Relaxed);
-        if let Some(Holder(holder)) = holder {
+        if let Some(ByteHolder(holder)) = holder {
             holder.fetch_sub(bytes, Ordering::Relaxed);
         }
     }
 }
 
-/// A part of a [`Budget`]; given back when it is dropped.
+/// A part of a [`ByteBudget`]; given back when it is dropped.
 #[derive(Debug)]
-pub struct Reservation {
-    share: Share,
+pub struct ByteReservation {
+    share: ByteShare,
     bytes: u64,
 }
 
-impl Reservation {
+impl ByteReservation {
     /// How much it is.
     pub fn bytes(&self) -> u64 {
         self.bytes
@@ -146,7 +146,7 @@ impl Reservation {
     }
 }
 
-impl Drop for Reservation {
+impl Drop for ByteReservation {
     fn drop(&mut self) {
         let _ = self.set(0);
     }
@@ -156,8 +156,8 @@ impl Drop for Reservation {
 mod tests {
     use super::*;
 
-    fn budget(limit: u64) -> Budget {
-        let budget = Budget::default();
+    fn budget(limit: u64) -> ByteBudget {
+        let budget = ByteBudget::default();
         budget.set_limit(limit);
         budget
     }
@@ -185,7 +185,7 @@ mod tests {
         assert!(!share.nothing().set(1) && !one.set(81) && one.set(70));
         budget.set_limit(71);
         assert!(one.set(71));
-        let none = Budget::default().share(None);
+        let none = ByteBudget::default().share(None);
         assert!(!none.nothing().set(1) && none.nothing().set(0));
         assert!(!share.nothing().set(u64::MAX));
     }
@@ -207,7 +207,7 @@ mod tests {
     #[test]
     fn one_of_several_holders_leaves_as_much_free_as_it_holds() {
         let budget = budget(100);
-        let holders = [Holder::default(), Holder::default(), Holder::default()];
+        let holders = [ByteHolder::default(), ByteHolder::default(), ByteHolder::default()];
         let [one, two, three] = holders.each_ref().map(|holder| budget.share(Some(holder)));
         // A single reservation may be everything, in one step or in several.
         let mut only = one.nothing();
@@ -230,7 +230,7 @@ mod tests {
     #[test]
     fn threads_never_hold_more_than_there_is() {
         let budget = budget(1000);
-        let holders = [Holder::default(), Holder::default()];
+        let holders = [ByteHolder::default(), ByteHolder::default()];
         std::thread::scope(|scope| {
             for thread in 1..=4 {
                 let share = budget.share(Some(&holders[thread % 2]));

@@ -8,17 +8,17 @@ use std::{
     },
 };
 
-use super::outcome::End;
+use super::outcome::EndReason;
 
 /// One per connection, or per part of one. The server says why it drops the connection; a body that is dropped with it
 /// reads why.
 #[derive(Clone, Debug, Default)]
-pub struct Departure(Arc<Reason>);
+pub struct DisconnectRecord(Arc<DisconnectReason>);
 
 #[derive(Debug, Default)]
-struct Reason {
+struct DisconnectReason {
     said: AtomicU8,
-    whole: Option<Departure>,
+    whole: Option<DisconnectRecord>,
     /// Whose connection it is.
     peer: Option<IpAddr>,
 }
@@ -27,10 +27,10 @@ const CLIENT_GONE: u8 = 0;
 const CLIENT_STALLED: u8 = 1;
 const GATEWAY_STOP: u8 = 2;
 
-impl Departure {
+impl DisconnectRecord {
     /// That of a connection from this address.
     pub fn of(peer: IpAddr) -> Self {
-        Self(Arc::new(Reason { peer: Some(peer), ..Reason::default() }))
+        Self(Arc::new(DisconnectReason { peer: Some(peer), ..DisconnectReason::default() }))
     }
 
     /// Where the connection comes from.
@@ -41,7 +41,7 @@ impl Departure {
     /// That of one of several requests on the connection, which may end by itself.
     #[must_use]
     pub fn of_part(&self) -> Self {
-        Self(Arc::new(Reason { said: AtomicU8::default(), whole: Some(self.clone()), peer: self.0.peer }))
+        Self(Arc::new(DisconnectReason { said: AtomicU8::default(), whole: Some(self.clone()), peer: self.0.peer }))
     }
 
     /// The client takes nothing of what is ready for it.
@@ -55,12 +55,12 @@ impl Departure {
     }
 
     /// The reason as an outcome; as long as nobody said otherwise, the client left.
-    pub fn end(&self) -> End {
+    pub fn end(&self) -> EndReason {
         match (self.0.said.load(Ordering::Relaxed), &self.0.whole) {
-            (CLIENT_STALLED, _) => End::ClientStalled,
-            (GATEWAY_STOP, _) => End::GatewayStop,
+            (CLIENT_STALLED, _) => EndReason::ClientStalled,
+            (GATEWAY_STOP, _) => EndReason::GatewayStop,
             (_, Some(whole)) => whole.end(),
-            _ => End::ClientGone,
+            _ => EndReason::ClientGone,
         }
     }
 }
@@ -73,12 +73,21 @@ mod tests {
 
     #[test]
     fn a_part_ends_by_itself_or_with_the_whole() {
-        let whole = Departure::default();
+        let whole = DisconnectRecord::default();
         let (one, other) = (whole.of_part(), whole.of_part());
-        assert_eq!((one.end(), other.end(), whole.end()), (End::ClientGone, End::ClientGone, End::ClientGone));
+        assert_eq!(
+            (one.end(), other.end(), whole.end()),
+            (EndReason::ClientGone, EndReason::ClientGone, EndReason::ClientGone)
+        );
         one.stalled();
-        assert_eq!((one.end(), other.end(), whole.end()), (End::ClientStalled, End::ClientGone, End::ClientGone));
+        assert_eq!(
+            (one.end(), other.end(), whole.end()),
+            (EndReason::ClientStalled, EndReason::ClientGone, EndReason::ClientGone)
+        );
         whole.gateway_stop();
-        assert_eq!((one.end(), other.end(), whole.end()), (End::ClientStalled, End::GatewayStop, End::GatewayStop));
+        assert_eq!(
+            (one.end(), other.end(), whole.end()),
+            (EndReason::ClientStalled, EndReason::GatewayStop, EndReason::GatewayStop)
+        );
     }
 }

@@ -60,7 +60,7 @@ impl Surface {
 
 /// What the body of a request is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Carries {
+pub enum RequestBodyKind {
     /// One JSON object, whose top-level `model` says where it goes.
     Model,
     /// One JSON object without a model, or nothing.
@@ -71,7 +71,7 @@ pub enum Carries {
 
 /// What the body of an answer is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Shape {
+pub enum AnswerShape {
     /// A response, whole or as an event stream.
     Response,
     /// A completion of the older kinds: whole, or as a stream that ends with `[DONE]`.
@@ -132,7 +132,7 @@ pub enum Endpoint {
 }
 
 /// One row of the table: name, method, path, what goes up, what comes down, and the part that it belongs to.
-struct Facts(&'static str, Method, &'static str, Carries, Shape, Surface);
+struct Facts(&'static str, Method, &'static str, RequestBodyKind, AnswerShape, Surface);
 
 impl Endpoint {
     /// All of them.
@@ -163,8 +163,8 @@ impl Endpoint {
     /// The table. Names are fixed, as the ledger keeps them: those of the SDKs. A part of a path in braces is an id.
     #[rustfmt::skip]
     fn facts(self) -> Facts {
-        use Carries::{Json, Model, Nothing};
-        use Shape::{Completion, Media, Object, Response, Vectors};
+        use RequestBodyKind::{Json, Model, Nothing};
+        use AnswerShape::{Completion, Media, Object, Response, Vectors};
         use Surface::{Audio, Chat, Completions, Conversations, Embeddings, Images, Moderations, Responses};
         const GET: Method = Method::GET;
         const POST: Method = Method::POST;
@@ -210,12 +210,12 @@ impl Endpoint {
     }
 
     /// What goes up.
-    pub fn carries(self) -> Carries {
+    pub fn carries(self) -> RequestBodyKind {
         self.facts().3
     }
 
     /// What comes down.
-    pub fn shape(self) -> Shape {
+    pub fn shape(self) -> AnswerShape {
         self.facts().4
     }
 
@@ -226,12 +226,12 @@ impl Endpoint {
 
     /// Whether no model works for it: it takes no tokens, and costs nothing.
     pub fn is_free(self) -> bool {
-        self.carries() != Carries::Model || self == Self::CountInputTokens
+        self.carries() != RequestBodyKind::Model || self == Self::CountInputTokens
     }
 
     /// Whether a model's output comes of it, in tokens that are paid for.
     pub fn has_output(self) -> bool {
-        self.shape() != Shape::Vectors
+        self.shape() != AnswerShape::Vectors
     }
 
     /// Whether it can be done again without harm.
@@ -321,9 +321,12 @@ mod tests {
         for (place, endpoint) in Endpoint::ALL.into_iter().enumerate() {
             assert_eq!(endpoint as usize, place);
             // What has a body has a method that takes one, and only ids make a path that has none.
-            assert!(endpoint.carries() == Carries::Nothing || endpoint.method() == Method::POST, "{endpoint:?}");
+            assert!(
+                endpoint.carries() == RequestBodyKind::Nothing || endpoint.method() == Method::POST,
+                "{endpoint:?}"
+            );
             assert_eq!(
-                endpoint.carries() == Carries::Model,
+                endpoint.carries() == RequestBodyKind::Model,
                 !endpoint.has_ids() && endpoint.name() != "conversations.create"
             );
             assert!(endpoint.path().matches('{').count() <= 2);

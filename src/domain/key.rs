@@ -18,7 +18,7 @@ pub struct StoredKey {
     /// SHA-256 of the key, in hex.
     pub sha256: String,
     /// The key before the last rotation.
-    pub previous: Option<Previous>,
+    pub previous: Option<RotatedSecret>,
     /// Whether it is refused for now.
     pub disabled: bool,
     /// When it was made: milliseconds since 1970-01-01 UTC.
@@ -30,7 +30,7 @@ pub struct StoredKey {
 /// A key that was rotated out and still works for a while.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Previous {
+pub struct RotatedSecret {
     /// SHA-256 of the key, in hex.
     pub sha256: String,
     /// Until when: milliseconds since 1970-01-01 UTC.
@@ -84,7 +84,7 @@ pub struct KeySettings {
 
 /// How the keys of the store stand: written by who reads them, read when somebody asks.
 #[derive(Debug)]
-pub struct Condition {
+pub struct StoredKeysStatus {
     /// They were never read: nobody can tell that a key is not known.
     pub unread: AtomicBool,
     /// They could not be read when it was tried last: those that were read before count.
@@ -95,7 +95,7 @@ pub struct Condition {
     pub stored: AtomicU64,
 }
 
-impl Default for Condition {
+impl Default for StoredKeysStatus {
     fn default() -> Self {
         let (fails, revision, stored) = (AtomicBool::default(), AtomicU64::default(), AtomicU64::default());
         Self { unread: AtomicBool::new(true), fails, revision, stored }

@@ -4,21 +4,21 @@ mod condition;
 
 use std::borrow::Cow;
 
-pub use condition::{Condition, Polled};
+pub use condition::{LedgerStatus, PollOutcome};
 
 use super::{
-    endpoint::{Endpoint, Shape},
+    endpoint::{AnswerShape, Endpoint},
     id::RequestId,
     money::Exchange,
-    outcome::{AttemptResult, End, Outcome},
+    outcome::{AttemptResult, EndReason, Outcome},
     price::{Bill, Parts, Price},
     problem::Problem,
-    usage::{Estimate, Shown, Usage},
+    usage::{PolledUsage, Usage, UsageEstimate},
 };
 
 /// How much of what a request cost is known. The names are fixed: column `state`, metric label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum State {
+pub enum UsageState {
     /// It goes up, or is on its way: nothing is known yet.
     Open,
     /// All of it: the provider told the tokens of an answer that came to its end, or did no work.
@@ -35,7 +35,7 @@ pub enum State {
     UnpricedPart,
 }
 
-impl State {
+impl UsageState {
     /// All of them. Journals hold their places in this list: it only ever grows, at its end.
     pub const ALL: [Self; 7] =
         [Self::Open, Self::Exact, Self::Partial, Self::Unknown, Self::Interrupted, Self::Pending, Self::UnpricedPart];
@@ -71,27 +71,31 @@ impl State {
     fn told(outcome: &Outcome) -> Self {
         match outcome.end {
             _ if outcome.is_free() => Self::Exact,
-            End::UpstreamError => Self::Exact,
+            EndReason::UpstreamError => Self::Exact,
             // A client that left got no tokens to count, unless the rest was read on.
-            End::Completed | End::ResponseFailed | End::ResponseIncomplete | End::ClientGone | End::ClientStalled
+            EndReason::Completed
+            | EndReason::ResponseFailed
+            | EndReason::ResponseIncomplete
+            | EndReason::ClientGone
+            | EndReason::ClientStalled
                 if is_told(outcome) =>
             {
                 Self::Exact
             }
             // Inside an error, or while another attempt was waited for.
-            End::ClientGone | End::ClientStalled
+            EndReason::ClientGone | EndReason::ClientStalled
                 if outcome.attempts.last().is_some_and(|attempt| did_nothing(attempt.result)) =>
             {
                 Self::Exact
             }
-            End::Refused if outcome.attempts.iter().all(|attempt| did_nothing(attempt.result)) => Self::Exact,
+            EndReason::Refused if outcome.attempts.iter().all(|attempt| did_nothing(attempt.result)) => Self::Exact,
             _ if outcome.goes_on => Self::Pending,
-            End::Completed
-            | End::ResponseFailed
-            | End::ResponseIncomplete
-            | End::Incomplete
-            | End::UpstreamBroken
-            | End::UpstreamStalled
+            EndReason::Completed
+            | EndReason::ResponseFailed
+            | EndReason::ResponseIncomplete
+            | EndReason::Incomplete
+            | EndReason::UpstreamBroken
+            | EndReason::UpstreamStalled
                 if outcome.made_nothing =>
             {
                 Self::Exact
@@ -136,7 +140,7 @@ pub struct Row<'a> {
     /// The request; it tells the time as well.
     pub id: RequestId,
     /// What is known of its cost.
-    pub state: State,
+    pub state: UsageState,
     /// What was asked for: [`Endpoint`], by name. Rows of before there were several have none.
     pub endpoint: Option<&'a str>,
     /// Name of the client's key.
@@ -151,7 +155,7 @@ pub struct Row<'a> {
     pub upstream: Option<&'a str>,
     /// Name of the credential that was sent to it.
     pub credential: Option<&'a str>,
-    /// [`End`], by name.
+    /// [`EndReason`], by name.
     pub end: Option<&'a str>,
     /// Id of the response.
     pub response_id: Option<&'a str>,
@@ -160,7 +164,7 @@ pub struct Row<'a> {
     /// Tokens as reported.
     pub usage: Usage,
     /// What this call, which costs nothing itself, showed of the tokens of the response with this id.
-    pub shown: Option<Shown>,
+    pub shown: Option<PolledUsage>,
     /// Tokens that were reserved: an estimate, where nothing was reported.
     pub reserved: Option<u64>,
     /// The price that it is billed with, by its size and service tier; none where the model has none.
@@ -193,7 +197,7 @@ impl<'a> Row<'a> {
     /// The row of a request that is over.
     pub fn settled(outcome: &'a Outcome) -> Self {
         let asked = outcome.attempts.last();
-        let state = State::of(outcome);
+        let state = UsageState::of(outcome);
         let (cost, estimated) =
             charge(outcome, state).map_or((None, false), |(cost, estimated)| (Some(cost), estimated));
         Self {
@@ -209,7 +213,7 @@ impl<'a> Row<'a> {
             price: bill(outcome).map(|bill| bill.price),
             terms: outcome.terms.as_deref(),
             unpriced: unpriced(outcome),
-            shown: outcome.shown.filter(|_| outcome.end != End::UpstreamError),
+            shown: outcome.shown.filter(|_| outcome.end != EndReason::UpstreamError),
             bytes_down: outcome.bytes_down,
             attempts: outcome.attempts.len() as u64,
             first_byte_ms: outcome.first_byte.map(millis),
@@ -229,7 +233,7 @@ impl<'a> Row<'a> {
     pub fn open(outcome: &'a Outcome, upstream: Option<&'a str>) -> Self {
         Self {
             id: outcome.id,
-            state: State::Open,
+            state: UsageState::Open,
             endpoint: outcome.endpoint.map(Endpoint::name),
             key: outcome.key.as_deref(),
             group: outcome.group.as_deref(),
@@ -242,7 +246,7 @@ impl<'a> Row<'a> {
             status: None,
             usage: Usage::default(),
             shown: None,
-            reserved: outcome.estimate.map(Estimate::total),
+            reserved: outcome.estimate.map(UsageEstimate::total),
             price: outcome.price.as_ref().map(|tariff| tariff.base),
             terms: None,
             unpriced: Parts::default(),
@@ -282,19 +286,19 @@ pub fn unpriced(outcome: &Outcome) -> Parts {
 ///
 /// Where the tokens are not all known, the charge is for the input and for the output that passed. Output that was not seen is
 /// charged as it was reserved.
-pub fn charge(outcome: &Outcome, state: State) -> Option<(u64, bool)> {
+pub fn charge(outcome: &Outcome, state: UsageState) -> Option<(u64, bool)> {
     if outcome.is_free() {
         return Some((0, false));
     }
     let price = outcome.price.as_ref()?;
     match state {
-        State::Open => None,
-        State::Exact if outcome.usage.is_nothing() => Some((0, false)),
-        State::Exact => Some((price.cost(&outcome.usage), false)),
-        State::UnpricedPart => Some((price.cost(&outcome.usage), true)),
-        State::Partial | State::Unknown | State::Interrupted | State::Pending => {
+        UsageState::Open => None,
+        UsageState::Exact if outcome.usage.is_nothing() => Some((0, false)),
+        UsageState::Exact => Some((price.cost(&outcome.usage), false)),
+        UsageState::UnpricedPart => Some((price.cost(&outcome.usage), true)),
+        UsageState::Partial | UsageState::Unknown | UsageState::Interrupted | UsageState::Pending => {
             // What was answered and is paid by the call alone costs what it costs, whatever it used.
-            let estimated = state != State::Partial || price.bills_parts();
+            let estimated = state != UsageState::Partial || price.bills_parts();
             Some((price.cost(&as_far_as_seen(outcome)), estimated))
         }
     }
@@ -313,14 +317,14 @@ pub fn tokens_seen(outcome: &Outcome) -> u64 {
 /// first text, and of images, sound and encrypted reasoning whose tokens were not told. Of a stream that its client left, the
 /// provider stops the rest.
 fn as_far_as_seen(outcome: &Outcome) -> Usage {
-    let estimate = outcome.estimate.unwrap_or(Estimate { input: 0, output: 0 });
+    let estimate = outcome.estimate.unwrap_or(UsageEstimate { input: 0, output: 0 });
     let told = outcome.usage;
     let input = told.input.filter(|input| *input > 0).unwrap_or(estimate.input);
     let seen = told.output.unwrap_or_default().max(outcome.text_tokens);
     let was_seen = !outcome.goes_on && (outcome.whole || (outcome.streamed && outcome.text_tokens > 0));
     let is_countable = !outcome.other_output || told.output.is_some_and(|output| output > 0);
     let output = match outcome.endpoint.map(Endpoint::shape) {
-        Some(Shape::Vectors) => 0,
+        Some(AnswerShape::Vectors) => 0,
         _ if was_seen && is_countable => seen,
         _ => seen.max(estimate.output),
     };

@@ -11,12 +11,12 @@ use super::{
     origin::Kind,
     price::Tariff,
     problem::Problem,
-    usage::{Estimate, Shown, Usage},
+    usage::{PolledUsage, Usage, UsageEstimate},
 };
 
 /// Why a request is over. The names are fixed: log field `end`, metric label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum End {
+pub enum EndReason {
     /// The whole answer went out: a terminal event was seen, or the whole JSON answer.
     Completed,
     /// The provider said `response.failed`, or sent an `error` event.
@@ -41,7 +41,7 @@ pub enum End {
     GatewayStop,
 }
 
-impl End {
+impl EndReason {
     /// All of them.
     pub const ALL: [Self; 11] = [
         Self::Completed,
@@ -102,7 +102,7 @@ pub enum AttemptResult {
 /// What is known of a request that was refused before any endpoint served it: a key that may not be used, or a URL that is not
 /// there. For the log only.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Rejected {
+pub struct RejectedRequest {
     /// Name of a key that is known.
     pub key: Option<Arc<str>>,
     /// Why the key was refused: `unknown`, `disabled`, `expired`, `network`, and so on.
@@ -125,11 +125,11 @@ pub struct Outcome {
     /// What was asked for; none for what Tidegate answers by itself.
     pub endpoint: Option<Endpoint>,
     /// Why it is over.
-    pub end: End,
+    pub end: EndReason,
     /// The error of ours that the client got, if any.
     pub problem: Option<Problem>,
     /// What the log says of a request that no endpoint served.
-    pub rejected: Option<Box<Rejected>>,
+    pub rejected: Option<Box<RejectedRequest>>,
     /// Status that the client got; none where it left first.
     pub status: Option<StatusCode>,
     /// Name of the client key, once it was known.
@@ -137,7 +137,7 @@ pub struct Outcome {
     /// Name of the key's group, if it has one.
     pub group: Option<Arc<str>>,
     /// What it was thought to use, once its body was read.
-    pub estimate: Option<Estimate>,
+    pub estimate: Option<UsageEstimate>,
     /// What its model costs at the upstream that was asked last, if that is known.
     pub price: Option<Tariff>,
     /// How currencies were exchanged when that was looked up.
@@ -165,7 +165,7 @@ pub struct Outcome {
     /// It is made in the background, and was not over as far as its answer was seen.
     pub goes_on: bool,
     /// What was seen of the tokens of the response that the path names.
-    pub shown: Option<Shown>,
+    pub shown: Option<PolledUsage>,
     /// `error.code` or `error.type` of the provider, if it is a short identifier.
     pub upstream_code: Option<Box<str>>,
     /// Token counts as reported.
@@ -202,7 +202,7 @@ impl Outcome {
         Self {
             id,
             endpoint: None,
-            end: End::ClientGone,
+            end: EndReason::ClientGone,
             problem: None,
             rejected: None,
             status: None,

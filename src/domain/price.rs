@@ -16,7 +16,7 @@ pub use part::{Part, Parts};
 use self::counts::Counts;
 use super::{
     money::{Currency, MOST, UNIT, decimal},
-    usage::{Tier, Usage},
+    usage::{ServiceTier, Usage},
 };
 
 /// Tokens that prices are per.
@@ -64,9 +64,9 @@ const RATES: usize = 15;
 
 /// Where in a [`Tariff`] a further price holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Step {
+pub struct PriceStep {
     /// For answers of this service tier; none = standard.
-    pub tier: Option<Tier>,
+    pub tier: Option<ServiceTier>,
     /// For inputs of more tokens than this; 0 = for all.
     pub above: u64,
     /// The price of the whole request.
@@ -79,7 +79,7 @@ pub struct Tariff {
     /// The standard price.
     pub base: Price,
     /// What differs from it; none for most models.
-    steps: Option<Arc<[Step]>>,
+    steps: Option<Arc<[PriceStep]>>,
 }
 
 /// What a request is billed.
@@ -101,12 +101,12 @@ impl From<Price> for Tariff {
 
 impl Tariff {
     /// A standard price and what differs from it.
-    pub fn new(base: Price, steps: Vec<Step>) -> Self {
+    pub fn new(base: Price, steps: Vec<PriceStep>) -> Self {
         Self { base, steps: (!steps.is_empty()).then(|| steps.into()) }
     }
 
     /// What differs from the standard price.
-    pub fn steps(&self) -> &[Step] {
+    pub fn steps(&self) -> &[PriceStep] {
         self.steps.as_deref().unwrap_or_default()
     }
 
@@ -148,7 +148,7 @@ impl Tariff {
     }
 
     /// The price for this tier and size of input; none where the tier has no price.
-    fn at(&self, tier: Option<Tier>, input: u64) -> Option<Price> {
+    fn at(&self, tier: Option<ServiceTier>, input: u64) -> Option<Price> {
         let base = tier.is_none().then_some(self.base);
         let steps = self.steps().iter().filter(|step| step.tier == tier && (step.above == 0 || step.above < input));
         steps.max_by_key(|step| step.above).map(|step| step.price).or(base)
@@ -157,10 +157,10 @@ impl Tariff {
     /// The whole tariff as text, for rows whose usage is told later. [`read`](Self::read) reads it.
     pub fn written(&self) -> String {
         let mut text = self.base.currency.name().to_owned();
-        let base = Step { tier: None, above: 0, price: self.base };
-        for Step { tier, above, price } in std::iter::once(&base).chain(self.steps()) {
+        let base = PriceStep { tier: None, above: 0, price: self.base };
+        for PriceStep { tier, above, price } in std::iter::once(&base).chain(self.steps()) {
             // Writing to a string cannot fail.
-            let _ = write!(text, ";{}:{above}:", tier.map_or("", Tier::name));
+            let _ = write!(text, ";{}:{above}:", tier.map_or("", ServiceTier::name));
             let rates = price.rates().map(|rate| rate.map_or_else(String::new, |rate| rate.to_string()));
             text.push_str(rates.join(",").trim_end_matches(','));
         }
@@ -173,14 +173,14 @@ impl Tariff {
         let currency = Currency::named(parts.next()?)?;
         let step = |text: &str| {
             let [tier, above, rates] = text.splitn(3, ':').collect::<Vec<_>>().try_into().ok()?;
-            let tier = if tier.is_empty() { None } else { Some(Tier::named(tier)?) };
+            let tier = if tier.is_empty() { None } else { Some(ServiceTier::named(tier)?) };
             let mut numbers = [None; RATES];
             let mut places = numbers.iter_mut();
             for rate in rates.split(',') {
                 let place = places.next()?;
                 *place = if rate.is_empty() { None } else { Some(rate.parse().ok()?) };
             }
-            Some(Step { tier, above: above.parse().ok()?, price: Price::from_rates(currency, numbers) })
+            Some(PriceStep { tier, above: above.parse().ok()?, price: Price::from_rates(currency, numbers) })
         };
         let base = step(parts.next()?)?.price;
         Some(Self::new(base, parts.map(step).collect::<Option<_>>()?))
@@ -191,7 +191,7 @@ impl fmt::Display for Tariff {
     /// For people: `CNY 1 in, 0.5 cached, 2 out, 3 reasoning a million; 0 a request`, and what differs.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.base)?;
-        for Step { tier, above, price } in self.steps() {
+        for PriceStep { tier, above, price } in self.steps() {
             f.write_str("; ")?;
             if let Some(tier) = tier {
                 write!(f, "{} ", tier.name())?;

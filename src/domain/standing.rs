@@ -5,16 +5,16 @@ use std::{cmp::Ordering, time::Duration};
 
 /// How something that can be passed by stands now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Standing {
+pub enum HealthState {
     /// Nothing is held against it.
     #[default]
     InService,
     /// Its time out is over: one request may probe it.
-    Probation(Cause),
+    Probation(EjectionCause),
     /// It is passed by.
     Out {
         /// Why.
-        cause: Cause,
+        cause: EjectionCause,
         /// For how much longer; zero = a probe is under way.
         left: Duration,
     },
@@ -22,7 +22,7 @@ pub enum Standing {
 
 /// Why something is passed by. The names are fixed: log field `cause`, metric label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Cause {
+pub enum EjectionCause {
     /// It answered 429.
     RateLimited,
     /// It failed too often.
@@ -35,7 +35,7 @@ pub enum Cause {
     Unpaid,
 }
 
-impl Cause {
+impl EjectionCause {
     /// All of them.
     pub const ALL: [Self; 5] = [Self::RateLimited, Self::Faults, Self::RefusedOnce, Self::Refused, Self::Unpaid];
 
@@ -56,7 +56,7 @@ impl Cause {
     }
 }
 
-impl Standing {
+impl HealthState {
     /// Whether a request may go there without need.
     pub fn is_usable(self) -> bool {
         !matches!(self, Self::Out { .. })
@@ -87,13 +87,13 @@ mod tests {
 
     #[test]
     fn the_worse_of_two_holds() {
-        let out = |cause, left| Standing::Out { cause, left: Duration::from_secs(left) };
+        let out = |cause, left| HealthState::Out { cause, left: Duration::from_secs(left) };
         let in_order = [
-            Standing::InService,
-            Standing::Probation(Cause::Faults),
-            out(Cause::RateLimited, 1),
-            out(Cause::Faults, 30),
-            out(Cause::Refused, 2),
+            HealthState::InService,
+            HealthState::Probation(EjectionCause::Faults),
+            out(EjectionCause::RateLimited, 1),
+            out(EjectionCause::Faults, 30),
+            out(EjectionCause::Refused, 2),
         ];
         for (i, better) in in_order.iter().enumerate() {
             for worse in &in_order[i..] {

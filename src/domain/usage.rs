@@ -38,14 +38,14 @@ pub struct Usage {
     /// Milliseconds of audio that the provider bills by time (`usage.seconds`, `duration`).
     pub audio_ms: Option<u64>,
     /// The service tier that the answer names.
-    pub tier: Option<Tier>,
+    pub tier: Option<ServiceTier>,
     /// What the provider says that the call cost (`usage.cost`), in nano units of the provider's currency.
     pub told_cost: Option<u64>,
 }
 
 /// Service tier of an answer (`service_tier`). `auto` and `default` are the standard price, and are told as `None`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Tier {
+pub enum ServiceTier {
     /// Cheaper and slower.
     Flex,
     /// Dearer and faster.
@@ -56,7 +56,7 @@ pub enum Tier {
     Other,
 }
 
-impl Tier {
+impl ServiceTier {
     /// All of them. Journals hold their places in this list: the list only grows, at its end.
     pub const ALL: [Self; 4] = [Self::Flex, Self::Priority, Self::Batch, Self::Other];
 
@@ -100,9 +100,9 @@ impl Usage {
 
 /// What a call by a response's id showed of its tokens: that it is over, and what it used where that was told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Shown(Option<Usage>);
+pub struct PolledUsage(Option<Usage>);
 
-impl Shown {
+impl PolledUsage {
     /// Of a response that is over. Tokens of which only a part is told are none: no cost comes of them.
     pub fn new(usage: Usage) -> Self {
         Self(Some(usage).filter(|usage| usage.input.is_some() && usage.output.is_some()))
@@ -116,14 +116,14 @@ impl Shown {
 
 /// What a request will probably use, before anybody knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Estimate {
+pub struct UsageEstimate {
     /// Tokens of its input.
     pub input: u64,
     /// Tokens of its output.
     pub output: u64,
 }
 
-impl Estimate {
+impl UsageEstimate {
     /// All of them.
     pub fn total(self) -> u64 {
         self.input.saturating_add(self.output)

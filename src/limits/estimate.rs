@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use crate::domain::usage::Estimate;
+use crate::domain::usage::UsageEstimate;
 
 /// Output tokens of a model that was never seen. Never the request's own `max_output_tokens`: clients write down what they
 /// could bear, not what they expect.
@@ -126,10 +126,10 @@ impl Default for Mean {
 
 impl Mean {
     /// What a request with a body of this size will use.
-    pub(super) fn estimate(&self, body: Size) -> Estimate {
+    pub(super) fn estimate(&self, body: Size) -> UsageEstimate {
         let input = (body.bytes as f64 / get(&self.bytes).max(0.1)).ceil() as u64;
         let output = get(&self.output).ceil() as u64;
-        Estimate { input: input.max(body.least()), output: output.max(LEAST_OUTPUT) }
+        UsageEstimate { input: input.max(body.least()), output: output.max(LEAST_OUTPUT) }
     }
 
     /// What one used.
@@ -190,7 +190,7 @@ mod tests {
             // And the other way: 8 tokens that are none of the client's.
             mean.learn(17, Some(8), Some(1));
         }
-        assert_eq!(mean.estimate(text(400_000)), Estimate { input: 100_000, output: LEAST_OUTPUT });
+        assert_eq!(mean.estimate(text(400_000)), UsageEstimate { input: 100_000, output: LEAST_OUTPUT });
         // An image of 3 MB has the input of an image.
         assert!(mean.estimate(file(3_000_000)).input < 50_000);
     }
@@ -222,7 +222,7 @@ mod tests {
             assert!(own.output.abs_diff(output) <= output / 100 + 1, "{own:?}");
             let mut alone = Generations::default();
             alone.young.insert(key, model.of_key(key));
-            assert_eq!(alone.prior().estimate(text(4000)), Estimate { input: 1000, output: 2000 });
+            assert_eq!(alone.prior().estimate(text(4000)), UsageEstimate { input: 1000, output: 2000 });
         }
     }
 

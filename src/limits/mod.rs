@@ -29,7 +29,7 @@ use crate::{
         money::{Budget, Exchange},
         origin::Owner,
         spending::{Span, Spender, Spending},
-        usage::Estimate,
+        usage::UsageEstimate,
         windows::Windows,
     },
 };
@@ -248,20 +248,20 @@ impl Limits {
         model: Option<usize>,
         body: Size,
         output: bool,
-    ) -> Estimate {
+    ) -> UsageEstimate {
         let of_model = model.and_then(|model| self.models.get(model)).or(self.models.last());
         let mean = of_model.map(|model| model.of_key(owner.key)).unwrap_or_default();
         let estimate = mean.estimate(body);
         permit.learns(body.bytes, mean, output);
-        if output { estimate } else { Estimate { output: 0, ..estimate } }
+        if output { estimate } else { UsageEstimate { output: 0, ..estimate } }
     }
 }
 
 /// What a key may ask for: by itself, with its group, and of some models.
 fn shares(config: &Config, key: &config::Key, meters: &Meters) -> Vec<Share> {
     let share =
-        |whose, name: &Arc<str>, limits: config::Limits, budgets: Vec<OneBudget>, meter: Option<&Arc<Meter>>| {
-            (limits != config::Limits::default() || !budgets.is_empty()).then(|| Share {
+        |whose, name: &Arc<str>, limits: config::KeyLimits, budgets: Vec<OneBudget>, meter: Option<&Arc<Meter>>| {
+            (limits != config::KeyLimits::default() || !budgets.is_empty()).then(|| Share {
                 whose,
                 name: Arc::clone(name),
                 model: None,

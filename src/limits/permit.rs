@@ -13,10 +13,10 @@ use super::{
     subject::{Costs, Item, Scope, Subject, What, in_currency},
 };
 use crate::{
-    config::Fail,
+    config::WhenRedisIsAway,
     domain::{
         money::{Currency, Exchange, Money},
-        usage::Estimate,
+        usage::UsageEstimate,
     },
 };
 
@@ -96,7 +96,7 @@ impl Permit {
                 Ok(())
             }
             Asked::Lacking(lacking, quotas) => limited(items, lacking, quotas),
-            Asked::Away if held.shared.fail == Fail::Closed => Err(Refused::Unknown),
+            Asked::Away if held.shared.fail == WhenRedisIsAway::Closed => Err(Refused::Unknown),
             Asked::Away => match memory::take(&subject.shares, items, now, held.shared.alone()) {
                 Ok(()) => {
                     held.taken_alone(subject, items);
@@ -120,7 +120,7 @@ impl Permit {
     ///
     /// # Errors
     /// When there are not so many left, or not so much.
-    pub async fn reserve(&mut self, estimate: Estimate, costs: &Costs, now: u64) -> Result<(), Refused> {
+    pub async fn reserve(&mut self, estimate: UsageEstimate, costs: &Costs, now: u64) -> Result<(), Refused> {
         let Some(subject) = self.subject.clone() else { return Ok(()) };
         let mut items = subject.second(self.scope, estimate.total(), costs, now);
         for item in &items {

@@ -12,7 +12,7 @@ use super::{
     subject::{Item, Scope, Share, Subject, What},
 };
 use crate::{
-    config::{Fail, Sharing},
+    config::{SharedLimits, WhenRedisIsAway},
     domain::{
         money::Budget,
         sharing::Condition,
@@ -26,7 +26,7 @@ use crate::{
 pub struct Shared {
     redis: Redis,
     pub(super) replicas: u32,
-    pub(super) fail: Fail,
+    pub(super) fail: WhenRedisIsAway,
     patience: Duration,
 }
 
@@ -35,7 +35,7 @@ impl Shared {
     ///
     /// # Errors
     /// When it cannot even be begun; Redis may be away.
-    pub fn start(sharing: &Sharing, who: Who, condition: Arc<Condition>) -> io::Result<Self> {
+    pub fn start(sharing: &SharedLimits, who: Who, condition: Arc<Condition>) -> io::Result<Self> {
         let redis = Redis::start(sharing, who, condition)?;
         Ok(Self { redis, replicas: sharing.replicas, fail: sharing.fail, patience: sharing.patience })
     }

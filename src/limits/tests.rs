@@ -24,7 +24,7 @@ use crate::{
         model_name::ModelPattern,
         money::{Budget, Currency, Exchange, MOST, Money},
         spending::{Alone, Counter, Spender, Sums},
-        usage::Estimate,
+        usage::UsageEstimate,
         windows::Windows,
     },
     store::redis::{self, Given, Link, Purse, Told},
@@ -242,9 +242,9 @@ struct There {
     server: RedisServer,
 }
 
-fn place(server: &RedisServer) -> config::Redis {
+fn place(server: &RedisServer) -> config::RedisSettings {
     let host = "127.0.0.1".into();
-    config::Redis { tls: false, host, port: server.port, database: 0, user: None, password: None }
+    config::RedisSettings { tls: false, host, port: server.port, database: 0, user: None, password: None }
 }
 
 impl There {
@@ -939,7 +939,7 @@ proptest! {
             let permit = runtime.block_on(async {
                 let mut permit = Permit::admit(Some(Arc::clone(&subject)), None, began).await.ok()?;
                 assert!(permit.asks_for(model));
-                let estimate = Estimate { input: tokens, output: 0 };
+                let estimate = UsageEstimate { input: tokens, output: 0 };
                 permit.reserve(estimate, &[cost, cost], 0).await.ok().map(|()| permit)
             });
             if let Some(permit) = permit {

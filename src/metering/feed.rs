@@ -18,19 +18,19 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-pub use self::keep::Keep;
-use self::{apart::Apart, keep::Old};
+pub use self::keep::Retention;
+use self::{apart::RowIsolator, keep::OldRowSums};
 use super::{polls::Polls, spent::Spent};
 use crate::{
     domain::{
         clock::Clock,
         id::RequestId,
-        ledger::{Condition, Row, State},
+        ledger::{LedgerStatus, Row, UsageState},
         spending::Spending,
     },
     store::{
-        journal::{self, Found, Journal, Reader, Records, Rest, Segment},
-        sql::{Database, DatabaseError, Place},
+        journal::{self, EndOfRecords, Journal, JournalFiles, JournalReader, Records, Segment},
+        sql::{Database, DatabaseError, DatabaseLocation},
     },
 };
 
@@ -47,7 +47,7 @@ const END_WITHIN: Duration = Duration::from_secs(5);
 
 /// The threads that bring the journal to the disk and into the database. They are ended by [`end`](Self::end).
 #[derive(Debug)]
-pub struct Feeding {
+pub struct FeedThreads {
     end: watch::Sender<bool>,
     over: mpsc::Receiver<()>,
     syncing: mpsc::Sender<()>,
@@ -56,9 +56,9 @@ pub struct Feeding {
 
 /// Where rows are brought, and who wants to know of them.
 #[derive(Debug)]
-pub struct Into {
+pub struct FeedTarget {
     /// The database.
-    pub place: Place,
+    pub place: DatabaseLocation,
     /// Names this data folder in it.
     pub origin: Arc<str>,
     /// What was spent of budgets.
@@ -68,25 +68,30 @@ pub struct Into {
     /// The file with a copy of what was spent, for a start without the database.
     pub copy: PathBuf,
     /// How long rows are kept; none = for ever.
-    pub keep: Option<Keep>,
+    pub keep: Option<Retention>,
     /// Asks for responses in the background.
     pub polls: Polls,
 }
 
-impl Feeding {
+impl FeedThreads {
     /// Starts them.
     ///
     /// # Errors
     /// Without threads.
-    pub fn start(into: Into, journal: Arc<Journal>, found: Found, condition: Arc<Condition>) -> io::Result<Self> {
-        let Into { place, origin, spending, clock, copy, polls, keep } = into;
+    pub fn start(
+        into: FeedTarget,
+        journal: Arc<Journal>,
+        found: JournalFiles,
+        condition: Arc<LedgerStatus>,
+    ) -> io::Result<Self> {
+        let FeedTarget { place, origin, spending, clock, copy, polls, keep } = into;
         let (syncing, stop) = mpsc::channel();
         let (synced, at) = (Arc::clone(&journal), Arc::clone(&condition));
         let sync = thread::Builder::new().name("journal".into()).spawn(move || keep_syncing(&synced, &at, &stop))?;
         let (end, ended) = watch::channel(false);
         let (tell, over) = mpsc::channel();
         let runtime = Builder::new_current_thread().enable_all().build()?;
-        let apart = Apart::new(&origin, &journal, &condition);
+        let apart = RowIsolator::new(&origin, &journal, &condition);
         let feed = Feed {
             place,
             database: None,
@@ -99,7 +104,7 @@ impl Feeding {
             begun: 0,
             open: HashMap::new(),
             apart,
-            old: keep.map(Old::new),
+            old: keep.map(OldRowSums::new),
             polls,
             origin,
         };
@@ -123,7 +128,7 @@ impl Feeding {
     }
 }
 
-fn keep_syncing(journal: &Journal, condition: &Condition, stop: &mpsc::Receiver<()>) {
+fn keep_syncing(journal: &Journal, condition: &LedgerStatus, stop: &mpsc::Receiver<()>) {
     let mut told: Option<Instant> = None;
     let mut wait = SYNC_EVERY;
     loop {
@@ -153,32 +158,32 @@ enum FeedError {
 }
 
 struct Feed {
-    place: Place,
+    place: DatabaseLocation,
     /// Names the data folder: several feed one database.
     origin: Arc<str>,
     database: Option<Database>,
     spent: Spent,
     journal: Arc<Journal>,
-    condition: Arc<Condition>,
+    condition: Arc<LedgerStatus>,
     /// Files of processes before this one, until all of them are in the database.
     before: Option<Vec<PathBuf>>,
-    written: mpsc::Receiver<(Arc<Segment>, Reader)>,
-    segments: Vec<Tail>,
+    written: mpsc::Receiver<(Arc<Segment>, JournalReader)>,
+    segments: Vec<JournalTail>,
     /// Segments begun so far.
     begun: u64,
     /// What went up and is not over, with the number of its segment: records, as they were read.
     open: HashMap<RequestId, (u64, Vec<u8>)>,
-    apart: Apart,
+    apart: RowIsolator,
     /// Makes sums of rows that are older than they are kept.
-    old: Option<Old>,
+    old: Option<OldRowSums>,
     polls: Polls,
 }
 
 /// A file of this process that is being read.
-struct Tail {
+struct JournalTail {
     number: u64,
     segment: Arc<Segment>,
-    reader: Reader,
+    reader: JournalReader,
 }
 
 impl Feed {
@@ -230,7 +235,7 @@ impl Feed {
         }
         while let Ok((segment, reader)) = self.written.try_recv() {
             self.begun += 1;
-            self.segments.push(Tail { number: self.begun, segment, reader });
+            self.segments.push(JournalTail { number: self.begun, segment, reader });
         }
         let mut fed = Ok(());
         for mut tail in std::mem::take(&mut self.segments) {
@@ -260,8 +265,8 @@ impl Feed {
     }
 
     /// Reads a file of this process on; returned is whether that was the last of it.
-    async fn follow(&mut self, tail: &mut Tail, ends: bool) -> Result<bool, FeedError> {
-        let Tail { number, segment, reader } = tail;
+    async fn follow(&mut self, tail: &mut JournalTail, ends: bool) -> Result<bool, FeedError> {
+        let JournalTail { number, segment, reader } = tail;
         let over = segment.is_sealed() || ends;
         let end = segment.written();
         self.read(reader, end, *number).await?;
@@ -291,7 +296,7 @@ impl Feed {
     async fn read_before(&mut self, files: &[PathBuf]) -> Result<(), FeedError> {
         let mut read = Vec::with_capacity(files.len());
         for path in files {
-            let mut reader = match Reader::open(path) {
+            let mut reader = match JournalReader::open(path) {
                 Ok(reader) => reader,
                 // Put aside or deleted by the try before this one.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
@@ -302,7 +307,7 @@ impl Feed {
             let left = length - reader.at();
             let damaged = left > 0 && {
                 let rest = reader.piece(length)?;
-                Records::new(rest).rest() == Rest::Damaged
+                Records::new(rest).rest() == EndOfRecords::Damaged
             };
             if left > 0 && !damaged {
                 tracing::warn!(file = %path.display(), bytes = left, "the journal ends in the middle of a record: cut there");
@@ -313,7 +318,7 @@ impl Feed {
         let Some(database) = &mut self.database else { return Ok(()) };
         let lost = self.spent.clock.since_epoch().saturating_sub(LOST).as_millis();
         let interrupted = database.interrupt(&self.origin, u64::try_from(lost).unwrap_or_default()).await?;
-        self.condition.count(State::Interrupted, interrupted);
+        self.condition.count(UsageState::Interrupted, interrupted);
         // What was spent is not asked for yet.
         let settled = database.settle_all().await?;
         settled.iter().for_each(|settled| self.condition.count(settled.state, 1));
@@ -336,7 +341,7 @@ impl Feed {
     }
 
     /// Reads a file on to `end`, as far as there are records.
-    async fn read(&mut self, reader: &mut Reader, end: u64, segment: u64) -> Result<(), FeedError> {
+    async fn read(&mut self, reader: &mut JournalReader, end: u64, segment: u64) -> Result<(), FeedError> {
         while reader.at() < end {
             let length = self.store(reader.piece(end)?, segment).await?;
             reader.advance(length);
@@ -354,7 +359,7 @@ impl Feed {
         let mut records = Records::new(piece);
         let (mut over, mut rows, mut unsent) = (Vec::new(), Vec::new(), Vec::new());
         for row in records.by_ref() {
-            if row.state == State::Open {
+            if row.state == UsageState::Open {
                 // Room for nearly all.
                 let mut record = Vec::with_capacity(512);
                 journal::encode(&row, &mut record);

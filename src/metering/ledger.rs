@@ -13,8 +13,8 @@ use std::{
 use tokio::sync::Notify;
 
 use crate::{
-    domain::ledger::{Condition, Row},
-    store::journal::{self, Journal, Writer},
+    domain::ledger::{LedgerStatus, Row},
+    store::journal::{self, Journal, JournalWriter},
 };
 
 /// What became of a request is in the journal this much later at most: killed, the process loses no more of it than that.
@@ -25,39 +25,39 @@ const TRY_AGAIN: Duration = Duration::from_millis(100);
 
 /// What cannot be put down must not go up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Unwritable;
+pub struct JournalUnavailable;
 
 /// What one worker puts down. Its lock is for the compiler, and for the end: only the worker's own thread takes it.
 #[derive(Debug)]
 pub struct Ledger {
     journal: Arc<Journal>,
-    condition: Arc<Condition>,
-    pending: Mutex<Pending>,
+    condition: Arc<LedgerStatus>,
+    pending: Mutex<UnsentRow>,
     settled: Notify,
 }
 
 #[derive(Debug)]
-struct Pending {
-    writer: Writer,
+struct UnsentRow {
+    writer: JournalWriter,
     /// Records of what is over: they stay until they are written.
     settled: Vec<u8>,
     /// Records of what waits to go up.
     open: Vec<u8>,
-    batch: Arc<Batch>,
+    batch: Arc<RowBatch>,
 }
 
 /// What waits to go up together.
 #[derive(Debug, Default)]
-pub(super) struct Batch {
+pub(super) struct RowBatch {
     over: AtomicBool,
     failed: AtomicBool,
 }
 
 impl Ledger {
     /// That of one worker.
-    pub fn new(journal: &Arc<Journal>, condition: &Arc<Condition>) -> Self {
-        let pending = Pending {
-            writer: Writer::new(Arc::clone(journal)),
+    pub fn new(journal: &Arc<Journal>, condition: &Arc<LedgerStatus>) -> Self {
+        let pending = UnsentRow {
+            writer: JournalWriter::new(Arc::clone(journal)),
             settled: Vec::new(),
             open: Vec::new(),
             batch: Arc::default(),
@@ -66,7 +66,7 @@ impl Ledger {
         Self { journal, condition, pending: Mutex::new(pending), settled: Notify::new() }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Pending> {
+    fn lock(&self) -> MutexGuard<'_, UnsentRow> {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -74,10 +74,10 @@ impl Ledger {
     ///
     /// # Errors
     /// When it cannot be put down.
-    pub(super) fn open(&self, row: &Row<'_>) -> Result<Arc<Batch>, Unwritable> {
+    pub(super) fn open(&self, row: &Row<'_>) -> Result<Arc<RowBatch>, JournalUnavailable> {
         if self.journal.is_full() {
             self.journal.tell(&"it is full, as the database does not take its rows");
-            return Err(Unwritable);
+            return Err(JournalUnavailable);
         }
         let mut pending = self.lock();
         journal::encode(row, &mut pending.open);
@@ -88,7 +88,7 @@ impl Ledger {
     ///
     /// # Errors
     /// When it cannot be put down.
-    pub(super) async fn written(&self, batch: Arc<Batch>) -> Result<(), Unwritable> {
+    pub(super) async fn written(&self, batch: Arc<RowBatch>) -> Result<(), JournalUnavailable> {
         let mut yielded = false;
         poll_fn(|cx| {
             if std::mem::replace(&mut yielded, true) {
@@ -101,7 +101,7 @@ impl Ledger {
         if !batch.over.load(Ordering::Relaxed) {
             self.flush();
         }
-        if batch.failed.load(Ordering::Relaxed) { Err(Unwritable) } else { Ok(()) }
+        if batch.failed.load(Ordering::Relaxed) { Err(JournalUnavailable) } else { Ok(()) }
     }
 
     /// Puts down what became of a request that had been put down before it went up.
@@ -132,7 +132,7 @@ impl Ledger {
     /// Writes everything that waits, with one call. Returned is whether it is written.
     pub fn flush(&self) -> bool {
         let mut pending = self.lock();
-        let Pending { writer, settled, open, batch } = &mut *pending;
+        let UnsentRow { writer, settled, open, batch } = &mut *pending;
         if settled.is_empty() && open.is_empty() {
             return true;
         }
@@ -163,12 +163,12 @@ mod tests {
 
     use super::*;
     use crate::{
-        domain::{id::RequestId, ledger::State, outcome::Outcome},
-        store::journal::{Found, MOST, Reader, Records, SystemDisk},
+        domain::{id::RequestId, ledger::UsageState, outcome::Outcome},
+        store::journal::{JournalFiles, JournalReader, MOST, Records, SystemDisk},
     };
 
-    fn begin(folder: &Path) -> (Ledger, Found, Arc<Condition>) {
-        let condition = Arc::new(Condition::default());
+    fn begin(folder: &Path) -> (Ledger, JournalFiles, Arc<LedgerStatus>) {
+        let condition = Arc::new(LedgerStatus::default());
         let (journal, found) = Journal::open(folder.join("journal"), 1, Arc::clone(&condition), &SystemDisk).unwrap();
         (Ledger::new(&journal, &condition), found, condition)
     }
@@ -177,11 +177,11 @@ mod tests {
         Outcome::new(RequestId::from_bytes([id; 16]))
     }
 
-    async fn open(ledger: &Ledger, outcome: &Outcome) -> Result<(), Unwritable> {
+    async fn open(ledger: &Ledger, outcome: &Outcome) -> Result<(), JournalUnavailable> {
         ledger.written(ledger.open(&Row::open(outcome, None))?).await
     }
 
-    fn read(reader: &mut Reader) -> Vec<(u8, State)> {
+    fn read(reader: &mut JournalReader) -> Vec<(u8, UsageState)> {
         let length = reader.length().unwrap();
         Records::new(reader.piece(length).unwrap()).map(|row| (row.id.to_bytes()[0], row.state)).collect()
     }
@@ -200,7 +200,7 @@ mod tests {
         assert_eq!(condition.journal_bytes.load(Ordering::Relaxed), 0, "nothing is written before others could come");
         assert_eq!(both.await, (Ok(()), Ok(())));
         let mut reader = found.written.recv().unwrap().1;
-        assert_eq!(read(&mut reader), [(1, State::Open), (2, State::Open)]);
+        assert_eq!(read(&mut reader), [(1, UsageState::Open), (2, UsageState::Open)]);
     }
 
     #[tokio::test]
@@ -213,7 +213,7 @@ mod tests {
         ledger.settle(&Row::settled(&one));
         assert!(ledger.flush());
         let mut reader = found.written.recv().unwrap().1;
-        assert_eq!(read(&mut reader), [(1, State::Open), (2, State::Unknown), (1, State::Unknown)]);
+        assert_eq!(read(&mut reader), [(1, UsageState::Open), (2, UsageState::Unknown), (1, UsageState::Unknown)]);
     }
 
     #[tokio::test]
@@ -224,7 +224,7 @@ mod tests {
         let gone = folder.path().join("journal");
         fs::remove_dir(&gone).unwrap();
         ledger.settle(&Row::settled(&one));
-        assert_eq!(open(&ledger, &two).await, Err(Unwritable));
+        assert_eq!(open(&ledger, &two).await, Err(JournalUnavailable));
         assert!(!ledger.flush());
         assert!(condition.journal_fails.load(Ordering::Relaxed));
         assert_eq!(condition.waiting(), 1);
@@ -233,7 +233,7 @@ mod tests {
         assert!(!condition.journal_fails.load(Ordering::Relaxed));
         assert_eq!(open(&ledger, &two).await, Ok(()));
         let mut reader = found.written.recv().unwrap().1;
-        assert_eq!(read(&mut reader), [(1, State::Unknown), (2, State::Open)]);
+        assert_eq!(read(&mut reader), [(1, UsageState::Unknown), (2, UsageState::Open)]);
     }
 
     #[tokio::test]
@@ -242,12 +242,12 @@ mod tests {
         let (ledger, found, condition) = begin(folder.path());
         condition.journal_bytes.store(MOST, Ordering::Relaxed);
         let one = outcome(1);
-        assert_eq!(open(&ledger, &one).await, Err(Unwritable));
+        assert_eq!(open(&ledger, &one).await, Err(JournalUnavailable));
         assert!(condition.journal_full.load(Ordering::Relaxed));
         ledger.settle(&Row::settled(&one));
         assert!(ledger.flush());
         let (segment, mut reader) = found.written.recv().unwrap();
-        assert_eq!(read(&mut reader), [(1, State::Unknown)]);
+        assert_eq!(read(&mut reader), [(1, UsageState::Unknown)]);
         // The database took the rest.
         ledger.journal.remove(&segment.path, MOST / 2);
         assert!(!condition.journal_full.load(Ordering::Relaxed));

@@ -4,10 +4,10 @@ use std::{fmt::Write as _, time::Duration};
 
 use crate::domain::{
     endpoint::Endpoint,
-    ledger::{self, State},
+    ledger::{self, UsageState},
     money::Money,
     origin::Kind,
-    outcome::{AttemptResult, End, Outcome},
+    outcome::{AttemptResult, EndReason, Outcome},
     problem::Problem,
 };
 
@@ -64,14 +64,14 @@ pub(super) fn line(outcome: &Outcome) {
 
 /// What it is charged with, where it went up and its model has a price.
 fn cost(outcome: &Outcome) -> Option<Money> {
-    let (nano, _) = ledger::charge(outcome, State::of(outcome)).filter(|_| !outcome.attempts.is_empty())?;
+    let (nano, _) = ledger::charge(outcome, UsageState::of(outcome)).filter(|_| !outcome.attempts.is_empty())?;
     Some(Money { nano, currency: outcome.price.as_ref()?.base.currency })
 }
 
 fn needs_a_look(outcome: &Outcome) -> bool {
     match outcome.end {
-        End::Incomplete | End::UpstreamBroken | End::UpstreamStalled | End::GatewayStop => true,
-        End::Refused => matches!(
+        EndReason::Incomplete | EndReason::UpstreamBroken | EndReason::UpstreamStalled | EndReason::GatewayStop => true,
+        EndReason::Refused => matches!(
             outcome.problem,
             Some(
                 Problem::UpstreamUnreachable

@@ -11,25 +11,25 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-pub use feed::{Feeding, Into, Keep};
-pub use ledger::{Ledger, Unwritable};
-pub use polls::{AT_ONCE, Polling, Polls, Told, polling};
+pub use feed::{FeedTarget, FeedThreads, Retention};
+pub use ledger::{JournalUnavailable, Ledger};
+pub use polls::{AT_ONCE, PollAnswer, Polling, Polls, polling};
 pub use spent::FILE as BUDGETS;
 pub use statements::Statements;
 
 use crate::{
     domain::{
-        departure::Departure,
-        endpoint::{Endpoint, Shape},
+        departure::DisconnectRecord,
+        endpoint::{AnswerShape, Endpoint},
         id::RequestId,
-        ledger::{self as ledger_row, Row, State},
+        ledger::{self as ledger_row, Row, UsageState},
         money::{Exchange, Money},
-        outcome::{Attempt, AttemptResult, End, Outcome},
+        outcome::{Attempt, AttemptResult, EndReason, Outcome},
         problem::Problem,
-        usage::{Shown, Usage},
+        usage::{PolledUsage, Usage},
     },
     metrics::WorkerMetrics,
-    protocol::observe::{Seen, Status},
+    protocol::observe::{Observation, ResponseStatus},
 };
 
 /// The guard of one request's record. However the request ends, also when its future or its body is dropped, the
@@ -39,7 +39,7 @@ pub struct Settlement {
     metrics: Arc<WorkerMetrics>,
     /// Index of the upstream that was tried last.
     upstream: Option<usize>,
-    departure: Departure,
+    departure: DisconnectRecord,
     began: Instant,
     outcome: Box<Outcome>,
     /// Where it was put down before it went up.
@@ -49,7 +49,7 @@ pub struct Settlement {
 
 impl Settlement {
     /// Opens the record of a request whose head is here now. `departure` tells why, if it is dropped.
-    pub fn open(metrics: Arc<WorkerMetrics>, id: RequestId, departure: Departure) -> Self {
+    pub fn open(metrics: Arc<WorkerMetrics>, id: RequestId, departure: DisconnectRecord) -> Self {
         metrics.began();
         let outcome = Box::new(Outcome::new(id));
         Self { metrics, upstream: None, departure, began: Instant::now(), outcome, ledger: None, settled: false }
@@ -65,7 +65,7 @@ impl Settlement {
     ///
     /// # Errors
     /// When it cannot be put down.
-    pub async fn goes_up(&mut self, ledger: &Arc<Ledger>, upstream: Option<&str>) -> Result<(), Unwritable> {
+    pub async fn goes_up(&mut self, ledger: &Arc<Ledger>, upstream: Option<&str>) -> Result<(), JournalUnavailable> {
         // Already now: should the client leave while others write, what becomes of it is put down as well.
         self.ledger = Some(Arc::clone(ledger));
         let written = match ledger.open(&Row::open(&self.outcome, upstream)) {
@@ -112,10 +112,10 @@ impl Settlement {
     }
 
     /// Takes over what was seen in the answer.
-    pub fn seen(&mut self, seen: &Seen) {
+    pub fn seen(&mut self, seen: &Observation) {
         let outcome = &mut *self.outcome;
         let shape = outcome.endpoint.map(Endpoint::shape);
-        if matches!(shape, Some(Shape::Response | Shape::Completion)) {
+        if matches!(shape, Some(AnswerShape::Response | AnswerShape::Completion)) {
             outcome.response_id.clone_from(&seen.response_id);
         }
         outcome.upstream_code.clone_from(&seen.code);
@@ -131,7 +131,7 @@ impl Settlement {
             outcome.goes_on = goes_on(outcome, seen);
         }
         // No text comes out, and providers say nothing of it then.
-        if shape == Some(Shape::Vectors) {
+        if shape == Some(AnswerShape::Vectors) {
             let usage = &mut outcome.usage;
             // Some tell the sum alone.
             usage.input = usage.input.or(usage.total);
@@ -140,14 +140,14 @@ impl Settlement {
     }
 
     /// The request is over. Only the first call counts.
-    pub fn settle(&mut self, end: End) {
+    pub fn settle(&mut self, end: EndReason) {
         if std::mem::replace(&mut self.settled, true) {
             return;
         }
         self.outcome.end = end;
         self.outcome.took = self.began.elapsed();
         self.count_last();
-        if State::of(&self.outcome) == State::Pending {
+        if UsageState::of(&self.outcome) == UsageState::Pending {
             self.outcome.terms = self.outcome.price.as_ref().map(|tariff| tariff.written().into());
         }
         if let Some(ledger) = &self.ledger {
@@ -176,29 +176,29 @@ impl Settlement {
     }
 
     /// What its row in the ledger says; none where it never went up. Only once it is settled.
-    pub fn charged(&self) -> Option<Charged> {
+    pub fn charged(&self) -> Option<Charge> {
         self.ledger.as_ref().filter(|_| !self.outcome.attempts.is_empty())?;
-        let state = State::of(&self.outcome);
+        let state = UsageState::of(&self.outcome);
         let cost = ledger_row::charge(&self.outcome, state).zip(self.outcome.price.as_ref());
         let cost = cost.map(|((nano, _), price)| Money { nano, currency: price.base.currency });
         let Outcome { usage, text_tokens, whole, other_output, exchange, .. } = *self.outcome;
         let text = (whole && !other_output).then_some(text_tokens);
-        Some(Charged { state, usage, seen: ledger_row::tokens_seen(&self.outcome), text, cost, exchange })
+        Some(Charge { state, usage, seen: ledger_row::tokens_seen(&self.outcome), text, cost, exchange })
     }
 
     /// The request is over with an error of ours.
     pub fn refuse(&mut self, problem: Problem, status: http::StatusCode) {
         self.outcome.problem = Some(problem);
         self.outcome.status = Some(status);
-        self.settle(End::Refused);
+        self.settle(EndReason::Refused);
     }
 }
 
 /// Whether the response is made on when its answer is over. A stream says that it is in progress whatever makes it.
-fn goes_on(outcome: &Outcome, seen: &Seen) -> bool {
+fn goes_on(outcome: &Outcome, seen: &Observation) -> bool {
     let under_way = match seen.status {
-        Some(Status::Queued) => true,
-        Some(Status::InProgress) => outcome.background || !outcome.streamed,
+        Some(ResponseStatus::Queued) => true,
+        Some(ResponseStatus::InProgress) => outcome.background || !outcome.streamed,
         _ => false,
     };
     under_way && seen.terminal.is_none() && outcome.response_id.is_some()
@@ -206,20 +206,22 @@ fn goes_on(outcome: &Outcome, seen: &Seen) -> bool {
 
 /// What an answer shows of the response that its path names. An event that tells of an error alone does not say that the
 /// response is over.
-fn shown(outcome: &Outcome, seen: &Seen) -> Option<Shown> {
+fn shown(outcome: &Outcome, seen: &Observation) -> Option<PolledUsage> {
     let named = outcome.named.is_some() && outcome.named == seen.response_id;
     let over = match seen.status {
-        Some(Status::Completed | Status::Failed | Status::Incomplete | Status::Cancelled) => true,
+        Some(
+            ResponseStatus::Completed | ResponseStatus::Failed | ResponseStatus::Incomplete | ResponseStatus::Cancelled,
+        ) => true,
         _ => seen.terminal.is_some() && !seen.usage.is_empty(),
     };
-    (named && over).then(|| Shown::new(seen.usage))
+    (named && over).then(|| PolledUsage::new(seen.usage))
 }
 
 /// What a request is charged with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Charged {
+pub struct Charge {
     /// How much of it is known.
-    pub state: State,
+    pub state: UsageState,
     /// Tokens as reported.
     pub usage: Usage,
     /// Tokens that were told or seen, all together.
@@ -238,7 +240,7 @@ impl Settlement {
         if std::thread::panicking() && !self.settled {
             // A fault of ours, whatever became of the client: it sees its connection close.
             self.outcome.problem = Some(Problem::Internal);
-            self.settle(End::Refused);
+            self.settle(EndReason::Refused);
         }
         self.settle(self.departure.end());
     }
@@ -259,8 +261,8 @@ mod tests {
             clock::Clock,
             id::RequestIds,
             money::{Currency, UNIT},
-            price::{Price, Step, Tariff},
-            usage::Tier,
+            price::{Price, PriceStep, Tariff},
+            usage::ServiceTier,
         },
         metrics::Metrics,
         protocol::observe::Terminal,
@@ -268,13 +270,13 @@ mod tests {
 
     fn open(metrics: &Metrics) -> Settlement {
         let ids = RequestIds::new(Clock::system(), Chance::system()).unwrap();
-        Settlement::open(Arc::new(metrics.worker([].into_iter())), ids.next(), Departure::default())
+        Settlement::open(Arc::new(metrics.worker([].into_iter())), ids.next(), DisconnectRecord::default())
     }
 
     #[tokio::test]
     async fn one_whose_client_left_before_it_was_sent_costs_nothing() {
         let folder = tempfile::tempdir().unwrap();
-        let condition = Arc::new(ledger_row::Condition::default());
+        let condition = Arc::new(ledger_row::LedgerStatus::default());
         let journal = crate::store::journal::Journal::open(
             folder.path().to_owned(),
             1,
@@ -289,7 +291,7 @@ mod tests {
             if sent {
                 settlement.attempt(0, "up".into(), None);
             }
-            settlement.settle(End::ClientGone);
+            settlement.settle(EndReason::ClientGone);
             assert_eq!(settlement.charged().is_some(), sent);
         }
     }
@@ -298,56 +300,62 @@ mod tests {
     fn what_is_made_in_the_background_pends_and_a_call_by_its_id_shows_how_it_ended() {
         let metrics = Metrics::default();
         let used = Usage { input: Some(3), output: Some(5), ..Usage::default() };
-        let seen = |status, terminal, usage| Seen {
+        let seen = |status, terminal, usage| Observation {
             text_tokens: 1,
             response_id: Some("resp_1".into()),
             status,
             terminal,
             usage,
-            ..Seen::default()
+            ..Observation::default()
         };
-        let (queued, under_way, done) = (Some(Status::Queued), Some(Status::InProgress), Some(Status::Completed));
+        let (queued, under_way, done) =
+            (Some(ResponseStatus::Queued), Some(ResponseStatus::InProgress), Some(ResponseStatus::Completed));
         let whole = Some(Terminal::Completed);
         let zeros = Usage { input: Some(0), output: Some(0), ..Usage::default() };
         for (background, streamed, seen, state) in [
-            (true, false, seen(queued, None, Usage::default()), State::Pending),
-            (false, false, seen(under_way, None, Usage::default()), State::Pending),
-            (true, true, seen(under_way, None, Usage::default()), State::Pending),
+            (true, false, seen(queued, None, Usage::default()), UsageState::Pending),
+            (false, false, seen(under_way, None, Usage::default()), UsageState::Pending),
+            (true, true, seen(under_way, None, Usage::default()), UsageState::Pending),
             // It ends with its client.
-            (false, true, seen(under_way, None, Usage::default()), State::Partial),
-            (true, true, seen(under_way, Some(Terminal::Failed), Usage::default()), State::Partial),
-            (true, true, seen(done, whole, Usage::default()), State::Partial),
-            (true, true, seen(done, whole, used), State::Exact),
+            (false, true, seen(under_way, None, Usage::default()), UsageState::Partial),
+            (true, true, seen(under_way, Some(Terminal::Failed), Usage::default()), UsageState::Partial),
+            (true, true, seen(done, whole, Usage::default()), UsageState::Partial),
+            (true, true, seen(done, whole, used), UsageState::Exact),
             // Nobody could ask for it.
-            (true, false, Seen { status: queued, ..Seen::default() }, State::Partial),
+            (true, false, Observation { status: queued, ..Observation::default() }, UsageState::Partial),
             // No model did anything.
-            (false, true, Seen { terminal: Some(Terminal::Failed), ..Seen::default() }, State::Exact),
-            (false, false, Seen { status: done, terminal: whole, ..Seen::default() }, State::Exact),
-            (true, false, Seen::default(), State::Exact),
-            (false, true, Seen { usage: zeros, terminal: whole, ..Seen::default() }, State::Exact),
+            (
+                false,
+                true,
+                Observation { terminal: Some(Terminal::Failed), ..Observation::default() },
+                UsageState::Exact,
+            ),
+            (false, false, Observation { status: done, terminal: whole, ..Observation::default() }, UsageState::Exact),
+            (true, false, Observation::default(), UsageState::Exact),
+            (false, true, Observation { usage: zeros, terminal: whole, ..Observation::default() }, UsageState::Exact),
             // A count that cannot be true, beside the text that passed.
-            (false, true, Seen { usage: zeros, ..seen(done, whole, used) }, State::Partial),
-            (false, true, Seen { text_tokens: 25_000, ..seen(done, whole, used) }, State::Partial),
+            (false, true, Observation { usage: zeros, ..seen(done, whole, used) }, UsageState::Partial),
+            (false, true, Observation { text_tokens: 25_000, ..seen(done, whole, used) }, UsageState::Partial),
         ] {
             let mut settlement = open(&metrics);
             let outcome = settlement.outcome();
             (outcome.background, outcome.streamed, outcome.bytes_down) = (background, streamed, 1);
             outcome.endpoint = Some(Endpoint::CreateResponse);
             settlement.seen(&seen);
-            settlement.settle(End::Completed);
-            assert_eq!(State::of(settlement.outcome()), state, "{background} {streamed} {seen:?}");
+            settlement.settle(EndReason::Completed);
+            assert_eq!(UsageState::of(settlement.outcome()), state, "{background} {streamed} {seen:?}");
         }
-        let nothing = Some(Shown::new(Usage::default()));
+        let nothing = Some(PolledUsage::new(Usage::default()));
         for (named, end, seen, shown) in [
-            ("resp_1", End::Completed, seen(done, whole, used), Some(Shown::new(used))),
-            ("resp_1", End::Completed, seen(Some(Status::Cancelled), None, Usage::default()), nothing),
-            ("resp_1", End::ResponseFailed, seen(Some(Status::Failed), None, Usage::default()), nothing),
-            ("resp_1", End::Completed, seen(None, whole, used), Some(Shown::new(used))),
+            ("resp_1", EndReason::Completed, seen(done, whole, used), Some(PolledUsage::new(used))),
+            ("resp_1", EndReason::Completed, seen(Some(ResponseStatus::Cancelled), None, Usage::default()), nothing),
+            ("resp_1", EndReason::ResponseFailed, seen(Some(ResponseStatus::Failed), None, Usage::default()), nothing),
+            ("resp_1", EndReason::Completed, seen(None, whole, used), Some(PolledUsage::new(used))),
             // The stream failed, and who knows what became of the response.
-            ("resp_1", End::ResponseFailed, seen(under_way, Some(Terminal::Failed), Usage::default()), None),
-            ("resp_1", End::Completed, seen(under_way, None, Usage::default()), None),
-            ("resp_1", End::UpstreamError, seen(done, whole, used), None),
-            ("resp_2", End::Completed, seen(done, whole, used), None),
+            ("resp_1", EndReason::ResponseFailed, seen(under_way, Some(Terminal::Failed), Usage::default()), None),
+            ("resp_1", EndReason::Completed, seen(under_way, None, Usage::default()), None),
+            ("resp_1", EndReason::UpstreamError, seen(done, whole, used), None),
+            ("resp_2", EndReason::Completed, seen(done, whole, used), None),
         ] {
             let mut settlement = open(&metrics);
             let outcome = settlement.outcome();
@@ -356,7 +364,7 @@ mod tests {
             settlement.settle(end);
             let outcome = settlement.outcome();
             assert_eq!(Row::settled(outcome).shown, shown, "{named} {end:?} {seen:?}");
-            assert_eq!((State::of(outcome), outcome.usage), (State::Exact, Usage::default()));
+            assert_eq!((UsageState::of(outcome), outcome.usage), (UsageState::Exact, Usage::default()));
         }
     }
 
@@ -366,24 +374,24 @@ mod tests {
         let metrics = Metrics::default();
         let (text, searches) = (Usage { input: Some(3), output: Some(5), ..Usage::default() }, Some(UNIT / 100));
         let tool = Usage { image_tool_output: Some(280_960), ..text };
-        let web = Usage { web_searches: Some(2), tier: Some(Tier::Flex), ..text };
+        let web = Usage { web_searches: Some(2), tier: Some(ServiceTier::Flex), ..text };
         let seconds = Usage { audio_ms: Some(90_000), ..Usage::default() };
         let price = Price { input: UNIT, output: UNIT, ..Price::free(Currency::Usd) };
         let all = price.with_more([None, None, None, None, None, None, None, Some(32 * UNIT), searches, Some(1000)]);
-        let flex = Step { tier: Some(Tier::Flex), above: 0, price: all.times(UNIT / 2) };
+        let flex = PriceStep { tier: Some(ServiceTier::Flex), above: 0, price: all.times(UNIT / 2) };
         let all = Tariff::new(all, vec![flex]);
         let by_call = Price { per_call: 9, ..Price::free(Currency::Usd) };
         for (tariff, usage, state, cost, unpriced) in [
-            (Some(price.into()), text, State::Exact, 8000, None),
-            (Some(price.into()), tool, State::UnpricedPart, 280_968_000, Some("image_tool_output")),
-            (Some(price.into()), web, State::UnpricedPart, 8000, Some("web_searches,flex_tier")),
-            (Some(price.into()), seconds, State::UnpricedPart, 0, Some("audio_seconds")),
-            (Some(all.clone()), tool, State::Exact, 8_990_728_000, None),
-            (Some(all.clone()), web, State::Exact, 4000 + 2 * UNIT / 100, None),
-            (Some(all.clone()), seconds, State::Exact, 90_000, None),
-            (Some(by_call.into()), web, State::Exact, 9, None),
+            (Some(price.into()), text, UsageState::Exact, 8000, None),
+            (Some(price.into()), tool, UsageState::UnpricedPart, 280_968_000, Some("image_tool_output")),
+            (Some(price.into()), web, UsageState::UnpricedPart, 8000, Some("web_searches,flex_tier")),
+            (Some(price.into()), seconds, UsageState::UnpricedPart, 0, Some("audio_seconds")),
+            (Some(all.clone()), tool, UsageState::Exact, 8_990_728_000, None),
+            (Some(all.clone()), web, UsageState::Exact, 4000 + 2 * UNIT / 100, None),
+            (Some(all.clone()), seconds, UsageState::Exact, 90_000, None),
+            (Some(by_call.into()), web, UsageState::Exact, 9, None),
             // A model without any price is told by its missing currency.
-            (None, tool, State::Exact, 0, None),
+            (None, tool, UsageState::Exact, 0, None),
         ] {
             let mut settlement = open(&metrics);
             settlement.attempt(0, "up".into(), None);
@@ -391,8 +399,8 @@ mod tests {
             settlement.outcome().upstream_model = Some("real".into());
             settlement.outcome().price.clone_from(&tariff);
             settlement.outcome().bytes_down = 100;
-            settlement.seen(&Seen { usage, terminal: Some(Terminal::Completed), ..Seen::default() });
-            settlement.settle(End::Completed);
+            settlement.seen(&Observation { usage, terminal: Some(Terminal::Completed), ..Observation::default() });
+            settlement.settle(EndReason::Completed);
             let row = Row::settled(settlement.outcome());
             let expected = (state, tariff.is_some().then_some(cost), unpriced, unpriced.is_some());
             assert_eq!(
@@ -419,7 +427,7 @@ mod tests {
             dropped.join().unwrap_err();
             let settled = scope.spawn(|| {
                 let mut settlement = open(&metrics);
-                settlement.settle(End::Completed);
+                settlement.settle(EndReason::Completed);
                 panic!("on purpose");
             });
             settled.join().unwrap_err();

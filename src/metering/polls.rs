@@ -18,10 +18,10 @@ use tokio::{
 use crate::{
     domain::{
         clock::Clock,
-        ledger::{Condition, Polled},
-        usage::{Shown, Usage},
+        ledger::{LedgerStatus, PollOutcome},
+        usage::{PolledUsage, Usage},
     },
-    store::sql::{Database, DatabaseError, PendingRow, Settled},
+    store::sql::{Database, DatabaseError, PendingRow, SettledRow},
 };
 
 /// The longest pause between two calls. The pause is as long as the response has existed, so that calls double their distance: some
@@ -47,9 +47,9 @@ const LOST_AFTER: Duration = Duration::from_mins(5);
 /// What a poll found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(clippy::large_enum_variant, reason = "one exists for each poll that is answered, and only for a moment")]
-pub enum Told {
+pub enum PollAnswer {
     /// The response is over, and used this.
-    Over(Shown),
+    Over(PolledUsage),
     /// It is being made.
     UnderWay,
     /// The provider does not have it any more.
@@ -58,13 +58,13 @@ pub enum Told {
     Failed,
 }
 
-impl Told {
-    fn counted(self) -> Polled {
+impl PollAnswer {
+    fn counted(self) -> PollOutcome {
         match self {
-            Self::Over(_) => Polled::Over,
-            Self::UnderWay => Polled::UnderWay,
-            Self::Gone => Polled::Gone,
-            Self::Failed => Polled::Failed,
+            Self::Over(_) => PollOutcome::Over,
+            Self::UnderWay => PollOutcome::UnderWay,
+            Self::Gone => PollOutcome::Gone,
+            Self::Failed => PollOutcome::Failed,
         }
     }
 }
@@ -78,14 +78,14 @@ pub struct Polling {
     /// Which responses to ask for.
     pub asked: mpsc::Receiver<PendingRow>,
     /// What came of each.
-    pub told: mpsc::UnboundedSender<(PendingRow, Told)>,
+    pub told: mpsc::UnboundedSender<(PendingRow, PollAnswer)>,
 }
 
 /// The end of the ledger's thread.
 #[derive(Debug)]
 pub struct Polls {
     ask: mpsc::Sender<PendingRow>,
-    told: mpsc::UnboundedReceiver<(PendingRow, Told)>,
+    told: mpsc::UnboundedReceiver<(PendingRow, PollAnswer)>,
     /// The pause before the first call, and between two looks at the rows.
     first: Duration,
     /// When each row is asked for next, by its id.
@@ -111,8 +111,8 @@ impl Polls {
         database: &mut Database,
         origin: &str,
         clock: Clock,
-        condition: &Condition,
-    ) -> Result<Vec<Settled>, DatabaseError> {
+        condition: &LedgerStatus,
+    ) -> Result<Vec<SettledRow>, DatabaseError> {
         let now = u64::try_from(clock.since_epoch().as_millis()).unwrap_or(u64::MAX);
         let over = self.hear(now, condition);
         // First: what is settled is no row that pends any more, and is not asked for again.
@@ -129,15 +129,15 @@ impl Polls {
     }
 
     /// What came of calls; returned are the responses that are over.
-    fn hear(&mut self, now: u64, condition: &Condition) -> Vec<(PendingRow, Shown)> {
+    fn hear(&mut self, now: u64, condition: &LedgerStatus) -> Vec<(PendingRow, PolledUsage)> {
         let mut over = Vec::new();
         while let Ok((row, told)) = self.told.try_recv() {
             self.under_way.remove(&row.id);
             let age = age(&row, now);
             count(&condition.polls, told.counted());
             match told {
-                Told::Over(shown) => over.push((row, shown)),
-                Told::Gone if age >= GONE_AFTER => over.push((row, Shown::new(Usage::default()))),
+                PollAnswer::Over(shown) => over.push((row, shown)),
+                PollAnswer::Gone if age >= GONE_AFTER => over.push((row, PolledUsage::new(Usage::default()))),
                 _ => {
                     let pause = age.clamp(self.first, LONGEST_PAUSE);
                     self.due.insert(row.id, Instant::now() + pause);
@@ -148,7 +148,7 @@ impl Polls {
     }
 
     /// Asks for those that are due; returned are those that have waited too long.
-    fn ask_for(&mut self, rows: Vec<PendingRow>, now: u64, condition: &Condition) -> Vec<(PendingRow, Shown)> {
+    fn ask_for(&mut self, rows: Vec<PendingRow>, now: u64, condition: &LedgerStatus) -> Vec<(PendingRow, PolledUsage)> {
         condition.pending.store(rows.len() as u64, Ordering::Relaxed);
         let known: std::collections::HashSet<&str> = rows.iter().map(|row| row.id.as_str()).collect();
         self.due.retain(|id, _| known.contains(id.as_str()));
@@ -162,7 +162,7 @@ impl Polls {
                     upstream = row.upstream,
                     "a response in the background is not over after 24 hours: its row stays an estimate"
                 );
-                over.push((row, Shown::new(Usage::default())));
+                over.push((row, PolledUsage::new(Usage::default())));
                 continue;
             }
             let first = || Instant::now() + self.first.saturating_sub(age);
@@ -189,8 +189,8 @@ fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn count(counts: &[AtomicU64; Polled::ALL.len()], polled: Polled) {
-    for (known, count) in Polled::ALL.iter().zip(counts) {
+fn count(counts: &[AtomicU64; PollOutcome::ALL.len()], polled: PollOutcome) {
+    for (known, count) in PollOutcome::ALL.iter().zip(counts) {
         if *known == polled {
             count.fetch_add(1, Ordering::Relaxed);
         }
@@ -208,8 +208,8 @@ mod tests {
         PendingRow { id: id.to_owned(), began, upstream, credential: None, key: None, response_id }
     }
 
-    fn count_of(condition: &Condition, polled: Polled) -> u64 {
-        let at = Polled::ALL.iter().position(|known| *known == polled).unwrap();
+    fn count_of(condition: &LedgerStatus, polled: PollOutcome) -> u64 {
+        let at = PollOutcome::ALL.iter().position(|known| *known == polled).unwrap();
         condition.polls[at].load(Ordering::Relaxed)
     }
 
@@ -217,7 +217,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn calls_double_their_distance_up_to_ten_minutes_and_end_after_a_day() {
         let (mut polls, mut polling) = polling(Duration::from_secs(5));
-        let (condition, began) = (Condition::default(), Instant::now());
+        let (condition, began) = (LedgerStatus::default(), Instant::now());
         let mut calls = Vec::new();
         loop {
             let now = millis(began.elapsed());
@@ -229,7 +229,7 @@ mod tests {
             }
             if let Ok(row) = polling.asked.try_recv() {
                 calls.push(began.elapsed().as_secs());
-                let told = if calls.len() % 2 == 0 { Told::UnderWay } else { Told::Failed };
+                let told = if calls.len() % 2 == 0 { PollAnswer::UnderWay } else { PollAnswer::Failed };
                 polling.told.send((row, told)).unwrap();
             }
             tokio::time::advance(Duration::from_secs(1)).await;
@@ -239,13 +239,16 @@ mod tests {
         assert!(calls[8..].windows(2).all(|pair| pair[1] - pair[0] == 601), "{calls:?}");
         assert_eq!(began.elapsed(), GIVE_UP_AFTER);
         assert!(calls.len() < 160, "{}", calls.len());
-        assert_eq!(count_of(&condition, Polled::Failed) + count_of(&condition, Polled::UnderWay), calls.len() as u64);
+        assert_eq!(
+            count_of(&condition, PollOutcome::Failed) + count_of(&condition, PollOutcome::UnderWay),
+            calls.len() as u64
+        );
     }
 
     #[tokio::test(start_paused = true)]
     async fn so_many_at_once_and_a_lost_one_is_asked_for_again() {
         let (mut polls, mut polling) = polling(Duration::from_secs(5));
-        let condition = Condition::default();
+        let condition = LedgerStatus::default();
         // After a restart, all are old enough.
         let rows: Vec<_> = (0..10).map(|nth| row(&nth.to_string(), 0)).collect();
         for _ in 0..2 {
@@ -267,14 +270,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn one_that_is_gone_ends_and_one_that_is_too_young_to_be_gone_does_not() {
         let (mut polls, polling) = polling(Duration::from_secs(5));
-        let condition = Condition::default();
-        let used = Shown::new(Usage { input: Some(1), output: Some(2), ..Usage::default() });
+        let condition = LedgerStatus::default();
+        let used = PolledUsage::new(Usage { input: Some(1), output: Some(2), ..Usage::default() });
         for (told, age, over) in [
-            (Told::Over(used), 0, Some(used)),
-            (Told::Gone, MINUTE - 1, None),
-            (Told::Gone, MINUTE, Some(Shown::new(Usage::default()))),
-            (Told::Failed, 60 * MINUTE, None),
-            (Told::UnderWay, 60 * MINUTE, None),
+            (PollAnswer::Over(used), 0, Some(used)),
+            (PollAnswer::Gone, MINUTE - 1, None),
+            (PollAnswer::Gone, MINUTE, Some(PolledUsage::new(Usage::default()))),
+            (PollAnswer::Failed, 60 * MINUTE, None),
+            (PollAnswer::UnderWay, 60 * MINUTE, None),
         ] {
             polling.told.send((row("a", 7), told)).unwrap();
             let heard = polls.hear(7 + age, &condition);

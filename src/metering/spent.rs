@@ -14,14 +14,14 @@ use tokio::time::Instant;
 use crate::{
     domain::{
         clock::Clock,
-        ledger::{Condition, Row},
+        ledger::{LedgerStatus, Row},
         model_name::ModelPattern,
         money::{Budget, Currency, Money, UNIT, Window, decimal},
         spending::{Account, Counter, Crossed, Span, Spender, Spending, Sums},
     },
     store::{
         files,
-        sql::{Database, DatabaseError, Settled},
+        sql::{Database, DatabaseError, SettledRow},
     },
 };
 
@@ -193,7 +193,7 @@ impl Spent {
     }
 
     /// Rows cost something else than they were charged with, as is known now: the sums that they are in are read as soon as it has rested.
-    pub(super) fn settled(&mut self, rows: &[Settled]) {
+    pub(super) fn settled(&mut self, rows: &[SettledRow]) {
         let changed = rows.iter().filter(|row| row.cost != row.charged);
         for row in changed {
             self.pace.read.retain(|account, _| {
@@ -207,7 +207,7 @@ impl Spent {
     }
 
     /// Tells which budgets have reached a threshold, once for each window and threshold.
-    pub(super) fn warn(&self, condition: &Condition) {
+    pub(super) fn warn(&self, condition: &LedgerStatus) {
         for Crossed { account, threshold, limit, spent } in self.spending.crossed() {
             condition.budget_warnings.fetch_add(1, Ordering::Relaxed);
             let Account { spender, name, model, currency, window, span: _ } = account;

@@ -18,7 +18,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use crate::store::sql::{Database, DatabaseError, Place, Statement};
+use crate::store::sql::{Database, DatabaseError, DatabaseLocation, KeyStatement};
 
 /// Questions that may wait; with more, the next one is told to come later.
 const WAITING: usize = 64;
@@ -34,18 +34,18 @@ const OPEN_FOR: Duration = Duration::from_secs(300);
 const MOST: usize = 1000;
 
 /// What is asked: the name of a key, from when on, until before when.
-type Question = (Arc<str>, u64, u64);
+type StatementQuery = (Arc<str>, u64, u64);
 
 /// The way to ask. The thread ends with the last of these.
 #[derive(Clone, Debug)]
-pub struct Statements(SyncSender<(Question, oneshot::Sender<Option<Statement>>)>);
+pub struct Statements(SyncSender<(StatementQuery, oneshot::Sender<Option<KeyStatement>>)>);
 
 impl Statements {
     /// Starts the thread.
     ///
     /// # Errors
     /// Without a thread.
-    pub fn start(place: Place) -> io::Result<Self> {
+    pub fn start(place: DatabaseLocation) -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let (ask, asked) = sync_channel(WAITING);
         let run = move || runtime.block_on(Reader { place, database: None, kept: HashMap::new() }.run(&asked));
@@ -54,7 +54,7 @@ impl Statements {
     }
 
     /// What the key used between the two, in milliseconds since 1970-01-01 UTC. None where that cannot be told now.
-    pub async fn of(&self, key: &Arc<str>, since: u64, until: u64) -> Option<Statement> {
+    pub async fn of(&self, key: &Arc<str>, since: u64, until: u64) -> Option<KeyStatement> {
         let (tell, told) = oneshot::channel();
         self.0.try_send(((Arc::from(&**key), since, until), tell)).ok()?;
         timeout(WITHIN, told).await.ok()?.ok()?
@@ -62,13 +62,13 @@ impl Statements {
 }
 
 struct Reader {
-    place: Place,
+    place: DatabaseLocation,
     database: Option<(Database, Instant)>,
-    kept: HashMap<Question, (Statement, Instant)>,
+    kept: HashMap<StatementQuery, (KeyStatement, Instant)>,
 }
 
 impl Reader {
-    async fn run(mut self, asked: &Receiver<(Question, oneshot::Sender<Option<Statement>>)>) {
+    async fn run(mut self, asked: &Receiver<(StatementQuery, oneshot::Sender<Option<KeyStatement>>)>) {
         while let Ok((question, tell)) = asked.recv() {
             // A client that left needs no answer.
             if !tell.is_closed() {
@@ -80,7 +80,7 @@ impl Reader {
         }
     }
 
-    async fn answer(&mut self, question: Question) -> Option<Statement> {
+    async fn answer(&mut self, question: StatementQuery) -> Option<KeyStatement> {
         let began = Instant::now();
         if let Some((statement, _)) = self.kept.get(&question).filter(|(_, until)| began < *until) {
             return Some(*statement);
@@ -111,7 +111,7 @@ impl Reader {
         }
     }
 
-    async fn read(&mut self, (key, since, until): &Question) -> Result<Statement, DatabaseError> {
+    async fn read(&mut self, (key, since, until): &StatementQuery) -> Result<KeyStatement, DatabaseError> {
         if self.database.as_ref().is_some_and(|(_, opened)| opened.elapsed() >= OPEN_FOR) {
             self.database = None;
         }

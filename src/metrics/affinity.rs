@@ -8,7 +8,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::domain::affinity::Condition;
+use crate::domain::affinity::AffinityStatus;
 
 /// `result` (`own`, `foreign`, `unknown`, `cannot_tell`; of waits: `known`, `in_vain`).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -23,7 +23,7 @@ struct FaultLabels {
 }
 
 #[derive(Debug)]
-pub(super) struct Shown {
+pub(super) struct AffinityCollector {
     entries: Gauge,
     waiting: Gauge,
     learned: Counter,
@@ -36,7 +36,7 @@ pub(super) struct Shown {
     faults: Family<FaultLabels, Gauge>,
 }
 
-impl Shown {
+impl AffinityCollector {
     pub(super) fn new(registry: &mut Registry) -> Self {
         let gauge = |registry: &mut Registry, name: &str, help: &str| {
             let gauge = Gauge::default();
@@ -72,7 +72,7 @@ impl Shown {
         }
     }
 
-    pub(super) fn show(&self, condition: &Condition) {
+    pub(super) fn show(&self, condition: &AffinityStatus) {
         let number = |number: &AtomicU64| number.load(Ordering::Relaxed);
         for (gauge, value) in [(&self.entries, &condition.entries), (&self.waiting, &condition.waiting)] {
             gauge.set(i64::try_from(number(value)).unwrap_or(i64::MAX));

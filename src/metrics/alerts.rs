@@ -5,19 +5,19 @@ use std::sync::{Arc, atomic::Ordering};
 use prometheus_client::{metrics::counter::Counter, registry::Registry};
 
 use super::{EndLabels, Metrics};
-use crate::domain::{alert::Condition, outcome::End};
+use crate::domain::{alert::AlertDeliveryStatus, outcome::EndReason};
 
 impl Metrics {
     /// Answers of an upstream that are over, and those of them whose transfer ended before their end.
     pub fn answers(&self, upstream: &str) -> (u64, u64) {
         let upstream: Arc<str> = upstream.into();
         let (mut all, mut truncated) = (0, 0);
-        for end in End::ALL {
+        for end in EndReason::ALL {
             let labels = EndLabels { upstream: Arc::clone(&upstream), end: end.name() };
             let count = self.requests.get(&labels).map_or(0, |counter| counter.get());
             match end {
-                End::Incomplete | End::UpstreamBroken | End::UpstreamStalled => truncated += count,
-                End::Completed | End::ResponseFailed | End::ResponseIncomplete => {}
+                EndReason::Incomplete | EndReason::UpstreamBroken | EndReason::UpstreamStalled => truncated += count,
+                EndReason::Completed | EndReason::ResponseFailed | EndReason::ResponseIncomplete => {}
                 // These tell nothing of how the upstream's answers end.
                 _ => continue,
             }
@@ -28,13 +28,13 @@ impl Metrics {
 }
 
 #[derive(Debug)]
-pub(super) struct Shown {
+pub(super) struct AlertsCollector {
     sent: Counter,
     failed: Counter,
     dropped: Counter,
 }
 
-impl Shown {
+impl AlertsCollector {
     pub(super) fn new(registry: &mut Registry) -> Self {
         let (sent, failed, dropped) = (Counter::default(), Counter::default(), Counter::default());
         registry.register("alerts_sent", "Alerts that the receiver of [alerts] took", sent.clone());
@@ -43,7 +43,7 @@ impl Shown {
         Self { sent, failed, dropped }
     }
 
-    pub(super) fn show(&self, condition: &Condition) {
+    pub(super) fn show(&self, condition: &AlertDeliveryStatus) {
         for (counter, number) in
             [(&self.sent, &condition.sent), (&self.failed, &condition.failed), (&self.dropped, &condition.dropped)]
         {

@@ -4,17 +4,17 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use prometheus_client::{metrics::gauge::Gauge, registry::Registry};
 
-use crate::domain::key::Condition;
+use crate::domain::key::StoredKeysStatus;
 
 #[derive(Debug)]
-pub(super) struct Shown {
+pub(super) struct KeysCollector {
     stored: Gauge,
     revision: Gauge,
     fault: Gauge,
     unread: Gauge,
 }
 
-impl Shown {
+impl KeysCollector {
     pub(super) fn new(registry: &mut Registry) -> Self {
         let gauge = |registry: &mut Registry, name: &str, help: &str| {
             let gauge = Gauge::default();
@@ -29,7 +29,7 @@ impl Shown {
         }
     }
 
-    pub(super) fn show(&self, condition: &Condition) {
+    pub(super) fn show(&self, condition: &StoredKeysStatus) {
         let number = |number: &AtomicU64| i64::try_from(number.load(Ordering::Relaxed)).unwrap_or(i64::MAX);
         let flag = |flag: &AtomicBool| i64::from(flag.load(Ordering::Relaxed));
         self.stored.set(number(&condition.stored));

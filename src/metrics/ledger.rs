@@ -8,7 +8,7 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use crate::domain::ledger::{Condition, Polled, State};
+use crate::domain::ledger::{LedgerStatus, PollOutcome, UsageState};
 
 /// `state`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -29,7 +29,7 @@ struct PollLabels {
 }
 
 #[derive(Debug)]
-pub(super) struct Shown {
+pub(super) struct LedgerCollector {
     /// Rows that this process wrote to the database.
     rows: Family<StateLabels, Counter>,
     /// Rows that the database took in no form.
@@ -48,7 +48,7 @@ pub(super) struct Shown {
     faults: Family<FaultLabels, Gauge>,
 }
 
-impl Shown {
+impl LedgerCollector {
     pub(super) fn new(registry: &mut Registry) -> Self {
         let (rows, faults) = (Family::<StateLabels, Counter>::default(), Family::<FaultLabels, Gauge>::default());
         let (aside, waiting, journal) = (Counter::default(), Gauge::default(), Gauge::default());
@@ -65,17 +65,17 @@ impl Shown {
         Self { rows, aside, pending, polls, warnings, waiting, journal, faults }
     }
 
-    pub(super) fn show(&self, condition: &Condition) {
+    pub(super) fn show(&self, condition: &LedgerStatus) {
         let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
-        let rows = State::ALL.iter().zip(&condition.rows);
+        let rows = UsageState::ALL.iter().zip(&condition.rows);
         // Those that are open are not rows for anybody yet.
-        for (state, count) in rows.filter(|(state, _)| **state != State::Open) {
+        for (state, count) in rows.filter(|(state, _)| **state != UsageState::Open) {
             let shown = self.rows.get_or_create(&StateLabels { state: state.name() });
             shown.inner().store(count.load(Ordering::Relaxed), Ordering::Relaxed);
         }
         self.aside.inner().store(condition.put_aside.load(Ordering::Relaxed), Ordering::Relaxed);
         self.pending.set(gauge(condition.pending.load(Ordering::Relaxed)));
-        for (polled, count) in Polled::ALL.iter().zip(&condition.polls) {
+        for (polled, count) in PollOutcome::ALL.iter().zip(&condition.polls) {
             let shown = self.polls.get_or_create(&PollLabels { result: polled.name() });
             shown.inner().store(count.load(Ordering::Relaxed), Ordering::Relaxed);
         }

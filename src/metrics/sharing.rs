@@ -10,13 +10,13 @@ use prometheus_client::{
 use crate::domain::sharing::Condition;
 
 #[derive(Debug)]
-pub(super) struct Shown {
+pub(super) struct RedisCollector {
     shared: Gauge,
     fault: Gauge,
     alone: Counter,
 }
 
-impl Shown {
+impl RedisCollector {
     pub(super) fn new(registry: &mut Registry) -> Self {
         let (shared, fault, alone) = (Gauge::default(), Gauge::default(), Counter::default());
         registry.register("limits_shared", "1 = limits are counted in Redis, for several replicas", shared.clone());

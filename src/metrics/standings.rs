@@ -9,7 +9,7 @@ use prometheus_client::{
 };
 
 use super::UpstreamLabels;
-use crate::domain::standing::Cause;
+use crate::domain::standing::EjectionCause;
 
 /// `upstream`, `credential` ("" = the upstream as a whole).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -28,7 +28,7 @@ struct EjectionLabels {
 
 /// What shows how they stand: brought up to date when the metrics are read.
 #[derive(Clone, Debug, Default)]
-pub struct Standings {
+pub struct HealthMetrics {
     /// How often an upstream or a credential was passed by from then on.
     ejections: Family<EjectionLabels, Counter>,
     /// 1 = in service, 0 = passed by.
@@ -41,7 +41,7 @@ pub struct Standings {
     echoed: Family<UpstreamLabels, Counter>,
 }
 
-impl Standings {
+impl HealthMetrics {
     pub(super) fn new(registry: &mut Registry) -> Self {
         let standings = Self::default();
         registry.register(
@@ -113,17 +113,17 @@ impl UpstreamHealth {
     /// Makes the series of these begin at zero: of one that begins at one, nobody sees an increase.
     pub fn begin<'a>(&self, credentials: impl Iterator<Item = Option<&'a str>>) {
         // A first refusal is not counted: nothing is certain yet.
-        let counted = || Cause::ALL.into_iter().filter(|cause| *cause != Cause::RefusedOnce);
+        let counted = || EjectionCause::ALL.into_iter().filter(|cause| *cause != EjectionCause::RefusedOnce);
         let each = credentials.flat_map(|name| counted().map(move |cause| (name.unwrap_or_default(), cause)));
         // An upstream as a whole is never refused or limited.
-        for (credential, cause) in each.chain([("", Cause::Faults)]) {
+        for (credential, cause) in each.chain([("", EjectionCause::Faults)]) {
             let (upstream, credential) = (Arc::clone(&self.name), credential.into());
             drop(self.ejections.get_or_create(&EjectionLabels { upstream, credential, cause: cause.name() }));
         }
     }
 
     /// Counts an ejection: of a credential, or of the upstream as a whole.
-    pub fn ejected(&self, credential: Option<&str>, cause: Cause) {
+    pub fn ejected(&self, credential: Option<&str>, cause: EjectionCause) {
         let (upstream, credential) = (Arc::clone(&self.name), credential.unwrap_or_default().into());
         self.ejections.get_or_create(&EjectionLabels { upstream, credential, cause: cause.name() }).inc();
     }

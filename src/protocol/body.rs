@@ -15,7 +15,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 
-use crate::domain::budget::Reservation;
+use crate::domain::budget::ByteReservation;
 
 /// Pieces under this size that follow each other are copied together. Each keeps the buffer alive that the connection
 /// received it into, and hyper's have at least 8 KiB however little arrives: bodies that trickle in by segments of 1,460
@@ -34,7 +34,7 @@ pub struct Rope {
     len: u64,
     /// The memory that its pieces take, held until the last copy of them is gone: one may still be on its way to an
     /// upstream when the answer is here.
-    hold: Option<Arc<Reservation>>,
+    hold: Option<Arc<ByteReservation>>,
 }
 
 /// One change: `with` takes the place of `range`.
@@ -71,7 +71,7 @@ impl Rope {
     }
 
     /// Takes over the memory that its pieces take.
-    pub fn hold(&mut self, reservation: Reservation) {
+    pub fn hold(&mut self, reservation: ByteReservation) {
         self.hold = Some(Arc::new(reservation));
     }
 
@@ -170,7 +170,7 @@ pub struct RopeBody {
     left: u64,
     /// Whom to tell that it is being sent.
     taken: Option<Arc<AtomicBool>>,
-    _hold: Option<Arc<Reservation>>,
+    _hold: Option<Arc<ByteReservation>>,
 }
 
 impl RopeBody {
@@ -213,7 +213,7 @@ mod tests {
     use proptest::{collection::vec, prelude::*, sample::Index};
 
     use super::*;
-    use crate::protocol::json::{Paths, Repeats, Scanner};
+    use crate::protocol::json::{DuplicatePolicy, Paths, Scanner};
 
     fn bytes(rope: &Rope) -> Vec<u8> {
         rope.pieces().flatten().collect()
@@ -263,7 +263,7 @@ mod tests {
 
     #[test]
     fn memory_is_held_as_long_as_any_copy() {
-        let budget = crate::domain::budget::Budget::default();
+        let budget = crate::domain::budget::ByteBudget::default();
         budget.set_limit(100);
         let mut reservation = budget.share(None).nothing();
         assert!(reservation.set(100));
@@ -364,7 +364,7 @@ mod tests {
             let mut cuts: Vec<_> = cuts.iter().map(|cut| cut.index(text.len() + 1)).chain([0, text.len()]).collect();
             cuts.sort_unstable();
 
-            let mut scanner = Scanner::new(&MODEL, Repeats::Refuse);
+            let mut scanner = Scanner::new(&MODEL, DuplicatePolicy::Refuse);
             let mut body = Rope::new();
             for pair in cuts.windows(2) {
                 let piece = &text.as_bytes()[pair[0]..pair[1]];

@@ -89,7 +89,7 @@ pub fn has_large_window(first: u8) -> bool {
 ///
 /// The first bytes decide: what carries the mark of gzip or zstd is that, whatever its head says, and what should carry the mark
 /// and does not is taken as it is.
-pub struct Aside {
+pub struct ObserverDecoder {
     coding: Option<Coding>,
     /// The first bytes, until there are enough to decide by.
     begin: BytesMut,
@@ -102,7 +102,7 @@ pub struct Aside {
     block: Vec<u8>,
 }
 
-impl std::fmt::Debug for Aside {
+impl std::fmt::Debug for ObserverDecoder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Aside").field("coding", &self.coding).field("failed", &self.failed).finish_non_exhaustive()
     }
@@ -119,7 +119,7 @@ pub fn may_be_coded(first: u8) -> bool {
     first == GZIP[0] || first == ZSTD[0]
 }
 
-impl Aside {
+impl ObserverDecoder {
     /// For a body in this coding, as its head says; `None` where the head names none.
     pub fn new(coding: Option<Coding>) -> Self {
         Self {
@@ -219,12 +219,12 @@ impl Aside {
 
 /// Where a decoder reads: one piece at a time, and nothing in between.
 #[derive(Debug, Default)]
-struct Inlet {
+struct DecoderInput {
     piece: Bytes,
     is_last: bool,
 }
 
-impl AsyncRead for Inlet {
+impl AsyncRead for DecoderInput {
     fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.piece.is_empty() && !self.is_last {
             return Poll::Pending;
@@ -235,7 +235,7 @@ impl AsyncRead for Inlet {
     }
 }
 
-impl AsyncBufRead for Inlet {
+impl AsyncBufRead for DecoderInput {
     fn poll_fill_buf(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
         let inlet = self.get_mut();
         if inlet.piece.is_empty() && !inlet.is_last { Poll::Pending } else { Poll::Ready(Ok(&inlet.piece)) }
@@ -248,17 +248,17 @@ impl AsyncBufRead for Inlet {
 
 /// The decoder of one coding. Boxed, as an answer that is coded is rare.
 enum Decoder {
-    Gzip(Box<GzipDecoder<Inlet>>),
-    Zlib(Box<ZlibDecoder<Inlet>>),
-    Deflate(Box<DeflateDecoder<Inlet>>),
-    Brotli(Box<BrotliDecoder<Inlet>>),
-    Zstd(Box<ZstdDecoder<Inlet>>),
+    Gzip(Box<GzipDecoder<DecoderInput>>),
+    Zlib(Box<ZlibDecoder<DecoderInput>>),
+    Deflate(Box<DeflateDecoder<DecoderInput>>),
+    Brotli(Box<BrotliDecoder<DecoderInput>>),
+    Zstd(Box<ZstdDecoder<DecoderInput>>),
 }
 
 impl Decoder {
     /// For a body that begins with these bytes.
     fn new(coding: Coding, begin: &[u8]) -> Self {
-        let inlet = Inlet::default();
+        let inlet = DecoderInput::default();
         match coding {
             Coding::Gzip => {
                 let mut decoder = GzipDecoder::new(inlet);
@@ -278,7 +278,7 @@ impl Decoder {
         }
     }
 
-    fn inlet(&mut self) -> &mut Inlet {
+    fn inlet(&mut self) -> &mut DecoderInput {
         match self {
             Self::Gzip(decoder) => decoder.get_mut(),
             Self::Zlib(decoder) => decoder.get_mut(),

@@ -4,7 +4,7 @@
 //! `{"error":{"message","type","code"}}` (OpenAI), the same in an array (Gemini), `{"code","message"}` (Alibaba),
 //! `{"code","error":"text"}` (xAI), `{"message"}` (Cohere), `{"detail":"text"}`, and plain text.
 
-use super::json::{Paths, Repeats, Scanner, Value};
+use super::json::{DuplicatePolicy, Paths, Scanner, Value};
 
 static PATHS: Paths = Paths::new(&[
     &["error", "code"],
@@ -52,7 +52,7 @@ impl ErrorBody {
         if object.first() != Some(&b'{') {
             return Self { message: String::from_utf8_lossy(body).into_owned(), ..Self::default() };
         }
-        let mut scanner = Scanner::new(&PATHS, Repeats::LastWins).max_depth(MAX_DEPTH);
+        let mut scanner = Scanner::new(&PATHS, DuplicatePolicy::LastWins).max_depth(MAX_DEPTH);
         // What was found before a fault or a cut is still found.
         let _ = scanner.feed(object);
         let text = |path: usize| -> Option<String> {

@@ -15,28 +15,28 @@ mod told;
 
 use body::Body;
 use event::Event;
-use memory::Memory;
+use memory::AnswerReferences;
 use reading::Reading;
 
 use super::{
-    coding::{self, Aside, Coded},
-    sse::Tap,
+    coding::{self, Coded, ObserverDecoder},
+    sse::EventFinder,
 };
 use crate::domain::usage::Usage;
-pub use crate::protocol::references::answer::Learned;
+pub use crate::protocol::references::answer::AnswerReference;
 
 /// An answer nested deeper is not looked at further: real ones have tens of levels, and a level costs a bit.
 const MAX_DEPTH: u64 = 64 * 1024;
 
 /// What was seen of an answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Seen {
+pub struct Observation {
     /// `response.id`, of the first event that has one.
     pub response_id: Option<Box<str>>,
     /// `response.model` beside it.
     pub model: Option<Box<str>>,
     /// `response.status`, of the last event of its life that has one: a background response is not over with its answer.
-    pub status: Option<Status>,
+    pub status: Option<ResponseStatus>,
     /// How the response ended. The first terminal event decides.
     pub terminal: Option<Terminal>,
     /// What was told of tokens: of each count the largest.
@@ -59,7 +59,7 @@ pub struct Seen {
 
 /// How far a response is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Status {
+pub enum ResponseStatus {
     /// It waits; only a background response does.
     Queued,
     /// It is being made. As the last word of an answer: in the background.
@@ -87,14 +87,14 @@ pub enum Terminal {
 
 /// What an endpoint speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Dialect {
+pub enum AnswerDialect {
     /// Responses and conversations: events with a `type`, objects whose `object` says what they are.
     Responses,
     /// Chat completions and their neighbours (completions, embeddings, images): chunks up to `[DONE]`, other names of counts.
     Chat,
 }
 
-impl Seen {
+impl Observation {
     /// Whether a model's output passed.
     pub fn has_output(&self) -> bool {
         self.text_tokens > 0 || self.other_output
@@ -102,7 +102,8 @@ impl Seen {
 
     /// Whether no model did anything: there was no output, no tokens were told, and nothing is under way.
     pub fn made_nothing(&self) -> bool {
-        let is_under_way = matches!(self.status, Some(Status::Queued | Status::InProgress)) && self.terminal.is_none();
+        let is_under_way =
+            matches!(self.status, Some(ResponseStatus::Queued | ResponseStatus::InProgress)) && self.terminal.is_none();
         !self.has_output() && self.usage.is_nothing() && !is_under_way
     }
 }
@@ -111,29 +112,29 @@ impl Seen {
 #[derive(Debug)]
 pub struct Observer {
     /// Where the answer is coded: what decodes it for the observer alone.
-    aside: Option<Box<Aside>>,
-    view: View,
+    aside: Option<Box<ObserverDecoder>>,
+    view: DecodedView,
 }
 
 /// What is to be looked at, decoded.
 #[derive(Debug)]
-struct View {
-    dialect: Dialect,
+struct DecodedView {
+    dialect: AnswerDialect,
     /// The head calls it an event stream.
     is_stream: bool,
     /// The first bytes, while they do not tell what it is.
     begin: Vec<u8>,
     form: Form,
     is_unread_output: bool,
-    seen: Seen,
-    memory: Memory,
+    seen: Observation,
+    memory: AnswerReferences,
 }
 
 #[derive(Debug)]
 enum Form {
     /// Too few bytes came so far.
     Undecided,
-    Stream(Box<(Tap, Event)>),
+    Stream(Box<(EventFinder, Event)>),
     Json(Box<Body>),
     /// Neither of them: text, a page, sound.
     Other,
@@ -143,16 +144,16 @@ enum Form {
 
 impl Observer {
     /// For an answer in `dialect`. `is_stream` = its head calls it an event stream; `coded` = what its head says of its coding.
-    pub fn new(dialect: Dialect, is_stream: bool, coded: Coded) -> Self {
+    pub fn new(dialect: AnswerDialect, is_stream: bool, coded: Coded) -> Self {
         let (aside, form) = match coded {
             Coded::Plain => (None, Form::Undecided),
-            Coded::Once(coding) => (Some(Box::new(Aside::new(Some(coding)))), Form::Undecided),
+            Coded::Once(coding) => (Some(Box::new(ObserverDecoder::new(Some(coding)))), Form::Undecided),
             Coded::Unknown => (None, Form::Opaque),
         };
-        let (seen, memory) = (Seen::default(), Memory::default());
+        let (seen, memory) = (Observation::default(), AnswerReferences::default());
         Self {
             aside,
-            view: View { dialect, is_stream, begin: Vec::new(), form, is_unread_output: false, seen, memory },
+            view: DecodedView { dialect, is_stream, begin: Vec::new(), form, is_unread_output: false, seen, memory },
         }
     }
 
@@ -189,7 +190,7 @@ impl Observer {
         let Self { aside, view } = self;
         let is_first = matches!(view.form, Form::Undecided) && view.begin.is_empty();
         if aside.is_none() && is_first && piece.first().is_some_and(|first| coding::may_be_coded(*first)) {
-            *aside = Some(Box::new(Aside::new(None)));
+            *aside = Some(Box::new(ObserverDecoder::new(None)));
         }
         match aside {
             None => view.feed(piece),
@@ -225,24 +226,24 @@ impl Observer {
     }
 
     /// What was seen so far, but for the text that passed.
-    pub fn seen(&self) -> &Seen {
+    pub fn seen(&self) -> &Observation {
         &self.view.seen
     }
 
     /// What was seen so far, all of it.
-    pub fn sum_up(&mut self) -> &Seen {
+    pub fn sum_up(&mut self) -> &Observation {
         self.view.sum_up();
         &self.view.seen
     }
 
     /// What was learned since it was asked last, each reference once an answer. A client can name none of them before it has
     /// the piece that was fed last. Of an answer that is no success nothing is to be believed.
-    pub fn take_learned(&mut self) -> Vec<Learned> {
+    pub fn take_learned(&mut self) -> Vec<AnswerReference> {
         self.view.memory.take()
     }
 }
 
-impl View {
+impl DecodedView {
     fn feed(&mut self, piece: &[u8]) {
         match &mut self.form {
             Form::Stream(stream) => {
@@ -268,9 +269,11 @@ impl View {
                 self.begin.extend_from_slice(begin);
                 return;
             }
-            Some(first::Kind::Stream) => Form::Stream(Box::new((Tap::default(), Event::new(self.dialect)))),
-            Some(first::Kind::Json) => Form::Json(Box::new(Body::new(self.dialect))),
-            Some(first::Kind::Other) => Form::Other,
+            Some(first::AnswerKind::Stream) => {
+                Form::Stream(Box::new((EventFinder::default(), Event::new(self.dialect))))
+            }
+            Some(first::AnswerKind::Json) => Form::Json(Box::new(Body::new(self.dialect))),
+            Some(first::AnswerKind::Other) => Form::Other,
         };
         self.feed(begin);
     }

@@ -10,7 +10,7 @@ const DATA: &[u8] = b"data:";
 
 /// What the tap saw.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part<'a> {
+pub enum SsePart<'a> {
     /// A piece of the event's data. Between two `data` lines stands one `\n`.
     Data(&'a [u8]),
     /// The event is over. Comes only after data.
@@ -34,7 +34,7 @@ enum Line {
 
 /// Finds the events in a stream that is fed piece by piece.
 #[derive(Debug)]
-pub struct Tap {
+pub struct EventFinder {
     line: Line,
     /// The last byte was a CR: a LF now belongs to it.
     after_cr: bool,
@@ -42,15 +42,15 @@ pub struct Tap {
     has_data: bool,
 }
 
-impl Default for Tap {
+impl Default for EventFinder {
     fn default() -> Self {
         Self { line: Line::Mark(0), after_cr: false, has_data: false }
     }
 }
 
-impl Tap {
+impl EventFinder {
     /// Looks at the next piece, and calls `see` for every part of it.
-    pub fn feed(&mut self, mut piece: &[u8], mut see: impl FnMut(Part<'_>)) {
+    pub fn feed(&mut self, mut piece: &[u8], mut see: impl FnMut(SsePart<'_>)) {
         while let Some(&byte) = piece.first() {
             if std::mem::take(&mut self.after_cr) && byte == b'\n' {
                 piece = &piece[1..];
@@ -72,7 +72,7 @@ impl Tap {
                         // `data` alone is a data line with nothing in it.
                         self.begin_data(&mut see);
                     } else if seen == 0 && std::mem::take(&mut self.has_data) {
-                        see(Part::End);
+                        see(SsePart::End);
                     }
                     self.end_line(byte);
                 }
@@ -93,7 +93,7 @@ impl Tap {
                     let end = memchr2(b'\n', b'\r', piece);
                     let (run, rest) = piece.split_at(end.unwrap_or(piece.len()));
                     if self.line == Line::Data && !run.is_empty() {
-                        see(Part::Data(run));
+                        see(SsePart::Data(run));
                     }
                     piece = rest;
                     if let Some((&byte, rest)) = rest.split_first() {
@@ -106,15 +106,15 @@ impl Tap {
     }
 
     /// Call at the clean end of the stream: an event without its blank line is looked at, too.
-    pub fn finish(&mut self, mut see: impl FnMut(Part<'_>)) {
+    pub fn finish(&mut self, mut see: impl FnMut(SsePart<'_>)) {
         if std::mem::take(&mut self.has_data) {
-            see(Part::End);
+            see(SsePart::End);
         }
     }
 
-    fn begin_data(&mut self, see: &mut impl FnMut(Part<'_>)) {
+    fn begin_data(&mut self, see: &mut impl FnMut(SsePart<'_>)) {
         if std::mem::replace(&mut self.has_data, true) {
-            see(Part::Data(b"\n"));
+            see(SsePart::Data(b"\n"));
         }
         self.line = Line::Space;
     }
@@ -142,11 +142,11 @@ mod tests {
 
     /// The data of each event.
     fn events<'a>(pieces: impl IntoIterator<Item = &'a [u8]>, clean_end: bool) -> Vec<Vec<u8>> {
-        let mut tap = Tap::default();
+        let mut tap = EventFinder::default();
         let mut events = vec![Vec::new()];
-        let mut see = |part: Part<'_>| match part {
-            Part::Data(data) => events.last_mut().unwrap().extend_from_slice(data),
-            Part::End => events.push(Vec::new()),
+        let mut see = |part: SsePart<'_>| match part {
+            SsePart::Data(data) => events.last_mut().unwrap().extend_from_slice(data),
+            SsePart::End => events.push(Vec::new()),
         };
         for piece in pieces {
             tap.feed(piece, &mut see);

@@ -19,11 +19,11 @@ const WHOLE: u64 = 12;
 
 /// Text, counted by the kind of its bytes. UTF-8 may be cut anywhere between two pieces.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tally {
+pub struct TextTally {
     twelfths: u64,
 }
 
-impl Tally {
+impl TextTally {
     /// Counts the next piece.
     pub fn add(&mut self, piece: &[u8]) {
         // Blocks of 128 bytes keep the sums small enough for bytes, and the compiler makes vectors of the loop.
@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     fn tokens(text: &str) -> u64 {
-        let mut tally = Tally::default();
+        let mut tally = TextTally::default();
         tally.add(text.as_bytes());
         tally.tokens()
     }
@@ -118,7 +118,7 @@ mod tests {
         let text = "模型 and model, модель: {\"a\":  1}".repeat(20);
         let whole = tokens(&text);
         for cut in 0..text.len() {
-            let mut tally = Tally::default();
+            let mut tally = TextTally::default();
             tally.add(&text.as_bytes()[..cut]);
             tally.add(&text.as_bytes()[cut..]);
             assert!(tally.tokens().abs_diff(whole) <= 2, "{cut}");

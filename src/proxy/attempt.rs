@@ -7,13 +7,13 @@ use http::{HeaderMap, Response, StatusCode, header::RETRY_AFTER};
 use hyper::body::Incoming;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::{Proxy, Tables, call::Call, error::Refusal, respond::Reply, source::Source};
+use super::{Proxy, Tables, call::Call, error::ApiError, respond::Reply, source::UpstreamBody};
 use crate::{
-    domain::{affinity::Placed, clock::Clock, endpoint::Endpoint, outcome::AttemptResult, problem::Problem},
+    domain::{affinity::PlacementResult, clock::Clock, endpoint::Endpoint, outcome::AttemptResult, problem::Problem},
     metering::Settlement,
     protocol::error_body::ErrorBody,
     upstream::{
-        Echo, Lease, Verdict,
+        EchoWatch, Lease, Verdict,
         fault::{self, Blame, Judgement},
         headers::Media,
         send::SendError,
@@ -39,9 +39,9 @@ const SHOULD_RETRY: &str = "x-should-retry";
 const RETRY_AFTER_MS: &str = "retry-after-ms";
 
 /// An attempt that gave nothing the client should have while there is something better.
-pub(super) struct Failure {
+pub(super) struct AttemptFailure {
     /// Whose fault it is: who need not be asked again.
-    pub(super) scope: Scope,
+    pub(super) scope: FailureScope,
     /// Whether another candidate may be asked.
     pub(super) elsewhere: bool,
     /// Whether this candidate may be asked again.
@@ -51,12 +51,12 @@ pub(super) struct Failure {
     /// What was told of it to the health of who was asked.
     pub(super) verdict: Option<Verdict>,
     /// What the client gets if nothing better comes.
-    pub(super) answer: Failed,
+    pub(super) answer: FailedAnswer,
 }
 
 /// Whose fault an attempt's failure is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Scope {
+pub(super) enum FailureScope {
     Credential,
     /// Of the model there: any credential of the target would say the same.
     Target,
@@ -66,15 +66,15 @@ pub(super) enum Scope {
 }
 
 /// What a client may get of a failed attempt.
-pub(super) enum Failed {
+pub(super) enum FailedAnswer {
     /// The provider's answer.
     Theirs(Box<Reply>),
     /// An error of ours.
-    Ours(Refusal),
+    Ours(ApiError),
 }
 
 /// Who is asked, and for what.
-pub(super) struct Try {
+pub(super) struct AttemptTarget {
     /// Index of the upstream.
     pub(super) upstream: usize,
     pub(super) lease: Lease,
@@ -90,22 +90,22 @@ pub(super) async fn attempt(
     tables: &Tables,
     settlement: &mut Settlement,
     call: &Call<'_>,
-    asked: Try,
-) -> Result<Reply, Failure> {
-    let Try { upstream: index, mut lease, model, hold } = asked;
+    asked: AttemptTarget,
+) -> Result<Reply, AttemptFailure> {
+    let AttemptTarget { upstream: index, mut lease, model, hold } = asked;
     let upstream = Arc::clone(lease.upstream());
     let Some(sender) = tables.senders.get(index) else {
-        return Err(Failure::last(Problem::Internal));
+        return Err(AttemptFailure::last(Problem::Internal));
     };
     let endpoint = call.resource.endpoint;
     let Ok(uri) = upstream.uri(&call.resource, call.query) else {
-        return Err(Failure::last(Problem::Internal));
+        return Err(AttemptFailure::last(Problem::Internal));
     };
     let account = lease.credential().map(|credential| credential.seat);
     let cuts = call.cuts.of(account);
     let stripped = std::mem::replace(&mut settlement.outcome().stripped, !cuts.is_empty());
     if !stripped && !cuts.is_empty() {
-        tables.metrics.placed(Placed::Stripped);
+        tables.metrics.placed(PlacementResult::Stripped);
     }
     let request = || call.request(uri.clone(), model.as_deref(), cuts, &upstream.config, lease.credential());
     let credential = lease.credential().and_then(|credential| credential.name.clone());
@@ -130,17 +130,19 @@ pub(super) async fn attempt(
             tracing::debug!(id = %settlement.outcome().id, upstream = &*upstream.config.name, %error, "no answer");
             match error {
                 // Nothing was sent.
-                SendError::Connect(_) => (Problem::UpstreamUnreachable, Verdict::Unreachable, Scope::Connection, true),
+                SendError::Connect(_) => {
+                    (Problem::UpstreamUnreachable, Verdict::Unreachable, FailureScope::Connection, true)
+                }
                 SendError::Broken(_) | SendError::Stale(_) => {
                     let elsewhere = failover_on.disconnect || endpoint.is_safe();
-                    (Problem::UpstreamDisconnected, Verdict::Failed, Scope::Upstream, elsewhere)
+                    (Problem::UpstreamDisconnected, Verdict::Failed, FailureScope::Upstream, elsewhere)
                 }
                 SendError::Nonsense(_) => {
-                    (Problem::UpstreamBadAnswer, Verdict::Failed, Scope::Upstream, failover_on.disconnect)
+                    (Problem::UpstreamBadAnswer, Verdict::Failed, FailureScope::Upstream, failover_on.disconnect)
                 }
             }
         }
-        Err(_) => (Problem::UpstreamTimeout, Verdict::Failed, Scope::Upstream, failover_on.timeout),
+        Err(_) => (Problem::UpstreamTimeout, Verdict::Failed, FailureScope::Upstream, failover_on.timeout),
     };
     settlement.attempted(since, AttemptResult::Fault(problem));
     lease.tell(verdict);
@@ -150,19 +152,19 @@ pub(super) async fn attempt(
         _ => false,
     };
     let here = elsewhere && once_more;
-    let (verdict, answer) = (Some(verdict), Failed::Ours(Refusal::upstream(problem)));
-    Err(Failure { scope, elsewhere, here, after: None, verdict, answer })
+    let (verdict, answer) = (Some(verdict), FailedAnswer::Ours(ApiError::upstream(problem)));
+    Err(AttemptFailure { scope, elsewhere, here, after: None, verdict, answer })
 }
 
-impl Failure {
+impl AttemptFailure {
     /// After this nobody else is asked.
     fn last(problem: Problem) -> Self {
-        let answer = Failed::Ours(Refusal::upstream(problem));
-        Self { elsewhere: false, ..Self::of(Scope::Upstream, None, answer) }
+        let answer = FailedAnswer::Ours(ApiError::upstream(problem));
+        Self { elsewhere: false, ..Self::of(FailureScope::Upstream, None, answer) }
     }
 
     /// After this others are asked.
-    fn of(scope: Scope, verdict: Option<Verdict>, answer: Failed) -> Self {
+    fn of(scope: FailureScope, verdict: Option<Verdict>, answer: FailedAnswer) -> Self {
         Self { scope, elsewhere: true, here: false, after: None, verdict, answer }
     }
 }
@@ -176,11 +178,11 @@ async fn judge(
     mut lease: Lease,
     endpoint: Endpoint,
     response: Response<Incoming>,
-) -> Result<Reply, Failure> {
+) -> Result<Reply, AttemptFailure> {
     let (mut head, body) = response.into_parts();
     // First of all: what follows reads of it no more than the client may.
-    let echo = Echo::of(lease.credential(), settlement.outcome().id);
-    let mut body = Source::new(&mut head, body, echo);
+    let echo = EchoWatch::of(lease.credential(), settlement.outcome().id);
+    let mut body = UpstreamBody::new(&mut head, body, echo);
     settlement.outcome().upstream_request_id = upstream_request_id(&head.headers).map(Into::into);
 
     let upstream = Arc::clone(lease.upstream());
@@ -192,9 +194,9 @@ async fn judge(
     if no_api {
         settlement.attempted(since, AttemptResult::Fault(Problem::UpstreamBadAnswer));
         lease.tell(Verdict::Failed);
-        let answer = Failed::Ours(Refusal::upstream(Problem::UpstreamBadAnswer));
+        let answer = FailedAnswer::Ours(ApiError::upstream(Problem::UpstreamBadAnswer));
         // A portal or a parked domain answered: no model did, so nothing is billed twice.
-        return Err(Failure::of(Scope::Upstream, Some(Verdict::Failed), answer));
+        return Err(AttemptFailure::of(FailureScope::Upstream, Some(Verdict::Failed), answer));
     }
 
     let is_not_found = head.status == StatusCode::NOT_FOUND;
@@ -209,8 +211,8 @@ async fn judge(
         if is_not_found && !endpoint.has_ids() {
             upstream.answered(head.status);
         }
-        let answer = Failed::Ours(Refusal::not_there(endpoint));
-        return Err(Failure::of(Scope::Connection, Some(Verdict::Declined), answer));
+        let answer = FailedAnswer::Ours(ApiError::not_there(endpoint));
+        return Err(AttemptFailure::of(FailureScope::Connection, Some(Verdict::Declined), answer));
     }
 
     let (source, said) = if fault::depends_on_body(head.status) {
@@ -235,13 +237,13 @@ async fn judge(
     let after = retry_after(&head.headers, clock);
     let forbidden = head.headers.get(SHOULD_RETRY).is_some_and(|value| value == "false");
     let (verdict, scope, here) = match blame {
-        Blame::Request => (Verdict::Declined, Scope::Upstream, false),
-        Blame::Model => (Verdict::NoModel, Scope::Target, false),
-        Blame::Credential => (Verdict::Refused, Scope::Credential, false),
-        Blame::Balance => (Verdict::Unpaid, Scope::Credential, false),
-        Blame::Payment => (Verdict::Payment, Scope::Credential, false),
-        Blame::RateLimit => (Verdict::RateLimited(after), Scope::Credential, after.is_some() && !forbidden),
-        Blame::Upstream => (Verdict::Failed, Scope::Upstream, !forbidden),
+        Blame::Request => (Verdict::Declined, FailureScope::Upstream, false),
+        Blame::Model => (Verdict::NoModel, FailureScope::Target, false),
+        Blame::Credential => (Verdict::Refused, FailureScope::Credential, false),
+        Blame::Balance => (Verdict::Unpaid, FailureScope::Credential, false),
+        Blame::Payment => (Verdict::Payment, FailureScope::Credential, false),
+        Blame::RateLimit => (Verdict::RateLimited(after), FailureScope::Credential, after.is_some() && !forbidden),
+        Blame::Upstream => (Verdict::Failed, FailureScope::Upstream, !forbidden),
     };
     let passes = blame == Blame::Request && !leads_on;
     // Where the answer passes, its end tells the verdict.
@@ -255,16 +257,16 @@ async fn judge(
     }
     let answer = match reply.head.status {
         // That money is spent comes down as it is: it stops clients from trying, and says nothing of a key.
-        StatusCode::TOO_MANY_REQUESTS => Failed::Theirs(Box::new(reply)),
-        StatusCode::UNAUTHORIZED => Failed::Ours(Refusal::upstream(Problem::UpstreamAuth)),
-        _ if is_ours => Failed::Ours(Refusal::upstream(Problem::UpstreamAuth)),
-        _ => Failed::Theirs(Box::new(reply)),
+        StatusCode::TOO_MANY_REQUESTS => FailedAnswer::Theirs(Box::new(reply)),
+        StatusCode::UNAUTHORIZED => FailedAnswer::Ours(ApiError::upstream(Problem::UpstreamAuth)),
+        _ if is_ours => FailedAnswer::Ours(ApiError::upstream(Problem::UpstreamAuth)),
+        _ => FailedAnswer::Theirs(Box::new(reply)),
     };
-    Err(Failure { here, after, elsewhere: leads_on, ..Failure::of(scope, Some(verdict), answer) })
+    Err(AttemptFailure { here, after, elsewhere: leads_on, ..AttemptFailure::of(scope, Some(verdict), answer) })
 }
 
 /// Waits for the first byte of a success, for a short time: one that ends before it is no success.
-async fn first_byte(settlement: &mut Settlement, since: Instant, mut reply: Reply) -> Result<Reply, Failure> {
+async fn first_byte(settlement: &mut Settlement, since: Instant, mut reply: Reply) -> Result<Reply, AttemptFailure> {
     let problem = match timeout(FIRST_BYTE_WITHIN, reply.source.fill()).await {
         Err(_) | Ok(Some(Ok(()))) => return Ok(reply),
         Ok(None) => Problem::UpstreamBadAnswer,
@@ -274,11 +276,11 @@ async fn first_byte(settlement: &mut Settlement, since: Instant, mut reply: Repl
     if let Some(lease) = &mut reply.lease {
         lease.tell(Verdict::Failed);
     }
-    let answer = Failed::Ours(Refusal::upstream(problem));
-    Err(Failure::of(Scope::Upstream, Some(Verdict::Failed), answer))
+    let answer = FailedAnswer::Ours(ApiError::upstream(problem));
+    Err(AttemptFailure::of(FailureScope::Upstream, Some(Verdict::Failed), answer))
 }
 
-impl Failed {
+impl FailedAnswer {
     /// Lets go of the upstream, as others are asked now: what is kept is the answer, if it is small and here.
     pub(super) async fn settle_down(self) -> Self {
         let Self::Theirs(mut reply) = self else { return self };
@@ -319,7 +321,7 @@ fn retry_after(headers: &HeaderMap, clock: Clock) -> Option<Duration> {
 }
 
 /// Reads the beginning of an error answer, and keeps what was read for the client.
-async fn read_error(mut source: Source, within: Duration) -> (Source, ErrorBody) {
+async fn read_error(mut source: UpstreamBody, within: Duration) -> (UpstreamBody, ErrorBody) {
     let deadline = Instant::now() + within;
     let mut read: Vec<Bytes> = Vec::new();
     let mut len = 0;

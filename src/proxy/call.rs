@@ -2,7 +2,7 @@
 
 use http::{HeaderMap, HeaderValue, Method, Request, Uri, header::CONTENT_LENGTH};
 
-use super::{place::Cuts, read_on::Presence, receive::Model};
+use super::{place::BodyCuts, read_on::ClientPresence, receive::RequestedModel};
 use crate::{
     config,
     domain::{endpoint::Resource, origin::Owner},
@@ -20,9 +20,9 @@ pub(super) struct Call<'a> {
     pub(super) headers: &'a HeaderMap,
     pub(super) body: &'a Rope,
     /// What of it stays here, nowhere where the model stands.
-    pub(super) cuts: &'a Cuts,
+    pub(super) cuts: &'a BodyCuts,
     /// The model that the body names.
-    pub(super) model: Option<&'a Model>,
+    pub(super) model: Option<&'a RequestedModel>,
     /// What has the stream of a chat tell its tokens, where it has to.
     pub(super) telling_usage: Option<Edit>,
     /// Whose is what comes of it.
@@ -30,7 +30,7 @@ pub(super) struct Call<'a> {
     /// The account that issued the turn state among the headers, if that is known.
     pub(super) turn_issuer: Option<u64>,
     /// Where the call may outlive its client.
-    pub(super) presence: Option<&'a Presence>,
+    pub(super) presence: Option<&'a ClientPresence>,
 }
 
 impl Call<'_> {

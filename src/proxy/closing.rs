@@ -3,7 +3,7 @@
 use http::StatusCode;
 
 use crate::{
-    domain::{ledger::State, money::Exchange, outcome::End, problem::Problem, usage::Usage},
+    domain::{ledger::UsageState, money::Exchange, outcome::EndReason, problem::Problem, usage::Usage},
     limits::{Permit, Used},
     metering::Settlement,
 };
@@ -24,7 +24,7 @@ impl From<Settlement> for Closing {
 
 impl Closing {
     /// It is over.
-    pub(super) fn close(&mut self, end: End) {
+    pub(super) fn close(&mut self, end: EndReason) {
         self.settlement.settle(end);
         self.settle_permit();
     }
@@ -49,8 +49,8 @@ impl Closing {
         };
         let Usage { input, output, .. } = charged.usage;
         let used = match charged.state {
-            State::Exact if charged.usage.is_nothing() => Used::Nothing,
-            State::Exact | State::UnpricedPart => Used::Tokens { input, output },
+            UsageState::Exact if charged.usage.is_nothing() => Used::Nothing,
+            UsageState::Exact | UsageState::UnpricedPart => Used::Tokens { input, output },
             _ => Used::Partly { input, output: output.max(charged.text), seen: charged.seen },
         };
         permit.settle(used, charged.cost, charged.exchange);

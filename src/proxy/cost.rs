@@ -2,11 +2,11 @@
 
 use std::fmt::Write;
 
-use super::{Tables, error::Refusal};
+use super::{Tables, error::ApiError};
 use crate::{
     auth::Caller,
     config::{Config, Key, Unpriced},
-    domain::{money::Currency, usage::Estimate},
+    domain::{money::Currency, usage::UsageEstimate},
     limits::Costs,
     routing::Target,
     upstream::Upstream,
@@ -20,16 +20,16 @@ pub(super) fn dearest<'a>(
     tables: &Tables,
     targets: impl Iterator<Item = (&'a Target, &'a Upstream)>,
     asked: Option<&str>,
-    estimate: Estimate,
+    estimate: UsageEstimate,
     began: u64,
-) -> Result<Costs, Refusal> {
+) -> Result<Costs, ApiError> {
     let (usage, exchange) = (estimate.usage(), tables.prices.exchange());
     let mut costs = Costs::default();
     for (target, _) in targets {
         let model = target.model.as_deref().or(asked);
         let Some(price) = model.and_then(|model| tables.prices.price(target.upstream, model, began)) else {
             if tables.prices.unpriced() == Unpriced::Refuse {
-                return Err(Refusal::unpriced_model(asked));
+                return Err(ApiError::unpriced_model(asked));
             }
             continue;
         };

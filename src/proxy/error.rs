@@ -18,17 +18,17 @@ use serde::Serialize;
 pub(super) use url::rejected;
 
 use super::{
-    Answer, Arrival, Proxy,
+    Proxy, RequestArrival, ResponseBody,
     closing::Closing,
     quota::{self, BudgetTerms},
     status::{kind, may_heal, source, status},
 };
 use crate::{
-    auth::{Caller, Stranger},
+    auth::{AuthError, Caller},
     domain::{
         endpoint::Endpoint,
         id::RequestId,
-        outcome::{End, Rejected},
+        outcome::{EndReason, RejectedRequest},
         problem::Problem,
     },
     limits::{Kind, Limited, Quotas},
@@ -49,7 +49,7 @@ const UNKNOWN_KEY: &str = "Incorrect API key provided. Use a key of this gateway
 
 /// An error of ours, worded.
 #[derive(Debug)]
-pub struct Refusal {
+pub struct ApiError {
     problem: Problem,
     message: Cow<'static, str>,
     param: Option<&'static str>,
@@ -61,12 +61,12 @@ pub struct Refusal {
     /// Of a limit: how the limits stand.
     quotas: Option<Box<Quotas>>,
     /// What the log says beside.
-    rejected: Option<Box<Rejected>>,
+    rejected: Option<Box<RejectedRequest>>,
     /// The rest of the request's body is not read: the connection cannot be used again.
     close: bool,
 }
 
-impl Refusal {
+impl ApiError {
     fn new(problem: Problem, message: impl Into<Cow<'static, str>>) -> Self {
         Self {
             problem,
@@ -101,23 +101,23 @@ impl Refusal {
 
     /// A request without a key that may be used. The key is not repeated, not even masked; that it is disabled, has ended or comes
     /// from elsewhere is told to the log alone.
-    pub(super) fn stranger(why: Stranger, mut rejected: Rejected) -> Self {
+    pub(super) fn stranger(why: AuthError, mut rejected: RejectedRequest) -> Self {
         let (message, reason) = match &why {
-            Stranger::NoKey => ("You didn't provide an API key. Send one as `Authorization: Bearer <key>`.", "no_key"),
-            Stranger::SeveralKeys => ("", "several_keys"),
-            Stranger::UnknownKey => (UNKNOWN_KEY, "unknown"),
-            Stranger::Refused(_, why) => (UNKNOWN_KEY, *why),
-            Stranger::Unread => {
+            AuthError::NoKey => ("You didn't provide an API key. Send one as `Authorization: Bearer <key>`.", "no_key"),
+            AuthError::SeveralKeys => ("", "several_keys"),
+            AuthError::UnknownKey => (UNKNOWN_KEY, "unknown"),
+            AuthError::Refused(_, why) => (UNKNOWN_KEY, *why),
+            AuthError::Unread => {
                 ("The keys of this gateway cannot be read right now. Please try again in a moment.", "keys_unread")
             }
         };
         let mut refusal = match &why {
-            Stranger::SeveralKeys => Self::repeated_header("Authorization"),
-            Stranger::Unread => Self::new(Problem::KeysUnavailable, message),
+            AuthError::SeveralKeys => Self::repeated_header("Authorization"),
+            AuthError::Unread => Self::new(Problem::KeysUnavailable, message),
             _ => Self::new(Problem::InvalidApiKey, message),
         };
         rejected.reason = Some(reason);
-        if let Stranger::Refused(key, _) = why {
+        if let AuthError::Refused(key, _) = why {
             rejected.key = Some(key);
             rejected.key_begins = None;
         }
@@ -257,7 +257,7 @@ impl Refusal {
     }
 
     /// Settles the record with this error and makes the response.
-    pub(super) fn answer(mut self, mut closing: Closing) -> Response<Answer> {
+    pub(super) fn answer(mut self, mut closing: Closing) -> Response<ResponseBody> {
         let outcome = closing.settlement.outcome();
         let id = outcome.id;
         if let Some(rejected) = self.rejected.take() {
@@ -266,7 +266,7 @@ impl Refusal {
         }
         if self.problem == Problem::RequestAborted {
             // Nobody is there to read the answer.
-            closing.close(End::ClientGone);
+            closing.close(EndReason::ClientGone);
         } else {
             closing.refuse(self.problem, self.status());
         }
@@ -285,9 +285,9 @@ impl Refusal {
         Bytes::from(serde_json::to_vec(&Envelope { error }).unwrap_or_default())
     }
 
-    fn response(self, id: RequestId) -> Response<Answer> {
+    fn response(self, id: RequestId) -> Response<ResponseBody> {
         let status = self.status();
-        let mut response = Response::new(Answer::whole(self.body()));
+        let mut response = Response::new(ResponseBody::whole(self.body()));
         *response.status_mut() = status;
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -351,12 +351,17 @@ struct Error<'a> {
 
 impl Proxy {
     /// Answers a request with an error of ours, and records it.
-    pub fn refuse(&self, arrival: &Arrival, refusal: Refusal) -> Response<Answer> {
+    pub fn refuse(&self, arrival: &RequestArrival, refusal: ApiError) -> Response<ResponseBody> {
         refusal.answer(self.tables().open(arrival).into())
     }
 
     /// Answers a caller with a JSON text of ours, or with an error of ours in its place, and records it.
-    pub fn answer(&self, arrival: &Arrival, caller: &Caller, json: Result<String, Refusal>) -> Response<Answer> {
+    pub fn answer(
+        &self,
+        arrival: &RequestArrival,
+        caller: &Caller,
+        json: Result<String, ApiError>,
+    ) -> Response<ResponseBody> {
         let mut settlement = self.tables().open(arrival);
         settlement.outcome().key = Some(Arc::clone(&caller.name));
         let body = match json {
@@ -366,8 +371,8 @@ impl Proxy {
         let outcome = settlement.outcome();
         outcome.status = Some(StatusCode::OK);
         outcome.bytes_down = body.len() as u64;
-        settlement.settle(End::Completed);
-        let mut response = Response::new(Answer::whole(body));
+        settlement.settle(EndReason::Completed);
+        let mut response = Response::new(ResponseBody::whole(body));
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         sign(response.headers_mut(), arrival.id);
         response

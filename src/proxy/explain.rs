@@ -17,15 +17,15 @@ use crate::{
         chance::{self, Dice},
         endpoint::Surface,
         price::Tariff,
-        standing::Standing,
+        standing::HealthState,
     },
     metrics::Metrics,
-    routing::{self, Bar, Candidate, Choice, Route},
+    routing::{self, Candidate, Choice, ExclusionReason, Route},
 };
 
 /// What shall be explained.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Question {
+pub struct ExplainQuery {
     /// Name of the client key.
     pub key: String,
     /// The model that it asks for.
@@ -38,7 +38,7 @@ pub struct Question {
 
 /// Why there is nothing to explain.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Unexplained {
+pub enum ExplainError {
     /// No such key.
     #[error("no client key has the name `{0}`")]
     Key(String),
@@ -60,13 +60,13 @@ pub enum Unexplained {
 ///
 /// # Errors
 /// When the key or the model does not exist.
-pub fn explain(tables: &Tables, dice: &Dice, now: u64, question: &Question) -> Result<String, Unexplained> {
-    let Question { key, model, cache_key, surface } = question;
-    let caller = tables.keys.named(key).ok_or_else(|| Unexplained::Key(key.clone()))?;
+pub fn explain(tables: &Tables, dice: &Dice, now: u64, question: &ExplainQuery) -> Result<String, ExplainError> {
+    let ExplainQuery { key, model, cache_key, surface } = question;
+    let caller = tables.keys.named(key).ok_or_else(|| ExplainError::Key(key.clone()))?;
     if !caller.may_ask(model) {
-        return Err(Unexplained::KeyModels { key: key.clone(), model: model.clone() });
+        return Err(ExplainError::KeyModels { key: key.clone(), model: model.clone() });
     }
-    let route = tables.routes.route(model).ok_or_else(|| Unexplained::Model(model.clone()))?;
+    let route = tables.routes.route(model).ok_or_else(|| ExplainError::Model(model.clone()))?;
     let all = candidates(tables, &caller, &route, Some(model), *surface, 0);
     let preference = cache_key.as_ref().map(|text| chance::seed(&[&caller.name, text]));
     let choice = routing::choose(&route, all.clone(), preference, 0, dice);
@@ -107,7 +107,7 @@ impl Explanation<'_> {
         }
         if self.choice.candidates.is_empty() {
             // A body of no size is never too large, and standing bars nobody for good.
-            let code = match self.all.iter().all(|candidate| candidate.bar == Some(Bar::Key)) {
+            let code = match self.all.iter().all(|candidate| candidate.bar == Some(ExclusionReason::Key)) {
                 true => "model_not_found",
                 false => "unsupported_endpoint",
             };
@@ -134,9 +134,9 @@ impl Explanation<'_> {
             self.name(out, candidate)?;
             writeln!(out)?;
             let why = match candidate.bar {
-                Some(Bar::Key) => "the key may not use this upstream".to_owned(),
-                Some(Bar::Surface) => "it does not have this part of the API (its `surface`)".to_owned(),
-                Some(Bar::TooLarge(limit)) => format!("it takes bodies up to {} MiB", limit >> 20),
+                Some(ExclusionReason::Key) => "the key may not use this upstream".to_owned(),
+                Some(ExclusionReason::Surface) => "it does not have this part of the API (its `surface`)".to_owned(),
+                Some(ExclusionReason::TooLarge(limit)) => format!("it takes bodies up to {} MiB", limit >> 20),
                 None => standing(candidate),
             };
             writeln!(out, "       {why}")?;
@@ -180,7 +180,10 @@ impl Explanation<'_> {
 
     fn is_refused_without_price(&self) -> bool {
         let Tables { prices, limits, .. } = self.tables;
-        let mut could = self.all.iter().filter(|candidate| !matches!(candidate.bar, Some(Bar::Key | Bar::Surface)));
+        let mut could = self
+            .all
+            .iter()
+            .filter(|candidate| !matches!(candidate.bar, Some(ExclusionReason::Key | ExclusionReason::Surface)));
         prices.unpriced() == Unpriced::Refuse
             && limits.has_budgets(self.caller.index, Some(self.model))
             && could.any(|candidate| self.price_at(candidate).is_none())
@@ -231,10 +234,10 @@ impl Explanation<'_> {
 
 fn standing(candidate: &Candidate) -> String {
     let mut text = match candidate.standing {
-        Standing::InService => "in service".to_owned(),
-        Standing::Probation(cause) => format!("on probation after {}: one request probes it", cause.name()),
-        Standing::Out { cause, left } if left.is_zero() => format!("out after {}: being probed", cause.name()),
-        Standing::Out { cause, left } => format!("out after {}, for {} s more", cause.name(), left.as_secs() + 1),
+        HealthState::InService => "in service".to_owned(),
+        HealthState::Probation(cause) => format!("on probation after {}: one request probes it", cause.name()),
+        HealthState::Out { cause, left } if left.is_zero() => format!("out after {}: being probed", cause.name()),
+        HealthState::Out { cause, left } => format!("out after {}, for {} s more", cause.name(), left.as_secs() + 1),
     };
     let _ = write!(text, ", {} requests under way", candidate.in_flight);
     if candidate.full {
@@ -245,7 +248,7 @@ fn standing(candidate: &Candidate) -> String {
 
 /// How an upstream or a credential stands, for readiness in detail.
 #[derive(Clone, Debug, Serialize)]
-pub struct State {
+pub struct HealthView {
     /// Its name.
     pub name: Option<String>,
     /// `in_service`, `probation` or `out`.
@@ -266,32 +269,32 @@ pub struct State {
     pub credentials: Vec<Self>,
 }
 
-impl State {
-    fn new(name: Option<&str>, standing: Standing, in_flight: usize) -> Self {
+impl HealthView {
+    fn new(name: Option<&str>, standing: HealthState, in_flight: usize) -> Self {
         let (state, cause, left) = match standing {
-            Standing::InService => ("in_service", None, None),
-            Standing::Probation(cause) => ("probation", Some(cause), None),
+            HealthState::InService => ("in_service", None, None),
+            HealthState::Probation(cause) => ("probation", Some(cause), None),
             // Being probed: its time is over, and it may be back at any moment.
-            Standing::Out { cause, left } if left.is_zero() => ("out", Some(cause), Some(0)),
-            Standing::Out { cause, left } => ("out", Some(cause), Some(left.as_secs() + 1)),
+            HealthState::Out { cause, left } if left.is_zero() => ("out", Some(cause), Some(0)),
+            HealthState::Out { cause, left } => ("out", Some(cause), Some(left.as_secs() + 1)),
         };
-        let (name, cause) = (name.map(str::to_owned), cause.map(crate::domain::standing::Cause::name));
+        let (name, cause) = (name.map(str::to_owned), cause.map(crate::domain::standing::EjectionCause::name));
         Self { name, state, cause, seconds_left: left, in_flight, queued: None, credentials: Vec::new() }
     }
 }
 
 impl Tables {
     /// How every upstream stands.
-    pub fn states(&self) -> Vec<State> {
+    pub fn states(&self) -> Vec<HealthView> {
         let now = Instant::now();
         let of = |upstream: &Arc<crate::upstream::Upstream>| {
             let pool = upstream.pool();
-            let mut state = State::new(Some(pool.name()), pool.standing_at_best(now), pool.in_flight());
+            let mut state = HealthView::new(Some(pool.name()), pool.standing_at_best(now), pool.in_flight());
             state.queued = Some(pool.queued());
             // An upstream that wants no credential has a nameless one, which stands as it does.
             state.credentials = pool
                 .credentials(now)
-                .map(|(name, standing, in_flight)| State::new(name, standing, in_flight))
+                .map(|(name, standing, in_flight)| HealthView::new(name, standing, in_flight))
                 .collect();
             state
         };
@@ -320,12 +323,12 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::domain::standing::Cause;
+    use crate::domain::standing::EjectionCause;
 
     #[test]
     fn who_is_being_probed_has_no_seconds_left() {
         for (left, shown) in [(Duration::ZERO, 0), (Duration::from_millis(1), 1), (Duration::from_secs(7), 8)] {
-            let state = State::new(None, Standing::Out { cause: Cause::Faults, left }, 1);
+            let state = HealthView::new(None, HealthState::Out { cause: EjectionCause::Faults, left }, 1);
             assert_eq!((state.state, state.seconds_left), ("out", Some(shown)));
         }
     }

@@ -9,18 +9,18 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{
     Proxy, Tables,
-    attempt::{Failed, Failure, Scope, Try, attempt},
+    attempt::{AttemptFailure, AttemptTarget, FailedAnswer, FailureScope, attempt},
     call::Call,
-    error::Refusal,
-    read_on::Presence,
+    error::ApiError,
+    read_on::ClientPresence,
     respond::Reply,
 };
 use crate::{
     domain::problem::Problem,
     metering::Settlement,
-    metrics::Again,
+    metrics::ReattemptReason,
     routing::{Candidate, Choice, Route},
-    upstream::{Asker, Given, KeyId, Lease, NoPlace, Queue, Upstream},
+    upstream::{AttemptContext, KeyId, Lease, NoSlot, Queue, ReportedVerdicts, Upstream},
 };
 
 /// The pause before an upstream is asked again is drawn between nothing and this, twice as much each further time, so
@@ -35,9 +35,9 @@ pub(super) struct Failover<'a> {
     settlement: &'a mut Settlement,
     route: &'a Route<'a>,
     /// Who asks, and for which model.
-    wish: Wish<'a>,
+    wish: FailoverRequest<'a>,
     /// What it told already of those who were asked.
-    given: Given,
+    given: ReportedVerdicts,
     /// Candidates that were not asked yet, in order.
     fresh: Vec<Candidate>,
     /// They are all passed by, and asked all the same.
@@ -49,20 +49,20 @@ pub(super) struct Failover<'a> {
     /// Upstreams that want to be left alone, until when; none = for longer than a request waits.
     resting: Vec<(usize, Option<Instant>)>,
     /// The best of the failed answers.
-    best: Option<Best>,
+    best: Option<BestFailure>,
 }
 
 /// Who asks, and for which model.
 #[derive(Clone, Copy)]
-pub(super) struct Wish<'a> {
+pub(super) struct FailoverRequest<'a> {
     /// The client key.
     pub(super) key: KeyId,
     /// The model, by the name that the client wrote; none where the request names none.
     pub(super) model: Option<&'a str>,
 }
 
-struct Best {
-    answer: Failed,
+struct BestFailure {
+    answer: FailedAnswer,
     /// Of a 429.
     after: Option<Duration>,
 }
@@ -74,7 +74,7 @@ impl<'a> Failover<'a> {
         tables: &'a Tables,
         settlement: &'a mut Settlement,
         route: &'a Route<'a>,
-        wish: Wish<'a>,
+        wish: FailoverRequest<'a>,
         choice: Choice,
     ) -> Self {
         Self {
@@ -83,7 +83,7 @@ impl<'a> Failover<'a> {
             settlement,
             route,
             wish,
-            given: Given::NOTHING,
+            given: ReportedVerdicts::NOTHING,
             fresh: choice.candidates,
             last_resort: choice.last_resort,
             again: Vec::new(),
@@ -94,18 +94,18 @@ impl<'a> Failover<'a> {
     }
 
     /// Asks until somebody answers or nobody is left.
-    pub(super) async fn run(mut self, call: &Call<'_>) -> Result<Reply, Refusal> {
+    pub(super) async fn run(mut self, call: &Call<'_>) -> Result<Reply, ApiError> {
         let (mut lease, mut candidate) = self.first().await?;
         let mut model = self.note(&candidate, call);
         // Put down before the first byte goes up; one row a request, however many are asked.
         let down = self.settlement.goes_up(&self.proxy.ledger, Some(&lease.upstream().config.name)).await;
-        down.map_err(|_| Refusal::upstream(Problem::LedgerUnavailable))?;
+        down.map_err(|_| ApiError::upstream(Problem::LedgerUnavailable))?;
         loop {
             let upstream = candidate.upstream;
             self.asked.push(upstream);
             let may_go_on = self.asked.len() < self.tables.retries.max_attempts;
             let hold = may_go_on && self.fresh.iter().any(|other| other.upstream != upstream);
-            let asked = Try { upstream, lease, model, hold };
+            let asked = AttemptTarget { upstream, lease, model, hold };
             let failure = match attempt(self.proxy, self.tables, self.settlement, call, asked).await {
                 Ok(reply) => return Ok(reply),
                 Err(failure) => failure,
@@ -113,7 +113,7 @@ impl<'a> Failover<'a> {
             if let Some(verdict) = failure.verdict {
                 self.given.note(verdict);
             }
-            let may_go_on = may_go_on && call.presence.is_none_or(Presence::goes_on);
+            let may_go_on = may_go_on && call.presence.is_none_or(ClientPresence::goes_on);
             // Boxed, as what is rare shall not make the future of every request larger.
             match Box::pin(self.after(candidate, failure, may_go_on)).await {
                 Some(next) => (lease, candidate) = next,
@@ -139,7 +139,7 @@ impl<'a> Failover<'a> {
     }
 
     /// The first one that has a place. Where all are full, the first that gets one within the time of the queue.
-    async fn first(&mut self) -> Result<(Lease, Candidate), Refusal> {
+    async fn first(&mut self) -> Result<(Lease, Candidate), ApiError> {
         if let Some(taken) = self.take_fresh() {
             return Ok(taken);
         }
@@ -160,39 +160,43 @@ impl<'a> Failover<'a> {
     }
 
     /// Nobody has a place right now.
-    async fn queue(&mut self) -> Result<(Lease, Candidate), Refusal> {
+    async fn queue(&mut self) -> Result<(Lease, Candidate), ApiError> {
         // Whoever was on probation is being probed by another request now. Who has no room is waited for; if there is
         // nobody like that, the last usable candidate is asked in any case.
         let mut full: Vec<&Arc<Upstream>> = Vec::new();
         for candidate in &self.fresh {
             let Some(upstream) = self.tables.upstreams.get(candidate.upstream) else { continue };
             let known = full.iter().any(|other| Arc::ptr_eq(other, upstream));
-            if !known
-                && matches!(upstream.lease(candidate.credential, &self.asker(candidate), true), Err(NoPlace::Full))
+            if !known && matches!(upstream.lease(candidate.credential, &self.asker(candidate), true), Err(NoSlot::Full))
             {
                 full.push(upstream);
             }
         }
         if full.is_empty() {
             self.last_resort = true;
-            return self.take_fresh().ok_or_else(Refusal::upstream_busy);
+            return self.take_fresh().ok_or_else(ApiError::upstream_busy);
         }
         let lines: Vec<Queue> = full.into_iter().filter_map(Upstream::queue).collect();
         if lines.is_empty() {
-            return Err(Refusal::upstream_busy());
+            return Err(ApiError::upstream_busy());
         }
         let taken = timeout(self.tables.timeouts.queue, Queue::wait(&lines, || self.take_fresh())).await;
-        taken.map_err(|_| Refusal::upstream_busy())
+        taken.map_err(|_| ApiError::upstream_busy())
     }
 
     /// Who is asked after this failure. Keeps what the client gets if there is nobody.
-    async fn after(&mut self, candidate: Candidate, failure: Failure, may_go_on: bool) -> Option<(Lease, Candidate)> {
-        let Failure { scope, elsewhere, here, after, verdict: _, answer } = failure;
+    async fn after(
+        &mut self,
+        candidate: Candidate,
+        failure: AttemptFailure,
+        may_go_on: bool,
+    ) -> Option<(Lease, Candidate)> {
+        let AttemptFailure { scope, elsewhere, here, after, verdict: _, answer } = failure;
         let upstream = candidate.upstream;
         let now = Instant::now();
         let briefly = after.is_none_or(|after| after <= self.tables.retries.retry_after_max);
         let until = briefly.then(|| now + self.backoff(upstream).max(after.unwrap_or_default()));
-        if !matches!(scope, Scope::Credential | Scope::Target) {
+        if !matches!(scope, FailureScope::Credential | FailureScope::Target) {
             self.resting.retain(|(resting, _)| *resting != upstream);
             self.resting.push((upstream, until));
         }
@@ -201,13 +205,13 @@ impl<'a> Failover<'a> {
         }
         let same = |other: &Candidate| other.upstream == upstream;
         match scope {
-            Scope::Credential => {
+            FailureScope::Credential => {
                 self.fresh.retain(|other| !(same(other) && other.credential == candidate.credential));
             }
-            Scope::Target => self.fresh.retain(|other| other.target != candidate.target),
-            Scope::Connection => self.fresh.retain(|other| !same(other)),
+            FailureScope::Target => self.fresh.retain(|other| other.target != candidate.target),
+            FailureScope::Connection => self.fresh.retain(|other| !same(other)),
             // It would most probably do the same again.
-            Scope::Upstream => self.fresh.sort_by_key(same),
+            FailureScope::Upstream => self.fresh.sort_by_key(same),
         }
         let goes_on = elsewhere && may_go_on && !(self.fresh.is_empty() && self.again.is_empty());
         if !goes_on {
@@ -238,8 +242,8 @@ impl<'a> Failover<'a> {
             match upstream.lease(candidate.credential, &self.asker(&candidate), self.last_resort) {
                 Ok(lease) => return Some((self.fails_over(lease, candidate.upstream), candidate)),
                 // Others may have room: it is waited for when nobody else is left.
-                Err(NoPlace::Full) => self.again.push((Instant::now(), candidate)),
-                Err(NoPlace::Out) => {}
+                Err(NoSlot::Full) => self.again.push((Instant::now(), candidate)),
+                Err(NoSlot::Out) => {}
             }
         }
         None
@@ -266,15 +270,15 @@ impl<'a> Failover<'a> {
     }
 
     /// Who asks this candidate, and for what.
-    fn asker(&self, candidate: &Candidate) -> Asker<'a> {
+    fn asker(&self, candidate: &Candidate) -> AttemptContext<'a> {
         let target = self.route.targets.get(candidate.target);
         let model = target.and_then(|target| target.model.as_deref()).or(self.wish.model).unwrap_or_default();
-        Asker { key: self.wish.key, model, given: self.given }
+        AttemptContext { key: self.wish.key, model, given: self.given }
     }
 
     fn fails_over(&self, lease: Lease, upstream: usize) -> Lease {
         lease.upstream().count_request();
-        self.tables.metrics.again(upstream, Again::Failover);
+        self.tables.metrics.again(upstream, ReattemptReason::Failover);
         lease
     }
 
@@ -297,11 +301,11 @@ impl<'a> Failover<'a> {
         if free || upstream.may_retry(percent) {
             sleep_until(at).await;
             let lease = match upstream.lease(candidate.credential, &self.asker(candidate), anyway) {
-                Err(NoPlace::Full) if anyway && self.fresh.is_empty() => self.line(upstream, candidate).await,
+                Err(NoSlot::Full) if anyway && self.fresh.is_empty() => self.line(upstream, candidate).await,
                 lease => lease.ok(),
             }?;
             if free || upstream.count_retry(percent) {
-                self.tables.metrics.again(candidate.upstream, Again::Retry);
+                self.tables.metrics.again(candidate.upstream, ReattemptReason::Retry);
                 return Some(lease);
             }
         }
@@ -323,23 +327,24 @@ impl<'a> Failover<'a> {
 
     /// Keeps the more useful of two answers: a 429 that says when to come back (the sooner the better), the last
     /// provider's answer, our own error.
-    fn keep(&mut self, answer: Failed, after: Option<Duration>) {
-        let rank = |answer: &Failed, after: Option<Duration>| match answer.status().map(|status| status.as_u16()) {
+    fn keep(&mut self, answer: FailedAnswer, after: Option<Duration>) {
+        let rank = |answer: &FailedAnswer, after: Option<Duration>| match answer.status().map(|status| status.as_u16())
+        {
             Some(429) if after.is_some() => (0, after.unwrap_or_default()),
             Some(_) => (1, Duration::ZERO),
             None => (2, Duration::ZERO),
         };
         let better = self.best.as_ref().is_none_or(|best| rank(&answer, after) <= rank(&best.answer, best.after));
         if better {
-            self.best = Some(Best { answer, after });
+            self.best = Some(BestFailure { answer, after });
         }
     }
 
-    fn end(self) -> Result<Reply, Refusal> {
+    fn end(self) -> Result<Reply, ApiError> {
         match self.best.map(|best| best.answer) {
-            Some(Failed::Theirs(reply)) => Ok(*reply),
-            Some(Failed::Ours(refusal)) => Err(refusal),
-            None => Err(Refusal::internal()),
+            Some(FailedAnswer::Theirs(reply)) => Ok(*reply),
+            Some(FailedAnswer::Ours(refusal)) => Err(refusal),
+            None => Err(ApiError::internal()),
         }
     }
 }

@@ -8,16 +8,16 @@ use http_body::Body;
 use tokio::time::Instant;
 
 use super::{
-    Answer, Arrival, Proxy, Tables,
+    Proxy, RequestArrival, ResponseBody, Tables,
     call::Call,
     closing::Closing,
     cost::dearest,
-    error::{Refusal, rejected},
-    failover::{Failover, Wish},
-    place::{Place, able, place},
+    error::{ApiError, rejected},
+    failover::{Failover, FailoverRequest},
+    place::{Destination, able, place},
     quota,
-    read_on::{Asking, Presence, ReadOn},
-    receive::{self, Received},
+    read_on::{ClientPresence, DetachOnDrop, DrainContext},
+    receive::{self, ReceivedBody},
     request_head,
     respond::{self, Reply},
 };
@@ -26,10 +26,10 @@ use crate::{
     config::OnClientGone,
     domain::{
         chance,
-        endpoint::{Carries, Endpoint, Shape, Surface},
+        endpoint::{AnswerShape, Endpoint, RequestBodyKind, Surface},
     },
     limits::{Costs, Permit, Refused, Size},
-    routing::{self, Bar, Candidate, Route},
+    routing::{self, Candidate, ExclusionReason, Route},
     upstream::headers::TURN_STATE,
 };
 
@@ -39,10 +39,10 @@ use crate::{
 /// cancels the call upstream, unless the key wants the answer to be read on.
 pub async fn forward<B>(
     proxy: &Arc<Proxy>,
-    arrival: Arrival,
+    arrival: RequestArrival,
     endpoint: Endpoint,
     request: Request<B>,
-) -> Response<Answer>
+) -> Response<ResponseBody>
 where
     B: Body<Data = Bytes, Error: std::error::Error + 'static> + Send + Unpin,
 {
@@ -77,7 +77,7 @@ pub(super) struct Admitted {
     pub(super) caller: Arc<Caller>,
     endpoint: Endpoint,
     head: Parts,
-    pub(super) received: Received,
+    pub(super) received: ReceivedBody,
 }
 
 impl Admitted {
@@ -99,11 +99,11 @@ impl Admitted {
 /// Everything up to the end of the request.
 async fn admit<B>(
     tables: &Tables,
-    arrival: &Arrival,
+    arrival: &RequestArrival,
     closing: &mut Closing,
     endpoint: Endpoint,
     request: Request<B>,
-) -> Result<Admitted, Refusal>
+) -> Result<Admitted, ApiError>
 where
     B: Body<Data = Bytes, Error: std::error::Error + 'static> + Send + Unpin,
 {
@@ -117,7 +117,7 @@ where
     (outcome.key, outcome.group) = (Some(Arc::clone(&caller.name)), caller.group.clone());
 
     // What the body is said to be, also before a byte of it is read.
-    let has_body = endpoint.carries() != Carries::Nothing && !body.is_end_stream();
+    let has_body = endpoint.carries() != RequestBodyKind::Nothing && !body.is_end_stream();
     request_head::check(&head.headers, has_body).map_err(|refusal| refusal.leaving(&body))?;
 
     // Admit requests, of a minute and at once.
@@ -126,24 +126,24 @@ where
 
     // What it is about: ids are taken as they stand in the path, or not at all.
     if endpoint.resource(head.uri.path()).is_none() {
-        return Err(Refusal::unknown_id().leaving(&body));
+        return Err(ApiError::unknown_id().leaving(&body));
     }
 
     // Read the body: bounded, decoded, scanned piece by piece.
     let (timeouts, max) = (&tables.timeouts, tables.max_body_bytes);
-    let memory = tables.body_memory.get(caller.index).ok_or_else(Refusal::internal)?;
+    let memory = tables.body_memory.get(caller.index).ok_or_else(ApiError::internal)?;
     let received = receive::receive(body, endpoint, &head.headers, timeouts, max, memory).await?;
     settlement.outcome().bytes_up = received.rope.len();
     Ok(Admitted { caller, endpoint, head, received })
 }
 
-fn refuse(tables: &Tables, refused: Refused) -> Refusal {
+fn refuse(tables: &Tables, refused: Refused) -> ApiError {
     match refused {
         Refused::Limited(limited) => {
             tables.metrics.limited(limited.kind.name(), limited.whose.name());
-            Refusal::limited(&limited, &tables.budget_terms)
+            ApiError::limited(&limited, &tables.budget_terms)
         }
-        Refused::Unknown => Refusal::limits_unavailable(),
+        Refused::Unknown => ApiError::limits_unavailable(),
     }
 }
 
@@ -153,15 +153,15 @@ async fn outliving(
     tables: Arc<Tables>,
     mut closing: Closing,
     admitted: Admitted,
-    read_on: &ReadOn,
-) -> (Closing, Result<Reply, Refusal>) {
-    let (proxy, presence) = (Arc::clone(proxy), Arc::<Presence>::default());
+    read_on: &DrainContext,
+) -> (Closing, Result<Reply, ApiError>) {
+    let (proxy, presence) = (Arc::clone(proxy), Arc::<ClientPresence>::default());
     let told = Arc::clone(&presence);
     let asked = Box::pin(async move {
         let obtained = obtain(&proxy, &tables, &mut closing, &admitted, Some(&told)).await;
         (closing, obtained)
     });
-    Asking { asked: Some(asked), presence, read_on: read_on.clone() }.await
+    DetachOnDrop { asked: Some(asked), presence, read_on: read_on.clone() }.await
 }
 
 /// Everything from there to the head of an answer that the client may have.
@@ -170,11 +170,11 @@ async fn obtain(
     tables: &Tables,
     closing: &mut Closing,
     admitted: &Admitted,
-    presence: Option<&Presence>,
-) -> Result<Reply, Refusal> {
+    presence: Option<&ClientPresence>,
+) -> Result<Reply, ApiError> {
     let Admitted { caller, endpoint, head, received } = admitted;
-    let Closing { settlement, permit: Some(permit) } = closing else { return Err(Refusal::internal()) };
-    let resource = endpoint.resource(head.uri.path()).ok_or_else(Refusal::unknown_id)?;
+    let Closing { settlement, permit: Some(permit) } = closing else { return Err(ApiError::internal()) };
+    let resource = endpoint.resource(head.uri.path()).ok_or_else(ApiError::unknown_id)?;
 
     // Resolve: where the state lives that it refers to, or else where its model leads.
     let placing = place(proxy, tables, settlement, admitted, &resource);
@@ -183,12 +183,12 @@ async fn obtain(
         // Both at once, so that nobody waits twice for a slow memory. Boxed, as it is rare.
         true => Box::pin(async { tokio::join!(placing, proxy.learning.issuer(&head.headers, caller.owner)) }).await,
     };
-    let Place { route, account, first, cuts } = placed?;
+    let Destination { route, account, first, cuts } = placed?;
     let outcome = settlement.outcome();
     // Only now, as the log may show the names of models that were found to lead somewhere, and no others.
     outcome.model = received.model.as_ref().map(|model| Arc::from(&*model.name));
     outcome.background = received.background;
-    if endpoint.shape() == Shape::Response {
+    if endpoint.shape() == AnswerShape::Response {
         outcome.named = resource.ids().next().map(Box::from);
     }
 
@@ -228,10 +228,10 @@ async fn obtain(
     // Attempt, until one answers.
     let (model, body) = (received.model.as_ref(), &received.rope);
     let (query, headers, owner, cuts) = (head.uri.query(), &head.headers, caller.owner, &cuts);
-    let requires_usage = (caller.require_usage || route.require_usage) && endpoint.shape() == Shape::Completion;
+    let requires_usage = (caller.require_usage || route.require_usage) && endpoint.shape() == AnswerShape::Completion;
     let telling_usage = requires_usage.then(|| received.telling_usage()).flatten();
     let call = Call { resource, query, headers, body, cuts, model, telling_usage, owner, turn_issuer, presence };
-    let wish = Wish { key: owner.key, model: asked };
+    let wish = FailoverRequest { key: owner.key, model: asked };
     Failover::new(proxy, tables, settlement, &route, wish, choice).run(&call).await
 }
 
@@ -249,9 +249,9 @@ pub(super) fn candidates(
     for (index, target) in route.targets.iter().enumerate() {
         let Some(upstream) = tables.upstreams.get(target.upstream) else { continue };
         let bar = match upstream.config.max_body_bytes {
-            _ if !caller.may_use(target.upstream) => Some(Bar::Key),
-            _ if !upstream.has(surface) => Some(Bar::Surface),
-            Some(limit) if body > limit => Some(Bar::TooLarge(limit)),
+            _ if !caller.may_use(target.upstream) => Some(ExclusionReason::Key),
+            _ if !upstream.has(surface) => Some(ExclusionReason::Surface),
+            Some(limit) if body > limit => Some(ExclusionReason::TooLarge(limit)),
             _ => None,
         };
         let latency = upstream.latency(now);
@@ -279,7 +279,7 @@ const SESSION_HEADERS: [&str; 2] = ["session-id", "thread-id"];
 
 /// What this request has in common with others that profit from one account's prompt cache, if it says so. Only with
 /// those of the same key: nobody else shall be able to crowd an account.
-fn preference(caller: &Caller, received: &Received, headers: &HeaderMap) -> Option<u64> {
+fn preference(caller: &Caller, received: &ReceivedBody, headers: &HeaderMap) -> Option<u64> {
     let session = || SESSION_HEADERS.iter().find_map(|name| headers.get(*name)?.to_str().ok());
     let text = received.cache_key.as_deref().or_else(session)?;
     Some(chance::seed(&[&caller.name, text]))
@@ -289,7 +289,7 @@ fn preference(caller: &Caller, received: &Received, headers: &HeaderMap) -> Opti
 ///
 /// # Errors
 /// When nobody known does.
-pub fn caller(tables: &Tables, headers: &HeaderMap, arrival: &Arrival) -> Result<Arc<Caller>, Refusal> {
-    let refuse = |why| Refusal::stranger(why, rejected(tables, headers, arrival));
+pub fn caller(tables: &Tables, headers: &HeaderMap, arrival: &RequestArrival) -> Result<Arc<Caller>, ApiError> {
+    let refuse = |why| ApiError::stranger(why, rejected(tables, headers, arrival));
     tables.keys.authenticate(headers, arrival.visit()).map_err(refuse)
 }

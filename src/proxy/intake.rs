@@ -19,7 +19,7 @@ use tokio::{
     time::{Instant, Sleep},
 };
 
-use super::{error::Refusal, turn::next_turn};
+use super::{error::ApiError, turn::next_turn};
 use crate::config::Timeouts;
 
 /// A decoder gets this much before other work of the worker has its turn. Most codes become text that the scan counts. Some
@@ -27,11 +27,11 @@ use crate::config::Timeouts;
 const ENCODED_TURN: usize = 8 * 1024;
 
 /// The body as it comes from the client, under its deadlines.
-pub(super) struct Intake<B> {
+pub(super) struct RequestBodyReader<B> {
     pub(super) body: B,
     /// The piece that a decoder is reading from.
     piece: Bytes,
-    pub(super) refusal: Option<Refusal>,
+    pub(super) refusal: Option<ApiError>,
     began: Instant,
     last: Instant,
     /// Shared with whoever compares it with what it decodes to.
@@ -46,7 +46,7 @@ pub(super) struct Intake<B> {
     turn: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
-impl<B> Intake<B>
+impl<B> RequestBodyReader<B>
 where
     B: Body<Data = Bytes, Error: Error + 'static> + Unpin,
 {
@@ -69,7 +69,7 @@ where
         }
     }
 
-    pub(super) fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Refusal>> {
+    pub(super) fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, ApiError>> {
         loop {
             match Pin::new(&mut self.body).poll_frame(cx) {
                 Poll::Pending => {
@@ -84,7 +84,7 @@ where
                     let len = data.len() as u64;
                     let received = self.received.fetch_add(len, Ordering::Relaxed) + len;
                     if received > self.max_bytes {
-                        return Poll::Ready(Err(Refusal::too_large(self.max_bytes)));
+                        return Poll::Ready(Err(ApiError::too_large(self.max_bytes)));
                     }
                     if self.drips(received) {
                         return Poll::Ready(Err(self.too_slow()));
@@ -110,25 +110,25 @@ where
         timer.as_mut().poll(cx)
     }
 
-    fn too_slow(&self) -> Refusal {
-        Refusal::request_timeout("The body of the request did not come in time.")
+    fn too_slow(&self) -> ApiError {
+        ApiError::request_timeout("The body of the request did not come in time.")
     }
 }
 
 /// Why a body broke off: malformed chunks are somebody's fault who may still read an answer.
-fn broken(error: &(dyn Error + 'static)) -> Refusal {
+fn broken(error: &(dyn Error + 'static)) -> ApiError {
     let mut cause = Some(error);
     while let Some(error) = cause {
         let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
         if matches!(kind, Some(io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput)) {
-            return Refusal::invalid_framing();
+            return ApiError::invalid_framing();
         }
         cause = error.source();
     }
-    Refusal::request_aborted()
+    ApiError::request_aborted()
 }
 
-impl<B> AsyncBufRead for Intake<B>
+impl<B> AsyncBufRead for RequestBodyReader<B>
 where
     B: Body<Data = Bytes, Error: Error + 'static> + Unpin,
 {
@@ -159,7 +159,7 @@ where
     }
 }
 
-impl<B> AsyncRead for Intake<B>
+impl<B> AsyncRead for RequestBodyReader<B>
 where
     B: Body<Data = Bytes, Error: Error + 'static> + Unpin,
 {

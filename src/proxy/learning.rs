@@ -15,34 +15,34 @@ use bytes::Bytes;
 use http::HeaderMap;
 
 use crate::{
-    affinity::{Mark, Origins, Recalled},
+    affinity::{AffinityMemory, LearnedCount, Recalled},
     domain::{
         clock::Clock,
         origin::{Kind, Origin, Owner, Reference},
     },
-    protocol::observe::Learned,
+    protocol::observe::AnswerReference,
     upstream::headers::TURN_STATE,
 };
 
 /// The memory of origins, as one worker uses it: a reference count that all of them write to would cost each request more than
 /// the memory.
 #[derive(Debug)]
-pub(super) struct Learning {
-    origins: Arc<Origins>,
+pub(super) struct WorkerAffinity {
+    origins: Arc<AffinityMemory>,
     clock: Clock,
 }
 
-impl Learning {
-    pub(super) fn new(origins: Arc<Origins>, clock: Clock) -> Self {
+impl WorkerAffinity {
+    pub(super) fn new(origins: Arc<AffinityMemory>, clock: Clock) -> Self {
         Self { origins, clock }
     }
 
     /// For an answer to `owner`, by a credential of `account`.
-    pub(super) fn lessons(self: &Arc<Self>, account: u64, owner: Owner) -> Lessons {
-        Lessons { learning: Arc::clone(self), origin: Origin { account, owner }, in_vain: false }
+    pub(super) fn lessons(self: &Arc<Self>, account: u64, owner: Owner) -> AffinityRecorder {
+        AffinityRecorder { learning: Arc::clone(self), origin: Origin { account, owner }, in_vain: false }
     }
 
-    fn learn(&self, references: &[Reference], origin: Origin) -> Mark {
+    fn learn(&self, references: &[Reference], origin: Origin) -> LearnedCount {
         self.origins.learn(references, origin, self.clock.since_epoch())
     }
 
@@ -65,14 +65,14 @@ fn turn_state(headers: &HeaderMap) -> Vec<Reference> {
 
 /// What one answer teaches.
 #[derive(Debug)]
-pub(super) struct Lessons {
-    learning: Arc<Learning>,
+pub(super) struct AffinityRecorder {
+    learning: Arc<WorkerAffinity>,
     origin: Origin,
     /// Others were waited for in vain: this answer does not do so again.
     in_vain: bool,
 }
 
-impl Lessons {
+impl AffinityRecorder {
     /// Learns of the head. Nobody waits for that: who does not know it yet only leaves the header out.
     pub(super) fn head(&self, headers: &HeaderMap) {
         let issued = turn_state(headers);
@@ -82,7 +82,7 @@ impl Lessons {
     }
 
     /// Learns of the body.
-    pub(super) fn body(&self, learned: &[Learned]) -> Mark {
+    pub(super) fn body(&self, learned: &[AnswerReference]) -> LearnedCount {
         let references: Vec<_> = learned.iter().map(|learned| learned.reference).collect();
         self.learning.learn(&references, self.origin)
     }
@@ -93,12 +93,12 @@ impl Lessons {
     }
 
     /// Holds back the piece that names what was learned, where others have to know it first.
-    pub(super) fn hold_back(&self, piece: &Bytes, mark: Mark) -> Option<HeldBack> {
+    pub(super) fn hold_back(&self, piece: &Bytes, mark: LearnedCount) -> Option<HeldFrame> {
         if self.in_vain || !self.learning.origins.is_waited_for(mark) {
             return None;
         }
         let learning = Arc::clone(&self.learning);
-        Some(HeldBack { piece: piece.clone(), known: Box::pin(async move { learning.origins.shared(mark).await }) })
+        Some(HeldFrame { piece: piece.clone(), known: Box::pin(async move { learning.origins.shared(mark).await }) })
     }
 
     /// What was held back goes out. Told is whether others know by now what it names.
@@ -108,20 +108,20 @@ impl Lessons {
 }
 
 /// A piece that waits until other replicas can know what it names.
-pub(super) struct HeldBack {
+pub(super) struct HeldFrame {
     /// The piece.
     pub(super) piece: Bytes,
     known: Pin<Box<dyn Future<Output = bool> + Send>>,
 }
 
-impl HeldBack {
+impl HeldFrame {
     /// Whether they can; told after a while in any case.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         self.known.as_mut().poll(cx)
     }
 }
 
-impl fmt::Debug for HeldBack {
+impl fmt::Debug for HeldFrame {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HeldBack").field("bytes", &self.piece.len()).finish_non_exhaustive()
     }

@@ -37,15 +37,15 @@ use rustls::ClientConfig;
 use tokio::time::Instant;
 
 use crate::{
-    affinity::Origins,
-    auth::{Keys, Visit},
+    affinity::AffinityMemory,
+    auth::{Keys, RequestFrom},
     billing::Prices,
     config::{self, Config, OnClientGone, Retries, Timeouts, UnknownIds},
     domain::{
-        budget::{Holder, Share},
+        budget::{ByteHolder, ByteShare},
         chance::{Chance, Dice, NoChance},
         clock::Clock,
-        departure::Departure,
+        departure::DisconnectRecord,
         id::{RequestId, RequestIds},
         money::Exchange,
         spending::Spending,
@@ -63,11 +63,11 @@ use crate::{
 
 use catalogue::Catalogue;
 use forward::Admitted;
-use learning::Learning;
+use learning::WorkerAffinity;
 use quota::BudgetTerms;
-use read_on::ReadOn;
-pub use read_on::Readers;
-pub use respond::Answer;
+use read_on::DrainContext;
+pub use read_on::DrainTasks;
+pub use respond::ResponseBody;
 
 /// What one request holds at most beside its body and its connections: the best of the answers that failed, the one that
 /// is being looked at, and the end of a block of its body that is not full.
@@ -105,21 +105,21 @@ pub struct Tables {
     /// Whether the log names the address of clients that are refused.
     logs_client_ip: bool,
     /// Memory for the bodies of requests, by the place of their key in the configuration.
-    body_memory: Vec<Share>,
+    body_memory: Vec<ByteShare>,
 }
 
 /// What all workers share, and what lives through reloads.
 #[derive(Debug)]
-pub struct Common {
+pub struct SharedState {
     pools: Pools,
     meters: Meters,
     /// What was spent of budgets.
     pub spending: Arc<Spending>,
     /// What the bodies of each key hold, in the order of the configuration.
-    bodies: Vec<(Arc<str>, Holder)>,
+    bodies: Vec<(Arc<str>, ByteHolder)>,
 }
 
-impl Common {
+impl SharedState {
     /// For a configuration. What keeps its name in it goes on as it is in `previous`.
     pub fn new(config: &Config, previous: Option<&Self>, metrics: &Metrics, now: Instant) -> Self {
         let spending = previous.map(|common| Arc::clone(&common.spending)).unwrap_or_default();
@@ -134,7 +134,7 @@ impl Common {
     }
 
     /// The right of each key to memory for bodies, for one worker. A single key has nobody to share with.
-    fn body_memory(&self, metrics: &Metrics) -> Vec<Share> {
+    fn body_memory(&self, metrics: &Metrics) -> Vec<ByteShare> {
         let several = self.bodies.len() > 1;
         self.bodies.iter().map(|(_, holder)| metrics.bodies.share(several.then_some(holder))).collect()
     }
@@ -187,7 +187,7 @@ impl Tables {
     /// When an upstream cannot be used as it is configured.
     pub fn at_rest(config: &Config) -> Result<Self, TablesError> {
         let metrics = Metrics::default();
-        let common = Common::new(config, None, &metrics, Instant::now());
+        let common = SharedState::new(config, None, &metrics, Instant::now());
         Self::new(config, &Tls::new(config)?, &metrics, &common, &Arc::new(Dice::seeded(0)), None)
     }
 
@@ -201,7 +201,7 @@ impl Tables {
         config: &Config,
         tls: &Tls,
         metrics: &Metrics,
-        common: &Common,
+        common: &SharedState,
         dice: &Arc<Dice>,
         previous: Option<&Self>,
     ) -> Result<Self, TablesError> {
@@ -257,7 +257,7 @@ impl Tables {
     }
 
     /// Opens the record of a request.
-    fn open(&self, arrival: &Arrival) -> Settlement {
+    fn open(&self, arrival: &RequestArrival) -> Settlement {
         Settlement::open(Arc::clone(&self.metrics), arrival.id, arrival.departure.clone())
     }
 }
@@ -275,11 +275,11 @@ pub struct Proxy {
     /// Where requests are put down that go up.
     ledger: Arc<Ledger>,
     /// Where answers are read on whose clients left.
-    readers: Arc<Readers>,
+    readers: Arc<DrainTasks>,
     /// Where state came from that requests name.
-    pub origins: Arc<Origins>,
+    pub origins: Arc<AffinityMemory>,
     /// The same, as answers write to it.
-    learning: Arc<Learning>,
+    learning: Arc<WorkerAffinity>,
     /// What upstreams list.
     catalogue: Catalogue,
     /// What keys used.
@@ -288,29 +288,29 @@ pub struct Proxy {
 
 /// What works beside a worker.
 #[derive(Debug)]
-pub struct Beside {
+pub struct WorkerContext {
     /// Where requests are put down that go up.
     pub ledger: Arc<Ledger>,
     /// Where answers are read on whose clients left.
-    pub readers: Arc<Readers>,
+    pub readers: Arc<DrainTasks>,
     /// Where state came from.
-    pub origins: Arc<Origins>,
+    pub origins: Arc<AffinityMemory>,
     /// What keys used.
     pub statements: Statements,
 }
 
 /// What is known of a request before its head is looked at.
 #[derive(Clone, Debug)]
-pub struct Arrival {
+pub struct RequestArrival {
     /// Our id for it.
     pub id: RequestId,
     /// Tells why its connection ended, if it does.
-    pub departure: Departure,
+    pub departure: DisconnectRecord,
 }
 
-impl Arrival {
-    fn visit(&self) -> Visit {
-        Visit { peer: self.departure.peer(), now: self.id.millis() }
+impl RequestArrival {
+    fn visit(&self) -> RequestFrom {
+        RequestFrom { peer: self.departure.peer(), now: self.id.millis() }
     }
 }
 
@@ -321,15 +321,15 @@ impl Proxy {
     /// Without randomness, which the ids of requests need.
     pub fn new(
         tables: Tables,
-        beside: Beside,
+        beside: WorkerContext,
         clock: Clock,
         chance: Chance,
         dice: Arc<Dice>,
     ) -> Result<Self, NoChance> {
         let (tables, ids) = (RwLock::new(Arc::new(tables)), RequestIds::new(clock, chance)?);
-        let Beside { ledger, readers, origins, statements } = beside;
+        let WorkerContext { ledger, readers, origins, statements } = beside;
         let turn = AtomicUsize::new(0);
-        let learning = Arc::new(Learning::new(Arc::clone(&origins), clock));
+        let learning = Arc::new(WorkerAffinity::new(Arc::clone(&origins), clock));
         let catalogue = Catalogue::default();
         Ok(Self { tables, ids, clock, dice, turn, ledger, readers, origins, learning, catalogue, statements })
     }
@@ -338,7 +338,13 @@ impl Proxy {
     ///
     /// # Errors
     /// When an upstream cannot be used as it is configured.
-    pub fn build(&self, config: &Config, tls: &Tls, metrics: &Metrics, common: &Common) -> Result<Tables, TablesError> {
+    pub fn build(
+        &self,
+        config: &Config,
+        tls: &Tls,
+        metrics: &Metrics,
+        common: &SharedState,
+    ) -> Result<Tables, TablesError> {
         Tables::new(config, tls, metrics, common, &self.dice, Some(&self.tables()))
     }
 
@@ -373,9 +379,9 @@ impl Proxy {
     }
 
     /// How the answer to an admitted request is read on should its client leave; none where it is cancelled.
-    fn read_on(&self, tables: &Tables, admitted: &Admitted, arrival: &Arrival) -> Option<ReadOn> {
+    fn read_on(&self, tables: &Tables, admitted: &Admitted, arrival: &RequestArrival) -> Option<DrainContext> {
         let drains = admitted.caller.on_client_gone == OnClientGone::Drain;
-        (drains || admitted.is_read_on_by_default(tables)).then(|| ReadOn {
+        (drains || admitted.is_read_on_by_default(tables)).then(|| DrainContext {
             readers: Arc::clone(&self.readers),
             departure: arrival.departure.clone(),
             within: tables.timeouts.client_gone_drain,
@@ -385,7 +391,7 @@ impl Proxy {
     }
 
     /// Greets a request: gives it its id.
-    pub fn arrival(&self, departure: Departure) -> Arrival {
-        Arrival { id: self.ids.next(), departure }
+    pub fn arrival(&self, departure: DisconnectRecord) -> RequestArrival {
+        RequestArrival { id: self.ids.next(), departure }
     }
 }

@@ -1,17 +1,17 @@
 //! Who looks at an answer, and what is expected of it.
 
 use crate::{
-    domain::endpoint::{Endpoint, Shape},
+    domain::endpoint::{AnswerShape, Endpoint},
     protocol::{
         coding::Coded,
-        observe::{Dialect, Observer, Seen},
+        observe::{AnswerDialect, Observation, Observer},
     },
     upstream::headers::Media,
 };
 
 /// Looks at one answer, and knows what its endpoint answers with.
 #[derive(Debug)]
-pub(super) struct Watcher {
+pub(super) struct AnswerObserver {
     pub(super) observer: Observer,
     /// A stream of this endpoint has to hold a terminal event.
     has_terminal: bool,
@@ -19,20 +19,20 @@ pub(super) struct Watcher {
     is_file: bool,
 }
 
-impl Watcher {
+impl AnswerObserver {
     /// For the answer of `endpoint`. An error is the same object everywhere, and what a success is depends on the endpoint.
     pub(super) fn new(endpoint: Option<Endpoint>, succeeded: bool, media: Media, coded: Coded) -> Self {
-        let shape = endpoint.map_or(Shape::Object, Endpoint::shape);
+        let shape = endpoint.map_or(AnswerShape::Object, Endpoint::shape);
         let dialect = match shape {
-            _ if !succeeded => Dialect::Responses,
-            Shape::Response | Shape::Object => Dialect::Responses,
-            Shape::Completion | Shape::Vectors | Shape::Media => Dialect::Chat,
+            _ if !succeeded => AnswerDialect::Responses,
+            AnswerShape::Response | AnswerShape::Object => AnswerDialect::Responses,
+            AnswerShape::Completion | AnswerShape::Vectors | AnswerShape::Media => AnswerDialect::Chat,
         };
         Self {
             observer: Observer::new(dialect, media == Media::EventStream, coded),
             // The last event of images and sound tells the tokens, but not every provider sends one.
-            has_terminal: succeeded && matches!(shape, Shape::Response | Shape::Completion),
-            is_file: succeeded && shape == Shape::Media && media == Media::Other,
+            has_terminal: succeeded && matches!(shape, AnswerShape::Response | AnswerShape::Completion),
+            is_file: succeeded && shape == AnswerShape::Media && media == Media::Other,
         }
     }
 
@@ -47,7 +47,7 @@ impl Watcher {
     }
 
     /// What was seen so far. `bytes` = how many came.
-    pub(super) fn sum_up(&mut self, bytes: u64) -> &Seen {
+    pub(super) fn sum_up(&mut self, bytes: u64) -> &Observation {
         if bytes > 0 && self.is_unread() {
             self.observer.note_output();
         }

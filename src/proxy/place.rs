@@ -6,23 +6,23 @@ use tokio::time::Instant;
 
 use super::{
     Proxy, Tables,
-    error::Refusal,
+    error::ApiError,
     forward::Admitted,
     home::home_of,
-    refers::{Refers, recall, refers},
+    refers::{LocatedReference, recall, refers},
 };
 use crate::{
-    affinity::{self, Decision, Named},
+    affinity::{self, Decision, LookedUpReference},
     auth::Caller,
     config::{OnLostState, UnknownIds},
     domain::{
-        affinity::Placed,
-        endpoint::{Carries, Endpoint, Resource},
+        affinity::PlacementResult,
+        endpoint::{Endpoint, RequestBodyKind, Resource},
         origin::Kind,
-        standing::{Cause, Standing},
+        standing::{EjectionCause, HealthState},
     },
     metering::Settlement,
-    protocol::{body::Edit, references::request::Request},
+    protocol::{body::Edit, references::request::ScannedRequest},
     routing::{Route, Target},
     upstream::Upstream,
 };
@@ -31,35 +31,35 @@ use crate::{
 const MODELS_TOLD: usize = 10;
 
 /// Where a request goes.
-pub(super) struct Place<'a> {
+pub(super) struct Destination<'a> {
     pub(super) route: Route<'a>,
     /// The only account there that may be asked.
     pub(super) account: Option<u64>,
     /// The one that is asked first, if it can be.
     pub(super) first: Option<u64>,
     /// What is cut out of its body.
-    pub(super) cuts: Cuts,
+    pub(super) cuts: BodyCuts,
 }
 
 /// What is cut out of the body of a request.
 #[derive(Default)]
-pub(super) struct Cuts {
+pub(super) struct BodyCuts {
     /// Sorted, apart from each other.
     pub(super) edits: Vec<Edit>,
     /// The account that understands all of it: nothing is cut out of what it gets.
     pub(super) unless: Option<u64>,
 }
 
-impl Cuts {
+impl BodyCuts {
     /// What is cut out of the body that this account gets.
     pub(super) fn of(&self, account: Option<u64>) -> &[Edit] {
         if self.unless.is_some() && self.unless == account { &[] } else { &self.edits }
     }
 }
 
-impl<'a> Place<'a> {
+impl<'a> Destination<'a> {
     fn free(route: Route<'a>) -> Self {
-        Self { route, account: None, first: None, cuts: Cuts::default() }
+        Self { route, account: None, first: None, cuts: BodyCuts::default() }
     }
 }
 
@@ -70,10 +70,10 @@ pub(super) async fn place<'a>(
     settlement: &mut Settlement,
     admitted: &Admitted,
     resource: &Resource<'_>,
-) -> Result<Place<'a>, Refusal> {
-    let asked = Asked { tables, admitted, resource, named: named_route(tables, admitted, resource)? };
+) -> Result<Destination<'a>, ApiError> {
+    let asked = PlacementRequest { tables, admitted, resource, named: named_route(tables, admitted, resource)? };
     if admitted.received.state.is_none() && !resource.endpoint.has_ids() && admitted.query().is_empty() {
-        return asked.free().map(Place::free);
+        return asked.free().map(Destination::free);
     }
     // Boxed, as what most requests do not need shall not make the future of every request larger.
     Box::pin(asked.with_state(proxy, settlement)).await
@@ -84,43 +84,43 @@ fn named_route<'a>(
     tables: &'a Tables,
     admitted: &Admitted,
     resource: &Resource<'_>,
-) -> Result<Option<Route<'a>>, Refusal> {
+) -> Result<Option<Route<'a>>, ApiError> {
     let (caller, model) = (&admitted.caller, &admitted.received.model);
     match model {
-        _ if resource.endpoint.carries() != Carries::Model => Ok(None),
-        None if caller.is_restricted_in_models() => Err(Refusal::model_required_of_key()),
+        _ if resource.endpoint.carries() != RequestBodyKind::Model => Ok(None),
+        None if caller.is_restricted_in_models() => Err(ApiError::model_required_of_key()),
         None => Ok(None),
         Some(model) => {
             let route =
                 Some(&model.name).filter(|name| caller.may_ask(name)).and_then(|name| tables.routes.route(name));
-            route.map(Some).ok_or_else(|| Refusal::model_not_found(&model.name))
+            route.map(Some).ok_or_else(|| ApiError::model_not_found(&model.name))
         }
     }
 }
 
 /// A request that wants to go somewhere.
-struct Asked<'a, 'b> {
+struct PlacementRequest<'a, 'b> {
     tables: &'a Tables,
     admitted: &'b Admitted,
     resource: &'b Resource<'b>,
     named: Option<Route<'a>>,
 }
 
-impl<'a> Asked<'a, '_> {
+impl<'a> PlacementRequest<'a, '_> {
     /// Where it goes without its references: home, if its endpoint has no model; else its model's route, or the default upstream
     /// for one without a model, which goes there untouched.
-    fn free(&self) -> Result<Route<'a>, Refusal> {
+    fn free(&self) -> Result<Route<'a>, ApiError> {
         let (tables, caller) = (self.tables, &self.admitted.caller);
         let may_use = |route: &Route<'_>| route.targets.iter().any(|target| caller.may_use(target.upstream));
         let route = match (&self.named, &self.admitted.received.model) {
             (Some(route), Some(model)) => Some(route)
                 .filter(|route| may_use(route))
                 .cloned()
-                .ok_or_else(|| Refusal::model_not_found(&model.name))?,
-            _ if self.resource.endpoint.carries() != Carries::Model => home_of(tables, caller, self.resource)?,
+                .ok_or_else(|| ApiError::model_not_found(&model.name))?,
+            _ if self.resource.endpoint.carries() != RequestBodyKind::Model => home_of(tables, caller, self.resource)?,
             _ => {
                 let default = tables.routes.default_upstream().map(|upstream| Route::to(upstream, None));
-                default.filter(may_use).ok_or_else(Refusal::model_required)?
+                default.filter(may_use).ok_or_else(ApiError::model_required)?
             }
         };
         self.fits(&route)?;
@@ -128,66 +128,66 @@ impl<'a> Asked<'a, '_> {
     }
 
     /// Whether somebody there has the endpoint and takes a body of this size.
-    fn fits(&self, route: &Route<'_>) -> Result<(), Refusal> {
+    fn fits(&self, route: &Route<'_>) -> Result<(), ApiError> {
         let (endpoint, len) = (self.resource.endpoint, self.admitted.received.rope.len());
         // Who takes a body of any size has no limit to tell of.
         let limits = able(self.tables, &self.admitted.caller, route, endpoint)
             .map(|(_, upstream)| upstream.config.max_body_bytes.unwrap_or(u64::MAX));
         match limits.max() {
-            None => Err(Refusal::not_served(endpoint)),
-            Some(largest) if len > largest => Err(Refusal::upstream_limit(largest)),
+            None => Err(ApiError::not_served(endpoint)),
+            Some(largest) if len > largest => Err(ApiError::upstream_limit(largest)),
             Some(_) => Ok(()),
         }
     }
 
-    async fn with_state(self, proxy: &Proxy, settlement: &mut Settlement) -> Result<Place<'a>, Refusal> {
+    async fn with_state(self, proxy: &Proxy, settlement: &mut Settlement) -> Result<Destination<'a>, ApiError> {
         let refers = refers(self.admitted, self.resource);
         let named = recall(proxy, self.admitted, &refers).await?;
         let mut free = Some(self.free());
         let decision = affinity::decide(&named, |account| self.refuses_unknown(account, free.as_ref()));
         let (placed, kind, place) = match decision {
             Decision::Free | Decision::Leaning(_) => {
-                let place = free.take().unwrap_or_else(|| self.free()).map(Place::free);
+                let place = free.take().unwrap_or_else(|| self.free()).map(Destination::free);
                 let first = if let Decision::Leaning(account) = decision { Some(account) } else { None };
-                (Placed::Free, None, place.map(|place| Place { first, ..place }))
+                (PlacementResult::Free, None, place.map(|place| Destination { first, ..place }))
             }
-            Decision::CannotTell => (Placed::CannotTell, None, Err(Refusal::affinity_unavailable())),
+            Decision::CannotTell => (PlacementResult::CannotTell, None, Err(ApiError::affinity_unavailable())),
             Decision::Unknown(place) => {
                 let used = refers.get(place).and_then(|refers| refers.used);
                 match (free, used) {
                     // If the request could go nowhere without its references either, that is the error.
-                    (Some(Err(refusal)), _) => (Placed::Refused, None, Err(refusal)),
+                    (Some(Err(refusal)), _) => (PlacementResult::Refused, None, Err(refusal)),
                     (free, Some(used)) => {
-                        let refusal = Refusal::unknown_reference(used.kind, used.name);
-                        self.or_without(&refers, &named, free, Placed::Refused, refusal)
+                        let refusal = ApiError::unknown_reference(used.kind, used.name);
+                        self.or_without(&refers, &named, free, PlacementResult::Refused, refusal)
                     }
-                    _ => (Placed::Refused, None, Err(Refusal::unknown_id())),
+                    _ => (PlacementResult::Refused, None, Err(ApiError::unknown_id())),
                 }
             }
             Decision::Conflict(one, other) => {
-                let what = [one, other].map(|place| refers.get(place).map_or("", Refers::words));
+                let what = [one, other].map(|place| refers.get(place).map_or("", LocatedReference::words));
                 let at = [one, other].map(|place| {
                     let origin = named.get(place).and_then(|named| named.recalled.anyones());
                     let upstream = origin.and_then(|origin| self.upstream_of(origin.account));
                     upstream.map_or("a removed one", |(_, upstream)| &*upstream.config.name)
                 });
-                self.or_without(&refers, &named, free, Placed::Conflict, Refusal::conflicting_state(what, at))
+                self.or_without(&refers, &named, free, PlacementResult::Conflict, ApiError::conflicting_state(what, at))
             }
             Decision::Pinned { account, by } => {
                 let kind = refers.get(by).map(|by| by.kind);
-                let words = refers.get(by).map_or("", Refers::words);
+                let words = refers.get(by).map_or("", LocatedReference::words);
                 match self.softly(account, &refers, &named, free.as_ref()) {
-                    Some(place) => (Placed::Pinned, kind, Ok(place)),
+                    Some(place) => (PlacementResult::Pinned, kind, Ok(place)),
                     None => match self.pinned(account, free.as_ref(), words) {
-                        Ok(place) => (Placed::Pinned, kind, Ok(place)),
-                        Err((Placed::Pinned, refusal)) => (Placed::Pinned, kind, Err(refusal)),
+                        Ok(place) => (PlacementResult::Pinned, kind, Ok(place)),
+                        Err((PlacementResult::Pinned, refusal)) => (PlacementResult::Pinned, kind, Err(refusal)),
                         Err((placed, refusal)) => self.or_without(&refers, &named, free, placed, refusal),
                     },
                 }
             }
         };
         // Whether something is cut out is known when an account is asked.
-        if placed != Placed::Stripped {
+        if placed != PlacementResult::Stripped {
             self.tables.metrics.placed(placed);
         }
         settlement.outcome().pinned = kind;
@@ -199,10 +199,10 @@ impl<'a> Asked<'a, '_> {
     fn softly(
         &self,
         account: u64,
-        refers: &[Refers<'_>],
-        named: &[Named],
-        free: Option<&Result<Route<'a>, Refusal>>,
-    ) -> Option<Place<'a>> {
+        refers: &[LocatedReference<'_>],
+        named: &[LookedUpReference],
+        free: Option<&Result<Route<'a>, ApiError>>,
+    ) -> Option<Destination<'a>> {
         let state = self.strips()?;
         let route = free?.as_ref().ok()?;
         let (index, _) = self.upstream_of(account)?;
@@ -210,23 +210,23 @@ impl<'a> Asked<'a, '_> {
             return None;
         }
         let decision = self.decide_without(state, refers, named, free?);
-        let cuts = Cuts { edits: state.without_bound(), unless: Some(account) };
-        matches!(decision, Decision::Free | Decision::Leaning(_)).then(|| Place {
+        let cuts = BodyCuts { edits: state.without_bound(), unless: Some(account) };
+        matches!(decision, Decision::Free | Decision::Leaning(_)).then(|| Destination {
             first: Some(account),
             cuts,
-            ..Place::free(route.clone())
+            ..Destination::free(route.clone())
         })
     }
 
     /// What its body holds, if its model lets it go on without what one account alone understands.
-    fn strips(&self) -> Option<&Request> {
+    fn strips(&self) -> Option<&ScannedRequest> {
         let strips = self.named.as_ref().is_some_and(|route| route.on_lost_state == OnLostState::StripEncrypted);
         self.admitted.received.state.as_deref().filter(|_| strips)
     }
 
     /// Whether ids that nobody knows are refused, in a request that goes to this account or else goes free: where the caller
     /// shares nothing with somebody else who may use what he may.
-    fn refuses_unknown(&self, account: Option<u64>, free: Option<&Result<Route<'_>, Refusal>>) -> bool {
+    fn refuses_unknown(&self, account: Option<u64>, free: Option<&Result<Route<'_>, ApiError>>) -> bool {
         let strangers = |upstream| self.tables.keys.strangers_use(upstream);
         match (self.tables.unknown_ids, account, free) {
             // It cannot go free: nothing but what it refers to could tell where to.
@@ -251,12 +251,12 @@ impl<'a> Asked<'a, '_> {
     fn pinned(
         &self,
         account: u64,
-        free: Option<&Result<Route<'a>, Refusal>>,
+        free: Option<&Result<Route<'a>, ApiError>>,
         what: &str,
-    ) -> Result<Place<'a>, (Placed, Refusal)> {
+    ) -> Result<Destination<'a>, (PlacementResult, ApiError)> {
         let endpoint = self.resource.endpoint;
         let upstream = self.upstream_of(account).filter(|(index, _)| self.admitted.caller.may_use(*index));
-        let Some((index, upstream)) = upstream else { return Err((Placed::Lost, Refusal::state_lost(what))) };
+        let Some((index, upstream)) = upstream else { return Err((PlacementResult::Lost, ApiError::state_lost(what))) };
         let asked = self.admitted.received.model.as_ref().map(|model| &*model.name);
         let route = match &self.named {
             None => Some(Route::to(index, None)),
@@ -264,26 +264,26 @@ impl<'a> Asked<'a, '_> {
         };
         let Some(route) = route else {
             let refusal = self.conflicting_model(what, index, &upstream.config.name);
-            return Err((Placed::Conflict, refusal));
+            return Err((PlacementResult::Conflict, refusal));
         };
-        self.fits(&route).map_err(|refusal| (Placed::Pinned, refusal))?;
+        self.fits(&route).map_err(|refusal| (PlacementResult::Pinned, refusal))?;
         let now = Instant::now();
         if let Some(left) = out_for(upstream, account, now)
             && self.others_serve(account, free, endpoint, now)
         {
-            return Err((Placed::Unavailable, Refusal::state_unavailable(what, left)));
+            return Err((PlacementResult::Unavailable, ApiError::state_unavailable(what, left)));
         }
-        Ok(Place { account: Some(account), ..Place::free(route) })
+        Ok(Destination { account: Some(account), ..Destination::free(route) })
     }
 
     /// Its model does not lead to the upstream of this name and index, which holds its state.
-    fn conflicting_model(&self, what: &str, index: usize, upstream: &str) -> Refusal {
+    fn conflicting_model(&self, what: &str, index: usize, upstream: &str) -> ApiError {
         let (routes, caller) = (&self.tables.routes, &self.admitted.caller);
         let leads = |name: &str| routes.route(name).is_some_and(|route| route.leads_to(index));
         let others = routes.listed().iter().map(|name| &**name).filter(|name| caller.may_ask(name) && leads(name));
         let others: Vec<&str> = others.take(MODELS_TOLD).collect();
         let model = self.admitted.received.model.as_ref().map_or("", |model| &*model.name);
-        Refusal::conflicting_model(what, upstream, model, &others)
+        ApiError::conflicting_model(what, upstream, model, &others)
     }
 
     /// Whether another account is in service where the request could go. A refused account that is the only one is asked all the same:
@@ -291,7 +291,7 @@ impl<'a> Asked<'a, '_> {
     fn others_serve(
         &self,
         account: u64,
-        free: Option<&Result<Route<'_>, Refusal>>,
+        free: Option<&Result<Route<'_>, ApiError>>,
         endpoint: Endpoint,
         now: Instant,
     ) -> bool {
@@ -312,37 +312,39 @@ impl<'a> Asked<'a, '_> {
     /// Without what one account alone understands, where its model wants that and the request can go somewhere then; else the refusal.
     fn or_without(
         &self,
-        refers: &[Refers<'_>],
-        named: &[Named],
-        free: Option<Result<Route<'a>, Refusal>>,
-        placed: Placed,
-        refusal: Refusal,
-    ) -> (Placed, Option<Kind>, Result<Place<'a>, Refusal>) {
+        refers: &[LocatedReference<'_>],
+        named: &[LookedUpReference],
+        free: Option<Result<Route<'a>, ApiError>>,
+        placed: PlacementResult,
+        refusal: ApiError,
+    ) -> (PlacementResult, Option<Kind>, Result<Destination<'a>, ApiError>) {
         let refused = (placed, None, Err(refusal));
         let (Some(state), Some(free)) = (self.strips(), free) else { return refused };
-        let cuts = Cuts { edits: state.without_bound(), unless: None };
+        let cuts = BodyCuts { edits: state.without_bound(), unless: None };
         if cuts.edits.is_empty() {
             return refused;
         }
         let place = match self.decide_without(state, refers, named, &free) {
-            Decision::Free => free.ok().map(Place::free),
-            Decision::Leaning(account) => free.ok().map(|route| Place { first: Some(account), ..Place::free(route) }),
+            Decision::Free => free.ok().map(Destination::free),
+            Decision::Leaning(account) => {
+                free.ok().map(|route| Destination { first: Some(account), ..Destination::free(route) })
+            }
             Decision::Pinned { account, .. } => self.pinned(account, Some(&free), "").ok(),
             _ => None,
         };
-        place.map_or(refused, |place| (Placed::Stripped, None, Ok(Place { cuts, ..place })))
+        place.map_or(refused, |place| (PlacementResult::Stripped, None, Ok(Destination { cuts, ..place })))
     }
 
     /// Where the request goes without what one account alone understands.
     fn decide_without(
         &self,
-        state: &Request,
-        refers: &[Refers<'_>],
-        named: &[Named],
-        free: &Result<Route<'_>, Refusal>,
+        state: &ScannedRequest,
+        refers: &[LocatedReference<'_>],
+        named: &[LookedUpReference],
+        free: &Result<Route<'_>, ApiError>,
     ) -> Decision {
-        let stays = |refers: &Refers<'_>| refers.used.is_none_or(|used| !state.is_bound(used));
-        let kept: Vec<Named> =
+        let stays = |refers: &LocatedReference<'_>| refers.used.is_none_or(|used| !state.is_bound(used));
+        let kept: Vec<LookedUpReference> =
             refers.iter().zip(named).filter(|(refers, _)| stays(refers)).map(|(_, named)| *named).collect();
         // Where it goes then, other strangers may be.
         affinity::decide(&kept, |account| self.refuses_unknown(account, Some(free)))
@@ -355,7 +357,7 @@ fn out_for(upstream: &Upstream, account: u64, now: Instant) -> Option<Duration> 
     let mut least: Option<Duration> = None;
     for (_, condition) in upstream.credentials("", now).filter(|(credential, _)| credential.seat == account) {
         match condition.standing {
-            Standing::Out { cause: Cause::Refused, left } if !left.is_zero() => {
+            HealthState::Out { cause: EjectionCause::Refused, left } if !left.is_zero() => {
                 least = Some(least.map_or(left, |least| least.min(left)));
             }
             _ => return None,

@@ -16,12 +16,12 @@ use crate::{
     domain::{
         endpoint::Endpoint,
         origin::{Kind, Owner, Reference},
-        usage::Shown,
+        usage::PolledUsage,
     },
-    metering::{AT_ONCE, Polling, Told},
+    metering::{AT_ONCE, PollAnswer, Polling},
     protocol::{
         body::Rope,
-        observe::{Dialect, Observer, Seen, Status},
+        observe::{AnswerDialect, Observation, Observer, ResponseStatus},
     },
     store::sql::PendingRow,
     upstream::{
@@ -56,13 +56,13 @@ pub async fn keep_polling(proxy: Arc<Proxy>, mut polling: Polling) {
     }
 }
 
-async fn call(proxy: Arc<Proxy>, row: PendingRow) -> (PendingRow, Told) {
+async fn call(proxy: Arc<Proxy>, row: PendingRow) -> (PendingRow, PollAnswer) {
     let told = timeout(WITHIN, ask(&proxy, &row)).await.ok().flatten();
-    (row, told.unwrap_or(Told::Failed))
+    (row, told.unwrap_or(PollAnswer::Failed))
 }
 
 /// None where nothing usable came.
-async fn ask(proxy: &Proxy, row: &PendingRow) -> Option<Told> {
+async fn ask(proxy: &Proxy, row: &PendingRow) -> Option<PollAnswer> {
     let tables = proxy.tables();
     let path = format!("/v1/responses/{}", row.response_id);
     let resource = Endpoint::RetrieveResponse.resource(&path)?;
@@ -79,13 +79,13 @@ async fn ask(proxy: &Proxy, row: &PendingRow) -> Option<Told> {
     *request.headers_mut() = headers::up(&wants, facts, &upstream.config, Some(credential));
     let (head, body) = sender.send(request).await.ok()?.into_parts();
     if matches!(head.status, StatusCode::NOT_FOUND | StatusCode::GONE) {
-        return Some(Told::Gone);
+        return Some(PollAnswer::Gone);
     }
     if !head.status.is_success() {
         return None;
     }
     let is_stream = Media::of(&head.headers) == Media::EventStream;
-    let observer = Observer::new(Dialect::Responses, is_stream, headers::coded(&head.headers));
+    let observer = Observer::new(AnswerDialect::Responses, is_stream, headers::coded(&head.headers));
     judge(read(body, observer).await?.seen(), &row.response_id)
 }
 
@@ -117,14 +117,14 @@ async fn read(mut body: Incoming, mut observer: Observer) -> Option<Observer> {
 }
 
 /// What an answer says of the response with this id; none where it says nothing of it.
-fn judge(seen: &Seen, id: &str) -> Option<Told> {
+fn judge(seen: &Observation, id: &str) -> Option<PollAnswer> {
     if seen.response_id.as_deref() != Some(id) {
         return None;
     }
     match seen.status? {
-        Status::Queued | Status::InProgress => Some(Told::UnderWay),
-        Status::Completed | Status::Failed | Status::Incomplete | Status::Cancelled => {
-            Some(Told::Over(Shown::new(seen.usage)))
+        ResponseStatus::Queued | ResponseStatus::InProgress => Some(PollAnswer::UnderWay),
+        ResponseStatus::Completed | ResponseStatus::Failed | ResponseStatus::Incomplete | ResponseStatus::Cancelled => {
+            Some(PollAnswer::Over(PolledUsage::new(seen.usage)))
         }
     }
 }

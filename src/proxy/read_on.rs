@@ -22,10 +22,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     closing::Closing,
-    error::Refusal,
-    respond::{Broken, Relay, Reply},
+    error::ApiError,
+    respond::{Relay, RelayError, Reply},
 };
-use crate::domain::{departure::Departure, outcome::End};
+use crate::domain::{departure::DisconnectRecord, outcome::EndReason};
 
 /// Requests without a client take places of connections, at most one of so many: those who left shall not keep out those
 /// who come.
@@ -33,7 +33,7 @@ const SHARE: usize = 4;
 
 /// Where one worker reads on.
 #[derive(Debug)]
-pub struct Readers {
+pub struct DrainTasks {
     /// How many there may be, of all workers.
     places: Arc<Semaphore>,
     /// Places of connections: what a request holds is counted by them, with a client or without.
@@ -42,7 +42,7 @@ pub struct Readers {
     stop: CancellationToken,
 }
 
-impl Readers {
+impl DrainTasks {
     /// Those of the first worker; `slots` are for `connections`.
     pub fn new(slots: &Arc<Semaphore>, connections: usize) -> Self {
         Self::with(Arc::new(Semaphore::new((connections / SHARE).max(1))), Arc::clone(slots))
@@ -71,20 +71,20 @@ impl Readers {
 
 /// How it is done for one request.
 #[derive(Clone, Debug)]
-pub(super) struct ReadOn {
-    pub(super) readers: Arc<Readers>,
-    pub(super) departure: Departure,
+pub(super) struct DrainContext {
+    pub(super) readers: Arc<DrainTasks>,
+    pub(super) departure: DisconnectRecord,
     pub(super) within: Duration,
     pub(super) bytes: u64,
     /// Whether event streams are read on as well. Without it they are cancelled.
     pub(super) streams: bool,
 }
 
-impl ReadOn {
+impl DrainContext {
     /// Runs what is left to do for a request whose client left. Where there is no place for it, or the gateway ends, it is
     /// dropped, which cancels the call upstream.
     fn spawn(self, rest: impl Future<Output = ()> + Send + 'static) {
-        if std::thread::panicking() || self.departure.end() == End::GatewayStop {
+        if std::thread::panicking() || self.departure.end() == EndReason::GatewayStop {
             return;
         }
         let (Some(places), Ok(here)) = (self.places(), Handle::try_current()) else { return };
@@ -110,12 +110,12 @@ impl ReadOn {
 
 /// Whether anything of a request is at an upstream, and whether its client is still there.
 #[derive(Debug, Default)]
-pub(super) struct Presence {
+pub(super) struct ClientPresence {
     sent: Arc<AtomicBool>,
     left: AtomicBool,
 }
 
-impl Presence {
+impl ClientPresence {
     /// To be told when a body is taken to be sent.
     pub(super) fn sent(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.sent)
@@ -129,17 +129,17 @@ impl Presence {
 }
 
 /// Everything up to the head of an answer.
-pub(super) type Asked = Pin<Box<dyn Future<Output = (Closing, Result<Reply, Refusal>)> + Send>>;
+pub(super) type AnswerHeadFuture = Pin<Box<dyn Future<Output = (Closing, Result<Reply, ApiError>)> + Send>>;
 
 /// Waits for it. Dropped while the request is at an upstream, it goes on without its client.
-pub(super) struct Asking {
-    pub(super) asked: Option<Asked>,
-    pub(super) presence: Arc<Presence>,
-    pub(super) read_on: ReadOn,
+pub(super) struct DetachOnDrop {
+    pub(super) asked: Option<AnswerHeadFuture>,
+    pub(super) presence: Arc<ClientPresence>,
+    pub(super) read_on: DrainContext,
 }
 
-impl Future for Asking {
-    type Output = (Closing, Result<Reply, Refusal>);
+impl Future for DetachOnDrop {
+    type Output = (Closing, Result<Reply, ApiError>);
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let Some(asked) = &mut self.asked else { return Poll::Pending };
@@ -149,7 +149,7 @@ impl Future for Asking {
     }
 }
 
-impl Drop for Asking {
+impl Drop for DetachOnDrop {
     fn drop(&mut self) {
         let Some(asked) = self.asked.take() else { return };
         if !self.presence.sent.load(Ordering::Relaxed) {
@@ -168,9 +168,9 @@ impl Drop for Asking {
 
 /// An answer that a client gets. Dropped before its end, it is read on where its key wants that.
 #[derive(Debug)]
-pub struct Held(Option<Box<Relay>>);
+pub struct DrainOnDrop(Option<Box<Relay>>);
 
-impl Held {
+impl DrainOnDrop {
     pub(super) fn new(relay: Relay) -> Self {
         Self(Some(Box::new(relay)))
     }
@@ -179,12 +179,12 @@ impl Held {
         self.0.as_deref()
     }
 
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, RelayError>>> {
         self.0.as_deref_mut().map_or(Poll::Ready(None), |relay| relay.poll(cx))
     }
 }
 
-impl Drop for Held {
+impl Drop for DrainOnDrop {
     fn drop(&mut self) {
         let Some(mut relay) = self.0.take() else { return };
         if let Some(read_on) = relay.reads_on() {

@@ -16,19 +16,19 @@ use http::{HeaderMap, header::CONTENT_ENCODING};
 use http_body::Body;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt};
 
-use super::{error::Refusal, intake::Intake, turn::next_turn};
+use super::{error::ApiError, intake::RequestBodyReader, turn::next_turn};
 use crate::{
     config::Timeouts,
     domain::{
-        budget::{Reservation, STEP, Share},
-        endpoint::{Carries, Endpoint},
+        budget::{ByteReservation, ByteShare, STEP},
+        endpoint::{Endpoint, RequestBodyKind},
         model_name,
     },
     protocol::{
         body::{Edit, Rope},
         coding::{self, Coded, Coding, MAX_RATIO, RATIO_FROM, ZSTD_WINDOW_LOG},
         json::Value,
-        references::request::{Request, RequestScan, Streaming},
+        references::request::{RequestScan, ScannedRequest, Streaming},
         tokens,
     },
 };
@@ -55,9 +55,9 @@ const DECODER: u64 = 384 * 1024;
 
 /// A whole body.
 #[derive(Default)]
-pub(super) struct Received {
+pub(super) struct ReceivedBody {
     pub(super) rope: Rope,
-    pub(super) model: Option<Model>,
+    pub(super) model: Option<RequestedModel>,
     /// Bytes of it that are of encoded files, as images.
     pub(super) encoded: u64,
     /// `prompt_cache_key`, if it is a string of a usable length.
@@ -69,10 +69,10 @@ pub(super) struct Received {
     /// What a chat says of its stream.
     pub(super) streaming: Streaming,
     /// What it refers to, if it refers to anything.
-    pub(super) state: Option<Box<Request>>,
+    pub(super) state: Option<Box<ScannedRequest>>,
 }
 
-impl Received {
+impl ReceivedBody {
     /// The edit after which the stream of a chat tells its tokens, where it does not do so already.
     pub(super) fn telling_usage(&self) -> Option<Edit> {
         self.streaming.telling(|range| self.rope.first_after(range.start + 1) != Some(b'}'))
@@ -81,7 +81,7 @@ impl Received {
 
 /// The model that the request names.
 #[derive(Debug)]
-pub(super) struct Model {
+pub(super) struct RequestedModel {
     pub(super) name: Box<str>,
     /// Where its value stands in the body.
     pub(super) range: Range<u64>,
@@ -94,27 +94,27 @@ pub(super) async fn receive<B>(
     headers: &HeaderMap,
     timeouts: &Timeouts,
     max_bytes: u64,
-    memory: &Share,
-) -> Result<Received, Refusal>
+    memory: &ByteShare,
+) -> Result<ReceivedBody, ApiError>
 where
     B: Body<Data = Bytes, Error: Error + 'static> + Send + Unpin,
 {
-    if endpoint.carries() == Carries::Nothing {
+    if endpoint.carries() == RequestBodyKind::Nothing {
         return Box::pin(discard(body, timeouts)).await;
     }
     let coding = coding_of(headers)?;
     // Content-Length says it early: nothing has to be read. An encoded body only grows.
     if body.size_hint().lower() > max_bytes {
-        return Err(Refusal::too_large(max_bytes));
+        return Err(ApiError::too_large(max_bytes));
     }
     let expected = if coding.is_none() { body.size_hint().exact() } else { None };
-    let mut scan = Scan::new(max_bytes, memory, coding, expected, endpoint);
+    let mut scan = BodyScan::new(max_bytes, memory, coding, expected, endpoint);
     // Only the first step is reserved: a client that says a length and then sends slowly keeps others out of nothing. A
     // body that would not fit now is refused before its client sends it.
     if !memory.has_room(expected.unwrap_or_default()) || !scan.hold(expected.unwrap_or_default().min(STEP)) {
-        return Err(Refusal::overloaded().leaving(&body));
+        return Err(ApiError::overloaded().leaving(&body));
     }
-    let mut intake = Intake::new(body, timeouts, max_bytes);
+    let mut intake = RequestBodyReader::new(body, timeouts, max_bytes);
     let read = match coding {
         None => read(&mut intake, &mut scan).await,
         // Boxed, as what is rare shall not make the future of every request larger.
@@ -128,24 +128,24 @@ where
 
 /// SDKs send no body with DELETE and to cancel, and say all the same that it is JSON. Whatever comes is neither looked at nor
 /// sent on.
-async fn discard<B>(body: B, timeouts: &Timeouts) -> Result<Received, Refusal>
+async fn discard<B>(body: B, timeouts: &Timeouts) -> Result<ReceivedBody, ApiError>
 where
     B: Body<Data = Bytes, Error: Error + 'static> + Send + Unpin,
 {
-    let mut intake = Intake::new(body, timeouts, u64::MAX);
+    let mut intake = RequestBodyReader::new(body, timeouts, u64::MAX);
     let mut left = DISCARDED;
     while !intake.body.is_end_stream() {
         match std::future::poll_fn(|cx| intake.poll_piece(cx)).await {
             Ok(Some(piece)) if piece.len() <= left => left -= piece.len(),
-            Ok(Some(_)) => return Err(Refusal::needless_body()),
+            Ok(Some(_)) => return Err(ApiError::needless_body()),
             Ok(None) => break,
             Err(refusal) => return Err(refusal.leaving(&intake.body)),
         }
     }
-    Ok(Received::default())
+    Ok(ReceivedBody::default())
 }
 
-async fn read<B>(intake: &mut Intake<B>, scan: &mut Scan<'_>) -> Result<(), Refusal>
+async fn read<B>(intake: &mut RequestBodyReader<B>, scan: &mut BodyScan<'_>) -> Result<(), ApiError>
 where
     B: Body<Data = Bytes, Error: Error + 'static> + Send + Unpin,
 {
@@ -156,21 +156,21 @@ where
 }
 
 /// The coding of the body, if it has one.
-fn coding_of(headers: &HeaderMap) -> Result<Option<Coding>, Refusal> {
+fn coding_of(headers: &HeaderMap) -> Result<Option<Coding>, ApiError> {
     let values = headers.get_all(CONTENT_ENCODING).iter();
     match Coded::of(values.map(|value| value.to_str().ok())) {
         Coded::Plain => Ok(None),
         Coded::Once(coding) => Ok(Some(coding)),
-        Coded::Unknown => Err(Refusal::unsupported_encoding()),
+        Coded::Unknown => Err(ApiError::unsupported_encoding()),
     }
 }
 
-async fn decode<B>(coding: Coding, intake: &mut Intake<B>, scan: &mut Scan<'_>) -> Result<(), Refusal>
+async fn decode<B>(coding: Coding, intake: &mut RequestBodyReader<B>, scan: &mut BodyScan<'_>) -> Result<(), ApiError>
 where
     B: Body<Data = Bytes, Error: Error + 'static> + Send + Unpin,
 {
     if coding == Coding::Brotli && has_large_window(intake).await {
-        return Err(Refusal::large_window());
+        return Err(ApiError::large_window());
     }
     let encoded = Arc::clone(&intake.received);
     let mut decoder: Pin<Box<dyn AsyncRead + Send + '_>> = match coding {
@@ -201,10 +201,10 @@ where
                 }
                 let decoded = scan.rope.len();
                 if decoded > RATIO_FROM && decoded / MAX_RATIO > encoded.load(Ordering::Relaxed) {
-                    break Err(Refusal::inflates_too_much());
+                    break Err(ApiError::inflates_too_much());
                 }
             }
-            Err(_) => break Err(Refusal::invalid_encoding()),
+            Err(_) => break Err(ApiError::invalid_encoding()),
         }
     };
     drop(decoder);
@@ -216,14 +216,14 @@ where
     outcome?;
     match intake.fill_buf().await {
         Ok([]) => Ok(()),
-        Ok(_) => Err(Refusal::invalid_encoding()),
-        Err(_) => Err(intake.refusal.take().unwrap_or_else(Refusal::invalid_encoding)),
+        Ok(_) => Err(ApiError::invalid_encoding()),
+        Err(_) => Err(intake.refusal.take().unwrap_or_else(ApiError::invalid_encoding)),
     }
 }
 
 /// Whether a brotli stream begins as only large-window brotli does. A fault of the body is not looked at: the decoder meets it
 /// again.
-async fn has_large_window<B>(intake: &mut Intake<B>) -> bool
+async fn has_large_window<B>(intake: &mut RequestBodyReader<B>) -> bool
 where
     B: Body<Data = Bytes, Error: Error + 'static> + Send + Unpin,
 {
@@ -234,13 +234,13 @@ where
 const LOOKED_UP: u64 = 4;
 
 /// Scans pieces and keeps them.
-struct Scan<'a> {
+struct BodyScan<'a> {
     scanner: RequestScan,
     names_model: bool,
     rope: Rope,
     max_bytes: u64,
-    memory: &'a Share,
-    held: Reservation,
+    memory: &'a ByteShare,
+    held: ByteReservation,
     /// None once nothing is left to decode.
     coding: Option<Coding>,
     /// The length of the body, where its client says it.
@@ -251,17 +251,17 @@ struct Scan<'a> {
     encoded: u64,
 }
 
-impl<'a> Scan<'a> {
+impl<'a> BodyScan<'a> {
     fn new(
         max_bytes: u64,
-        memory: &'a Share,
+        memory: &'a ByteShare,
         coding: Option<Coding>,
         expected: Option<u64>,
         endpoint: Endpoint,
     ) -> Self {
         Self {
             scanner: RequestScan::new(endpoint),
-            names_model: endpoint.carries() == Carries::Model,
+            names_model: endpoint.carries() == RequestBodyKind::Model,
             rope: Rope::new(),
             max_bytes,
             memory,
@@ -293,15 +293,15 @@ impl<'a> Scan<'a> {
         (len + besides).min(self.memory.limit().max(len))
     }
 
-    async fn take(&mut self, piece: Bytes) -> Result<(), Refusal> {
+    async fn take(&mut self, piece: Bytes) -> Result<(), ApiError> {
         let len = piece.len();
         if self.rope.len() + len as u64 > self.max_bytes {
-            return Err(Refusal::too_large(self.max_bytes));
+            return Err(ApiError::too_large(self.max_bytes));
         }
         if !self.hold(self.rope.len() + len as u64) {
-            return Err(Refusal::overloaded());
+            return Err(ApiError::overloaded());
         }
-        self.scanner.feed(&piece).map_err(|error| Refusal::json(&error))?;
+        self.scanner.feed(&piece).map_err(|error| ApiError::json(&error))?;
         self.encoded += tokens::encoded_bytes(&piece);
         self.rope.push(piece);
         self.turn += len;
@@ -312,33 +312,33 @@ impl<'a> Scan<'a> {
         Ok(())
     }
 
-    fn finish(mut self) -> Result<Received, Refusal> {
+    fn finish(mut self) -> Result<ReceivedBody, ApiError> {
         let len = self.rope.len();
         // The last step is rarely needed whole.
         if !self.held.set(self.bounded(len, self.scanner.held() * LOOKED_UP)) {
-            return Err(Refusal::overloaded());
+            return Err(ApiError::overloaded());
         }
         self.rope.hold(self.held);
         // Where no model is named, the body may be left out.
         if !self.names_model && self.rope.is_empty() {
-            return Ok(Received::default());
+            return Ok(ReceivedBody::default());
         }
-        let mut request = self.scanner.finish().map_err(|error| Refusal::json(&error))?;
+        let mut request = self.scanner.finish().map_err(|error| ApiError::json(&error))?;
         let model = match request.model.take() {
             None => None,
             Some(found) => match found.value {
                 // With a stored prompt the model may be left out, or null (docs/wire.md, section 8).
                 Value::Null => None,
-                Value::String(name) if name.is_empty() => return Err(Refusal::invalid_model("is empty.")),
+                Value::String(name) if name.is_empty() => return Err(ApiError::invalid_model("is empty.")),
                 Value::String(name) if !model_name::is_plain(&name) => {
-                    return Err(Refusal::invalid_model(
+                    return Err(ApiError::invalid_model(
                         "has white space or an empty part around a slash or at an end, or a control or invisible character in it. Send the plain name.",
                     ));
                 }
-                Value::String(name) if name.len() <= MAX_MODEL => Some(Model { name, range: found.range }),
-                Value::String(_) | Value::LongString => return Err(Refusal::invalid_model("is too long.")),
-                Value::InvalidString => return Err(Refusal::invalid_model("is not valid text.")),
-                _ => return Err(Refusal::invalid_model("must be a string.")),
+                Value::String(name) if name.len() <= MAX_MODEL => Some(RequestedModel { name, range: found.range }),
+                Value::String(_) | Value::LongString => return Err(ApiError::invalid_model("is too long.")),
+                Value::InvalidString => return Err(ApiError::invalid_model("is not valid text.")),
+                _ => return Err(ApiError::invalid_model("must be a string.")),
             },
         };
         let cache_key = match request.prompt_cache_key.take().map(|found| found.value) {
@@ -349,6 +349,15 @@ impl<'a> Scan<'a> {
         let streaming = std::mem::take(&mut request.streaming);
         let stream = streaming.is_asked_for();
         let state = (!request.references.is_empty()).then(|| Box::new(request));
-        Ok(Received { rope: self.rope, model, encoded: self.encoded, cache_key, background, stream, streaming, state })
+        Ok(ReceivedBody {
+            rope: self.rope,
+            model,
+            encoded: self.encoded,
+            cache_key,
+            background,
+            stream,
+            streaming,
+            state,
+        })
     }
 }

@@ -5,7 +5,7 @@ use http::{
     header::{CONTENT_ENCODING, CONTENT_TYPE},
 };
 
-use super::error::Refusal;
+use super::error::ApiError;
 use crate::upstream::headers::IDEMPOTENCY_KEY;
 
 /// Headers that may stand once, with their names in errors. `auth` checks `Authorization` itself.
@@ -22,16 +22,16 @@ const ONCE: [(HeaderName, &str); 3] = [
 ///
 /// # Errors
 /// When a header stands twice that may stand once, or the body is not JSON in UTF-8.
-pub(super) fn check(headers: &HeaderMap, has_body: bool) -> Result<(), Refusal> {
+pub(super) fn check(headers: &HeaderMap, has_body: bool) -> Result<(), ApiError> {
     for (name, shown) in &ONCE {
         if headers.get_all(name).iter().nth(1).is_some() {
-            return Err(Refusal::repeated_header(shown));
+            return Err(ApiError::repeated_header(shown));
         }
     }
     let Some(value) = headers.get(CONTENT_TYPE) else { return Ok(()) };
     match (media_type(value.as_bytes()), has_body) {
-        (MediaType::Several, _) => Err(Refusal::repeated_header("Content-Type")),
-        (MediaType::Other, true) => Err(Refusal::unsupported_media_type()),
+        (MediaType::Several, _) => Err(ApiError::repeated_header("Content-Type")),
+        (MediaType::Other, true) => Err(ApiError::unsupported_media_type()),
         (MediaType::Json | MediaType::Other, _) => Ok(()),
     }
 }

@@ -15,18 +15,18 @@ use super::{
     attempt::upstream_request_id,
     closing::Closing,
     error::{ERROR_SOURCE, sign},
-    learning::{HeldBack, Lessons},
-    observer::Watcher,
-    read_on::{Held, ReadOn},
-    silence::Silence,
-    source::Source,
+    learning::{AffinityRecorder, HeldFrame},
+    observer::AnswerObserver,
+    read_on::{DrainContext, DrainOnDrop},
+    silence::LongestGap,
+    source::UpstreamBody,
     status::UPSTREAM,
 };
 use crate::{
-    affinity::Mark,
+    affinity::LearnedCount,
     config::OnIncomplete,
-    domain::outcome::End,
-    protocol::observe::{Seen, Terminal},
+    domain::outcome::EndReason,
+    protocol::observe::{Observation, Terminal},
     upstream::{
         Lease, Verdict,
         headers::{self, Media},
@@ -40,17 +40,17 @@ const ACCEL_BUFFERING: &str = "x-accel-buffering";
 pub(super) struct Reply {
     pub(super) head: Parts,
     pub(super) media: Media,
-    pub(super) source: Source,
+    pub(super) source: UpstreamBody,
     pub(super) on_incomplete: OnIncomplete,
     pub(super) silence: Duration,
     /// The place at the upstream; none where it was let go.
     pub(super) lease: Option<Lease>,
     /// Only a success teaches anything.
-    pub(super) lessons: Option<Lessons>,
+    pub(super) lessons: Option<AffinityRecorder>,
 }
 
 /// Turns the upstream's answer into ours. `read_on` says how it goes on should the client leave.
-pub(super) fn relay(reply: Reply, closing: Closing, read_on: Option<ReadOn>) -> Response<Answer> {
+pub(super) fn relay(reply: Reply, closing: Closing, read_on: Option<DrainContext>) -> Response<ResponseBody> {
     let (theirs, mut relay) = Relay::new(reply, closing, read_on);
     let outcome = relay.closing.settlement.outcome();
     outcome.status = Some(theirs.status);
@@ -68,7 +68,7 @@ pub(super) fn relay(reply: Reply, closing: Closing, read_on: Option<ReadOn>) -> 
     if relay.source.is_end() && !relay.may_break() {
         relay.end();
     }
-    let mut response = Response::new(Answer::Relay(Held::new(relay)));
+    let mut response = Response::new(ResponseBody::Relay(DrainOnDrop::new(relay)));
     *response.status_mut() = theirs.status;
     *response.headers_mut() = head;
     response
@@ -76,14 +76,14 @@ pub(super) fn relay(reply: Reply, closing: Closing, read_on: Option<ReadOn>) -> 
 
 /// The body of a response: an upstream's, relayed, or one of ours.
 #[derive(Debug)]
-pub enum Answer {
+pub enum ResponseBody {
     /// An upstream's.
-    Relay(Held),
+    Relay(DrainOnDrop),
     /// One of ours, whole.
     Whole(Option<Bytes>),
 }
 
-impl Answer {
+impl ResponseBody {
     /// A body of ours.
     pub fn whole(body: Bytes) -> Self {
         Self::Whole(Some(body))
@@ -92,7 +92,7 @@ impl Answer {
 
 /// Why a relayed body broke off. The client sees a broken transfer: nothing is ever synthesised into a stream.
 #[derive(Debug, thiserror::Error)]
-pub enum Broken {
+pub enum RelayError {
     /// The upstream's transfer broke.
     #[error("the upstream's transfer broke: {0}")]
     Upstream(hyper::Error),
@@ -104,11 +104,11 @@ pub enum Broken {
     Incomplete,
 }
 
-impl Body for Answer {
+impl Body for ResponseBody {
     type Data = Bytes;
-    type Error = Broken;
+    type Error = RelayError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, RelayError>>> {
         match self.get_mut() {
             Self::Relay(held) => held.poll(cx),
             Self::Whole(body) => Poll::Ready(body.take().map(|body| Ok(Frame::data(body)))),
@@ -137,8 +137,8 @@ impl Body for Answer {
 /// An upstream's body on its way down, polled by the server's own task: no pump, no channel, no buffer.
 #[derive(Debug)]
 pub(super) struct Relay {
-    source: Source,
-    watcher: Watcher,
+    source: UpstreamBody,
+    watcher: AnswerObserver,
     /// The first byte of the body.
     first: Option<u8>,
     /// A model works for it: what it says is not merely looked up.
@@ -146,31 +146,31 @@ pub(super) struct Relay {
     closing: Closing,
     succeeded: bool,
     on_incomplete: OnIncomplete,
-    silence: Silence,
+    silence: LongestGap,
     lease: Option<Lease>,
-    lessons: Option<Lessons>,
+    lessons: Option<AffinityRecorder>,
     /// The piece that came last, if others have to know first what it names.
-    held_back: Option<HeldBack>,
+    held_back: Option<HeldFrame>,
     /// How it goes on should the client leave.
-    read_on: Option<ReadOn>,
+    read_on: Option<DrainContext>,
     /// The client left, and it goes on.
     left: bool,
     /// Settled.
     over: bool,
     /// What the next poll fails with.
-    broken: Option<Broken>,
+    broken: Option<RelayError>,
 }
 
 impl Relay {
     /// The head of the answer, and its body on its way.
-    pub(super) fn new(reply: Reply, mut closing: Closing, read_on: Option<ReadOn>) -> (Parts, Self) {
+    pub(super) fn new(reply: Reply, mut closing: Closing, read_on: Option<DrainContext>) -> (Parts, Self) {
         let Reply { head, media, source, on_incomplete, silence, lease, lessons } = reply;
         if let Some(lessons) = &lessons {
             lessons.head(&head.headers);
         }
         let (streamed, succeeded) = (media == Media::EventStream, head.status.is_success());
         let outcome = closing.settlement.outcome();
-        let watcher = Watcher::new(outcome.endpoint, succeeded, media, headers::coded(&head.headers));
+        let watcher = AnswerObserver::new(outcome.endpoint, succeeded, media, headers::coded(&head.headers));
         let works = !outcome.is_free();
         // Where several were asked, it is the one whose answer the client gets.
         outcome.upstream_request_id = upstream_request_id(&head.headers).map(Into::into);
@@ -183,7 +183,7 @@ impl Relay {
             closing,
             succeeded,
             on_incomplete,
-            silence: Silence::new(silence),
+            silence: LongestGap::new(silence),
             lease,
             lessons,
             held_back: None,
@@ -195,7 +195,7 @@ impl Relay {
         (head, relay)
     }
 
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, RelayError>>> {
         if let Some(broken) = self.broken.take() {
             return Poll::Ready(Some(Err(broken)));
         }
@@ -209,8 +209,8 @@ impl Relay {
             let polled = self.source.poll(cx);
             if polled.is_pending() {
                 ready!(self.silence.poll(cx));
-                self.settle_broken(End::UpstreamStalled);
-                return Poll::Ready(Some(Err(Broken::Silent)));
+                self.settle_broken(EndReason::UpstreamStalled);
+                return Poll::Ready(Some(Err(RelayError::Silent)));
             }
             return match ready!(polled) {
                 Some(Ok(frame)) => {
@@ -221,11 +221,11 @@ impl Relay {
                     if self.held_back.is_some() { self.poll_held_back(cx) } else { self.pass(data) }
                 }
                 Some(Err(error)) => {
-                    self.settle_broken(End::UpstreamBroken);
-                    self.break_off(Broken::Upstream(error), cx)
+                    self.settle_broken(EndReason::UpstreamBroken);
+                    self.break_off(RelayError::Upstream(error), cx)
                 }
                 None => match self.end() {
-                    End::Incomplete if self.may_break() => self.break_off(Broken::Incomplete, cx),
+                    EndReason::Incomplete if self.may_break() => self.break_off(RelayError::Incomplete, cx),
                     _ => Poll::Ready(None),
                 },
             };
@@ -233,7 +233,7 @@ impl Relay {
     }
 
     /// Nothing else is done for this answer while it waits, and others are not held up.
-    fn poll_held_back(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+    fn poll_held_back(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, RelayError>>> {
         let Some(held) = &mut self.held_back else { return Poll::Ready(None) };
         // Once the client left, nobody hears of it.
         if !self.left {
@@ -247,7 +247,7 @@ impl Relay {
         self.pass(piece)
     }
 
-    fn pass(&mut self, data: Bytes) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+    fn pass(&mut self, data: Bytes) -> Poll<Option<Result<Frame<Bytes>, RelayError>>> {
         // A body of known length is not polled again once it is out.
         if self.source.is_end() && !self.may_break() {
             self.end();
@@ -256,7 +256,7 @@ impl Relay {
     }
 
     /// Learns what the piece that was looked at left behind.
-    fn learn(&mut self) -> Option<(&Lessons, Mark)> {
+    fn learn(&mut self) -> Option<(&AffinityRecorder, LearnedCount)> {
         let learned = self.watcher.observer.take_learned();
         let lessons = self.lessons.as_ref().filter(|_| !learned.is_empty())?;
         Some((lessons, lessons.body(&learned)))
@@ -282,19 +282,19 @@ impl Relay {
     }
 
     /// The upstream's body ended cleanly.
-    fn end(&mut self) -> End {
+    fn end(&mut self) -> EndReason {
         self.watcher.observer.finish();
         // An event without its blank line is out by now.
         let _ = self.learn();
         // A stream that is resumed behind its last event has none.
         let resumed_at_its_end = !self.works && self.closing.settlement.outcome().bytes_down == 0;
         let end = match self.terminal() {
-            _ if !self.succeeded => End::UpstreamError,
+            _ if !self.succeeded => EndReason::UpstreamError,
             Some(terminal) => end_of(terminal),
-            None if self.watcher.is_watched_stream() && !resumed_at_its_end => End::Incomplete,
+            None if self.watcher.is_watched_stream() && !resumed_at_its_end => EndReason::Incomplete,
             // Text, a page, an error in another form, or nothing at all.
-            None if self.works && self.sum_up().made_nothing() => End::ResponseFailed,
-            None => End::Completed,
+            None if self.works && self.sum_up().made_nothing() => EndReason::ResponseFailed,
+            None => EndReason::Completed,
         };
         self.settle(end);
         end
@@ -302,13 +302,13 @@ impl Relay {
 
     /// hyper drops what it holds when a body fails. At the next turn it fails: until then hyper writes out what came
     /// before the break.
-    fn break_off(&mut self, broken: Broken, cx: &Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+    fn break_off(&mut self, broken: RelayError, cx: &Context<'_>) -> Poll<Option<Result<Frame<Bytes>, RelayError>>> {
         self.broken = Some(broken);
         cx.waker().wake_by_ref();
         Poll::Pending
     }
 
-    fn settle_broken(&mut self, end: End) {
+    fn settle_broken(&mut self, end: EndReason) {
         // Clients are done at the terminal event, whatever the transfer does after it.
         self.settle(self.terminal().map_or(end, end_of));
     }
@@ -320,19 +320,19 @@ impl Relay {
     }
 
     /// What was seen so far.
-    fn sum_up(&mut self) -> &Seen {
+    fn sum_up(&mut self) -> &Observation {
         let bytes = self.closing.settlement.outcome().bytes_seen();
         self.watcher.sum_up(bytes)
     }
 
-    fn settle(&mut self, end: End) {
+    fn settle(&mut self, end: EndReason) {
         self.over = true;
         if let Some(mut lease) = self.lease.take() {
             lease.tell(match end {
-                End::UpstreamBroken | End::UpstreamStalled => Verdict::Failed,
+                EndReason::UpstreamBroken | EndReason::UpstreamStalled => Verdict::Failed,
                 // Many providers end a stream without its terminal event, and some label JSON as a stream.
-                End::Incomplete if !self.has_output() => Verdict::Failed,
-                End::UpstreamError => Verdict::Declined,
+                EndReason::Incomplete if !self.has_output() => Verdict::Failed,
+                EndReason::UpstreamError => Verdict::Declined,
                 _ => Verdict::Answered,
             });
         }
@@ -360,7 +360,7 @@ impl Relay {
     }
 
     /// How it goes on now that the client left; none where nothing more would be learned.
-    pub(super) fn reads_on(&mut self) -> Option<ReadOn> {
+    pub(super) fn reads_on(&mut self) -> Option<DrainContext> {
         let streamed = self.closing.settlement.outcome().streamed;
         self.read_on.take().filter(|read_on| (read_on.streams || !streamed) && self.tells_more())
     }
@@ -404,10 +404,10 @@ impl Drop for Relay {
     }
 }
 
-fn end_of(terminal: Terminal) -> End {
+fn end_of(terminal: Terminal) -> EndReason {
     match terminal {
-        Terminal::Completed => End::Completed,
-        Terminal::Failed => End::ResponseFailed,
-        Terminal::Incomplete => End::ResponseIncomplete,
+        Terminal::Completed => EndReason::Completed,
+        Terminal::Failed => EndReason::ResponseFailed,
+        Terminal::Incomplete => EndReason::ResponseIncomplete,
     }
 }

@@ -11,13 +11,13 @@ use tokio::time::{Instant, Sleep};
 /// The longest gap inside an answer. One timer a stream, made at the first gap and moved only when it fires: an answer
 /// that is there at once costs none, a busy stream next to nothing.
 #[derive(Debug)]
-pub(super) struct Silence {
+pub(super) struct LongestGap {
     limit: Duration,
     since: Instant,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
-impl Silence {
+impl LongestGap {
     pub(super) fn new(limit: Duration) -> Self {
         Self { limit, since: Instant::now(), timer: None }
     }

@@ -18,11 +18,11 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::timeout;
 
-use super::error::Refusal;
+use super::error::ApiError;
 use crate::{
-    protocol::mask::{MaskedBody, Scope},
+    protocol::mask::{MaskScope, MaskedBody},
     upstream::{
-        Echo,
+        EchoWatch,
         headers::{self, Media},
     },
 };
@@ -30,39 +30,39 @@ use crate::{
 /// The body of an upstream's answer, of which the beginning may have been read already. What comes out of it holds no
 /// credential where none may stand.
 #[derive(Debug)]
-pub(super) struct Source {
+pub(super) struct UpstreamBody {
     read: VecDeque<Bytes>,
     rest: Option<Incoming>,
     masked: MaskedBody,
-    echo: Echo,
+    echo: EchoWatch,
     /// How it broke while it was read: hyper's body tells that once, and then looks as if it had ended.
     broken: Option<hyper::Error>,
 }
 
-impl Source {
+impl UpstreamBody {
     /// Of an answer with this head, in which the credential is masked that the answer was asked with: in the values of headers,
     /// everywhere in an error answer, and in the errors of a success.
-    pub(super) fn new(head: &mut Parts, body: Incoming, mut echo: Echo) -> Self {
+    pub(super) fn new(head: &mut Parts, body: Incoming, mut echo: EchoWatch) -> Self {
         echo.mask_headers(&mut head.headers);
         let media = Media::of(&head.headers);
         let scope = match (head.status.is_success(), media) {
-            _ if echo.mask().is_none() => Scope::Nowhere,
+            _ if echo.mask().is_none() => MaskScope::Nowhere,
             (false, _) if headers::is_coded(&head.headers) => return Self::withheld(head, echo),
-            (false, _) => Scope::Everywhere,
-            _ if headers::is_coded(&head.headers) => Scope::Nowhere,
-            (true, Media::EventStream) => Scope::errors(true),
-            (true, Media::Json | Media::Plain) => Scope::errors(false),
-            (true, Media::Html | Media::Text | Media::Other) => Scope::Nowhere,
+            (false, _) => MaskScope::Everywhere,
+            _ if headers::is_coded(&head.headers) => MaskScope::Nowhere,
+            (true, Media::EventStream) => MaskScope::errors(true),
+            (true, Media::Json | Media::Plain) => MaskScope::errors(false),
+            (true, Media::Html | Media::Text | Media::Other) => MaskScope::Nowhere,
         };
         Self { read: VecDeque::new(), rest: Some(body), masked: MaskedBody::new(scope), echo, broken: None }
     }
 
     /// An error of ours in place of one in a coding that was not asked for, as it cannot be masked.
-    fn withheld(head: &mut Parts, echo: Echo) -> Self {
+    fn withheld(head: &mut Parts, echo: EchoWatch) -> Self {
         head.headers.remove(CONTENT_ENCODING);
         head.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        let read = VecDeque::from([Refusal::withheld().body()]);
-        Self { read, rest: None, masked: MaskedBody::new(Scope::Nowhere), echo, broken: None }
+        let read = VecDeque::from([ApiError::withheld().body()]);
+        Self { read, rest: None, masked: MaskedBody::new(MaskScope::Nowhere), echo, broken: None }
     }
 
     /// Masks a name that was read out of the answer, for the log and the ledger.

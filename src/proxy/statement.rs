@@ -3,12 +3,12 @@
 use jiff::{Timestamp, civil::Date};
 use serde_json::{Value, json};
 
-use super::{Proxy, Tables, error::Refusal};
+use super::{Proxy, Tables, error::ApiError};
 use crate::{
     auth::Caller,
     domain::money::{Currency, UNIT, Window, decimal},
     limits::BudgetState,
-    store::sql::Statement,
+    store::sql::KeyStatement,
 };
 
 /// What new-api and one-api tell of a key without a limit, which chat programs show as unlimited.
@@ -18,12 +18,12 @@ const UNLIMITED: f64 = 100_000_000.0;
 ///
 /// # Errors
 /// When a date is none, or the ledger cannot be read.
-pub async fn usage(proxy: &Proxy, tables: &Tables, caller: &Caller, query: &str) -> Result<String, Refusal> {
+pub async fn usage(proxy: &Proxy, tables: &Tables, caller: &Caller, query: &str) -> Result<String, ApiError> {
     let (since, until) = dates(tables, query)?;
     let used = read(proxy, caller, since, until).await?;
     let budgets: Vec<Value> = tables.limits.budgets(caller.index, proxy.now()).iter().map(budget).collect();
     let costs = Currency::ALL.iter().zip(used.cost).map(|(currency, cost)| (currency.name(), decimal(cost)));
-    let Statement { requests, input, cached, output, reasoning, unpriced, cost: _ } = used;
+    let KeyStatement { requests, input, cached, output, reasoning, unpriced, cost: _ } = used;
     let statement = json!({
         "object": "usage",
         "key": &*caller.name,
@@ -48,7 +48,7 @@ pub async fn usage(proxy: &Proxy, tables: &Tables, caller: &Caller, query: &str)
 ///
 /// # Errors
 /// As [`usage`].
-pub async fn billing_usage(proxy: &Proxy, tables: &Tables, caller: &Caller, query: &str) -> Result<String, Refusal> {
+pub async fn billing_usage(proxy: &Proxy, tables: &Tables, caller: &Caller, query: &str) -> Result<String, ApiError> {
     let (since, until) = dates(tables, query)?;
     let used = read(proxy, caller, since, until).await?;
     let currency = shown_in(tables, caller, Some(&used));
@@ -76,7 +76,7 @@ pub fn subscription(tables: &Tables, caller: &Caller) -> String {
 }
 
 /// Dollars where amounts can be given in them, else the currency of the key's budget, or the only one that it paid in.
-fn shown_in(tables: &Tables, caller: &Caller, used: Option<&Statement>) -> Currency {
+fn shown_in(tables: &Tables, caller: &Caller, used: Option<&KeyStatement>) -> Currency {
     if tables.exchange.cny_per_usd.is_some() {
         return Currency::Usd;
     }
@@ -113,13 +113,13 @@ fn budget(state: &BudgetState) -> Value {
     })
 }
 
-async fn read(proxy: &Proxy, caller: &Caller, since: u64, until: u64) -> Result<Statement, Refusal> {
-    proxy.statements.of(&caller.name, since, until).await.ok_or_else(Refusal::statement_unavailable)
+async fn read(proxy: &Proxy, caller: &Caller, since: u64, until: u64) -> Result<KeyStatement, ApiError> {
+    proxy.statements.of(&caller.name, since, until).await.ok_or_else(ApiError::statement_unavailable)
 }
 
 /// `start_date` and `end_date` of a query, as days in the time zone of budgets; the last day is not in it, as chat programs send
 /// tomorrow. Without them, everything.
-fn dates(tables: &Tables, query: &str) -> Result<(u64, u64), Refusal> {
+fn dates(tables: &Tables, query: &str) -> Result<(u64, u64), ApiError> {
     let (mut since, mut until) = (0, u64::MAX);
     for pair in query.split('&') {
         let (name, day) = pair.split_once('=').unwrap_or((pair, ""));
@@ -139,7 +139,7 @@ fn dates(tables: &Tables, query: &str) -> Result<(u64, u64), Refusal> {
         let begins = day.and_then(|day| day.to_zoned(tables.time_zone.clone()).ok());
         let begins = begins.map(|begins| u64::try_from(begins.timestamp().as_millisecond()).unwrap_or_default());
         *bound = begins
-            .ok_or_else(|| Refusal::invalid_date(if name == "start_date" { "start_date" } else { "end_date" }))?;
+            .ok_or_else(|| ApiError::invalid_date(if name == "start_date" { "start_date" } else { "end_date" }))?;
     }
     Ok((since, until))
 }

@@ -16,7 +16,7 @@ use std::{
 /// each piece that it reads, so a body that arrives fast went on without the other events: for 61 turns of the runtime, which
 /// is 4 MB. This one waits for the wake-up of `yield_now` itself, which the runtime gives after it asked for events.
 pub(super) async fn next_turn() {
-    let turn = Arc::new(Turn::default());
+    let turn = Arc::new(WokenFlag::default());
     let waker = Waker::from(Arc::clone(&turn));
     let mut yielding = pin!(tokio::task::yield_now());
     let mut began = false;
@@ -36,12 +36,12 @@ pub(super) async fn next_turn() {
 
 /// Notes that the runtime woke it.
 #[derive(Debug, Default)]
-struct Turn {
+struct WokenFlag {
     is_over: AtomicBool,
     task: Mutex<Option<Waker>>,
 }
 
-impl Turn {
+impl WokenFlag {
     fn waits_for(&self, waker: &Waker) {
         let mut task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
         if !task.as_ref().is_some_and(|task| task.will_wake(waker)) {
@@ -50,7 +50,7 @@ impl Turn {
     }
 }
 
-impl Wake for Turn {
+impl Wake for WokenFlag {
     fn wake(self: Arc<Self>) {
         self.is_over.store(true, Ordering::Release);
         if let Some(task) = self.task.lock().unwrap_or_else(PoisonError::into_inner).take() {

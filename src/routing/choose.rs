@@ -7,7 +7,7 @@ use crate::{
     config::Strategy,
     domain::{
         chance::{Dice, unit},
-        standing::Standing,
+        standing::HealthState,
     },
 };
 
@@ -25,9 +25,9 @@ pub struct Candidate {
     /// A number that belongs to the credential's account.
     pub seat: u64,
     /// Why it cannot serve this request at all.
-    pub bar: Option<Bar>,
+    pub bar: Option<ExclusionReason>,
     /// Whether it may be asked.
-    pub standing: Standing,
+    pub standing: HealthState,
     /// Whether it has as many requests as it may have.
     pub full: bool,
     /// Requests under way with this credential.
@@ -38,7 +38,7 @@ pub struct Candidate {
 
 /// Why a candidate cannot serve a request, however it stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Bar {
+pub enum ExclusionReason {
     /// The caller's key may not use the upstream.
     Key,
     /// The upstream does not have the part of the API that is asked for.

@@ -7,7 +7,7 @@ mod choose;
 
 use std::{borrow::Cow, collections::HashMap, sync::Arc};
 
-pub use choose::{Bar, Candidate, Choice, choose};
+pub use choose::{Candidate, Choice, ExclusionReason, choose};
 
 use crate::config::{self, Config, OnLostState, Strategy};
 

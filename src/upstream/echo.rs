@@ -16,7 +16,7 @@ use crate::{domain::id::RequestId, metrics::UpstreamHealth, protocol::mask::Mask
 const TELL_EVERY: Duration = Duration::from_secs(60);
 
 /// What is looked for in the answers to one credential. Made once, when the configuration is loaded.
-pub(super) struct Secrets {
+pub(super) struct CredentialPatterns {
     mask: Mask,
     upstream: Arc<str>,
     credential: Option<Arc<str>>,
@@ -24,13 +24,13 @@ pub(super) struct Secrets {
     told: Mutex<Option<Instant>>,
 }
 
-impl fmt::Debug for Secrets {
+impl fmt::Debug for CredentialPatterns {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Secrets").field("upstream", &self.upstream).finish_non_exhaustive()
     }
 }
 
-impl Secrets {
+impl CredentialPatterns {
     /// For the credential of this name and text, and what else among the upstream's own headers looks like a secret. None where
     /// there is nothing to look for.
     pub(super) fn new(
@@ -77,13 +77,13 @@ fn without_scheme(value: &[u8]) -> &[u8] {
 
 /// Watches one answer for the credential that it was asked with.
 #[derive(Debug)]
-pub struct Echo {
-    secrets: Option<Arc<Secrets>>,
+pub struct EchoWatch {
+    secrets: Option<Arc<CredentialPatterns>>,
     id: RequestId,
     told: bool,
 }
 
-impl Echo {
+impl EchoWatch {
     /// For an answer to request `id`.
     pub fn of(credential: Option<&Credential>, id: RequestId) -> Self {
         Self { secrets: credential.and_then(|credential| credential.secrets.clone()), id, told: false }

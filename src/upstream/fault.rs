@@ -10,7 +10,7 @@ mod words;
 use http::StatusCode;
 
 use crate::{
-    config::{self, ErrorRule, Fault},
+    config::{self, ErrorRule, FaultOwner},
     protocol::error_body::ErrorBody,
 };
 
@@ -67,11 +67,11 @@ pub struct Judgement {
 pub fn judge(status: StatusCode, body: &ErrorBody, upstream: &config::Upstream) -> Judgement {
     if let Some(rule) = upstream.error_rules.iter().find(|rule| matches(rule, status, body)) {
         let blame = match rule.fault {
-            Fault::Credential => Blame::Credential,
-            Fault::Balance => Blame::Balance,
-            Fault::Request => Blame::Request,
-            Fault::Model => Blame::Model,
-            Fault::Upstream => Blame::Upstream,
+            FaultOwner::Credential => Blame::Credential,
+            FaultOwner::Balance => Blame::Balance,
+            FaultOwner::Request => Blame::Request,
+            FaultOwner::Model => Blame::Model,
+            FaultOwner::Upstream => Blame::Upstream,
         };
         return Judgement { blame, leads_on: blame != Blame::Request };
     }

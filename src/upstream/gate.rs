@@ -18,12 +18,12 @@ use tokio::time::Instant;
 
 pub(super) use refusal::{Refusal, Refused};
 
-use super::tally::{Accuser, KeyId, Tally};
+use super::tally::{FailureCounts, FailureSource, KeyId};
 use crate::{
     config::Health,
     domain::{
         chance::Dice,
-        standing::{Cause, Standing},
+        standing::{EjectionCause, HealthState},
     },
 };
 
@@ -41,7 +41,7 @@ const REFUSED_ONCE: Duration = Duration::from_secs(10);
 
 /// A gate.
 #[derive(Debug)]
-pub(super) struct Gate {
+pub(super) struct CircuitBreaker {
     began: Instant,
     /// Milliseconds since `began`, plus one, until which it is out; 0 = it is in service.
     until: AtomicU64,
@@ -52,12 +52,12 @@ pub(super) struct Gate {
     epoch: AtomicU64,
     /// Whether anything is counted that a success would change. Nearly never: a success then needs no lock.
     troubled: AtomicBool,
-    state: Mutex<State>,
+    state: Mutex<BreakerState>,
 }
 
 #[derive(Debug, Default)]
-struct State {
-    tally: Tally,
+struct BreakerState {
+    tally: FailureCounts,
     limited_in_a_row: u32,
     /// Ejections that followed each other without a long time of health between them.
     ejections: u32,
@@ -65,20 +65,20 @@ struct State {
     /// The first refusal since the last success.
     refused: Option<Refused>,
     /// Whose faults ejected it last.
-    accuser: Option<Accuser>,
+    accuser: Option<FailureSource>,
     /// The key whose probe failed since it went out, and until when that key may not probe again. Other keys may.
     failed_probe: Option<(KeyId, Instant)>,
 }
 
 /// What an attempt may have to tell the gate when it is over.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Pass {
+pub(super) struct BreakerPass {
     epoch: u64,
     /// When it began to probe, as in the gate; 0 = it does not.
     probe: u64,
 }
 
-impl Pass {
+impl BreakerPass {
     /// Whether this attempt is the one that probes.
     pub(super) fn is_probe(self) -> bool {
         self.probe > 0
@@ -87,14 +87,14 @@ impl Pass {
 
 /// What changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Change {
+pub(super) enum HealthChange {
     /// It is out for so long.
-    Out(Cause, Duration),
+    Out(EjectionCause, Duration),
     /// It is in service again.
     Restored,
 }
 
-impl Gate {
+impl CircuitBreaker {
     pub(super) fn new(now: Instant) -> Self {
         Self {
             began: now,
@@ -108,18 +108,18 @@ impl Gate {
     }
 
     /// How it stands.
-    pub(super) fn standing(&self, now: Instant) -> Standing {
+    pub(super) fn standing(&self, now: Instant) -> HealthState {
         let until = self.until.load(Ordering::Acquire);
         if until == 0 {
-            return Standing::InService;
+            return HealthState::InService;
         }
         let cause = self.cause();
         let left = (self.began + Duration::from_millis(until - 1)).saturating_duration_since(now);
         match (left.is_zero(), cause) {
             // What asked for a pause gets no more than that.
-            (true, Cause::RateLimited) => Standing::InService,
-            (true, _) if !self.is_recent(self.probing.load(Ordering::Relaxed), now) => Standing::Probation(cause),
-            _ => Standing::Out { cause, left },
+            (true, EjectionCause::RateLimited) => HealthState::InService,
+            (true, _) if !self.is_recent(self.probing.load(Ordering::Relaxed), now) => HealthState::Probation(cause),
+            _ => HealthState::Out { cause, left },
         }
     }
 
@@ -133,8 +133,11 @@ impl Gate {
         probe > 0 && now < self.began + Duration::from_millis(probe - 1) + PROBE_WITHIN
     }
 
-    fn cause(&self) -> Cause {
-        Cause::ALL.get(usize::from(self.cause.load(Ordering::Relaxed))).copied().unwrap_or(Cause::Faults)
+    fn cause(&self) -> EjectionCause {
+        EjectionCause::ALL
+            .get(usize::from(self.cause.load(Ordering::Relaxed)))
+            .copied()
+            .unwrap_or(EjectionCause::Faults)
     }
 
     /// Notes that an attempt of this key begins.
@@ -148,40 +151,42 @@ impl Gate {
     }
 
     /// Whose faults ejected it last.
-    pub(super) fn accuser(&self) -> Option<Accuser> {
+    pub(super) fn accuser(&self) -> Option<FailureSource> {
         self.state().accuser
     }
 
     /// Lets an attempt through. On probation only the first; where it is out only `anyway`, because nothing better is left.
-    pub(super) fn pass(&self, key: KeyId, now: Instant, anyway: bool) -> Option<Pass> {
+    pub(super) fn pass(&self, key: KeyId, now: Instant, anyway: bool) -> Option<BreakerPass> {
         let epoch = self.epoch.load(Ordering::Acquire);
         match self.standing(now) {
-            Standing::InService => Some(Pass { epoch, probe: 0 }),
-            Standing::Probation(_) => self.probe(key, now).or_else(|| anyway.then_some(Pass { epoch, probe: 0 })),
-            Standing::Out { .. } => anyway.then_some(Pass { epoch, probe: 0 }),
+            HealthState::InService => Some(BreakerPass { epoch, probe: 0 }),
+            HealthState::Probation(_) => {
+                self.probe(key, now).or_else(|| anyway.then_some(BreakerPass { epoch, probe: 0 }))
+            }
+            HealthState::Out { .. } => anyway.then_some(BreakerPass { epoch, probe: 0 }),
         }
     }
 
     /// Under the lock: it may be going out again at this moment, and a probe of before would be waited for in vain.
-    fn probe(&self, key: KeyId, now: Instant) -> Option<Pass> {
+    fn probe(&self, key: KeyId, now: Instant) -> Option<BreakerPass> {
         let state = self.state();
         if state.failed_probe.is_some_and(|(failed, until)| failed == key && now < until) {
             return None;
         }
         let epoch = self.epoch.load(Ordering::Acquire);
         match self.standing(now) {
-            Standing::InService => Some(Pass { epoch, probe: 0 }),
-            Standing::Probation(_) => {
+            HealthState::InService => Some(BreakerPass { epoch, probe: 0 }),
+            HealthState::Probation(_) => {
                 let probe = self.millis(now).saturating_add(1);
                 self.probing.store(probe, Ordering::Release);
-                Some(Pass { epoch, probe })
+                Some(BreakerPass { epoch, probe })
             }
-            Standing::Out { .. } => None,
+            HealthState::Out { .. } => None,
         }
     }
 
     /// An attempt ended without telling anything.
-    pub(super) fn abandoned(&self, pass: Pass) {
+    pub(super) fn abandoned(&self, pass: BreakerPass) {
         if pass.is_probe() {
             let _state = self.state();
             self.release(pass);
@@ -189,19 +194,19 @@ impl Gate {
     }
 
     /// Whoever holds the place of the probe gives it back.
-    fn release(&self, pass: Pass) {
+    fn release(&self, pass: BreakerPass) {
         if pass.is_probe() && self.is_current(pass) && self.probing.load(Ordering::Relaxed) == pass.probe {
             self.probing.store(0, Ordering::Release);
         }
     }
 
     /// Whether nothing changed since the attempt began.
-    fn is_current(&self, pass: Pass) -> bool {
+    fn is_current(&self, pass: BreakerPass) -> bool {
         pass.epoch == self.epoch.load(Ordering::Acquire)
     }
 
     /// The first byte of an answer is here: whatever becomes of the rest, it serves again.
-    pub(super) fn answers(&self, pass: Pass, now: Instant) -> Option<Change> {
+    pub(super) fn answers(&self, pass: BreakerPass, now: Instant) -> Option<HealthChange> {
         // Nearly always: without the lock.
         if self.until.load(Ordering::Acquire) == 0 || !self.is_current(pass) {
             return None;
@@ -212,7 +217,7 @@ impl Gate {
 
     /// An attempt succeeded. An answer that says no to its request (not `paid`) shows that the upstream works, and
     /// nothing of the credential or its money.
-    pub(super) fn succeeded(&self, pass: Pass, key: KeyId, now: Instant, paid: bool) -> Option<Change> {
+    pub(super) fn succeeded(&self, pass: BreakerPass, key: KeyId, now: Instant, paid: bool) -> Option<HealthChange> {
         if !self.troubled.load(Ordering::Acquire) {
             return None;
         }
@@ -237,24 +242,24 @@ impl Gate {
     /// where the gate does not know the keys itself.
     pub(super) fn failed(
         &self,
-        pass: Pass,
+        pass: BreakerPass,
         (key, alone): (KeyId, Option<bool>),
         now: Instant,
         health: &Health,
         dice: &Dice,
-    ) -> Option<Change> {
+    ) -> Option<HealthChange> {
         let mut state = self.state();
         self.troubled.store(true, Ordering::Release);
         state.tally.failed(key, now);
         let accuser = match self.standing(now) {
             // The end of what began before it went out, or went there for want of better: nothing new.
-            Standing::Out { left, .. } if !left.is_zero() => None,
-            Standing::Out { .. } | Standing::Probation(_) if !self.is_current(pass) => None,
-            Standing::Out { .. } | Standing::Probation(_) => {
+            HealthState::Out { left, .. } if !left.is_zero() => None,
+            HealthState::Out { .. } | HealthState::Probation(_) if !self.is_current(pass) => None,
+            HealthState::Out { .. } | HealthState::Probation(_) => {
                 let alone = alone.unwrap_or_else(|| state.tally.is_alone(key, now));
                 let accuser = match state.failed_probe {
-                    Some((other, _)) if other != key => Some(Accuser::Several),
-                    _ => alone.then_some(Accuser::One(key)),
+                    Some((other, _)) if other != key => Some(FailureSource::Several),
+                    _ => alone.then_some(FailureSource::One(key)),
                 };
                 // One key's word is not enough: the next request of another key probes at once.
                 if accuser.is_none() {
@@ -263,7 +268,7 @@ impl Gate {
                 }
                 accuser
             }
-            Standing::InService => state.tally.is_too_much(now, health),
+            HealthState::InService => state.tally.is_too_much(now, health),
         };
         state.accuser = Some(accuser?);
         Some(self.eject(&mut state, now, health, dice))
@@ -277,45 +282,47 @@ impl Gate {
         pause: Option<Duration>,
         health: &Health,
         dice: &Dice,
-    ) -> Option<Change> {
+    ) -> Option<HealthChange> {
         let mut state = self.state();
-        if self.standing(now) != Standing::InService {
+        if self.standing(now) != HealthState::InService {
             return None;
         }
         self.troubled.store(true, Ordering::Release);
         Some(match pause {
-            Some(length) => self.out(&mut state, Cause::RateLimited, now, length),
+            Some(length) => self.out(&mut state, EjectionCause::RateLimited, now, length),
             None => self.eject(&mut state, now, health, dice),
         })
     }
 
-    fn eject(&self, state: &mut State, now: Instant, health: &Health, dice: &Dice) -> Change {
+    fn eject(&self, state: &mut BreakerState, now: Instant, health: &Health, dice: &Dice) -> HealthChange {
         if state.restored.is_some_and(|restored| now >= restored + health.eject_max) {
             state.ejections = 0;
         }
         let times = 1_u32.checked_shl(state.ejections).unwrap_or(u32::MAX);
         state.ejections = state.ejections.saturating_add(1);
         let length = jitter(health.eject.saturating_mul(times).min(health.eject_max), dice);
-        self.out(state, Cause::Faults, now, length)
+        self.out(state, EjectionCause::Faults, now, length)
     }
 
     /// An attempt was refused for its credential. The first refusal ejects for a short time, or not at all where the
     /// request may be to blame; the second one, if it `confirms` the first, for long.
     pub(super) fn refused(
         &self,
-        pass: Pass,
+        pass: BreakerPass,
         refused: Refused,
         confirms: impl FnOnce(&Refused) -> bool,
         health: &Health,
         dice: &Dice,
-    ) -> Option<Change> {
+    ) -> Option<HealthChange> {
         let (now, why) = (refused.at, refused.why);
         let mut state = self.state();
         self.troubled.store(true, Ordering::Release);
         match self.standing(now) {
             // It began before the last refusal was known: it says the same once more.
-            Standing::Out { .. } if !self.is_current(pass) => return None,
-            Standing::Out { cause: Cause::Refused | Cause::Unpaid, left } if !left.is_zero() => return None,
+            HealthState::Out { .. } if !self.is_current(pass) => return None,
+            HealthState::Out { cause: EjectionCause::Refused | EjectionCause::Unpaid, left } if !left.is_zero() => {
+                return None;
+            }
             _ => {}
         }
         let recent = |first: &Refused| now < first.at + health.refused.saturating_mul(2);
@@ -326,7 +333,7 @@ impl Gate {
         }
         state.refused = Some(first.unwrap_or(refused));
         match self.standing(now) {
-            Standing::Out { left, .. } if !left.is_zero() => None,
+            HealthState::Out { left, .. } if !left.is_zero() => None,
             _ if why == Refusal::Payment => {
                 self.release(pass);
                 None
@@ -334,7 +341,7 @@ impl Gate {
             _ => {
                 let length = REFUSED_ONCE.min(health.refused);
                 let news = first.is_none();
-                let change = self.out(&mut state, Cause::RefusedOnce, now, length);
+                let change = self.out(&mut state, EjectionCause::RefusedOnce, now, length);
                 news.then_some(change)
             }
         }
@@ -343,16 +350,16 @@ impl Gate {
     /// An attempt was told to come later.
     pub(super) fn limited(
         &self,
-        pass: Pass,
+        pass: BreakerPass,
         key: KeyId,
         now: Instant,
         after: Option<Duration>,
         health: &Health,
-    ) -> Option<Change> {
+    ) -> Option<HealthChange> {
         let mut state = self.state();
         self.troubled.store(true, Ordering::Release);
         // Many that were told so at once were told so once.
-        if after.is_none() && !self.is_current(pass) && matches!(self.standing(now), Standing::Out { .. }) {
+        if after.is_none() && !self.is_current(pass) && matches!(self.standing(now), HealthState::Out { .. }) {
             return None;
         }
         let times = 1_u32.checked_shl(state.limited_in_a_row).unwrap_or(u32::MAX);
@@ -364,49 +371,50 @@ impl Gate {
             }
         };
         let (longer, known) = match self.standing(now) {
-            Standing::Out { left, cause } => (length > left, cause == Cause::RateLimited),
-            Standing::InService | Standing::Probation(_) => (!length.is_zero(), false),
+            HealthState::Out { left, cause } => (length > left, cause == EjectionCause::RateLimited),
+            HealthState::InService | HealthState::Probation(_) => (!length.is_zero(), false),
         };
         if !longer {
             self.release(pass);
             return None;
         }
-        state.accuser = Some(Accuser::One(key));
-        let change = self.out(&mut state, Cause::RateLimited, now, length);
+        state.accuser = Some(FailureSource::One(key));
+        let change = self.out(&mut state, EjectionCause::RateLimited, now, length);
         // Where nobody else is left it is asked all the same, and each answer says the same once more: no news.
         (!known).then_some(change)
     }
 
-    fn out(&self, state: &mut State, cause: Cause, now: Instant, length: Duration) -> Change {
+    fn out(&self, state: &mut BreakerState, cause: EjectionCause, now: Instant, length: Duration) -> HealthChange {
         state.tally.clear();
         state.failed_probe = None;
         // To the next millisecond: nobody is back before the time that was asked for.
         let until = (now + length).saturating_duration_since(self.began).as_nanos().div_ceil(1_000_000);
         let until = u64::try_from(until).unwrap_or(u64::MAX - 1);
-        self.cause.store(Cause::ALL.iter().position(|other| *other == cause).unwrap_or(0) as u8, Ordering::Relaxed);
+        self.cause
+            .store(EjectionCause::ALL.iter().position(|other| *other == cause).unwrap_or(0) as u8, Ordering::Relaxed);
         self.probing.store(0, Ordering::Relaxed);
         self.epoch.fetch_add(1, Ordering::AcqRel);
         self.until.store(until.saturating_add(1), Ordering::Release);
-        Change::Out(cause, length)
+        HealthChange::Out(cause, length)
     }
 
-    fn restore(&self, state: &mut State, now: Instant) -> Option<Change> {
+    fn restore(&self, state: &mut BreakerState, now: Instant) -> Option<HealthChange> {
         if self.until.swap(0, Ordering::AcqRel) == 0 {
             return None;
         }
         self.probing.store(0, Ordering::Release);
         state.failed_probe = None;
         // A pause that is over by itself is no recovery.
-        (self.cause() != Cause::RateLimited).then(|| {
+        (self.cause() != EjectionCause::RateLimited).then(|| {
             // What began before it went out may have ended since: it says nothing of who is back.
             state.tally.clear();
             state.restored = Some(now);
             state.refused = None;
-            Change::Restored
+            HealthChange::Restored
         })
     }
 
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+    fn state(&self) -> std::sync::MutexGuard<'_, BreakerState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

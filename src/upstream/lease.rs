@@ -16,13 +16,13 @@ use tokio::time::Instant;
 
 use super::{
     Credential, Upstream,
-    gate::{Change, Refusal, Refused},
-    pool::{Account, Shared},
+    gate::{HealthChange, Refusal, Refused},
+    pool::{CredentialHealth, UpstreamShared},
     tally::{ANY_KEY, KeyId},
-    verdict::{Asker, Given, Verdict},
-    ward::WardPass,
+    verdict::{AttemptContext, ReportedVerdicts, Verdict},
+    ward::HealthPass,
 };
-use crate::domain::standing::Cause;
+use crate::domain::standing::EjectionCause;
 
 /// A client that leaves says nothing of the upstream, unless it waited this long in vain, and the upstream answered nobody
 /// else meanwhile either: that one hangs. Clients wait 300 to 600 s (docs/wire.md, section 5), people less.
@@ -30,7 +30,7 @@ const HUNG: Duration = Duration::from_secs(20);
 
 /// Why there is no place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NoPlace {
+pub enum NoSlot {
     /// As many requests are under way as may be.
     Full,
     /// It is passed by, or another request probes it.
@@ -43,9 +43,9 @@ pub struct Lease {
     credential: usize,
     began: Instant,
     key: KeyId,
-    given: Given,
-    upstream_pass: WardPass,
-    credential_pass: WardPass,
+    given: ReportedVerdicts,
+    upstream_pass: HealthPass,
+    credential_pass: HealthPass,
     answered: bool,
     told: bool,
 }
@@ -56,27 +56,32 @@ impl Upstream {
     ///
     /// # Errors
     /// When there is none.
-    pub fn lease(self: &Arc<Self>, credential: usize, asker: &Asker<'_>, anyway: bool) -> Result<Lease, NoPlace> {
+    pub fn lease(
+        self: &Arc<Self>,
+        credential: usize,
+        asker: &AttemptContext<'_>,
+        anyway: bool,
+    ) -> Result<Lease, NoSlot> {
         let now = Instant::now();
-        let &Asker { key, model, given } = asker;
-        let (shared, account) = (&self.pool.shared, self.account(credential).ok_or(NoPlace::Out)?);
+        let &AttemptContext { key, model, given } = asker;
+        let (shared, account) = (&self.pool.shared, self.account(credential).ok_or(NoSlot::Out)?);
         let limit = self.credentials.get(credential).and_then(|credential| credential.max_in_flight);
-        let upstream_pass = shared.ward.pass(model, key, now, anyway).ok_or(NoPlace::Out)?;
+        let upstream_pass = shared.ward.pass(model, key, now, anyway).ok_or(NoSlot::Out)?;
         let Some(credential_pass) = account.ward.pass(model, key, now, anyway) else {
             shared.ward.abandoned(&upstream_pass);
-            return Err(NoPlace::Out);
+            return Err(NoSlot::Out);
         };
         if !shared.enter(account, self.config.max_in_flight, limit) {
             shared.ward.abandoned(&upstream_pass);
             account.ward.abandoned(&credential_pass);
-            return Err(NoPlace::Full);
+            return Err(NoSlot::Full);
         }
         let upstream = Arc::clone(self);
         let (answered, told) = (false, false);
         Ok(Lease { upstream, credential, began: now, key, given, upstream_pass, credential_pass, answered, told })
     }
 
-    fn account(&self, credential: usize) -> Option<&Account> {
+    fn account(&self, credential: usize) -> Option<&CredentialHealth> {
         self.pool.credentials.get(credential).map(Arc::as_ref)
     }
 
@@ -111,10 +116,10 @@ impl Upstream {
     }
 }
 
-impl Shared {
+impl UpstreamShared {
     /// Takes a place below both limits or none at all: one that is held for a moment only would look like one that is
     /// taken, and its end would wake waiters in vain.
-    fn enter(&self, account: &Account, whole: Option<usize>, own: Option<usize>) -> bool {
+    fn enter(&self, account: &CredentialHealth, whole: Option<usize>, own: Option<usize>) -> bool {
         let limits = [(&self.in_flight, whole), (&account.in_flight, own)];
         let limited = limits.iter().any(|(_, limit)| limit.is_some());
         let _one_by_one = limited.then(|| self.door.lock().unwrap_or_else(PoisonError::into_inner));
@@ -206,13 +211,18 @@ impl Lease {
         self.note(of_upstream, of_credential);
     }
 
-    fn abandoned(&self, shared: &Shared, account: &Account) -> (Changes, Changes) {
+    fn abandoned(&self, shared: &UpstreamShared, account: &CredentialHealth) -> (HealthChanges, HealthChanges) {
         shared.ward.abandoned(&self.upstream_pass);
         account.ward.abandoned(&self.credential_pass);
         Default::default()
     }
 
-    fn failed(&self, shared: &Shared, account: &Account, now: Instant) -> (Changes, Changes) {
+    fn failed(
+        &self,
+        shared: &UpstreamShared,
+        account: &CredentialHealth,
+        now: Instant,
+    ) -> (HealthChanges, HealthChanges) {
         let (health, dice) = (&self.upstream.health, &*self.upstream.dice);
         // One bad credential is no bad upstream: a fault counts against that where it follows one of another.
         let last = self.upstream_pass.lane.last_faulted.swap(self.credential + 1, Ordering::Relaxed);
@@ -221,21 +231,32 @@ impl Lease {
             if wide {
                 shared.ward.failed(&self.upstream_pass, self.key, now, health, dice)
             } else {
-                Changes::default()
+                HealthChanges::default()
             },
             account.ward.failed(&self.credential_pass, self.key, now, health, dice),
         )
     }
 
-    fn unreachable(&self, shared: &Shared, account: &Account, now: Instant) -> (Changes, Changes) {
+    fn unreachable(
+        &self,
+        shared: &UpstreamShared,
+        account: &CredentialHealth,
+        now: Instant,
+    ) -> (HealthChanges, HealthChanges) {
         let (health, dice) = (&self.upstream.health, &*self.upstream.dice);
         account.ward.abandoned(&self.credential_pass);
         self.upstream_pass.lane.gate.abandoned(self.upstream_pass.model);
         let whole = shared.ward.gate.failed(self.upstream_pass.whole, (ANY_KEY, Some(true)), now, health, dice);
-        ([whole, None], Changes::default())
+        ([whole, None], HealthChanges::default())
     }
 
-    fn limited(&self, shared: &Shared, account: &Account, now: Instant, after: Option<Duration>) -> (Changes, Changes) {
+    fn limited(
+        &self,
+        shared: &UpstreamShared,
+        account: &CredentialHealth,
+        now: Instant,
+        after: Option<Duration>,
+    ) -> (HealthChanges, HealthChanges) {
         let (health, dice) = (&self.upstream.health, &*self.upstream.dice);
         (
             // An upstream that answers 429 works.
@@ -244,7 +265,13 @@ impl Lease {
         )
     }
 
-    fn refused(&self, shared: &Shared, account: &Account, now: Instant, why: Refusal) -> (Changes, Changes) {
+    fn refused(
+        &self,
+        shared: &UpstreamShared,
+        account: &CredentialHealth,
+        now: Instant,
+        why: Refusal,
+    ) -> (HealthChanges, HealthChanges) {
         let (health, dice) = (&self.upstream.health, &*self.upstream.dice);
         let pass = &self.credential_pass;
         let refused = Refused { why, key: self.key, model: pass.lane.id, at: now };
@@ -261,16 +288,16 @@ impl Lease {
         (shared.ward.succeeded(&self.upstream_pass, self.key, now, false), [whole, None])
     }
 
-    fn shared(&self) -> &Shared {
+    fn shared(&self) -> &UpstreamShared {
         &self.upstream.pool.shared
     }
 
-    fn account(&self) -> Option<&Account> {
+    fn account(&self) -> Option<&CredentialHealth> {
         self.upstream.account(self.credential)
     }
 
     /// Tells the operator what changed: of the upstream and of the credential, each as a whole and for the model.
-    fn note(&self, upstream: Changes, credential: Changes) {
+    fn note(&self, upstream: HealthChanges, credential: HealthChanges) {
         let name = self.account().and_then(|account| account.name.as_deref());
         for (whose, name, [whole, model]) in [("upstream", None, upstream), ("credential", name, credential)] {
             for (change, model) in [(model, Some(&*self.credential_pass.lane.name)), (whole, None)] {
@@ -281,36 +308,36 @@ impl Lease {
         }
     }
 
-    fn note_one(&self, whose: &str, credential: Option<&str>, model: Option<&str>, change: Change) {
+    fn note_one(&self, whose: &str, credential: Option<&str>, model: Option<&str>, change: HealthChange) {
         let pool = &self.upstream.pool;
         // A first refusal is not certain: what is counted is what a person has to look at.
-        if let Change::Out(cause, _) = change
-            && cause != Cause::RefusedOnce
+        if let HealthChange::Out(cause, _) = change
+            && cause != EjectionCause::RefusedOnce
         {
             pool.metrics.ejected(credential, cause);
         }
         let upstream = &*pool.name;
         match change {
-            Change::Restored => tracing::info!(upstream, credential, model, "{whose} restored"),
-            Change::Out(Cause::RefusedOnce, length) => tracing::error!(
+            HealthChange::Restored => tracing::info!(upstream, credential, model, "{whose} restored"),
+            HealthChange::Out(EjectionCause::RefusedOnce, length) => tracing::error!(
                 upstream,
                 credential,
                 seconds = length.as_secs(),
                 "the upstream refuses this credential: it is left alone for a moment, then asked for a second proof"
             ),
-            Change::Out(Cause::Refused, length) => tracing::error!(
+            HealthChange::Out(EjectionCause::Refused, length) => tracing::error!(
                 upstream,
                 credential,
                 seconds = length.as_secs(),
                 "the upstream refused this credential again: it is left alone; renew it"
             ),
-            Change::Out(Cause::Unpaid, length) => tracing::error!(
+            HealthChange::Out(EjectionCause::Unpaid, length) => tracing::error!(
                 upstream,
                 credential,
                 seconds = length.as_secs(),
                 "the money of this credential's account is spent: it is left alone; top it up"
             ),
-            Change::Out(cause, length) => tracing::warn!(
+            HealthChange::Out(cause, length) => tracing::warn!(
                 upstream,
                 credential,
                 model,
@@ -323,7 +350,7 @@ impl Lease {
 }
 
 /// What changed: of a whole, and of it for one model.
-type Changes = [Option<Change>; 2];
+type HealthChanges = [Option<HealthChange>; 2];
 
 impl fmt::Debug for Lease {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -31,17 +31,17 @@ use crate::{
     domain::{
         chance::{self, Dice},
         endpoint::{Endpoint, Resource, Surface},
-        standing::Standing,
+        standing::HealthState,
     },
 };
 
-use self::echo::Secrets;
+use self::echo::CredentialPatterns;
 
-pub use echo::Echo;
-pub use lease::{Lease, NoPlace, Queue};
+pub use echo::EchoWatch;
+pub use lease::{Lease, NoSlot, Queue};
 pub use pool::{Pool, Pools};
 pub use tally::KeyId;
-pub use verdict::{Asker, Given, Verdict};
+pub use verdict::{AttemptContext, ReportedVerdicts, Verdict};
 
 /// One upstream, ready for use.
 #[derive(Debug)]
@@ -70,14 +70,14 @@ pub struct Credential {
     pub seat: u64,
     max_in_flight: Option<usize>,
     /// What must not come back in an answer.
-    secrets: Option<Arc<Secrets>>,
+    secrets: Option<Arc<CredentialPatterns>>,
 }
 
 /// A credential of an upstream as it stands now.
 #[derive(Clone, Copy, Debug)]
-pub struct Condition {
+pub struct CredentialStatus {
     /// Whether it may be asked: it and the upstream.
-    pub standing: Standing,
+    pub standing: HealthState,
     /// Whether it or the upstream has as many requests as it may have.
     pub full: bool,
     /// Its requests under way.
@@ -112,7 +112,7 @@ impl Upstream {
         };
         let uris = Endpoint::ALL.into_iter().map(uri).collect::<Result<_, _>>()?;
         let secrets = |credential: Option<(&Arc<str>, &str)>| {
-            Secrets::new(&config.name, credential, &config.headers, pool.metrics.clone())
+            CredentialPatterns::new(&config.name, credential, &config.headers, pool.metrics.clone())
         };
         let bearer = config.auth_header == AUTHORIZATION;
         let mut credentials = config
@@ -156,13 +156,13 @@ impl Upstream {
     }
 
     /// Its credentials, each as it stands now for a model ("" = for requests that name none).
-    pub fn credentials(&self, model: &str, now: Instant) -> impl Iterator<Item = (&Credential, Condition)> {
+    pub fn credentials(&self, model: &str, now: Instant) -> impl Iterator<Item = (&Credential, CredentialStatus)> {
         let (whole, under_way) = (self.pool.standing_for(model, now), self.pool.in_flight());
         let full = |in_flight, limit: Option<usize>| limit.is_some_and(|limit| in_flight >= limit);
         self.credentials.iter().zip(self.pool.credentials_for(model, now)).map(
             move |(credential, (standing, in_flight))| {
                 let full = full(under_way, self.config.max_in_flight) || full(in_flight, credential.max_in_flight);
-                (credential, Condition { standing: whole.and(standing), full, in_flight })
+                (credential, CredentialStatus { standing: whole.and(standing), full, in_flight })
             },
         )
     }

@@ -13,10 +13,10 @@ use http::Uri;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::{sync::Notify, time::Instant};
 
-use super::{not_found::NotFound, ward::Ward, window::Window};
+use super::{not_found::NotFound, ward::HealthTracker, window::SlidingWindow};
 use crate::{
     config::{self, Config},
-    domain::standing::Standing,
+    domain::standing::HealthState,
     metrics::{Metrics, UpstreamHealth},
 };
 
@@ -59,16 +59,16 @@ impl Pools {
 pub struct Pool {
     pub(super) name: Arc<str>,
     base_url: Uri,
-    pub(super) shared: Arc<Shared>,
+    pub(super) shared: Arc<UpstreamShared>,
     /// One at least: an upstream that wants no credential has a nameless one.
-    pub(super) credentials: Vec<Arc<Account>>,
+    pub(super) credentials: Vec<Arc<CredentialHealth>>,
     pub(super) metrics: UpstreamHealth,
 }
 
 /// What an upstream keeps as a whole.
 #[derive(Debug)]
-pub(super) struct Shared {
-    pub(super) ward: Ward,
+pub(super) struct UpstreamShared {
+    pub(super) ward: HealthTracker,
     pub(super) in_flight: AtomicUsize,
     /// Held while somebody enters where there are limits.
     pub(super) door: Mutex<()>,
@@ -78,32 +78,32 @@ pub(super) struct Shared {
     began: Instant,
     /// Milliseconds since `began`, plus one, at which the last answer came; 0 = none came yet.
     heard: AtomicU64,
-    attempts: Mutex<Window<{ RETRY_WINDOW.0 }>>,
+    attempts: Mutex<SlidingWindow<{ RETRY_WINDOW.0 }>>,
     latency: Latency,
     pub(super) not_found: NotFound,
 }
 
 /// One credential.
 #[derive(Debug)]
-pub(super) struct Account {
+pub(super) struct CredentialHealth {
     pub(super) name: Option<Arc<str>>,
     secret: Option<SecretString>,
-    pub(super) ward: Ward,
+    pub(super) ward: HealthTracker,
     pub(super) in_flight: AtomicUsize,
 }
 
 impl Pool {
     fn new(upstream: &config::Upstream, previous: Option<&Self>, metrics: UpstreamHealth, now: Instant) -> Self {
         let fresh = || {
-            Arc::new(Shared {
-                ward: Ward::new(now),
+            Arc::new(UpstreamShared {
+                ward: HealthTracker::new(now),
                 in_flight: AtomicUsize::new(0),
                 door: Mutex::new(()),
                 room: Notify::new(),
                 queued: AtomicUsize::new(0),
                 began: now,
                 heard: AtomicU64::new(0),
-                attempts: Mutex::new(Window::new(now, RETRY_WINDOW.1)),
+                attempts: Mutex::new(SlidingWindow::new(now, RETRY_WINDOW.1)),
                 latency: Latency::new(now),
                 not_found: NotFound::default(),
             })
@@ -111,10 +111,10 @@ impl Pool {
         let account = |credential: Option<&config::Credential>| {
             let kept = previous.and_then(|pool| pool.credentials.iter().find(|account| account.is_for(credential)));
             kept.cloned().unwrap_or_else(|| {
-                Arc::new(Account {
+                Arc::new(CredentialHealth {
                     name: credential.map(|credential| Arc::from(&*credential.name)),
                     secret: credential.map(|credential| credential.secret.clone()),
-                    ward: Ward::new(now),
+                    ward: HealthTracker::new(now),
                     in_flight: AtomicUsize::new(0),
                 })
             })
@@ -140,27 +140,27 @@ impl Pool {
     }
 
     /// How it stands as a whole, for the best of the models that it is asked for.
-    pub fn standing(&self, now: Instant) -> Standing {
+    pub fn standing(&self, now: Instant) -> HealthState {
         self.shared.ward.standing_at_best(now)
     }
 
     /// How it stands as a whole for one model ("" = for requests that name none).
-    pub(super) fn standing_for(&self, model: &str, now: Instant) -> Standing {
+    pub(super) fn standing_for(&self, model: &str, now: Instant) -> HealthState {
         self.shared.ward.standing(model, now)
     }
 
     /// How each credential stands by itself for one model, and its requests under way.
-    pub(super) fn credentials_for(&self, model: &str, now: Instant) -> impl Iterator<Item = (Standing, usize)> {
-        let of = move |account: &Arc<Account>| {
+    pub(super) fn credentials_for(&self, model: &str, now: Instant) -> impl Iterator<Item = (HealthState, usize)> {
+        let of = move |account: &Arc<CredentialHealth>| {
             (account.ward.standing(model, now), account.in_flight.load(Ordering::Relaxed))
         };
         self.credentials.iter().map(of)
     }
 
     /// How it stands with the best of its credentials: without one that may be asked, it is passed by as well.
-    pub fn standing_at_best(&self, now: Instant) -> Standing {
+    pub fn standing_at_best(&self, now: Instant) -> HealthState {
         let each = self.credentials.iter().map(|account| account.ward.standing_at_best(now));
-        self.standing(now).and(each.min_by(Standing::badness).unwrap_or_default())
+        self.standing(now).and(each.min_by(HealthState::badness).unwrap_or_default())
     }
 
     /// The models that it answered for, by their names there, and that were asked for within this time.
@@ -179,7 +179,7 @@ impl Pool {
     }
 
     /// How each credential stands by itself: its name, its standing, its requests under way.
-    pub fn credentials(&self, now: Instant) -> impl Iterator<Item = (Option<&str>, Standing, usize)> {
+    pub fn credentials(&self, now: Instant) -> impl Iterator<Item = (Option<&str>, HealthState, usize)> {
         self.credentials.iter().map(move |account| {
             (account.name.as_deref(), account.ward.standing_at_best(now), account.in_flight.load(Ordering::Relaxed))
         })
@@ -191,7 +191,7 @@ impl Pool {
     }
 }
 
-impl Account {
+impl CredentialHealth {
     fn is_for(&self, credential: Option<&config::Credential>) -> bool {
         self.name.as_deref() == credential.map(|credential| &*credential.name)
             && self.secret.as_ref().map(ExposeSecret::expose_secret)
@@ -199,7 +199,7 @@ impl Account {
     }
 }
 
-impl Shared {
+impl UpstreamShared {
     /// Counts a request's first attempt here.
     pub(super) fn count_request(&self, now: Instant) {
         self.attempts.lock().unwrap_or_else(PoisonError::into_inner).add(now, 1, 0);
@@ -239,7 +239,7 @@ impl Shared {
     }
 }
 
-fn may_retry(attempts: &mut Window<{ RETRY_WINDOW.0 }>, now: Instant, percent: u32) -> bool {
+fn may_retry(attempts: &mut SlidingWindow<{ RETRY_WINDOW.0 }>, now: Instant, percent: u32) -> bool {
     let (requests, retries) = attempts.sums(now);
     percent > 0 && u64::from(retries) < u64::from(requests) * u64::from(percent) / 100 + u64::from(RETRIES_ALWAYS)
 }

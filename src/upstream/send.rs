@@ -37,7 +37,7 @@ use tower_service::Service;
 
 use super::{
     connect::{self, Dialer, Resolve},
-    wire::{Trace, Turn, Wire, is_closed},
+    wire::{ConnectionTrace, Turn, UpstreamConnection, is_closed},
 };
 use crate::{
     config::{self, Timeouts},
@@ -172,7 +172,7 @@ impl Sender {
         let captured = self.looks_for_old(began).then(|| capture_connection(&mut request));
         match self.client.request(request).await {
             Ok(mut response) => {
-                let trace = response.extensions_mut().remove::<Arc<Trace>>();
+                let trace = response.extensions_mut().remove::<Arc<ConnectionTrace>>();
                 if trace.is_some_and(|trace| trace.born.elapsed() >= self.oldest) {
                     self.retire(captured.as_ref());
                 }
@@ -216,11 +216,11 @@ impl Sender {
 }
 
 /// What an error means, and the connection on which it happened.
-fn judged(error: hyper_util::client::legacy::Error) -> (SendError, Option<Arc<Trace>>) {
+fn judged(error: hyper_util::client::legacy::Error) -> (SendError, Option<Arc<ConnectionTrace>>) {
     let trace = error.connect_info().and_then(|connected| {
         let mut extras = Extensions::new();
         connected.get_extras(&mut extras);
-        extras.remove::<Arc<Trace>>()
+        extras.remove::<Arc<ConnectionTrace>>()
     });
     let cause = std::error::Error::source(&error).and_then(|cause| cause.downcast_ref::<hyper::Error>());
     let error = match cause {
@@ -351,7 +351,7 @@ impl fmt::Debug for Connector {
 }
 
 impl Service<Uri> for Connector {
-    type Response = TokioIo<Wire<TokioIo<MaybeHttpsStream<TokioIo<TcpStream>>>>>;
+    type Response = TokioIo<UpstreamConnection<TokioIo<MaybeHttpsStream<TokioIo<TcpStream>>>>>;
     type Error = BoxError;
     type Future = Connecting<Self::Response>;
 
@@ -365,7 +365,7 @@ impl Service<Uri> for Connector {
         Box::pin(async move {
             let connected = tokio::time::timeout(within, connecting).await;
             let stream = connected.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into()))?;
-            Ok(TokioIo::new(Wire::new(TokioIo::new(stream), turn)))
+            Ok(TokioIo::new(UpstreamConnection::new(TokioIo::new(stream), turn)))
         })
     }
 }

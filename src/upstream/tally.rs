@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::window::Window;
+use super::window::SlidingWindow;
 use crate::config::Health;
 
 /// Faults are judged by their share only among this many attempts: three of five say nothing.
@@ -30,33 +30,33 @@ pub(super) const ANY_KEY: KeyId = 0;
 
 /// What one key did at a gate.
 #[derive(Debug)]
-struct OfKey {
+struct KeyFailures {
     key: KeyId,
     used: Instant,
     /// Whether it gave one of the faults in a row.
     in_row: bool,
     /// Attempts and faults.
-    window: Window<{ WINDOW.0 }>,
+    window: SlidingWindow<{ WINDOW.0 }>,
 }
 
 /// The counts of one gate.
 #[derive(Debug, Default)]
-pub(super) struct Tally {
+pub(super) struct FailureCounts {
     in_a_row: u32,
-    keys: Vec<OfKey>,
+    keys: Vec<KeyFailures>,
 }
 
 /// Whose faults ejected something: one key's, or those of several.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Accuser {
+pub(super) enum FailureSource {
     One(KeyId),
     Several,
 }
 
-impl Tally {
-    fn of_key(&mut self, key: KeyId, now: Instant) -> Option<&mut OfKey> {
+impl FailureCounts {
+    fn of_key(&mut self, key: KeyId, now: Instant) -> Option<&mut KeyFailures> {
         let index = self.keys.iter().position(|of| of.key == key).unwrap_or_else(|| {
-            let fresh = OfKey { key, used: now, in_row: false, window: Window::new(now, WINDOW.1) };
+            let fresh = KeyFailures { key, used: now, in_row: false, window: SlidingWindow::new(now, WINDOW.1) };
             if self.keys.len() < MOST_KEYS {
                 self.keys.push(fresh);
                 return self.keys.len() - 1;
@@ -109,13 +109,13 @@ impl Tally {
     }
 
     /// Whether there were too many faults, and whose they were.
-    pub(super) fn is_too_much(&mut self, now: Instant, health: &Health) -> Option<Accuser> {
+    pub(super) fn is_too_much(&mut self, now: Instant, health: &Health) -> Option<FailureSource> {
         self.row(now, health).or_else(|| self.share(now, health))
     }
 
     /// Enough faults in a row, of every key in use; of as many different keys as there have to be faults, others are not
     /// waited for.
-    fn row(&self, now: Instant, health: &Health) -> Option<Accuser> {
+    fn row(&self, now: Instant, health: &Health) -> Option<FailureSource> {
         if self.in_a_row < health.consecutive_faults {
             return None;
         }
@@ -130,12 +130,12 @@ impl Tally {
         if others == 0 && !self.is_alone(first.key, now) {
             return None;
         }
-        Some(if others == 0 { Accuser::One(first.key) } else { Accuser::Several })
+        Some(if others == 0 { FailureSource::One(first.key) } else { FailureSource::Several })
     }
 
     /// Enough attempts, of which the share is faults: for each key by itself, and so for the share of the keys. Of two keys
     /// or more, two at least have to see it.
-    fn share(&mut self, now: Instant, health: &Health) -> Option<Accuser> {
+    fn share(&mut self, now: Instant, health: &Health) -> Option<FailureSource> {
         let is_share = |faults: u32, attempts: u32| {
             u64::from(faults) * 100 >= u64::from(attempts) * u64::from(health.fault_percent)
         };
@@ -152,7 +152,7 @@ impl Tally {
         }
         let enough = attempts >= ENOUGH && accusers >= sharers.max(users).min(2) && is_share(accusers, users);
         let first = first.filter(|_| enough)?;
-        Some(if accusers == 1 { Accuser::One(first) } else { Accuser::Several })
+        Some(if accusers == 1 { FailureSource::One(first) } else { FailureSource::Several })
     }
 
     /// Whether no fault is counted any more.
@@ -184,8 +184,8 @@ mod tests {
     };
 
     /// Plays attempts, each by a key; a capital letter is a fault. Gives the accuser after the last one.
-    fn play(attempts: &str) -> Option<Accuser> {
-        let (mut tally, now) = (Tally::default(), Instant::now());
+    fn play(attempts: &str) -> Option<FailureSource> {
+        let (mut tally, now) = (FailureCounts::default(), Instant::now());
         for attempt in attempts.chars() {
             let key = KeyId::from(u32::from(attempt.to_ascii_lowercase()));
             tally.uses(key, now);
@@ -196,7 +196,7 @@ mod tests {
 
     #[test]
     fn who_accuses_is_counted() {
-        let alone = Some(Accuser::One(KeyId::from(b'a')));
+        let alone = Some(FailureSource::One(KeyId::from(b'a')));
         for (attempts, wanted) in [
             ("AAAA", None),
             ("AAAAA", alone),
@@ -206,18 +206,18 @@ mod tests {
             (&"AAAAAAAAAAb".repeat(20), None),
             (&format!("b{}", "A".repeat(500)), None),
             // It has.
-            ("bAAAAB", Some(Accuser::Several)),
-            ("BAAAA", Some(Accuser::Several)),
+            ("bAAAAB", Some(FailureSource::Several)),
+            ("BAAAA", Some(FailureSource::Several)),
             // A success of any key begins a new row.
             ("BAAAbA", None),
             // Of three in use two do not agree for all; five are as many as there have to be.
             ("cBAAAA", None),
-            ("cBAAAAC", Some(Accuser::Several)),
-            ("zABCDE", Some(Accuser::Several)),
+            ("cBAAAAC", Some(FailureSource::Several)),
+            ("zABCDE", Some(FailureSource::Several)),
             ("zABCDD", None),
             // By their share: each key counts once.
             (&"Aa".repeat(10), alone),
-            (&"AaBb".repeat(5), Some(Accuser::Several)),
+            (&"AaBb".repeat(5), Some(FailureSource::Several)),
             (&format!("{}{}", "b".repeat(20), "A".repeat(100)), None),
             (&format!("{}{}b", "Bbbb".repeat(5), "A".repeat(100)), None),
         ] {
@@ -227,10 +227,10 @@ mod tests {
 
     #[test]
     fn who_has_been_away_for_long_is_not_waited_for() {
-        let (mut tally, began) = (Tally::default(), Instant::now());
+        let (mut tally, began) = (FailureCounts::default(), Instant::now());
         tally.uses(2, began);
         tally.succeeded(2, began);
-        let fails = |tally: &mut Tally, after: u64| {
+        let fails = |tally: &mut FailureCounts, after: u64| {
             let now = began + Duration::from_secs(after);
             for _ in 0..5 {
                 tally.failed(1, now);
@@ -241,12 +241,12 @@ mod tests {
         // Idle for a while, the other key still shares the gate.
         assert_eq!(fails(&mut tally, 31), None);
         assert_eq!(fails(&mut tally, 3599), None);
-        assert_eq!(fails(&mut tally, 3601), Some(Accuser::One(1)));
+        assert_eq!(fails(&mut tally, 3601), Some(FailureSource::One(1)));
     }
 
     #[test]
     fn keys_are_bounded() {
-        let (mut tally, now) = (Tally::default(), Instant::now());
+        let (mut tally, now) = (FailureCounts::default(), Instant::now());
         for key in 0..1000 {
             tally.uses(key, now + Duration::from_millis(key));
         }

@@ -30,13 +30,13 @@ pub enum Verdict {
 /// What one request has given already: of each kind its first verdict counts, wherever it is asked next. What fails
 /// everywhere is the request's fault in all but one place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Given {
+pub struct ReportedVerdicts {
     fault: bool,
     limit: bool,
     refusal: bool,
 }
 
-impl Given {
+impl ReportedVerdicts {
     /// Nothing yet.
     pub const NOTHING: Self = Self { fault: false, limit: false, refusal: false };
 
@@ -64,11 +64,11 @@ impl Given {
 
 /// Who asks for a place, and for what.
 #[derive(Clone, Copy, Debug)]
-pub struct Asker<'a> {
+pub struct AttemptContext<'a> {
     /// The client key.
     pub key: KeyId,
     /// The model, by its name at the upstream; "" = the request names none.
     pub model: &'a str,
     /// What the request has given already.
-    pub given: Given,
+    pub given: ReportedVerdicts,
 }

@@ -14,14 +14,14 @@ use std::{
 use tokio::time::Instant;
 
 use super::{
-    gate::{Change, Gate, Pass},
-    tally::{Accuser, KeyId},
+    gate::{BreakerPass, CircuitBreaker, HealthChange},
+    tally::{FailureSource, KeyId},
 };
 use crate::{
     config::Health,
     domain::{
         chance::{self, Dice},
-        standing::{Cause, Standing},
+        standing::{EjectionCause, HealthState},
     },
 };
 
@@ -37,21 +37,21 @@ const SEVERAL: usize = 3;
 
 /// An upstream as a whole, or one credential.
 #[derive(Debug)]
-pub(super) struct Ward {
+pub(super) struct HealthTracker {
     began: Instant,
-    pub(super) gate: Gate,
-    models: RwLock<HashMap<Arc<str>, Arc<Lane>>>,
+    pub(super) gate: CircuitBreaker,
+    models: RwLock<HashMap<Arc<str>, Arc<ModelHealth>>>,
     /// Whether the gate of some model may be shut. Nearly never: then no model is looked up.
     any_out: AtomicBool,
 }
 
 /// What is known of one model.
 #[derive(Debug)]
-pub(super) struct Lane {
+pub(super) struct ModelHealth {
     pub(super) name: Arc<str>,
     /// A number that belongs to the name.
     pub(super) id: u64,
-    pub(super) gate: Gate,
+    pub(super) gate: CircuitBreaker,
     /// The credential of the last fault since the last success, plus one; 0 = none. Of an upstream's models only.
     pub(super) last_faulted: AtomicUsize,
     /// Milliseconds since the ward began at which it was asked for last.
@@ -62,27 +62,27 @@ pub(super) struct Lane {
 
 /// What an attempt may have to tell when it is over.
 #[derive(Debug)]
-pub(super) struct WardPass {
-    pub(super) whole: Pass,
-    pub(super) lane: Arc<Lane>,
-    pub(super) model: Pass,
+pub(super) struct HealthPass {
+    pub(super) whole: BreakerPass,
+    pub(super) lane: Arc<ModelHealth>,
+    pub(super) model: BreakerPass,
 }
 
-impl WardPass {
+impl HealthPass {
     /// Whether this attempt is one that probes.
     pub(super) fn is_probe(&self) -> bool {
         self.whole.is_probe() || self.model.is_probe()
     }
 }
 
-impl Ward {
+impl HealthTracker {
     pub(super) fn new(now: Instant) -> Self {
         let (models, any_out) = (RwLock::default(), AtomicBool::new(false));
-        Self { began: now, gate: Gate::new(now), models, any_out }
+        Self { began: now, gate: CircuitBreaker::new(now), models, any_out }
     }
 
     /// How it stands for a model: the worse of the two gates.
-    pub(super) fn standing(&self, model: &str, now: Instant) -> Standing {
+    pub(super) fn standing(&self, model: &str, now: Instant) -> HealthState {
         let whole = self.gate.standing(now);
         if !self.any_out.load(Ordering::Acquire) {
             return whole;
@@ -92,18 +92,18 @@ impl Ward {
     }
 
     /// How it stands with the best of the models that it is asked for.
-    pub(super) fn standing_at_best(&self, now: Instant) -> Standing {
+    pub(super) fn standing_at_best(&self, now: Instant) -> HealthState {
         let whole = self.gate.standing(now);
         if !self.any_out.load(Ordering::Acquire) {
             return whole;
         }
         let each = self.lanes().into_iter().map(|lane| (lane.gate.standing(now), self.is_used(&lane, now)));
-        let known = each.filter(|(standing, used)| *used || *standing != Standing::InService);
-        whole.and(known.map(|(standing, _)| standing).min_by(Standing::badness).unwrap_or_default())
+        let known = each.filter(|(standing, used)| *used || *standing != HealthState::InService);
+        whole.and(known.map(|(standing, _)| standing).min_by(HealthState::badness).unwrap_or_default())
     }
 
     /// Lets an attempt through both gates, or through neither.
-    pub(super) fn pass(&self, model: &str, key: KeyId, now: Instant, anyway: bool) -> Option<WardPass> {
+    pub(super) fn pass(&self, model: &str, key: KeyId, now: Instant, anyway: bool) -> Option<HealthPass> {
         let whole = self.gate.pass(key, now, anyway)?;
         let lane = self.lane(model, now);
         let Some(model) = lane.gate.pass(key, now, anyway) else {
@@ -112,22 +112,28 @@ impl Ward {
         };
         lane.used.store(self.millis(now), Ordering::Relaxed);
         lane.gate.uses(key, now);
-        Some(WardPass { whole, lane, model })
+        Some(HealthPass { whole, lane, model })
     }
 
     /// An attempt ended without telling anything.
-    pub(super) fn abandoned(&self, pass: &WardPass) {
+    pub(super) fn abandoned(&self, pass: &HealthPass) {
         self.gate.abandoned(pass.whole);
         pass.lane.gate.abandoned(pass.model);
     }
 
     /// The first byte of an answer is here.
-    pub(super) fn answers(&self, pass: &WardPass, now: Instant) -> [Option<Change>; 2] {
+    pub(super) fn answers(&self, pass: &HealthPass, now: Instant) -> [Option<HealthChange>; 2] {
         [self.gate.answers(pass.whole, now), pass.lane.gate.answers(pass.model, now)]
     }
 
-    /// An attempt succeeded; see [`Gate::succeeded`].
-    pub(super) fn succeeded(&self, pass: &WardPass, key: KeyId, now: Instant, paid: bool) -> [Option<Change>; 2] {
+    /// An attempt succeeded; see [`CircuitBreaker::succeeded`].
+    pub(super) fn succeeded(
+        &self,
+        pass: &HealthPass,
+        key: KeyId,
+        now: Instant,
+        paid: bool,
+    ) -> [Option<HealthChange>; 2] {
         if paid && !pass.lane.answered.load(Ordering::Relaxed) {
             pass.lane.answered.store(true, Ordering::Relaxed);
         }
@@ -142,17 +148,17 @@ impl Ward {
     /// An attempt failed.
     pub(super) fn failed(
         &self,
-        pass: &WardPass,
+        pass: &HealthPass,
         key: KeyId,
         now: Instant,
         health: &Health,
         dice: &Dice,
-    ) -> [Option<Change>; 2] {
+    ) -> [Option<HealthChange>; 2] {
         let model = pass.lane.gate.failed(pass.model, (key, None), now, health, dice);
         let whole = if pass.whole.is_probe() {
             self.gate.failed(pass.whole, (key, Some(self.is_alone(key, now))), now, health, dice)
         } else {
-            model.and_then(|_| self.widen(Cause::Faults, now, health, dice))
+            model.and_then(|_| self.widen(EjectionCause::Faults, now, health, dice))
         };
         [whole, model]
     }
@@ -160,16 +166,16 @@ impl Ward {
     /// An attempt was told to come later.
     pub(super) fn limited(
         &self,
-        pass: &WardPass,
+        pass: &HealthPass,
         key: KeyId,
         now: Instant,
         after: Option<Duration>,
         health: &Health,
         dice: &Dice,
-    ) -> [Option<Change>; 2] {
+    ) -> [Option<HealthChange>; 2] {
         self.gate.abandoned(pass.whole);
         let model = pass.lane.gate.limited(pass.model, key, now, after, health);
-        [model.and_then(|_| self.widen(Cause::RateLimited, now, health, dice)), model]
+        [model.and_then(|_| self.widen(EjectionCause::RateLimited, now, health, dice)), model]
     }
 
     /// Whether this key is the only one that asked here in the last hour.
@@ -178,24 +184,26 @@ impl Ward {
     }
 
     /// A model went out: so does the whole, where several are out by the faults of several keys, or of the only one.
-    fn widen(&self, cause: Cause, now: Instant, health: &Health, dice: &Dice) -> Option<Change> {
+    fn widen(&self, cause: EjectionCause, now: Instant, health: &Health, dice: &Dice) -> Option<HealthChange> {
         self.any_out.store(true, Ordering::Release);
         let lanes = self.lanes();
-        let out = |lane: &Arc<Lane>| match lane.gate.standing(now) {
-            Standing::Out { cause: why, left } if why == cause && !left.is_zero() => Some((lane.gate.accuser()?, left)),
+        let out = |lane: &Arc<ModelHealth>| match lane.gate.standing(now) {
+            HealthState::Out { cause: why, left } if why == cause && !left.is_zero() => {
+                Some((lane.gate.accuser()?, left))
+            }
             _ => None,
         };
-        let are_out: Vec<(Accuser, Duration)> = lanes.iter().filter_map(out).collect();
+        let are_out: Vec<(FailureSource, Duration)> = lanes.iter().filter_map(out).collect();
         let in_use = lanes.iter().filter(|lane| self.is_used(lane, now) || out(lane).is_some()).count();
         if are_out.len() < in_use.clamp(2, SEVERAL) {
             return None;
         }
         let first = are_out.first()?.0;
         let agreed = match first {
-            Accuser::Several => true,
-            Accuser::One(key) => are_out.iter().any(|(other, _)| *other != first) || self.is_alone(key, now),
+            FailureSource::Several => true,
+            FailureSource::One(key) => are_out.iter().any(|(other, _)| *other != first) || self.is_alone(key, now),
         };
-        let pause = are_out.iter().map(|(_, left)| *left).min().filter(|_| cause == Cause::RateLimited);
+        let pause = are_out.iter().map(|(_, left)| *left).min().filter(|_| cause == EjectionCause::RateLimited);
         agreed.then(|| self.gate.widened(now, pause, health, dice))?
     }
 
@@ -207,10 +215,10 @@ impl Ward {
     }
 
     fn look_whether_any_is_out(&self, now: Instant) {
-        if self.lanes().iter().all(|lane| lane.gate.standing(now) == Standing::InService) {
+        if self.lanes().iter().all(|lane| lane.gate.standing(now) == HealthState::InService) {
             self.any_out.store(false, Ordering::Release);
             // One may have gone out between the two.
-            if self.lanes().iter().any(|lane| lane.gate.standing(now) != Standing::InService) {
+            if self.lanes().iter().any(|lane| lane.gate.standing(now) != HealthState::InService) {
                 self.any_out.store(true, Ordering::Release);
             }
         }
@@ -218,18 +226,18 @@ impl Ward {
 
     /// The models that gave an answer and were asked for within this time; 64 at most are known.
     pub(super) fn models_lately(&self, now: Instant, within: Duration) -> Vec<Arc<str>> {
-        let is_late = |lane: &Arc<Lane>| {
+        let is_late = |lane: &Arc<ModelHealth>| {
             let used = self.began + Duration::from_millis(lane.used.load(Ordering::Relaxed));
             lane.answered.load(Ordering::Relaxed) && now < used + within && !lane.name.is_empty()
         };
         self.lanes().into_iter().filter(is_late).map(|lane| Arc::clone(&lane.name)).collect()
     }
 
-    fn lanes(&self) -> Vec<Arc<Lane>> {
+    fn lanes(&self) -> Vec<Arc<ModelHealth>> {
         self.models.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
-    fn lane(&self, model: &str, now: Instant) -> Arc<Lane> {
+    fn lane(&self, model: &str, now: Instant) -> Arc<ModelHealth> {
         if let Some(lane) = self.models.read().unwrap_or_else(PoisonError::into_inner).get(model) {
             return Arc::clone(lane);
         }
@@ -245,10 +253,10 @@ impl Ward {
         }
         let name: Arc<str> = Arc::from(model);
         let fresh = || {
-            Arc::new(Lane {
+            Arc::new(ModelHealth {
                 name: Arc::clone(&name),
                 id: chance::seed(&[model]),
-                gate: Gate::new(now),
+                gate: CircuitBreaker::new(now),
                 last_faulted: AtomicUsize::new(0),
                 used: AtomicU64::new(self.millis(now)),
                 answered: AtomicBool::new(false),
@@ -257,7 +265,7 @@ impl Ward {
         Arc::clone(models.entry(Arc::clone(&name)).or_insert_with(fresh))
     }
 
-    fn is_used(&self, lane: &Lane, now: Instant) -> bool {
+    fn is_used(&self, lane: &ModelHealth, now: Instant) -> bool {
         let used = self.began + Duration::from_millis(lane.used.load(Ordering::Relaxed));
         now < used + IN_USE
     }
@@ -273,7 +281,7 @@ mod tests {
 
     #[test]
     fn names_that_never_answered_push_out_no_others() {
-        let (ward, now) = (Ward::new(Instant::now()), Instant::now());
+        let (ward, now) = (HealthTracker::new(Instant::now()), Instant::now());
         for nth in 0..40 {
             let pass = ward.pass(&format!("real-{nth}"), 1, now, false).unwrap();
             let _ = ward.succeeded(&pass, 1, now, true);

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 /// Counts of two kinds over the last `N` steps of time, the one that runs included.
 #[derive(Debug)]
-pub(super) struct Window<const N: usize> {
+pub(super) struct SlidingWindow<const N: usize> {
     began: Instant,
     step: Duration,
     /// The step that was counted in last, since `began`.
@@ -14,7 +14,7 @@ pub(super) struct Window<const N: usize> {
     counts: [(u32, u32); N],
 }
 
-impl<const N: usize> Window<N> {
+impl<const N: usize> SlidingWindow<N> {
     pub(super) fn new(now: Instant, step: Duration) -> Self {
         Self { began: now, step, last: 0, counts: [(0, 0); N] }
     }
@@ -65,7 +65,7 @@ mod tests {
     fn what_is_old_is_forgotten() {
         let began = Instant::now();
         let at = |seconds: u64| began + Duration::from_secs(seconds);
-        let mut window = Window::<3>::new(began, Duration::from_secs(1));
+        let mut window = SlidingWindow::<3>::new(began, Duration::from_secs(1));
         window.add(at(0), 1, 0);
         window.add(at(1), 2, 1);
         assert_eq!(window.sums(at(2)), (3, 1));

@@ -21,14 +21,14 @@ pub(super) type Turn = Arc<AtomicU64>;
 
 /// What is known of a connection.
 #[derive(Debug)]
-pub(super) struct Trace {
+pub(super) struct ConnectionTrace {
     /// When the connection was made.
     pub(super) born: Instant,
     /// The turn in which something was read last; 0 = nothing was read yet.
     read_in: AtomicU64,
 }
 
-impl Trace {
+impl ConnectionTrace {
     /// Whether the connection brought an answer before, and nothing since the request of this turn was sent.
     pub(super) fn was_idle(&self, turn: u64) -> bool {
         let read_in = self.read_in.load(Ordering::Relaxed);
@@ -37,23 +37,23 @@ impl Trace {
 }
 
 /// The connection.
-pub(super) struct Wire<S> {
+pub(super) struct UpstreamConnection<S> {
     stream: S,
-    trace: Arc<Trace>,
+    trace: Arc<ConnectionTrace>,
     turn: Turn,
     /// The upstream takes nothing any more. What it said before may still be there to be read.
     untaken: bool,
 }
 
-impl<S> fmt::Debug for Wire<S> {
+impl<S> fmt::Debug for UpstreamConnection<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Wire").field("trace", &self.trace).finish_non_exhaustive()
     }
 }
 
-impl<S> Wire<S> {
+impl<S> UpstreamConnection<S> {
     pub(super) fn new(stream: S, turn: Turn) -> Self {
-        let trace = Trace { born: Instant::now(), read_in: AtomicU64::new(0) };
+        let trace = ConnectionTrace { born: Instant::now(), read_in: AtomicU64::new(0) };
         Self { stream, trace: Arc::new(trace), turn, untaken: false }
     }
 
@@ -76,14 +76,14 @@ pub(super) fn is_closed(error: &io::Error) -> bool {
     matches!(error.kind(), BrokenPipe | ConnectionReset | ConnectionAborted | UnexpectedEof)
 }
 
-impl<S> Connection for Wire<S> {
+impl<S> Connection for UpstreamConnection<S> {
     fn connected(&self) -> Connected {
         // Neither HTTP/2 nor a proxy that wants whole URLs is spoken to.
         Connected::new().extra(Arc::clone(&self.trace))
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Wire<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for UpstreamConnection<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let read = ready!(Pin::new(&mut self.stream).poll_read(cx, buf));
@@ -94,7 +94,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Wire<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Wire<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for UpstreamConnection<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         if self.untaken {
             return Poll::Ready(Ok(buf.len()));

@@ -4,13 +4,13 @@ use std::{fmt::Write as _, time::Duration};
 
 use tempfile::TempDir;
 use tidegate::{
-    config::{Config, Group, Key, Limits, Model, OnLostState},
+    config::{Config, Group, Key, KeyLimits, Model, OnLostState},
     domain::{
         chance::{Chance, seed},
         clock::Clock,
         origin::{Kind, Origin, Owner, Reference},
     },
-    store::origins::{Entry, Life, Place, Store},
+    store::origins::{EntryLifetime, OriginStore, OriginStoreLocation, StoredOrigin},
 };
 
 use crate::support::{
@@ -56,7 +56,7 @@ fn settings(upstreams: &[Upstream; 2]) -> Config {
     ];
     config.groups = vec![Group {
         name: "team".into(),
-        limits: Limits::default(),
+        limits: KeyLimits::default(),
         budgets: Vec::new(),
         warn_at: Default::default(),
     }];
@@ -68,15 +68,15 @@ fn settings(upstreams: &[Upstream; 2]) -> Config {
 /// Writes into the store of a gateway that does not run yet.
 async fn remember(config: &Config, known: &[Known<'_>]) {
     let now_s = u32::try_from(Clock::system().since_epoch().as_secs()).unwrap();
-    let life = Life { now_s, ttl_s: u32::try_from(config.affinity.ttl.as_secs()).unwrap() };
+    let life = EntryLifetime { now_s, ttl_s: u32::try_from(config.affinity.ttl.as_secs()).unwrap() };
     let rows: Vec<_> = known
         .iter()
         .map(|(kind, text, upstream, account, key, group)| {
             let origin = Origin { account: seed(&[upstream, account]), owner: Owner::new(key, *group) };
-            (Reference::new(*kind, text.as_bytes()), Entry { origin, used_s: now_s })
+            (Reference::new(*kind, text.as_bytes()), StoredOrigin { origin, used_s: now_s })
         })
         .collect();
-    let mut store = Store::open(&Place::of(config), Chance::system()).await.unwrap();
+    let mut store = OriginStore::open(&OriginStoreLocation::of(config), Chance::system()).await.unwrap();
     assert!(store.learn(&rows, life).await.unwrap().iter().all(Option::is_none));
     store.close().await;
 }

@@ -7,12 +7,12 @@ use std::sync::{Arc, Mutex};
 
 use tempfile::TempDir;
 use tidegate::{
-    config::{Config, Fail, ModelPrice, Redis, Sharing, Store},
+    config::{Config, ModelPrice, RedisSettings, SharedLimits, Store, WhenRedisIsAway},
     domain::{
         money::{Budget, Currency, UNIT},
         price::Price,
     },
-    store::sql::{By, Cell, Database, FILE, Place, Total},
+    store::sql::{Cell, Database, DatabaseLocation, FILE, GroupBy, UsageTotal},
 };
 use tokio::sync::oneshot;
 
@@ -135,12 +135,12 @@ async fn poll(client: &mut Client, id: &str) -> Answer {
     by_id(client, "GET", id).await
 }
 
-fn sqlite(gateway: &Gateway) -> Place {
-    Place::Sqlite(gateway.folder.path().join(FILE))
+fn sqlite(gateway: &Gateway) -> DatabaseLocation {
+    DatabaseLocation::Sqlite(gateway.folder.path().join(FILE))
 }
 
 /// State, tokens, cost and whether it is an estimate, of rows of requests that cost something.
-async fn rows(place: &Place) -> Vec<(String, Option<u64>, u64, bool)> {
+async fn rows(place: &DatabaseLocation) -> Vec<(String, Option<u64>, u64, bool)> {
     let Ok(mut database) = Database::open_to_read(place).await else { return Vec::new() };
     let page = database.page(0, u64::MAX, None).await.unwrap_or_default();
     database.close().await;
@@ -160,7 +160,7 @@ async fn rows(place: &Place) -> Vec<(String, Option<u64>, u64, bool)> {
     .collect()
 }
 
-async fn state_becomes(place: &Place, states: &[&str]) {
+async fn state_becomes(place: &DatabaseLocation, states: &[&str]) {
     until(&format!("{states:?}"), async || {
         rows(place).await.iter().map(|row| row.0.as_str()).eq(states.iter().copied())
     })
@@ -168,9 +168,9 @@ async fn state_becomes(place: &Place, states: &[&str]) {
 }
 
 /// How many calls by id have their row.
-async fn calls(place: &Place) -> u64 {
+async fn calls(place: &DatabaseLocation) -> u64 {
     let Ok(mut database) = Database::open_to_read(place).await else { return 0 };
-    let totals: Vec<Total> = database.usage(By::Endpoint, 0, u64::MAX).await.unwrap_or_default();
+    let totals: Vec<UsageTotal> = database.usage(GroupBy::Endpoint, 0, u64::MAX).await.unwrap_or_default();
     let free = totals.iter().filter(|total| total.name.as_deref() != Some("responses.create"));
     free.inspect(|total| assert_eq!((total.exact, total.cost), (total.requests, [0, 0]), "{total:?}"))
         .map(|total| total.requests)
@@ -283,8 +283,8 @@ async fn a_shared_budget_gets_it_back_when_every_replica_has_read_that_in_the_le
     let (provider, redis) = (Provider::start().await, RedisServer::start());
     let mut config = provider.config(&["2.5CNY/day"]);
     let host = "127.0.0.1".into();
-    let place = Redis { tls: false, host, port: redis.port, database: 0, user: None, password: None };
-    config.sharing = Some(Sharing { redis: place, replicas: 2, fail: Fail::Closed, patience: LONG });
+    let place = RedisSettings { tls: false, host, port: redis.port, database: 0, user: None, password: None };
+    config.sharing = Some(SharedLimits { redis: place, replicas: 2, fail: WhenRedisIsAway::Closed, patience: LONG });
     gets_back(&provider, config).await;
 }
 
@@ -376,7 +376,7 @@ fn serve(folder: &TempDir, base_url: &str, store: &str) -> Process {
     Process::start(&mut command)
 }
 
-async fn survives(place: &Place, folder: &TempDir, store: &str) {
+async fn survives(place: &DatabaseLocation, folder: &TempDir, store: &str) {
     let provider = Provider::start().await;
     let mut process = serve(folder, &provider.upstream.base_url(), store);
     let address = process.ready();
@@ -406,7 +406,7 @@ async fn survives(place: &Place, folder: &TempDir, store: &str) {
 #[tokio::test]
 async fn kills_between_lose_nothing() {
     let folder = TempDir::new().unwrap();
-    survives(&Place::Sqlite(folder.path().join("data").join(FILE)), &folder, "").await;
+    survives(&DatabaseLocation::Sqlite(folder.path().join("data").join(FILE)), &folder, "").await;
     let (folder, postgres) = (TempDir::new().unwrap(), Postgres::start().await);
     survives(&postgres.place(), &folder, &format!("[store]\nurl = \"{}\"\n", postgres.url())).await;
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use tidegate::{
-    config::{Config, Group, Limits, ModelLimits, ModelPrice, Unpriced},
+    config::{Config, Group, KeyLimits, ModelLimits, ModelPrice, Unpriced},
     domain::{
         clock::Clock,
         model_name::ModelPattern,
@@ -14,7 +14,7 @@ use tidegate::{
         price::Price,
         spending::Spender,
     },
-    store::sql::{Asked, By, Database, FILE, Place, Total},
+    store::sql::{Database, DatabaseLocation, FILE, GroupBy, UsageQuery, UsageTotal},
 };
 use tokio::sync::oneshot;
 
@@ -54,13 +54,13 @@ fn priced(base_url: &str, of_key: &[&str]) -> Config {
     config
 }
 
-async fn usage(gateway: &Gateway) -> Vec<Total> {
-    let place = Place::Sqlite(gateway.folder.path().join(FILE));
+async fn usage(gateway: &Gateway) -> Vec<UsageTotal> {
+    let place = DatabaseLocation::Sqlite(gateway.folder.path().join(FILE));
     let Ok(mut database) = Database::open_to_read(&place).await else { return Vec::new() };
-    database.usage(By::Key, 0, u64::MAX).await.unwrap_or_default()
+    database.usage(GroupBy::Key, 0, u64::MAX).await.unwrap_or_default()
 }
 
-async fn rows(gateway: &Gateway, count: u64) -> Vec<Total> {
+async fn rows(gateway: &Gateway, count: u64) -> Vec<UsageTotal> {
     until("the rows", async || usage(gateway).await.iter().map(|total| total.requests).sum::<u64>() == count).await;
     usage(gateway).await
 }
@@ -92,7 +92,7 @@ async fn a_key_with_a_budget_may_not_use_a_model_without_a_price() {
         if of_group {
             let budgets = budgets(&["100CNY/day"]);
             config.groups =
-                vec![Group { name: "team".into(), limits: Limits::default(), budgets, warn_at: Default::default() }];
+                vec![Group { name: "team".into(), limits: KeyLimits::default(), budgets, warn_at: Default::default() }];
             config.keys[0].group = Some(0);
         }
         config.default_upstream = Some(0);
@@ -280,7 +280,7 @@ async fn a_budget_for_a_model_counts_that_model_alone_and_is_known_after_a_resta
     let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let mut settings = priced(&upstream.base_url(), &["100CNY/total"]);
     settings.models.push(model("plain", &[(0, Some("real"))]));
-    let (limits, budgets) = (Limits { requests: Some(5), ..Limits::default() }, budgets(&["2CNY/week"]));
+    let (limits, budgets) = (KeyLimits { requests: Some(5), ..KeyLimits::default() }, budgets(&["2CNY/week"]));
     settings.keys[0].limits_by_model = vec![ModelLimits { model: ModelPattern("sm*".into()), limits, budgets }];
     let data = tempfile::tempdir().unwrap();
     settings.server.data_dir = data.path().to_owned();
@@ -369,7 +369,7 @@ async fn keys_of_a_group_share_a_budget_in_another_currency() {
     config.money.cny_per_usd = Some(7 * UNIT);
     config.groups = vec![Group {
         name: "team".into(),
-        limits: Limits::default(),
+        limits: KeyLimits::default(),
         budgets: budgets(&["0.5USD/month"]),
         warn_at: Default::default(),
     }];
@@ -440,10 +440,10 @@ async fn another_rate_does_not_change_what_was_spent() {
         data = std::mem::replace(&mut gateway.folder, tempfile::tempdir().unwrap());
     }
     // The ledger says the same as the counters, whatever the rate of today.
-    let mut database = Database::open_to_read(&Place::Sqlite(data.path().join(FILE))).await.unwrap();
+    let mut database = Database::open_to_read(&DatabaseLocation::Sqlite(data.path().join(FILE))).await.unwrap();
     for rate in [None, Some(50 * UNIT)] {
         let exchange = Exchange { cny_per_usd: rate };
-        let total = &database.usage_of(&Asked { exchange, ..Asked::default() }).await.unwrap()[0];
+        let total = &database.usage_of(&UsageQuery { exchange, ..UsageQuery::default() }).await.unwrap()[0];
         assert_eq!((total.cost, total.in_all), ([0, 3 * UNIT], [24_100_000_000, 3 * UNIT]));
         let sums =
             database.spent_by_origin(Spender::Key, "tester", None, (0, u64::MAX), (Currency::Cny, exchange)).await;
@@ -473,7 +473,8 @@ async fn many_at_once_do_not_overspend() {
     }
     assert_eq!(served, 10);
     assert_eq!(rows(&gateway, 10).await[0].cost, [10 * UNIT, 0]);
-    let mut database = Database::open_to_read(&Place::Sqlite(gateway.folder.path().join(FILE))).await.unwrap();
+    let mut database =
+        Database::open_to_read(&DatabaseLocation::Sqlite(gateway.folder.path().join(FILE))).await.unwrap();
     let spent = database.spent(Spender::Key, "tester", 0, u64::MAX).await.unwrap();
     assert_eq!(spent, [10 * UNIT, 0]);
 }

@@ -4,7 +4,7 @@ use std::{fs, net::TcpListener, os::unix::fs::PermissionsExt, process::Command};
 
 use tempfile::TempDir;
 use tidegate::{
-    app::{self, World},
+    app::{self, StartContext},
     domain::{chance::Chance, clock::Clock},
     store::journal::SystemDisk,
 };
@@ -391,8 +391,8 @@ async fn a_log_that_nobody_takes_ends_nothing() {
 }
 
 /// The real one, with somebody at a terminal.
-fn world() -> World {
-    World { clock: Clock::system(), chance: Chance::system(), disk: &SystemDisk, terminal: true }
+fn world() -> StartContext {
+    StartContext { clock: Clock::system(), chance: Chance::system(), disk: &SystemDisk, terminal: true }
 }
 
 #[test]

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use tidegate::{
     config::{self, Config, Source},
     domain::{money::UNIT, spending::Spender},
-    store::sql::{By, Database, FILE, Place, Total},
+    store::sql::{Database, DatabaseLocation, FILE, GroupBy, UsageTotal},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -73,11 +73,11 @@ secret = {{ env = "CLIENT_KEY" }}
 
 /// How many rows are in the ledger, of how many all is known, and what they cost in all.
 async fn rows(gateway: &Gateway) -> (u64, u64, u64) {
-    let place = Place::Sqlite(gateway.folder.path().join(FILE));
+    let place = DatabaseLocation::Sqlite(gateway.folder.path().join(FILE));
     let Ok(mut database) = Database::open_to_read(&place).await else { return (0, 0, 0) };
-    let Ok(totals) = database.usage(By::Key, 0, u64::MAX).await else { return (0, 0, 0) };
+    let Ok(totals) = database.usage(GroupBy::Key, 0, u64::MAX).await else { return (0, 0, 0) };
     let spent = database.spent(Spender::Key, "tester", 0, u64::MAX).await.unwrap_or_default();
-    let count = |rows: fn(&Total) -> u64| totals.iter().map(rows).sum();
+    let count = |rows: fn(&UsageTotal) -> u64| totals.iter().map(rows).sum();
     (count(|total| total.requests), count(|total| total.exact), spent.iter().sum())
 }
 

@@ -3,13 +3,13 @@
 use std::{sync::Arc, time::Duration};
 
 use tidegate::{
-    config::{Config, Group, Limits, ModelLimits, ModelPrice, OnClientGone},
+    config::{Config, Group, KeyLimits, ModelLimits, ModelPrice, OnClientGone},
     domain::{
         model_name::ModelPattern,
         money::{Budget, Currency, UNIT},
         price::Price,
     },
-    store::sql::{Cell, Database, FILE, Place, Stored},
+    store::sql::{Cell, Database, DatabaseLocation, FILE, SqlRow},
 };
 use tokio::{
     sync::oneshot::{self, Receiver, Sender},
@@ -52,8 +52,8 @@ async fn upstream_that(
     (upstream, go, closed)
 }
 
-async fn rows(gateway: &Gateway, count: usize) -> Vec<Stored> {
-    let place = Place::Sqlite(gateway.folder.path().join(FILE));
+async fn rows(gateway: &Gateway, count: usize) -> Vec<SqlRow> {
+    let place = DatabaseLocation::Sqlite(gateway.folder.path().join(FILE));
     let read = async || {
         let Ok(mut database) = Database::open_to_read(&place).await else { return Vec::new() };
         database.page(0, u64::MAX, None).await.unwrap_or_default()
@@ -187,7 +187,7 @@ async fn by_default_an_answer_that_is_no_stream_is_read_on_where_there_is_a_budg
                 let budgets = vec![Budget::parse("100CNY/week").unwrap()];
                 let of_model = |model: &str| ModelLimits {
                     model: ModelPattern(model.into()),
-                    limits: Limits::default(),
+                    limits: KeyLimits::default(),
                     budgets: budgets.clone(),
                 };
                 match who {
@@ -196,7 +196,7 @@ async fn by_default_an_answer_that_is_no_stream_is_read_on_where_there_is_a_budg
                     "other" => key.limits_by_model = vec![of_model("gpt*")],
                     "group" => {
                         key.group = Some(0);
-                        let (name, limits, warn_at) = ("team".into(), Limits::default(), Arc::default());
+                        let (name, limits, warn_at) = ("team".into(), KeyLimits::default(), Arc::default());
                         config.groups = vec![Group { name, limits, budgets, warn_at }];
                     }
                     _ => {}
@@ -301,7 +301,7 @@ async fn a_place_among_those_at_once_is_held_until_it_is_over() {
     let (mut upstream, go, _) =
         upstream_that(|wait, _| vec![Step::Wait(wait), Step::Send(json("200 OK", RESPONSE))]).await;
     let mut config = draining(&upstream.base_url());
-    config.keys[0].limits = Limits { in_flight: Some(1), ..Limits::default() };
+    config.keys[0].limits = KeyLimits { in_flight: Some(1), ..KeyLimits::default() };
     config.upstreams[0].max_in_flight = Some(1);
     let gateway = Gateway::start(config);
     leave_before(&gateway, &mut upstream).await;

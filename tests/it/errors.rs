@@ -9,7 +9,7 @@ use crate::support::{
     soon,
     upstream::{LAST_CHUNK, RESPONSE, Step, Upstream, answer, chunk, json as json_answer},
 };
-use tidegate::config::{ErrorRule, Fault};
+use tidegate::config::{ErrorRule, FaultOwner};
 
 const BODY: &str = r#"{"model":"smart"}"#;
 
@@ -373,7 +373,7 @@ async fn an_empty_answer_is_an_answer() {
     }
 }
 
-fn rule(status: u16, code: Option<String>, fault: Fault) -> ErrorRule {
+fn rule(status: u16, code: Option<String>, fault: FaultOwner) -> ErrorRule {
     ErrorRule { status: Some(status), code, kind: None, words: Vec::new(), fault }
 }
 
@@ -424,7 +424,7 @@ async fn what_is_about_our_credential_is_ours() {
         let bytes = [&bytes[..at], head.as_bytes(), &bytes[at..]].concat();
         let mut upstream = Upstream::fixed(bytes).await;
         let gateway = Gateway::with(&upstream.base_url(), |config| {
-            let rule = |status, code: Option<&str>| rule(status, code.map(Into::into), Fault::Credential);
+            let rule = |status, code: Option<&str>| rule(status, code.map(Into::into), FaultOwner::Credential);
             config.upstreams[0].error_rules = vec![rule(400, Some("token_mismatched")), rule(451, None)];
         });
         let answer = gateway.post("", BODY).await;
@@ -452,7 +452,7 @@ async fn rules_can_say_that_a_403_is_the_clients() {
     let body = error("you may not", json!("used_up"));
     let upstream = Upstream::fixed(json_answer("403 Forbidden", &body)).await;
     let gateway = Gateway::with(&upstream.base_url(), |config| {
-        config.upstreams[0].error_rules = vec![rule(403, None, Fault::Request)];
+        config.upstreams[0].error_rules = vec![rule(403, None, FaultOwner::Request)];
     });
     let answer = gateway.post("", BODY).await;
     assert_eq!((answer.status, &answer.body[..]), (403, body.as_bytes()));
@@ -466,7 +466,7 @@ async fn an_error_that_breaks_while_it_is_judged_breaks_for_the_client_too() {
     for answer in [chunked, sized] {
         let upstream = Upstream::scripted(move |_| vec![Step::Send(answer.clone()), Step::Close]).await;
         let gateway = Gateway::with(&upstream.base_url(), |config| {
-            config.upstreams[0].error_rules = vec![rule(403, None, Fault::Request)];
+            config.upstreams[0].error_rules = vec![rule(403, None, FaultOwner::Request)];
         });
         let answer = gateway.post("", BODY).await;
         assert_eq!((answer.status, &answer.body[..]), (403, &b"{\"error\":{"[..]));

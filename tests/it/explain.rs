@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use tidegate::{
-    config::{Key, Limits, ModelPrice, Unpriced},
+    config::{Key, KeyLimits, ModelPrice, Unpriced},
     domain::{
         money::{Budget, Currency, UNIT},
         price::Price,
@@ -34,7 +34,7 @@ async fn the_running_gateway_says_who_is_asked_and_who_is_not_with_the_reasons()
     config.models[0] = model("smart", &[(0, Some("real")), (1, Some("other")), (2, None)]);
     config.keys[0].upstreams = Some(vec![0, 1]);
     config.keys[0].models = Some(vec!["smart".into()]);
-    config.keys[0].limits = Limits { requests: Some(60), tokens: None, in_flight: Some(5) };
+    config.keys[0].limits = KeyLimits { requests: Some(60), tokens: None, in_flight: Some(5) };
     config.keys[0].budgets = vec![Budget::parse("5CNY/total").unwrap()];
     let (currency, input, cached, output) = (Currency::Cny, UNIT / 2 * 3, UNIT, 2 * UNIT);
     let price = Price { input, cached, output, reasoning: output, ..Price::free(currency) };

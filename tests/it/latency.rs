@@ -7,7 +7,7 @@ use tidegate::{
     config::{Config, Store},
     store::{
         journal::{Disk, SystemDisk},
-        sql::{By, Database, FILE, Place},
+        sql::{Database, DatabaseLocation, FILE, GroupBy},
     },
 };
 use tokio::{
@@ -94,15 +94,15 @@ async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, delay: Duration) 
 struct Arm {
     name: &'static str,
     gateway: Gateway,
-    place: Place,
+    place: DatabaseLocation,
     clients: Vec<Client>,
     took: Vec<Duration>,
 }
 
 impl Arm {
-    fn new(name: &'static str, disk: &'static dyn Disk, config: Config, place: Option<Place>) -> Self {
+    fn new(name: &'static str, disk: &'static dyn Disk, config: Config, place: Option<DatabaseLocation>) -> Self {
         let gateway = Gateway::start_on(disk, config);
-        let place = place.unwrap_or_else(|| Place::Sqlite(gateway.folder.path().join(FILE)));
+        let place = place.unwrap_or_else(|| DatabaseLocation::Sqlite(gateway.folder.path().join(FILE)));
         Self { name, gateway, place, clients: Vec::new(), took: Vec::new() }
     }
 
@@ -131,7 +131,7 @@ impl Arm {
     /// How many rows its database has.
     async fn rows(&self) -> u64 {
         let Ok(mut database) = Database::open_to_read(&self.place).await else { return 0 };
-        let totals = database.usage(By::Key, 0, u64::MAX).await.unwrap_or_default();
+        let totals = database.usage(GroupBy::Key, 0, u64::MAX).await.unwrap_or_default();
         totals.iter().map(|total| total.exact).sum()
     }
 }
@@ -166,7 +166,7 @@ async fn what_the_ledger_and_a_slow_database_add() {
     let direct = postgres.url().rsplit_once('@').unwrap().1.split_once('/').unwrap().0.to_owned();
     let slow = slow_way_to(direct.parse().unwrap()).await.to_string();
     // Its tables are there: making them takes a slow database many answers.
-    let place = |database: &str| Place::Postgres { url: url(&direct, database).into(), password: None };
+    let place = |database: &str| DatabaseLocation::Postgres { url: url(&direct, database).into(), password: None };
     Database::open(&place("slow")).await.unwrap().close().await;
 
     let plain = || config(&upstream.base_url());

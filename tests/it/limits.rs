@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tidegate::config::{Config, Group, Limits};
+use tidegate::config::{Config, Group, KeyLimits};
 use tokio::sync::oneshot;
 
 use crate::support::{
@@ -14,8 +14,8 @@ use crate::support::{
 
 const BODY: &str = r#"{"model":"smart"}"#;
 
-fn limits(requests: Option<u32>, tokens: Option<u32>, in_flight: Option<usize>) -> Limits {
-    Limits { requests, tokens, in_flight }
+fn limits(requests: Option<u32>, tokens: Option<u32>, in_flight: Option<usize>) -> KeyLimits {
+    KeyLimits { requests, tokens, in_flight }
 }
 
 async fn gateway(upstream: &Upstream, change: impl FnOnce(&mut Config)) -> Gateway {

@@ -9,15 +9,15 @@ use std::{
 
 use tempfile::TempDir;
 use tidegate::{
-    affinity::{Keeping, Recalled, WAIT},
-    config::{self, Affinity, Fail, Sharing},
+    affinity::{AffinityStoreThread, Recalled, WAIT},
+    config::{self, AffinitySettings, SharedLimits, WhenRedisIsAway},
     domain::{
-        affinity::{Condition, Found},
+        affinity::{AffinityStatus, LookupResult},
         chance::Chance,
         clock::Clock,
         origin::{Kind, Origin, Owner, Reference},
     },
-    store::origins::{Entry, FILE, Life, Place, Store, StoreError},
+    store::origins::{EntryLifetime, FILE, OriginStore, OriginStoreLocation, StoreError, StoredOrigin},
 };
 use tokio::time::Instant;
 
@@ -32,20 +32,27 @@ use crate::support::{
 
 const DAY: u32 = 86_400;
 
-fn at_redis(redis: &RedisServer) -> config::Redis {
-    config::Redis { tls: false, host: "127.0.0.1".into(), port: redis.port, database: 0, user: None, password: None }
+fn at_redis(redis: &RedisServer) -> config::RedisSettings {
+    config::RedisSettings {
+        tls: false,
+        host: "127.0.0.1".into(),
+        port: redis.port,
+        database: 0,
+        user: None,
+        password: None,
+    }
 }
 
 /// Both, each empty, with what they live in.
-async fn both() -> (TempDir, RedisServer, [Place; 2]) {
+async fn both() -> (TempDir, RedisServer, [OriginStoreLocation; 2]) {
     let folder = tempfile::tempdir().unwrap();
     let redis = RedisServer::start();
-    let places = [Place::Sqlite(folder.path().join(FILE)), Place::Redis(at_redis(&redis))];
+    let places = [OriginStoreLocation::Sqlite(folder.path().join(FILE)), OriginStoreLocation::Redis(at_redis(&redis))];
     (folder, redis, places)
 }
 
-async fn open(place: &Place) -> Store {
-    Store::open(place, Chance::system()).await.unwrap()
+async fn open(place: &OriginStoreLocation) -> OriginStore {
+    OriginStore::open(place, Chance::system()).await.unwrap()
 }
 
 fn reference(number: u64) -> Reference {
@@ -57,16 +64,16 @@ fn origin(account: u64, key: &str) -> Origin {
 }
 
 /// Thirty days, at a moment which is far from that of Redis's own clock: only differences count.
-fn at(now_s: u32) -> Life {
-    Life { now_s, ttl_s: 30 * DAY }
+fn at(now_s: u32) -> EntryLifetime {
+    EntryLifetime { now_s, ttl_s: 30 * DAY }
 }
 
 fn now() -> Duration {
     Clock::system().since_epoch()
 }
 
-fn entry(origin: Origin, used_s: u32) -> Entry {
-    Entry { origin, used_s }
+fn entry(origin: Origin, used_s: u32) -> StoredOrigin {
+    StoredOrigin { origin, used_s }
 }
 
 #[tokio::test]
@@ -107,7 +114,7 @@ async fn what_is_forgotten_gives_way() {
     let (r, a, b) = (reference(1), origin(1, "a"), origin(2, "b"));
     for place in places {
         let mut store = open(&place).await;
-        let short = |now_s| Life { now_s, ttl_s: 2 };
+        let short = |now_s| EntryLifetime { now_s, ttl_s: 2 };
         store.learn(&[(r, entry(a, 100))], short(100)).await.unwrap();
         if place.is_shared() {
             until("Redis forgets it", async || store.recall(&[r], short(100)).await.unwrap() == [None]).await;
@@ -149,7 +156,7 @@ async fn many_at_once_are_each_in_their_place() {
 #[tokio::test]
 async fn room_is_left_in_redis_for_limits() {
     let redis = RedisServer::start();
-    let mut store = open(&Place::Redis(at_redis(&redis))).await;
+    let mut store = open(&OriginStoreLocation::Redis(at_redis(&redis))).await;
     let used = redis.list("INFO memory").iter().find_map(|line| line.strip_prefix("used_memory:")?.parse::<u64>().ok());
     assert_eq!(redis.ask(&format!("CONFIG SET maxmemory {}", used.unwrap() * 5 / 4)), "+OK");
     let row = [(reference(1), entry(origin(1, "a"), DAY))];
@@ -178,7 +185,7 @@ async fn no_store_tells_an_id_and_no_two_tell_the_same() {
     let mut files = Vec::new();
     for name in ["one", "other"] {
         let path = folder.path().join(name);
-        let mut store = open(&Place::Sqlite(path.clone())).await;
+        let mut store = open(&OriginStoreLocation::Sqlite(path.clone())).await;
         store.learn(&[(reference(1), entry(origin(1, "a"), DAY))], at(DAY)).await.unwrap();
         store.close().await;
         let bytes = fs::read(&path).unwrap();
@@ -196,13 +203,13 @@ async fn no_store_tells_an_id_and_no_two_tell_the_same() {
 #[tokio::test]
 async fn sqlite_forgets_what_is_old_and_what_is_too_much() {
     let folder = tempfile::tempdir().unwrap();
-    let mut store = open(&Place::Sqlite(folder.path().join(FILE))).await;
+    let mut store = open(&OriginStoreLocation::Sqlite(folder.path().join(FILE))).await;
     // One more each second, for a while.
     let all: Vec<_> = (0..5000_u32).map(|n| (reference(n.into()), entry(origin(1, "a"), 40 * DAY + n))).collect();
     store.learn(&all, at(40 * DAY)).await.unwrap();
-    let there = async |store: &mut Store, now_s| {
+    let there = async |store: &mut OriginStore, now_s| {
         let named: Vec<_> = all.iter().map(|(reference, _)| *reference).collect();
-        let found = store.recall(&named, Life { now_s, ttl_s: u32::MAX }).await.unwrap();
+        let found = store.recall(&named, EntryLifetime { now_s, ttl_s: u32::MAX }).await.unwrap();
         found.iter().position(Option::is_some).map(|first| (first, found.iter().flatten().count()))
     };
     // The first 1500 are too old, then the next 500 too many.
@@ -220,21 +227,26 @@ async fn sqlite_forgets_what_is_old_and_what_is_too_much() {
 
 /// A memory with its store.
 struct Replica {
-    keeping: Keeping,
-    condition: Arc<Condition>,
+    keeping: AffinityStoreThread,
+    condition: Arc<AffinityStatus>,
 }
 
 impl Replica {
-    fn start(place: &Place) -> Self {
-        let settings = Affinity {
+    fn start(place: &OriginStoreLocation) -> Self {
+        let settings = AffinitySettings {
             ttl: Duration::from_secs(u64::from(30 * DAY)),
             max_entries: 1_000_000,
             shared: place.is_shared(),
             unknown_ids: None,
         };
-        let condition = Arc::<Condition>::default();
-        let keeping =
-            Keeping::start(place.clone(), &settings, Clock::system(), Chance::system(), Arc::clone(&condition));
+        let condition = Arc::<AffinityStatus>::default();
+        let keeping = AffinityStoreThread::start(
+            place.clone(),
+            &settings,
+            Clock::system(),
+            Chance::system(),
+            Arc::clone(&condition),
+        );
         Self { keeping: keeping.unwrap(), condition }
     }
 
@@ -277,7 +289,7 @@ impl Replica {
         until("all is written", async || self.condition.waiting.load(Ordering::Relaxed) == 0).await;
     }
 
-    fn counted(&self, found: Found) -> u64 {
+    fn counted(&self, found: LookupResult) -> u64 {
         self.condition.recalled().find(|(known, _)| *known == found).unwrap().1
     }
 }
@@ -308,16 +320,16 @@ async fn it_is_known_at_once_and_after_a_restart() {
         expected.push(Recalled::Unknown);
         let named: Vec<_> = (0..=1000).map(reference).collect();
         assert!(replica.told(&named, a).await == expected, "{place}");
-        let (asked, own) = (replica.condition.asked.load(Ordering::Relaxed), replica.counted(Found::Own));
+        let (asked, own) = (replica.condition.asked.load(Ordering::Relaxed), replica.counted(LookupResult::Own));
         assert_eq!(replica.condition.entries.load(Ordering::Relaxed), 1000);
         assert!(replica.keeping.origins.recall_all(&named[..1000], a.owner, now()).await == expected[..1000]);
         assert_eq!(replica.condition.asked.load(Ordering::Relaxed), asked, "they are in memory");
-        assert_eq!((replica.counted(Found::Own), replica.counted(Found::Unknown)), (own + 1000, 1));
+        assert_eq!((replica.counted(LookupResult::Own), replica.counted(LookupResult::Unknown)), (own + 1000, 1));
         assert_eq!(replica.tells(reference(7), b).await, Recalled::Foreign(a), "{place}");
         // Whoever learns it now does not get it.
         let _ = replica.learn(reference(7), b).await;
         assert_eq!(replica.tells(reference(7), b).await, Recalled::Foreign(a), "{place}");
-        assert_eq!(replica.counted(Found::Foreign), 2);
+        assert_eq!(replica.counted(LookupResult::Foreign), 2);
         replica.keeping.end();
     }
 }
@@ -344,14 +356,14 @@ async fn what_is_not_in_memory_any_more_is_still_somebodys() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_process_that_is_killed_loses_a_moment() {
     let folder = tempfile::tempdir().unwrap();
-    let place = Place::Sqlite(folder.path().join(FILE));
+    let place = OriginStoreLocation::Sqlite(folder.path().join(FILE));
     let replica = Replica::start(&place);
     let _ = replica.keeping.origins.learn(&[reference(1)], origin(1, "a"), now());
     let began = Instant::now();
     replica.has_written().await;
     eprintln!("in the file after {:?}", began.elapsed());
     // As another process finds it while this one is still there, and has closed nothing.
-    let life = Life { now_s: u32::try_from(now().as_secs()).unwrap(), ttl_s: 30 * DAY };
+    let life = EntryLifetime { now_s: u32::try_from(now().as_secs()).unwrap(), ttl_s: 30 * DAY };
     let found = open(&place).await.recall(&[reference(1)], life).await.unwrap();
     assert_eq!(found[0].unwrap().origin, origin(1, "a"));
     replica.keeping.end();
@@ -360,7 +372,7 @@ async fn a_process_that_is_killed_loses_a_moment() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_replicas_know_of_each_other_at_once() {
     let redis = RedisServer::start();
-    let place = Place::Redis(at_redis(&redis));
+    let place = OriginStoreLocation::Redis(at_redis(&redis));
     let (one, other) = (Replica::start(&place), Replica::start(&place));
     let a = origin(1, "a");
     let (mut waited, mut asked, mut unsure) = (Vec::new(), Vec::new(), 0);
@@ -421,7 +433,7 @@ async fn away(replica: &Replica, known: Origin) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_stands_still() {
     let redis = RedisServer::start();
-    let place = Place::Redis(at_redis(&redis));
+    let place = OriginStoreLocation::Redis(at_redis(&redis));
     let (one, other) = (Replica::start(&place), Replica::start(&place));
     let a = origin(1, "a");
     let _ = one.learn(reference(1), a).await;
@@ -443,7 +455,7 @@ async fn redis_stands_still() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn more_is_learned_without_redis_than_can_wait() {
     let redis = RedisServer::start();
-    let place = Place::Redis(at_redis(&redis));
+    let place = OriginStoreLocation::Redis(at_redis(&redis));
     let replica = Replica::start(&place);
     let a = origin(1, "a");
     redis.pause();
@@ -463,7 +475,7 @@ async fn more_is_learned_without_redis_than_can_wait() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_is_killed_and_comes_back_empty() {
     let mut redis = RedisServer::start();
-    let place = Place::Redis(at_redis(&redis));
+    let place = OriginStoreLocation::Redis(at_redis(&redis));
     let replica = Replica::start(&place);
     let a = origin(1, "a");
     let _ = replica.learn(reference(1), a).await;
@@ -485,7 +497,7 @@ async fn redis_is_killed_and_comes_back_empty() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_is_emptied_in_the_middle() {
     let redis = RedisServer::start();
-    let place = Place::Redis(at_redis(&redis));
+    let place = OriginStoreLocation::Redis(at_redis(&redis));
     let (one, other) = (Replica::start(&place), Replica::start(&place));
     let a = origin(1, "a");
     let all: Vec<_> = (0..5000).map(reference).collect();
@@ -511,7 +523,7 @@ async fn redis_is_emptied_in_the_middle() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_takes_nothing() {
     let redis = RedisServer::start();
-    let place = Place::Redis(at_redis(&redis));
+    let place = OriginStoreLocation::Redis(at_redis(&redis));
     let (one, other) = (Replica::start(&place), Replica::start(&place));
     let a = origin(1, "a");
     let _ = one.learn(reference(1), a).await;
@@ -538,7 +550,7 @@ async fn redis_takes_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_start_without_redis_serves_from_memory() {
     let mut redis = RedisServer::start();
-    let place = Place::Redis(at_redis(&redis));
+    let place = OriginStoreLocation::Redis(at_redis(&redis));
     redis.kill();
     let replica = Replica::start(&place);
     let a = origin(1, "a");
@@ -555,7 +567,7 @@ async fn a_file_that_is_none_keeps_nobody_from_serving() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join(FILE);
     fs::write(&path, [7; 10_000]).unwrap();
-    let replica = Replica::start(&Place::Sqlite(path.clone()));
+    let replica = Replica::start(&OriginStoreLocation::Sqlite(path.clone()));
     let a = origin(1, "a");
     let _ = replica.learn(reference(1), a).await;
     assert_eq!(replica.recall(reference(1), a).await, Recalled::Own(a));
@@ -574,7 +586,7 @@ async fn a_file_that_is_none_keeps_nobody_from_serving() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ending_without_redis_does_not_last() {
     let mut redis = RedisServer::start();
-    let replica = Replica::start(&Place::Redis(at_redis(&redis)));
+    let replica = Replica::start(&OriginStoreLocation::Redis(at_redis(&redis)));
     redis.kill();
     let _ = replica.learn(reference(1), origin(1, "a")).await;
     let began = Instant::now();
@@ -587,7 +599,8 @@ async fn a_gateway_shows_how_its_memory_stands() {
     let mut redis = RedisServer::start();
     let upstream = Upstream::fixed(json("200 OK", "{}")).await;
     let mut settings = gateway::config(&upstream.base_url());
-    settings.sharing = Some(Sharing { redis: at_redis(&redis), replicas: 2, fail: Fail::Share, patience: WAIT });
+    settings.sharing =
+        Some(SharedLimits { redis: at_redis(&redis), replicas: 2, fail: WhenRedisIsAway::Share, patience: WAIT });
     settings.affinity.shared = true;
     redis.kill();
     let gateway = Gateway::start(settings);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use sqlx::{Connection, PgConnection};
 use tidegate::{
     config::Store,
-    store::sql::{By, Database},
+    store::sql::{Database, GroupBy},
 };
 use tokio::time::Instant;
 
@@ -28,7 +28,7 @@ async fn gateway(postgres: &Postgres) -> (Upstream, Gateway) {
 /// Rows of requests that are over, and those of them with all their tokens.
 async fn rows(postgres: &Postgres) -> (u64, u64) {
     let Ok(mut database) = Database::open_to_read(&postgres.place()).await else { return (0, 0) };
-    let totals = database.usage(By::Key, 0, u64::MAX).await.unwrap_or_default();
+    let totals = database.usage(GroupBy::Key, 0, u64::MAX).await.unwrap_or_default();
     (totals.iter().map(|total| total.requests).sum(), totals.iter().map(|total| total.exact).sum())
 }
 

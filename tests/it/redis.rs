@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tidegate::{
-    config::{Config, Fail, Limits, ModelLimits, ModelPrice, Redis, Sharing},
+    config::{Config, KeyLimits, ModelLimits, ModelPrice, RedisSettings, SharedLimits, WhenRedisIsAway},
     domain::{
         model_name::ModelPattern,
         money::{Budget, Currency, UNIT},
@@ -32,13 +32,13 @@ const BODY: &str = r#"{"model":"smart"}"#;
 const PATIENCE: Duration = Duration::from_millis(40);
 
 /// So much that it is never reached, and has to be asked for each time.
-const PLENTY: Limits = Limits { requests: Some(1_000_000), tokens: Some(u32::MAX), in_flight: Some(10_000) };
+const PLENTY: KeyLimits = KeyLimits { requests: Some(1_000_000), tokens: Some(u32::MAX), in_flight: Some(10_000) };
 
-fn settings(upstream: &Upstream, redis: &RedisServer, limits: Limits) -> Config {
+fn settings(upstream: &Upstream, redis: &RedisServer, limits: KeyLimits) -> Config {
     let mut config = config(&upstream.base_url());
     let host = "127.0.0.1".into();
-    let redis = Redis { tls: false, host, port: redis.port, database: 0, user: None, password: None };
-    config.sharing = Some(Sharing { redis, replicas: 2, fail: Fail::Share, patience: LONG });
+    let redis = RedisSettings { tls: false, host, port: redis.port, database: 0, user: None, password: None };
+    config.sharing = Some(SharedLimits { redis, replicas: 2, fail: WhenRedisIsAway::Share, patience: LONG });
     config.keys[0].limits = limits;
     config.keys.push(key("free", "sk-free"));
     config
@@ -90,7 +90,7 @@ async fn limits_of_a_model_are_shared() {
     let price = Price { per_call: UNIT, ..Price::free(Currency::Cny) };
     settings.prices = vec![ModelPrice { upstream: 0, model: "*".into(), from: 0, price: price.into() }];
     let budgets = vec![Budget::parse("3CNY/week").unwrap()];
-    let limits = Limits { in_flight: Some(1), ..Limits::default() };
+    let limits = KeyLimits { in_flight: Some(1), ..KeyLimits::default() };
     settings.keys[0].limits_by_model = vec![ModelLimits { model: ModelPattern("sm*".into()), limits, budgets }];
     let (one, other) = (Gateway::start(settings.clone()), Gateway::start(settings));
     for gateway in [&one, &other, &one] {
@@ -117,7 +117,7 @@ async fn limits_of_a_model_are_shared() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn requests_of_a_minute_are_shared() {
     let (redis, upstream) = (RedisServer::start(), answering().await);
-    let limits = Limits { requests: Some(10), ..Limits::default() };
+    let limits = KeyLimits { requests: Some(10), ..KeyLimits::default() };
     let (one, other) =
         (Gateway::start(settings(&upstream, &redis, limits)), Gateway::start(settings(&upstream, &redis, limits)));
     let began = Instant::now();
@@ -145,7 +145,7 @@ async fn requests_of_a_minute_are_shared() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_left_is_told_by_whoever_is_asked() {
     let (redis, upstream) = (RedisServer::start(), answering().await);
-    let limits = Limits { requests: Some(100), tokens: Some(10_000), ..Limits::default() };
+    let limits = KeyLimits { requests: Some(100), tokens: Some(10_000), ..KeyLimits::default() };
     let (one, other) =
         (Gateway::start(settings(&upstream, &redis, limits)), Gateway::start(settings(&upstream, &redis, limits)));
     for (gateway, left) in [(&one, "99"), (&other, "98"), (&one, "97"), (&other, "96")] {
@@ -180,7 +180,7 @@ async fn places_are_shared_and_come_back_at_the_end_and_at_a_restart() {
         None => vec![Step::Send([STREAM, &chunk(b"data: {}\n\n")].concat()), Step::UntilClosed(oneshot::channel().0)],
     })
     .await;
-    let limits = Limits { in_flight: Some(1), ..Limits::default() };
+    let limits = KeyLimits { in_flight: Some(1), ..KeyLimits::default() };
     let mut one = Gateway::start(settings(&upstream, &redis, limits));
     let other = Gateway::start(settings(&upstream, &redis, limits));
     let mut streaming = one.connect().await;
@@ -221,7 +221,7 @@ fn priced(mut config: Config, budget: &str) -> Config {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_budget_is_shared_and_not_overspent() {
     let (redis, upstream) = (RedisServer::start(), answering().await);
-    let start = || Gateway::start(priced(settings(&upstream, &redis, Limits::default()), "10CNY/total"));
+    let start = || Gateway::start(priced(settings(&upstream, &redis, KeyLimits::default()), "10CNY/total"));
     let (one, other) = (start(), start());
     assert_eq!(at_once(&[&one, &other], 200).await, 10);
     // The last ones are settled in the background.
@@ -246,7 +246,7 @@ async fn a_budget_that_is_only_set_aside_comes_back() {
             None => vec![Step::Send(json("200 OK", RESPONSE))],
         })
         .await;
-        let mut config = priced(settings(&upstream, &redis, Limits::default()), "1.5CNY/total");
+        let mut config = priced(settings(&upstream, &redis, KeyLimits::default()), "1.5CNY/total");
         if !shared {
             config.sharing = None;
         }
@@ -275,7 +275,7 @@ async fn a_budget_that_is_only_set_aside_comes_back() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_budget_is_known_again_after_redis_was_emptied() {
     let (redis, upstream) = (RedisServer::start(), answering().await);
-    let gateway = Gateway::start(priced(settings(&upstream, &redis, Limits::default()), "3CNY/total"));
+    let gateway = Gateway::start(priced(settings(&upstream, &redis, KeyLimits::default()), "3CNY/total"));
     let mut client = gateway.connect().await;
     for _ in 0..3 {
         assert_eq!(client.create(BODY).await.status, 200);
@@ -307,7 +307,7 @@ async fn survives(name: &str, away: impl Fn(&mut RedisServer), back: impl Fn(&mu
     let mut settings = priced(settings(&upstream, &redis, PLENTY), "1000000CNY/day");
     settings.sharing.as_mut().unwrap().patience = PATIENCE;
     let open = Gateway::start(settings.clone());
-    settings.sharing.as_mut().unwrap().fail = Fail::Closed;
+    settings.sharing.as_mut().unwrap().fail = WhenRedisIsAway::Closed;
     let closed = Gateway::start(settings);
     let before = ask(&open, 50).await.max(ask(&closed, 5).await);
     let alone = open.metric("tidegate_limits_alone_total").await;
@@ -394,7 +394,7 @@ async fn it_forgets_its_scripts_and_everything_else() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn while_it_is_away_each_allows_its_share() {
     let (mut redis, upstream) = (RedisServer::start(), answering().await);
-    let limits = Limits { requests: Some(20), ..Limits::default() };
+    let limits = KeyLimits { requests: Some(20), ..KeyLimits::default() };
     let start = || Gateway::start(settings(&upstream, &redis, limits));
     let (one, other) = (start(), start());
     // What one had from Redis is a part of its share.
@@ -422,7 +422,7 @@ async fn places_taken_while_it_was_away_or_before_it_began_anew_are_known_again(
         vec![Step::Send([STREAM, &chunk(b"data: {}\n\n")].concat()), Step::UntilClosed(oneshot::channel().0)]
     })
     .await;
-    let limits = Limits { in_flight: Some(4), ..Limits::default() };
+    let limits = KeyLimits { in_flight: Some(4), ..KeyLimits::default() };
     let start = || Gateway::start(settings(&upstream, &redis, limits));
     let (one, other) = (start(), start());
     let mut held = Vec::new();

@@ -15,7 +15,7 @@ use std::{
 use serde_json::Value;
 use tempfile::TempDir;
 use tidegate::{
-    app::Origin,
+    app::ReloadSource,
     config::{self, Source},
 };
 use tokio::{sync::oneshot, time::Instant};
@@ -72,7 +72,7 @@ impl Gateway {
         let mut config = loaded.config;
         // As the file does not name it, a reload leaves it out of account.
         config.server.data_dir = folder.path().join("data");
-        let origin = Origin { source, reads: loaded.reads, env, look_every };
+        let origin = ReloadSource { source, reads: loaded.reads, env, look_every };
         Self::run(config, Some(origin), folder)
     }
 

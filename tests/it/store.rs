@@ -4,30 +4,30 @@ use tempfile::TempDir;
 use tidegate::{
     domain::{
         id::RequestId,
-        ledger::{Row, State},
+        ledger::{Row, UsageState},
         model_name::ModelPattern,
         money::{Currency, Exchange, MOST, UNIT},
-        price::{Part, Parts, Price, Step, Tariff},
+        price::{Part, Parts, Price, PriceStep, Tariff},
         spending::Spender,
-        usage::{Shown, Tier, Usage},
+        usage::{PolledUsage, ServiceTier, Usage},
         windows::Windows,
     },
-    store::sql::{Asked, By, Cell, Database, FILE, Place, Settled, columns},
+    store::sql::{Cell, Database, DatabaseLocation, FILE, GroupBy, SettledRow, UsageQuery, columns},
 };
 
 use crate::support::database::Postgres;
 
 /// Both, each empty, with what they live in.
-async fn both() -> (TempDir, Postgres, [Place; 2]) {
+async fn both() -> (TempDir, Postgres, [DatabaseLocation; 2]) {
     let folder = tempfile::tempdir().unwrap();
     let postgres = Postgres::start().await;
-    let places = [Place::Sqlite(folder.path().join(FILE)), postgres.place()];
+    let places = [DatabaseLocation::Sqlite(folder.path().join(FILE)), postgres.place()];
     (folder, postgres, places)
 }
 
 const PRICE: Price = Price { input: 1, cached: 2, output: 3, reasoning: 4, per_call: 5, ..Price::free(Currency::Cny) };
 
-fn row(id: u8, state: State) -> Row<'static> {
+fn row(id: u8, state: UsageState) -> Row<'static> {
     let over = !state.gives_way();
     let mut bytes = [id; 16];
     // When it began, in milliseconds.
@@ -54,7 +54,7 @@ fn row(id: u8, state: State) -> Row<'static> {
         exchange: Exchange::default(),
         reserved_cost: Some(7 * UNIT),
         cost: over.then_some(UNIT + 5),
-        estimated: state == State::Partial,
+        estimated: state == UsageState::Partial,
         bytes_up: 10,
         bytes_down: u64::MAX,
         attempts: u64::from(over),
@@ -68,43 +68,49 @@ async fn a_row_is_written_once_and_only_an_open_one_changes() {
     let (_folder, _postgres, places) = both().await;
     for place in places {
         let mut database = Database::open(&place).await.unwrap();
-        let (open, exact, partial) = (row(1, State::Open), row(1, State::Exact), row(1, State::Partial));
+        let (open, exact, partial) = (row(1, UsageState::Open), row(1, UsageState::Exact), row(1, UsageState::Partial));
         for (given, changed) in [
-            (vec![open], vec![(State::Open, 1)]),
+            (vec![open], vec![(UsageState::Open, 1)]),
             (vec![open], vec![]),
-            (vec![exact, row(2, State::Open)], vec![(State::Open, 1), (State::Exact, 1)]),
+            (vec![exact, row(2, UsageState::Open)], vec![(UsageState::Open, 1), (UsageState::Exact, 1)]),
             (vec![exact, open, partial], vec![]),
-            (vec![row(9, State::Open), row(9, State::Exact), row(9, State::Partial)], vec![(State::Exact, 1)]),
+            (
+                vec![row(9, UsageState::Open), row(9, UsageState::Exact), row(9, UsageState::Partial)],
+                vec![(UsageState::Exact, 1)],
+            ),
         ] {
             assert_eq!(database.store("here", &given).await.unwrap(), changed, "{place}");
         }
         // What others have under way is none of ours.
-        assert_eq!(database.store("there", &[row(3, State::Open)]).await.unwrap(), [(State::Open, 1)]);
+        assert_eq!(database.store("there", &[row(3, UsageState::Open)]).await.unwrap(), [(UsageState::Open, 1)]);
         assert_eq!(database.interrupt("here", 3).await.unwrap(), 1);
         assert_eq!(database.interrupt("here", 3).await.unwrap(), 0);
         // It is charged with what was reserved: 1, 9 and 2.
         let spent = database.spent(Spender::Key, "team", 0, 100).await.unwrap();
         assert_eq!(spent, [2 * (UNIT + 5) + 7 * UNIT, 0], "{place}");
         // Until they are old: nobody else will say what became of them.
-        assert_eq!(database.store("there", &[row(4, State::Open)]).await.unwrap(), [(State::Open, 1)]);
+        assert_eq!(database.store("there", &[row(4, UsageState::Open)]).await.unwrap(), [(UsageState::Open, 1)]);
         assert_eq!(database.interrupt("here", 4).await.unwrap(), 1);
         // What was not sent after all leaves nothing, and what is over stays.
-        database.forget(&[row(1, State::Open).id, row(3, State::Open).id, row(4, State::Open).id]).await.unwrap();
+        database
+            .forget(&[row(1, UsageState::Open).id, row(3, UsageState::Open).id, row(4, UsageState::Open).id])
+            .await
+            .unwrap();
         assert_eq!(database.spent(Spender::Key, "team", 0, 100).await.unwrap(), spent, "{place}");
         // It ended after all, as a part of the journal that was found later says.
-        assert_eq!(database.store("here", &[row(2, State::Interrupted)]).await.unwrap(), []);
-        assert_eq!(database.store("here", &[row(2, State::Unknown)]).await.unwrap(), [(State::Unknown, 1)]);
+        assert_eq!(database.store("here", &[row(2, UsageState::Interrupted)]).await.unwrap(), []);
+        assert_eq!(database.store("here", &[row(2, UsageState::Unknown)]).await.unwrap(), [(UsageState::Unknown, 1)]);
         let spent = database.spent(Spender::Key, "team", 0, 100).await.unwrap();
         assert_eq!(spent, [3 * (UNIT + 5), 0], "{place}");
         database.close().await;
         // What is there is taken as it is.
         let mut database = Database::open(&place).await.unwrap();
-        let many: Vec<_> = (10..=250).map(|id| row(id, State::Exact)).collect();
-        assert_eq!(database.store("here", &many).await.unwrap(), [(State::Exact, 241)]);
+        let many: Vec<_> = (10..=250).map(|id| row(id, UsageState::Exact)).collect();
+        assert_eq!(database.store("here", &many).await.unwrap(), [(UsageState::Exact, 241)]);
         assert_eq!(database.store("here", &many).await.unwrap(), []);
         // Some of many are new.
-        let more: Vec<_> = (5..=250).map(|id| row(id, State::Exact)).collect();
-        assert_eq!(database.store("here", &more).await.unwrap(), [(State::Exact, 4)]);
+        let more: Vec<_> = (5..=250).map(|id| row(id, UsageState::Exact)).collect();
+        assert_eq!(database.store("here", &more).await.unwrap(), [(UsageState::Exact, 4)]);
         database.close().await;
     }
 }
@@ -117,14 +123,14 @@ const MILLIONS: Price =
 fn pending<'a>(id: u8, response: &'a str) -> Row<'a> {
     let (price, cost) = (Some(MILLIONS), Some(7 * UNIT));
     let usage = Usage::default();
-    Row { response_id: Some(response), usage, price, cost, estimated: true, ..row(id, State::Pending) }
+    Row { response_id: Some(response), usage, price, cost, estimated: true, ..row(id, UsageState::Pending) }
 }
 
 /// What a call by its id shows.
 fn by_id<'a>(id: u8, response: &'a str, usage: Usage) -> Row<'a> {
-    let (endpoint, shown) = (Some("responses.retrieve"), Some(Shown::new(usage)));
+    let (endpoint, shown) = (Some("responses.retrieve"), Some(PolledUsage::new(usage)));
     let (price, cost, usage) = (None, Some(0), Usage::default());
-    Row { endpoint, response_id: Some(response), shown, price, cost, usage, ..row(id, State::Exact) }
+    Row { endpoint, response_id: Some(response), shown, price, cost, usage, ..row(id, UsageState::Exact) }
 }
 
 fn used() -> Usage {
@@ -141,7 +147,7 @@ async fn row_of(database: &mut Database, id: u8) -> [Cell; 5] {
 #[tokio::test]
 async fn what_is_shown_of_a_pending_row_settles_it_once_in_whichever_order_they_come() {
     let (_folder, _postgres, places) = both().await;
-    let settled = |state, cost| Settled {
+    let settled = |state, cost| SettledRow {
         state,
         key: Some("team".into()),
         group: Some("all".into()),
@@ -150,8 +156,8 @@ async fn what_is_shown_of_a_pending_row_settles_it_once_in_whichever_order_they_
         charged: 7 * UNIT,
         cost,
     };
-    let exact = |began| Settled { began, ..settled(State::Exact, 4 * UNIT + 5) };
-    let partial = |began| Settled { began, ..settled(State::Partial, 7 * UNIT) };
+    let exact = |began| SettledRow { began, ..settled(UsageState::Exact, 4 * UNIT + 5) };
+    let partial = |began| SettledRow { began, ..settled(UsageState::Partial, 7 * UNIT) };
     for place in places {
         let mut database = Database::open(&place).await.unwrap();
         // The row, a call that shows that it is over, two that show the tokens as well.
@@ -206,7 +212,7 @@ async fn what_is_shown_of_a_pending_row_settles_it_once_in_whichever_order_they_
         database.store("here", &batch).await.unwrap();
         assert_eq!(database.settle(&batch).await.unwrap(), [exact(102)], "{place}");
         // One that was taken for interrupted.
-        database.store("here", &[row(110, State::Open)]).await.unwrap();
+        database.store("here", &[row(110, UsageState::Open)]).await.unwrap();
         assert_eq!(database.interrupt("here", 0).await.unwrap(), 1);
         let late = [pending(110, "resp_b"), by_id(111, "resp_b", used())];
         database.store("here", &late).await.unwrap();
@@ -221,20 +227,20 @@ async fn nothing_but_the_same_response_at_the_same_upstream_settles_a_pending_ro
     for place in places {
         let mut database = Database::open(&place).await.unwrap();
         let other = Row { upstream: Some("other"), ..by_id(2, "resp_1", used()) };
-        let ended = Row { usage: Usage::default(), estimated: true, ..row(5, State::Partial) };
+        let ended = Row { usage: Usage::default(), estimated: true, ..row(5, UsageState::Partial) };
         let rows =
             [pending(1, "resp_1"), other, by_id(3, "resp_2", used()), by_id(4, "resp_1", Usage::default()), ended];
         database.store("here", &rows).await.unwrap();
         // Of one that was not made in the background nobody said that it goes on.
         let settled = database.settle(&rows).await.unwrap();
-        assert_eq!(settled.iter().map(|row| (row.state, row.began)).collect::<Vec<_>>(), [(State::Partial, 1)]);
+        assert_eq!(settled.iter().map(|row| (row.state, row.began)).collect::<Vec<_>>(), [(UsageState::Partial, 1)]);
         // Its tokens were not told: it stays charged with what it was reserved for.
         let row = row_of(&mut database, 1).await;
         assert_eq!(
             (&row[0], &row[3], &row[4]),
             (&Cell::Text("partial".into()), &Cell::Amount(7 * UNIT), &Cell::Flag(true))
         );
-        let total = &database.usage(By::Key, 0, u64::MAX).await.unwrap()[0];
+        let total = &database.usage(GroupBy::Key, 0, u64::MAX).await.unwrap()[0];
         assert_eq!((total.requests, total.partial, total.pending, total.estimated), (2, 2, 0, 2), "{place}");
 
         // One without a price, and one that nobody asks for.
@@ -246,7 +252,7 @@ async fn nothing_but_the_same_response_at_the_same_upstream_settles_a_pending_ro
         assert_eq!(settled.iter().map(|row| (row.currency, row.cost, row.charged)).collect::<Vec<_>>(), [(None, 0, 0)]);
         let row = row_of(&mut database, 6).await;
         assert_eq!((&row[0], &row[3]), (&Cell::Text("exact".into()), &Cell::None), "{place}");
-        let total = &database.usage(By::Key, 0, u64::MAX).await.unwrap()[0];
+        let total = &database.usage(GroupBy::Key, 0, u64::MAX).await.unwrap()[0];
         let counts = (total.requests, total.exact, total.partial, total.pending, total.unpriced, total.input);
         assert_eq!(counts, (4, 1, 2, 1, 1, 3_000_000), "{place}");
         database.close().await;
@@ -273,7 +279,7 @@ async fn what_somebody_stored_and_did_not_settle_is_settled_by_the_next_start() 
         let (one, other) = tokio::join!(database.settle_all(), second.settle_all());
         assert_eq!(one.unwrap().len() + other.unwrap().len(), 250, "{place}: each is settled by one of them");
         assert_eq!(database.settle_all().await.unwrap(), []);
-        let total = &database.usage(By::Key, 0, u64::MAX).await.unwrap()[0];
+        let total = &database.usage(GroupBy::Key, 0, u64::MAX).await.unwrap()[0];
         assert_eq!((total.exact, total.pending, total.cost), (250, 0, [250 * (4 * UNIT + 5), 0]), "{place}");
         database.close().await;
         second.close().await;
@@ -289,7 +295,7 @@ async fn what_was_spent_of_a_model_is_what_its_pattern_matches() {
         let mut database = Database::open(&place).await.unwrap();
         // Each costs a power of two, so that every sum tells which rows are in it. The last one names no model.
         let asked = names.into_iter().map(Some).chain([None]);
-        let rows = (1..).zip(asked).map(|(id, model)| Row { model, cost: Some(1 << id), ..row(id, State::Exact) });
+        let rows = (1..).zip(asked).map(|(id, model)| Row { model, cost: Some(1 << id), ..row(id, UsageState::Exact) });
         let rows: Vec<_> = rows.collect();
         database.store("here", &rows).await.unwrap();
         for pattern in
@@ -316,7 +322,7 @@ async fn sums_are_exact_and_by_what_was_asked() {
         let at = |id: u8, millis: u64| {
             let mut bytes = [id; 16];
             bytes[..6].copy_from_slice(&millis.to_be_bytes()[2..]);
-            Row { id: RequestId::from_bytes(bytes), ..row(id, State::Exact) }
+            Row { id: RequestId::from_bytes(bytes), ..row(id, UsageState::Exact) }
         };
         let dollars = Price { currency: Currency::Usd, ..PRICE };
         let rows = [
@@ -330,7 +336,7 @@ async fn sums_are_exact_and_by_what_was_asked() {
                 usage: Usage { input: Some(u64::MAX), ..Usage::default() },
                 ..at(5, 3 * day)
             },
-            Row { state: State::Open, cost: None, ..at(6, 3 * day) },
+            Row { state: UsageState::Open, cost: None, ..at(6, 3 * day) },
             // Costs nothing, and is none of what is summed up but by endpoint.
             Row {
                 endpoint: Some("responses.retrieve"),
@@ -359,18 +365,18 @@ async fn sums_are_exact_and_by_what_was_asked() {
         database.close().await;
 
         let mut reader = Database::open_to_read(&place).await.unwrap();
-        let by_key = reader.usage(By::Key, 0, u64::MAX).await.unwrap();
+        let by_key = reader.usage(GroupBy::Key, 0, u64::MAX).await.unwrap();
         let names: Vec<_> = by_key.iter().map(|total| (total.name.as_deref(), total.requests, total.cost)).collect();
         assert_eq!(names, [(Some("other"), 3, [MOST, 0]), (Some("team"), 3, [UNIT + 5, 1])], "{place}");
         assert_eq!((by_key[1].unpriced, by_key[1].estimated, by_key[1].input), (1, 1, 1_000_000_000_006), "{place}");
-        let by_day = reader.usage(By::Day, day + 1, 3 * day).await.unwrap();
+        let by_day = reader.usage(GroupBy::Day, day + 1, 3 * day).await.unwrap();
         let days: Vec<_> = by_day.iter().map(|total| (total.name.as_deref().unwrap(), total.requests)).collect();
         assert_eq!(days, [("1970-01-02", 1), ("1970-01-03", 3)], "{place}");
-        for by in [By::Group, By::Model, By::Upstream] {
+        for by in [GroupBy::Group, GroupBy::Model, GroupBy::Upstream] {
             let sum: u64 = reader.usage(by, 0, u64::MAX).await.unwrap().iter().map(|total| total.requests).sum();
             assert_eq!(sum, 6, "{place} {by:?}");
         }
-        let by_endpoint = reader.usage(By::Endpoint, 0, u64::MAX).await.unwrap();
+        let by_endpoint = reader.usage(GroupBy::Endpoint, 0, u64::MAX).await.unwrap();
         let names: Vec<_> =
             by_endpoint.iter().map(|total| (total.name.as_deref().unwrap(), total.requests, total.unpriced)).collect();
         let expected = [
@@ -401,7 +407,7 @@ fn all_told() -> Usage {
         image_tool_output: Some(11),
         web_searches: Some(12),
         audio_ms: Some(13),
-        tier: Some(Tier::Priority),
+        tier: Some(ServiceTier::Priority),
         told_cost: Some(UNIT / 8),
     }
 }
@@ -436,10 +442,14 @@ async fn what_is_billed_beside_text_is_in_the_row_whether_told_at_once_or_later(
     more[6] = None;
     more[7] = None;
     let base = MILLIONS.with_more(more);
-    let step = |tier, above, factor| Step { tier, above, price: base.times(factor * UNIT) };
+    let step = |tier, above, factor| PriceStep { tier, above, price: base.times(factor * UNIT) };
     let tariff = Tariff::new(
         base,
-        vec![step(None, 272_000, 2), step(Some(Tier::Priority), 0, 3), step(Some(Tier::Priority), 272_000, 6)],
+        vec![
+            step(None, 272_000, 2),
+            step(Some(ServiceTier::Priority), 0, 3),
+            step(Some(ServiceTier::Priority), 272_000, 6),
+        ],
     );
     let (bill, terms) = (tariff.bill(&all_told()), tariff.written());
     let mut unpriced = Parts::default();
@@ -456,7 +466,7 @@ async fn what_is_billed_beside_text_is_in_the_row_whether_told_at_once_or_later(
             exchange,
             cost: Some(bill.cost),
             estimated: true,
-            ..row(1, State::UnpricedPart)
+            ..row(1, UsageState::UnpricedPart)
         };
         let terms = Some(&*terms);
         let later = Row { price: Some(base), terms, exchange, ..pending(2, "resp_2") };
@@ -465,7 +475,7 @@ async fn what_is_billed_beside_text_is_in_the_row_whether_told_at_once_or_later(
         let settled = database.settle(&rows).await.unwrap();
         assert_eq!(
             settled.iter().map(|row| (row.state, row.cost)).collect::<Vec<_>>(),
-            [(State::UnpricedPart, bill.cost)]
+            [(UsageState::UnpricedPart, bill.cost)]
         );
         for row in [1, 2] {
             let page = database.page(row, row + 1, None).await.unwrap();
@@ -487,7 +497,7 @@ async fn what_is_billed_beside_text_is_in_the_row_whether_told_at_once_or_later(
                 "{more}"
             );
         }
-        let total = &database.usage(By::Key, 0, u64::MAX).await.unwrap()[0];
+        let total = &database.usage(GroupBy::Key, 0, u64::MAX).await.unwrap()[0];
         assert_eq!((total.exact, total.unpriced_part, total.estimated), (0, 2, 2), "{place}");
         database.close().await;
     }
@@ -498,8 +508,12 @@ async fn each_row_keeps_the_rate_that_it_was_settled_with() {
     let (_folder, _postgres, places) = both().await;
     let rate = |cny: u64| Exchange { cny_per_usd: Some(cny * UNIT) };
     let dollars = Price { currency: Currency::Usd, ..PRICE };
-    let paid =
-        |id, price, exchange, cost| Row { price: Some(price), exchange, cost: Some(cost), ..row(id, State::Exact) };
+    let paid = |id, price, exchange, cost| Row {
+        price: Some(price),
+        exchange,
+        cost: Some(cost),
+        ..row(id, UsageState::Exact)
+    };
     for place in places {
         let mut database = Database::open(&place).await.unwrap();
         let none = Exchange::default();
@@ -512,9 +526,9 @@ async fn each_row_keeps_the_rate_that_it_was_settled_with() {
             // From before there was a rate.
             paid(5, dollars, none, 10),
             // Open: charged with what was reserved, should it be interrupted.
-            Row { price: Some(dollars), exchange: rate(9), reserved_cost: Some(UNIT), ..row(6, State::Open) },
+            Row { price: Some(dollars), exchange: rate(9), reserved_cost: Some(UNIT), ..row(6, UsageState::Open) },
             // Without a price.
-            Row { price: None, cost: None, ..row(7, State::Exact) },
+            Row { price: None, cost: None, ..row(7, UsageState::Exact) },
         ];
         database.store("here", &rows).await.unwrap();
         let mut spent = async |into, rate| {
@@ -526,7 +540,7 @@ async fn each_row_keeps_the_rate_that_it_was_settled_with() {
         // The rate of today counts for what has none.
         assert_eq!(spent(Currency::Cny, rate(100)).await, cny + 1000, "{place}");
         assert_eq!(spent(Currency::Usd, rate(100)).await, 3 + UNIT + 1 + 1 + 10, "{place}");
-        let total = |exchange| Asked { exchange, ..Asked::default() };
+        let total = |exchange| UsageQuery { exchange, ..UsageQuery::default() };
         let sums = database.usage_of(&total(rate(100))).await.unwrap();
         assert_eq!((sums[0].cost, sums[0].in_all), ([2, 13 + UNIT], [cny + 1000, 15 + UNIT]), "{place}");
         assert_eq!(database.interrupt("here", 0).await.unwrap(), 1);
@@ -541,7 +555,7 @@ fn at(number: u16, millis: u64) -> Row<'static> {
     let mut bytes = [0; 16];
     bytes[..6].copy_from_slice(&millis.to_be_bytes()[2..]);
     bytes[14..].copy_from_slice(&number.to_be_bytes());
-    Row { id: RequestId::from_bytes(bytes), ..row(1, State::Exact) }
+    Row { id: RequestId::from_bytes(bytes), ..row(1, UsageState::Exact) }
 }
 
 fn millis(text: &str) -> u64 {
@@ -568,16 +582,16 @@ async fn days_weeks_and_months_begin_where_the_operator_is() {
         let other = Row { key: Some("other"), model: Some("small"), ..at(9, millis("2026-11-30T00:00:00Z")) };
         database.store("here", &[other]).await.unwrap();
         for (zone, by, expected) in [
-            ("UTC", By::Day, vec![("2026-11-29", 2), ("2026-11-30", 2), ("2026-12-01", 1)]),
-            ("Asia/Shanghai", By::Day, vec![("2026-11-29", 1), ("2026-11-30", 2), ("2026-12-01", 2)]),
-            ("Asia/Kathmandu", By::Day, vec![("2026-11-29", 2), ("2026-11-30", 2), ("2026-12-01", 1)]),
-            ("UTC", By::Week, vec![("2026-11-23", 2), ("2026-11-30", 3)]),
-            ("Asia/Shanghai", By::Week, vec![("2026-11-23", 1), ("2026-11-30", 4)]),
-            ("UTC", By::Month, vec![("2026-11", 4), ("2026-12", 1)]),
-            ("Asia/Shanghai", By::Month, vec![("2026-11", 3), ("2026-12", 2)]),
+            ("UTC", GroupBy::Day, vec![("2026-11-29", 2), ("2026-11-30", 2), ("2026-12-01", 1)]),
+            ("Asia/Shanghai", GroupBy::Day, vec![("2026-11-29", 1), ("2026-11-30", 2), ("2026-12-01", 2)]),
+            ("Asia/Kathmandu", GroupBy::Day, vec![("2026-11-29", 2), ("2026-11-30", 2), ("2026-12-01", 1)]),
+            ("UTC", GroupBy::Week, vec![("2026-11-23", 2), ("2026-11-30", 3)]),
+            ("Asia/Shanghai", GroupBy::Week, vec![("2026-11-23", 1), ("2026-11-30", 4)]),
+            ("UTC", GroupBy::Month, vec![("2026-11", 4), ("2026-12", 1)]),
+            ("Asia/Shanghai", GroupBy::Month, vec![("2026-11", 3), ("2026-12", 2)]),
         ] {
             let zone = jiff::tz::TimeZone::get(zone).unwrap();
-            let asked = Asked { by, zone, key: Some("team"), model: Some("smart"), ..Asked::default() };
+            let asked = UsageQuery { by, zone, key: Some("team"), model: Some("smart"), ..UsageQuery::default() };
             let sums = database.usage_of(&asked).await.unwrap();
             let found: Vec<_> = sums.iter().map(|sum| (sum.name.as_deref().unwrap(), sum.requests)).collect();
             assert_eq!(found, expected, "{place} {asked:?}");
@@ -588,7 +602,7 @@ async fn days_weeks_and_months_begin_where_the_operator_is() {
             (Some("other"), Some("smart"), 0),
             (Some("nobody"), None, 0),
         ] {
-            let asked = Asked { key, model, ..Asked::default() };
+            let asked = UsageQuery { key, model, ..UsageQuery::default() };
             let sum: u64 = database.usage_of(&asked).await.unwrap().iter().map(|sum| sum.requests).sum();
             assert_eq!(
                 (sum, database.page_of(&asked, None).await.unwrap().len() as u64),
@@ -622,23 +636,32 @@ async fn old_rows_become_sums_of_their_day_and_no_sum_changes() {
                     1 => Row { key, price: Some(dollars), exchange: rate(8), cost: Some(MOST), ..row },
                     2 => Row { key, price: Some(dollars), cost: Some(5), group: None, ..row },
                     3 => Row { key, price: None, cost: None, model: None, ..row },
-                    _ => Row { key, state: State::Partial, estimated: true, ..row },
+                    _ => Row { key, state: UsageState::Partial, estimated: true, ..row },
                 }
             })
             .collect();
         // What may still change stays, however old.
         rows[7] = Row { price: Some(PRICE), cost: Some(9), ..Row { id: rows[7].id, ..pending(1, "resp_7") } };
-        rows[8] = Row { id: rows[8].id, ..row(1, State::Open) };
+        rows[8] = Row { id: rows[8].id, ..row(1, UsageState::Open) };
         // More in one millisecond than rows are summed up at once would be: they have to go all the same.
         database.store("here", &rows).await.unwrap();
         let gone = Row { key: Some("team"), ..at(1000, first) };
         let late = Row { key: Some("team"), ..at(1001, before - 1) };
         database.store("there", &[gone, late]).await.unwrap();
 
-        let asked = |by| Asked { by, zone: zone.clone(), exchange: rate(9), ..Asked::default() };
+        let asked = |by| UsageQuery { by, zone: zone.clone(), exchange: rate(9), ..UsageQuery::default() };
         let all = async |database: &mut Database| {
             let mut all = Vec::new();
-            for by in [By::Key, By::Group, By::Model, By::Upstream, By::Endpoint, By::Day, By::Week, By::Month] {
+            for by in [
+                GroupBy::Key,
+                GroupBy::Group,
+                GroupBy::Model,
+                GroupBy::Upstream,
+                GroupBy::Endpoint,
+                GroupBy::Day,
+                GroupBy::Week,
+                GroupBy::Month,
+            ] {
                 all.push(database.usage_of(&asked(by)).await.unwrap());
             }
             let mut spent = Vec::new();
@@ -704,7 +727,7 @@ async fn several_that_sum_up_the_same_rows_count_them_once() {
         );
         // PostgreSQL may refuse one of them, which then tries again later.
         assert_eq!(first.unwrap_or_default() + second.unwrap_or_default(), 500, "{place}");
-        let total = &one.usage(By::Key, 0, u64::MAX).await.unwrap()[0];
+        let total = &one.usage(GroupBy::Key, 0, u64::MAX).await.unwrap()[0];
         assert_eq!((total.requests, total.cost), (500, [500 * (UNIT + 5), 0]), "{place}");
         assert_eq!(one.page(0, u64::MAX, None).await.unwrap(), []);
         one.close().await;
@@ -713,13 +736,13 @@ async fn several_that_sum_up_the_same_rows_count_them_once() {
 }
 
 /// Opens it four times in the same moment.
-async fn open_at_once(place: &Place) {
+async fn open_at_once(place: &DatabaseLocation) {
     let opened =
         tokio::join!(Database::open(place), Database::open(place), Database::open(place), Database::open(place));
     for database in [opened.0, opened.1, opened.2, opened.3] {
         let mut database = database.unwrap();
-        database.store("here", &[row(1, State::Exact)]).await.unwrap();
-        assert_eq!(database.usage(By::Key, 0, u64::MAX).await.unwrap()[0].requests, 1);
+        database.store("here", &[row(1, UsageState::Exact)]).await.unwrap();
+        assert_eq!(database.usage(GroupBy::Key, 0, u64::MAX).await.unwrap()[0].requests, 1);
     }
 }
 
@@ -733,11 +756,14 @@ async fn rows_come_page_by_page_the_oldest_first() {
             let mut bytes = [0; 16];
             bytes[..6].copy_from_slice(&u64::from(nth / 3).to_be_bytes()[2..]);
             bytes[14..].copy_from_slice(&nth.to_be_bytes());
-            Row { id: RequestId::from_bytes(bytes), ..row(1, State::Exact) }
+            Row { id: RequestId::from_bytes(bytes), ..row(1, UsageState::Exact) }
         };
         let rows: Vec<_> = (0..2500).rev().map(at).collect();
         database.store("here", &rows).await.unwrap();
-        database.store("here", &[Row { id: RequestId::from_bytes([0xff; 16]), ..row(1, State::Open) }]).await.unwrap();
+        database
+            .store("here", &[Row { id: RequestId::from_bytes([0xff; 16]), ..row(1, UsageState::Open) }])
+            .await
+            .unwrap();
         let (mut found, mut pages, mut last) = (Vec::new(), Vec::new(), None);
         loop {
             let page = database.page(0, u64::MAX, last.as_ref()).await.unwrap();
@@ -768,7 +794,7 @@ async fn several_may_open_an_empty_database_at_once() {
     }
     // With one lock a migration, in place of one around all of them, about every sixth try failed.
     for number in 0..40 {
-        Box::pin(open_at_once(&Place::Sqlite(folder.path().join(format!("{number}.db"))))).await;
+        Box::pin(open_at_once(&DatabaseLocation::Sqlite(folder.path().join(format!("{number}.db"))))).await;
     }
 }
 
@@ -778,7 +804,7 @@ async fn files_are_their_owners() {
     use std::os::unix::fs::PermissionsExt;
 
     let folder = tempfile::tempdir().unwrap();
-    let database = Database::open(&Place::Sqlite(folder.path().join(FILE))).await.unwrap();
+    let database = Database::open(&DatabaseLocation::Sqlite(folder.path().join(FILE))).await.unwrap();
     for file in std::fs::read_dir(folder.path()).unwrap() {
         assert_eq!(file.unwrap().metadata().unwrap().permissions().mode() & 0o777, 0o600);
     }
@@ -800,9 +826,9 @@ async fn texts_that_a_database_would_not_take_are_made_such_that_it_does() {
             credential: odd,
             end: odd,
             response_id: odd,
-            ..row(1, State::Exact)
+            ..row(1, UsageState::Exact)
         };
-        assert_eq!(database.store("here", &[row]).await.unwrap(), [(State::Exact, 1)], "{place}");
+        assert_eq!(database.store("here", &[row]).await.unwrap(), [(UsageState::Exact, 1)], "{place}");
         let page = database.page(0, u64::MAX, None).await.unwrap();
         let texts = page[0].cells.iter().filter(|cell| **cell == Cell::Text("a?b????\u{4e2d}".into())).count();
         assert_eq!(texts, 8, "{place}: {page:?}");

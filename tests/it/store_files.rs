@@ -10,7 +10,7 @@ use std::{
 };
 
 use tempfile::TempDir;
-use tidegate::store::sql::{By, Database, FILE, Place};
+use tidegate::store::sql::{Database, DatabaseLocation, FILE, GroupBy};
 use tokio::time::{Instant, timeout};
 
 use crate::support::{
@@ -26,8 +26,8 @@ const BODY: &str = r#"{"model":"smart","input":"hi"}"#;
 const FAULT: &str = r#"tidegate_ledger_fault{fault="database"}"#;
 
 async fn rows(file: &Path) -> u64 {
-    let Ok(mut database) = Database::open_to_read(&Place::Sqlite(file.to_owned())).await else { return 0 };
-    database.usage(By::Key, 0, u64::MAX).await.unwrap_or_default().iter().map(|total| total.requests).sum()
+    let Ok(mut database) = Database::open_to_read(&DatabaseLocation::Sqlite(file.to_owned())).await else { return 0 };
+    database.usage(GroupBy::Key, 0, u64::MAX).await.unwrap_or_default().iter().map(|total| total.requests).sum()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

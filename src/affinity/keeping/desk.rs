@@ -13,9 +13,9 @@ use tokio::{
 };
 
 use crate::{
-    affinity::Origins,
+    affinity::AffinityMemory,
     domain::{chance::Chance, clock::Clock},
-    store::origins::{Life, Place, Store, StoreError},
+    store::origins::{EntryLifetime, OriginStore, OriginStoreLocation, StoreError},
 };
 
 /// What does not answer for so long will not, and is opened anew.
@@ -25,28 +25,28 @@ const TRY_AGAIN: Duration = Duration::from_millis(200);
 
 /// What is done with a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum What {
+pub(super) enum StoreOperation {
     Read,
     Written,
 }
 
 /// One end of the store.
-pub(super) struct Desk {
-    pub(super) what: What,
-    pub(super) place: Place,
+pub(super) struct StoreClient {
+    pub(super) what: StoreOperation,
+    pub(super) place: OriginStoreLocation,
     pub(super) chance: Chance,
     pub(super) clock: Clock,
-    pub(super) origins: Arc<Origins>,
+    pub(super) origins: Arc<AffinityMemory>,
     /// One opens at a time: who comes first makes the tables.
     pub(super) opening: Arc<Mutex<()>>,
     pub(super) ended: watch::Receiver<bool>,
-    pub(super) store: Option<Store>,
+    pub(super) store: Option<OriginStore>,
     /// How often it failed since it worked last.
     pub(super) failures: u32,
 }
 
 /// What came of a piece of work.
-pub(super) enum Done<T> {
+pub(super) enum StoreResult<T> {
     /// In time.
     Quickly(T),
     /// It came to its end.
@@ -57,16 +57,16 @@ pub(super) enum Done<T> {
 
 pub(super) const SLOW: &str = "it took longer than anybody waits";
 
-impl Desk {
+impl StoreClient {
     pub(super) fn has_ended(&self) -> bool {
         // Also where nobody can end it any more, as a start failed.
         *self.ended.borrow() || self.ended.has_changed().is_err()
     }
 
-    async fn open(&mut self) -> Result<&mut Store, StoreError> {
+    async fn open(&mut self) -> Result<&mut OriginStore, StoreError> {
         if self.store.is_none() {
             let _one = self.opening.lock().await;
-            self.store = Some(Store::open(&self.place, self.chance).await?);
+            self.store = Some(OriginStore::open(&self.place, self.chance).await?);
         }
         self.store.as_mut().ok_or(StoreError::Silent)
     }
@@ -82,24 +82,24 @@ impl Desk {
     pub(super) async fn work<T>(
         &mut self,
         slow: impl FnOnce(),
-        work: impl AsyncFnOnce(&mut Store, Life) -> Result<T, StoreError>,
-    ) -> Done<T> {
+        work: impl AsyncFnOnce(&mut OriginStore, EntryLifetime) -> Result<T, StoreError>,
+    ) -> StoreResult<T> {
         let (life, patience) = (self.origins.life(self.clock.since_epoch()), self.origins.patience());
         let outcome = {
             let working = async { work(self.open().await?, life).await };
             pin!(working);
             match timeout(patience, &mut working).await {
-                Ok(worked) => worked.map(Done::Quickly),
+                Ok(worked) => worked.map(StoreResult::Quickly),
                 Err(_) => {
                     slow();
-                    timeout(LIMIT, working).await.unwrap_or(Err(StoreError::Silent)).map(Done::Slowly)
+                    timeout(LIMIT, working).await.unwrap_or(Err(StoreError::Silent)).map(StoreResult::Slowly)
                 }
             }
         };
         outcome.unwrap_or_else(|error| {
             // Whatever it was in the middle of: nothing else can follow on this connection.
             self.store = None;
-            Done::Failed(error)
+            StoreResult::Failed(error)
         })
     }
 
@@ -110,10 +110,10 @@ impl Desk {
         if self.failures == 2 {
             let store = &self.place;
             match self.what {
-                What::Read => {
+                StoreOperation::Read => {
                     tracing::error!(%store, %why, "where ids came from cannot be looked up: nobody waits for it")
                 }
-                What::Written => {
+                StoreOperation::Written => {
                     tracing::error!(%store, %why, "where ids came from cannot be kept: it waits in memory")
                 }
             }
@@ -126,8 +126,8 @@ impl Desk {
         if mem::take(&mut self.failures) >= 2 {
             let store = &self.place;
             match self.what {
-                What::Read => tracing::info!(%store, "where ids came from can be looked up again"),
-                What::Written => tracing::info!(%store, "where ids came from is kept again"),
+                StoreOperation::Read => tracing::info!(%store, "where ids came from can be looked up again"),
+                StoreOperation::Written => tracing::info!(%store, "where ids came from is kept again"),
             }
         }
     }
@@ -143,11 +143,11 @@ impl Desk {
     }
 }
 
-impl Origins {
-    pub(super) fn fails(&self, what: What, fails: bool) {
+impl AffinityMemory {
+    pub(super) fn fails(&self, what: StoreOperation, fails: bool) {
         match what {
-            What::Read => self.condition.read_fails.store(fails, Ordering::Relaxed),
-            What::Written => {
+            StoreOperation::Read => self.condition.read_fails.store(fails, Ordering::Relaxed),
+            StoreOperation::Written => {
                 self.condition.write_fails.store(fails, Ordering::Relaxed);
                 self.waiting.fails(fails);
             }

@@ -2,7 +2,7 @@
 //! busy, and a store that stands still shall hold up nobody but who waits for it.
 //!
 //! Two tasks with a connection each, so that reading never waits for writing. Each knows by itself when the store is slow:
-//! from then on workers do not ask it (`Condition::read_fails`, `Condition::write_fails`), and the task tries until it
+//! from then on workers do not ask it (`AffinityStatus::read_fails`, `AffinityStatus::write_fails`), and the task tries until it
 //! answers in time again.
 
 mod desk;
@@ -22,17 +22,17 @@ use tokio::{
     time::Instant,
 };
 
-use super::{Origins, WAIT_FOR_FILE};
+use super::{AffinityMemory, WAIT_FOR_FILE};
 use crate::{
     config,
-    domain::{affinity::Condition, chance::Chance, clock::Clock},
-    store::origins::Place,
+    domain::{affinity::AffinityStatus, chance::Chance, clock::Clock},
+    store::origins::OriginStoreLocation,
 };
 
 use self::{
-    desk::{Desk, What},
-    reader::Reader,
-    writer::Writer,
+    desk::{StoreClient, StoreOperation},
+    reader::AffinityStoreReader,
+    writer::AffinityStoreWriter,
 };
 
 /// A start waits this long for the store, so that the first requests find it open.
@@ -43,32 +43,32 @@ const END_WITHIN: Duration = Duration::from_secs(2);
 const BATCH: usize = 500;
 /// The thread, and the memory that it keeps. It is ended by [`end`](Self::end).
 #[derive(Debug)]
-pub struct Keeping {
+pub struct AffinityStoreThread {
     /// The memory.
-    pub origins: Arc<Origins>,
+    pub origins: Arc<AffinityMemory>,
     end: watch::Sender<bool>,
     over: std_mpsc::Receiver<()>,
 }
 
-impl Keeping {
+impl AffinityStoreThread {
     /// Opens the memory, and waits a moment for its store.
     ///
     /// # Errors
     /// Without a thread. A store that is away is no error.
     pub fn start(
-        place: Place,
-        settings: &config::Affinity,
+        place: OriginStoreLocation,
+        settings: &config::AffinitySettings,
         clock: Clock,
         chance: Chance,
-        condition: Arc<Condition>,
+        condition: Arc<AffinityStatus>,
     ) -> io::Result<Self> {
-        let origins = Arc::new(Origins::new(settings, place.is_shared(), condition));
+        let origins = Arc::new(AffinityMemory::new(settings, place.is_shared(), condition));
         let (end, ended) = watch::channel(false);
         let (tell_open, open) = std_mpsc::channel();
         let (tell_over, over) = std_mpsc::channel();
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let opening = Arc::new(Mutex::new(()));
-        let desk = |what| Desk {
+        let desk = |what| StoreClient {
             what,
             place: place.clone(),
             chance,
@@ -79,9 +79,10 @@ impl Keeping {
             store: None,
             failures: 0,
         };
-        let reader = Reader { desk: desk(What::Read) };
-        let desk = desk(What::Written);
-        let writer = Writer { desk, rows: Vec::new(), known: None, again: None, swept: Instant::now(), dropped: 0 };
+        let reader = AffinityStoreReader { desk: desk(StoreOperation::Read) };
+        let desk = desk(StoreOperation::Written);
+        let writer =
+            AffinityStoreWriter { desk, rows: Vec::new(), known: None, again: None, swept: Instant::now(), dropped: 0 };
         thread::Builder::new().name("affinity".into()).spawn(move || {
             runtime.block_on(async {
                 let (mut reader, mut writer) = (reader, writer);

@@ -6,19 +6,19 @@ use tokio::select;
 
 use super::{
     BATCH,
-    desk::{Desk, Done, SLOW, What},
+    desk::{SLOW, StoreClient, StoreOperation, StoreResult},
 };
 use crate::{
-    affinity::{Origins, lookups::Batch},
+    affinity::{AffinityMemory, lookups::LookupBatch},
     store::origins::StoreError,
 };
 
 /// The task.
-pub(super) struct Reader {
-    pub(super) desk: Desk,
+pub(super) struct AffinityStoreReader {
+    pub(super) desk: StoreClient,
 }
 
-impl Reader {
+impl AffinityStoreReader {
     pub(super) async fn run(mut self) {
         // It could not be opened.
         if self.desk.failures > 0 {
@@ -40,23 +40,23 @@ impl Reader {
     }
 
     /// Reads a batch. Returned is whether the store is as it should be.
-    async fn answer(&mut self, origins: &Origins, batch: Batch) -> bool {
+    async fn answer(&mut self, origins: &AffinityMemory, batch: LookupBatch) -> bool {
         let slow = || {
-            origins.fails(What::Read, true);
+            origins.fails(StoreOperation::Read, true);
             // Nobody is held up any longer.
             origins.lookups.clear();
         };
         let references = &batch.references;
         match self.desk.work(slow, async |store, life| store.recall(references, life).await).await {
-            Done::Quickly(found) => {
+            StoreResult::Quickly(found) => {
                 origins.lookups.answer(batch, found);
                 true
             }
-            Done::Slowly(_) => {
+            StoreResult::Slowly(_) => {
                 self.desk.fails(SLOW);
                 false
             }
-            Done::Failed(error) => {
+            StoreResult::Failed(error) => {
                 if matches!(error, StoreError::Another) {
                     // Who writes has to find that out as well.
                     origins.waiting.came.notify_one();
@@ -74,9 +74,9 @@ impl Reader {
             // Those who asked before they could know.
             origins.lookups.clear();
             match self.desk.work(|| (), async |store, life| store.recall(&[], life).await).await {
-                Done::Quickly(_) => return self.desk.works(),
-                Done::Slowly(_) => self.desk.fails(SLOW),
-                Done::Failed(error) => {
+                StoreResult::Quickly(_) => return self.desk.works(),
+                StoreResult::Slowly(_) => self.desk.fails(SLOW),
+                StoreResult::Failed(error) => {
                     self.desk.fails(error);
                     self.desk.pause().await;
                 }

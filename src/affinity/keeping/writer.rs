@@ -13,11 +13,11 @@ use tokio::{
 
 use super::{
     BATCH, END_WITHIN,
-    desk::{Desk, Done, SLOW, What},
+    desk::{SLOW, StoreClient, StoreOperation, StoreResult},
 };
 use crate::{
     domain::origin::Reference,
-    store::origins::{Entry, Secret, Store},
+    store::origins::{HashSecret, OriginStore, StoredOrigin},
 };
 
 /// What a store of this process alone is written in one go: nobody waits for it, and it costs less together. What a kill
@@ -27,12 +27,12 @@ const GATHER: Duration = Duration::from_millis(50);
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
 
 /// The task.
-pub(super) struct Writer {
-    pub(super) desk: Desk,
+pub(super) struct AffinityStoreWriter {
+    pub(super) desk: StoreClient,
     /// What is being written.
-    pub(super) rows: Vec<(Reference, Entry)>,
+    pub(super) rows: Vec<(Reference, StoredOrigin)>,
     /// The store that was written last.
-    pub(super) known: Option<Secret>,
+    pub(super) known: Option<HashSecret>,
     /// The part of memory that is written next to a store that lost what it had; none where it has everything.
     pub(super) again: Option<usize>,
     pub(super) swept: Instant,
@@ -40,7 +40,7 @@ pub(super) struct Writer {
     pub(super) dropped: u64,
 }
 
-impl Writer {
+impl AffinityStoreWriter {
     pub(super) async fn run(mut self) {
         let origins = Arc::clone(&self.desk.origins);
         while !self.desk.has_ended() {
@@ -91,24 +91,24 @@ impl Writer {
     }
 
     /// Writes rows. Returned is whether they are written.
-    async fn write(&mut self, rows: &[(Reference, Entry)]) -> bool {
+    async fn write(&mut self, rows: &[(Reference, StoredOrigin)]) -> bool {
         let origins = Arc::clone(&self.desk.origins);
         // Nobody waits for a store of this process alone.
         let slow = || {
             if origins.is_shared {
-                origins.fails(What::Written, true);
+                origins.fails(StoreOperation::Written, true);
             }
         };
         let others = match self.desk.work(slow, async |store, life| store.learn(rows, life).await).await {
-            Done::Slowly(others) if origins.is_shared => {
+            StoreResult::Slowly(others) if origins.is_shared => {
                 self.desk.fails(SLOW);
                 others
             }
-            Done::Quickly(others) | Done::Slowly(others) => {
+            StoreResult::Quickly(others) | StoreResult::Slowly(others) => {
                 self.desk.works();
                 others
             }
-            Done::Failed(error) => {
+            StoreResult::Failed(error) => {
                 self.desk.fails(error);
                 return false;
             }
@@ -130,7 +130,7 @@ impl Writer {
         if dropped > mem::replace(&mut self.dropped, dropped) {
             self.again = Some(0);
         }
-        let secret = self.desk.store.as_ref().map(Store::secret);
+        let secret = self.desk.store.as_ref().map(OriginStore::secret);
         if let Some(secret) = secret.filter(|secret| self.known.as_ref() != Some(secret))
             && self.known.replace(secret.clone()).is_some()
         {
@@ -166,9 +166,9 @@ impl Writer {
         let most = self.desk.origins.most_rows.load(Ordering::Relaxed);
         while !self.desk.has_ended() {
             match self.desk.work(|| (), async |store, life| store.sweep(life, most).await).await {
-                Done::Quickly(true) | Done::Slowly(true) => {}
-                Done::Quickly(false) | Done::Slowly(false) => break,
-                Done::Failed(error) => {
+                StoreResult::Quickly(true) | StoreResult::Slowly(true) => {}
+                StoreResult::Quickly(false) | StoreResult::Slowly(false) => break,
+                StoreResult::Failed(error) => {
                     self.desk.fails(error);
                     return false;
                 }

@@ -13,28 +13,33 @@ use axum::{
     response::Response,
 };
 
-use super::{Data, extract::Arrived};
-use crate::proxy::{Arrival, error::Refusal};
+use super::{Data, extract::ArrivedRequest};
+use crate::proxy::{RequestArrival, error::ApiError};
 
 /// Whatever has no route.
 pub(super) async fn unknown_url(
     State(data): State<Arc<Data>>,
-    Arrived(arrival): Arrived,
+    ArrivedRequest(arrival): ArrivedRequest,
     request: Request,
 ) -> Response {
     let tables = data.proxy.tables();
-    let refusal = Refusal::unknown_url(&tables, request.uri().path()).sent(&tables, &arrival, &request);
+    let refusal = ApiError::unknown_url(&tables, request.uri().path()).sent(&tables, &arrival, &request);
     refuse(&data, &arrival, refusal.leaving(request.body()))
 }
 
 /// A path that is there, for other methods.
-fn other_method(data: &Data, arrival: &Arrival, request: &Request, allow: impl Into<Cow<'static, str>>) -> Response {
-    let refusal = Refusal::method_not_allowed(request.uri().path(), allow);
+fn other_method(
+    data: &Data,
+    arrival: &RequestArrival,
+    request: &Request,
+    allow: impl Into<Cow<'static, str>>,
+) -> Response {
+    let refusal = ApiError::method_not_allowed(request.uri().path(), allow);
     let refusal = refusal.sent(&data.proxy.tables(), arrival, request);
     refuse(data, arrival, refusal.leaving(request.body()))
 }
 
 /// An error of ours as a response.
-fn refuse(data: &Data, arrival: &Arrival, refusal: Refusal) -> Response {
+fn refuse(data: &Data, arrival: &RequestArrival, refusal: ApiError) -> Response {
     data.proxy.refuse(arrival, refusal).map(Body::new)
 }

@@ -13,15 +13,15 @@ use serde::Serialize;
 
 use super::{other_method as refuse_method, refuse};
 use crate::{
-    api::{Data, extract::Arrived},
+    api::{Data, extract::ArrivedRequest},
     auth::Caller,
-    proxy::{Tables, error::Refusal, forward::caller},
+    proxy::{Tables, error::ApiError, forward::caller},
 };
 
 /// `GET /v1/models`.
 pub(in crate::api) async fn list(
     State(data): State<Arc<Data>>,
-    Arrived(arrival): Arrived,
+    ArrivedRequest(arrival): ArrivedRequest,
     headers: HeaderMap,
 ) -> Response {
     let tables = data.proxy.tables();
@@ -43,7 +43,7 @@ pub(in crate::api) async fn list(
 /// `GET /v1/models/{id}`. The id may hold `/` and `:`, and is decoded once.
 pub(in crate::api) async fn one(
     State(data): State<Arc<Data>>,
-    Arrived(arrival): Arrived,
+    ArrivedRequest(arrival): ArrivedRequest,
     uri: Uri,
     headers: HeaderMap,
     id: Result<Path<String>, PathRejection>,
@@ -55,9 +55,9 @@ pub(in crate::api) async fn one(
     };
     let answer = match id {
         Ok(Path(id)) if may_use(&tables, &caller, &id) => json(&Model::new(&id)),
-        Ok(Path(id)) => Err(Refusal::model_not_found(&id)),
+        Ok(Path(id)) => Err(ApiError::model_not_found(&id)),
         // Not text once it is decoded.
-        Err(_) => Err(Refusal::unknown_url(&tables, uri.path())),
+        Err(_) => Err(ApiError::unknown_url(&tables, uri.path())),
     };
     data.proxy.answer(&arrival, &caller, answer).map(Body::new)
 }
@@ -65,7 +65,7 @@ pub(in crate::api) async fn one(
 /// Anything but GET.
 pub(in crate::api) async fn other_method(
     State(data): State<Arc<Data>>,
-    Arrived(arrival): Arrived,
+    ArrivedRequest(arrival): ArrivedRequest,
     request: Request,
 ) -> Response {
     refuse_method(&data, &arrival, &request, "GET, HEAD")
@@ -102,6 +102,6 @@ impl<'a> Model<'a> {
     }
 }
 
-fn json(body: &impl Serialize) -> Result<String, Refusal> {
-    serde_json::to_string(body).map_err(|_| Refusal::internal())
+fn json(body: &impl Serialize) -> Result<String, ApiError> {
+    serde_json::to_string(body).map_err(|_| ApiError::internal())
 }

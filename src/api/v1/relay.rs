@@ -10,7 +10,7 @@ use axum::{
 
 use super::other_method;
 use crate::{
-    api::{Data, extract::Arrived},
+    api::{Data, extract::ArrivedRequest},
     domain::endpoint::Endpoint,
     proxy::forward::forward,
 };
@@ -18,11 +18,11 @@ use crate::{
 /// The route of one path: each of `endpoints` by its own method, and 405 for all others. HEAD is none of them: an answer
 /// would be fetched to be thrown away.
 pub(in crate::api) fn relay<const N: usize>(endpoints: [Endpoint; N]) -> MethodRouter<Arc<Data>> {
-    let fallback = move |State(data): State<Arc<Data>>, Arrived(arrival): Arrived, request: Request| async move {
+    let fallback = move |State(data): State<Arc<Data>>, ArrivedRequest(arrival): ArrivedRequest, request: Request| async move {
         other_method(&data, &arrival, &request, allowed(&endpoints))
     };
     endpoints.into_iter().fold(MethodRouter::new().fallback(fallback), |router, endpoint| {
-        let call = move |State(data): State<Arc<Data>>, Arrived(arrival): Arrived, request: Request| async move {
+        let call = move |State(data): State<Arc<Data>>, ArrivedRequest(arrival): ArrivedRequest, request: Request| async move {
             if request.method() == endpoint.method() {
                 forward(&data.proxy, arrival, endpoint, request).await.map(Body::new)
             } else {

@@ -10,20 +10,20 @@ use axum::{
 
 use super::{other_method as refuse_method, refuse};
 use crate::{
-    api::{Data, extract::Arrived},
-    proxy::error::Refusal,
+    api::{Data, extract::ArrivedRequest},
+    proxy::error::ApiError,
 };
 
 /// Anything but POST. A WebSocket upgrade gets 426, the one answer on which Codex falls back to HTTP at once.
 pub(in crate::api) async fn other_method(
     State(data): State<Arc<Data>>,
-    Arrived(arrival): Arrived,
+    ArrivedRequest(arrival): ArrivedRequest,
     request: Request,
 ) -> Response {
     let upgrade = request.headers().get_all(UPGRADE).iter();
     let websocket = upgrade.into_iter().any(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"));
     if request.method() == Method::GET && websocket {
-        return refuse(&data, &arrival, Refusal::websocket_unsupported().leaving(request.body()));
+        return refuse(&data, &arrival, ApiError::websocket_unsupported().leaving(request.body()));
     }
     refuse_method(&data, &arrival, &request, "POST")
 }

@@ -10,15 +10,15 @@ use axum::{
 
 use super::{other_method as refuse_method, refuse};
 use crate::{
-    api::{Data, extract::Arrived},
+    api::{Data, extract::ArrivedRequest},
     auth::Caller,
-    proxy::{Tables, error::Refusal, forward::caller, statement},
+    proxy::{Tables, error::ApiError, forward::caller, statement},
 };
 
 /// `GET /v1/usage`: requests, tokens, costs and budgets of the key.
 pub(in crate::api) async fn usage(
     State(data): State<Arc<Data>>,
-    Arrived(arrival): Arrived,
+    ArrivedRequest(arrival): ArrivedRequest,
     request: Request,
 ) -> Response {
     answer(&data, arrival, request, statement::usage).await
@@ -27,7 +27,7 @@ pub(in crate::api) async fn usage(
 /// `GET /dashboard/billing/usage`: what was spent, in hundredths.
 pub(in crate::api) async fn billing_usage(
     State(data): State<Arc<Data>>,
-    Arrived(arrival): Arrived,
+    ArrivedRequest(arrival): ArrivedRequest,
     request: Request,
 ) -> Response {
     answer(&data, arrival, request, statement::billing_usage).await
@@ -36,7 +36,7 @@ pub(in crate::api) async fn billing_usage(
 /// `GET /dashboard/billing/subscription`: how much may be spent.
 pub(in crate::api) async fn subscription(
     State(data): State<Arc<Data>>,
-    Arrived(arrival): Arrived,
+    ArrivedRequest(arrival): ArrivedRequest,
     request: Request,
 ) -> Response {
     answer(&data, arrival, request, async |_: &_, tables: &Tables, caller: &Caller, _: &str| {
@@ -48,7 +48,7 @@ pub(in crate::api) async fn subscription(
 /// Anything but GET.
 pub(in crate::api) async fn other_method(
     State(data): State<Arc<Data>>,
-    Arrived(arrival): Arrived,
+    ArrivedRequest(arrival): ArrivedRequest,
     request: Request,
 ) -> Response {
     refuse_method(&data, &arrival, &request, "GET, HEAD")
@@ -56,9 +56,9 @@ pub(in crate::api) async fn other_method(
 
 async fn answer(
     data: &Data,
-    arrival: crate::proxy::Arrival,
+    arrival: crate::proxy::RequestArrival,
     request: Request,
-    say: impl AsyncFnOnce(&crate::proxy::Proxy, &Tables, &Caller, &str) -> Result<String, Refusal>,
+    say: impl AsyncFnOnce(&crate::proxy::Proxy, &Tables, &Caller, &str) -> Result<String, ApiError>,
 ) -> Response {
     let tables = data.proxy.tables();
     match caller(&tables, request.headers(), &arrival) {

@@ -27,7 +27,7 @@ use tokio::{
 use crate::{
     config::{self, Config},
     domain::{
-        alert::{Alert, Condition},
+        alert::{Alert, AlertDeliveryStatus},
         clock::Clock,
     },
     upstream::send,
@@ -49,7 +49,7 @@ pub(super) async fn run(
     mut raised: mpsc::Receiver<Alert>,
     config: watch::Receiver<Arc<Config>>,
     clock: Clock,
-    condition: Arc<Condition>,
+    condition: Arc<AlertDeliveryStatus>,
 ) {
     let mut number = 0_u64;
     while let Some(alert) = raised.recv().await {
@@ -94,7 +94,7 @@ pub(super) async fn run(
 }
 
 async fn post(
-    receiver: &config::Alerts,
+    receiver: &config::AlertSettings,
     alert: &Alert,
     id: &str,
     time: Duration,

@@ -12,7 +12,7 @@ use tokio::{
     time::{Instant, interval},
 };
 
-use self::watch::{CredentialView, UpstreamView, View, Watcher};
+use self::watch::{AlertInputs, CredentialView, UpstreamView, Watcher};
 use crate::{
     api::Data,
     config::Config,
@@ -20,7 +20,7 @@ use crate::{
         alert::Alerts,
         clock::Clock,
         spending::Spending,
-        standing::{Cause, Standing},
+        standing::{EjectionCause, HealthState},
     },
     metrics::Metrics,
 };
@@ -83,7 +83,7 @@ async fn look(sources: Sources, alerts: Alerts) {
 }
 
 impl Sources {
-    fn view(&self, config: &Config) -> View {
+    fn view(&self, config: &Config) -> AlertInputs {
         let tables = self.data.proxy.tables();
         let now = Instant::now();
         let (mut upstreams, mut credentials) = (Vec::new(), Vec::new());
@@ -98,7 +98,7 @@ impl Sources {
                 credentials.push(CredentialView { upstream, credential, refused: refused(standing) });
             }
         }
-        View {
+        AlertInputs {
             credentials,
             upstreams,
             ledger: self.metrics.ledger.faults().filter(|(_, fails)| *fails).map(|(name, _)| name).collect(),
@@ -109,19 +109,19 @@ impl Sources {
 }
 
 /// Whether it is left out for its faults, or for those of all its credentials. A pause after a 429 is none.
-fn is_ejected(standing: Standing) -> bool {
+fn is_ejected(standing: HealthState) -> bool {
     match standing {
-        Standing::InService => false,
-        Standing::Probation(cause) | Standing::Out { cause, .. } => cause != Cause::RateLimited,
+        HealthState::InService => false,
+        HealthState::Probation(cause) | HealthState::Out { cause, .. } => cause != EjectionCause::RateLimited,
     }
 }
 
-fn refused(standing: Standing) -> Option<Cause> {
+fn refused(standing: HealthState) -> Option<EjectionCause> {
     match standing {
-        Standing::Out { cause, .. } | Standing::Probation(cause) => {
+        HealthState::Out { cause, .. } | HealthState::Probation(cause) => {
             // A first refusal is not certain.
-            Some(cause).filter(|cause| matches!(cause, Cause::Refused | Cause::Unpaid))
+            Some(cause).filter(|cause| matches!(cause, EjectionCause::Refused | EjectionCause::Unpaid))
         }
-        Standing::InService => None,
+        HealthState::InService => None,
     }
 }

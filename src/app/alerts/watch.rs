@@ -8,10 +8,10 @@ use std::{
 use tokio::time::Instant;
 
 use crate::domain::{
-    alert::{Alert, Event},
+    alert::{Alert, AlertEvent},
     money::{Money, UNIT, decimal},
     spending::Crossed,
-    standing::Cause,
+    standing::EjectionCause,
 };
 
 /// An upstream that is out for this long does not come back by itself soon.
@@ -31,7 +31,7 @@ const QUIET: Duration = Duration::from_secs(3600);
 
 /// What there is to see at one moment.
 #[derive(Clone, Debug, Default)]
-pub(super) struct View {
+pub(super) struct AlertInputs {
     pub(super) credentials: Vec<CredentialView>,
     pub(super) upstreams: Vec<UpstreamView>,
     /// Faults of the ledger.
@@ -45,7 +45,7 @@ pub(super) struct View {
 pub(super) struct CredentialView {
     pub(super) upstream: String,
     pub(super) credential: String,
-    pub(super) refused: Option<Cause>,
+    pub(super) refused: Option<EjectionCause>,
 }
 
 #[derive(Clone, Debug)]
@@ -61,13 +61,13 @@ pub(super) struct UpstreamView {
 /// Remembers what holds and what was told.
 #[derive(Debug, Default)]
 pub(super) struct Watcher {
-    known: HashMap<(Event, String), Known>,
+    known: HashMap<(AlertEvent, String), RaisedAlert>,
     /// Answers and truncated ones of each upstream, the oldest first.
     answers: HashMap<String, VecDeque<(Instant, u64, u64)>>,
 }
 
 #[derive(Debug, Default)]
-struct Known {
+struct RaisedAlert {
     /// Since when it holds.
     since: Option<Instant>,
     /// Whether it was told since then.
@@ -78,8 +78,8 @@ struct Known {
 }
 
 /// Something that may hold.
-struct Case {
-    event: Event,
+struct AlertCondition {
+    event: AlertEvent,
     /// What tells it from other cases of the event.
     name: String,
     holds: bool,
@@ -91,8 +91,8 @@ struct Case {
 
 impl Watcher {
     /// What has to be told now.
-    pub(super) fn look(&mut self, now: Instant, view: &View) -> Vec<Alert> {
-        let mut cases: Vec<Case> = view.credentials.iter().map(credential).collect();
+    pub(super) fn look(&mut self, now: Instant, view: &AlertInputs) -> Vec<Alert> {
+        let mut cases: Vec<AlertCondition> = view.credentials.iter().map(credential).collect();
         cases.extend(view.upstreams.iter().map(ejected));
         cases.push(ledger(view));
         for upstream in &view.upstreams {
@@ -105,8 +105,8 @@ impl Watcher {
         alerts
     }
 
-    fn weigh(&mut self, now: Instant, case: Case) -> Option<Alert> {
-        let Case { event, name, holds, for_long, subject, text } = case;
+    fn weigh(&mut self, now: Instant, case: AlertCondition) -> Option<Alert> {
+        let AlertCondition { event, name, holds, for_long, subject, text } = case;
         let known = self.known.entry((event, name)).or_default();
         known.seen = Some(now);
         if !holds {
@@ -126,7 +126,7 @@ impl Watcher {
         Some(Alert { event, subject, text })
     }
 
-    fn truncated(&mut self, now: Instant, upstream: &UpstreamView, percent: u64) -> Case {
+    fn truncated(&mut self, now: Instant, upstream: &UpstreamView, percent: u64) -> AlertCondition {
         let UpstreamView { name, answers, truncated, .. } = upstream;
         let samples = self.answers.entry(name.clone()).or_default();
         if samples.back().is_none_or(|(at, ..)| *at + STEP <= now) {
@@ -137,8 +137,8 @@ impl Watcher {
         }
         let (before, cut_before) = samples.front().map_or((0, 0), |(_, answers, truncated)| (*answers, *truncated));
         let (of_late, cut) = (answers.saturating_sub(before), truncated.saturating_sub(cut_before));
-        Case {
-            event: Event::StreamsTruncated,
+        AlertCondition {
+            event: AlertEvent::StreamsTruncated,
             name: name.clone(),
             holds: of_late >= ENOUGH && cut * 100 >= percent * of_late,
             for_long: Duration::ZERO,
@@ -174,22 +174,22 @@ fn budget(crossed: &Crossed) -> Alert {
         let percent = threshold / (UNIT / 100);
         let text =
             format!("{spent} of {whose} are spent: {percent} % or more. Requests are refused once all of it is.");
-        return Alert { event: Event::BudgetWarning, subject, text };
+        return Alert { event: AlertEvent::BudgetWarning, subject, text };
     }
     let text = format!(
         "All of {whose} is spent ({spent}). Its requests are refused until the budget renews. Raise the budget to serve them."
     );
-    Alert { event: Event::BudgetSpent, subject, text }
+    Alert { event: AlertEvent::BudgetSpent, subject, text }
 }
 
-fn credential(view: &CredentialView) -> Case {
+fn credential(view: &CredentialView) -> AlertCondition {
     let CredentialView { upstream, credential, refused } = view;
     let (why, mend) = match refused {
-        Some(Cause::Unpaid) => ("The money of the account is spent", "Top it up"),
+        Some(EjectionCause::Unpaid) => ("The money of the account is spent", "Top it up"),
         _ => ("The upstream refuses the credential", "Renew it"),
     };
-    Case {
-        event: Event::CredentialRefused,
+    AlertCondition {
+        event: AlertEvent::CredentialRefused,
         name: format!("{upstream}/{credential}"),
         holds: refused.is_some(),
         for_long: Duration::ZERO,
@@ -200,10 +200,10 @@ fn credential(view: &CredentialView) -> Case {
     }
 }
 
-fn ejected(view: &UpstreamView) -> Case {
+fn ejected(view: &UpstreamView) -> AlertCondition {
     let UpstreamView { name, out, .. } = view;
-    Case {
-        event: Event::UpstreamEjected,
+    AlertCondition {
+        event: AlertEvent::UpstreamEjected,
         name: name.clone(),
         holds: *out,
         for_long: EJECTED_FOR,
@@ -215,11 +215,11 @@ fn ejected(view: &UpstreamView) -> Case {
     }
 }
 
-fn ledger(view: &View) -> Case {
-    let View { ledger, waiting, .. } = view;
+fn ledger(view: &AlertInputs) -> AlertCondition {
+    let AlertInputs { ledger, waiting, .. } = view;
     let faults = if ledger.is_empty() { "none".to_owned() } else { ledger.join(", ") };
-    Case {
-        event: Event::LedgerBehind,
+    AlertCondition {
+        event: AlertEvent::LedgerBehind,
         name: String::new(),
         holds: !ledger.is_empty() || *waiting >= BEHIND,
         for_long: BEHIND_FOR,
@@ -279,34 +279,38 @@ mod tests {
 
     #[test]
     fn a_refused_credential_is_told_at_once_and_an_upstream_after_five_minutes() {
-        let view = |refused, out| View {
+        let view = |refused, out| AlertInputs {
             credentials: vec![CredentialView { upstream: "up".into(), credential: "KEY".into(), refused }],
             upstreams: vec![UpstreamView { name: "up".into(), out, answers: 0, truncated: 0 }],
             truncated_percent: 5,
-            ..View::default()
+            ..AlertInputs::default()
         };
         let (mut watcher, began) = (Watcher::default(), Instant::now());
         let mut look = |second, refused, out| watcher.look(after(began, second), &view(refused, out));
-        let told = look(0, Some(Cause::Refused), true);
+        let told = look(0, Some(EjectionCause::Refused), true);
         assert_eq!(events(&told), [("credential_refused", "credential KEY of the upstream up")]);
         assert!(told[0].text.contains("Renew it"), "{told:?}");
-        assert!(look(299, Some(Cause::Refused), true).is_empty());
-        assert_eq!(events(&look(300, Some(Cause::Refused), true)), [("upstream_ejected", "upstream up")]);
-        assert!(look(301, Some(Cause::Refused), true).is_empty());
+        assert!(look(299, Some(EjectionCause::Refused), true).is_empty());
+        assert_eq!(events(&look(300, Some(EjectionCause::Refused), true)), [("upstream_ejected", "upstream up")]);
+        assert!(look(301, Some(EjectionCause::Refused), true).is_empty());
         // What comes and goes within an hour is not told again.
         assert!(look(400, None, false).is_empty());
-        assert!(look(401, Some(Cause::Refused), true).is_empty());
-        assert!(look(800, Some(Cause::Refused), true).is_empty());
+        assert!(look(401, Some(EjectionCause::Refused), true).is_empty());
+        assert!(look(800, Some(EjectionCause::Refused), true).is_empty());
         assert!(look(5000, None, false).is_empty());
-        let told = look(5001, Some(Cause::Unpaid), true);
+        let told = look(5001, Some(EjectionCause::Unpaid), true);
         assert!(told[0].text.contains("Top it up"), "{told:?}");
-        assert_eq!(events(&look(5301, Some(Cause::Unpaid), true)), [("upstream_ejected", "upstream up")]);
+        assert_eq!(events(&look(5301, Some(EjectionCause::Unpaid), true)), [("upstream_ejected", "upstream up")]);
     }
 
     #[test]
     fn a_ledger_is_behind_after_a_minute() {
         let (mut watcher, began) = (Watcher::default(), Instant::now());
-        let view = |ledger: &[&'static str], waiting| View { ledger: ledger.to_vec(), waiting, ..View::default() };
+        let view = |ledger: &[&'static str], waiting| AlertInputs {
+            ledger: ledger.to_vec(),
+            waiting,
+            ..AlertInputs::default()
+        };
         assert!(watcher.look(began, &view(&["database"], 3)).is_empty());
         assert!(watcher.look(after(began, 30), &view(&[], 0)).is_empty());
         assert!(watcher.look(after(began, 31), &view(&["database"], 3)).is_empty());
@@ -321,7 +325,9 @@ mod tests {
         let (mut watcher, began) = (Watcher::default(), Instant::now());
         let mut look = |second, answers, truncated| {
             let upstreams = vec![UpstreamView { name: "up".into(), out: false, answers, truncated }];
-            watcher.look(after(began, second), &View { upstreams, truncated_percent: 5, ..View::default() }).len()
+            watcher
+                .look(after(began, second), &AlertInputs { upstreams, truncated_percent: 5, ..AlertInputs::default() })
+                .len()
         };
         // What was before the start counts for nothing.
         assert_eq!(look(0, 1000, 900), 0);

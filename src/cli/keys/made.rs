@@ -2,16 +2,16 @@
 //! without its configuration.
 
 use super::Create;
-use crate::{cli::output, config::Config, store::sql::Place};
+use crate::{cli::output, config::Config, store::sql::DatabaseLocation};
 
 /// Whether the store is in a data folder in which no gateway ever ran: a gateway leaves its lock there.
-pub(super) fn is_new(place: &Place, config: &Config) -> bool {
-    matches!(place, Place::Sqlite(_)) && !config.server.data_dir.join("lock").exists()
+pub(super) fn is_new(place: &DatabaseLocation, config: &Config) -> bool {
+    matches!(place, DatabaseLocation::Sqlite(_)) && !config.server.data_dir.join("lock").exists()
 }
 
 /// Asks on a terminal before a key is made in a folder that no gateway uses: mostly the command runs in another folder, or
 /// without the configuration of the gateway.
-pub(super) fn confirm_new(create: &Create, place: &Place, is_new: bool) -> Result<(), String> {
+pub(super) fn confirm_new(create: &Create, place: &DatabaseLocation, is_new: bool) -> Result<(), String> {
     if !is_new || create.yes {
         return Ok(());
     }
@@ -26,7 +26,7 @@ pub(super) fn confirm_new(create: &Create, place: &Place, is_new: bool) -> Resul
 }
 
 /// A key cannot be changed in a store that is not there.
-pub(super) fn no_store(place: &Place) -> String {
+pub(super) fn no_store(place: &DatabaseLocation) -> String {
     format!(
         "there is no store at {}, and so no key: name the gateway's configuration with --config, or its folder with TIDEGATE_DATA_DIR",
         absolute(place)
@@ -34,7 +34,7 @@ pub(super) fn no_store(place: &Place) -> String {
 }
 
 /// Which store a new key is in.
-pub(super) fn made_in(place: &Place, is_new: bool) -> String {
+pub(super) fn made_in(place: &DatabaseLocation, is_new: bool) -> String {
     let place = absolute(place);
     if is_new {
         format!(
@@ -47,9 +47,11 @@ pub(super) fn made_in(place: &Place, is_new: bool) -> String {
 }
 
 /// The store for people, in whichever folder they are.
-fn absolute(place: &Place) -> String {
+fn absolute(place: &DatabaseLocation) -> String {
     match place {
-        Place::Sqlite(path) => std::path::absolute(path).unwrap_or_else(|_| path.clone()).display().to_string(),
-        place @ Place::Postgres { .. } => place.to_string(),
+        DatabaseLocation::Sqlite(path) => {
+            std::path::absolute(path).unwrap_or_else(|_| path.clone()).display().to_string()
+        }
+        place @ DatabaseLocation::Postgres { .. } => place.to_string(),
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use crate::{
-    cli::time::{self, Moment},
+    cli::time::{self, TimeArgument},
     domain::key::KeySettings,
 };
 
@@ -23,7 +23,7 @@ pub(super) struct Settings {
     group: Option<String>,
     /// When it ends: 30d, 12h, or the first day on which it is refused (2026-12-31).
     #[arg(long, value_parser = time::moment, value_name = "TIME")]
-    expires: Option<Moment>,
+    expires: Option<TimeArgument>,
     /// Requests per minute.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     rpm: Option<u32>,

@@ -2,19 +2,19 @@
 
 use serde_json::{Map, Value, json};
 
-use super::Store;
+use super::KeyStore;
 use crate::{
     cli::{output, time},
-    config::{Config, Kept, Key, OnClientGone},
+    config::{Config, Key, KeySource, OnClientGone},
     domain::key::{KeySettings, StoredKey},
-    store::sql::Entry,
+    store::sql::AuditEntry,
 };
 
 /// Of a hash, so much tells two of them apart for people.
 const SHORT: usize = 12;
 
 /// A key, wherever it is declared.
-pub(super) struct Shown {
+pub(super) struct KeyView {
     name: String,
     prefix: Option<String>,
     state: &'static str,
@@ -26,15 +26,15 @@ pub(super) struct Shown {
     settings: KeySettings,
 }
 
-impl Store {
+impl KeyStore {
     /// All keys: those of the file first.
-    pub(super) fn all(&self) -> impl Iterator<Item = Shown> {
-        let of_file = self.config.keys.iter().filter(|key| key.kept == Kept::File);
+    pub(super) fn all(&self) -> impl Iterator<Item = KeyView> {
+        let of_file = self.config.keys.iter().filter(|key| key.kept == KeySource::File);
         of_file.map(|key| self.of_file(key)).chain(self.keys.iter().map(|key| self.of_store(key)))
     }
 
-    fn of_file(&self, key: &Key) -> Shown {
-        Shown {
+    fn of_file(&self, key: &Key) -> KeyView {
+        KeyView {
             name: key.name.to_string(),
             prefix: None,
             state: self.state(false, None, key.expires),
@@ -46,9 +46,9 @@ impl Store {
         }
     }
 
-    fn of_store(&self, key: &StoredKey) -> Shown {
+    fn of_store(&self, key: &StoredKey) -> KeyView {
         let why = if self.is_whole { self.config.unusable(key, &self.keys) } else { None };
-        Shown {
+        KeyView {
             name: key.name.clone(),
             prefix: Some(key.prefix.clone()),
             state: self.state(key.disabled, why, key.settings.expires_ms),
@@ -94,7 +94,7 @@ fn settings(config: &Config, key: &Key) -> KeySettings {
     }
 }
 
-impl Shown {
+impl KeyView {
     pub(super) fn is_called(&self, name: &str) -> bool {
         self.name == name
     }
@@ -157,13 +157,13 @@ pub(super) fn words(value: &Value) -> String {
 }
 
 /// A key, if there still is one, and what was done to it.
-pub(super) fn with_audit(key: Option<&Shown>, name: &str, audit: &[Entry], as_json: bool) -> String {
+pub(super) fn with_audit(key: Option<&KeyView>, name: &str, audit: &[AuditEntry], as_json: bool) -> String {
     if as_json {
-        let mut object = match key.map(Shown::json) {
+        let mut object = match key.map(KeyView::json) {
             Some(Value::Object(object)) => object,
             _ => Map::from_iter([("name".to_owned(), json!(name)), ("state".to_owned(), json!("deleted"))]),
         };
-        let entry = |entry: &Entry| {
+        let entry = |entry: &AuditEntry| {
             json!({
                 "time": time::written(entry.time_ms), "actor": entry.actor, "action": entry.action,
                 "before": entry.before, "after": entry.after,
@@ -173,8 +173,8 @@ pub(super) fn with_audit(key: Option<&Shown>, name: &str, audit: &[Entry], as_js
         return Value::Object(object).to_string();
     }
     let gone = || [["name", name], ["state", "deleted"]].map(|line| line.map(str::to_owned).to_vec()).to_vec();
-    let mut lines = key.map_or_else(gone, Shown::lines);
-    for Entry { time_ms, actor, action, before, after, .. } in audit {
+    let mut lines = key.map_or_else(gone, KeyView::lines);
+    for AuditEntry { time_ms, actor, action, before, after, .. } in audit {
         let short =
             |hash: &Option<String>| hash.as_ref().map_or("-", |hash| hash.get(..SHORT).unwrap_or(hash)).to_owned();
         let what = format!("{action} by {actor} ({} -> {})", short(before), short(after));

@@ -4,14 +4,14 @@ use clap::Args;
 use serde_json::json;
 
 use super::{
-    Failed, Store,
+    CommandError, KeyStore,
     settings::{Setting, Settings},
     shown::words,
 };
 use crate::{
     cli::{output, time},
     domain::key::KeySettings,
-    store::sql::Change,
+    store::sql::KeyChange,
 };
 
 /// What to change.
@@ -26,8 +26,8 @@ pub(in crate::cli) struct Update {
     unset: Vec<Setting>,
 }
 
-impl Store {
-    pub(super) async fn update(&mut self, update: &Update) -> Result<String, Failed> {
+impl KeyStore {
+    pub(super) async fn update(&mut self, update: &Update) -> Result<String, CommandError> {
         let Update { name, settings, unset } = update;
         let given = settings.given();
         if given.is_empty() && unset.is_empty() {
@@ -56,7 +56,7 @@ impl Store {
         if !new.is_empty() {
             return Err(format!("nothing was changed: {}", new.join("; ")).into());
         }
-        self.change(Change::Replace(&after, "update")).await?;
+        self.change(KeyChange::Replace(&after, "update")).await?;
         for fault in old {
             output::note(format_args!("{name}: {fault}"));
         }

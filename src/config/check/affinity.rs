@@ -6,7 +6,7 @@ use super::Check;
 use crate::config::{
     document::Path,
     raw,
-    types::{Affinity, UnknownIds},
+    types::{AffinitySettings, UnknownIds},
 };
 
 /// Seconds of a day.
@@ -14,7 +14,7 @@ const DAY: u64 = 86_400;
 
 impl Check<'_> {
     /// `has_redis`: whether `[limits]` names one.
-    pub(super) fn affinity(&mut self, raw: &raw::Affinity, has_redis: bool) -> Affinity {
+    pub(super) fn affinity(&mut self, raw: &raw::Affinity, has_redis: bool) -> AffinitySettings {
         if raw.shared == Some(true) && !has_redis {
             self.fault(
                 &Path::default().key("affinity").key("shared"),
@@ -22,7 +22,7 @@ impl Check<'_> {
                 "add `redis` and `replicas` to [limits], or remove it",
             );
         }
-        Affinity {
+        AffinitySettings {
             ttl: Duration::from_secs(raw.ttl_days.saturating_mul(DAY)),
             max_entries: raw.max_entries,
             shared: raw.shared.unwrap_or(has_redis),

@@ -2,19 +2,19 @@
 
 use super::{
     Check,
-    secret::{Found, Reference},
+    secret::{SecretLookup, SecretReference},
     url,
 };
-use crate::config::{document::Path, raw, types::Alerts};
+use crate::config::{document::Path, raw, types::AlertSettings};
 
 impl Check<'_> {
-    pub(super) fn alerts(&mut self, raw: raw::Alerts) -> Option<Alerts> {
+    pub(super) fn alerts(&mut self, raw: raw::Alerts) -> Option<AlertSettings> {
         let path = Path::default().key("alerts");
         let secret = raw.secret.and_then(|secret| {
             let (env, file) = (secret.env.as_deref(), secret.file.as_deref());
-            match self.secret(&Reference { env, file, optional: secret.optional }, &path.key("secret")) {
-                Found::Secret(secret) => Some(secret),
-                Found::Unset | Found::Faulty => None,
+            match self.secret(&SecretReference { env, file, optional: secret.optional }, &path.key("secret")) {
+                SecretLookup::Secret(secret) => Some(secret),
+                SecretLookup::Unset | SecretLookup::Faulty => None,
             }
         });
         let Some(text) = raw.url else {
@@ -24,7 +24,7 @@ impl Check<'_> {
             return None;
         };
         match url::webhook(&text) {
-            Ok(url) => Some(Alerts { url, secret, truncated_percent: raw.truncated_percent }),
+            Ok(url) => Some(AlertSettings { url, secret, truncated_percent: raw.truncated_percent }),
             Err((message, help)) => {
                 self.fault(&path.key("url"), format!("`url` {message}"), help);
                 None

@@ -7,15 +7,15 @@ use secrecy::ExposeSecret;
 
 use super::{
     Check,
-    model::Askable,
-    secret::{Found, Reference, digest},
-    upstream::Upstreams,
+    model::ModelNames,
+    secret::{SecretLookup, SecretReference, digest},
+    upstream::UpstreamNames,
 };
 use crate::config::{
     document::Path,
     nearest::nearest,
     raw,
-    types::{Group, Kept, Key, Limits, MOST_BY_MODEL, ModelLimits, Money, OnClientGone},
+    types::{Group, Key, KeyLimits, KeySource, MOST_BY_MODEL, ModelLimits, MoneySettings, OnClientGone},
 };
 use crate::domain::{
     model_name::ModelPattern,
@@ -45,7 +45,7 @@ const FRESH: &str = "make a fresh one, for example with `openssl rand -hex 32`";
 
 impl Check<'_> {
     /// The groups, and whether these are all that were meant.
-    pub(super) fn groups(&mut self, raw: Vec<raw::Group>, money: &Money) -> (Vec<Group>, bool) {
+    pub(super) fn groups(&mut self, raw: Vec<raw::Group>, money: &MoneySettings) -> (Vec<Group>, bool) {
         let complete = self.is_complete("groups", raw.iter().map(|group| group.name.is_some()));
         let mut groups: Vec<Group> = Vec::new();
         for (i, raw) in raw.into_iter().enumerate() {
@@ -55,7 +55,7 @@ impl Check<'_> {
             if self.short_name(&name, &[], &path.key("name")) && groups.iter().any(|group| *group.name == *name) {
                 self.fault(&path.key("name"), "another group has this name", "give each group a name of its own");
             }
-            let limits = Limits { requests: raw.rpm, tokens: raw.tpm, in_flight: raw.max_in_flight };
+            let limits = KeyLimits { requests: raw.rpm, tokens: raw.tpm, in_flight: raw.max_in_flight };
             let budgets = self.budgets(&raw.budgets, raw.starts_on, &path.key("budgets"));
             self.has_month(raw.starts_on, &budgets, &path);
             let warn_at = self.warn_at(raw.warn_at.as_deref(), money, &path);
@@ -79,10 +79,10 @@ impl Check<'_> {
     pub(super) fn keys(
         &mut self,
         raw: Vec<raw::Key>,
-        upstreams: &Upstreams,
-        askable: &Askable,
+        upstreams: &UpstreamNames,
+        askable: &ModelNames,
         groups: &(Vec<Group>, bool),
-        money: &Money,
+        money: &MoneySettings,
     ) -> Vec<Key> {
         let mut keys: Vec<Key> = Vec::new();
         let mut names: Vec<String> = Vec::new();
@@ -99,7 +99,7 @@ impl Check<'_> {
             let allowed =
                 raw.upstreams.take().map(|names| self.key_upstreams(&names, upstreams, &path.key("upstreams")));
             let group = raw.group.take().and_then(|name| self.group_index(groups, &name, &path.key("group")));
-            let limits = Limits { requests: raw.rpm, tokens: raw.tpm, in_flight: raw.max_in_flight };
+            let limits = KeyLimits { requests: raw.rpm, tokens: raw.tpm, in_flight: raw.max_in_flight };
             let budgets = self.budgets(&raw.budgets, raw.starts_on, &path.key("budgets"));
             let limits_by_model =
                 self.limits_by_model(std::mem::take(&mut raw.limits), raw.starts_on, askable, &path.key("limits"));
@@ -139,13 +139,13 @@ impl Check<'_> {
                 expires,
                 on_client_gone,
                 require_usage,
-                kept: Kept::File,
+                kept: KeySource::File,
             });
         }
         keys
     }
 
-    fn warn_at(&mut self, written: Option<&[raw::Decimal]>, money: &Money, path: &Path) -> Arc<[u64]> {
+    fn warn_at(&mut self, written: Option<&[raw::Decimal]>, money: &MoneySettings, path: &Path) -> Arc<[u64]> {
         match written {
             Some(written) => self.thresholds(written, &path.key("warn_at")),
             None => Arc::clone(&money.warn_at),
@@ -164,7 +164,7 @@ impl Check<'_> {
         &mut self,
         raw: Vec<raw::KeyLimits>,
         starts_on: Option<u8>,
-        askable: &Askable,
+        askable: &ModelNames,
         path: &Path,
     ) -> Vec<ModelLimits> {
         if raw.len() > MOST_BY_MODEL {
@@ -174,9 +174,9 @@ impl Check<'_> {
         let mut all: Vec<ModelLimits> = Vec::new();
         for (i, raw) in raw.into_iter().enumerate() {
             let path = path.index(i);
-            let limits = Limits { requests: raw.rpm, tokens: raw.tpm, in_flight: raw.max_in_flight };
+            let limits = KeyLimits { requests: raw.rpm, tokens: raw.tpm, in_flight: raw.max_in_flight };
             let budgets = self.budgets(&raw.budgets, starts_on, &path.key("budgets"));
-            if limits == Limits::default() && budgets.is_empty() && self.sound {
+            if limits == KeyLimits::default() && budgets.is_empty() && self.sound {
                 let help = "write `rpm`, `tpm`, `max_in_flight` or `budgets`, or remove the block";
                 self.fault(&path, "this block limits nothing", help);
             }
@@ -195,9 +195,12 @@ impl Check<'_> {
         match (raw.secret, raw.sha256) {
             (Some(secret), None) => {
                 let path = path.key("secret");
-                let reference =
-                    Reference { env: secret.env.as_deref(), file: secret.file.as_deref(), optional: secret.optional };
-                let Found::Secret(secret) = self.secret(&reference, &path) else { return None };
+                let reference = SecretReference {
+                    env: secret.env.as_deref(),
+                    file: secret.file.as_deref(),
+                    optional: secret.optional,
+                };
+                let SecretLookup::Secret(secret) = self.secret(&reference, &path) else { return None };
                 let secret = secret.expose_secret();
                 if secret.len() < SHORTEST {
                     self.fault(&path, format!("the secret has fewer than {SHORTEST} characters"), FRESH);
@@ -241,7 +244,7 @@ impl Check<'_> {
         }
     }
 
-    fn key_models(&mut self, patterns: Vec<String>, askable: &Askable, path: &Path) -> Vec<Arc<str>> {
+    fn key_models(&mut self, patterns: Vec<String>, askable: &ModelNames, path: &Path) -> Vec<Arc<str>> {
         if patterns.is_empty() {
             self.fault(path, "`models` is empty: the key could ask for nothing", "leave it out to allow all models");
         }
@@ -251,7 +254,7 @@ impl Check<'_> {
         patterns.into_iter().map(Into::into).collect()
     }
 
-    fn asked_model(&mut self, pattern: &str, askable: &Askable, path: &Path) {
+    fn asked_model(&mut self, pattern: &str, askable: &ModelNames, path: &Path) {
         if self.pattern(pattern, path) && !askable.meets(pattern) {
             let help = match askable.nearest(pattern) {
                 Some(near) => format!("did you mean `{near}`?"),
@@ -261,7 +264,7 @@ impl Check<'_> {
         }
     }
 
-    fn key_upstreams(&mut self, names: &[String], upstreams: &Upstreams, path: &Path) -> Vec<usize> {
+    fn key_upstreams(&mut self, names: &[String], upstreams: &UpstreamNames, path: &Path) -> Vec<usize> {
         if names.is_empty() {
             self.fault(path, "`upstreams` is empty: the key could use nothing", "leave it out to allow all upstreams");
         }

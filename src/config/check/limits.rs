@@ -6,12 +6,12 @@ use http::Uri;
 
 use super::{
     Check,
-    secret::{Found, Reference},
+    secret::{SecretLookup, SecretReference},
 };
 use crate::config::{
     document::Path,
     raw,
-    types::{Fail, Redis, Sharing},
+    types::{RedisSettings, SharedLimits, WhenRedisIsAway},
 };
 
 const EXAMPLE: &str = "write it as \"redis://host:6379/0\", or rediss:// for TLS";
@@ -25,13 +25,13 @@ const PORT: u16 = 6379;
 
 impl Check<'_> {
     /// None where this process counts alone.
-    pub(super) fn sharing(&mut self, raw: raw::Limits) -> Option<Sharing> {
+    pub(super) fn sharing(&mut self, raw: raw::Limits) -> Option<SharedLimits> {
         let path = Path::default().key("limits");
         let password = raw.password.and_then(|secret| {
             let (env, file) = (secret.env.as_deref(), secret.file.as_deref());
-            match self.secret(&Reference { env, file, optional: secret.optional }, &path.key("password")) {
-                Found::Secret(secret) => Some(secret),
-                Found::Unset | Found::Faulty => None,
+            match self.secret(&SecretReference { env, file, optional: secret.optional }, &path.key("password")) {
+                SecretLookup::Secret(secret) => Some(secret),
+                SecretLookup::Unset | SecretLookup::Faulty => None,
             }
         });
         let Some(url) = raw.redis else {
@@ -45,7 +45,7 @@ impl Check<'_> {
             return None;
         };
         let redis = match place(&url) {
-            Ok(redis) => Some(Redis { password, ..redis }),
+            Ok(redis) => Some(RedisSettings { password, ..redis }),
             Err((message, help)) => {
                 self.fault(&path.key("redis"), message, help);
                 None
@@ -56,15 +56,15 @@ impl Check<'_> {
             self.fault(&path.key("redis"), "`redis` without `replicas`", help);
         }
         let fail = match raw.fail {
-            raw::Fail::Share => Fail::Share,
-            raw::Fail::Closed => Fail::Closed,
+            raw::Fail::Share => WhenRedisIsAway::Share,
+            raw::Fail::Closed => WhenRedisIsAway::Closed,
         };
-        Some(Sharing { redis: redis?, replicas: raw.replicas?, fail, patience: PATIENCE })
+        Some(SharedLimits { redis: redis?, replicas: raw.replicas?, fail, patience: PATIENCE })
     }
 }
 
 /// Reads `redis://user@host:6379/0`; what is wrong with it, and a mend.
-fn place(text: &str) -> Result<Redis, (&'static str, &'static str)> {
+fn place(text: &str) -> Result<RedisSettings, (&'static str, &'static str)> {
     let tls = match text.split_once("://") {
         Some(("redis", _)) => false,
         Some(("rediss", _)) => true,
@@ -96,7 +96,7 @@ fn place(text: &str) -> Result<Redis, (&'static str, &'static str)> {
     if text.contains(['?', '#']) {
         return Err(("`redis` holds a query or a fragment", EXAMPLE));
     }
-    Ok(Redis { tls, host: host.into(), port, database, user: user.map(Into::into), password: None })
+    Ok(RedisSettings { tls, host: host.into(), port, database, user: user.map(Into::into), password: None })
 }
 
 #[cfg(test)]

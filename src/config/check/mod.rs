@@ -25,9 +25,9 @@ use super::{
     document::{Document, Path},
     nearest::nearest,
     raw,
-    reads::Reads,
-    report::Fault,
-    types::{Config, Secrets},
+    reads::WatchedFiles,
+    report::ConfigFault,
+    types::{Config, SecretsNeeded},
 };
 
 /// Checks the settings. The configuration holds stand-ins where there were faults: it is good only if there are none,
@@ -37,9 +37,9 @@ pub(super) fn config(
     file: raw::File,
     sound: bool,
     env: &dyn Fn(&str) -> Option<OsString>,
-    reads: &mut Reads,
-    secrets: Secrets,
-) -> (Option<Config>, Vec<Fault>) {
+    reads: &mut WatchedFiles,
+    secrets: SecretsNeeded,
+) -> (Option<Config>, Vec<ConfigFault>) {
     let mut check = Check { document, sound, env, reads, secrets, billed: Vec::new(), faults: Vec::new() };
     let server = check.server(file.server);
     let log = check.log(file.log);
@@ -88,11 +88,11 @@ struct Check<'a> {
     sound: bool,
     env: &'a dyn Fn(&str) -> Option<OsString>,
     /// Reads files, for secrets and certificates.
-    reads: &'a mut Reads,
-    secrets: Secrets,
+    reads: &'a mut WatchedFiles,
+    secrets: SecretsNeeded,
     /// Currencies of prices, where they are kept apart.
     billed: Vec<Currency>,
-    faults: Vec<Fault>,
+    faults: Vec<ConfigFault>,
 }
 
 impl Check<'_> {
@@ -117,12 +117,12 @@ impl Check<'_> {
     /// A fault of the setting at the end of the path.
     fn fault(&mut self, path: &Path, message: impl Into<String>, help: impl Into<String>) {
         let place = self.document.place(path);
-        self.faults.push(Fault { place, message: message.into(), help: help.into() });
+        self.faults.push(ConfigFault { place, message: message.into(), help: help.into() });
     }
 
     /// A fault that is not in the file.
     fn fault_outside(&mut self, message: impl Into<String>, help: impl Into<String>) {
-        self.faults.push(Fault { place: None, message: message.into(), help: help.into() });
+        self.faults.push(ConfigFault { place: None, message: message.into(), help: help.into() });
     }
 
     /// A name that is written down with every request.

@@ -1,6 +1,6 @@
 //! `[[models]]`: names that clients ask for, and where they lead.
 
-use super::{Check, upstream::Upstreams};
+use super::{Check, upstream::UpstreamNames};
 use crate::config::{
     document::Path,
     nearest::nearest,
@@ -9,7 +9,7 @@ use crate::config::{
 };
 
 /// Every name that a client could ask for.
-pub(super) struct Askable {
+pub(super) struct ModelNames {
     names: Vec<String>,
     /// Beginnings after which anything may follow: of wildcards, and `upstream/`.
     beginnings: Vec<String>,
@@ -17,7 +17,7 @@ pub(super) struct Askable {
     complete: bool,
 }
 
-impl Askable {
+impl ModelNames {
     /// Whether there is a name that the pattern matches.
     pub(super) fn meets(&self, pattern: &str) -> bool {
         let beginnings = || self.beginnings.iter().map(String::as_str);
@@ -41,8 +41,8 @@ impl Askable {
 }
 
 impl Check<'_> {
-    pub(super) fn models(&mut self, raw: Vec<raw::Model>, upstreams: &Upstreams) -> (Vec<Model>, Askable) {
-        let mut askable = Askable {
+    pub(super) fn models(&mut self, raw: Vec<raw::Model>, upstreams: &UpstreamNames) -> (Vec<Model>, ModelNames) {
+        let mut askable = ModelNames {
             names: Vec::new(),
             beginnings: upstreams.names.keys().map(|name| format!("{name}/")).collect(),
             complete: self.is_complete("models", raw.iter().map(|model| model.name.is_some())) && upstreams.complete,
@@ -107,7 +107,7 @@ impl Check<'_> {
         &mut self,
         raw: Option<Vec<raw::Target>>,
         strategy: raw::Strategy,
-        upstreams: &Upstreams,
+        upstreams: &UpstreamNames,
         path: &Path,
     ) -> Vec<Target> {
         let Some(raw) = raw else { return Vec::new() };

@@ -5,17 +5,17 @@ use std::sync::Arc;
 use http::StatusCode;
 use jiff::{civil::Date, tz::TimeZone};
 
-use super::{Check, upstream::Upstreams};
+use super::{Check, upstream::UpstreamNames};
 use crate::{
     config::{
         document::Path,
         raw,
-        types::{ModelPrice, Money, Unpriced},
+        types::{ModelPrice, MoneySettings, Unpriced},
     },
     domain::{
         money::{Budget, Currency, UNIT, nano},
-        price::{Price, Step, Tariff, scaled},
-        usage::Tier,
+        price::{Price, PriceStep, Tariff, scaled},
+        usage::ServiceTier,
     },
 };
 
@@ -29,7 +29,7 @@ const WARN_AT: [u64; 2] = [UNIT / 10 * 8, UNIT];
 const MOST_FACTOR: u64 = 100 * UNIT;
 
 impl Check<'_> {
-    pub(super) fn money(&mut self, raw: &raw::Money) -> Money {
+    pub(super) fn money(&mut self, raw: &raw::Money) -> MoneySettings {
         let path = Path::default().key("money");
         let time_zone = TimeZone::get(&raw.time_zone).unwrap_or_else(|_| {
             let help = "write a name of the IANA database, such as \"Asia/Shanghai\" or \"UTC\"";
@@ -58,7 +58,7 @@ impl Check<'_> {
             Some(written) => self.thresholds(written, &path.key("warn_at")),
             None => WARN_AT.into(),
         };
-        Money { time_zone, cny_per_usd, unpriced, budget_status, warn_at }
+        MoneySettings { time_zone, cny_per_usd, unpriced, budget_status, warn_at }
     }
 
     /// Parts of a budget, in billionths.
@@ -76,7 +76,12 @@ impl Check<'_> {
         thresholds.into()
     }
 
-    pub(super) fn prices(&mut self, raw: Vec<raw::Price>, upstreams: &Upstreams, money: &Money) -> Vec<ModelPrice> {
+    pub(super) fn prices(
+        &mut self,
+        raw: Vec<raw::Price>,
+        upstreams: &UpstreamNames,
+        money: &MoneySettings,
+    ) -> Vec<ModelPrice> {
         let mut prices: Vec<ModelPrice> = Vec::new();
         for (i, raw) in raw.into_iter().enumerate() {
             let path = Path::default().key("prices").index(i);
@@ -143,17 +148,17 @@ impl Check<'_> {
         let long = self.long_inputs(&raw.long_input, price, input.is_some(), &path.key("long_input"));
         let mut steps = long.clone();
         let factors = [
-            (Tier::Flex, &raw.flex_factor, "flex_factor"),
-            (Tier::Priority, &raw.priority_factor, "priority_factor"),
-            (Tier::Batch, &raw.batch_factor, "batch_factor"),
+            (ServiceTier::Flex, &raw.flex_factor, "flex_factor"),
+            (ServiceTier::Priority, &raw.priority_factor, "priority_factor"),
+            (ServiceTier::Batch, &raw.batch_factor, "batch_factor"),
         ];
         for (tier, factor, name) in factors {
             let Some(factor) = factor.as_ref().and_then(|factor| self.factor(factor, &path.key(name))) else {
                 continue;
             };
-            let base = Step { tier: None, above: 0, price };
+            let base = PriceStep { tier: None, above: 0, price };
             let of_tier = std::iter::once(&base).chain(&long);
-            steps.extend(of_tier.map(|step| Step { tier: Some(tier), price: step.price.times(factor), ..*step }));
+            steps.extend(of_tier.map(|step| PriceStep { tier: Some(tier), price: step.price.times(factor), ..*step }));
         }
         let currency = match raw.currency? {
             raw::Currency::Cny => Currency::Cny,
@@ -164,8 +169,8 @@ impl Check<'_> {
     }
 
     /// The prices of longer inputs. What is not written rises like `input` or `output`.
-    fn long_inputs(&mut self, raw: &[raw::LongInput], base: Price, has_tokens: bool, path: &Path) -> Vec<Step> {
-        let mut steps: Vec<Step> = Vec::new();
+    fn long_inputs(&mut self, raw: &[raw::LongInput], base: Price, has_tokens: bool, path: &Path) -> Vec<PriceStep> {
+        let mut steps: Vec<PriceStep> = Vec::new();
         for (i, raw) in raw.iter().enumerate() {
             let path = path.index(i);
             let mut read = |value: &Option<raw::Decimal>, name: &str| {
@@ -198,7 +203,7 @@ impl Check<'_> {
                 output_image: base.output_image.map(like_output),
                 ..base
             };
-            steps.push(Step { tier: None, above, price });
+            steps.push(PriceStep { tier: None, above, price });
         }
         steps
     }
@@ -225,7 +230,7 @@ impl Check<'_> {
         number
     }
 
-    fn day(&mut self, day: &str, money: &Money, path: &Path) -> u64 {
+    fn day(&mut self, day: &str, money: &MoneySettings, path: &Path) -> u64 {
         let begins = day.parse::<Date>().ok().and_then(|day| day.to_zoned(money.time_zone.clone()).ok());
         let Some(begins) = begins else {
             self.fault(path, "`from` is not a day", "write it as \"2026-11-01\"");

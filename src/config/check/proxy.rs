@@ -7,7 +7,7 @@ use secrecy::SecretString;
 
 use super::{
     Check,
-    secret::{Found, Reference},
+    secret::{SecretLookup, SecretReference},
     url,
 };
 use crate::config::{document::Path, raw, types::ProxyLogin};
@@ -43,10 +43,10 @@ impl Check<'_> {
     fn proxy_login(&mut self, raw: &raw::Upstream, path: &Path) -> Option<ProxyLogin> {
         let password = raw.proxy_password.as_ref().and_then(|secret| {
             let (env, file) = (secret.env.as_deref(), secret.file.as_deref());
-            let reference = Reference { env, file, optional: secret.optional };
+            let reference = SecretReference { env, file, optional: secret.optional };
             match self.secret(&reference, &path.key("proxy_password")) {
-                Found::Secret(secret) => Some(secret),
-                Found::Unset | Found::Faulty => None,
+                SecretLookup::Secret(secret) => Some(secret),
+                SecretLookup::Unset | SecretLookup::Faulty => None,
             }
         });
         match (&raw.proxy_user, password) {

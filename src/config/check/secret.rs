@@ -6,17 +6,17 @@ use secrecy::SecretString;
 use sha2::{Digest, Sha256};
 
 use super::Check;
-use crate::config::{document::Path, mask::is_variable, types::Secrets};
+use crate::config::{document::Path, mask::is_variable, types::SecretsNeeded};
 
 /// Where a secret is said to be: `{ env = … }` or `{ file = … }`.
-pub(super) struct Reference<'a> {
+pub(super) struct SecretReference<'a> {
     pub(super) env: Option<&'a str>,
     pub(super) file: Option<&'a str>,
     pub(super) optional: bool,
 }
 
 /// What a look there found.
-pub(super) enum Found {
+pub(super) enum SecretLookup {
     Secret(SecretString),
     /// Not there, as it may be.
     Unset,
@@ -24,7 +24,7 @@ pub(super) enum Found {
     Faulty,
 }
 
-impl Reference<'_> {
+impl SecretReference<'_> {
     /// The name that it has if it is given none: that of its variable or file.
     pub(super) fn own_name(&self) -> String {
         let stem = || {
@@ -46,16 +46,16 @@ pub(super) fn digest(secret: &[u8]) -> [u8; 32] {
 
 impl Check<'_> {
     /// Looks for a secret of an upstream or a client, where those are wanted. `path` leads to its table.
-    pub(super) fn secret(&mut self, reference: &Reference<'_>, path: &Path) -> Found {
-        if self.secrets == Secrets::Read || reference.env.is_some() == reference.file.is_some() {
+    pub(super) fn secret(&mut self, reference: &SecretReference<'_>, path: &Path) -> SecretLookup {
+        if self.secrets == SecretsNeeded::Read || reference.env.is_some() == reference.file.is_some() {
             return self.read_secret(reference, path);
         }
         // Nobody has a secret like this, and no two are the same.
-        Found::Secret(format!("a secret that is not read: {}", reference.wanted()).into())
+        SecretLookup::Secret(format!("a secret that is not read: {}", reference.wanted()).into())
     }
 
     /// Looks for a secret. `path` leads to its table.
-    pub(super) fn read_secret(&mut self, reference: &Reference<'_>, path: &Path) -> Found {
+    pub(super) fn read_secret(&mut self, reference: &SecretReference<'_>, path: &Path) -> SecretLookup {
         let (text, path) = match (reference.env, reference.file) {
             (Some(name), None) => (self.read_env(name, reference.optional, &path.key("env")), path.key("env")),
             (None, Some(file)) => (self.read_file(file, reference.optional, &path.key("file")), path.key("file")),
@@ -67,13 +67,13 @@ impl Check<'_> {
                     message,
                     "write one of them: `{ env = \"TEAM_A_KEY\" }` or `{ file = \"/run/secrets/team-a\" }`",
                 );
-                return Found::Faulty;
+                return SecretLookup::Faulty;
             }
         };
         match text {
             Ok(Some(text)) => self.usable(text, reference, &path),
-            Ok(None) => Found::Unset,
-            Err(()) => Found::Faulty,
+            Ok(None) => SecretLookup::Unset,
+            Err(()) => SecretLookup::Faulty,
         }
     }
 
@@ -124,7 +124,7 @@ impl Check<'_> {
     }
 
     /// A secret is sent in a header: an empty one would send none, and one with white space is mostly two.
-    fn usable(&mut self, text: String, reference: &Reference<'_>, path: &Path) -> Found {
+    fn usable(&mut self, text: String, reference: &SecretReference<'_>, path: &Path) -> SecretLookup {
         let owner = reference.env.map_or_else(|| "the file".to_owned(), |name| format!("the variable {name}"));
         if text.is_empty() {
             self.fault(
@@ -132,7 +132,7 @@ impl Check<'_> {
                 format!("{owner} is empty"),
                 "put the secret there, or remove it altogether: empty is never meant",
             );
-            return Found::Faulty;
+            return SecretLookup::Faulty;
         }
         if text.starts_with(QUOTES) || text.ends_with(QUOTES) {
             self.fault(
@@ -140,13 +140,13 @@ impl Check<'_> {
                 format!("{owner} has quotes around the secret"),
                 "remove the quotes: files of variables (`docker --env-file`) and secret files are taken as they are, quotes included",
             );
-            return Found::Faulty;
+            return SecretLookup::Faulty;
         }
         if !text.bytes().all(|b| b.is_ascii_graphic()) {
             self.fault(path, format!("{owner} holds what no secret may"), VISIBLE);
-            return Found::Faulty;
+            return SecretLookup::Faulty;
         }
-        Found::Secret(text.into())
+        SecretLookup::Secret(text.into())
     }
 }
 

@@ -9,7 +9,7 @@ use crate::config::{
     document::Path,
     nearest::nearest,
     raw,
-    types::{Health, Log, LogFormat, Retries, Secrets, Server, Timeouts},
+    types::{Health, Log, LogFormat, Retries, SecretsNeeded, Server, Timeouts},
 };
 
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
@@ -52,7 +52,7 @@ impl Check<'_> {
             max_connections: raw.max_connections,
             max_body_bytes: raw.max_body_mib << 20,
             max_body_memory: raw.max_body_memory_mib << 20,
-            tls: raw.tls.filter(|_| self.secrets == Secrets::Read).and_then(|raw| self.tls(&raw)),
+            tls: raw.tls.filter(|_| self.secrets == SecretsNeeded::Read).and_then(|raw| self.tls(&raw)),
             listen: listen?,
             admin_listen: admin_listen?,
             metrics_listen: metrics_listen.flatten(),

@@ -2,7 +2,7 @@
 
 use super::{
     Check,
-    secret::{Found, Reference},
+    secret::{SecretLookup, SecretReference},
 };
 use crate::config::{document::Path, postgres, raw, types::Store};
 
@@ -27,10 +27,10 @@ impl Check<'_> {
     /// The password of something that is ours: it is read also where those of upstreams and clients are not wanted.
     pub(super) fn password(&mut self, secret: &raw::Secret, path: &Path) -> Option<secrecy::SecretString> {
         let reference =
-            Reference { env: secret.env.as_deref(), file: secret.file.as_deref(), optional: secret.optional };
+            SecretReference { env: secret.env.as_deref(), file: secret.file.as_deref(), optional: secret.optional };
         match self.read_secret(&reference, path) {
-            Found::Secret(secret) => Some(secret),
-            Found::Unset | Found::Faulty => None,
+            SecretLookup::Secret(secret) => Some(secret),
+            SecretLookup::Unset | SecretLookup::Faulty => None,
         }
     }
 }

@@ -8,7 +8,7 @@ use secrecy::ExposeSecret;
 
 use super::{
     Check,
-    secret::{Found, Reference, digest},
+    secret::{SecretLookup, SecretReference, digest},
     url,
 };
 use crate::{
@@ -16,7 +16,7 @@ use crate::{
         document::Path,
         nearest::nearest,
         raw,
-        types::{Credential, ErrorRule, FailoverOn, Fault, IdleUpstream, OnIncomplete, Secrets, Upstream},
+        types::{Credential, ErrorRule, FailoverOn, FaultOwner, IdleUpstream, OnIncomplete, SecretsNeeded, Upstream},
     },
     domain::endpoint::Surface,
 };
@@ -41,7 +41,7 @@ const NOT_OURS: [&str; 15] = [
 ];
 
 /// The upstreams of the file.
-pub(super) struct Upstreams {
+pub(super) struct UpstreamNames {
     pub(super) live: Vec<Upstream>,
     pub(super) idle: Vec<IdleUpstream>,
     /// Every name, with its place in `live`.
@@ -53,9 +53,9 @@ pub(super) struct Upstreams {
 }
 
 impl Check<'_> {
-    pub(super) fn upstreams(&mut self, raw: Vec<raw::Upstream>) -> Upstreams {
+    pub(super) fn upstreams(&mut self, raw: Vec<raw::Upstream>) -> UpstreamNames {
         let faults = self.faults.len();
-        let mut all = Upstreams {
+        let mut all = UpstreamNames {
             live: Vec::new(),
             idle: Vec::new(),
             names: BTreeMap::new(),
@@ -81,7 +81,7 @@ impl Check<'_> {
     }
 
     /// Index of a live upstream by name; none also if it is idle, or unknown, which is a fault.
-    pub(super) fn upstream_index(&mut self, all: &Upstreams, name: &str, path: &Path) -> Option<usize> {
+    pub(super) fn upstream_index(&mut self, all: &UpstreamNames, name: &str, path: &Path) -> Option<usize> {
         if let Some(index) = all.names.get(name) {
             return *index;
         }
@@ -96,7 +96,7 @@ impl Check<'_> {
         None
     }
 
-    fn upstream(&mut self, raw: raw::Upstream, path: &Path, all: &mut Upstreams) {
+    fn upstream(&mut self, raw: raw::Upstream, path: &Path, all: &mut UpstreamNames) {
         let name: Arc<str> = raw.name.as_deref().unwrap_or_default().into();
         if raw.name.is_some()
             && self.short_name(&name, &['/', '*'], &path.key("name"))
@@ -111,7 +111,7 @@ impl Check<'_> {
         let headers = self.headers(&raw.headers, &auth_header, &path.key("headers"));
         let ca_pem = raw
             .ca_file
-            .filter(|_| self.secrets == Secrets::Read)
+            .filter(|_| self.secrets == SecretsNeeded::Read)
             .and_then(|file| self.ca_file(&file, &path.key("ca_file")));
         let surface = self.surface(raw.surface, &path.key("surface"));
         let error_rules = self.error_rules(raw.error_rules, &path.key("error_rules"));
@@ -161,7 +161,7 @@ impl Check<'_> {
         });
     }
 
-    pub(super) fn url(&mut self, path: &Path, url: Result<http::Uri, url::Wrong>) -> Option<http::Uri> {
+    pub(super) fn url(&mut self, path: &Path, url: Result<http::Uri, url::UrlError>) -> Option<http::Uri> {
         url.map_err(|(message, help)| {
             let setting = path.name().unwrap_or_default();
             self.fault(path, format!("`{setting}` {message}"), help);
@@ -280,11 +280,11 @@ impl Check<'_> {
             }
             let Some(fault) = rule.fault else { continue };
             let fault = match fault {
-                raw::Fault::Credential => Fault::Credential,
-                raw::Fault::Balance => Fault::Balance,
-                raw::Fault::Request => Fault::Request,
-                raw::Fault::Model => Fault::Model,
-                raw::Fault::Upstream => Fault::Upstream,
+                raw::Fault::Credential => FaultOwner::Credential,
+                raw::Fault::Balance => FaultOwner::Balance,
+                raw::Fault::Request => FaultOwner::Request,
+                raw::Fault::Model => FaultOwner::Model,
+                raw::Fault::Upstream => FaultOwner::Upstream,
             };
             rules.push(ErrorRule { status: rule.status, code: rule.code, kind: rule.kind, words, fault });
         }
@@ -308,7 +308,8 @@ impl Check<'_> {
         let mut names: Vec<String> = Vec::new();
         for (i, raw) in raw.into_iter().enumerate() {
             let path = path.index(i);
-            let reference = Reference { env: raw.env.as_deref(), file: raw.file.as_deref(), optional: raw.optional };
+            let reference =
+                SecretReference { env: raw.env.as_deref(), file: raw.file.as_deref(), optional: raw.optional };
             let secret = self.secret(&reference, &path);
             for (setting, name) in [("name", &raw.name), ("account", &raw.account)] {
                 if let Some(name) = name {
@@ -316,18 +317,18 @@ impl Check<'_> {
                 }
             }
             let name = raw.name.clone().unwrap_or_else(|| reference.own_name());
-            if names.contains(&name) && !matches!(secret, Found::Faulty) {
+            if names.contains(&name) && !matches!(secret, SecretLookup::Faulty) {
                 let place = if raw.name.is_some() { path.key("name") } else { path.clone() };
                 self.fault(&place, "another credential of this upstream has this name", "give it a `name` of its own");
             }
             match secret {
-                Found::Secret(secret) => {
+                SecretLookup::Secret(secret) => {
                     let account = raw.account.as_deref().unwrap_or(&name).into();
                     let name = name.as_str().into();
                     found.push(Credential { name, account, max_in_flight: raw.max_in_flight, secret });
                 }
-                Found::Unset => unset.push(reference.wanted()),
-                Found::Faulty => {}
+                SecretLookup::Unset => unset.push(reference.wanted()),
+                SecretLookup::Faulty => {}
             }
             names.push(name);
         }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use http::{Uri, uri::Authority};
 
 /// What is wrong with a URL, and a mend.
-pub(super) type Wrong = (&'static str, &'static str);
+pub(super) type UrlError = (&'static str, &'static str);
 
 /// What provider pages print behind the base URL, beside /responses.
 const ENDPOINTS: [&str; 11] = [
@@ -24,7 +24,7 @@ const ENDPOINTS: [&str; 11] = [
 
 /// A base URL without its trailing slash. It says where every request of an upstream goes, so nothing in it may be
 /// left to chance.
-pub(super) fn base(text: &str, insecure: bool) -> Result<Uri, Wrong> {
+pub(super) fn base(text: &str, insecure: bool) -> Result<Uri, UrlError> {
     const WHOLE: &str = "write the whole URL, such as \"https://www.dmxapi.cn/v1\"";
     let uri: Uri = text.parse().map_err(|_| ("is not a URL", WHOLE))?;
     let (scheme, host) = scheme_and_host(&uri).ok_or(("is not a URL with a scheme and a host", WHOLE))?;
@@ -62,7 +62,7 @@ pub(super) fn base(text: &str, insecure: bool) -> Result<Uri, Wrong> {
 }
 
 /// Where alerts are posted. Its path and query may hold a secret of the receiver's, so it is never shown.
-pub(super) fn webhook(text: &str) -> Result<Uri, Wrong> {
+pub(super) fn webhook(text: &str) -> Result<Uri, UrlError> {
     const WHOLE: &str = "write the whole URL, such as \"https://alerts.example.com/tidegate\"";
     let uri: Uri = text.parse().map_err(|_| ("is not a URL", WHOLE))?;
     let (scheme, host) = scheme_and_host(&uri).ok_or(("is not a URL with a scheme and a host", WHOLE))?;
@@ -75,7 +75,7 @@ pub(super) fn webhook(text: &str) -> Result<Uri, Wrong> {
 }
 
 /// A proxy on the way to an upstream.
-pub(super) fn proxy(text: &str) -> Result<Uri, Wrong> {
+pub(super) fn proxy(text: &str) -> Result<Uri, UrlError> {
     const WHOLE: &str = "write for example \"http://proxy.internal:3128\" or \"socks5://127.0.0.1:1080\", or \"env\" for that of the environment";
     let uri: Uri = text.parse().map_err(|_| ("is not a URL", WHOLE))?;
     let (scheme, _) = scheme_and_host(&uri).ok_or(("is not a URL with a scheme and a host", WHOLE))?;

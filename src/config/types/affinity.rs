@@ -4,12 +4,12 @@ use std::time::Duration;
 
 /// `[affinity]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Affinity {
+pub struct AffinitySettings {
     /// How long it is remembered where an id came from, after it was used last.
     pub ttl: Duration,
     /// Ids in memory.
     pub max_entries: usize,
-    /// Whether replicas share them in the Redis of [`Sharing`](super::Sharing), which is there then.
+    /// Whether replicas share them in the Redis of [`Sharing`](super::SharedLimits), which is there then.
     pub shared: bool,
     /// Ids that Tidegate never saw; none = refused where several keys or groups can use the account, else routed.
     pub unknown_ids: Option<UnknownIds>,

@@ -5,7 +5,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 /// `[alerts]`.
 #[derive(Clone, Debug)]
-pub struct Alerts {
+pub struct AlertSettings {
     /// Where alerts are posted.
     pub url: Uri,
     /// Signs each of them.
@@ -15,7 +15,7 @@ pub struct Alerts {
 }
 
 /// Readings of a configuration are compared with each other, never with what a client sent: time tells nothing here.
-impl PartialEq for Alerts {
+impl PartialEq for AlertSettings {
     fn eq(&self, other: &Self) -> bool {
         let Self { url, secret, truncated_percent } = self;
         let secrets = [secret, &other.secret].map(|secret| secret.as_ref().map(ExposeSecret::expose_secret));

@@ -12,12 +12,12 @@ pub struct ErrorRule {
     /// Texts, one of which is in the message, in any letter case; empty = any message.
     pub words: Vec<String>,
     /// Whose fault it is.
-    pub fault: Fault,
+    pub fault: FaultOwner,
 }
 
 /// Whose fault an upstream's error answer is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
+pub enum FaultOwner {
     /// Our credential: the client sees 502 `upstream_auth`.
     Credential,
     /// The money of our account: the same for the client.

@@ -23,7 +23,7 @@ pub struct Key {
     /// Index into `Config::groups`.
     pub group: Option<usize>,
     /// How much it may ask for.
-    pub limits: Limits,
+    pub limits: KeyLimits,
     /// What it may cost, one for each window at most.
     pub budgets: Vec<Budget>,
     /// Parts of its budgets at which the log warns, in billionths.
@@ -39,7 +39,7 @@ pub struct Key {
     /// Chat streams have to tell their tokens: `stream_options.include_usage` is added where the client left it out.
     pub require_usage: bool,
     /// Where it is kept, and what only keys of the store have.
-    pub kept: Kept,
+    pub kept: KeySource,
 }
 
 impl Key {
@@ -51,7 +51,7 @@ impl Key {
             models: None,
             upstreams: None,
             group: None,
-            limits: Limits::default(),
+            limits: KeyLimits::default(),
             budgets: Vec::new(),
             warn_at: Arc::default(),
             limits_by_model: Vec::new(),
@@ -59,7 +59,7 @@ impl Key {
             expires: None,
             on_client_gone: OnClientGone::ByCost,
             require_usage: false,
-            kept: Kept::File,
+            kept: KeySource::File,
         }
     }
 }
@@ -79,7 +79,7 @@ pub enum OnClientGone {
 
 /// Where a key is kept.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Kept {
+pub enum KeySource {
     /// In the configuration.
     #[default]
     File,
@@ -98,7 +98,7 @@ pub struct Group {
     /// Its name.
     pub name: Arc<str>,
     /// How much its keys may ask for together.
-    pub limits: Limits,
+    pub limits: KeyLimits,
     /// What they may cost together, one for each window at most.
     pub budgets: Vec<Budget>,
     /// Parts of its budgets at which the log warns, in billionths.
@@ -114,7 +114,7 @@ pub struct ModelLimits {
     /// Which models.
     pub model: ModelPattern,
     /// How much.
-    pub limits: Limits,
+    pub limits: KeyLimits,
     /// What they may cost, one for each window at most.
     pub budgets: Vec<Budget>,
 }
@@ -133,7 +133,7 @@ impl ModelLimits {
         if model.strip_suffix('*').unwrap_or(model).contains('*') {
             return Err(wrong("`*` may stand at the end of the model only"));
         }
-        let (mut limits, mut budgets) = (Limits::default(), Vec::<Budget>::new());
+        let (mut limits, mut budgets) = (KeyLimits::default(), Vec::<Budget>::new());
         for part in parts {
             let (name, value) = part.split_once('=').ok_or_else(|| wrong("write limits as `name=value`"))?;
             let number =
@@ -154,7 +154,7 @@ impl ModelLimits {
                 return Err(wrong("each limit may be there once"));
             }
         }
-        if limits == Limits::default() && budgets.is_empty() {
+        if limits == KeyLimits::default() && budgets.is_empty() {
             return Err(wrong("write at least one limit"));
         }
         Ok(Self { model: ModelPattern(model.into()), limits, budgets })
@@ -164,7 +164,7 @@ impl ModelLimits {
 impl fmt::Display for ModelLimits {
     /// In the form that [`ModelLimits::parse`] reads.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Limits { requests, tokens, in_flight } = self.limits;
+        let KeyLimits { requests, tokens, in_flight } = self.limits;
         f.write_str(&self.model.0)?;
         requests.map_or(Ok(()), |count| write!(f, " rpm={count}"))?;
         tokens.map_or(Ok(()), |count| write!(f, " tpm={count}"))?;
@@ -177,7 +177,7 @@ impl fmt::Display for ModelLimits {
 
 /// How much a key or a group may ask for; none = as much as it likes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Limits {
+pub struct KeyLimits {
     /// Requests per minute.
     pub requests: Option<u32>,
     /// Tokens per minute, input and output together.

@@ -6,20 +6,20 @@ use secrecy::{ExposeSecret, SecretString};
 
 /// `[limits]`, where there is a Redis.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Sharing {
+pub struct SharedLimits {
     /// Where they are counted.
-    pub redis: Redis,
+    pub redis: RedisSettings,
     /// How many replicas share them; at least 1.
     pub replicas: u32,
     /// What happens while Redis is away.
-    pub fail: Fail,
+    pub fail: WhenRedisIsAway,
     /// A request waits for Redis no longer than this, all its questions together.
     pub patience: Duration,
 }
 
 /// While what is left of the limits cannot be known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fail {
+pub enum WhenRedisIsAway {
     /// Each replica allows its part.
     Share,
     /// Keys with limits are refused.
@@ -28,7 +28,7 @@ pub enum Fail {
 
 /// Where a Redis is.
 #[derive(Clone, Debug)]
-pub struct Redis {
+pub struct RedisSettings {
     /// Whether it speaks TLS.
     pub tls: bool,
     /// Its name or address.
@@ -44,7 +44,7 @@ pub struct Redis {
 }
 
 /// Readings of a configuration are compared with each other, never with what a client sent: time tells nothing here.
-impl PartialEq for Redis {
+impl PartialEq for RedisSettings {
     fn eq(&self, other: &Self) -> bool {
         let Self { tls, host, port, database, user, password } = self;
         (tls, host, port, database, user) == (&other.tls, &other.host, &other.port, &other.database, &other.user)
@@ -53,7 +53,7 @@ impl PartialEq for Redis {
     }
 }
 
-impl fmt::Display for Redis {
+impl fmt::Display for RedisSettings {
     /// For people: as it is written, without any secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { tls, host, port, database, user, password: _ } = self;

@@ -9,7 +9,7 @@ use crate::domain::price::Tariff;
 
 /// `[money]`.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Money {
+pub struct MoneySettings {
     /// Where days, weeks and months of budgets and prices begin.
     pub time_zone: TimeZone,
     /// Nano-yuan for a dollar; none = the two are never added up.

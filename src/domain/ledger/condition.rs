@@ -2,11 +2,11 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use super::State;
+use super::UsageState;
 
 /// What came of a call that Tidegate made for a response in the background. The names are fixed: metric label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Polled {
+pub enum PollOutcome {
     /// The response is over.
     Over,
     /// It is being made.
@@ -17,7 +17,7 @@ pub enum Polled {
     Failed,
 }
 
-impl Polled {
+impl PollOutcome {
     /// All of them.
     pub const ALL: [Self; 4] = [Self::Over, Self::UnderWay, Self::Gone, Self::Failed];
 
@@ -34,15 +34,15 @@ impl Polled {
 
 /// How the ledger stands: written by those who know, read when somebody asks.
 #[derive(Debug, Default)]
-pub struct Condition {
+pub struct LedgerStatus {
     /// Bytes of the journal.
     pub journal_bytes: AtomicU64,
     /// Requests that are over.
     pub settled: AtomicU64,
     /// Those of them that are in the database.
     pub stored: AtomicU64,
-    /// Rows that were written to the database, by [`State::ALL`].
-    pub rows: [AtomicU64; State::ALL.len()],
+    /// Rows that were written to the database, by [`UsageState::ALL`].
+    pub rows: [AtomicU64; UsageState::ALL.len()],
     /// The journal could not be written when it was tried last: requests are refused.
     pub journal_fails: AtomicBool,
     /// It is as large as it may be: requests are refused.
@@ -53,8 +53,8 @@ pub struct Condition {
     pub database_fails: AtomicBool,
     /// Responses in the background whose rows are pending, as far as this process asks for them.
     pub pending: AtomicU64,
-    /// Calls that Tidegate made for them, by [`Polled::ALL`].
-    pub polls: [AtomicU64; Polled::ALL.len()],
+    /// Calls that Tidegate made for them, by [`PollOutcome::ALL`].
+    pub polls: [AtomicU64; PollOutcome::ALL.len()],
     /// Thresholds that budgets reached.
     pub budget_warnings: AtomicU64,
     /// How often the ledger connected to its database: another connection may lead to another server.
@@ -63,15 +63,15 @@ pub struct Condition {
     pub put_aside: AtomicU64,
 }
 
-impl Condition {
+impl LedgerStatus {
     /// Requests that are over and not in the database yet.
     pub fn waiting(&self) -> u64 {
         self.settled.load(Ordering::Relaxed).saturating_sub(self.stored.load(Ordering::Relaxed))
     }
 
     /// Counts rows that are in the database now.
-    pub fn count(&self, state: State, rows: u64) {
-        for (known, count) in State::ALL.iter().zip(&self.rows) {
+    pub fn count(&self, state: UsageState, rows: u64) {
+        for (known, count) in UsageState::ALL.iter().zip(&self.rows) {
             if *known == state {
                 count.fetch_add(rows, Ordering::Relaxed);
             }

@@ -1,6 +1,6 @@
 //! Parts of answers that may have no price.
 
-use crate::domain::usage::Tier;
+use crate::domain::usage::ServiceTier;
 
 /// A part of what an answer told that may have no price. The names are fixed: column `unpriced_parts`, metric label, log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -87,12 +87,12 @@ impl Part {
         }
     }
 
-    pub(super) const fn of(tier: Tier) -> Self {
+    pub(super) const fn of(tier: ServiceTier) -> Self {
         match tier {
-            Tier::Flex => Self::FlexTier,
-            Tier::Priority => Self::PriorityTier,
-            Tier::Batch => Self::BatchTier,
-            Tier::Other => Self::OtherTier,
+            ServiceTier::Flex => Self::FlexTier,
+            ServiceTier::Priority => Self::PriorityTier,
+            ServiceTier::Batch => Self::BatchTier,
+            ServiceTier::Other => Self::OtherTier,
         }
     }
 }

@@ -25,9 +25,9 @@ const TEXT: Price =
     Price { input: UNIT, cached: UNIT, output: 4 * UNIT, reasoning: 4 * UNIT, ..Price::free(Currency::Usd) };
 
 fn tariff() -> Tariff {
-    let long = Step { tier: None, above: 272_000, price: PRICE.times(2 * UNIT) };
-    let flex = |step: Step| Step { tier: Some(Tier::Flex), price: step.price.times(UNIT / 2), ..step };
-    Tariff::new(PRICE, vec![long, flex(Step { tier: None, above: 0, price: PRICE }), flex(long)])
+    let long = PriceStep { tier: None, above: 272_000, price: PRICE.times(2 * UNIT) };
+    let flex = |step: PriceStep| PriceStep { tier: Some(ServiceTier::Flex), price: step.price.times(UNIT / 2), ..step };
+    Tariff::new(PRICE, vec![long, flex(PriceStep { tier: None, above: 0, price: PRICE }), flex(long)])
 }
 
 fn used(input: u64, output: u64) -> Usage {
@@ -78,12 +78,13 @@ fn each_part_is_billed_with_its_own_price() {
 
 #[test]
 fn the_size_of_the_input_and_the_service_tier_choose_the_price() {
-    let only_standard = Tariff::new(PRICE, vec![Step { tier: None, above: 272_000, price: PRICE.times(2 * UNIT) }]);
+    let only_standard =
+        Tariff::new(PRICE, vec![PriceStep { tier: None, above: 272_000, price: PRICE.times(2 * UNIT) }]);
     for (input, tier, cost, standard, unpriced) in [
         (272_000, None, 272_000, 272_000, None),
         (272_001, None, 544_002, 544_002, None),
-        (1000, Some(Tier::Flex), 500, 1000, Some("flex_tier")),
-        (272_001, Some(Tier::Flex), 272_001, 544_002, Some("flex_tier")),
+        (1000, Some(ServiceTier::Flex), 500, 1000, Some("flex_tier")),
+        (272_001, Some(ServiceTier::Flex), 272_001, 544_002, Some("flex_tier")),
     ] {
         let usage = Usage { tier, ..used(input, 0) };
         let bill = tariff().bill(&usage);
@@ -91,7 +92,11 @@ fn the_size_of_the_input_and_the_service_tier_choose_the_price() {
         let bill = only_standard.bill(&usage);
         assert_eq!((bill.cost, bill.unpriced.names().as_deref()), (standard * 1000, unpriced), "{input} {tier:?}");
     }
-    for (tier, name) in [(Tier::Priority, "priority_tier"), (Tier::Batch, "batch_tier"), (Tier::Other, "other_tier")] {
+    for (tier, name) in [
+        (ServiceTier::Priority, "priority_tier"),
+        (ServiceTier::Batch, "batch_tier"),
+        (ServiceTier::Other, "other_tier"),
+    ] {
         let bill = tariff().bill(&Usage { tier: Some(tier), ..used(1000, 0) });
         assert_eq!((bill.cost, bill.unpriced.names().as_deref()), (1_000_000, Some(name)), "the standard price");
     }
@@ -99,7 +104,8 @@ fn the_size_of_the_input_and_the_service_tier_choose_the_price() {
 
 #[test]
 fn what_is_billed_by_the_call_or_is_free_has_no_part_without_a_price() {
-    let usage = Usage { input_image: Some(7), web_searches: Some(1), tier: Some(Tier::Priority), ..used(10, 10) };
+    let usage =
+        Usage { input_image: Some(7), web_searches: Some(1), tier: Some(ServiceTier::Priority), ..used(10, 10) };
     for price in [Price::free(Currency::Cny), Price { per_call: 9, ..Price::free(Currency::Cny) }] {
         let bill = Tariff::from(price).bill(&usage);
         assert_eq!((bill.cost, bill.unpriced), (price.per_call, Parts::default()));
@@ -125,7 +131,7 @@ fn count() -> impl Strategy<Value = Option<u64>> {
 
 fn usage() -> impl Strategy<Value = Usage> {
     let counts = prop::array::uniform14(count());
-    let tier = option::of(prop::sample::select(Tier::ALL.to_vec()));
+    let tier = option::of(prop::sample::select(ServiceTier::ALL.to_vec()));
     (counts, tier).prop_map(|(counts, tier)| {
         let [input, cached, cache_write, cache_write_1h, input_audio, input_image, output, reasoning, ..] = counts;
         let [.., output_audio, output_image, image_tool_input, image_tool_output, web_searches, audio_ms] = counts;
@@ -161,9 +167,9 @@ fn price() -> impl Strategy<Value = Price> {
 }
 
 fn any_tariff() -> impl Strategy<Value = Tariff> {
-    let step = (option::of(prop::sample::select(Tier::ALL.to_vec())), 0..20_000_u64, price());
+    let step = (option::of(prop::sample::select(ServiceTier::ALL.to_vec())), 0..20_000_u64, price());
     (price(), prop::collection::vec(step, 0..5)).prop_map(|(base, steps)| {
-        let steps = steps.into_iter().map(|(tier, above, price)| Step { tier, above, price });
+        let steps = steps.into_iter().map(|(tier, above, price)| PriceStep { tier, above, price });
         Tariff::new(base, steps.collect())
     })
 }
@@ -243,7 +249,7 @@ proptest! {
     #[test]
     fn order_does_not_matter(tariff in any_tariff(), usage in usage(), costs in prop::collection::vec(0..=MOST, 0..9)) {
         let mut steps = tariff.steps().to_vec();
-        steps.sort_by_key(|step| (step.tier.map(Tier::name), step.above));
+        steps.sort_by_key(|step| (step.tier.map(ServiceTier::name), step.above));
         steps.dedup_by_key(|step| (step.tier, step.above));
         let sorted = Tariff::new(tariff.base, steps.clone());
         steps.reverse();

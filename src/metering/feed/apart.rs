@@ -8,7 +8,7 @@ use std::{
 use crate::{
     domain::{
         id::RequestId,
-        ledger::{Condition, Row, State},
+        ledger::{LedgerStatus, Row, UsageState},
     },
     store::{
         journal::{self, Journal},
@@ -17,17 +17,17 @@ use crate::{
 };
 
 /// Stores rows, and tells those apart that are not taken.
-pub(super) struct Apart {
+pub(super) struct RowIsolator {
     /// Names the data folder.
     origin: Arc<str>,
     journal: Arc<Journal>,
-    condition: Arc<Condition>,
+    condition: Arc<LedgerStatus>,
     /// What was put aside: some of it is read again where the database goes away.
-    aside: HashSet<(RequestId, State)>,
+    aside: HashSet<(RequestId, UsageState)>,
 }
 
-impl Apart {
-    pub(super) fn new(origin: &Arc<str>, journal: &Arc<Journal>, condition: &Arc<Condition>) -> Self {
+impl RowIsolator {
+    pub(super) fn new(origin: &Arc<str>, journal: &Arc<Journal>, condition: &Arc<LedgerStatus>) -> Self {
         let (origin, journal, condition) = (Arc::clone(origin), Arc::clone(journal), Arc::clone(condition));
         Self { origin, journal, condition, aside: HashSet::new() }
     }
@@ -74,9 +74,9 @@ impl Apart {
         Ok(())
     }
 
-    fn count(&self, changed: &[(State, u64)]) {
+    fn count(&self, changed: &[(UsageState, u64)]) {
         // One that is open is counted when it is known what came of it.
-        let over = changed.iter().filter(|(state, _)| *state != State::Open);
+        let over = changed.iter().filter(|(state, _)| *state != UsageState::Open);
         over.for_each(|(state, count)| self.condition.count(*state, *count));
     }
 

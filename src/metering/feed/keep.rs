@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::{
     domain::{
-        ledger::{Row, State},
+        ledger::{Row, UsageState},
         money::Window,
         windows::Windows,
     },
@@ -21,7 +21,7 @@ const DAY_MS: u64 = 86_400_000;
 
 /// How long rows are kept.
 #[derive(Clone, Debug)]
-pub struct Keep {
+pub struct Retention {
     /// So many days.
     pub days: u32,
     /// Where days begin.
@@ -29,15 +29,15 @@ pub struct Keep {
 }
 
 /// Sums up what is older.
-pub(super) struct Old {
+pub(super) struct OldRowSums {
     days: u64,
     windows: Windows,
     /// When there may be something again.
     next: Instant,
 }
 
-impl Old {
-    pub(super) fn new(keep: Keep) -> Self {
+impl OldRowSums {
+    pub(super) fn new(keep: Retention) -> Self {
         Self { days: keep.days.into(), windows: Windows::new(keep.zone), next: Instant::now() }
     }
 
@@ -74,7 +74,7 @@ pub(super) async fn not_summed_up<'a>(
     rows: Vec<Row<'a>>,
 ) -> Result<Vec<Row<'a>>, DatabaseError> {
     let before = database.summed_up(origin).await?;
-    let is_old = |row: &Row<'_>| row.id.millis() < before && row.state != State::Open;
+    let is_old = |row: &Row<'_>| row.id.millis() < before && row.state != UsageState::Open;
     let old: Vec<_> = rows.iter().filter(|row| is_old(row)).map(|row| row.id).collect();
     if old.is_empty() {
         return Ok(rows);

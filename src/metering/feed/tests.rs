@@ -8,19 +8,19 @@ use crate::{
         money::{Currency, Exchange, Window},
         price::{Parts, Price},
         spending::{Account, Span, Spender},
-        usage::{Shown, Usage},
+        usage::{PolledUsage, Usage},
     },
     metering::polling,
     store::{
-        journal::Writer,
-        sql::{By, Database, FILE, Place, Total},
+        journal::JournalWriter,
+        sql::{Database, DatabaseLocation, FILE, GroupBy, UsageTotal},
     },
 };
 
 fn open(id: u8) -> Row<'static> {
     Row {
         id: RequestId::from_bytes([id; 16]),
-        state: State::Open,
+        state: UsageState::Open,
         endpoint: Some("responses.create"),
         key: Some("team"),
         group: None,
@@ -51,7 +51,7 @@ fn open(id: u8) -> Row<'static> {
 
 fn exact(id: u8) -> Row<'static> {
     let usage = Usage { input: Some(3), output: Some(5), ..Usage::default() };
-    Row { state: State::Exact, end: Some("completed"), status: Some(200), usage, attempts: 1, ..open(id) }
+    Row { state: UsageState::Exact, end: Some("completed"), status: Some(200), usage, attempts: 1, ..open(id) }
 }
 
 fn records(rows: &[Row<'_>]) -> Vec<u8> {
@@ -60,30 +60,30 @@ fn records(rows: &[Row<'_>]) -> Vec<u8> {
     bytes
 }
 
-fn into(folder: &Path) -> Into {
+fn into(folder: &Path) -> FeedTarget {
     let (spending, clock, copy) = (Arc::default(), Clock::system(), folder.join("budgets.json"));
     let polls = polling(Duration::from_secs(5)).0;
-    Into { place: place(folder), origin: "here".into(), spending, clock, copy, polls, keep: None }
+    FeedTarget { place: place(folder), origin: "here".into(), spending, clock, copy, polls, keep: None }
 }
 
-fn place(folder: &Path) -> Place {
-    Place::Sqlite(folder.join(FILE))
+fn place(folder: &Path) -> DatabaseLocation {
+    DatabaseLocation::Sqlite(folder.join(FILE))
 }
 
 /// A gateway's ledger, between a start and an end.
-fn start(folder: &Path) -> (Arc<Journal>, Arc<Condition>, Feeding) {
-    let condition = Arc::new(Condition::default());
+fn start(folder: &Path) -> (Arc<Journal>, Arc<LedgerStatus>, FeedThreads) {
+    let condition = Arc::new(LedgerStatus::default());
     let (journal, found) =
         Journal::open(folder.join("journal"), 1, Arc::clone(&condition), &journal::SystemDisk).unwrap();
-    let feeding = Feeding::start(into(folder), Arc::clone(&journal), found, Arc::clone(&condition)).unwrap();
+    let feeding = FeedThreads::start(into(folder), Arc::clone(&journal), found, Arc::clone(&condition)).unwrap();
     (journal, condition, feeding)
 }
 
-fn total(folder: &Path) -> Total {
+fn total(folder: &Path) -> UsageTotal {
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
     let mut totals = runtime.block_on(async {
         let mut database = Database::open_to_read(&place(folder)).await.unwrap();
-        database.usage(By::Key, 0, u64::MAX).await.unwrap()
+        database.usage(GroupBy::Key, 0, u64::MAX).await.unwrap()
     });
     totals.pop().unwrap_or_default()
 }
@@ -92,13 +92,13 @@ fn files(folder: &Path) -> usize {
     fs::read_dir(folder.join("journal")).unwrap().count()
 }
 
-fn bytes(condition: &Condition) -> u64 {
+fn bytes(condition: &LedgerStatus) -> u64 {
     condition.journal_bytes.load(Ordering::Relaxed)
 }
 
 /// Requests 1 and 2 end, 3 is under way, 4 was not sent after all.
 fn work() -> Vec<Row<'static>> {
-    let unsent = Row { state: State::Unknown, end: Some("client_gone"), ..open(4) };
+    let unsent = Row { state: UsageState::Unknown, end: Some("client_gone"), ..open(4) };
     vec![open(1), open(2), exact(1), open(3), open(4), unsent, exact(2)]
 }
 
@@ -114,9 +114,9 @@ fn what_a_killed_process_left_is_read_once_wherever_it_was_cut() {
         let left = &whole[..cut];
         let rows = ends.iter().filter(|end| **end <= cut).count() - 1;
         let seen = &work()[..rows];
-        let ended = seen.iter().filter(|row| row.state == State::Exact).count() as u64;
-        let sent = seen.iter().filter(|row| row.state == State::Open).count() as u64;
-        let unsent = seen.iter().filter(|row| row.state == State::Unknown).count() as u64;
+        let ended = seen.iter().filter(|row| row.state == UsageState::Exact).count() as u64;
+        let sent = seen.iter().filter(|row| row.state == UsageState::Open).count() as u64;
+        let unsent = seen.iter().filter(|row| row.state == UsageState::Unknown).count() as u64;
         for time in 0..3 {
             fs::write(&file, left).unwrap();
             let (_, condition, feeding) = start(folder.path());
@@ -152,7 +152,7 @@ fn a_damaged_file_is_read_to_the_damage_and_put_aside() {
 fn rows_of_a_running_process_come_in_and_its_files_go() {
     let folder = tempfile::tempdir().unwrap();
     let (journal, condition, feeding) = start(folder.path());
-    let mut writer = Writer::new(Arc::clone(&journal));
+    let mut writer = JournalWriter::new(Arc::clone(&journal));
     for row in work() {
         writer.write(&records(&[row])).unwrap();
     }
@@ -162,7 +162,7 @@ fn rows_of_a_running_process_come_in_and_its_files_go() {
     assert_eq!((stored.requests, stored.exact, stored.interrupted), (2, 2, 0));
     assert_eq!((files(folder.path()), bytes(&condition)), (0, 0));
     let (journal, _, feeding) = start(folder.path());
-    let mut writer = Writer::new(journal);
+    let mut writer = JournalWriter::new(journal);
     writer.write(&records(&[open(5), exact(5)])).unwrap();
     feeding.end();
     let stored = total(folder.path());
@@ -171,13 +171,13 @@ fn rows_of_a_running_process_come_in_and_its_files_go() {
 
 #[test]
 fn what_was_not_sent_after_all_leaves_no_row_wherever_its_records_are() {
-    let unsent = Row { state: State::Unknown, end: Some("client_gone"), ..open(4) };
+    let unsent = Row { state: UsageState::Unknown, end: Some("client_gone"), ..open(4) };
     for files in [vec![vec![open(4)], vec![unsent]], vec![vec![open(4), unsent]], vec![vec![unsent]]] {
         let folder = tempfile::tempdir().unwrap();
         for rows in &files {
             // What is open is carried over into the database, and its file deleted.
             let (journal, _, feeding) = start(folder.path());
-            Writer::new(journal).write(&records(rows)).unwrap();
+            JournalWriter::new(journal).write(&records(rows)).unwrap();
             feeding.end();
         }
         assert_eq!((total(folder.path()).requests, super::tests::files(folder.path())), (0, 0), "{files:?}");
@@ -203,11 +203,11 @@ fn what_was_spent_is_what_rows_say_and_what_this_process_adds() {
     fs::create_dir(folder.path().join("journal")).unwrap();
     fs::write(folder.path().join("journal/000000000001.journal"), records(&[row])).unwrap();
     let spending = Arc::<Spending>::default();
-    let condition = Arc::new(Condition::default());
+    let condition = Arc::new(LedgerStatus::default());
     let (journal, found) =
         Journal::open(folder.path().join("journal"), 1, Arc::clone(&condition), &journal::SystemDisk).unwrap();
-    let into = Into { spending: Arc::clone(&spending), ..into(folder.path()) };
-    let feeding = Feeding::start(into, Arc::clone(&journal), found, condition).unwrap();
+    let into = FeedTarget { spending: Arc::clone(&spending), ..into(folder.path()) };
+    let feeding = FeedThreads::start(into, Arc::clone(&journal), found, condition).unwrap();
     let counter = spending.counter(account, u64::MAX);
     assert_eq!(counter.spent(), 90, "until the ledger was asked");
     // What costs something right now counts as well.
@@ -221,7 +221,7 @@ fn a_database_that_cannot_be_opened_holds_nobody_up_and_loses_nothing() {
     let folder = tempfile::tempdir().unwrap();
     fs::create_dir(folder.path().join(FILE)).unwrap();
     let (journal, condition, feeding) = start(folder.path());
-    Writer::new(Arc::clone(&journal)).write(&records(&work())).unwrap();
+    JournalWriter::new(Arc::clone(&journal)).write(&records(&work())).unwrap();
     feeding.end();
     assert!(condition.database_fails.load(Ordering::Relaxed));
     assert_eq!(files(folder.path()), 1);
@@ -247,15 +247,15 @@ fn accounts() -> [Account; 2] {
 
 /// One process: it writes rows in so many files, counts what they are charged with, and ends. Returned is what it counted.
 fn process(folder: &Path, files: &[Vec<Row<'_>>]) -> [u64; 2] {
-    let condition = Arc::new(Condition::default());
+    let condition = Arc::new(LedgerStatus::default());
     let (journal, found) =
         Journal::open(folder.join("journal"), 4, Arc::clone(&condition), &journal::SystemDisk).unwrap();
     let spending = Arc::<Spending>::default();
     let counters = accounts().map(|account| spending.counter(account, u64::MAX));
-    let into = Into { spending, ..into(folder) };
-    let feeding = Feeding::start(into, Arc::clone(&journal), found, condition).unwrap();
+    let into = FeedTarget { spending, ..into(folder) };
+    let feeding = FeedThreads::start(into, Arc::clone(&journal), found, condition).unwrap();
     for rows in files.iter().filter(|rows| !rows.is_empty()) {
-        let mut writer = Writer::new(Arc::clone(&journal));
+        let mut writer = JournalWriter::new(Arc::clone(&journal));
         for row in rows {
             counters.iter().for_each(|counter| counter.settle(0, row.cost.unwrap_or_default()));
             writer.write(&records(&[*row])).unwrap();
@@ -295,15 +295,15 @@ proptest! {
             group: Some("all"), response_id: Some(response), attempts: 1, price: Some(price), ..open(u8::try_from(id).unwrap())
         };
         let made = names.iter().zip(&charged).enumerate().map(|(nth, (name, charged))| {
-            Row { state: State::Pending, cost: Some(*charged), estimated: true, ..mine(nth, name) }
+            Row { state: UsageState::Pending, cost: Some(*charged), estimated: true, ..mine(nth, name) }
         });
         // All calls for one response tell the same, where they tell anything.
         let told = |nth: usize| shows.iter().filter(|(of, _)| of % names.len() == nth).find_map(|(_, tokens)| *tokens);
         let shown = shows.iter().enumerate().map(|(nth, (of, tokens))| {
             let of = of % names.len();
             let usage = Usage { input: told(of).filter(|_| tokens.is_some()), output: Some(0), ..Usage::default() };
-            let (endpoint, shown) = (Some("responses.retrieve"), Some(Shown::new(usage)));
-            Row { state: State::Exact, endpoint, shown, cost: Some(0), price: None, ..mine(100 + nth, &names[of]) }
+            let (endpoint, shown) = (Some("responses.retrieve"), Some(PolledUsage::new(usage)));
+            Row { state: UsageState::Exact, endpoint, shown, cost: Some(0), price: None, ..mine(100 + nth, &names[of]) }
         });
         let mut rows: Vec<_> = made.chain(shown).zip(&places).collect();
         rows.sort_by_key(|(_, (_, _, order))| *order);
@@ -334,19 +334,20 @@ fn rows_that_are_in_the_daily_sums_do_not_come_back_from_a_journal_of_before() {
     let price = Some(Price { per_call: 60, ..Price::free(Currency::Cny) });
     let old = |number| Row { id: at(number, now - 10 * day), price, cost: Some(60), ..exact(number) };
     let rows = [old(1), old(2), Row { id: at(3, now), ..exact(3) }];
-    let keeps = |folder: &Path| Into { keep: Some(Keep { days: 3, zone: jiff::tz::TimeZone::UTC }), ..into(folder) };
+    let keeps =
+        |folder: &Path| FeedTarget { keep: Some(Retention { days: 3, zone: jiff::tz::TimeZone::UTC }), ..into(folder) };
     let process = |rows: &[Row<'_>], before: &[Row<'_>]| {
         fs::create_dir_all(folder.path().join("journal")).unwrap();
         if !before.is_empty() {
             // What a process that was killed left behind.
             fs::write(folder.path().join("journal/000000000001.journal"), records(before)).unwrap();
         }
-        let condition = Arc::new(Condition::default());
+        let condition = Arc::new(LedgerStatus::default());
         let (journal, found) =
             Journal::open(folder.path().join("journal"), 1, Arc::clone(&condition), &journal::SystemDisk).unwrap();
-        let feeding = Feeding::start(keeps(folder.path()), Arc::clone(&journal), found, condition).unwrap();
+        let feeding = FeedThreads::start(keeps(folder.path()), Arc::clone(&journal), found, condition).unwrap();
         if !rows.is_empty() {
-            Writer::new(journal).write(&records(rows)).unwrap();
+            JournalWriter::new(journal).write(&records(rows)).unwrap();
         }
         feeding.end();
     };
@@ -361,10 +362,10 @@ fn rows_that_are_in_the_daily_sums_do_not_come_back_from_a_journal_of_before() {
     assert_eq!((rows_left(), total(folder.path()).requests), (3, 3), "an end does not sum up");
     // A start does, as soon as it is through with what was left; and again the same journal, and one row that was never stored.
     for _ in 0..2 {
-        let condition = Arc::new(Condition::default());
+        let condition = Arc::new(LedgerStatus::default());
         let (journal, found) =
             Journal::open(folder.path().join("journal"), 1, Arc::clone(&condition), &journal::SystemDisk).unwrap();
-        let feeding = Feeding::start(keeps(folder.path()), Arc::clone(&journal), found, condition).unwrap();
+        let feeding = FeedThreads::start(keeps(folder.path()), Arc::clone(&journal), found, condition).unwrap();
         let began = Instant::now();
         while rows_left() > 1 {
             assert!(began.elapsed() < Duration::from_secs(30), "old rows stay");

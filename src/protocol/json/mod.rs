@@ -22,12 +22,12 @@ mod tests;
 pub use error::{JsonError, JsonErrorKind};
 use nesting::Nesting;
 use number::Number;
-pub use seek::{Seek, Wish};
+pub use seek::{KeyVisitor, StringInterest};
 use text::Text;
 use utf8::Utf8;
-pub use value::{Found, NUMBER_LIMIT, STRING_LIMIT, Value};
-use watch::Watch;
-pub use watch::{Paths, Repeats};
+pub use value::{FoundValue, NUMBER_LIMIT, STRING_LIMIT, Value};
+use watch::PathWatch;
+pub use watch::{DuplicatePolicy, Paths};
 pub(super) use watch::{bits, folded};
 
 /// What may come next.
@@ -78,7 +78,7 @@ pub struct Scanner<S = ()> {
     text: Text,
     nesting: Nesting,
     max_depth: u64,
-    watch: Watch,
+    watch: PathWatch,
     seek: S,
     /// The bytes of all strings are checked: parsers read invalid ones in different ways, so that they could hide something.
     checks_bytes: bool,
@@ -90,14 +90,14 @@ pub struct Scanner<S = ()> {
 
 impl Scanner {
     /// A scanner for these paths.
-    pub fn new(paths: &'static Paths, repeats: Repeats) -> Self {
+    pub fn new(paths: &'static Paths, repeats: DuplicatePolicy) -> Self {
         Self::seeking(paths, repeats, ())
     }
 }
 
-impl<S: Seek> Scanner<S> {
+impl<S: KeyVisitor> Scanner<S> {
     /// A scanner for these paths, and for what `seek` asks for.
-    pub fn seeking(paths: &'static Paths, repeats: Repeats, seek: S) -> Self {
+    pub fn seeking(paths: &'static Paths, repeats: DuplicatePolicy, seek: S) -> Self {
         Self {
             state: State::Start,
             base: 0,
@@ -107,9 +107,9 @@ impl<S: Seek> Scanner<S> {
             text: Text::default(),
             nesting: Nesting::default(),
             max_depth: u64::MAX,
-            watch: Watch::new(paths, repeats),
+            watch: PathWatch::new(paths, repeats),
             seek,
-            checks_bytes: repeats == Repeats::Refuse,
+            checks_bytes: repeats == DuplicatePolicy::Refuse,
             utf8: Utf8::default(),
             has_control: false,
             failed: None,
@@ -139,7 +139,7 @@ impl<S: Seek> Scanner<S> {
         self.fail(JsonErrorKind::InvalidUtf8 { name: self.read_name() }, self.base - fault.before)
     }
 
-    /// Reads the next piece up to the end of a value after which [`Seek::has_enough`], or to its end; gives whether it stopped.
+    /// Reads the next piece up to the end of a value after which [`KeyVisitor::has_enough`], or to its end; gives whether it stopped.
     /// What is fed after that begins in the middle of the text: begin a new one.
     pub fn feed_until_enough(&mut self, piece: &[u8]) -> Result<bool, JsonError> {
         self.read(piece, true)?;
@@ -157,7 +157,7 @@ impl<S: Seek> Scanner<S> {
     }
 
     /// What was found at path `path` so far.
-    pub fn found(&self, path: usize) -> Option<&Found> {
+    pub fn found(&self, path: usize) -> Option<&FoundValue> {
         self.watch.found(path)
     }
 

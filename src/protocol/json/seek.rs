@@ -9,7 +9,7 @@ use super::JsonErrorKind;
 ///
 /// Another one: keep what a level costs small and bounded, as nesting is not; never let a result depend on what a split
 /// changes (a string that is told whole is told once, pieces are told as they come).
-pub trait Seek {
+pub trait KeyVisitor {
     /// The keys of the innermost object are of interest.
     fn looks(&self) -> bool;
 
@@ -21,7 +21,7 @@ pub trait Seek {
     fn key(&mut self, key: &[u8]) -> Result<(), JsonErrorKind>;
 
     /// What is to be told of a string that comes next as a value. Asked at its begin and at its end.
-    fn wish(&self) -> Wish;
+    fn wish(&self) -> StringInterest;
 
     /// A number or a boolean stands as a value.
     fn scalar(&mut self) {}
@@ -39,8 +39,8 @@ pub trait Seek {
         false
     }
 
-    /// Whether a string that was wished for as a [`Wish::Value`] and begins with these bytes, unescaped, may be of interest. Where
-    /// the answer is no, [`Seek::value`] must find no interest in any string that begins with them.
+    /// Whether a string that was wished for as a [`StringInterest::Value`] and begins with these bytes, unescaped, may be of interest. Where
+    /// the answer is no, [`KeyVisitor::value`] must find no interest in any string that begins with them.
     fn may_begin_value(&self, begin: &[u8]) -> bool;
 
     /// Such a string is over; `None` where it is of no interest by its begin, too long for an id, or no text.
@@ -70,7 +70,7 @@ pub trait Seek {
 
 /// What is to be told of a string.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wish {
+pub enum StringInterest {
     /// Nothing.
     Nothing,
     /// It as a whole, if it may be an id.
@@ -81,7 +81,7 @@ pub enum Wish {
     Pieces,
 }
 
-impl Seek for () {
+impl KeyVisitor for () {
     fn looks(&self) -> bool {
         false
     }
@@ -94,8 +94,8 @@ impl Seek for () {
         Ok(())
     }
 
-    fn wish(&self) -> Wish {
-        Wish::Nothing
+    fn wish(&self) -> StringInterest {
+        StringInterest::Nothing
     }
 
     fn may_begin_value(&self, _: &[u8]) -> bool {

@@ -1,8 +1,8 @@
 //! Keys and strings: whether one is skipped, compared where it stands, read, or passed on.
 
-use super::{JsonErrorKind, STRING_LIMIT, Scanner, Seek, State, Value, Wish, find::quote_or_backslash};
+use super::{JsonErrorKind, KeyVisitor, STRING_LIMIT, Scanner, State, StringInterest, Value, find::quote_or_backslash};
 
-impl<S: Seek> Scanner<S> {
+impl<S: KeyVisitor> Scanner<S> {
     /// A run of a string that is skipped, with what ends it. Gives the next state and how much was read.
     #[inline]
     pub(super) fn skip(&self, rest: &[u8]) -> (State, usize) {
@@ -51,9 +51,9 @@ impl<S: Seek> Scanner<S> {
     pub(super) fn begin_string(&mut self, rest: &[u8], at: u64) -> Result<(State, usize), (JsonErrorKind, u64)> {
         self.is_key = false;
         let wish = self.seek.wish();
-        if wish != Wish::Pieces && !self.keeps_value() {
+        if wish != StringInterest::Pieces && !self.keeps_value() {
             let run = quote_or_backslash(rest);
-            if wish == Wish::Nothing {
+            if wish == StringInterest::Nothing {
                 return self.skipped(rest, run, at + 1, State::After);
             }
             match run {
@@ -62,13 +62,13 @@ impl<S: Seek> Scanner<S> {
                     let (text, range) = (&rest[..run], at..at + run as u64 + 2);
                     self.no_control(text, at + 1)?;
                     let told = match wish {
-                        Wish::Value => self.seek.value(range, Some(text)),
+                        StringInterest::Value => self.seek.value(range, Some(text)),
                         _ => self.seek.text(range, plain(text)),
                     };
                     told.map_err(|kind| (kind, at))?;
                     return Ok((State::After, run + 1));
                 }
-                _ if wish == Wish::Text => {}
+                _ if wish == StringInterest::Text => {}
                 // At the end of a piece it may turn out to be empty.
                 run if !rest.is_empty() && !self.seek.may_begin_value(&rest[..run.unwrap_or(rest.len())]) => {
                     self.seek.value(at..at, None).map_err(|kind| (kind, at))?;
@@ -79,7 +79,7 @@ impl<S: Seek> Scanner<S> {
         }
         self.token_at = at;
         self.text.begin(false);
-        Ok((if wish == Wish::Pieces { State::Pieces } else { State::Text }, 0))
+        Ok((if wish == StringInterest::Pieces { State::Pieces } else { State::Text }, 0))
     }
 
     /// Passes over the beginning of a string of which the first quote or backslash is at `run`: to its end, if that is it.
@@ -123,9 +123,9 @@ impl<S: Seek> Scanner<S> {
     pub(super) fn string(&mut self, end: u64) -> Result<(), JsonErrorKind> {
         let range = self.token_at..end;
         match self.seek.wish() {
-            Wish::Text => self.seek.text(range, self.text.short())?,
-            Wish::Value => self.seek.value(range, self.text.short().map(str::as_bytes))?,
-            Wish::Nothing | Wish::Pieces => {}
+            StringInterest::Text => self.seek.text(range, self.text.short())?,
+            StringInterest::Value => self.seek.value(range, self.text.short().map(str::as_bytes))?,
+            StringInterest::Nothing | StringInterest::Pieces => {}
         }
         if self.keeps_value() {
             self.watch.put(self.token_at..end, self.text.value());

@@ -18,13 +18,13 @@ const CONVERSATION_ID: usize = 3;
 const RESPONSE_ID: usize = 4;
 const CACHED: usize = 5;
 
-type Scan = Result<Vec<Option<Found>>, JsonError>;
+type Scan = Result<Vec<Option<FoundValue>>, JsonError>;
 
 fn end(scanner: &mut Scanner) -> Scan {
     scanner.finish().map(|()| (0..6).map(|path| scanner.found(path).cloned()).collect())
 }
 
-fn scan_pieces<'a>(pieces: impl IntoIterator<Item = &'a [u8]>, repeats: Repeats) -> Scan {
+fn scan_pieces<'a>(pieces: impl IntoIterator<Item = &'a [u8]>, repeats: DuplicatePolicy) -> Scan {
     let mut scanner = Scanner::new(&PATHS, repeats);
     for piece in pieces {
         scanner.feed(piece)?;
@@ -32,24 +32,24 @@ fn scan_pieces<'a>(pieces: impl IntoIterator<Item = &'a [u8]>, repeats: Repeats)
     end(&mut scanner)
 }
 
-fn scan(text: impl AsRef<[u8]>, repeats: Repeats) -> Scan {
+fn scan(text: impl AsRef<[u8]>, repeats: DuplicatePolicy) -> Scan {
     scan_pieces([text.as_ref()], repeats)
 }
 
 fn refused(text: impl AsRef<[u8]>) -> JsonErrorKind {
-    scan(text, Repeats::Refuse).unwrap_err().kind
+    scan(text, DuplicatePolicy::Refuse).unwrap_err().kind
 }
 
 /// The value of `model`.
 fn model(text: impl AsRef<[u8]>) -> Option<Value> {
-    scan(text, Repeats::Refuse).unwrap()[MODEL].clone().map(|found| found.value)
+    scan(text, DuplicatePolicy::Refuse).unwrap()[MODEL].clone().map(|found| found.value)
 }
 
 fn string(text: &str) -> Option<Value> {
     Some(Value::String(text.into()))
 }
 
-fn at<'a>(text: &'a str, found: &Option<Found>) -> &'a str {
+fn at<'a>(text: &'a str, found: &Option<FoundValue>) -> &'a str {
     let range = found.as_ref().unwrap().range.clone();
     &text[range.start as usize..range.end as usize]
 }
@@ -58,7 +58,7 @@ fn at<'a>(text: &'a str, found: &Option<Found>) -> &'a str {
 fn finds_ranges_and_values() {
     let text = r#" { "input" : [ { "model" : "inner" } , "\"model\":" ], "model": "m\u00e9\ud83d\ude00\n" , "stream":true,
         "conversation": {"id":"conv_1", "x":[{"id":2}]}, "response":{"usage":{"input_tokens_details":{"cached_tokens":-1.5e+3}}}, "id":7} "#;
-    let found = scan(text, Repeats::Refuse).unwrap();
+    let found = scan(text, DuplicatePolicy::Refuse).unwrap();
     assert_eq!(found[MODEL].as_ref().unwrap().value, Value::String("mé😀\n".into()));
     assert_eq!(at(text, &found[MODEL]), r#""m\u00e9\ud83d\ude00\n""#);
     assert_eq!(found[STREAM].as_ref().unwrap().value, Value::Bool(true));
@@ -112,7 +112,7 @@ fn strings_that_are_no_text_are_told_apart() {
         // Nobody asked for this one: it passes.
         assert_eq!(model([b"{\"input\":", text, b"}"].concat()), None);
         assert_eq!(refused([b"{", text, b":1}"].concat()), JsonErrorKind::InvalidKey);
-        assert!(scan([b"{", text, b":1}"].concat(), Repeats::LastWins).is_ok());
+        assert!(scan([b"{", text, b":1}"].concat(), DuplicatePolicy::LastWins).is_ok());
     }
 }
 
@@ -155,17 +155,22 @@ fn ambiguous_texts() {
         assert_eq!(refused(text), kind, "{}", text.escape_ascii());
     }
     // Only what we act on is held to that.
-    let found = scan(r#"{"a":1,"a":2,"input":{"model":1,"model":2,"Model":3},"ID":1}  "#, Repeats::Refuse).unwrap();
+    let found =
+        scan(r#"{"a":1,"a":2,"input":{"model":1,"model":2,"Model":3},"ID":1}  "#, DuplicatePolicy::Refuse).unwrap();
     assert_eq!(found, vec![None; 6]);
     assert!(
-        scan(r#"{"a":1e400,"b":99999999999999999999999999999999999999999999,"c":-0.0e-0}"#, Repeats::Refuse).is_ok()
+        scan(r#"{"a":1e400,"b":99999999999999999999999999999999999999999999,"c":-0.0e-0}"#, DuplicatePolicy::Refuse)
+            .is_ok()
     );
     assert_eq!(
-        scan(r#"{"model":1,"Model":2,"model":"3","conversation":{"id":4},"conversation":{}}"#, Repeats::LastWins)
-            .unwrap()
-            .into_iter()
-            .map(|found| found.map(|found| found.value))
-            .collect::<Vec<_>>()[..4],
+        scan(
+            r#"{"model":1,"Model":2,"model":"3","conversation":{"id":4},"conversation":{}}"#,
+            DuplicatePolicy::LastWins
+        )
+        .unwrap()
+        .into_iter()
+        .map(|found| found.map(|found| found.value))
+        .collect::<Vec<_>>()[..4],
         [string("3"), None, Some(Value::Object), Some(Value::Number("4".into()))]
     );
 }
@@ -214,9 +219,9 @@ fn syntax_is_strict() {
         assert_eq!(refused(text), JsonErrorKind::Syntax, "{text}");
     }
     let whole = r#"{"a":[1,-2.5e3,true,null,{"b":"c\\"}],"model":"x\u0041"}"#;
-    assert!(scan(whole, Repeats::Refuse).is_ok());
+    assert!(scan(whole, DuplicatePolicy::Refuse).is_ok());
     for end in 1..whole.len() {
-        let error = scan(&whole[..end], Repeats::Refuse).unwrap_err();
+        let error = scan(&whole[..end], DuplicatePolicy::Refuse).unwrap_err();
         assert_eq!(error, JsonError { kind: JsonErrorKind::Truncated, at: end as u64 });
     }
 }
@@ -225,16 +230,16 @@ fn syntax_is_strict() {
 fn keys_over_the_limit_are_checked_to_their_end() {
     for len in [STRING_LIMIT - 1, STRING_LIMIT, STRING_LIMIT + 1, 3 * STRING_LIMIT - 1, 3 * STRING_LIMIT] {
         let long = "é".repeat(len / 2) + if len % 2 == 1 { "x" } else { "" };
-        assert!(scan(format!("{{\"{long}é\":1,\"model\":2}}"), Repeats::Refuse).unwrap()[MODEL].is_some());
+        assert!(scan(format!("{{\"{long}é\":1,\"model\":2}}"), DuplicatePolicy::Refuse).unwrap()[MODEL].is_some());
         let bad = [b"{\"", long.as_bytes(), b"\\ud800\":1}"].concat();
         assert_eq!(refused(&bad), JsonErrorKind::InvalidKey);
-        assert_eq!(scan_pieces(bad.chunks(1), Repeats::Refuse), scan(&bad, Repeats::Refuse));
+        assert_eq!(scan_pieces(bad.chunks(1), DuplicatePolicy::Refuse), scan(&bad, DuplicatePolicy::Refuse));
     }
 }
 
 #[test]
 fn an_error_is_for_ever() {
-    let mut scanner = Scanner::new(&PATHS, Repeats::Refuse);
+    let mut scanner = Scanner::new(&PATHS, DuplicatePolicy::Refuse);
     let error = scanner.feed(b"{\"a\":x").unwrap_err();
     assert_eq!(error.at, 5);
     assert_eq!(scanner.feed(b"1}"), Err(error));
@@ -257,7 +262,7 @@ fn depth_costs_a_bit_a_level() {
     text.resize(text.len() + levels, b']');
     text.extend_from_slice(b",\"model\":1}");
     assert_eq!(model(&text), Some(Value::Number("1".into())));
-    let mut scanner = Scanner::new(&PATHS, Repeats::Refuse).max_depth(100);
+    let mut scanner = Scanner::new(&PATHS, DuplicatePolicy::Refuse).max_depth(100);
     assert_eq!(scanner.feed(&text).unwrap_err(), JsonError { kind: JsonErrorKind::TooDeep, at: 104 });
     // Objects and arrays in turn, past the words of the stack.
     let mixed = "[{\"b\":".repeat(200) + "0" + &"}]".repeat(200);
@@ -275,7 +280,7 @@ fn every_split_of_samples() {
         br#"{"model":"\ud800\u0041","a":tru3}"#,
         b"\xEF\xBB\xBF{}",
     ] {
-        for repeats in [Repeats::Refuse, Repeats::LastWins] {
+        for repeats in [DuplicatePolicy::Refuse, DuplicatePolicy::LastWins] {
             let whole = scan(text, repeats);
             assert_eq!(scan_pieces(text.chunks(1), repeats), whole);
             for a in 0..=text.len() {
@@ -395,8 +400,8 @@ proptest! {
     #[test]
     fn finds_what_serde_json_finds(text in document(), cuts in vec(any::<Index>(), 0..12)) {
         let oracle: serde_json::Value = serde_json::from_str(&text).unwrap();
-        let found = scan_pieces(cut(text.as_bytes(), &cuts), Repeats::LastWins).unwrap();
-        prop_assert_eq!(&found, &scan(&text, Repeats::LastWins).unwrap());
+        let found = scan_pieces(cut(text.as_bytes(), &cuts), DuplicatePolicy::LastWins).unwrap();
+        prop_assert_eq!(&found, &scan(&text, DuplicatePolicy::LastWins).unwrap());
         for (path, name) in [(MODEL, "model"), (STREAM, "stream"), (CONVERSATION, "conversation")] {
             let Some(value) = oracle.get(name) else {
                 prop_assert_eq!(&found[path], &None);
@@ -420,11 +425,11 @@ proptest! {
     /// Refusing is the same scan, unless a name on a path stands there twice or in other letters.
     #[test]
     fn refuses_only_what_is_ambiguous(text in document(), cuts in vec(any::<Index>(), 0..12)) {
-        let refusing = scan_pieces(cut(text.as_bytes(), &cuts), Repeats::Refuse);
-        prop_assert_eq!(&refusing, &scan(&text, Repeats::Refuse));
+        let refusing = scan_pieces(cut(text.as_bytes(), &cuts), DuplicatePolicy::Refuse);
+        prop_assert_eq!(&refusing, &scan(&text, DuplicatePolicy::Refuse));
         match refusing {
             Ok(found) => {
-                prop_assert_eq!(&found, &scan(&text, Repeats::LastWins).unwrap());
+                prop_assert_eq!(&found, &scan(&text, DuplicatePolicy::LastWins).unwrap());
                 let Keys(keys) = serde_json::from_str(&text).unwrap();
                 for name in ["model", "stream", "conversation", "response"] {
                     prop_assert!(keys.iter().filter(|key| key.replace('ſ', "s").eq_ignore_ascii_case(name)).count() <= 1);
@@ -446,11 +451,11 @@ proptest! {
         cuts in vec(any::<Index>(), 0..12),
     ) {
         let text = mutated(&text, &mutations);
-        let ours = scan_pieces(cut(&text, &cuts), Repeats::LastWins);
-        prop_assert_eq!(&ours, &scan(&text, Repeats::LastWins));
+        let ours = scan_pieces(cut(&text, &cuts), DuplicatePolicy::LastWins);
+        prop_assert_eq!(&ours, &scan(&text, DuplicatePolicy::LastWins));
         prop_assert_eq!(
-            scan_pieces(cut(&text, &cuts), Repeats::Refuse),
-            scan_pieces(text.chunks(1), Repeats::Refuse)
+            scan_pieces(cut(&text, &cuts), DuplicatePolicy::Refuse),
+            scan_pieces(text.chunks(1), DuplicatePolicy::Refuse)
         );
         let is_object = text.trim_ascii_start().first() == Some(&b'{');
         if serde_json::from_slice::<IgnoredAny>(&text).is_ok() && is_object {
@@ -474,8 +479,8 @@ proptest! {
         let filler = if filler < 300 { 0 } else { filler - 88 };
         let token = [&b"\""[..], &vec![b'x'; filler], &content.concat(), b"\""].concat();
         let text = [b"{\"model\":", &token[..], b"}"].concat();
-        let found = scan_pieces(cut(&text, &cuts), Repeats::Refuse);
-        prop_assert_eq!(&found, &scan(&text, Repeats::Refuse));
+        let found = scan_pieces(cut(&text, &cuts), DuplicatePolicy::Refuse);
+        prop_assert_eq!(&found, &scan(&text, DuplicatePolicy::Refuse));
         let Ok(found) = found else { return Ok(()) };
         let Some(found) = &found[MODEL] else { return Ok(()) };
         if (found.range.end - found.range.start) as usize != token.len() {

@@ -2,7 +2,7 @@
 
 /// Which bytes a piece holds that need a closer look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Bytes {
+pub(super) struct PieceBytes {
     /// Bytes outside of ASCII.
     pub(super) high: bool,
     /// Control bytes, line breaks and tabs among them.
@@ -11,9 +11,9 @@ pub(super) struct Bytes {
 
 /// One pass without a branch, which the compiler turns into a few instructions for 16 bytes. Compact JSON in ASCII, as SDKs send it,
 /// needs nothing else.
-pub(super) fn classify(piece: &[u8]) -> Bytes {
+pub(super) fn classify(piece: &[u8]) -> PieceBytes {
     let (all, least) = piece.iter().fold((0, u8::MAX), |(all, least), byte| (all | byte, least.min(*byte)));
-    Bytes { high: all >= 0x80, control: least < 0x20 }
+    PieceBytes { high: all >= 0x80, control: least < 0x20 }
 }
 
 /// A character that was cut by the end of a piece.
@@ -25,7 +25,7 @@ pub(super) struct Utf8 {
 
 /// Where a text stops being UTF-8.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Fault {
+pub(super) struct Utf8Error {
     /// Bytes of the piece before the fault.
     pub(super) at: usize,
     /// Bytes of earlier pieces that belong to the fault.
@@ -34,7 +34,7 @@ pub(super) struct Fault {
 
 impl Utf8 {
     /// Checks the next piece; `high` says whether a byte in it is not ASCII.
-    pub(super) fn check(&mut self, piece: &[u8], high: bool) -> Option<Fault> {
+    pub(super) fn check(&mut self, piece: &[u8], high: bool) -> Option<Utf8Error> {
         let begun = self.len;
         let mut rest = piece;
         while self.len > 0 {
@@ -49,7 +49,7 @@ impl Utf8 {
                     self.cut[self.len] = byte;
                     self.len += 1;
                 }
-                Err(_) => return Some(Fault { at: 0, before: begun as u64 }),
+                Err(_) => return Some(Utf8Error { at: 0, before: begun as u64 }),
             }
             rest = more;
         }
@@ -59,7 +59,7 @@ impl Utf8 {
         let error = simdutf8::compat::from_utf8(rest).err()?;
         let cut = &rest[error.valid_up_to()..];
         if error.error_len().is_some() {
-            return Some(Fault { at: piece.len() - cut.len(), before: 0 });
+            return Some(Utf8Error { at: piece.len() - cut.len(), before: 0 });
         }
         self.cut[..cut.len()].copy_from_slice(cut);
         self.len = cut.len();
@@ -101,7 +101,7 @@ mod tests {
             prop_assert_eq!(fault(&text, &[]), expected);
             let high = text.iter().any(|byte| *byte >= 0x80);
             let control = text.iter().any(|byte| *byte < 0x20);
-            prop_assert_eq!(classify(&text), Bytes { high, control });
+            prop_assert_eq!(classify(&text), PieceBytes { high, control });
         }
     }
 }

@@ -10,7 +10,7 @@ pub const NUMBER_LIMIT: usize = 64;
 
 /// What stands at a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Found {
+pub struct FoundValue {
     /// Bytes of the value in the whole text, quotes and brackets included.
     pub range: Range<u64>,
     /// The value, where it is small.

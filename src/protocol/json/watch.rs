@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, ops::Range};
 
-use super::{Found, JsonErrorKind, Value};
+use super::{FoundValue, JsonErrorKind, Value};
 
 /// More than any reader here needs, and one machine word of bits.
 const MAX_PATHS: usize = 32;
@@ -21,7 +21,7 @@ pub struct Paths {
     ends: [u32; MAX_SEGMENTS],
     /// The paths whose name at a level has a length, by level and length: most keys are told from all of them by it.
     by_len: [[u32; MAX_NAME]; MAX_SEGMENTS],
-    /// The paths to which [`Repeats::Refuse`] applies.
+    /// The paths to which [`DuplicatePolicy::Refuse`] applies.
     strict: u32,
 }
 
@@ -58,7 +58,7 @@ impl Paths {
 
 /// What to do about keys that two parsers might read in two ways.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Repeats {
+pub enum DuplicatePolicy {
     /// Refuse the text: for what we act on. A name on a path may stand once in its object, in its own letters only (Go reads
     /// names in any letter case), and every name beside it must be text.
     Refuse,
@@ -69,7 +69,7 @@ pub enum Repeats {
 
 /// Where in the paths the scanner is. Only objects on the way to a path count as levels; `level` of them are open.
 #[derive(Debug)]
-pub(super) struct Watch {
+pub(super) struct PathWatch {
     paths: &'static Paths,
     refuse: bool,
     level: usize,
@@ -83,16 +83,16 @@ pub(super) struct Watch {
     began: [u64; MAX_SEGMENTS],
     /// The paths that go on inside the value that comes next.
     deeper: u32,
-    found: Vec<Option<Found>>,
+    found: Vec<Option<FoundValue>>,
     /// Those of `found` that are set.
     set: u32,
 }
 
-impl Watch {
-    pub(super) fn new(paths: &'static Paths, repeats: Repeats) -> Self {
+impl PathWatch {
+    pub(super) fn new(paths: &'static Paths, repeats: DuplicatePolicy) -> Self {
         Self {
             paths,
-            refuse: repeats == Repeats::Refuse,
+            refuse: repeats == DuplicatePolicy::Refuse,
             level: 0,
             live: [0; MAX_SEGMENTS],
             seen: [0; MAX_SEGMENTS],
@@ -111,7 +111,7 @@ impl Watch {
         }
     }
 
-    pub(super) fn found(&self, path: usize) -> Option<&Found> {
+    pub(super) fn found(&self, path: usize) -> Option<&FoundValue> {
         self.found.get(path).and_then(Option::as_ref)
     }
 
@@ -223,7 +223,7 @@ impl Watch {
         let wanted = std::mem::take(&mut self.wanted[self.level - 1]);
         // One at most: no two paths are alike.
         if let Some(found) = self.found.get_mut(wanted.trailing_zeros() as usize) {
-            *found = Some(Found { range, value });
+            *found = Some(FoundValue { range, value });
         }
         self.set |= wanted;
     }

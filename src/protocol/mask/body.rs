@@ -12,19 +12,19 @@ const UNREAD: usize = 8 * 1024;
 
 /// Where in a body credentials are masked.
 #[derive(Debug)]
-pub enum Scope {
+pub enum MaskScope {
     /// Nowhere: what cannot be read.
     Nowhere,
     /// Everywhere: an answer that is no success.
     Everywhere,
     /// In a success: up to its first output, and in error objects and error events. Its output passes as it came.
-    Errors(Errors),
+    Errors(ErrorScan),
 }
 
 /// What is known of a success so far. Nothing is kept, and nothing read, before something is found or a piece ends inside
 /// of a frame: nearly all answers have neither.
 #[derive(Debug)]
-pub struct Errors {
+pub struct ErrorScan {
     is_stream: bool,
     frame: Option<Box<FrameSoFar>>,
 }
@@ -41,23 +41,23 @@ struct FrameSoFar {
 /// A body on its way.
 #[derive(Debug)]
 pub struct MaskedBody {
-    scope: Scope,
+    scope: MaskScope,
     /// The end of what came, which may be the beginning of a piece of the credential.
     held: Vec<u8>,
     /// So many bytes at the beginning of `held` belong to a piece that began before them.
     masked: usize,
 }
 
-impl Scope {
+impl MaskScope {
     /// Of a success: an event stream, or one JSON text.
     pub fn errors(is_stream: bool) -> Self {
-        Self::Errors(Errors { is_stream, frame: None })
+        Self::Errors(ErrorScan { is_stream, frame: None })
     }
 }
 
 impl MaskedBody {
     /// At its beginning.
-    pub fn new(scope: Scope) -> Self {
+    pub fn new(scope: MaskScope) -> Self {
         Self { scope, held: Vec::new(), masked: 0 }
     }
 
@@ -69,7 +69,7 @@ impl MaskedBody {
     /// Takes the next piece. Returned is what can go on now, and whether anything in it was masked. After the `last` one nothing
     /// is held back.
     pub fn pass(&mut self, mask: &Mask, piece: Bytes, last: bool) -> (Bytes, bool) {
-        if matches!(self.scope, Scope::Nowhere) {
+        if matches!(self.scope, MaskScope::Nowhere) {
             return (piece, false);
         }
         let joined =
@@ -86,14 +86,14 @@ impl MaskedBody {
                 Cow::Owned(joined) => Bytes::from(joined),
             };
             self.held.clear();
-            if let Scope::Errors(errors) = &mut self.scope {
+            if let MaskScope::Errors(errors) = &mut self.scope {
                 errors.pass_by(&all, last);
             }
             return (all, false);
         }
         let mut end = joined.len() - unfinished;
         let mut open = Vec::new();
-        if let Scope::Errors(errors) = &mut self.scope {
+        if let MaskScope::Errors(errors) = &mut self.scope {
             let context = errors.read_up();
             if found.is_empty() {
                 context.read(&joined[..end]);
@@ -131,7 +131,7 @@ impl MaskedBody {
     }
 }
 
-impl Errors {
+impl ErrorScan {
     /// Nothing was found in this piece. What comes next may depend on it.
     fn pass_by(&mut self, piece: &Bytes, last: bool) {
         if last {

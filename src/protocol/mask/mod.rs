@@ -8,7 +8,7 @@ use std::{fmt, ops::Range};
 
 use secrecy::{ExposeSecret, SecretBox};
 
-pub use body::{MaskedBody, Scope};
+pub use body::{MaskScope, MaskedBody};
 
 /// The shortest piece of a credential that is masked. Shorter pieces are too few characters to be of use to a thief, and
 /// would be found in ordinary text. A credential that is shorter than this is masked as a whole only.

@@ -20,7 +20,7 @@ fn oracle(secret: &[u8], bytes: &[u8]) -> Vec<u8> {
     out
 }
 
-fn run(mask: &Mask, scope: Scope, pieces: &[&[u8]]) -> (Vec<u8>, bool) {
+fn run(mask: &Mask, scope: MaskScope, pieces: &[&[u8]]) -> (Vec<u8>, bool) {
     let (mut body, mut out, mut any) = (MaskedBody::new(scope), Vec::new(), false);
     for (place, piece) in pieces.iter().enumerate() {
         let (went, masked) = body.pass(mask, Bytes::copy_from_slice(piece), place + 1 == pieces.len());
@@ -64,7 +64,7 @@ proptest! {
     fn nothing_but_pieces_is_masked_however_a_body_is_cut((secret, text) in texts(), cuts in vec(any::<usize>(), 0..9)) {
         let mask = Mask::new([&secret[..]]).unwrap();
         let expected = oracle(&secret, &text);
-        let (out, any) = run(&mask, Scope::Everywhere, &cut(&text, &cuts));
+        let (out, any) = run(&mask, MaskScope::Everywhere, &cut(&text, &cuts));
         prop_assert_eq!(&out, &expected);
         prop_assert_eq!(any, expected != text);
         prop_assert_eq!(mask.masked(&text), (expected != text).then_some(expected));
@@ -88,7 +88,7 @@ proptest! {
             expected.push_str(if open { &masked } else { &frame });
             text.push_str(&frame);
         }
-        let (out, any) = run(&mask, Scope::errors(true), &cut(text.as_bytes(), &cuts));
+        let (out, any) = run(&mask, MaskScope::errors(true), &cut(text.as_bytes(), &cuts));
         prop_assert_eq!(any, expected != text);
         prop_assert_eq!(String::from_utf8(out).unwrap(), expected);
     }
@@ -158,7 +158,7 @@ fn errors_in_a_success() {
         let (sent, expected) = (sent.replace("ECHO", SECRET), expected.replace("ECHO", SECRET));
         let expected = expected.replace("****", &"*".repeat(SECRET.len()));
         for at in 0..sent.len() {
-            let (out, any) = run(&mask, Scope::errors(false), &[&sent.as_bytes()[..at], &sent.as_bytes()[at..]]);
+            let (out, any) = run(&mask, MaskScope::errors(false), &[&sent.as_bytes()[..at], &sent.as_bytes()[at..]]);
             assert_eq!(String::from_utf8(out).unwrap(), expected, "cut at {at}");
             assert_eq!(any, sent != expected);
         }
@@ -173,7 +173,7 @@ fn large_bodies_are_read_up_to_a_limit_and_pass_whole() {
         let sent = format!(r#"{{"output":["{filler}"],"error":"{SECRET}"}}"#);
         for size in [1000, 16 * 1024] {
             let pieces: Vec<_> = sent.as_bytes().chunks(size).collect();
-            let (out, any) = run(&mask, Scope::errors(false), &pieces);
+            let (out, any) = run(&mask, MaskScope::errors(false), &pieces);
             assert_eq!((out.len(), any), (sent.len(), length < 64 * 1024), "{length} {size}");
         }
     }
@@ -199,9 +199,9 @@ fn cost_of_ordinary_answers() {
     ));
     let json = Bytes::from(format!(r#"{{"id":"resp_1","output":[{{"text":"{}"}}]}}"#, "some words of it ".repeat(120)));
     for (what, scope, piece) in [
-        ("a delta", Scope::errors(true), delta),
-        ("a JSON body of 2 KB", Scope::errors(false), json.clone()),
-        ("an error body of 2 KB", Scope::Everywhere, json),
+        ("a delta", MaskScope::errors(true), delta),
+        ("a JSON body of 2 KB", MaskScope::errors(false), json.clone()),
+        ("an error body of 2 KB", MaskScope::Everywhere, json),
     ] {
         let mut body = MaskedBody::new(scope);
         let began = tokio::time::Instant::now();

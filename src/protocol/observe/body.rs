@@ -1,16 +1,16 @@
 //! One JSON object as an answer: a response, a chat completion, another object, or an error.
 
 use super::{
-    Dialect, Seen, Status, Terminal,
+    AnswerDialect, Observation, ResponseStatus, Terminal,
     look::Look,
-    memory::Memory,
+    memory::AnswerReferences,
     read::{code, id, is_error, name, status, text, value},
 };
 use crate::{
     domain::origin::Kind,
     protocol::{
-        json::{Paths, Repeats, Scanner, Value},
-        references::answer::{Candidates, Learned},
+        json::{DuplicatePolicy, Paths, Scanner, Value},
+        references::answer::{AnswerReference, Candidates},
     },
 };
 
@@ -40,30 +40,31 @@ const DELETED: usize = 9;
 /// The object that is coming in.
 #[derive(Debug)]
 pub(super) struct Body {
-    dialect: Dialect,
+    dialect: AnswerDialect,
     pub(super) scanner: Scanner<Look>,
     /// It was whole, and what it leaves behind was learned.
     is_learned: bool,
 }
 
 impl Body {
-    pub(super) fn new(dialect: Dialect) -> Self {
+    pub(super) fn new(dialect: AnswerDialect) -> Self {
         let learner = match dialect {
-            Dialect::Responses => Candidates::of_body(),
-            Dialect::Chat => Candidates::of_chat(),
+            AnswerDialect::Responses => Candidates::of_body(),
+            AnswerDialect::Chat => Candidates::of_chat(),
         };
-        let scanner = Scanner::seeking(&BODY, Repeats::LastWins, Look::new(learner)).max_depth(super::MAX_DEPTH);
+        let scanner =
+            Scanner::seeking(&BODY, DuplicatePolicy::LastWins, Look::new(learner)).max_depth(super::MAX_DEPTH);
         Self { dialect, scanner, is_learned: false }
     }
 
-    pub(super) fn feed(&mut self, piece: &[u8], memory: &mut Memory) {
+    pub(super) fn feed(&mut self, piece: &[u8], memory: &mut AnswerReferences) {
         // A scanner that failed stays so, and says so at the end.
         let _ = self.scanner.feed(piece);
         if !self.is_learned && self.scanner.is_whole() {
             self.is_learned = true;
             match self.dialect {
-                Dialect::Responses => self.learn(memory),
-                Dialect::Chat => {
+                AnswerDialect::Responses => self.learn(memory),
+                AnswerDialect::Chat => {
                     let found = &self.scanner.sought().learner.collect;
                     memory.learn(found.below(&["choices"]), found.dropped());
                 }
@@ -72,7 +73,7 @@ impl Body {
     }
 
     /// The object is whole, or as much of it as there will be.
-    pub(super) fn see(&self, seen: &mut Seen) {
+    pub(super) fn see(&self, seen: &mut Observation) {
         let body = &self.scanner;
         seen.response_id = id(body, ID);
         seen.model = name(body, MODEL);
@@ -85,26 +86,26 @@ impl Body {
         let is_error = object == Some("error") || is_error(body, ERROR);
         seen.is_error = is_error && !has_output && matches!(object, None | Some("error"));
         seen.terminal = match self.dialect {
-            Dialect::Responses => {
+            AnswerDialect::Responses => {
                 seen.status = text(body, STATUS).and_then(status);
                 match seen.status {
-                    Some(Status::Completed) => Some(Terminal::Completed),
-                    Some(Status::Failed) => Some(Terminal::Failed),
-                    Some(Status::Incomplete) => Some(Terminal::Incomplete),
+                    Some(ResponseStatus::Completed) => Some(Terminal::Completed),
+                    Some(ResponseStatus::Failed) => Some(Terminal::Failed),
+                    Some(ResponseStatus::Incomplete) => Some(Terminal::Incomplete),
                     Some(_) => None,
                     None => seen.is_error.then_some(Terminal::Failed),
                 }
             }
             // That it is whole is all that there is to say of its end.
-            Dialect::Chat => is_error.then_some(Terminal::Failed),
+            AnswerDialect::Chat => is_error.then_some(Terminal::Failed),
         };
-        if self.dialect == Dialect::Responses || seen.terminal.is_some() {
+        if self.dialect == AnswerDialect::Responses || seen.terminal.is_some() {
             seen.code = CODES.into_iter().find_map(|path| code(body, path));
         }
     }
 
     /// What a whole JSON answer leaves behind, by what it says that it is.
-    fn learn(&self, memory: &mut Memory) {
+    fn learn(&self, memory: &mut AnswerReferences) {
         let body = &self.scanner;
         let object = match value(body, OBJECT) {
             None if text(body, ITEM_TYPE).is_some() => "item",
@@ -122,9 +123,9 @@ impl Body {
             _ => return,
         };
         let found = &body.sought().learner.collect;
-        let id = id.and_then(|kind| Learned::id(kind, text(body, ID)?));
+        let id = id.and_then(|kind| AnswerReference::id(kind, text(body, ID)?));
         // What is a caller's own, too, is not believed where it names more than itself.
-        let is_own = |learned: &Learned| all || matches!(learned.kind, Kind::Item | Kind::Encrypted);
+        let is_own = |learned: &AnswerReference| all || matches!(learned.kind, Kind::Item | Kind::Encrypted);
         memory.learn(id.into_iter().chain(found.below(below).filter(is_own)), found.dropped());
     }
 }

@@ -1,16 +1,16 @@
 //! One event after another of a stream: a response's events, or a chat's chunks.
 
 use super::{
-    Dialect, Seen, Terminal,
+    AnswerDialect, Observation, Terminal,
     look::Look,
-    memory::Memory,
+    memory::AnswerReferences,
     read::{code, id, is_error, name, status, text},
     reading::EventKind,
 };
 use crate::protocol::{
-    json::{JsonError, Paths, Repeats, Scanner},
+    json::{DuplicatePolicy, JsonError, Paths, Scanner},
     references::answer::Candidates,
-    sse::Part,
+    sse::SsePart,
 };
 
 /// Paths into an event's data, for what few events have; the constants below are their places.
@@ -38,7 +38,7 @@ const DONE: &[u8] = b"[DONE]";
 /// The event that is coming in.
 #[derive(Debug)]
 pub(super) struct Event {
-    dialect: Dialect,
+    dialect: AnswerDialect,
     pub(super) scanner: Scanner<Look>,
     /// Nothing further in it matters.
     over: bool,
@@ -47,23 +47,24 @@ pub(super) struct Event {
 }
 
 impl Event {
-    pub(super) fn new(dialect: Dialect) -> Self {
+    pub(super) fn new(dialect: AnswerDialect) -> Self {
         let learner = match dialect {
-            Dialect::Responses => Candidates::of_events(),
-            Dialect::Chat => Candidates::of_chat(),
+            AnswerDialect::Responses => Candidates::of_events(),
+            AnswerDialect::Chat => Candidates::of_chat(),
         };
-        let scanner = Scanner::seeking(&EVENT, Repeats::LastWins, Look::new(learner)).max_depth(super::MAX_DEPTH);
+        let scanner =
+            Scanner::seeking(&EVENT, DuplicatePolicy::LastWins, Look::new(learner)).max_depth(super::MAX_DEPTH);
         Self { dialect, scanner, over: false, done: Some(0) }
     }
 
-    pub(super) fn see(&mut self, part: Part<'_>, seen: &mut Seen, memory: &mut Memory) {
+    pub(super) fn see(&mut self, part: SsePart<'_>, seen: &mut Observation, memory: &mut AnswerReferences) {
         match part {
             // Most events are deltas that name their type first: behind their text, nothing in them is read.
-            Part::Data(_) if self.over => {}
+            SsePart::Data(_) if self.over => {}
             // What is not JSON is no event.
-            Part::Data(data) => self.over = self.read(data, seen).unwrap_or(true),
-            Part::End => {
-                if self.done == Some(DONE.len()) && self.dialect == Dialect::Chat {
+            SsePart::Data(data) => self.over = self.read(data, seen).unwrap_or(true),
+            SsePart::End => {
+                if self.done == Some(DONE.len()) && self.dialect == AnswerDialect::Chat {
                     seen.terminal = seen.terminal.or(self.done(seen.events > 0));
                 } else if !self.over && self.scanner.finish().is_ok() {
                     seen.events += 1;
@@ -76,7 +77,7 @@ impl Event {
     }
 
     /// Gives true once nothing in the event matters any more; such an event is counted here.
-    fn read(&mut self, data: &[u8], seen: &mut Seen) -> Result<bool, JsonError> {
+    fn read(&mut self, data: &[u8], seen: &mut Observation) -> Result<bool, JsonError> {
         self.done = self.done.and_then(|read| {
             let now = data.len().min(DONE.len() - read);
             (data[..now] == DONE[read..read + now]).then_some(read + now)
@@ -84,7 +85,7 @@ impl Event {
         if self.done.is_some_and(|read| read > 0) {
             return Ok(false);
         }
-        if self.dialect == Dialect::Chat {
+        if self.dialect == AnswerDialect::Chat {
             // Chunks have no type that would tell what is in them.
             return self.scanner.feed(data).map(|()| false);
         }
@@ -104,10 +105,10 @@ impl Event {
     }
 
     /// A whole event.
-    fn whole(&mut self, seen: &mut Seen, memory: &mut Memory) {
+    fn whole(&mut self, seen: &mut Observation, memory: &mut AnswerReferences) {
         match self.dialect {
-            Dialect::Responses => self.see_response(seen),
-            Dialect::Chat => self.see_chunk(seen),
+            AnswerDialect::Responses => self.see_response(seen),
+            AnswerDialect::Chat => self.see_chunk(seen),
         }
         if seen.terminal == Some(Terminal::Failed) && seen.code.is_none() {
             seen.code = CODES.into_iter().find_map(|path| code(&self.scanner, path));
@@ -119,7 +120,7 @@ impl Event {
         let found = &look.learner.collect;
         match self.dialect {
             // Its type may have come last.
-            Dialect::Responses => {
+            AnswerDialect::Responses => {
                 if seen.terminal.is_some() && !seen.usage.is_nothing() {
                     look.reading.close_counts();
                 }
@@ -127,11 +128,11 @@ impl Event {
                     memory.learn(found.below(&[below]), found.dropped());
                 }
             }
-            Dialect::Chat => memory.learn(found.below(&["choices"]), found.dropped()),
+            AnswerDialect::Chat => memory.learn(found.below(&["choices"]), found.dropped()),
         }
     }
 
-    fn see_response(&mut self, seen: &mut Seen) {
+    fn see_response(&mut self, seen: &mut Observation) {
         if seen.response_id.is_none() {
             seen.response_id = id(&self.scanner, RESPONSE_ID);
             if seen.response_id.is_some() {
@@ -153,7 +154,7 @@ impl Event {
         seen.terminal = seen.terminal.or(end);
     }
 
-    fn see_chunk(&mut self, seen: &mut Seen) {
+    fn see_chunk(&mut self, seen: &mut Observation) {
         let reading = &mut self.scanner.sought_mut().reading;
         if seen.response_id.is_none()
             && let Some((id, model)) = reading.take_names()
@@ -175,7 +176,7 @@ impl Event {
     }
 
     /// The transfer ended in order. A chat that told why it ended is whole without `[DONE]`, which several providers leave out.
-    pub(super) fn clean_end(&self, seen: &mut Seen) {
+    pub(super) fn clean_end(&self, seen: &mut Observation) {
         if self.scanner.sought().reading.finished == Some(true) {
             seen.terminal = seen.terminal.or(Some(Terminal::Completed));
         }

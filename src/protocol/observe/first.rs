@@ -2,7 +2,7 @@
 
 /// What an answer is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum AnswerKind {
     /// An event stream.
     Stream,
     /// A JSON object.
@@ -18,7 +18,7 @@ const FIELDS: [&[u8]; 5] = [b"data:", b"event:", b"id:", b"retry:", b":"];
 
 /// What an answer with these first bytes is, and how many of them stand in front of it; `None` where more are needed.
 /// `is_stream` = its head calls it an event stream.
-pub(super) fn kind(begin: &[u8], is_stream: bool) -> (Option<Kind>, usize) {
+pub(super) fn kind(begin: &[u8], is_stream: bool) -> (Option<AnswerKind>, usize) {
     let mut rest = begin.trim_ascii_start();
     if BYTE_ORDER_MARK.starts_with(&rest[..rest.len().min(BYTE_ORDER_MARK.len())]) {
         match rest.strip_prefix(BYTE_ORDER_MARK) {
@@ -28,14 +28,14 @@ pub(super) fn kind(begin: &[u8], is_stream: bool) -> (Option<Kind>, usize) {
     }
     let kind = match rest {
         [] => None,
-        [b'{', ..] => Some(Kind::Json),
-        _ if FIELDS.iter().any(|field| rest.starts_with(field)) => Some(Kind::Stream),
+        [b'{', ..] => Some(AnswerKind::Json),
+        _ if FIELDS.iter().any(|field| rest.starts_with(field)) => Some(AnswerKind::Stream),
         _ if FIELDS.iter().any(|field| field.starts_with(rest)) => None,
         // A page, or an array.
-        [b'<' | b'[', ..] => Some(Kind::Other),
+        [b'<' | b'[', ..] => Some(AnswerKind::Other),
         // Lines that are no field of a stream may stand in one.
-        _ if is_stream => Some(Kind::Stream),
-        _ => Some(Kind::Other),
+        _ if is_stream => Some(AnswerKind::Stream),
+        _ => Some(AnswerKind::Other),
     };
     (kind, begin.len() - rest.len())
 }
@@ -49,25 +49,25 @@ mod tests {
         for (begin, as_stream, as_json) in [
             ("", None, None),
             (" \r\n\t", None, None),
-            ("{", Some(Kind::Json), Some(Kind::Json)),
-            ("\n\n {\"a\":1}", Some(Kind::Json), Some(Kind::Json)),
-            ("\u{feff}{", Some(Kind::Json), Some(Kind::Json)),
-            ("\u{feff}data: {", Some(Kind::Stream), Some(Kind::Stream)),
-            ("data:{", Some(Kind::Stream), Some(Kind::Stream)),
-            ("event: x", Some(Kind::Stream), Some(Kind::Stream)),
-            (": ping", Some(Kind::Stream), Some(Kind::Stream)),
-            ("retry: 1", Some(Kind::Stream), Some(Kind::Stream)),
-            ("id: 1", Some(Kind::Stream), Some(Kind::Stream)),
+            ("{", Some(AnswerKind::Json), Some(AnswerKind::Json)),
+            ("\n\n {\"a\":1}", Some(AnswerKind::Json), Some(AnswerKind::Json)),
+            ("\u{feff}{", Some(AnswerKind::Json), Some(AnswerKind::Json)),
+            ("\u{feff}data: {", Some(AnswerKind::Stream), Some(AnswerKind::Stream)),
+            ("data:{", Some(AnswerKind::Stream), Some(AnswerKind::Stream)),
+            ("event: x", Some(AnswerKind::Stream), Some(AnswerKind::Stream)),
+            (": ping", Some(AnswerKind::Stream), Some(AnswerKind::Stream)),
+            ("retry: 1", Some(AnswerKind::Stream), Some(AnswerKind::Stream)),
+            ("id: 1", Some(AnswerKind::Stream), Some(AnswerKind::Stream)),
             ("dat", None, None),
-            ("database is down", Some(Kind::Stream), Some(Kind::Other)),
-            ("<!doctype html>", Some(Kind::Other), Some(Kind::Other)),
-            ("[{\"error\":1}]", Some(Kind::Other), Some(Kind::Other)),
-            ("upstream error", Some(Kind::Stream), Some(Kind::Other)),
+            ("database is down", Some(AnswerKind::Stream), Some(AnswerKind::Other)),
+            ("<!doctype html>", Some(AnswerKind::Other), Some(AnswerKind::Other)),
+            ("[{\"error\":1}]", Some(AnswerKind::Other), Some(AnswerKind::Other)),
+            ("upstream error", Some(AnswerKind::Stream), Some(AnswerKind::Other)),
         ] {
             assert_eq!(kind(begin.as_bytes(), true).0, as_stream, "{begin:?} as a stream");
             assert_eq!(kind(begin.as_bytes(), false).0, as_json, "{begin:?} as JSON");
         }
         assert_eq!(kind(b"\xEF\xBB", false), (None, 0));
-        assert_eq!(kind(b"  \xEF\xBB\xBF {", false), (Some(Kind::Json), 6));
+        assert_eq!(kind(b"  \xEF\xBB\xBF {", false), (Some(AnswerKind::Json), 6));
     }
 }

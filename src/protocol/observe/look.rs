@@ -2,9 +2,9 @@
 
 use std::ops::Range;
 
-use super::{names::Take, reading::Reading};
+use super::{names::ValueRule, reading::Reading};
 use crate::protocol::{
-    json::{JsonErrorKind, Seek, Wish},
+    json::{JsonErrorKind, KeyVisitor, StringInterest},
     references::answer::Learner,
 };
 
@@ -21,7 +21,7 @@ impl Look {
     }
 }
 
-impl Seek for Look {
+impl KeyVisitor for Look {
     #[inline]
     fn looks(&self) -> bool {
         self.learner.looks() || self.reading.looks()
@@ -40,16 +40,16 @@ impl Seek for Look {
     }
 
     #[inline]
-    fn wish(&self) -> Wish {
+    fn wish(&self) -> StringInterest {
         // No name is both a reference and text, but for encrypted content, of which both want the pieces.
         match self.learner.wish() {
-            Wish::Nothing => self.reading.wish(),
+            StringInterest::Nothing => self.reading.wish(),
             wish => wish,
         }
     }
 
     fn wants_number(&self) -> bool {
-        matches!(self.reading.rule().take, Take::Count(_))
+        matches!(self.reading.rule().take, ValueRule::Count(_))
     }
 
     fn number(&mut self, text: Option<&str>) {
@@ -79,20 +79,20 @@ impl Seek for Look {
         if let Some(text) = text {
             self.reading.text(text);
         }
-        if self.learner.wish() == Wish::Text { self.learner.text(range, text) } else { Ok(()) }
+        if self.learner.wish() == StringInterest::Text { self.learner.text(range, text) } else { Ok(()) }
     }
 
     #[inline]
     fn piece(&mut self, piece: &[u8]) {
         self.reading.piece(piece);
-        if self.learner.wish() == Wish::Pieces {
+        if self.learner.wish() == StringInterest::Pieces {
             self.learner.piece(piece);
         }
     }
 
     fn end(&mut self, range: Range<u64>, is_text: bool) -> Result<(), JsonErrorKind> {
         self.reading.end();
-        if self.learner.wish() == Wish::Pieces { self.learner.end(range, is_text) } else { Ok(()) }
+        if self.learner.wish() == StringInterest::Pieces { self.learner.end(range, is_text) } else { Ok(()) }
     }
 
     fn open(&mut self, object: bool, at: u64) -> Result<(), JsonErrorKind> {

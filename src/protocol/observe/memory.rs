@@ -4,20 +4,20 @@ use std::collections::HashSet;
 
 use crate::{
     domain::origin::Reference,
-    protocol::references::answer::{Learned, MOST},
+    protocol::references::answer::{AnswerReference, MOST},
 };
 
 /// The references of one answer.
 #[derive(Debug, Default)]
-pub(super) struct Memory {
+pub(super) struct AnswerReferences {
     known: HashSet<Reference>,
-    fresh: Vec<Learned>,
+    fresh: Vec<AnswerReference>,
     dropped: u64,
 }
 
-impl Memory {
+impl AnswerReferences {
     /// Learns these, and that `dropped` more were not kept.
-    pub(super) fn learn(&mut self, learned: impl IntoIterator<Item = Learned>, dropped: u64) {
+    pub(super) fn learn(&mut self, learned: impl IntoIterator<Item = AnswerReference>, dropped: u64) {
         self.dropped += dropped;
         for learned in learned {
             if self.known.contains(&learned.reference) {
@@ -33,7 +33,7 @@ impl Memory {
     }
 
     /// What is new since the last call.
-    pub(super) fn take(&mut self) -> Vec<Learned> {
+    pub(super) fn take(&mut self) -> Vec<AnswerReference> {
         std::mem::take(&mut self.fresh)
     }
 

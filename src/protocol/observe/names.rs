@@ -1,13 +1,13 @@
 //! The tables of names: what each name in an answer means, in every provider's dialect.
 
 use super::{
-    text::{Part, Voice},
-    told::Field,
+    text::{TextChannel, TextCopyKind},
+    told::UsageField,
 };
 
 /// An object, by what its names mean.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum AnswerObject {
     Top,
     /// `response` of an event.
     Response,
@@ -46,7 +46,7 @@ pub(super) enum Place {
 
 /// A short string that is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Name {
+pub(super) enum KeptName {
     /// What an event is.
     Event,
     /// What an item is.
@@ -61,177 +61,177 @@ pub(super) enum Name {
 
 /// What is taken of a string or number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Take {
+pub(super) enum ValueRule {
     Nothing,
-    Text(Voice),
+    Text(TextChannel),
     /// Output that is no text.
     Other,
-    Count(Field),
-    Name(Name),
+    Count(UsageField),
+    Name(KeptName),
 }
 
 /// What a name means.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rule {
-    pub(super) take: Take,
+    pub(super) take: ValueRule,
     /// What an object at this name is, or each in an array there.
-    pub(super) into: Place,
+    pub(super) into: AnswerObject,
     /// Which copy of the text it holds; `None` = that of the object around it.
-    pub(super) part: Option<Part>,
+    pub(super) part: Option<TextCopyKind>,
 }
 
-pub(super) const NOTHING: Rule = Rule { take: Take::Nothing, into: Place::Skip, part: None };
+pub(super) const NOTHING: Rule = Rule { take: ValueRule::Nothing, into: AnswerObject::Skip, part: None };
 
-const fn take(take: Take) -> Rule {
+const fn take(take: ValueRule) -> Rule {
     Rule { take, ..NOTHING }
 }
 
-const fn count(field: Field) -> Rule {
-    take(Take::Count(field))
+const fn count(field: UsageField) -> Rule {
+    take(ValueRule::Count(field))
 }
 
-pub(super) const fn into(into: Place) -> Rule {
+pub(super) const fn into(into: AnswerObject) -> Rule {
     Rule { into, ..NOTHING }
 }
 
-const fn text(into: Place) -> Rule {
-    Rule { take: Take::Text(Voice::Output), into, part: None }
+const fn text(into: AnswerObject) -> Rule {
+    Rule { take: ValueRule::Text(TextChannel::Output), into, part: None }
 }
 
-const fn of(rule: Rule, part: Part) -> Rule {
+const fn of(rule: Rule, part: TextCopyKind) -> Rule {
     Rule { part: Some(part), ..rule }
 }
 
 /// The table of names.
 #[rustfmt::skip]
-pub(super) fn rule(place: Place, key: &[u8]) -> Rule {
+pub(super) fn rule(place: AnswerObject, key: &[u8]) -> Rule {
     match place {
-        Place::Top => match key {
-            b"type" => take(Take::Name(Name::Event)),
-            b"delta" => of(text(Place::Skip), Part::Delta),
-            b"text" | b"arguments" | b"refusal" | b"input" => of(text(Place::Skip), Part::Done),
-            b"item" => of(into(Place::Item), Part::Item),
-            b"response" => of(into(Place::Response), Part::Whole),
-            b"output" => of(Rule { take: Take::Other, ..into(Place::Item) }, Part::Whole),
-            b"choices" => into(Place::Choice),
-            b"data" | b"results" => into(Place::Data),
-            b"x_groq" => into(Place::Groq),
-            b"id" => take(Take::Name(Name::Id)),
-            b"model" => take(Take::Name(Name::Model)),
-            b"duration" => count(Field::Seconds),
-            b"cached_tokens" => count(Field::Cached),
-            b"b64_json" | b"partial_image_b64" | b"audio" => take(Take::Other),
+        AnswerObject::Top => match key {
+            b"type" => take(ValueRule::Name(KeptName::Event)),
+            b"delta" => of(text(AnswerObject::Skip), TextCopyKind::Delta),
+            b"text" | b"arguments" | b"refusal" | b"input" => of(text(AnswerObject::Skip), TextCopyKind::Done),
+            b"item" => of(into(AnswerObject::Item), TextCopyKind::Item),
+            b"response" => of(into(AnswerObject::Response), TextCopyKind::Whole),
+            b"output" => of(Rule { take: ValueRule::Other, ..into(AnswerObject::Item) }, TextCopyKind::Whole),
+            b"choices" => into(AnswerObject::Choice),
+            b"data" | b"results" => into(AnswerObject::Data),
+            b"x_groq" => into(AnswerObject::Groq),
+            b"id" => take(ValueRule::Name(KeptName::Id)),
+            b"model" => take(ValueRule::Name(KeptName::Model)),
+            b"duration" => count(UsageField::Seconds),
+            b"cached_tokens" => count(UsageField::Cached),
+            b"b64_json" | b"partial_image_b64" | b"audio" => take(ValueRule::Other),
             _ => of_response(key),
         },
-        Place::Response => match key {
-            b"output" => into(Place::Item),
+        AnswerObject::Response => match key {
+            b"output" => into(AnswerObject::Item),
             _ => of_response(key),
         },
-        Place::Item => match key {
-            b"type" => take(Take::Name(Name::Item)),
-            b"content" | b"summary" => text(Place::Content),
-            b"text" | b"refusal" | b"code" => text(Place::Skip),
-            b"arguments" | b"input" => text(Place::Action),
-            b"action" | b"operation" => into(Place::Action),
-            b"result" | b"encrypted_content" => take(Take::Other),
+        AnswerObject::Item => match key {
+            b"type" => take(ValueRule::Name(KeptName::Item)),
+            b"content" | b"summary" => text(AnswerObject::Content),
+            b"text" | b"refusal" | b"code" => text(AnswerObject::Skip),
+            b"arguments" | b"input" => text(AnswerObject::Action),
+            b"action" | b"operation" => into(AnswerObject::Action),
+            b"result" | b"encrypted_content" => take(ValueRule::Other),
             _ => NOTHING,
         },
-        Place::Content => match key {
-            b"text" | b"refusal" | b"transcript" | b"thinking" | b"content" => text(Place::Content),
-            b"data" | b"image_url" | b"url" => take(Take::Other),
+        AnswerObject::Content => match key {
+            b"text" | b"refusal" | b"transcript" | b"thinking" | b"content" => text(AnswerObject::Content),
+            b"data" | b"image_url" | b"url" => take(ValueRule::Other),
             _ => NOTHING,
         },
-        Place::Action => match key {
-            b"type" => take(Take::Name(Name::Action)),
-            _ => text(Place::Action),
+        AnswerObject::Action => match key {
+            b"type" => take(ValueRule::Name(KeptName::Action)),
+            _ => text(AnswerObject::Action),
         },
-        Place::Choice => match key {
-            b"delta" => of(into(Place::Message), Part::Delta),
-            b"message" => of(into(Place::Message), Part::Whole),
-            b"text" => of(text(Place::Skip), Part::Delta),
-            b"finish_reason" => take(Take::Name(Name::Finish)),
-            b"usage" => into(Place::Usage),
+        AnswerObject::Choice => match key {
+            b"delta" => of(into(AnswerObject::Message), TextCopyKind::Delta),
+            b"message" => of(into(AnswerObject::Message), TextCopyKind::Whole),
+            b"text" => of(text(AnswerObject::Skip), TextCopyKind::Delta),
+            b"finish_reason" => take(ValueRule::Name(KeptName::Finish)),
+            b"usage" => into(AnswerObject::Usage),
             _ => NOTHING,
         },
-        Place::Message => match key {
-            b"content" => text(Place::Content),
-            b"refusal" => text(Place::Skip),
-            b"reasoning_content" => take(Take::Text(Voice::Reasoning)),
-            b"reasoning" | b"thinking" => take(Take::Text(Voice::SameReasoning)),
-            b"reasoning_details" => into(Place::ReasoningDetails),
-            b"tool_calls" | b"function_call" => into(Place::Call),
-            b"audio" => into(Place::Audio),
-            b"images" => into(Place::Image),
+        AnswerObject::Message => match key {
+            b"content" => text(AnswerObject::Content),
+            b"refusal" => text(AnswerObject::Skip),
+            b"reasoning_content" => take(ValueRule::Text(TextChannel::Reasoning)),
+            b"reasoning" | b"thinking" => take(ValueRule::Text(TextChannel::SameReasoning)),
+            b"reasoning_details" => into(AnswerObject::ReasoningDetails),
+            b"tool_calls" | b"function_call" => into(AnswerObject::Call),
+            b"audio" => into(AnswerObject::Audio),
+            b"images" => into(AnswerObject::Image),
             _ => NOTHING,
         },
-        Place::Call => match key {
-            b"function" | b"custom" => into(Place::Call),
-            b"name" => text(Place::Skip),
-            b"arguments" | b"input" => text(Place::Action),
+        AnswerObject::Call => match key {
+            b"function" | b"custom" => into(AnswerObject::Call),
+            b"name" => text(AnswerObject::Skip),
+            b"arguments" | b"input" => text(AnswerObject::Action),
             _ => NOTHING,
         },
-        Place::Audio => match key {
-            b"data" => take(Take::Other),
-            b"transcript" => text(Place::Skip),
+        AnswerObject::Audio => match key {
+            b"data" => take(ValueRule::Other),
+            b"transcript" => text(AnswerObject::Skip),
             _ => NOTHING,
         },
-        Place::ReasoningDetails => match key {
-            b"text" | b"summary" => take(Take::Text(Voice::Details)),
-            b"data" => take(Take::Other),
+        AnswerObject::ReasoningDetails => match key {
+            b"text" | b"summary" => take(ValueRule::Text(TextChannel::Details)),
+            b"data" => take(ValueRule::Other),
             _ => NOTHING,
         },
-        Place::Data | Place::Image | Place::Skip => NOTHING,
+        AnswerObject::Data | AnswerObject::Image | AnswerObject::Skip => NOTHING,
         _ => of_usage(place, key),
     }
 }
 
 /// The same, inside of `usage` and `tool_usage`.
 #[rustfmt::skip]
-fn of_usage(place: Place, key: &[u8]) -> Rule {
+fn of_usage(place: AnswerObject, key: &[u8]) -> Rule {
     match place {
-        Place::Usage => usage(key),
-        Place::InputDetails => match key {
-            b"cached_tokens" => count(Field::Cached),
-            b"cache_write_tokens" | b"cache_creation_tokens" | b"cached_creation_tokens" => count(Field::Written),
-            b"audio_tokens" => count(Field::InputAudio),
-            b"image_tokens" => count(Field::InputImage),
+        AnswerObject::Usage => usage(key),
+        AnswerObject::InputDetails => match key {
+            b"cached_tokens" => count(UsageField::Cached),
+            b"cache_write_tokens" | b"cache_creation_tokens" | b"cached_creation_tokens" => count(UsageField::Written),
+            b"audio_tokens" => count(UsageField::InputAudio),
+            b"image_tokens" => count(UsageField::InputImage),
             _ => NOTHING,
         },
-        Place::OutputDetails => match key {
-            b"reasoning_tokens" => count(Field::Reasoning),
-            b"audio_tokens" => count(Field::OutputAudio),
-            b"image_tokens" => count(Field::OutputImage),
+        AnswerObject::OutputDetails => match key {
+            b"reasoning_tokens" => count(UsageField::Reasoning),
+            b"audio_tokens" => count(UsageField::OutputAudio),
+            b"image_tokens" => count(UsageField::OutputImage),
             _ => NOTHING,
         },
-        Place::CacheCreation => match key {
-            b"ephemeral_5m_input_tokens" => count(Field::Written5m),
-            b"ephemeral_1h_input_tokens" => count(Field::Written1h),
+        AnswerObject::CacheCreation => match key {
+            b"ephemeral_5m_input_tokens" => count(UsageField::Written5m),
+            b"ephemeral_1h_input_tokens" => count(UsageField::Written1h),
             _ => NOTHING,
         },
-        Place::ToolsUsed => match key {
-            b"web_search_requests" | b"web_search_calls" => count(Field::Searches),
+        AnswerObject::ToolsUsed => match key {
+            b"web_search_requests" | b"web_search_calls" => count(UsageField::Searches),
             _ => NOTHING,
         },
-        Place::Cost => match key {
-            b"total_cost" => count(Field::Cost),
+        AnswerObject::Cost => match key {
+            b"total_cost" => count(UsageField::Cost),
             _ => NOTHING,
         },
-        Place::ToolUsage => match key {
-            b"image_gen" => into(Place::ImageTool),
-            b"web_search" => into(Place::SearchTool),
+        AnswerObject::ToolUsage => match key {
+            b"image_gen" => into(AnswerObject::ImageTool),
+            b"web_search" => into(AnswerObject::SearchTool),
             _ => NOTHING,
         },
-        Place::ImageTool => match key {
-            b"input_tokens" => count(Field::ImageToolInput),
-            b"output_tokens" => count(Field::ImageToolOutput),
+        AnswerObject::ImageTool => match key {
+            b"input_tokens" => count(UsageField::ImageToolInput),
+            b"output_tokens" => count(UsageField::ImageToolOutput),
             _ => NOTHING,
         },
-        Place::SearchTool => match key {
-            b"num_requests" => count(Field::Searches),
+        AnswerObject::SearchTool => match key {
+            b"num_requests" => count(UsageField::Searches),
             _ => NOTHING,
         },
-        Place::Groq => match key {
-            b"usage" => into(Place::Usage),
+        AnswerObject::Groq => match key {
+            b"usage" => into(AnswerObject::Usage),
             _ => NOTHING,
         },
         _ => NOTHING,
@@ -242,9 +242,9 @@ fn of_usage(place: Place, key: &[u8]) -> Rule {
 #[rustfmt::skip]
 fn of_response(key: &[u8]) -> Rule {
     match key {
-        b"usage" => into(Place::Usage),
-        b"tool_usage" => into(Place::ToolUsage),
-        b"service_tier" => take(Take::Name(Name::Tier)),
+        b"usage" => into(AnswerObject::Usage),
+        b"tool_usage" => into(AnswerObject::ToolUsage),
+        b"service_tier" => take(ValueRule::Name(KeptName::Tier)),
         _ => NOTHING,
     }
 }
@@ -254,26 +254,26 @@ fn of_response(key: &[u8]) -> Rule {
 #[rustfmt::skip]
 fn usage(key: &[u8]) -> Rule {
     match key {
-        b"prompt_tokens" => count(Field::Prompt),
-        b"input_tokens" => count(Field::Input),
-        b"completion_tokens" | b"output_tokens" => count(Field::Output),
-        b"total_tokens" => count(Field::Total),
-        b"prompt_tokens_details" | b"input_tokens_details" => into(Place::InputDetails),
-        b"completion_tokens_details" | b"output_tokens_details" => into(Place::OutputDetails),
-        b"reasoning_tokens" => count(Field::Reasoning),
-        b"cached_tokens" | b"prompt_cache_hit_tokens" => count(Field::Cached),
-        b"prompt_cache_miss_tokens" => count(Field::Missed),
-        b"cache_read_input_tokens" => count(Field::Read),
-        b"cache_creation_input_tokens" => count(Field::Written),
-        b"cache_creation" => into(Place::CacheCreation),
-        b"claude_cache_creation_5_m_tokens" => count(Field::Written5m),
-        b"claude_cache_creation_1_h_tokens" => count(Field::Written1h),
-        b"num_search_queries" => count(Field::Searches),
-        b"server_tool_use" | b"server_side_tool_usage_details" => into(Place::ToolsUsed),
-        b"cost" => Rule { take: Take::Count(Field::Cost), ..into(Place::Cost) },
-        b"cost_in_usd_ticks" => count(Field::CostTicks),
-        b"seconds" => count(Field::Seconds),
-        b"service_tier" => take(Take::Name(Name::Tier)),
+        b"prompt_tokens" => count(UsageField::Prompt),
+        b"input_tokens" => count(UsageField::Input),
+        b"completion_tokens" | b"output_tokens" => count(UsageField::Output),
+        b"total_tokens" => count(UsageField::Total),
+        b"prompt_tokens_details" | b"input_tokens_details" => into(AnswerObject::InputDetails),
+        b"completion_tokens_details" | b"output_tokens_details" => into(AnswerObject::OutputDetails),
+        b"reasoning_tokens" => count(UsageField::Reasoning),
+        b"cached_tokens" | b"prompt_cache_hit_tokens" => count(UsageField::Cached),
+        b"prompt_cache_miss_tokens" => count(UsageField::Missed),
+        b"cache_read_input_tokens" => count(UsageField::Read),
+        b"cache_creation_input_tokens" => count(UsageField::Written),
+        b"cache_creation" => into(AnswerObject::CacheCreation),
+        b"claude_cache_creation_5_m_tokens" => count(UsageField::Written5m),
+        b"claude_cache_creation_1_h_tokens" => count(UsageField::Written1h),
+        b"num_search_queries" => count(UsageField::Searches),
+        b"server_tool_use" | b"server_side_tool_usage_details" => into(AnswerObject::ToolsUsed),
+        b"cost" => Rule { take: ValueRule::Count(UsageField::Cost), ..into(AnswerObject::Cost) },
+        b"cost_in_usd_ticks" => count(UsageField::CostTicks),
+        b"seconds" => count(UsageField::Seconds),
+        b"service_tier" => take(ValueRule::Name(KeptName::Tier)),
         _ => NOTHING,
     }
 }

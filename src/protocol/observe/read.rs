@@ -1,13 +1,13 @@
 //! Small values out of what a scanner found.
 
-use super::{Status, look::Look, reading::NAME_LIMIT};
-use crate::protocol::json::{Found, Scanner, Value};
+use super::{ResponseStatus, look::Look, reading::NAME_LIMIT};
+use crate::protocol::json::{FoundValue, Scanner, Value};
 
 /// Error codes over this are not kept, nor are those that are no identifiers: they go to logs.
 const CODE_LIMIT: usize = 64;
 
 pub(super) fn value(json: &Scanner<Look>, path: usize) -> Option<&Value> {
-    json.found(path).map(|Found { value, .. }| value)
+    json.found(path).map(|FoundValue { value, .. }| value)
 }
 
 pub(super) fn text(json: &Scanner<Look>, path: usize) -> Option<&str> {
@@ -36,14 +36,14 @@ pub(super) fn is_error(json: &Scanner<Look>, path: usize) -> bool {
 }
 
 /// `status` of a response.
-pub(super) fn status(status: &str) -> Option<Status> {
+pub(super) fn status(status: &str) -> Option<ResponseStatus> {
     match status {
-        "queued" => Some(Status::Queued),
-        "in_progress" => Some(Status::InProgress),
-        "completed" => Some(Status::Completed),
-        "failed" => Some(Status::Failed),
-        "incomplete" => Some(Status::Incomplete),
-        "cancelled" => Some(Status::Cancelled),
+        "queued" => Some(ResponseStatus::Queued),
+        "in_progress" => Some(ResponseStatus::InProgress),
+        "completed" => Some(ResponseStatus::Completed),
+        "failed" => Some(ResponseStatus::Failed),
+        "incomplete" => Some(ResponseStatus::Incomplete),
+        "cancelled" => Some(ResponseStatus::Cancelled),
         _ => None,
     }
 }

@@ -3,11 +3,11 @@
 
 use super::{
     Terminal,
-    names::{NOTHING, Name, Place, Rule, Take, into, rule},
-    text::{Output, Part},
-    told::Told,
+    names::{AnswerObject, KeptName, NOTHING, Rule, ValueRule, into, rule},
+    text::{Output, TextCopyKind},
+    told::ReportedUsage,
 };
-use crate::protocol::json::Wish;
+use crate::protocol::json::StringInterest;
 
 /// Levels that are followed. What is documented needs under 10 of them.
 const MAX_LEVELS: usize = 32;
@@ -80,16 +80,16 @@ impl EventKind {
 
 /// A container that is open.
 #[derive(Clone, Copy, Debug)]
-struct Frame {
-    place: Place,
-    part: Part,
+struct OpenValue {
+    place: AnswerObject,
+    part: TextCopyKind,
     /// Of an array: what holds for each of its values.
     each: Option<Rule>,
 }
 
 /// The item that is open.
 #[derive(Clone, Copy, Debug, Default)]
-struct Item {
+struct AnswerItem {
     is_search: bool,
     /// It opens a page, or looks for something in one, which is no search.
     opens: bool,
@@ -98,14 +98,14 @@ struct Item {
 /// Reads one event after another, or one body.
 #[derive(Debug)]
 pub(super) struct Reading {
-    frames: Vec<Frame>,
+    frames: Vec<OpenValue>,
     /// Levels that are open from the one on that is skipped.
     skipped: u64,
     /// What holds for the value that comes next in an object.
     next: Rule,
-    told: Told,
+    told: ReportedUsage,
     output: Output,
-    item: Item,
+    item: AnswerItem,
     /// Searches in the items of the event, and in those of the events that are over.
     searches: u64,
     searched: u64,
@@ -127,9 +127,9 @@ impl Default for Reading {
             frames: Vec::new(),
             skipped: 0,
             next: NOTHING,
-            told: Told::default(),
+            told: ReportedUsage::default(),
             output: Output::default(),
-            item: Item::default(),
+            item: AnswerItem::default(),
             searches: 0,
             searched: 0,
             delta_over: false,
@@ -184,13 +184,13 @@ impl Reading {
     pub(super) fn rule(&self) -> Rule {
         match self.frames.last() {
             _ if self.skipped > 0 => NOTHING,
-            Some(Frame { each: Some(each), .. }) => *each,
+            Some(OpenValue { each: Some(each), .. }) => *each,
             _ => self.next,
         }
     }
 
-    fn part(&self, rule: Rule) -> Part {
-        rule.part.or_else(|| self.frames.last().map(|frame| frame.part)).unwrap_or(Part::Whole)
+    fn part(&self, rule: Rule) -> TextCopyKind {
+        rule.part.or_else(|| self.frames.last().map(|frame| frame.part)).unwrap_or(TextCopyKind::Whole)
     }
 
     #[inline]
@@ -204,35 +204,35 @@ impl Reading {
     }
 
     #[inline]
-    pub(super) fn wish(&self) -> Wish {
+    pub(super) fn wish(&self) -> StringInterest {
         match self.rule().take {
-            Take::Nothing => Wish::Nothing,
-            Take::Text(_) | Take::Other => Wish::Pieces,
-            Take::Count(_) | Take::Name(_) => Wish::Text,
+            ValueRule::Nothing => StringInterest::Nothing,
+            ValueRule::Text(_) | ValueRule::Other => StringInterest::Pieces,
+            ValueRule::Count(_) | ValueRule::Name(_) => StringInterest::Text,
         }
     }
 
     pub(super) fn text(&mut self, text: &str) {
         match self.rule().take {
-            Take::Count(field) => self.told.take(field, text),
-            Take::Name(name) => self.name(name, text),
+            ValueRule::Count(field) => self.told.take(field, text),
+            ValueRule::Name(name) => self.name(name, text),
             _ => {}
         }
     }
 
-    fn name(&mut self, name: Name, text: &str) {
+    fn name(&mut self, name: KeptName, text: &str) {
         match name {
-            Name::Event => self.kind = Some(EventKind::of(text)),
-            Name::Item => self.item.is_search = text == "web_search_call",
-            Name::Action => self.item.opens = matches!(text, "open_page" | "find_in_page" | "find"),
-            Name::Id if !self.is_named => {
+            KeptName::Event => self.kind = Some(EventKind::of(text)),
+            KeptName::Item => self.item.is_search = text == "web_search_call",
+            KeptName::Action => self.item.opens = matches!(text, "open_page" | "find_in_page" | "find"),
+            KeptName::Id if !self.is_named => {
                 self.id = kept(text).filter(|_| text.bytes().all(|byte| byte.is_ascii_graphic()))
             }
-            Name::Model if !self.is_named => self.model = kept(text),
-            Name::Id | Name::Model => {}
-            Name::Tier => self.told.tier(text),
-            Name::Finish if text.is_empty() => {}
-            Name::Finish => self.finished = Some(self.finished.unwrap_or(true) && text != "error"),
+            KeptName::Model if !self.is_named => self.model = kept(text),
+            KeptName::Id | KeptName::Model => {}
+            KeptName::Tier => self.told.tier(text),
+            KeptName::Finish if text.is_empty() => {}
+            KeptName::Finish => self.finished = Some(self.finished.unwrap_or(true) && text != "error"),
         }
     }
 
@@ -240,14 +240,14 @@ impl Reading {
     pub(super) fn piece(&mut self, piece: &[u8]) {
         let rule = self.rule();
         match rule.take {
-            Take::Text(voice) => self.output.add(self.part(rule), voice, piece),
-            Take::Other => self.output.other |= !piece.is_empty(),
+            ValueRule::Text(voice) => self.output.add(self.part(rule), voice, piece),
+            ValueRule::Other => self.output.other |= !piece.is_empty(),
             _ => {}
         }
     }
 
     pub(super) fn end(&mut self) {
-        self.delta_over |= self.frames.len() == 1 && self.next.part == Some(Part::Delta);
+        self.delta_over |= self.frames.len() == 1 && self.next.part == Some(TextCopyKind::Delta);
     }
 
     pub(super) fn open(&mut self, object: bool) {
@@ -255,19 +255,19 @@ impl Reading {
             self.skipped += 1;
             return;
         }
-        let rule = if self.frames.is_empty() { into(Place::Top) } else { self.rule() };
-        if rule.into == Place::Skip || self.frames.len() == MAX_LEVELS {
+        let rule = if self.frames.is_empty() { into(AnswerObject::Top) } else { self.rule() };
+        if rule.into == AnswerObject::Skip || self.frames.len() == MAX_LEVELS {
             self.skipped = 1;
             return;
         }
         let in_array = self.frames.last().is_some_and(|frame| frame.each.is_some());
         match rule.into {
-            Place::Item if object => self.item = Item::default(),
-            Place::Data | Place::Image => self.output.other |= object && in_array,
+            AnswerObject::Item if object => self.item = AnswerItem::default(),
+            AnswerObject::Data | AnswerObject::Image => self.output.other |= object && in_array,
             _ => {}
         }
         let part = self.part(rule);
-        self.frames.push(Frame { place: rule.into, part, each: (!object).then_some(rule) });
+        self.frames.push(OpenValue { place: rule.into, part, each: (!object).then_some(rule) });
     }
 
     pub(super) fn close(&mut self) {
@@ -276,7 +276,7 @@ impl Reading {
             return;
         }
         let Some(frame) = self.frames.pop() else { return };
-        if frame.place == Place::Item && frame.each.is_none() {
+        if frame.place == AnswerObject::Item && frame.each.is_none() {
             self.searches += u64::from(self.item.is_search && !self.item.opens);
         }
     }

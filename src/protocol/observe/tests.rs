@@ -9,35 +9,35 @@ mod dialects;
 mod learning;
 mod output;
 
-fn as_stream(dialect: Dialect) -> Observer {
+fn as_stream(dialect: AnswerDialect) -> Observer {
     Observer::new(dialect, true, Coded::Plain)
 }
 
-fn as_json(dialect: Dialect) -> Observer {
+fn as_json(dialect: AnswerDialect) -> Observer {
     Observer::new(dialect, false, Coded::Plain)
 }
 
-fn observe<'a>(mut observer: Observer, pieces: impl IntoIterator<Item = &'a [u8]>) -> Seen {
+fn observe<'a>(mut observer: Observer, pieces: impl IntoIterator<Item = &'a [u8]>) -> Observation {
     for piece in pieces {
         observer.feed(piece);
     }
     observer.finish();
     // How far it is, what it leaves behind and how much text it holds have tests of their own.
     let seen = observer.seen().clone();
-    Seen { status: None, text_tokens: 0, other_output: false, whole: false, is_error: false, ..seen }
+    Observation { status: None, text_tokens: 0, other_output: false, whole: false, is_error: false, ..seen }
 }
 
-fn stream(text: impl AsRef<[u8]>) -> Seen {
-    observe(as_stream(Dialect::Responses), [text.as_ref()])
+fn stream(text: impl AsRef<[u8]>) -> Observation {
+    observe(as_stream(AnswerDialect::Responses), [text.as_ref()])
 }
 
-fn json(text: impl AsRef<[u8]>) -> Seen {
-    observe(as_json(Dialect::Responses), [text.as_ref()])
+fn json(text: impl AsRef<[u8]>) -> Observation {
+    observe(as_json(AnswerDialect::Responses), [text.as_ref()])
 }
 
-fn seen(id: &str, model: &str, terminal: Option<Terminal>, usage: Usage, code: &str, events: u64) -> Seen {
+fn seen(id: &str, model: &str, terminal: Option<Terminal>, usage: Usage, code: &str, events: u64) -> Observation {
     let text = |text: &str| (!text.is_empty()).then(|| text.into());
-    Seen {
+    Observation {
         response_id: text(id),
         model: text(model),
         status: None,
@@ -45,7 +45,7 @@ fn seen(id: &str, model: &str, terminal: Option<Terminal>, usage: Usage, code: &
         usage,
         code: text(code),
         events,
-        ..Seen::default()
+        ..Observation::default()
     }
 }
 
@@ -61,7 +61,7 @@ fn tokens(input: u64, cached: u64, output: u64, reasoning: u64) -> Usage {
 }
 
 /// What is to be seen in each file of `tests/streams`.
-fn recorded() -> Vec<(&'static str, Seen)> {
+fn recorded() -> Vec<(&'static str, Observation)> {
     let completed = Some(Terminal::Completed);
     let failed = Some(Terminal::Failed);
     let none = Usage::default();
@@ -117,13 +117,17 @@ fn recorded_streams() {
 fn a_split_changes_nothing() {
     for (name, expected) in recorded() {
         let text = recording(name);
-        assert_eq!(observe(as_stream(Dialect::Responses), text.chunks(1)), expected, "{name}, byte by byte");
+        assert_eq!(observe(as_stream(AnswerDialect::Responses), text.chunks(1)), expected, "{name}, byte by byte");
         for size in [2, 3, 7, 61, 256] {
-            assert_eq!(observe(as_stream(Dialect::Responses), text.chunks(size)), expected, "{name} by {size} bytes");
+            assert_eq!(
+                observe(as_stream(AnswerDialect::Responses), text.chunks(size)),
+                expected,
+                "{name} by {size} bytes"
+            );
         }
         for cut in 0..text.len() {
             assert_eq!(
-                observe(as_stream(Dialect::Responses), [&text[..cut], &text[cut..]]),
+                observe(as_stream(AnswerDialect::Responses), [&text[..cut], &text[cut..]]),
                 expected,
                 "{name} cut at {cut}"
             );
@@ -139,7 +143,7 @@ fn pairs_of_splits_change_nothing() {
         for a in 0..text.len() {
             for b in a..text.len() {
                 let pieces = [&text[..a], &text[a..b], &text[b..]];
-                assert_eq!(observe(as_stream(Dialect::Responses), pieces), expected, "{name} cut at {a} and {b}");
+                assert_eq!(observe(as_stream(AnswerDialect::Responses), pieces), expected, "{name} cut at {a} and {b}");
             }
         }
     }
@@ -155,7 +159,7 @@ fn an_event_of_many_megabytes_is_seen_through() {
     let usage = Usage { total: Some(5), ..Usage::default() };
     let expected = seen("resp_big", "m", Some(Terminal::Completed), usage, "", 1);
     assert_eq!(stream(&text), expected);
-    assert_eq!(observe(as_stream(Dialect::Responses), text.as_bytes().chunks(1460)), expected);
+    assert_eq!(observe(as_stream(AnswerDialect::Responses), text.as_bytes().chunks(1460)), expected);
 }
 
 #[test]
@@ -181,8 +185,8 @@ fn odd_streams_are_survived() {
         text.extend_from_slice(fill.repeat(eight_megabytes / fill.len()).as_bytes());
         text.extend_from_slice(b"\n\n");
         text.extend_from_slice(&after);
-        assert_eq!(observe(as_stream(Dialect::Responses), text.chunks(16 << 10)), expected, "{begin} {fill}");
-        let mut body = as_json(Dialect::Responses);
+        assert_eq!(observe(as_stream(AnswerDialect::Responses), text.chunks(16 << 10)), expected, "{begin} {fill}");
+        let mut body = as_json(AnswerDialect::Responses);
         text.chunks(16 << 10).for_each(|piece| body.feed(piece));
         body.finish();
         // It is no JSON, whatever its head says.
@@ -204,7 +208,7 @@ fn the_first_terminal_event_decides() {
     assert_eq!(stream(event(r#"{"type":"keepalive","error":{"code":"x"}}"#)).terminal, None);
     assert_eq!(stream(event(r#"{"error":null,"code":"x"}"#)).terminal, None);
     // Nothing is concluded from an event that is cut short.
-    let mut observer = as_stream(Dialect::Responses);
+    let mut observer = as_stream(AnswerDialect::Responses);
     observer.feed(b"data: {\"type\":\"response.completed\",\"response\":{\"id\":\"a\"}}\n");
     assert_eq!(observer.seen().terminal, None);
 }
@@ -248,7 +252,7 @@ fn json_answers() {
         "output_tokens":4,"output_tokens_details":{"reasoning_tokens":3},"total_tokens":6}}"#;
     let expected = seen("resp_1", "gpt-4.1", Some(Terminal::Completed), tokens(2, 1, 4, 3), "", 0);
     assert_eq!(json(body), expected);
-    assert_eq!(observe(as_json(Dialect::Responses), body.as_bytes().chunks(1)), expected);
+    assert_eq!(observe(as_json(AnswerDialect::Responses), body.as_bytes().chunks(1)), expected);
     // Without its end nothing but its counts is believed.
     assert_eq!(json(&body[..body.len() - 1]), seen("", "", None, tokens(2, 1, 4, 3), "", 0));
     let error =
@@ -259,10 +263,10 @@ fn json_answers() {
     {
         assert_eq!(json(format!("{{\"status\":\"{status}\"}}")).terminal, terminal);
     }
-    assert_eq!(json("<html>"), Seen::default());
-    assert_eq!(json(""), Seen::default());
-    let unknown = Observer::new(Dialect::Responses, false, Coded::Unknown);
-    assert_eq!(observe(unknown, [body.as_bytes()]), Seen::default());
+    assert_eq!(json("<html>"), Observation::default());
+    assert_eq!(json(""), Observation::default());
+    let unknown = Observer::new(AnswerDialect::Responses, false, Coded::Unknown);
+    assert_eq!(observe(unknown, [body.as_bytes()]), Observation::default());
 }
 
 proptest! {
@@ -281,8 +285,8 @@ proptest! {
         let mut cuts: Vec<_> = cuts.iter().map(|cut| cut.index(garbage.len() + 1)).chain([0, garbage.len()]).collect();
         cuts.sort_unstable();
         let pieces = || cuts.windows(2).map(|pair| &garbage[pair[0]..pair[1]]);
-        prop_assert_eq!(observe(as_stream(Dialect::Responses), pieces()), stream(&garbage));
-        prop_assert_eq!(observe(as_json(Dialect::Responses), pieces()), json(&garbage));
+        prop_assert_eq!(observe(as_stream(AnswerDialect::Responses), pieces()), stream(&garbage));
+        prop_assert_eq!(observe(as_json(AnswerDialect::Responses), pieces()), json(&garbage));
     }
 }
 

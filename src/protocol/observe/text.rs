@@ -1,10 +1,10 @@
 //! How much of a model's own output passed: text by its tokens, and whether there was anything else.
 
-use crate::protocol::tokens::Tally;
+use crate::protocol::tokens::TextTally;
 
 /// Which copy of the text: an answer may hold the same text several times, as pieces and as a whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Part {
+pub(super) enum TextCopyKind {
     /// Pieces that belong together.
     Delta,
     /// A whole part, behind its pieces.
@@ -17,7 +17,7 @@ pub(super) enum Part {
 
 /// Which text: some providers send the same reasoning under several names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Voice {
+pub(super) enum TextChannel {
     Output,
     /// `reasoning_content`
     Reasoning,
@@ -27,11 +27,11 @@ pub(super) enum Voice {
     Details,
 }
 
-const PARTS: usize = Part::Whole as usize + 1;
-const VOICES: usize = Voice::Details as usize + 1;
+const PARTS: usize = TextCopyKind::Whole as usize + 1;
+const VOICES: usize = TextChannel::Details as usize + 1;
 
 /// One copy of the text.
-type Copy = [Tally; VOICES];
+type Copy = [TextTally; VOICES];
 
 fn tokens([output, reasoning @ ..]: &Copy) -> u64 {
     output.tokens() + reasoning.iter().map(|tally| tally.tokens()).max().unwrap_or_default()
@@ -51,13 +51,15 @@ pub(super) struct Output {
 }
 
 impl Output {
-    pub(super) fn add(&mut self, part: Part, voice: Voice, piece: &[u8]) {
+    pub(super) fn add(&mut self, part: TextCopyKind, voice: TextChannel, piece: &[u8]) {
         self.event[part as usize][voice as usize].add(piece);
     }
 
     /// The event is over. Whether its pieces are text, and whether its item is whole.
     pub(super) fn end_event(&mut self, is_text: bool, is_item: bool) {
-        for (part, counts) in [(Part::Delta, is_text), (Part::Done, true), (Part::Item, is_item)] {
+        for (part, counts) in
+            [(TextCopyKind::Delta, is_text), (TextCopyKind::Done, true), (TextCopyKind::Item, is_item)]
+        {
             let event = std::mem::take(&mut self.event[part as usize]);
             if counts {
                 for (passed, new) in self.passed[part as usize].iter_mut().zip(event) {
@@ -65,13 +67,13 @@ impl Output {
                 }
             }
         }
-        let whole = std::mem::take(&mut self.event[Part::Whole as usize]);
+        let whole = std::mem::take(&mut self.event[TextCopyKind::Whole as usize]);
         self.whole = self.whole.max(tokens(&whole));
     }
 
     /// Whether pieces of text passed.
     pub(super) fn has_pieces(&self) -> bool {
-        self.passed[Part::Delta as usize].iter().any(|tally| !tally.is_empty())
+        self.passed[TextCopyKind::Delta as usize].iter().any(|tally| !tally.is_empty())
     }
 
     /// Tokens of the text, each copy of it counted once.

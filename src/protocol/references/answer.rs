@@ -24,7 +24,7 @@
 
 use super::{
     finder::{Collect, Finder, Hit, Level, MAX_ID},
-    grammar::{Grammar, Place, Rule, SKIP, TOP, Take, at},
+    grammar::{Grammar, ObjectKind, Rule, SKIP, StringRule, TOP, at},
 };
 use crate::{
     domain::origin::{Kind, Reference},
@@ -34,17 +34,17 @@ use crate::{
 /// Most references that are learned of one answer: each is held to its end, so that none is told twice.
 pub const MOST: usize = 4096;
 
-const RESPONSE: Place = 1;
-const CONVERSATION: Place = 2;
-const ITEM: Place = 3;
-const CONTENT: Place = 4;
-const ENVIRONMENT: Place = 5;
-const ANNOTATION: Place = 6;
-const CHOICE: Place = 7;
-const MESSAGE: Place = 8;
-const AUDIO: Place = 9;
+const RESPONSE: ObjectKind = 1;
+const CONVERSATION: ObjectKind = 2;
+const ITEM: ObjectKind = 3;
+const CONTENT: ObjectKind = 4;
+const ENVIRONMENT: ObjectKind = 5;
+const ANNOTATION: ObjectKind = 6;
+const CHOICE: ObjectKind = 7;
+const MESSAGE: ObjectKind = 8;
+const AUDIO: ObjectKind = 9;
 
-const NOTHING: &[Place] = &[SKIP; 10];
+const NOTHING: &[ObjectKind] = &[SKIP; 10];
 
 /// Rules below the top: the same in events and in bodies.
 macro_rules! below {
@@ -56,13 +56,13 @@ macro_rules! below {
             Rule::id(at(CONVERSATION), "id", Kind::Conversation),
             Rule::into(at(RESPONSE), "output", ITEM),
             Rule::id(at(ITEM), "id", Kind::Item),
-            Rule::take(at(ITEM) | at(CONTENT), "encrypted_content", Take::Encrypted),
+            Rule::take(at(ITEM) | at(CONTENT), "encrypted_content", StringRule::Encrypted),
             Rule::id(at(ITEM) | at(ENVIRONMENT) | at(ANNOTATION), "container_id", Kind::Container),
             Rule::into(at(ITEM), "content", CONTENT),
             Rule::into(at(ITEM), "environment", ENVIRONMENT),
             Rule::into(at(CONTENT), "annotations", ANNOTATION),
             Rule::id(at(ANNOTATION), "file_id", Kind::File),
-            Rule::take(at(ANNOTATION), "type", Take::Type),
+            Rule::take(at(ANNOTATION), "type", StringRule::Type),
         ]
     };
 }
@@ -84,7 +84,7 @@ static BODY: Grammar = Grammar::new(
         Rule::id_or_into(at(TOP), "conversation", Kind::Conversation, CONVERSATION),
         Rule::into(at(TOP), "output", ITEM),
         Rule::into(at(TOP), "data", ITEM),
-        Rule::take(at(TOP), "encrypted_content", Take::Encrypted),
+        Rule::take(at(TOP), "encrypted_content", StringRule::Encrypted),
         Rule::into(at(TOP), "content", CONTENT),
     ],
     NOTHING,
@@ -106,14 +106,14 @@ static CHAT: Grammar = Grammar::new(
 
 /// A reference that an answer left behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Learned {
+pub struct AnswerReference {
     /// What it names.
     pub kind: Kind,
     /// Its hash.
     pub reference: Reference,
 }
 
-impl Learned {
+impl AnswerReference {
     /// The id of a stored object, if it is one.
     pub(in crate::protocol) fn id(kind: Kind, id: &str) -> Option<Self> {
         let fits = !id.is_empty() && id.len() <= MAX_ID;
@@ -123,16 +123,16 @@ impl Learned {
 
 /// A reference that was found, below a name at the top. Nothing is learned of it before its text is whole.
 #[derive(Clone, Copy, Debug)]
-struct Candidate {
+struct AnswerCandidate {
     below: &'static str,
-    learned: Learned,
+    learned: AnswerReference,
 }
 
 /// What was found in a text so far.
 #[derive(Debug)]
 pub(in crate::protocol) struct Candidates {
     grammar: &'static Grammar,
-    found: Vec<Candidate>,
+    found: Vec<AnswerCandidate>,
     /// Those past [`MOST`].
     dropped: u64,
     /// Of the annotation that is open: how many were found before it, and whether the file it names is a container's.
@@ -164,7 +164,7 @@ impl Candidates {
     }
 
     /// What was found below these names at the top.
-    pub(in crate::protocol) fn below(&self, names: &[&str]) -> impl Iterator<Item = Learned> {
+    pub(in crate::protocol) fn below(&self, names: &[&str]) -> impl Iterator<Item = AnswerReference> {
         self.found.iter().filter(move |found| names.contains(&found.below)).map(|found| found.learned)
     }
 
@@ -181,8 +181,8 @@ impl Collect for Candidates {
             self.dropped += 1;
             return Ok(());
         }
-        let learned = Learned { kind: hit.kind, reference };
-        self.found.push(Candidate { below: self.grammar.rules[below].name, learned });
+        let learned = AnswerReference { kind: hit.kind, reference };
+        self.found.push(AnswerCandidate { below: self.grammar.rules[below].name, learned });
         Ok(())
     }
 

@@ -4,7 +4,7 @@ use std::{collections::HashSet, ops::Range};
 
 /// An element that may be cut out.
 #[derive(Debug)]
-struct Element {
+struct CutElement {
     /// Its place in the array.
     index: usize,
     range: Range<u64>,
@@ -19,19 +19,19 @@ struct Element {
 /// Follows one array, whose elements are cut out together with others of the same call: a provider refuses an output without its
 /// call.
 #[derive(Debug, Default)]
-pub(super) struct Cuts {
+pub(super) struct CutFinder {
     /// Commas so far, and the last of them.
     commas: usize,
     last_comma: Option<u64>,
-    elements: Vec<Element>,
+    elements: Vec<CutElement>,
 }
 
-impl Cuts {
+impl CutFinder {
     /// An element of the array is over; `is_cut` says that it is cut out.
     pub(super) fn element(&mut self, range: Range<u64>, call: Option<u64>, is_cut: bool) {
         if is_cut || call.is_some() {
             let (index, before) = (self.commas, self.last_comma);
-            self.elements.push(Element { index, range, before, after: None, call, is_cut });
+            self.elements.push(CutElement { index, range, before, after: None, call, is_cut });
         }
     }
 
@@ -46,7 +46,7 @@ impl Cuts {
 
     /// Bytes of memory that this takes.
     pub(super) fn held(&self) -> usize {
-        self.elements.capacity() * size_of::<Element>()
+        self.elements.capacity() * size_of::<CutElement>()
     }
 
     /// The ranges that are cut out: each an element with one comma; sorted, apart from each other.
@@ -56,7 +56,7 @@ impl Cuts {
             return Vec::new();
         }
         let calls: HashSet<u64> = cut().filter_map(|element| element.call).collect();
-        let of_call = |element: &Element| element.call.is_some_and(|call| calls.contains(&call));
+        let of_call = |element: &CutElement| element.call.is_some_and(|call| calls.contains(&call));
         let mut ranges = Vec::new();
         for element in self.elements.iter().filter(|element| element.is_cut || of_call(element)) {
             let Range { start, end } = element.range;

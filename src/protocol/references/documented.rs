@@ -33,7 +33,7 @@
 //! stands twice in its object, or in other letters than these, also by escapes; and a key beside it that is no text.
 
 use super::{
-    grammar::{Grammar, Place, Rule, TOP, Take, at},
+    grammar::{Grammar, ObjectKind, Rule, StringRule, TOP, at},
     whole::{
         ACTION, APPROVAL, ARGUMENTS, CALL, CODE, CONTENT, ENCRYPTED, FOUND, INPUT, LABEL, NAME, OPERATION, OUTPUT,
         RESULT, ROLE, SERVER, STATUS, TOOLS,
@@ -45,29 +45,29 @@ use crate::domain::{
 };
 
 /// An object in which no name means anything.
-const ANY: Place = 1;
+const ANY: ObjectKind = 1;
 /// An item of `input` or `items`.
-pub(super) const ITEM: Place = 2;
+pub(super) const ITEM: ObjectKind = 2;
 /// Something in an item.
-const INNER: Place = 3;
+const INNER: ObjectKind = 3;
 /// One of the parts of `content` or `output`.
-const PART: Place = 4;
-const TOOL: Place = 5;
-const CONTAINER: Place = 6;
-const ENVIRONMENT: Place = 7;
-const SKILL: Place = 8;
+const PART: ObjectKind = 4;
+const TOOL: ObjectKind = 5;
+const CONTAINER: ObjectKind = 6;
+const ENVIRONMENT: ObjectKind = 7;
+const SKILL: ObjectKind = 8;
 /// What holds nothing but a `file_id`.
-const FILE: Place = 9;
-const PREVIOUS: Place = 10;
-const CONVERSATION: Place = 11;
-const PROMPT: Place = 12;
+const FILE: ObjectKind = 9;
+const PREVIOUS: ObjectKind = 10;
+const CONVERSATION: ObjectKind = 11;
+const PROMPT: ObjectKind = 12;
 /// Names are the caller's own.
-const VARIABLES: Place = 13;
-const CACHE: Place = 14;
+const VARIABLES: ObjectKind = 13;
+const CACHE: ObjectKind = 14;
 /// One of `messages` of a chat.
-const MESSAGE: Place = 10;
-const AUDIO: Place = 11;
-const CHAT_PART: Place = 12;
+const MESSAGE: ObjectKind = 10;
+const AUDIO: ObjectKind = 11;
+const CHAT_PART: ObjectKind = 12;
 
 /// A set of all places.
 const EVERYWHERE: u16 = u16::MAX;
@@ -104,14 +104,14 @@ macro_rules! and_items {
         and_elsewhere![
             $($rule,)*
             Rule::id(at(ITEM), "id", Kind::Item).member(LABEL),
-            Rule::take(at(ITEM), "type", Take::Type).member(LABEL),
+            Rule::take(at(ITEM), "type", StringRule::Type).member(LABEL),
             Rule::once(at(ITEM), "role").member(ROLE).tolerant(),
             Rule::once(at(ITEM), "status").member(STATUS).tolerant(),
             Rule::text_or_into(at(ITEM), "content", PART).member(CONTENT),
             Rule::text_or_into(at(ITEM), "output", PART).member(OUTPUT),
             Rule::text_or_into(at(ITEM), "arguments", INNER).member(ARGUMENTS),
             Rule::text_or_into(at(ITEM), "input", INNER).member(INPUT),
-            Rule::take(at(ITEM), "call_id", Take::Call).member(CALL),
+            Rule::take(at(ITEM), "call_id", StringRule::Call).member(CALL),
             Rule::into(at(ITEM), "tools", TOOL).member(TOOLS),
             Rule::text_or_into(at(ITEM), "name", INNER).member(NAME).tolerant(),
             Rule::once(at(ITEM), "action").member(ACTION).tolerant(),
@@ -124,8 +124,8 @@ macro_rules! and_items {
             Rule::once(at(ITEM), "result").member(RESULT).tolerant(),
             Rule::once(at(ITEM), "server_label").member(SERVER).tolerant(),
             Rule::once(at(ITEM), "approval_request_id").member(APPROVAL).tolerant(),
-            Rule::take(at(ITEM), "encrypted_content", Take::Encrypted).member(ENCRYPTED),
-            Rule::take(at(PART) | at(INNER), "encrypted_content", Take::Encrypted).tolerant(),
+            Rule::take(at(ITEM), "encrypted_content", StringRule::Encrypted).member(ENCRYPTED),
+            Rule::take(at(PART) | at(INNER), "encrypted_content", StringRule::Encrypted).tolerant(),
             Rule::id(at(PART) | at(FILE), "file_id", Kind::File),
             Rule::id(at(TOOL), "vector_store_ids", Kind::VectorStore),
             Rule::id_or_into(at(TOOL), "container", Kind::Container, CONTAINER),
@@ -141,7 +141,7 @@ macro_rules! and_items {
 }
 
 /// By place: what objects at names without a rule are.
-const ELSEWHERE: [Place; 15] = [ANY, ANY, INNER, INNER, INNER, ANY, ANY, ANY, ANY, ANY, ANY, ANY, ANY, FILE, ANY];
+const ELSEWHERE: [ObjectKind; 15] = [ANY, ANY, INNER, INNER, INNER, ANY, ANY, ANY, ANY, ANY, ANY, ANY, ANY, FILE, ANY];
 
 static RESPONSES: Grammar = Grammar::new(
     and_items![

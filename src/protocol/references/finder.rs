@@ -3,12 +3,12 @@
 use std::ops::Range;
 
 use super::{
-    grammar::{Grammar, Place, SKIP, TOP, Take},
+    grammar::{Grammar, ObjectKind, SKIP, StringRule, TOP},
     ids::{kind_of, may_begin_id},
 };
 use crate::{
     domain::origin::{Kind, Reference, ReferenceHash},
-    protocol::json::{JsonErrorKind, Seek, Wish, bits, folded},
+    protocol::json::{JsonErrorKind, KeyVisitor, StringInterest, bits, folded},
 };
 
 /// Levels that are followed: 16 bytes each. What is documented needs under 10 of them. See [`Finder`] for what is deeper.
@@ -39,7 +39,7 @@ pub(in crate::protocol) struct Hit {
 #[derive(Clone, Copy, Debug)]
 pub(in crate::protocol) struct Level {
     /// What its names mean; of an array: those of the objects in it.
-    pub(super) place: Place,
+    pub(super) place: ObjectKind,
     pub(super) is_array: bool,
     /// How many are open with it: 1 at the top.
     pub(super) depth: usize,
@@ -74,17 +74,17 @@ pub(in crate::protocol) trait Collect {
 
 /// What holds for the value that comes next.
 #[derive(Clone, Copy, Debug)]
-struct Next {
-    /// Index of the rule of its name; [`Next::NO_RULE`] = none.
+struct NextValue {
+    /// Index of the rule of its name; [`NextValue::NO_RULE`] = none.
     rule: u8,
     /// What it is, if it is an object.
-    into: Place,
+    into: ObjectKind,
 }
 
-impl Next {
+impl NextValue {
     const NO_RULE: u8 = u8::MAX;
 
-    fn plain(into: Place) -> Self {
+    fn plain(into: ObjectKind) -> Self {
         Self { rule: Self::NO_RULE, into }
     }
 
@@ -95,11 +95,11 @@ impl Next {
 
 /// A container that is open.
 #[derive(Clone, Copy, Debug)]
-struct Frame {
-    place: Place,
+struct OpenContainer {
+    place: ObjectKind,
     is_array: bool,
     /// Of an array: what holds for each of its values.
-    each: Next,
+    each: NextValue,
     /// Of an object: the rules whose names were seen in it.
     seen: u64,
 }
@@ -112,13 +112,13 @@ struct Frame {
 #[derive(Debug)]
 pub(in crate::protocol) struct Finder<C> {
     grammar: &'static Grammar,
-    frames: Vec<Frame>,
+    frames: Vec<OpenContainer>,
     /// Levels that are open below the followed ones.
     below: u64,
     /// Levels that are open from the one on that is skipped.
     skipped: u64,
     /// After a key: what holds for its value.
-    next: Next,
+    next: NextValue,
     top_rule: Option<usize>,
     hash: Option<ReferenceHash>,
     /// What was found.
@@ -132,7 +132,7 @@ impl<C: Collect> Finder<C> {
             frames: Vec::new(),
             below: 0,
             skipped: 0,
-            next: Next::plain(TOP),
+            next: NextValue::plain(TOP),
             top_rule: None,
             hash: None,
             collect,
@@ -141,7 +141,7 @@ impl<C: Collect> Finder<C> {
 
     /// What holds for the next value.
     #[inline]
-    fn next(&self) -> Next {
+    fn next(&self) -> NextValue {
         match self.frames.last() {
             Some(frame) if frame.is_array && self.below == 0 => frame.each,
             _ => self.next,
@@ -149,12 +149,12 @@ impl<C: Collect> Finder<C> {
     }
 
     /// What holds for a value of which nothing is known.
-    fn anything(&self) -> Next {
-        Next::plain(self.grammar.elsewhere(TOP))
+    fn anything(&self) -> NextValue {
+        NextValue::plain(self.grammar.elsewhere(TOP))
     }
 
     #[inline]
-    fn taken(&self) -> Option<(usize, Take)> {
+    fn taken(&self) -> Option<(usize, StringRule)> {
         // What a request may mean is wider than what a provider is believed.
         let in_array = || self.frames.last().is_some_and(|frame| frame.is_array);
         if self.skipped > 0 || (!self.grammar.strict && in_array()) {
@@ -180,7 +180,7 @@ impl<C: Collect> Finder<C> {
 
     /// The rule of a key in this place.
     #[inline]
-    fn rule(&self, place: Place, key: &[u8]) -> Result<Option<usize>, JsonErrorKind> {
+    fn rule(&self, place: ObjectKind, key: &[u8]) -> Result<Option<usize>, JsonErrorKind> {
         for rule in bits(self.grammar.like(place, key.len())) {
             if self.grammar.rules[rule].name.as_bytes() == key {
                 return Ok(Some(rule));
@@ -202,9 +202,9 @@ impl<C: Collect> Finder<C> {
     /// A key below the levels that are followed: only whether its value is text counts.
     fn key_below(&mut self, key: &[u8]) -> Result<(), JsonErrorKind> {
         let place = self.grammar.elsewhere(TOP);
-        let text = |rule: &usize| matches!(self.grammar.rules[*rule].take, Some(Take::Text));
+        let text = |rule: &usize| matches!(self.grammar.rules[*rule].take, Some(StringRule::Text));
         let rule = self.rule(place, key)?.filter(text);
-        self.next = rule.map_or(self.anything(), |rule| Next { rule: rule as u8, into: place });
+        self.next = rule.map_or(self.anything(), |rule| NextValue { rule: rule as u8, into: place });
         Ok(())
     }
 
@@ -219,7 +219,7 @@ impl<C: Collect> Finder<C> {
     }
 }
 
-impl<C: Collect> Seek for Finder<C> {
+impl<C: Collect> KeyVisitor for Finder<C> {
     #[inline]
     fn looks(&self) -> bool {
         self.skipped == 0
@@ -234,11 +234,11 @@ impl<C: Collect> Seek for Finder<C> {
         if self.below > 0 {
             return self.key_below(key);
         }
-        let Some(&Frame { place, seen, .. }) = self.frames.last() else { return Ok(()) };
+        let Some(&OpenContainer { place, seen, .. }) = self.frames.last() else { return Ok(()) };
         let rule = self.rule(place, key)?;
         self.next = match rule {
-            None => Next::plain(self.grammar.elsewhere(place)),
-            Some(rule) => Next { rule: rule as u8, into: self.grammar.into(place, rule) },
+            None => NextValue::plain(self.grammar.elsewhere(place)),
+            Some(rule) => NextValue { rule: rule as u8, into: self.grammar.into(place, rule) },
         };
         if self.frames.len() == 1 {
             self.top_rule = rule;
@@ -258,25 +258,25 @@ impl<C: Collect> Seek for Finder<C> {
     }
 
     #[inline]
-    fn wish(&self) -> Wish {
+    fn wish(&self) -> StringInterest {
         match self.taken() {
-            None if self.grammar.strict => Wish::Value,
-            None => Wish::Nothing,
-            Some((_, Take::Text)) => Wish::Value,
-            Some((_, Take::Encrypted)) => Wish::Pieces,
-            Some(_) => Wish::Text,
+            None if self.grammar.strict => StringInterest::Value,
+            None => StringInterest::Nothing,
+            Some((_, StringRule::Text)) => StringInterest::Value,
+            Some((_, StringRule::Encrypted)) => StringInterest::Pieces,
+            Some(_) => StringInterest::Text,
         }
     }
 
     #[inline]
     fn may_begin_value(&self, begin: &[u8]) -> bool {
-        !matches!(self.taken(), Some((_, Take::Text))) && may_begin_id(begin)
+        !matches!(self.taken(), Some((_, StringRule::Text))) && may_begin_id(begin)
     }
 
     #[inline]
     fn value(&mut self, range: Range<u64>, text: Option<&[u8]>) -> Result<(), JsonErrorKind> {
         self.holds(text.is_some_and(<[u8]>::is_empty));
-        if matches!(self.taken(), Some((_, Take::Text))) {
+        if matches!(self.taken(), Some((_, StringRule::Text))) {
             return Ok(());
         }
         let Some((text, (kind, is_id))) = text.and_then(|text| Some((text, kind_of(text)?))) else { return Ok(()) };
@@ -287,7 +287,7 @@ impl<C: Collect> Seek for Finder<C> {
     fn text(&mut self, range: Range<u64>, text: Option<&str>) -> Result<(), JsonErrorKind> {
         self.holds(text == Some(""));
         match self.taken() {
-            Some((rule, Take::Id(kind))) => {
+            Some((rule, StringRule::Id(kind))) => {
                 let nobodys = |text: &str| text.is_empty() || (kind == Kind::Skill && text.starts_with(CURATED_SKILL));
                 if text.is_some_and(nobodys) {
                     return Ok(());
@@ -298,13 +298,13 @@ impl<C: Collect> Seek for Finder<C> {
                 let kind = own.map_or(kind, |(kind, _)| kind);
                 self.hit(rule, kind, text.map(|text| Reference::new(kind, text.as_bytes())), range)
             }
-            Some((_, Take::Type)) => {
+            Some((_, StringRule::Type)) => {
                 if let Some(level) = self.level() {
                     self.collect.is_a(level, text.unwrap_or_default());
                 }
                 Ok(())
             }
-            Some((_, Take::Call)) => {
+            Some((_, StringRule::Call)) => {
                 if let (Some(level), Some(id)) = (self.level(), text) {
                     self.collect.calls(level, id);
                 }
@@ -329,7 +329,7 @@ impl<C: Collect> Seek for Finder<C> {
         // Without a piece it is empty; one that is no text from its first byte on still is something.
         let hash = self.hash.take();
         match self.taken() {
-            Some((rule, Take::Encrypted)) if hash.is_some() || !is_text => {
+            Some((rule, StringRule::Encrypted)) if hash.is_some() || !is_text => {
                 self.holds(false);
                 let reference = hash.filter(|_| is_text).map(ReferenceHash::end);
                 self.hit(rule, Kind::Encrypted, reference, range)
@@ -357,7 +357,7 @@ impl<C: Collect> Seek for Finder<C> {
             }
             return Ok(());
         }
-        self.frames.push(Frame { place: each.into, is_array: !object, each, seen: 0 });
+        self.frames.push(OpenContainer { place: each.into, is_array: !object, each, seen: 0 });
         if let Some(level) = self.level() {
             self.collect.open(level, each.rule(), at);
         }
@@ -391,7 +391,7 @@ impl<C: Collect> Seek for Finder<C> {
         self.frames.clear();
         self.below = 0;
         self.skipped = 0;
-        self.next = Next::plain(TOP);
+        self.next = NextValue::plain(TOP);
         self.top_rule = None;
         self.hash = None;
         self.collect.clear();

@@ -3,13 +3,13 @@
 use crate::domain::origin::Kind;
 
 /// A kind of object: what its names mean. A small number, for sets of them.
-pub(super) type Place = u8;
+pub(super) type ObjectKind = u8;
 
 /// The object at the top.
-pub(super) const TOP: Place = 0;
+pub(super) const TOP: ObjectKind = 0;
 
 /// Not looked at, however deep.
-pub(super) const SKIP: Place = u8::MAX;
+pub(super) const SKIP: ObjectKind = u8::MAX;
 
 /// Places in one grammar.
 const PLACES: usize = 16;
@@ -22,7 +22,7 @@ const MAX_NAME: usize = 32;
 
 /// What is taken of the string at a name; where the grammar is strict, also of the strings in an array there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Take {
+pub(super) enum StringRule {
     /// The id of a stored object.
     Id(Kind),
     /// `encrypted_content`.
@@ -41,9 +41,9 @@ pub(super) struct Rule {
     /// A set of places.
     within: u16,
     pub(super) name: &'static str,
-    pub(super) take: Option<Take>,
+    pub(super) take: Option<StringRule>,
     /// What an object at this name is, or each in an array there; `None` where it is as any other in that place.
-    into: Option<Place>,
+    into: Option<ObjectKind>,
     /// It is acted on: it may stand once in its object, in its own letters only.
     acted_on: bool,
     /// A bit that says that a value stands at this name. The number is the caller's own.
@@ -51,33 +51,33 @@ pub(super) struct Rule {
 }
 
 impl Rule {
-    const fn new(within: u16, name: &'static str, take: Option<Take>, into: Option<Place>) -> Self {
+    const fn new(within: u16, name: &'static str, take: Option<StringRule>, into: Option<ObjectKind>) -> Self {
         Self { within, name, take, into, acted_on: true, member: 0 }
     }
 
     /// A reference.
     pub(super) const fn id(within: u16, name: &'static str, kind: Kind) -> Self {
-        Self::new(within, name, Some(Take::Id(kind)), None)
+        Self::new(within, name, Some(StringRule::Id(kind)), None)
     }
 
     /// Another string.
-    pub(super) const fn take(within: u16, name: &'static str, take: Take) -> Self {
+    pub(super) const fn take(within: u16, name: &'static str, take: StringRule) -> Self {
         Self::new(within, name, Some(take), None)
     }
 
     /// Objects in which names mean something else.
-    pub(super) const fn into(within: u16, name: &'static str, into: Place) -> Self {
+    pub(super) const fn into(within: u16, name: &'static str, into: ObjectKind) -> Self {
         Self::new(within, name, None, Some(into))
     }
 
     /// A reference, or an object that holds it.
-    pub(super) const fn id_or_into(within: u16, name: &'static str, kind: Kind, into: Place) -> Self {
-        Self::new(within, name, Some(Take::Id(kind)), Some(into))
+    pub(super) const fn id_or_into(within: u16, name: &'static str, kind: Kind, into: ObjectKind) -> Self {
+        Self::new(within, name, Some(StringRule::Id(kind)), Some(into))
     }
 
     /// Text, or objects in which names mean something else.
-    pub(super) const fn text_or_into(within: u16, name: &'static str, into: Place) -> Self {
-        Self::new(within, name, Some(Take::Text), Some(into))
+    pub(super) const fn text_or_into(within: u16, name: &'static str, into: ObjectKind) -> Self {
+        Self::new(within, name, Some(StringRule::Text), Some(into))
     }
 
     /// What only has to be unambiguous.
@@ -87,7 +87,7 @@ impl Rule {
 
     /// Text, which refers to nothing. In other letters, its value is looked at like any other.
     pub(super) const fn text(within: u16, name: &'static str) -> Self {
-        Self::take(within, name, Take::Text).tolerant()
+        Self::take(within, name, StringRule::Text).tolerant()
     }
 
     /// The same, at a place where names may be the caller's own: nothing is refused for how the name is written.
@@ -112,14 +112,14 @@ pub(super) struct Grammar {
     /// The rules whose names are acted on.
     acted_on: u64,
     /// By place: what objects at other names are.
-    elsewhere: [Place; PLACES],
+    elsewhere: [ObjectKind; PLACES],
     /// Names that two parsers might read in two ways are refused: for what is acted on, not for what is only looked at.
     pub(super) strict: bool,
 }
 
 impl Grammar {
     /// Meant for a `static`: what does not fit does not compile there.
-    pub(super) const fn new(rules: &'static [Rule], elsewhere: &[Place], strict: bool) -> Self {
+    pub(super) const fn new(rules: &'static [Rule], elsewhere: &[ObjectKind], strict: bool) -> Self {
         assert!(rules.len() <= MAX_RULES && elsewhere.len() <= PLACES);
         let mut grammar =
             Self { rules, within: [0; PLACES], by_len: [0; MAX_NAME], acted_on: 0, elsewhere: [SKIP; PLACES], strict };
@@ -151,13 +151,13 @@ impl Grammar {
 
     /// The rules of a place whose names have this length.
     #[inline]
-    pub(super) fn like(&self, place: Place, len: usize) -> u64 {
+    pub(super) fn like(&self, place: ObjectKind, len: usize) -> u64 {
         let within = self.within.get(usize::from(place)).copied().unwrap_or_default();
         within & self.by_len.get(len).copied().unwrap_or_default()
     }
 
     /// Whether any name in this place is acted on.
-    pub(super) fn acts_on(&self, place: Place) -> bool {
+    pub(super) fn acts_on(&self, place: ObjectKind) -> bool {
         self.within.get(usize::from(place)).is_some_and(|within| within & self.acted_on != 0)
     }
 
@@ -166,17 +166,17 @@ impl Grammar {
     }
 
     /// What an object at a name without a rule is.
-    pub(super) fn elsewhere(&self, place: Place) -> Place {
+    pub(super) fn elsewhere(&self, place: ObjectKind) -> ObjectKind {
         self.elsewhere.get(usize::from(place)).copied().unwrap_or(SKIP)
     }
 
     /// What an object at the name of this rule is.
-    pub(super) fn into(&self, place: Place, rule: usize) -> Place {
+    pub(super) fn into(&self, place: ObjectKind, rule: usize) -> ObjectKind {
         self.rules[rule].into.unwrap_or_else(|| self.elsewhere(place))
     }
 }
 
 /// A set of one place.
-pub(super) const fn at(place: Place) -> u16 {
+pub(super) const fn at(place: ObjectKind) -> u16 {
     1 << place
 }

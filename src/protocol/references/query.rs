@@ -8,7 +8,7 @@ const CURSORS: [&str; 2] = ["after", "before"];
 
 /// A reference in a query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Used {
+pub struct QueryReference {
     /// What it names.
     pub kind: Kind,
     /// Its hash.
@@ -18,7 +18,7 @@ pub struct Used {
 }
 
 /// The references of a query, in its order. `is_list` says that the path names something that may be a list of items.
-pub fn references(query: &str, is_list: bool) -> Vec<Used> {
+pub fn references(query: &str, is_list: bool) -> Vec<QueryReference> {
     let used = |pair: &str| {
         let (name, value) = pair.split_once('=')?;
         let value = unescaped(value);
@@ -27,7 +27,7 @@ pub fn references(query: &str, is_list: bool) -> Vec<Used> {
             true => Some(Kind::Item).filter(|_| !value.is_empty()),
             false => kind_of(&value).map(|(kind, _)| kind),
         }?;
-        Some(Used { kind, reference: Reference::new(kind, &value), is_cursor })
+        Some(QueryReference { kind, reference: Reference::new(kind, &value), is_cursor })
     };
     query.split(['&', ';']).filter_map(used).collect()
 }

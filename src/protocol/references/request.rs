@@ -9,24 +9,24 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    cuts::Cuts,
+    cuts::CutFinder,
     documented::{ITEM, grammar},
     finder::{Collect, Finder, Hit, Level},
     grammar::Grammar,
-    whole::Item,
+    whole::OpenItem,
 };
 use crate::{
     domain::{
-        endpoint::{Carries, Endpoint, Shape},
+        endpoint::{AnswerShape, Endpoint, RequestBodyKind},
         origin::{Kind, Reference},
     },
     protocol::{
         body::Edit,
-        json::{Found, JsonError, JsonErrorKind, Paths, Repeats, Scanner, Value},
+        json::{DuplicatePolicy, FoundValue, JsonError, JsonErrorKind, Paths, Scanner, Value},
     },
 };
 
-pub use super::whole::Use;
+pub use super::whole::ReferenceUse;
 
 /// Most references of one request that are kept, each as some 56 bytes. A stateless conversation makes up to two an item, and a context
 /// of 400,000 tokens holds a few thousand items.
@@ -36,7 +36,7 @@ const MOST: usize = 8192;
 /// thousand keep the store busy for milliseconds.
 pub const MOST_LOOKED_UP: usize = 1024;
 
-/// The fields at the top that are acted on, by the places that [`Request`] has for them. `stream` is a hint: it decides only whether an
+/// The fields at the top that are acted on, by the places that [`ScannedRequest`] has for them. `stream` is a hint: it decides only whether an
 /// answer is read on without its client.
 static FIELDS: Paths = Paths::new(&[&["model"], &["prompt_cache_key"], &["background"], &["stream"]]).hints_from(3);
 
@@ -56,7 +56,7 @@ static NO_FIELDS: Paths = Paths::new(&[]);
 
 /// A reference that a request makes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Used {
+pub struct RequestReference {
     /// What it names.
     pub kind: Kind,
     /// Its hash; `None` where it can name nothing that is known: over 256 bytes, or no text.
@@ -66,22 +66,22 @@ pub struct Used {
     /// Where its string stands in the body, quotes included.
     pub range: Range<u64>,
     /// What an upstream does with it.
-    pub uses: Use,
+    pub uses: ReferenceUse,
 }
 
 /// What was read out of a request's body.
 #[derive(Debug, Default)]
-pub struct Request {
+pub struct ScannedRequest {
     /// `model`
-    pub model: Option<Found>,
+    pub model: Option<FoundValue>,
     /// `prompt_cache_key`
-    pub prompt_cache_key: Option<Found>,
+    pub prompt_cache_key: Option<FoundValue>,
     /// `background`
-    pub background: Option<Found>,
+    pub background: Option<FoundValue>,
     /// `stream`; of a chat also `stream_options` and its `include_usage`.
     pub streaming: Streaming,
     /// All references, in the order of the text.
-    pub references: Vec<Used>,
+    pub references: Vec<RequestReference>,
     /// The items of `input` that only the account understands which made them, each with one comma.
     bound: Vec<Range<u64>>,
 }
@@ -89,9 +89,9 @@ pub struct Request {
 /// What a request says of its stream.
 #[derive(Debug, Default)]
 pub struct Streaming {
-    stream: Option<Found>,
-    options: Option<Found>,
-    include_usage: Option<Found>,
+    stream: Option<FoundValue>,
+    options: Option<FoundValue>,
+    include_usage: Option<FoundValue>,
 }
 
 impl Streaming {
@@ -121,7 +121,7 @@ impl Streaming {
     }
 }
 
-impl Request {
+impl ScannedRequest {
     /// Cuts out every item of `input` that only the account understands which made it: what is encrypted, records of reasoning and of
     /// hosted tools that are nothing but an id, and the outputs of calls among these. Sorted, apart from each other; the rest is valid
     /// JSON. Nothing else that is acted on stands in these ranges, so that they can be sorted in with other edits.
@@ -129,8 +129,8 @@ impl Request {
         self.bound.iter().map(|range| Edit { range: range.clone(), with: Bytes::new() }).collect()
     }
 
-    /// Whether a reference stands in what [`Request::without_bound`] cuts out.
-    pub fn is_bound(&self, used: &Used) -> bool {
+    /// Whether a reference stands in what [`ScannedRequest::without_bound`] cuts out.
+    pub fn is_bound(&self, used: &RequestReference) -> bool {
         let after = self.bound.partition_point(|cut| cut.end <= used.range.start);
         self.bound.get(after).is_some_and(|cut| cut.start <= used.range.start)
     }
@@ -139,19 +139,21 @@ impl Request {
 /// Scans a request's body as it comes.
 #[derive(Debug)]
 pub struct RequestScan {
-    scanner: Scanner<Finder<Requested>>,
+    scanner: Scanner<Finder<PartialScan>>,
 }
 
 impl RequestScan {
     /// A scan of nothing yet.
     pub fn new(endpoint: Endpoint) -> Self {
         let fields = match endpoint.carries() {
-            Carries::Model if endpoint.shape() == Shape::Completion => &CHAT_FIELDS,
-            Carries::Model => &FIELDS,
-            Carries::Json | Carries::Nothing => &NO_FIELDS,
+            RequestBodyKind::Model if endpoint.shape() == AnswerShape::Completion => &CHAT_FIELDS,
+            RequestBodyKind::Model => &FIELDS,
+            RequestBodyKind::Json | RequestBodyKind::Nothing => &NO_FIELDS,
         };
         let grammar = grammar(endpoint);
-        Self { scanner: Scanner::seeking(fields, Repeats::Refuse, Finder::new(grammar, Requested::of(grammar))) }
+        Self {
+            scanner: Scanner::seeking(fields, DuplicatePolicy::Refuse, Finder::new(grammar, PartialScan::of(grammar))),
+        }
     }
 
     /// Reads the next piece. Once it failed, it gives the same error for ever.
@@ -160,7 +162,7 @@ impl RequestScan {
     }
 
     /// Call at the end of the body: it must be whole.
-    pub fn finish(mut self) -> Result<Request, JsonError> {
+    pub fn finish(mut self) -> Result<ScannedRequest, JsonError> {
         self.scanner.finish()?;
         let [model, prompt_cache_key, background, stream, options, include_usage] =
             [0, 1, 2, 3, 4, 5].map(|field| self.scanner.found(field).cloned());
@@ -170,24 +172,24 @@ impl RequestScan {
             return Err(JsonError { kind: JsonErrorKind::TooManyReferences, at });
         }
         let (references, bound) = (std::mem::take(&mut found.references), found.cuts.ranges());
-        Ok(Request { model, prompt_cache_key, background, streaming, references, bound })
+        Ok(ScannedRequest { model, prompt_cache_key, background, streaming, references, bound })
     }
 
     /// Bytes of memory that the references found so far take: up to about 1 MiB.
     pub fn held(&self) -> u64 {
         let found = &self.scanner.sought().collect;
-        (found.references.capacity() * size_of::<Used>() + found.cuts.held()) as u64
+        (found.references.capacity() * size_of::<RequestReference>() + found.cuts.held()) as u64
     }
 }
 
 /// What was found so far.
 #[derive(Debug)]
-struct Requested {
+struct PartialScan {
     grammar: &'static Grammar,
-    references: Vec<Used>,
-    cuts: Cuts,
+    references: Vec<RequestReference>,
+    cuts: CutFinder,
     /// The item of `input` or `items` that is open; there is none in another one.
-    item: Option<Item>,
+    item: Option<OpenItem>,
     /// Where a reference stands that is one too many.
     overflow: Option<u64>,
 }
@@ -195,13 +197,13 @@ struct Requested {
 /// Where `input` itself is, and what is an item of it.
 const INPUT_DEPTH: usize = 2;
 
-impl Requested {
+impl PartialScan {
     fn of(grammar: &'static Grammar) -> Self {
-        Self { grammar, references: Vec::new(), cuts: Cuts::default(), item: None, overflow: None }
+        Self { grammar, references: Vec::new(), cuts: CutFinder::default(), item: None, overflow: None }
     }
 
     /// The item whose own object this is.
-    fn item(&mut self, level: Level) -> Option<&mut Item> {
+    fn item(&mut self, level: Level) -> Option<&mut OpenItem> {
         self.item.as_mut().filter(|item| item.is(level))
     }
 
@@ -212,12 +214,12 @@ impl Requested {
     /// Where a reference stands that is looked up and one too many.
     fn too_many(&self) -> Option<u64> {
         let mut looked_up =
-            self.references.iter().filter(|used| used.uses == Use::LookedUp && used.kind != Kind::Encrypted);
+            self.references.iter().filter(|used| used.uses == ReferenceUse::LookedUp && used.kind != Kind::Encrypted);
         self.overflow.or_else(|| looked_up.nth(MOST_LOOKED_UP).map(|used| used.range.start))
     }
 }
 
-impl Collect for Requested {
+impl Collect for PartialScan {
     fn found(&mut self, hit: Hit) -> Result<(), JsonErrorKind> {
         let Hit { kind, reference, range, rule, is_id: is_like_id, .. } = hit;
         let name = rule.map(|rule| self.grammar.rules[rule].name);
@@ -238,11 +240,11 @@ impl Collect for Requested {
             return Ok(());
         }
         let uses = match (is_documented, is_like_id) {
-            (true, _) => Use::LookedUp,
-            (false, true) => Use::Perhaps,
-            (false, false) => Use::Hardly,
+            (true, _) => ReferenceUse::LookedUp,
+            (false, true) => ReferenceUse::Perhaps,
+            (false, false) => ReferenceUse::Hardly,
         };
-        self.references.push(Used { kind, reference, name, range, uses });
+        self.references.push(RequestReference { kind, reference, name, range, uses });
         Ok(())
     }
 
@@ -265,7 +267,7 @@ impl Collect for Requested {
         let member = self.member(rule);
         match &mut self.item {
             Some(item) => item.opens(level, member),
-            None if level.place == ITEM && !level.is_array => self.item = Some(Item::new(level, at)),
+            None if level.place == ITEM && !level.is_array => self.item = Some(OpenItem::new(level, at)),
             None => {}
         }
     }
@@ -286,7 +288,7 @@ impl Collect for Requested {
         let uses = item.uses();
         match item.id() {
             Some(place) if place < self.references.len() => self.references[place].uses = uses,
-            Some(_) if uses != Use::Whole => self.overflow = self.overflow.or(Some(item.at)),
+            Some(_) if uses != ReferenceUse::Whole => self.overflow = self.overflow.or(Some(item.at)),
             _ => {}
         }
         if level.depth == INPUT_DEPTH + 1 {

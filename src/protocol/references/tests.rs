@@ -2,7 +2,7 @@ use bytes::Bytes;
 use proptest::{collection::vec, prelude::*, sample::Index};
 use serde_json::{Map, Value, json};
 
-use super::request::{MOST_LOOKED_UP, Request, RequestScan, Use, Used};
+use super::request::{MOST_LOOKED_UP, ReferenceUse, RequestReference, RequestScan, ScannedRequest};
 use crate::{
     domain::{
         endpoint::Endpoint,
@@ -17,7 +17,7 @@ use crate::{
 mod oracle;
 pub(in crate::protocol) mod texts;
 
-fn scan_pieces<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Result<Request, JsonError> {
+fn scan_pieces<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Result<ScannedRequest, JsonError> {
     let mut scan = RequestScan::new(Endpoint::CreateResponse);
     for piece in pieces {
         scan.feed(piece)?;
@@ -25,7 +25,7 @@ fn scan_pieces<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Result<Request
     scan.finish()
 }
 
-fn scan(text: impl AsRef<[u8]>) -> Result<Request, JsonError> {
+fn scan(text: impl AsRef<[u8]>) -> Result<ScannedRequest, JsonError> {
     scan_pieces([text.as_ref()])
 }
 
@@ -37,7 +37,7 @@ fn refused(text: impl AsRef<[u8]>) -> JsonErrorKind {
 }
 
 /// The kinds of references, and the hashes of those that can be looked up.
-fn hashes(used: &[Used]) -> Vec<(Kind, Option<Reference>)> {
+fn hashes(used: &[RequestReference]) -> Vec<(Kind, Option<Reference>)> {
     used.iter().map(|used| (used.kind, used.reference)).collect()
 }
 
@@ -126,7 +126,7 @@ fn finds_references_in_their_places() {
         let mut scan = RequestScan::new(endpoint);
         scan.feed(text.as_bytes()).unwrap();
         let used = scan.finish().unwrap().references;
-        let certain = used.iter().filter(|used| used.uses == Use::LookedUp).cloned().collect::<Vec<_>>();
+        let certain = used.iter().filter(|used| used.uses == ReferenceUse::LookedUp).cloned().collect::<Vec<_>>();
         hashes(&certain)
     };
     let items = r#"{"items":[{"type":"message","id":"msg_1"},{"type":"reasoning","id":"rs_1","encrypted_content":"gA"}],"metadata":{"id":"x"}}"#;
@@ -149,7 +149,7 @@ fn finds_ids_by_their_values_anywhere_else() {
         for split in [1, 3] {
             assert_eq!(scan_pieces(text.as_bytes().chunks(split)).unwrap().references, used, "{text}");
         }
-        assert!(used.iter().all(|used| used.uses == Use::Perhaps), "{text}");
+        assert!(used.iter().all(|used| used.uses == ReferenceUse::Perhaps), "{text}");
         hashes(&used)
     };
     for (text, found) in [
@@ -270,7 +270,7 @@ fn tells_items_that_are_whole() {
         r#"{"type":"who_knows","id":"x_1","count":5,"approved":true}"#,
         r#"{"type":"who_knows","id":"x_1","a":{"b":[false]}}"#,
     ] {
-        assert_eq!(uses(item), Use::Whole, "{item}");
+        assert_eq!(uses(item), ReferenceUse::Whole, "{item}");
     }
     for item in [
         r#"{"id":"msg_1","content":"x"}"#,
@@ -288,7 +288,7 @@ fn tells_items_that_are_whole() {
         r#"{"type":"who_knows","id":"x_1","status":"completed","anything":null}"#,
         r#"{"type":"code_interpreter_call","id":"ci_1","container_id":"cntr_1","code":null}"#,
     ] {
-        assert_eq!(uses(item), Use::Perhaps, "{item}");
+        assert_eq!(uses(item), ReferenceUse::Perhaps, "{item}");
     }
     for item in [
         r#"{"id":"msg_1"}"#,
@@ -308,7 +308,7 @@ fn tells_items_that_are_whole() {
         r#"{"type":"Item_Reference","id":"x_1","x":"y"}"#,
         r#"{"type":"item_reference ","id":"x_1","x":"y"}"#,
     ] {
-        assert_eq!(uses(item), Use::LookedUp, "{item}");
+        assert_eq!(uses(item), ReferenceUse::LookedUp, "{item}");
     }
     for text in [
         r#"{"input":[{"id":"msg_1","role":"user","content":"x","content":null}]}"#,
@@ -491,7 +491,7 @@ fn reads_the_fields_of_the_same_scan() {
     let text =
         r#"{"model":"m","stream":true,"store":false,"background":null,"prompt_cache_key":"k","conversation":"c"}"#;
     let request = scan(text).unwrap();
-    let at = |found: &Option<crate::protocol::json::Found>| {
+    let at = |found: &Option<crate::protocol::json::FoundValue>| {
         let range = found.as_ref().unwrap().range.clone();
         &text[range.start as usize..range.end as usize]
     };
@@ -516,7 +516,7 @@ fn reads_the_fields_of_the_same_scan() {
 }
 
 /// What is left of the text, parsed.
-fn cut(text: &str, request: &Request) -> Value {
+fn cut(text: &str, request: &ScannedRequest) -> Value {
     let mut rope = Rope::new();
     rope.push(Bytes::copy_from_slice(text.as_bytes()));
     let left: Vec<u8> = rope.edited(&request.without_bound()).pieces().flatten().collect();

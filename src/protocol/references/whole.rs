@@ -87,7 +87,7 @@ const MADE_OF: [(&str, u32); 22] = [
 
 /// How an upstream uses a reference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Use {
+pub enum ReferenceUse {
     /// It looks up the object.
     LookedUp,
     /// It may look it up: the reference stands at a place without a meaning of its own, or in an item with some content.
@@ -100,7 +100,7 @@ pub enum Use {
 
 /// An item of `input` or `items` that is open.
 #[derive(Debug)]
-pub(super) struct Item {
+pub(super) struct OpenItem {
     /// Where it begins.
     pub(super) at: u64,
     depth: usize,
@@ -146,7 +146,7 @@ enum ItemKind {
     },
 }
 
-impl Item {
+impl OpenItem {
     /// That of an object of which nothing is known yet.
     pub(super) fn new(level: Level, at: u64) -> Self {
         let (id, kind) = (Id::None, ItemKind::Untyped);
@@ -200,18 +200,18 @@ impl Item {
     }
 
     /// At its end: how an upstream uses its id.
-    pub(super) fn uses(&self) -> Use {
+    pub(super) fn uses(&self) -> ReferenceUse {
         let (made, labels) = match self.kind {
-            ItemKind::Reference => return Use::LookedUp,
+            ItemKind::Reference => return ReferenceUse::LookedUp,
             ItemKind::Untyped => (self.members & (ROLE | CONTENT) == ROLE | CONTENT, LABELS),
             ItemKind::Made { of, is_record, .. } => {
                 (self.members & of != 0, if is_record { LABELS & !STATUS } else { LABELS })
             }
         };
         match made && !matches!(self.id, Id::Several) {
-            true => Use::Whole,
-            false if self.members & !labels != 0 || self.is_empty() => Use::Perhaps,
-            false => Use::LookedUp,
+            true => ReferenceUse::Whole,
+            false if self.members & !labels != 0 || self.is_empty() => ReferenceUse::Perhaps,
+            false => ReferenceUse::LookedUp,
         }
     }
 
@@ -235,7 +235,7 @@ impl Item {
     /// Whether only the account that made it understands it, and a request may go on without it: encrypted content, and the records of
     /// reasoning and of calls that are left to the provider.
     pub(super) fn is_cuttable(&self) -> bool {
-        let bare = || self.uses() == Use::LookedUp && self.id().is_some();
+        let bare = || self.uses() == ReferenceUse::LookedUp && self.id().is_some();
         self.is_encrypted || (bare() && matches!(self.kind, ItemKind::Made { is_cuttable: true, .. }))
     }
 }

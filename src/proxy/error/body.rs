@@ -1,6 +1,6 @@
 //! What goes wrong with the body of a request.
 
-use super::Refusal;
+use super::ApiError;
 use crate::{
     domain::problem::Problem,
     protocol::{
@@ -9,7 +9,7 @@ use crate::{
     },
 };
 
-impl Refusal {
+impl ApiError {
     pub(in crate::proxy) fn json(error: &JsonError) -> Self {
         match error.kind {
             JsonErrorKind::Repeated { name } => {

@@ -1,9 +1,9 @@
 //! What goes wrong with the head of a request.
 
-use super::Refusal;
+use super::ApiError;
 use crate::domain::problem::Problem;
 
-impl Refusal {
+impl ApiError {
     /// A header that may stand once stands twice: servers would disagree about which of the two counts.
     pub(in crate::proxy) fn repeated_header(name: &'static str) -> Self {
         Self::new(Problem::RepeatedHeader, format!("The request has more than one `{name}` header. Send one."))

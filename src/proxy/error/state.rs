@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use super::Refusal;
+use super::ApiError;
 use crate::domain::{origin::Kind, problem::Problem};
 
-impl Refusal {
+impl ApiError {
     /// The same for an id that never was, one that is none, and one of somebody else: it is not repeated.
     pub(in crate::proxy) fn unknown_id() -> Self {
         Self::new(Problem::UnknownId, "There is nothing with this id, or this key may not use it.")

@@ -4,10 +4,10 @@ use std::{borrow::Cow, sync::Arc};
 
 use http::{HeaderMap, Request};
 
-use super::{Arrival, Refusal};
+use super::{ApiError, RequestArrival};
 use crate::{
     auth,
-    domain::{endpoint::Endpoint, outcome::Rejected, problem::Problem},
+    domain::{endpoint::Endpoint, outcome::RejectedRequest, problem::Problem},
     proxy::Tables,
 };
 
@@ -17,7 +17,7 @@ const MOST_OF_PATH: usize = 200;
 /// What Tidegate answers by itself.
 const OWN: [&str; 2] = ["GET /v1/models", "GET /v1/usage"];
 
-impl Refusal {
+impl ApiError {
     /// A path that does not exist. It is not repeated in the answer: it may hold anything.
     pub fn unknown_url(tables: &Tables, path: &str) -> Self {
         let message = match advice(path) {
@@ -51,7 +51,7 @@ impl Refusal {
 
     /// Notes for the log where the request went, and with which key: whose client is set up wrongly.
     #[must_use]
-    pub fn sent<B>(mut self, tables: &Tables, arrival: &Arrival, request: &Request<B>) -> Self {
+    pub fn sent<B>(mut self, tables: &Tables, arrival: &RequestArrival, request: &Request<B>) -> Self {
         let mut rejected = rejected(tables, request.headers(), arrival);
         rejected.method = Some(request.method().clone());
         rejected.path = Some(beginning(request.uri().path()).into());
@@ -65,9 +65,9 @@ impl Refusal {
 }
 
 /// What the log says of a request that is refused at the door.
-pub(in crate::proxy) fn rejected(tables: &Tables, headers: &HeaderMap, arrival: &Arrival) -> Rejected {
+pub(in crate::proxy) fn rejected(tables: &Tables, headers: &HeaderMap, arrival: &RequestArrival) -> RejectedRequest {
     let client = tables.keys.client(headers, arrival.visit()).filter(|_| tables.logs_client_ip);
-    Rejected { client, key_begins: auth::begins(headers), ..Rejected::default() }
+    RejectedRequest { client, key_begins: auth::begins(headers), ..RejectedRequest::default() }
 }
 
 /// The first 200 bytes of a path, whole characters.

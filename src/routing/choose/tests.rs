@@ -5,7 +5,7 @@ use proptest::{prelude::*, strategy::Strategy as Plan};
 use super::{Strategy, *};
 use crate::{
     config::OnLostState,
-    domain::{chance::seed, standing::Cause},
+    domain::{chance::seed, standing::EjectionCause},
     routing::Target,
 };
 
@@ -32,7 +32,7 @@ fn candidate(target: usize, upstream: usize, credential: usize) -> Candidate {
         home: seed(&["upstream", &upstream.to_string()]),
         seat: seed(&["upstream", &upstream.to_string(), &credential.to_string()]),
         bar: None,
-        standing: Standing::InService,
+        standing: HealthState::InService,
         full: false,
         in_flight: 0,
         latency: None,
@@ -52,8 +52,8 @@ fn ids(choice: &Choice) -> Vec<(usize, usize)> {
     choice.candidates.iter().map(|candidate| (candidate.target, candidate.credential)).collect()
 }
 
-fn out(cause: Cause, seconds: u64) -> Standing {
-    Standing::Out { cause, left: Duration::from_secs(seconds) }
+fn out(cause: EjectionCause, seconds: u64) -> HealthState {
+    HealthState::Out { cause, left: Duration::from_secs(seconds) }
 }
 
 /// How often each target comes first. With `sticky`, each request has a preference of its own.
@@ -105,7 +105,7 @@ fn the_shares_of_who_is_left_stay_in_proportion() {
     let targets = [target(0, 1, 1), target(1, 1, 2), target(2, 1, 3)];
     let route = route(Strategy::Weighted, &targets);
     let mut candidates = all(&route, |_| 1);
-    candidates[2].standing = out(Cause::Faults, 3);
+    candidates[2].standing = out(EjectionCause::Faults, 3);
     for sticky in [false, true] {
         assert_shares(&firsts(&route, &candidates, sticky, 20_000), &[1, 2, 0]);
     }
@@ -117,7 +117,7 @@ fn credentials_without_a_difference_take_turns() {
     // Of one upstream with two and another with three, one of which is out.
     let route = route(Strategy::Ordered, &[target(0, 1, 1), target(1, 2, 1)]);
     let mut candidates = all(&route, |upstream| 2 + upstream);
-    candidates[3].standing = out(Cause::Faults, 3);
+    candidates[3].standing = out(EjectionCause::Faults, 3);
     let mut counts: HashMap<_, u32> = HashMap::new();
     for turn in 0..600 {
         let choice = choose(&route, candidates.clone(), None, turn, &dice);
@@ -197,7 +197,7 @@ fn a_target_that_goes_away_leaves_the_others_alone() {
         let candidates = all(&route, |_| 1);
         let order = ids(&choose(&route, candidates.clone(), preference, 0, &Dice::seeded(0)));
         let mut fewer = candidates;
-        fewer[2].standing = out(Cause::Faults, 1);
+        fewer[2].standing = out(EjectionCause::Faults, 1);
         let left = ids(&choose(&route, fewer, preference, 0, &Dice::seeded(0)));
         let without: Vec<_> = order.iter().copied().filter(|(target, _)| *target != 2).collect();
         assert_eq!(left, without);
@@ -247,7 +247,12 @@ fn priorities_stay_whatever_is_faster() {
 fn where_all_are_passed_by_the_soonest_comes_first_and_the_refused_last() {
     let route = route(Strategy::Ordered, &[target(0, 1, 1), target(1, 2, 1), target(2, 3, 1), target(3, 4, 1)]);
     let mut candidates = all(&route, |_| 1);
-    let standings = [out(Cause::Refused, 1), out(Cause::Faults, 30), out(Cause::RateLimited, 2), out(Cause::Faults, 0)];
+    let standings = [
+        out(EjectionCause::Refused, 1),
+        out(EjectionCause::Faults, 30),
+        out(EjectionCause::RateLimited, 2),
+        out(EjectionCause::Faults, 0),
+    ];
     for (candidate, standing) in candidates.iter_mut().zip(standings) {
         candidate.standing = standing;
     }
@@ -257,16 +262,16 @@ fn where_all_are_passed_by_the_soonest_comes_first_and_the_refused_last() {
         assert_eq!(ids(&choice), [(3, 0), (2, 0), (1, 0), (0, 0)]);
     }
     // Barred is barred, also then.
-    candidates[3].bar = Some(Bar::Key);
-    candidates[2].bar = Some(Bar::TooLarge(5));
+    candidates[3].bar = Some(ExclusionReason::Key);
+    candidates[2].bar = Some(ExclusionReason::TooLarge(5));
     assert_eq!(ids(&choose(&route, candidates, None, 0, &Dice::seeded(5))), [(1, 0), (0, 0)]);
 }
 
-fn standing() -> impl Plan<Value = Standing> {
+fn standing() -> impl Plan<Value = HealthState> {
     prop_oneof![
-        3 => Just(Standing::InService),
-        1 => Just(Standing::Probation(Cause::Faults)),
-        2 => (0_usize..3, 0_u64..60).prop_map(|(cause, left)| out(Cause::ALL[cause], left)),
+        3 => Just(HealthState::InService),
+        1 => Just(HealthState::Probation(EjectionCause::Faults)),
+        2 => (0_usize..3, 0_u64..60).prop_map(|(cause, left)| out(EjectionCause::ALL[cause], left)),
     ]
 }
 
@@ -294,7 +299,7 @@ fn scene() -> impl Plan<Value = (Route<'static>, Vec<Candidate>, Option<u64>, us
                 |(route, mut candidates, states, preference, turn, dice)| {
                     for (candidate, (standing, barred, full, in_flight, latency)) in candidates.iter_mut().zip(states) {
                         candidate.standing = standing;
-                        candidate.bar = barred.then_some(Bar::Key);
+                        candidate.bar = barred.then_some(ExclusionReason::Key);
                         candidate.full = full;
                         candidate.in_flight = in_flight;
                         candidate.latency = latency.map(Duration::from_millis);

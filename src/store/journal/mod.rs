@@ -21,11 +21,11 @@ use std::{
 use tokio::time::Instant;
 
 pub use disk::{Disk, SystemDisk};
-pub use reader::Reader;
-pub use record::{Records, Rest, encode};
+pub use reader::JournalReader;
+pub use record::{EndOfRecords, Records, encode};
 
 use super::files;
-use crate::domain::ledger::Condition;
+use crate::domain::ledger::LedgerStatus;
 
 /// What all files together may hold. With it full, nothing new is sent up. It is half a million requests or more, which
 /// is what a database may be away for; it is read in seconds at the next start.
@@ -65,10 +65,10 @@ pub struct Journal {
     /// Number of the next file. Files of one worker are read in the order of their numbers.
     next: AtomicU64,
     segment: u64,
-    written: mpsc::Sender<(Arc<Segment>, Reader)>,
+    written: mpsc::Sender<(Arc<Segment>, JournalReader)>,
     /// Those that are still being written.
     live: Mutex<Vec<Weak<Segment>>>,
-    condition: Arc<Condition>,
+    condition: Arc<LedgerStatus>,
     told: Mutex<Option<Instant>>,
     /// Held where a file is deleted or replaced, so that none comes back.
     naming: Mutex<()>,
@@ -76,11 +76,11 @@ pub struct Journal {
 
 /// What is there to be read.
 #[derive(Debug)]
-pub struct Found {
+pub struct JournalFiles {
     /// Files of processes before this one, in their order.
     pub before: Vec<PathBuf>,
     /// Every file that this process begins.
-    pub written: mpsc::Receiver<(Arc<Segment>, Reader)>,
+    pub written: mpsc::Receiver<(Arc<Segment>, JournalReader)>,
 }
 
 impl Journal {
@@ -91,9 +91,9 @@ impl Journal {
     pub fn open(
         folder: PathBuf,
         workers: usize,
-        condition: Arc<Condition>,
+        condition: Arc<LedgerStatus>,
         disk: &'static dyn Disk,
-    ) -> io::Result<(Arc<Self>, Found)> {
+    ) -> io::Result<(Arc<Self>, JournalFiles)> {
         files::make_private_folder(&folder)?;
         make_private(&folder);
         let (mut before, mut last) = (Vec::new(), 0);
@@ -120,14 +120,14 @@ impl Journal {
         let (live, told, naming) = (Mutex::default(), Mutex::default(), Mutex::default());
         let next = AtomicU64::new(last.saturating_add(1));
         let journal = Self { folder, disk, next, segment, written, live, condition, told, naming };
-        Ok((Arc::new(journal), Found { before, written: begun }))
+        Ok((Arc::new(journal), JournalFiles { before, written: begun }))
     }
 
     fn create(&self) -> io::Result<Arc<Segment>> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let path = self.folder.join(format!("{number:012}.{EXTENSION}"));
         let file = self.disk.create(&path)?;
-        let reader = Reader::open(&path).inspect_err(|_| {
+        let reader = JournalReader::open(&path).inspect_err(|_| {
             // The next try makes another one. An empty one that stays is deleted at the next start.
             let _ = fs::remove_file(&path);
         })?;
@@ -219,7 +219,7 @@ impl Journal {
     }
 
     fn write_copy(&self, segment: &Segment, copy: &Path, written: u64) -> io::Result<()> {
-        let mut reader = Reader::open(&segment.path)?;
+        let mut reader = JournalReader::open(&segment.path)?;
         let file = self.disk.create(copy)?;
         while reader.at() < written {
             let piece = reader.piece(written)?;
@@ -346,12 +346,12 @@ impl Segment {
 
 /// What one worker writes with.
 #[derive(Debug)]
-pub struct Writer {
+pub struct JournalWriter {
     journal: Arc<Journal>,
     segment: Option<Arc<Segment>>,
 }
 
-impl Writer {
+impl JournalWriter {
     /// Writes to files of its own, the first of which is made when it is needed.
     pub fn new(journal: Arc<Journal>) -> Self {
         Self { journal, segment: None }
@@ -403,7 +403,7 @@ impl Writer {
     }
 }
 
-impl Drop for Writer {
+impl Drop for JournalWriter {
     fn drop(&mut self) {
         self.seal();
     }

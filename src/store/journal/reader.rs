@@ -8,7 +8,7 @@ use std::{
 
 /// Reads one file from its beginning, in pieces.
 #[derive(Debug)]
-pub struct Reader {
+pub struct JournalReader {
     file: File,
     at: u64,
     piece: Vec<u8>,
@@ -17,7 +17,7 @@ pub struct Reader {
 /// A piece holds some 700 rows: what goes to the database at once.
 const PIECE: u64 = 256 * 1024;
 
-impl Reader {
+impl JournalReader {
     /// Of the file at `path`.
     ///
     /// # Errors

@@ -3,10 +3,10 @@
 
 use crate::domain::{
     id::RequestId,
-    ledger::{Row, State, storable},
+    ledger::{Row, UsageState, storable},
     money::{Currency, Exchange},
     price::{Parts, Price},
-    usage::{Shown, Tier, Usage},
+    usage::{PolledUsage, ServiceTier, Usage},
 };
 
 const VERSION: u8 = 5;
@@ -32,7 +32,7 @@ const MIN_RECORD: usize = 18;
 pub fn encode(row: &Row<'_>, into: &mut Vec<u8>) {
     let begin = into.len();
     into.extend_from_slice(&[0; HEADER]);
-    let state = State::ALL.iter().position(|state| *state == row.state).unwrap_or_default();
+    let state = UsageState::ALL.iter().position(|state| *state == row.state).unwrap_or_default();
     into.extend_from_slice(&[VERSION, u8::try_from(state).unwrap_or_default()]);
     into.extend_from_slice(&row.id.to_bytes());
     for text in
@@ -72,7 +72,7 @@ pub fn encode(row: &Row<'_>, into: &mut Vec<u8>) {
 /// What version 5 added. Most of it is missing in most rows: a bit each says what is there.
 fn put_added(row: &Row<'_>, into: &mut Vec<u8>) {
     put_parts(row.usage, into);
-    put_parts(row.shown.and_then(Shown::usage).unwrap_or_default(), into);
+    put_parts(row.shown.and_then(PolledUsage::usage).unwrap_or_default(), into);
     put_some(row.price.map(|price| price.more()).unwrap_or_default(), into);
     put_number(row.unpriced.bits().into(), into);
     put_maybe(row.exchange.cny_per_usd, into);
@@ -83,7 +83,7 @@ fn put_added(row: &Row<'_>, into: &mut Vec<u8>) {
 
 /// The counts that [`counts`] leaves out.
 fn put_parts(usage: Usage, into: &mut Vec<u8>) {
-    let tier = usage.tier.and_then(|tier| Tier::ALL.iter().position(|known| *known == tier));
+    let tier = usage.tier.and_then(|tier| ServiceTier::ALL.iter().position(|known| *known == tier));
     put_some(
         [
             usage.cache_write,
@@ -153,7 +153,7 @@ fn put_number(mut number: u64, into: &mut Vec<u8>) {
 
 /// Why there is no further record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rest {
+pub enum EndOfRecords {
     /// Nothing is left.
     Nothing,
     /// The beginning of a record: it was being written.
@@ -180,13 +180,13 @@ impl<'a> Records<'a> {
     }
 
     /// What they are.
-    pub fn rest(&self) -> Rest {
+    pub fn rest(&self) -> EndOfRecords {
         let Some((length, _)) = self.left.split_first_chunk::<4>() else {
-            return if self.left.is_empty() { Rest::Nothing } else { Rest::Torn };
+            return if self.left.is_empty() { EndOfRecords::Nothing } else { EndOfRecords::Torn };
         };
         let length = u32::from_le_bytes(*length) as usize;
         let possible = (MIN_RECORD..=MAX_RECORD).contains(&length);
-        if possible && self.left.len() < HEADER + length { Rest::Torn } else { Rest::Damaged }
+        if possible && self.left.len() < HEADER + length { EndOfRecords::Torn } else { EndOfRecords::Damaged }
     }
 
     fn first(&self) -> Option<(Row<'a>, &'a [u8])> {
@@ -219,7 +219,7 @@ fn decode(payload: &[u8]) -> Option<Row<'_>> {
         return None;
     }
     let mut row = Row {
-        state: *State::ALL.get(usize::from(*state))?,
+        state: *UsageState::ALL.get(usize::from(*state))?,
         id: RequestId::from_bytes(*fields.bytes::<16>()?),
         key: fields.text()?,
         group: fields.text()?,
@@ -288,8 +288,8 @@ impl<'a> Fields<'a> {
     }
 
     #[expect(clippy::option_option, reason = "one for the record, one for the field")]
-    fn shown(&mut self) -> Option<Option<Shown>> {
-        if self.is_there()? { self.usage().map(|usage| Some(Shown::new(usage))) } else { Some(None) }
+    fn shown(&mut self) -> Option<Option<PolledUsage>> {
+        if self.is_there()? { self.usage().map(|usage| Some(PolledUsage::new(usage))) } else { Some(None) }
     }
 
     #[expect(clippy::option_option, reason = "one for the record, one for the field")]
@@ -307,8 +307,8 @@ impl<'a> Fields<'a> {
 
     fn added(&mut self, row: &mut Row<'a>) -> Option<()> {
         row.usage = self.parts(row.usage)?;
-        let shown = self.parts(row.shown.and_then(Shown::usage).unwrap_or_default())?;
-        row.shown = row.shown.map(|_| Shown::new(shown));
+        let shown = self.parts(row.shown.and_then(PolledUsage::usage).unwrap_or_default())?;
+        row.shown = row.shown.map(|_| PolledUsage::new(shown));
         let more = self.some()?;
         row.price = row.price.map(|price| price.with_more(more));
         row.unpriced = Parts::from_bits(self.number()?)?;
@@ -336,7 +336,7 @@ impl<'a> Fields<'a> {
             told_cost,
         ] = self.some()?;
         let tier = match tier {
-            Some(place) => Some(*Tier::ALL.get(usize::try_from(place).ok()?)?),
+            Some(place) => Some(*ServiceTier::ALL.get(usize::try_from(place).ok()?)?),
             None => None,
         };
         Some(Usage {

@@ -1,12 +1,12 @@
 use super::*;
 
-fn open(folder: &Path) -> (Arc<Journal>, Found, Arc<Condition>) {
-    let condition = Arc::new(Condition::default());
+fn open(folder: &Path) -> (Arc<Journal>, JournalFiles, Arc<LedgerStatus>) {
+    let condition = Arc::new(LedgerStatus::default());
     let (journal, found) = Journal::open(folder.join("journal"), 2, Arc::clone(&condition), &SystemDisk).unwrap();
     (journal, found, condition)
 }
 
-fn bytes(condition: &Condition) -> u64 {
+fn bytes(condition: &LedgerStatus) -> u64 {
     condition.journal_bytes.load(Ordering::Relaxed)
 }
 
@@ -14,7 +14,7 @@ fn bytes(condition: &Condition) -> u64 {
 fn files_are_closed_when_they_are_full_and_deleted_when_they_are_read() {
     let folder = tempfile::tempdir().unwrap();
     let (journal, found, condition) = open(folder.path());
-    let mut writer = Writer::new(Arc::clone(&journal));
+    let mut writer = JournalWriter::new(Arc::clone(&journal));
     let records = vec![1; 1024 * 1024];
     for _ in 0..17 {
         writer.write(&records).unwrap();
@@ -62,7 +62,7 @@ fn a_file_that_failed_to_sync_is_trusted_no_more() {
     let folder = tempfile::tempdir().unwrap();
     let open = || Journal::open(folder.path().join("journal"), 1, Arc::default(), &DISK).unwrap();
     let (journal, found) = open();
-    let mut writer = Writer::new(Arc::clone(&journal));
+    let mut writer = JournalWriter::new(Arc::clone(&journal));
     writer.write(b"one").unwrap();
     let (first, _) = found.written.recv().unwrap();
     let file = || std::os::unix::fs::MetadataExt::ino(&fs::metadata(&first.path).unwrap());
@@ -122,7 +122,7 @@ fn the_beginning_of_what_failed_is_cut_off_as_soon_as_the_disk_lets_us() {
     static DISK: Uncut = Uncut(AtomicU64::new(0));
     let folder = tempfile::tempdir().unwrap();
     let (journal, found) = Journal::open(folder.path().join("journal"), 1, Arc::default(), &DISK).unwrap();
-    let mut writer = Writer::new(Arc::clone(&journal));
+    let mut writer = JournalWriter::new(Arc::clone(&journal));
     writer.write(b"one").unwrap();
     DISK.0.store(2, Ordering::Relaxed);
     writer.write(b"refused").unwrap_err();
@@ -163,7 +163,7 @@ impl Disk for Unread {
 fn a_file_that_cannot_be_read_is_not_left_behind() {
     let folder = tempfile::tempdir().unwrap();
     let (journal, _found) = Journal::open(folder.path().join("journal"), 1, Arc::default(), &Unread).unwrap();
-    let mut writer = Writer::new(journal);
+    let mut writer = JournalWriter::new(journal);
     for _ in 0..3 {
         writer.write(b"one").unwrap_err();
     }
@@ -177,7 +177,7 @@ fn numbers_are_not_used_again_while_a_file_has_them() {
     fs::write(folder.path().join("journal/000000000007.damaged"), "look at this").unwrap();
     let (journal, found, _) = open(folder.path());
     assert_eq!(found.before, Vec::<PathBuf>::new());
-    Writer::new(journal).write(b"one").unwrap();
+    JournalWriter::new(journal).write(b"one").unwrap();
     assert!(found.written.recv().unwrap().0.path.ends_with("000000000008.journal"));
 }
 
@@ -195,7 +195,7 @@ fn a_copy_that_was_not_finished_is_no_file_of_the_journal() {
 fn a_file_that_cannot_be_made_fails_the_write_and_nothing_else() {
     let folder = tempfile::tempdir().unwrap();
     let (journal, found, condition) = open(folder.path());
-    let mut writer = Writer::new(journal);
+    let mut writer = JournalWriter::new(journal);
     let gone = folder.path().join("journal");
     fs::remove_dir(&gone).unwrap();
     writer.write(b"one").unwrap_err();

@@ -5,7 +5,7 @@
 //! itself: ids cannot be read in it, and rows of one store mean nothing beside those of another. Who has all of a store can
 //! still find out whether an id that he knows already is in it.
 //!
-//! To add a backend: a file with the same five functions, an arm in [`Place`] and in each function here, a line in the suite
+//! To add a backend: a file with the same five functions, an arm in [`OriginStoreLocation`] and in each function here, a line in the suite
 //! that every backend passes (`tests/it/origins.rs`).
 
 mod redis;
@@ -32,14 +32,14 @@ pub const FILE: &str = "origins.db";
 
 /// Where they are kept.
 #[derive(Clone, Debug)]
-pub enum Place {
+pub enum OriginStoreLocation {
     /// SQLite, in this file.
     Sqlite(PathBuf),
     /// Redis.
-    Redis(config::Redis),
+    Redis(config::RedisSettings),
 }
 
-impl Place {
+impl OriginStoreLocation {
     /// The one of a configuration.
     pub fn of(config: &Config) -> Self {
         match &config.sharing {
@@ -55,7 +55,7 @@ impl Place {
 }
 
 /// For people.
-impl fmt::Display for Place {
+impl fmt::Display for OriginStoreLocation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Sqlite(path) => path.display().fmt(f),
@@ -66,7 +66,7 @@ impl fmt::Display for Place {
 
 /// What is remembered of a reference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Entry {
+pub struct StoredOrigin {
     /// Where it came from.
     pub origin: Origin,
     /// When it was learned, or used by who may use it: seconds since 1970-01-01 UTC.
@@ -75,14 +75,14 @@ pub struct Entry {
 
 /// What an entry lives by.
 #[derive(Clone, Copy, Debug)]
-pub struct Life {
+pub struct EntryLifetime {
     /// Now: seconds since 1970-01-01 UTC.
     pub now_s: u32,
     /// How long it is remembered after it was used.
     pub ttl_s: u32,
 }
 
-impl Life {
+impl EntryLifetime {
     /// Whether an entry that was used then is remembered.
     pub fn lasts(self, used_s: u32) -> bool {
         self.rest(used_s) > 0
@@ -130,9 +130,9 @@ pub enum StoreError {
 
 /// What makes references into keys of one store.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Secret([u8; Self::BYTES]);
+pub struct HashSecret([u8; Self::BYTES]);
 
-impl Secret {
+impl HashSecret {
     const BYTES: usize = 32;
 
     fn new(chance: Chance) -> Result<Self, NoChance> {
@@ -152,7 +152,7 @@ impl Secret {
     }
 }
 
-impl fmt::Debug for Secret {
+impl fmt::Debug for HashSecret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Secret").finish_non_exhaustive()
     }
@@ -160,7 +160,7 @@ impl fmt::Debug for Secret {
 
 /// A store, open for one user.
 #[derive(Debug)]
-pub struct Store(Backend);
+pub struct OriginStore(Backend);
 
 #[derive(Debug)]
 enum Backend {
@@ -168,20 +168,20 @@ enum Backend {
     Redis(Redis),
 }
 
-impl Store {
+impl OriginStore {
     /// Opens it, makes what is missing.
     ///
     /// # Errors
     /// When that cannot be done.
-    pub async fn open(place: &Place, chance: Chance) -> Result<Self, StoreError> {
+    pub async fn open(place: &OriginStoreLocation, chance: Chance) -> Result<Self, StoreError> {
         Ok(Self(match place {
-            Place::Sqlite(path) => Backend::Sqlite(Sqlite::open(path, chance).await?),
-            Place::Redis(place) => Backend::Redis(Redis::open(place, chance).await?),
+            OriginStoreLocation::Sqlite(path) => Backend::Sqlite(Sqlite::open(path, chance).await?),
+            OriginStoreLocation::Redis(place) => Backend::Redis(Redis::open(place, chance).await?),
         }))
     }
 
     /// What its keys are made with: another one says that it is another store.
-    pub fn secret(&self) -> &Secret {
+    pub fn secret(&self) -> &HashSecret {
         match &self.0 {
             Backend::Sqlite(sqlite) => &sqlite.secret,
             Backend::Redis(redis) => &redis.secret,
@@ -192,7 +192,11 @@ impl Store {
     ///
     /// # Errors
     /// When it cannot be read.
-    pub async fn recall(&mut self, references: &[Reference], life: Life) -> Result<Vec<Option<Entry>>, StoreError> {
+    pub async fn recall(
+        &mut self,
+        references: &[Reference],
+        life: EntryLifetime,
+    ) -> Result<Vec<Option<StoredOrigin>>, StoreError> {
         let found = match &mut self.0 {
             Backend::Sqlite(sqlite) => sqlite.recall(references).await?,
             Backend::Redis(redis) => redis.recall(references).await?,
@@ -207,9 +211,9 @@ impl Store {
     /// When it cannot be written.
     pub async fn learn(
         &mut self,
-        entries: &[(Reference, Entry)],
-        life: Life,
-    ) -> Result<Vec<Option<Entry>>, StoreError> {
+        entries: &[(Reference, StoredOrigin)],
+        life: EntryLifetime,
+    ) -> Result<Vec<Option<StoredOrigin>>, StoreError> {
         match &mut self.0 {
             Backend::Sqlite(sqlite) => sqlite.learn(entries, life).await,
             Backend::Redis(redis) => redis.learn(entries, life).await,
@@ -221,7 +225,7 @@ impl Store {
     ///
     /// # Errors
     /// When it cannot be written.
-    pub async fn sweep(&mut self, life: Life, most: u64) -> Result<bool, StoreError> {
+    pub async fn sweep(&mut self, life: EntryLifetime, most: u64) -> Result<bool, StoreError> {
         match &mut self.0 {
             Backend::Sqlite(sqlite) => sqlite.sweep(life, most).await,
             Backend::Redis(_) => Ok(false),
@@ -260,17 +264,17 @@ mod tests {
 
     #[test]
     fn an_entry_lives_as_long_as_it_is_used() {
-        let life = Life { now_s: 1000, ttl_s: 100 };
+        let life = EntryLifetime { now_s: 1000, ttl_s: 100 };
         for (used_s, lasts) in [(899, false), (900, false), (901, true), (1000, true), (1100, true)] {
             assert_eq!((life.lasts(used_s), used_s >= life.since()), (lasts, lasts), "{used_s}");
         }
-        assert!(Life { now_s: 10, ttl_s: 100 }.lasts(5), "a clock near its beginning");
+        assert!(EntryLifetime { now_s: 10, ttl_s: 100 }.lasts(5), "a clock near its beginning");
         assert_eq!(life.rest(u32::MAX), 100, "a clock that was ahead");
     }
 
     #[test]
     fn a_key_is_of_a_reference_and_a_store() {
-        let (one, other) = (Secret([1; 32]), Secret([2; 32]));
+        let (one, other) = (HashSecret([1; 32]), HashSecret([2; 32]));
         let (a, b) = (Reference([1; 16]), Reference([2; 16]));
         assert_eq!(one.key(a), one.key(a));
         assert_ne!(one.key(a), one.key(b));

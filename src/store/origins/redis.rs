@@ -6,7 +6,7 @@ use data_encoding::BASE64URL_NOPAD;
 use redis::{AsyncConnectionConfig, InfoDict, Script, aio::MultiplexedConnection};
 use tokio::time::Instant;
 
-use super::{Entry, Life, ORIGIN, Secret, StoreError, origin_bytes, origin_of};
+use super::{EntryLifetime, HashSecret, ORIGIN, StoreError, StoredOrigin, origin_bytes, origin_of};
 use crate::{
     config,
     domain::{chance::Chance, origin::Reference},
@@ -39,34 +39,34 @@ const ANOTHER: &str = "ANOTHER";
 #[derive(Debug)]
 pub(super) struct Redis {
     connection: MultiplexedConnection,
-    pub(super) secret: Secret,
+    pub(super) secret: HashSecret,
     /// When there was room for more.
     had_room: Option<Instant>,
 }
 
-async fn connect(place: &config::Redis) -> Result<MultiplexedConnection, StoreError> {
+async fn connect(place: &config::RedisSettings) -> Result<MultiplexedConnection, StoreError> {
     let config = AsyncConnectionConfig::new().set_connection_timeout(Some(LIMIT)).set_response_timeout(Some(LIMIT));
     Ok(client(place)?.get_multiplexed_async_connection_with_config(&config).await?)
 }
 
-fn value(entry: Entry) -> Vec<u8> {
+fn value(entry: StoredOrigin) -> Vec<u8> {
     [origin_bytes(entry.origin).as_slice(), &entry.used_s.to_be_bytes()].concat()
 }
 
-fn entry(value: &[u8]) -> Result<Entry, StoreError> {
+fn entry(value: &[u8]) -> Result<StoredOrigin, StoreError> {
     let (origin, used_s) = value.split_at_checked(ORIGIN).ok_or(StoreError::Unreadable)?;
     let mut parts = [0; 3];
     for (part, bytes) in parts.iter_mut().zip(origin.chunks_exact(8)) {
         *part = bytes.try_into().map(u64::from_be_bytes).map_err(|_| StoreError::Unreadable)?;
     }
     let used_s = used_s.try_into().map(u32::from_be_bytes).map_err(|_| StoreError::Unreadable)?;
-    Ok(Entry { origin: origin_of(parts), used_s })
+    Ok(StoredOrigin { origin: origin_of(parts), used_s })
 }
 
 impl Redis {
-    pub(super) async fn open(place: &config::Redis, chance: Chance) -> Result<Self, StoreError> {
+    pub(super) async fn open(place: &config::RedisSettings, chance: Chance) -> Result<Self, StoreError> {
         let mut connection = connect(place).await?;
-        let fresh = Secret::new(chance)?;
+        let fresh = HashSecret::new(chance)?;
         // Whoever comes first makes it.
         let mut first = redis::cmd("SET");
         first.arg(SECRET).arg(&fresh.0).arg("NX");
@@ -79,7 +79,7 @@ impl Redis {
                 read.query_async(&mut connection).await?
             }
         };
-        Ok(Self { connection, secret: Secret::read(&secret)?, had_room: None })
+        Ok(Self { connection, secret: HashSecret::read(&secret)?, had_room: None })
     }
 
     fn key(&self, reference: Reference) -> String {
@@ -111,7 +111,7 @@ impl Redis {
         Ok(())
     }
 
-    pub(super) async fn recall(&mut self, references: &[Reference]) -> Result<Vec<Option<Entry>>, StoreError> {
+    pub(super) async fn recall(&mut self, references: &[Reference]) -> Result<Vec<Option<StoredOrigin>>, StoreError> {
         let mut found = Vec::with_capacity(references.len());
         // At least once: the secret tells whether it is the same store.
         let mut rest = references;
@@ -138,9 +138,9 @@ impl Redis {
 
     pub(super) async fn learn(
         &mut self,
-        entries: &[(Reference, Entry)],
-        life: Life,
-    ) -> Result<Vec<Option<Entry>>, StoreError> {
+        entries: &[(Reference, StoredOrigin)],
+        life: EntryLifetime,
+    ) -> Result<Vec<Option<StoredOrigin>>, StoreError> {
         if !entries.is_empty() {
             self.look_for_room().await?;
         }

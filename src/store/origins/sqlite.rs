@@ -8,7 +8,7 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteRow, SqliteSynchronous},
 };
 
-use super::{Entry, Life, Secret, StoreError, origin_of};
+use super::{EntryLifetime, HashSecret, StoreError, StoredOrigin, origin_of};
 use crate::{
     domain::{chance::Chance, origin::Reference},
     store::{
@@ -36,7 +36,7 @@ const TABLES: &str = include_str!("origins.sql");
 #[derive(Debug)]
 pub(super) struct Sqlite {
     connection: SqliteConnection,
-    pub(super) secret: Secret,
+    pub(super) secret: HashSecret,
     /// Rows, or a few more; none = nobody counted them yet.
     rows: Option<u64>,
 }
@@ -51,12 +51,12 @@ fn bits(number: i64) -> u64 {
 }
 
 /// A key, and its entry where there is one.
-fn entry(row: &SqliteRow) -> Result<([u8; 16], Option<Entry>), StoreError> {
+fn entry(row: &SqliteRow) -> Result<([u8; 16], Option<StoredOrigin>), StoreError> {
     let key: &[u8] = row.try_get(0)?;
     let part = |nth: usize| row.try_get(nth).map(bits);
     let origin = origin_of([part(1)?, part(2)?, part(3)?]);
     let used_s: i64 = row.try_get(4)?;
-    let entry = (used_s != MISSING).then(|| Entry { origin, used_s: u32::try_from(used_s).unwrap_or_default() });
+    let entry = (used_s != MISSING).then(|| StoredOrigin { origin, used_s: u32::try_from(used_s).unwrap_or_default() });
     Ok((key.try_into().map_err(|_| StoreError::Unreadable)?, entry))
 }
 
@@ -75,7 +75,7 @@ fn parts<T>(mut rows: &[T]) -> impl Iterator<Item = &[T]> {
 async fn select(
     connection: &mut SqliteConnection,
     keys: &[[u8; 16]],
-) -> Result<HashMap<[u8; 16], Option<Entry>>, StoreError> {
+) -> Result<HashMap<[u8; 16], Option<StoredOrigin>>, StoreError> {
     let mut found = HashMap::new();
     for keys in parts(keys) {
         let mut query = QueryBuilder::new(
@@ -113,7 +113,7 @@ impl Sqlite {
         if version == 0 {
             let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
             sqlx::raw_sql(TABLES).execute(&mut *transaction).await?;
-            let secret = Secret::new(chance)?;
+            let secret = HashSecret::new(chance)?;
             let insert = sqlx::query("INSERT INTO secret (number, bytes) VALUES (1, $1) ON CONFLICT DO NOTHING");
             insert.bind(secret.0.as_slice()).execute(&mut *transaction).await?;
             transaction.commit().await?;
@@ -121,7 +121,7 @@ impl Sqlite {
             return Err(StoreError::Unreadable);
         }
         let secret: Vec<u8> = sqlx::query_scalar("SELECT bytes FROM secret").fetch_one(&mut connection).await?;
-        Ok(Self { connection, secret: Secret::read(&secret)?, rows: None })
+        Ok(Self { connection, secret: HashSecret::read(&secret)?, rows: None })
     }
 
     fn keys<'a>(&self, references: impl Iterator<Item = &'a Reference>) -> Vec<[u8; 16]> {
@@ -129,12 +129,12 @@ impl Sqlite {
     }
 
     /// Nothing, if it answers.
-    async fn answers(&mut self) -> Result<Vec<Option<Entry>>, StoreError> {
+    async fn answers(&mut self) -> Result<Vec<Option<StoredOrigin>>, StoreError> {
         sqlx::query("SELECT number FROM secret").fetch_one(&mut self.connection).await?;
         Ok(Vec::new())
     }
 
-    pub(super) async fn recall(&mut self, references: &[Reference]) -> Result<Vec<Option<Entry>>, StoreError> {
+    pub(super) async fn recall(&mut self, references: &[Reference]) -> Result<Vec<Option<StoredOrigin>>, StoreError> {
         if references.is_empty() {
             return self.answers().await;
         }
@@ -145,9 +145,9 @@ impl Sqlite {
 
     pub(super) async fn learn(
         &mut self,
-        entries: &[(Reference, Entry)],
-        life: Life,
-    ) -> Result<Vec<Option<Entry>>, StoreError> {
+        entries: &[(Reference, StoredOrigin)],
+        life: EntryLifetime,
+    ) -> Result<Vec<Option<StoredOrigin>>, StoreError> {
         if entries.is_empty() {
             return self.answers().await;
         }
@@ -157,7 +157,7 @@ impl Sqlite {
         let mut taken = Vec::with_capacity(keys.len());
         for rows in parts(&keyed) {
             let mut query = QueryBuilder::new("INSERT INTO origins (key, account, owner, owner_group, used_s) ");
-            query.push_values(rows, |mut values, (key, Entry { origin, used_s })| {
+            query.push_values(rows, |mut values, (key, StoredOrigin { origin, used_s })| {
                 values.push_bind(key.as_slice());
                 for part in [origin.account, origin.owner.key, origin.owner.group] {
                     values.push_bind(number(part));
@@ -188,12 +188,13 @@ impl Sqlite {
             .collect();
         let kept = select(&mut transaction, &kept).await?;
         transaction.commit().await?;
-        let others =
-            |(key, ours): &(&[u8; 16], &Entry)| kept.get(*key).copied().flatten().filter(|it| it.origin != ours.origin);
+        let others = |(key, ours): &(&[u8; 16], &StoredOrigin)| {
+            kept.get(*key).copied().flatten().filter(|it| it.origin != ours.origin)
+        };
         Ok(keyed.iter().map(others).collect())
     }
 
-    pub(super) async fn sweep(&mut self, life: Life, most: u64) -> Result<bool, StoreError> {
+    pub(super) async fn sweep(&mut self, life: EntryLifetime, most: u64) -> Result<bool, StoreError> {
         let old = "DELETE FROM origins WHERE key IN (SELECT key FROM origins WHERE used_s < $1 LIMIT $2)";
         let old = sqlx::query(old).bind(i64::from(life.since())).bind(SWEPT as i64);
         let deleted = old.execute(&mut self.connection).await?.rows_affected();

@@ -22,7 +22,7 @@ use super::{
     link::{Link, LinkError, Looked},
 };
 use crate::{
-    config::Sharing,
+    config::SharedLimits,
     domain::{sharing::Condition, spending::Spending},
 };
 
@@ -124,7 +124,7 @@ pub(super) struct Keeper {
 }
 
 impl Keeper {
-    pub(super) fn new(client: Client, condition: Arc<Condition>, who: Who, sharing: &Sharing) -> Self {
+    pub(super) fn new(client: Client, condition: Arc<Condition>, who: Who, sharing: &SharedLimits) -> Self {
         let Who { process, origin, spending } = who;
         Self {
             client,

@@ -28,7 +28,7 @@ const PROCESSES: &str = "tidegate:processes";
 const SILENCE: Duration = Duration::from_secs(1);
 
 /// Where an address is made of the settings.
-pub(in crate::store) fn client(place: &config::Redis) -> Result<Client, LinkError> {
+pub(in crate::store) fn client(place: &config::RedisSettings) -> Result<Client, LinkError> {
     let (host, port) = (place.host.to_string(), place.port);
     let mut who = RedisConnectionInfo::default().set_db(place.database.into());
     if let Some(user) = &place.user {
@@ -120,7 +120,7 @@ impl Link {
     ///
     /// # Errors
     /// When that cannot be done.
-    pub async fn at(place: &config::Redis, origin: &Arc<str>) -> Result<Self, LinkError> {
+    pub async fn at(place: &config::RedisSettings, origin: &Arc<str>) -> Result<Self, LinkError> {
         let link = Self::open(&client(place)?, origin).await?;
         link.look("", "a life", None).await?;
         Ok(link)

@@ -148,7 +148,7 @@ impl Redis {
     ///
     /// # Errors
     /// When there is no thread to be had, or no address to be made of the settings.
-    pub fn start(sharing: &config::Sharing, who: Who, condition: Arc<Condition>) -> io::Result<Self> {
+    pub fn start(sharing: &config::SharedLimits, who: Who, condition: Arc<Condition>) -> io::Result<Self> {
         let client = link::client(&sharing.redis).map_err(io::Error::other)?;
         condition.shared.store(true, Ordering::Release);
         condition.fails();

@@ -12,7 +12,7 @@ use sqlx::{
 };
 
 use super::{
-    BATCH, Connection, DatabaseError, Place,
+    BATCH, Connection, DatabaseError, DatabaseLocation,
     ledger::{KEPT_ROWS, ROWS},
     within,
 };
@@ -34,7 +34,7 @@ const MIGRATIONS: [(&str, &str); 8] = [
 ];
 
 /// One way to say the same.
-pub(super) struct Dialect {
+pub(super) struct SqlDialect {
     /// Makes the text of a migration, which is written for SQLite, the dialect's own.
     translate: fn(&'static str) -> SqlStr,
     /// Begins a transaction whose statements all see the same rows.
@@ -49,7 +49,7 @@ pub(super) struct Dialect {
     pub(super) kept: usize,
 }
 
-pub(super) const SQLITE: Dialect = Dialect {
+pub(super) const SQLITE: SqlDialect = SqlDialect {
     translate: |text| text.into_sql_str(),
     alone: "BEGIN IMMEDIATE",
     // A file that cannot be written is noticed when it is written.
@@ -61,7 +61,7 @@ pub(super) const SQLITE: Dialect = Dialect {
     kept: 64,
 };
 
-pub(super) const POSTGRES: Dialect = Dialect {
+pub(super) const POSTGRES: SqlDialect = SqlDialect {
     // Its INTEGER has 32 bits.
     translate: |text| {
         let text = text.replace(" STRICT, WITHOUT ROWID", "").replace("INTEGER", "BIGINT");
@@ -79,7 +79,7 @@ pub(super) const POSTGRES: Dialect = Dialect {
     kept: KEPT_ROWS,
 };
 
-impl Dialect {
+impl SqlDialect {
     pub(super) fn migrator(&self) -> Migrator {
         let migration = |(number, (name, text)): (i64, &(&'static str, &'static str))| {
             Migration::new(number, (*name).into(), MigrationType::Simple, (self.translate)(text), false)
@@ -98,9 +98,9 @@ pub(super) struct Connected {
 }
 
 /// Connects; to `write`, SQLite's file is made where it is missing, and a server of PostgreSQL is taken only if it takes changes.
-pub(super) async fn connect(place: &Place, write: bool) -> Result<Connected, DatabaseError> {
+pub(super) async fn connect(place: &DatabaseLocation, write: bool) -> Result<Connected, DatabaseError> {
     match place {
-        Place::Sqlite(path) => {
+        DatabaseLocation::Sqlite(path) => {
             if write {
                 files::make_private(path).map_err(sqlx::Error::Io)?;
             }
@@ -115,7 +115,7 @@ pub(super) async fn connect(place: &Place, write: bool) -> Result<Connected, Dat
             let connection = Connection::Sqlite(within(BATCH, connecting).await?);
             Ok(Connected { connection, pooled: false })
         }
-        Place::Postgres { url, password } => {
+        DatabaseLocation::Postgres { url, password } => {
             let servers = postgres::servers(url).map_err(|wrong| sqlx::Error::Configuration(Box::new(wrong)))?;
             // One server that is lost must not take the time that the next one needs.
             let limit = if servers.len() > 1 { BATCH / 2 } else { BATCH };
@@ -162,12 +162,12 @@ async fn connect_to(server: PgConnectOptions, write: bool) -> Result<Connected, 
 }
 
 /// A connection for one piece of work. Behind a pooler a connection is ours only inside of a transaction, so there is one around it.
-pub(super) enum Held<'c> {
+pub(super) enum WorkConnection<'c> {
     Plain(&'c mut PgConnection),
     Alone(Transaction<'c, Postgres>),
 }
 
-impl<'c> Held<'c> {
+impl<'c> WorkConnection<'c> {
     pub(super) async fn take(connection: &'c mut PgConnection, pooled: bool) -> Result<Self, DatabaseError> {
         Ok(if pooled { Self::Alone(connection.begin().await?) } else { Self::Plain(connection) })
     }

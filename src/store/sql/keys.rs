@@ -5,7 +5,7 @@ use sha2::{Digest, Sha256};
 use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 
 use super::{BATCH, Database, DatabaseError, integer, on, within};
-use crate::domain::key::{Previous, StoredKey};
+use crate::domain::key::{RotatedSecret, StoredKey};
 
 /// Which changes of keys were made.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,7 +21,7 @@ pub struct Revision {
 
 /// What becomes of a key. The names are fixed: column `action`.
 #[derive(Clone, Copy, Debug)]
-pub enum Change<'a> {
+pub enum KeyChange<'a> {
     /// There is a new one.
     Create(&'a StoredKey),
     /// It is like this from now on; the word says what was done to it.
@@ -32,7 +32,7 @@ pub enum Change<'a> {
 
 /// Who changes a key, and when.
 #[derive(Clone, Copy, Debug)]
-pub struct Author<'a> {
+pub struct ChangeAuthor<'a> {
     /// Names the change, and tells it from every other one, as a part of it is random.
     pub id: &'a str,
     /// Whoever it is.
@@ -43,7 +43,7 @@ pub struct Author<'a> {
 
 /// One line of the audit.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
+pub struct AuditEntry {
     /// Milliseconds since 1970-01-01 UTC.
     pub time_ms: u64,
     /// Who it was.
@@ -81,7 +81,7 @@ impl From<sqlx::Error> for KeyError {
     }
 }
 
-impl Change<'_> {
+impl KeyChange<'_> {
     fn name(&self) -> &str {
         match self {
             Self::Create(key) | Self::Replace(key, _) => &key.name,
@@ -149,7 +149,7 @@ impl Database {
                         name: row.try_get(0)?,
                         prefix: row.try_get(1)?,
                         sha256: row.try_get(2)?,
-                        previous: sha256.zip(until_ms).map(|(sha256, until_ms)| Previous { sha256, until_ms }),
+                        previous: sha256.zip(until_ms).map(|(sha256, until_ms)| RotatedSecret { sha256, until_ms }),
                         disabled: number(5)? != Some(0),
                         created_ms: number(6)?.unwrap_or_default(),
                         settings: serde_json::from_str(&settings).map_err(|error| sqlx::Error::Decode(error.into()))?,
@@ -169,19 +169,19 @@ impl Database {
     pub async fn change_key(
         &mut self,
         revision: &Revision,
-        change: Change<'_>,
-        author: Author<'_>,
+        change: KeyChange<'_>,
+        author: ChangeAuthor<'_>,
     ) -> Result<(), KeyError> {
         let (_, keys) = self.stored_keys().await?;
         let before = keys.iter().find(|key| key.name == change.name());
         match (&change, before) {
-            (Change::Create(_), Some(_)) => return Err(KeyError::Exists),
-            (Change::Replace(..) | Change::Delete(_), None) => return Err(KeyError::Missing),
+            (KeyChange::Create(_), Some(_)) => return Err(KeyError::Exists),
+            (KeyChange::Replace(..) | KeyChange::Delete(_), None) => return Err(KeyError::Missing),
             _ => {}
         }
         let after = match change {
-            Change::Create(key) | Change::Replace(key, _) => Some(key),
-            Change::Delete(_) => None,
+            KeyChange::Create(key) | KeyChange::Replace(key, _) => Some(key),
+            KeyChange::Delete(_) => None,
         };
         let written = within(BATCH, async {
             on!(self, |connection, Db| {
@@ -230,14 +230,14 @@ impl Database {
     ///
     /// # Errors
     /// When it cannot be read.
-    pub async fn audit(&mut self, key: &str) -> Result<Vec<Entry>, DatabaseError> {
+    pub async fn audit(&mut self, key: &str) -> Result<Vec<AuditEntry>, DatabaseError> {
         const QUERY: &str = "SELECT time_ms, actor, action, key_name, before, after FROM audit WHERE key_name = $1 \
              ORDER BY time_ms, id";
         within(BATCH, async {
             on!(self, |connection, Db| {
                 let rows = sqlx::query::<Db>(QUERY).bind(key).fetch_all(connection).await?;
-                let entry = |row: &<Db as sqlx::Database>::Row| -> Result<Entry, sqlx::Error> {
-                    Ok(Entry {
+                let entry = |row: &<Db as sqlx::Database>::Row| -> Result<AuditEntry, sqlx::Error> {
+                    Ok(AuditEntry {
                         time_ms: u64::try_from(row.try_get::<i64, _>(0)?).unwrap_or_default(),
                         actor: row.try_get(1)?,
                         action: row.try_get(2)?,

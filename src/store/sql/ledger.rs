@@ -11,7 +11,7 @@ use sqlx::{Arguments as _, AssertSqlSafe, Connection as _, Encode, QueryBuilder,
 use super::{BATCH, Database, DatabaseError, LONG, count, dialect, integer, on, pending, within};
 use crate::domain::{
     id::RequestId,
-    ledger::{Row, State, storable},
+    ledger::{Row, UsageState, storable},
     model_name::ModelPattern,
     money::{Currency, Exchange, MOST, UNIT},
     spending::Spender,
@@ -113,7 +113,7 @@ where
     for number in [row.bytes_up, row.bytes_down, row.attempts, row.took_ms] {
         values.add(count(number))?;
     }
-    values.add(i64::from(row.state == State::Pending))?;
+    values.add(i64::from(row.state == UsageState::Pending))?;
     for number in more_counts(&usage) {
         values.add(number.map(count))?;
     }
@@ -142,14 +142,14 @@ pub(super) fn more_counts(usage: &Usage) -> [Option<u64>; 10] {
     ]
 }
 
-/// The texts of statements that are used again and again: those of [`Dialect::batch`](dialect::Dialect::batch) for SQLite,
+/// The texts of statements that are used again and again: those of [`Dialect::batch`](dialect::SqlDialect::batch) for SQLite,
 /// and of few rows.
 #[derive(Debug, Default)]
 pub(super) struct Texts(HashMap<(usize, bool), Arc<str>>);
 
 impl Texts {
     /// The text that inserts so many rows, and whether it is worth to be kept prepared.
-    fn insert(&mut self, dialect: &dialect::Dialect, rows: usize, ask: bool) -> (Arc<str>, bool) {
+    fn insert(&mut self, dialect: &dialect::SqlDialect, rows: usize, ask: bool) -> (Arc<str>, bool) {
         let make = || Arc::from(insert(dialect, rows, ask));
         let kept = rows <= dialect.kept;
         let text = if kept { Arc::clone(self.0.entry((rows, ask)).or_insert_with(make)) } else { make() };
@@ -157,7 +157,7 @@ impl Texts {
     }
 }
 
-fn insert(dialect: &dialect::Dialect, rows: usize, ask: bool) -> String {
+fn insert(dialect: &dialect::SqlDialect, rows: usize, ask: bool) -> String {
     let mut text = String::from(INSERT);
     text.push_str("VALUES ");
     for nth in 0..rows * VALUES {
@@ -184,7 +184,7 @@ fn distinct<'a, 'r>(rows: &'a [Row<'r>]) -> Vec<&'a Row<'r>> {
         let place = *places.entry(row.id).or_insert(kept.len());
         match kept.get_mut(place) {
             None => kept.push(row),
-            Some(known) if known.state.gives_way() && row.state != State::Open => *known = row,
+            Some(known) if known.state.gives_way() && row.state != UsageState::Open => *known = row,
             Some(_) => {}
         }
     }
@@ -198,14 +198,14 @@ impl Database {
     ///
     /// # Errors
     /// When they cannot be written.
-    pub async fn store(&mut self, origin: &str, rows: &[Row<'_>]) -> Result<Vec<(State, u64)>, DatabaseError> {
+    pub async fn store(&mut self, origin: &str, rows: &[Row<'_>]) -> Result<Vec<(UsageState, u64)>, DatabaseError> {
         let (rows, shown) = (distinct(rows), pending::shown(rows));
         let changed = match self.write(origin, &rows, &shown, false).await? {
             Some(changed) => changed,
             None => self.write(origin, &rows, &shown, true).await?.unwrap_or_default(),
         };
         let count = |state| (state, changed.iter().filter(|changed| **changed == state).count() as u64);
-        Ok(State::ALL.map(count).into_iter().filter(|(_, count)| *count > 0).collect())
+        Ok(UsageState::ALL.map(count).into_iter().filter(|(_, count)| *count > 0).collect())
     }
 
     /// Writes them. Returned are the states of those that were not there like this before; none where these are not all of
@@ -214,9 +214,9 @@ impl Database {
         &mut self,
         origin: &str,
         rows: &[&Row<'_>],
-        shown: &[pending::One<'_>],
+        shown: &[pending::PolledResponse<'_>],
         ask: bool,
-    ) -> Result<Option<Vec<State>>, DatabaseError> {
+    ) -> Result<Option<Vec<UsageState>>, DatabaseError> {
         let dialect = self.dialect();
         let texts = &mut self.texts;
         let work = async {
@@ -237,7 +237,7 @@ impl Database {
                     if ask {
                         for row in query.fetch_all(&mut *transaction).await? {
                             let state: String = row.try_get(0)?;
-                            changed.extend(State::ALL.into_iter().find(|known| known.name() == state));
+                            changed.extend(UsageState::ALL.into_iter().find(|known| known.name() == state));
                         }
                     } else if query.execute(&mut *transaction).await?.rows_affected() == rows.len() as u64 {
                         changed.extend(rows.iter().map(|row| row.state));

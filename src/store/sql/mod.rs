@@ -22,11 +22,11 @@ use tokio::time::{Instant, timeout};
 use super::files;
 use crate::config::{Config, Store};
 
-pub use keys::{Author, Change, Entry, KeyError, Revision};
-pub use pending::{PendingRow, Settled};
-pub use rows::{Cell, Stored, columns};
-pub use statement::Statement;
-pub use usage::{Asked, By, Total};
+pub use keys::{AuditEntry, ChangeAuthor, KeyChange, KeyError, Revision};
+pub use pending::{PendingRow, SettledRow};
+pub use rows::{Cell, SqlRow, columns};
+pub use statement::KeyStatement;
+pub use usage::{GroupBy, UsageQuery, UsageTotal};
 
 /// SQLite's file in the data folder.
 pub const FILE: &str = "ledger.db";
@@ -48,7 +48,7 @@ const MIGRATES: i64 = i64::from_be_bytes(*b"tidegate");
 
 /// Which database.
 #[derive(Clone, Debug)]
-pub enum Place {
+pub enum DatabaseLocation {
     /// SQLite, in this file.
     Sqlite(PathBuf),
     /// PostgreSQL.
@@ -60,7 +60,7 @@ pub enum Place {
     },
 }
 
-impl Place {
+impl DatabaseLocation {
     /// The one of a configuration.
     pub fn of(config: &Config) -> Self {
         match &config.store {
@@ -70,7 +70,7 @@ impl Place {
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for DatabaseLocation {
     /// For people.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -140,7 +140,7 @@ macro_rules! on {
             crate::store::sql::Connection::Postgres(connection) => {
                 #[allow(dead_code, reason = "not every statement names it")]
                 type $Db = sqlx::Postgres;
-                let mut held = crate::store::sql::dialect::Held::take(connection, pooled).await?;
+                let mut held = crate::store::sql::dialect::WorkConnection::take(connection, pooled).await?;
                 let done = async {
                     let $connection = held.connection();
                     $lines
@@ -190,7 +190,7 @@ impl Database {
     ///
     /// # Errors
     /// When that cannot be done.
-    pub async fn open(place: &Place) -> Result<Self, DatabaseError> {
+    pub async fn open(place: &DatabaseLocation) -> Result<Self, DatabaseError> {
         loop {
             let opened = match dialect::connect(place, true).await.map(Self::from) {
                 Ok(mut database) => within(MIGRATING, database.migrate()).await.map(|()| database.of(place)),
@@ -208,7 +208,7 @@ impl Database {
     ///
     /// # Errors
     /// When it is not there.
-    pub async fn open_to_read(place: &Place) -> Result<Self, DatabaseError> {
+    pub async fn open_to_read(place: &DatabaseLocation) -> Result<Self, DatabaseError> {
         dialect::connect(place, false).await.map(Self::from)
     }
 
@@ -217,15 +217,15 @@ impl Database {
         matches!(self.connection, Connection::Postgres(_)) && self.opened.elapsed() >= OLD
     }
 
-    fn of(self, place: &Place) -> Self {
+    fn of(self, place: &DatabaseLocation) -> Self {
         let file = match place {
-            Place::Sqlite(path) => Some((path.clone(), files::identity(path))),
-            Place::Postgres { .. } => None,
+            DatabaseLocation::Sqlite(path) => Some((path.clone(), files::identity(path))),
+            DatabaseLocation::Postgres { .. } => None,
         };
         Self { file, ..self }
     }
 
-    fn dialect(&self) -> dialect::Dialect {
+    fn dialect(&self) -> dialect::SqlDialect {
         match self.connection {
             Connection::Sqlite(_) => dialect::SQLITE,
             Connection::Postgres(_) => dialect::POSTGRES,
@@ -236,12 +236,14 @@ impl Database {
     ///
     /// # Errors
     /// When that cannot be done.
-    pub async fn reopen(place: &Place) -> Result<Self, DatabaseError> {
+    pub async fn reopen(place: &DatabaseLocation) -> Result<Self, DatabaseError> {
         match place {
             // An empty file is what another process makes where there is none. A copy that was put back has something in it.
-            Place::Sqlite(path) if std::fs::metadata(path).is_ok_and(|file| file.len() > 0) => Self::open(place).await,
-            Place::Sqlite(path) => Err(DatabaseError::Gone(path.clone())),
-            Place::Postgres { .. } => Self::open(place).await,
+            DatabaseLocation::Sqlite(path) if std::fs::metadata(path).is_ok_and(|file| file.len() > 0) => {
+                Self::open(place).await
+            }
+            DatabaseLocation::Sqlite(path) => Err(DatabaseError::Gone(path.clone())),
+            DatabaseLocation::Postgres { .. } => Self::open(place).await,
         }
     }
 
@@ -260,7 +262,7 @@ impl Database {
         match &mut self.connection {
             // Not sqlx's own lock, which a session holds: behind a pooler, another session would be asked to give it back.
             Connection::Postgres(connection) => {
-                let mut held = dialect::Held::take(connection, self.pooled).await?;
+                let mut held = dialect::WorkConnection::take(connection, self.pooled).await?;
                 let mut alone = held.connection().begin().await?;
                 sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(MIGRATES).execute(&mut *alone).await?;
                 dialect::POSTGRES.migrator().run_direct(None, &mut *alone, false).await?;

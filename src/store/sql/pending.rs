@@ -6,10 +6,10 @@ use sqlx::{QueryBuilder, Row as _, query_builder::Separated};
 
 use super::{BATCH, Database, DatabaseError, LONG, count, integer, ledger::more_counts, on, within};
 use crate::domain::{
-    ledger::{Row, State},
+    ledger::{Row, UsageState},
     money::{Currency, Exchange},
     price::{Price, Tariff},
-    usage::{Shown, Tier, Usage},
+    usage::{PolledUsage, ServiceTier, Usage},
 };
 
 /// Ids of one statement.
@@ -32,11 +32,11 @@ pub(super) const CONFLICT: &str = " ON CONFLICT (response_id, upstream) DO UPDAT
      WHERE shown.input_tokens IS NULL AND excluded.input_tokens IS NOT NULL";
 
 /// What was shown of the response with this id at this upstream.
-pub(super) type One<'a> = ((&'a str, &'a str), Shown);
+pub(super) type PolledResponse<'a> = ((&'a str, &'a str), PolledUsage);
 
 /// What rows show of others, each response once. In one order wherever it is written: so nobody waits for somebody who waits
 /// for him.
-pub(super) fn shown<'a>(rows: &[Row<'a>]) -> Vec<One<'a>> {
+pub(super) fn shown<'a>(rows: &[Row<'a>]) -> Vec<PolledResponse<'a>> {
     let mut all = BTreeMap::new();
     for row in rows {
         if let (Some(id), Some(upstream), Some(shown)) = (row.response_id, row.upstream, row.shown) {
@@ -50,7 +50,7 @@ pub(super) fn shown<'a>(rows: &[Row<'a>]) -> Vec<One<'a>> {
 }
 
 /// Binds the values of one, in the order of [`INSERT`].
-pub(super) fn bind<'q, Db>(values: &mut Separated<'_, Db, &'static str>, ((id, upstream), shown): &One<'q>)
+pub(super) fn bind<'q, Db>(values: &mut Separated<'_, Db, &'static str>, ((id, upstream), shown): &PolledResponse<'q>)
 where
     Db: sqlx::Database,
     &'q str: sqlx::Encode<'q, Db> + sqlx::Type<Db>,
@@ -63,14 +63,14 @@ where
     for number in [input, cached, output, reasoning, total].into_iter().chain(more_counts(&usage)) {
         values.push_bind(number.map(count));
     }
-    values.push_bind(usage.told_cost.map(integer)).push_bind(usage.tier.map(Tier::name));
+    values.push_bind(usage.told_cost.map(integer)).push_bind(usage.tier.map(ServiceTier::name));
 }
 
 /// A row that was settled by what was shown.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settled {
+pub struct SettledRow {
     /// What it is now: exact, unpriced in a part, or partial where no tokens were told.
-    pub state: State,
+    pub state: UsageState,
     /// Name of the client's key.
     pub key: Option<String>,
     /// Name of the key's group.
@@ -86,9 +86,9 @@ pub struct Settled {
 }
 
 /// A row that something was shown for.
-struct Found {
+struct PolledRow {
     id: String,
-    settled: Settled,
+    settled: SettledRow,
     /// What it is billed with, once its usage is known.
     price: Option<Price>,
     unpriced: Option<String>,
@@ -103,7 +103,7 @@ const SELECT: &str = "SELECT ledger.id, key_name, group_name, time_ms, currency,
      FROM ledger JOIN shown ON shown.response_id = ledger.response_id AND shown.upstream = ledger.upstream \
      WHERE awaits = 1 AND (state = 'pending' OR shown.input_tokens IS NOT NULL)";
 
-/// Only where nobody else did: of several replicas that see both, one settles it. Between the two: what [`Found`] has.
+/// Only where nobody else did: of several replicas that see both, one settles it. Between the two: what [`PolledRow`] has.
 const TOLD: (&str, &str) = (
     "UPDATE ledger SET state = told.column2, awaits = 0, \
      estimated = CASE WHEN told.column5 IS NULL THEN 0 ELSE 1 END, input_tokens = shown.input_tokens, \
@@ -124,7 +124,7 @@ const TOLD: (&str, &str) = (
 /// The same; behind it: ids.
 const PARTIAL: &str = "UPDATE ledger SET state = 'partial' WHERE state = 'pending' AND id IN (";
 
-impl Found {
+impl PolledRow {
     fn read<R: sqlx::Row>(row: &R) -> Result<Self, sqlx::Error>
     where
         usize: sqlx::ColumnIndex<R>,
@@ -166,10 +166,10 @@ impl Found {
             image_tool_output: number(23)?,
             web_searches: number(24)?,
             audio_ms: number(25)?,
-            tier: text(26)?.as_deref().and_then(Tier::named),
+            tier: text(26)?.as_deref().and_then(ServiceTier::named),
             told_cost: None,
         };
-        let (usage, charged) = (Shown::new(told).usage(), amount(5)?);
+        let (usage, charged) = (PolledUsage::new(told).usage(), amount(5)?);
         // What it was billed with is what it is billed with.
         let bill = usage.and_then(|usage| Some(tariff?.bill(&usage)));
         let cost = match usage {
@@ -178,13 +178,13 @@ impl Found {
         };
         let unpriced = bill.and_then(|bill| bill.unpriced.names());
         let state = match (usage, &unpriced) {
-            (None, _) => State::Partial,
-            (Some(_), None) => State::Exact,
-            (Some(_), Some(_)) => State::UnpricedPart,
+            (None, _) => UsageState::Partial,
+            (Some(_), None) => UsageState::Exact,
+            (Some(_), Some(_)) => UsageState::UnpricedPart,
         };
         let exchange = Exchange { cny_per_usd: number(28)? };
         let exchanged = currency.and_then(|from| exchange.convert(cost, from, from.other()));
-        let settled = Settled { state, key: text(1)?, group: text(2)?, began: amount(3)?, currency, charged, cost };
+        let settled = SettledRow { state, key: text(1)?, group: text(2)?, began: amount(3)?, currency, charged, cost };
         let price = bill.map(|bill| bill.price);
         Ok(Self { id: text(0)?.unwrap_or_default(), settled, price, unpriced, exchanged })
     }
@@ -242,13 +242,13 @@ impl Database {
     ///
     /// # Errors
     /// When it cannot be done.
-    pub async fn show(&mut self, over: &[(PendingRow, Shown)]) -> Result<Vec<Settled>, DatabaseError> {
+    pub async fn show(&mut self, over: &[(PendingRow, PolledUsage)]) -> Result<Vec<SettledRow>, DatabaseError> {
         if over.is_empty() {
             return Ok(Vec::new());
         }
         let all: BTreeMap<_, _> =
             over.iter().map(|(row, shown)| ((&*row.response_id, &*row.upstream), *shown)).collect();
-        let all: Vec<One<'_>> = all.into_iter().collect();
+        let all: Vec<PolledResponse<'_>> = all.into_iter().collect();
         within(BATCH, async {
             on!(self, |connection, Db| {
                 for shown in all.chunks(IDS) {
@@ -273,8 +273,8 @@ impl Database {
     ///
     /// # Errors
     /// When it cannot be done.
-    pub async fn settle(&mut self, rows: &[Row<'_>]) -> Result<Vec<Settled>, DatabaseError> {
-        let concerned = rows.iter().filter(|row| row.state == State::Pending || row.shown.is_some());
+    pub async fn settle(&mut self, rows: &[Row<'_>]) -> Result<Vec<SettledRow>, DatabaseError> {
+        let concerned = rows.iter().filter(|row| row.state == UsageState::Pending || row.shown.is_some());
         let mut ids: Vec<_> = concerned.filter_map(|row| row.response_id).collect();
         ids.sort_unstable();
         ids.dedup();
@@ -289,11 +289,11 @@ impl Database {
     ///
     /// # Errors
     /// When it cannot be done.
-    pub async fn settle_all(&mut self) -> Result<Vec<Settled>, DatabaseError> {
+    pub async fn settle_all(&mut self) -> Result<Vec<SettledRow>, DatabaseError> {
         within(LONG, self.settle_some(None)).await
     }
 
-    async fn settle_some(&mut self, ids: Option<&[&str]>) -> Result<Vec<Settled>, DatabaseError> {
+    async fn settle_some(&mut self, ids: Option<&[&str]>) -> Result<Vec<SettledRow>, DatabaseError> {
         on!(self, |connection, Db| {
             let mut query = QueryBuilder::<Db>::new(SELECT);
             if let Some(ids) = ids {
@@ -307,9 +307,9 @@ impl Database {
             // In one order, as above.
             query.push(" ORDER BY ledger.id");
             let found = query.build().persistent(false).fetch_all(&mut *connection).await?;
-            let found = found.iter().map(Found::read).collect::<Result<Vec<_>, _>>()?;
+            let found = found.iter().map(PolledRow::read).collect::<Result<Vec<_>, _>>()?;
             let (told, over): (Vec<_>, Vec<_>) =
-                found.into_iter().partition(|found| found.settled.state != State::Partial);
+                found.into_iter().partition(|found| found.settled.state != UsageState::Partial);
             let mut settled = Vec::new();
             // Few statements: the answers of a slow database come one after the other.
             for told in told.chunks(IDS) {
@@ -334,7 +334,7 @@ impl Database {
             for over in over.chunks(IDS) {
                 let mut query = QueryBuilder::<Db>::new(PARTIAL);
                 let mut values = query.separated(", ");
-                for Found { id, .. } in over {
+                for PolledRow { id, .. } in over {
                     values.push_bind(id);
                 }
                 query.push(") RETURNING id");
@@ -347,7 +347,7 @@ impl Database {
 }
 
 /// Those of `found` whose ids came back.
-fn those_of<R: sqlx::Row>(found: &[Found], done: &[R]) -> Result<Vec<Settled>, sqlx::Error>
+fn those_of<R: sqlx::Row>(found: &[PolledRow], done: &[R]) -> Result<Vec<SettledRow>, sqlx::Error>
 where
     usize: sqlx::ColumnIndex<R>,
     for<'r> String: sqlx::Decode<'r, R::Database> + sqlx::Type<R::Database>,

@@ -2,7 +2,7 @@
 
 use sqlx::{AssertSqlSafe, Row as _};
 
-use super::{Asked, Database, DatabaseError, LONG, integer, on, within};
+use super::{Database, DatabaseError, LONG, UsageQuery, integer, on, within};
 
 /// Rows of one page: some hundred KiB.
 const PAGE: i64 = 1000;
@@ -90,14 +90,14 @@ pub enum Cell {
 
 /// One row.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stored {
+pub struct SqlRow {
     time: i64,
     id: String,
     /// By [`columns`].
     pub cells: Vec<Cell>,
 }
 
-impl Stored {
+impl SqlRow {
     /// What the column of this name says; nothing where there is no such column.
     pub fn cell(&self, name: &str) -> &Cell {
         let cell = columns().zip(&self.cells).find(|(column, _)| *column == name);
@@ -116,15 +116,19 @@ impl Database {
     ///
     /// # Errors
     /// When the database cannot be read.
-    pub async fn page(&mut self, since: u64, until: u64, after: Option<&Stored>) -> Result<Vec<Stored>, DatabaseError> {
-        self.page_of(&Asked { since, until, ..Asked::default() }, after).await
+    pub async fn page(&mut self, since: u64, until: u64, after: Option<&SqlRow>) -> Result<Vec<SqlRow>, DatabaseError> {
+        self.page_of(&UsageQuery { since, until, ..UsageQuery::default() }, after).await
     }
 
     /// The same of a part of the ledger.
     ///
     /// # Errors
     /// When the database cannot be read.
-    pub async fn page_of(&mut self, asked: &Asked<'_>, after: Option<&Stored>) -> Result<Vec<Stored>, DatabaseError> {
+    pub async fn page_of(
+        &mut self,
+        asked: &UsageQuery<'_>,
+        after: Option<&SqlRow>,
+    ) -> Result<Vec<SqlRow>, DatabaseError> {
         let query = query(&asked.filter(5));
         // No id comes before the empty one.
         let (time, id) = after.map_or((integer(asked.since), ""), |after| (after.time, &after.id));
@@ -136,7 +140,7 @@ impl Database {
                     query = query.bind(name);
                 }
                 let rows = query.fetch_all(connection).await?;
-                let stored = |row: &<Db as sqlx::Database>::Row| -> Result<Stored, sqlx::Error> {
+                let stored = |row: &<Db as sqlx::Database>::Row| -> Result<SqlRow, sqlx::Error> {
                     let cell = |(nth, (_, _, kind)): (usize, &(&str, &str, Kind))| {
                         if *kind == Kind::Text {
                             return Ok(row.try_get::<Option<String>, _>(nth)?.map_or(Cell::None, Cell::Text));
@@ -145,7 +149,7 @@ impl Database {
                         Ok(number.map_or(Cell::None, |number| kind.cell(u64::try_from(number).unwrap_or_default())))
                     };
                     let cells = COLUMNS.iter().enumerate().map(cell).collect::<Result<_, sqlx::Error>>()?;
-                    Ok(Stored { id: row.try_get(0)?, time: row.try_get(1)?, cells })
+                    Ok(SqlRow { id: row.try_get(0)?, time: row.try_get(1)?, cells })
                 };
                 Ok(rows.iter().map(stored).collect::<Result<_, _>>()?)
             })

@@ -13,7 +13,7 @@ const LONGEST: std::time::Duration = std::time::Duration::from_secs(20);
 
 /// What one key used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Statement {
+pub struct KeyStatement {
     /// Requests that went up and cost something.
     pub requests: u64,
     /// Tokens as reported.
@@ -35,7 +35,7 @@ impl Database {
     ///
     /// # Errors
     /// When the database cannot be read.
-    pub async fn statement(&mut self, key: &str, since: u64, until: u64) -> Result<Statement, DatabaseError> {
+    pub async fn statement(&mut self, key: &str, since: u64, until: u64) -> Result<KeyStatement, DatabaseError> {
         let query = query();
         within(LONGEST, async {
             on!(self, |connection, Db| {
@@ -47,7 +47,7 @@ impl Database {
                 for (nth, cost) in cost.iter_mut().enumerate() {
                     *cost = amount(number(6 + 2 * nth)?, number(7 + 2 * nth)?);
                 }
-                Ok(Statement {
+                Ok(KeyStatement {
                     requests: count(0)?,
                     input: count(1)?,
                     cached: count(2)?,

@@ -8,7 +8,7 @@ use sqlx::{AssertSqlSafe, Row as _};
 use super::{Database, DatabaseError, LONG, integer, ledger::amount, on, within};
 use crate::domain::{
     endpoint::Endpoint,
-    ledger::State,
+    ledger::UsageState,
     money::{Currency, Exchange, MOST},
 };
 
@@ -17,7 +17,7 @@ const QUARTER_MS: i64 = 900_000;
 
 /// What sums are made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum By {
+pub enum GroupBy {
     /// Each key of clients.
     Key,
     /// Each group of keys.
@@ -36,7 +36,7 @@ pub enum By {
     Month,
 }
 
-impl By {
+impl GroupBy {
     /// Its fixed name: heads the column.
     pub const fn name(self) -> &'static str {
         match self {
@@ -71,9 +71,9 @@ impl By {
 
 /// Of which part of the ledger sums are made, and how.
 #[derive(Clone, Debug)]
-pub struct Asked<'a> {
+pub struct UsageQuery<'a> {
     /// A line for each of these.
-    pub by: By,
+    pub by: GroupBy,
     /// Of what began then or later: milliseconds since 1970-01-01 UTC.
     pub since: u64,
     /// And before that.
@@ -88,16 +88,16 @@ pub struct Asked<'a> {
     pub exchange: Exchange,
 }
 
-impl Default for Asked<'_> {
+impl Default for UsageQuery<'_> {
     fn default() -> Self {
-        let (by, exchange) = (By::Key, Exchange::default());
+        let (by, exchange) = (GroupBy::Key, Exchange::default());
         Self { by, since: 0, until: u64::MAX, key: None, model: None, zone: TimeZone::UTC, exchange }
     }
 }
 
 /// The sums of one of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Total {
+pub struct UsageTotal {
     /// Its name; none for requests without one.
     pub name: Option<String>,
     /// Requests that went up.
@@ -134,7 +134,7 @@ pub struct Total {
     pub unrated: [u64; Currency::ALL.len()],
 }
 
-impl Total {
+impl UsageTotal {
     /// The counts, in one order.
     fn counts_mut(&mut self) -> [&mut u64; 13] {
         [
@@ -183,15 +183,15 @@ impl Database {
     ///
     /// # Errors
     /// When the database cannot be read.
-    pub async fn usage(&mut self, by: By, since: u64, until: u64) -> Result<Vec<Total>, DatabaseError> {
-        self.usage_of(&Asked { by, since, until, ..Asked::default() }).await
+    pub async fn usage(&mut self, by: GroupBy, since: u64, until: u64) -> Result<Vec<UsageTotal>, DatabaseError> {
+        self.usage_of(&UsageQuery { by, since, until, ..UsageQuery::default() }).await
     }
 
     /// The same of a part of the ledger.
     ///
     /// # Errors
     /// When the database cannot be read.
-    pub async fn usage_of(&mut self, asked: &Asked<'_>) -> Result<Vec<Total>, DatabaseError> {
+    pub async fn usage_of(&mut self, asked: &UsageQuery<'_>) -> Result<Vec<UsageTotal>, DatabaseError> {
         let query = query(asked);
         let totals = within(LONG, async {
             on!(self, |connection, Db| {
@@ -208,7 +208,7 @@ impl Database {
                             column += 1;
                             row.try_get::<i64, _>(column)
                         };
-                        let mut total = Total { name: row.try_get(0)?, ..Total::default() };
+                        let mut total = UsageTotal { name: row.try_get(0)?, ..UsageTotal::default() };
                         for count in total.counts_mut() {
                             *count = u64::try_from(number()?).unwrap_or_default();
                         }
@@ -231,7 +231,7 @@ impl Database {
     }
 }
 
-impl Asked<'_> {
+impl UsageQuery<'_> {
     /// The conditions that key and model are, with their places from `first` on.
     pub(super) fn filter(&self, first: usize) -> String {
         let filters = [("key_name", self.key), ("model", self.model)].into_iter().filter(|(_, name)| name.is_some());
@@ -239,14 +239,14 @@ impl Asked<'_> {
     }
 
     /// Sums of quarters of an hour become sums of days, weeks or months of the time zone.
-    fn by_time(&self, quarters: &[Total]) -> Vec<Total> {
-        let mut all: BTreeMap<String, Total> = BTreeMap::new();
+    fn by_time(&self, quarters: &[UsageTotal]) -> Vec<UsageTotal> {
+        let mut all: BTreeMap<String, UsageTotal> = BTreeMap::new();
         for quarter in quarters {
             let name = quarter.name.as_deref().and_then(|name| name.parse::<i64>().ok());
             let Some(name) = name.and_then(|number| self.name_of(number)) else { continue };
             all.entry(name).or_default().add(quarter);
         }
-        all.into_iter().map(|(name, total)| Total { name: Some(name), ..total }).collect()
+        all.into_iter().map(|(name, total)| UsageTotal { name: Some(name), ..total }).collect()
     }
 
     /// The day, the month, or the Monday of the week that a quarter of an hour is in.
@@ -254,8 +254,8 @@ impl Asked<'_> {
         let moment = Timestamp::from_millisecond(quarter.checked_mul(QUARTER_MS)?).ok()?;
         let day = moment.to_zoned(self.zone.clone()).date();
         Some(match self.by {
-            By::Month => day.strftime("%Y-%m").to_string(),
-            By::Week => {
+            GroupBy::Month => day.strftime("%Y-%m").to_string(),
+            GroupBy::Week => {
                 let since_monday = i64::from(day.weekday().to_monday_zero_offset());
                 day.checked_sub(since_monday.days()).ok()?.to_string()
             }
@@ -265,13 +265,13 @@ impl Asked<'_> {
 }
 
 /// Made of fixed words only. Sums of rows and sums of what is left of older ones, added up.
-fn query(asked: &Asked<'_>) -> String {
+fn query(asked: &UsageQuery<'_>) -> String {
     let by = asked.by;
     let free: Vec<String> =
         Endpoint::ALL.iter().filter(|one| one.is_free()).map(|one| format!("'{}'", one.name())).collect();
     let costs = format!("coalesce(endpoint, '') NOT IN ({})", free.join(", "));
     // Who polls or lists is not to look like who asks models.
-    let mut counted = if by == By::Endpoint { String::new() } else { format!(" AND {costs}") };
+    let mut counted = if by == GroupBy::Endpoint { String::new() } else { format!(" AND {costs}") };
     counted.push_str(&asked.filter(3));
     let rows = columns(by, &costs, &OF_ROWS);
     let days = columns(by, &costs, &OF_DAYS);
@@ -292,7 +292,7 @@ fn query(asked: &Asked<'_>) -> String {
 }
 
 /// How a table says what is summed up.
-struct Of {
+struct SummedColumns {
     time: &'static str,
     /// One request, for each line of the table.
     requests: &'static str,
@@ -304,7 +304,7 @@ struct Of {
     unrated: &'static str,
 }
 
-const OF_ROWS: Of = Of {
+const OF_ROWS: SummedColumns = SummedColumns {
     time: "time_ms",
     requests: "1",
     unpriced: "currency IS NULL",
@@ -313,7 +313,7 @@ const OF_ROWS: Of = Of {
     unrated: "cost_exchanged IS NULL",
 };
 
-const OF_DAYS: Of = Of {
+const OF_DAYS: SummedColumns = SummedColumns {
     time: "day_ms",
     requests: "requests",
     unpriced: "currency = ''",
@@ -322,14 +322,20 @@ const OF_DAYS: Of = Of {
     unrated: "cny_per_usd = 0",
 };
 
-/// In the order in which [`Total::counts_mut`] and costs are read.
-fn columns(by: By, costs: &str, of: &Of) -> Vec<String> {
+/// In the order in which [`UsageTotal::counts_mut`] and costs are read.
+fn columns(by: GroupBy, costs: &str, of: &SummedColumns) -> Vec<String> {
     let sum = |what: &str| format!("CAST(coalesce(sum({what}), 0) AS BIGINT)");
     let requests = |when: &str| sum(&format!("CASE WHEN {when} THEN {} END", of.requests));
     let mut columns = vec![by.expression(of.time), sum(of.requests)];
     columns.extend(["input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens"].map(sum));
-    let states =
-        [State::Exact, State::Partial, State::Unknown, State::Interrupted, State::Pending, State::UnpricedPart];
+    let states = [
+        UsageState::Exact,
+        UsageState::Partial,
+        UsageState::Unknown,
+        UsageState::Interrupted,
+        UsageState::Pending,
+        UsageState::UnpricedPart,
+    ];
     columns.extend(states.map(|state| requests(&format!("state = '{}'", state.name()))));
     columns.push(requests(&format!("{} AND {costs}", of.unpriced)));
     columns.push(sum("estimated"));

@@ -158,7 +158,7 @@ fn ace_data_cloud_by_its_page() {
     }
 }
 
-fn rule(status: Option<u16>, code: Option<&str>, kind: Option<&str>, words: &[&str], fault: Fault) -> ErrorRule {
+fn rule(status: Option<u16>, code: Option<&str>, kind: Option<&str>, words: &[&str], fault: FaultOwner) -> ErrorRule {
     let words = words.iter().map(|word| (*word).to_owned()).collect();
     ErrorRule { status, code: code.map(Into::into), kind: kind.map(Into::into), words, fault }
 }
@@ -166,12 +166,12 @@ fn rule(status: Option<u16>, code: Option<&str>, kind: Option<&str>, words: &[&s
 #[test]
 fn rules_of_the_upstream_come_first_and_match_all_that_they_name() {
     let rules = [
-        rule(Some(400), Some("token_mismatched"), None, &[], Fault::Credential),
-        rule(Some(401), None, None, &["try later", "请稍后"], Fault::Upstream),
-        rule(None, Some("two words"), None, &[], Fault::Balance),
-        rule(None, None, Some("quota_error"), &["Daily"], Fault::Balance),
-        rule(Some(403), None, None, &[], Fault::Model),
-        rule(None, None, None, &["Incorrect API key"], Fault::Request),
+        rule(Some(400), Some("token_mismatched"), None, &[], FaultOwner::Credential),
+        rule(Some(401), None, None, &["try later", "请稍后"], FaultOwner::Upstream),
+        rule(None, Some("two words"), None, &[], FaultOwner::Balance),
+        rule(None, None, Some("quota_error"), &["Daily"], FaultOwner::Balance),
+        rule(Some(403), None, None, &[], FaultOwner::Model),
+        rule(None, None, None, &["Incorrect API key"], FaultOwner::Request),
     ];
     for (status, message, kind, code, wanted) in [
         (400, "", "", "token_mismatched", Blame::Credential),

@@ -2,7 +2,7 @@
 
 use tokio::time::Instant;
 
-use crate::{domain::standing::Cause, upstream::tally::KeyId};
+use crate::{domain::standing::EjectionCause, upstream::tally::KeyId};
 
 /// A refusal of a credential: by what request, and when.
 #[derive(Clone, Copy, Debug)]
@@ -26,7 +26,7 @@ pub(in crate::upstream) enum Refusal {
 }
 
 impl Refusal {
-    pub(super) fn cause(self) -> Cause {
-        if self == Self::Key { Cause::Refused } else { Cause::Unpaid }
+    pub(super) fn cause(self) -> EjectionCause {
+        if self == Self::Key { EjectionCause::Refused } else { EjectionCause::Unpaid }
     }
 }

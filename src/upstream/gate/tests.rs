@@ -15,7 +15,7 @@ const KEY: KeyId = 1;
 
 /// A gate and the time, which passes as the test says.
 struct Bench {
-    gate: Gate,
+    gate: CircuitBreaker,
     now: Instant,
     dice: Dice,
 }
@@ -23,7 +23,7 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         let now = Instant::now();
-        Self { gate: Gate::new(now), now, dice: Dice::seeded(1) }
+        Self { gate: CircuitBreaker::new(now), now, dice: Dice::seeded(1) }
     }
 
     fn after(&mut self, time: Duration) -> &mut Self {
@@ -31,15 +31,15 @@ impl Bench {
         self
     }
 
-    fn standing(&self) -> Standing {
+    fn standing(&self) -> HealthState {
         self.gate.standing(self.now)
     }
 
-    fn pass(&self) -> Pass {
+    fn pass(&self) -> BreakerPass {
         self.gate.pass(KEY, self.now, false).unwrap()
     }
 
-    fn anyway(&self) -> Pass {
+    fn anyway(&self) -> BreakerPass {
         self.gate.pass(KEY, self.now, true).unwrap()
     }
 
@@ -47,24 +47,24 @@ impl Bench {
         self.gate.pass(KEY, self.now, false).is_none()
     }
 
-    fn fails(&self, pass: Pass) -> Option<Change> {
+    fn fails(&self, pass: BreakerPass) -> Option<HealthChange> {
         self.gate.failed(pass, (KEY, None), self.now, &HEALTH, &self.dice)
     }
 
-    fn succeeds(&self, pass: Pass) -> Option<Change> {
+    fn succeeds(&self, pass: BreakerPass) -> Option<HealthChange> {
         self.gate.succeeded(pass, KEY, self.now, true)
     }
 
-    fn limited(&self, pass: Pass, after: Option<u64>) -> Option<Change> {
+    fn limited(&self, pass: BreakerPass, after: Option<u64>) -> Option<HealthChange> {
         self.gate.limited(pass, KEY, self.now, after.map(Duration::from_secs), &HEALTH)
     }
 
-    fn refused(&self, pass: Pass) -> Option<Change> {
+    fn refused(&self, pass: BreakerPass) -> Option<HealthChange> {
         self.refused_for(pass, Refusal::Key, KEY)
     }
 
     /// A second refusal is believed where it is another key's.
-    fn refused_for(&self, pass: Pass, why: Refusal, key: KeyId) -> Option<Change> {
+    fn refused_for(&self, pass: BreakerPass, why: Refusal, key: KeyId) -> Option<HealthChange> {
         let refused = Refused { why, key, model: 1, at: self.now };
         let confirms = |first: &Refused| key == KEY || first.key != key;
         self.gate.refused(pass, refused, confirms, &HEALTH, &self.dice)
@@ -74,7 +74,7 @@ impl Bench {
     fn eject(&self) -> Duration {
         for _ in 0..100 {
             match self.fails(self.pass()) {
-                Some(Change::Out(Cause::Faults, length)) => return length,
+                Some(HealthChange::Out(EjectionCause::Faults, length)) => return length,
                 None => {}
                 other => panic!("{other:?}"),
             }
@@ -83,9 +83,9 @@ impl Bench {
     }
 
     /// Probes, and says what came of it.
-    fn probe(&mut self, length: Duration) -> Pass {
+    fn probe(&mut self, length: Duration) -> BreakerPass {
         self.after(length + Duration::from_millis(1));
-        assert_eq!(self.standing(), Standing::Probation(Cause::Faults));
+        assert_eq!(self.standing(), HealthState::Probation(EjectionCause::Faults));
         let probe = self.pass();
         assert!(probe.is_probe());
         probe
@@ -114,9 +114,11 @@ fn faults_in_a_row_eject_and_a_success_between_them_does_not() {
     for _ in 0..4 {
         assert_eq!(bench.fails(bench.pass()), None);
     }
-    let Some(Change::Out(Cause::Faults, length)) = bench.fails(bench.pass()) else { panic!("not ejected") };
+    let Some(HealthChange::Out(EjectionCause::Faults, length)) = bench.fails(bench.pass()) else {
+        panic!("not ejected")
+    };
     about(length, 30);
-    assert!(matches!(bench.standing(), Standing::Out { cause: Cause::Faults, .. }));
+    assert!(matches!(bench.standing(), HealthState::Out { cause: EjectionCause::Faults, .. }));
     assert!(bench.shut());
 }
 
@@ -128,7 +130,7 @@ fn a_share_of_faults_ejects_once_there_were_enough() {
         assert_eq!(if nth % 2 == 0 { bench.fails(pass) } else { bench.succeeds(pass) }, None, "{nth}");
     }
     // The 20th: 11 of 20.
-    assert!(matches!(bench.fails(bench.pass()), Some(Change::Out(Cause::Faults, _))));
+    assert!(matches!(bench.fails(bench.pass()), Some(HealthChange::Out(EjectionCause::Faults, _))));
 
     let mut bench = Bench::new();
     for nth in 0..100 {
@@ -157,16 +159,16 @@ fn one_request_probes_and_what_comes_of_it_decides() {
     assert!(bench.shut());
     let probe = bench.probe(Duration::from_millis(2));
     // All others are passed by, until it is over.
-    assert_eq!(bench.standing(), Standing::Out { cause: Cause::Faults, left: Duration::ZERO });
+    assert_eq!(bench.standing(), HealthState::Out { cause: EjectionCause::Faults, left: Duration::ZERO });
     assert!(bench.shut());
     assert!(!bench.anyway().is_probe());
-    assert_eq!(bench.succeeds(probe), Some(Change::Restored));
-    assert_eq!(bench.standing(), Standing::InService);
+    assert_eq!(bench.succeeds(probe), Some(HealthChange::Restored));
+    assert_eq!(bench.standing(), HealthState::InService);
     assert!(!bench.pass().is_probe());
 
     let length = bench.eject();
     let probe = bench.probe(length);
-    assert!(matches!(bench.fails(probe), Some(Change::Out(Cause::Faults, _))));
+    assert!(matches!(bench.fails(probe), Some(HealthChange::Out(EjectionCause::Faults, _))));
     assert!(bench.shut());
 }
 
@@ -181,9 +183,9 @@ fn a_probe_that_says_nothing_leaves_its_place_to_another() {
     // One that is none takes nobody's place away.
     bench.gate.abandoned(bench.anyway());
     assert!(bench.shut());
-    assert_eq!(bench.gate.answers(next, bench.now), Some(Change::Restored));
+    assert_eq!(bench.gate.answers(next, bench.now), Some(HealthChange::Restored));
     assert_eq!(bench.gate.answers(next, bench.now), None);
-    assert_eq!(bench.standing(), Standing::InService);
+    assert_eq!(bench.standing(), HealthState::InService);
 }
 
 #[test]
@@ -193,18 +195,18 @@ fn each_further_ejection_lasts_twice_as_long_up_to_the_longest() {
     about(length, 30);
     for wanted in [60, 120, 240, 300, 300] {
         let probe = bench.probe(length);
-        let Some(Change::Out(Cause::Faults, longer)) = bench.fails(probe) else { panic!("not ejected") };
+        let Some(HealthChange::Out(EjectionCause::Faults, longer)) = bench.fails(probe) else { panic!("not ejected") };
         about(longer, wanted);
         length = longer;
     }
     // A short health is none.
     let probe = bench.probe(length);
-    assert_eq!(bench.succeeds(probe), Some(Change::Restored));
+    assert_eq!(bench.succeeds(probe), Some(HealthChange::Restored));
     bench.after(secs(100));
     length = bench.eject();
     about(length, 300);
     let probe = bench.probe(length);
-    assert_eq!(bench.succeeds(probe), Some(Change::Restored));
+    assert_eq!(bench.succeeds(probe), Some(HealthChange::Restored));
     bench.after(secs(301));
     about(bench.eject(), 30);
 }
@@ -224,9 +226,9 @@ fn what_began_before_it_went_out_changes_nothing() {
     assert!(bench.shut());
     // Nor does it count against who is back.
     let probe = bench.probe(length - secs(1));
-    assert_eq!(bench.gate.answers(probe, bench.now), Some(Change::Restored));
+    assert_eq!(bench.gate.answers(probe, bench.now), Some(HealthChange::Restored));
     assert_eq!(bench.fails(bench.pass()), None, "ejected for faults of before");
-    assert_eq!(bench.standing(), Standing::InService);
+    assert_eq!(bench.standing(), HealthState::InService);
 }
 
 #[test]
@@ -238,30 +240,33 @@ fn what_is_asked_for_want_of_better_may_restore_and_does_not_prolong() {
         assert_eq!(bench.fails(bench.anyway()), None);
     }
     bench.after(length - secs(10) + Duration::from_millis(1));
-    assert_eq!(bench.standing(), Standing::Probation(Cause::Faults));
+    assert_eq!(bench.standing(), HealthState::Probation(EjectionCause::Faults));
     let _ = bench.fails(bench.pass());
     bench.after(secs(1));
     assert!(bench.shut());
-    assert_eq!(bench.succeeds(bench.anyway()), Some(Change::Restored));
+    assert_eq!(bench.succeeds(bench.anyway()), Some(HealthChange::Restored));
     assert!(!bench.shut());
 }
 
 #[test]
 fn a_limit_cools_for_the_time_it_names_and_no_longer() {
     let mut bench = Bench::new();
-    assert_eq!(bench.limited(bench.pass(), Some(7)), Some(Change::Out(Cause::RateLimited, secs(7))));
-    assert_eq!(bench.standing(), Standing::Out { cause: Cause::RateLimited, left: secs(7) });
+    assert_eq!(bench.limited(bench.pass(), Some(7)), Some(HealthChange::Out(EjectionCause::RateLimited, secs(7))));
+    assert_eq!(bench.standing(), HealthState::Out { cause: EjectionCause::RateLimited, left: secs(7) });
     // Shorter ones and repetitions change nothing, longer ones do, which is no news: where it is asked all the same,
     // each answer says again how long.
     assert_eq!(bench.limited(bench.anyway(), Some(6)), None);
     assert_eq!(bench.limited(bench.anyway(), Some(9)), None, "told of twice");
-    assert_eq!(bench.standing(), Standing::Out { cause: Cause::RateLimited, left: secs(9) });
+    assert_eq!(bench.standing(), HealthState::Out { cause: EjectionCause::RateLimited, left: secs(9) });
     bench.after(secs(9) + Duration::from_millis(1));
     // No probe: it asked for a pause and had it.
-    assert_eq!(bench.standing(), Standing::InService);
+    assert_eq!(bench.standing(), HealthState::InService);
     assert!(!bench.pass().is_probe() && !bench.pass().is_probe());
     assert_eq!(bench.succeeds(bench.pass()), None, "a pause that is over is no recovery");
-    assert_eq!(bench.limited(bench.pass(), Some(86_400)), Some(Change::Out(Cause::RateLimited, secs(300))));
+    assert_eq!(
+        bench.limited(bench.pass(), Some(86_400)),
+        Some(HealthChange::Out(EjectionCause::RateLimited, secs(300)))
+    );
 }
 
 /// An answer that is not streamed may take minutes, and shall not keep out who serves again.
@@ -278,7 +283,7 @@ fn a_probe_that_says_nothing_lets_another_one_through() {
     assert!(bench.shut());
     bench.gate.abandoned(second);
     let third = bench.pass();
-    assert_eq!(bench.gate.answers(third, bench.now), Some(Change::Restored));
+    assert_eq!(bench.gate.answers(third, bench.now), Some(HealthChange::Restored));
     assert_eq!(bench.fails(first), None, "one fault of a gate in service");
 }
 
@@ -289,7 +294,7 @@ fn a_limit_that_goes_on_is_told_of_once() {
     for _ in 0..100 {
         bench.after(Duration::from_millis(1));
         assert_eq!(bench.limited(bench.anyway(), Some(20)), None);
-        assert_eq!(bench.standing(), Standing::Out { cause: Cause::RateLimited, left: secs(20) });
+        assert_eq!(bench.standing(), HealthState::Out { cause: EjectionCause::RateLimited, left: secs(20) });
     }
     bench.after(secs(20) + Duration::from_millis(1));
     assert!(bench.limited(bench.pass(), Some(20)).is_some(), "and once more when it had its pause");
@@ -311,11 +316,11 @@ fn a_limit_without_a_time_cools_longer_each_time_in_a_row() {
     let mut bench = Bench::new();
     for wanted in [1, 2, 4, 8, 16, 30, 30] {
         let change = bench.limited(bench.pass(), None);
-        assert_eq!(change, Some(Change::Out(Cause::RateLimited, secs(wanted))));
+        assert_eq!(change, Some(HealthChange::Out(EjectionCause::RateLimited, secs(wanted))));
         bench.after(secs(wanted) + Duration::from_millis(1));
     }
     assert_eq!(bench.succeeds(bench.pass()), None);
-    assert_eq!(bench.limited(bench.pass(), None), Some(Change::Out(Cause::RateLimited, secs(1))));
+    assert_eq!(bench.limited(bench.pass(), None), Some(HealthChange::Out(EjectionCause::RateLimited, secs(1))));
 }
 
 #[test]
@@ -324,7 +329,7 @@ fn many_that_are_limited_at_once_are_one_time() {
     let passes: Vec<_> = (0..10).map(|_| bench.pass()).collect();
     for (nth, pass) in passes.into_iter().enumerate() {
         let change = bench.limited(pass, None);
-        let first = Some(Change::Out(Cause::RateLimited, secs(1)));
+        let first = Some(HealthChange::Out(EjectionCause::RateLimited, secs(1)));
         assert_eq!(change, if nth == 0 { first } else { None }, "{nth}");
     }
 }
@@ -342,45 +347,47 @@ fn a_limit_of_no_time_leaves_nobody_outside_for_ever() {
 fn a_credential_is_refused_for_long_after_the_second_proof_and_told_of_once() {
     let mut bench = Bench::new();
     let (pass, straggler) = (bench.pass(), bench.pass());
-    assert_eq!(bench.refused(pass), Some(Change::Out(Cause::RefusedOnce, REFUSED_ONCE)));
+    assert_eq!(bench.refused(pass), Some(HealthChange::Out(EjectionCause::RefusedOnce, REFUSED_ONCE)));
     assert_eq!(bench.refused(straggler), None, "what was under way is no second proof");
-    assert_eq!(bench.standing(), Standing::Out { cause: Cause::RefusedOnce, left: REFUSED_ONCE });
+    assert_eq!(bench.standing(), HealthState::Out { cause: EjectionCause::RefusedOnce, left: REFUSED_ONCE });
     // The second proof comes at once from who is asked all the same, or from the probe.
-    let Some(Change::Out(Cause::Refused, length)) = bench.refused(bench.anyway()) else { panic!("not refused") };
+    let Some(HealthChange::Out(EjectionCause::Refused, length)) = bench.refused(bench.anyway()) else {
+        panic!("not refused")
+    };
     about(length, 600);
     bench.after(secs(60));
     // The last one there is, asked by every request.
     assert_eq!(bench.refused(bench.anyway()), None);
     bench.after(length - secs(60) + Duration::from_millis(1));
-    assert_eq!(bench.standing(), Standing::Probation(Cause::Refused));
-    assert!(matches!(bench.refused(bench.pass()), Some(Change::Out(Cause::Refused, _))));
+    assert_eq!(bench.standing(), HealthState::Probation(EjectionCause::Refused));
+    assert!(matches!(bench.refused(bench.pass()), Some(HealthChange::Out(EjectionCause::Refused, _))));
     bench.after(secs(1));
-    assert_eq!(bench.succeeds(bench.anyway()), Some(Change::Restored));
+    assert_eq!(bench.succeeds(bench.anyway()), Some(HealthChange::Restored));
     // A success makes the next refusal the first one again.
-    assert!(matches!(bench.refused(bench.pass()), Some(Change::Out(Cause::RefusedOnce, _))));
+    assert!(matches!(bench.refused(bench.pass()), Some(HealthChange::Out(EjectionCause::RefusedOnce, _))));
     bench.after(REFUSED_ONCE + Duration::from_millis(1));
     let probe = bench.pass();
     assert!(probe.is_probe() && bench.shut());
-    assert!(matches!(bench.refused(probe), Some(Change::Out(Cause::Refused, _))));
+    assert!(matches!(bench.refused(probe), Some(HealthChange::Out(EjectionCause::Refused, _))));
 }
 
 #[test]
 fn a_second_refusal_that_proves_nothing_changes_nothing() {
     let mut bench = Bench::new();
     let by = |bench: &Bench, why, key| bench.refused_for(bench.anyway(), why, key);
-    assert!(matches!(by(&bench, Refusal::Key, 2), Some(Change::Out(Cause::RefusedOnce, _))));
+    assert!(matches!(by(&bench, Refusal::Key, 2), Some(HealthChange::Out(EjectionCause::RefusedOnce, _))));
     for _ in 0..5 {
         assert_eq!(by(&bench, Refusal::Key, 2), None);
         bench.after(REFUSED_ONCE + Duration::from_millis(1));
-        assert_eq!(bench.standing(), Standing::Probation(Cause::RefusedOnce));
+        assert_eq!(bench.standing(), HealthState::Probation(EjectionCause::RefusedOnce));
         assert_eq!(by(&bench, Refusal::Key, 2), None, "told twice");
     }
     // An answer that says no to its request says nothing of the credential.
     assert_eq!(bench.gate.succeeded(bench.anyway(), 2, bench.now, false), None);
-    assert!(matches!(bench.standing(), Standing::Out { cause: Cause::RefusedOnce, .. }));
+    assert!(matches!(bench.standing(), HealthState::Out { cause: EjectionCause::RefusedOnce, .. }));
     // Money is another matter than the key.
     assert_eq!(by(&bench, Refusal::Balance, 3), None);
-    assert!(matches!(by(&bench, Refusal::Balance, 4), Some(Change::Out(Cause::Unpaid, _))));
+    assert!(matches!(by(&bench, Refusal::Balance, 4), Some(HealthChange::Out(EjectionCause::Unpaid, _))));
 }
 
 #[test]
@@ -389,9 +396,9 @@ fn a_bare_402_ejects_not_before_its_second_proof() {
     let by = |key| bench.refused_for(bench.pass(), Refusal::Payment, key);
     for _ in 0..5 {
         assert_eq!(by(2), None);
-        assert_eq!(bench.standing(), Standing::InService);
+        assert_eq!(bench.standing(), HealthState::InService);
     }
-    let Some(Change::Out(Cause::Unpaid, length)) = by(3) else { panic!("not ejected") };
+    let Some(HealthChange::Out(EjectionCause::Unpaid, length)) = by(3) else { panic!("not ejected") };
     about(length, 600);
 }
 
@@ -414,8 +421,8 @@ fn faults_of_one_key_eject_only_where_no_other_key_asks() {
     bench.after(secs(31));
     assert_eq!(fails(&mut bench, 100), None, "the other key is idle, and still shares the gate");
     bench.after(secs(3600));
-    assert!(matches!(fails(&mut bench, 5), Some(Change::Out(Cause::Faults, _))));
-    assert_eq!(bench.gate.accuser(), Some(Accuser::One(2)));
+    assert!(matches!(fails(&mut bench, 5), Some(HealthChange::Out(EjectionCause::Faults, _))));
+    assert_eq!(bench.gate.accuser(), Some(FailureSource::One(2)));
 }
 
 /// One key whose requests provoke faults keeps no other key away: its failed probe ends only its own turn.
@@ -428,7 +435,7 @@ fn a_failed_probe_of_one_key_leaves_the_next_probe_to_another_key() {
     for key in [KEY, 2, KEY, 2] {
         assert_eq!(fails(&bench, key, bench.pass()), None);
     }
-    assert!(matches!(fails(&bench, KEY, bench.pass()), Some(Change::Out(Cause::Faults, _))));
+    assert!(matches!(fails(&bench, KEY, bench.pass()), Some(HealthChange::Out(EjectionCause::Faults, _))));
     for _ in 0..10 {
         bench.after(secs(34));
         let probe = bench.gate.pass(2, bench.now, false).unwrap();
@@ -445,13 +452,15 @@ fn a_failed_probe_of_one_key_leaves_the_next_probe_to_another_key() {
     let probe = bench.gate.pass(2, bench.now, false).unwrap();
     assert_eq!(fails(&bench, 2, probe), None);
     // A second key says the same: out for longer.
-    let Some(Change::Out(Cause::Faults, length)) = fails(&bench, KEY, bench.pass()) else { panic!("in service") };
+    let Some(HealthChange::Out(EjectionCause::Faults, length)) = fails(&bench, KEY, bench.pass()) else {
+        panic!("in service")
+    };
     about(length, 60);
     bench.after(secs(67));
     let probe = bench.gate.pass(2, bench.now, false).unwrap();
     assert_eq!(fails(&bench, 2, probe), None);
     let probe = bench.pass();
-    assert_eq!(bench.succeeds(probe), Some(Change::Restored));
+    assert_eq!(bench.succeeds(probe), Some(HealthChange::Restored));
 }
 
 /// What can happen at a gate.
@@ -497,11 +506,11 @@ proptest! {
     #[test]
     fn a_gate_stays_sound(events in prop::collection::vec(event(), 0..300)) {
         let mut bench = Bench::new();
-        let mut under_way: Vec<Pass> = Vec::new();
+        let mut under_way: Vec<BreakerPass> = Vec::new();
         // Probes since the gate last changed.
-        let probes = |under_way: &[Pass], gate: &Gate, now| {
+        let probes = |under_way: &[BreakerPass], gate: &CircuitBreaker, now| {
             let epoch = gate.epoch.load(Ordering::Acquire);
-            let counts = |pass: &&Pass| pass.is_probe() && pass.epoch == epoch && gate.is_recent(pass.probe, now);
+            let counts = |pass: &&BreakerPass| pass.is_probe() && pass.epoch == epoch && gate.is_recent(pass.probe, now);
             under_way.iter().filter(counts).count()
         };
         for event in events {
@@ -509,18 +518,18 @@ proptest! {
             match event {
                 Event::Enter { anyway } => {
                     let pass = bench.gate.pass(KEY, bench.now, anyway);
-                    let (entered, probe) = (pass.is_some(), pass.is_some_and(Pass::is_probe));
+                    let (entered, probe) = (pass.is_some(), pass.is_some_and(BreakerPass::is_probe));
                     match before {
-                        Standing::InService => prop_assert!(entered && !probe),
-                        Standing::Probation(_) => prop_assert!(entered && probe),
-                        Standing::Out { .. } => prop_assert!(entered == anyway && !probe),
+                        HealthState::InService => prop_assert!(entered && !probe),
+                        HealthState::Probation(_) => prop_assert!(entered && probe),
+                        HealthState::Out { .. } => prop_assert!(entered == anyway && !probe),
                     }
                     under_way.extend(pass);
                 }
                 Event::Answers(nth) if !under_way.is_empty() => {
                     let pass = under_way[nth % under_way.len()];
                     let change = bench.gate.answers(pass, bench.now);
-                    prop_assert!(matches!(change, None | Some(Change::Restored)));
+                    prop_assert!(matches!(change, None | Some(HealthChange::Restored)));
                 }
                 Event::Ends(nth, way) if !under_way.is_empty() => {
                     let pass = under_way.remove(nth % under_way.len());
@@ -532,12 +541,12 @@ proptest! {
                         Way::Nothing => { bench.gate.abandoned(pass); None }
                     };
                     match change {
-                        Some(Change::Out(_, length)) => {
+                        Some(HealthChange::Out(_, length)) => {
                             prop_assert!(!length.is_zero() && length <= secs(660));
-                            let out = matches!(bench.standing(), Standing::Out { left, .. } if left <= length + Duration::from_millis(1));
+                            let out = matches!(bench.standing(), HealthState::Out { left, .. } if left <= length + Duration::from_millis(1));
                             prop_assert!(out, "{:?}", bench.standing());
                         }
-                        Some(Change::Restored) => prop_assert_eq!(bench.standing(), Standing::InService),
+                        Some(HealthChange::Restored) => prop_assert_eq!(bench.standing(), HealthState::InService),
                         None => {}
                     }
                 }
@@ -559,7 +568,7 @@ proptest! {
 fn one_probe_of_many_threads() {
     const THREADS: usize = 4;
     let now = Instant::now();
-    let gate = Gate::new(now);
+    let gate = CircuitBreaker::new(now);
     let dice = Dice::seeded(1);
     let barrier = std::sync::Barrier::new(THREADS);
     let probes = std::sync::atomic::AtomicUsize::new(0);
@@ -581,18 +590,18 @@ fn one_probe_of_many_threads() {
                     assert!(gate.pass(KEY, at, false).is_none());
                     barrier.wait();
                     let pass = gate.pass(KEY, later, false);
-                    probes.fetch_add(usize::from(pass.is_some_and(Pass::is_probe)), Ordering::Relaxed);
-                    assert!(pass.is_none_or(Pass::is_probe));
+                    probes.fetch_add(usize::from(pass.is_some_and(BreakerPass::is_probe)), Ordering::Relaxed);
+                    assert!(pass.is_none_or(BreakerPass::is_probe));
                     barrier.wait();
                     if let Some(pass) = pass {
-                        assert_eq!(gate.succeeded(pass, KEY, later, true), Some(Change::Restored));
+                        assert_eq!(gate.succeeded(pass, KEY, later, true), Some(HealthChange::Restored));
                     }
                 }
             });
         }
     });
     assert_eq!(probes.load(Ordering::Relaxed), rounds as usize);
-    assert_eq!(gate.standing(now + secs(1_000_000)), Standing::InService);
+    assert_eq!(gate.standing(now + secs(1_000_000)), HealthState::InService);
 }
 
 /// Probes fail while others come: whoever was let in between two states shall not hold the place of a probe for ever.
@@ -601,7 +610,7 @@ fn a_gate_that_goes_out_while_others_come_opens_again() {
     let now = Instant::now();
     let dice = Dice::seeded(1);
     for round in 0..2000_u32 {
-        let gate = Gate::new(now);
+        let gate = CircuitBreaker::new(now);
         for _ in 0..5 {
             let _ = gate.failed(gate.pass(KEY, now, true).unwrap(), (KEY, None), now, &HEALTH, &dice);
         }

@@ -6,12 +6,12 @@ use std::sync::{
 use super::*;
 use crate::{
     config::{self, Config, Source},
-    domain::{chance::Dice, standing::Standing},
+    domain::{chance::Dice, standing::HealthState},
     metrics::Metrics,
     upstream::Pools,
 };
 
-const ANYBODY: Asker<'static> = Asker { key: 1, model: "m", given: Given::NOTHING };
+const ANYBODY: AttemptContext<'static> = AttemptContext { key: 1, model: "m", given: ReportedVerdicts::NOTHING };
 
 /// An upstream with so many credentials, all with the same limit.
 fn upstream(credentials: usize, change: impl Fn(&mut config::Upstream)) -> (Arc<Upstream>, Metrics) {
@@ -42,16 +42,16 @@ fn a_place_is_taken_and_given_back() {
         config.credentials[0].max_in_flight = Some(1);
     });
     let first = upstream.lease(0, &ANYBODY, false).unwrap();
-    assert_eq!(upstream.lease(0, &ANYBODY, false).unwrap_err(), NoPlace::Full);
+    assert_eq!(upstream.lease(0, &ANYBODY, false).unwrap_err(), NoSlot::Full);
     assert_eq!(count(&upstream), (1, vec![1, 0]), "a place that was not given is held");
     let others = [upstream.lease(1, &ANYBODY, false).unwrap(), upstream.lease(1, &ANYBODY, true).unwrap()];
-    assert_eq!(upstream.lease(1, &ANYBODY, true).unwrap_err(), NoPlace::Full);
+    assert_eq!(upstream.lease(1, &ANYBODY, true).unwrap_err(), NoSlot::Full);
     assert_eq!(count(&upstream), (3, vec![1, 2]));
     drop(first);
     assert!(upstream.lease(0, &ANYBODY, false).is_ok());
     drop(others);
     assert_eq!(count(&upstream), (0, vec![0, 0]));
-    assert_eq!(upstream.lease(2, &ANYBODY, true).unwrap_err(), NoPlace::Out, "there is no such credential");
+    assert_eq!(upstream.lease(2, &ANYBODY, true).unwrap_err(), NoSlot::Out, "there is no such credential");
 }
 
 #[test]
@@ -116,7 +116,7 @@ fn a_place_that_is_free_is_found() {
         scope.spawn(|| {
             barrier.wait();
             while going_on.load(Ordering::Relaxed) {
-                assert_eq!(upstream.lease(0, &ANYBODY, false).unwrap_err(), NoPlace::Full);
+                assert_eq!(upstream.lease(0, &ANYBODY, false).unwrap_err(), NoSlot::Full);
             }
         });
         barrier.wait();
@@ -213,13 +213,13 @@ async fn waiting_at_two_upstreams_at_once() {
     assert!(single.as_mut().poll(&mut cx).is_ready());
 }
 
-fn standings(upstream: &Upstream) -> (Standing, Vec<Standing>) {
+fn standings(upstream: &Upstream) -> (HealthState, Vec<HealthState>) {
     let now = Instant::now();
     (upstream.pool.standing(now), upstream.pool.credentials(now).map(|(_, standing, _)| standing).collect())
 }
 
-fn is_out(standing: Standing, wanted: Cause) -> bool {
-    matches!(standing, Standing::Out { cause, .. } if cause == wanted)
+fn is_out(standing: HealthState, wanted: EjectionCause) -> bool {
+    matches!(standing, HealthState::Out { cause, .. } if cause == wanted)
 }
 
 fn tell(upstream: &Arc<Upstream>, credential: usize, verdict: Verdict) {
@@ -233,9 +233,9 @@ async fn faults_of_one_credential_are_not_the_upstreams() {
         tell(&upstream, 0, Verdict::Failed);
     }
     let (whole, each) = standings(&upstream);
-    assert_eq!(whole, Standing::InService);
-    assert!(is_out(each[0], Cause::Faults));
-    assert_eq!(each[1], Standing::InService);
+    assert_eq!(whole, HealthState::InService);
+    assert!(is_out(each[0], EjectionCause::Faults));
+    assert_eq!(each[1], HealthState::InService);
     let text = metrics.text().unwrap();
     let line = r#"tidegate_ejections_total{upstream="dmxapi",credential="key-0",cause="faults"} 1"#;
     assert!(text.contains(line), "{text}");
@@ -258,22 +258,22 @@ async fn faults_of_all_credentials_are_the_upstreams() {
     let (upstream, metrics) = upstream(3, |_| {});
     // The first of them may be the credential's own.
     for nth in 0..6 {
-        assert_eq!(standings(&upstream).0, Standing::InService, "{nth}");
+        assert_eq!(standings(&upstream).0, HealthState::InService, "{nth}");
         tell(&upstream, nth % 3, Verdict::Failed);
     }
     let (whole, each) = standings(&upstream);
-    assert!(is_out(whole, Cause::Faults));
-    assert_eq!(each, [Standing::InService; 3]);
+    assert!(is_out(whole, EjectionCause::Faults));
+    assert_eq!(each, [HealthState::InService; 3]);
     assert!(upstream.credentials("m", Instant::now()).all(|(_, condition)| !condition.standing.is_usable()));
     let line = r#"tidegate_ejections_total{upstream="dmxapi",credential="",cause="faults"} 1"#;
     assert!(metrics.text().unwrap().contains(line));
     // The probe goes with one credential, and tells of the whole.
     tokio::time::advance(Duration::from_secs(34)).await;
     let mut probe = upstream.lease(2, &ANYBODY, false).unwrap();
-    assert_eq!(upstream.lease(0, &ANYBODY, false).unwrap_err(), NoPlace::Out);
-    assert_eq!(upstream.lease(2, &ANYBODY, false).unwrap_err(), NoPlace::Out);
+    assert_eq!(upstream.lease(0, &ANYBODY, false).unwrap_err(), NoSlot::Out);
+    assert_eq!(upstream.lease(2, &ANYBODY, false).unwrap_err(), NoSlot::Out);
     probe.answers(true);
-    assert_eq!(standings(&upstream).0, Standing::InService);
+    assert_eq!(standings(&upstream).0, HealthState::InService);
     assert!(upstream.lease(0, &ANYBODY, false).is_ok());
 }
 
@@ -284,14 +284,14 @@ async fn what_cannot_be_reached_is_no_fault_of_a_credential() {
         tell(&upstream, 0, Verdict::Unreachable);
     }
     let (whole, each) = standings(&upstream);
-    assert!(is_out(whole, Cause::Faults));
-    assert_eq!(each, [Standing::InService]);
+    assert!(is_out(whole, EjectionCause::Faults));
+    assert_eq!(each, [HealthState::InService]);
     tokio::time::advance(Duration::from_secs(34)).await;
     // One that says nothing leaves the probe to the next.
     drop(upstream.lease(0, &ANYBODY, false).unwrap());
     tell(&upstream, 0, Verdict::Unreachable);
-    assert!(is_out(standings(&upstream).0, Cause::Faults));
-    assert_eq!(upstream.lease(0, &ANYBODY, false).unwrap_err(), NoPlace::Out);
+    assert!(is_out(standings(&upstream).0, EjectionCause::Faults));
+    assert_eq!(upstream.lease(0, &ANYBODY, false).unwrap_err(), NoSlot::Out);
 }
 
 #[tokio::test(start_paused = true)]
@@ -308,11 +308,11 @@ async fn who_limits_or_refuses_is_there() {
         tell(&upstream, 0, Verdict::Unreachable);
     }
     let (whole, each) = standings(&upstream);
-    assert_eq!(whole, Standing::InService);
-    assert!(is_out(each[0], Cause::RateLimited));
-    assert!(is_out(each[1], Cause::Refused));
+    assert_eq!(whole, HealthState::InService);
+    assert!(is_out(each[0], EjectionCause::RateLimited));
+    assert!(is_out(each[1], EjectionCause::Refused));
     tokio::time::advance(Duration::from_secs(6)).await;
-    assert_eq!(standings(&upstream).1[0], Standing::InService);
+    assert_eq!(standings(&upstream).1[0], HealthState::InService);
 }
 
 /// The place of the probe of the one gate is given back where the other does not let it through.
@@ -326,14 +326,14 @@ async fn two_gates_let_through_both_or_neither() {
         tell(&upstream, 0, Verdict::Refused);
     }
     tokio::time::advance(Duration::from_secs(34)).await;
-    assert_eq!(standings(&upstream).0, Standing::InService, "whoever refuses is there");
+    assert_eq!(standings(&upstream).0, HealthState::InService, "whoever refuses is there");
     for _ in 0..5 {
         tell(&upstream, 1, Verdict::Unreachable);
     }
     tokio::time::advance(Duration::from_secs(67)).await;
-    assert_eq!(standings(&upstream).0, Standing::Probation(Cause::Faults));
-    assert_eq!(upstream.lease(0, &ANYBODY, false).unwrap_err(), NoPlace::Out);
-    assert_eq!(standings(&upstream).0, Standing::Probation(Cause::Faults));
+    assert_eq!(standings(&upstream).0, HealthState::Probation(EjectionCause::Faults));
+    assert_eq!(upstream.lease(0, &ANYBODY, false).unwrap_err(), NoSlot::Out);
+    assert_eq!(standings(&upstream).0, HealthState::Probation(EjectionCause::Faults));
     assert!(upstream.lease(1, &ANYBODY, false).is_ok());
 }
 
@@ -348,7 +348,7 @@ async fn a_full_one_on_probation_is_probed_when_it_has_room() {
     let held = upstream.lease(0, &ANYBODY, true).unwrap();
     tokio::time::advance(Duration::from_secs(34)).await;
     assert!(upstream.lease(0, &ANYBODY, false).is_err());
-    assert_eq!(standings(&upstream).0, Standing::Probation(Cause::Faults));
+    assert_eq!(standings(&upstream).0, HealthState::Probation(EjectionCause::Faults));
     drop(held);
     assert!(upstream.lease(0, &ANYBODY, false).is_ok());
 }
@@ -377,7 +377,7 @@ async fn who_hangs_is_passed_by() {
     for _ in 0..5 {
         given_up(0, 20).await;
     }
-    assert_eq!(upstream.lease(0, &ANYBODY, false).unwrap_err(), NoPlace::Out);
+    assert_eq!(upstream.lease(0, &ANYBODY, false).unwrap_err(), NoSlot::Out);
 }
 
 /// The same inside an answer.
@@ -402,7 +402,7 @@ async fn who_falls_silent_is_passed_by() {
     }
     assert!(upstream.lease(0, &ANYBODY, false).is_ok());
     left(20).await;
-    assert_eq!(upstream.lease(0, &ANYBODY, false).unwrap_err(), NoPlace::Out);
+    assert_eq!(upstream.lease(0, &ANYBODY, false).unwrap_err(), NoSlot::Out);
 }
 
 #[tokio::test(start_paused = true)]
@@ -448,11 +448,11 @@ fn a_budget_holds_for_all_threads_together() {
 }
 
 fn tell_as(upstream: &Arc<Upstream>, credential: usize, (key, model): (KeyId, &str), verdict: Verdict) {
-    let asker = Asker { key, model, given: Given::NOTHING };
+    let asker = AttemptContext { key, model, given: ReportedVerdicts::NOTHING };
     upstream.lease(credential, &asker, true).unwrap().tell(verdict);
 }
 
-fn stands(upstream: &Upstream, model: &str) -> Vec<Standing> {
+fn stands(upstream: &Upstream, model: &str) -> Vec<HealthState> {
     upstream.credentials(model, Instant::now()).map(|(_, condition)| condition.standing).collect()
 }
 
@@ -464,12 +464,12 @@ async fn a_model_goes_out_alone_and_several_take_the_credential_along() {
         for _ in 0..5 {
             tell_as(&upstream, 0, (1, model), Verdict::Failed);
         }
-        assert!(is_out(stands(&upstream, model)[0], Cause::Faults));
-        assert_eq!(stands(&upstream, model)[1], Standing::InService);
+        assert!(is_out(stands(&upstream, model)[0], EjectionCause::Faults));
+        assert_eq!(stands(&upstream, model)[1], HealthState::InService);
     }
     // Two models were in use when the second one went out.
-    assert!(is_out(stands(&upstream, "d")[0], Cause::Faults));
-    assert_eq!(stands(&upstream, "d")[1], Standing::InService);
+    assert!(is_out(stands(&upstream, "d")[0], EjectionCause::Faults));
+    assert_eq!(stands(&upstream, "d")[1], HealthState::InService);
 }
 
 /// With more models in use, three have to fail.
@@ -480,17 +480,17 @@ async fn of_many_models_three_take_the_credential_along() {
         tell_as(&upstream, 0, (1, model), Verdict::Answered);
     }
     for (nth, model) in ["a", "b", "c"].into_iter().enumerate() {
-        assert_eq!(stands(&upstream, "w"), [Standing::InService], "after {nth} models");
+        assert_eq!(stands(&upstream, "w"), [HealthState::InService], "after {nth} models");
         for _ in 0..5 {
             tell_as(&upstream, 0, (1, model), Verdict::Failed);
         }
     }
-    assert!(is_out(stands(&upstream, "w")[0], Cause::Faults));
+    assert!(is_out(stands(&upstream, "w")[0], EjectionCause::Faults));
     tokio::time::advance(Duration::from_secs(34)).await;
     // One probes, with whatever model, and restores the credential; those that failed have probes of their own.
     tell_as(&upstream, 0, (1, "w"), Verdict::Answered);
-    assert_eq!(stands(&upstream, "w"), [Standing::InService]);
-    assert_eq!(stands(&upstream, "a"), [Standing::Probation(Cause::Faults)]);
+    assert_eq!(stands(&upstream, "w"), [HealthState::InService]);
+    assert_eq!(stands(&upstream, "a"), [HealthState::Probation(EjectionCause::Faults)]);
 }
 
 /// Nor do several models of one key, where another key asks.
@@ -504,7 +504,7 @@ async fn one_key_takes_no_credential_from_another_key() {
                 tell_as(&upstream, 0, (1, model), verdict);
             }
         }
-        assert_eq!(stands(&upstream, "w"), [Standing::InService], "{verdict:?}");
+        assert_eq!(stands(&upstream, "w"), [HealthState::InService], "{verdict:?}");
     }
 }
 
@@ -513,14 +513,14 @@ async fn a_pause_of_several_models_is_the_credentials() {
     let (upstream, _) = upstream(2, |_| {});
     let limited = |seconds| Verdict::RateLimited(Some(Duration::from_secs(seconds)));
     tell_as(&upstream, 0, (1, "a"), limited(60));
-    assert_eq!(stands(&upstream, "c"), [Standing::InService; 2]);
+    assert_eq!(stands(&upstream, "c"), [HealthState::InService; 2]);
     tell_as(&upstream, 0, (2, "b"), limited(20));
-    assert!(is_out(stands(&upstream, "c")[0], Cause::RateLimited));
+    assert!(is_out(stands(&upstream, "c")[0], EjectionCause::RateLimited));
     // For the shorter of the two, and the upstream has nothing to do with it.
-    assert_eq!(stands(&upstream, "c")[1], Standing::InService);
+    assert_eq!(stands(&upstream, "c")[1], HealthState::InService);
     tokio::time::advance(Duration::from_secs(21)).await;
-    assert_eq!(stands(&upstream, "c"), [Standing::InService; 2]);
-    assert!(is_out(stands(&upstream, "a")[0], Cause::RateLimited));
+    assert_eq!(stands(&upstream, "c"), [HealthState::InService; 2]);
+    assert!(is_out(stands(&upstream, "a")[0], EjectionCause::RateLimited));
 }
 
 /// A model that fails with every credential leaves the upstream in service for the others.
@@ -531,9 +531,9 @@ async fn a_model_goes_out_at_an_upstream_as_a_whole() {
     for nth in 0..6 {
         tell_as(&upstream, nth % 3, (1, "a"), Verdict::Failed);
     }
-    assert!(stands(&upstream, "a").iter().all(|standing| is_out(*standing, Cause::Faults)));
-    assert_eq!(stands(&upstream, "w"), [Standing::InService; 3]);
-    assert_eq!(upstream.pool.standing(Instant::now()), Standing::InService);
+    assert!(stands(&upstream, "a").iter().all(|standing| is_out(*standing, EjectionCause::Faults)));
+    assert_eq!(stands(&upstream, "w"), [HealthState::InService; 3]);
+    assert_eq!(upstream.pool.standing(Instant::now()), HealthState::InService);
     let line = r#"tidegate_ejections_total{upstream="dmxapi",credential="",cause="faults"} 1"#;
     assert!(metrics.text().unwrap().contains(line));
 }
@@ -543,13 +543,13 @@ async fn a_model_goes_out_at_an_upstream_as_a_whole() {
 async fn what_a_request_gave_already_counts_no_more() {
     let (upstream, _) = upstream(2, |_| {});
     for verdict in [Verdict::Failed, Verdict::RateLimited(None), Verdict::Refused, Verdict::Unpaid] {
-        let mut given = Given::NOTHING;
+        let mut given = ReportedVerdicts::NOTHING;
         given.note(verdict);
         for _ in 0..20 {
-            let asker = Asker { key: 1, model: "m", given };
+            let asker = AttemptContext { key: 1, model: "m", given };
             upstream.lease(0, &asker, true).unwrap().tell(verdict);
         }
-        assert_eq!(stands(&upstream, "m"), [Standing::InService; 2], "{verdict:?}");
+        assert_eq!(stands(&upstream, "m"), [HealthState::InService; 2], "{verdict:?}");
     }
 }
 
@@ -562,9 +562,9 @@ async fn models_that_are_missing_say_nothing() {
     for _ in 0..50 {
         tell_as(&upstream, 0, (1, "m"), Verdict::NoModel);
     }
-    assert_eq!(stands(&upstream, "m"), [Standing::InService]);
+    assert_eq!(stands(&upstream, "m"), [HealthState::InService]);
     tell_as(&upstream, 0, (1, "m"), Verdict::Failed);
-    assert!(is_out(stands(&upstream, "m")[0], Cause::Faults), "it is no success either");
+    assert!(is_out(stands(&upstream, "m")[0], EjectionCause::Faults), "it is no success either");
 }
 
 /// A bare 402 may be about the price of a request: where several keys use the account, a second key has to get one.
@@ -577,10 +577,10 @@ async fn bare_402s_of_one_key_take_no_account_from_another_key() {
         for model in ["a", "b", "c"] {
             tell_as(&upstream, 0, (1, model), Verdict::Payment);
         }
-        assert_eq!(stands(&upstream, "w"), [Standing::InService], "after {idle} s");
+        assert_eq!(stands(&upstream, "w"), [HealthState::InService], "after {idle} s");
     }
     tell_as(&upstream, 0, (2, "a"), Verdict::Payment);
-    assert!(is_out(stands(&upstream, "w")[0], Cause::Unpaid));
+    assert!(is_out(stands(&upstream, "w")[0], EjectionCause::Unpaid));
 }
 
 /// An idle key still shares the account: one other key alone takes nothing away from it.
@@ -601,7 +601,7 @@ async fn one_key_takes_no_credential_from_an_idle_key() {
         }
         let stand = stands(&upstream, "w")[0];
         assert!(
-            stand == Standing::InService || stand == Standing::Probation(Cause::RefusedOnce),
+            stand == HealthState::InService || stand == HealthState::Probation(EjectionCause::RefusedOnce),
             "{verdict:?} {stand:?}"
         );
     }

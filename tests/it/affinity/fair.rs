@@ -3,9 +3,9 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use tidegate::{
-    affinity::{Keeping, Recalled},
-    config::Affinity,
-    domain::{affinity::Condition, chance::Dice},
+    affinity::{AffinityStoreThread, Recalled},
+    config::AffinitySettings,
+    domain::{affinity::AffinityStatus, chance::Dice},
 };
 use tokio::time::Instant;
 
@@ -50,26 +50,27 @@ async fn a_key_that_looks_up_much_keeps_nobody_else_waiting() {
     assert!(statuses.iter().all(|status| [404, 503].contains(status)), "{statuses:?}");
 }
 
-fn memory() -> Affinity {
-    Affinity { ttl: Duration::from_secs(30 * 86_400), max_entries: 1_000_000, shared: false, unknown_ids: None }
+fn memory() -> AffinitySettings {
+    AffinitySettings { ttl: Duration::from_secs(30 * 86_400), max_entries: 1_000_000, shared: false, unknown_ids: None }
 }
 
 /// Bob's ids are in the store and in no memory. Alice asks for more than the store looks up in the time that a request waits.
 #[tokio::test]
 async fn the_store_takes_turns_between_keys() {
     let folder = TempDir::new().unwrap();
-    let place = Place::Sqlite(folder.path().join(tidegate::store::origins::FILE));
+    let place = OriginStoreLocation::Sqlite(folder.path().join(tidegate::store::origins::FILE));
     let name = |kind: &str, number: usize| Reference::new(Kind::Response, format!("{kind}_{number}").as_bytes());
     let (alice, bob) = (Owner::new("alice", None), Owner::new("bob", None));
     let now = Clock::system().since_epoch();
     let now_s = u32::try_from(now.as_secs()).unwrap();
     let rows: Vec<_> = (0..15)
-        .map(|number| (name("bob", number), Entry { origin: Origin { account: 1, owner: bob }, used_s: now_s }))
+        .map(|number| (name("bob", number), StoredOrigin { origin: Origin { account: 1, owner: bob }, used_s: now_s }))
         .collect();
-    let mut store = Store::open(&place, Chance::system()).await.unwrap();
-    store.learn(&rows, Life { now_s, ttl_s: 30 * 86_400 }).await.unwrap();
+    let mut store = OriginStore::open(&place, Chance::system()).await.unwrap();
+    store.learn(&rows, EntryLifetime { now_s, ttl_s: 30 * 86_400 }).await.unwrap();
     store.close().await;
-    let keeping = Keeping::start(place, &memory(), Clock::system(), Chance::system(), Arc::default()).unwrap();
+    let keeping =
+        AffinityStoreThread::start(place, &memory(), Clock::system(), Chance::system(), Arc::default()).unwrap();
     let asking: Vec<_> = (0..REQUESTS)
         .map(|request| {
             let (origins, references) = (
@@ -135,20 +136,21 @@ const PAIRS: usize = 20_000;
 async fn the_time_of_a_lookup_tells_nothing() {
     for in_memory in [false, true] {
         let folder = TempDir::new().unwrap();
-        let place = Place::Sqlite(folder.path().join(tidegate::store::origins::FILE));
+        let place = OriginStoreLocation::Sqlite(folder.path().join(tidegate::store::origins::FILE));
         let (alice, bob) = (Owner::new("alice", None), Owner::new("bob", None));
         let name =
             |kind: &str, number: usize| Reference::new(Kind::Response, format!("resp_{kind}_{number}").as_bytes());
         let now = Clock::system().since_epoch();
         let now_s = u32::try_from(now.as_secs()).unwrap();
-        let entry = Entry { origin: Origin { account: 1, owner: alice }, used_s: now_s };
-        let mut store = Store::open(&place, Chance::system()).await.unwrap();
+        let entry = StoredOrigin { origin: Origin { account: 1, owner: alice }, used_s: now_s };
+        let mut store = OriginStore::open(&place, Chance::system()).await.unwrap();
         let rows: Vec<_> = (0..20_000).map(|number| (name("alice", number), entry)).collect();
-        store.learn(&rows, Life { now_s, ttl_s: 30 * 86_400 }).await.unwrap();
+        store.learn(&rows, EntryLifetime { now_s, ttl_s: 30 * 86_400 }).await.unwrap();
         store.close().await;
-        let condition = Arc::new(Condition::default());
+        let condition = Arc::new(AffinityStatus::default());
         let keeping =
-            Keeping::start(place, &memory(), Clock::system(), Chance::system(), Arc::clone(&condition)).unwrap();
+            AffinityStoreThread::start(place, &memory(), Clock::system(), Chance::system(), Arc::clone(&condition))
+                .unwrap();
         let origins = &keeping.origins;
         if in_memory {
             let _ = origins.learn(&rows.iter().map(|row| row.0).collect::<Vec<_>>(), entry.origin, now);

@@ -4,7 +4,7 @@ use std::{fs, time::Duration};
 
 use tidegate::{
     affinity::WAIT,
-    config::{self, Fail, Sharing},
+    config::{self, SharedLimits, WhenRedisIsAway},
 };
 use tokio::time::Instant;
 
@@ -166,7 +166,7 @@ async fn a_kill_takes_no_more_than_the_last_moment() {
 }
 
 fn shares(config: &mut Config, redis: &RedisServer) {
-    let at = config::Redis {
+    let at = config::RedisSettings {
         tls: false,
         host: "127.0.0.1".into(),
         port: redis.port,
@@ -174,7 +174,7 @@ fn shares(config: &mut Config, redis: &RedisServer) {
         user: None,
         password: None,
     };
-    config.sharing = Some(Sharing { redis: at, replicas: 2, fail: Fail::Share, patience: WAIT });
+    config.sharing = Some(SharedLimits { redis: at, replicas: 2, fail: WhenRedisIsAway::Share, patience: WAIT });
     config.affinity.shared = true;
 }
 

@@ -1,6 +1,6 @@
 //! What belongs to somebody else gets exactly the answer of what never was.
 
-use tidegate::domain::endpoint::{Carries, Endpoint};
+use tidegate::domain::endpoint::{Endpoint, RequestBodyKind};
 
 use super::*;
 
@@ -282,7 +282,7 @@ async fn by_id() {
     for endpoint in Endpoint::ALL.into_iter().filter(|endpoint| endpoint.has_ids()) {
         let id = if endpoint.path().starts_with("/responses") { "resp_alice" } else { "conv_alice" };
         let path = endpoint.path().replace("{id}", id).replace("{item}", "item_alice");
-        let body = (endpoint.carries() == Carries::Json).then_some(r#"{"items":[],"metadata":{}}"#);
+        let body = (endpoint.carries() == RequestBodyKind::Json).then_some(r#"{"items":[],"metadata":{}}"#);
         for base in ["", "/v1"] {
             for query in ["", "?stream=true&starting_after=7", "?include%5B%5D=x"] {
                 let line = format!("{} {base}{path}{query}", endpoint.method());

@@ -81,7 +81,7 @@ async fn a_budget_gets_back_what_was_reserved_without_any_client() {
 #[tokio::test]
 async fn it_is_asked_for_again_after_a_restart_and_after_a_kill() {
     let folder = TempDir::new().unwrap();
-    let place = Place::Sqlite(folder.path().join("data").join(FILE));
+    let place = DatabaseLocation::Sqlite(folder.path().join("data").join(FILE));
     let provider = Provider::start().await;
     let mut process = serve(&folder, &provider.upstream.base_url(), "");
     let address = process.ready();

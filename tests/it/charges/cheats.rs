@@ -1,6 +1,6 @@
 //! Clients that try to pay less.
 
-use tidegate::domain::ledger::State;
+use tidegate::domain::ledger::UsageState;
 
 use super::{
     answers::{Case, cheats},
@@ -42,7 +42,7 @@ async fn a_large_answer_behind_many_tiny_ones_is_charged_as_it_was() {
         let row = rows(gateway.folder.path()).await.pop().unwrap();
         let ratio = row.cost as f64 / true_cost(case.truth) as f64;
         assert!((0.7..1.5).contains(&ratio), "{}: {row:?} is {ratio} of the truth", case.name);
-        assert_eq!(row.state, State::Partial.name(), "{}", case.name);
+        assert_eq!(row.state, UsageState::Partial.name(), "{}", case.name);
     }
 }
 

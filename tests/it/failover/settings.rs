@@ -1,6 +1,6 @@
 //! Which answers lead to the next candidate, as an operator sets it for an upstream.
 
-use tidegate::config::{ErrorRule, Fault, Upstream as Settings};
+use tidegate::config::{ErrorRule, FaultOwner, Upstream as Settings};
 
 use crate::support::{
     gateway::{Gateway, config, model, upstream},
@@ -72,7 +72,7 @@ async fn codes_and_types_lead_on_where_they_are_named() {
 
 #[tokio::test]
 async fn rules_for_errors_match_status_code_type_and_words() {
-    let any = ErrorRule { status: None, code: None, kind: None, words: Vec::new(), fault: Fault::Credential };
+    let any = ErrorRule { status: None, code: None, kind: None, words: Vec::new(), fault: FaultOwner::Credential };
     let top = r#"{"code":"Two Words","message":"It is too late"}"#.to_owned();
     let in_array = format!("[{}]", error("c"));
     let plain = "It is too late".to_owned();
@@ -99,18 +99,18 @@ async fn rules_for_errors_match_status_code_type_and_words() {
     let bodies = [error("c"), top, in_array, plain];
     for (name, rule, matching) in &rules {
         for body in &bodies {
-            for fault in [Fault::Credential, Fault::Balance, Fault::Model, Fault::Upstream] {
+            for fault in [FaultOwner::Credential, FaultOwner::Balance, FaultOwner::Model, FaultOwner::Upstream] {
                 let set = |up: &mut Settings| up.error_rules = vec![ErrorRule { fault, ..rule.clone() }];
                 let led_on = first_of_two("418 X", body, set).await.is_none();
                 assert_eq!(led_on, matching.contains(body), "{name} {fault:?}: {body}");
             }
         }
         // Of several the first one holds; a request's own fault is the client's, whatever the status.
-        let passes = ErrorRule { fault: Fault::Request, ..rule.clone() };
+        let passes = ErrorRule { fault: FaultOwner::Request, ..rule.clone() };
         let set = |up: &mut Settings| up.error_rules = vec![passes, rule.clone()];
         assert!(first_of_two("418 X", &matching[0], set).await.is_some(), "{name}");
     }
-    let never = ErrorRule { status: Some(503), fault: Fault::Request, ..any };
+    let never = ErrorRule { status: Some(503), fault: FaultOwner::Request, ..any };
     let set = |up: &mut Settings| up.error_rules = vec![never];
     let body = error("c");
     assert_eq!(first_of_two("503 Busy", &body, set).await, Some((503, body.into_bytes())));

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tidegate::{
     affinity::{Recalled, WAIT},
-    config::{self, Config, Fail, Sharing, UnknownIds},
+    config::{self, Config, SharedLimits, UnknownIds, WhenRedisIsAway},
     domain::origin::Kind,
 };
 use tokio::{sync::oneshot, time::Instant};
@@ -31,8 +31,8 @@ fn start(upstream: &Upstream, redis: &RedisServer) -> Gateway {
 fn settings(upstream: &Upstream, redis: &RedisServer) -> Config {
     let mut config = config(&upstream.base_url());
     let (host, port) = ("127.0.0.1".into(), redis.port);
-    let at = config::Redis { tls: false, host, port, database: 0, user: None, password: None };
-    config.sharing = Some(Sharing { redis: at, replicas: 2, fail: Fail::Share, patience: WAIT });
+    let at = config::RedisSettings { tls: false, host, port, database: 0, user: None, password: None };
+    config.sharing = Some(SharedLimits { redis: at, replicas: 2, fail: WhenRedisIsAway::Share, patience: WAIT });
     config.affinity.shared = true;
     config.affinity.unknown_ids = Some(UnknownIds::Refuse);
     // Without affinity every second request would go to the other account.

@@ -1,7 +1,7 @@
 //! `x-codex-turn-state` goes up again only to the account that issued it.
 
 use tidegate::{
-    config::{Config, Group, Limits},
+    config::{Config, Group, KeyLimits},
     domain::origin::Kind,
 };
 
@@ -83,7 +83,7 @@ async fn keys_of_a_group_share_it() {
     let mut config = with_stranger(&upstream.base_url());
     config.groups = vec![Group {
         name: "team".into(),
-        limits: Limits::default(),
+        limits: KeyLimits::default(),
         budgets: Vec::new(),
         warn_at: Default::default(),
     }];

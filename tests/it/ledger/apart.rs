@@ -14,13 +14,13 @@ use tidegate::{
     domain::{
         clock::Clock,
         id::RequestId,
-        ledger::{Condition, Row, State},
+        ledger::{LedgerStatus, Row, UsageState},
         outcome::Outcome,
     },
-    metering::{Feeding, Into, polling},
+    metering::{FeedTarget, FeedThreads, polling},
     store::{
-        journal::{Journal, SystemDisk, Writer, encode},
-        sql::{Cell, Database, FILE, Place, columns},
+        journal::{Journal, JournalWriter, SystemDisk, encode},
+        sql::{Cell, Database, DatabaseLocation, FILE, columns},
     },
 };
 
@@ -32,15 +32,15 @@ const RULES: [&str; 2] = [
     "CREATE UNIQUE INDEX one_bad_time ON ledger (took_ms) WHERE took_ms = 666",
 ];
 
-async fn execute(place: &Place, statements: &[&'static str]) {
+async fn execute(place: &DatabaseLocation, statements: &[&'static str]) {
     for statement in statements {
         match place {
-            Place::Sqlite(path) => {
+            DatabaseLocation::Sqlite(path) => {
                 let mut connection = SqliteConnection::connect(&format!("sqlite://{}", path.display())).await.unwrap();
                 sqlx::query(*statement).execute(&mut connection).await.unwrap();
                 connection.close().await.unwrap();
             }
-            Place::Postgres { url, .. } => {
+            DatabaseLocation::Postgres { url, .. } => {
                 let mut connection = PgConnection::connect(url).await.unwrap();
                 sqlx::query(*statement).execute(&mut connection).await.unwrap();
                 connection.close().await.unwrap();
@@ -57,7 +57,7 @@ fn row(outcome: &Outcome, number: u8) -> Row<'_> {
     };
     Row {
         id: RequestId::from_bytes([number; 16]),
-        state: State::Exact,
+        state: UsageState::Exact,
         model: Some(model),
         upstream_model: Some("real"),
         response_id: Some("resp_1"),
@@ -69,15 +69,15 @@ fn row(outcome: &Outcome, number: u8) -> Row<'_> {
 }
 
 /// What a process does between a start and an end, with these records.
-fn feed(folder: &Path, place: &Place, records: &[u8]) -> Arc<Condition> {
-    let condition = Arc::new(Condition::default());
+fn feed(folder: &Path, place: &DatabaseLocation, records: &[u8]) -> Arc<LedgerStatus> {
+    let condition = Arc::new(LedgerStatus::default());
     let (journal, found) = Journal::open(folder.join("journal"), 1, Arc::clone(&condition), &SystemDisk).unwrap();
     let (spending, clock, copy) = (Arc::default(), Clock::system(), folder.join("budgets.json"));
     let polls = polling(Duration::from_secs(5)).0;
-    let into = Into { place: place.clone(), origin: "here".into(), spending, clock, copy, polls, keep: None };
-    let feeding = Feeding::start(into, Arc::clone(&journal), found, Arc::clone(&condition)).unwrap();
+    let into = FeedTarget { place: place.clone(), origin: "here".into(), spending, clock, copy, polls, keep: None };
+    let feeding = FeedThreads::start(into, Arc::clone(&journal), found, Arc::clone(&condition)).unwrap();
     if !records.is_empty() {
-        Writer::new(journal).write(records).unwrap();
+        JournalWriter::new(journal).write(records).unwrap();
     }
     feeding.end();
     condition
@@ -96,7 +96,7 @@ fn with_nul(row: &Row<'_>) -> Vec<u8> {
 }
 
 /// All rows, by the names of their columns.
-async fn rows(place: &Place) -> Vec<BTreeMap<&'static str, Cell>> {
+async fn rows(place: &DatabaseLocation) -> Vec<BTreeMap<&'static str, Cell>> {
     let mut database = Database::open_to_read(place).await.unwrap();
     let page = database.page(0, u64::MAX, None).await.unwrap();
     database.close().await;
@@ -117,7 +117,7 @@ async fn a_journal_of_before_with_a_nul_in_it_is_read() {
     let folder = TempDir::new().unwrap();
     let postgres = Postgres::start().await;
     let outcome = Outcome::new(RequestId::from_bytes([0; 16]));
-    for (nth, place) in [Place::Sqlite(folder.path().join(FILE)), postgres.place()].into_iter().enumerate() {
+    for (nth, place) in [DatabaseLocation::Sqlite(folder.path().join(FILE)), postgres.place()].into_iter().enumerate() {
         let data = folder.path().join(nth.to_string());
         fs::create_dir_all(data.join("journal")).unwrap();
         fs::write(data.join("journal/000000000001.journal"), with_nul(&row(&outcome, 1))).unwrap();
@@ -132,7 +132,7 @@ async fn a_row_that_is_not_taken_holds_up_no_other() {
     let folder = TempDir::new().unwrap();
     let postgres = Postgres::start().await;
     let outcome = Outcome::new(RequestId::from_bytes([0; 16]));
-    for (nth, place) in [Place::Sqlite(folder.path().join(FILE)), postgres.place()].into_iter().enumerate() {
+    for (nth, place) in [DatabaseLocation::Sqlite(folder.path().join(FILE)), postgres.place()].into_iter().enumerate() {
         let data = folder.path().join(nth.to_string());
         Database::open(&place).await.unwrap().close().await;
         execute(&place, &RULES).await;

@@ -6,7 +6,7 @@ use tempfile::TempDir;
 use tidegate::{
     domain::{
         id::RequestId,
-        ledger::{Row, State},
+        ledger::{Row, UsageState},
         outcome::Outcome,
     },
     store::{
@@ -31,7 +31,10 @@ fn records(count: u8) -> Vec<u8> {
         let outcome = Outcome::new(RequestId::from_bytes([number; 16]));
         let some = Some(&*text);
         let names = Row { key: some, group: some, model: some, upstream_model: some, ..Row::open(&outcome, some) };
-        encode(&Row { state: State::Exact, attempts: 1, bytes_up: 100, end: Some("completed"), ..names }, &mut bytes);
+        encode(
+            &Row { state: UsageState::Exact, attempts: 1, bytes_up: 100, end: Some("completed"), ..names },
+            &mut bytes,
+        );
     }
     bytes
 }

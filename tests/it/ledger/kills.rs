@@ -15,7 +15,7 @@ use serde::Deserialize;
 use tempfile::TempDir;
 use tidegate::{
     domain::{chance::Dice, spending::Spender},
-    store::sql::{Database, FILE, Place},
+    store::sql::{Database, DatabaseLocation, FILE},
 };
 use tokio::time::Instant;
 
@@ -35,8 +35,8 @@ pub(super) trait Trouble {
     fn name(&self) -> &'static str;
 
     /// Where the rows are brought; by default to SQLite in the data folder.
-    fn place(&self, data: &Path) -> Place {
-        Place::Sqlite(data.join(FILE))
+    fn place(&self, data: &Path) -> DatabaseLocation {
+        DatabaseLocation::Sqlite(data.join(FILE))
     }
 
     /// What starts a gateway.
@@ -143,7 +143,7 @@ pub(super) async fn kill_and_compare(times: u32, trouble: impl Trouble) {
     let (one, two) = (upstream(&seen, "one").await, upstream(&seen, "two").await);
     settings(folder.path(), 2, &one.base_url(), &two.base_url());
     trouble.prepare(&data).await;
-    if let Place::Postgres { url, .. } = trouble.place(&data) {
+    if let DatabaseLocation::Postgres { url, .. } = trouble.place(&data) {
         append(folder.path(), &format!("[store]\nurl = \"{url}\"\n"));
     }
     let (clients, dice) = (Arc::<Clients>::default(), Dice::seeded(times.into()));
@@ -250,7 +250,7 @@ struct Counted {
 }
 
 /// What was spent is the sum of the rows: as the database is asked for it, and as the gateway counts it.
-pub(super) async fn compare_sums(place: &Place, data: &Path, found: &[super::truth::Row]) -> String {
+pub(super) async fn compare_sums(place: &DatabaseLocation, data: &Path, found: &[super::truth::Row]) -> String {
     let counted: Vec<Counted> = serde_json::from_slice(&fs::read(data.join("budgets.json")).unwrap()).unwrap();
     let mut database = Database::open_to_read(place).await.unwrap();
     for (spender, name, key) in

@@ -8,12 +8,12 @@ use tidegate::{
     domain::{
         chance::Dice,
         id::RequestId,
-        ledger::{Row, State},
+        ledger::{Row, UsageState},
         money::Currency,
         outcome::Outcome,
         price::Price,
     },
-    store::sql::{Database, Place},
+    store::sql::{Database, DatabaseLocation},
 };
 
 use super::{
@@ -113,8 +113,8 @@ impl Trouble for Away {
         }
     }
 
-    fn place(&self, _data: &Path) -> Place {
-        Place::Postgres { url: self.url().into(), password: None }
+    fn place(&self, _data: &Path) -> DatabaseLocation {
+        DatabaseLocation::Postgres { url: self.url().into(), password: None }
     }
 
     async fn round(&mut self, number: u32, process: &mut Process, _clients: &Clients, dice: &Dice) {
@@ -217,7 +217,7 @@ async fn a_replica_whose_data_folder_is_lost_goes_on_with_what_the_database_know
     outcome.price = Some(Price { per_call: 7, ..Price::free(Currency::Cny) }.into());
     let open = Row { key: Some("a"), group: Some("team"), reserved_cost: Some(7), ..Row::open(&outcome, Some("one")) };
     let mut database = Database::open(&postgres.place()).await.unwrap();
-    assert_eq!(database.store("lost", &[open]).await.unwrap(), [(State::Open, 1)]);
+    assert_eq!(database.store("lost", &[open]).await.unwrap(), [(UsageState::Open, 1)]);
 
     let mut process = Process::start(&mut with(folder.path(), &["serve"]));
     let address = process.ready();

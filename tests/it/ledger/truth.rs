@@ -7,7 +7,7 @@ use std::{
 
 use serde::Deserialize;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, SqliteConnection, sqlite::SqliteConnectOptions};
-use tidegate::store::sql::Place;
+use tidegate::store::sql::DatabaseLocation;
 
 use super::load::{Kind, LENGTH, key, kind, tokens};
 
@@ -66,18 +66,18 @@ impl Row {
 }
 
 /// All rows, as they are there. Not by what Tidegate itself reads with.
-pub(super) async fn rows(place: &Place) -> Vec<Row> {
+pub(super) async fn rows(place: &DatabaseLocation) -> Vec<Row> {
     let fields: Vec<_> = COLUMNS.iter().map(|name| format!("'{name}', {name}")).collect();
     let query = |object: &str| {
         AssertSqlSafe(format!("SELECT CAST({object}({}) AS TEXT) FROM ledger ORDER BY id", fields.join(", ")))
     };
     let texts: Vec<String> = match place {
-        Place::Sqlite(path) => {
+        DatabaseLocation::Sqlite(path) => {
             let options = SqliteConnectOptions::new().filename(path).read_only(true);
             let mut database = SqliteConnection::connect_with(&options).await.unwrap();
             sqlx::query_scalar(query("json_object")).fetch_all(&mut database).await.unwrap()
         }
-        Place::Postgres { url, .. } => {
+        DatabaseLocation::Postgres { url, .. } => {
             let mut database = PgConnection::connect(url).await.unwrap();
             sqlx::query_scalar(query("json_build_object")).fetch_all(&mut database).await.unwrap()
         }
@@ -87,7 +87,7 @@ pub(super) async fn rows(place: &Place) -> Vec<Row> {
 
 /// Rows of SQLite in this data folder.
 pub(super) async fn rows_of(data: &Path) -> Vec<Row> {
-    rows(&Place::Sqlite(data.join(tidegate::store::sql::FILE))).await
+    rows(&DatabaseLocation::Sqlite(data.join(tidegate::store::sql::FILE))).await
 }
 
 /// Billions of a yuan.

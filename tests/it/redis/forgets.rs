@@ -10,7 +10,7 @@ use std::{
 };
 
 use tidegate::{
-    config::{Config, Limits, Store},
+    config::{Config, KeyLimits, Store},
     domain::{money::UNIT, spending::Spender},
     store::sql::Database,
 };
@@ -46,7 +46,7 @@ impl Two {
 
     async fn with(upstream: Upstream, budget: &str) -> Self {
         let (redis, postgres) = (RedisServer::start(), Postgres::start().await);
-        let mut config = priced(settings(&upstream, &redis, Limits::default()), budget);
+        let mut config = priced(settings(&upstream, &redis, KeyLimits::default()), budget);
         config.store = Store::Postgres { url: postgres.url().into(), password: None };
         config.sharing.as_mut().unwrap().patience = PATIENCE;
         let gateways = [Gateway::start(config.clone()), Gateway::start(config.clone())];

@@ -13,7 +13,7 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use sqlx::{Connection, PgConnection};
 use tempfile::TempDir;
-use tidegate::store::sql::Place;
+use tidegate::store::sql::DatabaseLocation;
 use tokio::{
     io::copy_bidirectional,
     net::{TcpListener, TcpStream},
@@ -216,8 +216,8 @@ impl Postgres {
         format!("postgres://tidegate@127.0.0.1:{}/postgres", self.port)
     }
 
-    pub(crate) fn place(&self) -> Place {
-        Place::Postgres { url: self.url().into(), password: None }
+    pub(crate) fn place(&self) -> DatabaseLocation {
+        DatabaseLocation::Postgres { url: self.url().into(), password: None }
     }
 
     /// Ends it without waiting for its clients.

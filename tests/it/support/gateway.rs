@@ -5,11 +5,12 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use http::{HeaderMap, HeaderName};
 use tempfile::TempDir;
 use tidegate::{
-    app::{self, Handle, Origin, World},
+    app::{self, Handle, ReloadSource, StartContext},
     auth,
     config::{
-        Affinity, Config, Credential, FailoverOn, Health, Key, Log, LogFormat, Model, Money, OnIncomplete, OnLostState,
-        Retries, Server, Store, Strategy, Target, Timeouts, Unpriced, Upstream as UpstreamConfig,
+        AffinitySettings, Config, Credential, FailoverOn, Health, Key, Log, LogFormat, Model, MoneySettings,
+        OnIncomplete, OnLostState, Retries, Server, Store, Strategy, Target, Timeouts, Unpriced,
+        Upstream as UpstreamConfig,
     },
     domain::{chance::Chance, clock::Clock, endpoint::Surface},
     store::journal::{Disk, SystemDisk},
@@ -83,7 +84,7 @@ pub(crate) fn config(base_url: &str) -> Config {
         keys: vec![key("tester", KEY)],
         groups: Vec::new(),
         default_upstream: None,
-        money: Money {
+        money: MoneySettings {
             time_zone: jiff::tz::TimeZone::UTC,
             cny_per_usd: None,
             unpriced: Unpriced::Refuse,
@@ -100,7 +101,7 @@ pub(crate) fn config(base_url: &str) -> Config {
             refused: Duration::from_secs(600),
             cooldown_max: Duration::from_secs(300),
         },
-        affinity: Affinity {
+        affinity: AffinitySettings {
             ttl: Duration::from_secs(30 * 86_400),
             max_entries: 1_000_000,
             shared: false,
@@ -187,7 +188,7 @@ impl Gateway {
     }
 
     /// With a configuration that is read again from where it came.
-    pub(crate) fn run(config: Config, origin: Option<Origin>, folder: TempDir) -> Self {
+    pub(crate) fn run(config: Config, origin: Option<ReloadSource>, folder: TempDir) -> Self {
         Self::run_on(&SystemDisk, config, origin, folder)
     }
 
@@ -202,18 +203,18 @@ impl Gateway {
     pub(crate) fn start_at(clock: Clock, mut config: Config) -> Self {
         let data = TempDir::new().unwrap();
         config.server.data_dir = data.path().to_owned();
-        Self::run_in(World { clock, ..Self::world(&SystemDisk) }, config, None, data)
+        Self::run_in(StartContext { clock, ..Self::world(&SystemDisk) }, config, None, data)
     }
 
-    fn world(disk: &'static dyn Disk) -> World {
-        World { clock: Clock::system(), chance: Chance::system(), disk, terminal: false }
+    fn world(disk: &'static dyn Disk) -> StartContext {
+        StartContext { clock: Clock::system(), chance: Chance::system(), disk, terminal: false }
     }
 
-    fn run_on(disk: &'static dyn Disk, config: Config, origin: Option<Origin>, folder: TempDir) -> Self {
+    fn run_on(disk: &'static dyn Disk, config: Config, origin: Option<ReloadSource>, folder: TempDir) -> Self {
         Self::run_in(Self::world(disk), config, origin, folder)
     }
 
-    fn run_in(world: World, config: Config, origin: Option<Origin>, folder: TempDir) -> Self {
+    fn run_in(world: StartContext, config: Config, origin: Option<ReloadSource>, folder: TempDir) -> Self {
         // A server that another test starts has copies of our files, and so the lock of a folder that is used again, until it runs.
         let began = Instant::now();
         let running = loop {

@@ -6,7 +6,7 @@ use tidegate::{
         money::{Budget, Currency, UNIT},
         price::Price,
     },
-    store::sql::{By, Database, FILE, Place, Total},
+    store::sql::{Database, DatabaseLocation, FILE, GroupBy, UsageTotal},
 };
 
 use super::*;
@@ -15,8 +15,8 @@ use crate::support::database::until;
 const PRICE: Price =
     Price { input: UNIT, cached: UNIT, output: UNIT, reasoning: UNIT, per_call: UNIT, ..Price::free(Currency::Cny) };
 
-pub(super) async fn usage(gateway: &Gateway, by: By) -> Vec<Total> {
-    let place = Place::Sqlite(gateway.folder.path().join(FILE));
+pub(super) async fn usage(gateway: &Gateway, by: GroupBy) -> Vec<UsageTotal> {
+    let place = DatabaseLocation::Sqlite(gateway.folder.path().join(FILE));
     let Ok(mut database) = Database::open_to_read(&place).await else { return Vec::new() };
     database.usage(by, 0, u64::MAX).await.unwrap_or_default()
 }
@@ -33,13 +33,13 @@ async fn every_call_has_a_row_and_what_only_looks_costs_nothing() {
         upstream.request().await;
     }
     let all = Endpoint::ALL.len();
-    until("the rows", async || usage(&gateway, By::Endpoint).await.len() == all).await;
-    for total in usage(&gateway, By::Endpoint).await {
+    until("the rows", async || usage(&gateway, GroupBy::Endpoint).await.len() == all).await;
+    for total in usage(&gateway, GroupBy::Endpoint).await {
         let name = total.name.clone().unwrap();
         let endpoint = Endpoint::ALL.into_iter().find(|endpoint| endpoint.name() == name).unwrap();
         assert_eq!((total.requests, total.unpriced), (1, 0), "{name}");
         if endpoint.is_free() {
-            let nothing = Total { name: Some(name), requests: 1, exact: 1, ..Total::default() };
+            let nothing = UsageTotal { name: Some(name), requests: 1, exact: 1, ..UsageTotal::default() };
             assert_eq!(total, nothing);
         } else {
             assert!(total.cost[0] >= UNIT, "{total:?}");
@@ -49,7 +49,7 @@ async fn every_call_has_a_row_and_what_only_looks_costs_nothing() {
         }
     }
     let billed = Endpoint::ALL.into_iter().filter(|endpoint| !endpoint.is_free()).count();
-    let by_key = usage(&gateway, By::Key).await;
+    let by_key = usage(&gateway, GroupBy::Key).await;
     assert_eq!((by_key.len(), by_key[0].requests), (1, billed as u64));
 }
 
@@ -62,8 +62,8 @@ async fn what_went_up_in_vain_has_a_row_too() {
     }
     // Refused before anything went up: no row.
     gateway.connect().await.get("/v1/responses/%2e%2e").await.assert_problem(404, "unknown_id");
-    until("the rows", async || usage(&gateway, By::Endpoint).await.len() == 3).await;
-    for total in usage(&gateway, By::Endpoint).await {
+    until("the rows", async || usage(&gateway, GroupBy::Endpoint).await.len() == 3).await;
+    for total in usage(&gateway, GroupBy::Endpoint).await {
         assert_eq!((total.requests, total.exact, total.cost), (1, 1, [0, 0]), "{total:?}");
     }
 }

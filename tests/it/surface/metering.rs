@@ -6,7 +6,7 @@ use tidegate::{
         money::{Currency, UNIT},
         price::Price,
     },
-    store::sql::{By, Total},
+    store::sql::{GroupBy, UsageTotal},
 };
 use tokio::sync::oneshot;
 
@@ -14,9 +14,9 @@ use super::{ledger::usage, *};
 use crate::support::database::until;
 
 /// The sums of the only key, once there are so many rows.
-async fn total(gateway: &Gateway, rows: u64) -> Total {
-    until("the rows", async || usage(gateway, By::Key).await.iter().any(|total| total.requests == rows)).await;
-    usage(gateway, By::Key).await.remove(0)
+async fn total(gateway: &Gateway, rows: u64) -> UsageTotal {
+    until("the rows", async || usage(gateway, GroupBy::Key).await.iter().any(|total| total.requests == rows)).await;
+    usage(gateway, GroupBy::Key).await.remove(0)
 }
 
 fn stream(events: &str) -> Vec<u8> {

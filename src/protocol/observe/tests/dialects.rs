@@ -1,12 +1,12 @@
 use super::*;
 use crate::domain::origin::{Kind, Reference};
 
-fn chat_pieces<'a>(streamed: bool, pieces: impl IntoIterator<Item = &'a [u8]>) -> Seen {
-    observe(if streamed { as_stream(Dialect::Chat) } else { as_json(Dialect::Chat) }, pieces)
+fn chat_pieces<'a>(streamed: bool, pieces: impl IntoIterator<Item = &'a [u8]>) -> Observation {
+    observe(if streamed { as_stream(AnswerDialect::Chat) } else { as_json(AnswerDialect::Chat) }, pieces)
 }
 
 #[track_caller]
-fn chat(streamed: bool, text: &str) -> Seen {
+fn chat(streamed: bool, text: &str) -> Observation {
     let text = text.as_bytes();
     let whole = chat_pieces(streamed, [text]);
     for size in [1, 2, 3, 7, 61] {
@@ -76,18 +76,18 @@ fn chat_answers() {
     assert_eq!(chat(false, error), failed);
     assert_eq!(chat(false, &completion[..completion.len() - 1]), seen("", "", None, tokens(9, 4, 12, 8), "", 0));
     // These are no lists of items.
-    let mut observer = as_json(Dialect::Chat);
+    let mut observer = as_json(AnswerDialect::Chat);
     observer.feed(br#"{"object":"list","id":"x","data":[{"id":"x"}]}"#);
     assert_eq!(observer.take_learned(), []);
 }
 
 #[test]
 fn sound_that_a_chat_left_behind_is_learned() {
-    let learned = [Learned { kind: Kind::Item, reference: Reference::new(Kind::Item, b"audio_1") }];
-    let mut observer = as_json(Dialect::Chat);
+    let learned = [AnswerReference { kind: Kind::Item, reference: Reference::new(Kind::Item, b"audio_1") }];
+    let mut observer = as_json(AnswerDialect::Chat);
     observer.feed(br#"{"id":"chatcmpl-1","choices":[{"message":{"id":"x","audio":{"id":"audio_1","data":"x"}}}]}"#);
     assert_eq!(observer.take_learned(), learned);
-    let mut observer = as_stream(Dialect::Chat);
+    let mut observer = as_stream(AnswerDialect::Chat);
     observer.feed(b"data: {\"choices\":[{\"delta\":{\"audio\":{\"id\":\"audio_1\"}}}]}\n");
     assert_eq!(observer.take_learned(), []);
     observer.feed(b"\n");
@@ -97,9 +97,9 @@ fn sound_that_a_chat_left_behind_is_learned() {
 /// How far a response is, which a background one is not with its answer.
 #[test]
 fn status_of_responses() {
-    fn status(observer: fn(Dialect) -> Observer, text: &str) -> Option<Status> {
+    fn status(observer: fn(AnswerDialect) -> Observer, text: &str) -> Option<ResponseStatus> {
         let seen = [1, 5, text.len()].map(|size| {
-            let mut observer = observer(Dialect::Responses);
+            let mut observer = observer(AnswerDialect::Responses);
             text.as_bytes().chunks(size).for_each(|piece| observer.feed(piece));
             observer.finish();
             observer.seen().status
@@ -108,12 +108,12 @@ fn status_of_responses() {
         seen[0]
     }
     for (name, expected) in [
-        ("queued", Some(Status::Queued)),
-        ("in_progress", Some(Status::InProgress)),
-        ("completed", Some(Status::Completed)),
-        ("failed", Some(Status::Failed)),
-        ("incomplete", Some(Status::Incomplete)),
-        ("cancelled", Some(Status::Cancelled)),
+        ("queued", Some(ResponseStatus::Queued)),
+        ("in_progress", Some(ResponseStatus::InProgress)),
+        ("completed", Some(ResponseStatus::Completed)),
+        ("failed", Some(ResponseStatus::Failed)),
+        ("incomplete", Some(ResponseStatus::Incomplete)),
+        ("cancelled", Some(ResponseStatus::Cancelled)),
         ("x", None),
     ] {
         let response = format!(r#"{{"id":"resp_1","status":"{name}","output":[{{"status":"completed"}}]}}"#);
@@ -132,6 +132,6 @@ fn status_of_responses() {
     let text = event("created", "\"queued\"")
         + &event("in_progress", "\"in_progress\"")
         + &event("output_text.delta", "\"x\"");
-    assert_eq!(status(as_stream, &text), Some(Status::InProgress));
-    assert_eq!(status(as_stream, &(text + &event("failed", "null"))), Some(Status::InProgress));
+    assert_eq!(status(as_stream, &text), Some(ResponseStatus::InProgress));
+    assert_eq!(status(as_stream, &(text + &event("failed", "null"))), Some(ResponseStatus::InProgress));
 }

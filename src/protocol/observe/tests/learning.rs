@@ -11,7 +11,7 @@ use crate::{
 type Named<'a> = (crate::domain::origin::Kind, &'a str);
 
 /// What is learned, and in which piece.
-fn learn_pieces<'a>(mut observer: Observer, pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<Vec<Learned>> {
+fn learn_pieces<'a>(mut observer: Observer, pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<Vec<AnswerReference>> {
     let mut learned: Vec<_> = pieces
         .into_iter()
         .map(|piece| {
@@ -24,15 +24,15 @@ fn learn_pieces<'a>(mut observer: Observer, pieces: impl IntoIterator<Item = &'a
     learned
 }
 
-fn expected(found: &[Named<'_>]) -> Vec<Learned> {
-    found.iter().map(|&(kind, id)| Learned { kind, reference: Reference::new(kind, id.as_bytes()) }).collect()
+fn expected(found: &[Named<'_>]) -> Vec<AnswerReference> {
+    found.iter().map(|&(kind, id)| AnswerReference { kind, reference: Reference::new(kind, id.as_bytes()) }).collect()
 }
 
 /// A body teaches this, and all of it with its last byte.
 #[track_caller]
 fn body(text: impl AsRef<[u8]>, found: &[Named<'_>]) {
     let text = text.as_ref();
-    let observer = || as_json(Dialect::Responses);
+    let observer = || as_json(AnswerDialect::Responses);
     for size in [1, 2, 7, text.len().max(1)] {
         let mut learned = learn_pieces(observer(), text.chunks(size));
         assert_eq!(learned.pop(), Some(Vec::new()));
@@ -47,7 +47,7 @@ fn event(data: &str, found: &[Named<'_>]) {
     // With an id known or not: most events are passed over once it is.
     for before in ["", "data: {\"type\":\"x\",\"response\":{\"id\":\"known\"}}\n\n"] {
         let text = format!("{before}data: {data}\n\n");
-        let mut observer = as_stream(Dialect::Responses);
+        let mut observer = as_stream(AnswerDialect::Responses);
         observer.feed(&text.as_bytes()[..text.len() - 1]);
         assert_eq!(observer.take_learned(), [], "{data}");
         observer.feed(b"\n");
@@ -173,7 +173,7 @@ fn what_is_echoed_is_not_learned() {
         event(data, &[]);
     }
     let text = br#"{"id":"x","object":"response""#;
-    assert!(learn_pieces(as_json(Dialect::Responses), [&text[..]]).concat().is_empty());
+    assert!(learn_pieces(as_json(AnswerDialect::Responses), [&text[..]]).concat().is_empty());
 }
 
 #[test]
@@ -182,7 +182,7 @@ fn each_is_told_once_and_they_are_bounded() {
     body(id(256), &[(Conversation, &"x".repeat(256))]);
     body(id(257), &[]);
 
-    let mut observer = as_stream(Dialect::Responses);
+    let mut observer = as_stream(AnswerDialect::Responses);
     let done =
         |id: usize| format!("data: {{\"type\":\"response.output_item.done\",\"item\":{{\"id\":\"i{id}\"}}}}\n\n");
     for _ in 0..2 {
@@ -194,13 +194,13 @@ fn each_is_told_once_and_they_are_bounded() {
     assert_eq!(observer.seen().dropped, 20);
 
     let items = vec![r#"{"id":"x"}"#; MOST + 5].join(",");
-    let mut observer = as_json(Dialect::Responses);
+    let mut observer = as_json(AnswerDialect::Responses);
     observer.feed(format!(r#"{{"object":"list","data":[{items}]}}"#).as_bytes());
     assert_eq!((observer.take_learned().len(), observer.seen().dropped), (1, 5));
 }
 
 /// What a plain reader learns of a stream.
-fn of_stream(text: &[u8]) -> HashSet<Learned> {
+fn of_stream(text: &[u8]) -> HashSet<AnswerReference> {
     let text = String::from_utf8_lossy(text).replace("\r\n", "\n").replace('\r', "\n");
     let mut found = HashSet::new();
     for event in text.trim_start_matches('\u{feff}').split("\n\n") {
@@ -231,7 +231,7 @@ fn recorded_streams_teach_the_same_however_they_are_cut() {
     let mut teaching = 0;
     for (name, _) in recorded() {
         let text = recording(name);
-        let learn = |pieces: Vec<&[u8]>| learn_pieces(as_stream(Dialect::Responses), pieces).concat();
+        let learn = |pieces: Vec<&[u8]>| learn_pieces(as_stream(AnswerDialect::Responses), pieces).concat();
         let whole = learn(vec![&text]);
         assert_eq!(whole.iter().copied().collect::<HashSet<_>>(), of_stream(&text), "{name}");
         teaching += usize::from(whole.len() >= 2);
@@ -241,7 +241,7 @@ fn recorded_streams_teach_the_same_however_they_are_cut() {
         }
     }
     assert!(teaching > 15, "{teaching}");
-    let learned = learn_pieces(as_stream(Dialect::Responses), [&recording("named")[..]]).concat();
+    let learned = learn_pieces(as_stream(AnswerDialect::Responses), [&recording("named")[..]]).concat();
     assert_eq!(learned, expected(&[(Response, "resp_0a1b2c"), (Item, "msg_0a1b2c")]));
 }
 
@@ -250,9 +250,9 @@ fn recorded_streams_teach_the_same_however_they_are_cut() {
 fn every_prefix_has_taught_its_whole_events() {
     let text = recording("named");
     for end in 0..=text.len() {
-        let mut observer = as_stream(Dialect::Responses);
+        let mut observer = as_stream(AnswerDialect::Responses);
         observer.feed(&text[..end]);
-        let mut whole = as_stream(Dialect::Responses);
+        let mut whole = as_stream(AnswerDialect::Responses);
         let over = text[..end].windows(2).rposition(|pair| pair == b"\n\n").map_or(0, |at| at + 2);
         whole.feed(&text[..over]);
         assert_eq!(observer.take_learned(), whole.take_learned(), "the first {end} bytes");
@@ -298,7 +298,7 @@ fn item() -> impl Strategy<Value = Value> {
 }
 
 /// A plain walk over what is parsed.
-fn walk(value: &Value, place: &str, all: bool, found: &mut HashSet<Learned>) {
+fn walk(value: &Value, place: &str, all: bool, found: &mut HashSet<AnswerReference>) {
     let object = match value {
         Value::Array(values) => return values.iter().for_each(|value| walk(value, place, all, found)),
         Value::Object(object) => object,
@@ -333,7 +333,7 @@ fn walk(value: &Value, place: &str, all: bool, found: &mut HashSet<Learned>) {
 }
 
 /// What a body leaves behind.
-fn of_body(body: &Map<String, Value>) -> HashSet<Learned> {
+fn of_body(body: &Map<String, Value>) -> HashSet<AnswerReference> {
     let mut found = HashSet::new();
     let part = |names: &[&str]| -> Value {
         body.iter()
@@ -377,7 +377,7 @@ proptest! {
         }
         if object.is_null() { body.remove("object"); } else { body.insert("object".into(), object); }
         let text = texts::write(&Value::Object(body.clone()), &style);
-        let learned = learn_pieces(as_json(Dialect::Responses), texts::cut(text.as_bytes(), &cuts)).concat();
+        let learned = learn_pieces(as_json(AnswerDialect::Responses), texts::cut(text.as_bytes(), &cuts)).concat();
         prop_assert_eq!(learned.len(), learned.iter().collect::<HashSet<_>>().len());
         prop_assert_eq!(learned.into_iter().collect::<HashSet<_>>(), of_body(&body), "{}", text);
 
@@ -392,7 +392,7 @@ proptest! {
         // One line: a bare line end would end the data.
         let text = texts::write(&Value::Object(body), &style).replace(['\n', '\r'], " ");
         let text = format!("data: {text}\n\n");
-        let learned = learn_pieces(as_stream(Dialect::Responses), texts::cut(text.as_bytes(), &cuts)).concat();
+        let learned = learn_pieces(as_stream(AnswerDialect::Responses), texts::cut(text.as_bytes(), &cuts)).concat();
         prop_assert_eq!(learned.into_iter().collect::<HashSet<_>>(), found, "{}", text);
     }
 }

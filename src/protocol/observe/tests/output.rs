@@ -2,7 +2,7 @@
 
 use super::*;
 
-fn seen_of(dialect: Dialect, is_stream: bool, text: &str) -> Seen {
+fn seen_of(dialect: AnswerDialect, is_stream: bool, text: &str) -> Observation {
     let whole = {
         let mut observer = Observer::new(dialect, is_stream, Coded::Plain);
         observer.feed(text.as_bytes());
@@ -16,7 +16,7 @@ fn seen_of(dialect: Dialect, is_stream: bool, text: &str) -> Seen {
         observer.finish();
         let cut = observer.seen();
         assert!(cut.text_tokens.abs_diff(whole.text_tokens) <= whole.text_tokens / 4 + 1, "{size}: {text}");
-        assert_eq!(Seen { text_tokens: whole.text_tokens, ..cut.clone() }, whole, "{size}");
+        assert_eq!(Observation { text_tokens: whole.text_tokens, ..cut.clone() }, whole, "{size}");
     }
     whole
 }
@@ -67,7 +67,7 @@ fn text_is_counted_once_however_often_an_answer_repeats_it() {
         (&event(r#"{"delta":"WORDS","type":"response.audio.delta"}"#), 0),
         (&event(r#"{"type":"response.image_generation_call.partial_image","partial_image_b64":"WORDS"}"#), 0),
     ] {
-        assert_eq!(seen_of(Dialect::Responses, true, text).text_tokens, tokens, "{text}");
+        assert_eq!(seen_of(AnswerDialect::Responses, true, text).text_tokens, tokens, "{text}");
     }
     for (text, tokens) in [
         (r#"{"choices":[{"delta":{"content":"WORDS"}}]}"#, 100),
@@ -86,8 +86,8 @@ fn text_is_counted_once_however_often_an_answer_repeats_it() {
         (r#"{"message":"WORDS","code":"WORDS"}"#, 0),
     ] {
         let text = text.replace("WORDS", &words);
-        assert_eq!(seen_of(Dialect::Chat, true, &format!("data: {text}\n\n")).text_tokens, tokens, "{text}");
-        assert_eq!(seen_of(Dialect::Chat, false, &text).text_tokens, tokens, "{text}");
+        assert_eq!(seen_of(AnswerDialect::Chat, true, &format!("data: {text}\n\n")).text_tokens, tokens, "{text}");
+        assert_eq!(seen_of(AnswerDialect::Chat, false, &text).text_tokens, tokens, "{text}");
     }
 }
 
@@ -106,14 +106,14 @@ fn output_that_is_no_text_is_noticed() {
         (r#"{"data":{"reason":"x"}}"#, false),
         (r#"{"output":[]}"#, false),
     ] {
-        let seen = seen_of(Dialect::Chat, false, text);
+        let seen = seen_of(AnswerDialect::Chat, false, text);
         assert_eq!((seen.other_output, seen.made_nothing()), (other, !other), "{text}");
     }
 }
 
 #[test]
 fn what_else_is_told_of_the_cost() {
-    use crate::domain::usage::Tier;
+    use crate::domain::usage::ServiceTier;
     let none = Usage::default();
     for (text, expected) in [
         (
@@ -174,21 +174,21 @@ fn what_else_is_told_of_the_cost() {
         ),
         (r#"{"usage":{"cost_in_usd_ticks":158500}}"#, Usage { told_cost: Some(15_850), ..none }),
         (r#"{"usage":{"cost":-1}}"#, none),
-        (r#"{"service_tier":"flex"}"#, Usage { tier: Some(Tier::Flex), ..none }),
-        (r#"{"service_tier":"priority"}"#, Usage { tier: Some(Tier::Priority), ..none }),
-        (r#"{"usage":{"service_tier":"batch"}}"#, Usage { tier: Some(Tier::Batch), ..none }),
-        (r#"{"service_tier":"scale"}"#, Usage { tier: Some(Tier::Other), ..none }),
+        (r#"{"service_tier":"flex"}"#, Usage { tier: Some(ServiceTier::Flex), ..none }),
+        (r#"{"service_tier":"priority"}"#, Usage { tier: Some(ServiceTier::Priority), ..none }),
+        (r#"{"usage":{"service_tier":"batch"}}"#, Usage { tier: Some(ServiceTier::Batch), ..none }),
+        (r#"{"service_tier":"scale"}"#, Usage { tier: Some(ServiceTier::Other), ..none }),
         (r#"{"service_tier":"default"}"#, none),
         (r#"{"service_tier":null}"#, none),
     ] {
-        for dialect in [Dialect::Responses, Dialect::Chat] {
+        for dialect in [AnswerDialect::Responses, AnswerDialect::Chat] {
             assert_eq!(seen_of(dialect, false, text).usage, expected, "{text}");
         }
         let event = format!("data: {{\"type\":\"response.completed\",\"response\":{text}}}\n\n");
         if !text.contains("\"text\"") && !text.contains("duration") {
-            assert_eq!(seen_of(Dialect::Responses, true, &event).usage, expected, "{event}");
+            assert_eq!(seen_of(AnswerDialect::Responses, true, &event).usage, expected, "{event}");
         }
-        assert_eq!(seen_of(Dialect::Chat, true, &format!("data: {text}\n\n")).usage, expected, "{text}");
+        assert_eq!(seen_of(AnswerDialect::Chat, true, &format!("data: {text}\n\n")).usage, expected, "{text}");
     }
     // The first events repeat the tier that was asked for.
     let events = r#"data: {"type":"response.created","response":{"service_tier":"flex"}}
@@ -196,7 +196,7 @@ fn what_else_is_told_of_the_cost() {
 data: {"type":"response.completed","response":{"service_tier":"default","usage":{"input_tokens":1,"output_tokens":1}}}
 
 "#;
-    assert_eq!(seen_of(Dialect::Responses, true, events).usage.tier, None);
+    assert_eq!(seen_of(AnswerDialect::Responses, true, events).usage.tier, None);
 }
 
 #[test]
@@ -219,7 +219,7 @@ fn a_bomb_in_an_answer_is_given_up() {
             coded.extend_from_slice(read.filled());
         }
     };
-    let mut observer = Observer::new(Dialect::Responses, false, Coded::Once(Coding::Zstd));
+    let mut observer = Observer::new(AnswerDialect::Responses, false, Coded::Once(Coding::Zstd));
     observer.feed(&bomb);
     assert!(observer.is_blind());
     observer.finish();

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::super::request::Use;
+use super::super::request::ReferenceUse;
 use crate::domain::origin::{Kind, Reference};
 
 /// Names that a request may hold.
@@ -194,7 +194,7 @@ fn is_something(value: &Value) -> bool {
     }
 }
 
-fn of_item(item: &Map<String, Value>) -> Use {
+fn of_item(item: &Map<String, Value>) -> ReferenceUse {
     let has = |names: &[&str]| names.iter().any(|name| item.get(*name).is_some_and(is_something));
     let kind = item.get("type").and_then(Value::as_str).unwrap_or_default();
     let mut labels = vec!["id", "type", "role", "status"];
@@ -203,7 +203,7 @@ fn of_item(item: &Map<String, Value>) -> Use {
     }
     let any_but = |labels: &[&str]| item.iter().any(|(name, value)| !labels.contains(&&**name) && is_something(value));
     let is_whole = match kind {
-        "item_reference" => return Use::LookedUp,
+        "item_reference" => return ReferenceUse::LookedUp,
         "" => has(&["role"]) && has(&["content"]),
         "message" => has(&["content"]),
         "reasoning" => has(&["content", "encrypted_content"]),
@@ -225,17 +225,17 @@ fn of_item(item: &Map<String, Value>) -> Use {
         _ => item.iter().any(|(name, value)| !["id", "type", "role", "status"].contains(&&**name) && !value.is_null()),
     };
     match (is_whole && item.get("id").is_some_and(|id| strings(id) == 1), any_but(&labels)) {
-        (true, _) => Use::Whole,
-        (_, true) => Use::Perhaps,
-        _ if is_empty => Use::Perhaps,
-        _ => Use::LookedUp,
+        (true, _) => ReferenceUse::Whole,
+        (_, true) => ReferenceUse::Perhaps,
+        _ if is_empty => ReferenceUse::Perhaps,
+        _ => ReferenceUse::LookedUp,
     }
 }
 
 fn object(object: &Map<String, Value>, place: Place, found: &mut Vec<Found>) -> bool {
     let uses = match place {
         Place::Item if object.get("id").is_some_and(|id| strings(id) == 1) => of_item(object),
-        _ => Use::LookedUp,
+        _ => ReferenceUse::LookedUp,
     };
     object.iter().all(|(name, value)| {
         let is_other = |known: &&str| name != known && name.replace('ſ', "s").eq_ignore_ascii_case(known);
@@ -243,12 +243,12 @@ fn object(object: &Map<String, Value>, place: Place, found: &mut Vec<Found>) -> 
             return false;
         }
         let (means, into) = means(place, name);
-        let uses = if place == Place::Item && name == "id" { uses } else { Use::LookedUp };
+        let uses = if place == Place::Item && name == "id" { uses } else { ReferenceUse::LookedUp };
         self::value(value, means, into, uses, found)
     })
 }
 
-fn value(value: &Value, means: Means, into: Place, uses: Use, found: &mut Vec<Found>) -> bool {
+fn value(value: &Value, means: Means, into: Place, uses: ReferenceUse, found: &mut Vec<Found>) -> bool {
     match (value, means) {
         (Value::Array(values), _) => values.iter().all(|value| self::value(value, means, into, uses, found)),
         (Value::Object(inner), _) => object(inner, into, found),
@@ -256,11 +256,11 @@ fn value(value: &Value, means: Means, into: Place, uses: Use, found: &mut Vec<Fo
             let reference = match means {
                 Means::Id(Kind::Skill) | Means::Perhaps(Kind::Skill) if text.starts_with("openai-") => None,
                 Means::Id(kind) => Some((kind, uses)),
-                Means::Encrypted => Some((Kind::Encrypted, Use::LookedUp)),
+                Means::Encrypted => Some((Kind::Encrypted, ReferenceUse::LookedUp)),
                 // The id says more than the name.
-                Means::Perhaps(_) if text == "resp_1" => Some((Kind::Response, Use::Perhaps)),
-                Means::Perhaps(kind) => Some((kind, Use::Perhaps)),
-                Means::Value if text == "resp_1" => Some((Kind::Response, Use::Perhaps)),
+                Means::Perhaps(_) if text == "resp_1" => Some((Kind::Response, ReferenceUse::Perhaps)),
+                Means::Perhaps(kind) => Some((kind, ReferenceUse::Perhaps)),
+                Means::Value if text == "resp_1" => Some((Kind::Response, ReferenceUse::Perhaps)),
                 Means::Value | Means::Text => None,
             };
             found.extend(reference.map(|(kind, uses)| (kind as u8, Reference::new(kind, text.as_bytes()), uses as u8)));

@@ -22,7 +22,7 @@ struct Owned {
 struct Added {
     parts: [[Option<u64>; 10]; 2],
     told_cost: Option<u64>,
-    tier: Option<Tier>,
+    tier: Option<ServiceTier>,
     more: [Option<u64>; 10],
     unpriced: u64,
     rate: Option<u64>,
@@ -55,7 +55,7 @@ impl Added {
 fn added() -> BoxedStrategy<Added> {
     let number = || option::of(prop_oneof![0..300u64, any::<u64>()]);
     let parts = proptest::array::uniform2(proptest::array::uniform10(number()));
-    let tier = option::of(proptest::sample::select(Tier::ALL.to_vec()));
+    let tier = option::of(proptest::sample::select(ServiceTier::ALL.to_vec()));
     let more = proptest::array::uniform10(number());
     let terms = option::of("[A-Z0-9;:,]{1,60}");
     (parts, number(), tier, more, 0..1_u64 << 14, number(), terms)
@@ -78,7 +78,7 @@ impl Owned {
         let [bytes_up, bytes_down, attempts, took_ms] = self.numbers;
         Row {
             id: RequestId::from_bytes(self.id),
-            state: State::ALL[self.state],
+            state: UsageState::ALL[self.state],
             endpoint: text(8),
             key: text(0),
             group: text(1),
@@ -95,7 +95,7 @@ impl Owned {
             // What is told without input or output is nothing.
             shown: self.shown.map(|[input, cached, output, reasoning, total]| {
                 let usage = Usage { input, cached, output, reasoning, total, ..Usage::default() };
-                Shown::new(self.added.usage(self.added.parts[1], usage))
+                PolledUsage::new(self.added.usage(self.added.parts[1], usage))
             }),
             terms: self.added.terms.as_deref(),
             unpriced: Parts::from_bits(self.added.unpriced).unwrap(),
@@ -127,7 +127,7 @@ fn owned() -> BoxedStrategy<Owned> {
     let shown = option::of(proptest::array::uniform5(option::of(number())));
     // Boxed, as values of all fields at once do not fit the stack of a test.
     let others = (price, any::<bool>(), shown, added()).boxed();
-    (any::<[u8; 16]>(), 0..State::ALL.len(), texts, maybe, numbers, costs, others)
+    (any::<[u8; 16]>(), 0..UsageState::ALL.len(), texts, maybe, numbers, costs, others)
         .prop_map(|(id, state, texts, maybe, numbers, costs, (price, estimated, shown, added))| Owned {
             id,
             state,
@@ -167,7 +167,7 @@ proptest! {
             let expected: Vec<_> = rows[..whole].iter().map(Owned::row).collect();
             prop_assert_eq!(read, expected);
             prop_assert_eq!(records.left(), cut - ends[whole]);
-            let rest = if records.left() == 0 { Rest::Nothing } else { Rest::Torn };
+            let rest = if records.left() == 0 { EndOfRecords::Nothing } else { EndOfRecords::Torn };
             prop_assert_eq!(records.rest(), rest);
         }
     }
@@ -199,7 +199,7 @@ proptest! {
 #[test]
 fn zeros_are_damage_and_long_texts_are_cut_between_characters() {
     let mut records = Records::new(&[0; 64]);
-    assert_eq!((records.next(), records.rest()), (None, Rest::Damaged));
+    assert_eq!((records.next(), records.rest()), (None, EndOfRecords::Damaged));
     let long = Owned {
         costs: [None; 2],
         price: None,
@@ -213,7 +213,7 @@ fn zeros_are_damage_and_long_texts_are_cut_between_characters() {
         added: Added {
             parts: [[Some(u64::MAX); 10]; 2],
             told_cost: Some(u64::MAX),
-            tier: Some(Tier::Other),
+            tier: Some(ServiceTier::Other),
             more: [Some(u64::MAX); 10],
             unpriced: (1 << 14) - 1,
             rate: Some(u64::MAX),
@@ -250,7 +250,7 @@ fn what_versions_before_wrote_is_read() {
         let before = [&length[..], &crc32fast::hash(&payload).to_le_bytes(), &payload].concat();
         let mut records = Records::new(&before);
         assert_eq!(records.next(), Some(row.row()));
-        assert_eq!(records.rest(), Rest::Nothing);
+        assert_eq!(records.rest(), EndOfRecords::Nothing);
         if version == 3 {
             row.texts[8] = None;
         }
