@@ -33,7 +33,7 @@ use super::{
     shutdown::Shutdown,
     socket::{Socket, Wire, failed, left, linger, probe},
     streams::Streams,
-    tls,
+    tls, unread,
 };
 use crate::{
     domain::departure::DisconnectRecord,
@@ -72,7 +72,8 @@ pub(super) async fn serve(stream: TcpStream, peer: IpAddr, shared: Shared) {
     let _counted = Counted::new(&shared.metrics);
     let (read, write) = stream.into_split();
     let write = Arc::new(write);
-    let progress = Arc::new(Progress::new(shared.shutdown.leaving(), Arc::clone(&shared.heartbeat)));
+    let progress =
+        Arc::new(Progress::new(shared.shutdown.leaving(), Arc::clone(&shared.heartbeat), shared.tls.is_some()));
     let socket = Socket { read, write: Arc::clone(&write), progress: Arc::clone(&progress) };
     let connection = Connection { shared: &shared, write, progress, departure: DisconnectRecord::of(peer) };
     match &shared.tls {
@@ -277,6 +278,7 @@ impl Connection<'_> {
         let Self { shared, write, progress, departure } = self;
         let mut timer = pin!(sleep_until(Instant::now() + shared.deadlines.first_byte));
         let (mut left, mut failed) = (pin!(left(write)), pin!(failed(write)));
+        let mut watch = pin!(unread::watch(write, progress));
         // Whether the client closed its sending side.
         let mut closed = false;
         let mut drain = pin!(shared.shutdown.draining());
@@ -289,6 +291,7 @@ impl Connection<'_> {
                 biased;
                 event = poll_fn(|cx| poll(connection, told, progress, &shared.deadlines, timer.as_mut(), cx)) => event,
                 () = &mut left, if !closed => Event::Closed,
+                never = &mut watch, if !closed && !H::MULTIPLEXED => match never {},
                 () = &mut failed, if closed && !progress.has_left() => Event::Broken,
                 () = &mut drain, if !told => Event::Drain,
                 () = &mut stop => Event::Stop,
@@ -297,7 +300,10 @@ impl Connection<'_> {
                 // Who was at rest when the drain began has no answer that could be lost, and shall not hold the end up.
                 Event::Done(in_order) => return End { answer: None, farewell: in_order, linger: !at_rest },
                 // HTTP/2 has no half-closed connections.
-                Event::Closed if !H::MULTIPLEXED && progress.is_half_closed() => {
+                Event::Closed
+                    if !H::MULTIPLEXED
+                        && (progress.is_half_closed() || progress.closes_with_unread(unread::unread(write))) =>
+                {
                     closed = true;
                     probe(write);
                 }

@@ -30,6 +30,7 @@ mod socket;
 mod streams;
 pub mod telemetry;
 mod tls;
+mod unread;
 
 use std::{
     io,

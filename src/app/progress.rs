@@ -56,6 +56,11 @@ pub(super) struct Progress {
     over: AtomicUsize,
     /// When the last of `ended` was read, as `heartbeat` has it.
     ended_at: AtomicU64,
+    /// How many bytes of further requests were seen to wait behind the one of this number, and when they became so many.
+    unread: [AtomicU64; 2],
+    unread_at: AtomicU64,
+    /// Fewer bytes than this are no request.
+    least: u64,
     heartbeat: Arc<Heartbeat>,
     /// What the client sends is not HTTP any more.
     fault: OnceLock<Fault>,
@@ -77,6 +82,9 @@ pub(super) const MAX_QUEUED: usize = 9 * 1024;
 /// A client of HTTP/2 that has nothing under way gets this long to take its leave: a round trip and some.
 const GOODBYE: Duration = Duration::from_secs(2);
 
+/// The farewell of TLS has no more bytes than this, and a record with a request has more.
+const FAREWELL: u64 = 31;
+
 const SILENT: u8 = 0;
 const IN_HEAD: u8 = 1;
 const BUSY: u8 = 2;
@@ -94,7 +102,7 @@ impl Progress {
     /// The client did not read.
     pub(super) const WRITE_STALL: &'static str = "write_stall";
 
-    pub(super) fn new(leaving: Leaving, heartbeat: Arc<Heartbeat>) -> Self {
+    pub(super) fn new(leaving: Leaving, heartbeat: Arc<Heartbeat>, is_tls: bool) -> Self {
         Self {
             began: Instant::now(),
             phase: AtomicU8::new(SILENT),
@@ -105,6 +113,9 @@ impl Progress {
             ended: AtomicUsize::new(0),
             over: AtomicUsize::new(0),
             ended_at: AtomicU64::new(0),
+            unread: [AtomicU64::new(0), AtomicU64::new(0)],
+            unread_at: AtomicU64::new(0),
+            least: if is_tls { FAREWELL + 1 } else { 1 },
             heartbeat,
             fault: OnceLock::new(),
             open_ended: AtomicBool::new(false),
@@ -161,6 +172,31 @@ impl Progress {
     pub(super) fn is_half_closed(&self) -> bool {
         let is_whole = self.ended.load(Ordering::Relaxed) > self.over.load(Ordering::Relaxed);
         !(self.is_busy() && is_whole && self.heartbeat.is_over(self.ended_at.load(Ordering::Relaxed)))
+    }
+
+    /// The number of the request whose answer is under way, if it is the last one that was read, and read whole.
+    pub(super) fn awaited(&self) -> Option<usize> {
+        let (ended, over) = (self.ended.load(Ordering::Relaxed), self.over.load(Ordering::Relaxed));
+        (self.is_busy() && ended > over).then_some(ended)
+    }
+
+    /// So many bytes wait behind the request that is awaited. Returned is whether there are more than before.
+    pub(super) fn unread(&self, bytes: u64) -> bool {
+        let Some(request) = self.awaited().and_then(|request| u64::try_from(request).ok()) else { return false };
+        let [of, before] = &self.unread;
+        let known = if of.swap(request, Ordering::Relaxed) == request { before.load(Ordering::Relaxed) } else { 0 };
+        before.store(bytes, Ordering::Relaxed);
+        let more = bytes >= known.saturating_add(self.least);
+        if more {
+            self.unread_at.store(self.heartbeat.request(), Ordering::Relaxed);
+        }
+        more
+    }
+
+    /// Whether a client that closed its sending side just now did so with a further request, of which this many bytes wait to be
+    /// read: they came with that end, or so shortly before it that it belongs to them. What began before is answered, too.
+    pub(super) fn closes_with_unread(&self, bytes: u64) -> bool {
+        self.unread(bytes) || (bytes >= self.least && !self.heartbeat.is_over(self.unread_at.load(Ordering::Relaxed)))
     }
 
     /// Nothing goes to hyper any more.

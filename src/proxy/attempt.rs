@@ -166,6 +166,13 @@ impl AttemptFailure {
         Self { elsewhere: false, ..Self::of(FailureScope::Upstream, None, answer) }
     }
 
+    /// The upstream works, and answered: to ask another one could be billed twice.
+    fn echoed(mut lease: Lease) -> Self {
+        lease.tell(Verdict::Declined);
+        let answer = FailedAnswer::Ours(ApiError::echoed());
+        Self { elsewhere: false, ..Self::of(FailureScope::Upstream, Some(Verdict::Declined), answer) }
+    }
+
     /// After this others are asked.
     fn of(scope: FailureScope, verdict: Option<Verdict>, answer: FailedAnswer) -> Self {
         Self { scope, elsewhere: true, here: false, after: None, verdict, answer }
@@ -200,6 +207,11 @@ async fn judge(
         let answer = FailedAnswer::Ours(ApiError::upstream(Problem::UpstreamBadAnswer));
         // A portal or a parked domain answered: no model did, so nothing is billed twice.
         return Err(AttemptFailure::of(FailureScope::Upstream, Some(Verdict::Failed), answer));
+    }
+
+    if head.status.is_success() && body.is_coded() && Box::pin(body.repeats_the_credential(FIRST_BYTE_WITHIN)).await {
+        settlement.attempted(since, AttemptResult::Fault(Problem::UpstreamBadAnswer));
+        return Err(AttemptFailure::echoed(lease));
     }
 
     let is_not_found = head.status == StatusCode::NOT_FOUND;

@@ -265,7 +265,7 @@ pub(super) fn candidates(
         };
         let latency = upstream.latency(now);
         let model = target.model.as_deref().or(asked).unwrap_or_default();
-        for (credential, (account, condition)) in upstream.credentials(model, now).enumerate() {
+        for (credential, (account, condition)) in upstream.credentials_for(model, caller.owner.key, now).enumerate() {
             candidates.push(Candidate {
                 target: index,
                 upstream: target.upstream,

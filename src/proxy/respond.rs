@@ -19,7 +19,7 @@ use super::{
     observer::AnswerObserver,
     read_on::{DrainContext, DrainOnDrop},
     silence::LongestGap,
-    source::UpstreamBody,
+    source::{Fault, UpstreamBody},
     status::UPSTREAM,
 };
 use crate::{
@@ -93,9 +93,9 @@ impl ResponseBody {
 /// Why a relayed body broke off. The client sees a broken transfer: nothing is ever synthesised into a stream.
 #[derive(Debug, thiserror::Error)]
 pub enum RelayError {
-    /// The upstream's transfer broke.
-    #[error("the upstream's transfer broke: {0}")]
-    Upstream(hyper::Error),
+    /// The upstream's transfer broke, or had to be broken.
+    #[error("{0}")]
+    Upstream(Fault),
     /// The upstream was silent for too long.
     #[error("the upstream was silent for too long")]
     Silent,

@@ -20,7 +20,10 @@ use tokio::time::timeout;
 
 use super::error::ApiError;
 use crate::{
-    protocol::mask::{MaskScope, MaskedBody},
+    protocol::{
+        coding::{self, Coded},
+        mask::{CodedBody, MaskScope, MaskedBody, Repeats},
+    },
     upstream::{
         EchoWatch,
         headers::{self, Media},
@@ -34,9 +37,24 @@ pub(super) struct UpstreamBody {
     read: VecDeque<Bytes>,
     rest: Option<Incoming>,
     masked: MaskedBody,
+    /// Of a body in a content coding, in place of `masked`.
+    coded: Option<Box<CodedBody>>,
+    /// Its first byte was seen.
+    began: bool,
     echo: EchoWatch,
     /// How it broke while it was read: hyper's body tells that once, and then looks as if it had ended.
-    broken: Option<hyper::Error>,
+    broken: Option<Fault>,
+}
+
+/// Why an answer breaks off.
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
+    /// The upstream's transfer broke.
+    #[error("the upstream's transfer broke: {0}")]
+    Transfer(#[from] hyper::Error),
+    /// It is in a content coding that was not asked for, in which the credential that it repeats cannot be masked.
+    #[error("a compressed answer repeats the credential that it was asked with")]
+    Echoed,
 }
 
 impl UpstreamBody {
@@ -45,24 +63,43 @@ impl UpstreamBody {
     pub(super) fn new(head: &mut Parts, body: Incoming, mut echo: EchoWatch) -> Self {
         echo.mask_headers(&mut head.headers);
         let media = Media::of(&head.headers);
+        let coded = headers::coded(&head.headers);
         let scope = match (head.status.is_success(), media) {
             _ if echo.mask().is_none() => MaskScope::Nowhere,
-            (false, _) if headers::is_coded(&head.headers) => return Self::withheld(head, echo),
+            (false, _) if coded != Coded::Plain => return Self::withheld(head, echo),
+            _ if coded == Coded::Unknown => MaskScope::Nowhere,
             (false, _) => MaskScope::Everywhere,
-            _ if headers::is_coded(&head.headers) => MaskScope::Nowhere,
             (true, Media::EventStream) => MaskScope::errors(true),
             (true, Media::Json | Media::Plain) => MaskScope::errors(false),
-            (true, Media::Html | Media::Text | Media::Other) => MaskScope::Nowhere,
+            (true, Media::Html | Media::Text | Media::Other) => MaskScope::Untold,
         };
-        Self { read: VecDeque::new(), rest: Some(body), masked: MaskedBody::new(scope), echo, broken: None }
+        let source = Self { rest: Some(body), ..Self::with(echo) };
+        match coded {
+            Coded::Once(coding) if !matches!(scope, MaskScope::Nowhere) => {
+                Self { coded: Some(Box::new(CodedBody::new(Some(coding), scope))), ..source }
+            }
+            _ => Self { masked: MaskedBody::new(scope), ..source },
+        }
+    }
+
+    /// An empty one.
+    fn with(echo: EchoWatch) -> Self {
+        Self {
+            read: VecDeque::new(),
+            rest: None,
+            masked: MaskedBody::new(MaskScope::Nowhere),
+            coded: None,
+            began: false,
+            echo,
+            broken: None,
+        }
     }
 
     /// An error of ours in place of one in a coding that was not asked for, as it cannot be masked.
     fn withheld(head: &mut Parts, echo: EchoWatch) -> Self {
         head.headers.remove(CONTENT_ENCODING);
         head.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        let read = VecDeque::from([ApiError::withheld().body()]);
-        Self { read, rest: None, masked: MaskedBody::new(MaskScope::Nowhere), echo, broken: None }
+        Self { read: VecDeque::from([ApiError::withheld().body()]), ..Self::with(echo) }
     }
 
     /// Masks a name that was read out of the answer, for the log and the ledger.
@@ -71,7 +108,7 @@ impl UpstreamBody {
     }
 
     /// The next piece, for who judges the answer.
-    pub(super) async fn next(&mut self) -> Option<Result<Bytes, hyper::Error>> {
+    pub(super) async fn next(&mut self) -> Option<Result<Bytes, Fault>> {
         loop {
             match poll_fn(|cx| self.poll(cx)).await? {
                 // Trailers belong to the connection that they came on.
@@ -85,8 +122,13 @@ impl UpstreamBody {
         }
     }
 
+    /// Whether it is in a content coding, so that what is found in it breaks it.
+    pub(super) fn is_coded(&self) -> bool {
+        self.coded.is_some()
+    }
+
     /// Waits until the first byte is here; none where there will be none.
-    pub(super) async fn fill(&mut self) -> Option<Result<(), hyper::Error>> {
+    pub(super) async fn fill(&mut self) -> Option<Result<(), Fault>> {
         loop {
             match self.next().await? {
                 Ok(data) if data.is_empty() => {}
@@ -96,6 +138,18 @@ impl UpstreamBody {
                 }
                 Err(error) => return Some(Err(error)),
             }
+        }
+    }
+
+    /// Whether it breaks at its beginning, as it repeats the credential in a content coding. Waits no longer than `within`.
+    pub(super) async fn repeats_the_credential(&mut self, within: Duration) -> bool {
+        match timeout(within, self.fill()).await {
+            Ok(Some(Err(Fault::Echoed))) => true,
+            Ok(Some(Err(error))) => {
+                self.breaks(error);
+                false
+            }
+            Err(_) | Ok(None | Some(Ok(()))) => false,
         }
     }
 
@@ -113,12 +167,12 @@ impl UpstreamBody {
     }
 
     /// Breaks after what was read, as it did when it was read.
-    pub(super) fn breaks(&mut self, error: hyper::Error) {
+    pub(super) fn breaks(&mut self, error: Fault) {
         self.broken = Some(error);
         self.rest = None;
     }
 
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
         if let Some(data) = self.read.pop_front() {
             return Poll::Ready(Some(Ok(Frame::data(data))));
         }
@@ -129,14 +183,14 @@ impl UpstreamBody {
             let Some(body) = &mut self.rest else { return Poll::Ready(None) };
             let polled = ready!(Pin::new(&mut *body).poll_frame(cx));
             let last = body.is_end_stream();
-            let data = match polled {
+            let masked = match polled {
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(data) => self.mask(data, last),
                     // Trailers belong to the connection that they came on.
                     Err(_) => continue,
                 },
                 Some(Err(error)) => {
-                    self.breaks(error);
+                    self.breaks(error.into());
                     self.mask(Bytes::new(), true)
                 }
                 None => {
@@ -144,24 +198,45 @@ impl UpstreamBody {
                     self.mask(Bytes::new(), true)
                 }
             };
-            if !data.is_empty() {
-                return Poll::Ready(Some(Ok(Frame::data(data))));
+            match masked {
+                Ok(data) if data.is_empty() => {}
+                Ok(data) => return Poll::Ready(Some(Ok(Frame::data(data)))),
+                Err(Repeats) => {
+                    self.echo.tell();
+                    self.breaks(Fault::Echoed);
+                }
             }
         }
     }
 
-    fn mask(&mut self, data: Bytes, last: bool) -> Bytes {
-        let Some(mask) = self.echo.mask() else { return data };
+    fn mask(&mut self, data: Bytes, last: bool) -> Result<Bytes, Repeats> {
+        let Some(mask) = self.echo.mask() else { return Ok(data) };
+        if let Some(first) = data.first().filter(|_| !std::mem::replace(&mut self.began, true))
+            && self.coded.is_none()
+            && coding::may_be_coded(*first)
+        {
+            // The head does not say so.
+            let scope = self.masked.take_scope();
+            self.coded = Some(Box::new(CodedBody::new(None, scope)));
+        }
+        if let Some(coded) = &mut self.coded {
+            return coded.pass(mask, data, last);
+        }
         let (data, any) = self.masked.pass(mask, data, last);
         if any {
             self.echo.tell();
         }
-        data
+        Ok(data)
+    }
+
+    /// How many bytes wait for what comes next.
+    fn held(&self) -> usize {
+        self.masked.held() + self.coded.as_ref().map_or(0, |coded| coded.held())
     }
 
     pub(super) fn is_end(&self) -> bool {
         self.read.is_empty()
-            && self.masked.held() == 0
+            && self.held() == 0
             && self.broken.is_none()
             && self.rest.as_ref().is_none_or(Body::is_end_stream)
     }
@@ -170,7 +245,7 @@ impl UpstreamBody {
         if self.broken.is_some() {
             return SizeHint::default();
         }
-        let read = self.read.iter().map(|data| data.len() as u64).sum::<u64>() + self.masked.held() as u64;
+        let read = self.read.iter().map(|data| data.len() as u64).sum::<u64>() + self.held() as u64;
         match self.rest.as_ref().map(Body::size_hint) {
             None => SizeHint::with_exact(read),
             Some(rest) => rest.exact().map_or_else(SizeHint::default, |rest| SizeHint::with_exact(read + rest)),

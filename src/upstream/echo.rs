@@ -39,9 +39,8 @@ impl CredentialPatterns {
         headers: &HeaderMap,
         metrics: UpstreamHealth,
     ) -> Option<Arc<Self>> {
-        let of_headers =
-            headers.iter().filter(|(name, _)| may_be_secret(name.as_str())).map(|(_, value)| value.as_bytes());
-        let mask = Mask::new(credential.iter().map(|(_, text)| text.as_bytes()).chain(of_headers.map(without_scheme)))?;
+        let of_headers = headers.iter().filter_map(|(name, value)| secret_of(name.as_str(), value.as_bytes()));
+        let mask = Mask::new(credential.iter().map(|(_, text)| text.as_bytes()).chain(of_headers))?;
         let credential = credential.map(|(name, _)| Arc::clone(name));
         Some(Arc::new(Self { mask, upstream: Arc::clone(upstream), credential, metrics, told: Mutex::default() }))
     }
@@ -64,15 +63,28 @@ impl CredentialPatterns {
     }
 }
 
-/// Values of other headers, as versions, stand in ordinary texts.
-fn may_be_secret(name: &str) -> bool {
-    ["key", "auth", "token", "secret", "cookie", "password"].iter().any(|word| name.contains(word))
+/// What is secret in a header that the configuration adds: where its name says so, and where its value looks like it. Other
+/// values, as versions and addresses, stand in ordinary texts.
+fn secret_of<'a>(name: &str, value: &'a [u8]) -> Option<&'a [u8]> {
+    const NAMES: [&str; 9] =
+        ["key", "auth", "token", "secret", "cookie", "password", "credential", "session", "signature"];
+    let secret = without_scheme(value);
+    (NAMES.iter().any(|word| name.contains(word)) || is_random(secret)).then_some(secret)
 }
 
 /// `Bearer` is no secret.
 fn without_scheme(value: &[u8]) -> &[u8] {
     let space = value.iter().position(|byte| *byte == b' ');
     space.map_or(value, |space| value[space..].trim_ascii())
+}
+
+/// Whether a value holds so many letters and digits in a row that it is nothing which a person wrote.
+fn is_random(value: &[u8]) -> bool {
+    const RUN: usize = 16;
+    let is_one_word = value.iter().all(|byte| byte.is_ascii_graphic());
+    let mut runs = value.split(|byte| !byte.is_ascii_alphanumeric());
+    let is_mixed = |run: &[u8]| run.iter().any(u8::is_ascii_digit) && run.iter().any(u8::is_ascii_alphabetic);
+    is_one_word && runs.any(|run| run.len() >= RUN && is_mixed(run))
 }
 
 /// Watches one answer for the credential that it was asked with.
@@ -123,6 +135,30 @@ impl EchoWatch {
         if let Some(masked) = mask.masked(text.as_bytes()) {
             *name = Some(String::from_utf8_lossy(&masked).into());
             self.tell();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_of_headers_are_told_by_name_and_by_value() {
+        for (name, value, secret) in [
+            ("x-api-key", "plain", Some("plain")),
+            ("x-session", "plain", Some("plain")),
+            ("x-acme", "Bearer sk-0123456789abcdef0", Some("sk-0123456789abcdef0")),
+            ("x-acme", "0123456789abcdef", Some("0123456789abcdef")),
+            ("x-acme", "0123456789012345", None),
+            ("anthropic-beta", "prompt-caching-2024-07-31", None),
+            ("x-request-tag", "550e8400-e29b-41d4-a716-446655440000", None),
+            ("http-referer", "https://gateway.example.com/relay/v1", None),
+            ("x-title", "Our gateway for all of the company", None),
+            ("x-region", "internationalisation", None),
+        ] {
+            let found = secret_of(name, value.as_bytes()).map(|secret| std::str::from_utf8(secret).unwrap());
+            assert_eq!(found, secret, "{name}: {value}");
         }
     }
 }

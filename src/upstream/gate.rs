@@ -3,6 +3,7 @@
 //! In service -> ejected (for a time) -> half-open (one request probes) -> in service, or ejected again for longer. A read of
 //! the health state costs two loads. A lock, held for nanoseconds, guards the counts.
 
+mod keys;
 mod refusal;
 
 use std::{
@@ -48,6 +49,8 @@ pub(super) struct CircuitBreaker {
     probing: AtomicU64,
     /// How many times it went out: tells what an attempt that is over has to do with how it stands now.
     epoch: AtomicU64,
+    /// Milliseconds since `began` until which it is shut for some key alone.
+    keys_shut: AtomicU64,
     /// Whether anything is counted that a success would change. Nearly never: a success then needs no lock.
     troubled: AtomicBool,
     state: Mutex<BreakerState>,
@@ -100,6 +103,7 @@ impl CircuitBreaker {
             cause: AtomicU8::new(0),
             probing: AtomicU64::new(0),
             epoch: AtomicU64::new(0),
+            keys_shut: AtomicU64::new(0),
             troubled: AtomicBool::new(false),
             state: Mutex::default(),
         }
@@ -136,16 +140,6 @@ impl CircuitBreaker {
             .get(usize::from(self.cause.load(Ordering::Relaxed)))
             .copied()
             .unwrap_or(EjectionCause::Faults)
-    }
-
-    /// Notes that an attempt of this key begins.
-    pub(super) fn uses(&self, key: KeyId, now: Instant) {
-        self.state().tally.uses(key, now);
-    }
-
-    /// Whether no other key than this one shares it.
-    pub(super) fn is_alone(&self, key: KeyId, now: Instant) -> bool {
-        self.state().tally.is_alone(key, now)
     }
 
     /// Whose faults ejected it last.
@@ -265,6 +259,9 @@ impl CircuitBreaker {
             }
             HealthState::InService => state.tally.is_too_much(now, health),
         };
+        if accuser.is_none() {
+            self.shut_for(&mut state.tally, key, now, health);
+        }
         state.accuser = Some(accuser?);
         Some(self.eject(&mut state, now, health, dice))
     }

@@ -58,7 +58,7 @@ fn goes_up(name: &str, upstream: &config::Upstream) -> bool {
 /// CORS, `Server`, hop-by-hop and framing headers.
 fn comes_down(name: &str) -> bool {
     match name {
-        // What the body is. A success in a coding that the upstream used unasked passes unread.
+        // What the body is. A success in a coding that the upstream used unasked passes as it came, or is refused.
         "content-type" | "content-encoding" | "content-language" | "cache-control" => true,
         // When to come again.
         "retry-after" | "retry-after-ms" | "x-should-retry" => true,

@@ -155,11 +155,21 @@ impl Upstream {
         self.config.surface.contains(&surface)
     }
 
-    /// Its credentials, each as it stands now for a model ("" = for requests that name none).
+    /// Its credentials, each as it stands now for a model ("" = for requests that name none), whoever asks.
     pub fn credentials(&self, model: &str, now: Instant) -> impl Iterator<Item = (&Credential, CredentialStatus)> {
-        let (whole, under_way) = (self.pool.standing_for(model, now), self.pool.in_flight());
+        self.credentials_for(model, tally::ANY_KEY, now)
+    }
+
+    /// The same for what this client key asks.
+    pub fn credentials_for(
+        &self,
+        model: &str,
+        key: KeyId,
+        now: Instant,
+    ) -> impl Iterator<Item = (&Credential, CredentialStatus)> {
+        let (whole, under_way) = (self.pool.standing_for(model, key, now), self.pool.in_flight());
         let full = |in_flight, limit: Option<usize>| limit.is_some_and(|limit| in_flight >= limit);
-        self.credentials.iter().zip(self.pool.credentials_for(model, now)).map(
+        self.credentials.iter().zip(self.pool.credentials_for(model, key, now)).map(
             move |(credential, (standing, in_flight))| {
                 let full = full(under_way, self.config.max_in_flight) || full(in_flight, credential.max_in_flight);
                 (credential, CredentialStatus { standing: whole.and(standing), full, in_flight })

@@ -13,7 +13,7 @@ use http::Uri;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::{sync::Notify, time::Instant};
 
-use super::{not_found::NotFound, ward::HealthTracker, window::SlidingWindow};
+use super::{not_found::NotFound, tally::KeyId, ward::HealthTracker, window::SlidingWindow};
 use crate::{
     config::{self, Config},
     domain::standing::HealthState,
@@ -144,15 +144,20 @@ impl Pool {
         self.shared.ward.standing_at_best(now)
     }
 
-    /// How it stands as a whole for one model ("" = for requests that name none).
-    pub(super) fn standing_for(&self, model: &str, now: Instant) -> HealthState {
-        self.shared.ward.standing(model, now)
+    /// How it stands as a whole for one model ("" = for requests that name none) and one key.
+    pub(super) fn standing_for(&self, model: &str, key: KeyId, now: Instant) -> HealthState {
+        self.shared.ward.standing(model, key, now)
     }
 
-    /// How each credential stands by itself for one model, and its requests under way.
-    pub(super) fn credentials_for(&self, model: &str, now: Instant) -> impl Iterator<Item = (HealthState, usize)> {
+    /// How each credential stands by itself for one model and one key, and its requests under way.
+    pub(super) fn credentials_for(
+        &self,
+        model: &str,
+        key: KeyId,
+        now: Instant,
+    ) -> impl Iterator<Item = (HealthState, usize)> {
         let of = move |account: &Arc<CredentialHealth>| {
-            (account.ward.standing(model, now), account.in_flight.load(Ordering::Relaxed))
+            (account.ward.standing(model, key, now), account.in_flight.load(Ordering::Relaxed))
         };
         self.credentials.iter().map(of)
     }

@@ -35,6 +35,10 @@ struct KeyFailures {
     used: Instant,
     /// Whether it gave one of the faults in a row.
     in_row: bool,
+    /// Its own faults in a row, whatever other keys see.
+    own_row: u32,
+    /// Until when the gate is shut for this key alone.
+    shut_until: Option<Instant>,
     /// Attempts and faults.
     window: SlidingWindow<{ WINDOW.0 }>,
 }
@@ -56,7 +60,14 @@ pub(super) enum FailureSource {
 impl FailureCounts {
     fn of_key(&mut self, key: KeyId, now: Instant) -> Option<&mut KeyFailures> {
         let index = self.keys.iter().position(|of| of.key == key).unwrap_or_else(|| {
-            let fresh = KeyFailures { key, used: now, in_row: false, window: SlidingWindow::new(now, WINDOW.1) };
+            let fresh = KeyFailures {
+                key,
+                used: now,
+                in_row: false,
+                own_row: 0,
+                shut_until: None,
+                window: SlidingWindow::new(now, WINDOW.1),
+            };
             if self.keys.len() < MOST_KEYS {
                 self.keys.push(fresh);
                 return self.keys.len() - 1;
@@ -94,6 +105,7 @@ impl FailureCounts {
             of.in_row = false;
         }
         if let Some(of) = self.of_key(key, now) {
+            (of.own_row, of.shut_until) = (0, None);
             of.window.add(now, 1, 0);
         }
     }
@@ -104,6 +116,7 @@ impl FailureCounts {
         if let Some(of) = self.of_key(key, now) {
             of.used = of.used.max(now);
             of.in_row = true;
+            of.own_row = of.own_row.saturating_add(1);
             of.window.add(now, 1, 1);
         }
     }
@@ -111,6 +124,25 @@ impl FailureCounts {
     /// Whether there were too many faults, and whose they were.
     pub(super) fn is_too_much(&mut self, now: Instant, health: &Health) -> Option<FailureSource> {
         self.row(now, health).or_else(|| self.share(now, health))
+    }
+
+    /// Shuts the gate for this key alone if its own faults are too many: other keys may have seen none. Returned is until when.
+    /// Once that is over one fault more is too many, until one attempt succeeds.
+    pub(super) fn shut_for(&mut self, key: KeyId, now: Instant, health: &Health) -> Option<Instant> {
+        let of = self.of_key(key, now)?;
+        let (tried, faults) = of.window.sums(now);
+        let is_share = tried >= ENOUGH && u64::from(faults) * 100 >= u64::from(tried) * u64::from(health.fault_percent);
+        if of.own_row < health.consecutive_faults && !is_share {
+            return None;
+        }
+        of.shut_until = Some(now + health.eject);
+        of.shut_until
+    }
+
+    /// For how much longer the gate is shut for this key alone.
+    pub(super) fn shut(&self, key: KeyId, now: Instant) -> Option<Duration> {
+        let until = self.keys.iter().find(|of| of.key == key)?.shut_until?;
+        Some(until.saturating_duration_since(now)).filter(|left| !left.is_zero())
     }
 
     /// Enough faults in a row, of every key in use; of as many different keys as there have to be faults, others are not
@@ -157,14 +189,14 @@ impl FailureCounts {
 
     /// Whether no fault is counted any more.
     pub(super) fn is_clean(&mut self, now: Instant) -> bool {
-        self.in_a_row == 0 && self.keys.iter_mut().all(|of| of.window.sums(now).1 == 0)
+        self.in_a_row == 0 && self.keys.iter_mut().all(|of| of.own_row == 0 && of.window.sums(now).1 == 0)
     }
 
     /// Forgets what was counted, but not who uses the gate.
     pub(super) fn clear(&mut self) {
         self.in_a_row = 0;
         for of in &mut self.keys {
-            of.in_row = false;
+            (of.in_row, of.own_row, of.shut_until) = (false, 0, None);
             of.window.clear();
         }
     }

@@ -41,7 +41,7 @@ pub(super) struct HealthTracker {
     began: Instant,
     pub(super) gate: CircuitBreaker,
     models: RwLock<HashMap<Arc<str>, Arc<ModelHealth>>>,
-    /// Whether the gate of some model may be shut. Nearly never: then no model is looked up.
+    /// Whether the gate of some model may be shut, for all or for one key. Nearly never: then no model is looked up.
     any_out: AtomicBool,
 }
 
@@ -81,14 +81,14 @@ impl HealthTracker {
         Self { began: now, gate: CircuitBreaker::new(now), models, any_out }
     }
 
-    /// How it stands for a model: the worse of the two gates.
-    pub(super) fn standing(&self, model: &str, now: Instant) -> HealthState {
+    /// How it stands for a model and a key: the worse of the two gates.
+    pub(super) fn standing(&self, model: &str, key: KeyId, now: Instant) -> HealthState {
         let whole = self.gate.standing(now);
         if !self.any_out.load(Ordering::Acquire) {
             return whole;
         }
         let models = self.models.read().unwrap_or_else(PoisonError::into_inner);
-        models.get(model).map_or(whole, |lane| whole.and(lane.gate.standing(now)))
+        models.get(model).map_or(whole, |lane| whole.and(lane.gate.standing_for(key, now)))
     }
 
     /// How it stands with the best of the models that it is asked for.
@@ -155,6 +155,9 @@ impl HealthTracker {
         dice: &Dice,
     ) -> [Option<HealthChange>; 2] {
         let model = pass.lane.gate.failed(pass.model, (key, None), now, health, dice);
+        if model.is_none() && pass.lane.gate.has_keys_shut(now) {
+            self.any_out.store(true, Ordering::Release);
+        }
         let whole = if pass.whole.is_probe() {
             self.gate.failed(pass.whole, (key, Some(self.is_alone(key, now))), now, health, dice)
         } else {
@@ -215,10 +218,12 @@ impl HealthTracker {
     }
 
     fn look_whether_any_is_out(&self, now: Instant) {
-        if self.lanes().iter().all(|lane| lane.gate.standing(now) == HealthState::InService) {
+        let is_out =
+            |lane: &Arc<ModelHealth>| lane.gate.standing(now) != HealthState::InService || lane.gate.has_keys_shut(now);
+        if !self.lanes().iter().any(is_out) {
             self.any_out.store(false, Ordering::Release);
             // One may have gone out between the two.
-            if self.lanes().iter().any(|lane| lane.gate.standing(now) != HealthState::InService) {
+            if self.lanes().iter().any(is_out) {
                 self.any_out.store(true, Ordering::Release);
             }
         }

@@ -195,17 +195,13 @@ async fn no_header_repeats_the_credential() {
 }
 
 #[tokio::test]
-async fn an_error_in_a_success_is_masked_and_output_is_not() {
+async fn the_whole_credential_is_masked_anywhere_in_a_success_and_a_piece_only_in_its_errors() {
     let output = format!(
         r#"{{"id":"resp_1","object":"response","status":"completed","error":null,"output":[{{"type":"message","content":[{{"type":"output_text","text":"is {SECRET} yours?"}}]}}],"usage":{{"input_tokens":3,"output_tokens":5}}}}"#
     );
     let chat = format!(r#"{{"id":"c","choices":[{{"message":{{"role":"assistant","content":"{SECRET}"}}}}]}}"#);
     let mixed = format!(
         r#"{{"id":"resp_1","output":[{{"text":"{SECRET}"}}],"error":{{"code":"x","message":"{SECRET}"}},"user":"{SECRET}"}}"#
-    );
-    let (plain, hidden) = (SECRET, "*".repeat(SECRET.len()));
-    let expected = format!(
-        r#"{{"id":"resp_1","output":[{{"text":"{plain}"}}],"error":{{"code":"x","message":"{hidden}"}},"user":"{plain}"}}"#
     );
     let masked = [
         format!(r#"{{"error":{{"message":"{SECRET}","type":"x","param":null,"code":"{SECRET}"}}}}"#),
@@ -216,12 +212,23 @@ async fn an_error_in_a_success_is_masked_and_output_is_not() {
         format!(r#"{{"id":"resp_1","status":"failed","error":{{"code":"x","message":"{SECRET}"}},"output":[]}}"#),
         format!(r#"[{{"error":{{"message":"{SECRET}"}}}}]"#),
     ];
-    let cases: Vec<(String, String)> = [(output.clone(), output), (chat.clone(), chat), (mixed, expected)]
+    let piece = &SECRET[..19];
+    let pieces = format!(
+        r#"{{"id":"resp_1","output":[{{"text":"{piece}"}}],"error":{{"message":"{piece}"}},"user":"{piece}"}}"#
+    );
+    let expected = pieces.replace(&format!(r#""message":"{piece}""#), &format!(r#""message":"{}""#, "*".repeat(19)));
+    let last = format!(r#"{{"id":"resp_1","output":[1],"x":{{"message":"{SECRET}"}},"type":"error"}}"#);
+    let long = format!(r#"{{"output":[1],"error":{{"trace":"{}","message":"{SECRET}"}}}}"#, "x".repeat(80_000));
+    let escaped = format!(r#"{{"output":[{{"text":"\u0078k-\u{:04X}{}"}}]}}"#, b'Q', &SECRET[4..]);
+    let stars = escaped.replace(&format!(r"\u0078k-\u{:04X}{}", b'Q', &SECRET[4..]), &"*".repeat(SECRET.len() + 10));
+    let cases: Vec<(String, String)> = [(pieces, expected), (escaped, stars)]
         .into_iter()
-        .chain(masked.map(|text| (text.clone(), starred(&text))))
+        .chain(masked.into_iter().chain([output, chat, mixed, last, long]).map(|text| (text.clone(), starred(&text))))
         .collect();
     for (sent, expected) in cases {
-        for kind in ["application/json", "text/plain", "application/json; charset=utf-8"] {
+        let kinds =
+            ["application/json", "text/plain", "application/json; charset=utf-8", "application/octet-stream", ""];
+        for kind in kinds {
             let upstream = Upstream::fixed(answer("200 OK", kind, sent.as_bytes())).await;
             let gateway = gateway(&upstream);
             let came = gateway.post("", BODY).await;
@@ -231,7 +238,7 @@ async fn an_error_in_a_success_is_masked_and_output_is_not() {
     }
 }
 
-/// Whether an event's text is masked, and the event.
+/// Whether a piece in an event's text is masked, and the event.
 fn stream() -> Vec<(bool, String)> {
     let created = format!(
         "event: response.created\ndata: {{\"type\":\"response.created\",\"response\":{{\"id\":\"resp_1\",\"output\":[],\"user\":\"{SECRET}\"}}}}\n\n"
@@ -249,6 +256,7 @@ fn stream() -> Vec<(bool, String)> {
     );
     vec![
         (true, format!(": {SECRET}\n\n")),
+        (true, format!("data: error: {SECRET}\n\n")),
         (true, created),
         (false, delta.clone()),
         (false, quoting),
@@ -259,51 +267,69 @@ fn stream() -> Vec<(bool, String)> {
         (true, message),
         (false, delta),
         (true, failed),
+        (true, format!("data: {{\"type\":\"warning\",\"message\":\"{SECRET}\"}}\n\n")),
+        (false, format!("data: {{\"code\":\"{SECRET}\"}}\nevent: error\n\n")),
+        (false, format!("data: {{\"notice\":\"{SECRET}\"}}\n\n")),
     ]
 }
 
 #[tokio::test]
-async fn error_events_and_first_events_are_masked_and_deltas_are_not() {
-    let events = stream();
-    let text: String = events.iter().map(|(_, event)| event.as_str()).collect();
-    let expected: String =
-        events.iter().map(|(masked, event)| if *masked { starred(event) } else { event.clone() }).collect();
-    let inside: Vec<usize> = text.match_indices(SECRET).map(|(at, _)| at + 7).collect();
-    let ends: Vec<usize> = text.match_indices("\n\n").map(|(at, _)| at + 2).filter(|at| *at < text.len()).collect();
-    let cuts = [vec![], inside, ends, (50..text.len()).step_by(50).collect(), (1..text.len()).step_by(13).collect()];
-    let upstream = chunked("200 OK", "text/event-stream", cuts.iter().map(|at| cut(&text, at)).collect()).await;
-    let gateway = gateway(&upstream);
-    for at in cuts {
-        let came = gateway.post("", BODY).await;
-        assert_eq!(String::from_utf8_lossy(&came.body), expected, "{at:?}");
+async fn a_stream_is_masked_whole_anywhere_and_in_pieces_where_it_is_no_output() {
+    let piece = &SECRET[2..20];
+    for (echo, whole) in [(SECRET, true), (piece, false)] {
+        let events: Vec<_> =
+            stream().into_iter().map(|(masked, text)| (masked || whole, text.replace(SECRET, echo))).collect();
+        let text: String = events.iter().map(|(_, event)| event.as_str()).collect();
+        let expected: String =
+            events.iter().map(|(masked, event)| if *masked { starred(event) } else { event.clone() }).collect();
+        let inside: Vec<usize> = text.match_indices(echo).map(|(at, _)| at + 7).collect();
+        let ends: Vec<usize> = text.match_indices("\n\n").map(|(at, _)| at + 2).filter(|at| *at < text.len()).collect();
+        let cuts =
+            [vec![], inside, ends, (50..text.len()).step_by(50).collect(), (1..text.len()).step_by(13).collect()];
+        for kind in ["text/event-stream", "application/octet-stream"] {
+            let upstream = chunked("200 OK", kind, cuts.iter().map(|at| cut(&text, at)).collect()).await;
+            let gateway = gateway(&upstream);
+            for at in &cuts {
+                let came = gateway.post("", BODY).await;
+                assert_eq!(String::from_utf8_lossy(&came.body), expected, "{kind} {at:?}");
+            }
+            gateway.metric_becomes(COUNTER, 5.0).await;
+        }
     }
-    gateway.metric_becomes(COUNTER, 5.0).await;
 }
 
+/// Held back is only what may be the beginning of the whole, and only until the next bytes.
 #[tokio::test]
-async fn a_delta_that_ends_like_the_credential_begins_is_not_held_back() {
+async fn a_delta_waits_only_for_what_may_become_the_credential() {
     let begin = "data: {\"type\":\"response.output_text.delta\",\"delta\":\"a\"}\n\n";
-    let half = format!("data: {{\"type\":\"response.output_text.delta\",\"delta\":\"{}", &SECRET[..20]);
-    let (go, wait) = oneshot::channel();
-    let mut steps = Some(vec![
-        Step::Send(STREAM.to_vec()),
-        Step::Send(chunk(begin.as_bytes())),
-        Step::Send(chunk(half.as_bytes())),
-        Step::Wait(wait),
-        Step::Send(chunk(b"\"}\n\n")),
-        Step::Send(LAST_CHUNK.to_vec()),
-    ]);
-    let upstream = Upstream::scripted(move |_| steps.take().unwrap()).await;
-    let gateway = gateway(&upstream);
-    let mut client = gateway.connect().await;
-    client.post(BODY).await;
-    client.head().await;
-    let mut came = Vec::new();
-    while came.len() < begin.len() + half.len() {
-        came.extend(soon("the delta, before its event is over", client.chunk()).await.unwrap());
+    for (end, waits) in [(&SECRET[..20], 20), (&SECRET[1..21], 0)] {
+        let half = format!("data: {{\"type\":\"response.output_text.delta\",\"delta\":\"{end}");
+        let (go, wait) = oneshot::channel();
+        let mut steps = Some(vec![
+            Step::Send(STREAM.to_vec()),
+            Step::Send(chunk(begin.as_bytes())),
+            Step::Send(chunk(half.as_bytes())),
+            Step::Wait(wait),
+            Step::Send(chunk(b"\"}\n\n")),
+            Step::Send(LAST_CHUNK.to_vec()),
+        ]);
+        let upstream = Upstream::scripted(move |_| steps.take().unwrap()).await;
+        let gateway = gateway(&upstream);
+        let mut client = gateway.connect().await;
+        client.post(BODY).await;
+        client.head().await;
+        let mut came = Vec::new();
+        let whole = format!("{begin}{half}");
+        while came.len() < whole.len() - waits {
+            came.extend(soon("the delta, before its event is over", client.chunk()).await.unwrap());
+        }
+        assert_eq!(String::from_utf8_lossy(&came), whole[..whole.len() - waits]);
+        go.send(()).unwrap();
+        while let Some(more) = soon("the rest", client.chunk()).await.filter(|more| !more.is_empty()) {
+            came.extend(more);
+        }
+        assert_eq!(String::from_utf8(came).unwrap(), format!("{whole}\"}}\n\n"));
     }
-    assert_eq!(String::from_utf8(came).unwrap(), format!("{begin}{half}"));
-    go.send(()).unwrap();
 }
 
 async fn gzip(text: &str) -> Vec<u8> {
@@ -329,7 +355,7 @@ async fn an_error_answer_that_cannot_be_read_is_withheld() {
             assert_eq!(came.header("content-type"), Some("application/json"));
         }
     }
-    // A success passes as it came.
+    // A success passes as it came, if it does not repeat the credential.
     let body = gzip(RESPONSE).await;
     let head = format!(
         "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-encoding: gzip\r\ncontent-length: {}\r\n\r\n",
@@ -338,6 +364,47 @@ async fn an_error_answer_that_cannot_be_read_is_withheld() {
     let upstream = Upstream::fixed([head.as_bytes(), &body].concat()).await;
     let came = gateway(&upstream).post("", BODY).await;
     assert_eq!((came.status, came.body), (200, body));
+}
+
+/// A coded body cannot be masked in place.
+#[tokio::test]
+async fn a_compressed_success_that_repeats_the_credential_is_refused() {
+    let echo = RESPONSE.replace("resp_1", SECRET);
+    let body = gzip(&echo).await;
+    for (coding, kind) in [("gzip", "application/json"), ("x-gzip", "text/event-stream"), ("gzip", "")] {
+        let head = format!(
+            "HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\ncontent-encoding: {coding}\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        );
+        let upstream = Upstream::fixed([head.as_bytes(), &body].concat()).await;
+        let gateway = gateway(&upstream);
+        let came = gateway.post("", BODY).await;
+        assert_eq!((came.status, came.json()["error"]["code"].as_str()), (502, Some("upstream_bad_answer")), "{kind}");
+        assert_eq!(came.header("content-encoding"), None);
+        gateway.metric_becomes(COUNTER, 1.0).await;
+    }
+    // One that is found after the head breaks off before the piece that completes it. Nor does it matter whether the head
+    // names the coding.
+    for names in ["content-encoding: gzip\r\n", ""] {
+        let head = format!(
+            "HTTP/1.1 200 OK\r\n{names}content-type: application/json\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        );
+        let (go, wait) = oneshot::channel();
+        let (first, rest) = body.split_at(12);
+        let mut steps =
+            Some(vec![Step::Send([head.as_bytes(), first].concat()), Step::Wait(wait), Step::Send(rest.to_vec())]);
+        let upstream = Upstream::scripted(move |_| steps.take().unwrap()).await;
+        let gateway = gateway(&upstream);
+        let mut client = gateway.connect().await;
+        client.post(BODY).await;
+        client.head().await;
+        go.send(()).unwrap();
+        let mut came = Vec::new();
+        soon("the end", tokio::io::AsyncReadExt::read_to_end(&mut client.stream, &mut came)).await.ok();
+        assert!(came.len() <= first.len(), "{}", came.len());
+        gateway.metric_becomes(COUNTER, 1.0).await;
+    }
 }
 
 #[tokio::test]
@@ -369,8 +436,13 @@ async fn short_credentials_are_masked_whole_only() {
 
 #[tokio::test]
 async fn a_secret_in_a_header_of_the_upstream_and_its_escaped_forms_are_masked() {
-    let secret = "tok/ab+cd=efghijkl/mnop";
-    let texts = [secret.to_owned(), "tok%2Fab%2Bcd%3Defghijkl%2Fmnop".into(), r"tok\/ab+cd=efghijkl\/mnop".into()];
+    let secret = "tok/ab+cd=ef0123456789ghijkl/mnop";
+    let texts = [
+        secret.to_owned(),
+        "tok%2Fab%2Bcd%3Def0123456789ghijkl%2Fmnop".into(),
+        r"tok\/ab+cd=ef0123456789ghijkl\/mnop".into(),
+        r"\u0074ok\u002Fab+cd=ef0123456789ghijkl\/mnop".into(),
+    ];
     for in_header in [false, true] {
         for text in &texts {
             let upstream = Upstream::fixed(answer("400 Bad Request", "text/plain", text.as_bytes())).await;
@@ -378,7 +450,7 @@ async fn a_secret_in_a_header_of_the_upstream_and_its_escaped_forms_are_masked()
                 let up = &mut config.upstreams[0];
                 if in_header {
                     up.credentials.clear();
-                    up.headers.insert("x-api-key", secret.parse().unwrap());
+                    up.headers.insert("x-gate", format!("Token {secret}").parse().unwrap());
                 } else {
                     up.credentials = vec![credential("UP_KEY", secret)];
                 }

@@ -153,6 +153,40 @@ async fn on_a_connection_that_was_used_before_too() {
     assert_eq!(gateway.metric(GONE).await, 0.0);
 }
 
+/// Sends a request while an answer is under way, and the end of its side with it. Both are answered whole.
+async fn pipelines<S: AsyncRead + AsyncWrite + Unpin>(mut client: Client<S>, what: &str, second: &[u8]) {
+    client.post(BODY).await;
+    client.head().await;
+    assert_eq!(soon("an event", client.chunk()).await.unwrap(), EVENT, "{what}");
+    // Far longer than the time in which an end of its side belongs to the first request.
+    tokio::time::sleep(THINKS / 2).await;
+    client.send(second).await;
+    client.stream.shutdown().await.unwrap();
+    assert_eq!(soon("the last event", client.chunk()).await.unwrap(), COMPLETED, "{what}");
+    assert_eq!(soon("the end of the answer", client.chunk()).await, Some(Vec::new()), "{what}");
+    let answer = client.answer().await;
+    assert!(answer.status == 200 && answer.whole && answer.body == RESPONSE.as_bytes(), "{what}: {answer:?}");
+    assert!(client.closed().await, "{what}");
+}
+
+#[tokio::test]
+async fn a_request_that_comes_within_an_answer_with_the_end_of_the_clients_side_is_answered() {
+    let upstream = thinking().await;
+    let gateway = Gateway::before(&upstream.base_url());
+    let small = request("", br#"{"model":"smart"}"#);
+    let body = format!(r#"{{"model":"smart","input":"{}"}}"#, "a".repeat(100_000));
+    for (what, second) in [("small", small.clone()), ("large", request("", body.as_bytes()))] {
+        pipelines(gateway.connect().await, what, &second).await;
+    }
+    assert_eq!(gateway.metric(GONE).await, 0.0);
+    for version in [&TLS12, &TLS13] {
+        let made = Made::for_versions(&[version]);
+        let gateway = Gateway::with(&upstream.base_url(), |config| config.server.tls = made.identity());
+        pipelines(made.connect(&gateway).await, "TLS", &small).await;
+        assert_eq!(gateway.metric(GONE).await, 0.0);
+    }
+}
+
 #[tokio::test]
 async fn a_fin_a_few_milliseconds_later_belongs_to_the_request() {
     let upstream = thinking().await;

@@ -5,7 +5,7 @@
 
 use memchr::{memchr, memchr2, memchr3};
 
-/// A frame is read this far: error objects are small.
+/// A frame is read this far, and an error in it to its end.
 const LIMIT: usize = 64 * 1024;
 
 /// The longest of the names that matter has fewer characters.
@@ -158,13 +158,18 @@ impl Context {
 
     /// Whether nothing that comes can be masked any more.
     pub(super) fn is_over(&self) -> bool {
-        !self.is_stream && self.read > LIMIT
+        !self.is_stream && self.is_beyond()
+    }
+
+    /// Whether so much of the frame was read that only its end matters.
+    fn is_beyond(&self) -> bool {
+        self.read > LIMIT && !self.error_event && self.value == Value::None
     }
 
     /// So many bytes at the beginning change nothing but the length of what they are in.
     fn run(&self, bytes: &[u8]) -> usize {
         let all = bytes.len();
-        if self.read > LIMIT {
+        if self.is_beyond() {
             return if self.is_stream { memchr2(b'\n', b'\r', bytes).unwrap_or(all) } else { all };
         }
         if !self.in_string || self.escaped || self.holds_output() {
@@ -191,27 +196,35 @@ impl Context {
     pub(super) fn step(&mut self, byte: u8) -> bool {
         let in_value = self.value != Value::None;
         self.read = self.read.saturating_add(1);
+        let beyond = self.is_beyond();
         if self.is_stream && matches!(byte, b'\n' | b'\r') {
             self.end_line(byte);
-        } else if self.read <= LIMIT {
+        } else {
+            // Beyond the limit only whether the line is empty matters.
             if self.is_stream {
                 self.line.push(byte);
             }
-            self.read_json(byte);
-        } else if self.is_stream {
-            // Only whether the line is empty matters.
-            self.line.push(byte);
+            if !beyond {
+                self.read_json(byte);
+            }
         }
         self.after_cr = byte == b'\r';
         let is_error = self.error_event || in_value || self.value != Value::None;
-        self.read <= LIMIT && (!self.output || is_error || self.is_beside_data())
+        is_error || (self.read <= LIMIT && (!self.output || self.is_beside_data()))
     }
 
-    /// Whether the line of the stream is a comment, or a field that is no data: output never stands there.
+    /// Whether the line of the stream is a comment, a field that is no data, or an error in plain words: output never stands there.
     fn is_beside_data(&self) -> bool {
         let line = self.line.bytes.get(..self.line.len.min(NAME)).unwrap_or_default();
         let fields: [&[u8]; 4] = [b":", b"id:", b"event:", b"retry:"];
-        self.is_stream && fields.iter().any(|field| line.starts_with(field))
+        let says_error = |data: &[u8]| {
+            let text = data.trim_ascii_start();
+            let text = text.strip_prefix(b"[").unwrap_or(text);
+            text.get(..5).is_some_and(|begin| begin.eq_ignore_ascii_case(b"error"))
+        };
+        self.is_stream
+            && (fields.iter().any(|field| line.starts_with(field))
+                || line.strip_prefix(b"data:").is_some_and(says_error))
     }
 
     fn end_line(&mut self, byte: u8) {
@@ -306,6 +319,6 @@ impl Context {
 }
 
 fn is_error(event: &[u8]) -> bool {
-    let names: [&[u8]; 4] = [b"error", b"exception", b"response.failed", b"response.error"];
+    let names: [&[u8]; 5] = [b"error", b"exception", b"warning", b"response.failed", b"response.error"];
     names.iter().any(|name| event.eq_ignore_ascii_case(name))
 }

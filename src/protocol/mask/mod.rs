@@ -1,18 +1,45 @@
 //! Finds a credential, and pieces of it, in what an upstream sends, and puts stars in their place: same length, nothing else
-//! changes. [`Mask`] knows what to find, [`MaskedBody`] does it in a body that comes in pieces.
+//! changes. [`Mask`] knows what to find, [`MaskedBody`] does it in a body that comes in pieces;
+//! [`CodedBody`] only watches one in a content coding.
 
 mod body;
+mod coded;
 mod context;
+mod escapes;
 
 use std::{fmt, ops::Range};
 
 use secrecy::{ExposeSecret, SecretBox};
 
+use self::escapes::Unescaped;
+
 pub use body::{MaskScope, MaskedBody};
+pub use coded::{CodedBody, Repeats};
 
 /// The shortest piece of a credential that is masked. Shorter pieces are too few characters to be of use to a thief, and
 /// would be found in ordinary text. A credential that is shorter than this is masked as a whole only.
 pub const PIECE: usize = 12;
+
+/// A piece that begins in the part of a credential that everybody knows reaches so far beyond it. Otherwise whoever has his own
+/// text repeated in an error could try what stars appear for, and learn the credential character by character.
+const BEYOND: usize = 8;
+
+/// What credentials begin with that everybody knows. Shorter beginnings leave enough of a piece unknown.
+const KNOWN: [&[u8]; 9] = [
+    b"sk-ant-api03-",
+    b"sk-ant-admin01-",
+    b"sk-ant-oat01-",
+    b"sk-proj-",
+    b"sk-svcacct-",
+    b"sk-admin-",
+    b"sk-or-v1-",
+    b"sk-lf-",
+    b"AIzaSy",
+];
+
+/// A credential of this length is masked as a whole anywhere, in output too: nobody writes it by chance. A shorter one may be
+/// a word.
+const LONG: usize = 20;
 
 /// A credential that is shorter than this is never masked: such a placeholder (`x`, `no`) would be found in ordinary words.
 const SHORTEST: usize = 4;
@@ -39,7 +66,23 @@ impl fmt::Debug for Mask {
     }
 }
 
-/// Each secret in the forms in which it may come back.
+/// A part of what was looked at that is a piece of a credential, as long as it goes.
+struct Found {
+    at: Range<usize>,
+    /// It is all of a long credential.
+    is_whole: bool,
+}
+
+/// How many bytes at the end may be the beginning of what is masked, with what comes next.
+#[derive(Clone, Copy, Default)]
+struct Unfinished {
+    /// Of a piece.
+    piece: usize,
+    /// Of all of a long credential; never more than `piece`.
+    whole: usize,
+}
+
+/// Each secret in the forms in which it may come back. Escapes of JSON are read through, and are no form.
 fn forms(secret: &[u8]) -> Vec<Vec<u8>> {
     let mut forms = vec![secret.to_vec()];
     let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~".contains(byte);
@@ -53,11 +96,6 @@ fn forms(secret: &[u8]) -> Vec<Vec<u8>> {
             forms.push(coded.collect());
         }
     }
-    if secret.contains(&b'/') {
-        // PHP writes it so.
-        forms
-            .push(secret.iter().flat_map(|byte| if *byte == b'/' { vec![b'\\', b'/'] } else { vec![*byte] }).collect());
-    }
     forms.dedup();
     forms
 }
@@ -65,6 +103,14 @@ fn forms(secret: &[u8]) -> Vec<Vec<u8>> {
 fn bit(gram: [u8; GRAM]) -> (usize, u64) {
     let hash = u32::from_le_bytes(gram).wrapping_mul(0x9E37_79B1) >> 19;
     (hash as usize / 64, 1 << (hash % 64))
+}
+
+/// How many bytes at the beginning of a credential everybody knows. Of a JWT all but the signature can be guessed.
+fn known(text: &[u8]) -> usize {
+    if text.starts_with(b"eyJ") {
+        return text.iter().rposition(|byte| *byte == b'.').map_or(0, |dot| dot + 1);
+    }
+    KNOWN.iter().filter(|begin| text.starts_with(begin)).map(|begin| begin.len()).max().unwrap_or_default()
 }
 
 /// The shortest part of a text that is masked.
@@ -90,52 +136,60 @@ impl Mask {
         self.texts.expose_secret().iter().map(Vec::as_slice)
     }
 
-    /// Calls `found` with every part of `bytes` that is a piece of a credential, as long as it goes. Parts may overlap.
-    fn find(&self, bytes: &[u8], mut found: impl FnMut(Range<usize>)) {
-        let mut at = 0;
-        while let Some(gram) = bytes.get(at..).and_then(|rest| rest.first_chunk::<GRAM>()) {
+    /// Calls `found` with every part of `bytes` that is a piece of a credential. Parts may overlap.
+    fn find(&self, bytes: &Unescaped<'_>, mut found: impl FnMut(Found)) {
+        let (text, mut at) = (&*bytes.text, 0);
+        let mut part = |part, is_whole| found(Found { at: bytes.range(part), is_whole });
+        while let Some(gram) = text.get(at..).and_then(|rest| rest.first_chunk::<GRAM>()) {
             let (word, bit) = bit(*gram);
             if self.grams[word] & bit != 0 {
-                self.look_closer(bytes, at, *gram, &mut found);
+                self.look_closer(text, at, *gram, &mut part);
             }
             at += self.step;
         }
     }
 
-    fn look_closer(&self, bytes: &[u8], at: usize, gram: [u8; GRAM], found: &mut impl FnMut(Range<usize>)) {
+    fn look_closer(&self, bytes: &[u8], at: usize, gram: [u8; GRAM], found: &mut impl FnMut(Range<usize>, bool)) {
         let (before, behind) = (&bytes[..at], &bytes[at + GRAM..]);
         for text in self.texts() {
             for (place, _) in text.windows(GRAM).enumerate().filter(|(_, window)| *window == gram) {
                 let left = same(before.iter().rev(), text[..place].iter().rev());
                 let right = same(behind.iter(), text[place + GRAM..].iter());
-                if left + GRAM + right >= least(text) {
-                    found(at - left..at + GRAM + right);
+                let len = left + GRAM + right;
+                let beyond = (place + GRAM + right).saturating_sub(known(text));
+                if len >= least(text) && (len == text.len() || beyond >= BEYOND) {
+                    found(at - left..at + GRAM + right, len == text.len() && len >= LONG);
                 }
             }
         }
     }
 
-    /// How many bytes at the end may be the beginning of a piece that goes on in what comes next.
-    fn unfinished(&self, bytes: &[u8]) -> usize {
-        let Some((last, before)) = bytes.split_last() else { return 0 };
-        let mut longest = 0;
-        for text in self.texts() {
-            // What ends with the text cannot go on.
-            for place in memchr::memchr_iter(*last, &text[..text.len() - 1]) {
-                let length = 1 + same(before.iter().rev(), text[..place].iter().rev());
-                // Of a short one only the whole counts.
-                if text.len() >= PIECE || length == place + 1 {
-                    longest = longest.max(length);
+    /// How much at the end goes on in what comes next, perhaps.
+    fn unfinished(&self, bytes: &Unescaped<'_>) -> Unfinished {
+        let (mut piece, mut whole) = (0, 0);
+        if let Some((last, before)) = bytes.text.split_last() {
+            for text in self.texts() {
+                // What ends with the text cannot go on.
+                for place in memchr::memchr_iter(*last, &text[..text.len() - 1]) {
+                    let length = 1 + same(before.iter().rev(), text[..place].iter().rev());
+                    let begins = length == place + 1;
+                    // Of a short one only the whole counts.
+                    if text.len() >= PIECE || begins {
+                        piece = piece.max(length);
+                    }
+                    if text.len() >= LONG && begins {
+                        whole = whole.max(length);
+                    }
                 }
             }
         }
-        longest
+        Unfinished { piece: bytes.last(piece), whole: bytes.last(whole) }
     }
 
     /// A short text with stars in place of what there was to mask; none where there was nothing.
     pub fn masked(&self, bytes: &[u8]) -> Option<Vec<u8>> {
         let mut masked = None;
-        self.find(bytes, |range| masked.get_or_insert_with(|| bytes.to_vec())[range].fill(STAR));
+        self.find(&Unescaped::of(bytes), |found| masked.get_or_insert_with(|| bytes.to_vec())[found.at].fill(STAR));
         masked
     }
 }

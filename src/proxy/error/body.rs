@@ -110,6 +110,15 @@ impl ApiError {
         Self::new(Problem::InvalidFraming, "The chunks of the body are malformed.").closing()
     }
 
+    /// Stands in place of a compressed success that repeats the credential.
+    pub(in crate::proxy) fn echoed() -> Self {
+        Self::new(
+            Problem::UpstreamBadAnswer,
+            "The provider's answer is compressed, which was not asked for, and repeats a credential of this gateway. The gateway \
+             withholds it. Tell the operator.",
+        )
+    }
+
     /// Stands in place of an error answer of an upstream.
     pub(in crate::proxy) fn withheld() -> Self {
         Self::new(

@@ -294,3 +294,33 @@ fn sentences_that_only_begin_like_one_about_our_account_are_the_requests() {
         assert_eq!(judged(status, &body(message, "", ""), &[]), wanted, "{status} {message}");
     }
 }
+
+#[test]
+fn a_sentence_in_quotes_is_one_about_our_account_only_where_nothing_is_said_about_it() {
+    for (status, message, wanted) in [
+        (400, "'API key not valid'. Please pass a valid API key.", Blame::Credential),
+        (400, "\"API key not valid. Please pass a valid API key.\"", Blame::Credential),
+        (400, "“Incorrect API key provided: sk-x”", Blame::Credential),
+        (400, "`Invalid API key`", Blame::Credential),
+        (400, "[401] 'Invalid API_KEY'!", Blame::Credential),
+        (400, "Error: \"Incorrect API key\". Please check your API-key and try again.", Blame::Credential),
+        (403, "「无效的令牌」", Blame::Credential),
+        (403, "'Invalid token' (request id: 2026)", Blame::Credential),
+        (400, "'Insufficient balance'. Please recharge.", Blame::Balance),
+        (403, "《余额不足》，请充值。", Blame::Balance),
+        // What a client wrote, in the words of a validator.
+        (400, "'API key not valid' is not one of ['a', 'b'] - 'messages.0.role'", Blame::Request),
+        (400, "'API key not valid'. Please pass a valid API key.' is not one of ['a', 'b']", Blame::Request),
+        (400, "'Incorrect API key': unexpected value", Blame::Request),
+        (400, "\"Invalid API key\" must be one of: a, b", Blame::Request),
+        (400, "'Invalid API key', 'b' are no tools", Blame::Request),
+        (400, "'Insufficient balance'. was found in your text", Blame::Request),
+        (400, "'Incorrect API key'. Please recharge (request id: 1) is no role (request id: 2)", Blame::Request),
+        (400, "'Incorrect API key", Blame::Request),
+        (400, "'Invalid API key format'", Blame::Request),
+        (403, "'Invalid token count'", Blame::Request),
+        (400, "「余额不足」一词不得出现", Blame::Request),
+    ] {
+        assert_eq!(judged(status, &body(message, "", ""), &[]), wanted, "{status} {message}");
+    }
+}

@@ -232,6 +232,57 @@ fn has_code(body: &ErrorBody, table: &[&str]) -> bool {
     is_listed(&body.code) || is_listed(&body.kind)
 }
 
+/// The quotes in which a relay may repeat the sentence of its provider.
+const QUOTES: [(char, char); 9] = [
+    ('\'', '\''),
+    ('"', '"'),
+    ('`', '`'),
+    ('“', '”'),
+    ('‘', '’'),
+    ('«', '»'),
+    ('「', '」'),
+    ('『', '』'),
+    ('《', '》'),
+];
+
+/// All that may follow on a sentence in quotes: validators put a part of the request in quotes before their own words, as in
+/// "'Invalid API key' is not one of …", and that part may hold quotes too.
+const AFTER_QUOTES: [&str; 11] = [
+    "",
+    "please pass a valid api key",
+    "please provide a valid api key",
+    "please use a valid api key",
+    "please check your api key",
+    "please check your api key and try again",
+    "please try again",
+    "please recharge",
+    "please top up your account",
+    "请检查",
+    "请充值",
+];
+
+/// Takes the quotes away from around a sentence that the message begins with. `None` where the sentence is a quotation that the
+/// message says something about.
+fn unquoted(message: &str) -> Option<&str> {
+    let mut characters = message.chars();
+    let first = characters.next();
+    let Some((_, close)) = QUOTES.iter().find(|(open, _)| Some(*open) == first) else { return Some(message) };
+    let (sentence, rest) = characters.as_str().split_once(*close)?;
+    let is_mark = |c: char| c.is_whitespace() || ".,;:!。，；：！".contains(c);
+    let rest = rest.trim_matches(is_mark).to_lowercase();
+    // new-api adds the id of the request.
+    let rest = match rest.split_once("(request id:") {
+        Some((before, id)) if id.strip_suffix(')').is_some_and(|id| !id.contains(')')) => before.trim_matches(is_mark),
+        _ => &*rest,
+    };
+    AFTER_QUOTES.contains(&&*plain_keys(rest)).then(|| sentence.trim())
+}
+
+/// Every spelling of "API key" as one.
+fn plain_keys(text: &str) -> String {
+    text.replace("api-key", "api key").replace("api_key", "api key")
+}
+
 fn begins(message: &str, table: &[&str]) -> bool {
     let message = message.trim_start();
     // Some relays put the status before the sentence, as "[401] Incorrect API key provided".
@@ -239,9 +290,10 @@ fn begins(message: &str, table: &[&str]) -> bool {
     let message = message.strip_prefix('[').and_then(|rest| rest.split_once(']')).map_or(message, |(status, rest)| {
         if status.bytes().all(|byte| byte.is_ascii_digit()) { rest.trim_start() } else { message }
     });
+    let Some(message) = unquoted(message) else { return false };
     // The longest sentence of the table is shorter than this.
     let beginning: String = message.chars().take(80).collect();
-    let beginning = beginning.to_lowercase().replace("api-key", "api key").replace("api_key", "api key");
+    let beginning = plain_keys(&beginning.to_lowercase());
     table.iter().any(|words| match words.strip_suffix('.') {
         Some(short) => beginning.strip_prefix(short).is_some_and(|rest| ends(short, rest)),
         None => beginning.starts_with(words),

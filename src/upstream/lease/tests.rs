@@ -606,3 +606,40 @@ async fn one_key_takes_no_credential_from_an_idle_key() {
         );
     }
 }
+
+/// Where another key shares the account, the faults of one key shut the account for that key alone.
+#[tokio::test(start_paused = true)]
+async fn faults_of_one_key_shut_the_account_for_that_key_alone() {
+    let (upstream, metrics) = upstream(2, |_| {});
+    let of = |key: KeyId, model: &str| -> Vec<HealthState> {
+        upstream.credentials_for(model, key, Instant::now()).map(|(_, condition)| condition.standing).collect()
+    };
+    tell_as(&upstream, 0, (2, "m"), Verdict::Answered);
+    for idle in [1, 600] {
+        tokio::time::advance(Duration::from_secs(idle)).await;
+        for _ in 0..4 {
+            tell_as(&upstream, 0, (1, "m"), Verdict::Failed);
+        }
+        assert_eq!(of(1, "m"), [HealthState::InService; 2]);
+        for _ in 0..3 {
+            tell_as(&upstream, 0, (1, "m"), Verdict::Failed);
+            assert!(is_out(of(1, "m")[0], EjectionCause::Faults), "after {idle} s");
+            assert_eq!((of(1, "m")[1], of(1, "w")[0]), (HealthState::InService, HealthState::InService));
+            assert_eq!(
+                (of(2, "m"), stands(&upstream, "m")),
+                (vec![HealthState::InService; 2], vec![HealthState::InService; 2])
+            );
+            tokio::time::advance(Duration::from_secs(31)).await;
+            // Its next attempt is a probe: one fault more shuts it out again, a success does not.
+            assert_eq!(of(1, "m"), [HealthState::InService; 2]);
+        }
+        // Successes of the other key do not count for it.
+        tell_as(&upstream, 0, (2, "m"), Verdict::Answered);
+        tell_as(&upstream, 0, (1, "m"), Verdict::Failed);
+        assert!(is_out(of(1, "m")[0], EjectionCause::Faults));
+        tell_as(&upstream, 0, (1, "m"), Verdict::Answered);
+        assert_eq!(of(1, "m"), [HealthState::InService; 2]);
+    }
+    let line = r#"tidegate_ejections_total{upstream="dmxapi",credential="key-0",cause="faults"} 0"#;
+    assert!(metrics.text().unwrap().contains(line));
+}

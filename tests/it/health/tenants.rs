@@ -310,6 +310,25 @@ async fn one_key_alone_ejects_nothing_that_others_use() {
     }
 }
 
+/// The other key was here and is idle: the key that meets the faults goes elsewhere, and nobody else does.
+#[tokio::test]
+async fn one_key_that_meets_faults_alone_is_led_elsewhere_and_no_other() {
+    let mut first =
+        Upstream::scripted(|request| if holds(request, "EVIL") { super::bad("500 Oops", "") } else { super::good() })
+            .await;
+    let second = Upstream::fixed(json_answer("200 OK", RESPONSE)).await;
+    let gateway = before(&[&first, &second], tenants);
+    assert_eq!(create(&gateway, ALICE, GOOD).await.status, 200);
+    first.taken();
+    for _ in 0..20 {
+        assert_eq!(create(&gateway, MALLORY, EVIL).await.status, 200);
+    }
+    assert_eq!(first.untaken(), 5, "faults in a row that shut it for one key");
+    assert_eq!(create(&gateway, ALICE, GOOD).await.status, 200);
+    assert_eq!(first.untaken(), 1, "the first was not asked for another key");
+    assert_eq!(ejections(&gateway).await, 0.0);
+}
+
 /// A request that fails wherever it is asked is the request's fault in all but one place.
 #[tokio::test]
 async fn one_request_harms_one_account() {

@@ -1,0 +1,46 @@
+//! What a gate knows of the client keys that use it.
+
+use std::sync::atomic::Ordering;
+
+use tokio::time::Instant;
+
+use super::CircuitBreaker;
+use crate::{
+    config::Health,
+    domain::standing::{EjectionCause, HealthState},
+    upstream::tally::{FailureCounts, KeyId},
+};
+
+impl CircuitBreaker {
+    /// How it stands for one key: out, where too many of that key's own attempts failed.
+    pub(in crate::upstream) fn standing_for(&self, key: KeyId, now: Instant) -> HealthState {
+        let standing = self.standing(now);
+        if standing != HealthState::InService || !self.has_keys_shut(now) {
+            return standing;
+        }
+        let shut = self.state().tally.shut(key, now);
+        shut.map_or(standing, |left| HealthState::Out { cause: EjectionCause::Faults, left })
+    }
+
+    /// Whether it may be shut for some key alone.
+    pub(in crate::upstream) fn has_keys_shut(&self, now: Instant) -> bool {
+        self.keys_shut.load(Ordering::Acquire) > self.millis(now)
+    }
+
+    /// Notes that an attempt of this key begins.
+    pub(in crate::upstream) fn uses(&self, key: KeyId, now: Instant) {
+        self.state().tally.uses(key, now);
+    }
+
+    /// Whether no other key than this one shares it.
+    pub(in crate::upstream) fn is_alone(&self, key: KeyId, now: Instant) -> bool {
+        self.state().tally.is_alone(key, now)
+    }
+
+    /// Shuts it for one key alone, if too many of that key's own attempts failed.
+    pub(super) fn shut_for(&self, tally: &mut FailureCounts, key: KeyId, now: Instant, health: &Health) {
+        if let Some(until) = tally.shut_for(key, now, health) {
+            self.keys_shut.fetch_max(self.millis(until).saturating_add(1), Ordering::AcqRel);
+        }
+    }
+}
