@@ -242,9 +242,8 @@ struct There {
     server: RedisServer,
 }
 
-fn place(server: &RedisServer) -> config::RedisSettings {
-    let host = "127.0.0.1".into();
-    config::RedisSettings { tls: false, host, port: server.port, database: 0, user: None, password: None }
+fn place(server: &RedisServer) -> config::Redis {
+    config::Redis::plain("127.0.0.1", server.port)
 }
 
 impl There {

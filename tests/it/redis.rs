@@ -1,12 +1,13 @@
 //! Limits that several gateways share, with Redis there and away.
 
 mod forgets;
+mod places;
 
 use std::time::Duration;
 
 use serde_json::Value;
 use tidegate::{
-    config::{Config, KeyLimits, ModelLimits, ModelPrice, RedisSettings, SharedLimits, WhenRedisIsAway},
+    config::{Config, KeyLimits, ModelLimits, ModelPrice, Redis, SharedLimits, WhenRedisIsAway},
     domain::{
         model_name::ModelPattern,
         money::{Budget, Currency, UNIT},
@@ -36,8 +37,7 @@ const PLENTY: KeyLimits = KeyLimits { requests: Some(1_000_000), tokens: Some(u3
 
 fn settings(upstream: &Upstream, redis: &RedisServer, limits: KeyLimits) -> Config {
     let mut config = config(&upstream.base_url());
-    let host = "127.0.0.1".into();
-    let redis = RedisSettings { tls: false, host, port: redis.port, database: 0, user: None, password: None };
+    let redis = Redis::plain("127.0.0.1", redis.port);
     config.sharing = Some(SharedLimits { redis, replicas: 2, fail: WhenRedisIsAway::Share, patience: LONG });
     config.keys[0].limits = limits;
     config.keys.push(key("free", "sk-free"));

@@ -36,7 +36,7 @@ pub enum OriginStoreLocation {
     /// SQLite, in this file.
     Sqlite(PathBuf),
     /// Redis.
-    Redis(config::RedisSettings),
+    Redis(config::Redis),
 }
 
 impl OriginStoreLocation {
@@ -185,6 +185,14 @@ impl OriginStore {
         match &self.0 {
             Backend::Sqlite(sqlite) => &sqlite.secret,
             Backend::Redis(redis) => &redis.secret,
+        }
+    }
+
+    /// Which of several servers it is, one of which takes the place of another; empty where there is one.
+    pub fn server(&self) -> &str {
+        match &self.0 {
+            Backend::Sqlite(_) => "",
+            Backend::Redis(redis) => &redis.server,
         }
     }
 
