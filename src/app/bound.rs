@@ -1,34 +1,47 @@
-//! Every address that is listened on.
+//! Everything that is listened on.
 
-use std::net::SocketAddr;
+use std::io;
 
-use super::{StartError, server};
-use crate::config;
+use super::{StartError, bind, bind::Listener, server};
+use crate::config::{self, Listen};
 
 /// Every listener, before anything runs.
 pub(super) struct BoundListeners {
-    pub(super) data: Vec<std::net::TcpListener>,
-    pub(super) listen: SocketAddr,
-    pub(super) admin: std::net::TcpListener,
-    pub(super) admin_listen: SocketAddr,
-    pub(super) metrics: Option<std::net::TcpListener>,
-    pub(super) metrics_listen: Option<SocketAddr>,
+    pub(super) data: Vec<Listener>,
+    pub(super) listen: Listen,
+    pub(super) admin: Listener,
+    pub(super) admin_listen: Listen,
+    pub(super) metrics: Option<Listener>,
+    pub(super) metrics_listen: Option<Listen>,
 }
 
 impl BoundListeners {
     pub(super) fn new(server: &config::Server) -> Result<Self, StartError> {
-        let refused = |address, setting| move |source| StartError::Listen { address, setting, source };
-        let data = server::listen_shared(server.listen, server.workers).map_err(refused(server.listen, "listen"))?;
-        let listen = data.first().map_or(Ok(server.listen), std::net::TcpListener::local_addr);
-        let listen = listen.map_err(refused(server.listen, "listen"))?;
-        let one = |address, setting| {
-            let listener = server::listen(address).map_err(refused(address, setting))?;
-            let address = listener.local_addr().map_err(refused(address, setting))?;
-            Ok::<_, StartError>((listener, address))
+        let (data, listen) = listeners(&server.listen, server.workers, "listen")?;
+        let one = |listen: &Listen, setting| {
+            let (mut listeners, listen) = listeners(listen, 1, setting)?;
+            let failed = |source| StartError::Listen { listen: listen.clone(), setting, source };
+            let listener = listeners.pop().ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
+            Ok::<_, StartError>((listener, listen))
         };
-        let (admin, admin_listen) = one(server.admin_listen, "admin_listen")?;
-        let metrics = server.metrics_listen.map(|address| one(address, "metrics_listen")).transpose()?;
+        let (admin, admin_listen) = one(&server.admin_listen, "admin_listen")?;
+        let metrics = server.metrics_listen.as_ref().map(|listen| one(listen, "metrics_listen")).transpose()?;
         let (metrics, metrics_listen) = metrics.unzip();
         Ok(Self { data, listen, admin, admin_listen, metrics, metrics_listen })
     }
+}
+
+/// At least one and at most `count`, and where they really are: port 0 was any free one.
+fn listeners(listen: &Listen, count: usize, setting: &'static str) -> Result<(Vec<Listener>, Listen), StartError> {
+    let bound = match listen {
+        Listen::Address(address) => server::listen_shared(*address, count).and_then(|bound| {
+            let address = bound.first().map_or(Ok(*address), std::net::TcpListener::local_addr)?;
+            Ok((bound.into_iter().map(Listener::from).collect(), address.into()))
+        }),
+        #[cfg(unix)]
+        Listen::Socket(path) => bind::listen_on(path, count.max(1)).map(|bound| (bound, listen.clone())),
+        #[cfg(not(unix))]
+        Listen::Socket(_) => Err(io::ErrorKind::Unsupported.into()),
+    };
+    bound.map_err(|source| StartError::Listen { listen: listen.clone(), setting, source })
 }

@@ -124,7 +124,7 @@ impl StoredKeys {
         // Where the ledger had to connect again, its connection may lead to another server now, and this one to the old one.
         let connections = self.ledger.connections.load(Ordering::Acquire);
         let moved = std::mem::replace(&mut self.connections, connections) != connections;
-        if moved || self.database.as_ref().is_some_and(Database::is_old) {
+        if moved || self.database.as_ref().is_some_and(|database| database.is_old(Instant::now())) {
             self.database = None;
         }
         let reading = async {

@@ -3,6 +3,7 @@
 
 mod alerts;
 mod answer;
+mod bind;
 mod bound;
 mod changes;
 mod connection;
@@ -34,7 +35,6 @@ mod unread;
 
 use std::{
     io,
-    net::SocketAddr,
     path::PathBuf,
     sync::{Arc, mpsc},
     thread::{self, JoinHandle},
@@ -47,6 +47,7 @@ use tokio::{
 };
 
 use self::{
+    bind::Listener,
     bound::BoundListeners,
     connection::{Secure, Shared as Serving},
     data_dir::{DataDir, DataDirError},
@@ -60,7 +61,7 @@ use self::{
 use crate::{
     affinity::AffinityStoreThread,
     api::{self, Admin, Data, Health},
-    config::Config,
+    config::{Config, Listen},
     domain::{
         chance::{Chance, Dice, NoChance},
         clock::Clock,
@@ -112,11 +113,11 @@ pub enum StartError {
     /// The first key cannot be kept.
     #[error("the first client key cannot be kept: {0}")]
     FirstKey(#[source] KeyError),
-    /// An address cannot be listened on.
-    #[error("cannot listen on {address} ({setting}): {source}")]
+    /// An address or a Unix socket cannot be listened on.
+    #[error("cannot listen on {listen} ({setting}): {source}")]
     Listen {
         /// Which one.
-        address: SocketAddr,
+        listen: Listen,
         /// The setting that names it.
         setting: &'static str,
         /// What the system said.
@@ -145,11 +146,11 @@ pub enum StartError {
 #[derive(Debug)]
 pub struct Running {
     /// Where clients reach it.
-    pub listen: SocketAddr,
+    pub listen: Listen,
     /// Where its operator does.
-    pub admin_listen: SocketAddr,
+    pub admin_listen: Listen,
     /// Where `/metrics` is alone, if wanted.
-    pub metrics_listen: Option<SocketAddr>,
+    pub metrics_listen: Option<Listen>,
     /// The most memory that it may come to hold.
     pub memory: MemoryBounds,
     /// The key that was made because there was none, for a terminal.
@@ -317,13 +318,13 @@ async fn to_the_end(
 
 /// Serves the admin plane, and `/metrics` alone where that is wanted.
 async fn serve_admin(
-    full: std::net::TcpListener,
-    bare: Option<std::net::TcpListener>,
+    full: Listener,
+    bare: Option<Listener>,
     state: Admin,
     shutdown: Shutdown,
     deadlines: watch::Receiver<Deadlines>,
 ) -> io::Result<()> {
-    let serve = |listener, router| {
+    let serve = |listener: Listener, router| {
         let serving = Serving {
             router,
             deadlines: *deadlines.borrow(),

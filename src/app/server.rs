@@ -3,13 +3,14 @@
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
-    net::{TcpListener, TcpSocket},
+    net::TcpSocket,
     sync::{Semaphore, watch},
     time::Instant,
 };
 use tokio_util::task::TaskTracker;
 
 use super::{
+    bind::Listener,
     connection::{self, Shared},
     progress::Deadlines,
 };
@@ -74,13 +75,12 @@ fn share_port(_: &TcpSocket) -> io::Result<()> {
 /// Accepts until drained, then waits for the connections to end. `deadlines` tells those of a new connection; `slots`
 /// bounds their number, over all listeners.
 pub(super) async fn run(
-    listener: std::net::TcpListener,
+    listener: impl Into<Listener>,
     mut shared: Shared,
     deadlines: watch::Receiver<Deadlines>,
     slots: Arc<Semaphore>,
 ) -> io::Result<()> {
-    listener.set_nonblocking(true)?;
-    let listener = TcpListener::from_std(listener)?;
+    let listener = listener.into().accepting()?;
     let connections = TaskTracker::new();
     let heartbeat = Arc::clone(&shared.heartbeat);
     let beating = tokio::spawn(async move { heartbeat.beat().await });
@@ -103,7 +103,7 @@ pub(super) async fn run(
                 // Never closed.
                 let Ok(slot) = slot else { break };
                 shared.deadlines = *deadlines.borrow();
-                let serving = connection::serve(stream, peer.ip(), shared.clone());
+                let serving = connection::serve(stream, peer, shared.clone());
                 connections.spawn(async move {
                     serving.await;
                     drop(slot);

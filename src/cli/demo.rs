@@ -16,7 +16,7 @@ use super::{output, serve, simulate::Simulator};
 use crate::{
     app::telemetry,
     auth,
-    config::{self, Config, LogFormat, Source},
+    config::{self, Config, Listen, LogFormat, Source},
     domain::chance::Chance,
     simulator::Personality,
 };
@@ -42,8 +42,8 @@ pub(super) fn run(listen: Option<SocketAddr>, admin_listen: SocketAddr) -> ExitC
         Ok(config) => config,
         Err(code) => return code,
     };
-    config.server.listen = listen;
-    config.server.admin_listen = admin_listen;
+    config.server.listen = listen.into();
+    config.server.admin_listen = admin_listen.into();
     let data = DataDir(config.server.data_dir.clone());
     let _flush = match telemetry::start(&config.log) {
         Ok(flush) => flush,
@@ -59,7 +59,7 @@ pub(super) fn run(listen: Option<SocketAddr>, admin_listen: SocketAddr) -> ExitC
             return code;
         }
     };
-    output::print(greeting(running.listen, running.admin_listen, key.expose_secret(), &models));
+    output::print(greeting(&running.listen, &running.admin_listen, key.expose_secret(), &models));
     let code = serve::wait(running, ending);
     drop(data);
     code
@@ -111,7 +111,7 @@ impl Drop for DataDir {
 }
 
 /// What a newcomer needs: every example works as it is printed, so that none is indented (here-documents, Python).
-fn greeting(listen: SocketAddr, admin: SocketAddr, key: &str, models: &[String]) -> String {
+fn greeting(listen: &Listen, admin: &Listen, key: &str, models: &[String]) -> String {
     let models = models.join("  ");
     format!(
         r#"

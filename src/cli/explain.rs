@@ -7,7 +7,7 @@ use tokio::runtime::Builder;
 
 use super::{healthcheck::reachable, output, time};
 use crate::{
-    config::{Config, ConfigPart, Source},
+    config::{Config, ConfigPart, Listen, Source},
     domain::{chance::Dice, clock::Clock},
     proxy::{
         Tables,
@@ -42,21 +42,24 @@ pub(super) fn run(source: &Source, question: ExplainQuery) -> ExitCode {
 }
 
 fn ask(config: &Config, question: &ExplainQuery) -> Result<(StatusCode, String), String> {
-    let address = reachable(config.server.admin_listen);
+    let listen = reachable(&config.server.admin_listen);
+    let host = listen.address().map_or_else(|| "localhost".to_owned(), |address| address.to_string());
     let mut asked = vec![("key", &*question.key), ("model", &question.model), ("surface", question.surface.name())];
     asked.extend(question.cache_key.as_deref().map(|text| ("cache_key", text)));
-    let url = Url::parse_with_params(&format!("http://{address}/explain"), asked).map_err(|error| error.to_string())?;
+    let url = Url::parse_with_params(&format!("http://{host}/explain"), asked).map_err(|error| error.to_string())?;
     let runtime = Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
     let answer = runtime.block_on(async {
-        let client = reqwest::Client::builder()
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .timeout(WITHIN)
-            .build()?;
+        let client = reqwest::Client::builder();
+        #[cfg(unix)]
+        let client = match &listen {
+            Listen::Socket(path) => client.unix_socket(path.to_path_buf()),
+            Listen::Address(_) => client,
+        };
+        let client = client.no_proxy().redirect(reqwest::redirect::Policy::none()).timeout(WITHIN).build()?;
         let answer = client.get(url).send().await?;
         Ok::<_, reqwest::Error>((answer.status(), answer.text().await?))
     });
-    answer.map_err(|_| format!("nothing answers at {address}"))
+    answer.map_err(|_| format!("nothing answers at {listen}"))
 }
 
 fn offline(config: &Config, question: &ExplainQuery, why: &str) -> ExitCode {

@@ -19,6 +19,8 @@ use rustls::{
     crypto::{CryptoProvider, aws_lc_rs},
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+#[cfg(unix)]
+use tokio::net::UnixStream;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
@@ -28,10 +30,14 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 
 use super::output;
-use crate::config::{ConfigPart, PartialConfig, Source};
+use crate::config::{ConfigPart, Listen, PartialConfig, Source};
 
 /// Docker gives a health check 30 s by default; a gateway that needs 5 s for this is not healthy.
 const WITHIN: Duration = Duration::from_secs(5);
+
+/// What is asked for behind a Unix socket, which has no name.
+#[cfg(unix)]
+const BEHIND_A_SOCKET: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 80);
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -42,25 +48,38 @@ pub(super) fn run(source: &Source) -> ExitCode {
         Ok(known) => known,
         Err(code) => return code,
     };
-    let address = reachable(config.server.listen);
+    let listen = reachable(&config.server.listen);
     let runtime = match Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return output::fail(error),
     };
     let asked = runtime.block_on(async {
-        timeout(WITHIN, ask(address, tls))
+        timeout(WITHIN, ask(&listen, tls))
             .await
             .unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into()))
     });
     match asked {
         Ok(status) if status.is_success() => ExitCode::SUCCESS,
-        Ok(status) => output::fail(format_args!("{address} answers {status}")),
-        Err(error) => output::fail(format_args!("{address} does not answer: {error}")),
+        Ok(status) => output::fail(format_args!("{listen} answers {status}")),
+        Err(error) => output::fail(format_args!("{listen} does not answer: {error}")),
     }
 }
 
-async fn ask(address: SocketAddr, tls: bool) -> Result<StatusCode, BoxError> {
-    let stream = TcpStream::connect(address).await?;
+async fn ask(listen: &Listen, tls: bool) -> Result<StatusCode, BoxError> {
+    match listen {
+        Listen::Address(address) => ask_on(TcpStream::connect(address).await?, *address, tls).await,
+        #[cfg(unix)]
+        Listen::Socket(path) => ask_on(UnixStream::connect(path).await?, BEHIND_A_SOCKET, tls).await,
+        #[cfg(not(unix))]
+        Listen::Socket(_) => Err(io::Error::from(io::ErrorKind::Unsupported).into()),
+    }
+}
+
+async fn ask_on(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    address: SocketAddr,
+    tls: bool,
+) -> Result<StatusCode, BoxError> {
     if !tls {
         return status(stream, address).await;
     }
@@ -132,13 +151,14 @@ impl ServerCertVerifier for Anyone {
 }
 
 /// An address to listen on everywhere is reached on loopback.
-pub(super) fn reachable(mut address: SocketAddr) -> SocketAddr {
+pub(super) fn reachable(listen: &Listen) -> Listen {
+    let Listen::Address(mut address) = *listen else { return listen.clone() };
     match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
         IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
         _ => {}
     }
-    address
+    address.into()
 }
 
 #[cfg(test)]
@@ -147,9 +167,13 @@ mod tests {
 
     #[test]
     fn everywhere_is_reached_on_loopback() {
-        for (listen, asked) in [("0.0.0.0:80", "127.0.0.1:80"), ("[::]:80", "[::1]:80"), ("10.0.0.1:80", "10.0.0.1:80")]
-        {
-            assert_eq!(reachable(listen.parse().unwrap()), asked.parse().unwrap());
+        for (listen, asked) in [
+            ("0.0.0.0:80", "127.0.0.1:80"),
+            ("[::]:80", "[::1]:80"),
+            ("10.0.0.1:80", "10.0.0.1:80"),
+            ("unix:/t", "unix:/t"),
+        ] {
+            assert_eq!(reachable(&listen.parse().unwrap()), asked.parse().unwrap());
         }
     }
 }

@@ -75,7 +75,7 @@ pub(super) fn start(config: Config, origin: Option<ReloadSource>) -> Result<(Run
         version = env!("CARGO_PKG_VERSION"),
         listen = %running.listen,
         admin_listen = %running.admin_listen,
-        metrics_listen = running.metrics_listen.map(tracing::field::display),
+        metrics_listen = running.metrics_listen.as_ref().map(tracing::field::display),
         memory = %running.memory,
         journal_mib = journal::MOST >> 20,
         "ready"

@@ -210,7 +210,8 @@ mod tests {
                     tls = { cert_file = \"none.crt\", key_file = \"none.key\" }\n[wrong]\n";
         let found = known(text, ConfigPart::Listeners).unwrap();
         let server = &found.config.server;
-        assert_eq!((server.listen.port(), server.admin_listen.port(), found.tls), (7, 8, true));
+        let listen = [&server.listen, &server.admin_listen].map(|listen| listen.to_string());
+        assert_eq!((listen, found.tls), (["127.0.0.1:7", "127.0.0.1:8"].map(str::to_owned), true));
         assert!(!known("[server]\nlisten = \"127.0.0.1:7\"\n", ConfigPart::Listeners).unwrap().tls);
         assert!(known("[server]\nlisten = \"7\"\n", ConfigPart::Listeners).is_err());
         assert!(known("[server]\nlisten = \"7\"\n", ConfigPart::Store).is_ok());

@@ -85,7 +85,8 @@ pub fn servers(text: &str) -> Result<Vec<PgConnectOptions>, WrongUrl> {
         if name.is_none_or(str::is_empty) && !elsewhere {
             return Err(wrong("`url` names an empty host", SEVERAL));
         }
-        let host = if host.is_empty() { "localhost" } else { host };
+        // The place of `host` in the query is the one that counts, and a port stands for that of its socket.
+        let host = if name.is_none_or(str::is_empty) { format!("localhost{host}") } else { host.to_owned() };
         PgConnectOptions::from_str(&format!("postgres://{user}@{host}/{database}{query}"))
             .map_err(|_| wrong("`url` cannot be read", EXAMPLE))
     };
@@ -114,6 +115,7 @@ mod tests {
             "postgres://u@%2Frun%2Fpostgresql/d",
             "postgres://u@/d?host=/run/postgresql",
             "postgres://u@h/d?host=/run/postgresql",
+            "postgres://u@:5432/d?host=/run/postgresql",
         ] {
             let socket = servers(url).unwrap()[0].get_socket().cloned();
             assert_eq!(socket.as_deref(), Some("/run/postgresql".as_ref()), "{url}");

@@ -107,6 +107,7 @@ impl Config {
             ips,
             expires_ms,
             on_client_gone,
+            require_usage,
             interim: _,
         } = &stored.settings;
         let upstreams =
@@ -176,7 +177,7 @@ impl Config {
             ips: nets,
             expires: *expires_ms,
             on_client_gone,
-            require_usage: false,
+            require_usage: *require_usage,
             kept,
         };
         StoredKeyConfig { key: Some(key), faults, unusable }

@@ -28,7 +28,7 @@ fn write(out: &mut String, config: &Config, memory: &dyn Display, disk: &dyn Dis
     let Config { server, timeouts, log, .. } = config;
     let tls = if server.tls.is_some() { ", TLS" } else { "" };
     writeln!(out, "listens on   {} (data{tls}), {} (admin)", server.listen, server.admin_listen)?;
-    if let Some(metrics) = server.metrics_listen {
+    if let Some(metrics) = &server.metrics_listen {
         writeln!(out, "             {metrics} (metrics)")?;
     }
     writeln!(out, "data folder  {}", server.data_dir.display())?;

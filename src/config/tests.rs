@@ -447,11 +447,14 @@ fn the_environment_wins() {
     assert_eq!((server.listen.to_string(), server.data_dir), ("127.0.0.1:9000".into(), PathBuf::from("/data")));
     // A variable that is empty is not set.
     let report = with("", "").unwrap_err().to_string();
-    assert!(report.contains("`listen` is not an address and a port"), "what the file says counts: {report}");
+    assert!(
+        report.contains("`listen` is neither an address and a port nor a Unix socket"),
+        "what the file says counts: {report}"
+    );
     assert_eq!(with("127.0.0.1:9000", "").unwrap().server.data_dir, PathBuf::from("data"));
     let report = with("nonsense", "").unwrap_err();
     assert_eq!(report.count(), 1);
-    assert!(report.to_string().contains("the variable TIDEGATE_LISTEN is not an address"), "{report}");
+    assert!(report.to_string().contains("the variable TIDEGATE_LISTEN is neither an address"), "{report}");
     let report = with("127.0.0.1:8081", "/data").unwrap_err().to_string();
     assert!(
         report.contains("`admin_listen` takes port 8081, and so does `listen` (which TIDEGATE_LISTEN sets)"),

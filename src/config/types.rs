@@ -5,9 +5,11 @@ mod alerts;
 mod failover;
 mod key;
 mod limits;
+mod listen;
 mod money;
+mod redis;
 
-use std::{fmt, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderName, Uri};
 use ipnet::IpNet;
@@ -20,8 +22,10 @@ pub use affinity::{AffinitySettings, OnLostState, UnknownIds};
 pub use alerts::AlertSettings;
 pub use failover::{ErrorRule, FailoverOn, FaultOwner};
 pub use key::{Group, Key, KeyLimits, KeySource, MOST_BY_MODEL, ModelLimits, OnClientGone};
-pub use limits::{RedisSettings, SharedLimits, WhenRedisIsAway};
+pub use limits::{SharedLimits, WhenRedisIsAway};
+pub use listen::{Listen, NoListen};
 pub use money::{ModelPrice, MoneySettings, Unpriced};
+pub use redis::{RedisAt, RedisHost, RedisSettings};
 
 /// Everything a start needs.
 #[derive(Clone, Debug, PartialEq)]
@@ -99,11 +103,11 @@ fn own(text: &mut Arc<str>) {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Server {
     /// Data plane.
-    pub listen: SocketAddr,
+    pub listen: Listen,
     /// Admin plane.
-    pub admin_listen: SocketAddr,
+    pub admin_listen: Listen,
     /// `/metrics` alone, if wanted.
-    pub metrics_listen: Option<SocketAddr>,
+    pub metrics_listen: Option<Listen>,
     /// What the data plane shows and signs with in TLS; without it, it speaks plain http.
     pub tls: Option<Identity>,
     /// Proxies whose `X-Forwarded-For` is believed.

@@ -77,6 +77,9 @@ pub struct KeySettings {
     /// `cancel` or `drain`: what happens upstream when the client leaves; none = by what the answer costs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub on_client_gone: Option<String>,
+    /// Whether its chat streams have to tell their tokens.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub require_usage: bool,
     /// Whether it works only as long as there is no other key: that of the first start.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub interim: bool,

@@ -243,8 +243,7 @@ struct There {
 }
 
 fn place(server: &RedisServer) -> config::RedisSettings {
-    let host = "127.0.0.1".into();
-    config::RedisSettings { tls: false, host, port: server.port, database: 0, user: None, password: None }
+    config::RedisSettings::plain("127.0.0.1", server.port)
 }
 
 impl There {

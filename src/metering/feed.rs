@@ -222,7 +222,7 @@ impl Feed {
         if let Some(database) = &self.database {
             database.look()?;
         }
-        if self.database.as_ref().is_none_or(Database::is_old) {
+        if self.database.as_ref().is_none_or(|database| database.is_old(Instant::now())) {
             self.database = None;
             let opened = match self.condition.connections.load(Ordering::Acquire) {
                 0 => Database::open(&self.place).await?,

@@ -282,8 +282,7 @@ async fn a_budget_gets_back_what_was_charged_too_much() {
 async fn a_shared_budget_gets_it_back_when_every_replica_has_read_that_in_the_ledger() {
     let (provider, redis) = (Provider::start().await, RedisServer::start());
     let mut config = provider.config(&["2.5CNY/day"]);
-    let host = "127.0.0.1".into();
-    let place = RedisSettings { tls: false, host, port: redis.port, database: 0, user: None, password: None };
+    let place = RedisSettings::plain("127.0.0.1", redis.port);
     config.sharing = Some(SharedLimits { redis: place, replicas: 2, fail: WhenRedisIsAway::Closed, patience: LONG });
     gets_back(&provider, config).await;
 }

@@ -5,6 +5,7 @@ use std::{fs, net::TcpListener, os::unix::fs::PermissionsExt, process::Command};
 use tempfile::TempDir;
 use tidegate::{
     app::{self, StartContext},
+    config::Listen,
     domain::{chance::Chance, clock::Clock},
     store::journal::SystemDisk,
 };
@@ -403,7 +404,7 @@ fn a_start_that_failed_leaves_no_key_behind_that_nobody_saw() {
         let mut config = crate::support::gateway::config("http://127.0.0.1:1/v1");
         config.keys.clear();
         config.server.data_dir = folder.path().to_owned();
-        config.server.listen = listen;
+        config.server.listen = Listen::Address(listen);
         config
     };
     app::start(config(taken.local_addr().unwrap()), None, world()).unwrap_err();

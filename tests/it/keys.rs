@@ -246,7 +246,8 @@ async fn every_setting_is_kept_shown_and_served() {
     let mut gateway = serve(folder);
     let address = gateway.ready();
     let flags = "--name all --models smart --upstreams one --group team --expires 30d --rpm 60 --tpm 200000 \
-                 --max-in-flight 5 --budget 3USD/month --budget 2USD/day --ip 127.0.0.1 --on-client-gone drain";
+                 --max-in-flight 5 --budget 3USD/month --budget 2USD/day --ip 127.0.0.1 --on-client-gone drain \
+                 --require-usage";
     let flags: Vec<_> = flags.split_whitespace().collect();
     for wrong in ["smrt rpm=1", "smart", "smart rps=1", "smart budget=5CNY"] {
         let refused = keys(folder, &[&["create"], &*flags, &["--limit", wrong]].concat()).unwrap_err();
@@ -270,6 +271,7 @@ async fn every_setting_is_kept_shown_and_served() {
         ["limits", "sm* rpm=50 budget=9USD/week, one/* max_in_flight=1"],
         ["ips", "127.0.0.1"],
         ["on_client_gone", "drain"],
+        ["require_usage", "true"],
     ] {
         assert!(lines.iter().any(|line| **line == expected), "{expected:?} in:\n{text}");
     }
@@ -317,6 +319,43 @@ async fn every_setting_is_kept_shown_and_served() {
     let output = run(&mut create);
     let told = String::from_utf8_lossy(&output.stderr);
     assert!(told.contains("there was a key all before") && output.stdout.starts_with(b"tg-"), "{told}");
+}
+
+/// A key of SQLite and one of PostgreSQL.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn chat_streams_of_a_key_tell_their_tokens_for_as_long_as_it_says_so() {
+    const PLAIN: &str = r#"{"model":"smart","stream":true}"#;
+    const TELLING: &str = r#"{"model":"smart","stream":true,"stream_options":{"include_usage":true}}"#;
+    let mut upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
+    let postgres = Postgres::start().await;
+    for store in [String::new(), format!("[store]\nurl = \"{}\"", postgres.url())] {
+        let folder = folder(&upstream, &store, OF_FILE);
+        let folder = folder.path();
+        let mut gateway = serve(folder);
+        let address = gateway.ready();
+        let key = keys(folder, &["create", "--name", "chat"]).unwrap();
+        becomes(address, &key, 200).await;
+        upstream.taken();
+        let mut goes_up_as = async |expected: &str| {
+            until(expected, async || {
+                let mut client = Client::connect(address).await;
+                let head = format!("POST /v1/chat/completions HTTP/1.1\r\nhost: t\r\nauthorization: Bearer {key}\r\n");
+                client.send(format!("{head}content-length: {}\r\n\r\n{PLAIN}", PLAIN.len())).await;
+                assert_eq!(client.answer().await.status, 200);
+                upstream.request().await.body == expected.as_bytes()
+            })
+            .await;
+        };
+        goes_up_as(PLAIN).await;
+        let said = keys(folder, &["update", "chat", "--require-usage"]).unwrap();
+        assert!(said.contains("require_usage: not set -> true"), "{said}");
+        goes_up_as(TELLING).await;
+        let said = keys(folder, &["update", "chat", "--require-usage"]).unwrap();
+        assert_eq!(said, "chat has these settings already");
+        let said = keys(folder, &["update", "chat", "--unset", "require-usage"]).unwrap();
+        assert!(said.contains("require_usage: true -> not set"), "{said}");
+        goes_up_as(PLAIN).await;
+    }
 }
 
 #[tokio::test]

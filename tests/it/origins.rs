@@ -33,14 +33,7 @@ use crate::support::{
 const DAY: u32 = 86_400;
 
 fn at_redis(redis: &RedisServer) -> config::RedisSettings {
-    config::RedisSettings {
-        tls: false,
-        host: "127.0.0.1".into(),
-        port: redis.port,
-        database: 0,
-        user: None,
-        password: None,
-    }
+    config::RedisSettings::plain("127.0.0.1", redis.port)
 }
 
 /// Both, each empty, with what they live in.

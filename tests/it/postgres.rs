@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sqlx::{Connection, PgConnection};
+use sqlx::{Connection, PgConnection, Row as _};
 use tidegate::{
     config::Store,
     store::sql::{Database, GroupBy},
@@ -46,6 +46,34 @@ async fn ask(gateway: &Gateway, count: u64) -> Duration {
         longest = longest.max(began.elapsed());
     }
     longest
+}
+
+/// Either way to write it; nothing listens on an address that the URL could lead to by mistake.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_is_behind_a_unix_socket() {
+    const BY_ADDRESS: &str = "SELECT count(*) FILTER (WHERE client_addr IS NOT NULL), count(*) \
+         FROM pg_stat_activity WHERE application_name = 'tidegate'";
+    let postgres = Postgres::start().await;
+    let (folder, port) = postgres.socket();
+    let escaped = folder.to_str().unwrap().replace('/', "%2F");
+    let urls = [
+        format!("postgres://tidegate@{escaped}:{port}/postgres"),
+        format!("postgres://tidegate@:{port}/postgres?host={}", folder.display()),
+    ];
+    for (url, count) in urls.into_iter().zip([10, 20]) {
+        let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
+        let mut config = config(&upstream.base_url());
+        config.store = Store::Postgres { url: url.as_str().into(), password: None };
+        let gateway = Gateway::start(config);
+        ask(&gateway, 10).await;
+        have(&postgres, count).await;
+        until("no other connection", async || {
+            let mut asking = postgres.connect().await.unwrap();
+            let row = sqlx::query(BY_ADDRESS).fetch_one(&mut asking).await.unwrap();
+            (row.get::<i64, _>(0), row.get::<i64, _>(1) > 0) == (0, true)
+        })
+        .await;
+    }
 }
 
 /// Requests before, while and after it is away; while it is, readiness tells of it and stays.

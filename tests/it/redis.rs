@@ -1,6 +1,7 @@
 //! Limits that several gateways share, with Redis there and away.
 
 mod forgets;
+mod places;
 
 use std::time::Duration;
 
@@ -36,8 +37,7 @@ const PLENTY: KeyLimits = KeyLimits { requests: Some(1_000_000), tokens: Some(u3
 
 fn settings(upstream: &Upstream, redis: &RedisServer, limits: KeyLimits) -> Config {
     let mut config = config(&upstream.base_url());
-    let host = "127.0.0.1".into();
-    let redis = RedisSettings { tls: false, host, port: redis.port, database: 0, user: None, password: None };
+    let redis = RedisSettings::plain("127.0.0.1", redis.port);
     config.sharing = Some(SharedLimits { redis, replicas: 2, fail: WhenRedisIsAway::Share, patience: LONG });
     config.keys[0].limits = limits;
     config.keys.push(key("free", "sk-free"));

@@ -4,11 +4,15 @@ use std::{fs, net::SocketAddr, path::Path, time::Duration};
 
 use sqlx::{PgConnection, Row as _};
 use tempfile::TempDir;
+use tidegate::{
+    domain::key::{KeySettings, StoredKey},
+    store::sql::{ChangeAuthor, Database, DatabaseLocation, FILE, KeyChange, Revision},
+};
 use tokio::time::Instant;
 
 use crate::support::{
     client::Client,
-    database::{Moving, Postgres, until},
+    database::{Moving, Postgres, other_pooler, until},
     process::{Process, run, said, tidegate},
     redis::free_port,
     upstream::{RESPONSE, Upstream, json},
@@ -187,10 +191,54 @@ async fn the_primary_is_found_among_several_servers_of_the_url_before_and_after_
     assert!(took < FOLLOWED, "{took:?}");
 }
 
+/// Whoever works with a database asks before each piece of work whether its connection is old. Here the time is given, so that nobody
+/// waits for five minutes.
+#[tokio::test]
+async fn a_connection_is_old_after_five_minutes_and_the_next_one_follows_the_address() {
+    const OLD: Duration = Duration::from_secs(300);
+    let (one, other) = (Postgres::start().await, Postgres::start().await);
+    let moving = Moving::to(one.address()).await;
+    let place = DatabaseLocation::Postgres { url: moving.url().into(), password: None };
+    let began = Instant::now();
+    let mut database = Database::open(&place).await.unwrap();
+    let opened = Instant::now();
+    let key = StoredKey {
+        name: "of-one".into(),
+        prefix: "tg-".into(),
+        sha256: "aa".into(),
+        previous: None,
+        disabled: false,
+        created_ms: 1,
+        settings: KeySettings::default(),
+    };
+    let author = ChangeAuthor { id: "1", name: "ann", time_ms: 1 };
+    database.change_key(&Revision::default(), KeyChange::Create(&key), author).await.unwrap();
+    // Both servers work, and nothing breaks: only its age says that the connection may lead to the wrong one.
+    moving.moves(other.address());
+    assert!(!database.is_old(began));
+    assert!(!database.is_old(began + OLD - Duration::from_millis(1)));
+    assert_eq!(database.stored_keys().await.unwrap().1.len(), 1);
+    assert!(database.is_old(opened + OLD));
+    let mut again = Database::reopen(&place).await.unwrap();
+    assert_eq!(again.stored_keys().await.unwrap().1, [], "it is another server");
+    assert!(!again.is_old(opened + OLD), "it is a new connection");
+    // A file is always the same.
+    let folder = TempDir::new().unwrap();
+    let file = Database::open(&DatabaseLocation::Sqlite(folder.path().join(FILE))).await.unwrap();
+    assert!(!file.is_old(Instant::now() + 1000 * OLD));
+}
+
 /// Four users of two connections to the server, in each of which the statements of others lie.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pooler_in_transaction_mode_does() {
-    for settings in ["", "ignore_startup_parameters = extra_float_digits, options"] {
+    const STARTUP: &str = "ignore_startup_parameters = extra_float_digits, options";
+    let mut all = vec![String::new(), STARTUP.to_owned()];
+    if other_pooler().is_some() {
+        // From 1.21 on it follows prepared statements, or leaves that.
+        all.extend(["0", "1", "200"].map(|kept| format!("max_prepared_statements = {kept}")));
+        all.push(format!("max_prepared_statements = 200\n{STARTUP}"));
+    }
+    for settings in &all {
         let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
         let postgres = Postgres::start().await;
         let pooler = postgres.pooler(settings).await;

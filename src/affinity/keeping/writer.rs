@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     domain::origin::Reference,
-    store::origins::{HashSecret, OriginStore, StoredOrigin},
+    store::origins::{HashSecret, StoredOrigin},
 };
 
 /// What a store of this process alone is written in one go: nobody waits for it, and it costs less together. What a kill
@@ -31,8 +31,8 @@ pub(super) struct AffinityStoreWriter {
     pub(super) desk: StoreClient,
     /// What is being written.
     pub(super) rows: Vec<(Reference, StoredOrigin)>,
-    /// The store that was written last.
-    pub(super) known: Option<HashSecret>,
+    /// The store that was written last, and which of its servers.
+    pub(super) known: Option<(HashSecret, String)>,
     /// The part of memory that is written next to a store that lost what it had; none where it has everything.
     pub(super) again: Option<usize>,
     pub(super) swept: Instant,
@@ -123,19 +123,19 @@ impl AffinityStoreWriter {
         true
     }
 
-    /// Where this is another store than before, it was emptied: all that is in memory is written to it. So it is where more
-    /// was learned than could wait.
+    /// Where this is another store than before, it was emptied: all that is in memory is written to it. So it is where a replica
+    /// took the place of the master, which may not have told it of the last entries, and where more was learned than could wait.
     fn compare(&mut self) {
         let dropped = self.desk.origins.condition.dropped.load(Ordering::Relaxed);
         if dropped > mem::replace(&mut self.dropped, dropped) {
             self.again = Some(0);
         }
-        let secret = self.desk.store.as_ref().map(OriginStore::secret);
-        if let Some(secret) = secret.filter(|secret| self.known.as_ref() != Some(secret))
-            && self.known.replace(secret.clone()).is_some()
+        let here = self.desk.store.as_ref().map(|store| (store.secret().clone(), store.server().to_owned()));
+        if let Some(here) = here.filter(|here| self.known.as_ref() != Some(here))
+            && self.known.replace(here).is_some()
         {
             let store = &self.desk.place;
-            tracing::warn!(%store, "the affinity store lost its data: Tidegate writes the entries of its memory to the store again");
+            tracing::warn!(%store, "the affinity store may have lost data: Tidegate writes the entries of its memory to the store again");
             self.again = Some(0);
         }
     }

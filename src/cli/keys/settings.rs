@@ -49,6 +49,9 @@ pub(super) struct Settings {
     /// are read to their end where the key or its group has a budget.
     #[arg(long, value_enum)]
     on_client_gone: Option<ClientGone>,
+    /// Have its chat streams tell their tokens: `stream_options.include_usage` is added where it is missing.
+    #[arg(long)]
+    require_usage: bool,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -72,6 +75,7 @@ pub(super) enum Setting {
     Limit,
     Ip,
     OnClientGone,
+    RequireUsage,
     /// That the key of the first start ends when another key is declared.
     Interim,
 }
@@ -93,6 +97,7 @@ impl Settings {
             limit,
             ip,
             on_client_gone,
+            require_usage,
         } = self;
         let given = [
             (models.is_some(), Setting::Models),
@@ -107,6 +112,7 @@ impl Settings {
             (!limit.is_empty(), Setting::Limit),
             (!ip.is_empty(), Setting::Ip),
             (on_client_gone.is_some(), Setting::OnClientGone),
+            (*require_usage, Setting::RequireUsage),
         ];
         given.into_iter().filter_map(|(given, setting)| given.then_some(setting)).collect()
     }
@@ -126,6 +132,7 @@ impl Settings {
                 Setting::StartsOn => settings.starts_on = self.starts_on,
                 Setting::Limit => settings.limits.clone_from(&self.limit),
                 Setting::Ip => settings.ips.clone_from(&self.ip),
+                Setting::RequireUsage => settings.require_usage = self.require_usage,
                 // No option sets it.
                 Setting::Interim => {}
                 Setting::OnClientGone => {
@@ -162,6 +169,7 @@ impl Setting {
             ips,
             expires_ms,
             on_client_gone,
+            require_usage,
             interim,
         } = settings;
         match self {
@@ -177,6 +185,7 @@ impl Setting {
             Self::Limit => limits.clear(),
             Self::Ip => ips.clear(),
             Self::OnClientGone => *on_client_gone = None,
+            Self::RequireUsage => *require_usage = false,
             Self::Interim => *interim = false,
         }
     }

@@ -90,6 +90,7 @@ fn settings(config: &Config, key: &Key) -> KeySettings {
             OnClientGone::Cancel => Some("cancel".to_owned()),
             OnClientGone::Drain => Some("drain".to_owned()),
         },
+        require_usage: key.require_usage,
         interim: false,
     }
 }

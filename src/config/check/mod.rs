@@ -8,6 +8,7 @@ mod limits;
 mod model;
 mod money;
 mod proxy;
+mod redis;
 mod secret;
 mod server;
 mod store;

@@ -9,7 +9,7 @@ use crate::config::{
     document::Path,
     nearest::nearest,
     raw,
-    types::{Health, Log, LogFormat, Retries, SecretsNeeded, Server, Timeouts},
+    types::{Health, Listen, Log, LogFormat, Retries, SecretsNeeded, Server, Timeouts},
 };
 
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
@@ -17,7 +17,8 @@ const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 const LONGEST_CONTACT: usize = 200;
 /// Few responses in the background are over sooner.
 const BACKGROUND_POLL: Duration = Duration::from_secs(5);
-const ADDRESS: &str = "write an IP address and a port, such as \"127.0.0.1:8080\" or \"[::]:8080\"";
+const ADDRESS: &str = "write an IP address and a port, such as \"127.0.0.1:8080\" or \"[::]:8080\", or the path of a Unix socket (up to \
+                       96 bytes), such as \"unix:/run/tidegate/tidegate.sock\"";
 
 impl Check<'_> {
     /// The server's settings; none if an address is no address.
@@ -27,14 +28,18 @@ impl Check<'_> {
             Some(text) => {
                 let address = text.to_str().and_then(|text| text.parse().ok());
                 if address.is_none() {
-                    self.fault_outside("the variable TIDEGATE_LISTEN is not an address and a port", ADDRESS);
+                    self.fault_outside(
+                        "the variable TIDEGATE_LISTEN is neither an address and a port nor a Unix socket",
+                        ADDRESS,
+                    );
                 }
                 address
             }
         };
         let admin_listen = self.address("admin_listen", &raw.admin_listen);
         let metrics_listen = raw.metrics_listen.as_deref().map(|text| self.address("metrics_listen", text));
-        self.apart([("listen", listen), ("admin_listen", admin_listen), ("metrics_listen", metrics_listen.flatten())]);
+        let metrics_listen = metrics_listen.flatten();
+        self.apart([("listen", &listen), ("admin_listen", &admin_listen), ("metrics_listen", &metrics_listen)]);
         if raw.max_body_memory_mib < raw.max_body_mib {
             let path = Path::default().key("server").key("max_body_memory_mib");
             let message = format!("`max_body_memory_mib` is less than `max_body_mib`, which is {}", raw.max_body_mib);
@@ -55,7 +60,7 @@ impl Check<'_> {
             tls: raw.tls.filter(|_| self.secrets == SecretsNeeded::Read).and_then(|raw| self.tls(&raw)),
             listen: listen?,
             admin_listen: admin_listen?,
-            metrics_listen: metrics_listen.flatten(),
+            metrics_listen,
         })
     }
 
@@ -96,34 +101,41 @@ impl Check<'_> {
         folder.into()
     }
 
-    fn address(&mut self, setting: &str, text: &str) -> Option<SocketAddr> {
+    fn address(&mut self, setting: &str, text: &str) -> Option<Listen> {
         let address = text.parse().ok();
         if address.is_none() {
             let path = Path::default().key("server").key(setting);
-            self.fault(&path, format!("`{setting}` is not an address and a port"), ADDRESS);
+            self.fault(&path, format!("`{setting}` is neither an address and a port nor a Unix socket"), ADDRESS);
         }
         address
     }
 
-    /// Two listeners on one port: with `SO_REUSEPORT` the kernel would let them share it and mix up their clients.
-    fn apart(&mut self, listeners: [(&str, Option<SocketAddr>); 3]) {
+    /// Two listeners on one port: with `SO_REUSEPORT` the kernel would let them share it and mix up their clients. Of two on one file,
+    /// the second would take the place of the first.
+    fn apart(&mut self, listeners: [(&str, &Option<Listen>); 3]) {
         for (i, (name, address)) in listeners.iter().enumerate() {
             for (other, taken) in &listeners[..i] {
                 let (Some(address), Some(taken)) = (address, taken) else { continue };
-                if meet(*address, *taken) {
-                    let path = Path::default().key("server").key(name);
-                    let from =
-                        if (self.env)("TIDEGATE_LISTEN").is_some_and(|text| !text.is_empty()) && *other == "listen" {
-                            " (which TIDEGATE_LISTEN sets)"
-                        } else {
-                            ""
-                        };
-                    self.fault(
-                        &path,
-                        format!("`{name}` takes port {}, and so does `{other}`{from}", address.port()),
-                        "give each listener a port of its own",
-                    );
-                }
+                let (what, each) = match (address, taken) {
+                    (Listen::Address(address), Listen::Address(taken)) if meet(*address, *taken) => {
+                        (format!("port {}", address.port()), "port")
+                    }
+                    (Listen::Socket(path), Listen::Socket(taken)) if path == taken => {
+                        ("the same Unix socket".to_owned(), "file")
+                    }
+                    _ => continue,
+                };
+                let path = Path::default().key("server").key(name);
+                let from = if (self.env)("TIDEGATE_LISTEN").is_some_and(|text| !text.is_empty()) && *other == "listen" {
+                    " (which TIDEGATE_LISTEN sets)"
+                } else {
+                    ""
+                };
+                self.fault(
+                    &path,
+                    format!("`{name}` takes {what}, and so does `{other}`{from}"),
+                    format!("give each listener a {each} of its own"),
+                );
             }
         }
     }

@@ -220,7 +220,8 @@ impl Check<'_> {
         headers
     }
 
-    fn ca_file(&mut self, file: &str, path: &Path) -> Option<Arc<[u8]>> {
+    /// Roots of trust as PEM.
+    pub(super) fn ca_file(&mut self, file: &str, path: &Path) -> Option<Arc<[u8]>> {
         let pem = match self.reads.read(FilePath::new(file)) {
             Ok(pem) => pem,
             Err(error) => {

@@ -64,11 +64,11 @@ pub(in crate::config) struct File {
 #[derive(Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(in crate::config) struct Server {
-    /// Address of the data plane. `TIDEGATE_LISTEN` wins.
+    /// Address of the data plane, or a Unix socket: `unix:/run/tidegate/tidegate.sock`. `TIDEGATE_LISTEN` wins.
     pub(in crate::config) listen: String,
-    /// Address of the admin plane: health in detail, metrics.
+    /// The same for the admin plane: health in detail, metrics.
     pub(in crate::config) admin_listen: String,
-    /// Address that serves /metrics and nothing else.
+    /// The same for a listener that serves /metrics and nothing else.
     #[schemars(example = &"0.0.0.0:9090")]
     pub(in crate::config) metrics_listen: Option<String>,
     /// Certificate and key of the data plane; absent = plain http.

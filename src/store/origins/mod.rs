@@ -188,6 +188,14 @@ impl OriginStore {
         }
     }
 
+    /// Which of several servers it is, one of which takes the place of another; empty where there is one.
+    pub fn server(&self) -> &str {
+        match &self.0 {
+            Backend::Sqlite(_) => "",
+            Backend::Redis(redis) => &redis.server,
+        }
+    }
+
     /// What is remembered of references, each in its place. Of none it only tells whether the store answers.
     ///
     /// # Errors

@@ -10,7 +10,7 @@ use super::{EntryLifetime, HashSecret, ORIGIN, StoreError, StoredOrigin, origin_
 use crate::{
     config,
     domain::{chance::Chance, origin::Reference},
-    store::redis::client,
+    store::redis::{Connected, Connector},
 };
 
 /// Before the key of each reference, and of the secret.
@@ -40,13 +40,10 @@ const ANOTHER: &str = "ANOTHER";
 pub(super) struct Redis {
     connection: MultiplexedConnection,
     pub(super) secret: HashSecret,
+    /// Which of several servers it is; empty where there is one.
+    pub(super) server: String,
     /// When there was room for more.
     had_room: Option<Instant>,
-}
-
-async fn connect(place: &config::RedisSettings) -> Result<MultiplexedConnection, StoreError> {
-    let config = AsyncConnectionConfig::new().set_connection_timeout(Some(LIMIT)).set_response_timeout(Some(LIMIT));
-    Ok(client(place)?.get_multiplexed_async_connection_with_config(&config).await?)
 }
 
 fn value(entry: StoredOrigin) -> Vec<u8> {
@@ -65,7 +62,8 @@ fn entry(value: &[u8]) -> Result<StoredOrigin, StoreError> {
 
 impl Redis {
     pub(super) async fn open(place: &config::RedisSettings, chance: Chance) -> Result<Self, StoreError> {
-        let mut connection = connect(place).await?;
+        let waits = AsyncConnectionConfig::new().set_connection_timeout(Some(LIMIT)).set_response_timeout(Some(LIMIT));
+        let Connected { mut connection, server } = Connector::new(place)?.connect(&waits).await?;
         let fresh = HashSecret::new(chance)?;
         // Whoever comes first makes it.
         let mut first = redis::cmd("SET");
@@ -79,7 +77,7 @@ impl Redis {
                 read.query_async(&mut connection).await?
             }
         };
-        Ok(Self { connection, secret: HashSecret::read(&secret)?, had_room: None })
+        Ok(Self { connection, secret: HashSecret::read(&secret)?, server, had_room: None })
     }
 
     fn key(&self, reference: Reference) -> String {

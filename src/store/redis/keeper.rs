@@ -9,7 +9,6 @@ use std::{
 };
 
 use data_encoding::HEXLOWER;
-use redis::Client;
 use tokio::{
     sync::{mpsc::UnboundedReceiver, oneshot},
     task::JoinSet,
@@ -19,6 +18,7 @@ use tokio::{
 use self::outage::{Asking, Outage};
 use super::{
     Answer, Given, HELD, Item, LAST, Told, Who,
+    connect::Connector,
     link::{Link, LinkError, Looked},
 };
 use crate::{
@@ -92,7 +92,7 @@ enum Done {
 }
 
 pub(super) struct Keeper {
-    client: Client,
+    connector: Connector,
     condition: Arc<Condition>,
     /// What the names of what this process holds begin with.
     process: String,
@@ -124,10 +124,10 @@ pub(super) struct Keeper {
 }
 
 impl Keeper {
-    pub(super) fn new(client: Client, condition: Arc<Condition>, who: Who, sharing: &SharedLimits) -> Self {
+    pub(super) fn new(connector: Connector, condition: Arc<Condition>, who: Who, sharing: &SharedLimits) -> Self {
         let Who { process, origin, spending } = who;
         Self {
-            client,
+            connector,
             condition,
             process: HEXLOWER.encode(&process),
             origin,

@@ -5,15 +5,10 @@ use std::{
     time::Duration,
 };
 
-use data_encoding::BASE64;
-use redis::{
-    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, IntoConnectionInfo, Pipeline, RedisConnectionInfo, Script,
-    TlsCertificates, aio::MultiplexedConnection, io::tcp::TcpSettings,
-};
-use secrecy::ExposeSecret;
+use redis::{AsyncConnectionConfig, Cmd, Pipeline, Script, aio::MultiplexedConnection};
 use tokio::time::{Instant, timeout};
 
-use super::{Answer, Given, HELD, Item, Purse, Told};
+use super::{Answer, Given, HELD, Item, Purse, Told, connect::Connector};
 use crate::{config, domain::spending::Mine};
 
 static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("limits.lua")));
@@ -26,39 +21,6 @@ const PROCESSES: &str = "tidegate:processes";
 
 /// What takes longer is not waited for: requests wait for far less.
 const SILENCE: Duration = Duration::from_secs(1);
-
-/// Where an address is made of the settings.
-pub(in crate::store) fn client(place: &config::RedisSettings) -> Result<Client, LinkError> {
-    let (host, port) = (place.host.to_string(), place.port);
-    let mut who = RedisConnectionInfo::default().set_db(place.database.into());
-    if let Some(user) = &place.user {
-        who = who.set_username(user);
-    }
-    if let Some(password) = &place.password {
-        who = who.set_password(password.expose_secret());
-    }
-    let address = match place.tls {
-        false => ConnectionAddr::Tcp(host, port),
-        true => ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None },
-    };
-    // What is asked shall not wait for the answer to what was asked before.
-    let at_once = TcpSettings::default().set_nodelay(true);
-    let info = address.into_connection_info()?.set_redis_settings(who).set_tcp_settings(at_once);
-    if !place.tls {
-        return Ok(Client::open(info)?);
-    }
-    Ok(Client::build_with_tls(info, TlsCertificates { client_tls: None, root_cert: roots() })?)
-}
-
-/// The roots of the system as PEM; none where it has none: then those that are built in count.
-fn roots() -> Option<Vec<u8>> {
-    let certificates = rustls_native_certs::load_native_certs().certs;
-    let pem = certificates.iter().map(|certificate| {
-        let text = BASE64.encode(certificate);
-        format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n")
-    });
-    (!certificates.is_empty()).then(|| pem.collect::<String>().into_bytes())
-}
 
 /// What went wrong between Redis and us.
 #[derive(Debug, thiserror::Error)]
@@ -78,6 +40,20 @@ pub enum LinkError {
     /// Its answer is none of the script's.
     #[error("it answers something else than was asked")]
     Odd,
+    /// A Sentinel knows no master of this name.
+    #[error("no master is called {0} there")]
+    Unnamed(String),
+    /// What a Sentinel named is no master, or not yet.
+    #[error("{0}, which a Sentinel names, is no master")]
+    NoMaster(String),
+    /// A Sentinel named none.
+    #[error("the Sentinel {sentinel} names no master: {error}")]
+    Sentinel {
+        /// Its address.
+        sentinel: String,
+        /// What it said.
+        error: Box<LinkError>,
+    },
 }
 
 impl LinkError {
@@ -121,18 +97,18 @@ impl Link {
     /// # Errors
     /// When that cannot be done.
     pub async fn at(place: &config::RedisSettings, origin: &Arc<str>) -> Result<Self, LinkError> {
-        let link = Self::open(&client(place)?, origin).await?;
+        let link = Self::open(&Connector::new(place)?, origin).await?;
         link.look("", "a life", None).await?;
         Ok(link)
     }
 
     /// Connects.
-    pub(super) async fn open(client: &Client, origin: &Arc<str>) -> Result<Self, LinkError> {
+    pub(super) async fn open(connector: &Connector, origin: &Arc<str>) -> Result<Self, LinkError> {
         let waits =
             AsyncConnectionConfig::new().set_connection_timeout(Some(SILENCE)).set_response_timeout(Some(SILENCE));
         // The connection's own limit does not hold for what is said on it before it is open.
-        let opening = client.get_multiplexed_async_connection_with_config(&waits);
-        let connection = timeout(2 * SILENCE, opening).await.map_err(|_| LinkError::Silent(2 * SILENCE))??;
+        let opening = timeout(2 * SILENCE, connector.connect(&waits)).await;
+        let connection = opening.map_err(|_| LinkError::Silent(2 * SILENCE))??.connection;
         Ok(Self { connection, origin: Arc::clone(origin) })
     }
 

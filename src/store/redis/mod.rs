@@ -1,6 +1,7 @@
 //! Limits that replicas share, in Redis or Valkey: one script decides about everything that a request takes, and one thread
 //! asks for all workers.
 
+mod connect;
 mod keeper;
 mod link;
 mod purse;
@@ -30,7 +31,7 @@ use crate::{
     },
 };
 
-pub(super) use link::client;
+pub(super) use connect::{Connected, Connector};
 pub use link::{Link, LinkError, Looked};
 pub use purse::{Purse, name};
 
@@ -149,11 +150,11 @@ impl Redis {
     /// # Errors
     /// When there is no thread to be had, or no address to be made of the settings.
     pub fn start(sharing: &config::SharedLimits, who: Who, condition: Arc<Condition>) -> io::Result<Self> {
-        let client = link::client(&sharing.redis).map_err(io::Error::other)?;
+        let connector = Connector::new(&sharing.redis).map_err(io::Error::other)?;
         condition.shared.store(true, Ordering::Release);
         condition.fails();
         let (messages, told) = queue::unbounded_channel();
-        let keeper = Keeper::new(client, Arc::clone(&condition), who, sharing);
+        let keeper = Keeper::new(connector, Arc::clone(&condition), who, sharing);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let run = move || {
             runtime.block_on(keeper.run(told));

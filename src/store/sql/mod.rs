@@ -213,8 +213,8 @@ impl Database {
     }
 
     /// Whether the connection should be made again, as its address may lead to another server now. A file is always the same.
-    pub fn is_old(&self) -> bool {
-        matches!(self.connection, Connection::Postgres(_)) && self.opened.elapsed() >= OLD
+    pub fn is_old(&self, now: Instant) -> bool {
+        matches!(self.connection, Connection::Postgres(_)) && now.saturating_duration_since(self.opened) >= OLD
     }
 
     fn of(self, place: &DatabaseLocation) -> Self {

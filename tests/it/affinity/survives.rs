@@ -172,14 +172,7 @@ async fn a_kill_takes_no_more_than_the_last_moment() {
 }
 
 fn shares(config: &mut Config, redis: &RedisServer) {
-    let at = config::RedisSettings {
-        tls: false,
-        host: "127.0.0.1".into(),
-        port: redis.port,
-        database: 0,
-        user: None,
-        password: None,
-    };
+    let at = config::RedisSettings::plain("127.0.0.1", redis.port);
     config.sharing = Some(SharedLimits { redis: at, replicas: 2, fail: WhenRedisIsAway::Share, patience: WAIT });
     config.affinity.shared = true;
 }

@@ -30,8 +30,7 @@ fn start(upstream: &Upstream, redis: &RedisServer) -> Gateway {
 
 fn settings(upstream: &Upstream, redis: &RedisServer) -> Config {
     let mut config = config(&upstream.base_url());
-    let (host, port) = ("127.0.0.1".into(), redis.port);
-    let at = config::RedisSettings { tls: false, host, port, database: 0, user: None, password: None };
+    let at = config::RedisSettings::plain("127.0.0.1", redis.port);
     config.sharing = Some(SharedLimits { redis: at, replicas: 2, fail: WhenRedisIsAway::Share, patience: WAIT });
     config.affinity.shared = true;
     config.affinity.unknown_ids = Some(UnknownIds::Refuse);

@@ -133,7 +133,8 @@ impl Postgres {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.folder.path().join("log")).unwrap();
         let port = self.port.to_string();
         let mut command = self.command("postgres");
-        command.arg("-D").arg(self.data()).args(["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="]);
+        command.arg("-D").arg(self.data()).args(["-c", "listen_addresses=127.0.0.1", "-c"]);
+        command.arg(format!("unix_socket_directories={}", self.folder.path().display()));
         command.args([
             "-c",
             &format!("port={port}"),
@@ -146,7 +147,8 @@ impl Postgres {
         command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap()
     }
 
-    /// A PgBouncer before it, in transaction mode, with further settings.
+    /// A PgBouncer before it, in transaction mode, with further settings: the installed one, or what
+    /// `TIDEGATE_TEST_PGBOUNCER` names.
     pub(crate) async fn pooler(&self, settings: &str) -> Pooler {
         let (folder, port) = (tempfile::tempdir().unwrap(), free_port());
         if let Some(User { uid, gid }) = self.user {
@@ -162,7 +164,7 @@ impl Postgres {
         let text = text.replace(&format!("port={}\n", self.port), &format!("port={} user=tidegate\n", self.port));
         fs::write(&file, text).unwrap();
         let log = fs::File::create(folder.path().join("log")).unwrap();
-        let mut command = self.command("pgbouncer");
+        let mut command = self.command(&other_pooler().unwrap_or_else(|| "pgbouncer".to_owned()));
         let server = command.arg(&file).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
         let pooler = Pooler { server, folder, port };
         until("PgBouncer", async || match PgConnection::connect(&pooler.url()).await {
@@ -216,6 +218,11 @@ impl Postgres {
         format!("postgres://tidegate@127.0.0.1:{}/postgres", self.port)
     }
 
+    /// The folder of its Unix socket, and the port in its name.
+    pub(crate) fn socket(&self) -> (&Path, u16) {
+        (self.folder.path(), self.port)
+    }
+
     pub(crate) fn place(&self) -> DatabaseLocation {
         DatabaseLocation::Postgres { url: self.url().into(), password: None }
     }
@@ -250,6 +257,11 @@ impl Drop for Postgres {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// The path of a PgBouncer other than the installed one, of 1.21 or later.
+pub(crate) fn other_pooler() -> Option<String> {
+    std::env::var("TIDEGATE_TEST_PGBOUNCER").ok()
 }
 
 /// Sends it to a server and its children, each of which has a session of its own.

@@ -225,7 +225,8 @@ impl Gateway {
                 started => break started.unwrap(),
             }
         };
-        let (address, admin, metrics) = (running.listen, running.admin_listen, running.metrics_listen);
+        let (address, admin) = (running.listen.address().unwrap(), running.admin_listen.address().unwrap());
+        let metrics = running.metrics_listen.as_ref().map(|listen| listen.address().unwrap());
         let handle = running.handle();
         let ended = std::thread::spawn(move || running.join());
         Self { address, admin, metrics, handle, ended: Some(ended), folder }

@@ -4,7 +4,7 @@
 use std::{
     env, fs,
     io::{Read, Write},
-    net::{TcpListener, TcpStream},
+    net::{Shutdown, TcpListener, TcpStream},
     path::PathBuf,
     process::{Child, Command, Stdio},
     time::Duration,
@@ -28,6 +28,21 @@ pub(crate) fn program(name: &str) -> PathBuf {
 /// A port that nobody listens on right now.
 pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// Everything that a server answers to commands, line by line; nothing where none is there.
+pub(crate) fn ask_at(port: u16, commands: &str) -> Vec<String> {
+    let ask = || {
+        let mut asking = TcpStream::connect(("127.0.0.1", port))?;
+        asking.set_read_timeout(Some(Duration::from_secs(10)))?;
+        asking.write_all(format!("{commands}\r\nQUIT\r\n").as_bytes())?;
+        // Sentinels do not know QUIT.
+        asking.shutdown(Shutdown::Write)?;
+        let mut text = String::new();
+        asking.read_to_string(&mut text)?;
+        Ok::<_, std::io::Error>(text)
+    };
+    ask().unwrap_or_default().lines().map(str::to_owned).collect()
 }
 
 /// How often a start is looked at: 10 s in all.
@@ -84,11 +99,8 @@ impl RedisServer {
 
     /// Everything that it answers to a command, line by line.
     pub(crate) fn list(&self, command: &str) -> Vec<String> {
-        let mut asking = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
-        asking.write_all(format!("{command}\r\nQUIT\r\n").as_bytes()).unwrap();
-        let mut text = String::new();
-        asking.read_to_string(&mut text).unwrap();
-        text.lines().filter(|line| !line.starts_with(['*', '$', '+'])).map(str::to_owned).collect()
+        let lines = ask_at(self.port, command).into_iter();
+        lines.filter(|line| !line.starts_with(['*', '$', '+'])).collect()
     }
 
     /// Ends it in order.

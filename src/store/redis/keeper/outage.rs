@@ -106,7 +106,7 @@ impl Keeper {
         if std::mem::replace(&mut self.looking, true) {
             return;
         }
-        let (client, link, pause) = (self.client.clone(), self.link.clone(), self.pause);
+        let (connector, link, pause) = (self.connector.clone(), self.link.clone(), self.pause);
         let (process, life, origin) = (self.process.clone(), self.new_life(), Arc::clone(&self.origin));
         let here = match &self.outage {
             None => self.life.clone(),
@@ -117,7 +117,7 @@ impl Keeper {
             sleep(pause).await;
             let link = match link {
                 Some(link) => link,
-                None => match Link::open(&client, &origin).await {
+                None => match Link::open(&connector, &origin).await {
                     Ok(link) => link,
                     Err(error) => return Done::Looked { link: None, said: Err(error) },
                 },
