@@ -70,6 +70,14 @@ fn is_mark(byte: u8) -> bool {
         || byte.wrapping_sub(b'{') <= b'~' - b'{'
 }
 
+/// Bytes of encrypted content that hold no text.
+const ENVELOPE: u64 = 650;
+
+/// Tokens of encrypted reasoning of so many bytes of base64: three quarters of them without an envelope are text. Codex counts so.
+pub fn of_sealed(bytes: u64) -> u64 {
+    (bytes * 3 / 4).saturating_sub(ENVELOPE).div_ceil(4)
+}
+
 /// Bytes of a request that are looked at together to tell an encoded file from text.
 const BLOCK: usize = 256;
 
