@@ -97,7 +97,7 @@ pub struct Metrics {
     /// Tokens as reported by the providers.
     tokens: Family<TokenLabels, Counter>,
     /// Answers that told a part without a price.
-    unpriced: Unpriced,
+    pub unpriced: Unpriced,
     /// Seconds from the request's head to the first byte of the answer's body.
     first_byte: Family<UpstreamLabels, Histogram>,
     /// Requests refused because a limit of their key or its group was reached.

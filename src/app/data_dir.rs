@@ -12,7 +12,16 @@ use crate::store::files;
 #[derive(Debug)]
 pub struct DataDir {
     path: PathBuf,
-    _lock: File,
+    lock: File,
+}
+
+impl Drop for DataDir {
+    /// Closing the file alone gives the lock back later where another thread is just starting a process: until that process
+    /// runs its own program, it holds a copy of every open file.
+    fn drop(&mut self) {
+        // Closing gives it back at the latest.
+        let _ = self.lock.unlock();
+    }
 }
 
 /// Why the data folder cannot be used.
@@ -65,7 +74,7 @@ impl DataDir {
         let file = options.open(&lock).map_err(unusable)?;
         files::take_from_others(&lock).map_err(unusable)?;
         match file.try_lock() {
-            Ok(()) => Ok(Self { path: path.into(), _lock: file }),
+            Ok(()) => Ok(Self { path: path.into(), lock: file }),
             Err(TryLockError::WouldBlock) => Err(DataDirError::InUse(path.into())),
             Err(TryLockError::Error(source)) => Err(unusable(source)),
         }
@@ -135,7 +144,7 @@ const FOLDERS: [&str; 1] = ["journal"];
 
 /// Files of ours in it that are replaced as a whole.
 #[cfg(unix)]
-const READ: [&str; 3] = ["keys.json", "origin", "budgets.json"];
+const READ: [&str; 4] = ["keys.json", "origin", "budgets.json", "alerts.json"];
 
 /// Other systems have no such owners.
 #[cfg(not(unix))]
@@ -159,6 +168,17 @@ mod tests {
         assert!(matches!(error, DataDirError::InUse(_)), "{error}");
         drop(first);
         DataDir::open(&path).unwrap();
+    }
+
+    /// As a process has it that another thread starts at this moment.
+    #[test]
+    fn a_copy_of_the_open_file_does_not_keep_the_folder_in_use() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = DataDir::open(folder.path()).unwrap();
+        let copy = first.lock.try_clone().unwrap();
+        drop(first);
+        DataDir::open(folder.path()).unwrap();
+        drop(copy);
     }
 
     #[cfg(unix)]

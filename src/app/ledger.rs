@@ -58,8 +58,8 @@ impl Ledgers {
         let (polls, polling) = metering::polling(config.timeouts.background_poll);
         let keep = config.keep_days.map(|days| Retention { days, zone: config.money.time_zone.clone() });
         let (place, spending) = (DatabaseLocation::of(config), Arc::clone(spending));
-        let into =
-            FeedTarget { place, origin, spending, clock: world.clock, copy: data_dir.file(BUDGETS), polls, keep };
+        let (clock, copy, unpriced) = (world.clock, data_dir.file(BUDGETS), metrics.unpriced.clone());
+        let into = FeedTarget { place, origin, spending, clock, copy, polls, keep, unpriced };
         let feeding = FeedThreads::start(into, Arc::clone(&journal), found, Arc::clone(&condition));
         let feeding = feeding.map_err(StartError::Thread)?;
         Ok(Self { journal, condition, feeding, of_workers: Vec::new(), polling: Some(polling) })

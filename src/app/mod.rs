@@ -43,10 +43,11 @@ use std::{
 use secrecy::SecretString;
 use tokio::{
     runtime::{Builder, Runtime},
-    sync::{Semaphore, oneshot, watch},
+    sync::{Semaphore, watch},
 };
 
 use self::{
+    alerts::Alerting,
     bind::Listener,
     bound::BoundListeners,
     connection::{Secure, Shared as Serving},
@@ -163,8 +164,7 @@ pub struct Running {
     keeping: AffinityStoreThread,
     /// Keys are looked at for as long as this is here.
     _keys_watched: mpsc::Sender<()>,
-    /// Alerts are sent for as long as this is here.
-    _alerting: oneshot::Sender<()>,
+    alerting: Alerting,
     _data_dir: DataDir,
 }
 
@@ -245,7 +245,7 @@ pub fn start(of_file: Config, origin: Option<ReloadSource>, world: StartContext)
         workers.push(spawn(format!("worker-{index}"), runtime()?, serving)?);
     }
     let shown = data.first().map(Arc::clone).ok_or(StartError::NoWorker)?;
-    let alerting = alert(&shown, &metrics, &common, latest_config, world)?;
+    let alerting = alert(&shown, &metrics, &common, latest_config, &data_dir, world)?;
     let admin = Admin { data: shown, metrics: Arc::clone(&metrics), health };
     let serving = serve_admin(bound.admin, bound.metrics, admin, handle.admin.clone(), deadlines);
     let control = spawn("control".into(), control, serving)?;
@@ -269,7 +269,7 @@ pub fn start(of_file: Config, origin: Option<ReloadSource>, world: StartContext)
         shared,
         keeping,
         _keys_watched: keys_watched,
-        _alerting: alerting,
+        alerting,
         _data_dir: data_dir,
     })
 }
@@ -292,17 +292,18 @@ fn serving_data(
     }
 }
 
-/// Starts to tell the operator of what happens. It ends when what is returned is dropped.
+/// Starts to tell the operator of what happens.
 fn alert(
     data: &Arc<Data>,
     metrics: &Arc<Metrics>,
     common: &SharedState,
     config: watch::Receiver<Arc<Config>>,
+    data_dir: &DataDir,
     world: StartContext,
-) -> Result<oneshot::Sender<()>, StartError> {
+) -> Result<Alerting, StartError> {
     let (data, metrics, spending) = (Arc::clone(data), Arc::clone(metrics), Arc::clone(&common.spending));
     let sources = alerts::Sources { data, metrics, spending, config, clock: world.clock };
-    alerts::start(sources).map_err(StartError::Thread)
+    alerts::start(sources, data_dir).map_err(StartError::Thread)
 }
 
 /// Serves, and reads on what clients left behind.
@@ -360,6 +361,8 @@ impl Running {
         // Nobody settles any more.
         sharing::end(self.shared.as_deref());
         self.ledgers.end();
+        // The ledger tells which budgets are spent.
+        self.alerting.end();
         self.keeping.end();
         self.handle.stop();
         let _ = self.control.join();

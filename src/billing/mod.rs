@@ -22,9 +22,22 @@ pub struct Prices {
 #[derive(Debug, Default)]
 struct UpstreamPrices {
     names: HashMap<Arc<str>, DatedPrices>,
+    /// The names in small letters, each with one of `names` that is written so.
+    folded: HashMap<String, Arc<str>>,
     /// Beginnings after which anything may follow, the longest first.
     beginnings: Vec<(Arc<str>, DatedPrices)>,
     official: Option<OfficialPrices>,
+}
+
+impl UpstreamPrices {
+    /// Puts in order what was added.
+    fn arrange(&mut self) {
+        self.beginnings.sort_by_key(|(beginning, _)| std::cmp::Reverse(beginning.len()));
+        // Of several names that differ in letter case alone, it is always the same.
+        let mut names: Vec<_> = self.names.keys().collect();
+        names.sort_unstable();
+        self.folded = names.into_iter().map(|name| (name.to_ascii_lowercase(), Arc::clone(name))).collect();
+    }
 }
 
 /// Prices of one model with the moments from which they hold, the latest first.
@@ -63,9 +76,7 @@ impl Prices {
             dated.0.push((*from, price.clone()));
             dated.0.sort_by_key(|(from, _)| std::cmp::Reverse(*from));
         }
-        for of in &mut upstreams {
-            of.beginnings.sort_by_key(|(beginning, _)| std::cmp::Reverse(beginning.len()));
-        }
+        upstreams.iter_mut().for_each(UpstreamPrices::arrange);
         let exchange = Exchange { cny_per_usd: config.money.cny_per_usd };
         Self { upstreams, exchange, unpriced: config.money.unpriced }
     }
@@ -76,7 +87,7 @@ impl Prices {
     pub fn price(&self, upstream: usize, model: &str, now: u64) -> Option<Tariff> {
         let of = self.upstreams.get(upstream)?;
         let own = || of.names.get(model)?.at(now);
-        let folded = || of.names.iter().find(|(name, _)| name.eq_ignore_ascii_case(model))?.1.at(now);
+        let folded = || of.names.get(of.folded.get(&model.to_ascii_lowercase())?)?.at(now);
         let begins = |beginning: &str| {
             model.as_bytes().get(..beginning.len()).is_some_and(|head| head.eq_ignore_ascii_case(beginning.as_bytes()))
         };
@@ -129,7 +140,7 @@ mod tests {
             };
             dated.0.insert(0, (*from, price(*input)));
         }
-        of.beginnings.sort_by_key(|(beginning, _)| std::cmp::Reverse(beginning.len()));
+        of.arrange();
         Prices { upstreams: vec![of], exchange: Exchange::default(), unpriced: Unpriced::Refuse }
     }
 
@@ -141,6 +152,7 @@ mod tests {
             ("gpt-5", 100, Some(2)),
             ("gpt-5-mini", 0, Some(3)),
             ("GPT-5", 100, Some(2)),
+            ("Gpt-5", 99, Some(1)),
             ("Gpt-5-Mini", 0, Some(3)),
             ("o3", 50, Some(4)),
             ("o3", 49, None),

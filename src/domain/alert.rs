@@ -38,6 +38,27 @@ impl AlertEvent {
     }
 }
 
+impl AlertEvent {
+    /// Whether nothing raises it again after a restart: a threshold of a budget is reached once. All else that still holds is seen
+    /// again.
+    pub const fn happens_once(self) -> bool {
+        matches!(self, Self::BudgetWarning | Self::BudgetSpent)
+    }
+
+    /// The event of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        let all = [
+            Self::BudgetWarning,
+            Self::BudgetSpent,
+            Self::CredentialRefused,
+            Self::UpstreamEjected,
+            Self::LedgerBehind,
+            Self::StreamsTruncated,
+        ];
+        all.into_iter().find(|event| event.name() == name)
+    }
+}
+
 /// One event. Names and numbers only, never a secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Alert {
@@ -47,6 +68,17 @@ pub struct Alert {
     pub subject: String,
     /// What happened, the consequence and what to do, for people.
     pub text: String,
+}
+
+/// An alert on its way to the receiver.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Raised {
+    /// The same for each try, so that a receiver knows an alert that it has already.
+    pub id: String,
+    /// When it was raised, in milliseconds since 1970-01-01 UTC.
+    pub time_ms: u64,
+    /// What it says.
+    pub alert: Alert,
 }
 
 /// How the delivery of alerts stands.
@@ -63,21 +95,23 @@ pub struct AlertDeliveryStatus {
 /// Where alerts are raised. Raising one never waits.
 #[derive(Clone, Debug)]
 pub struct Alerts {
-    queue: mpsc::Sender<Alert>,
+    queue: mpsc::Sender<Raised>,
     condition: Arc<AlertDeliveryStatus>,
 }
 
 impl Alerts {
     /// A queue of so many alerts, and the end of it that delivers them.
-    pub fn new(size: usize, condition: Arc<AlertDeliveryStatus>) -> (Self, mpsc::Receiver<Alert>) {
+    pub fn new(size: usize, condition: Arc<AlertDeliveryStatus>) -> (Self, mpsc::Receiver<Raised>) {
         let (queue, raised) = mpsc::channel(size);
         (Self { queue, condition }, raised)
     }
 
-    /// Puts an alert into the queue, or counts it as dropped where the queue is full.
-    pub fn raise(&self, alert: Alert) {
-        if self.queue.try_send(alert).is_err() {
+    /// Puts an alert into the queue, or counts it as dropped where the queue is full; whether it is in the queue.
+    pub fn raise(&self, raised: Raised) -> bool {
+        let is_queued = self.queue.try_send(raised).is_ok();
+        if !is_queued {
             self.condition.dropped.fetch_add(1, Ordering::Relaxed);
         }
+        is_queued
     }
 }

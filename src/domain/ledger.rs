@@ -13,7 +13,7 @@ use super::{
     outcome::{AttemptResult, EndReason, Outcome},
     price::{Bill, Parts, Price},
     problem::Problem,
-    usage::{PolledUsage, Usage, UsageEstimate},
+    usage::{MOST_TOKENS, PACE, PolledUsage, THOUGHT, Usage, UsageEstimate},
 };
 
 /// How much of what a request cost is known. The names are fixed: column `state`, metric label.
@@ -311,16 +311,18 @@ pub fn tokens_seen(outcome: &Outcome) -> u64 {
     sum.max(total.unwrap_or_default())
 }
 
-/// What was told; in place of what was not, the input as it was estimated, and the output by the text that passed.
+/// What was told; in place of what was not, the input as it was estimated, and the output by the text that passed and the
+/// reasoning that did not pass.
 ///
 /// What was reserved counts for output that was not seen: of an answer that the client did not wait for, of a stream before its
-/// first text, and of images, sound and encrypted reasoning whose tokens were not told. Of a stream that its client left, the
-/// provider stops the rest.
+/// first text, and of images and sound whose tokens were not told. Of a stream that its client left, the provider stops the
+/// rest.
 fn as_far_as_seen(outcome: &Outcome) -> Usage {
     let estimate = outcome.estimate.unwrap_or(UsageEstimate { input: 0, output: 0 });
     let told = outcome.usage;
     let input = told.input.filter(|input| *input > 0).unwrap_or(estimate.input);
-    let seen = told.output.unwrap_or_default().max(outcome.text_tokens);
+    let hidden = hidden(outcome);
+    let seen = told.output.unwrap_or_default().max(outcome.text_tokens.saturating_add(hidden));
     let was_seen = !outcome.goes_on && (outcome.whole || (outcome.streamed && outcome.text_tokens > 0));
     let is_countable = !outcome.other_output || told.output.is_some_and(|output| output > 0);
     let output = match outcome.endpoint.map(Endpoint::shape) {
@@ -328,7 +330,30 @@ fn as_far_as_seen(outcome: &Outcome) -> Usage {
         _ if was_seen && is_countable => seen,
         _ => seen.max(estimate.output),
     };
-    Usage { input: Some(input), output: Some(output), ..told }
+    let reasoning = told.reasoning.or((hidden > 0).then_some(hidden));
+    Usage { input: Some(input), output: Some(output), reasoning, ..told }
+}
+
+/// Output tokens of reasoning that is billed, did not pass as text, and was not told: how large it is where it passed encrypted, how
+/// long it took, and what answers of the key and model had of late. Of these the largest, as each can be too low.
+fn hidden(outcome: &Outcome) -> u64 {
+    let Outcome { usage, hidden, habit, thought_for, .. } = outcome;
+    let answers = outcome.whole || (outcome.streamed && (outcome.text_tokens > 0 || hidden.thinks));
+    let is_told = usage.output.is_some_and(|output| output > 0);
+    if is_told
+        || !answers
+        || outcome.made_nothing
+        || outcome.endpoint.map(Endpoint::shape) == Some(AnswerShape::Vectors)
+    {
+        return 0;
+    }
+    let sealed = hidden.sealed.unwrap_or_default();
+    if !hidden.thinks {
+        return sealed.max(habit.hidden);
+    }
+    let in_time = thought_for.as_millis() * u128::from(habit.pace.unwrap_or(PACE)) / 1000;
+    let usual = habit.thought.unwrap_or(if sealed > 0 { 0 } else { THOUGHT });
+    sealed.max(usual).max(u64::try_from(in_time).unwrap_or(u64::MAX)).min(MOST_TOKENS)
 }
 
 /// A text that every database stores and every terminal shows: a row with another one would never get there. PostgreSQL takes

@@ -11,7 +11,7 @@ use super::{
     origin::Kind,
     price::Tariff,
     problem::Problem,
-    usage::{PolledUsage, Usage, UsageEstimate},
+    usage::{Habit, Hidden, PolledUsage, Usage, UsageEstimate},
 };
 
 /// Why a request is over. The names are fixed: log field `end`, metric label.
@@ -180,6 +180,12 @@ pub struct Outcome {
     pub text_tokens: u64,
     /// Output passed that is no text, as an image.
     pub other_output: bool,
+    /// What was told of reasoning that did not pass as text.
+    pub hidden: Hidden,
+    /// How long the model was at work on reasoning, as far as the answer told it.
+    pub thought_for: Duration,
+    /// What answers of its key and model had of late.
+    pub habit: Habit,
     /// All of the answer was seen.
     pub whole: bool,
     /// An answer came, and held neither output nor tokens: no model did anything.
@@ -230,6 +236,9 @@ impl Outcome {
             events: 0,
             text_tokens: 0,
             other_output: false,
+            hidden: Hidden::default(),
+            thought_for: Duration::ZERO,
+            habit: Habit::default(),
             whole: false,
             made_nothing: false,
             bytes_up: 0,

@@ -114,6 +114,44 @@ impl PolledUsage {
     }
 }
 
+/// What an answer tells of reasoning that is billed and does not pass as text.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Hidden {
+    /// It has an item of reasoning, and the reasoning itself is not in it.
+    pub thinks: bool,
+    /// Tokens of the encrypted reasoning, by its size; none where there is no such content.
+    pub sealed: Option<u64>,
+}
+
+/// Output tokens of reasoning that are charged where an answer shows that there is reasoning, the tokens are not told, and no
+/// answer of the key and model told any before.
+pub const THOUGHT: u64 = 8192;
+
+/// Tokens a second that a model makes, before an answer of the key and model tells it. Large models make so many.
+pub const PACE: u64 = 50;
+
+/// What the answers of a key and model had of late, beside the text that passed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Habit {
+    /// Output tokens that did not pass as text, of answers that showed no item of reasoning, as chats.
+    pub hidden: u64,
+    /// The same, of answers that showed one.
+    pub thought: Option<u64>,
+    /// Output tokens a second.
+    pub pace: Option<u64>,
+}
+
+/// What one answer that told its tokens adds to the [`Habit`] of its key and model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lesson {
+    /// It showed an item of reasoning.
+    pub thinks: bool,
+    /// Its output tokens that did not pass as text.
+    pub hidden: u64,
+    /// Its output tokens a second, where it was long enough to tell.
+    pub pace: Option<u64>,
+}
+
 /// What a request will probably use, before anybody knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UsageEstimate {

@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use crate::domain::usage::UsageEstimate;
+use crate::domain::usage::{Habit, Lesson, PACE, THOUGHT, UsageEstimate};
 
 /// Output tokens of a model that was never seen. Never the request's own `max_output_tokens`: clients write down what they
 /// could bear, not what they expect.
@@ -106,7 +106,19 @@ impl Generations {
         // Of an even number the one in the middle that expects more.
         let output = median(|mean| &mean.output, OUTPUT, voters.len().div_ceil(2)).min(OUTPUT);
         let bytes = median(|mean| &mean.bytes, BYTES, voters.len() / 2).max(BYTES);
-        Mean { output: AtomicU64::new(output.to_bits()), bytes: AtomicU64::new(bytes.to_bits()) }
+        // Of those that know.
+        let known = |of: fn(&Mean) -> &AtomicU64| {
+            let mut all: Vec<f64> = voters.iter().map(|mean| get(of(mean))).filter(|mean| *mean >= 0.0).collect();
+            all.sort_unstable_by(f64::total_cmp);
+            AtomicU64::new(all.get(all.len() / 2).copied().unwrap_or(UNKNOWN).to_bits())
+        };
+        Mean {
+            output: AtomicU64::new(output.to_bits()),
+            bytes: AtomicU64::new(bytes.to_bits()),
+            hidden: known(|mean| &mean.hidden),
+            thought: known(|mean| &mean.thought),
+            pace: known(|mean| &mean.pace),
+        }
     }
 }
 
@@ -116,11 +128,20 @@ pub(super) struct Mean {
     /// Bits of floats.
     output: AtomicU64,
     bytes: AtomicU64,
+    /// See [`Habit`]; [`UNKNOWN`] until an answer told it.
+    hidden: AtomicU64,
+    thought: AtomicU64,
+    pace: AtomicU64,
 }
+
+/// What no answer told yet.
+const UNKNOWN: f64 = -1.0;
 
 impl Default for Mean {
     fn default() -> Self {
-        Self { output: AtomicU64::new(OUTPUT.to_bits()), bytes: AtomicU64::new(BYTES.to_bits()) }
+        let [output, bytes, hidden, thought, pace] =
+            [OUTPUT, BYTES, UNKNOWN, UNKNOWN, UNKNOWN].map(|mean| AtomicU64::new(mean.to_bits()));
+        Self { output, bytes, hidden, thought, pace }
     }
 }
 
@@ -130,6 +151,21 @@ impl Mean {
         let input = (body.bytes as f64 / get(&self.bytes).max(0.1)).ceil() as u64;
         let output = get(&self.output).ceil() as u64;
         UsageEstimate { input: input.max(body.least()), output: output.max(LEAST_OUTPUT) }
+    }
+
+    /// What answers had of late.
+    pub(super) fn habit(&self) -> Habit {
+        let known = |mean| Some(get(mean)).filter(|mean| *mean >= 0.0).map(|mean| mean.ceil() as u64);
+        let (hidden, thought, pace) = (known(&self.hidden), known(&self.thought), known(&self.pace));
+        Habit { hidden: hidden.unwrap_or_default(), thought, pace }
+    }
+
+    /// What one answer had.
+    pub(super) fn learn_habit(&self, Lesson { thinks, hidden, pace }: Lesson) {
+        begin_or_add(if thinks { &self.thought } else { &self.hidden }, hidden as f64, THOUGHT as f64);
+        if let Some(pace) = pace {
+            begin_or_add(&self.pace, pace as f64, PACE as f64);
+        }
     }
 
     /// What one used.
@@ -145,6 +181,14 @@ impl Mean {
 
 fn get(mean: &AtomicU64) -> f64 {
     f64::from_bits(mean.load(Ordering::Relaxed))
+}
+
+/// The first one is all that is known.
+fn begin_or_add(mean: &AtomicU64, newest: f64, usual: f64) {
+    if get(mean) < 0.0 {
+        return mean.store(newest.min(usual * LEAP).to_bits(), Ordering::Relaxed);
+    }
+    add(mean, newest, usual);
 }
 
 fn add(mean: &AtomicU64, newest: f64, usual: f64) {
@@ -193,6 +237,32 @@ mod tests {
         assert_eq!(mean.estimate(text(400_000)), UsageEstimate { input: 100_000, output: LEAST_OUTPUT });
         // An image of 3 MB has the input of an image.
         assert!(mean.estimate(file(3_000_000)).input < 50_000);
+    }
+
+    #[test]
+    fn what_does_not_pass_as_text_is_learned_apart_from_what_does() {
+        let lesson = |thinks, hidden, pace| Lesson { thinks, hidden, pace };
+        let model = OfModel::default();
+        assert_eq!(model.of_key(1).habit(), Habit::default());
+        model.of_key(1).learn_habit(lesson(true, 10_000, Some(120)));
+        assert_eq!(model.of_key(1).habit(), Habit { hidden: 0, thought: Some(10_000), pace: Some(120) });
+        for _ in 0..50 {
+            model.of_key(1).learn_habit(lesson(false, 0, None));
+        }
+        assert_eq!(model.of_key(1).habit(), Habit { hidden: 0, thought: Some(10_000), pace: Some(120) });
+        // A new key begins with what others know, and one odd count does not carry it away.
+        assert_eq!(model.of_key(2).habit(), Habit { hidden: 0, thought: Some(10_000), pace: Some(120) });
+        model.of_key(3).learn_habit(lesson(true, 100_000_000, None));
+        assert!(
+            model.of_key(3).habit().thought.is_some_and(|thought| thought < 20_000),
+            "{:?}",
+            model.of_key(3).habit()
+        );
+        for _ in 0..30 {
+            model.of_key(2).learn_habit(lesson(true, 500, Some(60)));
+        }
+        let habit = model.of_key(2).habit();
+        assert!(habit.thought.is_some_and(|thought| (500..1000).contains(&thought)), "{habit:?}");
     }
 
     #[test]

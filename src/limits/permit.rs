@@ -16,7 +16,7 @@ use crate::{
     config::WhenRedisIsAway,
     domain::{
         money::{Currency, Exchange, Money},
-        usage::UsageEstimate,
+        usage::{Habit, Lesson, UsageEstimate},
     },
 };
 
@@ -68,6 +68,18 @@ impl Permit {
 
     pub(super) fn learns(&mut self, body: u64, mean: Arc<Mean>, speaks: bool) {
         self.learner = Some(Learner { body, mean, speaks });
+    }
+
+    /// What answers of its key and model had of late.
+    pub fn habit(&self) -> Habit {
+        self.learner.as_ref().map(|learner| learner.mean.habit()).unwrap_or_default()
+    }
+
+    /// Learns what its answer says of later ones.
+    pub fn learn(&self, lesson: Lesson) {
+        if let Some(learner) = self.learner.as_ref().filter(|learner| learner.speaks) {
+            learner.mean.learn_habit(lesson);
+        }
     }
 
     /// How many replicas share what it takes, where this process counts alone.

@@ -20,7 +20,7 @@ use tokio::{
 
 pub use self::keep::Retention;
 use self::{apart::RowIsolator, keep::OldRowSums};
-use super::{polls::Polls, spent::Spent};
+use super::{polls::Polls, spent::Spent, unpriced};
 use crate::{
     domain::{
         clock::Clock,
@@ -28,6 +28,7 @@ use crate::{
         ledger::{LedgerStatus, Row, UsageState},
         spending::Spending,
     },
+    metrics::Unpriced,
     store::{
         journal::{self, EndOfRecords, Journal, JournalFiles, JournalReader, Records, Segment},
         sql::{Database, DatabaseError, DatabaseLocation},
@@ -71,6 +72,8 @@ pub struct FeedTarget {
     pub keep: Option<Retention>,
     /// Asks for responses in the background.
     pub polls: Polls,
+    /// Counts parts without a price that others show.
+    pub unpriced: Unpriced,
 }
 
 impl FeedThreads {
@@ -84,7 +87,7 @@ impl FeedThreads {
         found: JournalFiles,
         condition: Arc<LedgerStatus>,
     ) -> io::Result<Self> {
-        let FeedTarget { place, origin, spending, clock, copy, polls, keep } = into;
+        let FeedTarget { place, origin, spending, clock, copy, polls, keep, unpriced } = into;
         let (syncing, stop) = mpsc::channel();
         let (synced, at) = (Arc::clone(&journal), Arc::clone(&condition));
         let sync = thread::Builder::new().name("journal".into()).spawn(move || keep_syncing(&synced, &at, &stop))?;
@@ -107,6 +110,7 @@ impl FeedThreads {
             old: keep.map(OldRowSums::new),
             polls,
             origin,
+            unpriced,
         };
         thread::Builder::new().name("ledger".into()).spawn(move || {
             runtime.block_on(feed.run(ended));
@@ -179,6 +183,7 @@ struct Feed {
     /// Makes sums of rows that are older than they are kept.
     old: Option<OldRowSums>,
     polls: Polls,
+    unpriced: Unpriced,
 }
 
 /// A file of this process that is being read.
@@ -254,7 +259,7 @@ impl Feed {
         if let Some(database) = &mut self.database {
             if !ends {
                 let settled = self.polls.run(database, &self.origin, self.spent.clock, &self.condition).await?;
-                settled.iter().for_each(|settled| self.condition.count(settled.state, 1));
+                unpriced::note_settled(&settled, &self.condition, &self.unpriced);
                 self.spent.settled(&settled);
             }
             self.spent.read(database, ends).await?;
@@ -323,7 +328,7 @@ impl Feed {
         self.condition.count(UsageState::Interrupted, interrupted);
         // What was spent is not asked for yet.
         let settled = database.settle_all().await?;
-        settled.iter().for_each(|settled| self.condition.count(settled.state, 1));
+        unpriced::note_settled(&settled, &self.condition, &self.unpriced);
         for (path, damaged, length) in read {
             self.dispose(path, damaged, length);
         }
@@ -383,7 +388,7 @@ impl Feed {
         }
         self.apart.store(database, &rows).await?;
         let settled = database.settle(&rows).await?;
-        settled.iter().for_each(|settled| self.condition.count(settled.state, 1));
+        unpriced::note_settled(&settled, &self.condition, &self.unpriced);
         self.spent.settled(&settled);
         if segment == 0 {
             self.condition.settled.fetch_add(over.len() as u64, Ordering::Relaxed);

@@ -6,6 +6,7 @@ mod log;
 mod polls;
 mod spent;
 mod statements;
+mod unpriced;
 
 use std::{sync::Arc, time::Duration};
 
@@ -26,7 +27,7 @@ use crate::{
         money::{Exchange, Money},
         outcome::{Attempt, AttemptResult, EndReason, Outcome},
         problem::Problem,
-        usage::{PolledUsage, Usage},
+        usage::{Lesson, PolledUsage, Usage},
     },
     metrics::WorkerMetrics,
     protocol::observe::{Observation, ResponseStatus},
@@ -41,6 +42,8 @@ pub struct Settlement {
     upstream: Option<usize>,
     departure: DisconnectRecord,
     began: Instant,
+    /// Since when the model is at work on reasoning.
+    thinks_since: Option<Instant>,
     outcome: Box<Outcome>,
     /// Where it was put down before it went up.
     ledger: Option<Arc<Ledger>>,
@@ -52,7 +55,8 @@ impl Settlement {
     pub fn open(metrics: Arc<WorkerMetrics>, id: RequestId, departure: DisconnectRecord) -> Self {
         metrics.began();
         let outcome = Box::new(Outcome::new(id));
-        Self { metrics, upstream: None, departure, began: Instant::now(), outcome, ledger: None, settled: false }
+        let began = Instant::now();
+        Self { metrics, upstream: None, departure, began, thinks_since: None, outcome, ledger: None, settled: false }
     }
 
     /// The record, to be filled.
@@ -111,6 +115,18 @@ impl Settlement {
         self.outcome.first_byte.get_or_insert_with(|| self.began.elapsed());
     }
 
+    /// Notes whether the model is at work on reasoning now.
+    pub fn thinks(&mut self, thinks: bool) {
+        match self.thinks_since {
+            None if thinks => self.thinks_since = Some(Instant::now()),
+            Some(since) if !thinks => {
+                self.outcome.thought_for += since.elapsed();
+                self.thinks_since = None;
+            }
+            _ => {}
+        }
+    }
+
     /// Takes over what was seen in the answer.
     pub fn seen(&mut self, seen: &Observation) {
         let outcome = &mut *self.outcome;
@@ -120,7 +136,8 @@ impl Settlement {
         }
         outcome.upstream_code.clone_from(&seen.code);
         outcome.events = seen.events;
-        (outcome.text_tokens, outcome.other_output) = (seen.text_tokens, seen.other_output);
+        (outcome.text_tokens, outcome.other_output, outcome.hidden) =
+            (seen.text_tokens, seen.other_output, seen.hidden);
         (outcome.whole, outcome.made_nothing) = (seen.whole, seen.made_nothing());
         if outcome.is_free() {
             // What is only looked up is paid for by the request that made it.
@@ -144,6 +161,7 @@ impl Settlement {
         if std::mem::replace(&mut self.settled, true) {
             return;
         }
+        self.thinks(false);
         self.outcome.end = end;
         self.outcome.took = self.began.elapsed();
         self.count_last();
@@ -163,16 +181,7 @@ impl Settlement {
         let parts = ledger_row::unpriced(&self.outcome);
         let (false, Some(attempt)) = (parts.is_empty(), self.outcome.attempts.last()) else { return };
         let model = self.outcome.upstream_model.clone().unwrap_or_else(|| "".into());
-        for part in self.metrics.unpriced.count(&attempt.upstream, &model, parts).iter() {
-            tracing::warn!(
-                upstream = &*attempt.upstream,
-                model = &*model,
-                part = part.name(),
-                setting = part.setting(),
-                "answers of this model have a part without a price: their rows are marked unpriced_part, and their cost is an \
-                 estimate. Add this setting to the model's [[prices]]",
-            );
-        }
+        unpriced::note(&self.metrics.unpriced, &attempt.upstream, &model, parts);
     }
 
     /// What its row in the ledger says; none where it never went up. Only once it is settled.
@@ -183,7 +192,9 @@ impl Settlement {
         let cost = cost.map(|((nano, _), price)| Money { nano, currency: price.base.currency });
         let Outcome { usage, text_tokens, whole, other_output, exchange, .. } = *self.outcome;
         let text = (whole && !other_output).then_some(text_tokens);
-        Some(Charge { state, usage, seen: ledger_row::tokens_seen(&self.outcome), text, cost, exchange })
+        let seen = ledger_row::tokens_seen(&self.outcome);
+        let lesson = text.filter(|_| state == UsageState::Exact).and_then(|_| lesson(&self.outcome));
+        Some(Charge { state, usage, seen, text, lesson, cost, exchange })
     }
 
     /// The request is over with an error of ours.
@@ -217,6 +228,29 @@ fn shown(outcome: &Outcome, seen: &Observation) -> Option<PolledUsage> {
     (named && over).then(|| PolledUsage::new(seen.usage))
 }
 
+/// Answers of fewer tokens, or of a shorter time, do not tell how many a model makes in a second.
+const TELLING: (u64, Duration) = (256, Duration::from_millis(500));
+
+/// No model makes more tokens a second for one answer. What seems to was made before.
+const FASTEST: u64 = 2000;
+
+/// What an answer that told its tokens says of later ones.
+fn lesson(outcome: &Outcome) -> Option<Lesson> {
+    let Outcome { usage, text_tokens, hidden, streamed, first_byte, took, .. } = outcome;
+    let output = usage.output.filter(|output| *output > 0)?;
+    let beside = output.saturating_sub(*text_tokens);
+    let hidden_tokens = match usage.reasoning {
+        Some(reasoning) => beside.min(reasoning),
+        // More than counting by bytes can be wrong.
+        None if beside > text_tokens + 16 => beside,
+        None => 0,
+    };
+    let time = took.saturating_sub(first_byte.unwrap_or_default());
+    let tells = *streamed && output >= TELLING.0 && time >= TELLING.1;
+    let pace = tells.then(|| u64::try_from(u128::from(output) * 1000 / time.as_millis().max(1)).unwrap_or(u64::MAX));
+    Some(Lesson { thinks: hidden.thinks, hidden: hidden_tokens, pace: pace.map(|pace| pace.min(FASTEST)) })
+}
+
 /// What a request is charged with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Charge {
@@ -228,6 +262,8 @@ pub struct Charge {
     pub seen: u64,
     /// Tokens of the output, by its text, where all of it was seen.
     pub text: Option<u64>,
+    /// What it says of later ones, where it told its tokens and its text was seen.
+    pub lesson: Option<Lesson>,
     /// None where its model has no price.
     pub cost: Option<Money>,
     /// How the row exchanges currencies.
@@ -262,7 +298,7 @@ mod tests {
             id::RequestIds,
             money::{Currency, UNIT},
             price::{Price, PriceStep, Tariff},
-            usage::ServiceTier,
+            usage::{Habit, Hidden, PACE, ServiceTier, THOUGHT},
         },
         metrics::Metrics,
         protocol::observe::Terminal,
@@ -365,6 +401,71 @@ mod tests {
             let outcome = settlement.outcome();
             assert_eq!(Row::settled(outcome).shown, shown, "{named} {end:?} {seen:?}");
             assert_eq!((UsageState::of(outcome), outcome.usage), (UsageState::Exact, Usage::default()));
+        }
+    }
+
+    /// A client that leaves before the end of a stream is charged for reasoning that it cannot see.
+    #[tokio::test(start_paused = true)]
+    async fn reasoning_that_did_not_pass_is_charged_by_its_size_its_time_and_what_is_usual() {
+        let metrics = Metrics::default();
+        let text = Observation { text_tokens: 100, terminal: None, ..Observation::default() };
+        let item = |sealed| Observation { hidden: Hidden { thinks: true, sealed }, ..text.clone() };
+        let low = Habit { hidden: 7, thought: Some(50), pace: Some(100) };
+        let told = Usage { input: Some(10), output: Some(300), ..Usage::default() };
+        for (habit, thought_for, seen, output) in [
+            // Nothing is known of the key and model.
+            (Habit::default(), 0, text.clone(), 100),
+            (Habit::default(), 0, item(None), 100 + THOUGHT),
+            (Habit::default(), 0, item(Some(3000)), 3100),
+            (Habit::default(), 400, item(None), 100 + 400 * PACE),
+            // What is usual, and more where it was larger or took longer.
+            (low, 0, text.clone(), 107),
+            (low, 0, item(None), 150),
+            (low, 0, item(Some(3000)), 3100),
+            (low, 100, item(Some(3000)), 10_100),
+            // What was told holds.
+            (low, 100, Observation { usage: told, ..item(Some(3000)) }, 300),
+        ] {
+            let mut settlement = open(&metrics);
+            let outcome = settlement.outcome();
+            (outcome.streamed, outcome.bytes_down, outcome.habit) = (true, 1, habit);
+            outcome.endpoint = Some(Endpoint::CreateResponse);
+            outcome.price =
+                Some(Price { output: 1_000_000, reasoning: 1_000_000, ..Price::free(Currency::Usd) }.into());
+            settlement.thinks(true);
+            tokio::time::advance(Duration::from_secs(thought_for)).await;
+            settlement.thinks(false);
+            tokio::time::advance(Duration::from_secs(1000)).await;
+            settlement.seen(&seen);
+            settlement.settle(EndReason::ClientGone);
+            let row = Row::settled(settlement.outcome());
+            assert_eq!((row.state, row.cost), (UsageState::Partial, Some(output)), "{habit:?} {thought_for} {seen:?}");
+        }
+    }
+
+    #[test]
+    fn an_answer_that_told_its_tokens_says_how_much_of_them_did_not_pass() {
+        let metrics = Metrics::default();
+        let usage = |output, reasoning| Usage { input: Some(10), output: Some(output), reasoning, ..Usage::default() };
+        for (thinks, text_tokens, usage, hidden) in [
+            (true, 100, usage(10_100, Some(10_000)), Some(10_000)),
+            // The reasoning passed as text.
+            (false, 10_100, usage(10_100, Some(10_000)), Some(0)),
+            // Counting by bytes is not exact.
+            (false, 80, usage(100, Some(0)), Some(0)),
+            (false, 80, usage(100, None), Some(0)),
+            // Gemini, and relays that tell no reasoning.
+            (false, 80, usage(1080, None), Some(1000)),
+            (true, 80, Usage::default(), None),
+        ] {
+            let mut outcome = open(&metrics).outcome().clone();
+            (outcome.usage, outcome.text_tokens, outcome.hidden.thinks) = (usage, text_tokens, thinks);
+            let found = lesson(&outcome).map(|lesson| (lesson.thinks, lesson.hidden, lesson.pace));
+            assert_eq!(found, hidden.map(|hidden| (thinks, hidden, None)), "{text_tokens} {usage:?}");
+            (outcome.streamed, outcome.took) = (true, Duration::from_secs(11));
+            outcome.first_byte = Some(Duration::from_secs(1));
+            let pace = usage.output.filter(|output| *output >= 256).map(|output| (output / 10).min(FASTEST));
+            assert_eq!(lesson(&outcome).and_then(|lesson| lesson.pace), pace);
         }
     }
 

@@ -22,7 +22,7 @@ use super::{
     coding::{self, Coded, ObserverDecoder},
     sse::EventFinder,
 };
-use crate::domain::usage::Usage;
+use crate::domain::usage::{Hidden, Usage};
 pub use crate::protocol::references::answer::AnswerReference;
 
 /// An answer nested deeper is not looked at further: real ones have tens of levels, and a level costs a bit.
@@ -43,8 +43,10 @@ pub struct Observation {
     pub usage: Usage,
     /// Tokens of the output's text, by its bytes: the least that the answer can have used.
     pub text_tokens: u64,
-    /// There was output that is no text: an image, sound, or content that only its provider reads.
+    /// There was output that is no text: an image, or sound.
     pub other_output: bool,
+    /// What was told of reasoning that does not pass as text.
+    pub hidden: Hidden,
     /// All of the answer was seen: its terminal event, or the clean end of its transfer.
     pub whole: bool,
     /// It is an error, and no object of the API.
@@ -97,7 +99,7 @@ pub enum AnswerDialect {
 impl Observation {
     /// Whether a model's output passed.
     pub fn has_output(&self) -> bool {
-        self.text_tokens > 0 || self.other_output
+        self.text_tokens > 0 || self.other_output || self.hidden.sealed.is_some()
     }
 
     /// Whether no model did anything: there was no output, no tokens were told, and nothing is under way.
@@ -178,6 +180,11 @@ impl Observer {
             Form::Json(body) => body.scanner.is_whole(),
             Form::Undecided | Form::Other | Form::Opaque => false,
         }
+    }
+
+    /// Whether the model is at work on reasoning, as far as it was told: an item of it began, and nothing else did since.
+    pub fn is_thinking(&self) -> bool {
+        self.view.reading().is_some_and(Reading::is_thinking)
     }
 
     /// What came is output, though it cannot be read.
@@ -312,8 +319,9 @@ impl DecodedView {
         self.seen.other_output |= self.is_unread_output;
         let Some(reading) = self.reading() else { return };
         let (usage, text_tokens, other) = (reading.usage(), reading.text_tokens(), reading.has_other_output());
+        let hidden = reading.hidden();
         let seen = &mut self.seen;
-        (seen.usage, seen.text_tokens) = (usage, text_tokens);
+        (seen.usage, seen.text_tokens, seen.hidden) = (usage, text_tokens, hidden);
         seen.other_output |= other;
         seen.whole |= seen.terminal.is_some();
     }

@@ -70,6 +70,15 @@ fn is_mark(byte: u8) -> bool {
         || byte.wrapping_sub(b'{') <= b'~' - b'{'
 }
 
+/// Bytes of encrypted content that contain no text.
+const ENVELOPE: u64 = 650;
+
+/// Tokens of encrypted reasoning with this many bytes of base64. Three quarters of the bytes, without the envelope, are text; Codex
+/// counts in the same way.
+pub fn of_sealed(bytes: u64) -> u64 {
+    (bytes * 3 / 4).saturating_sub(ENVELOPE).div_ceil(4)
+}
+
 /// The block size for telling an encoded file from text, in bytes.
 const BLOCK: usize = 256;
 

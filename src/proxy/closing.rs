@@ -47,6 +47,9 @@ impl Closing {
         let Some(charged) = self.settlement.charged() else {
             return permit.settle(Used::Nothing, None, Exchange::default());
         };
+        if let Some(lesson) = charged.lesson {
+            permit.learn(lesson);
+        }
         let Usage { input, output, .. } = charged.usage;
         let used = match charged.state {
             UsageState::Exact if charged.usage.is_nothing() => Used::Nothing,

@@ -203,7 +203,8 @@ async fn obtain(
     if !endpoint.is_free() {
         let size = Size { bytes: received.rope.len(), encoded: received.encoded };
         let estimate = tables.limits.estimate(permit, caller.owner, route.model, size, endpoint.has_output());
-        settlement.outcome().estimate = Some(estimate);
+        let outcome = settlement.outcome();
+        (outcome.estimate, outcome.habit) = (Some(estimate), permit.habit());
         let began = settlement.outcome().id.millis();
         let asked = received.model.as_ref().map(|model| &*model.name);
         let costs = if permit.asks_for(asked) {

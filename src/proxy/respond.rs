@@ -274,6 +274,7 @@ impl Relay {
         let (left, outcome) = (self.left, self.closing.settlement.outcome());
         *(if left { &mut outcome.bytes_drained } else { &mut outcome.bytes_down }) += data.len() as u64;
         self.watcher.observer.feed(data);
+        self.closing.settlement.thinks(self.watcher.observer.is_thinking());
     }
 
     /// Whether this body may have to break at a clean end, for which its length must not be announced.

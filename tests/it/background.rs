@@ -23,6 +23,7 @@ use crate::support::{
     gateway::{Gateway, KEY, UPSTREAM_KEY, config},
     process::{Process, said, tidegate},
     redis::RedisServer,
+    settings::smallest,
     soon,
     upstream::{LAST_CHUNK, STREAM, Step, Upstream, chunk, json},
 };
@@ -41,6 +42,9 @@ const PRICE: Price = Price {
 };
 
 const USAGE: &str = r#"{"input_tokens":3,"output_tokens":5,"total_tokens":8}"#;
+/// A member more of the response than its usage.
+const SEARCHED: &str =
+    r#"{"input_tokens":3,"output_tokens":5,"total_tokens":8},"tool_usage":{"web_search":{"num_requests":2}}"#;
 const COST: u64 = 8 * UNIT / 1000;
 
 /// What the provider would say of its response now.
@@ -49,12 +53,16 @@ enum Stage {
     Queued,
     InProgress,
     Completed,
+    /// It searched the web on its way, which the configuration has no price for.
+    Searched,
     Cancelled,
     /// It does not have it.
     Missing,
     /// It says nothing when it is asked for it.
     Silent,
 }
+
+const ITEMS: &str = r#"{"object":"list","data":[{"id":"msg_1","type":"message","role":"assistant","status":"completed","content":[{"type":"output_text","text":"hi"}]}],"has_more":false}"#;
 
 /// A provider that makes responses in the background, as far as the test says.
 struct Provider {
@@ -67,6 +75,7 @@ fn object(id: &str, stage: Stage) -> String {
         Stage::Queued => ("queued", "null"),
         Stage::InProgress => ("in_progress", "null"),
         Stage::Completed => ("completed", USAGE),
+        Stage::Searched => ("completed", SEARCHED),
         Stage::Cancelled => ("cancelled", "null"),
         Stage::Missing | Stage::Silent => ("queued", "null"),
     };
@@ -85,6 +94,10 @@ impl Provider {
             let mut now = told.lock().unwrap();
             let target = request.line.split(' ').nth(1).unwrap();
             let (path, query) = target.split_once('?').unwrap_or((target, ""));
+            if path.starts_with("/up/conversations/") {
+                // As OpenAI shows what is being made in a conversation: without tokens.
+                return vec![Step::Send(json("200 OK", ITEMS))];
+            }
             let Some(id) = path.strip_prefix("/up/responses/") else {
                 made += 1;
                 let id = format!("resp_{made}");
@@ -215,6 +228,40 @@ async fn it_pends_until_a_call_by_its_id_shows_the_tokens_and_costs_once() {
     state_becomes(&place, &["exact", "exact"]).await;
     assert_eq!(rows(&place).await, [exact(), exact()]);
     assert!(!tidegate_usage(&gateway).contains("pending"));
+}
+
+/// What a call by its id tells may hold a part that has no price, as what an answer tells.
+#[tokio::test]
+async fn a_part_without_a_price_that_is_told_later_is_counted_and_logged() {
+    let folder = TempDir::new().unwrap();
+    let place = DatabaseLocation::Sqlite(folder.path().join("data").join(FILE));
+    let provider = Provider::start().await;
+    let mut process = serve(&folder, &provider.upstream.base_url(), "");
+    let mut client = Client::connect(process.ready()).await;
+    for _ in 0..2 {
+        assert_eq!(client.create(BODY).await.status, 200);
+    }
+    state_becomes(&place, &["pending", "pending"]).await;
+    provider.is(Stage::Searched);
+    for id in ["resp_1", "resp_2"] {
+        assert_eq!(poll(&mut client, id).await.status, 200);
+    }
+    state_becomes(&place, &["unpriced_part", "unpriced_part"]).await;
+    assert_eq!(rows(&place).await[0], ("unpriced_part".into(), Some(8), COST, true));
+    let mut admin = Client::connect(process.admin()).await;
+    until("the counter", async || {
+        let metrics = admin.get("/metrics").await.text();
+        metrics.contains("tidegate_unpriced_parts_total{upstream=\"up\",part=\"web_searches\"} 2")
+    })
+    .await;
+    process.signal("INT");
+    process.exit();
+    let log = process.everything();
+    let told: Vec<&str> = log.lines().filter(|line| line.contains("have a part without a price")).collect();
+    assert!(
+        matches!(&told[..], [line] if line.contains("\"model\":\"smart\"") && line.contains("per_web_search")),
+        "once for the model: {told:?}"
+    );
 }
 
 /// What `tidegate usage` prints.
@@ -362,13 +409,9 @@ async fn another_replica_may_see_it_and_its_row_may_come_first() {
 
 /// A gateway in a process of its own.
 fn serve(folder: &TempDir, base_url: &str, store: &str) -> Process {
-    let settings = format!(
-        "{store}[server]\nlisten = \"127.0.0.1:0\"\nadmin_listen = \"127.0.0.1:0\"\ndata_dir = \"data\"\nworkers = 1\n\
-         [[keys]]\nname = \"tester\"\nsecret = {{ env = \"A_KEY\" }}\nbudgets = [\"1000000CNY/total\"]\n\
-         [[models]]\nname = \"smart\"\ntargets = [{{ upstream = \"up\", model = \"real\" }}]\n\
-         [[upstreams]]\nname = \"up\"\nbase_url = \"{base_url}\"\ncredentials = [{{ env = \"UP_KEY\" }}]\n\
-         [[prices]]\nupstream = \"up\"\nmodel = \"real\"\ncurrency = \"CNY\"\ninput = 1000\noutput = 1000\n"
-    );
+    let price = "[[prices]]\nupstream = \"up\"\nmodel = \"smart\"\ncurrency = \"CNY\"\ninput = 1000\noutput = 1000\n";
+    let server = "data_dir = \"data\"\nworkers = 1";
+    let settings = smallest(base_url, server, &format!("{store}{price}")) + "budgets = [\"1000000CNY/total\"]\n";
     std::fs::write(folder.path().join("tidegate.toml"), settings).unwrap();
     let mut command = tidegate(folder.path());
     command.args(["serve", "--config", "tidegate.toml"]).env("UP_KEY", UPSTREAM_KEY).env("A_KEY", KEY);

@@ -16,14 +16,17 @@ use tidegate::{
     store::sql::{Database, DatabaseLocation, FILE, GroupBy, UsageTotal},
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
 };
+use tokio_rustls::TlsAcceptor;
 
 use crate::support::{
     client::Answer,
     database::until,
     gateway::{Gateway, KEY, config},
+    settings::smallest,
+    tls::Made,
     upstream::{RESPONSE, Step, Upstream, json},
 };
 
@@ -35,37 +38,13 @@ const BODY: &str = r#"{"model":"smart","input":"hi"}"#;
 fn priced(base_url: &str) -> Config {
     let folder = TempDir::new().unwrap();
     let file = folder.path().join("tidegate.toml");
-    let text = format!(
-        r#"
-[server]
-listen = "127.0.0.1:0"
-admin_listen = "127.0.0.1:0"
-workers = 1
-[log]
-level = "off"
-[routing]
-max_attempts = 1
-[[upstreams]]
-name = "up"
-base_url = "{base_url}"
-credentials = [{{ env = "UP_KEY" }}]
-[[models]]
-name = "smart"
-targets = [{{ upstream = "up", model = "real" }}]
-[[prices]]
-upstream = "up"
-model = "real"
-currency = "CNY"
-per_call = 1
-[[keys]]
-name = "tester"
-secret = {{ env = "CLIENT_KEY" }}
-"#
-    );
+    let price = "[[prices]]\nupstream = \"up\"\nmodel = \"smart\"\ncurrency = \"CNY\"\nper_call = 1";
+    let tables = format!("[log]\nlevel = \"off\"\n[routing]\nmax_attempts = 1\n{price}");
+    let text = smallest(base_url, "workers = 1", &tables);
     std::fs::write(&file, text).unwrap();
     let env = |name: &str| match name {
         "UP_KEY" => Some("sk-test-upstream-secret".into()),
-        "CLIENT_KEY" => Some(KEY.into()),
+        "A_KEY" => Some(KEY.into()),
         _ => None,
     };
     config::load(&Source::File(file), &env).unwrap_or_else(|report| panic!("{report}")).config
@@ -76,7 +55,7 @@ async fn rows(gateway: &Gateway) -> (u64, u64, u64) {
     let place = DatabaseLocation::Sqlite(gateway.folder.path().join(FILE));
     let Ok(mut database) = Database::open_to_read(&place).await else { return (0, 0, 0) };
     let Ok(totals) = database.usage(GroupBy::Key, 0, u64::MAX).await else { return (0, 0, 0) };
-    let spent = database.spent(Spender::Key, "tester", 0, u64::MAX).await.unwrap_or_default();
+    let spent = database.spent(Spender::Key, "a", 0, u64::MAX).await.unwrap_or_default();
     let count = |rows: fn(&UsageTotal) -> u64| totals.iter().map(rows).sum();
     (count(|total| total.requests), count(|total| total.exact), spent.iter().sum())
 }
@@ -183,27 +162,51 @@ async fn read(stream: &mut TcpStream) -> usize {
 }
 
 /// Answers when the head of a request is here, reads nothing more, and closes: what is on its way then meets a reset.
-async fn early(answer: Vec<u8>) -> (String, Arc<AtomicUsize>) {
+async fn early(answer: Vec<u8>, tls: Option<TlsAcceptor>) -> (String, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let base_url = format!("http://{}/up", listener.local_addr().unwrap());
+    let address = listener.local_addr().unwrap();
+    let base_url = match tls {
+        None => format!("http://{address}/up"),
+        Some(_) => format!("https://localhost:{}/up", address.port()),
+    };
     let count = Arc::new(AtomicUsize::new(0));
     let requests = Arc::clone(&count);
     tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
+        while let Ok((stream, _)) = listener.accept().await {
             requests.fetch_add(1, Ordering::Relaxed);
-            let answer = answer.clone();
+            // Else the system holds the answer back until the tickets of the handshake are acknowledged, and the reset drops it.
+            stream.set_nodelay(true).unwrap();
+            let (answer, tls) = (answer.clone(), tls.clone());
             tokio::spawn(async move {
-                let mut head = [0; 1024];
-                let _ = stream.read(&mut head).await;
-                let _ = stream.write_all(&answer).await;
+                match tls {
+                    None => answer_early(stream, &answer).await,
+                    Some(tls) => answer_early(tls.accept(stream).await.unwrap(), &answer).await,
+                }
             });
         }
     });
     (base_url, count)
 }
 
+async fn answer_early(mut stream: impl AsyncRead + AsyncWrite + Unpin, answer: &[u8]) {
+    let mut head = [0; 1024];
+    let _ = stream.read(&mut head).await;
+    let _ = stream.write_all(answer).await;
+    // TLS keeps what was written until it is flushed.
+    let _ = stream.flush().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_answer_that_comes_before_the_body_was_read_wins_over_the_reset_behind_it() {
+    wins_over_the_reset(None).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_over_tls_that_comes_before_the_body_was_read_wins_over_the_reset_behind_it() {
+    wins_over_the_reset(Some(Made::new())).await;
+}
+
+async fn wins_over_the_reset(tls: Option<Made>) {
     let body = format!(r#"{{"model":"smart","input":"{}"}}"#, "x".repeat(900_000));
     let error = r#"{"error":{"message":"too large","type":"invalid_request_error","param":null,"code":"too_large"}}"#;
     type Expected = fn(&Answer);
@@ -224,9 +227,10 @@ async fn an_answer_that_comes_before_the_body_was_read_wins_over_the_reset_behin
             "HTTP/1.1 {status}\r\ncontent-type: application/json\r\n{header}content-length: {}\r\n\r\n{error}",
             error.len()
         );
-        let (base_url, requests) = early(head.into_bytes()).await;
+        let (base_url, requests) = early(head.into_bytes(), tls.as_ref().map(Made::acceptor)).await;
         let mut config = config(&base_url);
         config.retries.max_attempts = 1;
+        config.upstreams[0].ca_pem = tls.as_ref().map(|made| made.cert_pem.as_bytes().into());
         let gateway = Gateway::start(config);
         for _ in 0..ROUNDS {
             let answer = gateway.connect().await.create(&body).await;

@@ -13,6 +13,7 @@ use crate::support::{
     client::Client,
     gateway::UPSTREAM_KEY,
     process::{Process, tidegate},
+    settings::smallest,
     tls::Made,
     upstream::{RESPONSE, STREAM, Step, Upstream, chunk, json},
 };
@@ -33,28 +34,7 @@ async fn gateway(upstream: &Upstream, folder: &TempDir, made: Option<&Made>) -> 
         made.write(&cert, &key);
         format!("tls = {{ cert_file = {cert:?}, key_file = {key:?} }}")
     });
-    let text = format!(
-        r#"
-[server]
-{tls}
-listen = "127.0.0.1:0"
-admin_listen = "127.0.0.1:0"
-[timeouts]
-write_stall_s = 600
-drain_timeout_s = 0
-[[upstreams]]
-name = "up"
-base_url = "{}"
-credentials = [{{ env = "UP_KEY" }}]
-[[models]]
-name = "smart"
-targets = [{{ upstream = "up" }}]
-[[keys]]
-name = "a"
-secret = {{ env = "A_KEY" }}
-"#,
-        upstream.base_url()
-    );
+    let text = smallest(&upstream.base_url(), &tls, "[timeouts]\nwrite_stall_s = 600\ndrain_timeout_s = 0");
     fs::write(&file, text).unwrap();
     let mut command = tidegate(folder.path());
     Process::start(command.args(["serve", "--config"]).arg(&file).env("UP_KEY", UPSTREAM_KEY).env("A_KEY", KEY))

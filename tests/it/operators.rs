@@ -9,18 +9,17 @@ use std::{fs, path::Path};
 
 use tempfile::TempDir;
 
-use crate::support::process::{Process, run, said, tidegate};
+use crate::support::{
+    process::{Process, run, said, tidegate},
+    settings::smallest,
+};
 
 const KEY: &str = "sk-a-key-of-the-operators";
 const UP_KEY: &str = "sk-upstream-secret-0123";
 
 /// A configuration with one upstream and the key `a`; `more` comes first, so that it may add to `[server]`.
 fn text(base_url: &str, more: &str) -> String {
-    format!(
-        "[server]\nlisten = \"127.0.0.1:0\"\nadmin_listen = \"127.0.0.1:0\"\nworkers = 1\n{more}\n[[upstreams]]\nname = \"up\"\nbase_url = \
-         \"{base_url}\"\ncredentials = [{{ env = \"UP_KEY\" }}]\n[[models]]\nname = \"smart\"\ntargets = [{{ upstream = \"up\" }}]\n[[groups]]\n\
-         name = \"team\"\n[[keys]]\nname = \"a\"\nsecret = {{ env = \"A_KEY\" }}\n"
-    )
+    smallest(base_url, &format!("workers = 1\n{more}"), "[[groups]]\nname = \"team\"")
 }
 
 fn folder(text: &str) -> TempDir {

@@ -10,6 +10,7 @@ use crate::support::{
     client::{Answer, Client, request},
     gateway::{Gateway, KEY, UPSTREAM_KEY, config},
     process::{Process, tidegate},
+    settings::smallest,
     soon,
     upstream::{LAST_CHUNK, RESPONSE, STREAM, Step, Upstream, chunk, json},
 };
@@ -189,27 +190,8 @@ async fn before_it_drains_readiness_fails_and_requests_are_served_on_connections
 /// `tidegate serve` as a process of its own, its clients' address, and its admin plane's.
 fn serve(upstream: &Upstream, folder: &TempDir, delay: u32, limit: u32) -> (Process, SocketAddr, SocketAddr) {
     let file = folder.path().join("tidegate.toml");
-    let text = format!(
-        r#"
-[server]
-listen = "127.0.0.1:0"
-admin_listen = "127.0.0.1:0"
-[timeouts]
-drain_delay_s = {delay}
-drain_timeout_s = {limit}
-[[upstreams]]
-name = "up"
-base_url = "{}"
-credentials = [{{ env = "UP_KEY" }}]
-[[models]]
-name = "smart"
-targets = [{{ upstream = "up" }}]
-[[keys]]
-name = "a"
-secret = {{ env = "A_KEY" }}
-"#,
-        upstream.base_url()
-    );
+    let timeouts = format!("[timeouts]\ndrain_delay_s = {delay}\ndrain_timeout_s = {limit}");
+    let text = smallest(&upstream.base_url(), "", &timeouts);
     fs::write(&file, text).unwrap();
     let mut command = tidegate(folder.path());
     command.args(["serve", "--config"]).arg(&file).env("UP_KEY", UPSTREAM_KEY).env("A_KEY", KEY);

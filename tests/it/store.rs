@@ -149,6 +149,9 @@ async fn what_is_shown_of_a_pending_row_settles_it_once_in_whichever_order_they_
     let (_folder, _postgres, places) = both().await;
     let settled = |state, cost| SettledRow {
         state,
+        upstream: "up".into(),
+        upstream_model: Some("real".into()),
+        unpriced: Parts::default(),
         key: Some("team".into()),
         group: Some("all".into()),
         began: 0,

@@ -19,6 +19,7 @@ use crate::support::{
     gateway::{Gateway, KEY},
     process::{Process, run, said},
     say,
+    settings::smallest,
     upstream::{RESPONSE, Upstream, json},
 };
 
@@ -71,26 +72,7 @@ async fn a_database_that_is_deleted_or_replaced_is_told_within_5_s_and_its_retur
 
 fn folder(upstream: &Upstream) -> TempDir {
     let folder = TempDir::new().unwrap();
-    let text = format!(
-        r#"
-[server]
-listen = "127.0.0.1:0"
-admin_listen = "127.0.0.1:0"
-data_dir = "data"
-workers = 1
-[[upstreams]]
-name = "up"
-base_url = "{}"
-credentials = [{{ env = "UP_KEY" }}]
-[[models]]
-name = "smart"
-targets = [{{ upstream = "up" }}]
-[[keys]]
-name = "tester"
-secret = {{ env = "A_KEY" }}
-"#,
-        upstream.base_url()
-    );
+    let text = smallest(&upstream.base_url(), "data_dir = \"data\"\nworkers = 1", "");
     fs::write(folder.path().join("tidegate.toml"), text).unwrap();
     folder
 }

@@ -24,10 +24,11 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
+use super::kept::Kept;
 use crate::{
     config::{self, Config},
     domain::{
-        alert::{Alert, AlertDeliveryStatus},
+        alert::{AlertDeliveryStatus, Raised},
         clock::Clock,
     },
     upstream::send,
@@ -46,24 +47,21 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Delivers what is raised until all who raise are gone.
 pub(super) async fn run(
-    mut raised: mpsc::Receiver<Alert>,
+    mut queue: mpsc::Receiver<Raised>,
     config: watch::Receiver<Arc<Config>>,
     clock: Clock,
     condition: Arc<AlertDeliveryStatus>,
+    kept: &Kept,
 ) {
-    let mut number = 0_u64;
-    while let Some(alert) = raised.recv().await {
-        number += 1;
+    while let Some(raised) = queue.recv().await {
         let (began, mut pause) = (Instant::now(), FIRST_PAUSE);
-        let time = clock.since_epoch();
-        // The same for each try, so that a receiver knows an alert that it has already.
-        let id = format!("alert_{:x}_{number}", time.as_millis());
+        let alert = &raised.alert;
         tracing::warn!(event = alert.event.name(), subject = alert.subject, "{}", alert.text);
         loop {
             // The receiver that holds now: a reload may have named another one.
             let receiver = config.borrow().alerts.clone();
             let Some(receiver) = receiver else { break };
-            match timeout(WITHIN, post(&receiver, &alert, &id, time, clock))
+            match timeout(WITHIN, post(&receiver, &raised, clock))
                 .await
                 .unwrap_or_else(|_| Err("no answer in time".into()))
             {
@@ -90,17 +88,13 @@ pub(super) async fn run(
                 }
             }
         }
+        kept.remove(&raised.id);
     }
 }
 
-async fn post(
-    receiver: &config::AlertSettings,
-    alert: &Alert,
-    id: &str,
-    time: Duration,
-    clock: Clock,
-) -> Result<(), BoxError> {
-    let written = i64::try_from(time.as_millis()).ok().and_then(|millis| Timestamp::from_millisecond(millis).ok());
+async fn post(receiver: &config::AlertSettings, raised: &Raised, clock: Clock) -> Result<(), BoxError> {
+    let Raised { id, time_ms, alert } = raised;
+    let written = i64::try_from(*time_ms).ok().and_then(|millis| Timestamp::from_millisecond(millis).ok());
     let body = json!({
         "id": id,
         "event": alert.event.name(),

@@ -2,9 +2,16 @@
 //! it; `deliver` posts what `watch` finds.
 
 mod deliver;
+mod kept;
 mod watch;
 
-use std::{io, sync::Arc, thread, time::Duration};
+use std::{
+    cell::Cell,
+    io,
+    sync::{Arc, mpsc},
+    thread::{self, JoinHandle},
+    time::Duration,
+};
 
 use tokio::{
     runtime::Builder,
@@ -12,14 +19,18 @@ use tokio::{
     time::{Instant, interval},
 };
 
-use self::watch::{AlertInputs, CredentialView, UpstreamView, Watcher};
+use self::{
+    kept::Kept,
+    watch::{AlertInputs, CredentialView, UpstreamView, Watcher},
+};
+use super::data_dir::DataDir;
 use crate::{
     api::Data,
     config::Config,
     domain::{
-        alert::Alerts,
+        alert::{Alert, Alerts, Raised},
         clock::Clock,
-        spending::Spending,
+        spending::{Crossed, Spending},
         standing::{EjectionCause, HealthState},
     },
     metrics::Metrics,
@@ -41,43 +52,112 @@ pub(super) struct Sources {
     pub(super) clock: Clock,
 }
 
-/// Starts a thread that looks and delivers. It ends when the returned end is dropped; alerts that were not delivered by then are lost.
-pub(super) fn start(sources: Sources) -> io::Result<oneshot::Sender<()>> {
+/// The thread that looks and delivers. It ends with this.
+#[derive(Debug)]
+pub(super) struct Alerting {
+    end: oneshot::Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+impl Alerting {
+    /// Ends it, once what happened is kept for the next start.
+    pub(super) fn end(self) {
+        drop(self.end);
+        // A thread that panicked has ended too.
+        let _ = self.thread.join();
+    }
+}
+
+/// Starts a thread that looks and delivers. What happens once and was not delivered is kept in `data_dir`.
+pub(super) fn start(sources: Sources, data_dir: &DataDir) -> io::Result<Alerting> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let (end, ended) = oneshot::channel::<()>();
     let condition = Arc::clone(&sources.metrics.alerts);
-    let (alerts, raised) = Alerts::new(QUEUE, Arc::clone(&condition));
+    let (alerts, queue) = Alerts::new(QUEUE, Arc::clone(&condition));
+    let file = data_dir.file(kept::FILE);
+    let crossings = sources.spending.subscribe();
     let run = move || {
-        let delivering = deliver::run(raised, sources.config.clone(), sources.clock, condition);
+        let (kept, clock, config) = (Kept::open(file), sources.clock, sources.config.clone());
+        let desk = Desk { alerts, kept: &kept, clock, number: Cell::new(0), crossings };
+        desk.raise_kept();
+        let delivering = deliver::run(queue, config.clone(), clock, condition, &kept);
         runtime.block_on(async {
             tokio::select! {
                 _ = ended => {}
-                () = look(sources, alerts) => {}
+                () = look(sources, &desk) => {}
                 () = delivering => {}
             }
         });
+        if config.borrow().alerts.is_some() {
+            desk.keep_crossed();
+        }
         // A name that is being resolved cannot be interrupted.
         runtime.shutdown_background();
     };
-    thread::Builder::new().name("alerts".into()).spawn(run)?;
-    Ok(end)
+    let thread = thread::Builder::new().name("alerts".into()).spawn(run)?;
+    Ok(Alerting { end, thread })
 }
 
-async fn look(sources: Sources, alerts: Alerts) {
+/// Where alerts are raised.
+struct Desk<'a> {
+    alerts: Alerts,
+    kept: &'a Kept,
+    clock: Clock,
+    /// Of the last alert.
+    number: Cell<u64>,
+    crossings: mpsc::Receiver<Crossed>,
+}
+
+impl Desk<'_> {
+    fn raise(&self, alert: Alert) {
+        let raised = self.raised(alert);
+        self.kept.add(&raised);
+        let id = raised.id.clone();
+        if !self.alerts.raise(raised) {
+            self.kept.remove(&id);
+        }
+    }
+
+    /// What a process before this one did not deliver.
+    fn raise_kept(&self) {
+        for raised in self.kept.all() {
+            self.alerts.raise(raised);
+        }
+    }
+
+    fn raised(&self, alert: Alert) -> Raised {
+        self.number.set(self.number.get() + 1);
+        let time_ms = u64::try_from(self.clock.since_epoch().as_millis()).unwrap_or(u64::MAX);
+        Raised { id: format!("alert_{time_ms:x}_{}", self.number.get()), time_ms, alert }
+    }
+
+    /// Budgets that reached a threshold since this was called last.
+    fn raise_crossed(&self) {
+        watch::budgets(self.crossings.try_iter().collect()).into_iter().for_each(|alert| self.raise(alert));
+    }
+
+    /// The same, when nothing is delivered any more: the next start does it.
+    fn keep_crossed(&self) {
+        for alert in watch::budgets(self.crossings.try_iter().collect()) {
+            self.kept.add(&self.raised(alert));
+        }
+    }
+}
+
+async fn look(sources: Sources, desk: &Desk<'_>) {
     let (mut watcher, mut turns) = (Watcher::default(), interval(LOOK_EVERY));
-    let crossings = sources.spending.subscribe();
     loop {
         turns.tick().await;
         let config = Arc::clone(&sources.config.borrow());
-        let crossed = crossings.try_iter().collect();
         // Without a receiver nothing is remembered as told: one that is configured later hears of what still holds.
         if config.alerts.is_none() {
             watcher = Watcher::default();
+            desk.crossings.try_iter().for_each(drop);
             continue;
         }
-        let alerts_of_budgets = watch::budgets(crossed).into_iter();
-        for alert in alerts_of_budgets.chain(watcher.look(Instant::now(), &sources.view(&config))) {
-            alerts.raise(alert);
+        desk.raise_crossed();
+        for alert in watcher.look(Instant::now(), &sources.view(&config)) {
+            desk.raise(alert);
         }
     }
 }

@@ -11,6 +11,7 @@ use crate::{
         usage::{PolledUsage, Usage},
     },
     metering::polling,
+    metrics::Metrics,
     store::{
         journal::JournalWriter,
         sql::{Database, DatabaseLocation, FILE, GroupBy, UsageTotal},
@@ -62,8 +63,8 @@ fn records(rows: &[Row<'_>]) -> Vec<u8> {
 
 fn into(folder: &Path) -> FeedTarget {
     let (spending, clock, copy) = (Arc::default(), Clock::system(), folder.join("budgets.json"));
-    let polls = polling(Duration::from_secs(5)).0;
-    FeedTarget { place: place(folder), origin: "here".into(), spending, clock, copy, polls, keep: None }
+    let (polls, unpriced) = (polling(Duration::from_secs(5)).0, Metrics::default().unpriced);
+    FeedTarget { place: place(folder), origin: "here".into(), spending, clock, copy, polls, keep: None, unpriced }
 }
 
 fn place(folder: &Path) -> DatabaseLocation {

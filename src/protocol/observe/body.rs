@@ -77,10 +77,7 @@ impl Body {
         let body = &self.scanner;
         seen.response_id = id(body, ID);
         seen.model = name(body, MODEL);
-        let has_output = {
-            let reading = &body.sought().reading;
-            reading.has_other_output() || reading.text_tokens() > 0
-        };
+        let has_output = body.sought().reading.has_output();
         let object = text(body, OBJECT);
         // vLLM says that the object itself is an error.
         let is_error = object == Some("error") || is_error(body, ERROR);

@@ -97,10 +97,7 @@ impl Event {
     /// What `[DONE]` says of a chat: nothing where no chunk came, and that it failed where the chunks held no part of an answer.
     fn done(&self, has_chunks: bool) -> Option<Terminal> {
         let reading = &self.scanner.sought().reading;
-        let answers = reading.finished.is_some()
-            || reading.has_other_output()
-            || reading.text_tokens() > 0
-            || !reading.usage().is_nothing();
+        let answers = reading.finished.is_some() || reading.has_output() || !reading.usage().is_nothing();
         has_chunks.then_some(if answers { Terminal::Completed } else { Terminal::Failed })
     }
 

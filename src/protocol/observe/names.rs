@@ -66,6 +66,8 @@ pub(super) enum ValueRule {
     Text(TextChannel),
     /// Output that is no text.
     Other,
+    /// Encrypted reasoning.
+    Sealed,
     Count(UsageField),
     Name(KeptName),
 }
@@ -133,7 +135,8 @@ pub(super) fn rule(place: AnswerObject, key: &[u8]) -> Rule {
             b"text" | b"refusal" | b"code" => text(AnswerObject::Skip),
             b"arguments" | b"input" => text(AnswerObject::Action),
             b"action" | b"operation" => into(AnswerObject::Action),
-            b"result" | b"encrypted_content" => take(ValueRule::Other),
+            b"result" => take(ValueRule::Other),
+            b"encrypted_content" => take(ValueRule::Sealed),
             _ => NOTHING,
         },
         AnswerObject::Content => match key {
@@ -177,7 +180,7 @@ pub(super) fn rule(place: AnswerObject, key: &[u8]) -> Rule {
         },
         AnswerObject::ReasoningDetails => match key {
             b"text" | b"summary" => take(ValueRule::Text(TextChannel::Details)),
-            b"data" => take(ValueRule::Other),
+            b"data" => take(ValueRule::Sealed),
             _ => NOTHING,
         },
         AnswerObject::Data | AnswerObject::Image | AnswerObject::Skip => NOTHING,

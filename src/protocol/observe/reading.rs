@@ -7,7 +7,7 @@ use super::{
     text::{Output, TextCopyKind},
     told::ReportedUsage,
 };
-use crate::protocol::json::StringInterest;
+use crate::{domain::usage::Hidden, protocol::json::StringInterest};
 
 /// Levels that are followed. What is documented needs under 10 of them.
 const MAX_LEVELS: usize = 32;
@@ -90,6 +90,7 @@ struct OpenValue {
 /// The item that is open.
 #[derive(Clone, Copy, Debug, Default)]
 struct AnswerItem {
+    is_reasoning: bool,
     is_search: bool,
     /// It opens a page, or looks for something in one, which is no search.
     opens: bool,
@@ -175,9 +176,24 @@ impl Reading {
         self.output.tokens()
     }
 
+    /// Whether a model's output passed.
+    pub(super) fn has_output(&self) -> bool {
+        self.output.other || self.text_tokens() > 0 || self.hidden().sealed.is_some()
+    }
+
     /// Whether there was output that is no text.
     pub(super) fn has_other_output(&self) -> bool {
         self.output.other
+    }
+
+    /// What was told of reasoning that does not pass as text.
+    pub(super) fn hidden(&self) -> Hidden {
+        self.output.hidden()
+    }
+
+    /// Whether an item of reasoning began, and nothing else did since.
+    pub(super) fn is_thinking(&self) -> bool {
+        self.output.is_thinking
     }
 
     #[inline]
@@ -207,7 +223,7 @@ impl Reading {
     pub(super) fn interest(&self) -> StringInterest {
         match self.rule().take {
             ValueRule::Nothing => StringInterest::Nothing,
-            ValueRule::Text(_) | ValueRule::Other => StringInterest::Pieces,
+            ValueRule::Text(_) | ValueRule::Other | ValueRule::Sealed => StringInterest::Pieces,
             ValueRule::Count(_) | ValueRule::Name(_) => StringInterest::Text,
         }
     }
@@ -222,8 +238,15 @@ impl Reading {
 
     fn name(&mut self, name: KeptName, text: &str) {
         match name {
-            KeptName::Event => self.kind = Some(EventKind::of(text)),
-            KeptName::Item => self.item.is_search = text == "web_search_call",
+            KeptName::Event => {
+                self.kind = Some(EventKind::of(text));
+                self.output.is_aloud |= text == "response.reasoning_text.delta";
+            }
+            KeptName::Item => {
+                self.item.is_search = text == "web_search_call";
+                self.item.is_reasoning = text == "reasoning";
+                self.output.thinks |= self.item.is_reasoning;
+            }
             KeptName::Action => self.item.opens = matches!(text, "open_page" | "find_in_page" | "find"),
             KeptName::Id if !self.is_named => {
                 self.id = kept(text).filter(|_| text.bytes().all(|byte| byte.is_ascii_graphic()))
@@ -242,11 +265,16 @@ impl Reading {
         match rule.take {
             ValueRule::Text(voice) => self.output.add(self.part(rule), voice, piece),
             ValueRule::Other => self.output.other |= !piece.is_empty(),
+            ValueRule::Sealed => self.output.seal(piece),
             _ => {}
         }
     }
 
     pub(super) fn end(&mut self) {
+        let rule = self.rule();
+        if rule.take == ValueRule::Sealed {
+            self.output.end_seal(self.part(rule));
+        }
         self.delta_over |= self.frames.len() == 1 && self.next.part == Some(TextCopyKind::Delta);
     }
 
@@ -287,6 +315,11 @@ impl Reading {
         let is_item = kind == Some(EventKind::ItemDone);
         self.output.other |= kind == Some(EventKind::Media);
         self.output.end_event(kind != Some(EventKind::Media), is_item);
+        match kind {
+            Some(EventKind::ItemAdded) => self.output.is_thinking = self.item.is_reasoning,
+            Some(EventKind::ItemDone | EventKind::End(_)) => self.output.is_thinking = false,
+            _ => {}
+        }
         match std::mem::take(&mut self.searches) {
             searches if is_item => self.searched += searches,
             searches if kind != Some(EventKind::ItemAdded) => self.searched = self.searched.max(searches),

@@ -24,7 +24,8 @@ fn observe<'a>(mut observer: Observer, pieces: impl IntoIterator<Item = &'a [u8]
     observer.finish();
     // How far it is, what it leaves behind and how much text it holds have tests of their own.
     let seen = observer.seen().clone();
-    Observation { status: None, text_tokens: 0, other_output: false, whole: false, is_error: false, ..seen }
+    let hidden = Hidden::default();
+    Observation { status: None, text_tokens: 0, other_output: false, hidden, whole: false, is_error: false, ..seen }
 }
 
 fn stream(text: impl AsRef<[u8]>) -> Observation {

@@ -86,19 +86,26 @@ fn served(tables: &Tables) -> String {
 
 /// How a client has to be set up that sends this path: SDKs put the path of an endpoint behind their base URL, so a base URL that is
 /// wrong shows as something in front of one.
-fn advice(path: &str) -> Option<&'static str> {
-    let is_there = |path: &str| {
-        let path = path.strip_prefix("/v1").filter(|rest| rest.starts_with('/')).unwrap_or(path);
-        ["/models", "/usage"].contains(&path)
-            || path.starts_with("/models/")
-            || Endpoint::ALL.iter().any(|endpoint| endpoint.resource(path).is_some())
-    };
+fn advice(path: &str) -> Option<Cow<'static, str>> {
+    let is_there = |path: &str| place_of(path).is_some();
     let path = match path.trim_end_matches('/') {
         trimmed if trimmed.len() < path.len() && is_there(trimmed) => {
-            return Some("the URL ends with a slash that does not belong there.");
+            let place = place_of(trimmed)?;
+            return Some(format!("the URL ends with a slash that does not belong there. Use /v1{place}.").into());
         }
         trimmed => trimmed,
     };
+    if path.contains("//") {
+        let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
+        if let Some(place) = place_of(&format!("/{}", parts.join("/"))) {
+            return Some(
+                format!(
+                    "the URL has two slashes in a row. Use /v1{place}: set base_url to …/v1, without a slash at its end."
+                )
+                .into(),
+            );
+        }
+    }
     for (at, _) in path.match_indices('/').filter(|(at, _)| *at > 0) {
         let (before, endpoint) = path.split_at(at);
         let before_without = before.trim_end_matches('/');
@@ -108,14 +115,23 @@ fn advice(path: &str) -> Option<&'static str> {
         let is_base = before_without.is_empty() || (before_without == "/v1" && !endpoint.starts_with("/v1/"));
         if !is_base {
             return Some(
-                "set base_url to …/v1, which is the address of this gateway and then /v1, without any other path.",
+                "set base_url to …/v1, which is the address of this gateway and then /v1, without any other path."
+                    .into(),
             );
-        }
-        if before.ends_with('/') {
-            return Some("the URL has two slashes in a row: set base_url to …/v1, without a slash at its end.");
         }
     }
     None
+}
+
+/// The path below /v1 of what is served at this path, with names in place of ids, as it may be shown to anybody.
+fn place_of(path: &str) -> Option<&'static str> {
+    let path = path.strip_prefix("/v1").filter(|rest| rest.starts_with('/')).unwrap_or(path);
+    match path {
+        "/models" => Some("/models"),
+        "/usage" => Some("/usage"),
+        _ if path.starts_with("/models/") => Some("/models/{model}"),
+        _ => Endpoint::ALL.iter().find(|endpoint| endpoint.resource(path).is_some()).map(|endpoint| endpoint.path()),
+    }
 }
 
 #[cfg(test)]
@@ -143,14 +159,31 @@ mod tests {
                 "/responses/resp_1/cancel",
             ] {
                 let told = advice(&format!("{base}{endpoint}"));
-                assert!(told.is_some_and(|told| told.contains("set base_url to …/v1")), "{base}{endpoint}: {told:?}");
+                assert!(
+                    told.as_ref().is_some_and(|told| told.contains("set base_url to …/v1")),
+                    "{base}{endpoint}: {told:?}"
+                );
             }
         }
-        for path in ["/v1/responses/", "/v1/chat/completions/", "/models/"] {
-            assert!(advice(path).is_some_and(|told| told.contains("ends with a slash")), "{path}");
+        for (path, place) in [
+            ("/v1/responses/", "/v1/responses."),
+            ("/v1/chat/completions/", "/v1/chat/completions."),
+            ("/models/", "/v1/models."),
+            ("/v1/responses/resp_1/cancel//", "/v1/responses/{id}/cancel."),
+        ] {
+            let told = advice(path).unwrap_or_default();
+            assert!(told.contains("ends with a slash") && told.contains(place), "{path}: {told}");
         }
-        for path in ["/v1//responses", "//v1/responses", "//responses"] {
-            assert!(advice(path).is_some_and(|told| told.contains("two slashes")), "{path}");
+        for (path, place) in [
+            ("/v1//responses", "/v1/responses:"),
+            ("//v1/responses", "/v1/responses:"),
+            ("//responses", "/v1/responses:"),
+            ("/v1//chat/completions", "/v1/chat/completions:"),
+            ("/v1/chat//completions/", "/v1/chat/completions:"),
+            ("/v1/responses//resp_1", "/v1/responses/{id}:"),
+        ] {
+            let told = advice(path).unwrap_or_default();
+            assert!(told.contains("two slashes") && told.contains(place), "{path}: {told}");
         }
         for path in [
             "/",

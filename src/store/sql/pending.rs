@@ -8,7 +8,7 @@ use super::{BATCH, Database, DatabaseError, LONG, count, integer, ledger::more_c
 use crate::domain::{
     ledger::{Row, UsageState},
     money::{Currency, Exchange},
-    price::{Price, Tariff},
+    price::{Parts, Price, Tariff},
     usage::{PolledUsage, ServiceTier, Usage},
 };
 
@@ -71,6 +71,12 @@ where
 pub struct SettledRow {
     /// What it is now: exact, unpriced in a part, or partial where no tokens were told.
     pub state: UsageState,
+    /// Name of the upstream that made it.
+    pub upstream: String,
+    /// The model as sent up.
+    pub upstream_model: Option<String>,
+    /// Parts of what was told that have no price.
+    pub unpriced: Parts,
     /// Name of the client's key.
     pub key: Option<String>,
     /// Name of the key's group.
@@ -91,7 +97,6 @@ struct PolledRow {
     settled: SettledRow,
     /// What it is billed with, once its usage is known.
     price: Option<Price>,
-    unpriced: Option<String>,
     exchanged: Option<u64>,
 }
 
@@ -99,7 +104,8 @@ const SELECT: &str = "SELECT ledger.id, key_name, group_name, time_ms, currency,
      price_reasoning, price_call, shown.input_tokens, shown.cached_tokens, shown.output_tokens, shown.reasoning_tokens, \
      shown.total_tokens, shown.cache_write_tokens, shown.cache_write_1h_tokens, shown.input_audio_tokens, \
      shown.input_image_tokens, shown.output_audio_tokens, shown.output_image_tokens, shown.image_tool_input_tokens, \
-     shown.image_tool_output_tokens, shown.web_searches, shown.audio_ms, shown.service_tier, price_terms, cny_per_usd \
+     shown.image_tool_output_tokens, shown.web_searches, shown.audio_ms, shown.service_tier, price_terms, cny_per_usd, \
+     ledger.upstream, upstream_model \
      FROM ledger JOIN shown ON shown.response_id = ledger.response_id AND shown.upstream = ledger.upstream \
      WHERE awaits = 1 AND (state = 'pending' OR shown.input_tokens IS NOT NULL)";
 
@@ -176,17 +182,20 @@ impl PolledRow {
             Some(_) => bill.map_or(0, |bill| bill.cost),
             None => charged,
         };
-        let unpriced = bill.and_then(|bill| bill.unpriced.names());
-        let state = match (usage, &unpriced) {
-            (None, _) => UsageState::Partial,
-            (Some(_), None) => UsageState::Exact,
-            (Some(_), Some(_)) => UsageState::UnpricedPart,
+        let unpriced = bill.map(|bill| bill.unpriced).unwrap_or_default();
+        let state = match usage {
+            None => UsageState::Partial,
+            Some(_) if unpriced.is_empty() => UsageState::Exact,
+            Some(_) => UsageState::UnpricedPart,
         };
         let exchange = Exchange { cny_per_usd: number(28)? };
         let exchanged = currency.and_then(|from| exchange.convert(cost, from, from.other()));
-        let settled = SettledRow { state, key: text(1)?, group: text(2)?, began: amount(3)?, currency, charged, cost };
+        let (key, group, began) = (text(1)?, text(2)?, amount(3)?);
+        let (upstream, upstream_model) = (text(29)?.unwrap_or_default(), text(30)?);
+        let settled =
+            SettledRow { state, upstream, upstream_model, unpriced, key, group, began, currency, charged, cost };
         let price = bill.map(|bill| bill.price);
-        Ok(Self { id: text(0)?.unwrap_or_default(), settled, price, unpriced, exchanged })
+        Ok(Self { id: text(0)?.unwrap_or_default(), settled, price, exchanged })
     }
 }
 
@@ -318,7 +327,7 @@ impl Database {
                     let settled = &found.settled;
                     values.push_bind(&found.id).push_bind(settled.state.name());
                     values.push_bind(settled.currency.map(|_| integer(settled.cost)));
-                    values.push_bind(found.exchanged.map(integer)).push_bind(&found.unpriced);
+                    values.push_bind(found.exchanged.map(integer)).push_bind(settled.unpriced.names());
                     values.push_bind(found.price.and_then(|price| price.written_more()));
                     let price = found.price.map(|price| {
                         [price.input, price.cached, price.output, price.reasoning, price.per_call].map(integer)

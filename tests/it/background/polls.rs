@@ -53,6 +53,28 @@ async fn a_row_becomes_exact_though_no_client_asks() {
 }
 
 #[tokio::test]
+async fn one_that_its_client_reads_in_a_conversation_ends_all_the_same() {
+    const IN_CONVERSATION: &str = r#"{"model":"smart","input":"hi","background":true,"conversation":"conv_1"}"#;
+    for (stage, state) in [(Stage::Completed, "exact"), (Stage::Cancelled, "partial")] {
+        let provider = Provider::start().await;
+        let gateway = Gateway::start(polling(&provider, &["1000CNY/day"]));
+        let (place, mut client) = (sqlite(&gateway), gateway.connect().await);
+        assert_eq!(client.create(IN_CONVERSATION).await.status, 200);
+        state_becomes(&place, &["pending"]).await;
+        let pending = rows(&place).await;
+        provider.is(stage);
+        // The client never names the response.
+        let line = "GET /v1/conversations/conv_1/items";
+        let items = client.ask(line, &format!("authorization: Bearer {KEY}\r\ncontent-length: 0\r\n")).await;
+        assert!(items.status == 200 && items.text().contains("output_text"), "{items:?}");
+        state_becomes(&place, &[state]).await;
+        let row = rows(&place).await;
+        assert_eq!(row[0], if state == "exact" { exact() } else { ("partial".into(), None, pending[0].2, true) });
+        assert_eq!(calls(&place).await, 1, "that of the client alone");
+    }
+}
+
+#[tokio::test]
 async fn one_that_is_cancelled_elsewhere_becomes_partial() {
     let provider = Provider::start().await;
     let gateway = Gateway::start(polling(&provider, &[]));

@@ -259,6 +259,29 @@ fn stop() -> String {
     chunk(r#"{"index":0,"delta":{},"finish_reason":"stop"}"#, "")
 }
 
+/// The same where each piece repeats all that came before it.
+fn repeating_chunks(words: &str, pieces: usize) -> String {
+    let size = words.len().div_ceil(pieces);
+    let ends = (1..=pieces).map(|nth| words.ceil_char_boundary(nth * size));
+    ends.map(|end| chunk(&format!(r#"{{"index":0,"delta":{{"content":{}}}}}"#, text(&words[..end])), "")).collect()
+}
+
+/// An item of reasoning of which so many bytes pass, encrypted.
+fn reasoning(sealed: usize) -> String {
+    let item = |sealed: usize| {
+        format!(r#"{{"type":"reasoning","id":"rs_1","summary":[],"encrypted_content":"{}"}}"#, "g".repeat(sealed))
+    };
+    events(&[
+        format!(r#"{{"type":"response.output_item.added","output_index":0,"item":{}}}"#, item(0)),
+        format!(r#"{{"type":"response.output_item.done","output_index":0,"item":{}}}"#, item(sealed)),
+    ])
+}
+
+/// Bytes of encrypted reasoning of so many tokens.
+fn sealed(tokens: usize) -> usize {
+    (tokens * 4 + 650) * 4 / 3
+}
+
 const DONE: &str = "data: [DONE]\n\n";
 
 const OPENAI: &str = r#","usage":{"input_tokens":100,"input_tokens_details":{"cached_tokens":40},"output_tokens":70,"output_tokens_details":{"reasoning_tokens":8},"total_tokens":170}"#;
@@ -403,12 +426,20 @@ fn left() -> Vec<Case> {
     let many = deltas(&english, 200);
     let one = deltas(&large, 1);
     let chat = chunks("content", &english, 200) + &stop();
+    let hidden = |bytes| many.replacen("\n\n", &format!("\n\n{}", reasoning(bytes)), 1);
+    let repeating = repeating_chunks(&english, 100);
     let (many_bytes, one_bytes, chat_bytes) = (many.len(), one.len(), chat.len());
     vec![
         Case::new("responses, left before response.completed", RESPONSES, SSE, many.clone()).untold(1241).left_after(many_bytes),
         Case::new("responses, left after one delta of 100 KB", RESPONSES, SSE, one).untold(19_717).left_after(one_bytes),
         Case::new("chat, left before [DONE]", CHAT, SSE, chat).untold(1241).left_after(chat_bytes),
-        Case::new("responses, the upstream breaks", RESPONSES, SSE, many).untold(1241).breaks(),
+        Case::new("responses, the upstream breaks", RESPONSES, SSE, many.clone()).untold(1241).breaks(),
+        Case::new("responses, 10,000 hidden tokens, left at the text", RESPONSES, SSE, hidden(0)).untold(11_241).left_after(hidden(0).len()),
+        Case::new("responses, 10,000 encrypted tokens, left at the text", RESPONSES, SSE, hidden(sealed(10_000))).untold(11_241).left_after(hidden(sealed(10_000)).len()),
+        Case::new("responses, 300 encrypted tokens, left at the text", RESPONSES, SSE, hidden(sealed(300))).untold(1541).left_after(hidden(sealed(300)).len()),
+        Case::new("responses, 10,000 hidden tokens, no counts", RESPONSES, SSE, hidden(0) + &done(&english, "completed", "")).untold(11_241),
+        Case::new("chat, each chunk repeats all before, left", CHAT, SSE, repeating.clone()).untold(1241).left_after(repeating.len()),
+        Case::new("chat, each chunk repeats all before, no counts", CHAT, SSE, repeating + &stop() + DONE).untold(1241),
     ]
 }
 
@@ -479,6 +510,8 @@ pub(super) fn cheats() -> Vec<Case> {
         "chat, no counts, no [DONE], English",
         "chat, no counts, one delta of 100 KB",
         "responses, the input is 40,000 bytes",
+        "responses, 10,000 hidden tokens, left at the text",
+        "responses, 10,000 encrypted tokens, left at the text",
     ];
     all().into_iter().filter(|case| names.contains(&case.name)).collect()
 }

@@ -3,7 +3,7 @@
 use tidegate::domain::ledger::UsageState;
 
 use super::{
-    answers::{Case, cheats},
+    answers::{Case, Truth, cheats},
     gateway_before, rows, true_cost,
 };
 use crate::support::{
@@ -44,6 +44,36 @@ async fn a_large_answer_behind_many_tiny_ones_is_charged_as_it_was() {
         assert!((0.7..1.5).contains(&ratio), "{}: {row:?} is {ratio} of the truth", case.name);
         assert_eq!(row.state, UsageState::Partial.name(), "{}", case.name);
     }
+}
+
+/// The same for reasoning that nothing shows but the tokens of answers before: chats of such models.
+#[tokio::test]
+async fn hidden_reasoning_of_a_chat_is_charged_by_what_is_usual_for_the_key_and_model() {
+    const TOLD_ONES: usize = 3;
+    let usage = r#"{"prompt_tokens":10,"completion_tokens":10001,"total_tokens":10011,"completion_tokens_details":{"reasoning_tokens":10000}}"#;
+    let told = format!(
+        r#"{{"id":"c","object":"chat.completion","choices":[{{"message":{{"content":"hi"}},"finish_reason":"stop"}}],"usage":{usage}}}"#
+    );
+    let case = cheats().into_iter().find(|case| case.name == "chat, left before [DONE]").unwrap();
+    let steps = std::sync::Mutex::new((0, Some(case.steps().await)));
+    let upstream = Upstream::scripted(move |_| {
+        let mut steps = steps.lock().unwrap();
+        steps.0 += 1;
+        if steps.0 <= TOLD_ONES { vec![Step::Send(json("200 OK", &told))] } else { steps.1.take().unwrap_or_default() }
+    })
+    .await;
+    let gateway = gateway_before(&upstream).await;
+    let mut client = gateway.connect().await;
+    for _ in 0..TOLD_ONES {
+        client.send(request(&case, r#"{"model":"smart"}"#)).await;
+        assert_eq!(client.answer().await.status, 200);
+    }
+    super::ask(&gateway, &case).await;
+    until(case.name, async || rows(gateway.folder.path()).await.len() == TOLD_ONES + 1).await;
+    let row = rows(gateway.folder.path()).await.pop().unwrap();
+    let truth = Truth { output: case.truth.output + 10_000, ..case.truth };
+    let ratio = row.cost as f64 / true_cost(truth) as f64;
+    assert!((0.7..1.3).contains(&ratio) && row.state == UsageState::Partial.name(), "{row:?} is {ratio} of the truth");
 }
 
 fn request(case: &Case, body: &str) -> String {

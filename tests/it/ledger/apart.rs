@@ -18,6 +18,7 @@ use tidegate::{
         outcome::Outcome,
     },
     metering::{FeedTarget, FeedThreads, polling},
+    metrics::Metrics,
     store::{
         journal::{Journal, JournalWriter, SystemDisk, encode},
         sql::{Cell, Database, DatabaseLocation, FILE, columns},
@@ -73,8 +74,9 @@ fn feed(folder: &Path, place: &DatabaseLocation, records: &[u8]) -> Arc<LedgerSt
     let condition = Arc::new(LedgerStatus::default());
     let (journal, found) = Journal::open(folder.join("journal"), 1, Arc::clone(&condition), &SystemDisk).unwrap();
     let (spending, clock, copy) = (Arc::default(), Clock::system(), folder.join("budgets.json"));
-    let polls = polling(Duration::from_secs(5)).0;
-    let into = FeedTarget { place: place.clone(), origin: "here".into(), spending, clock, copy, polls, keep: None };
+    let (polls, unpriced) = (polling(Duration::from_secs(5)).0, Metrics::default().unpriced);
+    let into =
+        FeedTarget { place: place.clone(), origin: "here".into(), spending, clock, copy, polls, keep: None, unpriced };
     let feeding = FeedThreads::start(into, Arc::clone(&journal), found, Arc::clone(&condition)).unwrap();
     if !records.is_empty() {
         JournalWriter::new(journal).write(records).unwrap();

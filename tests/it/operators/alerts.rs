@@ -1,6 +1,12 @@
 //! Alerts: posted to a receiver that fails first, signed, and never in the way of a request.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use serde_json::Value;
 use tokio::time::Instant;
@@ -8,6 +14,7 @@ use tokio::time::Instant;
 use super::*;
 use crate::support::{
     client::Client,
+    database::until,
     upstream::{LAST_CHUNK, RESPONSE, Request, STREAM, Step, Upstream, chunk, json},
 };
 
@@ -97,6 +104,84 @@ async fn a_spent_budget_is_told_to_a_receiver_that_fails_first() {
     let log = gateway.everything();
     assert!(!log.contains(SECRET) && !log.contains("/hook"), "{log}");
     assert_eq!(receiver.untaken(), 0, "each is told once");
+}
+
+/// A threshold of a budget is reached once in its window: nothing would raise its alert again.
+#[tokio::test]
+async fn an_alert_of_a_budget_that_was_not_delivered_comes_after_the_next_start() {
+    let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
+    let fails = Arc::new(AtomicBool::new(true));
+    let failing = Arc::clone(&fails);
+    let mut receiver = Upstream::scripted(move |_| {
+        let status = if failing.load(Ordering::Relaxed) { "503 Service Unavailable" } else { "200 OK" };
+        vec![Step::Send(json(status, "{}"))]
+    })
+    .await;
+    let more = "budgets = [\"10USD/month\"]\n[[prices]]\nupstream = \"up\"\nmodel = \"smart\"\ncurrency = \"USD\"\nper_call = 1\n";
+    let folder = with_alerts(&upstream.base_url(), &format!("http://{}/hook?a=b", receiver.address), more);
+    let mut gateway = serve_with_alerts(folder.path());
+    let address = gateway.ready();
+    for _ in 0..8 {
+        assert_eq!(create(address).await, 200);
+    }
+    let warned = verified(&receiver.request().await);
+    assert_eq!(warned["event"], "budget_warning", "{warned}");
+    // Of this one, nothing at all is sent before the end.
+    for _ in 0..2 {
+        assert_eq!(create(address).await, 200);
+    }
+    gateway.signal("INT");
+    assert_eq!(gateway.exit(), Some(0));
+    receiver.taken();
+
+    fails.store(false, Ordering::Relaxed);
+    for delivers in [true, false] {
+        let mut gateway = serve_with_alerts(folder.path());
+        gateway.ready();
+        if delivers {
+            let (first, second) = (verified(&receiver.request().await), verified(&receiver.request().await));
+            assert_eq!(
+                (&first["event"], &first["id"], &first["time"]),
+                (&warned["event"], &warned["id"], &warned["time"])
+            );
+            assert_eq!((&second["event"], &second["subject"]), (&"budget_spent".into(), &"key a".into()), "{second}");
+            let mut admin = Client::connect(gateway.admin()).await;
+            until("both", async || {
+                admin.get("/metrics").await.text().lines().any(|line| line == "tidegate_alerts_sent_total 2")
+            })
+            .await;
+        }
+        gateway.signal("INT");
+        assert_eq!(gateway.exit(), Some(0));
+    }
+    assert_eq!(receiver.untaken(), 0, "each is told once");
+}
+
+/// All else that still holds is seen again.
+#[tokio::test]
+async fn a_credential_that_is_still_refused_is_told_again_after_a_start() {
+    let refused = r#"{"error":{"message":"Insufficient balance","code":"insufficient_quota"}}"#;
+    let upstream = Upstream::fixed(json("402 Payment Required", refused)).await;
+    let mut receiver = Upstream::fixed(json("204 No Content", "")).await;
+    let folder = with_alerts(&upstream.base_url(), &format!("http://{}/hook?a=b", receiver.address), "");
+    for start in 0..2 {
+        let mut gateway = serve_with_alerts(folder.path());
+        let address = gateway.ready();
+        let alert = crate::support::soon("the alert", async {
+            loop {
+                create(address).await;
+                if let Some(request) = receiver.taken().pop() {
+                    return verified(&request);
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        })
+        .await;
+        assert_eq!(alert["event"], "credential_refused", "start {start}: {alert}");
+        gateway.signal("INT");
+        assert_eq!(gateway.exit(), Some(0));
+        receiver.taken();
+    }
 }
 
 #[tokio::test]

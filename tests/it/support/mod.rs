@@ -6,6 +6,7 @@ pub(crate) mod disk;
 pub(crate) mod gateway;
 pub(crate) mod process;
 pub(crate) mod redis;
+pub(crate) mod settings;
 pub(crate) mod tls;
 pub(crate) mod upstream;
 

@@ -5,11 +5,15 @@ use std::{fs, net::SocketAddr, path::Path, sync::Arc};
 use tidegate::config::Identity;
 use tokio::net::TcpStream;
 use tokio_rustls::{
-    TlsConnector,
+    TlsAcceptor, TlsConnector,
     client::TlsStream,
     rustls::{
-        ClientConfig, RootCertStore, SupportedProtocolVersion, client::Resumption, crypto::aws_lc_rs,
-        pki_types::PrivatePkcs8KeyDer, sign::CertifiedKey, version::TLS13,
+        ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion,
+        client::Resumption,
+        crypto::aws_lc_rs,
+        pki_types::PrivatePkcs8KeyDer,
+        sign::{CertifiedKey, SingleCertAndKey},
+        version::TLS13,
     },
 };
 
@@ -50,6 +54,17 @@ impl Made {
     /// For a gateway.
     pub(crate) fn identity(&self) -> Option<Identity> {
         Some(Identity { certified: Arc::clone(&self.certified), digest: [0; 32] })
+    }
+
+    /// For an upstream.
+    pub(crate) fn acceptor(&self) -> TlsAcceptor {
+        let resolver = Arc::new(SingleCertAndKey::from(Arc::clone(&self.certified)));
+        let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_cert_resolver(resolver);
+        TlsAcceptor::from(Arc::new(config))
     }
 
     /// Writes both files.

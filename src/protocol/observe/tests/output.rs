@@ -95,7 +95,6 @@ fn text_is_counted_once_however_often_an_answer_repeats_it() {
 fn output_that_is_no_text_is_noticed() {
     for (text, other) in [
         (r#"{"output":[{"type":"image_generation_call","result":"aGk="}]}"#, true),
-        (r#"{"output":[{"type":"reasoning","encrypted_content":"aGk="}]}"#, true),
         (r#"{"data":[{"b64_json":"aGk="}]}"#, true),
         (r#"{"object":"list","data":[{"embedding":[0.5]}]}"#, true),
         (r#"{"results":[{"flagged":false}]}"#, true),
@@ -108,6 +107,75 @@ fn output_that_is_no_text_is_noticed() {
     ] {
         let seen = seen_of(AnswerDialect::Chat, false, text);
         assert_eq!((seen.other_output, seen.made_nothing()), (other, !other), "{text}");
+    }
+}
+
+#[test]
+fn reasoning_that_does_not_pass_as_text_is_noticed() {
+    // 10,000 tokens, by its size.
+    let sealed = "g".repeat((40_000 + 650) * 4 / 3);
+    let event = |text: &str| format!("data: {}\n\n", text.replace("SEALED", &sealed));
+    let created = event(r#"{"type":"response.created","response":{"id":"r","output":[]}}"#);
+    let added = event(r#"{"type":"response.output_item.added","item":{"type":"reasoning","encrypted_content":""}}"#);
+    let done =
+        event(r#"{"type":"response.output_item.done","item":{"type":"reasoning","encrypted_content":"SEALED"}}"#);
+    let over = event(
+        r#"{"type":"response.completed","response":{"id":"r","output":[{"type":"reasoning","encrypted_content":"SEALED"}]}}"#,
+    );
+    let aloud = event(r#"{"type":"response.reasoning_text.delta","delta":"word"}"#);
+    let details =
+        event(r#"{"choices":[{"delta":{"reasoning_details":[{"type":"reasoning.encrypted","data":"SEALED"}]}}]}"#);
+    for (dialect, text, thinks, tokens) in [
+        (AnswerDialect::Responses, created.clone(), false, None),
+        (AnswerDialect::Responses, format!("{created}{added}"), true, None),
+        (AnswerDialect::Responses, format!("{created}{added}{done}"), true, Some(10_000)),
+        (AnswerDialect::Responses, format!("{created}{added}{done}{added}{done}"), true, Some(20_000)),
+        (AnswerDialect::Responses, format!("{created}{added}{done}{over}"), true, Some(10_000)),
+        (AnswerDialect::Responses, format!("{created}{added}{aloud}"), false, None),
+        (AnswerDialect::Chat, details.clone(), false, Some(10_000)),
+    ] {
+        let seen = seen_of(dialect, true, &text);
+        let hidden = Hidden { thinks, sealed: tokens };
+        assert_eq!(
+            (seen.hidden, seen.has_output()),
+            (hidden, tokens.is_some() || text.contains("word")),
+            "{dialect:?}"
+        );
+    }
+    let body = format!(r#"{{"output":[{{"type":"reasoning","encrypted_content":"{sealed}"}}]}}"#);
+    let seen = seen_of(AnswerDialect::Responses, false, &body);
+    assert_eq!((seen.hidden, seen.made_nothing()), (Hidden { thinks: true, sealed: Some(10_000) }, false));
+}
+
+#[test]
+fn a_model_is_at_work_on_reasoning_until_something_else_begins() {
+    let mut observer = Observer::new(AnswerDialect::Responses, true, Coded::Plain);
+    for (event, thinks) in [
+        (r#"{"type":"response.created","response":{"id":"r"}}"#, false),
+        (r#"{"type":"response.output_item.added","item":{"type":"reasoning"}}"#, true),
+        (r#"{"type":"response.reasoning_summary_text.delta","delta":"word"}"#, true),
+        (r#"{"type":"response.output_item.done","item":{"type":"reasoning"}}"#, false),
+        (r#"{"item":{"type":"reasoning"},"type":"response.output_item.added"}"#, true),
+        (r#"{"type":"response.output_item.added","item":{"type":"message"}}"#, false),
+        (r#"{"type":"response.output_text.delta","delta":"word"}"#, false),
+    ] {
+        observer.feed(format!("data: {event}\n\n").as_bytes());
+        assert_eq!(observer.is_thinking(), thinks, "{event}");
+    }
+}
+
+#[test]
+fn text_that_each_chunk_repeats_counts_once() {
+    let words = "word ".repeat(100);
+    for (dialect, event) in [
+        (AnswerDialect::Chat, r#"{"choices":[{"delta":{"content":"WORDS"}}]}"#),
+        (AnswerDialect::Chat, r#"{"choices":[{"delta":{"reasoning_content":"WORDS"}}]}"#),
+        (AnswerDialect::Responses, r#"{"type":"response.output_text.delta","delta":"WORDS"}"#),
+    ] {
+        let text: String =
+            (1..=50).map(|end| format!("data: {}\n\n", event.replace("WORDS", &words[..end * 10]))).collect();
+        let tokens = seen_of(dialect, true, &text).text_tokens;
+        assert!((124..=126).contains(&tokens), "{event}: {tokens}");
     }
 }
 

@@ -1,0 +1,34 @@
+//! Tells of answers with a part that has no price, whoever learns of it.
+
+use std::sync::Arc;
+
+use crate::{
+    domain::{ledger::LedgerStatus, price::Parts},
+    metrics::Unpriced,
+    store::sql::SettledRow,
+};
+
+/// Counts the parts of an answer that have no price, and logs each of them once for a model.
+pub(super) fn note(unpriced: &Unpriced, upstream: &Arc<str>, model: &Arc<str>, parts: Parts) {
+    for part in unpriced.count(upstream, model, parts).iter() {
+        tracing::warn!(
+            upstream = &**upstream,
+            model = &**model,
+            part = part.name(),
+            setting = part.setting(),
+            "answers of this model have a part without a price: their rows are marked unpriced_part, and their cost is an \
+             estimate. Add this setting to the model's [[prices]]",
+        );
+    }
+}
+
+/// Counts rows that were settled by what others showed, and the parts of them that have no price.
+pub(super) fn note_settled(settled: &[SettledRow], condition: &LedgerStatus, unpriced: &Unpriced) {
+    for row in settled {
+        condition.count(row.state, 1);
+        if !row.unpriced.is_empty() {
+            let model = row.upstream_model.as_deref().unwrap_or_default().into();
+            note(unpriced, &row.upstream.as_str().into(), &model, row.unpriced);
+        }
+    }
+}
