@@ -1,4 +1,4 @@
-//! What an operator is told of by itself, through a webhook.
+//! Alerts that Tidegate sends to the operator through a webhook.
 
 use std::sync::{
     Arc,
@@ -7,25 +7,25 @@ use std::sync::{
 
 use tokio::sync::mpsc;
 
-/// What happened. The names are fixed: field `event` of the webhook.
+/// Kind of an alert. The names are fixed: field `event` of the webhook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum AlertEvent {
-    /// 80 % of a budget are spent.
+    /// 80 % of a budget is spent.
     BudgetWarning,
     /// A budget is spent.
     BudgetSpent,
-    /// An upstream refuses a credential, or its money is spent.
+    /// An upstream refuses a credential, or the balance of the credential's account is spent.
     CredentialRefused,
-    /// An upstream is left out for long.
+    /// An upstream stays ejected for a long time.
     UpstreamEjected,
-    /// Rows do not get into the ledger's database.
+    /// Ledger rows are not written to the database.
     LedgerBehind,
-    /// Many streams of an upstream end before their terminal event.
+    /// Many answers of an upstream end before they are complete.
     StreamsTruncated,
 }
 
 impl AlertEvent {
-    /// Its fixed name.
+    /// The fixed name of the event.
     pub const fn name(self) -> &'static str {
         match self {
             Self::BudgetWarning => "budget_warning",
@@ -38,46 +38,46 @@ impl AlertEvent {
     }
 }
 
-/// One event. Names and numbers only, never a secret.
+/// One alert: names and numbers only, never a secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Alert {
-    /// What happened.
+    /// Kind of the alert.
     pub event: AlertEvent,
-    /// To what: `key team-a`, `upstream dmxapi`.
+    /// The subject of the alert: `key team-a`, `upstream dmxapi`.
     pub subject: String,
-    /// What happened, the consequence and what to do, for people.
+    /// For people: what happened, the consequence, and what the operator can do.
     pub text: String,
 }
 
-/// How the delivery of alerts stands.
+/// Counters of the delivery of alerts.
 #[derive(Debug, Default)]
 pub struct AlertDeliveryStatus {
-    /// Alerts that the receiver took.
+    /// Alerts that the receiver accepted.
     pub sent: AtomicU64,
-    /// Tries that failed.
+    /// Failed deliveries of an alert, each of which may be repeated.
     pub failed: AtomicU64,
     /// Alerts that were not delivered: the queue was full, or the receiver failed for too long.
     pub dropped: AtomicU64,
 }
 
-/// Where alerts are raised. Raising one never waits.
+/// Queue for alerts. Raising an alert never waits.
 #[derive(Clone, Debug)]
 pub struct Alerts {
     queue: mpsc::Sender<Alert>,
-    condition: Arc<AlertDeliveryStatus>,
+    status: Arc<AlertDeliveryStatus>,
 }
 
 impl Alerts {
-    /// A queue of so many alerts, and the end of it that delivers them.
-    pub fn new(size: usize, condition: Arc<AlertDeliveryStatus>) -> (Self, mpsc::Receiver<Alert>) {
+    /// A queue for at most `size` alerts, and the receiver from which the alerts are delivered.
+    pub fn new(size: usize, status: Arc<AlertDeliveryStatus>) -> (Self, mpsc::Receiver<Alert>) {
         let (queue, raised) = mpsc::channel(size);
-        (Self { queue, condition }, raised)
+        (Self { queue, status }, raised)
     }
 
-    /// Puts an alert into the queue, or counts it as dropped where the queue is full.
+    /// Puts an alert into the queue. If the queue is full, counts the alert as dropped.
     pub fn raise(&self, alert: Alert) {
         if self.queue.try_send(alert).is_err() {
-            self.condition.dropped.fetch_add(1, Ordering::Relaxed);
+            self.status.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
 }

@@ -99,7 +99,7 @@ pub(super) async fn receive<B>(
 where
     B: Body<Data = Bytes, Error: Error + 'static> + Send + Unpin,
 {
-    if endpoint.carries() == RequestBodyKind::Nothing {
+    if endpoint.request_body() == RequestBodyKind::Nothing {
         return Box::pin(discard(body, timeouts)).await;
     }
     let coding = coding_of(headers)?;
@@ -261,7 +261,7 @@ impl<'a> BodyScan<'a> {
     ) -> Self {
         Self {
             scanner: RequestScan::new(endpoint),
-            names_model: endpoint.carries() == RequestBodyKind::Model,
+            names_model: endpoint.request_body() == RequestBodyKind::Model,
             rope: Rope::new(),
             max_bytes,
             memory,

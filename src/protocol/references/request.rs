@@ -145,7 +145,7 @@ pub struct RequestScan {
 impl RequestScan {
     /// A scan of nothing yet.
     pub fn new(endpoint: Endpoint) -> Self {
-        let fields = match endpoint.carries() {
+        let fields = match endpoint.request_body() {
             RequestBodyKind::Model if endpoint.shape() == AnswerShape::Completion => &CHAT_FIELDS,
             RequestBodyKind::Model => &FIELDS,
             RequestBodyKind::Json | RequestBodyKind::Nothing => &NO_FIELDS,
