@@ -1,15 +1,14 @@
-//! Every metric: one field, one line of what it is, its labels. Labels come from the configuration and from fixed
-//! names, so their number is bounded.
+//! All metrics with their labels. Label values come from the configuration and from fixed names, so their number is bounded.
 
 mod affinity;
 mod alerts;
 mod connections;
+mod health;
 mod keys;
 mod ledger;
 mod reloads;
 mod results;
 mod sharing;
-mod standings;
 mod unpriced;
 
 use std::sync::Arc;
@@ -21,8 +20,8 @@ use prometheus_client::{
 };
 
 pub use connections::{Connections, CutLabels, MalformedLabels};
+pub use health::{HealthMetrics, UpstreamHealth};
 pub use reloads::{Reload, Reloads};
-pub use standings::{HealthMetrics, UpstreamHealth};
 pub use unpriced::Unpriced;
 
 use results::{RESULTS, result_name};
@@ -73,7 +72,7 @@ pub struct LimitLabels {
 
 /// `result`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct PlacedLabels {
+pub struct PlacementLabels {
     result: &'static str,
 }
 
@@ -84,64 +83,64 @@ pub struct AttemptLabels {
     result: &'static str,
 }
 
-/// All of them.
+/// All metrics of the process.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    /// Requests that are over, by the upstream of the last attempt ("" where none was made) and by how they ended.
+    /// Finished requests, by the upstream of the last attempt ("" = no attempt was made) and by why they ended.
     requests: Family<EndLabels, Counter>,
     /// Errors that Tidegate itself answered.
     problems: Family<ProblemLabels, Counter>,
-    /// Streams that ended cleanly without a terminal event: what a reseller cut short.
+    /// Streams that ended cleanly without a terminal event: the upstream probably cut them short.
     streams_incomplete: Family<UpstreamLabels, Counter>,
-    /// Tokens as reported by the providers.
+    /// Tokens that providers reported.
     tokens: Family<TokenLabels, Counter>,
-    /// Answers that told a part without a price.
+    /// Answers with a reported part that has no price.
     pub unpriced: Unpriced,
-    /// Seconds from the request's head to the first byte of the answer's body.
+    /// Time from the request's head to the first byte of the answer's body, in seconds.
     first_byte: Family<UpstreamLabels, Histogram>,
     /// Requests refused because a limit of their key or its group was reached.
     limited: Family<LimitLabels, Counter>,
-    /// Tries at upstreams, by what came of them.
+    /// Attempts, by upstream and result.
     attempts: Family<AttemptLabels, Counter>,
-    /// Tries at an upstream that had been asked for the same request already.
+    /// Retries: further attempts at the same upstream for one request.
     retries: Family<UpstreamLabels, Counter>,
-    /// Retries that were not made because there had been too many of late.
+    /// Retries that were not made, because there were too many recent retries.
     retries_denied: Family<UpstreamLabels, Counter>,
-    /// Tries at an upstream after another one had failed the same request.
+    /// Failovers: attempts at an upstream after another upstream failed for the same request.
     failovers: Family<UpstreamLabels, Counter>,
-    /// Requests that refer to state, by what came of them.
-    placed: Family<PlacedLabels, Counter>,
-    /// How upstreams and their credentials stand.
-    pub standings: HealthMetrics,
-    /// Requests under way.
+    /// Requests that refer to state, by how affinity placed them.
+    placements: Family<PlacementLabels, Counter>,
+    /// Health of upstreams and their credentials.
+    pub health: HealthMetrics,
+    /// Requests in progress.
     in_flight: Gauge,
-    /// What of `bodies` is held.
+    /// Bytes that are reserved from `bodies`.
     body_memory: Gauge,
-    /// Memory for the bodies of requests: counted by those who take it, and read when somebody asks for the metrics.
+    /// Memory for request bodies. Requests reserve bytes from this budget; `text` reads how many are reserved.
     pub bodies: ByteBudget,
-    /// How the ledger stands, and what shows it.
+    /// Status of the ledger.
     pub ledger: Arc<LedgerStatus>,
-    ledger_shown: ledger::LedgerCollector,
-    /// How the keys of the store stand.
+    ledger_collector: ledger::LedgerCollector,
+    /// Status of the keys in the store.
     pub keys: Arc<key::StoredKeysStatus>,
-    keys_shown: keys::KeysCollector,
-    /// How limits that replicas share stand.
+    keys_collector: keys::KeysCollector,
+    /// Status of the limits that replicas share.
     pub sharing: Arc<Sharing>,
-    sharing_shown: sharing::RedisCollector,
-    /// How the memory of origins stands.
+    sharing_collector: sharing::RedisCollector,
+    /// Status of the affinity memory.
     pub affinity: Arc<memory::AffinityStatus>,
-    affinity_shown: affinity::AffinityCollector,
-    /// How the delivery of alerts stands.
+    affinity_collector: affinity::AffinityCollector,
+    /// Counters of the delivery of alerts.
     pub alerts: Arc<alert::AlertDeliveryStatus>,
-    alerts_shown: alerts::AlertsCollector,
+    alerts_collector: alerts::AlertsCollector,
     /// Connections of clients.
     pub connections: Connections,
     /// Reloads of the configuration.
     pub reloads: Reloads,
 }
 
-/// Seconds; a first byte comes after milliseconds in a simulator and after many minutes of reasoning.
+/// Buckets in seconds. The first byte takes milliseconds from a simulator, and many minutes from a model that reasons long.
 const FIRST_BYTE_BUCKETS: [f64; 14] =
     [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0, 1800.0];
 
@@ -150,7 +149,7 @@ impl Default for Metrics {
         let mut registry = Registry::with_prefix("tidegate");
         let requests = Family::<EndLabels, Counter>::default();
         let problems = Family::<ProblemLabels, Counter>::default();
-        // Of a series that begins at one, nobody sees an increase.
+        // Every series starts at zero. Prometheus cannot see an increase in a series that starts at one.
         for problem in Problem::ALL {
             drop(problems.get_or_create(&ProblemLabels { code: problem.name() }));
         }
@@ -163,41 +162,46 @@ impl Default for Metrics {
         let retries = Family::<UpstreamLabels, Counter>::default();
         let retries_denied = Family::<UpstreamLabels, Counter>::default();
         let failovers = Family::<UpstreamLabels, Counter>::default();
-        let placed = Family::<PlacedLabels, Counter>::default();
+        let placements = Family::<PlacementLabels, Counter>::default();
         let in_flight = Gauge::default();
         let body_memory = Gauge::default();
-        registry.register("requests", "Requests that are over, by upstream and end", requests.clone());
+        registry.register("requests", "Finished requests, by upstream and end", requests.clone());
         registry.register("problems", "Errors that Tidegate itself answered", problems.clone());
         registry.register(
             "streams_incomplete",
             "Streams that ended cleanly without a terminal event",
             streams_incomplete.clone(),
         );
-        registry.register("tokens", "Tokens as reported by the providers", tokens.clone());
+        registry.register("tokens", "Tokens that providers reported", tokens.clone());
         let unpriced = Unpriced::new(&mut registry);
         registry.register(
             "first_byte_seconds",
-            "From the request's head to the first byte of the answer's body",
+            "Time from the request's head to the first byte of the answer's body",
             first_byte.clone(),
         );
         registry.register("limited", "Requests refused because a limit was reached", limited.clone());
-        registry.register("attempts", "Tries at upstreams, by what came of them", attempts.clone());
-        registry.register("retries", "Tries at an upstream asked before for the same request", retries.clone());
+        registry.register("attempts", "Attempts, by upstream and result", attempts.clone());
+        registry.register("retries", "Further attempts at the same upstream for one request", retries.clone());
         registry.register(
             "retries_denied",
-            "Retries not made because there had been too many of late",
+            "Retries not made because there were too many recent retries",
             retries_denied.clone(),
         );
-        registry.register("failovers", "Tries at an upstream after another one had failed", failovers.clone());
-        registry.register("affinity_requests", "Requests that refer to state, by what came of them", placed.clone());
-        let standings = HealthMetrics::new(&mut registry);
-        registry.register("requests_in_flight", "Requests under way", in_flight.clone());
-        registry.register("body_memory_bytes", "Bytes held for the bodies of requests", body_memory.clone());
-        let ledger_shown = ledger::LedgerCollector::new(&mut registry);
-        let keys_shown = keys::KeysCollector::new(&mut registry);
-        let sharing_shown = sharing::RedisCollector::new(&mut registry);
-        let affinity_shown = affinity::AffinityCollector::new(&mut registry);
-        let alerts_shown = alerts::AlertsCollector::new(&mut registry);
+        registry.register(
+            "failovers",
+            "Attempts at an upstream after another upstream failed for the same request",
+            failovers.clone(),
+        );
+        let help = "Requests that refer to state, by how affinity placed them";
+        registry.register("affinity_requests", help, placements.clone());
+        let health = HealthMetrics::new(&mut registry);
+        registry.register("requests_in_flight", "Requests in progress", in_flight.clone());
+        registry.register("body_memory_bytes", "Bytes reserved for request bodies", body_memory.clone());
+        let ledger_collector = ledger::LedgerCollector::new(&mut registry);
+        let keys_collector = keys::KeysCollector::new(&mut registry);
+        let sharing_collector = sharing::RedisCollector::new(&mut registry);
+        let affinity_collector = affinity::AffinityCollector::new(&mut registry);
+        let alerts_collector = alerts::AlertsCollector::new(&mut registry);
         let connections = Connections::new(&mut registry);
         let reloads = Reloads::new(&mut registry);
         Self {
@@ -213,21 +217,21 @@ impl Default for Metrics {
             retries,
             retries_denied,
             failovers,
-            placed,
-            standings,
+            placements,
+            health,
             in_flight,
             body_memory,
             bodies: ByteBudget::default(),
             ledger: Arc::default(),
             keys: Arc::default(),
-            keys_shown,
+            keys_collector,
             affinity: Arc::default(),
-            affinity_shown,
+            affinity_collector,
             alerts: Arc::default(),
-            alerts_shown,
-            ledger_shown,
+            alerts_collector,
+            ledger_collector,
             sharing: Arc::default(),
-            sharing_shown,
+            sharing_collector,
             connections,
             reloads,
         }
@@ -235,20 +239,20 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// The counters of one worker, for upstreams of these names. Looking a counter up takes a lock that all workers
-    /// share; each keeps its own handles instead. It also makes every series begin at zero.
+    /// The counters of one worker, for upstreams with these names. The lookup of a counter takes a lock that all workers share, so
+    /// each worker keeps its own handles. The lookup here also makes every series start at zero.
     pub fn worker<'a>(&self, upstreams: impl Iterator<Item = &'a str>) -> WorkerMetrics {
         WorkerMetrics {
             in_flight: self.in_flight.clone(),
             problems: self.problems.clone(),
             limited: self.limited.clone(),
             unpriced: self.unpriced.clone(),
-            placed: PlacementResult::ALL.map(|placed| {
-                let labels = PlacedLabels { result: placed.name() };
-                (placed, self.placed.get_or_create(&labels).clone())
+            placements: PlacementResult::ALL.map(|placed| {
+                let labels = PlacementLabels { result: placed.name() };
+                (placed, self.placements.get_or_create(&labels).clone())
             }),
             upstreams: upstreams.map(|upstream| self.upstream(upstream)).collect(),
-            none: self.upstream(""),
+            no_upstream: self.upstream(""),
         }
     }
 
@@ -278,35 +282,35 @@ impl Metrics {
         }
     }
 
-    /// The text that Prometheus reads.
+    /// All metrics as text, in the format of Prometheus.
     ///
     /// # Errors
-    /// When it cannot be written down, which would be a fault of a label.
+    /// A label cannot be encoded.
     pub fn text(&self) -> Result<String, std::fmt::Error> {
         self.body_memory.set(i64::try_from(self.bodies.held()).unwrap_or(i64::MAX));
-        self.ledger_shown.show(&self.ledger);
-        self.keys_shown.show(&self.keys);
-        self.sharing_shown.show(&self.sharing);
-        self.affinity_shown.show(&self.affinity);
-        self.alerts_shown.show(&self.alerts);
+        self.ledger_collector.update(&self.ledger);
+        self.keys_collector.update(&self.keys);
+        self.sharing_collector.update(&self.sharing);
+        self.affinity_collector.update(&self.affinity);
+        self.alerts_collector.update(&self.alerts);
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
         Ok(text)
     }
 }
 
-/// What one worker counts with.
+/// The counters of one worker.
 #[derive(Debug)]
 pub struct WorkerMetrics {
     in_flight: Gauge,
     problems: Family<ProblemLabels, Counter>,
     limited: Family<LimitLabels, Counter>,
-    /// Answers that told a part without a price.
+    /// Answers with a reported part that has no price.
     pub unpriced: Unpriced,
-    placed: [(PlacementResult, Counter); PlacementResult::ALL.len()],
+    placements: [(PlacementResult, Counter); PlacementResult::ALL.len()],
     upstreams: Vec<UpstreamMetrics>,
-    /// Of requests for which none was tried.
-    none: UpstreamMetrics,
+    /// Counters of requests without an attempt.
+    no_upstream: UpstreamMetrics,
 }
 
 #[derive(Debug)]
@@ -324,17 +328,17 @@ struct UpstreamMetrics {
     failovers: Counter,
 }
 
-/// Why an upstream is asked once more for a request.
+/// Why a request gets a further attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReattemptReason {
-    /// It was asked before.
+    /// A retry at the same upstream.
     Retry,
-    /// Another one failed.
+    /// A failover: another upstream failed.
     Failover,
 }
 
 impl WorkerMetrics {
-    /// Counts what came of an attempt at the upstream with this index.
+    /// Counts an attempt at the upstream with this index, by its result.
     pub fn attempted(&self, upstream: usize, result: AttemptResult) {
         let name = result_name(result);
         let attempts = self.upstreams.get(upstream).map(|upstream| &upstream.attempts);
@@ -348,17 +352,17 @@ impl WorkerMetrics {
         self.limited.get_or_create(&LimitLabels { limit, of }).inc();
     }
 
-    /// Counts a request that refers to state.
+    /// Counts a request that refers to state, by how affinity placed the request.
     pub fn placed(&self, placed: PlacementResult) {
-        if let Some((_, count)) = self.placed.iter().find(|(known, _)| *known == placed) {
+        if let Some((_, count)) = self.placements.iter().find(|(known, _)| *known == placed) {
             count.inc();
         }
     }
 
     /// Counts a further attempt for a request.
-    pub fn again(&self, upstream: usize, again: ReattemptReason) {
+    pub fn reattempted(&self, upstream: usize, reason: ReattemptReason) {
         let Some(upstream) = self.upstreams.get(upstream) else { return };
-        match again {
+        match reason {
             ReattemptReason::Retry => upstream.retries.inc(),
             ReattemptReason::Failover => upstream.failovers.inc(),
         };
@@ -371,15 +375,15 @@ impl WorkerMetrics {
         }
     }
 
-    /// A request began.
+    /// Counts a request as in progress.
     pub fn began(&self) {
         self.in_flight.inc();
     }
 
-    /// Counts a request that is over; `upstream` is the index of the one that was tried last.
+    /// Counts a finished request. `upstream` is the index of the upstream of the last attempt.
     pub fn settled(&self, upstream: Option<usize>, outcome: &Outcome) {
         self.in_flight.dec();
-        let upstream = upstream.and_then(|index| self.upstreams.get(index)).unwrap_or(&self.none);
+        let upstream = upstream.and_then(|index| self.upstreams.get(index)).unwrap_or(&self.no_upstream);
         if let Some((_, requests)) = upstream.requests.iter().find(|(end, _)| *end == outcome.end) {
             requests.inc();
         }

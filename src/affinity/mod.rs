@@ -226,7 +226,7 @@ impl AffinityMemory {
             }
         }
         self.condition.learned.fetch_add(new, Ordering::Relaxed);
-        self.condition.taken.fetch_add(taken, Ordering::Relaxed);
+        self.condition.foreign.fetch_add(taken, Ordering::Relaxed);
         let mark = self.waiting.push(rows, &self.condition);
         // Nobody waits for what others know already.
         if new > 0 { mark } else { LearnedCount(0) }
@@ -249,7 +249,7 @@ impl AffinityMemory {
 
     /// Counts references of an answer that had too many to learn them all.
     pub fn overlook(&self, references: u64) {
-        self.condition.overlooked.fetch_add(references, Ordering::Relaxed);
+        self.condition.skipped.fetch_add(references, Ordering::Relaxed);
     }
 
     /// What is known of references that `by` named, each in its place. Memory tells of his own at once; for everything else
@@ -269,7 +269,7 @@ impl AffinityMemory {
             });
         }
         if !asked.is_empty() {
-            self.condition.asked.fetch_add(asked.len() as u64, Ordering::Relaxed);
+            self.condition.store_lookups.fetch_add(asked.len() as u64, Ordering::Relaxed);
             let answers = self.ask(asked.iter().map(|(_, reference)| *reference).collect(), by).await;
             for ((place, reference), stored) in asked.into_iter().zip(answers.into_iter().flatten()) {
                 let is_beside = references.get(place) != Some(&reference);

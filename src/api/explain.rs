@@ -1,4 +1,4 @@
-//! `GET /explain`: who would be asked for a model, and why, as text.
+//! `GET /explain`: the candidates for a model, in order, and why, as text.
 
 use axum::{
     extract::{Query, State, rejection::QueryRejection},
@@ -9,10 +9,10 @@ use serde::Deserialize;
 use super::Admin;
 use crate::{
     domain::endpoint::Surface,
-    proxy::explain::{ExplainQuery, explain as explained},
+    proxy::explain::{ExplainQuery, explain as explain_route},
 };
 
-/// `?key=NAME&model=MODEL`, and perhaps `&cache_key=TEXT` and `&surface=NAME`.
+/// Query parameters: `key=NAME&model=MODEL`, and optionally `cache_key=TEXT` and `surface=NAME`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ExplainParameters {
@@ -22,20 +22,21 @@ pub(super) struct ExplainParameters {
     surface: Option<String>,
 }
 
-/// The explanation, or what is wrong with the question.
+/// Answers with the explanation, or with what is wrong in the query.
 pub(super) async fn explain(
     State(admin): State<Admin>,
-    asked: Result<Query<ExplainParameters>, QueryRejection>,
+    query: Result<Query<ExplainParameters>, QueryRejection>,
 ) -> (StatusCode, String) {
-    let Query(ExplainParameters { key, model, cache_key, surface }) = match asked {
-        Ok(asked) => asked,
+    let Query(ExplainParameters { key, model, cache_key, surface }) = match query {
+        Ok(query) => query,
         Err(error) => return (StatusCode::BAD_REQUEST, format!("{}\n", error.body_text())),
     };
     let Some(surface) = surface.as_deref().map_or(Some(Surface::Responses), Surface::named) else {
-        return (StatusCode::BAD_REQUEST, "no part of the API has this name\n".to_owned());
+        let names = Surface::ALL.map(Surface::name).join(", ");
+        return (StatusCode::BAD_REQUEST, format!("unknown surface; use one of: {names}\n"));
     };
     let proxy = &admin.data.proxy;
-    match explained(&proxy.tables(), proxy.dice(), proxy.now(), &ExplainQuery { key, model, cache_key, surface }) {
+    match explain_route(&proxy.tables(), proxy.dice(), proxy.now(), &ExplainQuery { key, model, cache_key, surface }) {
         Ok(text) => (StatusCode::OK, text),
         Err(error) => (StatusCode::NOT_FOUND, format!("{error}\n")),
     }

@@ -1,4 +1,4 @@
-//! What handlers take from a request.
+//! Extractors of the handlers.
 
 use std::{convert::Infallible, sync::Arc};
 
@@ -7,16 +7,17 @@ use axum::{extract::FromRequestParts, http::request::Parts};
 use super::Data;
 use crate::{domain::departure::DisconnectRecord, proxy::RequestArrival};
 
-/// The request's id and its connection's fate. Every handler of the API takes it, so that every request has them.
+/// Id of the request, and the record of why its connection ends. Every handler of the API takes this extractor, so that every
+/// request has both.
 ///
-/// An extractor and not a layer: a layer would box one more future for each request.
+/// This is an extractor and not a layer, because a layer would box one more future for each request.
 pub(super) struct ArrivedRequest(pub(super) RequestArrival);
 
 impl FromRequestParts<Arc<Data>> for ArrivedRequest {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, data: &Arc<Data>) -> Result<Self, Infallible> {
-        let departure = parts.extensions.remove::<DisconnectRecord>().unwrap_or_default();
-        Ok(Self(data.proxy.arrival(departure)))
+        let disconnect = parts.extensions.remove::<DisconnectRecord>().unwrap_or_default();
+        Ok(Self(data.proxy.arrival(disconnect)))
     }
 }

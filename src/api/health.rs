@@ -11,67 +11,67 @@ use serde_json::json;
 use super::{Admin, Data};
 use crate::{config::Config, domain::key};
 
-/// What readiness is made of.
+/// State from which readiness is computed.
 #[derive(Debug)]
 pub struct Health {
     draining: AtomicBool,
     /// The configuration that was read last could not be used.
-    refused: AtomicBool,
-    /// Names of the upstreams left out, for want of a credential.
+    reload_refused: AtomicBool,
+    /// Names of the upstreams that are not used, because they have no credential.
     idle: RwLock<Vec<String>>,
     keys: Arc<key::StoredKeysStatus>,
 }
 
-fn idle(config: &Config) -> Vec<String> {
+fn idle_upstreams(config: &Config) -> Vec<String> {
     config.idle.iter().map(|upstream| upstream.name.to_string()).collect()
 }
 
 impl Health {
     /// The state of a gateway with this configuration.
     pub fn new(config: &Config, keys: &Arc<key::StoredKeysStatus>) -> Self {
-        let (draining, refused) = (AtomicBool::new(false), AtomicBool::new(false));
-        Self { draining, refused, idle: RwLock::new(idle(config)), keys: Arc::clone(keys) }
+        let (draining, reload_refused) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { draining, reload_refused, idle: RwLock::new(idle_upstreams(config)), keys: Arc::clone(keys) }
     }
 
-    /// From now on no new work is wanted.
+    /// Starts to drain: from now on the process is not ready for new requests.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
     }
 
-    /// From now on it is a gateway with this configuration.
+    /// Replaces the configuration after a reload.
     pub fn configure(&self, config: &Config) {
-        *self.idle.write().unwrap_or_else(PoisonError::into_inner) = idle(config);
+        *self.idle.write().unwrap_or_else(PoisonError::into_inner) = idle_upstreams(config);
     }
 
-    /// Notes whether the configuration that was read last could not be used. It does not make the gateway unready: it
-    /// serves with the one before, and every replica that reads the same file would go at once.
+    /// Records whether the last reload was refused. A refused reload does not make the process unready: the process continues
+    /// with the previous configuration. Otherwise all replicas that read the same file would become unready at once.
     pub fn refused(&self, refused: bool) {
-        self.refused.store(refused, Ordering::Relaxed);
+        self.reload_refused.store(refused, Ordering::Relaxed);
     }
 
-    /// Whether no new work is wanted.
+    /// Whether the process drains.
     pub fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
     }
 
-    /// Who has never read the keys of its store cannot serve those who have one.
+    /// The readiness status. Before the first read of the keys in the store, the process cannot serve clients with these keys.
     fn status(&self) -> StatusCode {
         let unread = self.keys.unread.load(Ordering::Relaxed);
         if unread || self.is_draining() { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK }
     }
 }
 
-/// `GET /healthz`: the process runs and answers.
+/// `GET /healthz`: liveness. Always 200.
 pub(super) async fn live() -> StatusCode {
     StatusCode::OK
 }
 
-/// `GET /readyz` on the data plane: a bare status.
+/// `GET /readyz` on the data plane: readiness as a status without a body.
 pub(super) async fn ready(State(data): State<Arc<Data>>) -> StatusCode {
     data.health.status()
 }
 
-/// `GET /readyz` on the admin plane: with the reasons.
+/// `GET /readyz` on the admin plane: readiness with the reasons.
 pub(super) async fn detail(State(admin): State<Admin>) -> impl IntoResponse {
     let health = &admin.health;
     let idle = health.idle.read().unwrap_or_else(PoisonError::into_inner);
@@ -80,7 +80,7 @@ pub(super) async fn detail(State(admin): State<Admin>) -> impl IntoResponse {
     let body = json!({
         "ready": status.is_success(),
         "draining": health.is_draining(),
-        "last_reload_refused": health.refused.load(Ordering::Relaxed),
+        "last_reload_refused": health.reload_refused.load(Ordering::Relaxed),
         "keys": {
             "unread": health.keys.unread.load(Ordering::Relaxed),
             "store_fails": health.keys.fails.load(Ordering::Relaxed),

@@ -9,7 +9,7 @@ use axum::{
 use super::Admin;
 use crate::metrics::CONTENT_TYPE;
 
-/// Every metric, as Prometheus reads it.
+/// All metrics in the format of Prometheus.
 pub(super) async fn text(State(admin): State<Admin>) -> Response {
     admin.data.proxy.tables().show(&admin.metrics);
     match admin.metrics.text() {

@@ -1,4 +1,4 @@
-//! The HTTP surface: takes requests apart, calls the gateway, decides nothing.
+//! HTTP routes and handlers: they parse requests and call the proxy. They make no decisions of their own.
 
 mod explain;
 mod extract;
@@ -19,30 +19,29 @@ use crate::{domain::endpoint::Endpoint::*, metrics::Metrics, proxy::Proxy};
 
 use v1::relay::relay;
 
-/// What the data plane's handlers share: one per worker.
+/// State of the data plane's handlers, one per worker.
 #[derive(Debug)]
 pub struct Data {
-    /// The gateway as this worker sees it.
+    /// The proxy of this worker.
     pub proxy: Arc<Proxy>,
     /// Liveness and readiness.
     pub health: Arc<Health>,
 }
 
-/// What the admin plane's handlers share.
+/// State of the admin plane's handlers.
 #[derive(Clone, Debug)]
 pub struct Admin {
-    /// The gateway as one of the workers sees it: they share what is shown here.
+    /// Data of one worker: all workers share the values that the admin plane shows.
     pub data: Arc<Data>,
-    /// Counters.
+    /// All metrics.
     pub metrics: Arc<Metrics>,
     /// Liveness and readiness.
     pub health: Arc<Health>,
 }
 
-/// All routes of the data plane. Matched exactly, on the raw path, with and without `/v1`: users leave it out of the
-/// base URL (docs/wire.md, section 1). Nothing is ever redirected. A few names below
-/// `/responses` are no ids but show that a client's base URL ends in /responses: the answer says so. What may stand in the place of an id, the table of
-/// endpoints says.
+/// All routes of the data plane. Raw paths match exactly, with and without `/v1`: many users omit `/v1` in the base URL
+/// (docs/wire.md, section 1). Tidegate never redirects. Paths such as `/responses/models` show that a client's base URL ends in
+/// `/responses`, and the error answer says so. `domain::endpoint` checks the ids in paths.
 pub fn data(state: Arc<Data>) -> Router {
     let routes = |router: Router<Arc<Data>>, base: &str| {
         let at = |path: &str| format!("{base}{path}");
@@ -95,7 +94,7 @@ pub fn admin(state: Admin) -> Router {
         .with_state(state)
 }
 
-/// `/metrics` alone.
+/// A router with `/metrics` only.
 pub fn metrics_only(state: Admin) -> Router {
     Router::new().route("/metrics", get(metrics::text)).with_state(state)
 }

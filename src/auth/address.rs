@@ -1,4 +1,4 @@
-//! Where a request comes from, also through proxies of the operator.
+//! Client addresses, also behind proxies of the operator.
 
 use std::net::IpAddr;
 
@@ -7,9 +7,9 @@ use ipnet::IpNet;
 
 const FORWARDED_FOR: &str = "x-forwarded-for";
 
-/// The client's address: the peer's, or where that is a trusted proxy, the last one in `X-Forwarded-For` that is none. Each
-/// proxy appends whom it serves, so whatever stands before that the client may have written itself. Where something there is
-/// no address, nobody knows what it was: then it is the peer's.
+/// The client's address. It is the address of the peer. If the peer is a trusted proxy, it is the last address in
+/// `X-Forwarded-For` that is not a trusted proxy. Each proxy appends the address of its own client, so the client may have
+/// forged every address before that one. If `X-Forwarded-For` has an invalid address there, the address of the peer is used.
 pub(super) fn client(peer: IpAddr, trusted: &[IpNet], headers: &HeaderMap) -> IpAddr {
     let peer = peer.to_canonical();
     let is_trusted = |address: IpAddr| trusted.iter().any(|network| network.contains(&address));
@@ -30,7 +30,7 @@ pub(super) fn client(peer: IpAddr, trusted: &[IpNet], headers: &HeaderMap) -> Ip
     client
 }
 
-/// `192.0.2.7`, `192.0.2.7:1234`, `2001:db8::1`, `[2001:db8::1]`, `[2001:db8::1]:1234`.
+/// Parses an address with or without a port: `192.0.2.7`, `192.0.2.7:1234`, `2001:db8::1`, `[2001:db8::1]`, `[2001:db8::1]:1234`.
 fn address(text: &str) -> Option<IpAddr> {
     let bare = match text.strip_prefix('[') {
         Some(rest) => {
@@ -59,13 +59,13 @@ mod tests {
     }
 
     #[test]
-    fn a_stranger_is_where_it_comes_from_whatever_it_says() {
+    fn the_header_of_an_untrusted_peer_is_ignored() {
         assert_eq!(from("192.0.2.1", &["10.9.9.9"]), "192.0.2.1");
         assert_eq!(from("::ffff:192.0.2.1", &[]), "192.0.2.1");
     }
 
     #[test]
-    fn through_trusted_proxies_it_is_the_last_one_that_is_none() {
+    fn behind_trusted_proxies_the_last_untrusted_address_counts() {
         for (values, client) in [
             (&[][..], "10.0.0.1"),
             (&["192.0.2.7"], "192.0.2.7"),
@@ -83,12 +83,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_address_is_not_believed() {
+    fn with_an_invalid_address_the_peer_counts() {
         for value in ["unknown", "192.0.2.7, unknown", "192.0.2.7, ", "_hidden, 10.0.0.2", "[2001:db8::1", "1.2.3.4:x"]
         {
             assert_eq!(from("10.0.0.1", &[value]), "10.0.0.1", "{value}");
         }
-        // Behind the client's own words stands what the proxy wrote.
+        // The proxy appends the client's address after the text that the client sent.
         assert_eq!(from("10.0.0.1", &["unknown, 192.0.2.7"]), "192.0.2.7");
     }
 }

@@ -1,4 +1,4 @@
-//! Bearer key to caller, by hash; makes and hashes keys.
+//! Authentication: finds the caller of a request by the hash of its bearer key. Also makes and hashes keys.
 
 mod address;
 
@@ -23,32 +23,33 @@ use crate::{
     },
 };
 
-/// Who calls, and what that key may use.
+/// The caller of a request: its key and the permissions of that key.
 #[derive(Debug)]
 pub struct Caller {
     /// Name of the key in logs.
     pub name: Arc<str>,
-    /// Name of its group, if it has one.
+    /// Name of the key's group, if any.
     pub group: Option<Arc<str>>,
-    /// Whose state is that it makes.
+    /// Owner of the state that requests with this key create.
     pub owner: Owner,
-    /// Its place in the configuration.
+    /// Index of the key in the configuration.
     pub index: usize,
-    /// What becomes of the call upstream when the client leaves before its end.
+    /// What Tidegate does with the upstream's answer when the client leaves before the end.
     pub on_client_gone: OnClientGone,
-    /// Its chat streams have to tell their tokens.
+    /// Chat streams of this key have to report their usage.
     pub require_usage: bool,
-    /// When it ends: milliseconds since 1970-01-01 UTC.
+    /// When the key expires, in milliseconds since 1970-01-01 UTC.
     pub expires: Option<u64>,
     models: Option<Vec<Arc<str>>>,
     upstreams: Option<Vec<usize>>,
     ips: Vec<IpNet>,
+    /// Why the key is refused at any time, if it is.
     refused: Option<&'static str>,
 }
 
 impl Caller {
-    /// Whether the key may ask for this name. The name as asked must match, whatever it leads to.
-    pub fn may_ask(&self, model: &str) -> bool {
+    /// Whether the key may request this model. The permission is about the requested name, not about the targets.
+    pub fn may_use_model(&self, model: &str) -> bool {
         self.models.as_ref().is_none_or(|patterns| {
             patterns.iter().any(|pattern| match pattern.strip_suffix('*') {
                 Some(prefix) => model.starts_with(prefix),
@@ -57,40 +58,40 @@ impl Caller {
         })
     }
 
-    /// Whether the key is restricted to some models: then it may not leave the model out.
+    /// Whether the key is restricted to some models. Requests of such a key must name a model.
     pub fn is_restricted_in_models(&self) -> bool {
         self.models.is_some()
     }
 
-    /// Whether the key may be served by this upstream (an index of the configuration).
+    /// Whether the key may use this upstream (an index of the configuration).
     pub fn may_use(&self, upstream: usize) -> bool {
         self.upstreams.as_ref().is_none_or(|allowed| allowed.contains(&upstream))
     }
 }
 
-/// Every key, by the SHA-256 of its secret.
+/// All keys, by the SHA-256 of their secrets.
 #[derive(Debug, Default)]
 pub struct Keys {
     by_digest: HashMap<[u8; 32], KeyEntry>,
     trusted_proxies: Vec<IpNet>,
-    /// The keys of the store were never read: nobody can tell that one is not known.
+    /// The keys in the store were never read, so Tidegate cannot tell an unknown key from a key of the store.
     unread: bool,
-    /// By upstream: whether it is used by keys that do not share their state.
-    strangers: Vec<bool>,
-    /// Whether they can be read now.
+    /// For each upstream: whether keys of several owners may use it.
+    has_several_owners: Vec<bool>,
+    /// Whether the keys in the store can be read now.
     store: Arc<StoredKeysStatus>,
 }
 
 #[derive(Debug)]
 struct KeyEntry {
     caller: Arc<Caller>,
-    /// From when on it is refused: milliseconds since 1970-01-01 UTC.
+    /// When the secret expires, in milliseconds since 1970-01-01 UTC.
     until: Option<u64>,
 }
 
 impl KeyEntry {
-    /// Why it is refused at `now`, if it is.
-    fn refused(&self, now: u64) -> Option<&'static str> {
+    /// Why the key is refused at `now`; none = the key is accepted.
+    fn refusal(&self, now: u64) -> Option<&'static str> {
         match self.until {
             _ if self.caller.refused.is_some() => self.caller.refused,
             Some(until) if until <= now => Some("expired"),
@@ -99,12 +100,12 @@ impl KeyEntry {
     }
 }
 
-/// What is known of a request beside its head.
+/// The address and the time of a request.
 #[derive(Clone, Copy, Debug)]
-pub struct RequestFrom {
-    /// Where its connection comes from.
+pub struct RequestSource {
+    /// Address that the connection comes from.
     pub peer: Option<IpAddr>,
-    /// When it came: milliseconds since 1970-01-01 UTC.
+    /// When the request arrived, in milliseconds since 1970-01-01 UTC.
     pub now: u64,
 }
 
@@ -117,20 +118,20 @@ pub enum AuthError {
     SeveralKeys,
     /// The key is not known.
     UnknownKey,
-    /// It is known and may not be used: its name, and why. Nobody is told but the log.
+    /// The key is known and may not be used: its name, and why. Only the log shows them, never the client.
     Refused(Arc<str>, &'static str),
-    /// It may be one of the store, which was never read or cannot be read now.
-    Unread,
+    /// The key may be in the store, but the keys in the store were never read or cannot be read now.
+    KeysUnread,
 }
 
 impl Keys {
-    /// All keys of the configuration, and their groups. `store` says whether there may be others.
+    /// All keys of the configuration, with their groups. `store` says whether the store may have further keys.
     pub fn new(config: &Config, store: &Arc<StoredKeysStatus>) -> Self {
-        // As of now: what is read from here on gets into keys of its own.
+        // Read once: a later read of the store makes new `Keys`.
         let unread = store.unread.load(Ordering::Acquire);
         let mut by_digest = HashMap::new();
-        let mut users: Vec<Option<Owner>> = vec![None; config.upstreams.len()];
-        let mut strangers = vec![unread; config.upstreams.len()];
+        let mut first_owners: Vec<Option<Owner>> = vec![None; config.upstreams.len()];
+        let mut has_several_owners = vec![unread; config.upstreams.len()];
         for (index, key) in config.keys.iter().enumerate() {
             let group = key.group.and_then(|group| config.groups.get(group)).map(|group| Arc::clone(&group.name));
             let (refused, previous) = match key.kept {
@@ -150,10 +151,10 @@ impl Keys {
                 ips: key.ips.clone(),
                 refused,
             });
-            // Whether it may be used now or not: what it made is there.
-            for (upstream, (user, strangers)) in users.iter_mut().zip(&mut strangers).enumerate() {
+            // Refused keys count too: the state that they created still exists.
+            for (upstream, (first, several)) in first_owners.iter_mut().zip(&mut has_several_owners).enumerate() {
                 if caller.may_use(upstream) {
-                    *strangers |= !user.get_or_insert(caller.owner).shares_with(caller.owner);
+                    *several |= !first.get_or_insert(caller.owner).shares_with(caller.owner);
                 }
             }
             by_digest.insert(key.sha256, KeyEntry { caller: Arc::clone(&caller), until: key.expires });
@@ -166,15 +167,15 @@ impl Keys {
             by_digest,
             trusted_proxies: config.server.trusted_proxies.clone(),
             unread,
-            strangers,
+            has_several_owners,
             store: Arc::clone(store),
         }
     }
 
-    /// Whether keys may use this upstream (an index of the configuration) that do not share their state with each other: the
-    /// keys of one group are one. So they are where nobody knows all keys.
-    pub fn strangers_use(&self, upstream: usize) -> bool {
-        self.strangers.get(upstream).is_none_or(|strangers| *strangers)
+    /// Whether keys of several owners may use this upstream (an index of the configuration). Keys of one group count as one
+    /// owner. True also while the keys in the store were never read, and for an unknown upstream.
+    pub fn has_several_owners(&self, upstream: usize) -> bool {
+        self.has_several_owners.get(upstream).is_none_or(|several| *several)
     }
 
     /// The caller whose key has this name.
@@ -183,18 +184,20 @@ impl Keys {
         callers.find(|caller| *caller.name == *name).cloned()
     }
 
-    /// Why a key of this name would be refused at `now` wherever it comes from, if it would.
-    pub fn refused(&self, name: &str, now: u64) -> Option<&'static str> {
+    /// Why the key with this name is refused at `now` from every address, if it is.
+    pub fn refusal(&self, name: &str, now: u64) -> Option<&'static str> {
         let mut entries = self.by_digest.values().filter(|entry| *entry.caller.name == *name);
-        // Also by the one before the last rotation it may be served.
-        entries.try_fold("unknown", |_, entry| entry.refused(now)).filter(|why| *why != "unknown")
+        // After a rotation the key has two secrets. The key is refused only if both are.
+        entries.try_fold("unknown", |_, entry| entry.refusal(now)).filter(|why| *why != "unknown")
     }
 
-    /// Who sent these headers. Looked up by the whole digest, so that no comparison takes longer the closer it is.
+    /// The caller that sent these headers. The lookup compares digests, so its time does not show how much of a guessed key is
+    /// right.
     ///
     /// # Errors
-    /// When there is not exactly one bearer key, or it is not known, or it may not be used now or from there.
-    pub fn authenticate(&self, headers: &HeaderMap, visit: RequestFrom) -> Result<Arc<Caller>, AuthError> {
+    /// The request does not have exactly one bearer key, or the key is not known. Or the key may not be used now or from this
+    /// address.
+    pub fn authenticate(&self, headers: &HeaderMap, source: RequestSource) -> Result<Arc<Caller>, AuthError> {
         let mut values = headers.get_all(AUTHORIZATION).iter();
         let value = match (values.next(), values.next()) {
             (Some(value), None) => value,
@@ -206,17 +209,19 @@ impl Keys {
             if is_joined(key) {
                 return Err(AuthError::SeveralKeys);
             }
-            // Made a moment ago, perhaps by another replica: nobody can say that it was not.
-            let made = || self.store.fails.load(Ordering::Acquire) && is_ours(key);
-            return Err(if self.unread || made() { AuthError::Unread } else { AuthError::UnknownKey });
+            // Another replica may have made this key a moment ago. While the store cannot be read, Tidegate cannot rule that out.
+            let may_be_new = || self.store.fails.load(Ordering::Acquire) && has_valid_checksum(key);
+            return Err(if self.unread || may_be_new() { AuthError::KeysUnread } else { AuthError::UnknownKey });
         };
         let caller = &entry.caller;
         let refused = |why| Err(AuthError::Refused(Arc::clone(&caller.name), why));
-        if let Some(why) = entry.refused(visit.now) {
+        if let Some(why) = entry.refusal(source.now) {
             return refused(why);
         }
         if !caller.ips.is_empty()
-            && !self.client(headers, visit).is_some_and(|from| caller.ips.iter().any(|network| network.contains(&from)))
+            && !self
+                .client(headers, source)
+                .is_some_and(|address| caller.ips.iter().any(|network| network.contains(&address)))
         {
             return refused("network");
         }
@@ -225,32 +230,32 @@ impl Keys {
 }
 
 impl Keys {
-    /// Where a request comes from, as far as proxies that are trusted say.
-    pub fn client(&self, headers: &HeaderMap, visit: RequestFrom) -> Option<IpAddr> {
-        visit.peer.map(|peer| address::client(peer, &self.trusted_proxies, headers))
+    /// Address of the client, also behind trusted proxies.
+    pub fn client(&self, headers: &HeaderMap, source: RequestSource) -> Option<IpAddr> {
+        source.peer.map(|peer| address::client(peer, &self.trusted_proxies, headers))
     }
 }
 
-/// The first characters of the key that was sent, for the log. Of a key that Tidegate made these are the ones that
-/// `tidegate keys list` shows. Of anything else, which may be the key of a provider or a short password, 6 characters at
-/// most and never more than a quarter.
-pub fn begins(headers: &HeaderMap) -> Option<Box<str>> {
+/// The first characters of the key in a request, for the log. For a key that Tidegate made, these are the characters that
+/// `tidegate keys list` shows. Any other text may be a provider's key or a short password: at most 6 characters of it are shown,
+/// and never more than a quarter.
+pub fn loggable_prefix(headers: &HeaderMap) -> Option<Box<str>> {
     let key = bearer(headers.get(AUTHORIZATION)?.as_bytes())?;
-    let shown = if is_ours(key) { PREFIX } else { (key.len() / 4).min(6) };
-    let plain =
+    let shown = if has_valid_checksum(key) { PREFIX_LENGTH } else { (key.len() / 4).min(6) };
+    let printable =
         |byte: &u8| if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_') { char::from(*byte) } else { '?' };
-    let text: String = key.iter().take(shown).map(plain).collect();
+    let text: String = key.iter().take(shown).map(printable).collect();
     (!text.is_empty()).then(|| format!("{text}…").into())
 }
 
-/// The key behind the scheme, whose letter case does not matter (RFC 9110).
+/// The key after the scheme `Bearer`, in any letter case (RFC 9110).
 fn bearer(value: &[u8]) -> Option<&[u8]> {
     let (scheme, key) = value.split_at_checked(b"bearer ".len())?;
     let key = key.trim_ascii();
     (scheme.eq_ignore_ascii_case(b"bearer ") && !key.is_empty()).then_some(key)
 }
 
-/// Whether a proxy joined two `Authorization` headers to one line: a second scheme follows a comma.
+/// Whether a proxy joined two `Authorization` headers into one line: a second scheme follows a comma.
 fn is_joined(key: &[u8]) -> bool {
     key.split(|byte| *byte == b',').skip(1).any(|part| {
         let scheme = part.trim_ascii().split(u8::is_ascii_whitespace).next().unwrap_or_default();
@@ -258,35 +263,35 @@ fn is_joined(key: &[u8]) -> bool {
     })
 }
 
-/// What is kept of a key.
+/// SHA-256 of a key. Tidegate keeps this digest in place of the key.
 pub fn digest(key: &[u8]) -> [u8; 32] {
     Sha256::digest(key).into()
 }
 
-/// Characters of a key by which people know it again: too few to be of any use to somebody else.
-const PREFIX: usize = START.len() + 6;
+/// Length of the prefix by which people recognize a key: too short to help anyone guess the key.
+const PREFIX_LENGTH: usize = KEY_MARK.len() + 6;
 
-/// What keys that we make begin with.
-const START: &str = "tg-";
+/// Mark at the beginning of every key that Tidegate makes.
+const KEY_MARK: &str = "tg-";
 
-/// The first characters of a key.
+/// The first characters of a key, by which people recognize the key.
 pub fn prefix(key: &str) -> &str {
-    key.get(..PREFIX).unwrap_or_default()
+    key.get(..PREFIX_LENGTH).unwrap_or_default()
 }
 
 /// Makes a client key: `tg-`, then 256 random bits and a 32-bit checksum, in base 32.
 ///
 /// # Errors
-/// When the system has no randomness to give.
+/// The system gave no random bytes.
 pub fn make_key(chance: Chance) -> Result<SecretString, NoChance> {
     let mut bytes = chance.bytes::<32>()?.to_vec();
     bytes.extend_from_slice(&checksum(&bytes));
-    Ok(format!("{START}{}", BASE32_NOPAD.encode(&bytes).to_ascii_lowercase()).into())
+    Ok(format!("{KEY_MARK}{}", BASE32_NOPAD.encode(&bytes).to_ascii_lowercase()).into())
 }
 
-/// Whether a key is one that [`make_key`] could have made.
-fn is_ours(key: &[u8]) -> bool {
-    let decoded = key.strip_prefix(START.as_bytes()).map(<[u8]>::to_ascii_uppercase);
+/// Whether [`make_key`] could have made this key: format and checksum are right.
+fn has_valid_checksum(key: &[u8]) -> bool {
+    let decoded = key.strip_prefix(KEY_MARK.as_bytes()).map(<[u8]>::to_ascii_uppercase);
     let decoded = decoded.and_then(|text| BASE32_NOPAD.decode(&text).ok());
     let halves = decoded.as_deref().and_then(<[u8]>::split_last_chunk::<4>);
     halves.is_some_and(|(random, sum)| random.len() == 32 && checksum(random) == *sum)
@@ -324,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn strangers_are_those_who_share_nothing() {
+    fn an_upstream_has_several_owners_if_its_keys_share_no_group() {
         let env = |name: &str| (name == "DMXAPI_API_KEY").then(|| "sk-upstream".into());
         let mut config = config::load(&config::Source::BuiltIn, &env).unwrap().config;
         let (one, mut two) = (config.upstreams[0].clone(), config.upstreams[0].clone());
@@ -338,7 +343,7 @@ mod tests {
                 warn_at: Default::default(),
             })
             .into();
-        let mut ask = |keys: &[(&str, Option<usize>, Option<usize>)], unread| {
+        let mut several = |keys: &[(&str, Option<usize>, Option<usize>)], unread| {
             config.keys = Vec::new();
             for (name, group, upstream) in keys {
                 let key = Key::unrestricted(name, digest(name.as_bytes()));
@@ -347,29 +352,32 @@ mod tests {
             let store = StoredKeysStatus::default();
             store.unread.store(unread, Ordering::Relaxed);
             let keys = Keys::new(&config, &Arc::new(store));
-            [0, 1].map(|upstream| keys.strangers_use(upstream))
+            [0, 1].map(|upstream| keys.has_several_owners(upstream))
         };
-        assert_eq!(ask(&[("a", None, None)], false), [false, false]);
-        assert_eq!(ask(&[("a", None, None)], true), [true, true]);
-        assert_eq!(ask(&[("a", None, None), ("b", None, Some(1))], false), [false, true]);
-        assert_eq!(ask(&[("a", None, Some(0)), ("b", None, Some(1))], false), [false, false]);
-        assert_eq!(ask(&[("a", Some(0), None), ("b", Some(0), None)], false), [false, false]);
-        assert_eq!(ask(&[("a", Some(0), None), ("b", Some(1), None)], false), [true, true]);
-        assert_eq!(ask(&[("a", Some(0), None), ("b", Some(0), None), ("c", None, Some(0))], false), [true, false]);
-        assert!(Keys::new(&config, &Arc::new(StoredKeysStatus::default())).strangers_use(2), "one that nobody knows");
+        assert_eq!(several(&[("a", None, None)], false), [false, false]);
+        assert_eq!(several(&[("a", None, None)], true), [true, true]);
+        assert_eq!(several(&[("a", None, None), ("b", None, Some(1))], false), [false, true]);
+        assert_eq!(several(&[("a", None, Some(0)), ("b", None, Some(1))], false), [false, false]);
+        assert_eq!(several(&[("a", Some(0), None), ("b", Some(0), None)], false), [false, false]);
+        assert_eq!(several(&[("a", Some(0), None), ("b", Some(1), None)], false), [true, true]);
+        assert_eq!(several(&[("a", Some(0), None), ("b", Some(0), None), ("c", None, Some(0))], false), [true, false]);
+        assert!(
+            Keys::new(&config, &Arc::new(StoredKeysStatus::default())).has_several_owners(2),
+            "an unknown upstream"
+        );
     }
 
     #[test]
-    fn few_characters_of_a_key_are_shown() {
+    fn the_log_shows_only_few_characters_of_a_key() {
         let shown = |value: &str| {
             let value = http::HeaderValue::from_bytes(value.as_bytes()).unwrap();
-            begins(&HeaderMap::from_iter([(AUTHORIZATION, value)]))
+            loggable_prefix(&HeaderMap::from_iter([(AUTHORIZATION, value)]))
         };
         let ours = make_key(Chance::system()).unwrap();
         let ours = ours.expose_secret();
         assert_eq!(shown(&format!("Bearer {ours}")).map(String::from), Some(format!("{}…", prefix(ours))));
         let other = format!("Bearer {}x", &ours[..ours.len() - 1]);
-        for (value, wanted) in [
+        for (value, expected) in [
             (other.as_str(), Some(format!("{}…", &ours[..6]))),
             ("Bearer sk-proj-0123456789012345678901234567890", Some("sk-pro…".to_owned())),
             ("bearer hunter2!", Some("hu…".to_owned())),
@@ -378,36 +386,36 @@ mod tests {
             ("Bearer ", None),
             ("Basic dXNlcjpwYXNz", None),
         ] {
-            assert_eq!(shown(value).map(String::from), wanted, "{value}");
+            assert_eq!(shown(value).map(String::from), expected, "{value}");
         }
     }
 
-    fn visit(now: u64) -> RequestFrom {
-        RequestFrom { peer: Some("192.0.2.7".parse().unwrap()), now }
+    fn source(now: u64) -> RequestSource {
+        RequestSource { peer: Some("192.0.2.7".parse().unwrap()), now }
     }
 
     #[test]
-    fn keys_that_may_not_be_used_are_refused_and_told_apart_for_the_log_only() {
-        let ask = |change: &dyn Fn(&mut Key), secret: &'static str, now| {
-            keys_with(change).authenticate(&with(&[secret]), visit(now)).map(|caller| caller.name.to_string())
+    fn the_reason_of_a_refused_key_is_for_the_log_only() {
+        let authenticate = |change: &dyn Fn(&mut Key), secret: &'static str, now| {
+            keys_with(change).authenticate(&with(&[secret]), source(now)).map(|caller| caller.name.to_string())
         };
         let refused = |why| Err(AuthError::Refused("team-a".into(), why));
         let ends = |key: &mut Key| key.expires = Some(100);
-        assert_eq!(ask(&ends, "Bearer sk-a", 99), Ok("team-a".into()));
-        assert_eq!(ask(&ends, "Bearer sk-a", 100), refused("expired"));
+        assert_eq!(authenticate(&ends, "Bearer sk-a", 99), Ok("team-a".into()));
+        assert_eq!(authenticate(&ends, "Bearer sk-a", 100), refused("expired"));
         let from = |network: &'static str| move |key: &mut Key| key.ips = vec![network.parse().unwrap()];
-        assert_eq!(ask(&from("192.0.2.0/24"), "Bearer sk-a", 0), Ok("team-a".into()));
-        assert_eq!(ask(&from("198.51.100.0/24"), "Bearer sk-a", 0), refused("network"));
+        assert_eq!(authenticate(&from("192.0.2.0/24"), "Bearer sk-a", 0), Ok("team-a".into()));
+        assert_eq!(authenticate(&from("198.51.100.0/24"), "Bearer sk-a", 0), refused("network"));
         let disabled = |key: &mut Key| key.kept = KeySource::Store { previous: None, refused: Some("disabled") };
-        assert_eq!(ask(&disabled, "Bearer sk-a", 0), refused("disabled"));
+        assert_eq!(authenticate(&disabled, "Bearer sk-a", 0), refused("disabled"));
         let rotated = |key: &mut Key| {
             if *key.name == *"team-a" {
                 key.kept = KeySource::Store { previous: Some((digest(b"sk-old"), 50)), refused: None };
             }
         };
-        assert_eq!(ask(&rotated, "Bearer sk-old", 49), Ok("team-a".into()));
-        assert_eq!(ask(&rotated, "Bearer sk-old", 50), refused("expired"));
-        assert_eq!(ask(&rotated, "Bearer sk-a", 50), Ok("team-a".into()));
+        assert_eq!(authenticate(&rotated, "Bearer sk-old", 49), Ok("team-a".into()));
+        assert_eq!(authenticate(&rotated, "Bearer sk-old", 50), refused("expired"));
+        assert_eq!(authenticate(&rotated, "Bearer sk-a", 50), Ok("team-a".into()));
     }
 
     fn with(values: &[&'static str]) -> HeaderMap {
@@ -417,17 +425,17 @@ mod tests {
     #[test]
     fn the_scheme_is_case_insensitive_and_the_key_exact() {
         for value in ["Bearer sk-a", "bearer sk-a", "BEARER  sk-a"] {
-            assert_eq!(&*keys().authenticate(&with(&[value]), visit(0)).unwrap().name, "team-a", "{value}");
+            assert_eq!(&*keys().authenticate(&with(&[value]), source(0)).unwrap().name, "team-a", "{value}");
         }
         for value in ["Bearer sk-A", "Bearer sk-a,", "Bearer sk-", "Bearer sk-ab"] {
-            assert_eq!(keys().authenticate(&with(&[value]), visit(0)).unwrap_err(), AuthError::UnknownKey, "{value}");
+            assert_eq!(keys().authenticate(&with(&[value]), source(0)).unwrap_err(), AuthError::UnknownKey, "{value}");
         }
     }
 
     #[test]
-    fn what_is_no_single_bearer_key_is_none() {
+    fn requests_without_exactly_one_bearer_key_are_refused() {
         for values in [&[][..], &[""], &["Bearer"], &["Bearer "], &["Basic sk-a"], &["Bearersk-a"], &["sk-a"]] {
-            assert_eq!(keys().authenticate(&with(values), visit(0)).unwrap_err(), AuthError::NoKey, "{values:?}");
+            assert_eq!(keys().authenticate(&with(values), source(0)).unwrap_err(), AuthError::NoKey, "{values:?}");
         }
         for values in [
             &["Bearer sk-a", "Bearer sk-b"][..],
@@ -435,21 +443,21 @@ mod tests {
             &["Bearer sk-a, bearer sk-b"],
             &["Bearer a,Basic b"],
         ] {
-            let stranger = keys().authenticate(&with(values), visit(0)).unwrap_err();
-            assert_eq!(stranger, AuthError::SeveralKeys, "{values:?}");
+            let error = keys().authenticate(&with(values), source(0)).unwrap_err();
+            assert_eq!(error, AuthError::SeveralKeys, "{values:?}");
         }
     }
 
     #[test]
-    fn patterns_match_the_name_as_asked() {
-        let caller = keys().authenticate(&with(&["Bearer sk-a"]), visit(0)).unwrap();
+    fn model_patterns_match_the_requested_name() {
+        let caller = keys().authenticate(&with(&["Bearer sk-a"]), source(0)).unwrap();
         for (model, may) in [("smart", true), ("gpt-5", true), ("gpt-", true), ("gpt", false), ("Smart", false)] {
-            assert_eq!(caller.may_ask(model), may, "{model}");
+            assert_eq!(caller.may_use_model(model), may, "{model}");
         }
     }
 
     #[test]
-    fn made_keys_are_long_and_differ() {
+    fn new_keys_are_long_and_unique() {
         let make = || make_key(Chance::system()).unwrap().expose_secret().to_owned();
         let (one, two) = (make(), make());
         assert_eq!(one.len(), "tg-".len() + 58);
@@ -457,22 +465,22 @@ mod tests {
     }
 
     #[test]
-    fn while_the_store_cannot_be_read_a_key_that_we_may_have_made_is_not_called_unknown() {
+    fn while_the_store_cannot_be_read_a_key_with_a_valid_checksum_is_not_called_unknown() {
         let keys = keys();
         let made = make_key(Chance::system()).unwrap().expose_secret().to_owned();
         let mut typo = made.clone().into_bytes();
         typo[10] = if typo[10] == b'a' { b'b' } else { b'a' };
         let typo = String::from_utf8(typo).unwrap();
-        let ask = |key: &str| {
+        let error = |key: &str| {
             let mut headers = HeaderMap::new();
             headers.insert(AUTHORIZATION, HeaderValue::try_from(format!("Bearer {key}")).unwrap());
-            keys.authenticate(&headers, visit(0)).unwrap_err()
+            keys.authenticate(&headers, source(0)).unwrap_err()
         };
-        assert_eq!(ask(&made), AuthError::UnknownKey);
+        assert_eq!(error(&made), AuthError::UnknownKey);
         keys.store.fails.store(true, Ordering::Relaxed);
-        assert_eq!(ask(&made), AuthError::Unread);
+        assert_eq!(error(&made), AuthError::KeysUnread);
         for other in [&*typo, "tg-nobody", "tg-", "sk-other", &made[..60], &format!("{made}a")] {
-            assert_eq!(ask(other), AuthError::UnknownKey, "{other}");
+            assert_eq!(error(other), AuthError::UnknownKey, "{other}");
         }
     }
 }

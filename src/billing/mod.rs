@@ -1,4 +1,4 @@
-//! What a request costs: the price of a model at an upstream, one currency in another, the days and months of budgets.
+//! Prices of models at upstreams, from the configuration and from the built-in list prices, and the exchange rate.
 
 mod official;
 
@@ -13,7 +13,7 @@ use crate::{
 /// All prices of a configuration.
 #[derive(Debug)]
 pub struct Prices {
-    /// By the indices of the configuration's upstreams.
+    /// Prices by the index of the upstream in the configuration.
     upstreams: Vec<UpstreamPrices>,
     exchange: Exchange,
     unpriced: Unpriced,
@@ -21,26 +21,26 @@ pub struct Prices {
 
 #[derive(Debug, Default)]
 struct UpstreamPrices {
-    names: HashMap<Arc<str>, DatedPrices>,
-    /// The names in small letters, each with one of `names` that is written so.
+    exact: HashMap<Arc<str>, DatedPrices>,
+    /// Names in lower case, each with one name of `exact` that equals it in lower case.
     folded: HashMap<String, Arc<str>>,
-    /// Beginnings after which anything may follow, the longest first.
-    beginnings: Vec<(Arc<str>, DatedPrices)>,
+    /// Prices by the prefix before `*`, the longest prefix first.
+    wildcards: Vec<(Arc<str>, DatedPrices)>,
     official: Option<OfficialPrices>,
 }
 
 impl UpstreamPrices {
-    /// Puts in order what was added.
+    /// Sorts the wildcards and builds the map of lower-case names. Call after the last price was added.
     fn arrange(&mut self) {
-        self.beginnings.sort_by_key(|(beginning, _)| std::cmp::Reverse(beginning.len()));
-        // Of several names that differ in letter case alone, it is always the same.
-        let mut names: Vec<_> = self.names.keys().collect();
+        self.wildcards.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.len()));
+        // Sorted, so that the choice among names that differ only in letter case is always the same.
+        let mut names: Vec<_> = self.exact.keys().collect();
         names.sort_unstable();
         self.folded = names.into_iter().map(|name| (name.to_ascii_lowercase(), Arc::clone(name))).collect();
     }
 }
 
-/// Prices of one model with the moments from which they hold, the latest first.
+/// Prices of one model with the times from which they apply, the latest first.
 #[derive(Debug, Default)]
 struct DatedPrices(Vec<(u64, Tariff)>);
 
@@ -51,7 +51,7 @@ impl DatedPrices {
 }
 
 impl Prices {
-    /// Those of a configuration.
+    /// All prices of a configuration.
     pub fn new(config: &Config) -> Self {
         let official = |upstream: &config::Upstream| upstream.official_prices.map(OfficialPrices::new);
         let mut upstreams: Vec<UpstreamPrices> = config
@@ -60,16 +60,16 @@ impl Prices {
             .map(|upstream| UpstreamPrices { official: official(upstream), ..UpstreamPrices::default() })
             .collect();
         for config::ModelPrice { upstream, model, from, price } in &config.prices {
-            let Some(of) = upstreams.get_mut(*upstream) else { continue };
+            let Some(prices) = upstreams.get_mut(*upstream) else { continue };
             let dated = match model.strip_suffix('*') {
-                None => of.names.entry(Arc::clone(model)).or_default(),
-                Some(beginning) => {
-                    let place = of.beginnings.iter().position(|(known, _)| **known == *beginning);
-                    let place = place.unwrap_or_else(|| {
-                        of.beginnings.push((beginning.into(), DatedPrices::default()));
-                        of.beginnings.len() - 1
+                None => prices.exact.entry(Arc::clone(model)).or_default(),
+                Some(prefix) => {
+                    let index = prices.wildcards.iter().position(|(known, _)| **known == *prefix);
+                    let index = index.unwrap_or_else(|| {
+                        prices.wildcards.push((prefix.into(), DatedPrices::default()));
+                        prices.wildcards.len() - 1
                     });
-                    let Some((_, dated)) = of.beginnings.get_mut(place) else { continue };
+                    let Some((_, dated)) = prices.wildcards.get_mut(index) else { continue };
                     dated
                 }
             };
@@ -81,35 +81,37 @@ impl Prices {
         Self { upstreams, exchange, unpriced: config.money.unpriced }
     }
 
-    /// What the upstream with this index bills for its model `model`, for a request begun at `now` (milliseconds since
-    /// 1970-01-01 UTC); none where that is not known. The exact name comes first, then the same name in other letter case, as many
-    /// providers read names so and a client must not get the price of a wildcard by it, then the longest wildcard.
+    /// The tariff of `model` at the upstream with this index, for a request that began at `now` (milliseconds since 1970-01-01
+    /// UTC). None where no price is known.
+    ///
+    /// The order is: the exact name, the same name in another letter case, the longest wildcard, the list price. Many providers
+    /// ignore letter case: without the second step, a client could get the price of a wildcard by another letter case.
     pub fn price(&self, upstream: usize, model: &str, now: u64) -> Option<Tariff> {
-        let of = self.upstreams.get(upstream)?;
-        let own = || of.names.get(model)?.at(now);
-        let folded = || of.names.get(of.folded.get(&model.to_ascii_lowercase())?)?.at(now);
-        let begins = |beginning: &str| {
-            model.as_bytes().get(..beginning.len()).is_some_and(|head| head.eq_ignore_ascii_case(beginning.as_bytes()))
+        let prices = self.upstreams.get(upstream)?;
+        let exact = || prices.exact.get(model)?.at(now);
+        let other_case = || prices.exact.get(prices.folded.get(&model.to_ascii_lowercase())?)?.at(now);
+        let has_prefix = |prefix: &str| {
+            model.as_bytes().get(..prefix.len()).is_some_and(|head| head.eq_ignore_ascii_case(prefix.as_bytes()))
         };
-        let alike = || of.beginnings.iter().find(|(beginning, _)| begins(beginning))?.1.at(now);
-        own().or_else(folded).or_else(alike).or_else(|| of.official.as_ref()?.price(model, now))
+        let by_wildcard = || prices.wildcards.iter().find(|(prefix, _)| has_prefix(prefix))?.1.at(now);
+        exact().or_else(other_case).or_else(by_wildcard).or_else(|| prices.official.as_ref()?.price(model, now))
     }
 
-    /// Whether every model at this upstream whose name begins so has a price by `[[prices]]` alone.
-    pub fn cover(&self, upstream: usize, beginning: &str, now: u64) -> bool {
-        let of = self.upstreams.get(upstream);
-        of.is_some_and(|of| {
-            let mut covering = of.beginnings.iter().filter(|(known, _)| beginning.starts_with(&**known));
+    /// Whether a wildcard of `[[prices]]` gives a price to every model name with this prefix at this upstream.
+    pub fn cover_prefix(&self, upstream: usize, prefix: &str, now: u64) -> bool {
+        let prices = self.upstreams.get(upstream);
+        prices.is_some_and(|prices| {
+            let mut covering = prices.wildcards.iter().filter(|(known, _)| prefix.starts_with(&**known));
             covering.any(|(_, dated)| dated.at(now).is_some())
         })
     }
 
-    /// What becomes of a model without a price, of a key with a budget.
+    /// What Tidegate does if a key with a budget requests a model without a price.
     pub fn unpriced(&self) -> Unpriced {
         self.unpriced
     }
 
-    /// How currencies are exchanged.
+    /// The exchange rate between the currencies.
     pub fn exchange(&self) -> Exchange {
         self.exchange
     }
@@ -129,23 +131,23 @@ mod tests {
     }
 
     fn dated(prices: &[(&str, u64, u64)]) -> Prices {
-        let mut of = UpstreamPrices::default();
+        let mut upstream = UpstreamPrices::default();
         for (model, from, input) in prices {
             let dated = match model.strip_suffix('*') {
-                None => of.names.entry((*model).into()).or_default(),
-                Some(beginning) => {
-                    of.beginnings.push((beginning.into(), DatedPrices::default()));
-                    &mut of.beginnings.last_mut().unwrap().1
+                None => upstream.exact.entry((*model).into()).or_default(),
+                Some(prefix) => {
+                    upstream.wildcards.push((prefix.into(), DatedPrices::default()));
+                    &mut upstream.wildcards.last_mut().unwrap().1
                 }
             };
             dated.0.insert(0, (*from, price(*input)));
         }
-        of.arrange();
-        Prices { upstreams: vec![of], exchange: Exchange::default(), unpriced: Unpriced::Refuse }
+        upstream.arrange();
+        Prices { upstreams: vec![upstream], exchange: Exchange::default(), unpriced: Unpriced::Refuse }
     }
 
     #[test]
-    fn the_exact_name_then_the_longest_beginning_and_the_latest_that_has_begun() {
+    fn the_exact_name_comes_before_the_longest_wildcard_and_the_latest_started_price_applies() {
         let prices = dated(&[("gpt-5", 0, 1), ("gpt-5", 100, 2), ("gpt-*", 0, 3), ("*", 50, 4)]);
         for (model, now, input) in [
             ("gpt-5", 99, Some(1)),
@@ -160,33 +162,33 @@ mod tests {
             assert_eq!(prices.price(0, model, now).map(|price| price.base.input), input, "{model} at {now}");
         }
         assert_eq!(prices.price(1, "gpt-5", 0), None);
-        for (beginning, now, covers) in [("gpt-", 0, true), ("gpt-4", 0, true), ("gpt", 49, false), ("", 50, true)] {
-            assert_eq!(prices.cover(0, beginning, now), covers, "{beginning} at {now}");
+        for (prefix, now, covers) in [("gpt-", 0, true), ("gpt-4", 0, true), ("gpt", 49, false), ("", 50, true)] {
+            assert_eq!(prices.cover_prefix(0, prefix, now), covers, "{prefix} at {now}");
         }
     }
 
     #[test]
-    fn official_prices_are_in_dollars_and_a_part_of_them_is_billed() {
-        let (whole, part) = (OfficialPrices::new(UNIT), OfficialPrices::new(UNIT / 5 * 4));
+    fn list_prices_are_in_dollars_and_a_fraction_of_them_is_billed() {
+        let (whole, fraction) = (OfficialPrices::new(UNIT), OfficialPrices::new(UNIT / 5 * 4));
         let now = 1_790_000_000_000;
         let tariff = whole.price("gpt-4o", now).unwrap();
         let known = tariff.base;
-        // What OpenAI has asked for it since 2024: $2.50, $1.25 from the cache, $10.
+        // OpenAI's price since 2024: $2.50 for input, $1.25 for cached input, $10 for output.
         let expected = (Currency::Usd, 2_500_000_000, 1_250_000_000, 10_000_000_000, 10_000_000_000);
         assert_eq!((known.currency, known.input, known.cached, known.output, known.reasoning), expected);
-        assert_eq!(part.price("gpt-4o", now).unwrap().base.input, 2_000_000_000);
+        assert_eq!(fraction.price("gpt-4o", now).unwrap().base.input, 2_000_000_000);
         assert_eq!(whole.price("nobody-knows-this-one", now), None);
-        assert_eq!(whole.price("gpt-4o", now), Some(tariff), "the second time it is remembered");
+        assert_eq!(whole.price("gpt-4o", now), Some(tariff), "the second lookup uses the cache");
     }
 
-    /// 2026-11-30: the table has service tiers from October on.
+    /// 2026-11-30. The table has service tiers since October 2026.
     const NOW: u64 = 1_796_000_000_000;
 
-    /// Cents, so that the table below can be read.
+    /// Nano-units in a cent: the table below is in cents.
     const CENT: u64 = UNIT / 100;
 
     #[test]
-    fn official_prices_rise_with_the_input_and_differ_by_service_tier() {
+    fn list_prices_depend_on_input_size_and_service_tier() {
         let official = OfficialPrices::new(UNIT);
         // What OpenAI and Anthropic publish, in cents per million tokens.
         for (model, tier, input, expected) in [
@@ -209,7 +211,7 @@ mod tests {
         assert_eq!([image.input_image, image.output_image], [Some(800 * CENT), Some(3200 * CENT)]);
         let audio = official.price("gpt-audio", NOW).unwrap().base;
         assert_eq!([audio.input_audio, audio.output_audio], [Some(3200 * CENT), Some(6400 * CENT)]);
-        // The table lists text prices alone: audio would cost sixteen times as much.
+        // The table has only text prices for this model. Its audio costs sixteen times as much.
         let preview = official.price("gpt-4o-audio-preview", NOW).unwrap().base;
         assert_eq!([preview.input_audio, preview.output_audio], [None, None]);
         let whisper = official.price("whisper-1", NOW).unwrap().base;
@@ -218,6 +220,6 @@ mod tests {
         assert_eq!([claude.cache_write, claude.cache_write_1h], [Some(375 * CENT), Some(600 * CENT)]);
         assert_eq!(claude.per_web_search, Some(CENT));
         let half = OfficialPrices::new(UNIT / 2).price("claude-sonnet-4-5", NOW).unwrap().base;
-        assert_eq!(half.per_web_search, Some(CENT / 2), "a part of everything is billed");
+        assert_eq!(half.per_web_search, Some(CENT / 2), "the fraction applies to every rate");
     }
 }

@@ -1,4 +1,4 @@
-//! What the makers of models ask for them themselves, in dollars, from a built-in table: a part of it is what some resellers bill.
+//! List prices: the prices of the makers of models, in dollars, from a built-in table. Some resellers bill a fraction of them.
 
 use std::{
     collections::HashMap,
@@ -14,43 +14,44 @@ use crate::domain::{
     usage::ServiceTier,
 };
 
-/// Those who make models, in the order in which a name is looked up: others sell them on, at prices of their own.
+/// Makers of models, in the order of the lookup. The table also has resellers, whose own prices are not used.
 const MAKERS: [&str; 9] =
     ["openai", "anthropic", "google", "deepseek", "x-ai", "moonshotai", "minimax", "mistral", "cohere"];
 
-/// Input tokens of a short request: below the first step of every model.
-const SHORT: u64 = 1000;
+/// Input tokens of a short request: below the first price step of every model.
+const SHORT_INPUT: u64 = 1000;
 
-/// Input tokens of a long request: above the last step of every model.
-const LONG: u64 = 100_000_000;
+/// Input tokens of a long request: above the last price step of every model.
+const LONG_INPUT: u64 = 100_000_000;
 
-/// Steps of one model that are looked for: models have one or two.
-const MOST_STEPS: usize = 4;
+/// The most price steps that are searched for one model. Models have one or two.
+const MAX_STEPS: usize = 4;
 
-/// Names of models that are remembered. Clients may make up any where a route takes all names.
-const REMEMBERED: usize = 1000;
+/// The most model names in the cache. Where a route accepts all names, clients can invent names without end.
+const MAX_CACHED: usize = 1000;
 
+/// Milliseconds of a day.
 const DAY: u64 = 86_400_000;
 
-/// Tokens that prices are per.
+/// Token prices are per this many tokens.
 const MILLION: f64 = 1_000_000.0;
 
-/// The service tiers of the table, each with the words that it has for them.
+/// Service tiers with the key and the value that the table uses for each.
 const TIERS: [(ServiceTier, &str, &str); 3] = [
     (ServiceTier::Flex, "service_tier", "flex"),
     (ServiceTier::Priority, "service_tier", "priority"),
     (ServiceTier::Batch, "processing", "batch"),
 ];
 
-/// The table, and which part of it is billed.
+/// The list prices with the fraction that an upstream bills.
 #[derive(Debug)]
 pub(super) struct OfficialPrices {
-    /// In billionths.
+    /// The fraction of the list prices, in billionths.
     factor: u64,
-    known: Mutex<PricesOfTheDay>,
+    cache: Mutex<PricesOfTheDay>,
 }
 
-/// What was looked up on a day: prices change by the day.
+/// Cache of the prices of one day, because list prices may change every day.
 #[derive(Debug, Default)]
 struct PricesOfTheDay {
     day: u64,
@@ -58,37 +59,38 @@ struct PricesOfTheDay {
 }
 
 impl OfficialPrices {
-    /// With this part of it, in billionths.
+    /// List prices times `factor`, in billionths.
     pub(super) fn new(factor: u64) -> Self {
-        Self { factor, known: Mutex::default() }
+        Self { factor, cache: Mutex::default() }
     }
 
+    /// The tariff of this model at `now`, in milliseconds since 1970-01-01 UTC. None where the table does not have the model.
     pub(super) fn price(&self, model: &str, now: u64) -> Option<Tariff> {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.day != now / DAY {
-            *known = PricesOfTheDay { day: now / DAY, prices: HashMap::new() };
+        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        if cache.day != now / DAY {
+            *cache = PricesOfTheDay { day: now / DAY, prices: HashMap::new() };
         }
-        if let Some(price) = known.prices.get(model) {
+        if let Some(price) = cache.prices.get(model) {
             return price.clone();
         }
         let at = SystemTime::UNIX_EPOCH + Duration::from_millis(now);
         let price = MAKERS
             .into_iter()
             .find_map(|maker| OfficialPriceQuery { model, maker, at, tier: None }.tariff(self.factor));
-        if known.prices.len() < REMEMBERED {
-            known.prices.insert(model.into(), price.clone());
+        if cache.prices.len() < MAX_CACHED {
+            cache.prices.insert(model.into(), price.clone());
         }
         price
     }
 }
 
-/// Nano-dollars. The table has prices with few digits: rounding to the billionth gives back what was written in it.
+/// Converts dollars to nano-dollars. Prices in the table have few digits, so rounding to the billionth restores the exact price.
 fn nano(dollars: f64) -> Option<u64> {
     let nano = (dollars * UNIT as f64).round();
     (nano.is_finite() && nano >= 0.0).then_some(nano as u64)
 }
 
-/// What the table is asked for.
+/// One lookup in the table: a model of a maker, at a time and in a service tier.
 #[derive(Clone, Copy)]
 struct OfficialPriceQuery<'a> {
     model: &'a str,
@@ -98,32 +100,32 @@ struct OfficialPriceQuery<'a> {
 }
 
 impl OfficialPriceQuery<'_> {
-    /// All that this maker asks for the model; none where it has no such model.
+    /// The tariff of this maker for the model. None where the maker has no such model.
     fn tariff(self, factor: u64) -> Option<Tariff> {
-        let standard = self.price(SHORT)?;
+        let standard = self.price(SHORT_INPUT)?;
         let mut steps: Vec<PriceStep> = self.steps(None);
         for (tier, key, value) in TIERS {
-            let asked = OfficialPriceQuery { tier: Some((key, value)), ..self };
-            // Where the table knows nothing of a tier, it answers with the standard price.
-            let Some(price) = asked.price(SHORT).filter(|price| *price != standard) else { continue };
+            let query = OfficialPriceQuery { tier: Some((key, value)), ..self };
+            // For a tier without a price, the table answers with the standard price.
+            let Some(price) = query.price(SHORT_INPUT).filter(|price| *price != standard) else { continue };
             steps.push(PriceStep { tier: Some(tier), above: 0, price });
-            steps.extend(asked.steps(Some(tier)));
+            steps.extend(query.steps(Some(tier)));
         }
-        let part = |price: Price| price.part(factor);
-        let steps = steps.into_iter().map(|step| PriceStep { price: part(step.price), ..step }).collect();
-        Some(Tariff::new(part(standard), steps))
+        let fraction = |price: Price| price.fraction(factor);
+        let steps = steps.into_iter().map(|step| PriceStep { price: fraction(step.price), ..step }).collect();
+        Some(Tariff::new(fraction(standard), steps))
     }
 
-    /// The sizes of input above which other prices hold. The table does not list them: they are found by halving. All of a
-    /// model's prices change at the same sizes, so it is enough to look at that of input.
+    /// The price steps by the size of the input. The table does not list the steps: a binary search finds them. All prices of a
+    /// model change at the same sizes, so the search compares the price of input only.
     fn steps(self, tier: Option<ServiceTier>) -> Vec<PriceStep> {
-        let (mut steps, mut from) = (Vec::new(), SHORT);
-        let Some(last) = self.input(LONG) else { return steps };
+        let (mut steps, mut from) = (Vec::new(), SHORT_INPUT);
+        let Some(last) = self.input(LONG_INPUT) else { return steps };
         while let Some(price) = self.input(from).filter(|price| *price != last)
-            && steps.len() < MOST_STEPS
+            && steps.len() < MAX_STEPS
         {
-            // The last size with this price, and the first one with another.
-            let (mut below, mut above) = (from, LONG);
+            // The search ends with the last size at this price, and the first size at another price.
+            let (mut below, mut above) = (from, LONG_INPUT);
             while above - below > 1 {
                 let middle = below + (above - below) / 2;
                 if self.input(middle) == Some(price) { below = middle } else { above = middle }
@@ -135,28 +137,31 @@ impl OfficialPriceQuery<'_> {
         steps
     }
 
-    /// Nano-dollars for a million input tokens, of which so many are asked for.
+    /// Nano-dollars per million input tokens, for a request with this number of input tokens.
     fn input(self, tokens: u64) -> Option<u64> {
         let tokens = tokens as f64;
         nano(self.dollars(&[(UsageKey::INPUT_TOKENS, tokens)])? / tokens * MILLION)
     }
 
-    /// The price of a request with so many input tokens.
+    /// The price of a request with this number of input tokens.
     fn price(self, tokens: u64) -> Option<Price> {
         let input = self.input(tokens)?;
-        let all = (UsageKey::INPUT_TOKENS, tokens as f64);
-        let without = self.dollars(std::slice::from_ref(&all))?;
-        // What a thousand tokens of these kinds cost more. The rest of the input is there as well: prices depend on its size.
-        let more = |keys: &[UsageKey]| {
-            let kinds = keys.iter().map(|key| (key.clone(), SHORT as f64));
-            let usage: Vec<_> = std::iter::once(all.clone()).chain(kinds).collect();
-            Some((self.dollars(&usage)? - without) / SHORT as f64 * MILLION)
+        let all_input = (UsageKey::INPUT_TOKENS, tokens as f64);
+        let input_cost = self.dollars(std::slice::from_ref(&all_input))?;
+        // The extra dollars per million tokens of these kinds, measured with SHORT_INPUT tokens of them. The usage includes the
+        // whole input, because prices depend on its size.
+        let extra_cost = |keys: &[UsageKey]| {
+            let kinds = keys.iter().map(|key| (key.clone(), SHORT_INPUT as f64));
+            let usage: Vec<_> = std::iter::once(all_input.clone()).chain(kinds).collect();
+            Some((self.dollars(&usage)? - input_cost) / SHORT_INPUT as f64 * MILLION)
         };
-        let of_input = |keys: &[UsageKey]| more(keys).and_then(|dollars| nano(input as f64 / UNIT as f64 + dollars));
-        let of_output = |keys: &[UsageKey]| more(keys).and_then(nano);
+        let of_input =
+            |keys: &[UsageKey]| extra_cost(keys).and_then(|dollars| nano(input as f64 / UNIT as f64 + dollars));
+        let of_output = |keys: &[UsageKey]| extra_cost(keys).and_then(nano);
         let output = of_output(&[UsageKey::OUTPUT_TOKENS])?;
         let cached = of_input(&[UsageKey::CACHE_READ_TOKENS]).unwrap_or(input);
-        // The table charges a kind that it has no price for like text. Writing to a cache and audio never cost the same.
+        // The table charges a kind without a price as text. Cache writes and audio never cost the same as text, so an equal price
+        // means that the table has none.
         let cache_write = of_input(&[UsageKey::CACHE_WRITE_TOKENS]).filter(|price| *price != input);
         let cache_write_1h = of_input(&[UsageKey::CACHE_WRITE_TOKENS, UsageKey::CACHE_WRITE_1H_TOKENS])
             .filter(|price| Some(*price) != cache_write && *price != input);
@@ -164,7 +169,7 @@ impl OfficialPriceQuery<'_> {
         let output_audio =
             of_output(&[UsageKey::OUTPUT_TOKENS, UsageKey::OUTPUT_AUDIO_TOKENS]).filter(|price| *price != output);
         let per_web_search = self.dollars(&[(UsageKey::WEB_SEARCHES, 1.0)]).and_then(nano);
-        // Models of audio are billed by the second, in the table by the hour.
+        // Audio models are billed by the second; the table has prices per hour.
         let hour = [(UsageKey::AUDIO_SECONDS, 3600.0), (UsageKey::INPUT_AUDIO_SECONDS, 3600.0)];
         let per_audio_second = self.dollars(&hour).and_then(|dollars| nano(dollars / 3600.0));
         let positive = |price: &u64| *price > 0;
@@ -177,7 +182,7 @@ impl OfficialPriceQuery<'_> {
             cache_write_1h,
             input_audio,
             output_audio,
-            // Images are priced like text where the table has no price for them: that is how their makers bill them.
+            // Where the table has no price for images, their makers bill images as text.
             input_image: of_input(&[UsageKey::INPUT_IMAGE_TOKENS]),
             output_image: of_output(&[UsageKey::OUTPUT_TOKENS, UsageKey::OUTPUT_IMAGE_TOKENS]),
             per_web_search: per_web_search.filter(positive),
@@ -188,10 +193,10 @@ impl OfficialPriceQuery<'_> {
 
     fn dollars(self, usage: &[(UsageKey, f64)]) -> Option<f64> {
         let usage: Usage = usage.iter().cloned().collect();
-        let mut asked = PriceRequest::new(self.model, &usage).with_provider_id(self.maker).with_timestamp(self.at);
+        let mut request = PriceRequest::new(self.model, &usage).with_provider_id(self.maker).with_timestamp(self.at);
         if let Some((key, value)) = self.tier {
-            asked = asked.with_price_context(key, value);
+            request = request.with_price_context(key, value);
         }
-        Calculator::bundled().calculate(&asked).ok().map(|calculated| calculated.total_price)
+        Calculator::bundled().calculate(&request).ok().map(|calculated| calculated.total_price)
     }
 }

@@ -26,7 +26,7 @@ use crate::{
     domain::{
         chance::Chance,
         clock::Clock,
-        key::{KeySettings, MOST_OF_NAME, RotatedSecret, StoredKey},
+        key::{KeySettings, MAX_NAME_BYTES, RotatedSecret, StoredKey},
     },
     store::{
         files,
@@ -255,8 +255,8 @@ impl KeyStore {
         if name.is_empty() || name.chars().any(|c| c.is_whitespace() || c.is_control()) {
             return Err("a name is not empty and holds no white space".to_owned().into());
         }
-        if name.len() > MOST_OF_NAME {
-            return Err(format!("a name is {MOST_OF_NAME} bytes long at most").into());
+        if name.len() > MAX_NAME_BYTES {
+            return Err(format!("a name is {MAX_NAME_BYTES} bytes long at most").into());
         }
         self.not_of_file(name)?;
         let mut settings = KeySettings::default();

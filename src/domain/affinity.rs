@@ -1,25 +1,25 @@
-//! How the memory of origins stands: written by those who know, read when somebody asks.
+//! Status of the affinity memory: its counters and faults, which metrics and `/readyz` show.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-/// What came of a reference that somebody named. The names are fixed: metric label `result`.
+/// Result of the lookup of a reference that a request names. The names are fixed: metric label `result`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum LookupResult {
-    /// It is his, or of his group.
+    /// The reference belongs to the key, or to the key's group.
     Own,
-    /// It is somebody else's.
+    /// The reference belongs to another owner.
     Foreign,
-    /// Nobody learned it, or too long ago.
+    /// No replica learned the reference, or the entry has expired.
     Unknown,
-    /// The store could not be asked.
+    /// The store could not be read.
     CannotTell,
 }
 
 impl LookupResult {
-    /// All of them.
+    /// All results.
     pub const ALL: [Self; 4] = [Self::Own, Self::Foreign, Self::Unknown, Self::CannotTell];
 
-    /// Its fixed name.
+    /// The fixed name of the result.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Own => "own",
@@ -30,30 +30,30 @@ impl LookupResult {
     }
 }
 
-/// What came of a request that refers to state. The names are fixed: metric label `result`.
+/// How affinity placed a request that refers to state. The names are fixed: metric label `result`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum PlacementResult {
-    /// It went to the account that holds the state.
+    /// The request was sent to the account that holds the state.
     Pinned,
-    /// Nothing that it names is known to be anywhere: it went where it would go without.
+    /// No account is known for any reference of the request: the request was routed as if it had no references.
     Free,
-    /// It names what does not exist for its key.
+    /// The request names state that does not exist for its key.
     Refused,
-    /// Whether that exists cannot be known now.
+    /// Tidegate cannot know now whether the state exists.
     CannotTell,
-    /// It names what is in different accounts.
+    /// The request names state in several accounts.
     Conflict,
-    /// The account is not there any more.
+    /// The account of the state is no longer configured.
     Lost,
-    /// The account is left alone now.
+    /// The upstream refuses every credential of the state's account now.
     Unavailable,
-    /// Another account was asked, without what only the account that holds the state understands. The request may count as pinned
-    /// before.
+    /// The request was sent to another account, without the parts that only the account of the state understands. The same
+    /// request may also have been counted as pinned before.
     Stripped,
 }
 
 impl PlacementResult {
-    /// All of them.
+    /// All results.
     pub const ALL: [Self; 8] = [
         Self::Pinned,
         Self::Free,
@@ -65,7 +65,7 @@ impl PlacementResult {
         Self::Stripped,
     ];
 
-    /// Its fixed name.
+    /// The fixed name of the result.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Pinned => "pinned",
@@ -80,60 +80,61 @@ impl PlacementResult {
     }
 }
 
-/// All that is known of it.
+/// Counters and faults of the affinity memory. The affinity code writes them.
 #[derive(Debug, Default)]
 pub struct AffinityStatus {
     /// References in memory.
     pub entries: AtomicU64,
-    /// References that were new here.
+    /// References that were new when an answer named them.
     pub learned: AtomicU64,
-    /// References that were somebody else's already when they were learned: they stay his.
-    pub taken: AtomicU64,
-    /// References in answers that were not learned, as one answer had too many.
-    pub overlooked: AtomicU64,
-    /// References that were named, by [`LookupResult::ALL`].
-    recalled: [AtomicU64; LookupResult::ALL.len()],
-    /// Those of them that the store was asked for, as memory could not tell.
-    pub asked: AtomicU64,
+    /// References in answers that another owner already had: they keep that owner.
+    pub foreign: AtomicU64,
+    /// References that were not learned, because one answer had too many.
+    pub skipped: AtomicU64,
+    /// References that requests named, in the order of [`LookupResult::ALL`].
+    lookups: [AtomicU64; LookupResult::ALL.len()],
+    /// References that were looked up in the store, because memory did not show that they belong to the key.
+    pub store_lookups: AtomicU64,
     /// References that wait to be written to the store.
     pub waiting: AtomicU64,
-    /// References that could not wait to be written, as too many did: they are in memory only until the store is back.
+    /// References that are in memory only, because too many waited to be written while the store was away.
     pub dropped: AtomicU64,
-    /// How often something was held back until others could know what it names: in time, and in vain.
+    /// How often a part of an answer was held back until other replicas could know its references: until they could, and until
+    /// the time was over.
     waits: [AtomicU64; 2],
-    /// The store cannot be read, or is slow: nobody asks it.
+    /// Reads of the store fail or are slow: requests no longer wait for them.
     pub read_fails: AtomicBool,
-    /// It cannot be written, or is slow: what is learned waits.
+    /// Writes to the store fail or are slow: new references wait in memory.
     pub write_fails: AtomicBool,
 }
 
 impl AffinityStatus {
-    /// Counts references that were named.
-    pub fn count(&self, found: LookupResult, references: u64) {
-        for (known, count) in LookupResult::ALL.iter().zip(&self.recalled) {
-            if *known == found {
+    /// Counts references that requests named.
+    pub fn count(&self, result: LookupResult, references: u64) {
+        for (known, count) in LookupResult::ALL.iter().zip(&self.lookups) {
+            if *known == result {
                 count.fetch_add(references, Ordering::Relaxed);
             }
         }
     }
 
-    /// How many were named, by what came of them.
-    pub fn recalled(&self) -> impl Iterator<Item = (LookupResult, u64)> {
-        LookupResult::ALL.into_iter().zip(&self.recalled).map(|(found, count)| (found, count.load(Ordering::Relaxed)))
+    /// How many references requests named, by the result of the lookup.
+    pub fn lookups(&self) -> impl Iterator<Item = (LookupResult, u64)> {
+        LookupResult::ALL.into_iter().zip(&self.lookups).map(|(result, count)| (result, count.load(Ordering::Relaxed)))
     }
 
-    /// Counts that somebody waited for others to know; whether they did in time.
+    /// Counts a part of an answer that was held back. `known` says whether other replicas could know its references in time.
     pub fn waited(&self, known: bool) {
         self.waits[usize::from(!known)].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How often somebody waited, by fixed names: metric label `result`.
+    /// How often a part of an answer was held back, by fixed names: metric label `result`.
     pub fn waits(&self) -> [(&'static str, u64); 2] {
-        let [known, in_vain] = &self.waits;
-        [("known", known), ("in_vain", in_vain)].map(|(name, count)| (name, count.load(Ordering::Relaxed)))
+        let [known, timed_out] = &self.waits;
+        [("known", known), ("timed_out", timed_out)].map(|(name, count)| (name, count.load(Ordering::Relaxed)))
     }
 
-    /// What is wrong, by fixed names.
+    /// The faults by their fixed names, with whether each is present.
     pub fn faults(&self) -> [(&'static str, bool); 2] {
         [("read", &self.read_fails), ("write", &self.write_fails)]
             .map(|(name, fault)| (name, fault.load(Ordering::Relaxed)))

@@ -1,4 +1,4 @@
-//! What an operator is told of by itself, through a webhook.
+//! Alerts that Tidegate sends to the operator through a webhook.
 
 use std::sync::{
     Arc,
@@ -7,25 +7,25 @@ use std::sync::{
 
 use tokio::sync::mpsc;
 
-/// What happened. The names are fixed: field `event` of the webhook.
+/// Kind of an alert. The names are fixed: field `event` of the webhook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum AlertEvent {
-    /// 80 % of a budget are spent.
+    /// 80 % of a budget is spent.
     BudgetWarning,
     /// A budget is spent.
     BudgetSpent,
-    /// An upstream refuses a credential, or its money is spent.
+    /// An upstream refuses a credential, or the balance of the credential's account is spent.
     CredentialRefused,
-    /// An upstream is left out for long.
+    /// An upstream stays ejected for a long time.
     UpstreamEjected,
-    /// Rows do not get into the ledger's database.
+    /// Ledger rows are not written to the database.
     LedgerBehind,
-    /// Many streams of an upstream end before their terminal event.
+    /// Many answers of an upstream end before they are complete.
     StreamsTruncated,
 }
 
 impl AlertEvent {
-    /// Its fixed name.
+    /// The fixed name of the event.
     pub const fn name(self) -> &'static str {
         match self {
             Self::BudgetWarning => "budget_warning",
@@ -39,8 +39,8 @@ impl AlertEvent {
 }
 
 impl AlertEvent {
-    /// Whether nothing raises it again after a restart: a threshold of a budget is reached once. All else that still holds is seen
-    /// again.
+    /// Whether a restart does not raise the alert again: spend reaches a threshold once. Every other condition that still applies is
+    /// found again.
     pub const fn happens_once(self) -> bool {
         matches!(self, Self::BudgetWarning | Self::BudgetSpent)
     }
@@ -59,58 +59,58 @@ impl AlertEvent {
     }
 }
 
-/// One event. Names and numbers only, never a secret.
+/// One alert: names and numbers only, never a secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Alert {
-    /// What happened.
+    /// Kind of the alert.
     pub event: AlertEvent,
-    /// To what: `key team-a`, `upstream dmxapi`.
+    /// The subject of the alert: `key team-a`, `upstream dmxapi`.
     pub subject: String,
-    /// What happened, the consequence and what to do, for people.
+    /// For people: what happened, the consequence, and what the operator can do.
     pub text: String,
 }
 
-/// An alert on its way to the receiver.
+/// An alert that waits for delivery.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Raised {
-    /// The same for each try, so that a receiver knows an alert that it has already.
+    /// The same id for each delivery, so that a receiver can recognise a repeated alert.
     pub id: String,
-    /// When it was raised, in milliseconds since 1970-01-01 UTC.
+    /// The time at which the alert was raised, in milliseconds since 1970-01-01 UTC.
     pub time_ms: u64,
-    /// What it says.
+    /// The alert.
     pub alert: Alert,
 }
 
-/// How the delivery of alerts stands.
+/// Counters of the delivery of alerts.
 #[derive(Debug, Default)]
 pub struct AlertDeliveryStatus {
-    /// Alerts that the receiver took.
+    /// Alerts that the receiver accepted.
     pub sent: AtomicU64,
-    /// Tries that failed.
+    /// Failed deliveries of an alert, each of which may be repeated.
     pub failed: AtomicU64,
     /// Alerts that were not delivered: the queue was full, or the receiver failed for too long.
     pub dropped: AtomicU64,
 }
 
-/// Where alerts are raised. Raising one never waits.
+/// Queue for alerts. Raising an alert never waits.
 #[derive(Clone, Debug)]
 pub struct Alerts {
     queue: mpsc::Sender<Raised>,
-    condition: Arc<AlertDeliveryStatus>,
+    status: Arc<AlertDeliveryStatus>,
 }
 
 impl Alerts {
-    /// A queue of so many alerts, and the end of it that delivers them.
-    pub fn new(size: usize, condition: Arc<AlertDeliveryStatus>) -> (Self, mpsc::Receiver<Raised>) {
+    /// A queue for at most `size` alerts, and the receiver from which the alerts are delivered.
+    pub fn new(size: usize, status: Arc<AlertDeliveryStatus>) -> (Self, mpsc::Receiver<Raised>) {
         let (queue, raised) = mpsc::channel(size);
-        (Self { queue, condition }, raised)
+        (Self { queue, status }, raised)
     }
 
-    /// Puts an alert into the queue, or counts it as dropped where the queue is full; whether it is in the queue.
+    /// Puts an alert into the queue. If the queue is full, counts the alert as dropped. Returns whether the alert is in the queue.
     pub fn raise(&self, raised: Raised) -> bool {
         let is_queued = self.queue.try_send(raised).is_ok();
         if !is_queued {
-            self.condition.dropped.fetch_add(1, Ordering::Relaxed);
+            self.status.dropped.fetch_add(1, Ordering::Relaxed);
         }
         is_queued
     }

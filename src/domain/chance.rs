@@ -4,25 +4,25 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use sha2::{Digest, Sha256};
 
-/// Where random bytes come from: the system in production, a fixed sequence in tests.
+/// Source of random bytes: the system in production, a fixed sequence in tests.
 #[derive(Clone, Copy, Debug)]
 pub struct Chance {
     fill: fn(&mut [u8]) -> Result<(), NoChance>,
 }
 
-/// The system gave no random bytes. Nothing that needs them may go on.
+/// The system gave no random bytes. Code that needs random bytes must stop.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("the system's random number generator failed")]
+#[error("the system gave no random bytes: check that getrandom(2) works and is allowed")]
 pub struct NoChance;
 
 impl Chance {
-    /// The system's generator.
-    #[expect(clippy::disallowed_methods, reason = "the one place that asks the system for random bytes")]
+    /// The system's random number generator.
+    #[expect(clippy::disallowed_methods, reason = "the one place that reads random bytes from the system")]
     pub const fn system() -> Self {
         Self { fill: |bytes| getrandom::fill(bytes).map_err(|_| NoChance) }
     }
 
-    /// A source of the caller's own.
+    /// A source that calls `fill`.
     pub const fn from_fn(fill: fn(&mut [u8]) -> Result<(), NoChance>) -> Self {
         Self { fill }
     }
@@ -30,7 +30,7 @@ impl Chance {
     /// `N` random bytes.
     ///
     /// # Errors
-    /// When the system has none to give.
+    /// The system gave no random bytes.
     pub fn bytes<const N: usize>(self) -> Result<[u8; N], NoChance> {
         let mut bytes = [0; N];
         (self.fill)(&mut bytes)?;
@@ -38,16 +38,16 @@ impl Chance {
     }
 }
 
-/// Draws that need not be hard to guess: shares by weight, pauses. Seeded once; asking the system for each draw would
-/// cost a request a system call.
+/// Random numbers that need not be hard to guess: for shares by weight and for pauses. Seeded once, as random bytes from the
+/// system would cost each request a system call.
 #[derive(Debug)]
 pub struct Dice(AtomicU64);
 
 impl Dice {
-    /// Dice that draw another sequence than all others.
+    /// Dice with a random seed.
     ///
     /// # Errors
-    /// Without randomness.
+    /// The system gave no random bytes.
     pub fn new(chance: Chance) -> Result<Self, NoChance> {
         Ok(Self::seeded(u64::from_be_bytes(chance.bytes()?)))
     }
@@ -57,17 +57,18 @@ impl Dice {
         Self(AtomicU64::new(seed))
     }
 
-    /// A number above 0 and up to 1.
+    /// A random number above 0 and up to 1.
     pub fn draw(&self) -> f64 {
         unit(self.0.fetch_add(STEP, Ordering::Relaxed))
     }
 }
 
-/// A seed that belongs to these texts: the same everywhere and always, and another one for other texts.
+/// A seed computed from these texts. The same texts give the same seed in every process and version; other texts give another
+/// seed.
 pub fn seed(texts: &[&str]) -> u64 {
     let mut hash = Sha256::new();
     for text in texts {
-        // With its length, so that no two lists run together.
+        // The length tells `["ab", "c"]` from `["a", "bc"]`.
         hash.update((text.len() as u64).to_be_bytes());
         hash.update(text);
     }
@@ -75,17 +76,17 @@ pub fn seed(texts: &[&str]) -> u64 {
     digest.iter().take(8).fold(0, |seed, byte| seed << 8 | u64::from(*byte))
 }
 
-/// The steps of `SplitMix64`: odd, with no pattern in its bits.
+/// The increment of `SplitMix64`: an odd number without a pattern in its bits.
 const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// A number above 0 and up to 1 that belongs to `seed`: the same for the same seed, everywhere and always. Seeds that
-/// differ in one bit give numbers that have nothing to do with each other (`SplitMix64`).
+/// A number above 0 and up to 1 computed from `seed`. The same seed gives the same number in every process and version. Seeds
+/// that differ in one bit give independent numbers (`SplitMix64`).
 pub fn unit(seed: u64) -> f64 {
     let mut mixed = seed.wrapping_add(STEP);
     mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     mixed ^= mixed >> 31;
-    // 53 bits are what a float holds exactly.
+    // A float holds 53 bits exactly.
     ((mixed >> 11) + 1) as f64 / (1_u64 << 53) as f64
 }
 

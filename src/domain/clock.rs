@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Where wall-clock time comes from: the system in production, a constant in tests.
+/// Source of wall-clock time: the system in production, a constant in tests.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     now: fn() -> SystemTime,
@@ -15,12 +15,12 @@ impl Clock {
         Self { now: SystemTime::now }
     }
 
-    /// A clock of the caller's own.
+    /// A clock that calls `now`.
     pub const fn from_fn(now: fn() -> SystemTime) -> Self {
         Self { now }
     }
 
-    /// Time since 1970-01-01 UTC; zero before it.
+    /// Time since 1970-01-01 UTC; zero for an earlier time.
     pub fn since_epoch(self) -> Duration {
         (self.now)().duration_since(UNIX_EPOCH).unwrap_or_default()
     }

@@ -1,4 +1,4 @@
-//! Why a connection to a client ended, told to whatever is dropped because of it.
+//! Why a client's connection ended: a record that the server writes, and that a dropped response body reads.
 
 use std::{
     net::IpAddr,
@@ -10,16 +10,18 @@ use std::{
 
 use super::outcome::EndReason;
 
-/// One per connection, or per part of one. The server says why it drops the connection; a body that is dropped with it
-/// reads why.
+/// Shared record of one connection, or of one request on a connection. The server writes why it drops the connection. A
+/// response body that is dropped with the connection reads the reason.
 #[derive(Clone, Debug, Default)]
-pub struct DisconnectRecord(Arc<DisconnectReason>);
+pub struct DisconnectRecord(Arc<Shared>);
 
 #[derive(Debug, Default)]
-struct DisconnectReason {
-    said: AtomicU8,
-    whole: Option<DisconnectRecord>,
-    /// Whose connection it is.
+struct Shared {
+    /// One of the constants below.
+    reason: AtomicU8,
+    /// Record of the connection, where this is the record of one request on the connection.
+    connection: Option<DisconnectRecord>,
+    /// Address of the other end of the connection.
     peer: Option<IpAddr>,
 }
 
@@ -28,65 +30,65 @@ const CLIENT_STALLED: u8 = 1;
 const GATEWAY_STOP: u8 = 2;
 
 impl DisconnectRecord {
-    /// That of a connection from this address.
+    /// A record for a connection from this address.
     pub fn of(peer: IpAddr) -> Self {
-        Self(Arc::new(DisconnectReason { peer: Some(peer), ..DisconnectReason::default() }))
+        Self(Arc::new(Shared { peer: Some(peer), ..Shared::default() }))
     }
 
-    /// Where the connection comes from.
+    /// Address that the connection comes from.
     pub fn peer(&self) -> Option<IpAddr> {
         self.0.peer
     }
 
-    /// That of one of several requests on the connection, which may end by itself.
+    /// A record for one of several requests on the connection. The request may end before the connection does.
     #[must_use]
     pub fn of_part(&self) -> Self {
-        Self(Arc::new(DisconnectReason { said: AtomicU8::default(), whole: Some(self.clone()), peer: self.0.peer }))
+        Self(Arc::new(Shared { reason: AtomicU8::default(), connection: Some(self.clone()), peer: self.0.peer }))
     }
 
-    /// The client takes nothing of what is ready for it.
+    /// Records that the client does not read the bytes that are ready for it.
     pub fn stalled(&self) {
-        self.0.said.store(CLIENT_STALLED, Ordering::Relaxed);
+        self.0.reason.store(CLIENT_STALLED, Ordering::Relaxed);
     }
 
-    /// Tidegate stops.
+    /// Records that Tidegate stops.
     pub fn gateway_stop(&self) {
-        self.0.said.store(GATEWAY_STOP, Ordering::Relaxed);
+        self.0.reason.store(GATEWAY_STOP, Ordering::Relaxed);
     }
 
-    /// The reason as an outcome; as long as nobody said otherwise, the client left.
+    /// The reason as the end of a request. Without a recorded reason, the client left.
     pub fn end(&self) -> EndReason {
-        match (self.0.said.load(Ordering::Relaxed), &self.0.whole) {
+        match (self.0.reason.load(Ordering::Relaxed), &self.0.connection) {
             (CLIENT_STALLED, _) => EndReason::ClientStalled,
             (GATEWAY_STOP, _) => EndReason::GatewayStop,
-            (_, Some(whole)) => whole.end(),
+            (_, Some(connection)) => connection.end(),
             _ => EndReason::ClientGone,
         }
     }
 }
 
-const _: () = assert!(CLIENT_GONE == 0, "the default of an AtomicU8");
+const _: () = assert!(CLIENT_GONE == 0, "the default of an AtomicU8 has to mean that the client left");
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_part_ends_by_itself_or_with_the_whole() {
-        let whole = DisconnectRecord::default();
-        let (one, other) = (whole.of_part(), whole.of_part());
+    fn a_request_ends_alone_or_with_its_connection() {
+        let connection = DisconnectRecord::default();
+        let (one, other) = (connection.of_part(), connection.of_part());
         assert_eq!(
-            (one.end(), other.end(), whole.end()),
+            (one.end(), other.end(), connection.end()),
             (EndReason::ClientGone, EndReason::ClientGone, EndReason::ClientGone)
         );
         one.stalled();
         assert_eq!(
-            (one.end(), other.end(), whole.end()),
+            (one.end(), other.end(), connection.end()),
             (EndReason::ClientStalled, EndReason::ClientGone, EndReason::ClientGone)
         );
-        whole.gateway_stop();
+        connection.gateway_stop();
         assert_eq!(
-            (one.end(), other.end(), whole.end()),
+            (one.end(), other.end(), connection.end()),
             (EndReason::ClientStalled, EndReason::GatewayStop, EndReason::GatewayStop)
         );
     }

@@ -1,15 +1,15 @@
-//! What the API has: every operation that is relayed, as one table, and the ids that stand in its path.
+//! Table of the endpoints that Tidegate relays, and the ids in the path of a request.
 
 use http::Method;
 
 use super::origin::Kind;
 
-/// A part of the API. Upstreams say which of them they have (`surface`).
+/// A group of endpoints. The setting `surface` lists the groups that an upstream has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Surface {
-    /// `/responses` and all below it.
+    /// `/responses` and all paths below.
     Responses,
-    /// `/conversations` and all below it.
+    /// `/conversations` and all paths below.
     Conversations,
     /// `/chat/completions`.
     Chat,
@@ -26,7 +26,7 @@ pub enum Surface {
 }
 
 impl Surface {
-    /// All of them.
+    /// All surfaces.
     pub const ALL: [Self; 8] = [
         Self::Responses,
         Self::Conversations,
@@ -38,7 +38,7 @@ impl Surface {
         Self::Audio,
     ];
 
-    /// Its fixed name: that of the setting.
+    /// The fixed name of the surface, as in the setting `surface`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Responses => "responses",
@@ -52,35 +52,35 @@ impl Surface {
         }
     }
 
-    /// The one with this name.
+    /// The surface with this name.
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|surface| surface.name() == name)
     }
 }
 
-/// What the body of a request is.
+/// Kind of the body of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RequestBodyKind {
-    /// One JSON object, whose top-level `model` says where it goes.
+    /// One JSON object whose top-level `model` chooses the route.
     Model,
-    /// One JSON object without a model, or nothing.
+    /// One JSON object without a model, or no body.
     Json,
-    /// Nothing: what comes all the same is not looked at and does not go up.
+    /// No body. Tidegate neither reads a body that a client sends all the same, nor sends that body upstream.
     Nothing,
 }
 
-/// What the body of an answer is.
+/// Format of the body of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AnswerShape {
-    /// A response, whole or as an event stream.
+    /// A response, as one JSON object or as an event stream.
     Response,
-    /// A completion of the older kinds: whole, or as a stream that ends with `[DONE]`.
+    /// A completion or a chat completion, as one JSON object or as an event stream that ends with `[DONE]`.
     Completion,
-    /// Something else in JSON with `usage`, and without text of a model's own.
+    /// JSON with `usage` and without text that a model wrote: embeddings, moderations.
     Vectors,
     /// JSON without `usage`.
     Object,
-    /// Pictures or sound: how long they are says nothing of their tokens.
+    /// Images or audio: their length does not show how many tokens they cost.
     Media,
 }
 
@@ -131,11 +131,11 @@ pub enum Endpoint {
     CreateSpeech,
 }
 
-/// One row of the table: name, method, path, what goes up, what comes down, and the part that it belongs to.
+/// One row of the table: name, method, path, request body, answer format, surface.
 struct Facts(&'static str, Method, &'static str, RequestBodyKind, AnswerShape, Surface);
 
 impl Endpoint {
-    /// All of them.
+    /// All endpoints.
     pub const ALL: [Self; 21] = [
         Self::CreateResponse,
         Self::CountInputTokens,
@@ -160,7 +160,7 @@ impl Endpoint {
         Self::CreateSpeech,
     ];
 
-    /// The table. Names are fixed, as the ledger keeps them: those of the SDKs. A part of a path in braces is an id.
+    /// The table. The names are those of the SDKs. They are fixed, because the ledger stores them. A part of a path in braces is an id.
     #[rustfmt::skip]
     fn facts(self) -> Facts {
         use RequestBodyKind::{Json, Model, Nothing};
@@ -194,87 +194,87 @@ impl Endpoint {
         }
     }
 
-    /// Its fixed name, as the SDKs call it.
+    /// The fixed name of the endpoint, as the SDKs call it.
     pub fn name(self) -> &'static str {
         self.facts().0
     }
 
-    /// Its method.
+    /// The HTTP method.
     pub fn method(self) -> Method {
         self.facts().1
     }
 
-    /// Its path, as routes are written; an id is a part in braces.
+    /// The path without `/v1`. A part in braces is an id.
     pub fn path(self) -> &'static str {
         self.facts().2
     }
 
-    /// What goes up.
-    pub fn carries(self) -> RequestBodyKind {
+    /// The kind of body that a request to this endpoint has.
+    pub fn request_body(self) -> RequestBodyKind {
         self.facts().3
     }
 
-    /// What comes down.
+    /// The format of a successful answer.
     pub fn shape(self) -> AnswerShape {
         self.facts().4
     }
 
-    /// The part of the API that it belongs to.
+    /// The surface that the endpoint belongs to.
     pub fn surface(self) -> Surface {
         self.facts().5
     }
 
-    /// Whether no model works for it: it takes no tokens, and costs nothing.
+    /// Whether the endpoint uses no model: its requests use no tokens and cost nothing.
     pub fn is_free(self) -> bool {
-        self.carries() != RequestBodyKind::Model || self == Self::CountInputTokens
+        self.request_body() != RequestBodyKind::Model || self == Self::CountInputTokens
     }
 
-    /// Whether a model's output comes of it, in tokens that are paid for.
+    /// Whether the answer has output tokens, which are billed.
     pub fn has_output(self) -> bool {
         self.shape() != AnswerShape::Vectors
     }
 
-    /// Whether it can be done again without harm.
+    /// Whether the method is safe: a repeated request does no harm.
     pub fn is_safe(self) -> bool {
         self.method() == Method::GET
     }
 
-    /// Whether it is about something that lives in one account.
+    /// Whether the path names an object, which belongs to one account.
     pub fn has_ids(self) -> bool {
         self.path().contains('{')
     }
 
-    /// What the raw path of a request names, with or without `/v1`; none where it is not this endpoint's, or an id in
-    /// it is none.
+    /// The endpoint and the ids in the raw path of a request, with or without `/v1`. None where the path does not match this
+    /// endpoint, or an id in the path is not valid.
     pub fn resource(self, path: &str) -> Option<Resource<'_>> {
         let path = path.strip_prefix("/v1").filter(|rest| rest.starts_with('/')).unwrap_or(path);
-        let (mut wanted, mut given) = (self.path().split('/'), path.split('/'));
+        let (mut expected, mut given) = (self.path().split('/'), path.split('/'));
         let mut resource = Resource { endpoint: self, ids: [""; 2] };
         let mut ids = resource.ids.iter_mut();
         loop {
-            match (wanted.next(), given.next()) {
+            match (expected.next(), given.next()) {
                 (None, None) => return Some(resource),
                 (Some(part), Some(id)) if part.starts_with('{') => *ids.next().filter(|_| is_id(id))? = id,
-                (wanted, given) if wanted == given => {}
+                (expected, given) if expected == given => {}
                 _ => return None,
             }
         }
     }
 }
 
-/// An id that may go up as a part of a path: nothing that any server could take for something else. Ids of providers
-/// have under 100 bytes.
+/// Whether a text is an id that may be sent upstream as a part of a path. Only characters that every server reads alike are
+/// allowed. Ids of providers have under 100 bytes.
 fn is_id(text: &str) -> bool {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'~' | b':' | b'-');
-    (1..=256).contains(&text.len()) && text.bytes().all(plain) && text != "." && text != ".."
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'~' | b':' | b'-');
+    (1..=256).contains(&text.len()) && text.bytes().all(is_allowed) && text != "." && text != ".."
 }
 
-/// An endpoint with the ids that stand in its path, as they came.
+/// An endpoint with the ids from the path of a request, unchanged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Resource<'a> {
     /// The endpoint.
     pub endpoint: Endpoint,
-    /// As many as its path has; empty beyond.
+    /// The ids of the path. An entry without an id is empty.
     ids: [&'a str; 2],
 }
 
@@ -284,13 +284,13 @@ impl<'a> Resource<'a> {
         self.ids.into_iter().filter(|id| !id.is_empty())
     }
 
-    /// What the ids name, in the order of the path.
+    /// The ids with the kind of object that each names, in the order of the path.
     pub fn names(&self) -> impl Iterator<Item = (Kind, &'a str)> {
         let first = if self.endpoint.surface() == Surface::Responses { Kind::Response } else { Kind::Conversation };
         [first, Kind::Item].into_iter().zip(self.ids())
     }
 
-    /// Adds its path at the end of `into`: made of the table and the ids, never the client's own.
+    /// Appends the path to `into`. The path is built from the table and the ids, never copied from the client's request.
     pub fn write(&self, into: &mut String) {
         let mut ids = self.ids();
         for part in self.endpoint.path().split('/').skip(1) {
@@ -301,7 +301,7 @@ impl<'a> Resource<'a> {
 }
 
 impl From<Endpoint> for Resource<'static> {
-    /// Of an endpoint without ids.
+    /// For an endpoint whose path has no ids.
     fn from(endpoint: Endpoint) -> Self {
         Self { endpoint, ids: [""; 2] }
     }
@@ -314,45 +314,45 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_row_has_a_name_and_a_place_of_its_own() {
+    fn every_endpoint_has_a_unique_name_and_a_unique_method_and_path() {
         let names: HashSet<_> = Endpoint::ALL.iter().map(|endpoint| endpoint.name()).collect();
-        let places: HashSet<_> = Endpoint::ALL.iter().map(|endpoint| (endpoint.method(), endpoint.path())).collect();
-        assert_eq!((names.len(), places.len()), (Endpoint::ALL.len(), Endpoint::ALL.len()));
-        for (place, endpoint) in Endpoint::ALL.into_iter().enumerate() {
-            assert_eq!(endpoint as usize, place);
-            // What has a body has a method that takes one, and only ids make a path that has none.
+        let routes: HashSet<_> = Endpoint::ALL.iter().map(|endpoint| (endpoint.method(), endpoint.path())).collect();
+        assert_eq!((names.len(), routes.len()), (Endpoint::ALL.len(), Endpoint::ALL.len()));
+        for (index, endpoint) in Endpoint::ALL.into_iter().enumerate() {
+            assert_eq!(endpoint as usize, index);
+            // Only POST has a body. An endpoint without a model names an object in its path, or creates a conversation.
             assert!(
-                endpoint.carries() == RequestBodyKind::Nothing || endpoint.method() == Method::POST,
+                endpoint.request_body() == RequestBodyKind::Nothing || endpoint.method() == Method::POST,
                 "{endpoint:?}"
             );
             assert_eq!(
-                endpoint.carries() == RequestBodyKind::Model,
+                endpoint.request_body() == RequestBodyKind::Model,
                 !endpoint.has_ids() && endpoint.name() != "conversations.create"
             );
             assert!(endpoint.path().matches('{').count() <= 2);
         }
-        for (place, surface) in Surface::ALL.into_iter().enumerate() {
-            assert_eq!(surface as usize, place);
+        for (index, surface) in Surface::ALL.into_iter().enumerate() {
+            assert_eq!(surface as usize, index);
         }
     }
 
     #[test]
-    fn a_path_goes_up_as_it_came_or_not_at_all() {
+    fn a_path_with_valid_ids_is_rebuilt_unchanged() {
         let longest = "x".repeat(256);
         for id in ["resp_1", "A-Za-z0-9._~:-", "...", ".a", "a:b", &longest] {
             for endpoint in Endpoint::ALL {
                 let path = endpoint.path().replace("{id}", id).replace("{item}", "msg_2");
                 for base in ["", "/v1"] {
-                    let asked = format!("{base}{path}");
-                    let resource = endpoint.resource(&asked).unwrap_or_else(|| panic!("{asked}"));
-                    let mut up = "/base".to_owned();
-                    resource.write(&mut up);
-                    assert_eq!(up, format!("/base{path}"));
+                    let requested = format!("{base}{path}");
+                    let resource = endpoint.resource(&requested).unwrap_or_else(|| panic!("{requested}"));
+                    let mut sent = "/base".to_owned();
+                    resource.write(&mut sent);
+                    assert_eq!(sent, format!("/base{path}"));
                     let ids: Vec<_> = resource.ids().collect();
                     let kinds: Vec<_> = resource.names().map(|(kind, _)| kind.name()).collect();
                     let parts: Vec<_> = path.split('/').collect();
-                    let wanted = [1, 3].map(|part| parts.get(part).map(|part| part.trim_end_matches('s')));
-                    assert!(kinds.iter().map(|kind| Some(*kind)).eq(wanted.into_iter().take(kinds.len())), "{path}");
+                    let expected = [1, 3].map(|part| parts.get(part).map(|part| part.trim_end_matches('s')));
+                    assert!(kinds.iter().map(|kind| Some(*kind)).eq(expected.into_iter().take(kinds.len())), "{path}");
                     assert_eq!(ids, &[id, "msg_2"][..endpoint.path().matches('{').count()]);
                 }
             }
@@ -360,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_be_read_in_two_ways_is_no_id() {
+    fn texts_that_servers_may_read_differently_are_not_valid_ids() {
         let too_long = "x".repeat(257);
         let bad = [
             "", ".", "..", "%2e%2e", "resp%5F1", "a%00", "a%2Fb", "a b", "a;b", "a?b", "a#b", "a\\b", "é", "a\u{0}",

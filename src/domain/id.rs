@@ -1,4 +1,4 @@
-//! Identifiers.
+//! Request ids.
 
 use std::{
     fmt,
@@ -15,26 +15,27 @@ use super::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RequestId(uuid::Uuid);
 
-/// Makes the ids of one worker: random where it begins, counted from there on. Asking the system for random bytes
-/// would cost each request a system call.
+/// Makes the request ids of one worker. The first id is random, and a counter makes the next ones: random bytes from the
+/// system would cost each request a system call.
 #[derive(Debug)]
 pub struct RequestIds {
     clock: Clock,
+    /// Random bytes that tell the ids of this worker from the ids of other workers.
     worker: [u8; 2],
     next: AtomicU64,
 }
 
 impl RequestIds {
-    /// Ids that no other worker makes.
+    /// A source of ids that no other worker makes.
     ///
     /// # Errors
-    /// Without randomness, as workers would then make the same ones.
+    /// The system has no random bytes. Without them, several workers would make the same ids.
     pub fn new(clock: Clock, chance: Chance) -> Result<Self, NoChance> {
         let first = u64::from_be_bytes(chance.bytes()?);
         Ok(Self { clock, worker: chance.bytes()?, next: AtomicU64::new(first) })
     }
 
-    /// The next one.
+    /// The next id.
     pub fn next(&self) -> RequestId {
         let millis = u64::try_from(self.clock.since_epoch().as_millis()).unwrap_or(u64::MAX);
         let mut rest = [0; 10];
@@ -46,17 +47,17 @@ impl RequestIds {
 }
 
 impl RequestId {
-    /// Its 16 bytes.
+    /// The 16 bytes of the id.
     pub const fn to_bytes(self) -> [u8; 16] {
         *self.0.as_bytes()
     }
 
-    /// The id of these bytes.
+    /// The id with these bytes.
     pub const fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(uuid::Uuid::from_bytes(bytes))
     }
 
-    /// When it was made, in milliseconds since 1970-01-01 UTC: the first 48 bits say so.
+    /// When the id was made, in milliseconds since 1970-01-01 UTC. The first 48 bits of the id hold this time.
     pub const fn millis(self) -> u64 {
         let [a, b, c, d, e, f, ..] = self.to_bytes();
         u64::from_be_bytes([0, 0, a, b, c, d, e, f])
@@ -76,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_are_of_version_7_and_differ_at_the_same_moment() {
+    fn ids_have_version_7_and_differ_within_one_millisecond() {
         let clock = Clock::from_fn(|| UNIX_EPOCH + Duration::from_millis(0x0123_4567_89ab));
         let chance = Chance::from_fn(|bytes| {
             bytes.fill(0xff);

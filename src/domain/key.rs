@@ -1,53 +1,54 @@
-//! Keys of clients as the store keeps them: never the key itself.
+//! Client keys as the store keeps them. The store holds the hash of a key, never the key itself.
 
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use serde::{Deserialize, Serialize};
 
-/// Bytes of the name of a key, a group or an upstream: rows of the ledger are found again by it, and hold no text over 512 bytes.
-pub const MOST_OF_NAME: usize = 128;
+/// The longest name of a key, a group or an upstream, in bytes. Operators search ledger rows by these names, and a ledger row
+/// holds no text over 512 bytes.
+pub const MAX_NAME_BYTES: usize = 128;
 
-/// One key of the store.
+/// One key in the store.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StoredKey {
-    /// Its name in logs and in the ledger: no two have the same.
+    /// The name of the key in logs and in the ledger. Names are unique.
     pub name: String,
-    /// The first characters of the key, by which people know it again.
+    /// The first characters of the key, by which people recognize the key.
     pub prefix: String,
     /// SHA-256 of the key, in hex.
     pub sha256: String,
-    /// The key before the last rotation.
+    /// The secret before the last rotation.
     pub previous: Option<RotatedSecret>,
-    /// Whether it is refused for now.
+    /// Whether an operator disabled the key.
     pub disabled: bool,
-    /// When it was made: milliseconds since 1970-01-01 UTC.
+    /// When the key was made, in milliseconds since 1970-01-01 UTC.
     pub created_ms: u64,
-    /// What it may do.
+    /// What the key may do.
     pub settings: KeySettings,
 }
 
-/// A key that was rotated out and still works for a while.
+/// The old secret of a rotated key. The old secret still works for a grace period.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RotatedSecret {
-    /// SHA-256 of the key, in hex.
+    /// SHA-256 of the secret, in hex.
     pub sha256: String,
-    /// Until when: milliseconds since 1970-01-01 UTC.
+    /// When the secret stops working, in milliseconds since 1970-01-01 UTC.
     pub until_ms: u64,
 }
 
-/// What a key may do, in the words of `[[keys]]` in the configuration; absent = not limited.
+/// What a key may do. The fields have the names of the settings in `[[keys]]`; an absent setting sets no limit.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct KeySettings {
-    /// Models it may ask for; a trailing `*` matches any rest.
+    /// Models that the key may request. A trailing `*` matches any rest.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub models: Option<Vec<String>>,
-    /// Names of upstreams it may use.
+    /// Names of the upstreams that the key may use.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub upstreams: Option<Vec<String>>,
-    /// Name of its group.
+    /// Name of the key's group.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
     /// Requests per minute.
@@ -56,45 +57,46 @@ pub struct KeySettings {
     /// Tokens per minute.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tpm: Option<u32>,
-    /// Requests under way at once.
+    /// Requests in progress at once.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_in_flight: Option<usize>,
     /// Budgets, such as `50CNY/month`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub budgets: Vec<String>,
-    /// Day of the month on which the months of its budgets begin.
+    /// Day of the month on which each budget month begins.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub starts_on: Option<u8>,
-    /// Limits for the use of some models, such as `gpt-5* rpm=10 budget=5CNY/day`.
+    /// Limits that apply to some models only, such as `gpt-5* rpm=10 budget=5CNY/day`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub limits: Vec<String>,
-    /// Networks that it may come from, such as `10.0.0.0/8`.
+    /// Networks from which clients may use the key, such as `10.0.0.0/8`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ips: Vec<String>,
-    /// When it ends: milliseconds since 1970-01-01 UTC.
+    /// When the key expires, in milliseconds since 1970-01-01 UTC.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expires_ms: Option<u64>,
-    /// `cancel` or `drain`: what happens upstream when the client leaves; none = by what the answer costs.
+    /// `cancel` or `drain`: what Tidegate does with the upstream's answer when the client leaves. None = the cost of the answer
+    /// decides.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub on_client_gone: Option<String>,
-    /// Whether its chat streams have to tell their tokens.
+    /// Whether Tidegate asks the upstream for the usage of the key's chat streams (`include_usage`).
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub require_usage: bool,
-    /// Whether it works only as long as there is no other key: that of the first start.
+    /// Whether this is the key of the first start, which works only while the store has no other key.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub interim: bool,
 }
 
-/// How the keys of the store stand: written by who reads them, read when somebody asks.
+/// Status of the keys in the store. The reader of the store writes these values; metrics and `/readyz` show them.
 #[derive(Debug)]
 pub struct StoredKeysStatus {
-    /// They were never read: nobody can tell that a key is not known.
+    /// The keys were never read, so Tidegate cannot tell an unknown key from a key of the store.
     pub unread: AtomicBool,
-    /// They could not be read when it was tried last: those that were read before count.
+    /// The last read of the keys failed. The keys that were read last stay active.
     pub fails: AtomicBool,
-    /// Goes up with every change.
+    /// Revision of the keys: grows by every change.
     pub revision: AtomicU64,
-    /// How many there are.
+    /// Number of keys in the store.
     pub stored: AtomicU64,
 }
 

@@ -1,10 +1,10 @@
-//! What the ledger holds of a request, and how the ledger stands.
+//! The ledger row of a request, what the request is charged, and the status of the ledger.
 
-mod condition;
+mod status;
 
 use std::borrow::Cow;
 
-pub use condition::{LedgerStatus, PollOutcome};
+pub use status::{LedgerStatus, PollOutcome};
 
 use super::{
     endpoint::{AnswerShape, Endpoint},
@@ -13,34 +13,35 @@ use super::{
     outcome::{AttemptResult, EndReason, Outcome},
     price::{Bill, Parts, Price},
     problem::Problem,
-    usage::{MOST_TOKENS, PACE, PolledUsage, THOUGHT, Usage, UsageEstimate},
+    usage::{MAX_TOKENS, PACE, PolledUsage, THOUGHT, Usage, UsageEstimate},
 };
 
-/// How much of what a request cost is known. The names are fixed: column `state`, metric label.
+/// How much of the usage and the cost of a request is known. The names are fixed: column `state`, metric label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum UsageState {
-    /// It goes up, or is on its way: nothing is known yet.
+    /// The request is in progress: nothing is known yet.
     Open,
-    /// All of it: the provider told the tokens of an answer that came to its end, or did no work.
+    /// All of it: the provider reported the tokens of an answer that ended normally, or did no work.
     Exact,
-    /// Something was answered, and the tokens were not told, or not all of them.
+    /// A part of an answer came, and the provider reported none or not all of its tokens.
     Partial,
-    /// It went up, and nothing came back.
+    /// The request was sent upstream, and no answer came.
     Unknown,
-    /// The gateway was killed before the end.
+    /// The process was killed before the request ended.
     Interrupted,
-    /// It is made in the background, and went on when its answer was over: a call by its id may tell the tokens.
+    /// A background response that still ran when its answer ended. A later request for the response by its id may show the
+    /// tokens.
     Pending,
-    /// The provider told all that it used, and a part of that has no price: the cost is an estimate.
+    /// The provider reported the whole usage, and a part of the usage has no price: the cost is an estimate.
     UnpricedPart,
 }
 
 impl UsageState {
-    /// All of them. Journals hold their places in this list: it only ever grows, at its end.
+    /// All states. The journal stores the position in this list: add new states at the end only.
     pub const ALL: [Self; 7] =
         [Self::Open, Self::Exact, Self::Partial, Self::Unknown, Self::Interrupted, Self::Pending, Self::UnpricedPart];
 
-    /// Its fixed name.
+    /// The fixed name of the state.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Open => "open",
@@ -53,50 +54,50 @@ impl UsageState {
         }
     }
 
-    /// Whether a row like this changes when its own request says more.
-    pub const fn gives_way(self) -> bool {
+    /// Whether a row in this state is replaced when a later row of the same request comes.
+    pub const fn is_replaceable(self) -> bool {
         matches!(self, Self::Open | Self::Interrupted)
     }
 
-    /// Of a request that is over. It is about the answer that the client got: what attempts before it may have cost, no
-    /// provider tells.
+    /// The state of a finished request. The state is about the answer that the client got: no provider reports the cost of the
+    /// attempts before it.
     pub fn of(outcome: &Outcome) -> Self {
-        match Self::told(outcome) {
+        match Self::ignoring_prices(outcome) {
             Self::Exact if !unpriced(outcome).is_empty() => Self::UnpricedPart,
             state => state,
         }
     }
 
-    /// The same, whether all of what was told has a price or not.
-    fn told(outcome: &Outcome) -> Self {
+    /// The state as if every part of the usage had a price.
+    fn ignoring_prices(outcome: &Outcome) -> Self {
         match outcome.end {
             _ if outcome.is_free() => Self::Exact,
             EndReason::UpstreamError => Self::Exact,
-            // A client that left got no tokens to count, unless the rest was read on.
+            // The tokens of an answer whose client left are known only if Tidegate drained the answer to its end.
             EndReason::Completed
             | EndReason::ResponseFailed
             | EndReason::ResponseIncomplete
             | EndReason::ClientGone
             | EndReason::ClientStalled
-                if is_told(outcome) =>
+                if is_usage_credible(outcome) =>
             {
                 Self::Exact
             }
-            // Inside an error, or while another attempt was waited for.
+            // The client left inside an error answer, or while it waited for another attempt.
             EndReason::ClientGone | EndReason::ClientStalled
-                if outcome.attempts.last().is_some_and(|attempt| did_nothing(attempt.result)) =>
+                if outcome.attempts.last().is_some_and(|attempt| did_no_work(attempt.result)) =>
             {
                 Self::Exact
             }
-            EndReason::Refused if outcome.attempts.iter().all(|attempt| did_nothing(attempt.result)) => Self::Exact,
-            _ if outcome.goes_on => Self::Pending,
+            EndReason::Refused if outcome.attempts.iter().all(|attempt| did_no_work(attempt.result)) => Self::Exact,
+            _ if outcome.continues_in_background => Self::Pending,
             EndReason::Completed
             | EndReason::ResponseFailed
             | EndReason::ResponseIncomplete
             | EndReason::Incomplete
             | EndReason::UpstreamBroken
             | EndReason::UpstreamStalled
-                if outcome.made_nothing =>
+                if outcome.is_empty_answer =>
             {
                 Self::Exact
             }
@@ -106,24 +107,27 @@ impl UsageState {
     }
 }
 
-/// The text that passed may come to so many times the tokens that were told, and 16 more: counting by bytes is right
-/// within a factor of two for what people and models write, and a run of one character is far off.
-const DOUBT: u64 = 4;
-/// See [`DOUBT`].
-const SLACK: u64 = 16;
+/// The text that passed may have this many times the reported output tokens, plus [`TOKEN_SLACK`]: with more text, the report is
+/// not credible. The estimate by bytes is right within a factor of two for texts that people and models write. For a run of
+/// one character, the estimate is far off.
+const MAX_TEXT_PER_REPORTED_TOKEN: u64 = 4;
+/// Tokens that are added to the bound of [`MAX_TEXT_PER_REPORTED_TOKEN`].
+const TOKEN_SLACK: u64 = 16;
 
-/// Whether the provider told the tokens of all of the answer, and can be believed. Some tell zeros for an answer full of text.
-fn is_told(outcome: &Outcome) -> bool {
+/// Whether the provider reported the tokens of the whole answer, and the report is credible. Some providers report zeros for an
+/// answer full of text.
+fn is_usage_credible(outcome: &Outcome) -> bool {
     let Usage { input, output, audio_ms, .. } = outcome.usage;
     // Audio that is billed by time has no tokens.
-    let Some((_, output)) = input.zip(output) else { return audio_ms.is_some() && !outcome.so_far };
-    let most = if output == 0 { 0 } else { output.saturating_mul(DOUBT).saturating_add(SLACK) };
-    !outcome.so_far && outcome.text_tokens <= most
+    let Some((_, output)) = input.zip(output) else { return audio_ms.is_some() && !outcome.usage_may_grow };
+    let most =
+        if output == 0 { 0 } else { output.saturating_mul(MAX_TEXT_PER_REPORTED_TOKEN).saturating_add(TOKEN_SLACK) };
+    !outcome.usage_may_grow && outcome.text_tokens <= most
 }
 
-/// Whether no model can have worked: the provider answered with an error, a page or a redirect, or not with a single byte. An
-/// upstream that takes too long to answer may well be at work.
-fn did_nothing(result: AttemptResult) -> bool {
+/// Whether no model can have worked: the provider answered with an error, a web page or a redirect, or sent no byte at all.
+/// After a timeout, the upstream may still be working.
+fn did_no_work(result: AttemptResult) -> bool {
     match result {
         AttemptResult::Status(status) => !status.is_success(),
         AttemptResult::Fault(problem) => {
@@ -133,70 +137,70 @@ fn did_nothing(result: AttemptResult) -> bool {
     }
 }
 
-/// One row: names and numbers only, never a prompt, a secret or an error's text. An open one holds what is known before
-/// anything goes up.
+/// One ledger row: names and numbers only, never a prompt, a secret or the text of an error. An open row holds what is known
+/// before the request is sent upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Row<'a> {
-    /// The request; it tells the time as well.
+    /// Id of the request. The id also holds the time.
     pub id: RequestId,
-    /// What is known of its cost.
+    /// How much of the usage and the cost is known.
     pub state: UsageState,
-    /// What was asked for: [`Endpoint`], by name. Rows of before there were several have none.
+    /// Name of the [`Endpoint`]. Rows written before Tidegate had several endpoints have none.
     pub endpoint: Option<&'a str>,
     /// Name of the client's key.
     pub key: Option<&'a str>,
     /// Name of the key's group.
     pub group: Option<&'a str>,
-    /// The model as asked.
+    /// The model that the client requested.
     pub model: Option<&'a str>,
-    /// The model as sent up.
+    /// The model name that was sent upstream.
     pub upstream_model: Option<&'a str>,
-    /// Name of the upstream that was asked last.
+    /// Name of the upstream of the last attempt.
     pub upstream: Option<&'a str>,
-    /// Name of the credential that was sent to it.
+    /// Name of the credential of the last attempt.
     pub credential: Option<&'a str>,
-    /// [`EndReason`], by name.
+    /// Name of the [`EndReason`].
     pub end: Option<&'a str>,
     /// Id of the response.
     pub response_id: Option<&'a str>,
     /// Status that the client got.
     pub status: Option<u64>,
-    /// Tokens as reported.
+    /// Tokens that the provider reported.
     pub usage: Usage,
-    /// What this call, which costs nothing itself, showed of the tokens of the response with this id.
+    /// Usage of the background response `response_id`, where this request polled it. The poll itself costs nothing.
     pub shown: Option<PolledUsage>,
-    /// Tokens that were reserved: an estimate, where nothing was reported.
+    /// Tokens that were reserved before the usage was known: an estimate.
     pub reserved: Option<u64>,
-    /// The price that it is billed with, by its size and service tier; none where the model has none.
+    /// The price of the request, chosen by the input's size and the service tier. None where the model has no price.
     pub price: Option<Price>,
-    /// The model's whole tariff ([`Tariff::written`](super::price::Tariff::written)), where the usage is told later.
+    /// The model's whole tariff ([`Tariff::to_text`](super::price::Tariff::to_text)), where the usage is reported later.
     pub terms: Option<&'a str>,
     /// Parts of the usage that have no price.
     pub unpriced: Parts,
-    /// How currencies were exchanged when its price was looked up: a later rate does not change what it did cost.
+    /// The exchange rate when the price was looked up: a later rate does not change the cost of this request.
     pub exchange: Exchange,
-    /// What it was thought to cost before it went up, in nano-units.
+    /// The cost that was estimated before the request was sent upstream, in nano-units.
     pub reserved_cost: Option<u64>,
-    /// What it is charged with, in nano-units; none while it is open, and where there is no price.
+    /// The charge, in nano-units. None while the row is open, and where there is no price.
     pub cost: Option<u64>,
-    /// Whether that is an estimate, as its tokens are not all known.
+    /// Whether the charge is an estimate, because not all tokens or prices are known.
     pub estimated: bool,
     /// Bytes of the request's body.
     pub bytes_up: u64,
     /// Bytes of the answer's body.
     pub bytes_down: u64,
-    /// Tries at upstreams.
+    /// Number of attempts.
     pub attempts: u64,
-    /// Milliseconds to the first byte of the answer.
+    /// Milliseconds from the request's head to the first byte of the answer's body.
     pub first_byte_ms: Option<u64>,
-    /// Milliseconds to the end.
+    /// Milliseconds from the request's head to the end.
     pub took_ms: u64,
 }
 
 impl<'a> Row<'a> {
-    /// The row of a request that is over.
+    /// The row of a finished request.
     pub fn settled(outcome: &'a Outcome) -> Self {
-        let asked = outcome.attempts.last();
+        let last_attempt = outcome.attempts.last();
         let state = UsageState::of(outcome);
         let (cost, estimated) =
             charge(outcome, state).map_or((None, false), |(cost, estimated)| (Some(cost), estimated));
@@ -204,8 +208,8 @@ impl<'a> Row<'a> {
             state,
             cost,
             estimated,
-            upstream: asked.map(|attempt| &*attempt.upstream),
-            credential: asked.and_then(|attempt| attempt.credential.as_deref()),
+            upstream: last_attempt.map(|attempt| &*attempt.upstream),
+            credential: last_attempt.and_then(|attempt| attempt.credential.as_deref()),
             end: Some(outcome.end.name()),
             response_id: outcome.response_id.as_deref(),
             status: outcome.status.map(|status| status.as_u16().into()),
@@ -222,14 +226,14 @@ impl<'a> Row<'a> {
         }
     }
 
-    /// What it is charged with in the other currency, at the row's own rate; for one that is open, what was reserved. None
-    /// where there was no rate, and no cost.
+    /// The charge in the other currency, at the row's own exchange rate. For an open row, the reserved cost. None without a rate
+    /// or a cost.
     pub fn exchanged(&self) -> Option<u64> {
         let (nano, from) = (self.cost.or(self.reserved_cost)?, self.price?.currency);
         self.exchange.convert(nano, from, from.other())
     }
 
-    /// The row of a request that is about to go up to `upstream`.
+    /// The row of a request that Tidegate is about to send to `upstream`.
     pub fn open(outcome: &'a Outcome, upstream: Option<&'a str>) -> Self {
         Self {
             id: outcome.id,
@@ -263,29 +267,29 @@ impl<'a> Row<'a> {
     }
 }
 
-/// What it was thought to cost before it went up, in nano-units, where there is a price.
+/// The estimated cost of a request before it is sent upstream, in nano-units. None without a price or an estimate.
 fn reserved_cost(outcome: &Outcome) -> Option<u64> {
     Some(outcome.price.as_ref()?.cost(&outcome.estimate?.usage()))
 }
 
-/// What is billed for what was told; none where its model has no price, and for what costs nothing.
+/// The bill for the reported usage. None where the model has no price, and for endpoints that cost nothing.
 fn bill(outcome: &Outcome) -> Option<Bill> {
     let tariff = outcome.price.as_ref().filter(|_| !outcome.is_free())?;
     Some(tariff.bill(&outcome.usage))
 }
 
-/// Parts of what was told that have no price, where its model has one.
+/// Parts of the reported usage that have no price, where the model has a price.
 pub fn unpriced(outcome: &Outcome) -> Parts {
-    let told = !outcome.usage.is_empty();
-    bill(outcome).filter(|_| told).map(|bill| bill.unpriced).unwrap_or_default()
+    let is_reported = !outcome.usage.is_empty();
+    bill(outcome).filter(|_| is_reported).map(|bill| bill.unpriced).unwrap_or_default()
 }
 
-/// What a request that is over is charged with, in nano-units, and whether that is an estimate; none where there is no price.
+/// The charge for a finished request, in nano-units, and whether the charge is an estimate. None where there is no price.
 ///
-/// What only looks something up or puts it away costs nothing, also where there are no prices.
+/// Endpoints without a model ([`Endpoint::is_free`]) cost nothing, also where there are no prices.
 ///
-/// Where the tokens are not all known, the charge is for the input and for the output that passed. Output that was not seen is
-/// charged as it was reserved.
+/// Where not all tokens are known, the charge is for the input and for the output that passed. Output that Tidegate did not see
+/// is charged as reserved.
 pub fn charge(outcome: &Outcome, state: UsageState) -> Option<(u64, bool)> {
     if outcome.is_free() {
         return Some((0, false));
@@ -297,52 +301,55 @@ pub fn charge(outcome: &Outcome, state: UsageState) -> Option<(u64, bool)> {
         UsageState::Exact => Some((price.cost(&outcome.usage), false)),
         UsageState::UnpricedPart => Some((price.cost(&outcome.usage), true)),
         UsageState::Partial | UsageState::Unknown | UsageState::Interrupted | UsageState::Pending => {
-            // What was answered and is paid by the call alone costs what it costs, whatever it used.
+            // A partial answer with a price per request only has an exact cost, whatever its usage.
             let estimated = state != UsageState::Partial || price.bills_parts();
-            Some((price.cost(&as_far_as_seen(outcome)), estimated))
+            Some((price.cost(&usage_with_estimates(outcome)), estimated))
         }
     }
 }
 
-/// Tokens that a request is charged with, as far as they were told or can be seen.
-pub fn tokens_seen(outcome: &Outcome) -> u64 {
-    let Usage { input, output, total, .. } = as_far_as_seen(outcome);
+/// Tokens that a finished request is charged with: reported, seen, or else estimated.
+pub fn tokens_charged(outcome: &Outcome) -> u64 {
+    let Usage { input, output, total, .. } = usage_with_estimates(outcome);
     let sum = input.unwrap_or_default().saturating_add(output.unwrap_or_default());
     sum.max(total.unwrap_or_default())
 }
 
-/// What was told; in place of what was not, the input as it was estimated, and the output by the text that passed and the
-/// reasoning that did not pass.
+/// The reported usage, with estimates in place of missing counts: the estimated input (also for a reported input of zero), and
+/// the output by the text that passed and the reasoning that did not pass.
 ///
-/// What was reserved counts for output that was not seen: of an answer that the client did not wait for, of a stream before its
-/// first text, and of images and sound whose tokens were not told. Of a stream that its client left, the provider stops the
-/// rest.
-fn as_far_as_seen(outcome: &Outcome) -> Usage {
+/// The reserved output is used where the output was not seen:
+/// - an answer whose client left before the answer came,
+/// - a stream before its first text,
+/// - images and sound without reported tokens.
+///
+/// When the client leaves a stream, the provider stops the rest.
+fn usage_with_estimates(outcome: &Outcome) -> Usage {
     let estimate = outcome.estimate.unwrap_or(UsageEstimate { input: 0, output: 0 });
-    let told = outcome.usage;
-    let input = told.input.filter(|input| *input > 0).unwrap_or(estimate.input);
+    let reported = outcome.usage;
+    let input = reported.input.filter(|input| *input > 0).unwrap_or(estimate.input);
     let hidden = hidden(outcome);
-    let seen = told.output.unwrap_or_default().max(outcome.text_tokens.saturating_add(hidden));
-    let was_seen = !outcome.goes_on && (outcome.whole || (outcome.streamed && outcome.text_tokens > 0));
-    let is_countable = !outcome.other_output || told.output.is_some_and(|output| output > 0);
+    let seen = reported.output.unwrap_or_default().max(outcome.text_tokens.saturating_add(hidden));
+    let was_seen = !outcome.continues_in_background && (outcome.whole || (outcome.streamed && outcome.text_tokens > 0));
+    let is_countable = !outcome.other_output || reported.output.is_some_and(|output| output > 0);
     let output = match outcome.endpoint.map(Endpoint::shape) {
         Some(AnswerShape::Vectors) => 0,
         _ if was_seen && is_countable => seen,
         _ => seen.max(estimate.output),
     };
-    let reasoning = told.reasoning.or((hidden > 0).then_some(hidden));
-    Usage { input: Some(input), output: Some(output), reasoning, ..told }
+    let reasoning = reported.reasoning.or((hidden > 0).then_some(hidden));
+    Usage { input: Some(input), output: Some(output), reasoning, ..reported }
 }
 
-/// Output tokens of reasoning that is billed, did not pass as text, and was not told: how large it is where it passed encrypted, how
-/// long it took, and what answers of the key and model had of late. Of these the largest, as each can be too low.
+/// Estimates the output tokens of billed reasoning that did not pass as text and was not reported: by the size of encrypted
+/// reasoning, by the time that it took, and by recent answers of the key and model. Returns the largest, as each can be too low.
 fn hidden(outcome: &Outcome) -> u64 {
     let Outcome { usage, hidden, habit, thought_for, .. } = outcome;
     let answers = outcome.whole || (outcome.streamed && (outcome.text_tokens > 0 || hidden.thinks));
-    let is_told = usage.output.is_some_and(|output| output > 0);
-    if is_told
+    let is_reported = usage.output.is_some_and(|output| output > 0);
+    if is_reported
         || !answers
-        || outcome.made_nothing
+        || outcome.is_empty_answer
         || outcome.endpoint.map(Endpoint::shape) == Some(AnswerShape::Vectors)
     {
         return 0;
@@ -353,11 +360,11 @@ fn hidden(outcome: &Outcome) -> u64 {
     }
     let in_time = thought_for.as_millis() * u128::from(habit.pace.unwrap_or(PACE)) / 1000;
     let usual = habit.thought.unwrap_or(if sealed > 0 { 0 } else { THOUGHT });
-    sealed.max(usual).max(u64::try_from(in_time).unwrap_or(u64::MAX)).min(MOST_TOKENS)
+    sealed.max(usual).max(u64::try_from(in_time).unwrap_or(u64::MAX)).min(MAX_TOKENS)
 }
 
-/// A text that every database stores and every terminal shows: a row with another one would never get there. PostgreSQL takes
-/// no NUL.
+/// The text with `?` in place of control characters, so that every database can store the text and every terminal can show it.
+/// PostgreSQL refuses NUL: a row with NUL would never reach the database.
 pub fn storable(text: &str) -> Cow<'_, str> {
     if !text.contains(char::is_control) {
         return Cow::Borrowed(text);

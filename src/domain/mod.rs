@@ -1,4 +1,4 @@
-//! Plain data that every other part speaks in. Imports nothing of the crate, does no I/O.
+//! Plain data types that all other modules share. This module imports no other module of the crate and does no I/O.
 
 pub mod affinity;
 pub mod alert;

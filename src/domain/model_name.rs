@@ -1,44 +1,45 @@
-//! Which texts may be the name of a model, and patterns of such names.
+//! Checks for model names, and patterns that match model names.
 
 use std::sync::Arc;
 
-/// A name of a model; with a trailing `*` it matches any rest.
+/// A model name, or a prefix of model names: a trailing `*` matches any rest.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ModelPattern(pub Arc<str>);
 
 impl ModelPattern {
-    /// The beginning that names must have, where the pattern ends in `*`.
-    pub fn beginning(&self) -> Option<&str> {
+    /// The prefix that names must have, where the pattern ends in `*`.
+    pub fn prefix(&self) -> Option<&str> {
         self.0.strip_suffix('*')
     }
 
-    /// Whether it matches the name as it was asked for, or the rest of it behind `upstream/`: a model shall not escape its limits
-    /// because it was asked for by way of its upstream.
-    pub fn matches(&self, asked: &str, is_upstream: impl Fn(&str) -> bool) -> bool {
-        let is_it = |name: &str| match self.beginning() {
-            Some(beginning) => name.starts_with(beginning),
+    /// Whether the pattern matches the requested name, or the part of the name after `upstream/`. A client must not escape the
+    /// limits of a model with a request for `upstream/model`.
+    pub fn matches(&self, requested: &str, is_upstream: impl Fn(&str) -> bool) -> bool {
+        let matches_name = |name: &str| match self.prefix() {
+            Some(prefix) => name.starts_with(prefix),
             None => *self.0 == *name,
         };
-        is_it(asked) || asked.split_once('/').is_some_and(|(first, rest)| is_upstream(first) && is_it(rest))
+        matches_name(requested)
+            || requested.split_once('/').is_some_and(|(first, rest)| is_upstream(first) && matches_name(rest))
     }
 }
 
 /// Whether every server reads this name as the same model.
 ///
-/// Lenient providers trim names and drop characters that nobody sees. Such a name would lead to a model that this gateway did not
-/// look for among its prices and the models of a key.
+/// Lenient providers trim names and drop invisible characters. With such a name, a client could reach a model other than the
+/// one whose price and permissions Tidegate checked.
 pub fn is_plain(name: &str) -> bool {
     let is_hidden = |c: char| c.is_control() || is_invisible(c);
     // Most names are ASCII: one pass over bytes.
-    let is_odd =
+    let has_hidden =
         if name.is_ascii() { name.bytes().any(|byte| byte.is_ascii_control()) } else { name.contains(is_hidden) };
-    // By parts: `upstream/ model` would go up as ` model`, and `model/` is read as `model`.
-    let is_whole = |part: &str| !part.is_empty() && part.trim().len() == part.len();
-    !is_odd && (name.is_empty() || name.split('/').all(is_whole))
+    // Each part is checked: `upstream/ model` would be sent upstream as ` model`, and some providers read `model/` as `model`.
+    let is_trimmed = |part: &str| !part.is_empty() && part.trim().len() == part.len();
+    !has_hidden && (name.is_empty() || name.split('/').all(is_trimmed))
 }
 
-/// Characters that nobody sees: Unicode's `Default_Ignorable_Code_Point`, the empty Braille pattern, separators of lines and
-/// paragraphs, and marks of annotations.
+/// Whether a character is invisible: Unicode's `Default_Ignorable_Code_Point`, the empty Braille pattern, line and paragraph
+/// separators, and annotation marks.
 pub fn is_invisible(c: char) -> bool {
     matches!(
         c,
@@ -54,9 +55,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pattern_matches_names_as_asked_and_behind_their_upstream() {
-        let matches = |pattern: &str, asked| ModelPattern(pattern.into()).matches(asked, |name| name == "up");
-        for (pattern, asked, expected) in [
+    fn a_pattern_matches_requested_names_with_and_without_the_upstream() {
+        let matches = |pattern: &str, requested| ModelPattern(pattern.into()).matches(requested, |name| name == "up");
+        for (pattern, requested, expected) in [
             ("gpt-5", "gpt-5", true),
             ("gpt-5", "gpt-5-mini", false),
             ("gpt-5*", "gpt-5-mini", true),
@@ -68,12 +69,12 @@ mod tests {
             ("*", "x", true),
             ("a/b", "up/a/b", true),
         ] {
-            assert_eq!(matches(pattern, asked), expected, "{pattern} {asked}");
+            assert_eq!(matches(pattern, requested), expected, "{pattern} {requested}");
         }
     }
 
     #[test]
-    fn names_are_what_people_see() {
+    fn plain_names_have_no_hidden_characters_and_no_outer_spaces() {
         for plain in ["gpt-4o", "a b", "通义千问", "team/gpt-4o:fast", "é", "a\u{a0}b", ""] {
             assert!(is_plain(plain), "{plain:?}");
         }

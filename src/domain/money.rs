@@ -1,14 +1,15 @@
-//! Money: whole numbers of nano-units (a billionth of a yuan or dollar), never a float, currencies never mixed.
+//! Money: whole numbers of nano-units (billionths of a yuan or dollar). Amounts are never floats, and currencies are never
+//! mixed.
 
 use std::fmt;
 
-/// Nano-units of one unit.
+/// Nano-units in one yuan or dollar.
 pub const UNIT: u64 = 1_000_000_000;
 
-/// The most that any amount is: what SQL's integers hold. Some nine billion units.
+/// The largest amount, in nano-units: the largest integer of SQL. About nine billion yuan or dollars.
 pub const MOST: u64 = i64::MAX as u64;
 
-/// What amounts are counted in. The names are fixed: settings, column `currency`.
+/// Currency of an amount. The names are fixed: settings, column `currency`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Currency {
     /// Yuan.
@@ -18,10 +19,10 @@ pub enum Currency {
 }
 
 impl Currency {
-    /// All of them. Journals hold their places in this list: it only ever grows, at its end.
+    /// All currencies. The journal stores the position in this list: add new currencies at the end only.
     pub const ALL: [Self; 2] = [Self::Cny, Self::Usd];
 
-    /// Its fixed name.
+    /// The fixed name of the currency.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Cny => "CNY",
@@ -29,7 +30,7 @@ impl Currency {
         }
     }
 
-    /// The other one.
+    /// The other currency.
     pub const fn other(self) -> Self {
         match self {
             Self::Cny => Self::Usd,
@@ -37,23 +38,23 @@ impl Currency {
         }
     }
 
-    /// The one of this name, in any letter case.
+    /// The currency with this name, in any letter case.
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|currency| currency.name().eq_ignore_ascii_case(name))
     }
 }
 
-/// So much of one currency.
+/// An amount in one currency.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Money {
-    /// Nano-units; at most [`MOST`].
+    /// The amount in nano-units; at most [`MOST`].
     pub nano: u64,
-    /// Of what.
+    /// The currency of the amount.
     pub currency: Currency,
 }
 
 impl fmt::Display for Money {
-    /// As `12.5 CNY`.
+    /// For people: `12.5 CNY`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", decimal(self.nano), self.currency.name())
     }
@@ -68,8 +69,8 @@ pub fn decimal(nano: u64) -> String {
     format!("{units}.{}", format!("{rest:09}").trim_end_matches('0'))
 }
 
-/// Nano-units of a decimal number as people write it (`50`, `0.125`), if it has at most nine places and is not more than
-/// [`MOST`].
+/// Nano-units of a decimal number as people write it (`50`, `0.125`). None for a number with more than nine decimal places, and
+/// for a number above [`MOST`].
 pub fn nano(text: &str) -> Option<u64> {
     let (units, places) = text.split_once('.').unwrap_or((text, "0"));
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
@@ -81,15 +82,15 @@ pub fn nano(text: &str) -> Option<u64> {
     (nano <= MOST).then_some(nano)
 }
 
-/// One currency in another.
+/// Conversion between the two currencies.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Exchange {
-    /// Nano-yuan for a dollar; none = the two are never added up.
+    /// Nano-yuan per dollar; none = amounts in different currencies are never added.
     pub cny_per_usd: Option<u64>,
 }
 
 impl Exchange {
-    /// So many nano-units of one currency in another, rounded up; none where no rate is configured.
+    /// Converts an amount from one currency to another, rounded up. None where no rate is configured.
     pub fn convert(self, nano: u64, from: Currency, to: Currency) -> Option<u64> {
         let (amount, rate) = (u128::from(nano), || self.cny_per_usd.filter(|rate| *rate > 0).map(u128::from));
         let unit = u128::from(UNIT);
@@ -102,24 +103,24 @@ impl Exchange {
     }
 }
 
-/// The stretch of time that a budget is for. The names are fixed: settings.
+/// The period that a budget covers. The names are fixed: settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Window {
     /// A calendar day.
     Day,
-    /// A week; it begins on Monday.
+    /// A week, which begins on Monday.
     Week,
-    /// A month; it begins on the first day, or on another one ([`Budget::starts_on`]).
+    /// A month, which begins on the first day or on another day ([`Budget::starts_on`]).
     Month,
-    /// For ever.
+    /// All time: the budget never starts again.
     Total,
 }
 
 impl Window {
-    /// All of them.
+    /// All windows.
     pub const ALL: [Self; 4] = [Self::Day, Self::Week, Self::Month, Self::Total];
 
-    /// Its fixed name.
+    /// The fixed name of the window.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Day => "day",
@@ -130,27 +131,31 @@ impl Window {
     }
 }
 
-/// What may be spent: `50CNY/month`.
+/// A budget: an upper bound of money in each window, such as `50CNY/month`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Budget {
-    /// How much.
+    /// The upper bound.
     pub money: Money,
-    /// In which time.
+    /// The period that the upper bound covers.
     pub window: Window,
-    /// The day on which a month begins, from 1 to [`LAST_START`]. Other windows do not have one.
+    /// The day on which a month begins, from 1 to [`LAST_START`]. For other windows, always 1.
     pub starts_on: u8,
 }
 
-/// The last day on which a budget month may begin: every month has it.
+/// The last day on which a budget month may begin. Every calendar month has this day.
 pub const LAST_START: u8 = 28;
 
 impl Budget {
-    /// Reads `50CNY/month`, `10CNY/week`, `0.5 USD/day`, `100CNY/total`. A month begins on its first day.
+    /// Parses `50CNY/month`, `10CNY/week`, `0.5 USD/day`, `100CNY/total`. A month begins on its first day.
     ///
     /// # Errors
-    /// What is wrong with it, for people.
+    /// The text is no budget. The error says for people what is wrong.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let wrong = || format!("{text:?} is not an amount, a currency and a time, such as 50CNY/month or 2.5USD/day");
+        let wrong = || {
+            format!(
+                "{text:?} is not a budget: write an amount, CNY or USD, and day, week, month or total, such as 50CNY/month"
+            )
+        };
         let (amount, window) = text.split_once('/').ok_or_else(wrong)?;
         let window = Window::ALL.into_iter().find(|known| known.name() == window.trim()).ok_or_else(wrong)?;
         let amount = amount.trim();
@@ -163,7 +168,7 @@ impl Budget {
 }
 
 impl Budget {
-    /// The same budget; a month begins on this day.
+    /// The same budget with months that begin on this day.
     #[must_use]
     pub fn starting_on(self, day: u8) -> Self {
         Self { starts_on: if self.window == Window::Month { day.clamp(1, LAST_START) } else { 1 }, ..self }
@@ -183,7 +188,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn budgets_are_read_as_people_write_them() {
+    fn budgets_are_parsed_as_people_write_them() {
         for (text, nano, currency, window) in [
             ("50CNY/month", 50 * UNIT, Currency::Cny, Window::Month),
             ("0.5 usd/day", UNIT / 2, Currency::Usd, Window::Day),
@@ -200,12 +205,12 @@ mod tests {
             assert!(Budget::parse(text).is_err(), "{text}");
         }
         assert!(Budget::parse("0.0000000001USD/day").is_err(), "a tenth of the smallest amount");
-        assert!(Budget::parse("9223372037USD/day").is_err(), "more than SQL holds");
+        assert!(Budget::parse("9223372037USD/day").is_err(), "more than the largest integer of SQL");
     }
 
     proptest! {
         #[test]
-        fn nothing_is_gained_by_going_back_and_forth(nano in 0..=MOST, rate in 1..=1_000_000 * UNIT) {
+        fn converting_back_never_gives_less(nano in 0..=MOST, rate in 1..=1_000_000 * UNIT) {
             let exchange = Exchange { cny_per_usd: Some(rate) };
             let yuan = exchange.convert(nano, Currency::Usd, Currency::Cny).unwrap();
             let back = exchange.convert(yuan, Currency::Cny, Currency::Usd).unwrap();

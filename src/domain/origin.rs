@@ -1,10 +1,10 @@
-//! Where state came from: what an answer left behind at a provider, under which account, and whose it is.
+//! The origin of state that an answer left at a provider: the account that has the state, and the owner of the state.
 
 use sha2::{Digest, Sha256};
 
 use super::chance;
 
-/// What a reference names. The numbers are kept for 30 days in stores: a kind only ever gets a new one.
+/// Kind of object that a reference names. Stores keep the numbers for 30 days: never use the number of one kind for another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Kind {
@@ -22,18 +22,18 @@ pub enum Kind {
     Container = 6,
     /// A prompt template.
     Prompt = 7,
-    /// `encrypted_content`: no id, but as bound to its account.
+    /// `encrypted_content`: not an id, but bound to its account like an id.
     Encrypted = 8,
     /// A skill: `skill_…`.
     Skill = 9,
-    /// A value of the header `x-codex-turn-state`: bound to its account like `encrypted_content`.
+    /// A value of the header `x-codex-turn-state`, which is bound to its account like `encrypted_content`.
     TurnState = 10,
     /// An object that somebody names by a text which does not tell its kind, as a UUID does not.
     Opaque = 11,
 }
 
 impl Kind {
-    /// Its fixed name: log field `pinned`.
+    /// The fixed name of the kind: log field `pinned`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Response => "response",
@@ -51,13 +51,13 @@ impl Kind {
     }
 }
 
-/// A reference as it is remembered: the first 128 bits of SHA-256 over its kind and its text, so that a megabyte of
-/// `encrypted_content` costs no more than an id.
+/// A reference as the affinity memory keeps it: the first 128 bits of SHA-256 over the kind and the text. A megabyte of
+/// `encrypted_content` therefore takes no more space than an id.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Reference(pub [u8; 16]);
 
 impl Reference {
-    /// Of a text that is here as a whole.
+    /// The reference for a text that is in memory as a whole.
     pub fn new(kind: Kind, text: &[u8]) -> Self {
         let mut hash = ReferenceHash::new(kind);
         hash.update(text);
@@ -74,7 +74,7 @@ impl Reference {
     }
 }
 
-/// Not all of it: enough to tell two apart in a failed test.
+/// Shows the first four bytes: enough to tell two references apart in a failed test.
 impl std::fmt::Debug for Reference {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let [first, second, third, fourth, ..] = self.0;
@@ -82,22 +82,22 @@ impl std::fmt::Debug for Reference {
     }
 }
 
-/// Makes a [`Reference`] of a text that comes in pieces, unescaped.
+/// Computes a [`Reference`] of a text that comes in pieces, without JSON escapes.
 #[derive(Clone, Debug)]
 pub struct ReferenceHash(Sha256);
 
 impl ReferenceHash {
-    /// Of nothing yet.
+    /// The hash of an empty text.
     pub fn new(kind: Kind) -> Self {
         Self(Sha256::new_with_prefix([kind as u8]))
     }
 
-    /// The next piece.
+    /// Adds the next piece of the text.
     pub fn update(&mut self, piece: &[u8]) {
         self.0.update(piece);
     }
 
-    /// The end of the text.
+    /// The reference, when the text is complete.
     pub fn end(self) -> Reference {
         let digest: [u8; 32] = self.0.finalize().into();
         let mut first = [0; 16];
@@ -106,37 +106,37 @@ impl ReferenceHash {
     }
 }
 
-/// Whose state is: a key's, and that of all keys of its group.
+/// Owner of state: a key, together with the group of that key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Owner {
-    /// A number that belongs to the name of the key.
+    /// A number computed from the name of the key.
     pub key: u64,
-    /// One that belongs to the name of its group; 0 = none.
+    /// A number computed from the name of the key's group; 0 = no group.
     pub group: u64,
 }
 
 impl Owner {
-    /// The key of this name, in this group.
+    /// The owner for a key with this name in this group.
     pub fn new(key: &str, group: Option<&str>) -> Self {
-        // Never 0, which says that there is none.
+        // `max(1)`: 0 means that the key has no group.
         Self {
             key: chance::seed(&["key", key]),
             group: group.map_or(0, |group| chance::seed(&["group", group]).max(1)),
         }
     }
 
-    /// Whether `other` may use what this one made: the same key, or one of its group.
+    /// Whether `other` may use the state of this owner: both are the same key, or keys of one group.
     pub fn shares_with(self, other: Self) -> bool {
         self.key == other.key || (self.group != 0 && self.group == other.group)
     }
 }
 
-/// What is remembered of a reference.
+/// The account and the owner of a reference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Origin {
-    /// The account that it lives in: `upstream::Credential::seat`, a number that belongs to the names of upstream and account.
+    /// The account that has the state: `upstream::Credential::seat`, a number computed from the names of upstream and account.
     pub account: u64,
-    /// Who made it.
+    /// The owner of the request whose answer created the state.
     pub owner: Owner,
 }
 
@@ -145,7 +145,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reference_is_its_kind_and_its_text_however_it_comes() {
+    fn a_reference_depends_on_kind_and_text_and_not_on_how_the_text_is_split() {
         let whole = Reference::new(Kind::Response, b"resp_1");
         let mut pieces = ReferenceHash::new(Kind::Response);
         pieces.update(b"resp");
@@ -156,11 +156,11 @@ mod tests {
     }
 
     #[test]
-    fn keys_of_a_group_share_and_no_others() {
+    fn only_keys_of_one_group_share_state() {
         let (a, b) = (Owner::new("a", Some("team")), Owner::new("b", Some("team")));
         assert!(a.shares_with(a) && a.shares_with(b));
         assert!(!Owner::new("a", None).shares_with(Owner::new("b", None)));
-        assert!(Owner::new("a", None).shares_with(a), "the key of that name, whatever became of its group");
+        assert!(Owner::new("a", None).shares_with(a), "the same key after it left its group");
         assert!(!Owner::new("b", Some("other")).shares_with(a));
     }
 }

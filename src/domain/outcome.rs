@@ -1,4 +1,4 @@
-//! How one request ended: the record that every sink (log, metrics; later the ledger) is fed from.
+//! The outcome of one request: the record from which log line, metrics and ledger row are made.
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
@@ -14,20 +14,20 @@ use super::{
     usage::{Habit, Hidden, PolledUsage, Usage, UsageEstimate},
 };
 
-/// Why a request is over. The names are fixed: log field `end`, metric label.
+/// Why a request ended. The names are fixed: log field `end`, metric label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum EndReason {
-    /// The whole answer went out: a terminal event was seen, or the whole JSON answer.
+    /// The client got the whole answer: the whole JSON, or a stream with a terminal event.
     Completed,
-    /// The provider said `response.failed`, or sent an `error` event.
+    /// The provider sent `response.failed` or an `error` event.
     ResponseFailed,
-    /// The provider said `response.incomplete`.
+    /// The provider sent `response.incomplete`.
     ResponseIncomplete,
     /// A stream ended cleanly without a terminal event.
     Incomplete,
-    /// The provider answered with an error, passed on as it was.
+    /// The provider answered with an error, which the client got unchanged.
     UpstreamError,
-    /// The upstream's transfer broke inside the answer.
+    /// The connection to the upstream broke inside the answer.
     UpstreamBroken,
     /// The upstream was silent for too long inside the answer.
     UpstreamStalled,
@@ -37,12 +37,12 @@ pub enum EndReason {
     ClientStalled,
     /// Tidegate answered with an error of its own.
     Refused,
-    /// Tidegate stopped before the answer was out.
+    /// Tidegate stopped before the client got the whole answer.
     GatewayStop,
 }
 
 impl EndReason {
-    /// All of them.
+    /// All reasons.
     pub const ALL: [Self; 11] = [
         Self::Completed,
         Self::ResponseFailed,
@@ -57,7 +57,7 @@ impl EndReason {
         Self::GatewayStop,
     ];
 
-    /// Its fixed name.
+    /// The fixed name of the reason.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Completed => "completed",
@@ -75,135 +75,134 @@ impl EndReason {
     }
 }
 
-/// One try at one upstream.
+/// One attempt at one upstream.
 #[derive(Clone, Debug)]
 pub struct Attempt {
     /// Name of the upstream.
     pub upstream: Arc<str>,
     /// Name of the credential, if one was sent.
     pub credential: Option<Arc<str>>,
-    /// What came of it.
+    /// Result of the attempt.
     pub result: AttemptResult,
-    /// From sending to the head of the answer, or to the fault.
+    /// Time from the start of the attempt to the head of the answer, or to the fault.
     pub took: Duration,
 }
 
-/// What came of an attempt.
+/// Result of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AttemptResult {
     /// The upstream answered with this status.
     Status(StatusCode),
-    /// It did not answer.
+    /// The attempt failed without an answer that Tidegate can use.
     Fault(Problem),
-    /// The client left before it did.
+    /// The client left before the upstream answered.
     Abandoned,
 }
 
-/// What is known of a request that was refused before any endpoint served it: a key that may not be used, or a URL that is not
-/// there. For the log only.
+/// Details of a request that Tidegate refused before any endpoint served it, because of its key or its URL. For the log only.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RejectedRequest {
-    /// Name of a key that is known.
+    /// Name of the key, where the key is known.
     pub key: Option<Arc<str>>,
     /// Why the key was refused: `unknown`, `disabled`, `expired`, `network`, and so on.
     pub reason: Option<&'static str>,
-    /// The first characters of a key that is not known: too few to be of use to another person.
+    /// The first characters of an unknown key: too few to be useful to a reader of the log.
     pub key_begins: Option<Box<str>>,
     /// Address of the client.
     pub client: Option<IpAddr>,
-    /// Method of a request for a URL that is not there.
+    /// Method of a request for an unknown URL.
     pub method: Option<Method>,
-    /// The beginning of its path, without the query.
+    /// The beginning of the request's path, without the query.
     pub path: Option<Box<str>>,
 }
 
 /// The record of one request.
 #[derive(Clone, Debug)]
 pub struct Outcome {
-    /// Our id.
+    /// Tidegate's id of the request.
     pub id: RequestId,
-    /// What was asked for; none for what Tidegate answers by itself.
+    /// The requested endpoint; none for requests that Tidegate answers itself.
     pub endpoint: Option<Endpoint>,
-    /// Why it is over.
+    /// Why the request ended.
     pub end: EndReason,
-    /// The error of ours that the client got, if any.
+    /// Tidegate's own error that the client got, if any.
     pub problem: Option<Problem>,
-    /// What the log says of a request that no endpoint served.
+    /// Log details of a request that no endpoint served.
     pub rejected: Option<Box<RejectedRequest>>,
-    /// Status that the client got; none where it left first.
+    /// Status that the client got; none where the client left first.
     pub status: Option<StatusCode>,
-    /// Name of the client key, once it was known.
+    /// Name of the client's key, once the key was recognized.
     pub key: Option<Arc<str>>,
     /// Name of the key's group, if it has one.
     pub group: Option<Arc<str>>,
-    /// What it was thought to use, once its body was read.
+    /// Estimated usage, once the body was read.
     pub estimate: Option<UsageEstimate>,
-    /// What its model costs at the upstream that was asked last, if that is known.
+    /// Tariff of the model at the upstream of the last attempt, if the model has a price there.
     pub price: Option<Tariff>,
-    /// How currencies were exchanged when that was looked up.
+    /// The exchange rate when the tariff was looked up.
     pub exchange: Exchange,
-    /// The price as text, where the usage is told later.
+    /// The tariff as text, where the usage is reported later.
     pub terms: Option<Box<str>>,
-    /// The model as asked, once it was known to be configured.
+    /// The model that the client requested, once the model was found in the configuration.
     pub model: Option<Arc<str>>,
-    /// What bound it to the account that holds its state, if anything did.
+    /// Kind of the reference that pinned the request to an account, if any.
     pub pinned: Option<Kind>,
-    /// It went without its encrypted reasoning, as its account could not be asked.
+    /// The request was sent without its encrypted reasoning, because the account of that reasoning was not available.
     pub stripped: bool,
-    /// The model as sent up.
+    /// The model name that was sent upstream.
     pub upstream_model: Option<Arc<str>>,
-    /// Tries in order.
+    /// Attempts in order.
     pub attempts: Vec<Attempt>,
     /// The upstream's own request id.
     pub upstream_request_id: Option<Arc<str>>,
     /// Id of the response.
     pub response_id: Option<Box<str>>,
-    /// The response that the path names.
+    /// Id of the response that the path names.
     pub named: Option<Box<str>>,
-    /// Asked to be made in the background.
+    /// The request asks for a background response.
     pub background: bool,
-    /// It is made in the background, and was not over as far as its answer was seen.
-    pub goes_on: bool,
-    /// What was seen of the tokens of the response that the path names.
+    /// The answer is a background response that was not finished when its answer ended.
+    pub continues_in_background: bool,
+    /// Usage of the background response that the path names, where the answer showed the usage.
     pub shown: Option<PolledUsage>,
     /// `error.code` or `error.type` of the provider, if it is a short identifier.
     pub upstream_code: Option<Box<str>>,
-    /// Token counts as reported.
+    /// Usage that the provider reported.
     pub usage: Usage,
-    /// They were told inside a stream whose end was not seen: more may have followed.
-    pub so_far: bool,
+    /// The usage was reported inside a stream without a terminal event: the real usage may be larger.
+    pub usage_may_grow: bool,
     /// Whether the answer was an event stream.
     pub streamed: bool,
-    /// Events seen in it.
+    /// Number of events in the stream.
     pub events: u64,
-    /// Tokens of the output's text that passed, by its bytes.
+    /// Output tokens of the text that passed, estimated from its bytes.
     pub text_tokens: u64,
-    /// Output passed that is no text, as an image.
+    /// The answer had output other than text, such as an image.
     pub other_output: bool,
-    /// What was told of reasoning that did not pass as text.
+    /// What the answer shows of reasoning that did not pass as text.
     pub hidden: Hidden,
-    /// How long the model was at work on reasoning, as far as the answer told it.
+    /// Time that the model spent on reasoning, as far as the answer shows it.
     pub thought_for: Duration,
-    /// What answers of its key and model had of late.
+    /// What recent answers of the same key and model had.
     pub habit: Habit,
-    /// All of the answer was seen.
+    /// Tidegate read the whole answer.
     pub whole: bool,
-    /// An answer came, and held neither output nor tokens: no model did anything.
-    pub made_nothing: bool,
-    /// Bytes of the body as it was read, decoded.
+    /// The answer had neither output nor tokens: no model worked.
+    pub is_empty_answer: bool,
+    /// Bytes of the request's body, decoded.
     pub bytes_up: u64,
-    /// Bytes of the answer's body handed to the client's connection.
+    /// Bytes of the answer's body that were passed to the client's connection.
     pub bytes_down: u64,
-    /// Bytes of it that were read after the client left.
+    /// Bytes of the answer's body that were read after the client left.
     pub bytes_drained: u64,
-    /// From the request's head to the first byte of the answer's body.
+    /// Time from the request's head to the first byte of the answer's body.
     pub first_byte: Option<Duration>,
-    /// From the request's head to the end.
+    /// Time from the request's head to the end.
     pub took: Duration,
 }
 
 impl Outcome {
-    /// The record of a request of which nothing is known yet: should nobody say more, its client left.
+    /// The record of a new request. The end is `ClientGone` until another end is set.
     pub fn new(id: RequestId) -> Self {
         Self {
             id,
@@ -227,11 +226,11 @@ impl Outcome {
             response_id: None,
             named: None,
             background: false,
-            goes_on: false,
+            continues_in_background: false,
             shown: None,
             upstream_code: None,
             usage: Usage::default(),
-            so_far: false,
+            usage_may_grow: false,
             streamed: false,
             events: 0,
             text_tokens: 0,
@@ -240,7 +239,7 @@ impl Outcome {
             thought_for: Duration::ZERO,
             habit: Habit::default(),
             whole: false,
-            made_nothing: false,
+            is_empty_answer: false,
             bytes_up: 0,
             bytes_down: 0,
             bytes_drained: 0,
@@ -249,12 +248,12 @@ impl Outcome {
         }
     }
 
-    /// Bytes of the answer's body that were looked at.
+    /// Bytes of the answer's body that Tidegate read.
     pub fn bytes_seen(&self) -> u64 {
         self.bytes_down.saturating_add(self.bytes_drained)
     }
 
-    /// Whether it costs nothing, whatever its answer says of tokens.
+    /// Whether the request costs nothing, even if its answer reports tokens.
     pub fn is_free(&self) -> bool {
         self.endpoint.is_some_and(Endpoint::is_free)
     }

@@ -1,7 +1,7 @@
-//! What an upstream bills for a model.
+//! Prices of models at upstreams.
 //!
-//! A [`Tariff`] is all that an upstream bills for a model: a standard [`Price`], and further ones for long inputs and for
-//! service tiers. [`Tariff::bill`] chooses the one price that a request is billed with, and computes the cost.
+//! A [`Tariff`] holds all prices of one model at one upstream: the standard [`Price`], and further prices for long inputs and
+//! for service tiers. [`Tariff::bill`] chooses the one price that applies to a request, and computes the cost.
 
 mod counts;
 mod part;
@@ -19,19 +19,20 @@ use super::{
     usage::{ServiceTier, Usage},
 };
 
-/// Tokens that prices are per.
-const PER: u128 = 1_000_000;
+/// Token prices are per this many tokens.
+const TOKENS_PER_RATE: u128 = 1_000_000;
 
-/// Nano-units per million tokens of each kind, and per request, call and second. `None` = this part has no price.
+/// One price: nano-units per million tokens of each kind, per request, per web search and per second of audio. `None` = this
+/// part has no price.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Price {
-    /// Of all the numbers here.
+    /// Currency of all rates of the price.
     pub currency: Currency,
-    /// Input tokens of text that no cache had.
+    /// Input tokens of text that did not come from a cache.
     pub input: u64,
     /// Input tokens from a cache.
     pub cached: u64,
-    /// Output tokens of text that the client sees.
+    /// Output tokens of text that the client gets.
     pub output: u64,
     /// Reasoning tokens, which are a part of the output.
     pub reasoning: u64,
@@ -59,37 +60,37 @@ pub struct Price {
     pub per_audio_second: Option<u64>,
 }
 
-/// Numbers of a [`Price`].
+/// Number of rates in a [`Price`].
 const RATES: usize = 15;
 
-/// Where in a [`Tariff`] a further price holds.
+/// A further price of a [`Tariff`], with the requests that it applies to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PriceStep {
-    /// For answers of this service tier; none = standard.
+    /// Applies to answers of this service tier; none = the standard tier.
     pub tier: Option<ServiceTier>,
-    /// For inputs of more tokens than this; 0 = for all.
+    /// Applies to inputs of more tokens than this; 0 = all inputs.
     pub above: u64,
     /// The price of the whole request.
     pub price: Price,
 }
 
-/// All that an upstream bills for a model.
+/// All prices of one model at one upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tariff {
     /// The standard price.
     pub base: Price,
-    /// What differs from it; none for most models.
+    /// The further prices. Most models have none.
     steps: Option<Arc<[PriceStep]>>,
 }
 
-/// What a request is billed.
+/// The bill of one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bill {
-    /// The price that holds for it.
+    /// The price that applies to the request.
     pub price: Price,
-    /// Nano-units of the price's currency, without the parts that have no price; at most [`MOST`].
+    /// The cost in nano-units of the price's currency, at most [`MOST`]. [`Tariff::bill`] says how parts without a price count.
     pub cost: u64,
-    /// Parts that were told and have no price.
+    /// Parts of the reported usage that have no price.
     pub unpriced: Parts,
 }
 
@@ -100,62 +101,61 @@ impl From<Price> for Tariff {
 }
 
 impl Tariff {
-    /// A standard price and what differs from it.
+    /// A tariff with a standard price and further prices.
     pub fn new(base: Price, steps: Vec<PriceStep>) -> Self {
         Self { base, steps: (!steps.is_empty()).then(|| steps.into()) }
     }
 
-    /// What differs from the standard price.
+    /// The further prices.
     pub fn steps(&self) -> &[PriceStep] {
         self.steps.as_deref().unwrap_or_default()
     }
 
-    /// What is billed for this usage.
+    /// Computes the bill for this usage.
     ///
-    /// A part that was told and has no price is charged like the part that it is nearest to, at least as a lower bound:
-    /// cache writes, audio and images like text. Web searches and seconds of audio without a price are charged with
-    /// nothing. A service tier without a price is charged with the standard price: that is an upper bound for `flex` and
-    /// `batch`, and may be too low for `priority`.
+    /// A reported part without a price is charged with the rate of the most similar part, as a lower bound: cache writes, audio
+    /// and images are charged as text. Web searches and seconds of audio without a price cost nothing. A service tier without a
+    /// price is charged with the standard price: an upper bound for `flex` and `batch`, and perhaps too low for `priority`.
     pub fn bill(&self, usage: &Usage) -> Bill {
         let counts = Counts::of(usage);
-        let mut price = self.at(usage.tier, counts.input);
+        let mut price = self.price_for(usage.tier, counts.input);
         let mut unpriced = Parts::default();
         if price.is_none()
             && let Some(tier) = usage.tier
         {
             unpriced.insert(Part::of(tier));
-            price = self.at(None, counts.input);
+            price = self.price_for(None, counts.input);
         }
         let price = price.unwrap_or(self.base);
         let cost = price.bill(&counts, &mut unpriced);
-        // What is billed by the call, or is free, has the same price whatever the answer tells.
+        // A free model, or a model with a price per request only, costs the same for every usage.
         let unpriced = if self.bills_parts() { unpriced } else { Parts::default() };
         Bill { price, cost, unpriced }
     }
 
-    /// What this usage costs, in nano-units, without the parts that have no price.
+    /// The cost of this usage, in nano-units, as in [`bill`](Self::bill).
     pub fn cost(&self, usage: &Usage) -> u64 {
         self.bill(usage).cost
     }
 
-    /// Whether more than the request itself costs anything.
+    /// Whether any rate other than the price per request is above zero.
     pub fn bills_parts(&self) -> bool {
         let bills = |price: &Price| {
-            let [input, cached, output, reasoning, _, more @ ..] = price.rates();
-            [input, cached, output, reasoning].into_iter().chain(more).flatten().any(|rate| rate > 0)
+            let [input, cached, output, reasoning, _, optional @ ..] = price.rates();
+            [input, cached, output, reasoning].into_iter().chain(optional).flatten().any(|rate| rate > 0)
         };
         bills(&self.base) || self.steps().iter().any(|step| bills(&step.price))
     }
 
-    /// The price for this tier and size of input; none where the tier has no price.
-    fn at(&self, tier: Option<ServiceTier>, input: u64) -> Option<Price> {
+    /// The price for this service tier and this number of input tokens. None where the tier has no price.
+    fn price_for(&self, tier: Option<ServiceTier>, input: u64) -> Option<Price> {
         let base = tier.is_none().then_some(self.base);
         let steps = self.steps().iter().filter(|step| step.tier == tier && (step.above == 0 || step.above < input));
         steps.max_by_key(|step| step.above).map(|step| step.price).or(base)
     }
 
-    /// The whole tariff as text, for rows whose usage is told later. [`read`](Self::read) reads it.
-    pub fn written(&self) -> String {
+    /// The whole tariff as text, for ledger rows whose usage is reported later. [`from_text`](Self::from_text) parses the text.
+    pub fn to_text(&self) -> String {
         let mut text = self.base.currency.name().to_owned();
         let base = PriceStep { tier: None, above: 0, price: self.base };
         for PriceStep { tier, above, price } in std::iter::once(&base).chain(self.steps()) {
@@ -167,18 +167,18 @@ impl Tariff {
         text
     }
 
-    /// Reads what [`written`](Self::written) wrote.
-    pub fn read(text: &str) -> Option<Self> {
+    /// Parses the text that [`to_text`](Self::to_text) made.
+    pub fn from_text(text: &str) -> Option<Self> {
         let mut parts = text.split(';');
         let currency = Currency::named(parts.next()?)?;
         let step = |text: &str| {
             let [tier, above, rates] = text.splitn(3, ':').collect::<Vec<_>>().try_into().ok()?;
             let tier = if tier.is_empty() { None } else { Some(ServiceTier::named(tier)?) };
             let mut numbers = [None; RATES];
-            let mut places = numbers.iter_mut();
+            let mut slots = numbers.iter_mut();
             for rate in rates.split(',') {
-                let place = places.next()?;
-                *place = if rate.is_empty() { None } else { Some(rate.parse().ok()?) };
+                let slot = slots.next()?;
+                *slot = if rate.is_empty() { None } else { Some(rate.parse().ok()?) };
             }
             Some(PriceStep { tier, above: above.parse().ok()?, price: Price::from_rates(currency, numbers) })
         };
@@ -188,7 +188,7 @@ impl Tariff {
 }
 
 impl fmt::Display for Tariff {
-    /// For people: `CNY 1 in, 0.5 cached, 2 out, 3 reasoning a million; 0 a request`, and what differs.
+    /// For people: `CNY 1 in, 0.5 cached, 2 out, 3 reasoning per million tokens; 0 per request`, then the further prices.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.base)?;
         for PriceStep { tier, above, price } in self.steps() {
@@ -206,7 +206,7 @@ impl fmt::Display for Tariff {
 }
 
 impl fmt::Display for Price {
-    /// For people: `CNY 1 in, 0.5 cached, 2 out, 3 reasoning a million; 0 a request`.
+    /// For people: `CNY 1 in, 0.5 cached, 2 out, 3 reasoning per million tokens; 0 per request`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [input, cached, output, reasoning, per_call] =
             [self.input, self.cached, self.output, self.reasoning, self.per_call].map(decimal);
@@ -228,8 +228,8 @@ impl fmt::Display for Price {
                 write!(f, ", {} {name}", decimal(rate))?;
             }
         }
-        write!(f, " a million; {per_call} a request")?;
-        for (rate, name) in [(web, "a web search"), (second, "a second of audio")] {
+        write!(f, " per million tokens; {per_call} per request")?;
+        for (rate, name) in [(web, "per web search"), (second, "per second of audio")] {
             if let Some(rate) = rate {
                 write!(f, ", {} {name}", decimal(rate))?;
             }
@@ -239,7 +239,7 @@ impl fmt::Display for Price {
 }
 
 impl Price {
-    /// Nothing is billed: for prices of which only some numbers are written.
+    /// A price with all rates zero or absent, as a base for prices with only some rates.
     pub const fn free(currency: Currency) -> Self {
         Self {
             currency,
@@ -261,7 +261,7 @@ impl Price {
         }
     }
 
-    /// All numbers in one order: those that every price has, then those that may be missing.
+    /// All rates in a fixed order: first the five that every price has, then the optional rates.
     fn rates(&self) -> [Option<u64>; RATES] {
         [
             Some(self.input),
@@ -283,20 +283,20 @@ impl Price {
     }
 
     fn from_rates(currency: Currency, rates: [Option<u64>; RATES]) -> Self {
-        let [input, cached, output, reasoning, per_call, more @ ..] = rates;
+        let [input, cached, output, reasoning, per_call, optional @ ..] = rates;
         let [input, cached, output, reasoning, per_call] =
             [input, cached, output, reasoning, per_call].map(Option::unwrap_or_default);
-        Self { input, cached, output, reasoning, per_call, ..Self::free(currency) }.with_more(more)
+        Self { input, cached, output, reasoning, per_call, ..Self::free(currency) }.with_optional_rates(optional)
     }
 
-    /// The numbers that may be missing, in one order: journals hold their places in this list.
-    pub fn more(&self) -> [Option<u64>; RATES - 5] {
-        let [_, _, _, _, _, more @ ..] = self.rates();
-        more
+    /// The optional rates in a fixed order. The journal stores the position in this list.
+    pub fn optional_rates(&self) -> [Option<u64>; RATES - 5] {
+        let [_, _, _, _, _, optional @ ..] = self.rates();
+        optional
     }
 
-    /// The same price with these numbers, in the order of [`more`](Self::more).
-    pub fn with_more(self, more: [Option<u64>; RATES - 5]) -> Self {
+    /// The same price with these optional rates, in the order of [`optional_rates`](Self::optional_rates).
+    pub fn with_optional_rates(self, rates: [Option<u64>; RATES - 5]) -> Self {
         let [
             cache_write,
             cache_write_1h,
@@ -308,7 +308,7 @@ impl Price {
             image_tool_output,
             per_web_search,
             per_audio_second,
-        ] = more;
+        ] = rates;
         Self {
             cache_write,
             cache_write_1h,
@@ -324,37 +324,38 @@ impl Price {
         }
     }
 
-    /// The numbers that may be missing, as `cache_write=3.75,per_web_search=0.01`; none where all are.
-    pub fn written_more(&self) -> Option<String> {
-        let parts = Part::ALL.into_iter().zip(self.more());
+    /// The optional rates as text: `cache_write=3.75,per_web_search=0.01`. None where the price has no optional rate.
+    pub fn optional_rates_text(&self) -> Option<String> {
+        let parts = Part::ALL.into_iter().zip(self.optional_rates());
         let written = parts.filter_map(|(part, rate)| Some(format!("{}={}", part.setting()?, decimal(rate?))));
         Some(written.collect::<Vec<_>>().join(",")).filter(|text| !text.is_empty())
     }
 
-    /// The price times `factor`, in billionths, rounded down: all of it.
-    pub fn part(&self, factor: u64) -> Self {
-        let part = |rate: u64| u64::try_from(u128::from(rate) * u128::from(factor) / u128::from(UNIT)).unwrap_or(MOST);
-        Self::from_rates(self.currency, self.rates().map(|rate| rate.map(part)))
+    /// The price with every rate multiplied by `factor` (in billionths) and rounded down.
+    pub fn fraction(&self, factor: u64) -> Self {
+        let scale = |rate: u64| u64::try_from(u128::from(rate) * u128::from(factor) / u128::from(UNIT)).unwrap_or(MOST);
+        Self::from_rates(self.currency, self.rates().map(|rate| rate.map(scale)))
     }
 
-    /// The price of a service tier: tokens cost `factor` times as much, in billionths, rounded to the nearest. Requests, calls
-    /// of tools and seconds of audio cost the same in each tier.
-    pub fn times(&self, factor: u64) -> Self {
+    /// The price of a service tier: the rates of tokens are multiplied by `factor` (in billionths) and rounded to the nearest.
+    /// Requests, web searches and seconds of audio cost the same in each tier.
+    pub fn with_tier_factor(&self, factor: u64) -> Self {
         let mut rates = self.rates();
-        for (nth, rate) in rates.iter_mut().enumerate() {
-            if nth != 4 && nth < RATES - 2 {
+        for (index, rate) in rates.iter_mut().enumerate() {
+            // Index 4 is the price per request; the last two rates are web searches and seconds of audio.
+            if index != 4 && index < RATES - 2 {
                 *rate = rate.map(|rate| scaled(rate, factor, UNIT));
             }
         }
         Self::from_rates(self.currency, rates)
     }
 
-    /// The cost, in nano-units, rounded once to the nearest; parts that were used and have no price are noted.
+    /// The cost in nano-units, rounded once to the nearest. Adds used parts without a price to `unpriced`.
     fn bill(&self, counts: &Counts, unpriced: &mut Parts) -> u64 {
         let [input, cached, output, reasoning, _, write, write_1h, in_audio, in_image, out_audio, out_image, ..] =
             self.rates();
         let [.., tool_input, tool_output, per_search, per_second] = self.rates();
-        // What a part is charged with that has no price of its own.
+        // A part without a rate of its own is charged with the rate of the most similar part.
         let rates = [
             input,
             cached,
@@ -373,15 +374,15 @@ impl Price {
         let product = |count: u64, rate: Option<u64>| u128::from(count).saturating_mul(rate.unwrap_or_default().into());
         let tokens = counts.parts.iter().zip(rates).map(|(count, rate)| product(*count, rate));
         let [.., searches, audio_ms] = counts.parts;
-        // A second has a thousand milliseconds, and the sum is in millionths.
+        // The sum is in millionths, and a second has a thousand milliseconds: a factor of a thousand is left.
         let audio = product(audio_ms, per_second).saturating_mul(1000);
         let millionths = tokens.chain([audio]).fold(0u128, u128::saturating_add);
-        let cost = (millionths.saturating_add(PER / 2) / PER)
+        let cost = (millionths.saturating_add(TOKENS_PER_RATE / 2) / TOKENS_PER_RATE)
             .saturating_add(product(searches, per_search))
             .saturating_add(self.per_call.into());
-        for ((part, count), rate) in Part::ALL.into_iter().zip(counts.parts.iter().skip(5)).zip(self.more()) {
-            // A provider bills audio by tokens or by time: where it told tokens, the time only informs.
-            let by_tokens = part == Part::AudioSeconds && counts.tokens;
+        for ((part, count), rate) in Part::ALL.into_iter().zip(counts.parts.iter().skip(5)).zip(self.optional_rates()) {
+            // A provider bills audio by tokens or by time. Where the provider reported tokens, it does not bill the time.
+            let by_tokens = part == Part::AudioSeconds && counts.has_tokens;
             if *count > 0 && rate.is_none() && !by_tokens {
                 unpriced.insert(part);
             }
@@ -390,7 +391,7 @@ impl Price {
     }
 }
 
-/// `number` times `factor` by `by`, rounded to the nearest, and at most [`MOST`].
+/// `number` times `factor`, divided by `by`, rounded to the nearest, and at most [`MOST`].
 pub fn scaled(number: u64, factor: u64, by: u64) -> u64 {
     let by = u128::from(by.max(1));
     let product = u128::from(number) * u128::from(factor);

@@ -1,103 +1,103 @@
-//! The names of every error that Tidegate itself answers. Fixed once, here: they are `error.code` on the wire,
-//! the `problem` field in the log and a label in the metrics.
+//! All errors that Tidegate itself answers, with their fixed names. The name is `error.code` on the wire, the field `problem` in
+//! the log, and a label in the metrics.
 
-/// An error of ours, by what went wrong.
+/// Kind of an error that Tidegate itself answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Problem {
-    /// No bearer key, or one that is not known.
+    /// The request has no bearer key, or the key is not known.
     InvalidApiKey,
-    /// A path that does not exist here.
+    /// Tidegate has no such path.
     UnknownUrl,
-    /// The path exists, the method does not.
+    /// The path exists, but not with this method.
     MethodNotAllowed,
-    /// A WebSocket upgrade, which is not served.
+    /// The request is a WebSocket upgrade, which Tidegate does not support.
     WebsocketUnsupported,
-    /// The model does not exist or this key may not use it: the two look the same.
+    /// The model does not exist, or this key may not use the model: the client cannot tell which.
     ModelNotFound,
-    /// No response, conversation or item has this id, or this key may not use it: the two look the same.
+    /// No response, conversation or item has this id, or this key may not use the object: the client cannot tell which.
     UnknownId,
-    /// `previous_response_id` names nothing, or nothing that this key may use: the two look the same.
+    /// `previous_response_id` names no response, or none that this key may use: the client cannot tell which.
     PreviousResponseNotFound,
-    /// The request refers to state that lives in different accounts.
+    /// The request refers to state in several accounts.
     ConflictingState,
-    /// It lives in an account that is not there any more.
+    /// The request refers to state in an account that is no longer configured.
     StateLost,
-    /// It lives in an account that is left alone now.
+    /// The request refers to state in an account, and the upstream refuses every credential of that account now.
     StateUnavailable,
-    /// Where it lives cannot be known now.
+    /// Tidegate cannot know now which account has the state.
     AffinityUnavailable,
-    /// The endpoint exists, and nobody who could be asked has it.
+    /// The endpoint exists, but no upstream that could serve the request has the endpoint.
     UnsupportedEndpoint,
-    /// No `model` in the body and no default to send it to.
+    /// The body has no `model`, and no default upstream is configured.
     ModelRequired,
-    /// `model` is not a usable string.
+    /// `model` is not a string, or not a valid model name.
     InvalidModel,
     /// The key has a budget, and a target of the model has no price.
     UnpricedModel,
     /// The body is not one JSON object.
     InvalidJson,
-    /// The body refers to more stored objects than are looked up for one request.
+    /// The body refers to more stored objects than Tidegate looks up for one request.
     TooManyReferences,
-    /// A field that we act on stands twice, or in another letter case.
+    /// A field that Tidegate reads occurs twice, or in another letter case.
     RepeatedField,
-    /// The body is over `max_body_mib`.
+    /// The body is larger than `max_body_mib`.
     RequestTooLarge,
-    /// The body is over what the upstream takes.
+    /// The body is larger than the upstream accepts.
     UpstreamLimit,
     /// The `Content-Type` is not JSON in UTF-8.
     UnsupportedMediaType,
-    /// A header that may stand once, such as `Content-Type`, stands twice.
+    /// A header that may occur once, such as `Content-Type`, occurs twice.
     RepeatedHeader,
-    /// A content coding that we do not know.
+    /// Tidegate does not support the `Content-Encoding`.
     UnsupportedEncoding,
-    /// A coded body that does not decode.
+    /// The body does not decode with its `Content-Encoding`.
     InvalidEncoding,
-    /// The body did not come in time.
+    /// The body did not arrive in time.
     RequestTimeout,
-    /// The client broke off inside its body.
+    /// The client closed the connection inside its body.
     RequestAborted,
-    /// Where the request, its head or its body begins and ends cannot be told without doubt.
+    /// The framing of the request is ambiguous: servers could disagree where its head or its body ends.
     InvalidFraming,
     /// The head of the request is too large.
     HeadTooLarge,
-    /// No connection to the upstream.
+    /// Tidegate could not connect to the upstream.
     UpstreamUnreachable,
-    /// The upstream closed before it answered.
+    /// The upstream closed the connection before it answered.
     UpstreamDisconnected,
-    /// No answer in time.
+    /// The upstream did not answer in time.
     UpstreamTimeout,
-    /// The upstream refused our credential.
+    /// The upstream refused Tidegate's credential.
     UpstreamAuth,
-    /// A redirect, a page where an API answer should be, or no HTTP at all.
+    /// The upstream answered with a redirect, with a web page in place of an API answer, or with something other than HTTP.
     UpstreamBadAnswer,
-    /// Every candidate has as many requests as it may have.
+    /// Every candidate has reached its maximum number of requests in progress.
     UpstreamBusy,
-    /// All request bodies together are over `max_body_memory_mib`.
+    /// All request bodies together are larger than `max_body_memory_mib`.
     GatewayOverloaded,
-    /// What the request costs cannot be put down now.
+    /// The ledger cannot record the request now.
     LedgerUnavailable,
-    /// What is left of the limits cannot be known now, and `fail = "closed"`.
+    /// The use of the limits is not known now, and `fail = "closed"` is set.
     LimitsUnavailable,
-    /// The keys of the store were never read, so nobody knows whether this is one of them.
+    /// The keys in the store cannot be read, so Tidegate cannot tell whether this key is one of them.
     KeysUnavailable,
-    /// The key or its group has used its requests of this minute.
+    /// The key or its group has used all its requests per minute.
     RequestLimit,
-    /// The key or its group has used its tokens of this minute.
+    /// The key or its group has used all its tokens per minute.
     TokenLimit,
-    /// The key or its group has as many requests under way as it may have.
+    /// The key or its group has reached its maximum number of requests in progress.
     InFlightLimit,
-    /// What is left of the budget of the key or its group is set aside by requests under way.
+    /// Requests in progress have reserved the rest of the budget of the key or its group.
     BudgetReserved,
     /// The key or its group has spent its budget.
     BudgetSpent,
-    /// A part of the query of the URL is not what it may be.
+    /// A parameter in the query of the URL is not valid.
     InvalidQuery,
-    /// A fault of our own.
+    /// A fault inside Tidegate.
     Internal,
 }
 
 impl Problem {
-    /// All of them.
+    /// All problems.
     pub const ALL: [Self; 45] = [
         Self::InvalidApiKey,
         Self::UnknownUrl,
@@ -146,7 +146,7 @@ impl Problem {
         Self::Internal,
     ];
 
-    /// Its fixed name.
+    /// The fixed name of the problem.
     pub const fn name(self) -> &'static str {
         match self {
             Self::InvalidApiKey => "invalid_api_key",
@@ -187,7 +187,7 @@ impl Problem {
             Self::LedgerUnavailable => "ledger_unavailable",
             Self::LimitsUnavailable => "limits_unavailable",
             Self::KeysUnavailable => "keys_unavailable",
-            // Clients know one code for all of them.
+            // Clients know this one code for all four.
             Self::RequestLimit | Self::TokenLimit | Self::InFlightLimit | Self::BudgetReserved => "rate_limit_exceeded",
             Self::BudgetSpent => "insufficient_quota",
             Self::InvalidQuery => "invalid_query",

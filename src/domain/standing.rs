@@ -1,45 +1,44 @@
-//! Whether an upstream or a credential may be asked now: plain data, from the part that keeps watch to the part that
-//! chooses.
+//! Health state of an upstream or a credential: plain data that the health checks write and that routing reads.
 
 use std::{cmp::Ordering, time::Duration};
 
-/// How something that can be passed by stands now.
+/// Health state of an upstream or a credential at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum HealthState {
-    /// Nothing is held against it.
+    /// In service: requests may use it.
     #[default]
     InService,
-    /// Its time out is over: one request may probe it.
+    /// Half-open: the cooldown is over, and one request may probe it.
     Probation(EjectionCause),
-    /// It is passed by.
+    /// Ejected: requests skip it.
     Out {
-        /// Why.
+        /// Why it is ejected.
         cause: EjectionCause,
-        /// For how much longer; zero = a probe is under way.
+        /// Rest of the cooldown; zero = a probe is in progress.
         left: Duration,
     },
 }
 
-/// Why something is passed by. The names are fixed: log field `cause`, metric label.
+/// Why an upstream or a credential is ejected. The names are fixed: log field `cause`, metric label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum EjectionCause {
-    /// It answered 429.
+    /// The upstream answered 429.
     RateLimited,
-    /// It failed too often.
+    /// Attempts failed too often.
     Faults,
-    /// The upstream refused the credential for the first time: a second proof is asked for.
+    /// The upstream refused the credential for the first time. A second refusal has to confirm that the credential is bad.
     RefusedOnce,
-    /// The upstream refused the credential for certain.
+    /// The upstream refused the credential again: the refusal is confirmed.
     Refused,
-    /// The account's money is spent.
+    /// The account's balance is spent.
     Unpaid,
 }
 
 impl EjectionCause {
-    /// All of them.
+    /// All causes.
     pub const ALL: [Self; 5] = [Self::RateLimited, Self::Faults, Self::RefusedOnce, Self::Refused, Self::Unpaid];
 
-    /// Its fixed name.
+    /// The fixed name of the cause.
     pub const fn name(self) -> &'static str {
         match self {
             Self::RateLimited => "rate_limited",
@@ -50,28 +49,28 @@ impl EjectionCause {
         }
     }
 
-    /// Whether the credential or its account was refused, so that only a success tells that it serves again.
+    /// Whether the upstream refused the credential or its account. Only a successful request then ends the ejection.
     pub const fn is_refusal(self) -> bool {
         matches!(self, Self::RefusedOnce | Self::Refused | Self::Unpaid)
     }
 }
 
 impl HealthState {
-    /// Whether a request may go there without need.
+    /// Whether requests may use it while other candidates exist.
     pub fn is_usable(self) -> bool {
         !matches!(self, Self::Out { .. })
     }
 
-    /// What holds for something that needs both: the worse of the two.
+    /// The health state of a candidate that needs both: the worse of the two.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
         if self.badness(&other) == Ordering::Less { other } else { self }
     }
 
-    /// Which of two is the worse place to go where somebody has to: a refused credential will most probably be refused
-    /// again, the others may have come back, the sooner their time is over.
+    /// Orders two states for a request that has no better candidate: the greater state is the worse choice. A refused credential
+    /// will most probably be refused again. Other ejected candidates may work again, the sooner their cooldown ends.
     pub fn badness(&self, other: &Self) -> Ordering {
-        let rank = |standing: &Self| match *standing {
+        let rank = |state: &Self| match *state {
             Self::InService => (0, Duration::ZERO),
             Self::Probation(_) => (1, Duration::ZERO),
             Self::Out { cause, left } if cause.is_refusal() => (3, left),
@@ -86,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_worse_of_two_holds() {
+    fn the_worse_of_two_states_applies() {
         let out = |cause, left| HealthState::Out { cause, left: Duration::from_secs(left) };
         let in_order = [
             HealthState::InService,

@@ -1,17 +1,17 @@
 //! Token counts as a provider reported them.
 
-/// The most tokens of a kind that a response can have. What models read and write at once is a few million at most; who tells
-/// a hundred times that is wrong, and would spoil estimates, limits and budgets with it.
-pub const MOST_TOKENS: u64 = 100_000_000;
+/// The most tokens of one kind that a response can have. Models read and write a few million tokens at most. A provider that
+/// reports a hundred times as many is wrong: such a count would spoil estimates, limits and budgets.
+pub const MAX_TOKENS: u64 = 100_000_000;
 
-/// What one response used. A count that the provider did not send is `None`, never a guess.
+/// Usage of one response. A count that the provider did not report is `None`, never an estimate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Input tokens, the cached, written, audio and image ones included.
+    /// Input tokens, including the tokens read from and written to a cache, and those of audio and images.
     pub input: Option<u64>,
     /// Input tokens read from the provider's prompt cache.
     pub cached: Option<u64>,
-    /// Input tokens written to the cache for 5 minutes, or for a time that was not told.
+    /// Input tokens written to the cache for 5 minutes, or for a time that the provider did not report.
     pub cache_write: Option<u64>,
     /// Input tokens written to the cache for 1 hour.
     pub cache_write_1h: Option<u64>,
@@ -19,7 +19,7 @@ pub struct Usage {
     pub input_audio: Option<u64>,
     /// Input tokens of images.
     pub input_image: Option<u64>,
-    /// Output tokens, the reasoning, audio and image ones included.
+    /// Output tokens, including those of reasoning, audio and images.
     pub output: Option<u64>,
     /// Output tokens of reasoning.
     pub reasoning: Option<u64>,
@@ -27,11 +27,11 @@ pub struct Usage {
     pub output_audio: Option<u64>,
     /// Output tokens of images.
     pub output_image: Option<u64>,
-    /// `total_tokens`.
+    /// Total tokens (`total_tokens`).
     pub total: Option<u64>,
-    /// Input tokens that the image generation tool used (`tool_usage.image_gen`), which `input` does not hold.
+    /// Input tokens of the image generation tool (`tool_usage.image_gen`). `input` does not include them.
     pub image_tool_input: Option<u64>,
-    /// Output tokens that the image generation tool used, which `output` does not hold.
+    /// Output tokens of the image generation tool. `output` does not include them.
     pub image_tool_output: Option<u64>,
     /// Calls of the hosted web search tool.
     pub web_searches: Option<u64>,
@@ -39,16 +39,16 @@ pub struct Usage {
     pub audio_ms: Option<u64>,
     /// The service tier that the answer names.
     pub tier: Option<ServiceTier>,
-    /// What the provider says that the call cost (`usage.cost`), in nano units of the provider's currency.
+    /// The cost that the provider reported (`usage.cost`), in nano-units of the provider's currency.
     pub told_cost: Option<u64>,
 }
 
-/// Service tier of an answer (`service_tier`). `auto` and `default` are the standard price, and are told as `None`.
+/// Service tier of an answer (`service_tier`). `auto` and `default` have the standard price, and are read as `None`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ServiceTier {
-    /// Cheaper and slower.
+    /// `flex`: cheaper and slower.
     Flex,
-    /// Dearer and faster.
+    /// `priority`: more expensive and faster.
     Priority,
     /// A batch of requests, answered within a day.
     Batch,
@@ -57,10 +57,10 @@ pub enum ServiceTier {
 }
 
 impl ServiceTier {
-    /// All of them. Journals hold their places in this list: the list only grows, at its end.
+    /// All tiers. The journal stores the position in this list: add new tiers at the end only.
     pub const ALL: [Self; 4] = [Self::Flex, Self::Priority, Self::Batch, Self::Other];
 
-    /// Its fixed name: column `service_tier`.
+    /// The fixed name of the tier: column `service_tier`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Flex => "flex",
@@ -70,14 +70,14 @@ impl ServiceTier {
         }
     }
 
-    /// The tier of this name.
+    /// The tier with this name.
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|tier| tier.name() == name)
     }
 }
 
 impl Usage {
-    /// Whether no token, tool call, second or cost was reported, but zeros at most.
+    /// Whether every reported count of tokens, tool calls, milliseconds and cost is zero, or none was reported.
     pub fn is_nothing(&self) -> bool {
         let counts = [
             self.input,
@@ -92,82 +92,83 @@ impl Usage {
         counts.into_iter().flatten().all(|count| count == 0)
     }
 
-    /// True while no use was reported. A tier and a cost alone are none.
+    /// Whether no count was reported. A tier and a cost alone are no counts.
     pub fn is_empty(&self) -> bool {
         Self { tier: None, told_cost: None, ..*self } == Self::default()
     }
 }
 
-/// What a call by a response's id showed of its tokens: that it is over, and what it used where that was told.
+/// Result of a poll that found a response finished: its usage, where the provider reported the usage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PolledUsage(Option<Usage>);
 
 impl PolledUsage {
-    /// Of a response that is over. Tokens of which only a part is told are none: no cost comes of them.
+    /// The usage of a finished response. Without both input and output tokens the usage counts as not reported, as it gives no
+    /// cost.
     pub fn new(usage: Usage) -> Self {
         Self(Some(usage).filter(|usage| usage.input.is_some() && usage.output.is_some()))
     }
 
-    /// The tokens, input and output among them; none where they were not told.
+    /// The usage, with input and output tokens; none where the provider did not report both.
     pub fn usage(self) -> Option<Usage> {
         self.0
     }
 }
 
-/// What an answer tells of reasoning that is billed and does not pass as text.
+/// What an answer shows of billed reasoning that does not pass as text.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Hidden {
-    /// It has an item of reasoning, and the reasoning itself is not in it.
+    /// Whether the answer has an item of reasoning without the text of the reasoning.
     pub thinks: bool,
-    /// Tokens of the encrypted reasoning, by its size; none where there is no such content.
+    /// Tokens of the encrypted reasoning, estimated from its size. None without encrypted reasoning.
     pub sealed: Option<u64>,
 }
 
-/// Output tokens of reasoning that are charged where an answer shows that there is reasoning, the tokens are not told, and no
-/// answer of the key and model told any before.
+/// Output tokens charged for reasoning when an answer shows reasoning, reports no tokens, and no earlier answer of the key and
+/// model reported any.
 pub const THOUGHT: u64 = 8192;
 
-/// Tokens a second that a model makes, before an answer of the key and model tells it. Large models make so many.
+/// Tokens per second of a model until an answer of the key and model shows the real number. Typical for large models.
 pub const PACE: u64 = 50;
 
-/// What the answers of a key and model had of late, beside the text that passed.
+/// Averages of recent answers of one key and model, beside the text that passed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Habit {
-    /// Output tokens that did not pass as text, of answers that showed no item of reasoning, as chats.
+    /// Output tokens that did not pass as text, in answers without an item of reasoning (chats).
     pub hidden: u64,
-    /// The same, of answers that showed one.
+    /// The same, in answers with an item of reasoning.
     pub thought: Option<u64>,
-    /// Output tokens a second.
+    /// Output tokens per second.
     pub pace: Option<u64>,
 }
 
-/// What one answer that told its tokens adds to the [`Habit`] of its key and model.
+/// What one answer with reported tokens adds to the [`Habit`] of its key and model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lesson {
-    /// It showed an item of reasoning.
+    /// Whether the answer had an item of reasoning.
     pub thinks: bool,
-    /// Its output tokens that did not pass as text.
+    /// Output tokens that did not pass as text.
     pub hidden: u64,
-    /// Its output tokens a second, where it was long enough to tell.
+    /// Output tokens per second, if the answer was long enough to measure.
     pub pace: Option<u64>,
 }
 
-/// What a request will probably use, before anybody knows.
+/// Estimated usage of a request, made before the request is sent upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UsageEstimate {
-    /// Tokens of its input.
+    /// Input tokens.
     pub input: u64,
-    /// Tokens of its output.
+    /// Output tokens.
     pub output: u64,
 }
 
 impl UsageEstimate {
-    /// All of them.
+    /// Input and output tokens together.
     pub fn total(self) -> u64 {
         self.input.saturating_add(self.output)
     }
 
-    /// As if it had been reported.
+    /// The estimate in the form of a reported usage.
     pub fn usage(self) -> Usage {
         Usage { input: Some(self.input), output: Some(self.output), ..Usage::default() }
     }

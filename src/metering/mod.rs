@@ -138,14 +138,14 @@ impl Settlement {
         outcome.events = seen.events;
         (outcome.text_tokens, outcome.other_output, outcome.hidden) =
             (seen.text_tokens, seen.other_output, seen.hidden);
-        (outcome.whole, outcome.made_nothing) = (seen.whole, seen.made_nothing());
+        (outcome.whole, outcome.is_empty_answer) = (seen.whole, seen.made_nothing());
         if outcome.is_free() {
             // What is only looked up is paid for by the request that made it.
             outcome.shown = shown(outcome, seen);
         } else {
             outcome.usage = seen.usage;
-            outcome.so_far = outcome.streamed && seen.terminal.is_none();
-            outcome.goes_on = goes_on(outcome, seen);
+            outcome.usage_may_grow = outcome.streamed && seen.terminal.is_none();
+            outcome.continues_in_background = goes_on(outcome, seen);
         }
         // No text comes out, and providers say nothing of it then.
         if shape == Some(AnswerShape::Vectors) {
@@ -166,7 +166,7 @@ impl Settlement {
         self.outcome.took = self.began.elapsed();
         self.count_last();
         if UsageState::of(&self.outcome) == UsageState::Pending {
-            self.outcome.terms = self.outcome.price.as_ref().map(|tariff| tariff.written().into());
+            self.outcome.terms = self.outcome.price.as_ref().map(|tariff| tariff.to_text().into());
         }
         if let Some(ledger) = &self.ledger {
             ledger.settle(&Row::settled(&self.outcome));
@@ -192,7 +192,7 @@ impl Settlement {
         let cost = cost.map(|((nano, _), price)| Money { nano, currency: price.base.currency });
         let Outcome { usage, text_tokens, whole, other_output, exchange, .. } = *self.outcome;
         let text = (whole && !other_output).then_some(text_tokens);
-        let seen = ledger_row::tokens_seen(&self.outcome);
+        let seen = ledger_row::tokens_charged(&self.outcome);
         let lesson = text.filter(|_| state == UsageState::Exact).and_then(|_| lesson(&self.outcome));
         Some(Charge { state, usage, seen, text, lesson, cost, exchange })
     }
@@ -478,8 +478,19 @@ mod tests {
         let web = Usage { web_searches: Some(2), tier: Some(ServiceTier::Flex), ..text };
         let seconds = Usage { audio_ms: Some(90_000), ..Usage::default() };
         let price = Price { input: UNIT, output: UNIT, ..Price::free(Currency::Usd) };
-        let all = price.with_more([None, None, None, None, None, None, None, Some(32 * UNIT), searches, Some(1000)]);
-        let flex = PriceStep { tier: Some(ServiceTier::Flex), above: 0, price: all.times(UNIT / 2) };
+        let all = price.with_optional_rates([
+            None,
+            None,
+            None,
+            None,
+            None,
+            None,
+            None,
+            Some(32 * UNIT),
+            searches,
+            Some(1000),
+        ]);
+        let flex = PriceStep { tier: Some(ServiceTier::Flex), above: 0, price: all.with_tier_factor(UNIT / 2) };
         let all = Tariff::new(all, vec![flex]);
         let by_call = Price { per_call: 9, ..Price::free(Currency::Usd) };
         for (tariff, usage, state, cost, unpriced) in [

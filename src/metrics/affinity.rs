@@ -1,4 +1,4 @@
-//! How the memory of origins stands: brought up to date when the metrics are read.
+//! Metrics of the affinity memory, updated from its status when Prometheus reads them.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -10,7 +10,7 @@ use prometheus_client::{
 
 use crate::domain::affinity::AffinityStatus;
 
-/// `result` (`own`, `foreign`, `unknown`, `cannot_tell`; of waits: `known`, `in_vain`).
+/// `result` (`own`, `foreign`, `unknown`, `cannot_tell`; for waits: `known`, `timed_out`).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ResultLabels {
     result: &'static str,
@@ -27,11 +27,11 @@ pub(super) struct AffinityCollector {
     entries: Gauge,
     waiting: Gauge,
     learned: Counter,
-    taken: Counter,
-    overlooked: Counter,
-    asked: Counter,
+    foreign: Counter,
+    skipped: Counter,
+    store_lookups: Counter,
     dropped: Counter,
-    recalled: Family<ResultLabels, Counter>,
+    lookups: Family<ResultLabels, Counter>,
     waits: Family<ResultLabels, Counter>,
     faults: Family<FaultLabels, Gauge>,
 }
@@ -48,52 +48,52 @@ impl AffinityCollector {
             registry.register(name, help, counter.clone());
             counter
         };
-        let (recalled, faults) = (Family::<ResultLabels, Counter>::default(), Family::<FaultLabels, Gauge>::default());
+        let (lookups, faults) = (Family::<ResultLabels, Counter>::default(), Family::<FaultLabels, Gauge>::default());
         let waits = Family::<ResultLabels, Counter>::default();
-        let help = "Pieces of answers that were held back until other replicas could know the ids in them";
+        let help = "Parts of answers held back until other replicas could know the ids in them";
         registry.register("affinity_waits", help, waits.clone());
-        registry.register("affinity_recalled", "Ids that requests named, by what is known of them", recalled.clone());
-        registry.register("affinity_fault", "1 = the store of ids cannot be used in time", faults.clone());
+        registry.register("affinity_lookups", "Ids that requests named, by the result of the lookup", lookups.clone());
+        registry.register(
+            "affinity_fault",
+            "1 = reads or writes of the affinity store fail or are slow",
+            faults.clone(),
+        );
         Self {
             entries: gauge(registry, "affinity_entries", "Ids in memory"),
             waiting: gauge(registry, "affinity_waiting", "Ids that wait to be written to the store"),
             learned: counter(registry, "affinity_learned", "Ids that were new in answers"),
-            taken: counter(registry, "affinity_taken", "Ids in answers that were somebody else's already"),
-            overlooked: counter(
-                registry,
-                "affinity_overlooked",
-                "Ids that were not learned, as one answer had over 4,096",
-            ),
-            asked: counter(registry, "affinity_asked", "Ids that the store was asked for"),
-            dropped: counter(registry, "affinity_dropped", "Ids that are in memory only, as too many waited"),
-            recalled,
+            foreign: counter(registry, "affinity_foreign", "Ids in answers that another owner already had"),
+            skipped: counter(registry, "affinity_skipped", "Ids not learned because one answer had over 4,096"),
+            store_lookups: counter(registry, "affinity_store_lookups", "Ids looked up in the store"),
+            dropped: counter(registry, "affinity_dropped", "Ids in memory only, because too many waited for the store"),
+            lookups,
             waits,
             faults,
         }
     }
 
-    pub(super) fn show(&self, condition: &AffinityStatus) {
+    pub(super) fn update(&self, status: &AffinityStatus) {
         let number = |number: &AtomicU64| number.load(Ordering::Relaxed);
-        for (gauge, value) in [(&self.entries, &condition.entries), (&self.waiting, &condition.waiting)] {
+        for (gauge, value) in [(&self.entries, &status.entries), (&self.waiting, &status.waiting)] {
             gauge.set(i64::try_from(number(value)).unwrap_or(i64::MAX));
         }
         for (counter, value) in [
-            (&self.learned, &condition.learned),
-            (&self.taken, &condition.taken),
-            (&self.overlooked, &condition.overlooked),
-            (&self.asked, &condition.asked),
-            (&self.dropped, &condition.dropped),
+            (&self.learned, &status.learned),
+            (&self.foreign, &status.foreign),
+            (&self.skipped, &status.skipped),
+            (&self.store_lookups, &status.store_lookups),
+            (&self.dropped, &status.dropped),
         ] {
             counter.inner().store(number(value), Ordering::Relaxed);
         }
-        for (found, count) in condition.recalled() {
-            let shown = self.recalled.get_or_create(&ResultLabels { result: found.name() });
-            shown.inner().store(count, Ordering::Relaxed);
+        for (result, count) in status.lookups() {
+            let counter = self.lookups.get_or_create(&ResultLabels { result: result.name() });
+            counter.inner().store(count, Ordering::Relaxed);
         }
-        for (result, count) in condition.waits() {
+        for (result, count) in status.waits() {
             self.waits.get_or_create(&ResultLabels { result }).inner().store(count, Ordering::Relaxed);
         }
-        for (fault, fails) in condition.faults() {
+        for (fault, fails) in status.faults() {
             self.faults.get_or_create(&FaultLabels { fault }).set(i64::from(fails));
         }
     }

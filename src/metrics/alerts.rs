@@ -1,4 +1,5 @@
-//! How the delivery of alerts stands: brought up to date when the metrics are read.
+//! Metrics of the delivery of alerts, updated when Prometheus reads them. Also the counts that the alert about truncated answers
+//! uses.
 
 use std::sync::{Arc, atomic::Ordering};
 
@@ -8,7 +9,7 @@ use super::{EndLabels, Metrics};
 use crate::domain::{alert::AlertDeliveryStatus, outcome::EndReason};
 
 impl Metrics {
-    /// Answers of an upstream that are over, and those of them whose transfer ended before their end.
+    /// The number of finished answers of an upstream, and how many of them ended before they were complete.
     pub fn answers(&self, upstream: &str) -> (u64, u64) {
         let upstream: Arc<str> = upstream.into();
         let (mut all, mut truncated) = (0, 0);
@@ -18,7 +19,7 @@ impl Metrics {
             match end {
                 EndReason::Incomplete | EndReason::UpstreamBroken | EndReason::UpstreamStalled => truncated += count,
                 EndReason::Completed | EndReason::ResponseFailed | EndReason::ResponseIncomplete => {}
-                // These tell nothing of how the upstream's answers end.
+                // These ends say nothing about the answers of the upstream.
                 _ => continue,
             }
             all += count;
@@ -37,15 +38,19 @@ pub(super) struct AlertsCollector {
 impl AlertsCollector {
     pub(super) fn new(registry: &mut Registry) -> Self {
         let (sent, failed, dropped) = (Counter::default(), Counter::default(), Counter::default());
-        registry.register("alerts_sent", "Alerts that the receiver of [alerts] took", sent.clone());
-        registry.register("alert_tries_failed", "Tries to deliver an alert that failed", failed.clone());
+        registry.register("alerts_sent", "Alerts that the receiver accepted", sent.clone());
+        registry.register(
+            "alert_deliveries_failed",
+            "Failed deliveries of an alert; each may be repeated",
+            failed.clone(),
+        );
         registry.register("alerts_dropped", "Alerts that were not delivered", dropped.clone());
         Self { sent, failed, dropped }
     }
 
-    pub(super) fn show(&self, condition: &AlertDeliveryStatus) {
+    pub(super) fn update(&self, status: &AlertDeliveryStatus) {
         for (counter, number) in
-            [(&self.sent, &condition.sent), (&self.failed, &condition.failed), (&self.dropped, &condition.dropped)]
+            [(&self.sent, &status.sent), (&self.failed, &status.failed), (&self.dropped, &status.dropped)]
         {
             counter.inner().store(number.load(Ordering::Relaxed), Ordering::Relaxed);
         }

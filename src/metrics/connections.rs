@@ -1,4 +1,4 @@
-//! The connections of clients.
+//! Metrics of client connections.
 
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -6,27 +6,27 @@ use prometheus_client::{
     registry::Registry,
 };
 
-/// How many there are, and what ended those that did not end well.
+/// Open connections, and the causes of abnormal ends.
 #[derive(Debug)]
 pub struct Connections {
-    /// Those that are open.
+    /// Open connections.
     pub open: Gauge,
-    /// Cut by a deadline of the server.
+    /// Connections that the server closed because a deadline expired.
     pub cut: Family<CutLabels, Counter>,
-    /// Ended because what came on them is not HTTP as it should be.
+    /// Connections that the server closed because of a malformed HTTP request.
     pub malformed: Family<MalformedLabels, Counter>,
     /// TLS handshakes that failed.
     pub tls_failed: Counter,
-    /// Requests of HTTP/2 refused because there were as many connections and requests as there may be.
+    /// HTTP/2 requests refused because connections and HTTP/2 requests together reached `max_connections`.
     pub streams_refused: Counter,
-    /// Panics, each of which ended one of them, or one request of HTTP/2.
+    /// Panics. Each panic ended one connection or one HTTP/2 request.
     pub panics: Counter,
 }
 
 /// `deadline`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct CutLabels {
-    /// Which one ran out.
+    /// The deadline that expired.
     pub deadline: &'static str,
 }
 
@@ -45,20 +45,16 @@ impl Connections {
         let tls_failed = Counter::default();
         let streams_refused = Counter::default();
         let panics = Counter::default();
-        registry.register("connections", "Connections of clients", open.clone());
-        registry.register("connections_cut", "Connections cut because a deadline of the server ran out", cut.clone());
-        registry.register(
-            "requests_malformed",
-            "Connections ended because of a request that is not framed as it should be",
-            malformed.clone(),
-        );
-        registry.register("tls_handshakes_failed", "TLS handshakes of clients that failed", tls_failed.clone());
+        registry.register("connections", "Open client connections", open.clone());
+        registry.register("connections_cut", "Connections closed because a deadline expired", cut.clone());
+        registry.register("requests_malformed", "Connections closed because of a malformed request", malformed.clone());
+        registry.register("tls_handshakes_failed", "Failed TLS handshakes of clients", tls_failed.clone());
         registry.register(
             "streams_refused",
-            "Requests of HTTP/2 refused for want of a slot of max_connections",
+            "HTTP/2 requests refused because max_connections was reached",
             streams_refused.clone(),
         );
-        registry.register("panics", "Panics, each of which ended one connection or request", panics.clone());
+        registry.register("panics", "Panics; each panic ended one connection or request", panics.clone());
         Self { open, cut, malformed, tls_failed, streams_refused, panics }
     }
 }

@@ -1,4 +1,4 @@
-//! How the keys of the store stand: brought up to date when the metrics are read.
+//! Metrics of the keys in the store, updated from their status when Prometheus reads them.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -22,19 +22,23 @@ impl KeysCollector {
             gauge
         };
         Self {
-            stored: gauge(registry, "keys_stored", "Client keys of the store"),
-            revision: gauge(registry, "keys_revision", "How often keys of the store were changed"),
-            fault: gauge(registry, "keys_fault", "1 = the keys of the store cannot be read: those read before count"),
-            unread: gauge(registry, "keys_unread", "1 = they were never read: unknown keys get 503 instead of 401"),
+            stored: gauge(registry, "keys_stored", "Client keys in the store"),
+            revision: gauge(registry, "keys_revision", "Revision of the keys in the store; grows by every change"),
+            fault: gauge(
+                registry,
+                "keys_fault",
+                "1 = the last read of the store failed; the keys read last stay active",
+            ),
+            unread: gauge(registry, "keys_unread", "1 = the store was never read; unknown keys get 503, not 401"),
         }
     }
 
-    pub(super) fn show(&self, condition: &StoredKeysStatus) {
+    pub(super) fn update(&self, status: &StoredKeysStatus) {
         let number = |number: &AtomicU64| i64::try_from(number.load(Ordering::Relaxed)).unwrap_or(i64::MAX);
         let flag = |flag: &AtomicBool| i64::from(flag.load(Ordering::Relaxed));
-        self.stored.set(number(&condition.stored));
-        self.revision.set(number(&condition.revision));
-        self.fault.set(flag(&condition.fails));
-        self.unread.set(flag(&condition.unread));
+        self.stored.set(number(&status.stored));
+        self.revision.set(number(&status.revision));
+        self.fault.set(flag(&status.fails));
+        self.unread.set(flag(&status.unread));
     }
 }

@@ -1,4 +1,4 @@
-//! How the ledger stands: brought up to date when the metrics are read.
+//! Metrics of the ledger, updated from its status when Prometheus reads them.
 
 use std::sync::atomic::Ordering;
 
@@ -32,57 +32,61 @@ struct PollLabels {
 pub(super) struct LedgerCollector {
     /// Rows that this process wrote to the database.
     rows: Family<StateLabels, Counter>,
-    /// Rows that the database took in no form.
-    aside: Counter,
-    /// Rows of responses in the background that are not over.
+    /// Quarantined rows: the database refused them in full and in reduced form.
+    quarantined: Counter,
+    /// Pending background responses that this process polls.
     pending: Gauge,
-    /// Calls that were made for them.
+    /// Polls of background responses, by result.
     polls: Family<PollLabels, Counter>,
-    /// Thresholds that budgets reached.
+    /// How often a budget reached one of its warning thresholds.
     warnings: Counter,
-    /// Requests that are over and not in the database yet.
+    /// Finished requests whose rows are not in the database yet.
     waiting: Gauge,
-    /// What the journal holds.
+    /// Size of the journal, in bytes.
     journal: Gauge,
-    /// 1 = it does not work: with `journal` and `journal_full`, requests are refused.
+    /// 1 = the fault is present. With `journal` and `journal_full`, Tidegate refuses requests.
     faults: Family<FaultLabels, Gauge>,
 }
 
 impl LedgerCollector {
     pub(super) fn new(registry: &mut Registry) -> Self {
         let (rows, faults) = (Family::<StateLabels, Counter>::default(), Family::<FaultLabels, Gauge>::default());
-        let (aside, waiting, journal) = (Counter::default(), Gauge::default(), Gauge::default());
+        let (quarantined, waiting, journal) = (Counter::default(), Gauge::default(), Gauge::default());
         let (pending, polls) = (Gauge::default(), Family::<PollLabels, Counter>::default());
-        registry.register("ledger_pending", "Responses in the background that this process asks for", pending.clone());
-        registry.register("ledger_polls", "Calls made for responses in the background", polls.clone());
+        registry.register("ledger_pending", "Pending background responses that this process polls", pending.clone());
+        registry.register("ledger_polls", "Polls of background responses", polls.clone());
         let warnings = Counter::default();
-        registry.register("budget_warnings", "Thresholds of warn_at that budgets reached", warnings.clone());
-        registry.register("ledger_rows", "Rows of the ledger written to the database", rows.clone());
-        registry.register("ledger_rows_put_aside", "Rows that the database took in no form", aside.clone());
-        registry.register("ledger_waiting", "Requests that are over and not in the database yet", waiting.clone());
-        registry.register_with_unit("ledger_journal", "Size of the ledger's journal", Unit::Bytes, journal.clone());
-        registry.register("ledger_fault", "1 = a part of the ledger does not work", faults.clone());
-        Self { rows, aside, pending, polls, warnings, waiting, journal, faults }
+        registry.register("budget_warnings", "How often a budget reached a threshold of warn_at", warnings.clone());
+        registry.register("ledger_rows", "Ledger rows written to the database", rows.clone());
+        registry.register("ledger_rows_quarantined", "Ledger rows that the database refused", quarantined.clone());
+        registry.register(
+            "ledger_waiting",
+            "Finished requests whose rows are not in the database yet",
+            waiting.clone(),
+        );
+        registry.register_with_unit("ledger_journal", "Size of the journal", Unit::Bytes, journal.clone());
+        registry.register("ledger_fault", "1 = this fault of the ledger is present", faults.clone());
+        Self { rows, quarantined, pending, polls, warnings, waiting, journal, faults }
     }
 
-    pub(super) fn show(&self, condition: &LedgerStatus) {
+    pub(super) fn update(&self, status: &LedgerStatus) {
         let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
-        let rows = UsageState::ALL.iter().zip(&condition.rows);
-        // Those that are open are not rows for anybody yet.
+        let rows = UsageState::ALL.iter().zip(&status.rows);
+        // Open rows are not counted: each of them is replaced later.
         for (state, count) in rows.filter(|(state, _)| **state != UsageState::Open) {
-            let shown = self.rows.get_or_create(&StateLabels { state: state.name() });
-            shown.inner().store(count.load(Ordering::Relaxed), Ordering::Relaxed);
+            let counter = self.rows.get_or_create(&StateLabels { state: state.name() });
+            counter.inner().store(count.load(Ordering::Relaxed), Ordering::Relaxed);
         }
-        self.aside.inner().store(condition.put_aside.load(Ordering::Relaxed), Ordering::Relaxed);
-        self.pending.set(gauge(condition.pending.load(Ordering::Relaxed)));
-        for (polled, count) in PollOutcome::ALL.iter().zip(&condition.polls) {
-            let shown = self.polls.get_or_create(&PollLabels { result: polled.name() });
-            shown.inner().store(count.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.quarantined.inner().store(status.quarantined_rows.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.pending.set(gauge(status.pending.load(Ordering::Relaxed)));
+        for (result, count) in PollOutcome::ALL.iter().zip(&status.polls) {
+            let counter = self.polls.get_or_create(&PollLabels { result: result.name() });
+            counter.inner().store(count.load(Ordering::Relaxed), Ordering::Relaxed);
         }
-        self.warnings.inner().store(condition.budget_warnings.load(Ordering::Relaxed), Ordering::Relaxed);
-        self.waiting.set(gauge(condition.waiting()));
-        self.journal.set(gauge(condition.journal_bytes.load(Ordering::Relaxed)));
-        for (fault, fails) in condition.faults() {
+        self.warnings.inner().store(status.budget_warnings.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.waiting.set(gauge(status.waiting()));
+        self.journal.set(gauge(status.journal_bytes.load(Ordering::Relaxed)));
+        for (fault, fails) in status.faults() {
             self.faults.get_or_create(&FaultLabels { fault }).set(i64::from(fails));
         }
     }

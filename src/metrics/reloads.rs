@@ -1,4 +1,4 @@
-//! What is counted of reloads.
+//! Metrics of reloads.
 
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -15,20 +15,20 @@ struct Labels {
 /// Reloads of the configuration.
 #[derive(Debug)]
 pub struct Reloads {
-    /// By what came of them.
+    /// Reloads by result.
     all: Family<Labels, Counter>,
-    /// Whether the configuration that was read last is in force: 1 or 0.
+    /// 1 = the configuration that was read last is active, 0 = it was refused.
     last_successful: Gauge,
 }
 
-/// What came of a reload.
+/// Result of a reload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reload {
-    /// Another configuration is in force.
+    /// The new configuration is active.
     Ok,
-    /// The same one.
+    /// The configuration is the same as before.
     Unchanged,
-    /// It cannot be used.
+    /// The configuration cannot be used.
     Refused,
 }
 
@@ -49,18 +49,18 @@ impl Reloads {
             drop(all.get_or_create(&Labels { result: reload.name() }));
         }
         let last_successful = Gauge::default();
-        // What a start read is in force.
+        // The configuration of the start is active.
         last_successful.set(1);
-        registry.register("config_reloads", "Reloads of the configuration, by what came of them", all.clone());
+        registry.register("config_reloads", "Reloads of the configuration, by result", all.clone());
         registry.register(
             "config_last_reload_successful",
-            "Whether the configuration that was read last is in force",
+            "1 = the configuration that was read last is active",
             last_successful.clone(),
         );
         Self { all, last_successful }
     }
 
-    /// Counts one.
+    /// Counts a reload.
     pub fn count(&self, reload: Reload) {
         self.all.get_or_create(&Labels { result: reload.name() }).inc();
         self.last_successful.set((reload != Reload::Refused).into());

@@ -1,8 +1,8 @@
-//! What can come of an attempt, by name.
+//! Fixed names of the results of attempts.
 
 use crate::domain::{outcome::AttemptResult, problem::Problem};
 
-/// What can come of an attempt: label `result`.
+/// All results of attempts: label `result`.
 pub(super) const RESULTS: [&str; 11] = [
     "2xx",
     "3xx",
@@ -17,6 +17,7 @@ pub(super) const RESULTS: [&str; 11] = [
     "abandoned",
 ];
 
+/// The name of a result: one of [`RESULTS`].
 pub(super) fn result_name(result: AttemptResult) -> &'static str {
     match result {
         AttemptResult::Status(status) if status.as_u16() == 429 => "429",

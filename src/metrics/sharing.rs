@@ -1,4 +1,4 @@
-//! How limits that replicas share stand: brought up to date when the metrics are read.
+//! Metrics of the limits that replicas share, updated from their status when Prometheus reads them.
 
 use std::sync::atomic::Ordering;
 
@@ -19,13 +19,13 @@ pub(super) struct RedisCollector {
 impl RedisCollector {
     pub(super) fn new(registry: &mut Registry) -> Self {
         let (shared, fault, alone) = (Gauge::default(), Gauge::default(), Counter::default());
-        registry.register("limits_shared", "1 = limits are counted in Redis, for several replicas", shared.clone());
-        registry.register("limits_fault", "1 = Redis cannot be asked: no limits are shared for now", fault.clone());
+        registry.register("limits_shared", "1 = replicas share their limits in Redis", shared.clone());
+        registry.register("limits_fault", "1 = Redis cannot be reached; limits are not shared for now", fault.clone());
         registry.register("limits_alone", "Requests admitted or refused without Redis", alone.clone());
         Self { shared, fault, alone }
     }
 
-    pub(super) fn show(&self, condition: &Condition) {
+    pub(super) fn update(&self, condition: &Condition) {
         self.shared.set(condition.shared.load(Ordering::Relaxed).into());
         self.fault.set((!condition.is_well()).into());
         self.alone.inner().store(condition.alone.load(Ordering::Relaxed), Ordering::Relaxed);

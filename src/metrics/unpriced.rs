@@ -1,4 +1,4 @@
-//! Parts of answers that have no price.
+//! Counts of reported parts that have no price.
 
 use std::{
     collections::HashSet,
@@ -20,37 +20,37 @@ struct PartLabels {
     part: &'static str,
 }
 
-/// A part that answers of a model told: upstream, model, part.
-type Known = (Arc<str>, Arc<str>, Part);
+/// Upstream, model and part of a log line that was written.
+type LoggedPart = (Arc<str>, Arc<str>, Part);
 
-/// Models and parts that are remembered: clients may make up names of models where a route takes all. Beyond it, the log says
-/// nothing of further ones.
-const REMEMBERED: usize = 1000;
+/// The most parts that are remembered. Where a route accepts all model names, clients can invent names without end. Further
+/// parts are counted but not logged.
+const MAX_LOGGED: usize = 1000;
 
-/// Counts them, and remembers which the log has.
+/// Counts answers with a reported part that has no price, and remembers which parts were logged.
 #[derive(Clone, Debug)]
 pub struct Unpriced {
-    /// Requests with such a part.
+    /// Answers with such a part, by upstream and part.
     counts: Family<PartLabels, Counter>,
-    logged: Arc<Mutex<HashSet<Known>>>,
+    logged: Arc<Mutex<HashSet<LoggedPart>>>,
 }
 
 impl Unpriced {
     pub(super) fn new(registry: &mut Registry) -> Self {
         let counts = Family::<PartLabels, Counter>::default();
-        let help = "Answers that told a part without a price, so that their cost is an estimate";
+        let help = "Answers with a reported part that has no price; their cost is an estimate";
         registry.register("unpriced_parts", help, counts.clone());
         Self { counts, logged: Arc::default() }
     }
 
-    /// Counts an answer of this model. Returned are the parts that no answer of the model told before.
+    /// Counts an answer of this model. Returns the parts that are new for this upstream and model: the caller logs them.
     pub fn count(&self, upstream: &Arc<str>, model: &Arc<str>, parts: Parts) -> Parts {
         let mut new = Parts::default();
         for part in parts.iter() {
             self.counts.get_or_create(&PartLabels { upstream: Arc::clone(upstream), part: part.name() }).inc();
             let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
-            let known = (Arc::clone(upstream), Arc::clone(model), part);
-            if logged.len() < REMEMBERED && logged.insert(known) {
+            let entry = (Arc::clone(upstream), Arc::clone(model), part);
+            if logged.len() < MAX_LOGGED && logged.insert(entry) {
                 new.insert(part);
             }
         }
@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_answer_counts_and_each_part_of_a_model_is_new_once() {
+    fn every_answer_is_counted_and_each_part_of_a_model_is_new_once() {
         let mut registry = Registry::with_prefix("tidegate");
         let unpriced = Unpriced::new(&mut registry);
         let parts = |all: &[Part]| {
@@ -72,13 +72,13 @@ mod tests {
             parts
         };
         let (image, both) = (parts(&[Part::ImageToolOutput]), parts(&[Part::ImageToolOutput, Part::WebSearches]));
-        for (model, told, new) in [
+        for (model, reported, new) in [
             ("a", image, image),
             ("a", image, Parts::default()),
             ("a", both, parts(&[Part::WebSearches])),
             ("b", both, both),
         ] {
-            assert_eq!(unpriced.count(&"up".into(), &model.into(), told), new, "{model}");
+            assert_eq!(unpriced.count(&"up".into(), &model.into(), reported), new, "{model}");
         }
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();

@@ -123,7 +123,7 @@ pub(super) async fn attempt(
             let mut reply = judge(proxy.clock, tables, settlement, since, lease, endpoint, response).await?;
             let succeeded = reply.head.status.is_success();
             // Where no stranger uses the account, whoever names what it holds owns that.
-            let unowned = Some(call.unowned).filter(|_| tables.keys.strangers_use(index));
+            let unowned = Some(call.unowned).filter(|_| tables.keys.has_several_owners(index));
             let lessons = |account| proxy.learning.lessons(account, call.owner, unowned.cloned());
             reply.lessons = account.filter(|_| succeeded).map(lessons);
             let hold = hold && failover_on.empty && succeeded;

@@ -68,8 +68,9 @@ impl Proxy {
         for (index, names) in lists {
             found.extend(names.iter().map(|name| (index, name.clone())));
         }
-        let leads =
-            |(index, name): &(usize, String)| caller.may_ask(name) && tables.routes.leads_by_wildcard(name, *index);
+        let leads = |(index, name): &(usize, String)| {
+            caller.may_use_model(name) && tables.routes.leads_by_wildcard(name, *index)
+        };
         found
             .into_iter()
             .filter(leads)

@@ -70,7 +70,7 @@ fn names<'a>(config: &'a Config, key: &'a Key) -> impl Iterator<Item = &'a str> 
 /// The name, with the upstreams where it has no price; none where it has one everywhere or the key may not ask for it.
 fn without_price(tables: &Tables, caller: &Caller, name: &str, now: u64) -> Option<String> {
     let beginning = name.strip_suffix('*');
-    if !caller.may_ask(name) {
+    if !caller.may_use_model(name) {
         return None;
     }
     // A star at the end matches itself as well: a pattern leads where its names do.
@@ -79,7 +79,7 @@ fn without_price(tables: &Tables, caller: &Caller, name: &str, now: u64) -> Opti
     let lacks = targets.filter_map(|target| {
         let upstream = &tables.upstreams.get(target.upstream)?.config.name;
         match (&target.model, beginning) {
-            (None, Some(beginning)) if tables.prices.cover(target.upstream, beginning, now) => None,
+            (None, Some(beginning)) if tables.prices.cover_prefix(target.upstream, beginning, now) => None,
             (None, Some(_)) => Some(format!("names without a price at {upstream}")),
             (model, _) => {
                 let model = model.as_deref().unwrap_or(name);

@@ -107,13 +107,13 @@ impl ApiError {
             AuthError::SeveralKeys => ("", "several_keys"),
             AuthError::UnknownKey => (UNKNOWN_KEY, "unknown"),
             AuthError::Refused(_, why) => (UNKNOWN_KEY, *why),
-            AuthError::Unread => {
+            AuthError::KeysUnread => {
                 ("The keys of this gateway cannot be read right now. Please try again in a moment.", "keys_unread")
             }
         };
         let mut refusal = match &why {
             AuthError::SeveralKeys => Self::repeated_header("Authorization"),
-            AuthError::Unread => Self::new(Problem::KeysUnavailable, message),
+            AuthError::KeysUnread => Self::new(Problem::KeysUnavailable, message),
             _ => Self::new(Problem::InvalidApiKey, message),
         };
         rejected.reason = Some(reason);

@@ -63,7 +63,7 @@ pub enum ExplainError {
 pub fn explain(tables: &Tables, dice: &Dice, now: u64, question: &ExplainQuery) -> Result<String, ExplainError> {
     let ExplainQuery { key, model, cache_key, surface } = question;
     let caller = tables.keys.named(key).ok_or_else(|| ExplainError::Key(key.clone()))?;
-    if !caller.may_ask(model) {
+    if !caller.may_use_model(model) {
         return Err(ExplainError::KeyModels { key: key.clone(), model: model.clone() });
     }
     let route = tables.routes.route(model).ok_or_else(|| ExplainError::Model(model.clone()))?;
@@ -96,7 +96,7 @@ impl Explanation<'_> {
             Strategy::LeastLatency => "least_latency",
         };
         writeln!(out, "model {} for key {}, strategy {strategy}", self.model, self.caller.name)?;
-        if let Some(why) = self.tables.keys.refused(&self.caller.name, self.now) {
+        if let Some(why) = self.tables.keys.refusal(&self.caller.name, self.now) {
             writeln!(out, "\nthe key is {why}: clients get 401 invalid_api_key")?;
         }
         if self.is_refused_without_price() {
@@ -107,7 +107,7 @@ impl Explanation<'_> {
         }
         if self.choice.candidates.is_empty() {
             // A body of no size is never too large, and standing bars nobody for good.
-            let code = match self.all.iter().all(|candidate| candidate.bar == Some(ExclusionReason::Key)) {
+            let code = match self.all.iter().all(|candidate| candidate.exclusion == Some(ExclusionReason::Key)) {
                 true => "model_not_found",
                 false => "unsupported_endpoint",
             };
@@ -133,7 +133,7 @@ impl Explanation<'_> {
             write!(out, "  -  ")?;
             self.name(out, candidate)?;
             writeln!(out)?;
-            let why = match candidate.bar {
+            let why = match candidate.exclusion {
                 Some(ExclusionReason::Key) => "the key may not use this upstream".to_owned(),
                 Some(ExclusionReason::Surface) => "it does not have this part of the API (its `surface`)".to_owned(),
                 Some(ExclusionReason::TooLarge(limit)) => format!("it takes bodies up to {} MiB", limit >> 20),
@@ -183,7 +183,7 @@ impl Explanation<'_> {
         let mut could = self
             .all
             .iter()
-            .filter(|candidate| !matches!(candidate.bar, Some(ExclusionReason::Key | ExclusionReason::Surface)));
+            .filter(|candidate| !matches!(candidate.exclusion, Some(ExclusionReason::Key | ExclusionReason::Surface)));
         prices.unpriced() == Unpriced::Refuse
             && limits.has_budgets(self.caller.index, Some(self.model))
             && could.any(|candidate| self.price_at(candidate).is_none())
@@ -304,14 +304,14 @@ impl Tables {
     /// Brings the gauges of who is in service up to date.
     pub fn show(&self, metrics: &Metrics) {
         let now = Instant::now();
-        metrics.standings.clear();
+        metrics.health.clear();
         for upstream in &self.upstreams {
             let pool = upstream.pool();
-            metrics.standings.show(pool.name(), None, pool.standing_at_best(now).is_usable(), pool.in_flight());
-            metrics.standings.show_queued(pool.name(), pool.queued());
+            metrics.health.show(pool.name(), None, pool.standing_at_best(now).is_usable(), pool.in_flight());
+            metrics.health.show_queued(pool.name(), pool.queued());
             for (name, standing, in_flight) in pool.credentials(now) {
                 if name.is_some() {
-                    metrics.standings.show(pool.name(), name, standing.is_usable(), in_flight);
+                    metrics.health.show(pool.name(), name, standing.is_usable(), in_flight);
                 }
             }
         }

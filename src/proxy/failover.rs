@@ -278,7 +278,7 @@ impl<'a> Failover<'a> {
 
     fn fails_over(&self, lease: Lease, upstream: usize) -> Lease {
         lease.upstream().count_request();
-        self.tables.metrics.again(upstream, ReattemptReason::Failover);
+        self.tables.metrics.reattempted(upstream, ReattemptReason::Failover);
         lease
     }
 
@@ -305,7 +305,7 @@ impl<'a> Failover<'a> {
                 lease => lease.ok(),
             }?;
             if free || upstream.count_retry(percent) {
-                self.tables.metrics.again(candidate.upstream, ReattemptReason::Retry);
+                self.tables.metrics.reattempted(candidate.upstream, ReattemptReason::Retry);
                 return Some(lease);
             }
         }

@@ -119,9 +119,10 @@ where
     (outcome.key, outcome.group) = (Some(Arc::clone(&caller.name)), caller.group.clone());
 
     // What the body is said to be, also before a byte of it is read.
-    let has_body = endpoint.carries() != RequestBodyKind::Nothing && !body.is_end_stream();
+    let has_body = endpoint.request_body() != RequestBodyKind::Nothing && !body.is_end_stream();
     request_head::check(&head.headers, has_body).map_err(|refusal| refusal.leaving(&body))?;
-    if endpoint.carries() == RequestBodyKind::Model && head.uri.query().is_some_and(|query| query::has(query, "model"))
+    if endpoint.request_body() == RequestBodyKind::Model
+        && head.uri.query().is_some_and(|query| query::has(query, "model"))
     {
         return Err(ApiError::model_in_query().leaving(&body));
     }
@@ -218,19 +219,19 @@ async fn obtain(
     // Who of those is asked, in which order: of an account that holds its state nobody else.
     let asked = received.model.as_ref().map(|model| &*model.name);
     let mut candidates = candidates(tables, caller, &route, asked, endpoint.surface(), received.rope.len());
-    candidates.retain(|candidate| account.is_none_or(|account| candidate.seat == account));
+    candidates.retain(|candidate| account.is_none_or(|account| candidate.account_id == account));
     let preference = preference(caller, received, &head.headers);
     let turn = proxy.turn.fetch_add(1, Ordering::Relaxed);
     let mut choice = routing::choose(&route, candidates, preference, turn, &proxy.dice);
     if let Some(first) = first
         && (!choice.last_resort || cuts.unless.is_some())
     {
-        choice.candidates.sort_by_key(|candidate| candidate.seat != first);
+        choice.candidates.sort_by_key(|candidate| candidate.account_id != first);
     }
     if endpoint.has_ids() {
         // What lives in one account is unknown in all others.
-        let account = choice.candidates.first().map(|first| first.seat);
-        choice.candidates.retain(|other| Some(other.seat) == account);
+        let account = choice.candidates.first().map(|first| first.account_id);
+        choice.candidates.retain(|other| Some(other.account_id) == account);
     }
 
     // Attempt, until one answers.
@@ -258,7 +259,7 @@ pub(super) fn candidates(
     let mut candidates = Vec::with_capacity(route.targets.len());
     for (index, target) in route.targets.iter().enumerate() {
         let Some(upstream) = tables.upstreams.get(target.upstream) else { continue };
-        let bar = match upstream.config.max_body_bytes {
+        let exclusion = match upstream.config.max_body_bytes {
             _ if !caller.may_use(target.upstream) => Some(ExclusionReason::Key),
             _ if !upstream.has(surface) => Some(ExclusionReason::Surface),
             Some(limit) if body > limit => Some(ExclusionReason::TooLarge(limit)),
@@ -271,9 +272,9 @@ pub(super) fn candidates(
                 target: index,
                 upstream: target.upstream,
                 credential,
-                home: upstream.home,
-                seat: account.seat,
-                bar,
+                upstream_seed: upstream.home,
+                account_id: account.seat,
+                exclusion,
                 standing: condition.standing,
                 full: condition.full,
                 in_flight: condition.in_flight,

@@ -38,7 +38,7 @@ use tokio::time::Instant;
 
 use crate::{
     affinity::AffinityMemory,
-    auth::{Keys, RequestFrom},
+    auth::{Keys, RequestSource},
     billing::Prices,
     config::{self, Config, OnClientGone, Retries, Timeouts, UnknownIds},
     domain::{
@@ -309,8 +309,8 @@ pub struct RequestArrival {
 }
 
 impl RequestArrival {
-    fn visit(&self) -> RequestFrom {
-        RequestFrom { peer: self.departure.peer(), now: self.id.millis() }
+    fn visit(&self) -> RequestSource {
+        RequestSource { peer: self.departure.peer(), now: self.id.millis() }
     }
 }
 

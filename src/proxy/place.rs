@@ -89,12 +89,12 @@ fn named_route<'a>(
 ) -> Result<Option<Route<'a>>, ApiError> {
     let (caller, model) = (&admitted.caller, &admitted.received.model);
     match model {
-        _ if resource.endpoint.carries() != RequestBodyKind::Model => Ok(None),
+        _ if resource.endpoint.request_body() != RequestBodyKind::Model => Ok(None),
         None if caller.is_restricted_in_models() => Err(ApiError::model_required_of_key()),
         None => Ok(None),
         Some(model) => {
             let route =
-                Some(&model.name).filter(|name| caller.may_ask(name)).and_then(|name| tables.routes.route(name));
+                Some(&model.name).filter(|name| caller.may_use_model(name)).and_then(|name| tables.routes.route(name));
             route.map(Some).ok_or_else(|| ApiError::model_not_found(&model.name))
         }
     }
@@ -119,7 +119,9 @@ impl<'a> PlacementRequest<'a, '_> {
                 .filter(|route| may_use(route))
                 .cloned()
                 .ok_or_else(|| ApiError::model_not_found(&model.name))?,
-            _ if self.resource.endpoint.carries() != RequestBodyKind::Model => home_of(tables, caller, self.resource)?,
+            _ if self.resource.endpoint.request_body() != RequestBodyKind::Model => {
+                home_of(tables, caller, self.resource)?
+            }
             _ => {
                 let default = tables.routes.default_upstream().map(|upstream| Route::to(upstream, None));
                 default.filter(may_use).ok_or_else(ApiError::model_required)?
@@ -229,7 +231,7 @@ impl<'a> PlacementRequest<'a, '_> {
     /// Whether ids that nobody knows are refused, in a request that goes to this account or else goes free: where the caller
     /// shares nothing with somebody else who may use what he may.
     fn refuses_unknown(&self, account: Option<u64>, free: Option<&Result<Route<'_>, ApiError>>) -> bool {
-        let strangers = |upstream| self.tables.keys.strangers_use(upstream);
+        let strangers = |upstream| self.tables.keys.has_several_owners(upstream);
         match (self.tables.unknown_ids, account, free) {
             // It cannot go free: nothing but what it refers to could tell where to.
             (_, None, None | Some(Err(_))) => true,
@@ -282,7 +284,8 @@ impl<'a> PlacementRequest<'a, '_> {
     fn conflicting_model(&self, what: &str, index: usize, upstream: &str) -> ApiError {
         let (routes, caller) = (&self.tables.routes, &self.admitted.caller);
         let leads = |name: &str| routes.route(name).is_some_and(|route| route.leads_to(index));
-        let others = routes.listed().iter().map(|name| &**name).filter(|name| caller.may_ask(name) && leads(name));
+        let others =
+            routes.listed().iter().map(|name| &**name).filter(|name| caller.may_use_model(name) && leads(name));
         let others: Vec<&str> = others.take(MODELS_TOLD).collect();
         let model = self.admitted.received.model.as_ref().map_or("", |model| &*model.name);
         ApiError::conflicting_model(what, upstream, model, &others)

@@ -100,7 +100,7 @@ pub(super) async fn receive<B>(
 where
     B: Body<Data = Bytes, Error: Error + 'static> + Send + Unpin,
 {
-    if endpoint.carries() == RequestBodyKind::Nothing {
+    if endpoint.request_body() == RequestBodyKind::Nothing {
         return Box::pin(discard(body, timeouts)).await;
     }
     let coding = coding_of(headers)?;
@@ -263,7 +263,7 @@ impl<'a> BodyScan<'a> {
     ) -> Self {
         Self {
             scanner,
-            names_model: endpoint.carries() == RequestBodyKind::Model,
+            names_model: endpoint.request_body() == RequestBodyKind::Model,
             rope: Rope::new(),
             max_bytes,
             memory,

@@ -1,4 +1,4 @@
-//! The order in which the candidates of one request are asked.
+//! Order of the candidates of one request.
 
 use std::{cmp::Ordering, time::Duration};
 
@@ -11,52 +11,52 @@ use crate::{
     },
 };
 
-/// One way to serve a request: a target of its model with one of the credentials there, as they stand now.
+/// One way to serve a request: a target of the model and one credential of that upstream, with their state now.
 #[derive(Clone, Debug)]
 pub struct Candidate {
     /// Index into the route's targets.
     pub target: usize,
     /// Index of the upstream.
     pub upstream: usize,
-    /// Index of the credential there.
+    /// Index of the credential in the upstream.
     pub credential: usize,
-    /// A number that belongs to the upstream.
-    pub home: u64,
-    /// A number that belongs to the credential's account.
-    pub seat: u64,
-    /// Why it cannot serve this request at all.
-    pub bar: Option<ExclusionReason>,
-    /// Whether it may be asked.
+    /// A number computed from the upstream's name.
+    pub upstream_seed: u64,
+    /// A number computed from the names of the upstream and of the credential's account.
+    pub account_id: u64,
+    /// Why the candidate cannot serve this request at all; none = the candidate can.
+    pub exclusion: Option<ExclusionReason>,
+    /// Health state of the upstream and the credential together.
     pub standing: HealthState,
-    /// Whether it has as many requests as it may have.
+    /// Whether the candidate has reached its maximum number of requests in progress.
     pub full: bool,
-    /// Requests under way with this credential.
+    /// Requests in progress with this credential.
     pub in_flight: usize,
-    /// The time to the upstream's first byte of late; none where that is not known.
+    /// Recent time to the first byte of the upstream; none where no request measured it yet.
     pub latency: Option<Duration>,
 }
 
-/// Why a candidate cannot serve a request, however it stands.
+/// Why a candidate cannot serve a request, whatever its health state is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExclusionReason {
-    /// The caller's key may not use the upstream.
+    /// The client's key may not use the upstream.
     Key,
-    /// The upstream does not have the part of the API that is asked for.
+    /// The upstream does not have the requested surface.
     Surface,
-    /// The upstream takes bodies of so many bytes at most.
+    /// The body is larger than the upstream accepts: the largest accepted body, in bytes.
     TooLarge(u64),
 }
 
-/// Who is asked, in order.
+/// The candidates of one request, in order.
 #[derive(Clone, Debug)]
 pub struct Choice {
-    /// The first is asked first.
+    /// The candidates in the order of the attempts.
     pub candidates: Vec<Candidate>,
-    /// Every candidate is passed by: they are asked all the same, the one that may be back soonest first.
+    /// Every candidate is ejected. Tidegate tries them all the same: first the candidate that may work again soonest.
     pub last_resort: bool,
 }
 
-/// Where a candidate stands among the others; less comes first.
+/// Sort key of a candidate; the least comes first. The fields are compared in this order.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Rank {
     full: bool,
@@ -65,18 +65,21 @@ struct Rank {
     target: usize,
     account: f64,
     in_flight: usize,
+    /// Distance from the candidate whose turn it is, among the candidates of its target.
     turn: usize,
 }
 
 /// Orders `candidates`.
 ///
-/// By priority; targets of one priority by `route.strategy`; the credentials of a target by their requests under way.
-/// A `preference` (a number that belongs to requests which profit from one account's prompt cache) takes the place of
-/// chance and of counting: each target and account gets a score from it and its own number alone, and the lowest wins
-/// (rendezvous hashing). So a credential that is added takes over only its share, and every replica chooses alike.
+/// Candidates are ordered by priority, then by `route.strategy` within one priority, then by requests in progress within one
+/// target.
 ///
-/// Who has no room comes after all who have. Who is passed by is left out, unless there is nobody else. `turn` goes up
-/// by one a request: what is equal in everything takes turns.
+/// A `preference` replaces randomness and load. It is one number for all requests that share a prompt cache. Each target and
+/// each account gets a score from the preference and its own number, and the lowest score wins (rendezvous hashing). A new
+/// credential therefore takes over only its share of the requests, and every replica chooses the same order.
+///
+/// Full candidates come after all others. Ejected candidates are left out, unless all candidates are ejected. `turn` grows by
+/// one per request: candidates that are equal in everything else take turns.
 pub fn choose(
     route: &Route<'_>,
     mut candidates: Vec<Candidate>,
@@ -84,7 +87,7 @@ pub fn choose(
     turn: usize,
     dice: &Dice,
 ) -> Choice {
-    candidates.retain(|candidate| candidate.bar.is_none());
+    candidates.retain(|candidate| candidate.exclusion.is_none());
     let last_resort = !candidates.iter().any(|candidate| candidate.standing.is_usable());
     if !last_resort {
         candidates.retain(|candidate| candidate.standing.is_usable());
@@ -93,23 +96,24 @@ pub fn choose(
         return Choice { candidates, last_resort };
     }
     let scores = scores(route, &candidates, preference, dice);
-    // Among those of its target that are left, so that who is left out does not leave its turn to its neighbour.
-    let turns = |nth: usize, candidate: &Candidate| {
-        let same = |other: &&Candidate| other.target == candidate.target;
-        let before = candidates.iter().take(nth).filter(same).count();
-        let all = candidates.iter().filter(same).count().max(1);
+    // Turns are counted among the remaining candidates of the target. Otherwise the candidate after an ejected one would get the
+    // turns of both.
+    let turn_distance = |index: usize, candidate: &Candidate| {
+        let same_target = |other: &&Candidate| other.target == candidate.target;
+        let before = candidates.iter().take(index).filter(same_target).count();
+        let all = candidates.iter().filter(same_target).count().max(1);
         (before + all - turn % all) % all
     };
-    let rank = |nth: usize, candidate: &Candidate| Rank {
+    let rank = |index: usize, candidate: &Candidate| Rank {
         full: candidate.full,
         priority: route.targets.get(candidate.target).map_or(u32::MAX, |target| target.priority),
         score: scores.iter().find(|score| score.target == candidate.target).map_or(0.0, |score| score.score),
         target: candidate.target,
-        account: preference.map_or(0.0, |preference| unit(preference ^ candidate.seat)),
+        account: preference.map_or(0.0, |preference| unit(preference ^ candidate.account_id)),
         in_flight: candidate.in_flight,
-        turn: turns(nth, candidate),
+        turn: turn_distance(index, candidate),
     };
-    let ranks: Vec<Rank> = candidates.iter().enumerate().map(|(nth, candidate)| rank(nth, candidate)).collect();
+    let ranks: Vec<Rank> = candidates.iter().enumerate().map(|(index, candidate)| rank(index, candidate)).collect();
     let mut ranked: Vec<(Rank, Candidate)> = ranks.into_iter().zip(candidates).collect();
     ranked.sort_by(|(one, a), (other, b)| {
         let standing = if last_resort { a.standing.badness(&b.standing) } else { Ordering::Equal };
@@ -130,7 +134,7 @@ impl Rank {
     }
 }
 
-/// Where a target stands among those of its priority; less comes first.
+/// Score of a target among the targets of its priority; the lowest comes first.
 #[derive(Clone, Copy, Debug)]
 struct Score {
     target: usize,
@@ -139,8 +143,8 @@ struct Score {
     latency: Option<Duration>,
 }
 
-/// The score of each target that has a candidate. With `-ln(u) / weight` the lowest of several belongs to each in
-/// proportion to its weight, and so on for the rest: as if they were drawn one after the other.
+/// The score of each target that has a candidate: `-ln(u) / weight`, with a random `u`. Each target then has the lowest score in
+/// proportion to its weight. The same is true for the remaining targets, as if targets were drawn one after the other.
 fn scores(route: &Route<'_>, candidates: &[Candidate], preference: Option<u64>, dice: &Dice) -> Vec<Score> {
     let mut scores: Vec<Score> = Vec::with_capacity(route.targets.len());
     for candidate in candidates {
@@ -150,11 +154,12 @@ fn scores(route: &Route<'_>, candidates: &[Candidate], preference: Option<u64>, 
         let Some(target) = route.targets.get(candidate.target) else { continue };
         let draw = match preference {
             None => dice.draw(),
-            // Another model at the same upstream draws for itself, or the one with more weight would win them all.
+            // Each further model at the same upstream gets its own draw. With a shared draw, the target with more weight would
+            // always win.
             Some(preference) => {
                 let before = route.targets.iter().take(candidate.target);
                 let nth = before.filter(|other| other.upstream == target.upstream).count() as u64;
-                unit((preference ^ candidate.home).wrapping_add(nth))
+                unit((preference ^ candidate.upstream_seed).wrapping_add(nth))
             }
         };
         scores.push(Score {
@@ -170,8 +175,9 @@ fn scores(route: &Route<'_>, candidates: &[Candidate], preference: Option<u64>, 
     scores
 }
 
-/// Of the two that were drawn first, in each priority, the faster goes first: better than always the fastest, on which
-/// everybody would fall. One that was never asked counts as the fastest, or it would never be known.
+/// In each priority, compares the first two targets of the random draw, and puts the faster one first. Always choosing the
+/// fastest target would send all requests to it. A target without a measured latency counts as the fastest, so that requests
+/// measure it.
 fn faster_first(scores: &mut [Score]) {
     scores.sort_by(|a, b| a.priority.cmp(&b.priority).then(a.score.total_cmp(&b.score)));
     for group in scores.chunk_by_mut(|a, b| a.priority == b.priority) {

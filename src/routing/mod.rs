@@ -1,7 +1,7 @@
-//! Model name to candidates ([`Routes`]), and the candidates of one request to their order ([`choose`]).
+//! Routing: [`Routes`] maps a model name to its targets, and [`choose`] orders the candidates of one request.
 //!
-//! Nothing here knows how an upstream is reached or watched: how the candidates stand comes in as plain data. A pin, when
-//! a request refers to state that lives in one account, comes before any order and is no matter of preference.
+//! This module does no I/O and no health checks: health states and loads come in as plain data. A pin is applied before the
+//! candidates are ordered: a request that refers to state of one account has only candidates with that account.
 
 mod choose;
 
@@ -11,14 +11,15 @@ pub use choose::{Candidate, Choice, ExclusionReason, choose};
 
 use crate::config::{self, Config, OnLostState, Strategy};
 
-/// Where every model leads: a snapshot that never changes.
+/// The routes of all models: an immutable part of the tables.
 #[derive(Debug)]
 pub struct Routes {
     exact: HashMap<Arc<str>, Model>,
-    /// Longest prefix first.
+    /// Models by the prefix before `*`, the longest prefix first.
     wildcards: Vec<(Arc<str>, Model)>,
-    /// Upstreams by name, for `upstream/model`; none for one that is configured but has no credential.
+    /// Indices of upstreams by name, for `upstream/model`. None for an upstream that is configured without a credential.
     upstreams: HashMap<Arc<str>, Option<usize>>,
+    /// Names of the models without a wildcard, in the order of the configuration.
     listed: Vec<Arc<str>>,
     default_upstream: Option<usize>,
 }
@@ -33,37 +34,37 @@ struct Model {
 }
 
 impl Model {
-    /// Whether it leads there, and the name stays as the client wrote it.
+    /// Whether the model leads to this upstream with the model name unchanged.
     fn keeps_names_at(&self, upstream: usize) -> bool {
         self.targets.iter().any(|target| target.upstream == upstream && target.model.is_none())
     }
 }
 
-/// One place that a model leads to.
+/// One upstream of a model, with the upstream's own name for the model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
     /// Index of the upstream.
     pub upstream: usize,
-    /// The model to ask it for; none = as the client wrote it.
+    /// The upstream's name for the model; none = the name that the client requested.
     pub model: Option<Arc<str>>,
-    /// The lowest is asked first.
+    /// Targets with the lowest number are tried first.
     pub priority: u32,
-    /// Its share among those of the same priority.
+    /// Share of the target among the targets of the same priority.
     pub weight: u32,
 }
 
-/// Where one request may go.
+/// The targets of one request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route<'a> {
-    /// Place of the model in the configuration; none for an upstream that is addressed directly.
+    /// Index of the model in the configuration; none for an upstream that is addressed directly.
     pub model: Option<usize>,
-    /// How targets of one priority are ordered.
+    /// How the targets of one priority are ordered.
     pub strategy: Strategy,
-    /// What becomes of a request whose state is in an account that cannot be used.
+    /// What Tidegate does with a request whose state is in an account that cannot be used.
     pub on_lost_state: OnLostState,
-    /// Its chat streams have to tell their tokens.
+    /// Chat streams have to report their usage.
     pub require_usage: bool,
-    /// In the order of the configuration.
+    /// The targets, in the order of the configuration.
     pub targets: Cow<'a, [Target]>,
 }
 
@@ -76,12 +77,12 @@ impl Routes {
         for (index, model) in config.models.iter().enumerate() {
             let targets = model.targets.iter().map(Target::from).collect();
             let config::Model { strategy, on_lost_state, require_usage, .. } = *model;
-            let leads = Model { index, strategy, on_lost_state, require_usage, targets };
+            let entry = Model { index, strategy, on_lost_state, require_usage, targets };
             match model.name.strip_suffix('*') {
-                Some(prefix) => wildcards.push((Arc::from(prefix), leads)),
+                Some(prefix) => wildcards.push((Arc::from(prefix), entry)),
                 None => {
                     listed.push(Arc::clone(&model.name));
-                    exact.insert(Arc::clone(&model.name), leads);
+                    exact.insert(Arc::clone(&model.name), entry);
                 }
             }
         }
@@ -97,9 +98,8 @@ impl Routes {
         }
     }
 
-    /// Where `model` leads: the exact name, then `upstream/model` addressed directly, then the longest wildcard. The
-    /// first of them that matches decides, whatever the caller may use, so that a name never leads elsewhere because a
-    /// key is restricted.
+    /// The route of `model`: the exact name, then `upstream/model` addressed directly, then the longest wildcard. The first match
+    /// decides, whatever upstreams the key may use: a restricted key must not change where a name leads.
     pub fn route(&self, model: &str) -> Option<Route<'_>> {
         if let Some(model) = self.exact.get(model) {
             return Some(Route::of(model));
@@ -113,17 +113,17 @@ impl Routes {
         wildcard.map(|(_, model)| Route::of(model))
     }
 
-    /// The upstream that a request without a model goes to.
+    /// The upstream for requests without a model.
     pub fn default_upstream(&self) -> Option<usize> {
         self.default_upstream
     }
 
-    /// Whether a wildcard leads to this upstream under the names that clients ask for.
+    /// Whether a wildcard leads to this upstream with the requested model name unchanged.
     pub fn has_wildcard_to(&self, upstream: usize) -> bool {
         self.wildcards.iter().any(|(_, model)| model.keeps_names_at(upstream))
     }
 
-    /// Whether `model` leads to this upstream by a wildcard, and under its own name.
+    /// Whether `model` leads to this upstream by a wildcard, with its name unchanged.
     pub fn leads_by_wildcard(&self, model: &str, upstream: usize) -> bool {
         let is_direct = || model.split_once('/').is_some_and(|(upstream, _)| self.upstreams.contains_key(upstream));
         if self.exact.contains_key(model) || is_direct() {
@@ -133,7 +133,7 @@ impl Routes {
         wildcard.is_some_and(|(_, model)| model.keeps_names_at(upstream))
     }
 
-    /// The models that have a name of their own, in the order of the configuration.
+    /// The names of the models without a wildcard, in the order of the configuration.
     pub fn listed(&self) -> &[Arc<str>] {
         &self.listed
     }
@@ -147,21 +147,21 @@ impl<'a> Route<'a> {
 }
 
 impl Route<'_> {
-    /// One upstream and no other.
+    /// A route to one upstream.
     pub fn to(upstream: usize, model: Option<Arc<str>>) -> Self {
         let target = Target { upstream, model, priority: 1, weight: 1 };
         let (strategy, on_lost_state) = (Strategy::Ordered, OnLostState::Fail);
         Self { model: None, strategy, on_lost_state, require_usage: false, targets: Cow::Owned(vec![target]) }
     }
 
-    /// The same model at this upstream alone. Where it does not lead there, it is asked for by the name `asked`, as the client wrote it;
-    /// `None` where that name has another meaning elsewhere, as the configuration renames it.
+    /// The same route with this upstream only. If no target of the route has the upstream, the new target uses the name
+    /// `requested` unchanged. None if a target has another name for the model: `requested` could be another model at this upstream.
     #[must_use]
-    pub fn only(mut self, upstream: usize, asked: Option<&str>) -> Option<Self> {
-        let there = self.targets.iter().filter(|target| target.upstream == upstream);
-        let mut targets: Vec<Target> = there.cloned().collect();
+    pub fn only(mut self, upstream: usize, requested: Option<&str>) -> Option<Self> {
+        let kept = self.targets.iter().filter(|target| target.upstream == upstream);
+        let mut targets: Vec<Target> = kept.cloned().collect();
         if targets.is_empty() {
-            if self.targets.iter().any(|target| target.model.is_some() && target.model.as_deref() != asked) {
+            if self.targets.iter().any(|target| target.model.is_some() && target.model.as_deref() != requested) {
                 return None;
             }
             targets.push(Target { upstream, model: None, priority: 1, weight: 1 });
@@ -170,7 +170,7 @@ impl Route<'_> {
         Some(self)
     }
 
-    /// Whether it leads to this upstream.
+    /// Whether a target of the route is this upstream.
     pub fn leads_to(&self, upstream: usize) -> bool {
         self.targets.iter().any(|target| target.upstream == upstream)
     }

@@ -42,7 +42,7 @@ impl Pools {
     pub fn new(config: &Config, previous: Option<&Self>, metrics: &Metrics, now: Instant) -> Self {
         let pools = config.upstreams.iter().map(|upstream| {
             let previous = previous.and_then(|pools| pools.0.iter().find(|pool| pool.is_for(upstream)));
-            let metrics = metrics.standings.upstream(&upstream.name);
+            let metrics = metrics.health.upstream(&upstream.name);
             Arc::new(Pool::new(upstream, previous.map(Arc::as_ref), metrics, now))
         });
         Self(pools.collect())

@@ -56,7 +56,7 @@ asked in this order, the next one only when the one before fails
   2. good with UP_KEY, as other
        priority 2
        in service, 0 requests under way
-       bills CNY 1.5 in, 1 cached, 2 out, 2 reasoning a million; 0 a request
+       bills CNY 1.5 in, 1 cached, 2 out, 2 reasoning per million tokens; 0 per request
 
 not asked
   -  forbidden with UP_KEY, as smart

@@ -154,7 +154,7 @@ async fn what_a_key_cannot_be_is_said_and_nothing_is_made() {
         (&["--models", "smrt"][..], "no model is called `smrt`; did you mean `smart`?"),
         (&["--upstreams", "two"], "no upstream is called `two`"),
         (&["--group", "nobody"], "no group is called `nobody`"),
-        (&["--budget", "5"], "is not an amount, a currency and a time"),
+        (&["--budget", "5"], "is not a budget: write an amount"),
         (&["--ip", "10.0.0.0/99"], "neither an IP address nor a network"),
         (&["--expires", "soon"], "30d, 12h, 30m, 90s"),
         (&["--rpm", "0"], "rpm"),

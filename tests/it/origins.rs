@@ -283,7 +283,7 @@ impl Replica {
     }
 
     fn counted(&self, found: LookupResult) -> u64 {
-        self.condition.recalled().find(|(known, _)| *known == found).unwrap().1
+        self.condition.lookups().find(|(known, _)| *known == found).unwrap().1
     }
 }
 
@@ -299,12 +299,12 @@ async fn it_is_known_at_once_and_after_a_restart() {
         let all: Vec<_> = (0..1000).map(reference).collect();
         let _ = replica.keeping.origins.learn(&all, a, now());
         assert_eq!(replica.recall(reference(7), a).await, Recalled::Own(a), "{place}");
-        assert_eq!(replica.condition.asked.load(Ordering::Relaxed), 0, "memory is enough");
+        assert_eq!(replica.condition.store_lookups.load(Ordering::Relaxed), 0, "memory is enough");
         assert_eq!(replica.tells(reference(7), b).await, Recalled::Foreign(a), "{place}");
-        let asked = replica.condition.asked.load(Ordering::Relaxed);
+        let asked = replica.condition.store_lookups.load(Ordering::Relaxed);
         assert!(asked >= 1, "nobody can tell by the time that it took");
         assert_eq!(replica.tells(reference(1000), b).await, Recalled::Unknown, "{place}");
-        assert!(replica.condition.asked.load(Ordering::Relaxed) > asked);
+        assert!(replica.condition.store_lookups.load(Ordering::Relaxed) > asked);
         replica.keeping.end();
 
         let replica = Replica::start(&place);
@@ -313,10 +313,11 @@ async fn it_is_known_at_once_and_after_a_restart() {
         expected.push(Recalled::Unknown);
         let named: Vec<_> = (0..=1000).map(reference).collect();
         assert!(replica.told(&named, a).await == expected, "{place}");
-        let (asked, own) = (replica.condition.asked.load(Ordering::Relaxed), replica.counted(LookupResult::Own));
+        let (asked, own) =
+            (replica.condition.store_lookups.load(Ordering::Relaxed), replica.counted(LookupResult::Own));
         assert_eq!(replica.condition.entries.load(Ordering::Relaxed), 1000);
         assert!(replica.keeping.origins.recall_all(&named[..1000], a.owner, now()).await == expected[..1000]);
-        assert_eq!(replica.condition.asked.load(Ordering::Relaxed), asked, "they are in memory");
+        assert_eq!(replica.condition.store_lookups.load(Ordering::Relaxed), asked, "they are in memory");
         assert_eq!((replica.counted(LookupResult::Own), replica.counted(LookupResult::Unknown)), (own + 1000, 1));
         assert_eq!(replica.tells(reference(7), b).await, Recalled::Foreign(a), "{place}");
         // Whoever learns it now does not get it.
@@ -341,7 +342,7 @@ async fn what_is_not_in_memory_any_more_is_still_somebodys() {
         replica.has_written().await;
         assert_eq!(replica.tells(reference(1), a).await, Recalled::Own(a), "{place}");
         assert_eq!(replica.tells(reference(1), b).await, Recalled::Foreign(a), "{place}");
-        assert_eq!(replica.condition.taken.load(Ordering::Relaxed), 1, "{place}");
+        assert_eq!(replica.condition.foreign.load(Ordering::Relaxed), 1, "{place}");
         replica.keeping.end();
     }
 }
@@ -610,12 +611,12 @@ async fn a_gateway_shows_how_its_memory_stands() {
         "tidegate_affinity_entries",
         "tidegate_affinity_waiting",
         "tidegate_affinity_learned_total",
-        "tidegate_affinity_taken_total",
-        "tidegate_affinity_overlooked_total",
-        "tidegate_affinity_asked_total",
+        "tidegate_affinity_foreign_total",
+        "tidegate_affinity_skipped_total",
+        "tidegate_affinity_store_lookups_total",
         "tidegate_affinity_dropped_total",
-        r#"tidegate_affinity_recalled_total{result="own"}"#,
-        r#"tidegate_affinity_recalled_total{result="cannot_tell"}"#,
+        r#"tidegate_affinity_lookups_total{result="own"}"#,
+        r#"tidegate_affinity_lookups_total{result="cannot_tell"}"#,
     ] {
         assert_eq!(gateway.metric(name).await, 0.0, "{name}");
     }

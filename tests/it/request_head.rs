@@ -13,9 +13,9 @@ const SMUGGLED: &str = r#"{"model":"smart","input":"&model=dear&previous_respons
 
 /// JSON endpoints, with a path each and a body that they take.
 fn with_json() -> impl Iterator<Item = (Endpoint, String, &'static str)> {
-    let all = Endpoint::ALL.into_iter().filter(|endpoint| endpoint.carries() != RequestBodyKind::Nothing);
+    let all = Endpoint::ALL.into_iter().filter(|endpoint| endpoint.request_body() != RequestBodyKind::Nothing);
     all.map(|endpoint| {
-        let body = if endpoint.carries() == RequestBodyKind::Model { SMUGGLED } else { r#"{"metadata":{}}"# };
+        let body = if endpoint.request_body() == RequestBodyKind::Model { SMUGGLED } else { r#"{"metadata":{}}"# };
         (endpoint, endpoint.path().replace("{id}", "conv_1"), body)
     })
 }
@@ -130,7 +130,7 @@ async fn without_a_body_no_media_type_is_asked_for_and_none_of_the_clients_goes_
     let mut upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let gateway = Gateway::before(&upstream.base_url());
     let mut client = gateway.connect().await;
-    for endpoint in Endpoint::ALL.into_iter().filter(|endpoint| endpoint.carries() != RequestBodyKind::Model) {
+    for endpoint in Endpoint::ALL.into_iter().filter(|endpoint| endpoint.request_body() != RequestBodyKind::Model) {
         let path = endpoint.path().replace("{id}", "conv_1").replace("{item}", "msg_1");
         for (header, wanted) in [
             ("", None),
@@ -208,7 +208,7 @@ async fn a_model_in_the_query_is_400() {
             "a=b;model=dear",
         ] {
             let answer = post(&gateway, &format!("{path}?{query}"), "content-type: application/json\r\n", body).await;
-            if endpoint.carries() == RequestBodyKind::Model {
+            if endpoint.request_body() == RequestBodyKind::Model {
                 answer.assert_final(400, "invalid_query", true);
                 assert_eq!(answer.param().as_deref(), Some("model"), "{endpoint:?} {query}");
             } else {

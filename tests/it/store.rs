@@ -28,7 +28,7 @@ async fn both() -> (TempDir, Postgres, [DatabaseLocation; 2]) {
 const PRICE: Price = Price { input: 1, cached: 2, output: 3, reasoning: 4, per_call: 5, ..Price::free(Currency::Cny) };
 
 fn row(id: u8, state: UsageState) -> Row<'static> {
-    let over = !state.gives_way();
+    let over = !state.is_replaceable();
     let mut bytes = [id; 16];
     // When it began, in milliseconds.
     bytes[..6].copy_from_slice(&u64::from(id).to_be_bytes()[2..]);
@@ -444,8 +444,8 @@ async fn what_is_billed_beside_text_is_in_the_row_whether_told_at_once_or_later(
     let mut more = [Some(UNIT); 10];
     more[6] = None;
     more[7] = None;
-    let base = MILLIONS.with_more(more);
-    let step = |tier, above, factor| PriceStep { tier, above, price: base.times(factor * UNIT) };
+    let base = MILLIONS.with_optional_rates(more);
+    let step = |tier, above, factor| PriceStep { tier, above, price: base.with_tier_factor(factor * UNIT) };
     let tariff = Tariff::new(
         base,
         vec![
@@ -454,11 +454,11 @@ async fn what_is_billed_beside_text_is_in_the_row_whether_told_at_once_or_later(
             step(Some(ServiceTier::Priority), 272_000, 6),
         ],
     );
-    let (bill, terms) = (tariff.bill(&all_told()), tariff.written());
+    let (bill, terms) = (tariff.bill(&all_told()), tariff.to_text());
     let mut unpriced = Parts::default();
     unpriced.insert(Part::ImageToolInput);
     unpriced.insert(Part::ImageToolOutput);
-    assert_eq!((bill.price, bill.unpriced), (base.times(6 * UNIT), unpriced));
+    assert_eq!((bill.price, bill.unpriced), (base.with_tier_factor(6 * UNIT), unpriced));
     let exchange = Exchange { cny_per_usd: Some(7 * UNIT) };
     for place in places {
         let mut database = Database::open(&place).await.unwrap();

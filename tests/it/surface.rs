@@ -32,7 +32,7 @@ fn path(endpoint: Endpoint, id: &str) -> String {
 
 /// What a client sends to it.
 fn body(endpoint: Endpoint) -> &'static str {
-    match endpoint.carries() {
+    match endpoint.request_body() {
         RequestBodyKind::Model => NAMED,
         RequestBodyKind::Json => NAMELESS,
         RequestBodyKind::Nothing => "",
@@ -96,7 +96,7 @@ async fn every_endpoint_goes_up_and_comes_down_as_it_is() {
             assert_eq!(seen.line, format!("{} /up{path}{query} HTTP/1.1", endpoint.method()));
             let sent = String::from_utf8(seen.body.clone()).unwrap();
             let renamed = body(endpoint).replace(r#""model" : "smart""#, r#""model" : "real""#);
-            assert_eq!(sent, if endpoint.carries() == RequestBodyKind::Model { &renamed } else { body(endpoint) });
+            assert_eq!(sent, if endpoint.request_body() == RequestBodyKind::Model { &renamed } else { body(endpoint) });
             assert_eq!(seen.header("content-type"), Some("application/json"), "{endpoint:?}");
             assert_eq!(seen.header("openai-beta"), Some("responses_multi_agent=v1"), "{endpoint:?}");
             assert_eq!(seen.header("transfer-encoding"), None, "{endpoint:?}");
@@ -183,7 +183,7 @@ async fn a_body_that_means_nothing_is_neither_looked_at_nor_sent_on() {
     let mut upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let gateway = Gateway::before(&upstream.base_url());
     let mut client = gateway.connect().await;
-    for endpoint in Endpoint::ALL.into_iter().filter(|endpoint| endpoint.carries() == RequestBodyKind::Nothing) {
+    for endpoint in Endpoint::ALL.into_iter().filter(|endpoint| endpoint.request_body() == RequestBodyKind::Nothing) {
         let json = "content-type: application/json\r\n";
         for (headers, sent) in [
             ("", String::new()),
@@ -234,7 +234,7 @@ async fn a_body_that_means_nothing_is_neither_looked_at_nor_sent_on() {
 async fn a_body_without_a_model_is_one_object_or_nothing() {
     let mut upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let gateway = Gateway::before(&upstream.base_url());
-    for endpoint in Endpoint::ALL.into_iter().filter(|endpoint| endpoint.carries() == RequestBodyKind::Json) {
+    for endpoint in Endpoint::ALL.into_iter().filter(|endpoint| endpoint.request_body() == RequestBodyKind::Json) {
         let target = path(endpoint, ID);
         for bad in ["[]", "{", "null", "{} {}", "\u{feff}{}", " ", "{\"a\":NaN}"] {
             let mut client = gateway.connect().await;

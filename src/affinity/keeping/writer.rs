@@ -115,7 +115,7 @@ impl AffinityStoreWriter {
         };
         for ((reference, _), other) in rows.iter().zip(others) {
             if let Some(other) = other {
-                origins.condition.taken.fetch_add(1, Ordering::Relaxed);
+                origins.condition.foreign.fetch_add(1, Ordering::Relaxed);
                 origins.memory.take(*reference, other);
             }
         }

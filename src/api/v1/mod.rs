@@ -16,30 +16,30 @@ use axum::{
 use super::{Data, extract::ArrivedRequest};
 use crate::proxy::{RequestArrival, error::ApiError};
 
-/// Whatever has no route.
+/// Answers a request for an unknown URL.
 pub(super) async fn unknown_url(
     State(data): State<Arc<Data>>,
     ArrivedRequest(arrival): ArrivedRequest,
     request: Request,
 ) -> Response {
     let tables = data.proxy.tables();
-    let refusal = ApiError::unknown_url(&tables, request.uri().path()).sent(&tables, &arrival, &request);
-    refuse(&data, &arrival, refusal.leaving(request.body()))
+    let error = ApiError::unknown_url(&tables, request.uri().path()).sent(&tables, &arrival, &request);
+    refuse(&data, &arrival, error.leaving(request.body()))
 }
 
-/// A path that is there, for other methods.
+/// Answers a request whose path exists, but not with this method: 405.
 fn other_method(
     data: &Data,
     arrival: &RequestArrival,
     request: &Request,
     allow: impl Into<Cow<'static, str>>,
 ) -> Response {
-    let refusal = ApiError::method_not_allowed(request.uri().path(), allow);
-    let refusal = refusal.sent(&data.proxy.tables(), arrival, request);
-    refuse(data, arrival, refusal.leaving(request.body()))
+    let error = ApiError::method_not_allowed(request.uri().path(), allow);
+    let error = error.sent(&data.proxy.tables(), arrival, request);
+    refuse(data, arrival, error.leaving(request.body()))
 }
 
-/// An error of ours as a response.
-fn refuse(data: &Data, arrival: &RequestArrival, refusal: ApiError) -> Response {
-    data.proxy.refuse(arrival, refusal).map(Body::new)
+/// The response for an error that Tidegate itself answers.
+fn refuse(data: &Data, arrival: &RequestArrival, error: ApiError) -> Response {
+    data.proxy.refuse(arrival, error).map(Body::new)
 }

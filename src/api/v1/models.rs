@@ -1,5 +1,5 @@
-//! `/v1/models`: OpenAI's plain list of what this key may use. Codex asks with `?client_version=` for a catalogue of its
-//! own; the plain list is what it copes with best (docs/wire.md, section 7).
+//! `/v1/models`: the models that the key may use, as OpenAI's plain list. Codex sends `?client_version=` to request a catalogue
+//! in another format; Codex works best with the plain list (docs/wire.md, section 7).
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -29,18 +29,18 @@ pub(in crate::api) async fn list(
         Ok(caller) => {
             let models = tables.routes.listed().iter().filter(|model| may_use(&tables, &caller, model));
             let mut models: Vec<Model<'_>> = models.map(|model| Model::new(model)).collect();
-            // Where all that the key may use is behind wildcards, clients that offer only what is listed would offer nothing.
-            let behind =
+            // Some clients offer only listed models. If the key may use models by wildcards only, the list has to name them.
+            let by_wildcard =
                 if models.is_empty() { data.proxy.behind_wildcards(&tables, &caller).await } else { BTreeSet::new() };
-            models.extend(behind.iter().map(|model| Model::new(model)));
+            models.extend(by_wildcard.iter().map(|model| Model::new(model)));
             let answer = json(&List { object: "list", data: models });
             data.proxy.answer(&arrival, &caller, answer).map(Body::new)
         }
-        Err(refusal) => refuse(&data, &arrival, refusal),
+        Err(error) => refuse(&data, &arrival, error),
     }
 }
 
-/// `GET /v1/models/{id}`. The id may hold `/` and `:`, and is decoded once.
+/// `GET /v1/models/{id}`. The id may contain `/` and `:`, and is percent-decoded once.
 pub(in crate::api) async fn one(
     State(data): State<Arc<Data>>,
     ArrivedRequest(arrival): ArrivedRequest,
@@ -51,18 +51,18 @@ pub(in crate::api) async fn one(
     let tables = data.proxy.tables();
     let caller = match caller(&tables, &headers, &arrival) {
         Ok(caller) => caller,
-        Err(refusal) => return refuse(&data, &arrival, refusal),
+        Err(error) => return refuse(&data, &arrival, error),
     };
     let answer = match id {
         Ok(Path(id)) if may_use(&tables, &caller, &id) => json(&Model::new(&id)),
         Ok(Path(id)) => Err(ApiError::model_not_found(&id)),
-        // Not text once it is decoded.
+        // The decoded id is not UTF-8.
         Err(_) => Err(ApiError::unknown_url(&tables, uri.path())),
     };
     data.proxy.answer(&arrival, &caller, answer).map(Body::new)
 }
 
-/// Anything but GET.
+/// Answers all methods other than GET with 405.
 pub(in crate::api) async fn other_method(
     State(data): State<Arc<Data>>,
     ArrivedRequest(arrival): ArrivedRequest,
@@ -72,26 +72,26 @@ pub(in crate::api) async fn other_method(
 }
 
 fn may_use(tables: &Tables, caller: &Caller, model: &str) -> bool {
-    caller.may_ask(model)
+    caller.may_use_model(model)
         && tables
             .routes
             .route(model)
             .is_some_and(|route| route.targets.iter().any(|target| caller.may_use(target.upstream)))
 }
 
-/// The list as OpenAI writes it.
+/// The list in OpenAI's format.
 #[derive(Serialize)]
 struct List<'a> {
     object: &'static str,
     data: Vec<Model<'a>>,
 }
 
-/// A model as OpenAI writes it.
+/// A model in OpenAI's format.
 #[derive(Serialize)]
 struct Model<'a> {
     id: &'a str,
     object: &'static str,
-    /// Required, and without meaning here: a name of the configuration has no date.
+    /// Required by the format. Always 0, because a configured model has no date.
     created: u64,
     owned_by: &'static str,
 }

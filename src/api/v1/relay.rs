@@ -1,4 +1,4 @@
-//! Endpoints that go up as they come: the API holds no logic for any of them.
+//! Handlers for the endpoints that the proxy relays. The handlers have no logic of their own.
 
 use std::sync::Arc;
 
@@ -15,8 +15,8 @@ use crate::{
     proxy::forward::forward,
 };
 
-/// The route of one path: each of `endpoints` by its own method, and 405 for all others. HEAD is none of them: an answer
-/// would be fetched to be thrown away.
+/// The route of one path: each of `endpoints` by its method, and 405 for all other methods. HEAD gets 405 too: Tidegate would
+/// fetch an answer only to drop it.
 pub(in crate::api) fn relay<const N: usize>(endpoints: [Endpoint; N]) -> MethodRouter<Arc<Data>> {
     let fallback = move |State(data): State<Arc<Data>>, ArrivedRequest(arrival): ArrivedRequest, request: Request| async move {
         other_method(&data, &arrival, &request, allowed(&endpoints))

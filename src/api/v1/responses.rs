@@ -14,7 +14,8 @@ use crate::{
     proxy::error::ApiError,
 };
 
-/// Anything but POST. A WebSocket upgrade gets 426, the one answer on which Codex falls back to HTTP at once.
+/// Answers all methods other than POST with 405. A WebSocket upgrade gets 426: only with this status Codex falls back to HTTP at
+/// once.
 pub(in crate::api) async fn other_method(
     State(data): State<Arc<Data>>,
     ArrivedRequest(arrival): ArrivedRequest,

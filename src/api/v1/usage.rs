@@ -1,4 +1,5 @@
-//! What a key used and may use, told to whoever holds the key: `/v1/usage`, and the two pages that chat programs poll.
+//! Usage and budgets of a key, for clients that send the key: `/v1/usage`, and the two billing endpoints that chat programs
+//! poll.
 
 use std::sync::Arc;
 
@@ -24,7 +25,7 @@ pub(in crate::api) async fn usage(
     answer(&data, arrival, request, statement::usage).await
 }
 
-/// `GET /dashboard/billing/usage`: what was spent, in hundredths.
+/// `GET /dashboard/billing/usage`: the spend of the key, in hundredths of the currency.
 pub(in crate::api) async fn billing_usage(
     State(data): State<Arc<Data>>,
     ArrivedRequest(arrival): ArrivedRequest,
@@ -33,7 +34,7 @@ pub(in crate::api) async fn billing_usage(
     answer(&data, arrival, request, statement::billing_usage).await
 }
 
-/// `GET /dashboard/billing/subscription`: how much may be spent.
+/// `GET /dashboard/billing/subscription`: the upper bound of the key's spend.
 pub(in crate::api) async fn subscription(
     State(data): State<Arc<Data>>,
     ArrivedRequest(arrival): ArrivedRequest,
@@ -45,7 +46,7 @@ pub(in crate::api) async fn subscription(
     .await
 }
 
-/// Anything but GET.
+/// Answers all methods other than GET with 405.
 pub(in crate::api) async fn other_method(
     State(data): State<Arc<Data>>,
     ArrivedRequest(arrival): ArrivedRequest,
@@ -58,15 +59,15 @@ async fn answer(
     data: &Data,
     arrival: crate::proxy::RequestArrival,
     request: Request,
-    say: impl AsyncFnOnce(&crate::proxy::Proxy, &Tables, &Caller, &str) -> Result<String, ApiError>,
+    statement: impl AsyncFnOnce(&crate::proxy::Proxy, &Tables, &Caller, &str) -> Result<String, ApiError>,
 ) -> Response {
     let tables = data.proxy.tables();
     match caller(&tables, request.headers(), &arrival) {
         Ok(caller) => {
             let query = request.uri().query().unwrap_or_default();
-            let said = say(&data.proxy, &tables, &caller, query).await;
-            data.proxy.answer(&arrival, &caller, said).map(Body::new)
+            let body = statement(&data.proxy, &tables, &caller, query).await;
+            data.proxy.answer(&arrival, &caller, body).map(Body::new)
         }
-        Err(refusal) => refuse(data, &arrival, refusal.leaving(request.body())),
+        Err(error) => refuse(data, &arrival, error.leaving(request.body())),
     }
 }

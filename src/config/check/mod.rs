@@ -18,7 +18,7 @@ mod url;
 
 use std::ffi::OsString;
 
-use crate::domain::{key::MOST_OF_NAME, model_name::is_invisible, money::Currency};
+use crate::domain::{key::MAX_NAME_BYTES, model_name::is_invisible, money::Currency};
 
 pub(super) use access::network;
 
@@ -128,9 +128,9 @@ impl Check<'_> {
 
     /// A name that is written down with every request.
     fn short_name(&mut self, name: &str, forbidden: &[char], path: &Path) -> bool {
-        if name.len() > MOST_OF_NAME {
+        if name.len() > MAX_NAME_BYTES {
             let help = "use a shorter one: it is written down with every request";
-            self.fault(path, format!("this name has more than {MOST_OF_NAME} bytes"), help);
+            self.fault(path, format!("this name has more than {MAX_NAME_BYTES} bytes"), help);
             return false;
         }
         self.name(name, forbidden, path)

@@ -136,7 +136,7 @@ impl Check<'_> {
             && input.is_none()
             && output.is_none()
             && per_call.is_none()
-            && price.more().iter().all(Option::is_none)
+            && price.optional_rates().iter().all(Option::is_none)
         {
             let help = "write `input` and `output`, for a million tokens each, or `per_call`";
             self.fault(path, "this price is none", help);
@@ -158,7 +158,11 @@ impl Check<'_> {
             };
             let base = PriceStep { tier: None, above: 0, price };
             let of_tier = std::iter::once(&base).chain(&long);
-            steps.extend(of_tier.map(|step| PriceStep { tier: Some(tier), price: step.price.times(factor), ..*step }));
+            steps.extend(of_tier.map(|step| PriceStep {
+                tier: Some(tier),
+                price: step.price.with_tier_factor(factor),
+                ..*step
+            }));
         }
         let currency = match raw.currency? {
             raw::Currency::Cny => Currency::Cny,

@@ -1,21 +1,21 @@
-//! How much of each part an answer used.
+//! Counts of each billed part in the usage of an answer.
 
 use super::RATES;
 use crate::domain::usage::Usage;
 
-/// How much of each part was used. No token is in two parts.
+/// Counts of each billed part. No token is in two parts.
 pub(super) struct Counts {
-    /// Input tokens in all.
+    /// All input tokens.
     pub(super) input: u64,
-    /// In the order of the price's rates.
+    /// Counts in the order of the price's rates.
     pub(super) parts: [u64; RATES],
-    /// Tokens were told.
-    pub(super) tokens: bool,
+    /// Whether the provider reported any tokens.
+    pub(super) has_tokens: bool,
 }
 
 impl Counts {
-    /// A count that is larger than the one that it is part of is believed: the sum is never less than a part. Audio and
-    /// images are in what no cache had, as far as there is any: providers do not tell how much of them came from a cache.
+    /// The counts of a reported usage. Where a part is larger than its total, the total is raised to the part. Audio and image
+    /// tokens are counted as not cached, as far as there are such tokens: providers do not report how many came from a cache.
     pub(super) fn of(usage: &Usage) -> Self {
         let count = Option::unwrap_or_default;
         let [cached, write, write_1h] = [usage.cached, usage.cache_write, usage.cache_write_1h].map(count);
@@ -23,7 +23,7 @@ impl Counts {
         let stored = cached.saturating_add(write).saturating_add(write_1h);
         let input = count(usage.input).max(stored).max(audio.saturating_add(image));
         let fresh = input - stored;
-        // Audio first: it costs more than images wherever both have a price.
+        // Audio first: audio costs more than images wherever both have a price.
         let audio = audio.min(fresh);
         let image = image.min(fresh - audio);
         let [reasoning, out_audio, out_image] = [usage.reasoning, usage.output_audio, usage.output_image].map(count);
@@ -47,6 +47,6 @@ impl Counts {
             count(usage.web_searches),
             count(usage.audio_ms),
         ];
-        Self { input, parts, tokens: input > 0 || output > 0 }
+        Self { input, parts, has_tokens: input > 0 || output > 0 }
     }
 }

@@ -1,8 +1,8 @@
-//! Parts of answers that may have no price.
+//! Parts of the usage of an answer that may have no price.
 
 use crate::domain::usage::ServiceTier;
 
-/// A part of what an answer told that may have no price. The names are fixed: column `unpriced_parts`, metric label, log.
+/// A part of a reported usage that may have no price. The names are fixed: column `unpriced_parts`, metric label, log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Part {
     /// Tokens written to a cache for 5 minutes.
@@ -29,14 +29,14 @@ pub enum Part {
     FlexTier,
     /// The service tier `priority`.
     PriorityTier,
-    /// A batch.
+    /// The service tier `batch`.
     BatchTier,
     /// A service tier with another name.
     OtherTier,
 }
 
 impl Part {
-    /// All of them. Journals hold their places in this list: the list only grows, at its end.
+    /// All parts. The journal stores the position in this list: add new parts at the end only.
     pub const ALL: [Self; 14] = [
         Self::CacheWrite,
         Self::CacheWrite1h,
@@ -54,7 +54,7 @@ impl Part {
         Self::OtherTier,
     ];
 
-    /// Its fixed name.
+    /// The fixed name of the part.
     pub const fn name(self) -> &'static str {
         match self {
             Self::CacheWrite => "cache_write",
@@ -107,7 +107,7 @@ impl Parts {
         self.0 |= 1 << part as u16;
     }
 
-    /// Whether there are none.
+    /// Whether the set is empty.
     pub fn is_empty(self) -> bool {
         self.0 == 0
     }
@@ -117,7 +117,7 @@ impl Parts {
         Part::ALL.into_iter().filter(move |part| self.0 & (1 << *part as u16) != 0)
     }
 
-    /// As a number, one bit a part.
+    /// The set as a number with one bit per part.
     pub fn bits(self) -> u16 {
         self.0
     }

@@ -2,7 +2,7 @@ use proptest::{option, prelude::*};
 
 use super::*;
 
-/// A dollar for a million tokens.
+/// One dollar per million input tokens.
 const PRICE: Price = Price {
     input: UNIT,
     cached: UNIT / 10,
@@ -25,8 +25,12 @@ const TEXT: Price =
     Price { input: UNIT, cached: UNIT, output: 4 * UNIT, reasoning: 4 * UNIT, ..Price::free(Currency::Usd) };
 
 fn tariff() -> Tariff {
-    let long = PriceStep { tier: None, above: 272_000, price: PRICE.times(2 * UNIT) };
-    let flex = |step: PriceStep| PriceStep { tier: Some(ServiceTier::Flex), price: step.price.times(UNIT / 2), ..step };
+    let long = PriceStep { tier: None, above: 272_000, price: PRICE.with_tier_factor(2 * UNIT) };
+    let flex = |step: PriceStep| PriceStep {
+        tier: Some(ServiceTier::Flex),
+        price: step.price.with_tier_factor(UNIT / 2),
+        ..step
+    };
     Tariff::new(PRICE, vec![long, flex(PriceStep { tier: None, above: 0, price: PRICE }), flex(long)])
 }
 
@@ -34,7 +38,7 @@ fn used(input: u64, output: u64) -> Usage {
     Usage { input: Some(input), output: Some(output), ..Usage::default() }
 }
 
-/// What each part of an answer costs, and what is said where it has no price. Amounts in millionths of a dollar.
+/// Usage, cost with all rates, cost with text rates only, parts without a price then. Costs are in millionths of a dollar.
 #[test]
 fn each_part_is_billed_with_its_own_price() {
     let none = Usage::default();
@@ -43,25 +47,25 @@ fn each_part_is_billed_with_its_own_price() {
         (used(1000, 100), 1400, 1400, None),
         (Usage { cached: Some(400), ..used(1000, 100) }, 1040, 1400, None),
         (Usage { reasoning: Some(60), ..used(1000, 100) }, 1400, 1400, None),
-        // 600 of text, 400 written.
+        // 600 tokens of text, 400 written to the cache.
         (Usage { cache_write: Some(400), ..used(1000, 0) }, 1100, 1000, Some("cache_write")),
         (Usage { cache_write_1h: Some(400), ..used(1000, 0) }, 1400, 1000, Some("cache_write_1h")),
         (Usage { input_audio: Some(400), ..used(1000, 0) }, 4600, 1000, Some("input_audio")),
         (Usage { input_image: Some(400), ..used(1000, 0) }, 1800, 1000, Some("input_image")),
         (Usage { output_audio: Some(50), ..used(0, 100) }, 1200, 400, Some("output_audio")),
         (Usage { output_image: Some(50), ..used(0, 100) }, 2200, 400, Some("output_image")),
-        // 100 + 40 of the model, and beside them 250 + 8,990,720 of the tool.
+        // 100 + 40 for the model, plus 250 + 8,990,720 for the tool.
         (image_tool, 8_991_110, 1_124_030, Some("image_tool_input,image_tool_output")),
         (Usage { web_searches: Some(3), ..used(1000, 0) }, 31_000, 1000, Some("web_searches")),
         (Usage { audio_ms: Some(90_500), ..none }, 9050, 0, Some("audio_seconds")),
-        // Billed by tokens: the time only informs.
+        // Billed by tokens: the time is not billed.
         (Usage { audio_ms: Some(90_000), ..used(1000, 0) }, 10_000, 1000, None),
-        // A part that is more than the whole is believed.
+        // A part that is larger than the total raises the total.
         (Usage { cached: Some(900_000), ..used(10, 0) }, 90_000 * 2, 900_000, None),
         (Usage { reasoning: Some(50), ..used(0, 10) }, 200, 200, None),
-        // Providers do not say how much of the audio was cached: it is in what was not, as far as there is any.
+        // Providers do not report how much of the audio was cached: audio counts as not cached, as far as there are such tokens.
         (Usage { cached: Some(600), input_audio: Some(500), ..used(1000, 0) }, 4060, 1000, Some("input_audio")),
-        // A count of nothing needs no price.
+        // A count of zero needs no price.
         (
             Usage { cache_write: Some(0), input_image: Some(0), web_searches: Some(0), ..used(1000, 0) },
             1000,
@@ -79,7 +83,7 @@ fn each_part_is_billed_with_its_own_price() {
 #[test]
 fn the_size_of_the_input_and_the_service_tier_choose_the_price() {
     let only_standard =
-        Tariff::new(PRICE, vec![PriceStep { tier: None, above: 272_000, price: PRICE.times(2 * UNIT) }]);
+        Tariff::new(PRICE, vec![PriceStep { tier: None, above: 272_000, price: PRICE.with_tier_factor(2 * UNIT) }]);
     for (input, tier, cost, standard, unpriced) in [
         (272_000, None, 272_000, 272_000, None),
         (272_001, None, 544_002, 544_002, None),
@@ -103,7 +107,7 @@ fn the_size_of_the_input_and_the_service_tier_choose_the_price() {
 }
 
 #[test]
-fn what_is_billed_by_the_call_or_is_free_has_no_part_without_a_price() {
+fn a_free_price_and_a_price_per_request_never_have_unpriced_parts() {
     let usage =
         Usage { input_image: Some(7), web_searches: Some(1), tier: Some(ServiceTier::Priority), ..used(10, 10) };
     for price in [Price::free(Currency::Cny), Price { per_call: 9, ..Price::free(Currency::Cny) }] {
@@ -113,7 +117,7 @@ fn what_is_billed_by_the_call_or_is_free_has_no_part_without_a_price() {
 }
 
 #[test]
-fn parts_have_names_and_bits() {
+fn a_set_of_parts_converts_to_bits_and_names() {
     let mut parts = Parts::default();
     assert_eq!(parts.names(), None);
     for part in Part::ALL {
@@ -121,8 +125,8 @@ fn parts_have_names_and_bits() {
     }
     assert_eq!(parts.iter().count(), Part::ALL.len());
     assert_eq!((Parts::from_bits(parts.bits().into()), Parts::from_bits(1 << Part::ALL.len())), (Some(parts), None));
-    assert_eq!(PRICE.written_more().unwrap().split(',').count(), RATES - 5);
-    assert_eq!(TEXT.written_more(), None);
+    assert_eq!(PRICE.optional_rates_text().unwrap().split(',').count(), RATES - 5);
+    assert_eq!(TEXT.optional_rates_text(), None);
 }
 
 fn count() -> impl Strategy<Value = Option<u64>> {
@@ -162,7 +166,7 @@ fn price() -> impl Strategy<Value = Price> {
     let rate = || prop_oneof![0..100 * UNIT, Just(0), Just(1_000_000 * UNIT)];
     (prop::array::uniform5(rate()), prop::array::uniform10(option::of(rate()))).prop_map(|(rates, more)| {
         let [input, cached, output, reasoning, per_call] = rates;
-        Price { input, cached, output, reasoning, per_call, ..Price::free(Currency::Cny) }.with_more(more)
+        Price { input, cached, output, reasoning, per_call, ..Price::free(Currency::Cny) }.with_optional_rates(more)
     })
 }
 
@@ -174,7 +178,7 @@ fn any_tariff() -> impl Strategy<Value = Tariff> {
     })
 }
 
-/// The same as a sum of parts, each computed by itself in millionths, for counts that do not contradict each other.
+/// The cost as a plain sum in millionths, for counts that do not contradict each other.
 fn oracle(price: &Price, usage: &Usage) -> u128 {
     let of = |count: Option<u64>, rate: Option<u64>| {
         u128::from(count.unwrap_or_default()) * u128::from(rate.unwrap_or_default())
@@ -198,12 +202,12 @@ fn oracle(price: &Price, usage: &Usage) -> u128 {
         + of(usage.audio_ms, price.per_audio_second) * 1000
         + of(usage.web_searches, price.per_web_search) * 1_000_000
         + u128::from(price.per_call) * 1_000_000;
-    (millionths / PER + u128::from(millionths % PER >= PER / 2)).min(MOST.into())
+    (millionths / TOKENS_PER_RATE + u128::from(millionths % TOKENS_PER_RATE >= TOKENS_PER_RATE / 2)).min(MOST.into())
 }
 
 proptest! {
     #[test]
-    fn costs_are_what_a_rational_oracle_says(price in price(), parts in prop::array::uniform14(0..1_000_000_u64)) {
+    fn costs_equal_a_plain_sum_with_one_rounding(price in price(), parts in prop::array::uniform14(0..1_000_000_u64)) {
         let [a, b, c, d, e, f, g, h, i, j, k, l, m, n] = parts.map(Some);
         let sum = |parts: &[Option<u64>]| Some(parts.iter().flatten().sum());
         let usage = Usage {
@@ -214,7 +218,7 @@ proptest! {
         prop_assert_eq!(u128::from(price.bill_of(&usage)), oracle(&price, &usage));
     }
 
-    /// Whatever is told, in whichever contradiction: nothing overflows, and the whole costs no less than any part of it.
+    /// For every usage, also with contradictions: no sum overflows, and the whole costs no less than any of its parts.
     #[test]
     fn the_whole_never_costs_less_than_a_part(tariff in any_tariff(), usage in usage()) {
         let bill = tariff.bill(&usage);
@@ -232,7 +236,7 @@ proptest! {
             Usage { web_searches: usage.web_searches, ..none },
             Usage { audio_ms: usage.audio_ms, ..none },
         ] {
-            // With the price that holds for the whole.
+            // With the price that applies to the whole usage.
             prop_assert!(bill.price.bill_of(&part) <= bill.cost, "{:?} of {:?}", part, usage);
         }
     }
@@ -245,7 +249,7 @@ proptest! {
         prop_assert!(price.bill_of(&larger) >= price.bill_of(&used(counts[0], counts[1])));
     }
 
-    /// The order in which steps are written, and in which costs are added up, does not matter.
+    /// Neither the order of the steps nor the order of the sum matters.
     #[test]
     fn order_does_not_matter(tariff in any_tariff(), usage in usage(), costs in prop::collection::vec(0..=MOST, 0..9)) {
         let mut steps = tariff.steps().to_vec();
@@ -259,19 +263,19 @@ proptest! {
     }
 
     #[test]
-    fn a_tariff_is_read_as_it_was_written(tariff in any_tariff()) {
-        prop_assert_eq!(Tariff::read(&tariff.written()), Some(tariff));
+    fn a_tariff_survives_writing_and_reading(tariff in any_tariff()) {
+        prop_assert_eq!(Tariff::from_text(&tariff.to_text()), Some(tariff));
     }
 
     #[test]
-    fn no_text_breaks_the_reading(text in "(USD|CNY)?[;:,0-9a-z]{0,60}") {
-        let _ = Tariff::read(&text);
+    fn no_text_makes_the_parser_panic(text in "(USD|CNY)?[;:,0-9a-z]{0,60}") {
+        let _ = Tariff::from_text(&text);
     }
 
-    /// A service tier costs its factor, to the nano-unit.
+    /// A tier factor is exact to the nano-unit.
     #[test]
     fn factors_are_exact(price in price(), factor in 1..=100 * UNIT) {
-        let times = price.times(factor);
+        let times = price.with_tier_factor(factor);
         let exact = |rate: u64| u64::try_from((u128::from(rate) * u128::from(factor) + u128::from(UNIT / 2)) / u128::from(UNIT)).unwrap();
         prop_assert_eq!([times.input, times.cached, times.output], [price.input, price.cached, price.output].map(exact));
         prop_assert_eq!((times.per_call, times.per_web_search), (price.per_call, price.per_web_search));
@@ -279,7 +283,7 @@ proptest! {
 }
 
 impl Price {
-    /// The cost by this price alone.
+    /// The cost with this price, without the choice of a step.
     fn bill_of(&self, usage: &Usage) -> u64 {
         self.bill(&Counts::of(usage), &mut Parts::default())
     }

@@ -84,7 +84,7 @@ impl RowIsolator {
         if !self.aside.insert((row.id, row.state)) {
             return;
         }
-        self.condition.put_aside.fetch_add(1, Ordering::Relaxed);
+        self.condition.quarantined_rows.fetch_add(1, Ordering::Relaxed);
         let mut record = Vec::new();
         journal::encode(row, &mut record);
         let kept = self.journal.keep_aside(&record);

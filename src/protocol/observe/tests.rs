@@ -3,7 +3,7 @@ use std::{fs, path::Path};
 use proptest::{collection::vec, prelude::*, sample::Index};
 
 use super::*;
-use crate::domain::usage::MOST_TOKENS;
+use crate::domain::usage::MAX_TOKENS;
 
 mod dialects;
 mod learning;
@@ -234,7 +234,7 @@ fn codes_ids_and_counts_are_kept_only_where_sound() {
         assert_eq!(code(value).as_deref(), Some("t"), "{value}");
     }
     let count = |value: &str| json(format!("{{\"usage\":{{\"total_tokens\":{value}}}}}")).usage.total;
-    assert_eq!(count("100000000"), Some(MOST_TOKENS));
+    assert_eq!(count("100000000"), Some(MAX_TOKENS));
     for value in ["18446744073709551615", "18446744073709551616", "-1", "1.5", "\"x\"", "\"-1\"", "null", "[]", "true"]
     {
         assert_eq!(count(value), None, "{value}");

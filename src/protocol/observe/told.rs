@@ -2,7 +2,7 @@
 //!
 //! Of each field the largest count that was told is kept: some streams repeat what was used so far, and some end with zeros.
 
-use crate::domain::usage::{MOST_TOKENS, ServiceTier, Usage};
+use crate::domain::usage::{MAX_TOKENS, ServiceTier, Usage};
 
 /// A field that an answer tells, whatever its dialect calls it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,7 +83,7 @@ impl ReportedUsage {
             UsageField::Seconds => number().map(|seconds| (seconds * 1000.0).round() as u64),
             UsageField::Cost => number().map(|cost| (cost * 1e9).round() as u64),
             UsageField::CostTicks => count(text, u64::MAX).map(|ticks| ticks / 10),
-            _ => count(text, MOST_TOKENS),
+            _ => count(text, MAX_TOKENS),
         };
         let told = &mut self.counts[field as usize];
         *told = (*told).max(count);

@@ -144,10 +144,10 @@ pub struct RequestScan {
 }
 
 impl RequestScan {
-    /// A scan of nothing yet. With `opaque`, random texts without a prefix are ids as well ([`Kind::Opaque`]): only where upstreams
-    /// give such ids is that worth its cost.
+    /// A scan of nothing yet. With `opaque`, random texts without a prefix count as ids as well ([`Kind::Opaque`]). This costs time, so
+    /// it is on only where an upstream gives such ids.
     pub fn new(endpoint: Endpoint, opaque: bool) -> Self {
-        let fields = match endpoint.carries() {
+        let fields = match endpoint.request_body() {
             RequestBodyKind::Model if endpoint.shape() == AnswerShape::Completion => &CHAT_FIELDS,
             RequestBodyKind::Model => &FIELDS,
             RequestBodyKind::Json | RequestBodyKind::Nothing => &NO_FIELDS,

@@ -67,7 +67,7 @@ impl ApiError {
 /// What the log says of a request that is refused at the door.
 pub(in crate::proxy) fn rejected(tables: &Tables, headers: &HeaderMap, arrival: &RequestArrival) -> RejectedRequest {
     let client = tables.keys.client(headers, arrival.visit()).filter(|_| tables.logs_client_ip);
-    RejectedRequest { client, key_begins: auth::begins(headers), ..RejectedRequest::default() }
+    RejectedRequest { client, key_begins: auth::loggable_prefix(headers), ..RejectedRequest::default() }
 }
 
 /// The first 200 bytes of a path, whole characters.

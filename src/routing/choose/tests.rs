@@ -29,9 +29,9 @@ fn candidate(target: usize, upstream: usize, credential: usize) -> Candidate {
         target,
         upstream,
         credential,
-        home: seed(&["upstream", &upstream.to_string()]),
-        seat: seed(&["upstream", &upstream.to_string(), &credential.to_string()]),
-        bar: None,
+        upstream_seed: seed(&["upstream", &upstream.to_string()]),
+        account_id: seed(&["upstream", &upstream.to_string(), &credential.to_string()]),
+        exclusion: None,
         standing: HealthState::InService,
         full: false,
         in_flight: 0,
@@ -39,7 +39,7 @@ fn candidate(target: usize, upstream: usize, credential: usize) -> Candidate {
     }
 }
 
-/// All candidates of a route where each upstream has so many credentials.
+/// All candidates of a route. `credentials` gives the number of credentials of an upstream.
 fn all(route: &Route<'_>, credentials: impl Fn(usize) -> usize) -> Vec<Candidate> {
     let of = |(index, target): (usize, &Target)| {
         let upstream = target.upstream;
@@ -56,7 +56,7 @@ fn out(cause: EjectionCause, seconds: u64) -> HealthState {
     HealthState::Out { cause, left: Duration::from_secs(seconds) }
 }
 
-/// How often each target comes first. With `sticky`, each request has a preference of its own.
+/// The share of requests for which each target comes first. With `sticky`, each request has its own preference.
 fn firsts(route: &Route<'_>, candidates: &[Candidate], sticky: bool, times: u64) -> Vec<f64> {
     let dice = Dice::seeded(11);
     let mut counts = vec![0_u32; route.targets.len()];
@@ -72,15 +72,15 @@ fn firsts(route: &Route<'_>, candidates: &[Candidate], sticky: bool, times: u64)
 fn assert_shares(found: &[f64], weights: &[u32]) {
     let sum: u32 = weights.iter().sum();
     for (share, weight) in found.iter().zip(weights) {
-        let wanted = f64::from(*weight) / f64::from(sum);
+        let expected = f64::from(*weight) / f64::from(sum);
         // Six standard deviations at 20,000 draws.
-        let bound = 6.0 * (wanted * (1.0 - wanted) / 20_000.0).sqrt();
-        assert!((share - wanted).abs() <= bound, "{found:?} for {weights:?}");
+        let bound = 6.0 * (expected * (1.0 - expected) / 20_000.0).sqrt();
+        assert!((share - expected).abs() <= bound, "{found:?} for {weights:?}");
     }
 }
 
 #[test]
-fn shares_follow_the_weights_with_a_preference_and_without() {
+fn shares_follow_the_weights_with_and_without_a_preference() {
     for weights in [[1, 1, 1], [1, 2, 7], [100, 1, 1], [5, 5, 90]] {
         let targets: Vec<_> = weights.iter().enumerate().map(|(index, weight)| target(index, 1, *weight)).collect();
         let route = route(Strategy::Weighted, &targets);
@@ -92,7 +92,7 @@ fn shares_follow_the_weights_with_a_preference_and_without() {
 
 /// Two models at one upstream are two targets.
 #[test]
-fn shares_follow_the_weights_also_at_one_upstream() {
+fn shares_follow_the_weights_for_two_models_at_one_upstream() {
     let targets = [target(0, 1, 1), target(0, 1, 3), target(1, 1, 4)];
     let route = route(Strategy::Weighted, &targets);
     for sticky in [false, true] {
@@ -101,7 +101,7 @@ fn shares_follow_the_weights_also_at_one_upstream() {
 }
 
 #[test]
-fn the_shares_of_who_is_left_stay_in_proportion() {
+fn the_shares_of_the_remaining_targets_keep_their_proportion() {
     let targets = [target(0, 1, 1), target(1, 1, 2), target(2, 1, 3)];
     let route = route(Strategy::Weighted, &targets);
     let mut candidates = all(&route, |_| 1);
@@ -112,9 +112,9 @@ fn the_shares_of_who_is_left_stay_in_proportion() {
 }
 
 #[test]
-fn credentials_without_a_difference_take_turns() {
+fn equal_credentials_take_turns() {
     let dice = Dice::seeded(1);
-    // Of one upstream with two and another with three, one of which is out.
+    // One upstream has two credentials, the other has three, and one of the three is ejected.
     let route = route(Strategy::Ordered, &[target(0, 1, 1), target(1, 2, 1)]);
     let mut candidates = all(&route, |upstream| 2 + upstream);
     candidates[3].standing = out(EjectionCause::Faults, 3);
@@ -142,26 +142,26 @@ fn the_least_busy_credential_comes_first() {
 }
 
 #[test]
-fn a_preference_does_not_care_for_turn_dice_or_load() {
+fn a_preference_ignores_turn_dice_and_load() {
     let route = route(Strategy::Weighted, &[target(0, 1, 1), target(1, 1, 2), target(2, 2, 1)]);
     for key in 0..50 {
         let preference = Some(seed(&["key", &key.to_string()]));
         let mut candidates = all(&route, |_| 4);
-        let wanted = ids(&choose(&route, candidates.clone(), preference, 0, &Dice::seeded(0)));
+        let expected = ids(&choose(&route, candidates.clone(), preference, 0, &Dice::seeded(0)));
         for turn in 1..20 {
             for (nth, candidate) in candidates.iter_mut().enumerate() {
                 candidate.in_flight = (nth * turn) % 7;
                 candidate.latency = Some(Duration::from_millis((nth * turn) as u64 % 5));
             }
             let choice = choose(&route, candidates.clone(), preference, turn, &Dice::seeded(turn as u64));
-            assert_eq!(ids(&choice), wanted);
+            assert_eq!(ids(&choice), expected);
         }
     }
 }
 
-/// One that is added takes over its share from all others alike, and nothing else moves.
+/// A new credential takes an equal part from each other credential, and no other request changes its credential.
 #[test]
-fn a_credential_that_is_added_takes_only_its_share() {
+fn a_new_credential_takes_only_its_share() {
     const KEYS: u64 = 10_000;
     let route = route(Strategy::Ordered, &[target(0, 1, 1)]);
     let first = |credentials, key: u64| {
@@ -173,7 +173,7 @@ fn a_credential_that_is_added_takes_only_its_share() {
         for key in 0..KEYS {
             let (before, after) = (first(credentials, key), first(credentials + 1, key));
             if before != after {
-                assert_eq!(after, credentials, "moved among those who were there");
+                assert_eq!(after, credentials, "a request moved between old credentials");
                 moved[before] += 1;
             }
         }
@@ -187,9 +187,9 @@ fn a_credential_that_is_added_takes_only_its_share() {
     }
 }
 
-/// The same for targets, and when one goes away its requests spread over the others.
+/// When a target is ejected, its requests spread over the other targets, and no other request moves.
 #[test]
-fn a_target_that_goes_away_leaves_the_others_alone() {
+fn an_ejected_target_does_not_move_requests_of_other_targets() {
     let route = route(Strategy::Weighted, &[target(0, 1, 1), target(1, 1, 2), target(2, 1, 1)]);
     let mut to = [0, 0];
     for key in 0..5000_u64 {
@@ -210,7 +210,7 @@ fn a_target_that_goes_away_leaves_the_others_alone() {
 }
 
 #[test]
-fn the_faster_of_two_is_preferred_and_the_unknown_is_asked() {
+fn the_faster_of_two_targets_is_preferred_and_an_unmeasured_one_is_tried() {
     let (fast, slow) = (Some(Duration::from_millis(10)), Some(Duration::from_secs(2)));
     let two = route(Strategy::LeastLatency, &[target(0, 1, 1), target(1, 1, 1)]);
     let mut candidates = all(&two, |_| 1);
@@ -221,19 +221,19 @@ fn the_faster_of_two_is_preferred_and_the_unknown_is_asked() {
     (candidates[0].latency, candidates[1].latency) = (None, None);
     assert!(firsts(&two, &candidates, false, 500).iter().all(|share| *share > 0.4));
 
-    // Of three, the slowest is asked never, the middle one where the fastest was not drawn: in a third.
+    // Of three targets, the slowest is never tried first. The middle one is first where the fastest was not drawn: in a third.
     let three = route(Strategy::LeastLatency, &[target(0, 1, 1), target(1, 1, 1), target(2, 1, 1)]);
     let mut candidates = all(&three, |_| 1);
     for (candidate, millis) in candidates.iter_mut().zip([30, 10, 20]) {
         candidate.latency = Some(Duration::from_millis(millis));
     }
     assert_shares(&firsts(&three, &candidates, false, 20_000), &[0, 2, 1]);
-    // With a preference it is no matter of latency.
+    // A preference ignores the latency.
     assert_shares(&firsts(&three, &candidates, true, 20_000), &[1, 1, 1]);
 }
 
 #[test]
-fn priorities_stay_whatever_is_faster() {
+fn priority_comes_before_latency() {
     let route = route(Strategy::LeastLatency, &[target(0, 2, 9), target(1, 1, 1), target(2, 1, 1)]);
     let mut candidates = all(&route, |_| 1);
     candidates[0].latency = Some(Duration::from_millis(1));
@@ -244,30 +244,30 @@ fn priorities_stay_whatever_is_faster() {
 }
 
 #[test]
-fn where_all_are_passed_by_the_soonest_comes_first_and_the_refused_last() {
+fn if_all_are_ejected_the_shortest_cooldown_comes_first_and_the_refused_last() {
     let route = route(Strategy::Ordered, &[target(0, 1, 1), target(1, 2, 1), target(2, 3, 1), target(3, 4, 1)]);
     let mut candidates = all(&route, |_| 1);
-    let standings = [
+    let states = [
         out(EjectionCause::Refused, 1),
         out(EjectionCause::Faults, 30),
         out(EjectionCause::RateLimited, 2),
         out(EjectionCause::Faults, 0),
     ];
-    for (candidate, standing) in candidates.iter_mut().zip(standings) {
-        candidate.standing = standing;
+    for (candidate, state) in candidates.iter_mut().zip(states) {
+        candidate.standing = state;
     }
     for preference in [None, Some(1), Some(2)] {
         let choice = choose(&route, candidates.clone(), preference, 3, &Dice::seeded(5));
         assert!(choice.last_resort);
         assert_eq!(ids(&choice), [(3, 0), (2, 0), (1, 0), (0, 0)]);
     }
-    // Barred is barred, also then.
-    candidates[3].bar = Some(ExclusionReason::Key);
-    candidates[2].bar = Some(ExclusionReason::TooLarge(5));
+    // An excluded candidate is excluded also in the last resort.
+    candidates[3].exclusion = Some(ExclusionReason::Key);
+    candidates[2].exclusion = Some(ExclusionReason::TooLarge(5));
     assert_eq!(ids(&choose(&route, candidates, None, 0, &Dice::seeded(5))), [(1, 0), (0, 0)]);
 }
 
-fn standing() -> impl Plan<Value = HealthState> {
+fn health_state() -> impl Plan<Value = HealthState> {
     prop_oneof![
         3 => Just(HealthState::InService),
         1 => Just(HealthState::Probation(EjectionCause::Faults)),
@@ -275,8 +275,8 @@ fn standing() -> impl Plan<Value = HealthState> {
     ]
 }
 
-/// A route, its candidates in any state, and what else an order depends on.
-fn scene() -> impl Plan<Value = (Route<'static>, Vec<Candidate>, Option<u64>, usize, u64)> {
+/// A route, its candidates in any state, a preference, a turn and a seed for the dice.
+fn routing_input() -> impl Plan<Value = (Route<'static>, Vec<Candidate>, Option<u64>, usize, u64)> {
     let strategy = prop_oneof![Just(Strategy::Ordered), Just(Strategy::Weighted), Just(Strategy::LeastLatency)];
     let targets = prop::collection::vec((0_usize..3, 1_u32..4, 1_u32..20), 1..5);
     (strategy, targets, 1_usize..4, any::<u64>(), prop::option::of(any::<u64>()), any::<usize>()).prop_flat_map(
@@ -287,7 +287,7 @@ fn scene() -> impl Plan<Value = (Route<'static>, Vec<Candidate>, Option<u64>, us
             let candidates = all(&route, |_| credentials);
             let states = prop::collection::vec(
                 (
-                    standing(),
+                    health_state(),
                     prop::bool::weighted(0.15),
                     prop::bool::weighted(0.2),
                     0_usize..5,
@@ -297,9 +297,10 @@ fn scene() -> impl Plan<Value = (Route<'static>, Vec<Candidate>, Option<u64>, us
             );
             (Just(route), Just(candidates), states, Just(preference), Just(turn), Just(dice)).prop_map(
                 |(route, mut candidates, states, preference, turn, dice)| {
-                    for (candidate, (standing, barred, full, in_flight, latency)) in candidates.iter_mut().zip(states) {
-                        candidate.standing = standing;
-                        candidate.bar = barred.then_some(ExclusionReason::Key);
+                    for (candidate, (state, is_excluded, full, in_flight, latency)) in candidates.iter_mut().zip(states)
+                    {
+                        candidate.standing = state;
+                        candidate.exclusion = is_excluded.then_some(ExclusionReason::Key);
                         candidate.full = full;
                         candidate.in_flight = in_flight;
                         candidate.latency = latency.map(Duration::from_millis);
@@ -313,19 +314,19 @@ fn scene() -> impl Plan<Value = (Route<'static>, Vec<Candidate>, Option<u64>, us
 
 proptest! {
     #[test]
-    fn an_order_is_sound((route, candidates, preference, turn, dice) in scene()) {
+    fn every_order_keeps_the_rules((route, candidates, preference, turn, dice) in routing_input()) {
         let choice = choose(&route, candidates.clone(), preference, turn, &Dice::seeded(dice));
-        let allowed: Vec<_> = candidates.iter().filter(|candidate| candidate.bar.is_none()).collect();
+        let allowed: Vec<_> = candidates.iter().filter(|candidate| candidate.exclusion.is_none()).collect();
         let usable: Vec<_> = allowed.iter().filter(|candidate| candidate.standing.is_usable()).collect();
         prop_assert_eq!(choice.last_resort, usable.is_empty());
 
-        // All who may be asked, each once, and nobody else.
-        let wanted = if usable.is_empty() { allowed.len() } else { usable.len() };
+        // Every candidate that may be tried occurs once, and no other candidate occurs.
+        let expected = if usable.is_empty() { allowed.len() } else { usable.len() };
         let mut found = ids(&choice);
         found.sort_unstable();
         found.dedup();
-        prop_assert_eq!((found.len(), choice.candidates.len()), (wanted, wanted));
-        prop_assert!(choice.candidates.iter().all(|one| one.bar.is_none()));
+        prop_assert_eq!((found.len(), choice.candidates.len()), (expected, expected));
+        prop_assert!(choice.candidates.iter().all(|one| one.exclusion.is_none()));
         prop_assert!(choice.last_resort || choice.candidates.iter().all(|one| one.standing.is_usable()));
 
         let priority = |one: &Candidate| route.targets[one.target].priority;
@@ -334,15 +335,15 @@ proptest! {
                 prop_assert!(one.standing.badness(&next.standing) != Ordering::Greater);
                 continue;
             }
-            prop_assert!(one.full <= next.full, "a full one before one with room");
+            prop_assert!(one.full <= next.full, "a full candidate before one that is not full");
             if one.full == next.full {
-                prop_assert!(priority(one) <= priority(next), "out of priority");
+                prop_assert!(priority(one) <= priority(next), "a lower priority before a higher one");
                 if one.target == next.target && preference.is_none() {
-                    prop_assert!(one.in_flight <= next.in_flight, "the busier first");
+                    prop_assert!(one.in_flight <= next.in_flight, "the busier credential first");
                 }
             }
         }
-        // With the same dice the same order.
+        // The same dice give the same order.
         prop_assert_eq!(ids(&choice), ids(&choose(&route, candidates, preference, turn, &Dice::seeded(dice))));
     }
 }

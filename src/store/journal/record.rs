@@ -73,7 +73,7 @@ pub fn encode(row: &Row<'_>, into: &mut Vec<u8>) {
 fn put_added(row: &Row<'_>, into: &mut Vec<u8>) {
     put_parts(row.usage, into);
     put_parts(row.shown.and_then(PolledUsage::usage).unwrap_or_default(), into);
-    put_some(row.price.map(|price| price.more()).unwrap_or_default(), into);
+    put_some(row.price.map(|price| price.optional_rates()).unwrap_or_default(), into);
     put_number(row.unpriced.bits().into(), into);
     put_maybe(row.exchange.cny_per_usd, into);
     let terms = row.terms.filter(|terms| terms.len() <= MAX_TERMS).unwrap_or_default();
@@ -310,7 +310,7 @@ impl<'a> Fields<'a> {
         let shown = self.parts(row.shown.and_then(PolledUsage::usage).unwrap_or_default())?;
         row.shown = row.shown.map(|_| PolledUsage::new(shown));
         let more = self.some()?;
-        row.price = row.price.map(|price| price.with_more(more));
+        row.price = row.price.map(|price| price.with_optional_rates(more));
         row.unpriced = Parts::from_bits(self.number()?)?;
         row.exchange = Exchange { cny_per_usd: self.maybe()? };
         let length = usize::try_from(self.number()?).ok()?;

@@ -120,7 +120,7 @@ where
     values.add(usage.told_cost.map(integer))?;
     values.add(usage.tier.map(|tier| Cow::Borrowed(tier.name())))?;
     values.add(row.unpriced.names().map(Cow::<str>::Owned))?;
-    values.add(row.price.and_then(|price| price.written_more()).map(Cow::<str>::Owned))?;
+    values.add(row.price.and_then(|price| price.optional_rates_text()).map(Cow::<str>::Owned))?;
     values.add(row.terms.map(Cow::Borrowed))?;
     values.add(row.exchange.cny_per_usd.map(integer))?;
     values.add(row.exchanged().map(integer))
@@ -184,7 +184,7 @@ fn distinct<'a, 'r>(rows: &'a [Row<'r>]) -> Vec<&'a Row<'r>> {
         let place = *places.entry(row.id).or_insert(kept.len());
         match kept.get_mut(place) {
             None => kept.push(row),
-            Some(known) if known.state.gives_way() && row.state != UsageState::Open => *known = row,
+            Some(known) if known.state.is_replaceable() && row.state != UsageState::Open => *known = row,
             Some(_) => {}
         }
     }
@@ -346,7 +346,7 @@ impl Database {
         let (of_model, wanted) = match model {
             None => (String::new(), None),
             // As `ModelPattern::matches` decides: the name as asked, or behind the upstream's.
-            Some(model) => match model.beginning() {
+            Some(model) => match model.prefix() {
                 None => (" AND (model = $4 OR model = upstream || '/' || $4)".to_owned(), Some(&*model.0)),
                 Some(beginning) => {
                     let length = beginning.chars().count();

@@ -144,7 +144,7 @@ impl PolledRow {
         let amount = |nth: usize| number(nth).map(Option::unwrap_or_default);
         let currency = text(4)?.as_deref().and_then(Currency::named);
         // Rows of before have no more than a standard price.
-        let terms = text(27)?.as_deref().and_then(Tariff::read);
+        let terms = text(27)?.as_deref().and_then(Tariff::from_text);
         let tariff = match currency.filter(|_| terms.is_none()) {
             Some(currency) => Some(Tariff::from(Price {
                 input: amount(6)?,
@@ -328,7 +328,7 @@ impl Database {
                     values.push_bind(&found.id).push_bind(settled.state.name());
                     values.push_bind(settled.currency.map(|_| integer(settled.cost)));
                     values.push_bind(found.exchanged.map(integer)).push_bind(settled.unpriced.names());
-                    values.push_bind(found.price.and_then(|price| price.written_more()));
+                    values.push_bind(found.price.and_then(|price| price.optional_rates_text()));
                     let price = found.price.map(|price| {
                         [price.input, price.cached, price.output, price.reasoning, price.per_call].map(integer)
                     });

@@ -30,7 +30,7 @@ async fn a_key_that_looks_up_much_keeps_nobody_else_waiting() {
         })
         .collect();
     // It began: the store is being asked.
-    while fleet.gateway.metric("tidegate_affinity_asked_total").await < MOST as f64 {
+    while fleet.gateway.metric("tidegate_affinity_store_lookups_total").await < MOST as f64 {
         tokio::task::yield_now().await;
     }
     let mut bob = Vec::new();

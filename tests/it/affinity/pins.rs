@@ -183,7 +183,7 @@ async fn the_store_is_not_asked_for_ids_of_whole_items() {
     let body = messages("smart", &["msg_stored", "msg_theirs", "msg_new"]);
     assert_eq!(fleet.create("alice", &body).await.status, 200);
     assert!(fleet.account().starts_with("one-"), "it goes where its model leads");
-    let asked = "tidegate_affinity_asked_total";
+    let asked = "tidegate_affinity_store_lookups_total";
     assert_eq!(fleet.gateway.metric(asked).await, 0.0);
     // Beside them it is asked for what has to be looked up.
     let with = body.replacen('{', r#"{"previous_response_id":"resp_1","#, 1);

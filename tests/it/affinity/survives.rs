@@ -218,7 +218,7 @@ async fn what_one_replica_made_the_other_follows_up_at_once() {
         assert!(id(&answer).starts_with(made.rsplit_once('_').unwrap().0), "{made} {answer:?}");
     }
     took.sort_unstable();
-    let in_vain = r#"tidegate_affinity_waits_total{result="in_vain"}"#;
+    let in_vain = r#"tidegate_affinity_waits_total{result="timed_out"}"#;
     let in_vain = fleet.gateway.metric(in_vain).await + other.metric(in_vain).await;
     eprintln!(
         "{TIMES} follow-ups on the other replica: none lost; {late} came before Redis knew ({in_vain} waits in vain), {unsure} could not be \

@@ -312,7 +312,7 @@ async fn by_id() {
     for endpoint in Endpoint::ALL.into_iter().filter(|endpoint| endpoint.has_ids()) {
         let id = if endpoint.path().starts_with("/responses") { "resp_alice" } else { "conv_alice" };
         let path = endpoint.path().replace("{id}", id).replace("{item}", "item_alice");
-        let body = (endpoint.carries() == RequestBodyKind::Json).then_some(r#"{"items":[],"metadata":{}}"#);
+        let body = (endpoint.request_body() == RequestBodyKind::Json).then_some(r#"{"items":[],"metadata":{}}"#);
         for base in ["", "/v1"] {
             for query in ["", "?stream=true&starting_after=7", "?include%5B%5D=x"] {
                 let line = format!("{} {base}{path}{query}", endpoint.method());
@@ -344,9 +344,9 @@ async fn the_store_is_asked_alike_for_what_is_somebody_elses_and_what_nobody_has
     let asked = async |body: &str| {
         // A busy machine's store may be late, and nothing is told then.
         loop {
-            let before = fleet.gateway.metric("tidegate_affinity_asked_total").await;
+            let before = fleet.gateway.metric("tidegate_affinity_store_lookups_total").await;
             if call(&fleet.gateway, "bob", "POST /v1/responses", Some(body)).await.status != 503 {
-                return fleet.gateway.metric("tidegate_affinity_asked_total").await - before;
+                return fleet.gateway.metric("tidegate_affinity_store_lookups_total").await - before;
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }

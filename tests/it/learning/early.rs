@@ -60,7 +60,7 @@ async fn an_event_that_is_split_anywhere_is_known_when_its_last_byte_is_here() {
         let id = format!("resp_{at:03}");
         assert_eq!(recall(&gateway, (Kind::Response, &id), owner("tester")).await, made_here(), "{at}");
     }
-    assert_eq!(gateway.metric("tidegate_affinity_asked_total").await, 0.0, "memory is enough");
+    assert_eq!(gateway.metric("tidegate_affinity_store_lookups_total").await, 0.0, "memory is enough");
 }
 
 #[tokio::test]
@@ -85,7 +85,7 @@ async fn a_body_that_is_split_anywhere_is_known_when_its_last_byte_is_here() {
         let id = format!("resp_{at:03}");
         assert_eq!(recall(&gateway, (Kind::Response, &id), owner("tester")).await, made_here(), "{at}");
     }
-    assert_eq!(gateway.metric("tidegate_affinity_asked_total").await, 0.0, "memory is enough");
+    assert_eq!(gateway.metric("tidegate_affinity_store_lookups_total").await, 0.0, "memory is enough");
 }
 
 #[tokio::test]

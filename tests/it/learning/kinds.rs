@@ -226,7 +226,7 @@ async fn whoever_learned_it_first_keeps_it_and_others_have_it_beside_him() {
     let of_stranger = Recalled::Own(Origin { owner: owner("stranger"), ..origin });
     assert_eq!(told(&gateway, (Kind::Response, "resp_1"), owner("stranger")).await, of_stranger);
     assert_eq!(told(&gateway, (Kind::Response, "resp_1"), owner("another")).await, Recalled::Foreign(origin));
-    assert_eq!(gateway.metric("tidegate_affinity_taken_total").await, 1.0);
+    assert_eq!(gateway.metric("tidegate_affinity_foreign_total").await, 1.0);
 }
 
 #[tokio::test]
@@ -237,6 +237,6 @@ async fn an_answer_that_names_too_much_passes_whole() {
         answered("GET /v1/conversations/conv_2/items", json("200 OK", &list), list.as_bytes()).await;
     assert_eq!(told(&gateway, (Kind::Item, "msg_4095"), owner("tester")).await, made_here());
     assert_eq!(told(&gateway, (Kind::Item, "msg_4096"), owner("tester")).await, Recalled::Unknown);
-    gateway.metric_becomes("tidegate_affinity_overlooked_total", 904.0).await;
+    gateway.metric_becomes("tidegate_affinity_skipped_total", 904.0).await;
     assert_eq!(learned(&gateway).await, 4096.0);
 }

@@ -22,7 +22,7 @@ use crate::support::{
 const GENEROUS: Duration = Duration::from_millis(400);
 
 const KNOWN: &str = r#"tidegate_affinity_waits_total{result="known"}"#;
-const IN_VAIN: &str = r#"tidegate_affinity_waits_total{result="in_vain"}"#;
+const IN_VAIN: &str = r#"tidegate_affinity_waits_total{result="timed_out"}"#;
 
 fn start(upstream: &Upstream, redis: &RedisServer) -> Gateway {
     Gateway::start(settings(upstream, redis))

@@ -141,7 +141,7 @@ async fn a_row_that_is_not_taken_holds_up_no_other() {
         let mut records = Vec::new();
         (1..=100).for_each(|number| encode(&row(&outcome, number), &mut records));
         let condition = feed(&data, &place, &records);
-        let aside = condition.put_aside.load(Ordering::Relaxed);
+        let aside = condition.quarantined_rows.load(Ordering::Relaxed);
         assert_eq!((aside, condition.waiting(), files(&data)), (1, 0, vec!["refused.rows".to_owned()]), "{place}");
         assert!(condition.faults().any(|fault| fault == ("rows", true)), "{place}");
         let stored = rows(&place).await;

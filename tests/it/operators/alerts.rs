@@ -95,7 +95,7 @@ async fn a_spent_budget_is_told_to_a_receiver_that_fails_first() {
     let metrics = Client::connect(gateway.admin()).await.get("/metrics").await;
     let metrics = String::from_utf8(metrics.body).unwrap();
     for line in
-        ["tidegate_alerts_sent_total 2", "tidegate_alert_tries_failed_total 2", "tidegate_alerts_dropped_total 0"]
+        ["tidegate_alerts_sent_total 2", "tidegate_alert_deliveries_failed_total 2", "tidegate_alerts_dropped_total 0"]
     {
         assert!(metrics.lines().any(|found| found == line), "{line} in\n{metrics}");
     }

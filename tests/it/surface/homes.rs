@@ -6,7 +6,7 @@ use crate::support::gateway::credential;
 #[tokio::test]
 async fn they_go_to_the_default_or_to_the_only_one() {
     let (mut first, mut second, config) = pair(json("200 OK", RESPONSE), json("200 OK", RESPONSE)).await;
-    let nameless = || Endpoint::ALL.into_iter().filter(|endpoint| endpoint.carries() != RequestBodyKind::Model);
+    let nameless = || Endpoint::ALL.into_iter().filter(|endpoint| endpoint.request_body() != RequestBodyKind::Model);
     // No setting says which of the two: what is new goes to the first one, and an id that is not known is refused.
     let gateway = Gateway::start(config.clone());
     for endpoint in nameless() {

@@ -103,7 +103,8 @@ impl Owned {
             reserved,
             price: self.price.map(|[input, cached, output, reasoning, per_call]| {
                 let currency = Currency::ALL[usize::from(self.estimated)];
-                Price { input, cached, output, reasoning, per_call, ..Price::free(currency) }.with_more(self.added.more)
+                Price { input, cached, output, reasoning, per_call, ..Price::free(currency) }
+                    .with_optional_rates(self.added.more)
             }),
             reserved_cost: self.costs[0],
             cost: self.costs[1],

@@ -1,27 +1,27 @@
-//! How the ledger stands.
+//! Status of the ledger: counters and faults, which metrics and `/readyz` show.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::UsageState;
 
-/// What came of a call that Tidegate made for a response in the background. The names are fixed: metric label.
+/// Result of one poll: a request that Tidegate sends for a background response. The names are fixed: metric label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PollOutcome {
     /// The response is over.
     Over,
-    /// It is being made.
+    /// The response is still in progress.
     UnderWay,
-    /// The provider does not have it.
+    /// The provider does not have the response.
     Gone,
-    /// No usable answer came.
+    /// The provider sent no usable answer.
     Failed,
 }
 
 impl PollOutcome {
-    /// All of them.
+    /// All results.
     pub const ALL: [Self; 4] = [Self::Over, Self::UnderWay, Self::Gone, Self::Failed];
 
-    /// Its fixed name.
+    /// The fixed name of the result.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Over => "over",
@@ -32,44 +32,44 @@ impl PollOutcome {
     }
 }
 
-/// How the ledger stands: written by those who know, read when somebody asks.
+/// Counters and faults of the ledger. The ledger's parts write them; metrics and `/readyz` show them.
 #[derive(Debug, Default)]
 pub struct LedgerStatus {
-    /// Bytes of the journal.
+    /// Size of the journal, in bytes.
     pub journal_bytes: AtomicU64,
-    /// Requests that are over.
+    /// Finished requests.
     pub settled: AtomicU64,
-    /// Those of them that are in the database.
+    /// Finished requests whose rows are in the database.
     pub stored: AtomicU64,
-    /// Rows that were written to the database, by [`UsageState::ALL`].
+    /// Rows that were written to the database, in the order of [`UsageState::ALL`].
     pub rows: [AtomicU64; UsageState::ALL.len()],
-    /// The journal could not be written when it was tried last: requests are refused.
+    /// The last write to the journal failed: Tidegate refuses requests.
     pub journal_fails: AtomicBool,
-    /// It is as large as it may be: requests are refused.
+    /// The journal reached its maximum size: Tidegate refuses requests.
     pub journal_full: AtomicBool,
-    /// What was written may not survive a loss of power.
+    /// The last sync of the journal failed: written rows may not survive a loss of power.
     pub journal_sync_fails: AtomicBool,
-    /// The database could not be written when it was tried last: the journal keeps the rows.
+    /// The last write to the database failed: the journal keeps the rows.
     pub database_fails: AtomicBool,
-    /// Responses in the background whose rows are pending, as far as this process asks for them.
+    /// Pending background responses that this process polls.
     pub pending: AtomicU64,
-    /// Calls that Tidegate made for them, by [`PollOutcome::ALL`].
+    /// Polls of background responses, in the order of [`PollOutcome::ALL`].
     pub polls: [AtomicU64; PollOutcome::ALL.len()],
-    /// Thresholds that budgets reached.
+    /// How often a budget reached one of its warning thresholds.
     pub budget_warnings: AtomicU64,
-    /// How often the ledger connected to its database: another connection may lead to another server.
+    /// How often the ledger connected to its database. A new connection may lead to another server.
     pub connections: AtomicU64,
-    /// Rows that the database did not take, whatever was left out of them: they lie aside, and somebody has to look.
-    pub put_aside: AtomicU64,
+    /// Quarantined rows: the database refused them in full and in reduced form. An operator has to inspect them.
+    pub quarantined_rows: AtomicU64,
 }
 
 impl LedgerStatus {
-    /// Requests that are over and not in the database yet.
+    /// Finished requests whose rows are not in the database yet.
     pub fn waiting(&self) -> u64 {
         self.settled.load(Ordering::Relaxed).saturating_sub(self.stored.load(Ordering::Relaxed))
     }
 
-    /// Counts rows that are in the database now.
+    /// Counts rows that were written to the database.
     pub fn count(&self, state: UsageState, rows: u64) {
         for (known, count) in UsageState::ALL.iter().zip(&self.rows) {
             if *known == state {
@@ -78,7 +78,7 @@ impl LedgerStatus {
         }
     }
 
-    /// What is wrong, by fixed names.
+    /// The faults by their fixed names, with whether each is present.
     pub fn faults(&self) -> impl Iterator<Item = (&'static str, bool)> {
         [
             ("journal", &self.journal_fails),
@@ -88,6 +88,6 @@ impl LedgerStatus {
         ]
         .into_iter()
         .map(|(name, fault)| (name, fault.load(Ordering::Relaxed)))
-        .chain([("rows", self.put_aside.load(Ordering::Relaxed) > 0)])
+        .chain([("rows", self.quarantined_rows.load(Ordering::Relaxed) > 0)])
     }
 }
