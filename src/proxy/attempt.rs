@@ -123,8 +123,7 @@ pub(super) async fn attempt(
             settlement.attempted(since, AttemptResult::Status(response.status()));
             let mut reply = judge(proxy.clock, tables, settlement, since, lease, endpoint, response).await?;
             let succeeded = reply.head.status.is_success();
-            // Where all keys of the account share their state, a request may name state without a known owner. The answer then
-            // makes the client's key the owner.
+            // Where all keys of the upstream share their state, the caller owns each reference that the request names.
             let unowned = Some(call.unowned).filter(|_| tables.keys.strangers_use(index));
             let lessons = |account| proxy.learning.lessons(account, call.owner, unowned.cloned());
             reply.lessons = account.filter(|_| succeeded).map(lessons);
@@ -274,8 +273,7 @@ async fn judge(
         return Ok(reply);
     }
     let answer = match reply.head.status {
-        // The client gets a 429 for a spent balance unchanged. The answer stops clients from retrying, and reveals no
-        // credential.
+        // The client gets the upstream's 429, also one about a spent balance. A 429 stops retries, and reveals no credential.
         StatusCode::TOO_MANY_REQUESTS => FailedAnswer::Theirs(Box::new(reply)),
         StatusCode::UNAUTHORIZED => FailedAnswer::Ours(ApiError::upstream(Problem::UpstreamAuth)),
         _ if is_ours => FailedAnswer::Ours(ApiError::upstream(Problem::UpstreamAuth)),
