@@ -46,7 +46,7 @@ pub(super) struct Failover<'a> {
     again: Vec<(Instant, Candidate)>,
     /// The upstream of each attempt so far.
     asked: Vec<usize>,
-    /// Upstreams that asked for a pause, with its end. `None` = the pause is longer than a request waits.
+    /// Upstreams that need a pause, with its end. `None` = the pause is longer than a request waits.
     resting: Vec<(usize, Option<Instant>)>,
     /// The best failed answer so far.
     best: Option<BestFailure>,

@@ -87,8 +87,9 @@ impl Admitted {
         self.head.uri.query().unwrap_or_default()
     }
 
-    /// Whether the answer is drained by default after its client left. Then the key or its group has a budget, a model works
-    /// for the request, and the answer is no stream: the provider computes and bills the whole answer in any case.
+    /// Whether the answer is drained by default after its client left. Three conditions must be true: the key or its group has
+    /// a budget, a model works for the request, and the answer is no stream. The provider computes and bills the whole of such
+    /// an answer in any case.
     pub(super) fn is_read_on_by_default(&self, tables: &Tables) -> bool {
         self.caller.on_client_gone == OnClientGone::ByCost
             && !self.received.stream

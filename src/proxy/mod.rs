@@ -69,8 +69,8 @@ use read_on::DrainContext;
 pub use read_on::DrainTasks;
 pub use respond::ResponseBody;
 
-/// The most memory of one request, beside its body and its connections. A request keeps the best of the failed answers, the
-/// answer that it reads now, and the last block of its body, which may not be full.
+/// The most memory of one request, beside its body and its connections. A request keeps the best failed answer, the answer that
+/// it reads now, and the last block of its body.
 pub const PER_REQUEST: usize = 2 * attempt::ERROR_BODY_LIMIT + BLOCK;
 
 /// The most upstream connections of one request. A failed answer that was not read to its end keeps its connection during the

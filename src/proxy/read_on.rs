@@ -80,7 +80,7 @@ pub(super) struct DrainContext {
 }
 
 impl DrainContext {
-    /// Runs the rest of a request whose client left. If no slot is free or the gateway stops, the rest is dropped, which
+    /// Runs the rest of a request after its client left. If no slot is free or the gateway stops, the rest is dropped, which
     /// cancels the request upstream.
     fn spawn(self, rest: impl Future<Output = ()> + Send + 'static) {
         if std::thread::panicking() || self.departure.end() == EndReason::GatewayStop {

@@ -301,7 +301,7 @@ impl Relay {
         end
     }
 
-    /// Fails at the next poll. hyper drops its buffered bytes when a body fails, so the delay lets hyper first send the bytes
+    /// Fails at the next poll. hyper drops its buffered bytes when a body fails. The delay lets hyper first send the bytes
     /// before the break.
     fn break_off(&mut self, broken: RelayError, cx: &Context<'_>) -> Poll<Option<Result<Frame<Bytes>, RelayError>>> {
         self.broken = Some(broken);

@@ -1,4 +1,4 @@
-//! Writes the usage and the budgets of a key as JSON. A key sees only its own numbers, neither those of its group nor those of
+//! Writes the usage and the budgets of a key as JSON. A key sees only its own numbers: no numbers of its group, and none of
 //! another key.
 
 use jiff::{Timestamp, civil::Date};
@@ -76,8 +76,8 @@ pub fn subscription(tables: &Tables, caller: &Caller) -> String {
     .to_string()
 }
 
-/// Returns the currency of the answer: dollars where an exchange rate is configured, else the currency of the key's budget,
-/// else the only currency that the key paid in.
+/// Returns the currency of the answer. The order: dollars where an exchange rate is configured, the currency of the key's
+/// budget, the only currency that the key paid in.
 fn shown_in(tables: &Tables, caller: &Caller, used: Option<&KeyStatement>) -> Currency {
     if tables.exchange.cny_per_usd.is_some() {
         return Currency::Usd;
