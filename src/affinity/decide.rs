@@ -119,7 +119,7 @@ pub fn decide(named: &[LookedUpReference], refuses: impl FnOnce(Option<u64>) -> 
         match named.effect() {
             ReferenceEffect::Foreign => return Decision::Unknown(place),
             ReferenceEffect::Unknown if refuses => return Decision::Unknown(place),
-            // A reference of another owner is always an error, also while the store fails.
+            // A reference of another owner is never sent upstream, also while the store fails.
             ReferenceEffect::CannotTell { foreign } => cannot_tell |= foreign || refuses,
             _ => {}
         }

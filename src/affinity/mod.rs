@@ -45,8 +45,9 @@ pub use keeping::AffinityStoreThread;
 /// The longest wait of a request for a shared store. The promise is 50 ms; the rest is for timers and for a busy machine.
 pub const WAIT: Duration = Duration::from_millis(40);
 
-/// The same for the file of this process, which does not fail like a server. The file answers late while a disk syncs, or while
-/// a machine reads all of memory again after a restart. A request without that answer fails or reaches the wrong account.
+/// The same for the file of this process, which does not fail like a server. The file answers late while a disk syncs or the
+/// machine is busy: after a restart, every reference needs a lookup. A request without that answer fails or reaches the wrong
+/// account.
 pub const WAIT_FOR_FILE: Duration = Duration::from_secs(1);
 
 /// The most references that wait for a failed store: 5 MiB at 48 bytes each. Further references are only in memory. When the

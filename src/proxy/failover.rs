@@ -138,7 +138,7 @@ impl<'a> Failover<'a> {
         model
     }
 
-    /// Returns the first candidate with a free slot. If all are full, waits in the queue for the first slot.
+    /// Returns the first candidate with a free slot. If all are full, waits for the first slot, up to the queue timeout.
     async fn first(&mut self) -> Result<(Lease, Candidate), ApiError> {
         if let Some(taken) = self.take_fresh() {
             return Ok(taken);

@@ -2,7 +2,7 @@
 //!
 //! Tidegate records a frame's references before it sends the frame. No client of this process can therefore name a reference
 //! too early. Where replicas share the affinity store, the frame waits until other replicas can know its references, at most
-//! [`affinity::WAIT`](crate::affinity::WAIT). Nothing else ever delays an answer.
+//! [`affinity::WAIT`](crate::affinity::WAIT). Nothing else ever holds back a frame.
 
 use std::{
     fmt,

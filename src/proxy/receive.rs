@@ -50,7 +50,7 @@ const DECODED_PIECE: usize = 32 * 1024;
 /// piece, a body whose codes arrive by a few KiB would take twice its memory. The budget counts only the body's bytes.
 const USEFUL_ROOM: usize = 2 * 1024;
 
-/// The memory of a decoder beside its window: blocks, tables and output. zstd needs the most, 0.3 MiB.
+/// The memory of a decoder beside its window: blocks, tables and output. zstd's blocks and tables are the largest, 0.3 MiB.
 const DECODER: u64 = 384 * 1024;
 
 /// A complete body.
@@ -129,7 +129,7 @@ where
 }
 
 /// Discards a body without a meaning. SDKs send no body with DELETE and cancel requests, but still declare JSON. Tidegate
-/// neither reads such a body nor forwards it.
+/// neither parses such a body nor forwards it.
 async fn discard<B>(body: B, timeouts: &Timeouts) -> Result<ReceivedBody, ApiError>
 where
     B: Body<Data = Bytes, Error: Error + 'static> + Send + Unpin,

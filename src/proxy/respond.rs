@@ -45,7 +45,7 @@ pub(super) struct Reply {
     pub(super) silence: Duration,
     /// The slot at the upstream. `None` = the slot was released.
     pub(super) lease: Option<Lease>,
-    /// Records references of the answer. Only a success has one.
+    /// The recorder of the answer's references. Only a success has a recorder.
     pub(super) lessons: Option<AffinityRecorder>,
 }
 
