@@ -1,65 +1,66 @@
-//! Where a request goes that refers to state. Pure: what the memory says of each reference comes in.
+//! Decides the destination of a request that refers to state. Pure: the caller passes in the result of each lookup.
 //!
-//! | known of it | looked up upstream | perhaps looked up | an item that is whole | `encrypted_content`, a prompt |
+//! | result of the lookup | looked up upstream | perhaps looked up | id of a complete item | `encrypted_content`, a prompt |
 //! | --- | --- | --- | --- | --- |
 //! | the caller's, or the caller's group's | pins | leans | leans | pins |
-//! | another owner's | refuses, like an unknown id | refuses | nothing | pins: keys rotate, and the text is the proof |
-//! | never seen | refuses, or nothing, as `unknown_ids` says | nothing | nothing | nothing |
+//! | another owner's | rejects, like an unknown id | rejects | nothing | pins: keys rotate, and the text is the proof |
+//! | never seen | rejects, or nothing, as `unknown_ids` says | nothing | nothing | nothing |
 //! | the store cannot tell | no answer now, or nothing, as `unknown_ids` says | nothing | nothing | nothing |
 //!
-//! What leans goes to its account first where its model leads there too: the prompt is cached there. Such a request can be answered
-//! anywhere, so leaning never keeps it from going elsewhere, and a history of several accounts, as failover leaves it behind, goes free.
+//! A request that leans goes first to its account, where its model has a target there, because the account caches the prompt.
+//! Any account can answer such a request, so a lean never prevents failover. If a history leans to several accounts, as
+//! failover leaves it, no account comes first.
 
 use super::Recalled;
 use crate::domain::origin::Kind;
 
-/// A reference of a request.
+/// A reference of a request, with the result of its lookup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LookedUpReference {
-    /// What it names.
+    /// The kind of the object.
     pub kind: Kind,
-    /// What becomes of it upstream.
+    /// What the upstream does with the reference.
     pub role: ReferenceRole,
-    /// What is known of it.
+    /// The result of the lookup.
     pub recalled: Recalled,
 }
 
 /// What an upstream does with a reference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReferenceRole {
-    /// It is looked up.
+    /// The upstream looks it up.
     LookedUp,
-    /// It may be looked up: its value looks like an id, at a place without a meaning.
+    /// The upstream may look it up: the value resembles an id, in a field without a known meaning.
     Perhaps,
-    /// Nothing: it is the id of an item that is whole.
+    /// Nothing, because it is the id of a complete item.
     Whole,
-    /// It is looked up in something that the request names as well, which decides where it goes.
+    /// The upstream looks it up inside another object of the request, and that object decides the destination.
     Within,
 }
 
-/// Where a request goes. References are told by their places.
+/// The destination of a request. Numbers are positions in the list of references.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// Where it would go without its references.
+    /// The same destination as without references.
     Free,
-    /// To this account.
+    /// Only this account.
     Pinned {
-        /// The number of the account.
+        /// The account's number.
         account: u64,
-        /// The first reference that says so.
+        /// The first reference that pins.
         by: usize,
     },
-    /// Where it would go without its references, and there to this account first.
+    /// The same destination as without references, with this account first.
     Leaning(u64),
-    /// Nowhere: these two are in different accounts.
+    /// None: these two references pin different accounts.
     Conflict(usize, usize),
-    /// Nowhere: this one does not exist for the caller.
+    /// None: this reference does not exist for the caller.
     Unknown(usize),
-    /// Nowhere now: whether it exists for the caller cannot be known.
+    /// None now: a lookup failed, so the owner of a reference is unknown.
     CannotTell,
 }
 
-/// What one reference asks for.
+/// The effect of one reference on the destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ReferenceEffect {
     Nothing,
@@ -92,8 +93,8 @@ impl LookedUpReference {
     }
 }
 
-/// Decides. `refuses` says whether references that were never seen are refused in a request that goes to this account, or
-/// wherever it goes without one.
+/// Decides the destination. `refuses` returns whether an unknown reference is an error, given the account that pins the
+/// request, or `None` without a pin.
 pub fn decide(named: &[LookedUpReference], refuses: impl FnOnce(Option<u64>) -> bool) -> Decision {
     let mut pinned: Option<(u64, usize)> = None;
     let (mut leans, mut agree) = (None, true);
@@ -118,7 +119,7 @@ pub fn decide(named: &[LookedUpReference], refuses: impl FnOnce(Option<u64>) -> 
         match named.effect() {
             ReferenceEffect::Foreign => return Decision::Unknown(place),
             ReferenceEffect::Unknown if refuses => return Decision::Unknown(place),
-            // What memory knows to be somebody else's goes nowhere.
+            // A reference of another owner is never sent upstream, also while the store fails.
             ReferenceEffect::CannotTell { foreign } => cannot_tell |= foreign || refuses,
             _ => {}
         }

@@ -1,5 +1,5 @@
-//! Lookups that wait for the store, in one line for each key. The keys take turns, so that a key which has very much looked up
-//! waits for itself alone.
+//! Lookups that wait for the store, in one queue for each key. Keys take turns, so that a key with very many lookups delays
+//! only its own.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -10,13 +10,13 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::{domain::origin::Reference, store::origins::StoredOrigin};
 
-/// Lookups of one key that wait at once. Each belongs to a request under way; the store answers thousands a second.
+/// The most waiting lookups of one key. Each belongs to a request in progress, and the store answers thousands per second.
 const WAITING: usize = 1024;
 
-/// References that a key gets looked up in its turn: ten keys share one read of [`BATCH`](super::keeping).
+/// The most references of one key per turn. Ten keys share one read of [`BATCH`](super::keeping).
 const TURN: usize = 50;
 
-/// What one request asks the store for.
+/// The lookup of one request.
 #[derive(Debug)]
 struct Lookup {
     references: Vec<Reference>,
@@ -24,11 +24,11 @@ struct Lookup {
     answer: oneshot::Sender<Vec<Option<StoredOrigin>>>,
 }
 
-/// The lookups of one key, in the order in which they came.
+/// The lookups of one key, in the order of arrival.
 #[derive(Debug, Default)]
 struct KeyQueue {
     lookups: VecDeque<Lookup>,
-    /// References at its front that are in the batch under way.
+    /// How many references at its front are in the current batch.
     taken: usize,
 }
 
@@ -39,18 +39,18 @@ struct KeyQueues {
     turns: VecDeque<u64>,
 }
 
-/// All lookups that wait.
+/// All waiting lookups.
 #[derive(Debug, Default)]
 pub(super) struct Lookups {
     lines: Mutex<KeyQueues>,
     came: Notify,
 }
 
-/// What is read from the store in one go.
+/// The references of one read from the store.
 #[derive(Debug, Default)]
 pub(super) struct LookupBatch {
     pub(super) references: Vec<Reference>,
-    /// Whose they are, in their order, and how many.
+    /// The key and the number of references for each part, in the order of the references.
     turns: Vec<(u64, usize)>,
 }
 
@@ -59,7 +59,7 @@ impl Lookups {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Has references looked up for a key, in their places; none where too many lookups of that key wait.
+    /// Queues a lookup for a key. The answer keeps the order of the references. `None` = too many lookups of that key wait.
     pub(super) fn ask(
         &self,
         key: u64,
@@ -70,7 +70,7 @@ impl Lookups {
         let mut lines = self.lines();
         let line = lines.lines.entry(key).or_default();
         if line.lookups.len() >= WAITING {
-            // Those whose requests are over make room.
+            // Lookups whose requests are over make room.
             line.leave();
         }
         if line.lookups.len() >= WAITING {
@@ -85,7 +85,7 @@ impl Lookups {
         Some(answered)
     }
 
-    /// The next batch, of `most` references, as soon as there is one.
+    /// Waits for lookups and returns the next batch, of at most `most` references.
     pub(super) async fn next(&self, most: usize) -> LookupBatch {
         loop {
             let batch = self.lines().take(most);
@@ -96,7 +96,7 @@ impl Lookups {
         }
     }
 
-    /// Gives out what the store said of a batch.
+    /// Passes the store's results on to the lookups of a batch.
     pub(super) fn answer(&self, batch: LookupBatch, found: Vec<Option<StoredOrigin>>) {
         let mut found = found.into_iter();
         let mut lines = self.lines();
@@ -108,14 +108,14 @@ impl Lookups {
         lines.tidy();
     }
 
-    /// The store cannot be asked: nobody waits any longer.
+    /// Ends all waits, because the store cannot be read.
     pub(super) fn clear(&self) {
         *self.lines() = KeyQueues::default();
     }
 }
 
 impl KeyQueues {
-    /// Takes turns until the batch is full or everything is in it.
+    /// Lets keys take turns until the batch is full or contains everything.
     fn take(&mut self, most: usize) -> LookupBatch {
         for line in self.lines.values_mut() {
             line.leave();
@@ -136,7 +136,7 @@ impl KeyQueues {
         batch
     }
 
-    /// Forgets keys without lookups.
+    /// Removes keys without lookups.
     fn tidy(&mut self) {
         self.lines.retain(|_, line| !line.lookups.is_empty());
         self.turns.retain(|key| self.lines.contains_key(key));
@@ -144,14 +144,14 @@ impl KeyQueues {
 }
 
 impl KeyQueue {
-    /// Lookups that nobody waits for are not made, unless a part of them is under way.
+    /// Removes lookups whose requests are over, unless a part of the queue is in the current batch.
     fn leave(&mut self) {
         if self.taken == 0 {
             self.lookups.retain(|lookup| !lookup.answer.is_closed());
         }
     }
 
-    /// Takes up to `most` references behind those that are taken.
+    /// Takes up to `most` references after the ones that were taken already.
     fn take(&mut self, most: usize, into: &mut Vec<Reference>) -> usize {
         let (mut skip, mut count) = (self.taken, 0);
         for lookup in &self.lookups {
@@ -177,7 +177,7 @@ impl KeyQueue {
                 return;
             }
             if let Some(Lookup { found, answer, .. }) = self.lookups.pop_front() {
-                // Its request may be over.
+                // The request may be over.
                 let _ = answer.send(found);
             }
         }

@@ -1,9 +1,9 @@
-//! What this process remembers: one table for all workers, which never waits and holds a bounded number of references.
+//! The memory of this process: one table for all workers, which never waits and contains a bounded number of references.
 //!
-//! Each shard has two generations. What is learned or used goes into the young one; when that is full, it becomes the old
-//! one, and the old one is forgotten. So nothing is searched for what was used last, no table grows by more than a few
-//! thousand entries at once (which would hold a worker up), and about the half that was used last stays. What is forgotten
-//! here is still in the store.
+//! Each shard has two generations. A new or used entry goes into the young generation. A full young generation becomes the old
+//! one, and the previous old one is dropped. Eviction therefore searches nothing, and about the most recently used half stays.
+//! No table grows by more than a few thousand entries at once, which would delay a worker. The store still has each evicted
+//! entry.
 
 use std::{
     collections::HashMap,
@@ -22,33 +22,33 @@ use crate::{
     store::origins::{EntryLifetime, StoredOrigin},
 };
 
-/// So many that a generation of the default bound fits into a table of 1024 places without being half empty: 894 entries, of
-/// the 896 that it takes before it doubles.
+/// With this number, a generation of the default bound has 894 entries. Such a generation fills a table of 1024 slots well: the
+/// table doubles only after 896 entries.
 const SHARDS: usize = 559;
 
-/// Of a place in a table of the standard library, with its control byte.
+/// Bytes of one slot in a table of the standard library, with its control byte.
 const PLACE: usize = size_of::<(Reference, StoredOrigin)>() + 1;
 
-/// What came of learning a reference.
+/// The result of learning a reference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LearnResult {
-    /// It is new.
+    /// The reference was unknown.
     New(StoredOrigin),
-    /// It was known, and its time begins again.
+    /// The reference was known, and its lifetime starts again.
     Renewed(StoredOrigin),
-    /// It was known.
+    /// The reference was known.
     Known,
-    /// It is somebody else's in this account.
+    /// The reference belongs to another owner, in the same account.
     Shared,
-    /// It is of another account.
+    /// The reference belongs to another account.
     Taken,
 }
 
-/// What is known of a reference.
+/// The entry of a known reference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct RememberedOrigin {
     pub(super) entry: StoredOrigin,
-    /// Whether its time began again.
+    /// Whether its lifetime started again.
     pub(super) renewed: bool,
 }
 
@@ -58,11 +58,11 @@ struct Shard {
     old: HashMap<Reference, StoredOrigin>,
 }
 
-/// All of it.
+/// The whole table.
 #[derive(Debug)]
 pub(super) struct OriginTable {
     shards: Box<[Mutex<Shard>]>,
-    /// Entries of a generation of a shard.
+    /// The most entries of one generation of a shard.
     most: AtomicUsize,
     condition: Arc<AffinityStatus>,
 }
@@ -71,27 +71,27 @@ fn generation(most: usize) -> usize {
     most.div_ceil(2 * SHARDS).max(1)
 }
 
-/// The most memory that so many entries come to, in bytes: tables double when they are 7/8 full. The allocator keeps a part of
-/// the smaller ones that they grew out of: 61 MiB were measured where the tables are 54 MiB.
+/// Returns the most memory of so many entries, in bytes. Tables double when they are 7/8 full. The allocator keeps a part of
+/// the smaller tables from before: 61 MiB were measured where the tables are 54 MiB.
 pub(super) fn most_bytes(entries: usize) -> u64 {
     let places = (generation(entries) * 8).div_ceil(7).next_power_of_two();
     (2 * SHARDS * places * PLACE) as u64 / 6 * 7
 }
 
 impl OriginTable {
-    /// For so many entries.
+    /// Creates a table for at most so many entries.
     pub(super) fn new(most: usize, condition: Arc<AffinityStatus>) -> Self {
         let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
         Self { shards, most: AtomicUsize::new(generation(most)), condition }
     }
 
-    /// Another bound, for what is learned from now on.
+    /// Changes the bound, for entries that are learned from now on.
     pub(super) fn set_most(&self, most: usize) {
         self.most.store(generation(most), Ordering::Relaxed);
     }
 
     fn shard(&self, reference: Reference) -> MutexGuard<'_, Shard> {
-        // References are hashes: any part of one is spread evenly.
+        // References are hashes, so any part of a reference is evenly distributed.
         let number = u64::from_be_bytes(reference.0.first_chunk().copied().unwrap_or_default());
         let index = usize::try_from(number % SHARDS as u64).unwrap_or_default();
         self.shards[index].lock().unwrap_or_else(PoisonError::into_inner)
@@ -105,7 +105,7 @@ impl OriginTable {
         };
     }
 
-    /// Changes a shard, and counts what it has.
+    /// Changes a shard, and updates the number of entries.
     fn change<T>(&self, reference: Reference, change: impl FnOnce(&mut Shard, usize) -> T) -> T {
         let mut shard = self.shard(reference);
         let before = shard.len();
@@ -114,7 +114,7 @@ impl OriginTable {
         changed
     }
 
-    /// Remembers where a reference came from, unless that is known.
+    /// Stores the origin of a reference, unless the reference is known.
     pub(super) fn learn(&self, reference: Reference, origin: Origin, life: EntryLifetime) -> LearnResult {
         self.change(reference, |shard, most| {
             let Some(known) = shard.get(reference, life) else {
@@ -135,7 +135,7 @@ impl OriginTable {
         })
     }
 
-    /// What is known of a reference that `by` named. Its time begins again where it is his to use.
+    /// Returns the entry of a reference that `by` named. Its lifetime starts again if `by` may use the reference.
     pub(super) fn recall(&self, reference: Reference, by: Owner, life: EntryLifetime) -> Option<RememberedOrigin> {
         self.change(reference, |shard, most| {
             let known = shard.get(reference, life)?;
@@ -145,7 +145,7 @@ impl OriginTable {
         })
     }
 
-    /// Takes what the store says of a reference.
+    /// Stores the origin that the store returned.
     pub(super) fn take(&self, reference: Reference, entry: StoredOrigin) {
         self.change(reference, |shard, most| {
             let known = shard.young.get(&reference).or_else(|| shard.old.get(&reference));
@@ -154,7 +154,7 @@ impl OriginTable {
         });
     }
 
-    /// All entries of one of the shards; none behind the last one.
+    /// Returns all entries of one shard. `None` = no such shard.
     pub(super) fn all_of(&self, shard: usize) -> Option<Vec<(Reference, StoredOrigin)>> {
         let shard = self.shards.get(shard)?.lock().unwrap_or_else(PoisonError::into_inner);
         Some(shard.young.iter().chain(&shard.old).map(|(reference, entry)| (*reference, *entry)).collect())
@@ -166,9 +166,9 @@ impl Shard {
         self.young.len() + self.old.len()
     }
 
-    /// What is remembered of a reference; what is not any more is forgotten.
+    /// Returns the entry of a reference, and removes an expired entry.
     fn get(&mut self, reference: Reference, life: EntryLifetime) -> Option<StoredOrigin> {
-        // Both are always looked at: what is there takes as long as what is not.
+        // Always searches both generations, so that the time reveals nothing about the reference.
         let (young, old) = (self.young.get(&reference), self.old.get(&reference));
         let known = *young.or(old)?;
         if life.lasts(known.used_s) {
@@ -183,15 +183,15 @@ impl Shard {
         self.old.remove(&reference);
         if self.young.len() >= most && !self.young.contains_key(&reference) {
             mem::swap(&mut self.old, &mut self.young);
-            // Its memory is used again: nothing is freed and made anew under way.
+            // The table is used again, without freeing and allocating.
             self.young.clear();
             self.young.shrink_to(most);
         }
         self.young.insert(reference, entry);
     }
 
-    /// Makes it one of those that were used last. Its time begins again only when a part of it is over, so that what is
-    /// used all day is written to the store once a day and not each time: then it is returned.
+    /// Moves an entry into the young generation. Its lifetime starts again, and the entry is returned, only after 1/32 of the
+    /// lifetime. An entry that is used all day is therefore written to the store about once a day.
     fn use_again(
         &mut self,
         reference: Reference,

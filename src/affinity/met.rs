@@ -1,6 +1,6 @@
-//! Rare things that a deployment has met. What only they make necessary costs nothing where they never occur.
+//! Rare events of a deployment. Work that only a rare event requires costs nothing before the event.
 //!
-//! That one was met is remembered like a reference, so that every replica and every later start knows it.
+//! Each event is stored like a reference, so that every replica and every later start knows it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -9,10 +9,10 @@ use crate::{
     store::origins::StoredOrigin,
 };
 
-/// Something rare.
+/// A rare event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Rare {
-    /// An upstream gave an id whose text does not tell its kind.
+    /// An upstream gave an id whose text does not reveal its kind.
     Opaque,
     /// An account gave the same id to several owners.
     Shared,
@@ -21,7 +21,7 @@ pub(super) enum Rare {
 impl Rare {
     const ALL: [Self; 2] = [Self::Opaque, Self::Shared];
 
-    /// Where it is remembered that it was met. References are hashes: none will ever be this one.
+    /// Returns the reference that marks the event. References are hashes, so no real reference equals this one.
     pub(super) const fn mark(self) -> Reference {
         Reference(match self {
             Self::Opaque => *b"met: opaque ids\0",
@@ -29,34 +29,34 @@ impl Rare {
         })
     }
 
-    /// It is of no account, and nobody's.
+    /// The mark belongs to no account and to no owner.
     pub(super) const ORIGIN: Origin = Origin { account: 0, owner: Owner { key: 0, group: 0 } };
 }
 
-/// What was met.
+/// The events that happened.
 #[derive(Debug, Default)]
 pub(super) struct Met([AtomicBool; Rare::ALL.len()]);
 
 impl Met {
-    /// Whether it was.
+    /// Whether the event happened.
     pub(super) fn has(&self, rare: Rare) -> bool {
         self.0[rare as usize].load(Ordering::Relaxed)
     }
 
-    /// It was.
+    /// Notes the event.
     pub(super) fn note(&self, rare: Rare) {
-        // Every worker reads it: it is written to once.
+        // Every worker reads this flag, so it is written only once.
         if !self.has(rare) {
             self.0[rare as usize].store(true, Ordering::Relaxed);
         }
     }
 
-    /// What a store has to be asked for, to learn of what others met.
+    /// Returns the marks that are still unknown, for a lookup in the store.
     pub(super) fn open(&self) -> Vec<Reference> {
         Rare::ALL.into_iter().filter(|rare| !self.has(*rare)).map(Rare::mark).collect()
     }
 
-    /// What the store says of that.
+    /// Reads the store's results for these marks.
     pub(super) fn hear(&self, asked: &[Reference], found: &[Option<StoredOrigin>]) {
         for (mark, _) in asked.iter().zip(found).filter(|(_, entry)| entry.is_some()) {
             for rare in Rare::ALL.into_iter().filter(|rare| rare.mark() == *mark) {

@@ -1,8 +1,8 @@
-//! Affinity's memory: where state came from, and whose it is.
+//! The affinity memory: the account and the owner of each reference.
 //!
-//! One for all workers. What is learned is in memory at once, and in the store a moment later (`keeping`), so that it
-//! survives a restart and other replicas can know it. What memory does not hold is asked of the store, for at most
-//! [`WAIT`], or [`WAIT_FOR_FILE`]: a store that is slow or away is not asked again before it answered by itself in time.
+//! All workers share one memory. A new reference is in memory at once and in the store a moment later (`keeping`), for restarts
+//! and for other replicas. Memory asks the store for missing references, for at most [`WAIT`] or [`WAIT_FOR_FILE`]. A slow or
+//! failed store gets no lookups until it answers a test in time.
 
 mod decide;
 mod keeping;
@@ -42,57 +42,57 @@ use self::{
 pub use decide::{Decision, LookedUpReference, ReferenceRole, decide};
 pub use keeping::AffinityStoreThread;
 
-/// The longest that a request waits for a store that is shared. The promise is 50 ms: the rest is for timers and for a machine
-/// that is busy.
+/// The longest wait of a request for a shared store. The promise is 50 ms; the rest is for timers and for a busy machine.
 pub const WAIT: Duration = Duration::from_millis(40);
 
-/// The same for the file of this process. It does not go away as a server does: a disk that syncs or a machine that is busy (all
-/// of memory has to be looked up after a restart) answers late, and a request whose state cannot be told fails or goes astray.
+/// The same for the file of this process, which does not fail like a server. The file answers late while a disk syncs or the
+/// machine is busy: after a restart, every reference needs a lookup. A request without that answer fails or reaches the wrong
+/// account.
 pub const WAIT_FOR_FILE: Duration = Duration::from_secs(1);
 
-/// References that wait for a store that is away: at 48 bytes each, 5 MiB. Those beyond it are in memory only, from which all
-/// is written once the store is back.
+/// The most references that wait for a failed store: 5 MiB at 48 bytes each. Further references are only in memory. When the
+/// store works again, all of memory is written.
 const WAITING: usize = 100_000;
 
-/// For each entry that memory may hold, the store may hold so many.
+/// The rows of the store, as a multiple of the entries in memory.
 const ROWS: u64 = 10;
 
-/// The most memory that all of it comes to, in bytes, with so many entries.
+/// Returns the most memory that affinity uses with so many entries, in bytes.
 pub fn most_bytes(entries: usize) -> u64 {
     memory::most_bytes(entries) + (WAITING * size_of::<(Reference, StoredOrigin)>()) as u64
 }
 
-/// The memory.
+/// The affinity memory of this process.
 #[derive(Debug)]
 pub struct AffinityMemory {
     memory: OriginTable,
     met: Met,
     ttl_s: AtomicU32,
-    /// Rows of the store.
+    /// The most rows of the store.
     most_rows: AtomicU64,
-    /// Whether others may learn what is learned here.
+    /// Whether other replicas read the same store.
     is_shared: bool,
     lookups: Lookups,
     waiting: WriteQueue,
     condition: Arc<AffinityStatus>,
 }
 
-/// What is known of a reference that somebody named.
+/// The result of a lookup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Recalled {
-    /// It came from there, and is his who named it, or of his group.
+    /// The reference belongs to the caller or to the caller's group.
     Own(Origin),
-    /// It came from there, and is somebody else's. Only `encrypted_content` may use it.
+    /// The reference belongs to another owner. Only `encrypted_content` may use it.
     Foreign(Origin),
-    /// Nobody learned it, or too long ago.
+    /// The reference was never seen, or its entry expired.
     Unknown,
-    /// The store could not be asked. What memory tells of it all the same is somebody else's: to whom named it, that must look
-    /// like everything else that cannot be told.
+    /// The store could not be read. An origin from memory belongs to another owner here. The caller must see no difference to
+    /// any other failed lookup.
     CannotTell(Option<Origin>),
 }
 
 impl Recalled {
-    /// Where it came from, whosever it is: for `encrypted_content`, which is bound to its account and not to a key.
+    /// Returns the origin, whatever the owner: `encrypted_content` is bound to its account and not to a key.
     pub fn anyones(self) -> Option<Origin> {
         match self {
             Self::Own(origin) | Self::Foreign(origin) | Self::CannotTell(Some(origin)) => Some(origin),
@@ -100,7 +100,7 @@ impl Recalled {
         }
     }
 
-    /// What is known of a reference that `by` named.
+    /// Returns the result for a reference that `by` named.
     fn of(origin: Option<Origin>, by: Owner) -> Self {
         match origin {
             Some(origin) if origin.owner.shares_with(by) => Self::Own(origin),
@@ -119,23 +119,23 @@ impl Recalled {
     }
 }
 
-/// Something that an answer teaches.
+/// A reference that an answer reveals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lesson {
-    /// What was named.
+    /// The reference.
     pub reference: Reference,
-    /// The provider made it, and the answer holds nothing of a caller's.
+    /// Whether the provider created the object, and the answer contains nothing of a caller.
     pub is_made: bool,
-    /// Its text does not tell its kind.
+    /// Whether the text of the id does not reveal its kind.
     pub is_opaque: bool,
 }
 
-/// How much was learned up to here.
+/// The number of references that were queued for the store so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use = "with a shared store, what is new is waited for before anybody hears of it: Origins::shared"]
 pub struct LearnedCount(u64);
 
-/// What waits to be written to the store.
+/// The queue of entries for the store.
 #[derive(Debug)]
 struct WriteQueue {
     rows: Mutex<Rows>,
@@ -143,19 +143,19 @@ struct WriteQueue {
     written: watch::Sender<WriteProgress>,
 }
 
-/// How far the store is.
+/// The progress of writing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct WriteProgress {
-    /// How much was written of what came.
+    /// How many entries were written in total.
     count: u64,
-    /// It is slow or away: nobody waits for the rest.
+    /// Whether the store is slow or fails, so that no answer waits.
     fails: bool,
 }
 
 #[derive(Debug, Default)]
 struct Rows {
     rows: VecDeque<(Reference, StoredOrigin)>,
-    /// How many came in all.
+    /// How many entries were queued in total.
     came: u64,
 }
 
@@ -164,7 +164,7 @@ fn ttl_s(ttl: Duration) -> u32 {
 }
 
 impl AffinityMemory {
-    /// An empty one.
+    /// Creates an empty memory.
     fn new(settings: &config::AffinitySettings, shared: bool, condition: Arc<AffinityStatus>) -> Self {
         Self {
             memory: OriginTable::new(settings.max_entries, Arc::clone(&condition)),
@@ -178,7 +178,7 @@ impl AffinityMemory {
         }
     }
 
-    /// Takes over settings that may change while it runs.
+    /// Applies settings that a reload may change.
     pub fn configure(&self, settings: &config::AffinitySettings) {
         self.memory.set_most(settings.max_entries);
         self.ttl_s.store(ttl_s(settings.ttl), Ordering::Relaxed);
@@ -189,15 +189,16 @@ impl AffinityMemory {
         EntryLifetime { now_s: ttl_s(now), ttl_s: self.ttl_s.load(Ordering::Relaxed) }
     }
 
-    /// Remembers where references came from, `now` being the time since 1970-01-01 UTC. Never waits: who asks for them next
-    /// in this process finds them. Where one is somebody else's, or of another account, it stays so.
+    /// Stores the origin of references, and never waits. `now` = the time since 1970-01-01 UTC. The next lookup in this process
+    /// finds them. A reference of another owner or of another account keeps its origin.
     pub fn learn(&self, references: &[Reference], origin: Origin, now: Duration) -> LearnedCount {
         let lesson = |reference: &Reference| Lesson { reference: *reference, is_made: false, is_opaque: false };
         self.learn_each(&references.iter().map(lesson).collect::<Vec<_>>(), origin, now)
     }
 
-    /// The same of what an answer teaches. An account may give the same id to several owners, as a relay does that keeps answers, or
-    /// one whose ids are constant: each of them may use what he got. The first one keeps it, the others are remembered beside him.
+    /// Stores the references of an answer. An account may give the same id to several owners, as a relay with a cache or with
+    /// constant ids does. Each of these owners may use the id. The first owner keeps the entry; the others get an entry of
+    /// their own beside it.
     pub fn learn_each(&self, lessons: &[Lesson], origin: Origin, now: Duration) -> LearnedCount {
         let life = self.life(now);
         let (mut rows, mut new, mut taken) = (Vec::new(), 0, 0);
@@ -228,11 +229,11 @@ impl AffinityMemory {
         self.condition.learned.fetch_add(new, Ordering::Relaxed);
         self.condition.foreign.fetch_add(taken, Ordering::Relaxed);
         let mark = self.waiting.push(rows, &self.condition);
-        // Nobody waits for what others know already.
+        // Other replicas know these references already, so no answer waits.
         if new > 0 { mark } else { LearnedCount(0) }
     }
 
-    /// Something rare was met: that is remembered as long as what it is about.
+    /// Notes a rare event, and stores it for as long as the reference that caused it.
     fn meet(&self, rare: Rare, life: EntryLifetime, rows: &mut Vec<(Reference, StoredOrigin)>) {
         self.met.note(rare);
         if let LearnResult::New(entry) | LearnResult::Renewed(entry) =
@@ -242,18 +243,18 @@ impl AffinityMemory {
         }
     }
 
-    /// Whether upstreams give ids whose text does not tell their kind, so that requests have to be searched for such texts.
+    /// Whether upstreams give ids whose text does not reveal their kind. Then requests must be searched for such texts.
     pub fn has_opaque(&self) -> bool {
         self.met.has(Rare::Opaque)
     }
 
-    /// Counts references of an answer that had too many to learn them all.
+    /// Counts references of an answer with too many to learn.
     pub fn overlook(&self, references: u64) {
         self.condition.skipped.fetch_add(references, Ordering::Relaxed);
     }
 
-    /// What is known of references that `by` named, each in its place. Memory tells of his own at once; for everything else
-    /// the store is asked, also where memory knows that it is somebody else's, so that nobody can tell by the time it took.
+    /// Looks up the references that `by` named, and keeps their order. Memory answers at once for references of `by`. The store
+    /// gets a lookup for all others, also for known references of another owner, so that the time reveals nothing.
     pub async fn recall_all(&self, references: &[Reference], by: Owner, now: Duration) -> Vec<Recalled> {
         let mut recalled = Vec::with_capacity(references.len());
         let mut asked = Vec::new();
@@ -274,7 +275,7 @@ impl AffinityMemory {
             for ((place, reference), stored) in asked.into_iter().zip(answers.into_iter().flatten()) {
                 let is_beside = references.get(place) != Some(&reference);
                 match recalled.get_mut(place) {
-                    // What stands beside another owner's says nothing where it is not there.
+                    // A missing entry beside another owner's entry changes nothing.
                     Some(_) if is_beside && stored.is_none() => {}
                     Some(recalled) => *recalled = self.judge(reference, *recalled, stored, by),
                     None => {}
@@ -285,8 +286,7 @@ impl AffinityMemory {
         recalled
     }
 
-    /// What memory alone tells of references, each in its place: for those on which so little depends that no request waits for the
-    /// store.
+    /// Looks up references in memory alone, and keeps their order. For references that matter too little to wait for the store.
     pub fn recall_here(&self, references: &[Reference], by: Owner, now: Duration) -> Vec<Recalled> {
         let remembered = self.remembered(references, by, now).into_iter();
         let recalled: Vec<_> = remembered.map(|origin| Recalled::of(origin, by)).collect();
@@ -294,7 +294,7 @@ impl AffinityMemory {
         recalled
     }
 
-    /// What memory knows, whosever it is, each in its place. What is used again is written down when it is time for that.
+    /// Returns the origins in memory, of any owner, in the order of the references. Queues renewed entries for the store.
     fn remembered(&self, references: &[Reference], by: Owner, now: Duration) -> Vec<Option<Origin>> {
         let life = self.life(now);
         let mut renewed = Vec::new();
@@ -318,7 +318,7 @@ impl AffinityMemory {
         origins
     }
 
-    /// Where it is remembered that `by` got the id of a reference which is another owner's, too.
+    /// Returns the reference of the entry for `by` beside another owner's entry, if such entries may exist.
     fn beside(&self, reference: Reference, by: Owner) -> Option<Reference> {
         self.met.has(Rare::Shared).then(|| reference.for_owner(by))
     }
@@ -330,28 +330,28 @@ impl AffinityMemory {
         }
     }
 
-    /// What is known of a reference after the store was asked.
+    /// Returns the result after the store answered.
     fn judge(&self, reference: Reference, known: Recalled, stored: Option<StoredOrigin>, by: Owner) -> Recalled {
-        // What is somebody else's stays out of memory, as what nobody knows does: the same work for both, so that the time which it
-        // takes tells nothing. The store is asked for it every time in any case.
+        // Neither entries of other owners nor unknown references are stored in memory. Equal work takes equal time, which
+        // reveals nothing. The store gets a lookup for such a reference every time anyway.
         if let Some(entry) = stored.filter(|entry| entry.origin.owner.shares_with(by)) {
             self.memory.take(reference, entry);
         }
-        // What is in memory only was not written yet.
+        // An entry that is only in memory was not written yet.
         Recalled::of(stored.map(|entry| entry.origin).or_else(|| known.anyones()), by)
     }
 
-    /// Whether the store is slow or away for everybody, so that it is not asked.
+    /// Whether the store is slow or fails for all requests, and gets no lookups.
     pub fn is_down(&self) -> bool {
         self.condition.read_fails.load(Ordering::Relaxed)
     }
 
-    /// The longest that a request waits for the store.
+    /// Returns the longest time that a request waits for the store.
     fn patience(&self) -> Duration {
         if self.is_shared { WAIT } else { WAIT_FOR_FILE }
     }
 
-    /// What the store knows of references; none where it cannot be asked.
+    /// Looks up references in the store. `None` = the store cannot be read.
     async fn ask(&self, references: Vec<Reference>, by: Owner) -> Option<Vec<Option<StoredOrigin>>> {
         if self.condition.read_fails.load(Ordering::Relaxed) {
             return None;
@@ -360,13 +360,13 @@ impl AffinityMemory {
         timeout(self.patience(), answer).await.ok()?.ok()
     }
 
-    /// Whether anybody has to wait before he tells others of what was learned up to `mark`: [`AffinityMemory::shared`].
+    /// Whether an answer must wait before the client gets the references up to `mark`: [`AffinityMemory::shared`].
     pub fn is_waited_for(&self, mark: LearnedCount) -> bool {
         self.is_shared && mark != LearnedCount(0) && !self.condition.write_fails.load(Ordering::Relaxed)
     }
 
-    /// Waits until what was learned up to `mark` can be known by everybody who shares the store, but no longer than [`WAIT`],
-    /// and not at all where nobody does or the store is slow. Returned is whether it can.
+    /// Waits until all replicas can know the references up to `mark`, at most [`WAIT`]. Does not wait for an unshared or slow
+    /// store. Returns whether the replicas can know them.
     pub async fn shared(&self, mark: LearnedCount) -> bool {
         if !self.is_shared || mark == LearnedCount(0) {
             return true;
@@ -398,14 +398,14 @@ impl WriteQueue {
         mark
     }
 
-    /// Takes the first ones, which are to be written.
+    /// Takes the first entries, for writing.
     fn first(&self, most: usize) -> Vec<(Reference, StoredOrigin)> {
         let mut waiting = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
         let count = waiting.rows.len().min(most);
         waiting.rows.drain(..count).collect()
     }
 
-    /// So many are written.
+    /// Counts written entries.
     fn is_written(&self, count: usize, condition: &AffinityStatus) {
         condition.waiting.fetch_sub(count as u64, Ordering::Relaxed);
         self.written.send_modify(|written| written.count += count as u64);

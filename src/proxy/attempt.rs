@@ -1,4 +1,5 @@
-//! One try at one upstream: build the request, send it, judge the head of the answer, tell the upstream's health.
+//! One attempt at one upstream: builds the request, sends it, judges the head of the answer, and reports the verdict to the
+//! upstream's health state.
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,71 +21,71 @@ use crate::{
     },
 };
 
-/// An error answer that may be about our credential is read this far before it is judged. Error objects are small.
+/// The most bytes of an error answer that are read before Tidegate judges the answer. Error objects are small.
 pub(super) const ERROR_BODY_LIMIT: usize = 64 * 1024;
-/// And for this long: the head is here, the rest of a small object follows at once or never.
+/// The most time for that reading. The head is here already: the rest of a small object follows at once or never.
 const ERROR_BODY_WITHIN: Duration = Duration::from_secs(10);
-/// And for this long where little depends on it: the client, or the next candidate, waits.
+/// The most time for that reading where little depends on the body. The client or the next candidate waits.
 const ERROR_CODE_WITHIN: Duration = Duration::from_secs(1);
-/// A success is held back for its first byte no longer than this: clients want to see the head.
+/// The most time that a success is held back for its first byte. Clients want to see the head.
 const FIRST_BYTE_WITHIN: Duration = Duration::from_secs(1);
 
-/// OpenAI's ids of requests have 36 characters, as have UUIDs.
+/// The longest accepted id of a request. OpenAI's ids have 36 characters, and so do UUIDs.
 const REQUEST_ID_LIMIT: usize = 128;
-/// A `Retry-After` beyond this means never, and no clock is asked to add it up.
+/// A longer `Retry-After` counts as this long, which means never. The limit also keeps additions of times from overflowing.
 const NEVER: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 
-/// SDKs obey it, and so do we where it forbids (docs/wire.md, section 3).
+/// SDKs obey this header. Tidegate obeys the header where it forbids a retry (docs/wire.md, section 3).
 const SHOULD_RETRY: &str = "x-should-retry";
 const RETRY_AFTER_MS: &str = "retry-after-ms";
 
-/// An attempt that gave nothing the client should have while there is something better.
+/// An attempt without an answer for the client. The client gets this failure only if no attempt gives more.
 pub(super) struct AttemptFailure {
-    /// Whose fault it is: who need not be asked again.
+    /// What caused the failure. The failover rule skips the same cause.
     pub(super) scope: FailureScope,
-    /// Whether another candidate may be asked.
+    /// Whether another candidate may be attempted.
     pub(super) elsewhere: bool,
-    /// Whether this candidate may be asked again.
+    /// Whether this candidate may be attempted again.
     pub(super) here: bool,
-    /// How long the upstream wants to be left alone.
+    /// How long the upstream asks Tidegate to wait.
     pub(super) after: Option<Duration>,
-    /// What was told of it to the health of who was asked.
+    /// The verdict that the health state of the candidate got.
     pub(super) verdict: Option<Verdict>,
-    /// What the client gets if nothing better comes.
+    /// The answer for the client, if no better answer comes.
     pub(super) answer: FailedAnswer,
 }
 
-/// Whose fault an attempt's failure is.
+/// What caused the failure of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum FailureScope {
     Credential,
-    /// Of the model there: any credential of the target would say the same.
+    /// The model at this upstream. Each credential of the target would fail in the same way.
     Target,
     Upstream,
-    /// Of the way there: no credential makes a difference.
+    /// The connection to the upstream. Another credential would make no difference.
     Connection,
 }
 
-/// What a client may get of a failed attempt.
+/// The answer of a failed attempt, for the client.
 pub(super) enum FailedAnswer {
-    /// The provider's answer.
+    /// The upstream's answer.
     Theirs(Box<Reply>),
-    /// An error of ours.
+    /// An error of Tidegate.
     Ours(ApiError),
 }
 
-/// Who is asked, and for what.
+/// The candidate of an attempt.
 pub(super) struct AttemptTarget {
     /// Index of the upstream.
     pub(super) upstream: usize,
     pub(super) lease: Lease,
-    /// The model to ask for; none = the request names none.
+    /// The upstream's name of the model. `None` = the request names no model.
     pub(super) model: Option<Arc<str>>,
-    /// Whether a success may be held back until its first byte is here.
+    /// Whether a success may be held back until its first byte arrives.
     pub(super) hold: bool,
 }
 
-/// Makes the try.
+/// Makes one attempt.
 pub(super) async fn attempt(
     proxy: &Proxy,
     tables: &Tables,
@@ -113,7 +114,7 @@ pub(super) async fn attempt(
     let mut sent = timeout(tables.timeouts.upstream_head, sender.send(request())).await;
     if let Ok(Err(error @ SendError::Stale(_))) = &sent {
         tracing::debug!(id = %settlement.outcome().id, upstream = &*upstream.config.name, %error, "the upstream closed a reused connection: the request is sent once more");
-        // Boxed, as what is rare shall not make the future of every request larger.
+        // Boxed, so that this rare path does not make the future of every request larger.
         sent = Box::pin(timeout(tables.timeouts.upstream_head, sender.send_fresh(request()))).await;
     }
     let failover_on = upstream.config.failover_on;
@@ -122,7 +123,7 @@ pub(super) async fn attempt(
             settlement.attempted(since, AttemptResult::Status(response.status()));
             let mut reply = judge(proxy.clock, tables, settlement, since, lease, endpoint, response).await?;
             let succeeded = reply.head.status.is_success();
-            // Where no stranger uses the account, whoever names what it holds owns that.
+            // Where all keys of the upstream share their state, the caller owns each reference that the request names.
             let unowned = Some(call.unowned).filter(|_| tables.keys.has_several_owners(index));
             let lessons = |account| proxy.learning.lessons(account, call.owner, unowned.cloned());
             reply.lessons = account.filter(|_| succeeded).map(lessons);
@@ -132,7 +133,7 @@ pub(super) async fn attempt(
         Ok(Err(error)) => {
             tracing::debug!(id = %settlement.outcome().id, upstream = &*upstream.config.name, %error, "no answer");
             match error {
-                // Nothing was sent.
+                // Tidegate sent nothing.
                 SendError::Connect(_) => {
                     (Problem::UpstreamUnreachable, Verdict::Unreachable, FailureScope::Connection, true)
                 }
@@ -160,26 +161,27 @@ pub(super) async fn attempt(
 }
 
 impl AttemptFailure {
-    /// After this nobody else is asked.
+    /// Returns a failure after which no other candidate is attempted.
     fn last(problem: Problem) -> Self {
         let answer = FailedAnswer::Ours(ApiError::upstream(problem));
         Self { elsewhere: false, ..Self::of(FailureScope::Upstream, None, answer) }
     }
 
-    /// The upstream works, and answered: to ask another one could be billed twice.
+    /// Returns the failure for an answer that repeats the credential. The upstream works and answered, so another attempt could
+    /// be billed twice.
     fn echoed(mut lease: Lease) -> Self {
         lease.tell(Verdict::Declined);
         let answer = FailedAnswer::Ours(ApiError::echoed());
         Self { elsewhere: false, ..Self::of(FailureScope::Upstream, Some(Verdict::Declined), answer) }
     }
 
-    /// After this others are asked.
+    /// Returns a failure after which other candidates are attempted.
     fn of(scope: FailureScope, verdict: Option<Verdict>, answer: FailedAnswer) -> Self {
         Self { scope, elsewhere: true, here: false, after: None, verdict, answer }
     }
 }
 
-/// Decides whether the client should have the answer.
+/// Decides whether the client gets the answer.
 async fn judge(
     clock: Clock,
     tables: &Tables,
@@ -190,7 +192,7 @@ async fn judge(
     response: Response<Incoming>,
 ) -> Result<Reply, AttemptFailure> {
     let (mut head, body) = response.into_parts();
-    // First of all: what follows reads of it no more than the client may.
+    // The masking comes first, so that the code below reads no more of the answer than the client may.
     let echo = EchoWatch::of(lease.credential(), settlement.outcome().id);
     let mut body = UpstreamBody::new(&mut head, body, echo);
     settlement.outcome().upstream_request_id = upstream_request_id(&head.headers).map(Into::into);
@@ -205,7 +207,7 @@ async fn judge(
         settlement.attempted(since, AttemptResult::Fault(Problem::UpstreamBadAnswer));
         lease.tell(Verdict::Failed);
         let answer = FailedAnswer::Ours(ApiError::upstream(Problem::UpstreamBadAnswer));
-        // A portal or a parked domain answered: no model did, so nothing is billed twice.
+        // A captive portal or a parked domain answered. No model worked, so another attempt is not billed twice.
         return Err(AttemptFailure::of(FailureScope::Upstream, Some(Verdict::Failed), answer));
     }
 
@@ -233,7 +235,7 @@ async fn judge(
     let (source, said) = if fault::depends_on_body(head.status) {
         let within =
             if fault::body_matters(head.status, &config.error_rules) { ERROR_BODY_WITHIN } else { ERROR_CODE_WITHIN };
-        // Boxed, as what is rare shall not make the future of every request larger.
+        // Boxed, so that this rare path does not make the future of every request larger.
         Box::pin(read_error(body, within)).await
     } else {
         (body, ErrorBody::default())
@@ -245,7 +247,7 @@ async fn judge(
     let is_ours = matches!(blame, Blame::Credential | Blame::Balance | Blame::Payment);
     if is_ours {
         settlement.outcome().upstream_code = said.logged();
-        // Money that is spent does not come back by itself, whatever the answer says: clients would wait in vain.
+        // A spent balance does not come back by itself, whatever the answer says. Clients would wait in vain.
         head.headers.remove(RETRY_AFTER);
         head.headers.remove(RETRY_AFTER_MS);
     }
@@ -261,7 +263,7 @@ async fn judge(
         Blame::Upstream => (Verdict::Failed, FailureScope::Upstream, !forbidden),
     };
     let passes = blame == Blame::Request && !leads_on;
-    // Where the answer passes, its end tells the verdict.
+    // Where the client gets the answer, the end of the answer decides the verdict.
     if !passes {
         lease.tell(verdict);
     }
@@ -271,7 +273,7 @@ async fn judge(
         return Ok(reply);
     }
     let answer = match reply.head.status {
-        // That money is spent comes down as it is: it stops clients from trying, and says nothing of a key.
+        // The client gets the upstream's 429, also one about a spent balance. A 429 stops retries, and reveals no credential.
         StatusCode::TOO_MANY_REQUESTS => FailedAnswer::Theirs(Box::new(reply)),
         StatusCode::UNAUTHORIZED => FailedAnswer::Ours(ApiError::upstream(Problem::UpstreamAuth)),
         _ if is_ours => FailedAnswer::Ours(ApiError::upstream(Problem::UpstreamAuth)),
@@ -280,7 +282,7 @@ async fn judge(
     Err(AttemptFailure { here, after, elsewhere: leads_on, ..AttemptFailure::of(scope, Some(verdict), answer) })
 }
 
-/// Waits for the first byte of a success, for a short time: one that ends before it is no success.
+/// Waits a short time for the first byte of a success. A body that ends before its first byte is no success.
 async fn first_byte(settlement: &mut Settlement, since: Instant, mut reply: Reply) -> Result<Reply, AttemptFailure> {
     let problem = match timeout(FIRST_BYTE_WITHIN, reply.source.fill()).await {
         Err(_) | Ok(Some(Ok(()))) => return Ok(reply),
@@ -296,7 +298,7 @@ async fn first_byte(settlement: &mut Settlement, since: Instant, mut reply: Repl
 }
 
 impl FailedAnswer {
-    /// Lets go of the upstream, as others are asked now: what is kept is the answer, if it is small and here.
+    /// Releases the upstream, because another candidate is next. Keeps the answer if the answer is small and has arrived.
     pub(super) async fn settle_down(self) -> Self {
         let Self::Theirs(mut reply) = self else { return self };
         reply.source = read_error(reply.source, ERROR_CODE_WITHIN).await.0;
@@ -304,7 +306,7 @@ impl FailedAnswer {
         Self::Theirs(reply)
     }
 
-    /// The status of the provider's answer.
+    /// Returns the status of the upstream's answer.
     pub(super) fn status(&self) -> Option<StatusCode> {
         match self {
             Self::Theirs(reply) => Some(reply.head.status),
@@ -313,17 +315,18 @@ impl FailedAnswer {
     }
 }
 
-/// The upstream's id of the request, if the log may have it: an upstream shall not write pages into it.
+/// Returns the upstream's id of the request if the id may be logged. The limit keeps an upstream from writing pages into the
+/// log.
 pub(super) fn upstream_request_id(headers: &HeaderMap) -> Option<&str> {
     let id = headers.get(super::error::CLIENT_REQUEST_ID)?.to_str().ok()?;
     (!id.is_empty() && id.len() <= REQUEST_ID_LIMIT && id.bytes().all(|byte| byte.is_ascii_graphic())).then_some(id)
 }
 
-/// How long the upstream wants to be left alone: in milliseconds, in seconds, or until a date.
+/// Returns how long the upstream asks Tidegate to wait: in milliseconds, in seconds, or until a date.
 fn retry_after(headers: &HeaderMap, clock: Clock) -> Option<Duration> {
     let text = |name: &str| headers.get(name)?.to_str().ok().map(str::trim);
     let seconds = |text: &str, unit: f64| {
-        // What is no number stays none.
+        // NaN stays NaN, which gives `None`.
         let count = (text.parse::<f64>().ok()? / unit).clamp(-1.0, NEVER.as_secs_f64());
         Duration::try_from_secs_f64(count).ok()
     };
@@ -335,7 +338,7 @@ fn retry_after(headers: &HeaderMap, clock: Clock) -> Option<Duration> {
     millis.or_else(|| text(RETRY_AFTER.as_str()).and_then(|text| seconds(text, 1.0).or_else(|| date(text))))
 }
 
-/// Reads the beginning of an error answer, and keeps what was read for the client.
+/// Reads the beginning of an error answer, and keeps the bytes for the client.
 async fn read_error(mut source: UpstreamBody, within: Duration) -> (UpstreamBody, ErrorBody) {
     let deadline = Instant::now() + within;
     let mut read: Vec<Bytes> = Vec::new();
@@ -346,12 +349,12 @@ async fn read_error(mut source: UpstreamBody, within: Duration) -> (UpstreamBody
                 len += data.len();
                 read.push(data);
             }
-            // The client sees the same break, unless the answer turns out to be about us.
+            // The client sees the same break, unless the answer turns out to be about Tidegate's credential.
             Ok(Some(Err(error))) => {
                 source.breaks(error);
                 break;
             }
-            // The end, or too slow: then the client waits for the rest.
+            // The answer ended or is too slow. In the second case the client waits for the rest.
             Ok(None) | Err(_) => break,
         }
     }

@@ -1,4 +1,4 @@
-//! The request of a client, and how it is written for an upstream.
+//! A client's request, and how Tidegate writes it for an upstream.
 
 use std::sync::Arc;
 
@@ -18,30 +18,31 @@ use crate::{
     },
 };
 
-/// What the client wants, apart from who shall do it.
+/// The client's request, without the candidate that will serve it.
 pub(super) struct Call<'a> {
     pub(super) resource: Resource<'a>,
     pub(super) query: Option<&'a str>,
     pub(super) headers: &'a HeaderMap,
     pub(super) body: &'a Rope,
-    /// What of it stays here, nowhere where the model stands.
+    /// The cuts in the body. No cut overlaps the name of the model.
     pub(super) cuts: &'a BodyCuts,
     /// The model that the body names.
     pub(super) model: Option<&'a RequestedModel>,
-    /// What has the stream of a chat tell its tokens, where it has to.
+    /// The edit that makes a chat stream report its usage, if needed.
     pub(super) telling_usage: Option<Edit>,
-    /// Whose is what comes of it.
+    /// The owner of the state that the answer creates.
     pub(super) owner: Owner,
-    /// What it names that is not known to be the owner's: an answer that repeats it makes it nobody's.
+    /// References of the request that are not known to belong to the owner. An answer that repeats one does not make the owner
+    /// its owner.
     pub(super) unowned: &'a Arc<[Reference]>,
-    /// The account that issued the turn state among the headers, if that is known.
+    /// The account that issued the turn state in the headers, if known.
     pub(super) turn_issuer: Option<u64>,
-    /// Where the call may outlive its client.
+    /// Set where the request may outlive its client.
     pub(super) presence: Option<&'a ClientPresence>,
 }
 
 impl Call<'_> {
-    /// The request as it is sent to an upstream.
+    /// Returns the request as it is sent upstream.
     pub(super) fn request(
         &self,
         uri: Uri,
@@ -56,7 +57,7 @@ impl Call<'_> {
         let facts = RequestFacts { has_body, owner: self.owner, turn_issuer: self.turn_issuer };
         *request.headers_mut() = headers::up(self.headers, facts, upstream, credential);
         if method == Method::POST && !has_body {
-            // hyper says nothing of a body that is not there, and some servers want a POST to tell its length.
+            // hyper sends no length for an empty body, but some servers want a POST to declare its length.
             request.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
         }
         *request.method_mut() = method;
@@ -64,7 +65,8 @@ impl Call<'_> {
         request
     }
 
-    /// The body that asks for `model`, without `cuts`, with its tokens told; as it came where it is so already.
+    /// Returns the body with the name `model`, without `cuts`, and with the edit for usage. A body that needs no edit stays
+    /// unchanged.
     fn body(&self, model: Option<&str>, cuts: &[Edit]) -> RopeBody {
         let renamed = match (self.model, model) {
             (Some(asked), Some(model)) if *asked.name != *model => {

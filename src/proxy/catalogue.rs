@@ -1,4 +1,5 @@
-//! What is behind wildcards, for `GET /v1/models`: the models that upstreams list, and those that they answered for lately.
+//! Lists the models that wildcards match, for `GET /v1/models`: the models that upstreams list, and the models that upstreams
+//! answered for lately.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -25,25 +26,25 @@ use crate::{
     upstream::{Upstream, send::Sender},
 };
 
-/// A list of an upstream is asked for again after this time: new models come every few weeks.
+/// The list of an upstream is fresh for this time. New models appear every few weeks.
 const FRESH_FOR: Duration = Duration::from_secs(300);
-/// And where it could not be had, after this time.
+/// The pause before the next try after an upstream gave no list.
 const TRY_AGAIN: Duration = Duration::from_secs(30);
-/// A client waits for it no longer than this.
+/// The most time that a client waits for a list.
 const WITHIN: Duration = Duration::from_secs(3);
-/// A list of a thousand models has some 200 KB.
+/// The largest list that is read. A list of a thousand models has about 200 KB.
 const MOST_BYTES: usize = 4 * 1024 * 1024;
-/// So many names are listed.
+/// The most names in an answer.
 const MOST_NAMES: usize = 1000;
-/// Names of models have 20 to 60 bytes.
+/// The longest name of a model, in bytes. Real names have 20 to 60 bytes.
 const LONGEST_NAME: usize = 200;
-/// A model counts as one that is asked for lately for this long.
+/// A model that an upstream answered for within this time counts as lately used.
 const LATELY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The lists of upstreams, as one worker knows them.
 #[derive(Debug, Default)]
 pub(super) struct Catalogue {
-    /// By name and base URL.
+    /// By name and base URL of the upstream.
     lists: Mutex<HashMap<(Arc<str>, Uri), List>>,
 }
 
@@ -54,7 +55,8 @@ struct List {
 }
 
 impl Proxy {
-    /// Names that lead through a wildcard to an upstream which has a model of that name, as far as this caller may use them. Sorted.
+    /// Returns the models that a wildcard routes to an upstream with such a model, sorted. Lists only models and upstreams that
+    /// the caller may use.
     pub async fn behind_wildcards(&self, tables: &Tables, caller: &Caller) -> BTreeSet<String> {
         let (mut found, now) = (BTreeSet::new(), Instant::now());
         for (index, upstream) in tables.upstreams.iter().enumerate() {
@@ -81,12 +83,12 @@ impl Proxy {
             .collect()
     }
 
-    /// The list of each upstream that the caller may use and that a wildcard leads to.
+    /// Returns the list of each upstream that has a wildcard route and that the caller may use.
     async fn lists(&self, tables: &Tables, caller: &Caller) -> Vec<(usize, Arc<[String]>)> {
         let asked =
             |(index, _): &(usize, &Arc<Upstream>)| caller.may_use(*index) && tables.routes.has_wildcard_to(*index);
         let wanted: Vec<_> = tables.upstreams.iter().enumerate().filter(asked).collect();
-        // Held while upstreams are asked: clients that come meanwhile wait for the same lists.
+        // The lock is kept during the requests to the upstreams. Other clients wait for the same lists.
         let mut lists = self.catalogue.lists.lock().await;
         let mut asking = JoinSet::new();
         for (index, upstream) in &wanted {
@@ -99,7 +101,7 @@ impl Proxy {
         }
         while let Some(Ok((key, names))) = asking.join_next().await {
             let until = Instant::now() + if names.is_some() { FRESH_FOR } else { TRY_AGAIN };
-            // What was known before is better than nothing.
+            // A failed request keeps the list from before.
             let before = || lists.get(&key).map(|list| Arc::clone(&list.names)).unwrap_or_default();
             let names = names.map_or_else(before, Into::into);
             lists.insert(key, List { names, until });
@@ -112,7 +114,7 @@ impl Proxy {
     }
 }
 
-/// Asks an upstream for its models. None where it gives no list.
+/// Requests the models of an upstream. `None` = the upstream gives no list.
 async fn ask(sender: &Sender, upstream: &Upstream) -> Option<Vec<String>> {
     let mut parts = upstream.config.base_url.clone().into_parts();
     let path = format!("{}/models", upstream.config.base_url.path().trim_end_matches('/'));
@@ -135,7 +137,8 @@ async fn ask(sender: &Sender, upstream: &Upstream) -> Option<Vec<String>> {
     Some(names(&serde_json::from_slice(&body).ok()?))
 }
 
-/// The names in a list: `{"data":[{"id":"…"}]}` as OpenAI has it, or the same below `models`, or with `name`.
+/// Reads the names in a list: `{"data":[{"id":"…"}]}` as OpenAI sends it, the same with `models` for `data`, or with `name` for
+/// `id`.
 fn names(list: &Value) -> Vec<String> {
     let entries = ["data", "models"].iter().find_map(|field| list.get(field)?.as_array()).or(list.as_array());
     let name = |entry: &Value| {

@@ -1,4 +1,4 @@
-//! The end of a request: its record and its permit are settled together and once, however it ends.
+//! Settles a request at its end: its ledger row and its permit, together and once.
 
 use http::StatusCode;
 
@@ -8,11 +8,12 @@ use crate::{
     metering::Settlement,
 };
 
-/// What has to be settled. Dropped before it was, the connection's departure tells how it ended.
+/// A request that is not settled yet. If this value is dropped before, the connection's disconnect record says how the request
+/// ended.
 #[derive(Debug)]
 pub(super) struct Closing {
     pub(super) settlement: Settlement,
-    /// Once the key was admitted.
+    /// Set once the key was admitted.
     pub(super) permit: Option<Permit>,
 }
 
@@ -23,25 +24,25 @@ impl From<Settlement> for Closing {
 }
 
 impl Closing {
-    /// It is over.
+    /// Settles with this end.
     pub(super) fn close(&mut self, end: EndReason) {
         self.settlement.settle(end);
         self.settle_permit();
     }
 
-    /// It is over with an error of ours.
+    /// Settles with an error of Tidegate.
     pub(super) fn refuse(&mut self, problem: Problem, status: StatusCode) {
         self.settlement.refuse(problem, status);
         self.settle_permit();
     }
 
-    /// It is over as its client left: the connection's departure tells how.
+    /// Settles after the client left. The connection's disconnect record says how.
     pub(super) fn leave(&mut self) {
         self.settlement.leave();
         self.settle_permit();
     }
 
-    /// The limits get what the ledger's row says.
+    /// Gives the limits the usage of the ledger row.
     fn settle_permit(&mut self) {
         let Some(mut permit) = self.permit.take() else { return };
         let Some(charged) = self.settlement.charged() else {

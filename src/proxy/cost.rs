@@ -1,4 +1,4 @@
-//! What a request may cost before it is made, for keys with a budget.
+//! Estimates the cost of a request before it is made, for keys with a budget.
 
 use std::fmt::Write;
 
@@ -12,10 +12,11 @@ use crate::{
     upstream::Upstream,
 };
 
-/// The cost where it is dearest, in each currency. `asked` = the model as the client wrote it.
+/// Returns the highest cost among the targets, in each currency. `asked` = the model as the client wrote it.
 ///
 /// # Errors
-/// When one of the targets has no price: a request that went there would not be counted. Unless the configuration allows that.
+/// When a target has no price, unless the configuration allows that. The cost of a request to such a target would not be
+/// counted.
 pub(super) fn dearest<'a>(
     tables: &Tables,
     targets: impl Iterator<Item = (&'a Target, &'a Upstream)>,
@@ -41,8 +42,8 @@ pub(super) fn dearest<'a>(
     Ok(costs)
 }
 
-/// Which models the keys of the configuration cannot use because they have a budget and the model has no price, a line a key; empty
-/// where there are none. `now` = milliseconds since 1970-01-01 UTC.
+/// Lists the models that keys cannot use because the key has a budget and the model has no price, one line per key. `now` =
+/// milliseconds since 1970-01-01 UTC.
 pub fn unpriced(tables: &Tables, config: &Config, now: u64) -> String {
     let mut out = String::new();
     if tables.prices.unpriced() == Unpriced::Allow {
@@ -60,20 +61,21 @@ pub fn unpriced(tables: &Tables, config: &Config, now: u64) -> String {
     out
 }
 
-/// The names to look at: those of the configuration, and those that only the key itself lists.
+/// Returns the names to check: the models of the configuration, and names that only this key lists.
 fn names<'a>(config: &'a Config, key: &'a Key) -> impl Iterator<Item = &'a str> {
     let known = config.models.iter().map(|model| &*model.name);
     let own = key.models.iter().flatten().map(|name| &**name);
     known.chain(own.filter(|own| !config.models.iter().any(|model| *model.name == **own)))
 }
 
-/// The name, with the upstreams where it has no price; none where it has one everywhere or the key may not ask for it.
+/// Returns the name with the upstreams where it has no price. `None` = the name has a price everywhere, or the key may not use
+/// it.
 fn without_price(tables: &Tables, caller: &Caller, name: &str, now: u64) -> Option<String> {
     let beginning = name.strip_suffix('*');
     if !caller.may_use_model(name) {
         return None;
     }
-    // A star at the end matches itself as well: a pattern leads where its names do.
+    // A pattern's final star matches itself, so the pattern has the same route as its names.
     let route = tables.routes.route(name)?;
     let targets = route.targets.iter().filter(|target| caller.may_use(target.upstream));
     let lacks = targets.filter_map(|target| {

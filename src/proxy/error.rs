@@ -1,4 +1,5 @@
-//! The only place that words an error of ours and turns it into a response, in OpenAI's shape (docs/wire.md, section 3).
+//! Writes every error of Tidegate and turns it into a response in OpenAI's shape (docs/wire.md, section 3). No other module
+//! does so.
 
 mod body;
 mod head;
@@ -34,35 +35,35 @@ use crate::{
     limits::{Kind, Limited, Quotas},
 };
 
-/// Our id of the request, on every response.
+/// Tidegate's id of the request, on every response.
 pub const REQUEST_ID: &str = "x-tidegate-request-id";
-/// The id that SDKs show: the upstream's if it sent one, else ours.
+/// The id that SDKs show: the upstream's id if it sent one, else Tidegate's id.
 pub const CLIENT_REQUEST_ID: &str = "x-request-id";
-/// Whose error an error answer is: `upstream` or `gateway`.
+/// Who caused an error answer: `upstream` or `gateway`.
 pub const ERROR_SOURCE: &str = "x-tidegate-error-source";
 const SHOULD_RETRY: &str = "x-should-retry";
-/// Seconds: what is full now mostly has room a moment later, and a 503 without it makes Codex come back at once.
+/// Seconds. A full gateway mostly has room a moment later. After a 503 without this header Codex retries at once.
 const RETRY_SOON: &str = "1";
 
-/// It begins with OpenAI's words, by which the client of `LiteLLM` recognises a wrong key.
+/// The text begins with OpenAI's words, by which the client of `LiteLLM` recognises a wrong key.
 const UNKNOWN_KEY: &str = "Incorrect API key provided. Use a key of this gateway, not a provider's.";
 
-/// An error of ours, worded.
+/// An error of Tidegate, with its message.
 #[derive(Debug)]
 pub struct ApiError {
     problem: Problem,
     message: Cow<'static, str>,
     param: Option<&'static str>,
-    /// In place of the status that the problem has by default.
+    /// Replaces the default status of the problem.
     status: Option<StatusCode>,
     allow: Option<Cow<'static, str>>,
-    /// When to come back.
+    /// When the client may retry.
     after: Option<Duration>,
-    /// Of a limit: how the limits stand.
+    /// The state of the limits, if a limit caused the error.
     quotas: Option<Box<Quotas>>,
-    /// What the log says beside.
+    /// Additional details for the log.
     rejected: Option<Box<RejectedRequest>>,
-    /// The rest of the request's body is not read: the connection cannot be used again.
+    /// Whether the connection must close, because the rest of the request's body is not read.
     close: bool,
 }
 
@@ -86,21 +87,21 @@ impl ApiError {
         self
     }
 
-    /// Closes the connection after the answer: the body was not read to its end.
+    /// Closes the connection after the answer, because the body was not read to its end.
     fn closing(mut self) -> Self {
         self.close = true;
         self
     }
 
-    /// Closes the connection after the answer unless `body`, which is read no further, was read to its end. Told to
-    /// the client, who would otherwise send its next request into a connection that closes.
+    /// Closes the connection after the answer, unless `body` was read to its end. The answer announces the end, so that the
+    /// client sends no next request into a connection that closes.
     #[must_use]
     pub fn leaving(self, body: &impl Body) -> Self {
         if body.is_end_stream() { self } else { self.closing() }
     }
 
-    /// A request without a key that may be used. The key is not repeated, not even masked; that it is disabled, has ended or comes
-    /// from elsewhere is told to the log alone.
+    /// A request without a valid key. The answer never repeats the key, not even masked. Only the log says that a key is
+    /// disabled, has expired, or comes from an address that is not allowed.
     pub(super) fn stranger(why: AuthError, mut rejected: RejectedRequest) -> Self {
         let (message, reason) = match &why {
             AuthError::NoKey => ("You didn't provide an API key. Send one as `Authorization: Bearer <key>`.", "no_key"),
@@ -125,7 +126,7 @@ impl ApiError {
         refusal
     }
 
-    /// Codex falls back to HTTP at once on 426, and on nothing else (docs/wire.md, section 1).
+    /// Codex falls back to HTTP at once on 426, and on no other status (docs/wire.md, section 1).
     pub fn websocket_unsupported() -> Self {
         Self::new(Problem::WebsocketUnsupported, "WebSocket is not served here. Use POST /v1/responses over HTTP.")
             .closing()
@@ -141,12 +142,12 @@ impl ApiError {
         .about("model")
     }
 
-    /// Nobody who could be asked has the endpoint.
+    /// No upstream of this request has the endpoint.
     pub(super) fn not_served(endpoint: Endpoint) -> Self {
         Self::unsupported(endpoint, "No provider that this request may use serves")
     }
 
-    /// The provider itself says that it does not have the endpoint.
+    /// The provider itself answers that it does not have the endpoint.
     pub(super) fn not_there(endpoint: Endpoint) -> Self {
         Self::unsupported(endpoint, "The provider does not serve")
     }
@@ -156,7 +157,7 @@ impl ApiError {
         Self::new(Problem::UnsupportedEndpoint, message)
     }
 
-    /// No model, and nowhere to send a request without one.
+    /// The request names no model, and no default upstream exists.
     pub(super) fn model_required() -> Self {
         Self::new(Problem::ModelRequired, "you must provide a model parameter").about("model")
     }
@@ -170,13 +171,13 @@ impl ApiError {
         Self::new(Problem::InvalidModel, format!("`model` {why}")).about("model")
     }
 
-    /// A lenient upstream would read another model than the one that is checked.
+    /// A lenient upstream would read another model than the one that Tidegate checks.
     pub(super) fn model_in_query() -> Self {
         Self::new(Problem::InvalidQuery, "`model` stands in the query. Name the model in the body alone.")
             .about("model")
     }
 
-    /// The key has a budget, which a request whose cost is not known could overspend.
+    /// The key has a budget, and a request with an unknown cost could overspend it.
     pub(super) fn unpriced_model(model: Option<&str>) -> Self {
         const HELP: &str = "and this key has a budget. Use a model with a price, or ask the operator to add one to [[prices]] \
                             (0 where the model is free) or to set `unpriced = \"allow\"` below [money].";
@@ -208,7 +209,7 @@ impl ApiError {
         )
     }
 
-    /// Every candidate has as many requests as it may have.
+    /// Every candidate has reached its limit of requests in progress.
     pub(super) fn upstream_busy() -> Self {
         Self::new(
             Problem::UpstreamBusy,
@@ -216,7 +217,7 @@ impl ApiError {
         )
     }
 
-    /// A limit of the key or its group is reached.
+    /// The key or its group has reached a limit.
     pub(super) fn limited(limited: &Limited, terms: &BudgetTerms) -> Self {
         let Limited { kind, whose, name, model, after, quotas } = limited;
         let model = model.as_ref().map(|model| format!(" for the model `{model}`")).unwrap_or_default();
@@ -243,7 +244,7 @@ impl ApiError {
             Kind::Budget { budget, span, spent } => (Problem::BudgetSpent, terms.spent(&whose, *budget, *spent, *span)),
         };
         let mut refusal = Self::new(problem, message);
-        // What is spent does not come back while an SDK waits.
+        // Spent budget does not come back while an SDK waits.
         if problem == Problem::BudgetSpent {
             refusal.status = Some(terms.status);
         } else {
@@ -253,7 +254,7 @@ impl ApiError {
         refusal
     }
 
-    /// What is left of the limits that replicas share cannot be known, and `fail = "closed"`.
+    /// The shared limits cannot be read now, and `fail = "closed"`.
     pub(super) fn limits_unavailable() -> Self {
         Self::new(
             Problem::LimitsUnavailable,
@@ -261,12 +262,12 @@ impl ApiError {
         )
     }
 
-    /// A fault of our own.
+    /// A fault of Tidegate.
     pub fn internal() -> Self {
         Self::upstream(Problem::Internal)
     }
 
-    /// Settles the record with this error and makes the response.
+    /// Settles the request with this error and returns the response.
     pub(super) fn answer(mut self, mut closing: Closing) -> Response<ResponseBody> {
         let outcome = closing.settlement.outcome();
         let id = outcome.id;
@@ -275,7 +276,7 @@ impl ApiError {
             outcome.rejected = Some(rejected);
         }
         if self.problem == Problem::RequestAborted {
-            // Nobody is there to read the answer.
+            // The client left, so no one reads the answer.
             closing.close(EndReason::ClientGone);
         } else {
             closing.refuse(self.problem, self.status());
@@ -287,11 +288,11 @@ impl ApiError {
         self.status.unwrap_or_else(|| status(self.problem))
     }
 
-    /// The error as JSON.
+    /// Returns the error as JSON.
     pub(super) fn body(&self) -> Bytes {
         let error =
             Error { message: &self.message, kind: kind(self.problem), param: self.param, code: self.problem.name() };
-        // Texts and nulls: writing them down cannot fail.
+        // Serializing strings and nulls cannot fail.
         Bytes::from(serde_json::to_vec(&Envelope { error }).unwrap_or_default())
     }
 
@@ -320,14 +321,14 @@ impl ApiError {
             | Problem::AffinityUnavailable => {
                 headers.insert(RETRY_AFTER, HeaderValue::from_static(RETRY_SOON));
             }
-            // RFC 9110 wants a 426 to name a protocol: the one to use in place of WebSocket.
+            // RFC 9110 requires a 426 to name a protocol. The client must use this one instead of WebSocket.
             Problem::WebsocketUnsupported => {
                 headers.insert(UPGRADE, HeaderValue::from_static("HTTP/1.1"));
             }
             _ => {}
         }
         if let Some(after) = self.after {
-            // Whole seconds, one at least: Codex gives up a turn on a 429 without it.
+            // Whole seconds, at least one. Codex aborts a turn on a 429 without this header.
             headers.insert(RETRY_AFTER, HeaderValue::from(after.as_millis().div_ceil(1000).clamp(1, 3600) as u64));
         }
         if let Some(quotas) = self.quotas.as_deref() {
@@ -344,7 +345,7 @@ impl ApiError {
     }
 }
 
-/// OpenAI's error object: all four fields, always.
+/// OpenAI's error object, always with all four fields.
 #[derive(Serialize)]
 struct Envelope<'a> {
     error: Error<'a>,
@@ -360,12 +361,12 @@ struct Error<'a> {
 }
 
 impl Proxy {
-    /// Answers a request with an error of ours, and records it.
+    /// Answers a request with an error of Tidegate, and settles the request.
     pub fn refuse(&self, arrival: &RequestArrival, refusal: ApiError) -> Response<ResponseBody> {
         refusal.answer(self.tables().open(arrival).into())
     }
 
-    /// Answers a caller with a JSON text of ours, or with an error of ours in its place, and records it.
+    /// Answers a caller with Tidegate's own JSON text, or with an error instead, and settles the request.
     pub fn answer(
         &self,
         arrival: &RequestArrival,
@@ -389,7 +390,7 @@ impl Proxy {
     }
 }
 
-/// Puts the request's id on a response: `x-tidegate-request-id` always, `x-request-id` unless the upstream sent one.
+/// Adds the request's id to a response: always as `x-tidegate-request-id`, and as `x-request-id` unless the upstream sent one.
 pub(super) fn sign(headers: &mut http::HeaderMap, id: RequestId) {
     if let Ok(id) = HeaderValue::try_from(id.to_string()) {
         headers.entry(CLIENT_REQUEST_ID).or_insert_with(|| id.clone());

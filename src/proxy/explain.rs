@@ -1,5 +1,5 @@
-//! What the operator sees: who would be asked for a model and why, and how every upstream stands. From the code that
-//! routes and the state that it reads.
+//! The operator's view: which candidates a model has now and why, and the health state of each upstream. Uses the same code and
+//! state that route requests.
 
 use std::{
     fmt::{self, Write},
@@ -23,26 +23,26 @@ use crate::{
     routing::{self, Candidate, Choice, ExclusionReason, Route},
 };
 
-/// What shall be explained.
+/// A question of the operator.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExplainQuery {
     /// Name of the client key.
     pub key: String,
-    /// The model that it asks for.
+    /// The model that the key asks for.
     pub model: String,
-    /// `prompt_cache_key` or session id of the request, if it has one.
+    /// `prompt_cache_key` or session id of the request, if the request has one.
     pub cache_key: Option<String>,
-    /// The part of the API that it asks.
+    /// The part of the API that the request uses.
     pub surface: Surface,
 }
 
 /// Why there is nothing to explain.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ExplainError {
-    /// No such key.
+    /// No key has this name.
     #[error("no client key has the name `{0}`")]
     Key(String),
-    /// The key may not ask for the model, or there is no such model: clients cannot tell the two apart.
+    /// The key may not use the model, or no such model exists. Clients cannot tell the two cases apart.
     #[error("the key `{key}` may not ask for `{model}`: its `models` do not list it; clients get 404 model_not_found")]
     KeyModels {
         /// The key.
@@ -50,13 +50,13 @@ pub enum ExplainError {
         /// The model.
         model: String,
     },
-    /// No model of this name leads anywhere.
+    /// No model has this name.
     #[error("no model has the name `{0}`, and no wildcard matches it; clients get 404 model_not_found")]
     Model(String),
 }
 
-/// Who would be asked now, in order, and who would not, with the reasons; what they bill, and how the key is limited. `now` =
-/// milliseconds since 1970-01-01 UTC.
+/// Describes which candidates are used now, in their order, and which are not, with the reasons. Adds their prices and the
+/// limits of the key. `now` = milliseconds since 1970-01-01 UTC.
 ///
 /// # Errors
 /// When the key or the model does not exist.
@@ -106,7 +106,7 @@ impl Explanation<'_> {
             )?;
         }
         if self.choice.candidates.is_empty() {
-            // A body of no size is never too large, and standing bars nobody for good.
+            // An empty body is never too large, and a health state never excludes a candidate permanently.
             let code = match self.all.iter().all(|candidate| candidate.exclusion == Some(ExclusionReason::Key)) {
                 true => "model_not_found",
                 false => "unsupported_endpoint",
@@ -246,25 +246,25 @@ fn standing(candidate: &Candidate) -> String {
     text
 }
 
-/// How an upstream or a credential stands, for readiness in detail.
+/// The health state of an upstream or of a credential, for detailed readiness.
 #[derive(Clone, Debug, Serialize)]
 pub struct HealthView {
-    /// Its name.
+    /// Name of the upstream or of the credential.
     pub name: Option<String>,
     /// `in_service`, `probation` or `out`.
     pub state: &'static str,
-    /// Why, where it is not in service.
+    /// The cause, where the state is not `in_service`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cause: Option<&'static str>,
-    /// For how many more seconds; 0 = its time is over and a request probes it.
+    /// Remaining seconds of the cooldown. 0 = the cooldown is over and a request probes the upstream.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seconds_left: Option<u64>,
-    /// Requests under way.
+    /// Requests in progress.
     pub in_flight: usize,
-    /// Requests that wait for room; only upstreams have a queue.
+    /// Requests in the queue. Only upstreams have a queue.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub queued: Option<usize>,
-    /// Of an upstream.
+    /// The credentials of an upstream.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub credentials: Vec<Self>,
 }
@@ -274,7 +274,7 @@ impl HealthView {
         let (state, cause, left) = match standing {
             HealthState::InService => ("in_service", None, None),
             HealthState::Probation(cause) => ("probation", Some(cause), None),
-            // Being probed: its time is over, and it may be back at any moment.
+            // The cooldown is over and a request probes the upstream. The upstream may be back at any moment.
             HealthState::Out { cause, left } if left.is_zero() => ("out", Some(cause), Some(0)),
             HealthState::Out { cause, left } => ("out", Some(cause), Some(left.as_secs() + 1)),
         };
@@ -284,14 +284,14 @@ impl HealthView {
 }
 
 impl Tables {
-    /// How every upstream stands.
+    /// Returns the health state of each upstream.
     pub fn states(&self) -> Vec<HealthView> {
         let now = Instant::now();
         let of = |upstream: &Arc<crate::upstream::Upstream>| {
             let pool = upstream.pool();
             let mut state = HealthView::new(Some(pool.name()), pool.standing_at_best(now), pool.in_flight());
             state.queued = Some(pool.queued());
-            // An upstream that wants no credential has a nameless one, which stands as it does.
+            // An upstream without credentials has one nameless credential, with the same health state.
             state.credentials = pool
                 .credentials(now)
                 .map(|(name, standing, in_flight)| HealthView::new(name, standing, in_flight))
@@ -301,7 +301,7 @@ impl Tables {
         self.upstreams.iter().map(of).collect()
     }
 
-    /// Brings the gauges of who is in service up to date.
+    /// Updates the gauges of the health states.
     pub fn show(&self, metrics: &Metrics) {
         let now = Instant::now();
         metrics.health.clear();

@@ -1,7 +1,7 @@
-//! The failover rule: who is asked, who is asked next, and what the client gets when nobody is left.
+//! The failover rule: the first candidate, the next candidate, and the client's answer when no candidate is left.
 //!
-//! Another candidate is asked only while no byte of an answer has gone to the client, which holds for as long as
-//! [`attempt`] has not given a reply.
+//! Another candidate is attempted only before any byte of an answer was sent to the client. This holds until [`attempt`]
+//! returns a reply.
 
 use std::{sync::Arc, time::Duration};
 
@@ -23,8 +23,8 @@ use crate::{
     upstream::{AttemptContext, KeyId, Lease, NoSlot, Queue, ReportedVerdicts, Upstream},
 };
 
-/// The pause before an upstream is asked again is drawn between nothing and this, twice as much each further time, so
-/// that many requests which failed together do not come back together.
+/// The upper bound of the first pause before a retry. The pause is drawn between zero and the bound, which doubles with each
+/// retry. Requests that failed together therefore do not retry together.
 const BACKOFF: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
 
@@ -34,41 +34,41 @@ pub(super) struct Failover<'a> {
     tables: &'a Tables,
     settlement: &'a mut Settlement,
     route: &'a Route<'a>,
-    /// Who asks, and for which model.
+    /// The key and the model of the request.
     wish: FailoverRequest<'a>,
-    /// What it told already of those who were asked.
+    /// The verdicts that this request already reported to health states.
     given: ReportedVerdicts,
-    /// Candidates that were not asked yet, in order.
+    /// Candidates that were not attempted yet, in order.
     fresh: Vec<Candidate>,
-    /// They are all passed by, and asked all the same.
+    /// Whether candidates are attempted although all of them are ejected.
     last_resort: bool,
-    /// Candidates that may be asked again, and when.
+    /// Candidates that may be attempted again, and from when.
     again: Vec<(Instant, Candidate)>,
-    /// Upstreams that were asked, each as often as it was.
+    /// The upstream of each attempt so far.
     asked: Vec<usize>,
-    /// Upstreams that want to be left alone, until when; none = for longer than a request waits.
+    /// Upstreams that need a pause, with its end. `None` = the pause is longer than a request waits.
     resting: Vec<(usize, Option<Instant>)>,
-    /// The best of the failed answers.
+    /// The best failed answer so far.
     best: Option<BestFailure>,
 }
 
-/// Who asks, and for which model.
+/// The key and the model of a request.
 #[derive(Clone, Copy)]
 pub(super) struct FailoverRequest<'a> {
     /// The client key.
     pub(super) key: KeyId,
-    /// The model, by the name that the client wrote; none where the request names none.
+    /// The model as the client wrote it. `None` = the request names no model.
     pub(super) model: Option<&'a str>,
 }
 
 struct BestFailure {
     answer: FailedAnswer,
-    /// Of a 429.
+    /// The `Retry-After` of a 429.
     after: Option<Duration>,
 }
 
 impl<'a> Failover<'a> {
-    /// At its beginning.
+    /// Starts before the first attempt.
     pub(super) fn new(
         proxy: &'a Proxy,
         tables: &'a Tables,
@@ -93,11 +93,11 @@ impl<'a> Failover<'a> {
         }
     }
 
-    /// Asks until somebody answers or nobody is left.
+    /// Attempts candidates until one answers or none is left.
     pub(super) async fn run(mut self, call: &Call<'_>) -> Result<Reply, ApiError> {
         let (mut lease, mut candidate) = self.first().await?;
         let mut model = self.note(&candidate, call);
-        // Put down before the first byte goes up; one row a request, however many are asked.
+        // The journal gets the row before the first byte is sent upstream: one row per request, however many attempts follow.
         let down = self.settlement.goes_up(&self.proxy.ledger, Some(&lease.upstream().config.name)).await;
         down.map_err(|_| ApiError::upstream(Problem::LedgerUnavailable))?;
         loop {
@@ -114,7 +114,7 @@ impl<'a> Failover<'a> {
                 self.given.note(verdict);
             }
             let may_go_on = may_go_on && call.presence.is_none_or(ClientPresence::goes_on);
-            // Boxed, as what is rare shall not make the future of every request larger.
+            // Boxed, so that this rare path does not make the future of every request larger.
             match Box::pin(self.after(candidate, failure, may_go_on)).await {
                 Some(next) => (lease, candidate) = next,
                 None => return self.end(),
@@ -123,11 +123,11 @@ impl<'a> Failover<'a> {
         }
     }
 
-    /// Notes the model that this candidate is asked for, and what it costs there.
+    /// Notes the upstream's model of this candidate and its price.
     fn note(&mut self, candidate: &Candidate, call: &Call<'_>) -> Option<Arc<str>> {
         let target = self.route.targets.get(candidate.target);
         let model = target.and_then(|target| target.model.clone()).or_else(|| {
-            // The target keeps the name that the client wrote.
+            // Such a target uses the name that the client wrote.
             call.model.map(|asked| Arc::from(&*asked.name))
         });
         let outcome = self.settlement.outcome();
@@ -138,7 +138,7 @@ impl<'a> Failover<'a> {
         model
     }
 
-    /// The first one that has a place. Where all are full, the first that gets one within the time of the queue.
+    /// Returns the first candidate with a free slot. If all are full, waits for the first slot, up to the queue timeout.
     async fn first(&mut self) -> Result<(Lease, Candidate), ApiError> {
         if let Some(taken) = self.take_fresh() {
             return Ok(taken);
@@ -159,10 +159,10 @@ impl<'a> Failover<'a> {
         Some((lease, candidate))
     }
 
-    /// Nobody has a place right now.
+    /// Waits for a slot, because no candidate has one now.
     async fn queue(&mut self) -> Result<(Lease, Candidate), ApiError> {
-        // Whoever was on probation is being probed by another request now. Who has no room is waited for; if there is
-        // nobody like that, the last usable candidate is asked in any case.
+        // Another request probes each half-open candidate now. A full upstream is worth waiting for. If no upstream is full,
+        // the last usable candidate is attempted in any case.
         let mut full: Vec<&Arc<Upstream>> = Vec::new();
         for candidate in &self.fresh {
             let Some(upstream) = self.tables.upstreams.get(candidate.upstream) else { continue };
@@ -184,7 +184,7 @@ impl<'a> Failover<'a> {
         taken.map_err(|_| ApiError::upstream_busy())
     }
 
-    /// Who is asked after this failure. Keeps what the client gets if there is nobody.
+    /// Returns the next candidate after this failure. Keeps the failed answer for the client in case no candidate is left.
     async fn after(
         &mut self,
         candidate: Candidate,
@@ -210,7 +210,7 @@ impl<'a> Failover<'a> {
             }
             FailureScope::Target => self.fresh.retain(|other| other.target != candidate.target),
             FailureScope::Connection => self.fresh.retain(|other| !same(other)),
-            // It would most probably do the same again.
+            // Another credential of this upstream would most probably fail in the same way.
             FailureScope::Upstream => self.fresh.sort_by_key(same),
         }
         let goes_on = elsewhere && may_go_on && !(self.fresh.is_empty() && self.again.is_empty());
@@ -226,7 +226,7 @@ impl<'a> Failover<'a> {
         self.next_again().await
     }
 
-    /// The next one that was not asked yet.
+    /// Returns the next candidate that was not attempted yet.
     async fn next_fresh(&mut self) -> Option<(Lease, Candidate)> {
         let tables = self.tables;
         while !self.fresh.is_empty() {
@@ -241,7 +241,7 @@ impl<'a> Failover<'a> {
             }
             match upstream.lease(candidate.credential, &self.asker(&candidate), self.last_resort) {
                 Ok(lease) => return Some((self.fails_over(lease, candidate.upstream), candidate)),
-                // Others may have room: it is waited for when nobody else is left.
+                // Other candidates may have room. This candidate waits until no other is left.
                 Err(NoSlot::Full) => self.again.push((Instant::now(), candidate)),
                 Err(NoSlot::Out) => {}
             }
@@ -249,7 +249,7 @@ impl<'a> Failover<'a> {
         None
     }
 
-    /// The one that may be asked again soonest. Passed by or not: nothing better is left.
+    /// Returns the candidate that may be attempted again first, even if it is ejected: no better one is left.
     async fn next_again(&mut self) -> Option<(Lease, Candidate)> {
         let tables = self.tables;
         self.again.sort_by_key(|(at, _)| *at);
@@ -269,7 +269,7 @@ impl<'a> Failover<'a> {
         None
     }
 
-    /// Who asks this candidate, and for what.
+    /// Returns the context of an attempt at this candidate.
     fn asker(&self, candidate: &Candidate) -> AttemptContext<'a> {
         let target = self.route.targets.get(candidate.target);
         let model = target.and_then(|target| target.model.as_deref()).or(self.wish.model).unwrap_or_default();
@@ -282,8 +282,8 @@ impl<'a> Failover<'a> {
         lease
     }
 
-    /// Nobody better is left: the place is waited for like that of a first attempt. Where there are limits and many
-    /// requests, the one that was given back has been taken by the time of the next attempt.
+    /// Waits in the queue like a first attempt, because no better candidate is left. Under load, another request takes a
+    /// released slot before the next attempt.
     async fn line(&self, upstream: &Arc<Upstream>, candidate: &Candidate) -> Option<Lease> {
         let line = [upstream.queue()?];
         let asker = self.asker(candidate);
@@ -291,11 +291,11 @@ impl<'a> Failover<'a> {
         timeout(self.tables.timeouts.queue, taken).await.ok()
     }
 
-    /// A place at an upstream that was asked before, after a pause, if there were not too many retries of late. Only
-    /// one that is made counts.
+    /// Takes a slot for a retry after a pause, unless the upstream had too many retries lately. Only a retry that is made
+    /// counts.
     async fn retry(&self, upstream: &Arc<Upstream>, candidate: &Candidate, at: Instant, fresh: bool) -> Option<Lease> {
         let percent = self.tables.retries.percent;
-        // After a credential's own fault another one is no burden that the upstream did not have.
+        // After a fault of a credential, the next credential is no additional load on the upstream.
         let free = fresh && !self.resting.iter().any(|(resting, _)| *resting == candidate.upstream);
         let anyway = !fresh || self.last_resort;
         if free || upstream.may_retry(percent) {
@@ -318,15 +318,15 @@ impl<'a> Failover<'a> {
         rests.map_or_else(|| Some(Instant::now()), |(_, until)| *until)
     }
 
-    /// Full jitter: anything between nothing and the limit.
+    /// Draws a pause between zero and the bound (full jitter).
     fn backoff(&self, upstream: usize) -> Duration {
         let times = self.asked.iter().filter(|asked| **asked == upstream).count().saturating_sub(1);
         let limit = BACKOFF.saturating_mul(1 << times.min(8)).min(BACKOFF_MAX);
         limit.mul_f64(self.proxy.dice.draw())
     }
 
-    /// Keeps the more useful of two answers: a 429 that says when to come back (the sooner the better), the last
-    /// provider's answer, our own error.
+    /// Keeps the more useful of two answers. The order: a 429 with `Retry-After` (the sooner the better), the last upstream's
+    /// answer, an error of Tidegate.
     fn keep(&mut self, answer: FailedAnswer, after: Option<Duration>) {
         let rank = |answer: &FailedAnswer, after: Option<Duration>| match answer.status().map(|status| status.as_u16())
         {

@@ -1,4 +1,4 @@
-//! The path of one call, read from top to bottom.
+//! The path of one request, to read from top to bottom.
 
 use std::sync::{Arc, atomic::Ordering};
 
@@ -34,10 +34,10 @@ use crate::{
     upstream::headers::TURN_STATE,
 };
 
-/// Forwards a call and hands back the answer, whose body goes on by itself.
+/// Forwards a request and returns the response, whose body relays itself.
 ///
-/// Whatever goes wrong on the way becomes a response in OpenAI's shape. Dropping the future, or later the body,
-/// cancels the call upstream, unless the key wants the answer to be read on.
+/// Every error on the way becomes a response in OpenAI's shape. Dropping the future, or later the body, cancels the request
+/// upstream, unless the key wants the answer to be drained.
 pub async fn forward<B>(
     proxy: &Arc<Proxy>,
     arrival: RequestArrival,
@@ -47,7 +47,7 @@ pub async fn forward<B>(
 where
     B: Body<Data = Bytes, Error: std::error::Error + 'static> + Send + Unpin,
 {
-    // Kept to the end: a reload never changes a request under way.
+    // Kept to the end, so that a reload never changes a request in progress.
     let tables = proxy.tables();
     let mut closing = Closing::from(tables.open(&arrival));
     let admitted = admit(proxy, &tables, &arrival, &mut closing, endpoint, request).await;
@@ -73,7 +73,7 @@ where
     response
 }
 
-/// A request that may come in, whole.
+/// An admitted request with its whole body.
 pub(super) struct Admitted {
     pub(super) caller: Arc<Caller>,
     endpoint: Endpoint,
@@ -82,13 +82,14 @@ pub(super) struct Admitted {
 }
 
 impl Admitted {
-    /// The query of its URL, without the `?`.
+    /// Returns the query of the URL, without the `?`.
     pub(super) fn query(&self) -> &str {
         self.head.uri.query().unwrap_or_default()
     }
 
-    /// Whether the answer is read on by default should its client leave: the key or its group has a budget, a model works for
-    /// the request, and the request asks for no stream, so that the provider computes and bills all of the answer in any case.
+    /// Whether the answer is drained by default after its client left. Three conditions must be true: the key or its group has
+    /// a budget, a model works for the request, and the answer is no stream. The provider computes and bills the whole of such
+    /// an answer in any case.
     pub(super) fn is_read_on_by_default(&self, tables: &Tables) -> bool {
         self.caller.on_client_gone == OnClientGone::ByCost
             && !self.received.stream
@@ -97,7 +98,7 @@ impl Admitted {
     }
 }
 
-/// Everything up to the end of the request.
+/// Admits the request and reads it to its end.
 async fn admit<B>(
     proxy: &Proxy,
     tables: &Tables,
@@ -113,12 +114,12 @@ where
     let Closing { settlement, permit } = closing;
     settlement.outcome().endpoint = Some(endpoint);
 
-    // Authenticate: the cheapest refusal comes first, before a byte of the body is read.
+    // Authenticate. The cheapest rejection comes first, before a byte of the body is read.
     let caller = caller(tables, &head.headers, arrival).map_err(|refusal| refusal.leaving(&body))?;
     let outcome = settlement.outcome();
     (outcome.key, outcome.group) = (Some(Arc::clone(&caller.name)), caller.group.clone());
 
-    // What the body is said to be, also before a byte of it is read.
+    // Check the declared type of the body, also before a byte of the body is read.
     let has_body = endpoint.request_body() != RequestBodyKind::Nothing && !body.is_end_stream();
     request_head::check(&head.headers, has_body).map_err(|refusal| refusal.leaving(&body))?;
     if endpoint.request_body() == RequestBodyKind::Model
@@ -127,11 +128,11 @@ where
         return Err(ApiError::model_in_query().leaving(&body));
     }
 
-    // Admit requests, of a minute and at once.
+    // Admit by the request limits, per minute and at once.
     let admitted = tables.limits.admit(caller.index).await;
     *permit = Some(admitted.map_err(|refused| refuse(tables, refused).leaving(&body))?);
 
-    // What it is about: ids are taken as they stand in the path, or not at all.
+    // Check the ids in the path. Tidegate takes an id unchanged or rejects the request.
     if endpoint.resource(head.uri.path()).is_none() {
         return Err(ApiError::unknown_id().leaving(&body));
     }
@@ -155,7 +156,7 @@ fn refuse(tables: &Tables, refused: Refused) -> ApiError {
     }
 }
 
-/// Obtains the answer for a key that wants it to be read on where its client leaves: what is at an upstream by then goes on.
+/// Obtains the answer for a key that wants a drain. If the client leaves, a request that is already upstream goes on.
 async fn outliving(
     proxy: &Arc<Proxy>,
     tables: Arc<Tables>,
@@ -172,7 +173,7 @@ async fn outliving(
     DetachOnDrop { asked: Some(asked), presence, read_on: read_on.clone() }.await
 }
 
-/// Everything from there to the head of an answer that the client may have.
+/// Obtains the answer of an admitted request, up to the head that the client may have.
 async fn obtain(
     proxy: &Proxy,
     tables: &Tables,
@@ -184,23 +185,23 @@ async fn obtain(
     let Closing { settlement, permit: Some(permit) } = closing else { return Err(ApiError::internal()) };
     let resource = endpoint.resource(head.uri.path()).ok_or_else(ApiError::unknown_id)?;
 
-    // Resolve: where the state lives that it refers to, or else where its model leads.
+    // Resolve: find the account of the request's state, or else the route of its model.
     let placing = place(proxy, tables, settlement, admitted, &resource);
     let (placed, turn_issuer) = match head.headers.contains_key(TURN_STATE) {
         false => (placing.await, None),
-        // Both at once, so that nobody waits twice for a slow memory. Boxed, as it is rare.
+        // Both at once, so that a slow affinity store delays the request only once. Boxed, because this path is rare.
         true => Box::pin(async { tokio::join!(placing, proxy.learning.issuer(&head.headers, caller.owner)) }).await,
     };
     let Destination { route, account, first, cuts, unowned } = placed?;
     let outcome = settlement.outcome();
-    // Only now, as the log may show the names of models that were found to lead somewhere, and no others.
+    // Set only now: the log may show the name of a model only after the model was found.
     outcome.model = received.model.as_ref().map(|model| Arc::from(&*model.name));
     outcome.background = received.background;
     if endpoint.shape() == AnswerShape::Response {
         outcome.named = resource.ids().next().map(Box::from);
     }
 
-    // Admit what it will probably use, and what that costs.
+    // Reserve the estimated usage and its cost.
     if !endpoint.is_free() {
         let size = Size { bytes: received.rope.len(), encoded: received.encoded };
         let estimate = tables.limits.estimate(permit, caller.owner, route.model, size, endpoint.has_output());
@@ -216,7 +217,7 @@ async fn obtain(
         permit.reserve(estimate, &costs, began).await.map_err(|refused| refuse(tables, refused))?;
     }
 
-    // Who of those is asked, in which order: of an account that holds its state nobody else.
+    // Choose and order the candidates. If an account stores the request's state, no other account is a candidate.
     let asked = received.model.as_ref().map(|model| &*model.name);
     let mut candidates = candidates(tables, caller, &route, asked, endpoint.surface(), received.rope.len());
     candidates.retain(|candidate| account.is_none_or(|account| candidate.account_id == account));
@@ -229,12 +230,12 @@ async fn obtain(
         choice.candidates.sort_by_key(|candidate| candidate.account_id != first);
     }
     if endpoint.has_ids() {
-        // What lives in one account is unknown in all others.
+        // State in one account is unknown in all other accounts.
         let account = choice.candidates.first().map(|first| first.account_id);
         choice.candidates.retain(|other| Some(other.account_id) == account);
     }
 
-    // Attempt, until one answers.
+    // Attempt candidates until one answers.
     let (model, body) = (received.model.as_ref(), &received.rope);
     let (query, headers, owner, cuts) = (head.uri.query(), &head.headers, caller.owner, &cuts);
     let requires_usage = (caller.require_usage || route.require_usage) && endpoint.shape() == AnswerShape::Completion;
@@ -246,7 +247,7 @@ async fn obtain(
     Failover::new(proxy, tables, settlement, &route, wish, choice).run(&call).await
 }
 
-/// Every way to serve the request, as it stands now.
+/// Returns every candidate of the request, with its present health state.
 pub(super) fn candidates(
     tables: &Tables,
     caller: &Caller,
@@ -285,21 +286,21 @@ pub(super) fn candidates(
     candidates
 }
 
-/// Codex's names for what belongs together, where the body has no `prompt_cache_key` (docs/wire.md, section 4).
+/// Codex's headers for related requests, where the body has no `prompt_cache_key` (docs/wire.md, section 4).
 const SESSION_HEADERS: [&str; 2] = ["session-id", "thread-id"];
 
-/// What this request has in common with others that profit from one account's prompt cache, if it says so. Only with
-/// those of the same key: nobody else shall be able to crowd an account.
+/// Returns a number that related requests share, so that they profit from one account's prompt cache. Only requests of the same
+/// key share a number: no other key can crowd an account.
 fn preference(caller: &Caller, received: &ReceivedBody, headers: &HeaderMap) -> Option<u64> {
     let session = || SESSION_HEADERS.iter().find_map(|name| headers.get(*name)?.to_str().ok());
     let text = received.cache_key.as_deref().or_else(session)?;
     Some(chance::seed(&[&caller.name, text]))
 }
 
-/// Who calls, for endpoints that Tidegate answers by itself.
+/// Authenticates the caller, for endpoints that Tidegate answers by itself.
 ///
 /// # Errors
-/// When nobody known does.
+/// When the request has no valid key.
 pub fn caller(tables: &Tables, headers: &HeaderMap, arrival: &RequestArrival) -> Result<Arc<Caller>, ApiError> {
     let refuse = |why| ApiError::stranger(why, rejected(tables, headers, arrival));
     tables.keys.authenticate(headers, arrival.visit()).map_err(refuse)

@@ -1,12 +1,12 @@
-//! Where a call goes that names no model: to where what it is about lives.
+//! Decides the destination of a request without a model: the upstream that stores its object.
 
 use super::{Tables, error::ApiError};
 use crate::{auth::Caller, domain::endpoint::Resource, routing::Route};
 
-/// The home of what `resource` names, or of what is made where nothing is named. The only upstream that the caller may use and
-/// that has this part of the API is the home. Of several, `[routing] default_upstream` is; without it, new objects are made at
-/// the first one of the file, and an id that is not known is refused. No second upstream is ever asked: what lives in one
-/// account is unknown in all others.
+/// Returns the home of the object that `resource` names, or of a new object. If only one upstream has this part of the API and
+/// may be used by the caller, that upstream is the home. Of several, `[routing] default_upstream` is the home. Without that
+/// setting, new objects go to the first upstream of the file, and an unknown id is an error. No second upstream is ever
+/// attempted, because state in one account is unknown in all other accounts.
 pub(super) fn home_of(tables: &Tables, caller: &Caller, resource: &Resource<'_>) -> Result<Route<'static>, ApiError> {
     let endpoint = resource.endpoint;
     let serves = |upstream: usize| {

@@ -1,4 +1,4 @@
-//! A request's body as it comes from the client, under its deadlines.
+//! Reads the body of a request from the client, within its deadlines.
 
 use std::{
     error::Error,
@@ -22,26 +22,26 @@ use tokio::{
 use super::{error::ApiError, turn::next_turn};
 use crate::config::Timeouts;
 
-/// A decoder gets this much before other work of the worker has its turn. Most codes become text that the scan counts. Some
-/// become nothing and still cost time: 8 KiB of empty gzip members take 2 ms.
+/// A decoder reads this many bytes before other work of the worker has its turn. Most codes become text, and the scan counts
+/// text. Some codes become nothing and still cost time: 8 KiB of empty gzip members take 2 ms.
 const ENCODED_TURN: usize = 8 * 1024;
 
-/// The body as it comes from the client, under its deadlines.
+/// The body as the client sends it, within its deadlines.
 pub(super) struct RequestBodyReader<B> {
     pub(super) body: B,
-    /// The piece that a decoder is reading from.
+    /// The piece that a decoder reads now.
     piece: Bytes,
     pub(super) refusal: Option<ApiError>,
     began: Instant,
     last: Instant,
-    /// Shared with whoever compares it with what it decodes to.
+    /// Encoded bytes so far. The decoding loop compares this number with the decoded bytes.
     pub(super) received: Arc<AtomicU64>,
     max_bytes: u64,
     idle: Duration,
     total: Duration,
     min_rate: u64,
     timer: Option<Pin<Box<Sleep>>>,
-    /// What a decoder took since other work had its turn, and that turn while it is awaited.
+    /// The bytes that a decoder read since other work had its turn, and the turn while the decoder waits for it.
     taken: usize,
     turn: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
@@ -95,7 +95,7 @@ where
         }
     }
 
-    /// Slower than `min_rate` over its whole time, once it had `idle` to get going.
+    /// Whether the average rate is below `min_rate`. A body has the time `idle` to get going.
     fn drips(&self, received: u64) -> bool {
         let elapsed = self.last.duration_since(self.began);
         elapsed > self.idle && (received as f64) < elapsed.as_secs_f64() * self.min_rate as f64
@@ -115,7 +115,7 @@ where
     }
 }
 
-/// Why a body broke off: malformed chunks are somebody's fault who may still read an answer.
+/// Returns why a body broke off. A client that sent malformed chunks may still read an answer.
 fn broken(error: &(dyn Error + 'static)) -> ApiError {
     let mut cause = Some(error);
     while let Some(error) = cause {

@@ -1,8 +1,8 @@
-//! What answers teach: where the state lives that they leave behind, and whose it is.
+//! Records what answers reveal: the account and the owner of each reference.
 //!
-//! It is learned from each piece before that goes out, so that nobody can name anything too early here. Where other replicas
-//! share the memory, the piece waits until they can know it too, for [`affinity::WAIT`](crate::affinity::WAIT) at most: the one
-//! thing that ever holds an answer back.
+//! Tidegate records a frame's references before it sends the frame. No client of this process can therefore name a reference
+//! too early. Where replicas share the affinity store, the frame waits until other replicas can know its references, at most
+//! [`affinity::WAIT`](crate::affinity::WAIT). Nothing else ever holds back a frame.
 
 use std::{
     fmt,
@@ -24,8 +24,8 @@ use crate::{
     upstream::headers::TURN_STATE,
 };
 
-/// The memory of origins, as one worker uses it: a reference count that all of them write to would cost each request more than
-/// the memory.
+/// The affinity memory, as one worker uses it. A reference count shared by all workers would cost a request more than the
+/// memory itself.
 #[derive(Debug)]
 pub(super) struct WorkerAffinity {
     origins: Arc<AffinityMemory>,
@@ -37,8 +37,8 @@ impl WorkerAffinity {
         Self { origins, clock }
     }
 
-    /// For an answer to `owner`, by a credential of `account`. Of what is `unowned`, sorted, an answer teaches nothing: its request named
-    /// that, so that the answer may only repeat it.
+    /// Creates the recorder for an answer to `owner` from a credential of `account`. The request named the references in
+    /// `unowned`, which are sorted. The recorder skips them, because the answer may only repeat them.
     pub(super) fn lessons(
         self: &Arc<Self>,
         account: u64,
@@ -53,7 +53,8 @@ impl WorkerAffinity {
         self.origins.learn(references, origin, self.clock.since_epoch())
     }
 
-    /// The account that issued what a request of `by` has as [`TURN_STATE`]; none where that is not known, or not his to use.
+    /// Returns the account that issued the request's [`TURN_STATE`]. `None` = the account is unknown, or `by` may not use its
+    /// state.
     pub(super) async fn issuer(&self, headers: &HeaderMap, by: Owner) -> Option<u64> {
         let recalled = self.origins.recall_all(&turn_state(headers), by, self.clock.since_epoch()).await;
         let mut issuers = recalled.into_iter().map(|recalled| match recalled {
@@ -70,7 +71,7 @@ fn turn_state(headers: &HeaderMap) -> Vec<Reference> {
     values.map(|value| Reference::new(Kind::TurnState, value.as_bytes())).collect()
 }
 
-/// What is remembered of something that was learned: by its kind, and by its value alone.
+/// Returns the entries for one reference of an answer: by its kind, and by its value alone.
 fn lessons(learned: &AnswerReference) -> impl Iterator<Item = Lesson> {
     let &AnswerReference { reference, by_value, is_made, .. } = learned;
     let is_opaque = by_value.is_some_and(|(kind, _)| kind == Kind::Opaque);
@@ -78,19 +79,19 @@ fn lessons(learned: &AnswerReference) -> impl Iterator<Item = Lesson> {
     [Lesson { reference, is_made, is_opaque: false }].into_iter().chain(by_value)
 }
 
-/// What one answer teaches.
+/// Records the references of one answer.
 #[derive(Debug)]
 pub(super) struct AffinityRecorder {
     learning: Arc<WorkerAffinity>,
     origin: Origin,
-    /// What the request named without owning it.
+    /// References that the request named without owning them.
     unowned: Option<Arc<[Reference]>>,
-    /// Others were waited for in vain: this answer does not do so again.
+    /// Whether a wait for other replicas failed. This answer does not wait again.
     in_vain: bool,
 }
 
 impl AffinityRecorder {
-    /// Learns of the head. Nobody waits for that: who does not know it yet only leaves the header out.
+    /// Records the references of the head. The head does not wait: a replica that lacks such a reference only omits the header.
     pub(super) fn head(&self, headers: &HeaderMap) {
         let issued = turn_state(headers);
         if !issued.is_empty() {
@@ -98,7 +99,7 @@ impl AffinityRecorder {
         }
     }
 
-    /// Learns of the body.
+    /// Records the references of the body.
     pub(super) fn body(&self, learned: &[AnswerReference]) -> LearnedCount {
         let is_new = |learned: &&AnswerReference| {
             let unowned = self.unowned.as_deref().unwrap_or_default();
@@ -109,12 +110,12 @@ impl AffinityRecorder {
         self.learning.origins.learn_each(&lessons, self.origin, self.learning.clock.since_epoch())
     }
 
-    /// So many references had no room.
+    /// Counts references for which the answer had no room.
     pub(super) fn overlook(&self, references: u64) {
         self.learning.origins.overlook(references);
     }
 
-    /// Holds back the piece that names what was learned, where others have to know it first.
+    /// Holds back the frame with the new references, if other replicas must know them first.
     pub(super) fn hold_back(&self, piece: &Bytes, mark: LearnedCount) -> Option<HeldFrame> {
         if self.in_vain || !self.learning.origins.is_waited_for(mark) {
             return None;
@@ -123,21 +124,21 @@ impl AffinityRecorder {
         Some(HeldFrame { piece: piece.clone(), known: Box::pin(async move { learning.origins.shared(mark).await }) })
     }
 
-    /// What was held back goes out. Told is whether others know by now what it names.
+    /// Notes the end of a wait. `known` = other replicas know the references now.
     pub(super) fn waited(&mut self, known: bool) {
         self.in_vain |= !known;
     }
 }
 
-/// A piece that waits until other replicas can know what it names.
+/// A frame that waits until other replicas can know its references.
 pub(super) struct HeldFrame {
-    /// The piece.
+    /// The bytes of the frame.
     pub(super) piece: Bytes,
     known: Pin<Box<dyn Future<Output = bool> + Send>>,
 }
 
 impl HeldFrame {
-    /// Whether they can; told after a while in any case.
+    /// Waits until other replicas can know the references, for a bounded time. Returns whether they can.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         self.known.as_mut().poll(cx)
     }

@@ -1,4 +1,4 @@
-//! The gateway itself: joins keys, routes, upstreams and metering into the path of one request ([`forward`]).
+//! The gateway itself. Joins keys, routes, upstreams and metering into the path of one request ([`forward`]).
 
 mod attempt;
 mod call;
@@ -69,29 +69,29 @@ use read_on::DrainContext;
 pub use read_on::DrainTasks;
 pub use respond::ResponseBody;
 
-/// What one request holds at most beside its body and its connections: the best of the answers that failed, the one that
-/// is being looked at, and the end of a block of its body that is not full.
+/// The most memory of one request, beside its body and its connections. A request keeps the best failed answer, the answer that
+/// it reads now, and the last block of its body.
 pub const PER_REQUEST: usize = 2 * attempt::ERROR_BODY_LIMIT + BLOCK;
 
-/// Connections to upstreams that one request holds at most: a failed answer that was not read to its end keeps its own
-/// while the next candidate is asked.
+/// The most upstream connections of one request. A failed answer that was not read to its end keeps its connection during the
+/// next attempt.
 pub const CONNECTIONS_PER_REQUEST: usize = 2;
 
-/// Everything that a request reads: one immutable snapshot, of one worker. Upstreams are known by their indices, which
-/// mean something only inside the snapshot that they are of.
+/// Everything that a request reads: one immutable set of tables, of one worker. Indices of upstreams are valid only inside the
+/// same tables.
 #[derive(Debug)]
 pub struct Tables {
-    /// Who may call.
+    /// The client keys.
     pub keys: Keys,
     limits: Limits,
     prices: Prices,
-    /// Where models lead.
+    /// The routes of the models.
     pub routes: Routes,
-    /// The upstreams, by the indices that `routes` and `keys` speak of.
+    /// The upstreams. The indices in `routes` and `keys` point into this list.
     pub upstreams: Vec<Arc<Upstream>>,
-    /// How each of them is reached, by the same indices.
+    /// The sender of each upstream, by the same indices.
     senders: Vec<Sender>,
-    /// What is counted, by the same indices.
+    /// The counters of this worker, by the same indices.
     metrics: Arc<WorkerMetrics>,
     retries: Retries,
     timeouts: Timeouts,
@@ -99,28 +99,28 @@ pub struct Tables {
     client_gone_drain: u64,
     budget_terms: BudgetTerms,
     unknown_ids: Option<UnknownIds>,
-    /// Where days begin.
+    /// The time zone in which a budget's day begins.
     time_zone: TimeZone,
     exchange: Exchange,
-    /// Whether the log names the address of clients that are refused.
+    /// Whether the log shows the IP address of a client whose request is rejected.
     logs_client_ip: bool,
-    /// Memory for the bodies of requests, by the place of their key in the configuration.
+    /// Memory for request bodies, by the index of the key in the configuration.
     body_memory: Vec<ByteShare>,
 }
 
-/// What all workers share, and what lives through reloads.
+/// State that all workers share and that survives a reload.
 #[derive(Debug)]
 pub struct SharedState {
     pools: Pools,
     meters: Meters,
-    /// What was spent of budgets.
+    /// What requests spent of each budget.
     pub spending: Arc<Spending>,
-    /// What the bodies of each key hold, in the order of the configuration.
+    /// The memory that the bodies of each key use, in the order of the configuration.
     bodies: Vec<(Arc<str>, ByteHolder)>,
 }
 
 impl SharedState {
-    /// For a configuration. What keeps its name in it goes on as it is in `previous`.
+    /// Creates the shared state of a configuration. Whatever keeps its name is taken over from `previous`.
     pub fn new(config: &Config, previous: Option<&Self>, metrics: &Metrics, now: Instant) -> Self {
         let spending = previous.map(|common| Arc::clone(&common.spending)).unwrap_or_default();
         let known = previous.map_or_else(HashMap::new, |common| common.bodies.iter().cloned().collect());
@@ -133,39 +133,39 @@ impl SharedState {
         }
     }
 
-    /// The right of each key to memory for bodies, for one worker. A single key has nobody to share with.
+    /// Returns each key's share of the memory for bodies, for one worker. A single key shares the memory with no other key.
     fn body_memory(&self, metrics: &Metrics) -> Vec<ByteShare> {
         let several = self.bodies.len() > 1;
         self.bodies.iter().map(|(_, holder)| metrics.bodies.share(several.then_some(holder))).collect()
     }
 
-    /// From now on replicas share limits.
+    /// Makes replicas share limits from now on.
     pub fn share_limits(&mut self, shared: Arc<Shared>) {
         self.meters.share(shared);
     }
 }
 
-/// A configuration that passed its checks and still cannot be used.
+/// Why a configuration that passed its checks still cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TablesError {
-    /// An address or a credential.
+    /// An address or a credential cannot be used.
     #[error(transparent)]
     Upstream(#[from] Unusable),
-    /// A certificate.
+    /// A certificate cannot be used.
     #[error("upstream {0}: ca_file cannot be used: {1}")]
     Tls(Arc<str>, TlsError),
 }
 
-/// TLS settings for each upstream of a configuration. Made once for all workers: reading the system's roots takes
-/// milliseconds.
+/// TLS settings for each upstream of a configuration. All workers share one set, because reading the system's root certificates
+/// takes milliseconds.
 #[derive(Debug)]
 pub struct Tls(Vec<Arc<ClientConfig>>);
 
 impl Tls {
-    /// Reads the roots.
+    /// Reads the root certificates.
     ///
     /// # Errors
-    /// When a certificate of an upstream's own cannot be used.
+    /// When an upstream's own certificate cannot be used.
     pub fn new(config: &Config) -> Result<Self, TablesError> {
         let mut common: Option<Arc<ClientConfig>> = None;
         let of = |upstream: &config::Upstream| {
@@ -181,7 +181,7 @@ impl Tls {
 }
 
 impl Tables {
-    /// The snapshot of a configuration that nothing runs with: everything is in service.
+    /// Builds tables for a configuration that serves no request. Every upstream is in service.
     ///
     /// # Errors
     /// When an upstream cannot be used as it is configured.
@@ -191,9 +191,9 @@ impl Tables {
         Self::new(config, &Tls::new(config)?, &metrics, &common, &Arc::new(Dice::seeded(0)), None)
     }
 
-    /// Builds the snapshot, as one worker's own: reference counts that all of them write to would cost each request
-    /// more than the lookups. Connections to upstreams that are reached as in `previous`, that worker's snapshot until
-    /// now, are carried over.
+    /// Builds the tables of one worker. With tables shared by all workers, writing the reference counts would cost a request
+    /// more than its lookups. `previous` = the tables that this worker uses now. An upstream that is reached in the same way
+    /// keeps its connections.
     ///
     /// # Errors
     /// When an upstream cannot be used as it is configured.
@@ -237,7 +237,7 @@ impl Tables {
         })
     }
 
-    /// The sender of the upstream of this name, if nothing changed that it is made of.
+    /// Returns the sender of the upstream with this name, if no setting of that sender changed.
     fn sender_like(&self, upstream: &config::Upstream, timeouts: &Timeouts) -> Option<Sender> {
         let index = self.upstreams.iter().position(|known| known.config.name == upstream.name)?;
         let known = &self.upstreams.get(index)?.config;
@@ -251,60 +251,60 @@ impl Tables {
         if same { self.senders.get(index).cloned() } else { None }
     }
 
-    /// Makes the counters of all budgets, so that it is known what was spent before the first request asks.
+    /// Makes the counters of all budgets, so that the spend is known before the first request arrives.
     pub fn count_budgets(&self, clock: Clock) {
         self.limits.count_budgets(u64::try_from(clock.since_epoch().as_millis()).unwrap_or(u64::MAX));
     }
 
-    /// Opens the record of a request.
+    /// Opens the settlement of a request.
     fn open(&self, arrival: &RequestArrival) -> Settlement {
         Settlement::open(Arc::clone(&self.metrics), arrival.id, arrival.departure.clone())
     }
 }
 
-/// The gateway as one worker sees it. It reads the tables that hold now; a reload puts others in their place.
+/// The gateway as one worker sees it. A reload replaces the tables.
 #[derive(Debug)]
 pub struct Proxy {
-    /// Each worker has a lock of its own, which is written to at a reload only: nobody ever waits for it.
+    /// Each worker has a lock of its own. Only a reload writes to the lock, so no request ever waits for it.
     tables: RwLock<Arc<Tables>>,
     ids: RequestIds,
     clock: Clock,
     dice: Arc<Dice>,
-    /// Goes up by one a request.
+    /// Counts requests: plus one for each request.
     turn: AtomicUsize,
-    /// Where requests are put down that go up.
+    /// The ledger, which records a request before the request is sent upstream.
     ledger: Arc<Ledger>,
-    /// Where answers are read on whose clients left.
+    /// The tasks that drain answers whose clients left.
     readers: Arc<DrainTasks>,
-    /// Where state came from that requests name.
+    /// The affinity memory, which knows the account of each reference.
     pub origins: Arc<AffinityMemory>,
-    /// The same, as answers write to it.
+    /// The same memory, as answers write to it.
     learning: Arc<WorkerAffinity>,
-    /// What upstreams list.
+    /// The models that upstreams list.
     catalogue: Catalogue,
-    /// What keys used.
+    /// Reads the usage of each key.
     statements: Statements,
 }
 
-/// What works beside a worker.
+/// The services that a worker uses.
 #[derive(Debug)]
 pub struct WorkerContext {
-    /// Where requests are put down that go up.
+    /// The ledger, which records a request before the request is sent upstream.
     pub ledger: Arc<Ledger>,
-    /// Where answers are read on whose clients left.
+    /// The tasks that drain answers whose clients left.
     pub readers: Arc<DrainTasks>,
-    /// Where state came from.
+    /// The affinity memory.
     pub origins: Arc<AffinityMemory>,
-    /// What keys used.
+    /// Reads the usage of each key.
     pub statements: Statements,
 }
 
-/// What is known of a request before its head is looked at.
+/// What Tidegate knows of a request before it reads the head.
 #[derive(Clone, Debug)]
 pub struct RequestArrival {
-    /// Our id for it.
+    /// Tidegate's id of the request.
     pub id: RequestId,
-    /// Tells why its connection ended, if it does.
+    /// Says why the connection of the request ended, if the connection ended.
     pub departure: DisconnectRecord,
 }
 
@@ -315,10 +315,10 @@ impl RequestArrival {
 }
 
 impl Proxy {
-    /// The gateway for one worker. The connections it makes belong to the runtime it is used on.
+    /// Creates the gateway for one worker. Its connections belong to the runtime that calls this function.
     ///
     /// # Errors
-    /// Without randomness, which the ids of requests need.
+    /// When the system gives no randomness, which request ids need.
     pub fn new(
         tables: Tables,
         beside: WorkerContext,
@@ -334,7 +334,7 @@ impl Proxy {
         Ok(Self { tables, ids, clock, dice, turn, ledger, readers, origins, learning, catalogue, statements })
     }
 
-    /// The tables of another configuration for this worker, to be [swapped](Self::swap) in.
+    /// Builds the tables of another configuration for this worker. [`swap`](Self::swap) puts them to use.
     ///
     /// # Errors
     /// When an upstream cannot be used as it is configured.
@@ -348,37 +348,37 @@ impl Proxy {
         Tables::new(config, tls, metrics, common, &self.dice, Some(&self.tables()))
     }
 
-    /// The snapshot that a request begun now keeps to its end.
+    /// Returns the current tables. A request keeps the tables that it started with.
     pub fn tables(&self) -> Arc<Tables> {
         Arc::clone(&self.tables.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Requests begun from now on read these tables; those under way keep the ones that they have.
+    /// Replaces the tables for new requests. A request in progress keeps its tables.
     pub fn swap(&self, tables: Tables) {
         let before = {
             let mut now = self.tables.write().unwrap_or_else(PoisonError::into_inner);
             std::mem::replace(&mut *now, Arc::new(tables))
         };
-        // Taken down where no request waits for the lock.
+        // The old tables are dropped here, where no request waits for the lock.
         drop(before);
     }
 
-    /// Its clock.
+    /// Returns the clock.
     pub fn clock(&self) -> Clock {
         self.clock
     }
 
-    /// Milliseconds since 1970-01-01 UTC.
+    /// Returns the milliseconds since 1970-01-01 UTC.
     pub fn now(&self) -> u64 {
         u64::try_from(self.clock.since_epoch().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// What this worker draws with.
+    /// Returns the random numbers of this worker.
     pub fn dice(&self) -> &Dice {
         &self.dice
     }
 
-    /// How the answer to an admitted request is read on should its client leave; none where it is cancelled.
+    /// Returns how the answer to an admitted request is drained after its client left. `None` = the answer is cancelled.
     fn read_on(&self, tables: &Tables, admitted: &Admitted, arrival: &RequestArrival) -> Option<DrainContext> {
         let drains = admitted.caller.on_client_gone == OnClientGone::Drain;
         (drains || admitted.is_read_on_by_default(tables)).then(|| DrainContext {
@@ -390,7 +390,7 @@ impl Proxy {
         })
     }
 
-    /// Greets a request: gives it its id.
+    /// Gives a new request its id.
     pub fn arrival(&self, departure: DisconnectRecord) -> RequestArrival {
         RequestArrival { id: self.ids.next(), departure }
     }

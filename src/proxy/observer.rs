@@ -1,4 +1,4 @@
-//! Who looks at an answer, and what is expected of it.
+//! Reads an answer while it passes, and knows what its endpoint answers with.
 
 use crate::{
     domain::endpoint::{AnswerShape, Endpoint},
@@ -9,18 +9,19 @@ use crate::{
     upstream::headers::Media,
 };
 
-/// Looks at one answer, and knows what its endpoint answers with.
+/// The observer of one answer, with the expectations of its endpoint.
 #[derive(Debug)]
 pub(super) struct AnswerObserver {
     pub(super) observer: Observer,
-    /// A stream of this endpoint has to hold a terminal event.
+    /// Whether a stream of this endpoint must contain a terminal event.
     has_terminal: bool,
-    /// What is neither JSON nor a stream is the answer itself, as sound is.
+    /// Whether an answer that is neither JSON nor a stream is the result itself, such as sound.
     is_file: bool,
 }
 
 impl AnswerObserver {
-    /// For the answer of `endpoint`. An error is the same object everywhere, and what a success is depends on the endpoint.
+    /// Creates the observer for an answer of `endpoint`. An error has the same shape everywhere; the shape of a success depends
+    /// on the endpoint.
     pub(super) fn new(endpoint: Option<Endpoint>, succeeded: bool, media: Media, coded: Coded) -> Self {
         let shape = endpoint.map_or(AnswerShape::Object, Endpoint::shape);
         let dialect = match shape {
@@ -30,23 +31,23 @@ impl AnswerObserver {
         };
         Self {
             observer: Observer::new(dialect, media == Media::EventStream, coded),
-            // The last event of images and sound tells the tokens, but not every provider sends one.
+            // The last event of an image or sound stream reports the usage, but not every provider sends that event.
             has_terminal: succeeded && matches!(shape, AnswerShape::Response | AnswerShape::Completion),
             is_file: succeeded && shape == AnswerShape::Media && media == Media::Other,
         }
     }
 
-    /// Whether it is an event stream that has to hold a terminal event.
+    /// Whether the answer is an event stream that must contain a terminal event.
     pub(super) fn is_watched_stream(&self) -> bool {
         self.has_terminal && self.observer.is_stream() && !self.observer.is_blind()
     }
 
-    /// Whether the answer is output of which nothing but its bytes is to be seen: a file, or text that cannot be decoded.
+    /// Whether the answer is output of which only the bytes can be counted: a file, or text that cannot be decoded.
     pub(super) fn is_unread(&self) -> bool {
         self.observer.is_blind() || (self.is_file && !self.observer.has_read())
     }
 
-    /// What was seen so far. `bytes` = how many came.
+    /// Returns what the observer saw so far. `bytes` = the number of bytes that arrived.
     pub(super) fn sum_up(&mut self, bytes: u64) -> &Observation {
         if bytes > 0 && self.is_unread() {
             self.observer.note_output();

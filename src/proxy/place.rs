@@ -1,4 +1,4 @@
-//! Where a request goes: to the account that holds the state which it refers to, else to where its model leads.
+//! Decides the destination of a request: the account that stores the state in its references, or else the route of its model.
 
 use std::{sync::Arc, time::Duration};
 
@@ -27,33 +27,33 @@ use crate::{
     upstream::Upstream,
 };
 
-/// Most models that an error names.
+/// The most models that an error lists.
 const MODELS_TOLD: usize = 10;
 
-/// Where a request goes.
+/// The destination of a request.
 pub(super) struct Destination<'a> {
     pub(super) route: Route<'a>,
-    /// The only account there that may be asked.
+    /// The only account that may be attempted.
     pub(super) account: Option<u64>,
-    /// The one that is asked first, if it can be.
+    /// The account that is attempted first, if possible.
     pub(super) first: Option<u64>,
-    /// What is cut out of its body.
+    /// What is cut out of the body.
     pub(super) cuts: BodyCuts,
-    /// What the request names that is not known to be its caller's.
+    /// References of the request that are not known to belong to its caller.
     pub(super) unowned: Arc<[Reference]>,
 }
 
-/// What is cut out of the body of a request.
+/// The cuts in the body of a request.
 #[derive(Default)]
 pub(super) struct BodyCuts {
-    /// Sorted, apart from each other.
+    /// Sorted, without overlap.
     pub(super) edits: Vec<Edit>,
-    /// The account that understands all of it: nothing is cut out of what it gets.
+    /// The account that understands the whole body. This account gets the body without cuts.
     pub(super) unless: Option<u64>,
 }
 
 impl BodyCuts {
-    /// What is cut out of the body that this account gets.
+    /// Returns the cuts of the body that this account gets.
     pub(super) fn of(&self, account: Option<u64>) -> &[Edit] {
         if self.unless.is_some() && self.unless == account { &[] } else { &self.edits }
     }
@@ -65,7 +65,7 @@ impl<'a> Destination<'a> {
     }
 }
 
-/// Finds it. Whether somebody there can serve the request is part of the answer.
+/// Finds the destination. Also checks whether an upstream there can serve the request.
 pub(super) async fn place<'a>(
     proxy: &Proxy,
     tables: &'a Tables,
@@ -77,11 +77,11 @@ pub(super) async fn place<'a>(
     if admitted.received.state.is_none() && !resource.endpoint.has_ids() && admitted.query().is_empty() {
         return asked.free().map(Destination::free);
     }
-    // Boxed, as what most requests do not need shall not make the future of every request larger.
+    // Boxed, because most requests do not need this path. The future of every request stays small.
     Box::pin(asked.with_state(proxy, settlement)).await
 }
 
-/// The route of the model that the request names; none where it names none.
+/// Returns the route of the model that the request names. `None` = the request names no model.
 fn named_route<'a>(
     tables: &'a Tables,
     admitted: &Admitted,
@@ -100,7 +100,7 @@ fn named_route<'a>(
     }
 }
 
-/// A request that wants to go somewhere.
+/// A request whose destination is needed.
 struct PlacementRequest<'a, 'b> {
     tables: &'a Tables,
     admitted: &'b Admitted,
@@ -109,8 +109,8 @@ struct PlacementRequest<'a, 'b> {
 }
 
 impl<'a> PlacementRequest<'a, '_> {
-    /// Where it goes without its references: home, if its endpoint has no model; else its model's route, or the default upstream
-    /// for one without a model, which goes there untouched.
+    /// Returns the destination without regard to references. A request with a model goes to the route of the model. A request
+    /// whose endpoint has no model goes to its home. Any other request goes unchanged to the default upstream.
     fn free(&self) -> Result<Route<'a>, ApiError> {
         let (tables, caller) = (self.tables, &self.admitted.caller);
         let may_use = |route: &Route<'_>| route.targets.iter().any(|target| caller.may_use(target.upstream));
@@ -131,10 +131,10 @@ impl<'a> PlacementRequest<'a, '_> {
         Ok(route)
     }
 
-    /// Whether somebody there has the endpoint and takes a body of this size.
+    /// Checks that an upstream of the route has the endpoint and accepts a body of this size.
     fn fits(&self, route: &Route<'_>) -> Result<(), ApiError> {
         let (endpoint, len) = (self.resource.endpoint, self.admitted.received.rope.len());
-        // Who takes a body of any size has no limit to tell of.
+        // An upstream without a limit accepts any size.
         let limits = able(self.tables, &self.admitted.caller, route, endpoint)
             .map(|(_, upstream)| upstream.config.max_body_bytes.unwrap_or(u64::MAX));
         match limits.max() {
@@ -159,7 +159,7 @@ impl<'a> PlacementRequest<'a, '_> {
             Decision::Unknown(place) => {
                 let used = refers.get(place).and_then(|refers| refers.used);
                 match (free, used) {
-                    // If the request could go nowhere without its references either, that is the error.
+                    // If the request has no destination even without its references, that error comes first.
                     (Some(Err(refusal)), _) => (PlacementResult::Refused, None, Err(refusal)),
                     (free, Some(used)) => {
                         let refusal = ApiError::unknown_reference(used.kind, used.name);
@@ -190,7 +190,7 @@ impl<'a> PlacementRequest<'a, '_> {
                 }
             }
         };
-        // Whether something is cut out is known when an account is asked.
+        // Whether a cut is applied is known only at the attempt.
         if placed != PlacementResult::Stripped {
             self.tables.metrics.placed(placed);
         }
@@ -198,8 +198,9 @@ impl<'a> PlacementRequest<'a, '_> {
         place.map(|place| Destination { unowned: unowned(&refers, &named), ..place })
     }
 
-    /// Where its model lets it go on without what one account alone understands: to this account first, and elsewhere without that, if
-    /// nothing else binds the request, and its model leads there.
+    /// Returns a destination that leans on this account, where the model allows to cut bound state (what only one account
+    /// understands). Another account gets the body without that state. No other reference may bind the request, and the model
+    /// must have a target at the account's upstream.
     fn softly(
         &self,
         account: u64,
@@ -222,18 +223,18 @@ impl<'a> PlacementRequest<'a, '_> {
         })
     }
 
-    /// What its body holds, if its model lets it go on without what one account alone understands.
+    /// Returns the scan of the body, if the model allows to cut bound state.
     fn strips(&self) -> Option<&ScannedRequest> {
         let strips = self.named.as_ref().is_some_and(|route| route.on_lost_state == OnLostState::StripEncrypted);
         self.admitted.received.state.as_deref().filter(|_| strips)
     }
 
-    /// Whether ids that nobody knows are refused, in a request that goes to this account or else goes free: where the caller
-    /// shares nothing with somebody else who may use what he may.
+    /// Whether unknown ids are an error in a request with this destination. By default: where keys that do not share their
+    /// state with each other use the same upstream.
     fn refuses_unknown(&self, account: Option<u64>, free: Option<&Result<Route<'_>, ApiError>>) -> bool {
         let strangers = |upstream| self.tables.keys.has_several_owners(upstream);
         match (self.tables.unknown_ids, account, free) {
-            // It cannot go free: nothing but what it refers to could tell where to.
+            // The request has no destination without its references: only a reference can decide the account.
             (_, None, None | Some(Err(_))) => true,
             (Some(UnknownIds::Refuse), ..) => true,
             (Some(UnknownIds::Route), ..) => false,
@@ -245,13 +246,13 @@ impl<'a> PlacementRequest<'a, '_> {
         }
     }
 
-    /// The upstream that has this account.
+    /// Returns the upstream that has this account.
     fn upstream_of(&self, account: u64) -> Option<(usize, &'a Upstream)> {
         let mut upstreams = self.tables.upstreams.iter().enumerate();
         upstreams.find_map(|(index, upstream)| upstream.has_account(account).then_some((index, &**upstream)))
     }
 
-    /// To this account, whatever the targets of the model say.
+    /// Returns the destination at this account, whatever the targets of the model are.
     fn pinned(
         &self,
         account: u64,
@@ -280,7 +281,7 @@ impl<'a> PlacementRequest<'a, '_> {
         Ok(Destination { account: Some(account), ..Destination::free(route) })
     }
 
-    /// Its model does not lead to the upstream of this name and index, which holds its state.
+    /// Returns the error for a model without a target at the upstream that stores the state.
     fn conflicting_model(&self, what: &str, index: usize, upstream: &str) -> ApiError {
         let (routes, caller) = (&self.tables.routes, &self.admitted.caller);
         let leads = |name: &str| routes.route(name).is_some_and(|route| route.leads_to(index));
@@ -291,8 +292,8 @@ impl<'a> PlacementRequest<'a, '_> {
         ApiError::conflicting_model(what, upstream, model, &others)
     }
 
-    /// Whether another account is in service where the request could go. A refused account that is the only one is asked all the same:
-    /// an ejection is meant to send requests elsewhere.
+    /// Whether another account in service could serve the request. A refused account without alternative is attempted all the
+    /// same, because an ejection only makes sense if requests can go elsewhere.
     fn others_serve(
         &self,
         account: u64,
@@ -314,7 +315,8 @@ impl<'a> PlacementRequest<'a, '_> {
         }
     }
 
-    /// Without what one account alone understands, where its model wants that and the request can go somewhere then; else the refusal.
+    /// Returns a destination for the body without bound state, if the model allows that and such a destination exists. Else
+    /// returns the error.
     fn or_without(
         &self,
         refers: &[LocatedReference<'_>],
@@ -340,7 +342,7 @@ impl<'a> PlacementRequest<'a, '_> {
         place.map_or(refused, |place| (PlacementResult::Stripped, None, Ok(Destination { cuts, ..place })))
     }
 
-    /// Where the request goes without what one account alone understands.
+    /// Decides the destination of the body without bound state.
     fn decide_without(
         &self,
         state: &ScannedRequest,
@@ -351,13 +353,14 @@ impl<'a> PlacementRequest<'a, '_> {
         let stays = |refers: &LocatedReference<'_>| refers.used.is_none_or(|used| !state.is_bound(used));
         let kept: Vec<LookedUpReference> =
             refers.iter().zip(named).filter(|(refers, _)| stays(refers)).map(|(_, named)| *named).collect();
-        // Where it goes then, other strangers may be.
+        // At the new destination other keys may share the upstream, so unknown ids are checked again.
         affinity::decide(&kept, |account| self.refuses_unknown(account, Some(free)))
     }
 }
 
-/// For how long every credential of the account is refused for certain; none where one may answer. Whatever else is held
-/// against an account, a request for its state is tried: no other account can answer, and the request serves as a probe.
+/// Returns the remaining ejection where the upstream refused every credential of the account. `None` = a credential may answer.
+/// After any other cause Tidegate still sends a request for the account's state: no other account can answer, and the request
+/// serves as a probe.
 fn out_for(upstream: &Upstream, account: u64, now: Instant) -> Option<Duration> {
     let mut least: Option<Duration> = None;
     for (_, condition) in upstream.credentials("", now).filter(|(credential, _)| credential.seat == account) {
@@ -371,7 +374,7 @@ fn out_for(upstream: &Upstream, account: u64, now: Instant) -> Option<Duration> 
     least
 }
 
-/// The targets that the caller may use and that have the endpoint.
+/// Returns the targets that the caller may use and that have the endpoint.
 pub(super) fn able<'a>(
     tables: &'a Tables,
     caller: &Caller,

@@ -1,7 +1,7 @@
-//! Asks providers for responses in the background, so that their rows in the ledger become exact also where no client does.
+//! Polls providers for background responses, so that their ledger rows become exact even if no client polls.
 //!
-//! A call goes to the account that holds the response. It takes no place of a client's request, counts for nobody's limits, and tells
-//! nothing to the health of an upstream.
+//! A poll goes to the account that stores the response. A poll takes no slot of a client's request, counts for no limit, and
+//! does not change the health state of an upstream.
 
 use std::{future::poll_fn, pin::Pin, sync::Arc, time::Duration};
 
@@ -30,25 +30,25 @@ use crate::{
     },
 };
 
-/// One call, from its connection to the last byte. What holds a response looks it up; nothing is computed.
+/// The time of one poll, from its connection to the last byte. The account only looks up the response; no model computes.
 const WITHIN: Duration = Duration::from_secs(60);
 
-/// The largest answer that is read: a response holds its images as base64.
+/// The largest answer that is read. A response contains its images as base64.
 const MOST_BYTES: usize = 64 * 1024 * 1024;
 
-/// Makes the calls that the ledger asks for, until it is dropped.
+/// Makes the polls that the ledger requests, until this future is dropped.
 pub async fn keep_polling(proxy: Arc<Proxy>, mut polling: Polling) {
     let mut calls = JoinSet::new();
     loop {
         tokio::select! {
             asked = polling.asked.recv(), if calls.len() < AT_ONCE => match asked {
                 Some(row) => drop(calls.spawn(call(Arc::clone(&proxy), row))),
-                // The ledger has ended before this task: nothing is asked for any more.
+                // The ledger ended before this task, so no more polls follow.
                 None => std::future::pending().await,
             },
             Some(called) = calls.join_next(), if !calls.is_empty() => {
                 if let Ok(told) = called {
-                    // The ledger has ended: the next start asks again.
+                    // The ledger ended. The next start polls again.
                     let _ = polling.told.send(told);
                 }
             }
@@ -61,7 +61,7 @@ async fn call(proxy: Arc<Proxy>, row: PendingRow) -> (PendingRow, PollAnswer) {
     (row, told.unwrap_or(PollAnswer::Failed))
 }
 
-/// None where nothing usable came.
+/// Polls one response. `None` = no usable answer.
 async fn ask(proxy: &Proxy, row: &PendingRow) -> Option<PollAnswer> {
     let tables = proxy.tables();
     let path = format!("/v1/responses/{}", row.response_id);
@@ -89,13 +89,13 @@ async fn ask(proxy: &Proxy, row: &PendingRow) -> Option<PollAnswer> {
     judge(read(body, observer).await?.seen(), &row.response_id)
 }
 
-/// The credential that asks: the one that made the response, or another one of the account that holds it.
+/// Returns the credential for the poll: the one that created the response, or another one of the same account.
 async fn holder<'a>(proxy: &Proxy, upstream: &'a Upstream, row: &PendingRow, owner: Owner) -> Option<&'a Credential> {
     let all = || (0..).map_while(|index| upstream.credential(index));
     if let Some(same) = all().find(|credential| credential.name.as_deref() == row.credential.as_deref()) {
         return Some(same);
     }
-    // The credential has another name now. The memory of origins knows the account.
+    // The credential has another name now. The affinity memory knows the account.
     let reference = Reference::new(Kind::Response, row.response_id.as_bytes());
     let recalled = proxy.origins.recall_all(&[reference], owner, proxy.clock.since_epoch()).await;
     let origin = recalled.into_iter().find_map(Recalled::anyones)?;
@@ -109,14 +109,14 @@ async fn read(mut body: Incoming, mut observer: Observer) -> Option<Observer> {
         let Ok(data) = frame.ok()?.into_data() else { continue };
         left = left.checked_sub(data.len())?;
         observer.feed(&data);
-        // The requests and streams of this worker come first.
+        // The requests and streams of this worker have priority.
         tokio::task::yield_now().await;
     }
     observer.finish();
     Some(observer)
 }
 
-/// What an answer says of the response with this id; none where it says nothing of it.
+/// Returns the status of the response with this id. `None` = the answer does not contain that response.
 fn judge(seen: &Observation, id: &str) -> Option<PollAnswer> {
     if seen.response_id.as_deref() != Some(id) {
         return None;

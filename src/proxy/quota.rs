@@ -1,4 +1,4 @@
-//! How a caller's limits stand, in the headers that OpenAI has for it (docs/wire.md, section 3).
+//! Writes the state of a caller's limits into OpenAI's headers (docs/wire.md, section 3).
 
 use std::{sync::Arc, time::Duration};
 
@@ -27,7 +27,8 @@ const TOKENS: [HeaderName; 3] = [
     HeaderName::from_static("x-ratelimit-reset-tokens"),
 ];
 
-/// Puts them into the head of an answer, in place of the upstream's: those are about the operator's account.
+/// Writes the caller's limits into the head of an answer. They replace the upstream's headers, which describe the operator's
+/// account.
 pub(super) fn write(headers: &mut HeaderMap, quotas: &Quotas) {
     if *quotas == Quotas::default() {
         return;
@@ -47,25 +48,25 @@ pub(super) fn write(headers: &mut HeaderMap, quotas: &Quotas) {
     }
 }
 
-/// How a request is answered whose key or group has spent its budget.
+/// The settings of the answer to a request whose key or group has spent its budget.
 #[derive(Debug)]
 pub(super) struct BudgetTerms {
     /// 429 or 402.
     pub(super) status: StatusCode,
-    /// Whom people may ask.
+    /// The contact for people.
     contact: Option<Arc<str>>,
-    /// In which windows begin.
+    /// The time zone in which windows begin.
     zone: TimeZone,
 }
 
 impl BudgetTerms {
-    /// Those of a configuration.
+    /// Reads the settings from the configuration.
     pub(super) fn new(config: &Config) -> Self {
         let (money, contact) = (&config.money, config.server.contact.as_deref());
         Self { status: money.budget_status, contact: contact.map(Arc::from), zone: money.time_zone.clone() }
     }
 
-    /// The message: what was spent of what, when the budget renews, whom to ask. `whose` = as in "the key `a`".
+    /// Returns the message: the spend, the budget, the time of renewal, and the contact. `whose` = for example "the key `a`".
     pub(super) fn spent(&self, whose: &str, budget: Budget, spent: u64, span: Span) -> String {
         let currency = budget.money.currency.name();
         let again = i64::try_from(span.to).ok().and_then(|millis| Timestamp::from_millisecond(millis).ok());
@@ -81,7 +82,7 @@ impl BudgetTerms {
     }
 }
 
-/// `12ms`, `8.64s`, `6m0s`: as OpenAI writes them, and Go. Rounded up, so that nobody comes too early.
+/// Formats a time as OpenAI and Go do: `12ms`, `8.64s`, `6m0s`. Rounds up, so that no client retries too early.
 pub(super) fn written(time: Duration) -> String {
     let millis = time.as_nanos().div_ceil(1_000_000);
     if millis < 1000 {

@@ -1,5 +1,5 @@
-//! Reading on after the client left (`on_client_gone`), so that the cost of the answer is known to the token. The bytes are looked
-//! at and dropped; reading is bounded in time, in bytes and in number.
+//! Drains an answer after its client left (`on_client_gone`), so that its cost is known to the token. The bytes are observed
+//! and dropped. Drains are bounded in time, in bytes and in number.
 
 use std::{
     pin::Pin,
@@ -27,28 +27,27 @@ use super::{
 };
 use crate::domain::{departure::DisconnectRecord, outcome::EndReason};
 
-/// Requests without a client take places of connections, at most one of so many: those who left shall not keep out those
-/// who come.
+/// At most one connection slot in this many may belong to a drain. Clients that left must not keep new clients out.
 const SHARE: usize = 4;
 
-/// Where one worker reads on.
+/// The drains of one worker.
 #[derive(Debug)]
 pub struct DrainTasks {
-    /// How many there may be, of all workers.
+    /// Limits the drains of all workers together.
     places: Arc<Semaphore>,
-    /// Places of connections: what a request holds is counted by them, with a client or without.
+    /// The slots for connections. A drain takes one, because its request uses as much memory as a request with a client.
     slots: Arc<Semaphore>,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
 
 impl DrainTasks {
-    /// Those of the first worker; `slots` are for `connections`.
+    /// Creates the drains of the first worker. `slots` has room for `connections`.
     pub fn new(slots: &Arc<Semaphore>, connections: usize) -> Self {
         Self::with(Arc::new(Semaphore::new((connections / SHARE).max(1))), Arc::clone(slots))
     }
 
-    /// Those of another worker.
+    /// Creates the drains of another worker, with the same limits.
     #[must_use]
     pub fn apart(&self) -> Self {
         Self::with(Arc::clone(&self.places), Arc::clone(&self.slots))
@@ -58,7 +57,7 @@ impl DrainTasks {
         Self { places, slots, tasks: TaskTracker::new(), stop: CancellationToken::new() }
     }
 
-    /// Waits until all of it is over, or ends it when `stop` says so. No client is there any more.
+    /// Waits until all drains end, or cancels them when `stop` resolves. No client is connected at that time.
     pub async fn end(&self, stop: impl Future<Output = ()>) {
         self.tasks.close();
         tokio::select! {
@@ -69,20 +68,20 @@ impl DrainTasks {
     }
 }
 
-/// How it is done for one request.
+/// How one request is drained.
 #[derive(Clone, Debug)]
 pub(super) struct DrainContext {
     pub(super) readers: Arc<DrainTasks>,
     pub(super) departure: DisconnectRecord,
     pub(super) within: Duration,
     pub(super) bytes: u64,
-    /// Whether event streams are read on as well. Without it they are cancelled.
+    /// Whether event streams are drained too. Otherwise they are cancelled.
     pub(super) streams: bool,
 }
 
 impl DrainContext {
-    /// Runs what is left to do for a request whose client left. Where there is no place for it, or the gateway ends, it is
-    /// dropped, which cancels the call upstream.
+    /// Runs the rest of a request after its client left. If no slot is free or the gateway stops, the rest is dropped, which
+    /// cancels the request upstream.
     fn spawn(self, rest: impl Future<Output = ()> + Send + 'static) {
         if std::thread::panicking() || self.departure.end() == EndReason::GatewayStop {
             return;
@@ -108,7 +107,7 @@ impl DrainContext {
     }
 }
 
-/// Whether anything of a request is at an upstream, and whether its client is still there.
+/// Whether a part of the request was sent upstream, and whether its client is still connected.
 #[derive(Debug, Default)]
 pub(super) struct ClientPresence {
     sent: Arc<AtomicBool>,
@@ -116,22 +115,23 @@ pub(super) struct ClientPresence {
 }
 
 impl ClientPresence {
-    /// To be told when a body is taken to be sent.
+    /// Returns the flag that is set when a body is taken to be sent.
     pub(super) fn sent(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.sent)
     }
 
-    /// The attempt failed. Whether there may be another one: not for somebody who left.
+    /// Returns whether another attempt may follow a failed one. A client that left gets no further attempt.
     pub(super) fn goes_on(&self) -> bool {
         self.sent.store(false, Ordering::Relaxed);
         !self.left.load(Ordering::Relaxed)
     }
 }
 
-/// Everything up to the head of an answer.
+/// Resolves to the head of an answer.
 pub(super) type AnswerHeadFuture = Pin<Box<dyn Future<Output = (Closing, Result<Reply, ApiError>)> + Send>>;
 
-/// Waits for it. Dropped while the request is at an upstream, it goes on without its client.
+/// Waits for the head of an answer. If this future is dropped while the request is upstream, the request goes on without its
+/// client.
 pub(super) struct DetachOnDrop {
     pub(super) asked: Option<AnswerHeadFuture>,
     pub(super) presence: Arc<ClientPresence>,
@@ -166,7 +166,7 @@ impl Drop for DetachOnDrop {
     }
 }
 
-/// An answer that a client gets. Dropped before its end, it is read on where its key wants that.
+/// The answer of a client. If this value is dropped before the end, the answer is drained if the key wants that.
 #[derive(Debug)]
 pub struct DrainOnDrop(Option<Box<Relay>>);
 

@@ -1,4 +1,4 @@
-//! The request's body: bounded in size and time, decoded, scanned as it arrives, kept as a rope.
+//! Reads the body of a request: bounded in size and time, decoded, scanned as it arrives, kept as a rope.
 
 use std::{
     error::Error,
@@ -33,32 +33,32 @@ use crate::{
     },
 };
 
-/// A body that means nothing is read so far, so that its connection can be used again.
+/// The most bytes that are read of a body without a meaning, so that its connection can be used again.
 const DISCARDED: usize = 64 * 1024;
 
-/// Longest name of a model, in bytes. Real ones stay under 100.
+/// Longest name of a model, in bytes. Real names stay under 100.
 const MAX_MODEL: usize = 256;
 
-/// After this many bytes the other requests and streams of this worker get their turn, and the system is asked for new
-/// events (about 1 µs). Text is scanned in 10 µs, dense JSON in 0.4 ms.
+/// After this many bytes the other work of this worker gets its turn, and the runtime asks the system for new events (about 1
+/// µs). Scanning this many bytes takes 10 µs for text and 0.4 ms for dense JSON.
 const TURN: usize = 64 * 1024;
 
-/// Blocks that decoded bytes are written to.
+/// The size of the blocks for decoded bytes.
 const DECODED_PIECE: usize = 32 * 1024;
 
-/// A block with less room than this is left as it is. A larger remainder takes the next bytes: a new block for each piece
-/// would take twice the memory of a body whose codes arrive by a few KiB, and the budget counts its bytes only.
+/// A block with less room than this takes no more bytes. A block with more room takes the next bytes. With a new block for each
+/// piece, a body whose codes arrive by a few KiB would take twice its memory. The budget counts only the body's bytes.
 const USEFUL_ROOM: usize = 2 * 1024;
 
-/// What a decoder holds beside its window: blocks and tables, zstd's being the largest with 0.3 MiB, and what it gives out.
+/// The memory of a decoder beside its window: blocks, tables and output. zstd's blocks and tables are the largest, 0.3 MiB.
 const DECODER: u64 = 384 * 1024;
 
-/// A whole body.
+/// A complete body.
 #[derive(Default)]
 pub(super) struct ReceivedBody {
     pub(super) rope: Rope,
     pub(super) model: Option<RequestedModel>,
-    /// Bytes of it that are of encoded files, as images.
+    /// How many of its bytes belong to encoded files, such as images.
     pub(super) encoded: u64,
     /// `prompt_cache_key`, if it is a string of a usable length.
     pub(super) cache_key: Option<Box<str>>,
@@ -66,14 +66,14 @@ pub(super) struct ReceivedBody {
     pub(super) background: bool,
     /// Whether `stream` is true.
     pub(super) stream: bool,
-    /// What a chat says of its stream.
+    /// The stream options of a chat request.
     pub(super) streaming: Streaming,
-    /// What it refers to, if it refers to anything.
+    /// The references of the body, if there are any.
     pub(super) state: Option<Box<ScannedRequest>>,
 }
 
 impl ReceivedBody {
-    /// The edit after which the stream of a chat tells its tokens, where it does not do so already.
+    /// Returns the edit that makes a chat stream report its usage. `None` = the request asks for that already.
     pub(super) fn telling_usage(&self) -> Option<Edit> {
         self.streaming.telling(|range| self.rope.first_after(range.start + 1) != Some(b'}'))
     }
@@ -83,11 +83,12 @@ impl ReceivedBody {
 #[derive(Debug)]
 pub(super) struct RequestedModel {
     pub(super) name: Box<str>,
-    /// Where its value stands in the body.
+    /// The position of the name's JSON value in the body.
     pub(super) range: Range<u64>,
 }
 
-/// Reads the body, into memory that `memory` grants as it arrives. With `opaque`, random texts may be ids ([`RequestScan::new`]).
+/// Reads the body, into memory that `memory` grants as it arrives. With `opaque`, random texts may be ids
+/// ([`RequestScan::new`]).
 pub(super) async fn receive<B>(
     body: B,
     endpoint: Endpoint,
@@ -104,21 +105,21 @@ where
         return Box::pin(discard(body, timeouts)).await;
     }
     let coding = coding_of(headers)?;
-    // Content-Length says it early: nothing has to be read. An encoded body only grows.
+    // Content-Length allows an early rejection without reading. An encoded body only grows.
     if body.size_hint().lower() > max_bytes {
         return Err(ApiError::too_large(max_bytes));
     }
     let expected = if coding.is_none() { body.size_hint().exact() } else { None };
     let mut scan = BodyScan::new(max_bytes, memory, coding, expected, RequestScan::new(endpoint, opaque), endpoint);
-    // Only the first step is reserved: a client that says a length and then sends slowly keeps others out of nothing. A
-    // body that would not fit now is refused before its client sends it.
+    // Only the first step is reserved. A client that announces a large body and then sends slowly keeps no memory from other
+    // clients. A body that would not fit now is rejected before its client sends it.
     if !memory.has_room(expected.unwrap_or_default()) || !scan.hold(expected.unwrap_or_default().min(STEP)) {
         return Err(ApiError::overloaded().leaving(&body));
     }
     let mut intake = RequestBodyReader::new(body, timeouts, max_bytes);
     let read = match coding {
         None => read(&mut intake, &mut scan).await,
-        // Boxed, as what is rare shall not make the future of every request larger.
+        // Boxed, so that this rare path does not make the future of every request larger.
         Some(coding) => Box::pin(decode(coding, &mut intake, &mut scan)).await,
     };
     match read {
@@ -127,8 +128,8 @@ where
     }
 }
 
-/// SDKs send no body with DELETE and to cancel, and say all the same that it is JSON. Whatever comes is neither looked at nor
-/// sent on.
+/// Discards a body without a meaning. SDKs send no body with DELETE and cancel requests, but still declare JSON. Tidegate
+/// neither parses such a body nor forwards it.
 async fn discard<B>(body: B, timeouts: &Timeouts) -> Result<ReceivedBody, ApiError>
 where
     B: Body<Data = Bytes, Error: Error + 'static> + Send + Unpin,
@@ -156,7 +157,7 @@ where
     Ok(())
 }
 
-/// The coding of the body, if it has one.
+/// Returns the content coding of the body, if the body has one.
 fn coding_of(headers: &HeaderMap) -> Result<Option<Coding>, ApiError> {
     let values = headers.get_all(CONTENT_ENCODING).iter();
     match Coded::of(values.map(|value| value.to_str().ok())) {
@@ -210,7 +211,7 @@ where
     };
     drop(decoder);
     scan.decoded();
-    // What went wrong below the decoder says more than the decoder, to which the body only ended.
+    // An error of the transfer says more than the decoder, for which the body only ended.
     if let Some(refusal) = intake.refusal.take() {
         return Err(refusal);
     }
@@ -222,8 +223,8 @@ where
     }
 }
 
-/// Whether a brotli stream begins as only large-window brotli does. A fault of the body is not looked at: the decoder meets it
-/// again.
+/// Whether a brotli stream begins as only large-window brotli does. Ignores an error of the body, because the decoder meets the
+/// same error again.
 async fn has_large_window<B>(intake: &mut RequestBodyReader<B>) -> bool
 where
     B: Body<Data = Bytes, Error: Error + 'static> + Send + Unpin,
@@ -231,10 +232,10 @@ where
     matches!(intake.fill_buf().await, Ok([first, ..]) if coding::has_large_window(*first))
 }
 
-/// A reference takes this many times what the scan keeps of it while it is looked up: some 200 bytes.
+/// The memory of a lookup, as a multiple of the memory that the scan keeps of a reference. One lookup takes about 200 bytes.
 const LOOKED_UP: u64 = 4;
 
-/// Scans pieces and keeps them.
+/// Scans the pieces of a body and keeps them.
 struct BodyScan<'a> {
     scanner: RequestScan,
     names_model: bool,
@@ -242,11 +243,11 @@ struct BodyScan<'a> {
     max_bytes: u64,
     memory: &'a ByteShare,
     held: ByteReservation,
-    /// None once nothing is left to decode.
+    /// `None` = nothing is left to decode.
     coding: Option<Coding>,
-    /// The length of the body, where its client says it.
+    /// The length of the body, if the client declared it.
     expected: Option<u64>,
-    /// Bytes since the other work of this worker had its turn.
+    /// Bytes since other work of this worker had its turn.
     turn: usize,
     /// Bytes of encoded files.
     encoded: u64,
@@ -275,22 +276,23 @@ impl<'a> BodyScan<'a> {
         }
     }
 
-    /// Holds the memory for a body that is `len` bytes long so far, and for what decodes it.
+    /// Reserves memory for the first `len` bytes of the body and for the decoder.
     fn hold(&mut self, len: u64) -> bool {
-        // Windows are allocated whole, but the system gives memory only for what was written to.
+        // A decoder allocates its whole window, but the system provides memory only for the written part.
         let decoder = self.coding.map_or(0, |coding| DECODER + len.min(coding.window()));
         let besides = decoder + self.scanner.held() * LOOKED_UP;
         let most = self.expected.map_or(u64::MAX, |expected| expected + besides);
         self.held.cover(self.bounded(len, besides), most)
     }
 
-    /// The decoder is gone: its memory is free for others, though the end of the body may still be awaited.
+    /// Releases the memory of the decoder. The end of the body may still be missing.
     fn decoded(&mut self) {
         self.coding = None;
         let _ = self.held.set(self.bounded(self.rope.len(), self.scanner.held() * LOOKED_UP));
     }
 
-    /// The largest body fits by itself (the configuration's check sees to it), and with what it needs `besides` it shall too.
+    /// Limits the reservation to the budget. The configuration check ensures that the largest body fits by itself. This limit
+    /// lets the body fit together with `besides`, its other memory.
     fn bounded(&self, len: u64, besides: u64) -> u64 {
         (len + besides).min(self.memory.limit().max(len))
     }
@@ -316,12 +318,12 @@ impl<'a> BodyScan<'a> {
 
     fn finish(mut self) -> Result<ReceivedBody, ApiError> {
         let len = self.rope.len();
-        // The last step is rarely needed whole.
+        // The whole last step is rarely needed.
         if !self.held.set(self.bounded(len, self.scanner.held() * LOOKED_UP)) {
             return Err(ApiError::overloaded());
         }
         self.rope.hold(self.held);
-        // Where no model is named, the body may be left out.
+        // An endpoint without a model accepts an empty body.
         if !self.names_model && self.rope.is_empty() {
             return Ok(ReceivedBody::default());
         }

@@ -1,4 +1,4 @@
-//! What a request refers to, and what the memory says of each.
+//! Finds the references of a request and looks them up in the affinity memory.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -15,20 +15,20 @@ use crate::{
     },
 };
 
-/// A reference of a request, and where it stands.
+/// A reference of a request, with its position.
 #[derive(Clone, Copy)]
 pub(super) struct LocatedReference<'b> {
     pub(super) kind: Kind,
     role: ReferenceRole,
-    /// None where it can name nothing that is known.
+    /// `None` = no known object can have this text.
     reference: Option<Reference>,
-    /// Its field in the body; none where it stands in the URL.
+    /// The field of the body. `None` = the reference is in the URL.
     pub(super) used: Option<&'b RequestReference>,
-    /// The store is worth a question.
+    /// Whether the reference deserves a lookup in the affinity store.
     is_asked: bool,
 }
 
-/// All that a request refers to: in the path, in the query, then in the body.
+/// Returns all references of a request: first of the path, then of the query, then of the body.
 pub(super) fn refers<'b>(admitted: &'b Admitted, resource: &Resource<'_>, opaque: bool) -> Vec<LocatedReference<'b>> {
     let path = resource.names().enumerate().map(|(place, (kind, id))| LocatedReference {
         kind,
@@ -59,7 +59,7 @@ impl<'b> From<&'b RequestReference> for LocatedReference<'b> {
 }
 
 impl LocatedReference<'_> {
-    /// Words for an error: the field, or what the path names.
+    /// Returns the words for an error: the field, or the kind of the object.
     pub(super) fn words(&self) -> &'static str {
         match self.used {
             Some(RequestReference { name: Some(name), .. }) if *name != "id" => name,
@@ -68,18 +68,19 @@ impl LocatedReference<'_> {
     }
 }
 
-/// What the memory says of each. The store is not asked for the ids of whole items, on which nothing depends, nor for words that only look
-/// like ids. Of encrypted content it is asked for the last, as a conversation goes on at its end.
+/// Looks up each reference. The store gets no lookup for the ids of complete items, which decide nothing, nor for words that
+/// only resemble ids. Of encrypted contents the last ones are looked up, because a conversation continues at its end.
 ///
 /// # Errors
-/// When more than [`MOST_LOOKED_UP`] objects are looked up by the upstream. What it only may look up is asked for in portions of as many.
+/// When the upstream must look up more than [`MOST_LOOKED_UP`] objects. References that the upstream only may look up are read
+/// in portions of that size.
 pub(super) async fn recall(
     proxy: &Proxy,
     admitted: &Admitted,
     refers: &[LocatedReference<'_>],
 ) -> Result<Vec<LookedUpReference>, ApiError> {
     let has_to_be_asked = |refers: &LocatedReference<'_>| refers.is_asked && refers.kind != Kind::Encrypted;
-    // One pass for both: each object once, and whether it has to be looked up.
+    // One pass collects each distinct object, and whether the upstream must look it up.
     let mut distinct: HashMap<Option<Reference>, bool> = HashMap::new();
     for refers in refers.iter().filter(|refers| has_to_be_asked(refers)) {
         *distinct.entry(refers.reference).or_default() |= refers.role != ReferenceRole::Perhaps;
@@ -110,8 +111,8 @@ pub(super) async fn recall(
     let named = |(refers, is_asked): (&LocatedReference<'_>, &bool)| {
         let recalled = if *is_asked { &mut asked } else { &mut here };
         let recalled = refers.reference.and_then(|_| recalled.next()).unwrap_or(Recalled::Unknown);
-        // A store that is down holds up no request for what only may be looked up. A key that asks too much, so that the answer
-        // comes too late, shall not get an id through by that.
+        // A store that is down delays no request for optional references. A key with so many lookups that its answer comes too
+        // late must not get an id accepted by that.
         let role = match (refers.role, recalled) {
             (ReferenceRole::Perhaps, Recalled::CannotTell(None)) if !is_down => ReferenceRole::LookedUp,
             (role, _) => role,
@@ -121,7 +122,7 @@ pub(super) async fn recall(
     Ok(refers.iter().zip(&is_asked).map(named).collect())
 }
 
-/// What a request names that is not known to be its caller's, sorted: an answer that repeats it says nothing of whose it is.
+/// Returns the references that are not known to belong to the caller, sorted. An answer that repeats one proves no ownership.
 pub(super) fn unowned(refers: &[LocatedReference<'_>], named: &[LookedUpReference]) -> Arc<[Reference]> {
     let others = refers.iter().zip(named).filter(|(_, named)| !matches!(named.recalled, Recalled::Own(_)));
     let mut unowned: Vec<Reference> = others.filter_map(|(refers, _)| refers.reference).collect();

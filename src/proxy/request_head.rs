@@ -1,4 +1,4 @@
-//! Headers that say how the body is to be read, checked before any of it is.
+//! Checks the headers that describe the body, before the body is read.
 
 use http::{
     HeaderMap, HeaderName,
@@ -8,20 +8,20 @@ use http::{
 use super::error::ApiError;
 use crate::upstream::headers::IDEMPOTENCY_KEY;
 
-/// Headers that may stand once, with their names in errors. `auth` checks `Authorization` itself.
+/// Headers that may appear only once, with their names in errors. `auth` checks `Authorization` itself.
 const ONCE: [(HeaderName, &str); 3] = [
     (CONTENT_TYPE, "Content-Type"),
     (CONTENT_ENCODING, "Content-Encoding"),
     (HeaderName::from_static(IDEMPOTENCY_KEY), "Idempotency-Key"),
 ];
 
-/// Checks the head of a request whose body, if it `has_body`, is JSON.
+/// Checks the head of a request. If the request `has_body`, the body is JSON.
 ///
-/// Every upstream gets our own `Content-Type`. Another type is refused all the same: the client means another body than the one
-/// that this gateway reads.
+/// Every upstream gets Tidegate's own `Content-Type`. Tidegate still rejects another type, because that client sends another
+/// kind of body than Tidegate reads.
 ///
 /// # Errors
-/// When a header stands twice that may stand once, or the body is not JSON in UTF-8.
+/// When such a header appears twice, or the body is not JSON in UTF-8.
 pub(super) fn check(headers: &HeaderMap, has_body: bool) -> Result<(), ApiError> {
     for (name, shown) in &ONCE {
         if headers.get_all(name).iter().nth(1).is_some() {
@@ -38,16 +38,17 @@ pub(super) fn check(headers: &HeaderMap, has_body: bool) -> Result<(), ApiError>
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum MediaType {
-    /// JSON in UTF-8, or nothing said.
+    /// JSON in UTF-8, or an empty value.
     Json,
     Other,
-    /// Two values in one line, as proxies join repeated headers.
+    /// Two values in one line. Proxies join repeated headers in this way.
     Several,
 }
 
-/// JSON is what the MIME Sniffing Standard calls so: `application/json`, `text/json`, and `application/` types that end in `+json`.
+/// Returns the kind of a media type. JSON is what the MIME Sniffing Standard calls JSON: `application/json`, `text/json`, and
+/// `application/` types that end in `+json`.
 fn media_type(value: &[u8]) -> MediaType {
-    // What nearly all clients send.
+    // Nearly all clients send this value.
     if value.eq_ignore_ascii_case(b"application/json") {
         return MediaType::Json;
     }
@@ -69,13 +70,14 @@ fn is_suffixed(subtype: &[u8]) -> bool {
     subtype.strip_suffix(b"+json").is_some_and(|rest| !rest.is_empty() && rest.iter().all(is_token))
 }
 
-/// Whether a parameter leaves the body JSON in UTF-8. Others than `charset` mean nothing for JSON.
+/// Whether the body stays JSON in UTF-8 with this parameter. Parameters other than `charset` mean nothing for JSON.
 fn is_harmless(parameter: &[u8]) -> bool {
     let (name, value) = match parameter.iter().position(|byte| *byte == b'=') {
         Some(at) => (&parameter[..at], &parameter[at + 1..]),
         None => (parameter, &b""[..]),
     };
-    // A charset in parts, or with a language (RFC 2231), which HTTP does not have, is read as none by some: none is known to be UTF-8.
+    // RFC 2231 allows a charset in parts or with a language, but HTTP does not. Some servers ignore such a charset, so it is
+    // not known to be UTF-8.
     let (plain, extended) = match name.iter().position(|byte| *byte == b'*') {
         Some(at) => (&name[..at], true),
         None => (name, false),
@@ -89,18 +91,18 @@ fn is_harmless(parameter: &[u8]) -> bool {
     let value = value.trim_ascii();
     let quoted = value.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\""));
     let charset = match quoted {
-        // A backslash stands before the character that is meant.
+        // A backslash escapes the next character.
         Some(quoted) => quoted.iter().copied().filter(|byte| *byte != b'\\').collect(),
         None => value.to_vec(),
     };
-    // The second is no registered name, and what many programs write.
+    // `utf8` is not a registered name, but many programs write it.
     charset.eq_ignore_ascii_case(b"utf-8") || charset.eq_ignore_ascii_case(b"utf8")
 }
 
-/// The parts between semicolons. Neither these nor commas count within quotes.
+/// Splits at semicolons. Semicolons and commas within quotes do not count.
 ///
 /// # Errors
-/// When a comma says that there are several values, or quotes are not closed.
+/// When a comma separates several values, or a quote is not closed.
 fn parts(value: &[u8]) -> Result<Vec<&[u8]>, MediaType> {
     let (mut parts, mut from) = (Vec::new(), 0);
     let (mut quoted, mut escaped) = (false, false);

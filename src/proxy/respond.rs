@@ -1,4 +1,4 @@
-//! The answer on its way down: head and frames as they came, an observer that only looks, one settlement.
+//! Relays the answer to the client: head and frames unchanged, an observer that only reads, one settlement.
 
 use std::{
     future::poll_fn,
@@ -33,23 +33,23 @@ use crate::{
     },
 };
 
-/// nginx in front of Tidegate would hold a stream back without it.
+/// Without this header, an nginx in front of Tidegate would buffer a stream.
 const ACCEL_BUFFERING: &str = "x-accel-buffering";
 
-/// An answer of an upstream that the client may have.
+/// An upstream's answer for the client.
 pub(super) struct Reply {
     pub(super) head: Parts,
     pub(super) media: Media,
     pub(super) source: UpstreamBody,
     pub(super) on_incomplete: OnIncomplete,
     pub(super) silence: Duration,
-    /// The place at the upstream; none where it was let go.
+    /// The slot at the upstream. `None` = the slot was released.
     pub(super) lease: Option<Lease>,
-    /// Only a success teaches anything.
+    /// The recorder of the answer's references. Only a success has a recorder.
     pub(super) lessons: Option<AffinityRecorder>,
 }
 
-/// Turns the upstream's answer into ours. `read_on` says how it goes on should the client leave.
+/// Turns the upstream's answer into the client's response. `read_on` = how the answer is drained if the client leaves.
 pub(super) fn relay(reply: Reply, closing: Closing, read_on: Option<DrainContext>) -> Response<ResponseBody> {
     let (theirs, mut relay) = Relay::new(reply, closing, read_on);
     let outcome = relay.closing.settlement.outcome();
@@ -64,7 +64,7 @@ pub(super) fn relay(reply: Reply, closing: Closing, read_on: Option<DrainContext
     if streamed {
         head.insert(ACCEL_BUFFERING, HeaderValue::from_static("no"));
     }
-    // An empty body is never polled.
+    // The server never polls an empty body.
     if relay.source.is_end() && !relay.may_break() {
         relay.end();
     }
@@ -74,26 +74,26 @@ pub(super) fn relay(reply: Reply, closing: Closing, read_on: Option<DrainContext
     response
 }
 
-/// The body of a response: an upstream's, relayed, or one of ours.
+/// The body of a response: relayed from an upstream, or made by Tidegate.
 #[derive(Debug)]
 pub enum ResponseBody {
-    /// An upstream's.
+    /// From an upstream.
     Relay(DrainOnDrop),
-    /// One of ours, whole.
+    /// Made by Tidegate, complete.
     Whole(Option<Bytes>),
 }
 
 impl ResponseBody {
-    /// A body of ours.
+    /// Creates a body that Tidegate made.
     pub fn whole(body: Bytes) -> Self {
         Self::Whole(Some(body))
     }
 }
 
-/// Why a relayed body broke off. The client sees a broken transfer: nothing is ever synthesised into a stream.
+/// Why a relayed body broke off. The client sees a broken transfer, because Tidegate never adds anything to a stream.
 #[derive(Debug, thiserror::Error)]
 pub enum RelayError {
-    /// The upstream's transfer broke, or had to be broken.
+    /// The upstream's transfer broke, or Tidegate had to break the answer.
     #[error("{0}")]
     Upstream(Fault),
     /// The upstream was silent for too long.
@@ -125,7 +125,7 @@ impl Body for ResponseBody {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Relay(held) => match held.relay() {
-                // What is held back is not in the source any more.
+                // A held frame is not in the source any more.
                 Some(relay) if !relay.may_break() && relay.held_back.is_none() => relay.source.size_hint(),
                 _ => SizeHint::default(),
             },
@@ -134,14 +134,14 @@ impl Body for ResponseBody {
     }
 }
 
-/// An upstream's body on its way down, polled by the server's own task: no pump, no channel, no buffer.
+/// An upstream's body on its way to the client. The server's own task polls the body, without a pump, a channel or a buffer.
 #[derive(Debug)]
 pub(super) struct Relay {
     source: UpstreamBody,
     watcher: AnswerObserver,
     /// The first byte of the body.
     first: Option<u8>,
-    /// A model works for it: what it says is not merely looked up.
+    /// Whether a model works for the answer, so that the answer is not only looked up.
     works: bool,
     closing: Closing,
     succeeded: bool,
@@ -149,20 +149,20 @@ pub(super) struct Relay {
     silence: LongestGap,
     lease: Option<Lease>,
     lessons: Option<AffinityRecorder>,
-    /// The piece that came last, if others have to know first what it names.
+    /// The last piece, if other replicas must know its references before the client.
     held_back: Option<HeldFrame>,
-    /// How it goes on should the client leave.
+    /// How the answer is drained if the client leaves.
     read_on: Option<DrainContext>,
-    /// The client left, and it goes on.
+    /// Whether the client left and the drain goes on.
     left: bool,
-    /// Settled.
+    /// Whether the request is settled.
     over: bool,
-    /// What the next poll fails with.
+    /// The error of the next poll.
     broken: Option<RelayError>,
 }
 
 impl Relay {
-    /// The head of the answer, and its body on its way.
+    /// Returns the head of the answer and its relayed body.
     pub(super) fn new(reply: Reply, mut closing: Closing, read_on: Option<DrainContext>) -> (Parts, Self) {
         let Reply { head, media, source, on_incomplete, silence, lease, lessons } = reply;
         if let Some(lessons) = &lessons {
@@ -172,7 +172,7 @@ impl Relay {
         let outcome = closing.settlement.outcome();
         let watcher = AnswerObserver::new(outcome.endpoint, succeeded, media, headers::coded(&head.headers));
         let works = !outcome.is_free();
-        // Where several were asked, it is the one whose answer the client gets.
+        // After several attempts the row keeps the id of the answer that the client gets.
         outcome.upstream_request_id = upstream_request_id(&head.headers).map(Into::into);
         outcome.streamed = streamed;
         let relay = Self {
@@ -214,7 +214,7 @@ impl Relay {
             }
             return match ready!(polled) {
                 Some(Ok(frame)) => {
-                    // Trailers belong to the connection that they came on.
+                    // Trailers belong to one connection and are not forwarded.
                     let Ok(data) = frame.into_data() else { continue };
                     self.look(&data);
                     self.held_back = self.learn().and_then(|(lessons, mark)| lessons.hold_back(&data, mark));
@@ -232,10 +232,10 @@ impl Relay {
         }
     }
 
-    /// Nothing else is done for this answer while it waits, and others are not held up.
+    /// Waits until the held frame may be sent. This answer makes no progress during the wait, but other answers do.
     fn poll_held_back(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, RelayError>>> {
         let Some(held) = &mut self.held_back else { return Poll::Ready(None) };
-        // Once the client left, nobody hears of it.
+        // After the client left, no one can use the references early.
         if !self.left {
             let known = ready!(held.poll(cx));
             if let Some(lessons) = &mut self.lessons {
@@ -248,14 +248,14 @@ impl Relay {
     }
 
     fn pass(&mut self, data: Bytes) -> Poll<Option<Result<Frame<Bytes>, RelayError>>> {
-        // A body of known length is not polled again once it is out.
+        // The server does not poll a body of known length again after its last byte.
         if self.source.is_end() && !self.may_break() {
             self.end();
         }
         Poll::Ready(Some(Ok(Frame::data(data))))
     }
 
-    /// Learns what the piece that was looked at left behind.
+    /// Records the references of the last piece.
     fn learn(&mut self) -> Option<(&AffinityRecorder, LearnedCount)> {
         let learned = self.watcher.observer.take_learned();
         let lessons = self.lessons.as_ref().filter(|_| !learned.is_empty())?;
@@ -277,23 +277,23 @@ impl Relay {
         self.closing.settlement.thinks(self.watcher.observer.is_thinking());
     }
 
-    /// Whether this body may have to break at a clean end, for which its length must not be announced.
+    /// Whether this body may have to break at a clean end. The length of such a body must not be announced.
     fn may_break(&self) -> bool {
         self.succeeded && self.on_incomplete == OnIncomplete::Break && self.watcher.is_watched_stream()
     }
 
-    /// The upstream's body ended cleanly.
+    /// Settles after the upstream's body ended cleanly.
     fn end(&mut self) -> EndReason {
         self.watcher.observer.finish();
-        // An event without its blank line is out by now.
+        // The end completes a last event without its blank line.
         let _ = self.learn();
-        // A stream that is resumed behind its last event has none.
+        // A stream that a client resumed after its last event is empty.
         let resumed_at_its_end = !self.works && self.closing.settlement.outcome().bytes_down == 0;
         let end = match self.terminal() {
             _ if !self.succeeded => EndReason::UpstreamError,
             Some(terminal) => end_of(terminal),
             None if self.watcher.is_watched_stream() && !resumed_at_its_end => EndReason::Incomplete,
-            // Text, a page, an error in another form, or nothing at all.
+            // The answer is text, an HTML page, an error in another form, or empty.
             None if self.works && self.sum_up().made_nothing() => EndReason::ResponseFailed,
             None => EndReason::Completed,
         };
@@ -301,7 +301,7 @@ impl Relay {
         end
     }
 
-    /// hyper drops what it holds when a body fails. At the next turn it fails: until then hyper writes out what came
+    /// Fails at the next poll. hyper drops its buffered bytes when a body fails. The delay lets hyper first send the bytes
     /// before the break.
     fn break_off(&mut self, broken: RelayError, cx: &Context<'_>) -> Poll<Option<Result<Frame<Bytes>, RelayError>>> {
         self.broken = Some(broken);
@@ -310,17 +310,17 @@ impl Relay {
     }
 
     fn settle_broken(&mut self, end: EndReason) {
-        // Clients are done at the terminal event, whatever the transfer does after it.
+        // A client is done at the terminal event, whatever the transfer does after that.
         self.settle(self.terminal().map_or(end, end_of));
     }
 
-    /// How the response ended. One that is looked up whole may have failed long ago.
+    /// Returns how the response ended. A response that is only looked up may have failed long ago.
     fn terminal(&self) -> Option<Terminal> {
         let seen = self.watcher.observer.seen();
         seen.terminal.filter(|_| self.works || seen.is_error || self.watcher.is_watched_stream())
     }
 
-    /// What was seen so far.
+    /// Returns what the observer saw so far.
     fn sum_up(&mut self) -> &Observation {
         let bytes = self.closing.settlement.outcome().bytes_seen();
         self.watcher.sum_up(bytes)
@@ -341,7 +341,7 @@ impl Relay {
         if self.left { self.closing.leave() } else { self.closing.close(end) }
     }
 
-    /// Whether anything came but comments, which relays send while they wait.
+    /// Whether anything but comments arrived. Relays send comments while they wait.
     fn has_output(&self) -> bool {
         self.watcher.observer.seen().events > 0 || self.first.is_some_and(|first| first != b':')
     }
@@ -360,20 +360,20 @@ impl Relay {
         }
     }
 
-    /// How it goes on now that the client left; none where nothing more would be learned.
+    /// Returns how the answer is drained after the client left. `None` = the drain would not reveal more usage.
     pub(super) fn reads_on(&mut self) -> Option<DrainContext> {
         let streamed = self.closing.settlement.outcome().streamed;
         self.read_on.take().filter(|read_on| (read_on.streams || !streamed) && self.tells_more())
     }
 
-    /// An error costs nothing, and what cannot be read tells nothing.
+    /// Whether reading on can reveal more usage. An error costs nothing, and an unreadable answer reveals nothing.
     fn tells_more(&self) -> bool {
         let seen = self.watcher.observer.seen();
         let known = seen.terminal.is_some() && (!self.left || !seen.usage.is_empty());
         !self.over && self.succeeded && !self.watcher.observer.is_blind() && !known
     }
 
-    /// Reads what the client does not get any more, `most` bytes of it, until what it cost is known.
+    /// Drains the answer until its cost is known, but at most `most` bytes.
     pub(super) async fn read_on(mut self: Box<Self>, most: u64) {
         self.left = true;
         while self.tells_more() && self.closing.settlement.outcome().bytes_drained < most {
@@ -383,10 +383,11 @@ impl Relay {
 }
 
 impl Drop for Relay {
-    /// The client left, or was cut. After the terminal event that is success: Codex hangs up right there.
+    /// Settles an answer whose client left or was disconnected. After the terminal event the answer is a success, because Codex
+    /// disconnects right there.
     fn drop(&mut self) {
         if !self.over {
-            // It answered, as far as anybody wanted to know. One that never came to its first byte says nothing.
+            // An answer with a first byte counts for the health state. Without a first byte nothing is known.
             if self.closing.settlement.outcome().bytes_seen() > 0
                 && let Some(mut lease) = self.lease.take()
             {
@@ -398,7 +399,7 @@ impl Drop for Relay {
             self.note_seen();
             match self.terminal() {
                 Some(terminal) if !self.left => self.closing.close(end_of(terminal)),
-                // The connection is asked why it ended.
+                // The connection's disconnect record says why it ended.
                 _ => self.closing.leave(),
             }
         }

@@ -1,4 +1,4 @@
-//! How long an upstream says nothing inside an answer.
+//! Measures how long an upstream is silent inside an answer.
 
 use std::{
     pin::Pin,
@@ -8,8 +8,8 @@ use std::{
 
 use tokio::time::{Instant, Sleep};
 
-/// The longest gap inside an answer. One timer a stream, made at the first gap and moved only when it fires: an answer
-/// that is there at once costs none, a busy stream next to nothing.
+/// The longest gap inside an answer. A stream has one timer, which is made at the first gap and moved only when it fires. An
+/// immediate answer therefore costs no timer, and a busy stream costs almost nothing.
 #[derive(Debug)]
 pub(super) struct LongestGap {
     limit: Duration,
@@ -22,12 +22,12 @@ impl LongestGap {
         Self { limit, since: Instant::now(), timer: None }
     }
 
-    /// Since when.
+    /// Returns when the upstream last sent something.
     pub(super) fn since(&self) -> Instant {
         self.since
     }
 
-    /// Something came.
+    /// Starts a new gap, because bytes arrived.
     pub(super) fn broken(&mut self) {
         self.since = Instant::now();
     }

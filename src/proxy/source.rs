@@ -1,4 +1,4 @@
-//! The body of an upstream's answer, as far as it was not read yet.
+//! The part of an upstream's answer body that was not read yet.
 
 use std::{
     collections::VecDeque,
@@ -30,19 +30,19 @@ use crate::{
     },
 };
 
-/// The body of an upstream's answer, of which the beginning may have been read already. What comes out of it holds no
-/// credential where none may stand.
+/// The body of an upstream's answer, whose beginning may have been read already. The credential is masked wherever it must not
+/// appear.
 #[derive(Debug)]
 pub(super) struct UpstreamBody {
     read: VecDeque<Bytes>,
     rest: Option<Incoming>,
     masked: MaskedBody,
-    /// Of a body in a content coding, in place of `masked`.
+    /// Replaces `masked` where the body has a content coding.
     coded: Option<Box<CodedBody>>,
-    /// Its first byte was seen.
+    /// Whether the first byte was seen.
     began: bool,
     echo: EchoWatch,
-    /// How it broke while it was read: hyper's body tells that once, and then looks as if it had ended.
+    /// The error that ended the reading. hyper's body reports an error once, and after that looks like a clean end.
     broken: Option<Fault>,
 }
 
@@ -52,14 +52,15 @@ pub enum Fault {
     /// The upstream's transfer broke.
     #[error("the upstream's transfer broke: {0}")]
     Transfer(#[from] hyper::Error),
-    /// It is in a content coding that was not asked for, in which the credential that it repeats cannot be masked.
+    /// The answer repeats the credential in a content coding that Tidegate did not request. The credential cannot be masked
+    /// there.
     #[error("a compressed answer repeats the credential that it was asked with")]
     Echoed,
 }
 
 impl UpstreamBody {
-    /// Of an answer with this head, in which the credential is masked that the answer was asked with: in the values of headers,
-    /// everywhere in an error answer, and in the errors of a success.
+    /// Creates the body of an answer with this head. Masks the credential of the request: in the values of headers, everywhere
+    /// in an error answer, and in the errors of a success.
     pub(super) fn new(head: &mut Parts, body: Incoming, mut echo: EchoWatch) -> Self {
         echo.mask_headers(&mut head.headers);
         let media = Media::of(&head.headers);
@@ -82,7 +83,7 @@ impl UpstreamBody {
         }
     }
 
-    /// An empty one.
+    /// Returns an empty body.
     fn with(echo: EchoWatch) -> Self {
         Self {
             read: VecDeque::new(),
@@ -95,23 +96,23 @@ impl UpstreamBody {
         }
     }
 
-    /// An error of ours in place of one in a coding that was not asked for, as it cannot be masked.
+    /// Replaces an error answer in an unrequested coding, which cannot be masked, with an error of Tidegate.
     fn withheld(head: &mut Parts, echo: EchoWatch) -> Self {
         head.headers.remove(CONTENT_ENCODING);
         head.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         Self { read: VecDeque::from([ApiError::withheld().body()]), ..Self::with(echo) }
     }
 
-    /// Masks a name that was read out of the answer, for the log and the ledger.
+    /// Masks the credential in a name from the answer, for the log and the ledger.
     pub(super) fn mask_name(&mut self, name: &mut Option<Box<str>>) {
         self.echo.mask_name(name);
     }
 
-    /// The next piece, for who judges the answer.
+    /// Returns the next piece, for the code that judges the answer.
     pub(super) async fn next(&mut self) -> Option<Result<Bytes, Fault>> {
         loop {
             match poll_fn(|cx| self.poll(cx)).await? {
-                // Trailers belong to the connection that they came on.
+                // Trailers belong to one connection and are not forwarded.
                 Ok(frame) => {
                     if let Ok(data) = frame.into_data() {
                         return Some(Ok(data));
@@ -122,12 +123,12 @@ impl UpstreamBody {
         }
     }
 
-    /// Whether it is in a content coding, so that what is found in it breaks it.
+    /// Whether the body has a content coding. A credential in such a body breaks the answer.
     pub(super) fn is_coded(&self) -> bool {
         self.coded.is_some()
     }
 
-    /// Waits until the first byte is here; none where there will be none.
+    /// Waits for the first byte. `None` = the body ended without a byte.
     pub(super) async fn fill(&mut self) -> Option<Result<(), Fault>> {
         loop {
             match self.next().await? {
@@ -141,7 +142,8 @@ impl UpstreamBody {
         }
     }
 
-    /// Whether it breaks at its beginning, as it repeats the credential in a content coding. Waits no longer than `within`.
+    /// Whether the body breaks at its beginning because it repeats the credential in a content coding. Waits at most the time
+    /// `within`.
     pub(super) async fn repeats_the_credential(&mut self, within: Duration) -> bool {
         match timeout(within, self.fill()).await {
             Ok(Some(Err(Fault::Echoed))) => true,
@@ -153,20 +155,20 @@ impl UpstreamBody {
         }
     }
 
-    /// Whether its first byte is this one, white space aside. Waits for it no longer than `within`.
+    /// Whether the first byte, after white space, is this one. Waits at most the time `within`.
     pub(super) async fn begins_with(&mut self, first: u8, within: Duration) -> bool {
         let here = matches!(timeout(within, self.fill()).await, Ok(Some(Ok(()))));
         here && self.read.front().is_some_and(|data| data.trim_ascii_start().first() == Some(&first))
     }
 
-    /// Gives back what was read, for the client.
+    /// Puts bytes back, so that the client gets them.
     pub(super) fn put_back(&mut self, read: Vec<Bytes>) {
         for data in read.into_iter().rev() {
             self.read.push_front(data);
         }
     }
 
-    /// Breaks after what was read, as it did when it was read.
+    /// Makes the body fail with this error after the bytes that were read.
     pub(super) fn breaks(&mut self, error: Fault) {
         self.broken = Some(error);
         self.rest = None;
@@ -186,7 +188,7 @@ impl UpstreamBody {
             let masked = match polled {
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(data) => self.mask(data, last),
-                    // Trailers belong to the connection that they came on.
+                    // Trailers belong to one connection and are not forwarded.
                     Err(_) => continue,
                 },
                 Some(Err(error)) => {
@@ -215,7 +217,7 @@ impl UpstreamBody {
             && self.coded.is_none()
             && coding::may_be_coded(*first)
         {
-            // The head does not say so.
+            // The head declares no coding, but the first byte can begin a coded body.
             let scope = self.masked.take_scope();
             self.coded = Some(Box::new(CodedBody::new(None, scope)));
         }
@@ -229,7 +231,7 @@ impl UpstreamBody {
         Ok(data)
     }
 
-    /// How many bytes wait for what comes next.
+    /// Returns how many bytes wait for the next piece.
     fn held(&self) -> usize {
         self.masked.held() + self.coded.as_ref().map_or(0, |coded| coded.held())
     }

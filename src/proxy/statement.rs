@@ -1,4 +1,5 @@
-//! What a key used and may use, as JSON. Only of the key itself: neither its group nor any other key can be read from it.
+//! Writes the usage and the budgets of a key as JSON. A key sees only its own numbers: no numbers of its group, and none of
+//! another key.
 
 use jiff::{Timestamp, civil::Date};
 use serde_json::{Value, json};
@@ -11,13 +12,13 @@ use crate::{
     store::sql::KeyStatement,
 };
 
-/// What new-api and one-api tell of a key without a limit, which chat programs show as unlimited.
+/// The limit that new-api and one-api report for a key without a limit. Chat programs show this number as unlimited.
 const UNLIMITED: f64 = 100_000_000.0;
 
-/// `GET /v1/usage`.
+/// Answers `GET /v1/usage`.
 ///
 /// # Errors
-/// When a date is none, or the ledger cannot be read.
+/// When a date is invalid, or the ledger cannot be read.
 pub async fn usage(proxy: &Proxy, tables: &Tables, caller: &Caller, query: &str) -> Result<String, ApiError> {
     let (since, until) = dates(tables, query)?;
     let used = read(proxy, caller, since, until).await?;
@@ -36,7 +37,7 @@ pub async fn usage(proxy: &Proxy, tables: &Tables, caller: &Caller, query: &str)
         "output_tokens": output,
         "reasoning_tokens": reasoning,
         "unpriced_requests": unpriced,
-        // As text: a number of JSON is read as a float by most.
+        // As text, because most programs read a JSON number as a float.
         "cost": costs.collect::<std::collections::BTreeMap<_, _>>(),
         "budgets": budgets,
         "expires": caller.expires.map(moment),
@@ -44,7 +45,7 @@ pub async fn usage(proxy: &Proxy, tables: &Tables, caller: &Caller, query: &str)
     Ok(statement.to_string())
 }
 
-/// `GET /dashboard/billing/usage`: `total_usage` in hundredths of a dollar, or of the currency that `currency` names.
+/// Answers `GET /dashboard/billing/usage`. `total_usage` is in hundredths of a dollar, or of the currency in `currency`.
 ///
 /// # Errors
 /// As [`usage`].
@@ -57,7 +58,7 @@ pub async fn billing_usage(proxy: &Proxy, tables: &Tables, caller: &Caller, quer
     Ok(json!({ "object": "list", "total_usage": units(nano) * 100.0, "currency": currency.name() }).to_string())
 }
 
-/// `GET /dashboard/billing/subscription`, in the shape of new-api and one-api.
+/// Answers `GET /dashboard/billing/subscription`, in the shape of new-api and one-api.
 pub fn subscription(tables: &Tables, caller: &Caller) -> String {
     let currency = shown_in(tables, caller, None);
     let budget = main_budget(&tables.limits.budgets(caller.index, 0)).map(|state| state.budget.money);
@@ -75,7 +76,8 @@ pub fn subscription(tables: &Tables, caller: &Caller) -> String {
     .to_string()
 }
 
-/// Dollars where amounts can be given in them, else the currency of the key's budget, or the only one that it paid in.
+/// Returns the currency of the answer. The order: dollars where an exchange rate is configured, the currency of the key's
+/// budget, the only currency that the key paid in.
 fn shown_in(tables: &Tables, caller: &Caller, used: Option<&KeyStatement>) -> Currency {
     if tables.exchange.cny_per_usd.is_some() {
         return Currency::Usd;
@@ -90,7 +92,7 @@ fn shown_in(tables: &Tables, caller: &Caller, used: Option<&KeyStatement>) -> Cu
     if paid(&Currency::Usd) || !paid(&Currency::Cny) { Currency::Usd } else { Currency::Cny }
 }
 
-/// The budget that a chat program shows: of a month, which such programs ask for, else in total, else of a day.
+/// Returns the budget that a chat program shows: per month, which such programs expect, else in total, else per day.
 fn main_budget(budgets: &[BudgetState]) -> Option<BudgetState> {
     let rank = |state: &&BudgetState| match state.budget.window {
         Window::Month => 0,
@@ -117,8 +119,8 @@ async fn read(proxy: &Proxy, caller: &Caller, since: u64, until: u64) -> Result<
     proxy.statements.of(&caller.name, since, until).await.ok_or_else(ApiError::statement_unavailable)
 }
 
-/// `start_date` and `end_date` of a query, as days in the time zone of budgets; the last day is not in it, as chat programs send
-/// tomorrow. Without them, everything.
+/// Reads `start_date` and `end_date` of a query as days in the time zone of budgets. The last day is excluded, because chat
+/// programs send tomorrow. Without the two fields, the span is everything.
 fn dates(tables: &Tables, query: &str) -> Result<(u64, u64), ApiError> {
     let (mut since, mut until) = (0, u64::MAX);
     for pair in query.split('&') {
@@ -128,7 +130,7 @@ fn dates(tables: &Tables, query: &str) -> Result<(u64, u64), ApiError> {
             "end_date" => &mut until,
             _ => continue,
         };
-        // Also where the month has one digit, as some programs write it.
+        // Accepts a month of one digit, as some programs write it.
         let parts: Vec<i16> = day.split('-').map_while(|part| part.parse().ok()).collect();
         let day = match parts.as_slice() {
             [year, month, day] => {
@@ -149,7 +151,7 @@ fn moment(millis: u64) -> String {
     moment.map(|moment| moment.to_string()).unwrap_or_default()
 }
 
-/// Whole units with their places, as a float: what these pages hold.
+/// Converts to units with decimals, as a float, which these endpoints use.
 fn units(nano: u64) -> f64 {
     nano as f64 / UNIT as f64
 }

@@ -1,10 +1,10 @@
-//! What each error of ours is on the wire: its status, its type, and whether trying again may help.
+//! How each error of Tidegate appears on the wire: its status, its type, and whether a retry may help.
 
 use http::StatusCode;
 
 use crate::domain::problem::Problem;
 
-/// The status of an error of ours.
+/// Returns the status of an error.
 pub(super) fn status(problem: Problem) -> StatusCode {
     match problem {
         Problem::InvalidApiKey => StatusCode::UNAUTHORIZED,
@@ -52,7 +52,7 @@ pub(super) fn status(problem: Problem) -> StatusCode {
     }
 }
 
-/// `error.type`.
+/// Returns `error.type`.
 pub(super) fn kind(problem: Problem) -> &'static str {
     match problem {
         Problem::RequestLimit | Problem::InFlightLimit | Problem::BudgetReserved => "requests",
@@ -63,7 +63,7 @@ pub(super) fn kind(problem: Problem) -> &'static str {
     }
 }
 
-/// Whose error it is: that of an upstream which cannot be reached, refused our credential or gave no API answer, or ours.
+/// Returns who caused the error: an upstream that is unreachable, rejects the credential or gives no API answer, else Tidegate.
 pub(super) fn source(problem: Problem) -> &'static str {
     match problem {
         Problem::UpstreamUnreachable
@@ -75,10 +75,11 @@ pub(super) fn source(problem: Problem) -> &'static str {
     }
 }
 
-/// An error of an upstream, also where its own words are passed on.
+/// Marks an upstream's error, also an error in the upstream's own words.
 pub(super) const UPSTREAM: &str = "upstream";
 
-/// Whether the same request may succeed a little later. What cannot heal says so, or SDKs try again in vain.
+/// Whether the same request may succeed a little later. For all other errors the answer forbids a retry, because SDKs would
+/// retry in vain.
 pub(super) fn may_heal(problem: Problem) -> bool {
     matches!(
         problem,

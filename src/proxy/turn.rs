@@ -1,4 +1,4 @@
-//! Lets everything else of a worker run between the pieces of a large body.
+//! Lets other work of a worker run between the pieces of a large body.
 
 use std::{
     future::poll_fn,
@@ -12,9 +12,9 @@ use std::{
 
 /// Resolves when the runtime has run the tasks that were ready, and has asked the system for new events.
 ///
-/// `yield_now` alone resolves when its task is polled again, for whatever reason. hyper wakes the task of a connection for
-/// each piece that it reads, so a body that arrives fast went on without the other events: for 61 turns of the runtime, which
-/// is 4 MB. This one waits for the wake-up of `yield_now` itself, which the runtime gives after it asked for events.
+/// `yield_now` alone resolves at the next poll of its task, whatever the reason. hyper wakes the task of a connection for each
+/// piece that it reads. A fast body therefore kept other events waiting for 61 turns of the runtime, which is 4 MB. This
+/// function waits for the wake-up of `yield_now` itself. The runtime gives that wake-up after it asked for events.
 pub(super) async fn next_turn() {
     let turn = Arc::new(WokenFlag::default());
     let waker = Waker::from(Arc::clone(&turn));
@@ -34,7 +34,7 @@ pub(super) async fn next_turn() {
     .await;
 }
 
-/// Notes that the runtime woke it.
+/// Records the wake-up by the runtime.
 #[derive(Debug, Default)]
 struct WokenFlag {
     is_over: AtomicBool,

@@ -1,4 +1,4 @@
-//! One end of the store: opens it, works with it, and knows how it is.
+//! The store client: opens the store, runs operations, and tracks failures.
 
 use std::{
     fmt, mem,
@@ -18,40 +18,40 @@ use crate::{
     store::origins::{EntryLifetime, OriginStore, OriginStoreLocation, StoreError},
 };
 
-/// What does not answer for so long will not, and is opened anew.
+/// The longest time of one operation. After that the connection is opened again.
 const LIMIT: Duration = Duration::from_secs(5);
-/// A store that is away is tried again this often.
+/// The pause between two tries while the store fails.
 const TRY_AGAIN: Duration = Duration::from_millis(200);
 
-/// What is done with a store.
+/// The kind of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum StoreOperation {
     Read,
     Written,
 }
 
-/// One end of the store.
+/// The connection of one task to the store.
 pub(super) struct StoreClient {
     pub(super) what: StoreOperation,
     pub(super) place: OriginStoreLocation,
     pub(super) chance: Chance,
     pub(super) clock: Clock,
     pub(super) origins: Arc<AffinityMemory>,
-    /// One opens at a time: who comes first makes the tables.
+    /// Only one client opens the store at a time, because the first one creates the tables.
     pub(super) opening: Arc<Mutex<()>>,
     pub(super) ended: watch::Receiver<bool>,
     pub(super) store: Option<OriginStore>,
-    /// How often it failed since it worked last.
+    /// Failures since the last success.
     pub(super) failures: u32,
 }
 
-/// What came of a piece of work.
+/// The result of an operation.
 pub(super) enum StoreResult<T> {
-    /// In time.
+    /// The operation ended in time.
     Quickly(T),
-    /// It came to its end.
+    /// The operation ended late.
     Slowly(T),
-    /// It did not.
+    /// The operation failed.
     Failed(StoreError),
 }
 
@@ -59,7 +59,7 @@ pub(super) const SLOW: &str = "it took longer than anybody waits";
 
 impl StoreClient {
     pub(super) fn has_ended(&self) -> bool {
-        // Also where nobody can end it any more, as a start failed.
+        // Also true without a sender, which a failed start drops.
         *self.ended.borrow() || self.ended.has_changed().is_err()
     }
 
@@ -71,14 +71,14 @@ impl StoreClient {
         self.store.as_mut().ok_or(StoreError::Silent)
     }
 
-    /// Opens it for the first time, which may take longer than anything later.
+    /// Opens the store for the first time, which may take longer than any later operation.
     pub(super) async fn begin(&mut self) {
         if let Err(error) = timeout(LIMIT, self.open()).await.unwrap_or(Err(StoreError::Silent)) {
             self.fails(error);
         }
     }
 
-    /// Works with the store. When that has taken as long as anybody waits, `slow` hears of it, and it goes on.
+    /// Runs an operation. If it takes longer than any request waits, calls `slow` and then continues.
     pub(super) async fn work<T>(
         &mut self,
         slow: impl FnOnce(),
@@ -97,13 +97,13 @@ impl StoreClient {
             }
         };
         outcome.unwrap_or_else(|error| {
-            // Whatever it was in the middle of: nothing else can follow on this connection.
+            // The operation may have stopped in the middle, so the connection cannot be used again.
             self.store = None;
             StoreResult::Failed(error)
         })
     }
 
-    /// From now on nobody waits for it. One failure after which it works again is not worth a line in the log.
+    /// Marks the store as failing, so that no request waits for it. A single failure is not logged.
     pub(super) fn fails(&mut self, why: impl fmt::Display) {
         self.origins.fails(self.what, true);
         self.failures = self.failures.saturating_add(1);
@@ -120,7 +120,7 @@ impl StoreClient {
         }
     }
 
-    /// It is as it should be.
+    /// Marks the store as working.
     pub(super) fn works(&mut self) {
         self.origins.fails(self.what, false);
         if mem::take(&mut self.failures) >= 2 {

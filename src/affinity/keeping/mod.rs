@@ -1,9 +1,9 @@
-//! The store of origins, on a thread of its own: what a worker's connection would be driven by is the worker, which may be
-//! busy, and a store that stands still shall hold up nobody but who waits for it.
+//! The affinity store, on a thread of its own. A connection on a worker would stop whenever that worker is busy. Here a hanging
+//! store delays only the requests that wait for it.
 //!
-//! Two tasks with a connection each, so that reading never waits for writing. Each knows by itself when the store is slow:
-//! from then on workers do not ask it (`AffinityStatus::read_fails`, `AffinityStatus::write_fails`), and the task tries until it
-//! answers in time again.
+//! Two tasks have a connection each, so that reads never wait for writes. Each task notices a slow store by itself. Workers
+//! then send no lookups (`AffinityStatus::read_fails`), or no longer wait for writes (`AffinityStatus::write_fails`). The task
+//! retries until the store answers in time.
 
 mod desk;
 mod reader;
@@ -35,26 +35,26 @@ use self::{
     writer::AffinityStoreWriter,
 };
 
-/// A start waits this long for the store, so that the first requests find it open.
+/// The most time that a start waits for the store, so that the first requests find an open store.
 const OPEN_WITHIN: Duration = Duration::from_secs(1);
-/// At the end what waits gets this long to be written.
+/// The most time at the end for writing the waiting entries.
 const END_WITHIN: Duration = Duration::from_secs(2);
-/// References of one read or write.
+/// The most references of one read or write.
 const BATCH: usize = 500;
-/// The thread, and the memory that it keeps. It is ended by [`end`](Self::end).
+/// The thread with its affinity memory. [`end`](Self::end) ends the thread.
 #[derive(Debug)]
 pub struct AffinityStoreThread {
-    /// The memory.
+    /// The affinity memory.
     pub origins: Arc<AffinityMemory>,
     end: watch::Sender<bool>,
     over: std_mpsc::Receiver<()>,
 }
 
 impl AffinityStoreThread {
-    /// Opens the memory, and waits a moment for its store.
+    /// Creates the memory, and waits a moment for its store.
     ///
     /// # Errors
-    /// Without a thread. A store that is away is no error.
+    /// When no thread can be started. A store that cannot be reached is no error.
     pub fn start(
         place: OriginStoreLocation,
         settings: &config::AffinitySettings,
@@ -90,15 +90,15 @@ impl AffinityStoreThread {
                 let _ = tell_open.send(());
                 tokio::join!(reader.run(), writer.run());
             });
-            // Nobody waits any more where it took too long.
+            // After a slow end, no one listens.
             let _ = tell_over.send(());
         })?;
-        // Where it took longer, the first requests find it being opened.
+        // After a slow start, the first requests find the store still opening.
         let _ = open.recv_timeout(OPEN_WITHIN);
         Ok(Self { origins, end, over })
     }
 
-    /// Ends it, once everything that was learned is written, or it took too long.
+    /// Ends the thread after all entries are written, or after a time limit.
     pub fn end(self) {
         self.end.send_replace(true);
         if self.over.recv_timeout(END_WITHIN + WAIT_FOR_FILE).is_err() {

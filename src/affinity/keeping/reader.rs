@@ -1,4 +1,4 @@
-//! Answers those who ask the store.
+//! Answers lookups from the store.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,16 +13,16 @@ use crate::{
     store::origins::StoreError,
 };
 
-/// A store that is shared is asked this often what others met, if nobody asks it for more.
+/// How often the reader looks in a shared store for rare events of other replicas, if no lookup arrives.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
-/// The task.
+/// The task that reads.
 pub(super) struct AffinityStoreReader {
     pub(super) desk: StoreClient,
 }
 
 impl AffinityStoreReader {
-    /// Opens the store, and learns what was met before.
+    /// Opens the store, and reads the rare events of the past.
     pub(super) async fn begin(&mut self) {
         self.desk.begin().await;
         if self.desk.failures == 0 {
@@ -30,7 +30,7 @@ impl AffinityStoreReader {
         }
     }
 
-    /// Finds out how the store is, and what others met. Returned is whether it is as it should be.
+    /// Tests the store, and reads the rare events of other replicas. Returns whether the store works.
     async fn look(&mut self) -> bool {
         let origins = Arc::clone(&self.desk.origins);
         let asked = origins.met.open();
@@ -49,7 +49,7 @@ impl AffinityStoreReader {
     }
 
     pub(super) async fn run(mut self) {
-        // It could not be opened.
+        // The store could not be opened.
         if self.desk.failures > 0 {
             self.recover().await;
         }
@@ -74,13 +74,13 @@ impl AffinityStoreReader {
         self.desk.close().await;
     }
 
-    /// Reads a batch. Returned is whether the store is as it should be.
+    /// Answers a batch of lookups. Returns whether the store works.
     async fn answer(&mut self, origins: &AffinityMemory, mut batch: LookupBatch) -> bool {
         let (asked, open) = (batch.references.len(), origins.met.open());
         batch.references.extend(&open);
         let slow = || {
             origins.fails(StoreOperation::Read, true);
-            // Nobody is held up any longer.
+            // No request waits any longer.
             origins.lookups.clear();
         };
         let references = &batch.references;
@@ -96,7 +96,7 @@ impl AffinityStoreReader {
             }
             StoreResult::Failed(error) => {
                 if matches!(error, StoreError::Another) {
-                    // Who writes has to find that out as well.
+                    // The writer must notice the replaced store too.
                     origins.waiting.came.notify_one();
                 }
                 self.desk.fails(error);
@@ -109,7 +109,7 @@ impl AffinityStoreReader {
     async fn recover(&mut self) {
         let origins = Arc::clone(&self.desk.origins);
         while !self.desk.has_ended() {
-            // Those who asked before they could know.
+            // Ends lookups that were queued before the failure was known.
             origins.lookups.clear();
             if self.look().await {
                 return self.desk.works();

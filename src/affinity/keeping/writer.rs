@@ -1,4 +1,4 @@
-//! Writes what was learned to the store, and sweeps it.
+//! Writes new entries to the store, and deletes old ones.
 
 use std::{
     mem,
@@ -20,23 +20,23 @@ use crate::{
     store::origins::{HashSecret, StoredOrigin},
 };
 
-/// What a store of this process alone is written in one go: nobody waits for it, and it costs less together. What a kill
-/// loses is this much.
+/// The delay that gathers entries for an unshared store. No answer waits for that store, and fewer writes cost less. A killed
+/// process loses this much.
 const GATHER: Duration = Duration::from_millis(50);
-/// How often what is too old, or too much, is looked for.
+/// How often expired and surplus rows are deleted.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
 
-/// The task.
+/// The task that writes.
 pub(super) struct AffinityStoreWriter {
     pub(super) desk: StoreClient,
-    /// What is being written.
+    /// The entries that are being written.
     pub(super) rows: Vec<(Reference, StoredOrigin)>,
-    /// The store that was written last, and which of its servers.
+    /// The store and the server of the last write.
     pub(super) known: Option<(HashSecret, String)>,
-    /// The part of memory that is written next to a store that lost what it had; none where it has everything.
+    /// The next part of memory to write to a store that lost its data. `None` = the store has everything.
     pub(super) again: Option<usize>,
     pub(super) swept: Instant,
-    /// How many had not been let wait when all of memory was written last.
+    /// The dropped entries at the last check. More of them mean that all of memory must be written.
     pub(super) dropped: u64,
 }
 
@@ -66,7 +66,7 @@ impl AffinityStoreWriter {
         self.desk.close().await;
     }
 
-    /// Writes what waits, or else finds out how the store is. Returned is whether all is well.
+    /// Writes the waiting entries, or tests the store if there are none. Returns whether the store works.
     async fn write_all(&mut self) -> bool {
         let origins = Arc::clone(&self.desk.origins);
         let mut written = 0;
@@ -90,10 +90,10 @@ impl AffinityStoreWriter {
         }
     }
 
-    /// Writes rows. Returned is whether they are written.
+    /// Writes entries. Returns whether they are written.
     async fn write(&mut self, rows: &[(Reference, StoredOrigin)]) -> bool {
         let origins = Arc::clone(&self.desk.origins);
-        // Nobody waits for a store of this process alone.
+        // No answer waits for an unshared store.
         let slow = || {
             if origins.is_shared {
                 origins.fails(StoreOperation::Written, true);
@@ -123,8 +123,8 @@ impl AffinityStoreWriter {
         true
     }
 
-    /// Where this is another store than before, it was emptied: all that is in memory is written to it. So it is where a replica
-    /// took the place of the master, which may not have told it of the last entries, and where more was learned than could wait.
+    /// Starts to write all of memory again where the store is another one than before, because it may lack entries. A promoted
+    /// Redis replica is another server and may lack the last entries. The same applies after dropped entries.
     fn compare(&mut self) {
         let dropped = self.desk.origins.condition.dropped.load(Ordering::Relaxed);
         if dropped > mem::replace(&mut self.dropped, dropped) {
@@ -140,7 +140,7 @@ impl AffinityStoreWriter {
         }
     }
 
-    /// Writes the next part of memory to a store that lost it. Returned is whether that went well.
+    /// Writes the next part of memory to a store that lost its data. Returns whether the write succeeded.
     async fn write_again(&mut self) -> bool {
         let Some(part) = self.again else { return true };
         self.again = Some(part + 1);
@@ -150,7 +150,7 @@ impl AffinityStoreWriter {
         };
         for rows in rows.chunks(BATCH) {
             if !self.write(rows).await {
-                // Also where it was lost once more meanwhile, which the next write finds out.
+                // This part is due again, also if the store lost its data once more. The next write notices that.
                 self.again = Some(part);
                 return false;
             }
@@ -158,7 +158,7 @@ impl AffinityStoreWriter {
         true
     }
 
-    /// Deletes what is too old or too much, a part at a time. Returned is whether that went well.
+    /// Deletes expired and surplus rows, a part at a time. Returns whether that succeeded.
     async fn sweep(&mut self) -> bool {
         if self.swept.elapsed() < SWEEP_EVERY {
             return true;

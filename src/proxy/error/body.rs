@@ -1,4 +1,4 @@
-//! What goes wrong with the body of a request.
+//! Errors about the body of a request.
 
 use super::ApiError;
 use crate::{
@@ -97,7 +97,7 @@ impl ApiError {
         Self::new(Problem::RequestAborted, "The body ended before it was complete.").closing()
     }
 
-    /// No memory for one more body. Nothing waits for it: what waits holds memory too.
+    /// No memory is left for one more body. The request does not wait, because a waiting request holds memory too.
     pub(in crate::proxy) fn overloaded() -> Self {
         Self::new(
             Problem::GatewayOverloaded,
@@ -110,7 +110,7 @@ impl ApiError {
         Self::new(Problem::InvalidFraming, "The chunks of the body are malformed.").closing()
     }
 
-    /// Stands in place of a compressed success that repeats the credential.
+    /// Replaces a compressed success that repeats the credential.
     pub(in crate::proxy) fn echoed() -> Self {
         Self::new(
             Problem::UpstreamBadAnswer,
@@ -119,7 +119,7 @@ impl ApiError {
         )
     }
 
-    /// Stands in place of an error answer of an upstream.
+    /// Replaces a compressed error answer of an upstream.
     pub(in crate::proxy) fn withheld() -> Self {
         Self::new(
             Problem::UpstreamBadAnswer,

@@ -1,10 +1,10 @@
-//! What goes wrong with the head of a request.
+//! Errors about the head of a request.
 
 use super::ApiError;
 use crate::domain::problem::Problem;
 
 impl ApiError {
-    /// A header that may stand once stands twice: servers would disagree about which of the two counts.
+    /// A header that may appear once appears twice. Servers would disagree about which of the two is valid.
     pub(in crate::proxy) fn repeated_header(name: &'static str) -> Self {
         Self::new(Problem::RepeatedHeader, format!("The request has more than one `{name}` header. Send one."))
     }

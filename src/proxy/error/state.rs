@@ -1,4 +1,5 @@
-//! What goes wrong with state that a request refers to. No text repeats an id: what never was and what is somebody else's read alike.
+//! Errors about state that a request refers to. No message repeats an id. An id that never existed and an id of another owner
+//! get the same message.
 
 use std::time::Duration;
 
@@ -6,13 +7,14 @@ use super::ApiError;
 use crate::domain::{origin::Kind, problem::Problem};
 
 impl ApiError {
-    /// The same for an id that never was, one that is none, and one of somebody else: it is not repeated.
+    /// An unknown id, an invalid id, and an id of another owner. The message is the same for all three and does not repeat the
+    /// id.
     pub(in crate::proxy) fn unknown_id() -> Self {
         Self::new(Problem::UnknownId, "No object with this id exists, or this key may not use it.")
     }
 
-    /// An object to which the body refers, at the field `name` if it has a name that Tidegate knows: the same for what never was and for
-    /// what is another owner's, whose id is not repeated.
+    /// The body refers to an object, at the field `name` if Tidegate knows that field. An object that never existed and an
+    /// object of another owner get the same message, which does not repeat the id.
     pub(in crate::proxy) fn unknown_reference(kind: Kind, name: Option<&'static str>) -> Self {
         let Some(name) = name else {
             let article = if matches!(kind, Kind::Item | Kind::Opaque) { "an" } else { "a" };
@@ -31,7 +33,7 @@ impl ApiError {
             Kind::Item => {
                 let message = "Item with this id not found, or this key may not use it. Items are not persisted when `store` is \
                                set to false. Try again with `store` set to true, or remove this item from your input.";
-                // The id of an item of the input.
+                // The field is the id of an item of the input.
                 return Self::new(Problem::UnknownId, message).about(if name == "id" { "input" } else { name });
             }
             Kind::Conversation => "Conversation",
@@ -44,12 +46,12 @@ impl ApiError {
             Kind::Encrypted | Kind::TurnState => "Content",
         };
         let message = format!("{what} with this id not found, or this key may not use it.");
-        // An object that holds it, or the field itself.
+        // The parameter is the object that contains the id, or the field itself.
         let param = if name == "id" && kind == Kind::Conversation { "conversation" } else { name };
         Self::new(Problem::UnknownId, message).about(param)
     }
 
-    /// What it refers to is in different accounts.
+    /// The request refers to state in different accounts.
     pub(in crate::proxy) fn conflicting_state([one, other]: [&str; 2], [here, there]: [&str; 2]) -> Self {
         Self::new(
             Problem::ConflictingState,
@@ -60,7 +62,7 @@ impl ApiError {
         )
     }
 
-    /// The account that holds the state cannot be asked for the model: where that leads is not there.
+    /// The state is stored at an upstream where the model has no target.
     pub(in crate::proxy) fn conflicting_model(what: &str, upstream: &str, model: &str, others: &[&str]) -> Self {
         let others = match others {
             [] => String::new(),
@@ -73,7 +75,7 @@ impl ApiError {
         Self::new(Problem::ConflictingState, message)
     }
 
-    /// The account is not there any more, or not for this key.
+    /// The account that stores the state was removed, or this key may not use the account.
     pub(in crate::proxy) fn state_lost(what: &str) -> Self {
         Self::new(
             Problem::StateLost,
@@ -84,7 +86,7 @@ impl ApiError {
         )
     }
 
-    /// The account is left alone for so long.
+    /// The account that stores the state is ejected for this time.
     pub(in crate::proxy) fn state_unavailable(what: &str, after: Duration) -> Self {
         let message = format!(
             "The request refers to state ({what}) that is stored in a provider account which is not available right now. No other \
@@ -93,7 +95,7 @@ impl ApiError {
         Self { after: Some(after), ..Self::new(Problem::StateUnavailable, message) }
     }
 
-    /// The store of origins cannot be asked.
+    /// The affinity store cannot be read.
     pub(in crate::proxy) fn affinity_unavailable() -> Self {
         Self::new(
             Problem::AffinityUnavailable,

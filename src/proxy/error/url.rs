@@ -1,4 +1,4 @@
-//! What goes wrong with the URL of a request.
+//! Errors about the URL of a request.
 
 use std::{borrow::Cow, sync::Arc};
 
@@ -11,14 +11,14 @@ use crate::{
     proxy::Tables,
 };
 
-/// So much of a path is logged.
+/// The most bytes of a path in the log.
 const MOST_OF_PATH: usize = 200;
 
-/// What Tidegate answers by itself.
+/// Endpoints that Tidegate answers by itself.
 const OWN: [&str; 2] = ["GET /v1/models", "GET /v1/usage"];
 
 impl ApiError {
-    /// A path that does not exist. It is not repeated in the answer: it may hold anything.
+    /// The path does not exist. The answer does not repeat the path, which may contain anything.
     pub fn unknown_url(tables: &Tables, path: &str) -> Self {
         let message = match advice(path) {
             Some(advice) => format!("No endpoint has this URL: {advice}"),
@@ -27,7 +27,7 @@ impl ApiError {
         Self::new(Problem::UnknownUrl, message)
     }
 
-    /// A path that exists, for other methods.
+    /// The path exists, but only for other methods.
     pub fn method_not_allowed(path: &str, allow: impl Into<Cow<'static, str>>) -> Self {
         let allow = allow.into();
         let advice = advice(path).map(|advice| format!(" Probably {advice}")).unwrap_or_default();
@@ -36,7 +36,7 @@ impl ApiError {
         refusal
     }
 
-    /// A date in the query that is none.
+    /// A date in the query is not a date.
     pub(in crate::proxy) fn invalid_date(name: &'static str) -> Self {
         Self::new(Problem::InvalidQuery, format!("`{name}` is not a day. Write it as 2026-11-01.")).about(name)
     }
@@ -49,7 +49,7 @@ impl ApiError {
         )
     }
 
-    /// Notes for the log where the request went, and with which key: whose client is set up wrongly.
+    /// Adds the method, the path and the key of the request to the log line. The operator sees whose client is set up wrongly.
     #[must_use]
     pub fn sent<B>(mut self, tables: &Tables, arrival: &RequestArrival, request: &Request<B>) -> Self {
         let mut rejected = rejected(tables, request.headers(), arrival);
@@ -64,18 +64,18 @@ impl ApiError {
     }
 }
 
-/// What the log says of a request that is refused at the door.
+/// Returns what the log says of a request that is rejected early.
 pub(in crate::proxy) fn rejected(tables: &Tables, headers: &HeaderMap, arrival: &RequestArrival) -> RejectedRequest {
     let client = tables.keys.client(headers, arrival.visit()).filter(|_| tables.logs_client_ip);
     RejectedRequest { client, key_begins: auth::loggable_prefix(headers), ..RejectedRequest::default() }
 }
 
-/// The first 200 bytes of a path, whole characters.
+/// Returns the first 200 bytes of a path, cut between characters.
 fn beginning(path: &str) -> &str {
     path.get(..path.floor_char_boundary(MOST_OF_PATH)).unwrap_or_default()
 }
 
-/// Everything without an id that an upstream has, and what Tidegate answers by itself.
+/// Lists each endpoint without an id that an upstream has, and the endpoints that Tidegate answers by itself.
 fn served(tables: &Tables) -> String {
     let has = |endpoint: &Endpoint| tables.upstreams.iter().any(|upstream| upstream.has(endpoint.surface()));
     let endpoints = Endpoint::ALL.into_iter().filter(|endpoint| !endpoint.has_ids()).filter(has);
@@ -84,8 +84,8 @@ fn served(tables: &Tables) -> String {
     names.join(", ")
 }
 
-/// How a client has to be set up that sends this path: SDKs put the path of an endpoint behind their base URL, so a base URL that is
-/// wrong shows as something in front of one.
+/// Returns how to correct the settings of a client that sends this path. SDKs append the path of an endpoint to their base URL.
+/// A wrong base URL therefore appears as a prefix of an endpoint's path.
 fn advice(path: &str) -> Option<Cow<'static, str>> {
     let is_there = |path: &str| place_of(path).is_some();
     let path = match path.trim_end_matches('/') {
@@ -123,7 +123,7 @@ fn advice(path: &str) -> Option<Cow<'static, str>> {
     None
 }
 
-/// The path below /v1 of what is served at this path, with names in place of ids, as it may be shown to anybody.
+/// Returns the endpoint's path below /v1, with placeholders for ids, so that any client may see the result.
 fn place_of(path: &str) -> Option<&'static str> {
     let path = path.strip_prefix("/v1").filter(|rest| rest.starts_with('/')).unwrap_or(path);
     match path {
