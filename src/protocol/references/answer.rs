@@ -84,7 +84,7 @@ static EVENT: Grammar = Grammar::new(
     false,
 );
 
-/// The grammar of a whole body of any type. Its `object` tells what its own `id` is.
+/// The grammar of a whole body of any type. Its `object` gives the kind of its own `id`.
 static BODY: Grammar = Grammar::new(
     below![
         Rule::id_or_into(at(TOP), "conversation", Kind::Conversation, CONVERSATION),

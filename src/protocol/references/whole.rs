@@ -8,7 +8,7 @@
 //! | --- | --- |
 //! | the type `item_reference` | looks it up |
 //! | a type in the list below, or ending in `_call` or `_output`, and only `id`, `type`, `role`, `status` | looks it up |
-//! | the same, if its type ends in `_call` and it has a `status`: the record of a call (not `image_generation_call`) | may look it up |
+//! | the same, with a `status` and a type in `_call` (not `image_generation_call`): the record of a call | may look it up |
 //! | other members, but none that its type needs | may look it up |
 //! | the members that its type needs, but empty; not reasoning and images, which providers look up by `id` alone | may look it up |
 //! | the type `context_compaction` or an unknown type, which steers and contains nothing (`compaction_trigger`) | may look it up |
@@ -154,7 +154,7 @@ enum ItemKind {
     /// The item needs one of these members.
     Made {
         of: u32,
-        /// The item is the record of a call: its `status` tells that the call ran.
+        /// The item is the record of a call: its `status` shows that the call ran.
         is_record: bool,
         is_cuttable: bool,
         /// Providers look the item up by its id alone, even if its other members are empty.
