@@ -1,4 +1,4 @@
-//! Content codings of bodies: which there are, and a decoder that is fed piece by piece beside the bytes that pass.
+//! Content codings of bodies, and a decoder that decodes a copy of an answer piece by piece.
 
 use std::{
     io,
@@ -13,19 +13,20 @@ use async_compression::{
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncBufRead, AsyncRead, ReadBuf};
 
-/// 2^23 bytes = 8 MiB: what a decoder of the zstd content coding has to support, and no more (RFC 9659). Without it a
-/// frame may ask for 128 MiB.
+/// The largest zstd window: 2^23 bytes = 8 MiB. RFC 9659 requires that much of a decoder for the content coding, and no more.
+/// Without this limit a frame may ask for 128 MiB.
 pub const ZSTD_WINDOW_LOG: u32 = 23;
 
-/// From 1 MiB on, a body may not grow more than this by decoding. Conversations full of repeats reach 50.
+/// The largest growth of a body by decoding, once the decoded body is larger than [`RATIO_FROM`]. Conversations with many repeats
+/// reach 50.
 pub const MAX_RATIO: u64 = 200;
-/// See [`MAX_RATIO`].
+/// [`MAX_RATIO`] applies to bodies from this decoded size on: 1 MiB.
 pub const RATIO_FROM: u64 = 1024 * 1024;
 
-/// The block that decoded bytes of an answer are looked at in.
+/// The decoder passes decoded bytes to the observer in blocks of this size.
 const BLOCK: usize = 16 * 1024;
 
-/// One layer of content coding.
+/// A content coding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Coding {
     /// `gzip`
@@ -38,19 +39,19 @@ pub enum Coding {
     Zstd,
 }
 
-/// What a `Content-Encoding` header says.
+/// The content coding that a `Content-Encoding` header names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Coded {
-    /// Nothing, or `identity`.
+    /// No coding, or `identity`.
     Plain,
-    /// One coding that is known here.
+    /// One coding that Tidegate can decode.
     Once(Coding),
-    /// Another coding, or several.
+    /// An unknown coding, or several codings.
     Unknown,
 }
 
 impl Coded {
-    /// Of the header's values. `None` in the list is a value that is no text.
+    /// Reads the values of the header. A value of `None` is not text.
     pub fn of<'a>(mut values: impl Iterator<Item = Option<&'a str>>) -> Self {
         let name = match (values.next(), values.next()) {
             (None, _) => return Self::Plain,
@@ -69,7 +70,7 @@ impl Coded {
 }
 
 impl Coding {
-    /// How far back a decoder remembers what it gave out, in bytes.
+    /// Returns the size of the decoder's window in bytes.
     pub fn window(self) -> u64 {
         match self {
             Self::Gzip | Self::Deflate => 32 * 1024,
@@ -79,23 +80,23 @@ impl Coding {
     }
 }
 
-/// Whether a brotli stream begins as only large-window brotli does (0x11 in 7 bits, which RFC 7932 reserves). Such a
-/// stream may ask for a window of 1 GiB, and our decoder would give it; the content coding `br` ends at 16 MiB.
+/// Whether a brotli stream begins like large-window brotli: 0x11 in 7 bits, which RFC 7932 reserves. Such a stream may ask for a
+/// window of 1 GiB, and our decoder would allocate it. The content coding `br` allows up to 16 MiB.
 pub fn has_large_window(first: u8) -> bool {
     first & 0x7f == 0x11
 }
 
-/// Decodes an answer beside the bytes that pass, for an observer. It holds the coding's window and one block.
+/// Decodes a copy of an answer for an observer. Its memory is the coding's window and one block.
 ///
-/// The first bytes decide: what carries the mark of gzip or zstd is that, whatever its head says, and what should carry the mark
-/// and does not is taken as it is.
+/// The first bytes decide the coding. A body with the magic number of gzip or zstd has that coding, whatever its headers say. A
+/// body without the magic number of the gzip or zstd that its headers name is taken as plain.
 pub struct ObserverDecoder {
     coding: Option<Coding>,
-    /// The first bytes, until there are enough to decide by.
+    /// The first bytes, until they are enough to decide the coding.
     begin: BytesMut,
     decoder: Option<Decoder>,
     is_plain: bool,
-    /// It cannot be decoded, or grows too much: nothing more is looked at.
+    /// The body cannot be decoded, or it grows too much. The decoder ignores the rest.
     failed: bool,
     encoded: u64,
     decoded: u64,
@@ -108,19 +109,19 @@ impl std::fmt::Debug for ObserverDecoder {
     }
 }
 
-/// Bytes that a decision needs at most: the mark of zstd.
+/// The most bytes that are needed to decide: the magic number of zstd.
 const MARK: usize = 4;
 const GZIP: &[u8] = &[0x1f, 0x8b];
 const ZSTD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
 
-/// Whether a body that begins with this byte, and whose head names no coding, may be coded all the same: no JSON and no event
-/// stream begins so.
+/// Whether a body that begins with this byte may have a content coding, although its headers name none. No JSON and no event
+/// stream begins with such a byte.
 pub fn may_be_coded(first: u8) -> bool {
     first == GZIP[0] || first == ZSTD[0]
 }
 
 impl ObserverDecoder {
-    /// For a body in this coding, as its head says; `None` where the head names none.
+    /// Creates the decoder of a body with the coding that its headers name; `None` if they name none.
     pub fn new(coding: Option<Coding>) -> Self {
         Self {
             coding,
@@ -134,7 +135,7 @@ impl ObserverDecoder {
         }
     }
 
-    /// Reads the next piece, and shows what it becomes.
+    /// Reads the next piece, and calls `see` with the decoded bytes.
     pub fn feed(&mut self, piece: &[u8], mut see: impl FnMut(&[u8])) {
         self.encoded += piece.len() as u64;
         if self.failed {
@@ -152,12 +153,12 @@ impl ObserverDecoder {
         }
     }
 
-    /// Whether it cannot be decoded.
+    /// Whether decoding failed.
     pub fn has_failed(&self) -> bool {
         self.failed
     }
 
-    /// The body is over.
+    /// Ends the body, and calls `see` with the rest of the decoded bytes.
     pub fn finish(&mut self, mut see: impl FnMut(&[u8])) {
         if !self.is_plain && self.decoder.is_none() && !self.failed {
             self.begin(&mut see);
@@ -167,7 +168,7 @@ impl ObserverDecoder {
         }
     }
 
-    /// Decides by the first bytes.
+    /// Decides the coding from the first bytes.
     fn begin(&mut self, see: &mut impl FnMut(&[u8])) {
         let begin = self.begin.split().freeze();
         let coding = if begin.starts_with(GZIP) {
@@ -212,12 +213,12 @@ impl ObserverDecoder {
                 Poll::Pending => break,
             }
         }
-        // What stands behind the end of the coded body is nothing.
+        // Ignore bytes after the end of the coded body.
         decoder.inlet().piece.clear();
     }
 }
 
-/// Where a decoder reads: one piece at a time, and nothing in between.
+/// The input of a decoder: one piece at a time.
 #[derive(Debug, Default)]
 struct DecoderInput {
     piece: Bytes,
@@ -246,7 +247,7 @@ impl AsyncBufRead for DecoderInput {
     }
 }
 
-/// The decoder of one coding. Boxed, as an answer that is coded is rare.
+/// The decoder of one coding. Boxed, because few answers have a coding.
 enum Decoder {
     Gzip(Box<GzipDecoder<DecoderInput>>),
     Zlib(Box<ZlibDecoder<DecoderInput>>),
@@ -256,7 +257,7 @@ enum Decoder {
 }
 
 impl Decoder {
-    /// For a body that begins with these bytes.
+    /// Creates the decoder of a body that begins with these bytes.
     fn new(coding: Coding, begin: &[u8]) -> Self {
         let inlet = DecoderInput::default();
         match coding {
@@ -265,7 +266,7 @@ impl Decoder {
                 decoder.multiple_members(true);
                 Self::Gzip(Box::new(decoder))
             }
-            // Some servers send deflate without the head that the coding asks for.
+            // Some servers send deflate without the zlib header that the content coding requires.
             Coding::Deflate if is_zlib(begin) => Self::Zlib(Box::new(ZlibDecoder::new(inlet))),
             Coding::Deflate => Self::Deflate(Box::new(DeflateDecoder::new(inlet))),
             Coding::Brotli => Self::Brotli(Box::new(BrotliDecoder::new(inlet))),
@@ -289,7 +290,7 @@ impl Decoder {
     }
 
     fn poll(&mut self, block: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        // Nothing waits for anything: what is missing comes with the next piece.
+        // No task waits here: the caller polls again with the next piece.
         let cx = &mut Context::from_waker(Waker::noop());
         match self {
             Self::Gzip(decoder) => Pin::new(&mut **decoder).poll_read(cx, block),
@@ -301,7 +302,7 @@ impl Decoder {
     }
 }
 
-/// The head of zlib: the method, and a number that is a multiple of 31.
+/// Whether the bytes are a zlib header: the method, and a 16-bit number that is a multiple of 31.
 fn is_zlib(begin: &[u8]) -> bool {
     matches!(begin, [method, flags, ..] if method & 0x0f == 8 && (u16::from(*method) << 8 | u16::from(*flags)) % 31 == 0)
 }

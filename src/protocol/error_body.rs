@@ -1,6 +1,6 @@
-//! Reads what an error answer says: its code, its type, its message.
+//! Reads the body of an error answer: its code, its type, its message.
 //!
-//! Providers word errors in several shapes, and all of them are read here:
+//! Providers send errors in several shapes, and this module reads all of them:
 //! `{"error":{"message","type","code"}}` (OpenAI), the same in an array (Gemini), `{"code","message"}` (Alibaba),
 //! `{"code","error":"text"}` (xAI), `{"message"}` (Cohere), `{"detail":"text"}`, and plain text.
 
@@ -26,34 +26,34 @@ const CODES: [usize; 5] = [0, 1, 10, 12, 13];
 const KINDS: [usize; 4] = [2, 3, 4, 11];
 const MESSAGES: [usize; 5] = [5, 7, 6, 8, 9];
 
-/// Levels of nesting over this are not read: error objects have three or four.
+/// Deeper levels of nesting are not read. Error objects have three or four levels.
 const MAX_DEPTH: u64 = 256;
 
-/// A code for the log: short, and of characters that codes are made of. What else an upstream sends stays out of logs.
+/// The longest code that is logged, in bytes. Only plain identifiers are logged: other text of an upstream stays out of logs.
 const LOGGED_LIMIT: usize = 64;
 
-/// What an error answer says. Empty where the answer says nothing.
+/// The content of an error answer. Every field is empty if the answer has none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ErrorBody {
     /// `error.code`, or `code` at the top level, as text; some servers send a number.
     pub code: Option<Box<str>>,
     /// `error.type`, or `type` at the top level, or `error.status` (Gemini).
     pub kind: Option<Box<str>>,
-    /// The message: `error.message`, `error` itself, `message`, `msg` or `detail`. Without any JSON, the whole text.
+    /// `error.message`, `error` itself, `message`, `msg` or `detail`. For a body without JSON: the whole text.
     pub message: String,
 }
 
 impl ErrorBody {
-    /// Reads the beginning of a body, which may be cut anywhere. What stands before the cut counts.
+    /// Reads the beginning of a body, which may be cut anywhere. Fields before the cut count.
     pub fn read(body: &[u8]) -> Self {
         let body = body.trim_ascii_start();
-        // An array of one error: the object in it is read, and the scanner stops behind that object.
+        // An array with one error: the scanner stops after the first object, and reads nothing else.
         let object = body.strip_prefix(b"[").map_or(body, <[u8]>::trim_ascii_start);
         if object.first() != Some(&b'{') {
             return Self { message: String::from_utf8_lossy(body).into_owned(), ..Self::default() };
         }
         let mut scanner = Scanner::new(&PATHS, DuplicatePolicy::LastWins).max_depth(MAX_DEPTH);
-        // What was found before a fault or a cut is still found.
+        // The scanner keeps the fields before a syntax error or a cut.
         let _ = scanner.feed(object);
         let text = |path: usize| -> Option<String> {
             let found = scanner.found(path)?;
@@ -73,7 +73,7 @@ impl ErrorBody {
         }
     }
 
-    /// The code, or else the type, if a log may show it.
+    /// Returns the code, or the type if there is no code, if the log may show it.
     pub fn logged(&self) -> Option<Box<str>> {
         let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-');
         let name = self.code.as_ref().or(self.kind.as_ref())?;
@@ -81,7 +81,7 @@ impl ErrorBody {
     }
 }
 
-/// What stands in lists, of which the scanner reads nothing: the first of `errors`, and Gemini's `error.details[].reason`.
+/// Fields inside of arrays, which the scanner does not read: the first of `errors`, and Gemini's `error.details[].reason`.
 #[derive(Default)]
 struct Listed {
     code: Option<String>,
@@ -95,7 +95,7 @@ impl Listed {
         if !has(b"\"errors\"") && !has(b"\"reason\"") {
             return Self::default();
         }
-        // The beginning of a body that was cut is none of these.
+        // A body that was cut is not valid JSON, so that its arrays are ignored.
         let Ok(value) = serde_json::from_slice::<serde_json::Value>(body) else { return Self::default() };
         let text = |value: Option<&serde_json::Value>| value.and_then(|value| value.as_str()).map(ToOwned::to_owned);
         let first = value.get("errors").and_then(|errors| errors.get(0));
@@ -109,7 +109,7 @@ impl Listed {
     }
 }
 
-/// A string that is longer than the scanner keeps, unescaped.
+/// Returns a string that is longer than the scanner keeps, unescaped.
 fn long(body: &[u8], range: &std::ops::Range<u64>) -> Option<String> {
     let at = |place: u64| usize::try_from(place).unwrap_or(usize::MAX);
     serde_json::from_slice(body.get(at(range.start)..at(range.end))?).ok()

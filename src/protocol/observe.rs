@@ -1,6 +1,5 @@
-//! What is read out of an answer that passes: response id, model, how it ended, tokens, and the references that it leaves behind.
-//! Only looks: it can neither fail nor delay what it looks at. It holds a few hundred bytes whatever comes, and 16 for each
-//! reference.
+//! Reads an answer while it passes: response id, model, end of the response, tokens, and the references in it.
+//! The observer cannot fail or delay the answer. It takes a few hundred bytes for any answer, and 16 for each reference.
 
 mod body;
 mod event;
@@ -25,84 +24,85 @@ use super::{
 use crate::domain::usage::{Hidden, Usage};
 pub use crate::protocol::references::answer::AnswerReference;
 
-/// An answer nested deeper is not looked at further: real ones have tens of levels, and a level costs a bit.
+/// The observer stops reading an answer with deeper nesting. Real answers have tens of levels, and each level costs one bit.
 const MAX_DEPTH: u64 = 64 * 1024;
 
-/// What was seen of an answer.
+/// What the observer read in an answer so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Observation {
-    /// `response.id`, of the first event that has one.
+    /// `response.id` of the first event that has one.
     pub response_id: Option<Box<str>>,
-    /// `response.model` beside it.
+    /// `response.model` of the same event.
     pub model: Option<Box<str>>,
-    /// `response.status`, of the last event of its life that has one: a background response is not over with its answer.
+    /// `response.status` of the last event that has one and describes the response. A background response goes on after its
+    /// answer ended.
     pub status: Option<ResponseStatus>,
     /// How the response ended. The first terminal event decides.
     pub terminal: Option<Terminal>,
-    /// What was told of tokens: of each count the largest.
+    /// The usage that the answer reported. Of each count the largest value.
     pub usage: Usage,
-    /// Tokens of the output's text, by its bytes: the least that the answer can have used.
+    /// An estimate of the tokens of the output's text, from its bytes. The answer used at least that many.
     pub text_tokens: u64,
-    /// There was output that is no text: an image, or sound.
+    /// Whether the output has a part that is not text: an image or audio.
     pub other_output: bool,
-    /// What was told of reasoning that does not pass as text.
+    /// Signs of reasoning that is not in the answer as text.
     pub hidden: Hidden,
-    /// All of the answer was seen: its terminal event, or the clean end of its transfer.
+    /// Whether the observer saw all of the answer: its terminal event, or the clean end of its transfer.
     pub whole: bool,
-    /// It is an error, and no object of the API.
+    /// Whether the answer is an error, and no object of the API.
     pub is_error: bool,
-    /// The error's code, or else its type.
+    /// The code of the error, or its type if it has no code.
     pub code: Option<Box<str>>,
-    /// Events with a JSON object as data.
+    /// The number of events whose data is a JSON object.
     pub events: u64,
-    /// References that were not learned, as there were more than 4,096.
+    /// The number of references that the observer did not keep, because the answer has more than 4,096.
     pub dropped: u64,
 }
 
-/// How far a response is.
+/// The progress of a response, from its `status`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ResponseStatus {
-    /// It waits; only a background response does.
+    /// The response waits to be processed. Only a background response does.
     Queued,
-    /// It is being made. As the last word of an answer: in the background.
+    /// The model generates the response. As the last status of an answer: the response goes on in the background.
     InProgress,
-    /// It is whole.
+    /// The response is complete.
     Completed,
-    /// It ended with an error.
+    /// The response ended with an error.
     Failed,
-    /// It ended early, at a limit.
+    /// The response ended early, at a limit.
     Incomplete,
-    /// It was cancelled.
+    /// The response was cancelled.
     Cancelled,
 }
 
 /// How a response ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Terminal {
-    /// `response.completed`, or `response.done`; of a chat, `[DONE]`, or a clean end after `finish_reason`.
+    /// `response.completed` or `response.done`. For a chat: `[DONE]`, or a clean end after `finish_reason`.
     Completed,
-    /// `response.failed`, or an error in place of it.
+    /// `response.failed`, or an error in its place.
     Failed,
     /// `response.incomplete`.
     Incomplete,
 }
 
-/// What an endpoint speaks.
+/// The dialect in which an endpoint answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AnswerDialect {
-    /// Responses and conversations: events with a `type`, objects whose `object` says what they are.
+    /// Responses and conversations: events have a `type`, and objects name their type in `object`.
     Responses,
-    /// Chat completions and their neighbours (completions, embeddings, images): chunks up to `[DONE]`, other names of counts.
+    /// Chat completions, completions, embeddings and images: chunks up to `[DONE]`, and other names for the token counts.
     Chat,
 }
 
 impl Observation {
-    /// Whether a model's output passed.
+    /// Whether the answer has output of a model.
     pub fn has_output(&self) -> bool {
         self.text_tokens > 0 || self.other_output || self.hidden.sealed.is_some()
     }
 
-    /// Whether no model did anything: there was no output, no tokens were told, and nothing is under way.
+    /// Whether no model did anything: no output, no reported tokens, and no response that is still queued or in progress.
     pub fn made_nothing(&self) -> bool {
         let is_under_way =
             matches!(self.status, Some(ResponseStatus::Queued | ResponseStatus::InProgress)) && self.terminal.is_none();
@@ -110,21 +110,21 @@ impl Observation {
     }
 }
 
-/// Looks at one answer. What it is, is decided by its first bytes.
+/// Reads one answer while it passes. The first bytes decide its format.
 #[derive(Debug)]
 pub struct Observer {
-    /// Where the answer is coded: what decodes it for the observer alone.
+    /// Decodes a copy of the answer for the observer, if the answer has a content coding.
     aside: Option<Box<ObserverDecoder>>,
     view: DecodedView,
 }
 
-/// What is to be looked at, decoded.
+/// The part of the observer that reads the decoded answer.
 #[derive(Debug)]
 struct DecodedView {
     dialect: AnswerDialect,
-    /// The head calls it an event stream.
+    /// The header `Content-Type` says that the answer is an event stream.
     is_stream: bool,
-    /// The first bytes, while they do not tell what it is.
+    /// The first bytes, until they decide the format of the answer.
     begin: Vec<u8>,
     form: Form,
     is_unread_output: bool,
@@ -134,18 +134,19 @@ struct DecodedView {
 
 #[derive(Debug)]
 enum Form {
-    /// Too few bytes came so far.
+    /// Too few bytes arrived so far.
     Undecided,
     Stream(Box<(EventFinder, Event)>),
     Json(Box<Body>),
-    /// Neither of them: text, a page, sound.
+    /// Neither format: text, an HTML page, audio.
     Other,
-    /// It cannot be decoded.
+    /// The answer cannot be decoded.
     Opaque,
 }
 
 impl Observer {
-    /// For an answer in `dialect`. `is_stream` = its head calls it an event stream; `coded` = what its head says of its coding.
+    /// Creates the observer of an answer in `dialect`. `is_stream`: the headers say that the answer is an event stream. `coded`:
+    /// the content coding that the headers name.
     pub fn new(dialect: AnswerDialect, is_stream: bool, coded: Coded) -> Self {
         let (aside, form) = match coded {
             Coded::Plain => (None, Form::Undecided),
@@ -159,12 +160,12 @@ impl Observer {
         }
     }
 
-    /// Whether it sees nothing, whatever comes.
+    /// Whether the observer can read nothing of this answer.
     pub fn is_blind(&self) -> bool {
         matches!(self.view.form, Form::Opaque)
     }
 
-    /// Whether it is an event stream; until its first bytes are here, whether its head says so.
+    /// Whether the answer is an event stream. Before the first bytes arrive, the headers decide.
     pub fn is_stream(&self) -> bool {
         match self.view.form {
             Form::Undecided | Form::Opaque => self.view.is_stream,
@@ -173,7 +174,7 @@ impl Observer {
         }
     }
 
-    /// Whether anything was read out of it: an event, or a whole object.
+    /// Whether the observer read anything: an event, or a whole object.
     pub fn has_read(&self) -> bool {
         match &self.view.form {
             Form::Stream(_) => self.view.seen.events > 0,
@@ -182,17 +183,17 @@ impl Observer {
         }
     }
 
-    /// Whether the model is at work on reasoning, as far as it was told: an item of it began, and nothing else did since.
+    /// Whether the model is reasoning, as far as the answer shows it: a reasoning item began, and no other item or end followed.
     pub fn is_thinking(&self) -> bool {
         self.view.reading().is_some_and(Reading::is_thinking)
     }
 
-    /// What came is output, though it cannot be read.
+    /// Notes that the answer has output, although the observer cannot read it.
     pub fn note_output(&mut self) {
         self.view.is_unread_output = true;
     }
 
-    /// Looks at the next piece. What it completes is learned now: ask [`Observer::take_learned`] before the piece goes on.
+    /// Reads the next piece. Call [`Observer::take_learned`] afterwards, before the piece is sent to the client.
     pub fn feed(&mut self, piece: &[u8]) {
         let Self { aside, view } = self;
         let is_first = matches!(view.form, Form::Undecided) && view.begin.is_empty();
@@ -211,7 +212,7 @@ impl Observer {
         view.seen.dropped = view.memory.dropped();
     }
 
-    /// Call at the clean end of the answer, once. An event without its blank line is looked at, and learned from, too.
+    /// Ends the observation. Call it once, at the clean end of the answer. An event without its blank line counts too.
     pub fn finish(&mut self) {
         let Self { aside, view } = self;
         if let Some(aside) = aside {
@@ -223,7 +224,7 @@ impl Observer {
         view.finish();
     }
 
-    /// Call in place of [`Observer::finish`] where the rest of a JSON answer is not waited for.
+    /// Ends the observation of a JSON answer whose rest the gateway does not wait for. Call it in place of [`Observer::finish`].
     pub fn cut_short(&mut self) {
         if let Form::Json(body) = &mut self.view.form
             && body.scanner.feed(&[]).is_ok()
@@ -232,19 +233,20 @@ impl Observer {
         }
     }
 
-    /// What was seen so far, but for the text that passed.
+    /// Returns what the observer read so far, without the estimate of the text.
     pub fn seen(&self) -> &Observation {
         &self.view.seen
     }
 
-    /// What was seen so far, all of it.
+    /// Returns all that the observer read so far, with the estimate of the text.
     pub fn sum_up(&mut self) -> &Observation {
         self.view.sum_up();
         &self.view.seen
     }
 
-    /// What was learned since it was asked last, each reference once an answer. A client can name none of them before it has
-    /// the piece that was fed last. Of an answer that is no success nothing is to be believed.
+    /// Returns the references found since the last call. Each reference of an answer is returned once.
+    /// The client cannot use these references before it receives the piece that was fed last. Do not trust the references of an
+    /// answer that is not a success.
     pub fn take_learned(&mut self) -> Vec<AnswerReference> {
         self.view.memory.take()
     }

@@ -1,4 +1,4 @@
-//! Masks a body that comes in pieces.
+//! Masks credentials in a body that arrives in pieces.
 
 use std::borrow::Cow;
 
@@ -7,88 +7,89 @@ use memchr::memmem;
 
 use super::{Found, Mask, STAR, Unfinished, context::Context, escapes::Unescaped};
 
-/// Pieces of a frame that were not looked at are kept up to here; beyond it they are looked at.
+/// The most bytes of a frame that wait unread. With more of them the frame is read.
 const UNREAD: usize = 8 * 1024;
 
-/// Where in a body credentials are masked.
+/// The parts of a body in which credentials are masked.
 #[derive(Debug)]
 pub enum MaskScope {
-    /// Nowhere: what cannot be read.
+    /// No part: the body cannot be read.
     Nowhere,
-    /// Pieces everywhere: an answer that is no success.
+    /// All parts: the answer is not a success. Pieces of a credential are masked too.
     Everywhere,
-    /// Whole ones only: output from its first byte on.
+    /// All parts, but only whole credentials are masked. The body is output from its first byte on.
     Whole,
-    /// A success: pieces up to its first output, and in error objects and error events; whole ones in all of it.
+    /// A success. Pieces of a credential are masked up to the first output, in error objects and in error events. Whole
+    /// credentials are masked in all of it.
     Errors(ErrorScan),
-    /// A success of which the first byte tells what it is.
+    /// A success whose first byte decides the scope.
     Untold,
 }
 
-/// What is known of a success so far. Nothing is kept, and nothing read, before something is found or a piece ends inside
-/// of a frame: nearly all answers have neither.
+/// The state of a success so far. Reading starts only when a credential was found or a piece of the body ends inside of a frame.
+/// Nearly all answers have neither.
 #[derive(Debug)]
 pub struct ErrorScan {
     is_stream: bool,
     frame: Option<Box<FrameSoFar>>,
 }
 
-/// The event, or the body, that is coming in.
+/// The frame that is arriving: an event, or the body.
 #[derive(Debug)]
 struct FrameSoFar {
     context: Context,
-    /// What of it was not read yet.
+    /// The parts of the frame that were not read yet.
     unread: Vec<Bytes>,
     unread_len: usize,
 }
 
-/// A body on its way.
+/// A body that passes through the gateway.
 #[derive(Debug)]
 pub struct MaskedBody {
     scope: MaskScope,
-    /// The end of what came, which may be the beginning of a piece of the credential.
+    /// The end of the bytes so far, which may be the beginning of a piece of the credential.
     held: Vec<u8>,
-    /// So many bytes at the beginning of `held` belong to a piece that began before them.
+    /// The number of bytes at the beginning of `held` that belong to a piece which was masked before.
     masked: usize,
-    /// The same, of a whole credential.
+    /// The same for a whole credential.
     masked_whole: usize,
 }
 
 impl MaskScope {
-    /// Of a success that is called neither JSON nor text nor a stream, and begins with this byte.
+    /// Returns the scope of a success from its first byte, if the headers name neither JSON nor text nor a stream.
     fn told(first: u8) -> Self {
         match first {
             b'{' | b'[' | b'<' => Self::errors(false),
-            // The first letters of the fields of an event stream, and a comment.
+            // The first letters of the fields of an event stream, and of a comment.
             b'd' | b'e' | b'i' | b'r' | b':' => Self::errors(true),
             _ => Self::Whole,
         }
     }
 
-    /// Of a success: an event stream, or one JSON text.
+    /// Returns the scope of a success: an event stream, or one JSON text.
     pub fn errors(is_stream: bool) -> Self {
         Self::Errors(ErrorScan { is_stream, frame: None })
     }
 }
 
 impl MaskedBody {
-    /// At its beginning.
+    /// Creates the state at the beginning of a body.
     pub fn new(scope: MaskScope) -> Self {
         Self { scope, held: Vec::new(), masked: 0, masked_whole: 0 }
     }
 
-    /// How many bytes wait for what comes next.
+    /// Returns how many bytes wait for the next piece.
     pub fn held(&self) -> usize {
         self.held.len()
     }
 
-    /// Its scope, before anything came. It is used no more.
+    /// Takes the scope before the first piece. Afterwards this value must not be used.
     pub fn take_scope(&mut self) -> MaskScope {
         std::mem::replace(&mut self.scope, MaskScope::Nowhere)
     }
 
-    /// Takes the next piece. Returned is what can go on now, and whether anything in it was masked. After the `last` one nothing
-    /// is held back.
+    /// Takes the next piece. Returns the bytes that can be sent now, and whether any of them was masked. After the `last` piece
+    /// no byte waits.
     pub fn pass(&mut self, mask: &Mask, piece: Bytes, last: bool) -> (Bytes, bool) {
         match (&self.scope, piece.trim_ascii_start().first()) {
             (MaskScope::Nowhere, _) => return (piece, false),
@@ -145,11 +146,11 @@ impl MaskedBody {
     }
 }
 
-/// Where pieces may be masked.
+/// The bytes in which pieces of a credential may be masked.
 enum Open {
     Everywhere,
     Nowhere,
-    /// Place by place.
+    /// One flag for each byte.
     At(Vec<bool>),
 }
 
@@ -164,7 +165,8 @@ impl Open {
 }
 
 impl MaskScope {
-    /// Reads what something was found in, or may go on in: how much of it can go on now, and where in that pieces may be masked.
+    /// Reads bytes in which a credential was found or may continue. Returns how many of them can be sent now, and in which of
+    /// them pieces may be masked.
     fn read(&mut self, joined: &[u8], found: &[Found], unfinished: Unfinished) -> (usize, Open) {
         let (end, whole_end) = (joined.len() - unfinished.piece, joined.len() - unfinished.whole);
         let errors = match self {
@@ -175,7 +177,7 @@ impl MaskScope {
         let context = errors.read_up();
         if found.is_empty() {
             context.read(&joined[..end]);
-            // In output only what may be the whole is held back.
+            // In output only the possible beginning of a whole credential waits.
             if end < whole_end && !context.clone().step(joined[end]) {
                 context.read(&joined[end..whole_end]);
                 return (whole_end, Open::Nowhere);
@@ -192,7 +194,7 @@ impl MaskScope {
 }
 
 impl ErrorScan {
-    /// Nothing was found in this piece. What comes next may depend on it.
+    /// Handles bytes without a match. The rest of their frame may depend on them.
     fn pass_by(&mut self, piece: &Bytes, last: bool) {
         if last {
             return;
@@ -202,7 +204,7 @@ impl ErrorScan {
         if frame.context.is_over() {
             return;
         }
-        // Before the first output every frame is read, as that may be in it.
+        // Before the first output every frame is read, because the first output may be in it.
         let ended = if is_stream && frame.context.has_output() { end_of_frame(piece) } else { None };
         if ended.is_some() {
             frame.unread.clear();
@@ -241,9 +243,10 @@ impl FrameSoFar {
     }
 }
 
-/// Behind the last blank line of a piece of an event stream. One that two pieces share is found when the frame is read.
+/// Returns the end of the last blank line in a piece of an event stream. A blank line that two pieces share is found when the
+/// frame is read.
 fn end_of_frame(piece: &[u8]) -> Option<usize> {
-    // Nearly every piece ends with its event.
+    // Nearly every piece ends with the end of an event.
     if piece.ends_with(b"\n\n") || piece.ends_with(b"\r\n\r\n") {
         return Some(piece.len());
     }

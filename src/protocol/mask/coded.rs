@@ -1,42 +1,44 @@
-//! Watches a body in a content coding. Nothing in it can be masked in place: it passes, or it is refused.
+//! Searches a body with a content coding. Such a body cannot be masked in place: the gateway sends each piece unchanged or
+//! refuses the body.
 
 use bytes::Bytes;
 
 use super::{Mask, MaskScope, MaskedBody};
 use crate::protocol::coding::{Coding, ObserverDecoder};
 
-/// So much may wait for its text to go on: far more than it takes to write a credential in.
+/// The most bytes that wait for the rest of a possible credential. A credential takes far fewer.
 const MOST_WAITING: usize = 64 * 1024;
 
-/// A body in a content coding, on its way.
+/// A body with a content coding, while it passes through the gateway.
 #[derive(Debug)]
 pub struct CodedBody {
     aside: ObserverDecoder,
-    /// What it becomes.
+    /// The decoded text.
     text: MaskedBody,
-    /// Pieces whose text ends with what may be the beginning of a credential.
+    /// Pieces whose text ends with the possible beginning of a credential.
     waiting: Vec<u8>,
 }
 
-/// The body repeats the credential.
+/// The error: the body repeats the credential.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Repeats;
 
 impl CodedBody {
-    /// At its beginning, in the coding that its head names, and of a text that is searched in this scope.
+    /// Creates the state at the beginning of a body. `coding`: the coding that the headers name. `scope`: the scope in which the
+    /// decoded text is searched.
     pub fn new(coding: Option<Coding>, scope: MaskScope) -> Self {
         Self { aside: ObserverDecoder::new(coding), text: MaskedBody::new(scope), waiting: Vec::new() }
     }
 
-    /// How many bytes wait for what comes next.
+    /// Returns how many bytes wait for the next piece.
     pub fn held(&self) -> usize {
         self.waiting.len()
     }
 
-    /// Takes the next piece. Returned is what can go on now.
+    /// Takes the next piece. Returns the bytes that can be sent now.
     ///
     /// # Errors
-    /// When the text repeats the credential where that would be masked.
+    /// If the text repeats the credential at a place where a plain text would be masked.
     pub fn pass(&mut self, mask: &Mask, piece: Bytes, last: bool) -> Result<Bytes, Repeats> {
         let mut repeats = false;
         let text = &mut self.text;

@@ -1,65 +1,65 @@
-//! Which bytes of a success may be masked: those before its first output, and those of error objects and error events.
+//! Decides which bytes of a success may be masked: the bytes before its first output, and error objects and error events.
 //!
-//! Read byte by byte, but only where something was found, or may be coming. Escaped quotes inside of JSON strings are not taken
-//! for quotes, so that a text which quotes an error is no error.
+//! The context reads byte by byte, but only where a credential was found or may arrive. Escaped quotes inside of a JSON string
+//! are not quotes, so that a text which quotes an error is no error.
 
 use memchr::{memchr, memchr2, memchr3};
 
-/// A frame is read this far, and an error in it to its end.
+/// A frame is read up to this many bytes. An error in the frame is read to its end.
 const LIMIT: usize = 64 * 1024;
 
-/// The longest of the names that matter has fewer characters.
+/// All names that this module compares are shorter than this.
 const NAME: usize = 40;
 
-/// Where in a frame we are. A frame is one event of a stream, or a whole JSON body.
+/// The position in a frame. A frame is one event of a stream, or a whole JSON body.
 #[derive(Clone, Debug)]
 pub(super) struct Context {
     is_stream: bool,
-    /// Output was seen, in this frame or before it.
+    /// Output was seen, in this frame or in an earlier one.
     output: bool,
     /// The frame is an error event.
     error_event: bool,
-    /// The value of an error member that we are in.
+    /// The value of an error member that contains the current position.
     value: Value,
-    /// The member whose value comes next, or began just now.
+    /// The member whose value is next, or has just begun.
     member: Member,
-    /// A list that may hold output began: an empty one has none.
+    /// An array or object that may contain output has just begun. An empty one contains none.
     list: bool,
     depth: usize,
     in_string: bool,
     escaped: bool,
-    /// The string was the last thing that came: a colon makes it a name.
+    /// The last token was a string. If a colon follows, the string is a member's name.
     string_ended: bool,
     word: Word,
     line: Word,
     after_cr: bool,
-    /// Bytes of the frame that were read.
+    /// The number of bytes of the frame that were read.
     read: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Value {
     None,
-    /// Until the string ends.
+    /// The value ends with the current string.
     String,
-    /// Until the nesting is less than this.
+    /// The value ends when the nesting is less deep than this.
     Nested(usize),
 }
 
-/// What the name of a member says of its value.
+/// The meaning of a member's value, from the member's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Member {
-    /// Nothing.
+    /// Any other value.
     Other,
-    /// It is an error, whatever it is.
+    /// An error, of any JSON type.
     Error,
-    /// It is an error's text, if it is a string.
+    /// The text of an error, if the value is a string.
     Message,
-    /// It is the type of the frame.
+    /// The type of the frame.
     Type,
-    /// It is output, unless it is empty.
+    /// Output, unless the value is empty.
     Output,
-    /// It is output, if it is a string that is not empty.
+    /// Output, if the value is a string that is not empty.
     Text,
 }
 
@@ -87,14 +87,15 @@ impl Word {
         self.len = self.len.saturating_add(run.len().saturating_sub(NAME));
     }
 
-    /// All of it; nothing where it is too long to matter.
+    /// Returns all of the word. Empty if the word is too long for any name here.
     fn get(&self) -> &[u8] {
         self.bytes.get(..self.len).unwrap_or_default()
     }
 }
 
 fn member(name: &[u8], depth: usize) -> Member {
-    // Error members in any letter case and with or without `_`: `errorMessage`, `Error`, `ErrorMsg`. Output as it is written.
+    // Names of error members match in any letter case and with or without `_`: `errorMessage`, `Error`, `ErrorMsg`. Names of
+    // output match exactly.
     let is_one_of = |names: &[&[u8]]| {
         let plain = || name.iter().filter(|byte| **byte != b'_').map(u8::to_ascii_lowercase);
         names.iter().any(|name| plain().eq(name.iter().copied()))
@@ -137,12 +138,12 @@ impl Context {
         self.output
     }
 
-    /// The frame is over.
+    /// Ends the frame.
     pub(super) fn end_frame(&mut self) {
         *self = Self { output: self.output, ..Self::new(self.is_stream) };
     }
 
-    /// Reads bytes of which nobody asks whether they may be masked.
+    /// Reads bytes for which no answer about masking is needed.
     pub(super) fn read(&mut self, mut bytes: &[u8]) {
         while let Some(&byte) = bytes.first() {
             let (run, rest) = bytes.split_at(self.run(bytes));
@@ -156,17 +157,17 @@ impl Context {
         }
     }
 
-    /// Whether nothing that comes can be masked any more.
+    /// Whether no later byte of the body can be masked.
     pub(super) fn is_over(&self) -> bool {
         !self.is_stream && self.is_beyond()
     }
 
-    /// Whether so much of the frame was read that only its end matters.
+    /// Whether the frame is read beyond the limit, so that only its end matters.
     fn is_beyond(&self) -> bool {
         self.read > LIMIT && !self.error_event && self.value == Value::None
     }
 
-    /// So many bytes at the beginning change nothing but the length of what they are in.
+    /// Returns how many bytes at the beginning change nothing but the length of the current string or line.
     fn run(&self, bytes: &[u8]) -> usize {
         let all = bytes.len();
         if self.is_beyond() {
@@ -179,7 +180,7 @@ impl Context {
         if self.is_stream { memchr(b'\r', &bytes[..end]).unwrap_or(end) } else { end }
     }
 
-    /// Whether the string that we are in, or at, is output.
+    /// Whether the current or next string is output.
     fn holds_output(&self) -> bool {
         matches!(self.member, Member::Output | Member::Text)
     }
@@ -192,7 +193,7 @@ impl Context {
         }
     }
 
-    /// Reads the next byte, and tells whether it may be masked.
+    /// Reads the next byte. Returns whether the byte may be masked.
     pub(super) fn step(&mut self, byte: u8) -> bool {
         let in_value = self.value != Value::None;
         self.read = self.read.saturating_add(1);
@@ -200,7 +201,7 @@ impl Context {
         if self.is_stream && matches!(byte, b'\n' | b'\r') {
             self.end_line(byte);
         } else {
-            // Beyond the limit only whether the line is empty matters.
+            // Beyond the limit only empty lines matter.
             if self.is_stream {
                 self.line.push(byte);
             }
@@ -213,7 +214,8 @@ impl Context {
         is_error || (self.read <= LIMIT && (!self.output || self.is_beside_data()))
     }
 
-    /// Whether the line of the stream is a comment, a field that is no data, or an error in plain words: output never stands there.
+    /// Whether the line of the stream is a comment, a field other than data, or an error in plain words. Such a line never
+    /// contains output.
     fn is_beside_data(&self) -> bool {
         let line = self.line.bytes.get(..self.line.len.min(NAME)).unwrap_or_default();
         let fields: [&[u8]; 4] = [b":", b"id:", b"event:", b"retry:"];
@@ -238,7 +240,7 @@ impl Context {
             self.error_event |= is_error(event.trim_ascii());
         }
         self.line = Word::EMPTY;
-        // No string of JSON goes on in another line.
+        // A JSON string does not continue on another line.
         (self.in_string, self.escaped, self.string_ended) = (false, false, false);
         if self.value == Value::String {
             self.value = Value::None;
@@ -290,7 +292,7 @@ impl Context {
             self.word.push(byte);
             return;
         }
-        // The first character of output that is a text.
+        // The first character of a string that is output.
         self.output |= self.holds_output() && byte != b'"';
         match byte {
             b'\\' => {

@@ -1,35 +1,36 @@
-//! Reads through the escapes in which a JSON string may write the characters of a credential, and remembers where they stood.
+//! Decodes the escapes in which a JSON string may contain the characters of a credential, and remembers their positions.
 
 use std::{borrow::Cow, ops::Range};
 
 use memchr::memchr;
 
-/// JSON inside of a JSON string doubles its backslashes: so many are taken for one escape.
+/// JSON inside of a JSON string doubles its backslashes. Up to this many backslashes count as one escape.
 const BACKSLASHES: usize = 8;
 
-/// Text, with the characters of escapes in place of them.
+/// A text whose escapes are replaced by their characters.
 pub(super) struct Unescaped<'a> {
     pub(super) text: Cow<'a, [u8]>,
-    /// Of each escape, the place of its character in `text`, and how many bytes it and all before it are longer than theirs.
+    /// For each escape: the position of its character in `text`, and by how many bytes all escapes up to this one are longer than
+    /// their characters.
     escapes: Vec<(usize, usize)>,
-    /// So many bytes at the end may be the beginning of an escape. They are no part of `text`.
+    /// The number of bytes at the end that may be the beginning of an escape. They are not in `text`.
     pub(super) tail: usize,
 }
 
-/// What follows on backslashes.
+/// The bytes after a run of backslashes.
 enum Behind {
-    /// This character, written in so many bytes.
+    /// An escape: this character, and the number of bytes after the backslashes.
     Character(u8, usize),
-    /// Nothing that matters here.
+    /// No escape that matters here.
     Other,
-    /// It is not known yet.
+    /// The bytes end before this is known.
     Unfinished,
 }
 
 impl Behind {
     fn of(bytes: &[u8]) -> Self {
         match bytes {
-            // PHP writes a slash so.
+            // PHP escapes a slash.
             [b'/', ..] => Self::Character(b'/', 1),
             [b'u', b'0', b'0', high @ b'2'..=b'7', low, ..] if low.is_ascii_hexdigit() => {
                 let digit = |digit: u8| char::from(digit).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
@@ -44,7 +45,7 @@ impl Behind {
 impl<'a> Unescaped<'a> {
     pub(super) fn of(bytes: &'a [u8]) -> Self {
         let (mut text, mut escapes, mut longer, mut tail) = (Vec::new(), Vec::new(), 0, 0);
-        // What was copied into `text`, and what was looked at.
+        // The ends of the bytes that were copied into `text` and that were searched.
         let (mut copied, mut from) = (0, 0);
         while let Some(at) = memchr(b'\\', &bytes[from..]) {
             let run = bytes[from + at..].iter().take_while(|byte| **byte == b'\\').count();
@@ -76,18 +77,19 @@ impl<'a> Unescaped<'a> {
         Self { text, escapes, tail }
     }
 
-    /// Where in the bytes a character of `text` begins, or what is behind the last one.
+    /// Returns the position in the bytes at which a character of `text` begins. For the end of `text`: the end of the last
+    /// character.
     fn begin(&self, place: usize) -> usize {
         let before = self.escapes.partition_point(|(escape, _)| *escape < place);
         place + before.checked_sub(1).and_then(|last| self.escapes.get(last)).map_or(0, |(_, longer)| *longer)
     }
 
-    /// Where in the bytes a part of `text` stands.
+    /// Returns the range in the bytes of a part of `text`.
     pub(super) fn range(&self, part: Range<usize>) -> Range<usize> {
         self.begin(part.start)..self.begin(part.end)
     }
 
-    /// In how many bytes the last `len` characters are written, with the tail.
+    /// Returns the number of bytes that the last `len` characters take, including the tail.
     pub(super) fn last(&self, len: usize) -> usize {
         let all = self.text.len();
         self.begin(all) - self.begin(all - len) + self.tail

@@ -1,6 +1,6 @@
-//! Finds a credential, and pieces of it, in what an upstream sends, and puts stars in their place: same length, nothing else
-//! changes. [`Mask`] knows what to find, [`MaskedBody`] does it in a body that comes in pieces;
-//! [`CodedBody`] only watches one in a content coding.
+//! Finds a credential, and pieces of it, in an upstream's answer, and replaces each of their bytes by a star. Nothing else
+//! changes, and the length stays the same. [`Mask`] contains the credentials, and [`MaskedBody`] masks a body that arrives in
+//! pieces. [`CodedBody`] only searches a body that has a content coding.
 
 mod body;
 mod coded;
@@ -16,15 +16,15 @@ use self::escapes::Unescaped;
 pub use body::{MaskScope, MaskedBody};
 pub use coded::{CodedBody, Repeats};
 
-/// The shortest piece of a credential that is masked. Shorter pieces are too few characters to be of use to a thief, and
-/// would be found in ordinary text. A credential that is shorter than this is masked as a whole only.
+/// The shortest piece of a credential that is masked. Shorter pieces are of no use to a thief, and would match ordinary text. A
+/// credential that is shorter than this is only masked as a whole.
 pub const PIECE: usize = 12;
 
-/// A piece that begins in the part of a credential that everybody knows reaches so far beyond it. Otherwise whoever has his own
-/// text repeated in an error could try what stars appear for, and learn the credential character by character.
+/// A piece that begins in the well-known prefix of a credential must reach this many bytes beyond the prefix. Otherwise a client
+/// whose text is repeated in an error could see which guesses become stars, and learn the credential character by character.
 const BEYOND: usize = 8;
 
-/// What credentials begin with that everybody knows. Shorter beginnings leave enough of a piece unknown.
+/// Well-known prefixes of credentials. Shorter prefixes leave enough of a piece unknown.
 const KNOWN: [&[u8]; 9] = [
     b"sk-ant-api03-",
     b"sk-ant-admin01-",
@@ -37,26 +37,27 @@ const KNOWN: [&[u8]; 9] = [
     b"AIzaSy",
 ];
 
-/// A credential of this length is masked as a whole anywhere, in output too: nobody writes it by chance. A shorter one may be
-/// a word.
+/// A credential of this length or more is masked as a whole everywhere, even in output, because no text contains it by chance. A
+/// shorter one may be a word.
 const LONG: usize = 20;
 
-/// A credential that is shorter than this is never masked: such a placeholder (`x`, `no`) would be found in ordinary words.
+/// A credential that is shorter than this is never masked. Such a placeholder (`x`, `no`) would match ordinary words.
 const SHORTEST: usize = 4;
 
-/// The search compares so many bytes at a time before it looks closer.
+/// The search compares this many bytes at first, and compares the whole credential only after a match.
 const GRAM: usize = 4;
 
-/// A set of [`GRAM`]s, as bits of a hash: 8,192 bits hold the some 60 of a usual credential with less than 1 % false hits.
+/// The size of a set of [`GRAM`]s, as bits of a hash, in words of 64 bits. A usual credential has about 60 of them: 8,192 bits
+/// give less than 1 % false hits.
 const WORDS: usize = 128;
 
 const STAR: u8 = b'*';
 
-/// What is looked for: the credential, as it is and as it looks when a URL or a JSON string holds it.
+/// The credentials to mask: as they are, and in the form that a URL contains. Escapes of JSON are decoded before the search.
 pub struct Mask {
     texts: SecretBox<Vec<Vec<u8>>>,
     grams: Box<[u64; WORDS]>,
-    /// Every piece that is masked holds a [`GRAM`] at a multiple of this.
+    /// The distance between searched positions. Every piece to mask contains a [`GRAM`] at a multiple of it.
     step: usize,
 }
 
@@ -66,23 +67,23 @@ impl fmt::Debug for Mask {
     }
 }
 
-/// A part of what was looked at that is a piece of a credential, as long as it goes.
+/// The longest part of a text that matches a part of a credential.
 struct Found {
     at: Range<usize>,
-    /// It is all of a long credential.
+    /// The part is all of a long credential.
     is_whole: bool,
 }
 
-/// How many bytes at the end may be the beginning of what is masked, with what comes next.
+/// The number of bytes at the end that may be the beginning of a match, together with the next bytes.
 #[derive(Clone, Copy, Default)]
 struct Unfinished {
-    /// Of a piece.
+    /// The possible beginning of a piece.
     piece: usize,
-    /// Of all of a long credential; never more than `piece`.
+    /// The possible beginning of a whole long credential. Never more than `piece`.
     whole: usize,
 }
 
-/// Each secret in the forms in which it may come back. Escapes of JSON are read through, and are no form.
+/// Returns a secret in all forms in which an answer may repeat it. Escapes of JSON need no form, because the search decodes them.
 fn forms(secret: &[u8]) -> Vec<Vec<u8>> {
     let mut forms = vec![secret.to_vec()];
     let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~".contains(byte);
@@ -105,7 +106,7 @@ fn bit(gram: [u8; GRAM]) -> (usize, u64) {
     (hash as usize / 64, 1 << (hash % 64))
 }
 
-/// How many bytes at the beginning of a credential everybody knows. Of a JWT all but the signature can be guessed.
+/// Returns the length of the well-known prefix of a credential. In a JWT everything but the signature can be guessed.
 fn known(text: &[u8]) -> usize {
     if text.starts_with(b"eyJ") {
         return text.iter().rposition(|byte| *byte == b'.').map_or(0, |dot| dot + 1);
@@ -113,13 +114,13 @@ fn known(text: &[u8]) -> usize {
     KNOWN.iter().filter(|begin| text.starts_with(begin)).map(|begin| begin.len()).max().unwrap_or_default()
 }
 
-/// The shortest part of a text that is masked.
+/// Returns the length of the shortest part of a credential that is masked.
 fn least(text: &[u8]) -> usize {
     text.len().min(PIECE)
 }
 
 impl Mask {
-    /// For these secrets; none where there is nothing to look for. Made once, when the configuration is loaded.
+    /// Creates the mask of these secrets, or `None` if there is nothing to mask. Call it once, when the configuration is loaded.
     pub fn new<'a>(secrets: impl IntoIterator<Item = &'a [u8]>) -> Option<Self> {
         let long_enough = secrets.into_iter().filter(|secret| secret.len() >= SHORTEST);
         let texts: Vec<Vec<u8>> = long_enough.flat_map(forms).collect();
@@ -164,16 +165,16 @@ impl Mask {
         }
     }
 
-    /// How much at the end goes on in what comes next, perhaps.
+    /// Returns how many bytes at the end may continue as a match in the next bytes.
     fn unfinished(&self, bytes: &Unescaped<'_>) -> Unfinished {
         let (mut piece, mut whole) = (0, 0);
         if let Some((last, before)) = bytes.text.split_last() {
             for text in self.texts() {
-                // What ends with the text cannot go on.
+                // A match that ends with the credential cannot continue.
                 for place in memchr::memchr_iter(*last, &text[..text.len() - 1]) {
                     let length = 1 + same(before.iter().rev(), text[..place].iter().rev());
                     let begins = length == place + 1;
-                    // Of a short one only the whole counts.
+                    // A short credential only matches as a whole.
                     if text.len() >= PIECE || begins {
                         piece = piece.max(length);
                     }
@@ -186,7 +187,7 @@ impl Mask {
         Unfinished { piece: bytes.last(piece), whole: bytes.last(whole) }
     }
 
-    /// A short text with stars in place of what there was to mask; none where there was nothing.
+    /// Returns a short text with its credentials masked, or `None` if there was nothing to mask.
     pub fn masked(&self, bytes: &[u8]) -> Option<Vec<u8>> {
         let mut masked = None;
         self.find(&Unescaped::of(bytes), |found| masked.get_or_insert_with(|| bytes.to_vec())[found.at].fill(STAR));

@@ -1,4 +1,4 @@
-//! One JSON object as an answer: a response, a chat completion, another object, or an error.
+//! Reads one JSON object as an answer: a response, a chat completion, another object, or an error.
 
 use super::{
     AnswerDialect, Observation, ResponseStatus, Terminal,
@@ -14,7 +14,7 @@ use crate::{
     },
 };
 
-/// Paths into the object; the constants below are their places.
+/// Paths into the object. The constants below are indices into this list.
 static BODY: Paths = Paths::new(&[
     &["id"],
     &["model"],
@@ -30,19 +30,19 @@ static BODY: Paths = Paths::new(&[
 const ID: usize = 0;
 const MODEL: usize = 1;
 const STATUS: usize = 2;
-/// In the order in which they are asked.
+/// In order of preference.
 const CODES: [usize; 3] = [3, 4, 5];
 const ERROR: usize = 6;
 const OBJECT: usize = 7;
 const ITEM_TYPE: usize = 8;
 const DELETED: usize = 9;
 
-/// The object that is coming in.
+/// The JSON object that is arriving.
 #[derive(Debug)]
 pub(super) struct Body {
     dialect: AnswerDialect,
     pub(super) scanner: Scanner<Look>,
-    /// It was whole, and what it leaves behind was learned.
+    /// The object was complete, and its references were learned.
     is_learned: bool,
 }
 
@@ -58,7 +58,7 @@ impl Body {
     }
 
     pub(super) fn feed(&mut self, piece: &[u8], memory: &mut AnswerReferences) {
-        // A scanner that failed stays so, and says so at the end.
+        // A scanner that failed stays failed, and reports the error again at the end.
         let _ = self.scanner.feed(piece);
         if !self.is_learned && self.scanner.is_whole() {
             self.is_learned = true;
@@ -72,14 +72,14 @@ impl Body {
         }
     }
 
-    /// The object is whole, or as much of it as there will be.
+    /// Reads the fields of the object, after it is complete or after its transfer ended.
     pub(super) fn see(&self, seen: &mut Observation) {
         let body = &self.scanner;
         seen.response_id = id(body, ID);
         seen.model = name(body, MODEL);
         let has_output = body.sought().reading.has_output();
         let object = text(body, OBJECT);
-        // vLLM says that the object itself is an error.
+        // vLLM sends errors as an object whose `object` is `error`.
         let is_error = object == Some("error") || is_error(body, ERROR);
         seen.is_error = is_error && !has_output && matches!(object, None | Some("error"));
         seen.terminal = match self.dialect {
@@ -93,7 +93,7 @@ impl Body {
                     None => seen.is_error.then_some(Terminal::Failed),
                 }
             }
-            // That it is whole is all that there is to say of its end.
+            // A chat completion has no status: a complete object is the only sign of its end.
             AnswerDialect::Chat => is_error.then_some(Terminal::Failed),
         };
         if self.dialect == AnswerDialect::Responses || seen.terminal.is_some() {
@@ -101,7 +101,7 @@ impl Body {
         }
     }
 
-    /// What a whole JSON answer leaves behind, by what it says that it is.
+    /// Learns the references in a complete JSON answer. Its `object` decides which.
     fn learn(&self, memory: &mut AnswerReferences) {
         let body = &self.scanner;
         let object = match value(body, OBJECT) {
@@ -110,7 +110,7 @@ impl Body {
             _ => return,
         };
         let (id, below, all): (_, &[&str], _) = match object {
-            // Whoever deletes it names it no more.
+            // After a deletion no client will send this id again.
             "response" if matches!(value(body, DELETED), Some(Value::Bool(true))) => return,
             "response" => (Some(Kind::Response), &["conversation", "output"], true),
             "response.compaction" => (Some(Kind::Response), &["output"], false),
@@ -121,7 +121,7 @@ impl Body {
         };
         let found = &body.sought().learner.collect;
         let id = id.and_then(|kind| AnswerReference::id(kind, text(body, ID)?));
-        // What is a caller's own, too, is not believed where it names more than itself.
+        // These objects also contain a client's own data. Such data may only name itself: items and encrypted content.
         let is_own = |learned: &AnswerReference| all || matches!(learned.kind, Kind::Item | Kind::Encrypted);
         let learned = id.into_iter().chain(found.below(below).filter(is_own));
         memory.learn(learned.map(|learned| learned.made(all)), found.dropped());

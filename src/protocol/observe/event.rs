@@ -1,4 +1,4 @@
-//! One event after another of a stream: a response's events, or a chat's chunks.
+//! Reads the events of a stream one after another: the events of a response, or the chunks of a chat.
 
 use super::{
     AnswerDialect, Observation, Terminal,
@@ -13,7 +13,7 @@ use crate::protocol::{
     sse::SsePart,
 };
 
-/// Paths into an event's data, for what few events have; the constants below are their places.
+/// Paths into the data of an event, for fields that few events have. The constants below are indices into this list.
 static EVENT: Paths = Paths::new(&[
     &["response", "id"],
     &["response", "model"],
@@ -28,21 +28,21 @@ static EVENT: Paths = Paths::new(&[
 const RESPONSE_ID: usize = 0;
 const RESPONSE_MODEL: usize = 1;
 const RESPONSE_STATUS: usize = 2;
-/// In the order in which they are asked.
+/// In order of preference.
 const CODES: std::ops::RangeInclusive<usize> = 3..=7;
 const ERROR: usize = 8;
 
-/// The data that ends a chat's stream.
+/// The data that ends the stream of a chat.
 const DONE: &[u8] = b"[DONE]";
 
-/// The event that is coming in.
+/// The event that is arriving.
 #[derive(Debug)]
 pub(super) struct Event {
     dialect: AnswerDialect,
     pub(super) scanner: Scanner<Look>,
-    /// Nothing further in it matters.
+    /// The rest of the event is ignored.
     over: bool,
-    /// How much of [`DONE`] it begins with; `None`: it begins with something else.
+    /// How many bytes of [`DONE`] the data begins with. `None`: the data begins with something else.
     done: Option<usize>,
 }
 
@@ -59,9 +59,9 @@ impl Event {
 
     pub(super) fn see(&mut self, part: SsePart<'_>, seen: &mut Observation, memory: &mut AnswerReferences) {
         match part {
-            // Most events are deltas that name their type first: behind their text, nothing in them is read.
+            // Most events are deltas that have their type first. The observer ignores the rest of a delta after its text.
             SsePart::Data(_) if self.over => {}
-            // What is not JSON is no event.
+            // Data that is not JSON is no event.
             SsePart::Data(data) => self.over = self.read(data, seen).unwrap_or(true),
             SsePart::End => {
                 if self.done == Some(DONE.len()) && self.dialect == AnswerDialect::Chat {
@@ -76,7 +76,7 @@ impl Event {
         }
     }
 
-    /// Gives true once nothing in the event matters any more; such an event is counted here.
+    /// Reads the next data of the event. Returns true once the rest of the event can be ignored, and then counts the event.
     fn read(&mut self, data: &[u8], seen: &mut Observation) -> Result<bool, JsonError> {
         self.done = self.done.and_then(|read| {
             let now = data.len().min(DONE.len() - read);
@@ -86,7 +86,7 @@ impl Event {
             return Ok(false);
         }
         if self.dialect == AnswerDialect::Chat {
-            // Chunks have no type that would tell what is in them.
+            // Chunks have no type, so that each chunk has to be read to its end.
             return self.scanner.feed(data).map(|()| false);
         }
         let enough = self.scanner.feed_until_enough(data)?;
@@ -94,14 +94,15 @@ impl Event {
         Ok(enough)
     }
 
-    /// What `[DONE]` says of a chat: nothing where no chunk came, and that it failed where the chunks held no part of an answer.
+    /// Returns the end that `[DONE]` means for a chat. `None` without any chunk; failed if the chunks contained no part of an
+    /// answer.
     fn done(&self, has_chunks: bool) -> Option<Terminal> {
         let reading = &self.scanner.sought().reading;
         let answers = reading.finished.is_some() || reading.has_output() || !reading.usage().is_nothing();
         has_chunks.then_some(if answers { Terminal::Completed } else { Terminal::Failed })
     }
 
-    /// A whole event.
+    /// Handles a complete event.
     fn whole(&mut self, seen: &mut Observation, memory: &mut AnswerReferences) {
         match self.dialect {
             AnswerDialect::Responses => self.see_response(seen),
@@ -116,7 +117,7 @@ impl Event {
         }
         let found = &look.learner.collect;
         match self.dialect {
-            // Its type may have come last.
+            // The type may be the last field of the event, so that the references wait for the end of the event.
             AnswerDialect::Responses => {
                 if seen.terminal.is_some() && !seen.usage.is_nothing() {
                     look.reading.close_counts();
@@ -143,10 +144,10 @@ impl Event {
         }
         let end = match kind {
             Some(kind) => kind.terminal(),
-            // Some relays send a bare error object.
+            // Some relays send an error object without a type.
             None => self.failed(),
         };
-        // A second terminal event adds what is missing: `error` comes before `response.failed`, `response.done` after
+        // A second terminal event only adds what is missing: `response.failed` follows `error`, and `response.done` follows
         // `response.completed`.
         seen.terminal = seen.terminal.or(end);
     }
@@ -160,7 +161,7 @@ impl Event {
         }
         let broken = (reading.finished == Some(false)).then_some(Terminal::Failed);
         let end = match reading.kind() {
-            // Streams of images and speech have types, and no `[DONE]`.
+            // Streams of images and speech have event types, and no `[DONE]`.
             Some(EventKind::MediaEnd) => Some(Terminal::Completed),
             Some(EventKind::Error) => Some(Terminal::Failed),
             _ => self.failed().or(broken),
@@ -172,7 +173,8 @@ impl Event {
         is_error(&self.scanner, ERROR).then_some(Terminal::Failed)
     }
 
-    /// The transfer ended in order. A chat that told why it ended is whole without `[DONE]`, which several providers leave out.
+    /// Handles the clean end of the transfer. A chat with a `finish_reason` is complete without `[DONE]`, which several providers
+    /// leave out.
     pub(super) fn clean_end(&self, seen: &mut Observation) {
         if self.scanner.sought().reading.finished == Some(true) {
             seen.terminal = seen.terminal.or(Some(Terminal::Completed));

@@ -1,6 +1,6 @@
-//! What an answer is, by its first bytes: servers label JSON as a stream, streams as JSON, and both as text.
+//! Decides the format of an answer from its first bytes. Servers label JSON as a stream, streams as JSON, and both as text.
 
-/// What an answer is.
+/// The format of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum AnswerKind {
     /// An event stream.
@@ -13,11 +13,11 @@ pub(super) enum AnswerKind {
 
 const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 
-/// The fields of an event stream. A comment has none.
+/// The beginnings of a line of an event stream. A comment begins with a colon.
 const FIELDS: [&[u8]; 5] = [b"data:", b"event:", b"id:", b"retry:", b":"];
 
-/// What an answer with these first bytes is, and how many of them stand in front of it; `None` where more are needed.
-/// `is_stream` = its head calls it an event stream.
+/// Returns the format of an answer that begins with these bytes, and how many of the bytes to skip. The format is `None` if more
+/// bytes are needed. `is_stream`: the headers say that the answer is an event stream.
 pub(super) fn kind(begin: &[u8], is_stream: bool) -> (Option<AnswerKind>, usize) {
     let mut rest = begin.trim_ascii_start();
     if BYTE_ORDER_MARK.starts_with(&rest[..rest.len().min(BYTE_ORDER_MARK.len())]) {
@@ -31,9 +31,9 @@ pub(super) fn kind(begin: &[u8], is_stream: bool) -> (Option<AnswerKind>, usize)
         [b'{', ..] => Some(AnswerKind::Json),
         _ if FIELDS.iter().any(|field| rest.starts_with(field)) => Some(AnswerKind::Stream),
         _ if FIELDS.iter().any(|field| field.starts_with(rest)) => None,
-        // A page, or an array.
+        // An HTML page, or an array.
         [b'<' | b'[', ..] => Some(AnswerKind::Other),
-        // Lines that are no field of a stream may stand in one.
+        // An event stream may contain lines that are no field of it.
         _ if is_stream => Some(AnswerKind::Stream),
         _ => Some(AnswerKind::Other),
     };

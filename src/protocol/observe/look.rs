@@ -1,4 +1,4 @@
-//! One pass over an answer for two readers.
+//! Reads an answer in one pass, for two readers.
 
 use std::ops::Range;
 
@@ -8,7 +8,7 @@ use crate::protocol::{
     references::answer::Learner,
 };
 
-/// Looks at an answer for both: for the references that it leaves behind, and for what it tells of its cost.
+/// Passes every part of an answer to two readers: one for its references, one for its usage and output.
 #[derive(Debug)]
 pub(super) struct Look {
     pub(super) learner: Learner,
@@ -41,7 +41,7 @@ impl KeyVisitor for Look {
 
     #[inline]
     fn interest(&self) -> StringInterest {
-        // No name is both a reference and text, but for encrypted content, of which both want the pieces.
+        // No name is both a reference and text, except encrypted content. There both readers want the pieces.
         match self.learner.interest() {
             StringInterest::Nothing => self.reading.interest(),
             interest => interest,

@@ -1,4 +1,4 @@
-//! What was learned of one answer, each reference once.
+//! The references that were learned from one answer, each once.
 
 use std::collections::HashSet;
 
@@ -16,7 +16,7 @@ pub(super) struct AnswerReferences {
 }
 
 impl AnswerReferences {
-    /// Learns these, and that `dropped` more were not kept.
+    /// Adds these references. `dropped` is the number of further references that were not kept.
     pub(super) fn learn(&mut self, learned: impl IntoIterator<Item = AnswerReference>, dropped: u64) {
         self.dropped += dropped;
         for learned in learned {
@@ -32,7 +32,7 @@ impl AnswerReferences {
         }
     }
 
-    /// What is new since the last call.
+    /// Returns the references that are new since the last call.
     pub(super) fn take(&mut self) -> Vec<AnswerReference> {
         std::mem::take(&mut self.fresh)
     }

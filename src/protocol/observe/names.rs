@@ -1,11 +1,11 @@
-//! The tables of names: what each name in an answer means, in every provider's dialect.
+//! The tables of names: the meaning of each name in an answer, in the dialect of every provider.
 
 use super::{
     text::{TextChannel, TextCopyKind},
     told::UsageField,
 };
 
-/// An object, by what its names mean.
+/// A kind of object, which decides the meaning of the names in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum AnswerObject {
     Top,
@@ -15,7 +15,7 @@ pub(super) enum AnswerObject {
     Item,
     /// A part of an item or a message.
     Content,
-    /// What a tool shall do: every string in it is the model's.
+    /// The input of a tool call. The model wrote every string in it.
     Action,
     Choice,
     /// `message` or `delta` of a choice.
@@ -24,15 +24,15 @@ pub(super) enum AnswerObject {
     Call,
     Audio,
     ReasoningDetails,
-    /// An element of `data` or `results`: a picture, a vector, a verdict.
+    /// An element of `data` or `results`: an image, an embedding, a moderation result.
     Data,
-    /// Pictures of a message.
+    /// The images of a message.
     Image,
     Usage,
     InputDetails,
     OutputDetails,
     CacheCreation,
-    /// Tools of the provider that ran (Anthropic, xAI).
+    /// The provider's own tools that ran (Anthropic, xAI).
     ToolsUsed,
     Cost,
     ToolUsage,
@@ -40,18 +40,18 @@ pub(super) enum AnswerObject {
     SearchTool,
     /// `x_groq`
     Groq,
-    /// Not looked at, however deep.
+    /// Ignored, with all that is in it.
     Skip,
 }
 
-/// A short string that is kept.
+/// A short string that the reader keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum KeptName {
-    /// What an event is.
+    /// The type of an event.
     Event,
-    /// What an item is.
+    /// The type of an item.
     Item,
-    /// What a search does.
+    /// The type of a search action.
     Action,
     Id,
     Model,
@@ -59,12 +59,12 @@ pub(super) enum KeptName {
     Finish,
 }
 
-/// What is taken of a string or number.
+/// The use of a string or number at a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ValueRule {
     Nothing,
     Text(TextChannel),
-    /// Output that is no text.
+    /// Output that is not text.
     Other,
     /// Encrypted reasoning.
     Sealed,
@@ -72,13 +72,13 @@ pub(super) enum ValueRule {
     Name(KeptName),
 }
 
-/// What a name means.
+/// The meaning of a name.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rule {
     pub(super) take: ValueRule,
-    /// What an object at this name is, or each in an array there.
+    /// The kind of an object at this name, or of each object in an array at this name.
     pub(super) into: AnswerObject,
-    /// Which copy of the text it holds; `None` = that of the object around it.
+    /// The kind of copy of the text. `None`: the same as in the object around it.
     pub(super) part: Option<TextCopyKind>,
 }
 
@@ -104,7 +104,7 @@ const fn of(rule: Rule, part: TextCopyKind) -> Rule {
     Rule { part: Some(part), ..rule }
 }
 
-/// The table of names.
+/// Returns the meaning of a name in this kind of object.
 #[rustfmt::skip]
 pub(super) fn rule(place: AnswerObject, key: &[u8]) -> Rule {
     match place {
@@ -188,7 +188,7 @@ pub(super) fn rule(place: AnswerObject, key: &[u8]) -> Rule {
     }
 }
 
-/// The same, inside of `usage` and `tool_usage`.
+/// Returns the meaning of a name inside of `usage` and `tool_usage`.
 #[rustfmt::skip]
 fn of_usage(place: AnswerObject, key: &[u8]) -> Rule {
     match place {
@@ -241,7 +241,7 @@ fn of_usage(place: AnswerObject, key: &[u8]) -> Rule {
     }
 }
 
-/// Names of a response, in an event or as a whole body.
+/// Returns the meaning of a name of a response, in an event or in a whole body.
 #[rustfmt::skip]
 fn of_response(key: &[u8]) -> Rule {
     match key {
@@ -252,8 +252,8 @@ fn of_response(key: &[u8]) -> Rule {
     }
 }
 
-/// Names of `usage`, by provider: OpenAI's two APIs, Anthropic, `DeepSeek`, Moonshot, Perplexity, xAI, `OpenRouter`, Ace Data, and
-/// relays of the new-api family.
+/// Returns the meaning of a name of `usage`. The names come from OpenAI's two APIs, Anthropic, `DeepSeek`, Moonshot, Perplexity,
+/// xAI, `OpenRouter`, Ace Data, and relays of the new-api family.
 #[rustfmt::skip]
 fn usage(key: &[u8]) -> Rule {
     match key {

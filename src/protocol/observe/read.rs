@@ -1,9 +1,9 @@
-//! Small values out of what a scanner found.
+//! Reads small values from the paths that a scanner found.
 
 use super::{ResponseStatus, look::Look, reading::NAME_LIMIT};
 use crate::protocol::json::{FoundValue, Scanner, Value};
 
-/// Error codes over this are not kept, nor are those that are no identifiers: they go to logs.
+/// Longer error codes are not kept, nor are codes that are no identifiers, because codes go to the log.
 const CODE_LIMIT: usize = 64;
 
 pub(super) fn value(json: &Scanner<Look>, path: usize) -> Option<&Value> {
@@ -21,12 +21,12 @@ pub(super) fn name(json: &Scanner<Look>, path: usize) -> Option<Box<str>> {
     text(json, path).filter(|name| !name.is_empty() && name.len() <= NAME_LIMIT).map(Box::from)
 }
 
-/// An id is kept where it looks like one: it is written down, logged and compared.
+/// Reads an id. A text that does not look like an id is ignored, because ids are stored, logged and compared.
 pub(super) fn id(json: &Scanner<Look>, path: usize) -> Option<Box<str>> {
     name(json, path).filter(|id| id.bytes().all(|byte| byte.is_ascii_graphic()))
 }
 
-/// Whether an `error` says that something went wrong: an object, or words. Some servers send one with nothing in it.
+/// Whether the value of `error` reports an error: an object, or a text. Some servers send an `error` that is empty.
 pub(super) fn is_error(json: &Scanner<Look>, path: usize) -> bool {
     match value(json, path) {
         Some(Value::String(text)) => !text.is_empty(),
@@ -35,7 +35,7 @@ pub(super) fn is_error(json: &Scanner<Look>, path: usize) -> bool {
     }
 }
 
-/// `status` of a response.
+/// Reads the `status` of a response.
 pub(super) fn status(status: &str) -> Option<ResponseStatus> {
     match status {
         "queued" => Some(ResponseStatus::Queued),
@@ -48,7 +48,7 @@ pub(super) fn status(status: &str) -> Option<ResponseStatus> {
     }
 }
 
-/// A short identifier; some servers send a whole number.
+/// Reads an error code: a short identifier, or a whole number, which some servers send.
 pub(super) fn code(json: &Scanner<Look>, path: usize) -> Option<Box<str>> {
     let code = match value(json, path)? {
         Value::String(text) => text,

@@ -1,5 +1,5 @@
-//! Reads counts and text out of an answer, by the tables of names that providers use. Every dialect is read in every answer:
-//! relays mix them.
+//! Reads token counts and text from an answer, by the tables of names that providers use. Every answer is read for every dialect,
+//! because relays mix them.
 
 use super::{
     Terminal,
@@ -9,31 +9,31 @@ use super::{
 };
 use crate::{domain::usage::Hidden, protocol::json::StringInterest};
 
-/// Levels that are followed. What is documented needs under 10 of them.
+/// The reader follows this many levels of nesting. Documented names need fewer than 10.
 const MAX_LEVELS: usize = 32;
 
-/// Ids and model names over this are not kept. OpenAI's ids have under 100 bytes.
+/// Longer ids and model names are not kept. OpenAI's ids have fewer than 100 bytes.
 pub(super) const NAME_LIMIT: usize = 256;
 
-/// What an event of a stream is, by its `type`.
+/// The kind of an event of a stream, from its `type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum EventKind {
-    /// The response begins, or goes on.
+    /// The response begins or goes on.
     Life,
-    /// The response is over.
+    /// The response ended.
     End(Terminal),
-    /// Something went wrong, and no response is told.
+    /// An error, without a response object.
     Error,
     ItemAdded,
     ItemDone,
     Annotation,
     /// A piece of text.
     Delta,
-    /// A piece of an image or of sound.
+    /// A piece of an image or of audio.
     Media,
-    /// The last event of a stream of images or sound.
+    /// The last event of a stream of images or audio.
     MediaEnd,
-    /// The whole of what pieces told before.
+    /// A repetition of the whole text that came in pieces before.
     Done,
     Other,
 }
@@ -58,7 +58,7 @@ impl EventKind {
         }
     }
 
-    /// The end that this event tells.
+    /// Returns how the response ended, if this event ends it.
     pub(super) fn terminal(self) -> Option<Terminal> {
         match self {
             Self::End(terminal) => Some(terminal),
@@ -67,7 +67,7 @@ impl EventKind {
         }
     }
 
-    /// The name in the event that holds what its provider made.
+    /// Returns the name in the event whose value the provider made.
     pub(super) fn learned_below(self) -> Option<&'static str> {
         match self {
             Self::Life | Self::End(_) => Some("response"),
@@ -83,16 +83,16 @@ impl EventKind {
 struct OpenValue {
     place: AnswerObject,
     part: TextCopyKind,
-    /// Of an array: what holds for each of its values.
+    /// For an array: the rule of each of its values.
     each: Option<Rule>,
 }
 
-/// The item that is open.
+/// The output item that is open.
 #[derive(Clone, Copy, Debug, Default)]
 struct AnswerItem {
     is_reasoning: bool,
     is_search: bool,
-    /// It opens a page, or looks for something in one, which is no search.
+    /// The item opens a page or searches inside a page, which is no web search.
     opens: bool,
 }
 
@@ -100,25 +100,25 @@ struct AnswerItem {
 #[derive(Debug)]
 pub(super) struct Reading {
     frames: Vec<OpenValue>,
-    /// Levels that are open from the one on that is skipped.
+    /// The number of open levels from the first ignored one on.
     skipped: u64,
-    /// What holds for the value that comes next in an object.
+    /// In an object: the rule of the next value.
     next: Rule,
     told: ReportedUsage,
     output: Output,
     item: AnswerItem,
-    /// Searches in the items of the event, and in those of the events that are over.
+    /// Web searches: `searches` in the items of this event, `searched` in the items of earlier events.
     searches: u64,
     searched: u64,
-    /// The text of the event is over.
+    /// The text of a delta event is complete.
     delta_over: bool,
-    /// What the event is.
+    /// The kind of the current event.
     kind: Option<EventKind>,
     id: Option<Box<str>>,
     model: Option<Box<str>>,
     /// The id of the answer is known.
     pub(super) is_named: bool,
-    /// A choice of a chat told why it ended; false where that was an error.
+    /// A choice of a chat gave a `finish_reason`. False if the reason was an error.
     pub(super) finished: Option<bool>,
 }
 
@@ -144,54 +144,54 @@ impl Default for Reading {
 }
 
 impl Reading {
-    /// What the event is, as far as its `type` was read.
+    /// Returns the kind of the event, as soon as its `type` was read.
     pub(super) fn kind(&self) -> Option<EventKind> {
         self.kind
     }
 
-    /// `id` and `model` at the top, the first time that there is an id.
+    /// Returns `id` and `model` at the top level, the first time that there is an id.
     pub(super) fn take_names(&mut self) -> Option<(Box<str>, Option<Box<str>>)> {
         let id = self.id.take()?;
         self.is_named = true;
         Some((id, self.model.take()))
     }
 
-    /// The event that ends the response told its tokens: no count behind it is taken.
+    /// Ignores all later counts, because the event that ends the response reported its usage.
     pub(super) fn close_counts(&mut self) {
         self.told.close();
     }
 
-    /// Whether something was told of tokens since this was asked last.
+    /// Whether usage was reported since the last call.
     pub(super) fn is_new(&mut self) -> bool {
         self.told.is_new() || self.searches > 0
     }
 
-    /// What was told of tokens so far.
+    /// Returns the usage that was reported so far.
     pub(super) fn usage(&self) -> crate::domain::usage::Usage {
         self.told.usage(self.searched.max(self.searches))
     }
 
-    /// Tokens of the text that passed so far.
+    /// Returns an estimate of the tokens of the text so far.
     pub(super) fn text_tokens(&self) -> u64 {
         self.output.tokens()
     }
 
-    /// Whether a model's output passed.
+    /// Whether the answer has output of a model.
     pub(super) fn has_output(&self) -> bool {
         self.output.other || self.text_tokens() > 0 || self.hidden().sealed.is_some()
     }
 
-    /// Whether there was output that is no text.
+    /// Whether the answer has output that is not text.
     pub(super) fn has_other_output(&self) -> bool {
         self.output.other
     }
 
-    /// What was told of reasoning that does not pass as text.
+    /// Returns the signs of reasoning that is not in the answer as text.
     pub(super) fn hidden(&self) -> Hidden {
         self.output.hidden()
     }
 
-    /// Whether an item of reasoning began, and nothing else did since.
+    /// Whether a reasoning item began, and no other item or end followed.
     pub(super) fn is_thinking(&self) -> bool {
         self.output.is_thinking
     }
@@ -309,7 +309,7 @@ impl Reading {
         }
     }
 
-    /// The event is over, and another one begins.
+    /// Ends the current event and prepares for the next one.
     pub(super) fn clear(&mut self) {
         let kind = self.kind.take();
         let is_item = kind == Some(EventKind::ItemDone);

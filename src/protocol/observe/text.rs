@@ -1,4 +1,4 @@
-//! How much of a model's own output passed: text by its tokens, and whether there was anything else.
+//! Counts the output of a model that passed: an estimate of the tokens of its text, and whether there was other output.
 
 mod run;
 
@@ -8,20 +8,20 @@ use crate::{
     protocol::tokens::{self, TextTally},
 };
 
-/// Which copy of the text: an answer may hold the same text several times, as pieces and as a whole.
+/// The kind of copy of a text. An answer may contain the same text several times, in pieces and as a whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum TextCopyKind {
-    /// Pieces that belong together.
+    /// The pieces of a text.
     Delta,
-    /// A whole part, behind its pieces.
+    /// The whole text of one part, after its pieces.
     Done,
-    /// A whole item, behind its pieces.
+    /// The whole text of one item, after its pieces.
     Item,
-    /// The whole output.
+    /// The text of the whole output.
     Whole,
 }
 
-/// Which text: some providers send the same reasoning under several names.
+/// The kind of text. Some providers send the same reasoning under several names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum TextChannel {
     Output,
@@ -36,7 +36,7 @@ pub(super) enum TextChannel {
 const PARTS: usize = TextCopyKind::Whole as usize + 1;
 const VOICES: usize = TextChannel::Details as usize + 1;
 
-/// One copy of the text.
+/// The tallies of one copy of the text.
 type Copy = [TextTally; VOICES];
 
 fn tokens([output, reasoning @ ..]: &Copy) -> u64 {
@@ -46,28 +46,28 @@ fn tokens([output, reasoning @ ..]: &Copy) -> u64 {
 /// The output of an answer.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Output {
-    /// Of the events that are over.
+    /// The text of earlier events.
     passed: [Copy; PARTS],
-    /// The pieces of the events that are over, beside those in `passed`: a piece may repeat the ones before it.
+    /// The pieces of earlier events that are not in `passed` yet, because the next piece may repeat them.
     runs: [Run; VOICES],
-    /// The largest whole of one event, in tokens.
+    /// The tokens of the largest whole output that one event had.
     whole: u64,
-    /// Of the event, or the body, that is coming in.
+    /// The text of the current event, or of the body.
     event: [Copy; PARTS],
-    /// There was output that is no text: an image, or sound.
+    /// There was output that is not text: an image or audio.
     pub(super) other: bool,
-    /// Bytes of the encrypted reasoning that is coming in.
+    /// The bytes so far of the current encrypted reasoning.
     sealing: u64,
-    /// Encrypted reasoning passed, however little.
+    /// There was encrypted reasoning, even if it was small.
     is_sealed: bool,
-    /// Tokens of encrypted reasoning, by copy: of the events that are over, and of the one that is coming in.
+    /// Tokens of encrypted reasoning, by copy: `sealed` of earlier events, `sealed_now` of the current event.
     sealed: [u64; PARTS],
     sealed_now: [u64; PARTS],
-    /// An item of reasoning was told.
+    /// The answer has a reasoning item.
     pub(super) thinks: bool,
-    /// The reasoning itself passes as text.
+    /// The reasoning itself is in the answer as text.
     pub(super) is_aloud: bool,
-    /// An item of reasoning began, and nothing else did since.
+    /// A reasoning item began, and no other item or end followed.
     pub(super) is_thinking: bool,
 }
 
@@ -79,18 +79,18 @@ impl Output {
         }
     }
 
-    /// Encrypted reasoning: the next piece of it.
+    /// Counts the next piece of encrypted reasoning.
     pub(super) fn seal(&mut self, piece: &[u8]) {
         self.sealing += piece.len() as u64;
         self.is_sealed |= !piece.is_empty();
     }
 
-    /// The encrypted reasoning is whole.
+    /// Ends the current encrypted reasoning.
     pub(super) fn end_seal(&mut self, part: TextCopyKind) {
         self.sealed_now[part as usize] += tokens::of_sealed(std::mem::take(&mut self.sealing));
     }
 
-    /// The event is over. Whether its pieces are text, and whether its item is whole.
+    /// Ends the current event. `is_text`: its pieces are text. `is_item`: its item is complete.
     pub(super) fn end_event(&mut self, is_text: bool, is_item: bool) {
         for (part, counts) in
             [(TextCopyKind::Delta, is_text), (TextCopyKind::Done, true), (TextCopyKind::Item, is_item)]
@@ -114,13 +114,13 @@ impl Output {
         *sealed = (*sealed).max(std::mem::take(&mut self.sealed_now[TextCopyKind::Whole as usize]));
     }
 
-    /// Whether pieces of text passed.
+    /// Whether any piece of text came in earlier events.
     pub(super) fn has_pieces(&self) -> bool {
         let [deltas, ..] = &self.passed;
         deltas.iter().any(|tally| !tally.is_empty()) || self.runs.iter().any(|run| !run.is_empty())
     }
 
-    /// Tokens of the text, each copy of it counted once.
+    /// Returns an estimate of the tokens of the text. Of several copies the largest counts.
     pub(super) fn tokens(&self) -> u64 {
         let copies = self.passed.iter().zip(&self.event).enumerate().map(|(part, (passed, event))| {
             let mut all = *passed;
@@ -136,7 +136,7 @@ impl Output {
         copies.max().unwrap_or_default().max(self.whole)
     }
 
-    /// What it tells of reasoning that does not pass as text.
+    /// Returns the signs of reasoning that is not in the answer as text.
     pub(super) fn hidden(&self) -> Hidden {
         let sealed = self.sealed.iter().zip(&self.sealed_now).map(|(over, now)| over + now).max();
         Hidden { thinks: self.thinks && !self.is_aloud, sealed: sealed.filter(|_| self.is_sealed) }

@@ -1,27 +1,27 @@
-//! The counts that an answer told, and what they mean in each provider's dialect.
+//! The counts that an answer reports, and their meaning in the dialect of each provider.
 //!
-//! Of each field the largest count that was told is kept: some streams repeat what was used so far, and some end with zeros.
+//! Of each field the largest count is kept: some streams repeat the counts so far, and some end with zeros.
 
 use crate::domain::usage::{MAX_TOKENS, ServiceTier, Usage};
 
-/// A field that an answer tells, whatever its dialect calls it.
+/// A count in an answer, named the same for every dialect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum UsageField {
     /// `prompt_tokens`
     Prompt,
     /// `input_tokens`
     Input,
-    /// Input tokens from the cache, a part of the input.
+    /// Input tokens from the cache. They are a part of the input.
     Cached,
-    /// Input tokens that the cache did not have (`DeepSeek`).
+    /// Input tokens that were not in the cache (`DeepSeek`).
     Missed,
     /// `cache_read_input_tokens` (Anthropic)
     Read,
-    /// Input tokens written to the cache, for whatever time.
+    /// Input tokens written to the cache, for any time.
     Written,
-    /// The same, for 5 minutes.
+    /// Input tokens written to the cache for 5 minutes.
     Written5m,
-    /// The same, for an hour.
+    /// Input tokens written to the cache for an hour.
     Written1h,
     InputAudio,
     InputImage,
@@ -36,43 +36,43 @@ pub(super) enum UsageField {
     Searches,
     /// Seconds of audio.
     Seconds,
-    /// What the call costs, in the provider's currency.
+    /// The cost of the call, in the provider's currency.
     Cost,
-    /// The same in units of 10^-10 US dollars (xAI).
+    /// The cost of the call in units of 10^-10 US dollars (xAI).
     CostTicks,
 }
 
-/// How many fields there are.
+/// The number of fields.
 const FIELDS: usize = UsageField::CostTicks as usize + 1;
 
-/// No call costs so much of any currency, and none has so many seconds of audio.
+/// The largest plausible cost and the most plausible seconds of audio. Larger values are ignored.
 const MOST: f64 = 1_000_000.0;
 
-/// What an answer told.
+/// The usage that an answer reported.
 #[derive(Clone, Debug, Default)]
 pub(super) struct ReportedUsage {
     counts: [Option<u64>; FIELDS],
-    /// The tier that was told last: the first events of a stream repeat what was asked for.
+    /// The last tier in the answer. The first events of a stream only repeat the requested tier.
     tier: Option<ServiceTier>,
-    /// Something was told since it was asked last.
+    /// Usage was reported since the last call of [`ReportedUsage::is_new`].
     is_new: bool,
-    /// Nothing more is taken.
+    /// Later counts are ignored.
     is_closed: bool,
 }
 
 impl ReportedUsage {
-    /// The event that ends the response told its tokens: nothing behind it counts.
+    /// Ignores all later counts, because the event that ends the response reported its usage.
     pub(super) fn close(&mut self) {
         self.is_closed = true;
     }
 
-    /// Whether something was told since this was asked last.
+    /// Whether usage was reported since the last call.
     pub(super) fn is_new(&mut self) -> bool {
         std::mem::take(&mut self.is_new)
     }
 
-    /// A count as it stands in the answer: a whole number, a float, or either as a string. What is none of these, or cannot be
-    /// true, counts as not told.
+    /// Takes a count from the text in the answer: a whole number, a float, or either as a string. Any other text and any
+    /// implausible number count as not reported.
     pub(super) fn take(&mut self, field: UsageField, text: &str) {
         if self.is_closed {
             return;
@@ -90,11 +90,11 @@ impl ReportedUsage {
         self.is_new = true;
     }
 
-    /// `service_tier`.
+    /// Takes the value of `service_tier`.
     pub(super) fn tier(&mut self, name: &str) {
         self.is_new = true;
         self.tier = match name {
-            // The standard price, by the names of OpenAI, Anthropic and Groq.
+            // The names of OpenAI, Anthropic and Groq for the standard price.
             "" | "auto" | "default" | "standard" | "on_demand" => None,
             "flex" => Some(ServiceTier::Flex),
             "priority" => Some(ServiceTier::Priority),
@@ -103,7 +103,7 @@ impl ReportedUsage {
         };
     }
 
-    /// What it means. `searches` = calls of the web search tool that the answer holds.
+    /// Returns the reported usage in Tidegate's own terms. `searches` = calls of the web search tool in the answer.
     pub(super) fn usage(&self, searches: u64) -> Usage {
         let told = |field: UsageField| self.counts[field as usize];
         let sum = |parts: [Option<u64>; 2]| parts.into_iter().flatten().reduce(u64::saturating_add);
@@ -116,7 +116,7 @@ impl ReportedUsage {
         let (mut input, mut output) = (self.input(cached, written), told(UsageField::Output));
         let reasoning = told(UsageField::Reasoning);
         if let (Some(visible), Some(hidden)) = (output, reasoning.filter(|hidden| *hidden > 0)) {
-            // xAI tells reasoning beside the output: the total is the sum of all three.
+            // xAI reports reasoning apart from the output. Its total is the sum of input, output and reasoning.
             let all = input.unwrap_or_default() + visible + hidden;
             if hidden > visible || total == Some(all) {
                 output = Some(visible + hidden);
@@ -125,7 +125,7 @@ impl ReportedUsage {
         if let (Some(read), Some(made), Some(total)) = (input, output, total)
             && total > read + made
         {
-            // Gemini counts its thoughts in the total only.
+            // Gemini counts reasoning in the total only.
             output = Some(total - read);
         }
         if input.is_none() && output.is_some() {
@@ -152,7 +152,8 @@ impl ReportedUsage {
         }
     }
 
-    /// All input. Anthropic tells what the cache read and wrote beside the input, also where a chat API passes that on.
+    /// Returns all input tokens. Anthropic reports cache reads and writes apart from the input, even if a chat API passes its
+    /// numbers on.
     fn input(&self, cached: Option<u64>, written: Option<u64>) -> Option<u64> {
         let told = |field: UsageField| self.counts[field as usize];
         let (prompt, native) = (told(UsageField::Prompt), told(UsageField::Input));
@@ -162,7 +163,7 @@ impl ReportedUsage {
         let anthropic = told(UsageField::Read).max(told(UsageField::Written)).is_some();
         let all = input + beside;
         let is_beside = match told(UsageField::Total) {
-            // A part is never larger than the whole.
+            // A part cannot be larger than the whole.
             _ if beside > input => true,
             Some(total) => beside > 0 && total == all + told(UsageField::Output).unwrap_or_default(),
             None => anthropic && prompt.is_none(),

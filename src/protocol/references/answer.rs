@@ -1,26 +1,29 @@
-//! The references that an answer leaves behind: what its provider made, and what a later request may name.
+//! Finds the references in an answer: ids of objects that its provider made, and that a later request may name.
 //!
-//! Only what a provider itself makes is learned, each from the places where it stands. What an answer merely echoes
-//! (`previous_response_id`, `tools`, `prompt`, `metadata`, `instructions`, `input`) is not: whoever had another's id echoed
-//! would own it.
+//! Only objects that the provider itself made are learned, each from its documented places. Fields that only echo the request
+//! (`previous_response_id`, `tools`, `prompt`, `metadata`, `instructions`, `input`) are not learned. Otherwise a client could own
+//! another client's id by having it echoed.
 //!
 //! | answer | learned |
 //! | --- | --- |
-//! | events `response.created`, `.queued`, `.in_progress`, `.completed`, `.done`, `.failed`, `.incomplete` | of `response` what a response leaves |
-//! | events `response.output_item.added`, `.done` | of `item` what an item leaves |
-//! | event `response.output_text.annotation.added` | of `annotation` what one leaves |
-//! | a response (`object`), not one that was `deleted` | its `id`, that of its `conversation`; what each item of `output` leaves |
+//! | events `response.created`, `.queued`, `.in_progress` | `response`, as a response below |
+//! | events `response.completed`, `.done`, `.failed`, `.incomplete` | `response`, as a response below |
+//! | events `response.output_item.added`, `.done` | `item`, as an item of `output` |
+//! | event `response.output_text.annotation.added` | `annotation`, as an annotation |
+//! | a response (`object`), unless it is `deleted` | its `id`, the id of its `conversation`; each item of `output` |
 //! | a compaction (`response.compaction`) | its `id`; of each item of `output`: `id`, `encrypted_content` |
 //! | a conversation (`conversation`) | its `id` |
-//! | a list (`list`) | of each in `data`: `id`, `encrypted_content` |
+//! | a list (`list`) | of each object in `data`: `id`, `encrypted_content` |
 //! | an item (no `object`, but a `type`) | its `id`, `encrypted_content` |
 //! | a chat completion or its chunk | `audio.id` of each of `choices` |
 //!
-//! An item leaves its `id`, its `encrypted_content`, that in its `content`, `container_id`, `environment.container_id`, and what the
-//! annotations in its `content` leave; those leave `container_id` and, of a `container_file_citation` only, `file_id`.
-//! Compactions, lists and single items also hold what a caller sent, so that less of them is believed: the ids that they
-//! give are the provider's, or were looked up when they were sent, or came with an item that was whole. A provider that keeps
-//! the last kind lets a caller claim an id that nobody here holds, and no other: what was learned stays whose it is.
+//! Of an item of `output` these are learned: its `id`, its `encrypted_content` and the one in its `content`, `container_id`,
+//! `environment.container_id`, and the annotations in its `content`. Of an annotation: `container_id`, and `file_id` only in a
+//! `container_file_citation`.
+//!
+//! Compactions, lists and single items also contain data of a client, so that less of them is trusted. Each id in them is the
+//! provider's, or was looked up when a client sent it, or came with a whole item. A provider that keeps ids of the last kind lets
+//! a client claim an id that no other client owns, but no other id: a learned id keeps its owner.
 
 use super::{
     collect::{Collect, Hit, Level},
@@ -33,7 +36,8 @@ use crate::{
     protocol::json::JsonErrorKind,
 };
 
-/// Most references that are learned of one answer: each is held to its end, so that none is told twice.
+/// The most references that are learned from one answer. All of them are kept until the answer ends, so that each is reported
+/// once.
 pub const MOST: usize = 4096;
 
 const RESPONSE: ObjectKind = 1;
@@ -48,7 +52,7 @@ const AUDIO: ObjectKind = 9;
 
 const NOTHING: &[ObjectKind] = &[SKIP; 10];
 
-/// Rules below the top: the same in events and in bodies.
+/// Rules below the top level. They are the same in events and in bodies.
 macro_rules! below {
     ($($top:expr),* $(,)?) => {
         &[
@@ -69,7 +73,7 @@ macro_rules! below {
     };
 }
 
-/// Of the data of an event.
+/// The grammar of the data of an event.
 static EVENT: Grammar = Grammar::new(
     below![
         Rule::into(at(TOP), "response", RESPONSE),
@@ -80,7 +84,7 @@ static EVENT: Grammar = Grammar::new(
     false,
 );
 
-/// Of a whole body, whatever it is. What its own `id` is, its `object` tells.
+/// The grammar of a whole body of any type. Its `object` gives the kind of its own `id`.
 static BODY: Grammar = Grammar::new(
     below![
         Rule::id_or_into(at(TOP), "conversation", Kind::Conversation, CONVERSATION),
@@ -93,7 +97,7 @@ static BODY: Grammar = Grammar::new(
     false,
 );
 
-/// Of a chat completion or a chunk of one.
+/// The grammar of a chat completion or of one of its chunks.
 static CHAT: Grammar = Grammar::new(
     &[
         Rule::into(at(TOP), "choices", CHOICE),
@@ -106,21 +110,22 @@ static CHAT: Grammar = Grammar::new(
     false,
 );
 
-/// A reference that an answer left behind.
+/// A reference that was found in an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct AnswerReference {
-    /// What it names.
+    /// The kind of the named object.
     pub kind: Kind,
-    /// Its hash.
+    /// The hash of the id.
     pub reference: Reference,
-    /// What its value alone says that it is, where that is something else: by this it is known at places that say no kind.
+    /// The kind and reference that the value itself indicates, if that is another kind. A later request may contain the id at a
+    /// place that gives no kind.
     pub by_value: Option<(Kind, Reference)>,
-    /// The answer is about what its provider made, and holds nothing of a caller's.
+    /// The answer only contains objects that its provider made, and no data of a client.
     pub is_made: bool,
 }
 
 impl AnswerReference {
-    /// The id of a stored object, if it is one.
+    /// Creates the reference of an id; `None` if the text cannot be an id.
     pub(in crate::protocol) fn id(kind: Kind, id: &str) -> Option<Self> {
         let text = trimmed(id.as_bytes());
         let own = kind_of(text, true).map(|(own, _)| own).filter(|own| *own != kind);
@@ -129,46 +134,46 @@ impl AnswerReference {
         fits.then(|| Self { kind, reference: Reference::new(kind, text), by_value, is_made: true })
     }
 
-    /// The same of an answer that may hold what is a caller's.
+    /// Sets whether the answer only contains objects that its provider made.
     pub(in crate::protocol) fn made(self, is_made: bool) -> Self {
         Self { is_made, ..self }
     }
 }
 
-/// A reference that was found, below a name at the top. Nothing is learned of it before its text is whole.
+/// A reference that was found below a top-level name. It is learned only after its text is complete.
 #[derive(Clone, Copy, Debug)]
 struct AnswerCandidate {
     below: &'static str,
     learned: AnswerReference,
 }
 
-/// What was found in a text so far.
+/// The references that were found in a text so far.
 #[derive(Debug)]
 pub(in crate::protocol) struct Candidates {
     grammar: &'static Grammar,
     found: Vec<AnswerCandidate>,
-    /// Those past [`MOST`].
+    /// The number of references beyond [`MOST`].
     dropped: u64,
-    /// Of the annotation that is open: how many were found before it, and whether the file it names is a container's.
+    /// Of the open annotation: how many references were found before it, and whether its file is in a container.
     before: usize,
     is_container_file: bool,
 }
 
-/// Seeks the references of one text after another.
+/// Finds the references in one text after another.
 pub(in crate::protocol) type Learner = Finder<Candidates>;
 
 impl Candidates {
-    /// Of the data of events.
+    /// Creates a finder for the data of events.
     pub(in crate::protocol) fn of_events() -> Learner {
         Self::of(&EVENT)
     }
 
-    /// Of a body.
+    /// Creates a finder for a whole body.
     pub(in crate::protocol) fn of_body() -> Learner {
         Self::of(&BODY)
     }
 
-    /// Of chat completions.
+    /// Creates a finder for chat completions.
     pub(in crate::protocol) fn of_chat() -> Learner {
         Self::of(&CHAT)
     }
@@ -178,12 +183,12 @@ impl Candidates {
         Finder::new(grammar, true, found)
     }
 
-    /// What was found below these names at the top.
+    /// Returns the references that were found below these top-level names.
     pub(in crate::protocol) fn below(&self, names: &[&str]) -> impl Iterator<Item = AnswerReference> {
         self.found.iter().filter(move |found| names.contains(&found.below)).map(|found| found.learned)
     }
 
-    /// How many more there were than are kept.
+    /// Returns how many references were not kept.
     pub(in crate::protocol) fn dropped(&self) -> u64 {
         self.dropped
     }

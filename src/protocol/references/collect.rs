@@ -1,4 +1,4 @@
-//! What a text holds, as it is told to whoever collects it.
+//! The interface between the finder of references and its collectors.
 
 use std::ops::Range;
 
@@ -8,21 +8,21 @@ use crate::{
     protocol::json::JsonErrorKind,
 };
 
-/// A reference as it was found.
+/// A reference that the finder found.
 #[derive(Debug)]
 pub(in crate::protocol) struct Hit {
     pub(super) kind: Kind,
-    /// `None`: it is too long for an id, or no text.
+    /// The hash of the id. `None`: the value is too long for an id, or no text.
     pub(super) reference: Option<Reference>,
-    /// Index of its rule; `None` where its value alone looks like an id.
+    /// Index of the rule of its name. `None`: no rule applies, and only the value looks like an id.
     pub(super) rule: Option<usize>,
-    /// It is an id rather than a word.
+    /// The value is an id, and not only a word that looks like one.
     pub(super) is_id: bool,
-    /// What its value alone says that it is, where that is something else.
+    /// The kind and reference that the value itself indicates, if that is another kind.
     pub(super) by_value: Option<(Kind, Reference)>,
-    /// Where it stands.
+    /// The kind of the object that contains the reference.
     pub(super) place: ObjectKind,
-    /// Index of the rule of the name at the top that it is below.
+    /// Index of the rule of the top-level name that contains the reference.
     pub(super) top_rule: Option<usize>,
     pub(super) range: Range<u64>,
 }
@@ -30,37 +30,37 @@ pub(in crate::protocol) struct Hit {
 /// A container that is open.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::protocol) struct Level {
-    /// What its names mean; of an array: those of the objects in it.
+    /// The kind of the object. Of an array: the kind of the objects in it.
     pub(super) place: ObjectKind,
     pub(super) is_array: bool,
-    /// How many are open with it: 1 at the top.
+    /// The number of open containers, including this one: 1 at the top level.
     pub(super) depth: usize,
 }
 
-/// Takes what a [`Finder`](super::finder::Finder) finds.
+/// Receives the references and the structure that a [`Finder`](super::finder::Finder) finds.
 pub(in crate::protocol) trait Collect {
-    /// A reference.
+    /// Receives a reference.
     fn found(&mut self, hit: Hit) -> Result<(), JsonErrorKind>;
 
-    /// The `type` of the object that is `level`.
+    /// Receives the `type` of the object `level`.
     fn is_a(&mut self, level: Level, name: &str);
 
-    /// A word of the API, of the object that is `level`, at this name.
+    /// Receives a word of the API: the value at this name in the object `level`.
     fn is_labelled(&mut self, _level: Level, _name: &str, _word: &[u8]) {}
 
-    /// The `call_id` of the object that is `level`.
+    /// Receives the `call_id` of the object `level`.
     fn calls(&mut self, _level: Level, _id: &str) {}
 
-    /// A container that is followed begins; `rule` is the index of the rule of its name, if it has one.
+    /// A followed container begins. `rule` is the index of the rule of its name, if there is one.
     fn open(&mut self, level: Level, rule: Option<usize>, at: u64);
 
-    /// A string, a number or a boolean stands in `level`, at the name of the rule `rule`, if it has one.
+    /// A string, a number or a boolean is in `level`. `rule` is the index of the rule of its name, if there is one.
     fn holds(&mut self, _level: Level, _rule: Option<usize>, _is_empty: bool) {}
 
-    /// It ends before `end`.
+    /// The container `level` ends before `end`.
     fn close(&mut self, level: Level, end: u64);
 
-    /// A comma of it.
+    /// A comma of the container `level`.
     fn comma(&mut self, level: Level, at: u64);
 
     /// A new text begins.

@@ -1,33 +1,33 @@
-//! Which elements of an array are cut out of a text, and what has to go with each so that the rest is still JSON.
+//! Decides which elements of an array are cut out of a text, and which commas go with them so that the rest is valid JSON.
 
 use std::{collections::HashSet, ops::Range};
 
 /// An element that may be cut out.
 #[derive(Debug)]
 struct CutElement {
-    /// Its place in the array.
+    /// The index of the element in the array.
     index: usize,
     range: Range<u64>,
     /// The commas around it.
     before: Option<u64>,
     after: Option<u64>,
-    /// A number that belongs to its `call_id`, if it has one.
+    /// A hash of the element's `call_id`, if it has one.
     call: Option<u64>,
     is_cut: bool,
 }
 
-/// Follows one array, whose elements are cut out together with others of the same call: a provider refuses an output without its
+/// Follows one array. Elements with the same `call_id` are cut out together, because a provider refuses an output without its
 /// call.
 #[derive(Debug, Default)]
 pub(super) struct CutFinder {
-    /// Commas so far, and the last of them.
+    /// The number of commas so far, and the offset of the last comma.
     commas: usize,
     last_comma: Option<u64>,
     elements: Vec<CutElement>,
 }
 
 impl CutFinder {
-    /// An element of the array is over; `is_cut` says that it is cut out.
+    /// Adds an element of the array that ended. `is_cut`: the element is cut out.
     pub(super) fn element(&mut self, range: Range<u64>, call: Option<u64>, is_cut: bool) {
         if is_cut || call.is_some() {
             let (index, before) = (self.commas, self.last_comma);
@@ -35,7 +35,7 @@ impl CutFinder {
         }
     }
 
-    /// A comma of the array.
+    /// Adds a comma of the array.
     pub(super) fn comma(&mut self, at: u64) {
         if let Some(last) = self.elements.last_mut().filter(|last| last.index == self.commas) {
             last.after = Some(at);
@@ -44,12 +44,12 @@ impl CutFinder {
         self.last_comma = Some(at);
     }
 
-    /// Bytes of memory that this takes.
+    /// Returns the bytes of memory that the elements take.
     pub(super) fn held(&self) -> usize {
         self.elements.capacity() * size_of::<CutElement>()
     }
 
-    /// The ranges that are cut out: each an element with one comma; sorted, apart from each other.
+    /// Returns the ranges to cut out, sorted and without overlap. Each range is an element with one comma.
     pub(super) fn ranges(&self) -> Vec<Range<u64>> {
         let cut = || self.elements.iter().filter(|element| element.is_cut);
         if cut().next().is_none() {
@@ -60,7 +60,8 @@ impl CutFinder {
         let mut ranges = Vec::new();
         for element in self.elements.iter().filter(|element| element.is_cut || of_call(element)) {
             let Range { start, end } = element.range;
-            // Behind an element that stays, the comma between the two goes; in front of all that stay, the next one, if there is one.
+            // After an element that stays, the comma before the cut element goes. Before all elements that stay, the comma after
+            // it goes, if there is one.
             let some_stay = ranges.len() < element.index;
             let before = element.before.filter(|_| some_stay);
             let after = element.after.filter(|_| !some_stay);

@@ -1,6 +1,7 @@
-//! Where a request refers to what a provider stored: the table of documented places, by endpoint.
+//! The table of the documented places, by endpoint, at which a request refers to objects that a provider stores.
 //!
-//! Two rules. *At its documented place* (the exact path, by endpoint) a name says what its string refers to:
+//! There are two rules. *At its documented place* (the exact path, by endpoint) a name gives the kind of object that its string
+//! refers to:
 //!
 //! | endpoint | path | kind |
 //! | --- | --- | --- |
@@ -10,36 +11,40 @@
 //! | | `prompt.id` | prompt |
 //! | | `prompt.variables.*.file_id` | file |
 //! | | `input[].id` (see the module `whole`) | item |
-//! | | `input[].encrypted_content`, and anywhere in an item but in its `output`, `arguments` and `input` | encrypted |
+//! | | `input[].encrypted_content`, and anywhere in an item except in its `output`, `arguments` and `input` | encrypted |
 //! | | `input[].content[].file_id` | file |
-//! | | `input[].output[].file_id` of an `input_file` or `input_image`; `input[].output.file_id` of a `computer_call_output` | file |
+//! | | `input[].output[].file_id` of an `input_file` or `input_image` | file |
+//! | | `input[].output.file_id` of a `computer_call_output` | file |
 //! | | `tools[].vector_store_ids` | vector store |
 //! | | `tools[].container` as a string, `tools[].environment.container_id` | container |
 //! | | `tools[].container.file_ids`, `tools[].environment.file_ids`, `tools[].input_image_mask.file_id` | file |
-//! | | `skill_id` of `skills` of the last two; not `openai-…`, which every account has | skill |
+//! | | `skill_id` in the `skills` of a tool's `container` or `environment`; not `openai-…`, which every account has | skill |
 //! | | the same in `tools[].tools[]` and `input[].tools[]` | |
 //! | conversations | `items[]`, as `input[]` above | |
 //! | chat | `messages[].audio.id` | item |
 //! | | `messages[].content[].file.file_id` | file |
 //!
-//! *Anywhere else* callers choose names, so that nothing is refused for a name. A string counts by its value, as something that may be
-//! looked up (`Use::Perhaps`): if it looks like the id of a stored object ([`kind_of`](super::ids::kind_of)), or stands at a name of the
-//! table, in any letters, or at the `id` of an object there. So `extra_body`, which relays lay over the request, and places that no table
-//! knows are covered; keys of objects count as well. Text is left out: strings at `content`, `text`, `arguments`, `output`,
-//! `instructions`, and at `input` and `prompt` where these are text. So are an item's own `name` and `call_id`, which names a call of the
-//! same conversation; `type` and `call_id` elsewhere count where they are certainly an id. What a caller's function gives as `output`,
-//! `arguments` or `input` is the caller's own: no name in it is acted on.
+//! *Anywhere else* clients choose the names, so that no request is refused because of a name. There the upstream may look up a
+//! string ([`ReferenceUse::Perhaps`](super::whole::ReferenceUse::Perhaps)) in three cases: the string looks like the id of a
+//! stored object ([`kind_of`](super::ids::kind_of)); its name is in the table, in any letter case; or it is the `id` of an object
+//! at such a name. This covers `extra_body`, which relays merge into the request, and places that no table knows. Keys of objects
+//! count as well.
 //!
-//! At a documented place too an id counts by its value, where that says another kind than the place does.
+//! Text does not count: strings at `content`, `text`, `arguments`, `output`, `instructions`, and at `input` and `prompt` where
+//! these are text. An item's own `name` does not count, nor its `call_id`, which names a call of the same conversation. `type`
+//! and `call_id` elsewhere count if they are certainly an id. The `output`, `arguments` and `input` of a client's function are
+//! the client's own data: no name in them is acted on.
 //!
-//! A prompt is made in its provider's console, so that Tidegate never learns one: `prompt.id` goes to the provider, whatever
-//! `unknown_ids` says, and binds the request to no account.
+//! An id at a documented place also counts by its value, if the value indicates another kind than the place.
 //!
-//! A string counts without the white space around it, and each string in an array: `null`, numbers and empty strings are for the
-//! provider to judge.
+//! A prompt is made in its provider's console, so that Tidegate never learns its id. `prompt.id` is sent to the provider for
+//! every setting of `unknown_ids`, and does not pin the request to an account.
 //!
-//! What two parsers might read in two ways is refused, at its documented place: a name of the table, or one on the way to it, that
-//! stands twice in its object, or in other letters than these, also by escapes; and a key beside it that is no text.
+//! White space around a string is ignored. In an array each string counts. The provider judges `null`, numbers and empty strings.
+//!
+//! Tidegate refuses a request that two parsers might read in two ways at a documented place. This concerns the names of the table
+//! and the names on the way to them. Such a name must not occur twice in its object or in another letter case, even if it is
+//! escaped. A key beside it must be valid text.
 
 use super::{
     grammar::{Grammar, ObjectKind, Rule, StringRule, TOP, at},
@@ -53,37 +58,37 @@ use crate::domain::{
     origin::Kind,
 };
 
-/// An object in which no name means anything.
+/// An object in which names have no meaning.
 const ANY: ObjectKind = 1;
 /// An item of `input` or `items`.
 pub(super) const ITEM: ObjectKind = 2;
-/// Something in an item.
+/// An object inside of an item.
 const INNER: ObjectKind = 3;
-/// One of the parts of `content` or `output`.
+/// A part of `content` or `output`.
 const PART: ObjectKind = 4;
 const TOOL: ObjectKind = 5;
 const CONTAINER: ObjectKind = 6;
 const ENVIRONMENT: ObjectKind = 7;
 const SKILL: ObjectKind = 8;
-/// What holds nothing but a `file_id`.
+/// An object that only has a `file_id`.
 const FILE: ObjectKind = 9;
 const PREVIOUS: ObjectKind = 10;
 const CONVERSATION: ObjectKind = 11;
 const PROMPT: ObjectKind = 12;
-/// Names are the caller's own.
+/// An object whose names the client chooses.
 const VARIABLES: ObjectKind = 13;
 const CACHE: ObjectKind = 14;
-/// What a call gave, or one of its parts.
+/// The output of a call, or one of its parts.
 pub(super) const OUT: ObjectKind = 15;
-/// One of `messages` of a chat.
+/// A message of `messages` in a chat.
 const MESSAGE: ObjectKind = 10;
 const AUDIO: ObjectKind = 11;
 const CHAT_PART: ObjectKind = 12;
 
-/// A set of all places.
+/// The set of all places.
 const EVERYWHERE: u16 = u16::MAX;
 
-/// Rules, and behind them those for places that are not documented: text, and names of references, of which only the values count.
+/// Adds the rules for undocumented places: text, and names of references, of which only the values count.
 macro_rules! and_elsewhere {
     ($($rule:expr),* $(,)?) => {
         &[
@@ -109,7 +114,7 @@ macro_rules! and_elsewhere {
     };
 }
 
-/// Rules, and behind them those of items and tools.
+/// Adds the rules of items and tools.
 macro_rules! and_items {
     ($($rule:expr),* $(,)?) => {
         and_elsewhere![
@@ -151,7 +156,7 @@ macro_rules! and_items {
     };
 }
 
-/// By place: what objects at names without a rule are.
+/// By place: the kind of objects at names without a rule.
 const ELSEWHERE: [ObjectKind; 16] =
     [ANY, ANY, INNER, INNER, INNER, ANY, ANY, ANY, ANY, ANY, ANY, ANY, ANY, FILE, ANY, ANY];
 
@@ -194,11 +199,11 @@ static CHAT: Grammar = Grammar::new(
     true,
 );
 
-/// Endpoints that refer to nothing by a documented name.
+/// The grammar of endpoints without documented references.
 static OTHERS: Grammar =
     Grammar::new(and_elsewhere![Rule::text(at(TOP), "input"), Rule::text(at(TOP), "prompt")], &[ANY; 2], true);
 
-/// The grammar of the body of a request.
+/// Returns the grammar of the body of a request.
 pub(super) fn grammar(endpoint: Endpoint) -> &'static Grammar {
     match endpoint.surface() {
         Surface::Responses => &RESPONSES,

@@ -1,4 +1,4 @@
-//! Follows a text by a grammar: which place is open, what a name means there, which strings are references.
+//! Follows a text by a grammar: which object is open, what a name means in it, and which strings are references.
 
 use std::ops::Range;
 
@@ -12,21 +12,23 @@ use crate::{
     protocol::json::{JsonErrorKind, KeyVisitor, StringInterest, bits, folded},
 };
 
-/// Levels that are followed: 16 bytes each. What is documented needs under 10 of them. See [`Finder`] for what is deeper.
+/// The finder follows this many levels, at 16 bytes each. Documented places need fewer than 10. [`Finder`] describes deeper
+/// levels.
 const MAX_LEVELS: usize = 64;
 
-/// Longer ids are none: OpenAI's have under 100 bytes.
+/// The longest id in bytes. OpenAI's ids have fewer than 100.
 pub(super) const MAX_ID: usize = 256;
 
-/// Curated skills of OpenAI itself (`openai-spreadsheets`) are in every account. Those that somebody made are `skill_…`.
+/// The prefix of OpenAI's own curated skills (`openai-spreadsheets`), which are in every account. Skills that a user made are
+/// `skill_…`.
 const CURATED_SKILL: &str = "openai-";
 
-/// What holds for the value that comes next.
+/// The rule and the kind of the next value.
 #[derive(Clone, Copy, Debug)]
 struct NextValue {
-    /// Index of the rule of its name; [`NextValue::NO_RULE`] = none.
+    /// Index of the rule of its name. [`NextValue::NO_RULE`]: no rule.
     rule: u8,
-    /// What it is, if it is an object.
+    /// The kind of the value, if it is an object.
     into: ObjectKind,
 }
 
@@ -47,32 +49,33 @@ impl NextValue {
 struct OpenContainer {
     place: ObjectKind,
     is_array: bool,
-    /// Of an array: what holds for each of its values.
+    /// Of an array: the rule and the kind of each of its values.
     each: NextValue,
     /// Of an object: the rules whose names were seen in it.
     seen: u64,
 }
 
-/// Seeks the references of a grammar.
+/// Finds the references of a grammar in a text.
 ///
-/// In a strict grammar every string is looked at, wherever it stands, unless it is text: those at the names of the grammar for what the
-/// names say, all others for their value ([`kind_of`]). Names count in the first 64 levels, values below them as well. A grammar
-/// that is not strict looks at its names only, in 64 levels, not counting those inside of what it skips.
+/// A strict grammar looks at every string that is not text. At the names of the grammar the name gives the kind, elsewhere the
+/// value does ([`kind_of`]). Names count in the first 64 levels, values also below them.
+///
+/// A grammar that is not strict only looks at its own names, in 64 levels, without the levels inside of ignored objects.
 #[derive(Debug)]
 pub(in crate::protocol) struct Finder<C> {
     grammar: &'static Grammar,
-    /// Texts that look like an id without a prefix count.
+    /// Whether random texts without a known prefix count as ids.
     opaque: bool,
     frames: Vec<OpenContainer>,
-    /// Levels that are open below the followed ones.
+    /// The number of open levels below the followed ones.
     below: u64,
-    /// Levels that are open from the one on that is skipped.
+    /// The number of open levels from the first ignored one on.
     skipped: u64,
-    /// After a key: what holds for its value.
+    /// After a key: the rule and the kind of its value.
     next: NextValue,
     top_rule: Option<usize>,
     hash: Option<ReferenceHash>,
-    /// What was found.
+    /// Receives the references.
     pub(in crate::protocol) collect: C,
 }
 
@@ -91,7 +94,7 @@ impl<C: Collect> Finder<C> {
         }
     }
 
-    /// What holds for the next value.
+    /// Returns the rule and the kind of the next value.
     #[inline]
     fn next(&self) -> NextValue {
         match self.frames.last() {
@@ -100,14 +103,14 @@ impl<C: Collect> Finder<C> {
         }
     }
 
-    /// What holds for a value of which nothing is known.
+    /// Returns the kind of a value about which nothing is known.
     fn anything(&self) -> NextValue {
         NextValue::plain(self.grammar.elsewhere(TOP))
     }
 
     #[inline]
     fn taken(&self) -> Option<(usize, StringRule)> {
-        // What a request may mean is wider than what a provider is believed.
+        // A provider is trusted at its documented names only. In a request, strings in an array at such a name count too.
         let in_array = || self.frames.last().is_some_and(|frame| frame.is_array);
         if self.skipped > 0 || (!self.grammar.strict && in_array()) {
             return None;
@@ -116,7 +119,7 @@ impl<C: Collect> Finder<C> {
         Some((rule, self.grammar.rules[rule].take?))
     }
 
-    /// A string, a number or a boolean stands at the next value.
+    /// Notes a string, a number or a boolean at the next value.
     #[inline]
     fn holds(&mut self, is_empty: bool) {
         let rule = self.next().rule();
@@ -130,7 +133,7 @@ impl<C: Collect> Finder<C> {
         Some(Level { place: frame.place, is_array: frame.is_array, depth: self.frames.len() })
     }
 
-    /// The rule of a key in this place.
+    /// Returns the rule of a key in this kind of object.
     #[inline]
     fn rule(&self, place: ObjectKind, key: &[u8]) -> Result<Option<usize>, JsonErrorKind> {
         for rule in bits(self.grammar.like(place, key.len())) {
@@ -138,7 +141,7 @@ impl<C: Collect> Finder<C> {
                 return Ok(Some(rule));
             }
         }
-        // Nearly all keys have no other letters than names have.
+        // Nearly all keys have only the characters that names have.
         if !self.grammar.strict || key.iter().all(|byte| byte.is_ascii_lowercase() || *byte == b'_') {
             return Ok(None);
         }
@@ -157,14 +160,14 @@ impl<C: Collect> Finder<C> {
         Ok(found)
     }
 
-    /// The rule of the name `id` in an object that stands in place of an id, where no documentation has an object.
+    /// Returns the rule of the name `id` in an object at a name that gives an id, where no object is documented.
     fn id_of(&self, frame: &OpenContainer, key: &[u8]) -> Option<usize> {
         let rule = frame.each.rule().filter(|_| self.grammar.strict && key.eq_ignore_ascii_case(b"id"))?;
         let is_id = matches!(self.grammar.rules[rule].take, Some(StringRule::Id(_)));
         is_id.then(|| self.grammar.tolerant(rule)).flatten()
     }
 
-    /// A key without a meaning may be an id itself.
+    /// Checks a key without a rule, because the key itself may be an id.
     #[inline]
     fn id_as_key(&mut self, key: &[u8], at: u64) -> Result<(), JsonErrorKind> {
         match kind_of(trimmed(key), self.opaque) {
@@ -175,7 +178,7 @@ impl<C: Collect> Finder<C> {
         }
     }
 
-    /// A key below the levels that are followed: only whether its value is text counts.
+    /// Handles a key below the followed levels. There only the rules for text and for words of the API count.
     fn key_below(&mut self, key: &[u8], at: u64) -> Result<(), JsonErrorKind> {
         let place = self.grammar.elsewhere(TOP);
         let text = |rule: &usize| matches!(self.grammar.rules[*rule].take, Some(StringRule::Text | StringRule::Label));
@@ -184,20 +187,20 @@ impl<C: Collect> Finder<C> {
         if rule.is_none() { self.id_as_key(key, at) } else { Ok(()) }
     }
 
-    /// Something whose value looks like an id of this kind.
+    /// Reports a string whose value looks like an id of this kind.
     fn by_value(&mut self, kind: Kind, is_id: bool, text: &[u8], range: Range<u64>) -> Result<(), JsonErrorKind> {
         let reference = Some(Reference::new(kind, text));
         self.found(Hit { kind, reference, rule: None, is_id, by_value: None, place: TOP, top_rule: None, range })
     }
 
-    /// Tells of a hit, with where it stands.
+    /// Reports a reference with its place.
     fn found(&mut self, hit: Hit) -> Result<(), JsonErrorKind> {
-        // Strings in an array stand where the array does.
+        // The place of a string in an array is the object that contains the array.
         let place = self.frames.iter().rfind(|frame| !frame.is_array).map_or(TOP, |frame| frame.place);
         self.collect.found(Hit { place, top_rule: self.top_rule, ..hit })
     }
 
-    /// The string at a name that says of which kind its id is.
+    /// Handles the string at a name that gives the kind of its id.
     fn id(&mut self, rule: usize, kind: Kind, text: Option<&str>, range: Range<u64>) -> Result<(), JsonErrorKind> {
         let text = text.map(|text| trimmed(text.as_bytes()));
         let nobodys =
@@ -207,7 +210,7 @@ impl<C: Collect> Finder<C> {
         }
         let text = text.filter(|text| text.len() <= MAX_ID);
         let own = text.and_then(|text| kind_of(text, self.opaque)).map(|(own, _)| own).filter(|own| *own != kind);
-        // Where callers choose names, the id says more than the name.
+        // At a name that the client chose, the id's own value is more reliable than the name.
         let is_named = !self.grammar.strict || self.grammar.is_acted_on(rule);
         let (kind, own) = if is_named { (kind, own) } else { (own.unwrap_or(kind), None) };
         let reference = text.map(|text| Reference::new(kind, text));
@@ -323,7 +326,7 @@ impl<C: Collect> KeyVisitor for Finder<C> {
     }
 
     fn end(&mut self, range: Range<u64>, is_text: bool) -> Result<(), JsonErrorKind> {
-        // Without a piece it is empty; one that is no text from its first byte on still is something.
+        // A string without any piece is empty, or its first byte is no valid text. The latter counts as a reference.
         let hash = self.hash.take();
         match self.taken() {
             Some((rule, StringRule::Encrypted)) if hash.is_some() || !is_text => {
@@ -376,7 +379,7 @@ impl<C: Collect> KeyVisitor for Finder<C> {
             self.skipped -= 1;
         } else if self.below > 0 {
             self.below -= 1;
-            // In an array nothing more is known of what follows.
+            // In an array nothing is known about the values that follow.
             self.next = self.anything();
         } else if let Some(level) = self.level() {
             self.collect.close(level, end);

@@ -1,26 +1,26 @@
-//! A table of names: where each means a reference, and where no name means anything.
+//! A table of names: the places in which a name gives a reference, and the meaning of all other names.
 
 use crate::{domain::origin::Kind, protocol::json::bits};
 
-/// A kind of object: what its names mean. A small number, for sets of them.
+/// A kind of object, which decides the meaning of the names in it. The number is small enough for sets of bits.
 pub(super) type ObjectKind = u8;
 
-/// The object at the top.
+/// The object at the top level.
 pub(super) const TOP: ObjectKind = 0;
 
-/// Not looked at, however deep.
+/// Objects of this kind are ignored, with all that is in them.
 pub(super) const SKIP: ObjectKind = u8::MAX;
 
-/// Places in one grammar.
+/// The most kinds of objects in one grammar.
 const PLACES: usize = 16;
 
-/// One bit of a set a rule.
+/// The most rules in one grammar: a set of rules has one bit for each.
 const MAX_RULES: usize = 64;
 
 /// Names are shorter than this.
 const MAX_NAME: usize = 32;
 
-/// What is taken of the string at a name; where the grammar is strict, also of the strings in an array there.
+/// The use of the string at a name. In a strict grammar also the use of the strings in an array at that name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum StringRule {
     /// The id of a stored object.
@@ -29,28 +29,29 @@ pub(super) enum StringRule {
     Encrypted,
     /// `type`: what the object is.
     Type,
-    /// `call_id`: which call the object is about.
+    /// `call_id`: the call that the object belongs to.
     Call,
-    /// Nothing: it is text, which refers to nothing.
+    /// No use: text refers to nothing.
     Text,
-    /// Nothing, unless its value is certainly an id: it is a word of the API.
+    /// A word of the API. It counts only if it is certainly an id.
     Label,
 }
 
-/// What a name means in some places.
+/// The meaning of a name in some kinds of objects.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rule {
-    /// A set of places.
+    /// The set of kinds of objects in which the rule applies.
     within: u16,
     pub(super) name: &'static str,
     pub(super) take: Option<StringRule>,
-    /// What an object at this name is, or each in an array there; `None` where it is as any other in that place.
+    /// The kind of an object at this name, or of each object in an array at this name. `None`: the kind of other names in that
+    /// object.
     into: Option<ObjectKind>,
-    /// It is acted on: it may stand once in its object, in its own letters only.
+    /// Tidegate acts on the value. The name may occur only once in its object, and only in its exact letter case.
     acted_on: bool,
-    /// It counts in any letters.
+    /// The rule applies to the name in any letter case.
     in_any_case: bool,
-    /// A bit that says that a value stands at this name. The number is the caller's own.
+    /// The bit that marks a value at this name. The user of the grammar chooses the bits.
     pub(super) member: u32,
 }
 
@@ -59,80 +60,81 @@ impl Rule {
         Self { within, name, take, into, acted_on: true, in_any_case: false, member: 0 }
     }
 
-    /// A reference.
+    /// A name of a reference.
     pub(super) const fn id(within: u16, name: &'static str, kind: Kind) -> Self {
         Self::new(within, name, Some(StringRule::Id(kind)), None)
     }
 
-    /// Another string.
+    /// A name of another string.
     pub(super) const fn take(within: u16, name: &'static str, take: StringRule) -> Self {
         Self::new(within, name, Some(take), None)
     }
 
-    /// Objects in which names mean something else.
+    /// A name of objects of another kind.
     pub(super) const fn into(within: u16, name: &'static str, into: ObjectKind) -> Self {
         Self::new(within, name, None, Some(into))
     }
 
-    /// A reference, or an object that holds it.
+    /// A name of a reference, or of an object that contains it.
     pub(super) const fn id_or_into(within: u16, name: &'static str, kind: Kind, into: ObjectKind) -> Self {
         Self::new(within, name, Some(StringRule::Id(kind)), Some(into))
     }
 
-    /// Text, or objects in which names mean something else.
+    /// A name of text, or of objects of another kind.
     pub(super) const fn text_or_into(within: u16, name: &'static str, into: ObjectKind) -> Self {
         Self::new(within, name, Some(StringRule::Text), Some(into))
     }
 
-    /// What only has to be unambiguous.
+    /// A name that only has to be unambiguous.
     pub(super) const fn once(within: u16, name: &'static str) -> Self {
         Self::new(within, name, None, None)
     }
 
-    /// Text, which refers to nothing. In other letters, its value is looked at like any other.
+    /// A name of text, which refers to nothing. In another letter case its value counts as at any other name.
     pub(super) const fn text(within: u16, name: &'static str) -> Self {
         Self::take(within, name, StringRule::Text).tolerant()
     }
 
-    /// The same, at a place where names may be the caller's own: nothing is refused for how the name is written.
+    /// The same rule for a place where the client may choose the names: no spelling of the name is refused.
     pub(super) const fn tolerant(self) -> Self {
         Self { acted_on: false, ..self }
     }
 
-    /// A word of the API, whatever letters its name has.
+    /// A name of a word of the API, in any letter case.
     pub(super) const fn label(within: u16, name: &'static str) -> Self {
         Self::take(within, name, StringRule::Label).in_any_case()
     }
 
-    /// The same as tolerant, and the name counts in any letters.
+    /// The same rule for the name in any letter case. No spelling of the name is refused.
     pub(super) const fn in_any_case(self) -> Self {
         Self { acted_on: false, in_any_case: true, ..self }
     }
 
-    /// The same, and where a value stands at this name that is told as `member`.
+    /// The same rule, which also marks a value at this name as `member`.
     pub(super) const fn member(self, member: u32) -> Self {
         Self { member, ..self }
     }
 }
 
-/// A set of rules, and what is true where none applies.
+/// A set of rules, and the kinds of objects where no rule applies.
 #[derive(Debug)]
 pub(super) struct Grammar {
     pub(super) rules: &'static [Rule],
-    /// By place: its rules.
+    /// By kind of object: its rules.
     within: [u64; PLACES],
     /// By length of the name: the rules.
     by_len: [u64; MAX_NAME],
-    /// The rules whose names are acted on.
+    /// The rules on whose values Tidegate acts.
     acted_on: u64,
-    /// By place: what objects at other names are.
+    /// By kind of object: the kind of objects at names without a rule.
     elsewhere: [ObjectKind; PLACES],
-    /// Names that two parsers might read in two ways are refused: for what is acted on, not for what is only looked at.
+    /// Whether names that two parsers might read in two ways are refused. A grammar whose values Tidegate acts on is strict; one
+    /// that only observes is not.
     pub(super) strict: bool,
 }
 
 impl Grammar {
-    /// Meant for a `static`: what does not fit does not compile there.
+    /// Creates a grammar. Meant for a `static`: rules that do not fit are compile errors there.
     pub(super) const fn new(rules: &'static [Rule], elsewhere: &[ObjectKind], strict: bool) -> Self {
         assert!(rules.len() <= MAX_RULES && elsewhere.len() <= PLACES);
         let mut grammar =
@@ -163,14 +165,14 @@ impl Grammar {
         grammar
     }
 
-    /// The rules of a place whose names have this length.
+    /// Returns the rules of a kind of object whose names have this length.
     #[inline]
     pub(super) fn like(&self, place: ObjectKind, len: usize) -> u64 {
         let within = self.within.get(usize::from(place)).copied().unwrap_or_default();
         within & self.by_len.get(len).copied().unwrap_or_default()
     }
 
-    /// Whether any name in this place is acted on.
+    /// Whether Tidegate acts on any name in this kind of object.
     pub(super) fn acts_on(&self, place: ObjectKind) -> bool {
         self.within.get(usize::from(place)).is_some_and(|within| within & self.acted_on != 0)
     }
@@ -183,24 +185,24 @@ impl Grammar {
         self.rules[rule].in_any_case
     }
 
-    /// The rule that a name of this rule has where names are the caller's own.
+    /// Returns the rule for the same name at places where the client chooses the names.
     pub(super) fn tolerant(&self, rule: usize) -> Option<usize> {
         let name = self.rules[rule].name;
         bits(self.like(self.elsewhere(TOP), name.len())).find(|other| self.rules[*other].name == name)
     }
 
-    /// What an object at a name without a rule is.
+    /// Returns the kind of objects at names without a rule.
     pub(super) fn elsewhere(&self, place: ObjectKind) -> ObjectKind {
         self.elsewhere.get(usize::from(place)).copied().unwrap_or(SKIP)
     }
 
-    /// What an object at the name of this rule is.
+    /// Returns the kind of an object at the name of this rule.
     pub(super) fn into(&self, place: ObjectKind, rule: usize) -> ObjectKind {
         self.rules[rule].into.unwrap_or_else(|| self.elsewhere(place))
     }
 }
 
-/// A set of one place.
+/// Returns the set with this one kind of object.
 pub(super) const fn at(place: ObjectKind) -> u16 {
     1 << place
 }

@@ -1,40 +1,43 @@
-//! What the ids of stored objects look like.
+//! Recognizes the ids of stored objects.
 
 use super::finder::MAX_ID;
 use crate::{domain::origin::Kind, protocol::json::STRING_LIMIT};
 
-/// The longest prefix of an id, in bytes. OpenAI's have up to 5.
+/// The longest prefix of an id, in bytes. OpenAI's prefixes have up to 5.
 const MAX_PREFIX: usize = 12;
 
-/// The shortest random part of an id whose prefix is not known, in bytes: OpenAI's have 24 and more.
+/// The shortest random part of an id with an unknown prefix, in bytes. OpenAI's random parts have 24 and more.
 const MIN_RANDOM: usize = 16;
 
-/// The shortest id without a prefix that says its kind, and its shortest random part, in bytes: a UUID has 32 digits, the ids of relays
-/// have 20 and more. Names of models and of tools, and dates, have no random part of that length.
+/// The shortest id without a known prefix, and its shortest random part, in bytes. A UUID has 32 digits, and ids of relays have
+/// 20 and more. Names of models and tools, and dates, have no random part of that length.
 const MIN_OPAQUE: usize = 16;
 const MIN_OPAQUE_PART: usize = 12;
 
-/// Longer texts are no ids, also with the white space around them.
+/// A longer text is no id, even with white space around it.
 const MAX_TEXT: usize = STRING_LIMIT;
 
-/// The kind of object that has an id like this one, and whether the text is an id rather than a word; `None` where it looks like no id.
+/// Returns the kind of object that the id names, and whether the text is certainly an id and not a word. `None` if the text does
+/// not look like an id.
 ///
-/// An id is a prefix of ASCII letters, `_` or `-`, and a rest without space. The prefix says the kind. An id with a prefix that is not
-/// known is that of an item, as providers add types of items: after `_`, letters and digits, 16 at least, and one digit among them.
-/// Ids of calls (`call_…`, `toolu_…`) name nothing that is stored. Without a digit or a capital letter, and with a prefix that is a word,
-/// `file_path` or `item_count` may be meant, as tools name their arguments: memory alone is asked for such a text, not the store.
+/// An id is a prefix of ASCII letters, `_` or `-`, and a rest without white space. The prefix gives the kind. An id with an
+/// unknown prefix counts as an item, because providers add types of items. After its `_` come at least 16 letters and digits, and
+/// one of them is a digit. Ids of calls (`call_…`, `toolu_…`) name no stored object.
 ///
-/// With `opaque`, UUIDs and other random texts are ids as well ([`Kind::Opaque`]), as relays give them.
+/// A text whose prefix is a word, and that has no digit and no capital letter, may be the name of a tool's argument: `file_path`,
+/// `item_count`. For such a text Tidegate only asks its memory, and not the store.
+///
+/// With `opaque`, UUIDs and other random texts are ids as well ([`Kind::Opaque`]). Relays use such ids.
 #[inline]
 pub(super) fn kind_of(text: &[u8], opaque: bool) -> Option<(Kind, bool)> {
     prefixed(text).unwrap_or_else(|| (opaque && is_opaque(text)).then_some((Kind::Opaque, true)))
 }
 
-/// The same of what has a prefix that says what it is; `None` where it has no such prefix.
+/// Returns the same for a text with a prefix that decides. `None` if there is no such prefix.
 #[inline]
 fn prefixed(text: &[u8]) -> Option<Option<(Kind, bool)>> {
     let head = &text[..text.len().min(MAX_PREFIX + 1)];
-    // Prefixes are so short that a search for the separator costs more.
+    // Prefixes are so short that a vectorized search for the separator would cost more.
     let separator = head.iter().position(|byte| !byte.is_ascii_lowercase())?;
     let (prefix, rest) = (&text[..separator], &text[separator + 1..]);
     if !matches!(text[separator], b'_' | b'-')
@@ -68,7 +71,7 @@ fn is_random(separator: u8, rest: &[u8]) -> bool {
         && rest.iter().any(u8::is_ascii_digit)
 }
 
-/// Parts of letters and digits, of which one is long and has a digit; or a UUID, whatever its digits.
+/// Whether the text consists of letters and digits in parts, and one part is long and has a digit. A UUID counts with any digits.
 fn is_opaque(text: &[u8]) -> bool {
     let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || is_between(byte);
     if text.len() < MIN_OPAQUE || text.len() > MAX_ID || !text.iter().all(is_plain) {
@@ -90,7 +93,7 @@ fn is_uuid(text: &[u8]) -> bool {
     text.len() == 36 && text.iter().enumerate().all(is_there)
 }
 
-/// A text without the white space around it, which lenient providers trim.
+/// Returns a text without the white space around it, because lenient providers trim it.
 #[inline]
 pub(super) fn trimmed(text: &[u8]) -> &[u8] {
     match (text.first(), text.last()) {
@@ -104,7 +107,7 @@ fn trim(text: &[u8]) -> &[u8] {
     short.and_then(|text| std::str::from_utf8(text).ok()).map_or(text, |text| text.trim().as_bytes())
 }
 
-/// Whether a text that begins with these bytes may be an id, with white space around it or without.
+/// Whether a text that begins with these bytes may be an id, with or without white space around it.
 #[inline]
 pub(super) fn may_begin_id(begin: &[u8]) -> bool {
     if begin.len() > MAX_ID && (begin.len() > MAX_TEXT || begin[..=MAX_ID].iter().all(u8::is_ascii_graphic)) {
@@ -113,7 +116,7 @@ pub(super) fn may_begin_id(begin: &[u8]) -> bool {
     let id = begin.trim_ascii_start();
     match id.iter().take(MAX_PREFIX + 2).position(|byte| !byte.is_ascii_graphic()) {
         None => true,
-        // White space outside of ASCII, whole or not: its first byte.
+        // The first byte of white space outside of ASCII, complete or cut.
         Some(0) => matches!(id[0], 0xb | 0xc2 | 0xe1..=0xe3),
         Some(end) => !id[end..].iter().any(u8::is_ascii_graphic),
     }

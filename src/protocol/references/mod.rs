@@ -1,6 +1,6 @@
-//! References to what a provider stored: those that a request makes, and those that an answer leaves behind.
+//! References to objects that a provider stores, in requests and in answers.
 //!
-//! Both are found while the bytes pass, by one scan ([`Scanner`](super::json::Scanner)) with a table of names each.
+//! Both are found while the bytes pass, by one scan ([`Scanner`](super::json::Scanner)) with a table of names for each.
 
 pub mod answer;
 mod collect;

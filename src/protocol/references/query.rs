@@ -1,12 +1,12 @@
-//! The references that the query of a request makes.
+//! Finds the references in the query of a request.
 
 use super::ids::{kind_of, trimmed};
 use crate::domain::origin::{Kind, Reference};
 
-/// Where lists go on: `after` and `before` name an item of the list.
+/// The cursors of a list: `after` and `before` name an item of the list.
 const CURSORS: [&[u8]; 2] = [b"after", b"before"];
 
-/// Names that say what an id without a prefix would be, as in bodies.
+/// Names that give the kind of an id without a prefix, as in bodies.
 const NAMES: [(&[u8], Kind); 10] = [
     (b"previous_response_id", Kind::Response),
     (b"response_id", Kind::Response),
@@ -20,22 +20,22 @@ const NAMES: [(&[u8], Kind); 10] = [
     (b"skill_id", Kind::Skill),
 ];
 
-/// How often escapes are undone: servers behind servers may do so once each.
+/// How many times escapes are decoded. Each server in a chain may decode them once.
 const ROUNDS: usize = 3;
 
 /// A reference in a query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueryReference {
-    /// What it names.
+    /// The kind of the named object.
     pub kind: Kind,
-    /// Its hash.
+    /// The hash of the id.
     pub reference: Reference,
-    /// It is where a list of items goes on; else its value alone looks like an id.
+    /// The reference is the cursor of a list of items. False: only its name or its value makes it a reference.
     pub is_cursor: bool,
 }
 
-/// The references of a query, in its order. `is_list` says that the path names something that may be a list of items, `opaque` that random
-/// texts without a prefix are ids as well. Names may be ids like values.
+/// Returns the references of a query, in its order. `is_list`: the path may name a list of items. `opaque`: random texts without
+/// a known prefix are ids as well. Names of parameters may be ids, like values.
 pub fn references(query: &str, is_list: bool, opaque: bool) -> Vec<QueryReference> {
     let mut used = Vec::new();
     for (name, value) in pairs(query) {
@@ -45,7 +45,8 @@ pub fn references(query: &str, is_list: bool, opaque: bool) -> Vec<QueryReferenc
         for (round, text) in rounds(value).iter().enumerate() {
             let text = trimmed(text);
             let by_value = kind_of(text, opaque).map(|(kind, _)| kind);
-            // A cursor is what stands there; that an escape in it may be undone again is looked at like any other place.
+            // A cursor is the value after one decoding. If its escapes can be decoded again, the result counts like any other
+            // value.
             let cursor = Some(Kind::Item).filter(|_| is_cursor && round == 0);
             let by_value = by_value.filter(|kind| cursor != Some(*kind)).or(named);
             let kinds = [cursor, by_value].into_iter().flatten().filter(|_| !text.is_empty());
@@ -66,7 +67,7 @@ pub fn references(query: &str, is_list: bool, opaque: bool) -> Vec<QueryReferenc
     used
 }
 
-/// Whether a query names a parameter, however it is written: in other letters, with escapes, as a list (`name[]`).
+/// Whether a query has a parameter, in any spelling: in another letter case, with escapes, as a list (`name[]`).
 pub fn has(query: &str, name: &str) -> bool {
     pairs(query).any(|(given, _)| bare(given) == name.as_bytes())
 }
@@ -75,14 +76,14 @@ fn pairs(query: &str) -> impl Iterator<Item = (&str, &str)> {
     query.split(['&', ';']).map(|pair| pair.split_once('=').unwrap_or((pair, "")))
 }
 
-/// A name as lenient servers read it.
+/// Returns a name as lenient servers read it.
 fn bare(name: &str) -> Vec<u8> {
     let mut name = rounds(name).pop().unwrap_or_default().to_ascii_lowercase();
     name.truncate(name.iter().position(|byte| *byte == b'[').unwrap_or(name.len()));
     trimmed(&name).to_vec()
 }
 
-/// A text without its escapes, and without the escapes that this leaves.
+/// Returns a text with its escapes decoded once, and each result of decoding them again.
 fn rounds(text: &str) -> Vec<Vec<u8>> {
     let mut rounds = vec![unescaped(text.as_bytes())];
     while rounds.len() < ROUNDS
@@ -93,7 +94,7 @@ fn rounds(text: &str) -> Vec<Vec<u8>> {
     rounds
 }
 
-/// A name or a value without its escapes; what is no escape stays.
+/// Returns a name or a value with its escapes decoded once. Invalid escapes stay.
 fn unescaped(text: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text;

@@ -1,5 +1,5 @@
-//! The references that a request makes, with the few fields that are acted on, out of one scan. The module `documented` has the table
-//! of their places, and the rules.
+//! Finds the references in a request, and the few fields that Tidegate acts on, in one scan. The module `documented` has the
+//! table of their places, and the rules.
 
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
@@ -29,19 +29,19 @@ use crate::{
 
 pub use super::whole::ReferenceUse;
 
-/// Most references of one request that are kept, each as some 56 bytes. A stateless conversation makes up to two an item, and a context
-/// of 400,000 tokens holds a few thousand items.
+/// The most references of one request that are kept, at about 56 bytes each. A stateless conversation has up to two for each
+/// item, and a context of 400,000 tokens contains a few thousand items.
 const MOST: usize = 8192;
 
-/// Most references of one request that an upstream looks up, and that Tidegate looks up before: real requests have under 100, and a
-/// thousand keep the store busy for milliseconds.
+/// The most references of one request that an upstream looks up, and that Tidegate looks up first. Real requests have fewer than
+/// 100, and a thousand keep the store busy for milliseconds.
 pub const MOST_LOOKED_UP: usize = 1024;
 
-/// The fields at the top that are acted on, by the places that [`ScannedRequest`] has for them. `stream` is a hint: it decides only whether an
-/// answer is read on without its client.
+/// The top-level fields that Tidegate acts on, in the order in which [`RequestScan::finish`] reads them. `stream` is a hint: it
+/// only decides whether an answer is drained after its client left.
 static FIELDS: Paths = Paths::new(&[&["model"], &["prompt_cache_key"], &["background"], &["stream"]]).hints_from(3);
 
-/// The same of a chat, which may stream without telling its tokens.
+/// The same fields for a chat, whose stream may not report its usage.
 static CHAT_FIELDS: Paths = Paths::new(&[
     &["model"],
     &["prompt_cache_key"],
@@ -52,25 +52,25 @@ static CHAT_FIELDS: Paths = Paths::new(&[
 ])
 .hints_from(3);
 
-/// A request that names no model: nothing else than its references is acted on.
+/// The fields of a request without a model: Tidegate only acts on its references.
 static NO_FIELDS: Paths = Paths::new(&[]);
 
-/// A reference that a request makes.
+/// A reference in a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestReference {
-    /// What it names.
+    /// The kind of the named object.
     pub kind: Kind,
-    /// Its hash; `None` where it can name nothing that is known: over 256 bytes, or no text.
+    /// The hash of the id. `None` if the id cannot be a known one: it is longer than 256 bytes, or no text.
     pub reference: Option<Reference>,
-    /// The field that holds it, to word an error; `None` where the name of the field has no meaning.
+    /// The field that contains it, for error messages. `None` if the name of the field has no meaning.
     pub name: Option<&'static str>,
-    /// Where its string stands in the body, quotes included.
+    /// The range of its string in the body, including the quotes.
     pub range: Range<u64>,
-    /// What an upstream does with it.
+    /// How an upstream uses the reference.
     pub uses: ReferenceUse,
 }
 
-/// What was read out of a request's body.
+/// The fields and references of a request's body.
 #[derive(Debug, Default)]
 pub struct ScannedRequest {
     /// `model`
@@ -79,15 +79,15 @@ pub struct ScannedRequest {
     pub prompt_cache_key: Option<FoundValue>,
     /// `background`
     pub background: Option<FoundValue>,
-    /// `stream`; of a chat also `stream_options` and its `include_usage`.
+    /// `stream`; for a chat also `stream_options` and its `include_usage`.
     pub streaming: Streaming,
     /// All references, in the order of the text.
     pub references: Vec<RequestReference>,
-    /// The items of `input` that only the account understands which made them, each with one comma.
+    /// The items of `input` that only the account which made them can read, each with one comma.
     bound: Vec<Range<u64>>,
 }
 
-/// What a request says of its stream.
+/// The fields that decide whether and how a request streams.
 #[derive(Debug, Default)]
 pub struct Streaming {
     stream: Option<FoundValue>,
@@ -101,8 +101,9 @@ impl Streaming {
         self.stream.as_ref().is_some_and(|stream| stream.value == Value::Bool(true))
     }
 
-    /// The edit after which the stream tells its tokens; `None` where there is no stream, where it does so already, and where
-    /// `stream_options` is nothing that a provider could read. `has_members` = whether the object in this range of the body has any.
+    /// Returns the edit that makes the stream report its usage. `None` if the request has no stream, if the stream reports its
+    /// usage already, or if no provider can read its `stream_options`. `has_members`: whether the object in this range of the
+    /// body has any members.
     pub fn telling(&self, has_members: impl FnOnce(Range<u64>) -> bool) -> Option<Edit> {
         let stream = self.stream.as_ref().filter(|stream| stream.value == Value::Bool(true))?;
         let edit = |range, with: &'static str| Some(Edit { range, with: Bytes::from_static(with.as_bytes()) });
@@ -123,29 +124,31 @@ impl Streaming {
 }
 
 impl ScannedRequest {
-    /// Cuts out every item of `input` that only the account understands which made it: what is encrypted, records of reasoning and of
-    /// hosted tools that are nothing but an id, and the outputs of calls among these. Sorted, apart from each other; the rest is valid
-    /// JSON. Nothing else that is acted on stands in these ranges, so that they can be sorted in with other edits.
+    /// Returns the edits that cut out every item of `input` that only the account which made it can read. Such items are
+    /// encrypted content, records of reasoning and of hosted tools that only have an id, and the outputs of these calls.
+    ///
+    /// The edits are sorted and do not overlap, and the rest is valid JSON. Tidegate acts on nothing else in these ranges, so
+    /// that the edits can be merged with others.
     pub fn without_bound(&self) -> Vec<Edit> {
         self.bound.iter().map(|range| Edit { range: range.clone(), with: Bytes::new() }).collect()
     }
 
-    /// Whether a reference stands in what [`ScannedRequest::without_bound`] cuts out.
+    /// Whether [`ScannedRequest::without_bound`] cuts out this reference.
     pub fn is_bound(&self, used: &RequestReference) -> bool {
         let after = self.bound.partition_point(|cut| cut.end <= used.range.start);
         self.bound.get(after).is_some_and(|cut| cut.start <= used.range.start)
     }
 }
 
-/// Scans a request's body as it comes.
+/// Scans a request's body while it arrives.
 #[derive(Debug)]
 pub struct RequestScan {
     scanner: Scanner<Finder<PartialScan>>,
 }
 
 impl RequestScan {
-    /// A scan of nothing yet. With `opaque`, random texts without a prefix count as ids as well ([`Kind::Opaque`]). This costs time, so
-    /// it is on only where an upstream gives such ids.
+    /// Starts a scan. With `opaque`, random texts without a known prefix are ids as well ([`Kind::Opaque`]). That costs time, and
+    /// is needed only if an upstream makes such ids.
     pub fn new(endpoint: Endpoint, opaque: bool) -> Self {
         let fields = match endpoint.request_body() {
             RequestBodyKind::Model if endpoint.shape() == AnswerShape::Completion => &CHAT_FIELDS,
@@ -157,12 +160,12 @@ impl RequestScan {
         Self { scanner: Scanner::seeking(fields, DuplicatePolicy::Refuse, finder) }
     }
 
-    /// Reads the next piece. Once it failed, it gives the same error for ever.
+    /// Reads the next piece. After an error every call returns the same error.
     pub fn feed(&mut self, piece: &[u8]) -> Result<(), JsonError> {
         self.scanner.feed(piece)
     }
 
-    /// Call at the end of the body: it must be whole.
+    /// Ends the scan. Call it at the end of the body. The body must be complete.
     pub fn finish(mut self) -> Result<ScannedRequest, JsonError> {
         self.scanner.finish()?;
         let [model, prompt_cache_key, background, stream, options, include_usage] =
@@ -176,26 +179,26 @@ impl RequestScan {
         Ok(ScannedRequest { model, prompt_cache_key, background, streaming, references, bound })
     }
 
-    /// Bytes of memory that the references found so far take: up to about 1 MiB.
+    /// Returns the bytes of memory that the references so far take: up to about 1 MiB.
     pub fn held(&self) -> u64 {
         let found = &self.scanner.sought().collect;
         (found.references.capacity() * size_of::<RequestReference>() + found.cuts.held()) as u64
     }
 }
 
-/// What was found so far.
+/// The references and cuts so far.
 #[derive(Debug)]
 struct PartialScan {
     grammar: &'static Grammar,
     references: Vec<RequestReference>,
     cuts: CutFinder,
-    /// The item of `input` or `items` that is open; there is none in another one.
+    /// The open item of `input` or `items`. Items inside of an item do not count.
     item: Option<OpenItem>,
-    /// Where a reference stands that is one too many.
+    /// The offset of the first reference beyond the limit.
     overflow: Option<u64>,
 }
 
-/// Where `input` itself is, and what is an item of it.
+/// The depth of the array `input`. Its items are one level deeper.
 const INPUT_DEPTH: usize = 2;
 
 impl PartialScan {
@@ -203,7 +206,7 @@ impl PartialScan {
         Self { grammar, references: Vec::new(), cuts: CutFinder::default(), item: None, overflow: None }
     }
 
-    /// The item whose own object this is.
+    /// Returns the open item, if `level` is the item's own object.
     fn item(&mut self, level: Level) -> Option<&mut OpenItem> {
         self.item.as_mut().filter(|item| item.is(level))
     }
@@ -212,7 +215,7 @@ impl PartialScan {
         rule.map_or(0, |rule| self.grammar.rules[rule].member)
     }
 
-    /// Files that are looked up, by their places among the references.
+    /// Marks files as looked up, by their indices among the references.
     fn look_up(&mut self, files: &[usize]) {
         for file in files {
             if let Some(used) = self.references.get_mut(*file) {
@@ -221,7 +224,8 @@ impl PartialScan {
         }
     }
 
-    /// What is done with the id of an item, by its place among the references. What its value alone says stands behind it.
+    /// Sets the use of the id of an item, by its index among the references. The reference that follows may be the one that the
+    /// id's own value indicates.
     fn uses(&mut self, place: usize, uses: ReferenceUse) {
         let at = self.references.get(place).map(|used| used.range.start);
         for (behind, used) in self.references.iter_mut().skip(place).take(2).enumerate() {
@@ -231,7 +235,7 @@ impl PartialScan {
         }
     }
 
-    /// Where a reference stands that is looked up and one too many.
+    /// Returns the offset of the first reference that is one too many to look up.
     fn too_many(&self) -> Option<u64> {
         let mut looked_up =
             self.references.iter().filter(|used| used.uses == ReferenceUse::LookedUp && used.kind != Kind::Encrypted);
@@ -243,7 +247,7 @@ impl Collect for PartialScan {
     fn found(&mut self, hit: Hit) -> Result<(), JsonErrorKind> {
         let Hit { kind, reference, range, rule, is_id: is_like_id, by_value, place, .. } = hit;
         let name = rule.map(|rule| self.grammar.rules[rule].name);
-        // Encrypted content is what it is wherever it stands in an item.
+        // Encrypted content counts as documented anywhere in an item.
         let is_documented = rule.is_some_and(|rule| self.grammar.is_acted_on(rule)) || kind == Kind::Encrypted;
         let is_id = kind == Kind::Item && name == Some("id");
         if let Some(item) = &mut self.item {
@@ -256,7 +260,7 @@ impl Collect for PartialScan {
             }
         }
         if self.references.len() >= MOST {
-            // Encrypted content only says where a request should go, and the id of an item is judged at its end.
+            // Encrypted content only decides the account of a request, and the id of an item is judged at the item's end.
             if kind != Kind::Encrypted && !(is_id && self.item.is_some()) {
                 return Err(JsonErrorKind::TooManyReferences);
             }
@@ -268,7 +272,7 @@ impl Collect for PartialScan {
             (false, false) => ReferenceUse::Hardly,
         };
         self.references.push(RequestReference { kind, reference, name, range: range.clone(), uses });
-        // One more than there may be is no harm: what comes next is refused.
+        // This may be one reference above the limit. The next one is refused.
         if let Some((kind, reference)) = by_value {
             self.references.push(RequestReference {
                 kind,
@@ -298,7 +302,8 @@ impl Collect for PartialScan {
 
     fn calls(&mut self, level: Level, id: &str) {
         if let Some(item) = self.item(level) {
-            // Compared within one request only: what a client gains by two that are alike is a cut more in its own request.
+            // The hash is only compared within one request. A client that makes two of them equal only causes another cut in its
+            // own request.
             let mut hash = DefaultHasher::new();
             id.hash(&mut hash);
             item.call = Some(hash.finish());

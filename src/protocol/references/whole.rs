@@ -1,17 +1,22 @@
-//! Items of a request: which of them an upstream has to look up by their `id`.
+//! Decides which items of a request an upstream has to look up by their `id`.
 //!
-//! Codex gives ids of its own to every item that it sends, which no provider ever saw, and SDKs send back the items that they received
-//! (docs/wire.md, section 4). Where an item brings content, an upstream reads nothing by its `id`. Three cases:
+//! Codex adds its own ids to every item that it sends, which no provider ever saw. SDKs send back the items that they received
+//! (docs/wire.md, section 4). If an item contains its content, an upstream does not use its `id`. An upstream treats an
+//! item in one of three ways:
 //!
-//! | item | an upstream |
+//! | an item with | an upstream |
 //! | --- | --- |
-//! | `item_reference`; an item with nothing but `id`, `type`, `role`, and `status` unless it is the record of a call, if its type is one below or ends in `_call` or `_output` | looks it up |
-//! | an item with other members, but not those that its type is made of; one where these are there, but empty (not of reasoning and pictures, which providers look up by nothing but their ids); `context_compaction` and other types, which steer and hold nothing (`compaction_trigger`) | may look it up |
-//! | an item with one of the members that its type is made of | takes it as it is |
+//! | the type `item_reference` | looks it up |
+//! | a type in the list below, or ending in `_call` or `_output`, and only `id`, `type`, `role`, `status` | looks it up |
+//! | the same, with a `status` and a type in `_call` (not `image_generation_call`): the record of a call | may look it up |
+//! | other members, but none that its type needs | may look it up |
+//! | the members that its type needs, but empty; not reasoning and images, which providers look up by `id` alone | may look it up |
+//! | the type `context_compaction` or an unknown type, which steers and contains nothing (`compaction_trigger`) | may look it up |
+//! | one of the members that its type needs | takes it as it is |
 //!
-//! | `type` | made of one of |
+//! | `type` | needs one of |
 //! | --- | --- |
-//! | none | `role` and `content`, both: an upstream may take it for a reference otherwise |
+//! | none | `role` and `content`, both: otherwise an upstream may take it for a reference |
 //! | `message`, `agent_message` | `content` |
 //! | `reasoning` | `content`, `encrypted_content` |
 //! | `compaction`, `compaction_summary`, `context_compaction` | `encrypted_content` |
@@ -29,7 +34,8 @@
 //! | `tool_search_call` | `arguments`, `call_id` |
 //! | any other | any member |
 //!
-//! A member counts where a string stands in it that is not empty, a number or a boolean, however deep: `null`, `""` and `[]` are no content.
+//! A member counts if it contains a string that is not empty, a number or a boolean, at any depth. `null`, `""` and `[]` are no
+//! content.
 
 use super::collect::Level;
 
@@ -56,10 +62,10 @@ pub(super) const APPROVAL: u32 = 1 << 17;
 /// Any other member.
 const OTHER: u32 = 1 << 18;
 
-/// The members that say nothing of what an item holds.
+/// The members that are not content.
 const LABELS: u32 = LABEL | ROLE | STATUS;
 
-/// What items of each type are made of: one of these members.
+/// For each type of item: the members of which it needs one.
 const MADE_OF: [(&str, u32); 22] = [
     ("message", CONTENT),
     ("agent_message", CONTENT),
@@ -85,45 +91,47 @@ const MADE_OF: [(&str, u32); 22] = [
     ("tool_search_call", ARGUMENTS | CALL),
 ];
 
-/// The parts of an `output` that name a file. What else is there is the caller's own.
+/// The types of parts of an `output` whose `file_id` names a file. Other parts are the client's own data.
 const PARTS: [&str; 3] = ["input_file", "input_image", "computer_screenshot"];
 
 /// How an upstream uses a reference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReferenceUse {
-    /// It looks up the object.
+    /// The upstream looks up the object.
     LookedUp,
-    /// It may look it up: the reference stands at a place without a meaning of its own, or in an item with some content.
+    /// The upstream may look up the object. The reference is at a place without a meaning of its own, or in an item with some
+    /// content.
     Perhaps,
-    /// The same, of what is a word rather than an id.
+    /// Like [`ReferenceUse::Perhaps`], for a text that is a word rather than an id.
     Hardly,
-    /// It does not look it up: the item brings its content.
+    /// The upstream does not look up the object, because the item contains its content.
     Whole,
 }
 
 /// An item of `input` or `items` that is open.
 #[derive(Debug)]
 pub(super) struct OpenItem {
-    /// Where it begins.
+    /// The offset of its first byte.
     pub(super) at: u64,
     depth: usize,
-    /// Its id, by its place among the references.
+    /// The index of its id among the references.
     id: Id,
     kind: ItemKind,
     members: u32,
-    /// Members that are there, if only as something empty.
+    /// The members that it has, even if they are empty.
     present: u32,
-    /// The member that is open, as a bit.
+    /// The bit of the member that is open.
     member: u32,
-    /// A number that belongs to its `call_id`.
+    /// A hash of its `call_id`.
     pub(super) call: Option<u64>,
-    /// Something in it is encrypted.
+    /// It contains encrypted content.
     pub(super) is_encrypted: bool,
-    /// It is the output of a computer, whose files are looked up.
+    /// It is the output of a computer call, whose files an upstream looks up.
     is_screen: bool,
-    /// Files that its `output` names, by their places among the references. Whether they are looked up, its type says at its end.
+    /// The indices, among the references, of the files in its `output`. At the end of the item its type decides whether an
+    /// upstream looks them up.
     files: Vec<usize>,
-    /// Of the part of `output` that is open: how many of them were named before it, and whether it is a documented one.
+    /// Of the open part of `output`: how many files came before it, and whether its type is a documented one.
     files_before: usize,
     is_known_part: bool,
 }
@@ -131,33 +139,33 @@ pub(super) struct OpenItem {
 #[derive(Clone, Copy, Debug)]
 enum Id {
     None,
-    /// By its place among the references.
+    /// The index of the id among the references.
     One(usize),
-    /// An item that has several is no item.
+    /// The object has several ids, and is therefore no item.
     Several,
 }
 
-/// What its `type` says of an item.
+/// The meaning of the `type` of an item.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ItemKind {
-    /// It has none.
+    /// The item has no `type`.
     Untyped,
     Reference,
-    /// Made of one of these members.
+    /// The item needs one of these members.
     Made {
         of: u32,
-        /// Its `status` says that a call ran.
+        /// The item is the record of a call: its `status` shows that the call ran.
         is_record: bool,
         is_cuttable: bool,
-        /// Providers look it up by nothing but its id.
+        /// Providers look the item up by its id alone, even if its other members are empty.
         is_by_id: bool,
-        /// It steers, with nothing in it: no provider stores one.
+        /// The item steers, and contains nothing. No provider stores such an item.
         is_control: bool,
     },
 }
 
 impl OpenItem {
-    /// That of an object of which nothing is known yet.
+    /// Starts an item at an object about which nothing is known yet.
     pub(super) fn new(level: Level, at: u64) -> Self {
         let (id, kind) = (Id::None, ItemKind::Untyped);
         Self {
@@ -177,24 +185,24 @@ impl OpenItem {
         }
     }
 
-    /// Whether this is its own object.
+    /// Whether `level` is the item's own object.
     pub(super) fn is(&self, level: Level) -> bool {
         level.depth == self.depth && !level.is_array
     }
 
-    /// It has an id, by its place among the references.
+    /// Adds an id of the item, by its index among the references.
     pub(super) fn has_id(&mut self, place: usize) {
         self.id = if matches!(self.id, Id::None) { Id::One(place) } else { Id::Several };
     }
 
-    /// It is of this type.
+    /// Sets the type of the item.
     pub(super) fn is_a(&mut self, name: &str) {
         let known = MADE_OF.iter().find(|(known, _)| *known == name).map(|(_, of)| *of);
         let is_call = name.ends_with("_call");
         self.is_screen = name.trim().eq_ignore_ascii_case("computer_call_output");
         self.kind = match name {
             "" => ItemKind::Untyped,
-            // Lenient servers read it in any letter case.
+            // Lenient servers accept any letter case.
             _ if name.trim().eq_ignore_ascii_case("item_reference") => ItemKind::Reference,
             _ => ItemKind::Made {
                 of: known.unwrap_or(if name.ends_with("_output") { OUTPUT | CALL | TOOLS } else { !LABELS }),
@@ -207,32 +215,32 @@ impl OpenItem {
         };
     }
 
-    /// A part of its `output` begins, or all of it.
+    /// Starts a part of its `output`, or the whole `output`.
     pub(super) fn opens_part(&mut self) {
         (self.files_before, self.is_known_part) = (self.files.len(), false);
     }
 
-    /// That part is of this type.
+    /// Sets the type of the open part.
     pub(super) fn is_part(&mut self, name: &[u8]) {
         self.is_known_part |= PARTS.iter().any(|known| name.eq_ignore_ascii_case(known.as_bytes()));
     }
 
-    /// A part of its `output` names a file, by its place among the references.
+    /// Adds a file that the open part names, by its index among the references.
     pub(super) fn names_file(&mut self, place: usize) {
         self.files.push(place);
     }
 
-    /// That part ends: the files that are looked up because of what it is.
+    /// Ends the open part. Returns the files that an upstream looks up because of the part's type.
     pub(super) fn closes_part(&mut self) -> Vec<usize> {
         if self.is_known_part { self.files.split_off(self.files_before) } else { Vec::new() }
     }
 
-    /// At its end: the files that are looked up because of what it is.
+    /// Returns the files that an upstream looks up because of the item's type. Call it at the end of the item.
     pub(super) fn files(&self) -> &[usize] {
         if self.is_screen { &self.files } else { &[] }
     }
 
-    /// A container begins in it: `member` is the bit of its name, if it is a member of the item.
+    /// Starts a container inside of the item. `member` is the bit of its name, if it is a member of the item.
     pub(super) fn opens(&mut self, level: Level, member: u32) {
         if level.depth == self.depth + 1 {
             self.member = if member == 0 { OTHER } else { member };
@@ -240,7 +248,7 @@ impl OpenItem {
         }
     }
 
-    /// A string stands in `level`, at a name with this bit.
+    /// Adds a string, a number or a boolean in `level`, at a name with this bit.
     #[inline]
     pub(super) fn holds(&mut self, level: Level, member: u32, is_empty: bool) {
         let of_item = if member == 0 { OTHER } else { member };
@@ -249,7 +257,7 @@ impl OpenItem {
         self.members |= if is_empty { 0 } else { member };
     }
 
-    /// At its end: how an upstream uses its id.
+    /// Returns how an upstream uses the id of the item. Call it at the end of the item.
     pub(super) fn uses(&self) -> ReferenceUse {
         let (made, labels) = match self.kind {
             ItemKind::Reference => return ReferenceUse::LookedUp,
@@ -265,8 +273,8 @@ impl OpenItem {
         }
     }
 
-    /// Whether the members that it is made of are there, but empty: a turn in which a model only called tools leaves such a message, and
-    /// a tool may have no output.
+    /// Whether the item has the members that it needs, but they are empty. A turn in which a model only called tools leaves such
+    /// a message, and a tool may have an empty output.
     fn is_empty(&self) -> bool {
         match self.kind {
             ItemKind::Untyped => self.members & ROLE != 0 && self.present & CONTENT != 0,
@@ -277,13 +285,13 @@ impl OpenItem {
         }
     }
 
-    /// Its id by its place among the references, if it has one.
+    /// Returns the index of its id among the references, if it has one id.
     pub(super) fn id(&self) -> Option<usize> {
         if let Id::One(place) = self.id { Some(place) } else { None }
     }
 
-    /// Whether only the account that made it understands it, and a request may go on without it: encrypted content, and the records of
-    /// reasoning and of calls that are left to the provider.
+    /// Whether only the account that made the item can read it, and a request works without it. This applies to encrypted
+    /// content, and to records of reasoning and of calls whose content only the provider has.
     pub(super) fn is_cuttable(&self) -> bool {
         let bare = || self.uses() == ReferenceUse::LookedUp && self.id().is_some();
         self.is_encrypted || (bare() && matches!(self.kind, ItemKind::Made { is_cuttable: true, .. }))

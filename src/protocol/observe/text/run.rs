@@ -1,21 +1,22 @@
-//! Pieces of text of which each may repeat all that came before it.
+//! Counts pieces of text of which each may repeat all the text before it.
 //!
-//! Most providers send what is new. Some send the whole text so far in each piece: then only the last piece counts. A run is a
-//! sequence of pieces that each begin with the one before. It holds numbers alone, however long the text is.
+//! Most providers send only new text in each piece. Some send the whole text so far in each piece: then only the last piece
+//! counts. A run is a sequence of pieces that each begin with the piece before. A run takes the same memory for any length of
+//! text.
 
 use crate::protocol::tokens::TextTally;
 
-/// So often a piece has to be the one before and more of it, before the run counts as a repetition.
+/// A run counts as a repetition after this many pieces that extended the piece before.
 const GROWTHS: u32 = 2;
 
-/// So many bytes a repetition has at least. A model can be made to write ever longer words, but no token is so long.
+/// The shortest repetition, in bytes. A client can make a model write ever longer words, but no token is that long.
 const LEAST: u64 = 64;
 
-/// FNV-1a: the sum of a piece does not depend on how its transfer was cut.
+/// Constants of FNV-1a. The hash of a piece does not depend on how its transfer was cut.
 const BASIS: u64 = 0xCBF2_9CE4_8422_2325;
 const PRIME: u64 = 0x0100_0000_01B3;
 
-/// A piece by its length and sum.
+/// The length and hash of a piece.
 #[derive(Clone, Copy, Debug)]
 struct Sum {
     length: u64,
@@ -35,24 +36,24 @@ impl Sum {
     }
 }
 
-/// The run that goes on.
+/// The current run.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Run {
-    /// The last piece,
+    /// The last piece.
     last: Sum,
-    /// and its text.
+    /// The text of the last piece.
     last_text: TextTally,
     /// The text of all pieces.
     all: TextTally,
     growths: u32,
-    /// The piece that comes in.
+    /// The piece that is arriving.
     next: Sum,
-    /// Whether it begins with the last one, once it is as long.
+    /// Whether the arriving piece begins with the last piece. `None` until the arriving piece is as long.
     begins_alike: Option<bool>,
 }
 
 impl Run {
-    /// More of the piece that comes in.
+    /// Reads more of the arriving piece.
     pub(super) fn add(&mut self, bytes: &[u8]) {
         let until = self.last.length.saturating_sub(self.next.length);
         let (before, after) = bytes.split_at(bytes.len().min(usize::try_from(until).unwrap_or(usize::MAX)));
@@ -63,7 +64,8 @@ impl Run {
         self.next.add(after);
     }
 
-    /// The piece is whole, and this is its text; it is dropped unless it `counts`. Returned is the text of a run that it ends.
+    /// Ends the arriving piece, whose text is `text`. A piece that does not `count` is dropped. Returns the text of the run that
+    /// this piece ended, if any.
     pub(super) fn end(&mut self, text: TextTally, counts: bool) -> TextTally {
         let (next, begins_alike) = (std::mem::take(&mut self.next), self.begins_alike.take());
         if !counts || next.length == 0 {
@@ -79,12 +81,12 @@ impl Run {
         over
     }
 
-    /// No piece came.
+    /// Whether no piece came.
     pub(super) fn is_empty(&self) -> bool {
         self.last.length == 0
     }
 
-    /// The text of the run with what came so far of the next piece.
+    /// Returns the text of the run, with `next` as the text of the arriving piece so far.
     pub(super) fn with(&self, next: TextTally) -> TextTally {
         match self.repeats() && self.begins_alike != Some(false) {
             true if next.tokens() <= self.last_text.tokens() => self.last_text,
