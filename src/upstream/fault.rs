@@ -1,7 +1,7 @@
 //! Who caused an error answer of an upstream: the request, the model, the credential, the account or the upstream.
 //!
-//! An answer about our credential must not reach the client: SDKs would report that the client's own key is wrong, and such
-//! messages repeat part of our credential (docs/wire.md, section 3). An answer about the request must reach the client unchanged,
+//! An answer about our credential must not reach the client (docs/wire.md, section 3). SDKs would report that the client's own
+//! key is wrong, and such messages repeat part of our credential. An answer about the request must reach the client unchanged,
 //! and must not count against an account that other clients use. So the table names only certain cases; every other answer is
 //! about the request. docs/health.md lists the table for operators.
 

@@ -58,7 +58,7 @@ fn goes_up(name: &str, upstream: &config::Upstream) -> bool {
 /// hop-by-hop and framing headers.
 fn comes_down(name: &str) -> bool {
     match name {
-        // The form of the body. A success in a coding that nobody requested passes unchanged, or is refused.
+        // The form of the body. A success in an unrequested coding passes unchanged, or is refused.
         "content-type" | "content-encoding" | "content-language" | "cache-control" => true,
         // The time to wait before the next try.
         "retry-after" | "retry-after-ms" | "x-should-retry" => true,

@@ -188,8 +188,8 @@ impl Upstream {
         self.credentials.get(index)
     }
 
-    /// Notes the status of an answer that shows whether the base URL is right: the answer of an endpoint without an id, not about
-    /// a model.
+    /// Notes the status of an answer that shows whether the base URL is right. Answers of endpoints with an id, or about a model,
+    /// do not show that.
     pub fn answered(&self, status: http::StatusCode) {
         self.pool.shared.not_found.note(status, &self.config.name, &self.config.base_url);
     }

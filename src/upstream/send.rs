@@ -1,9 +1,9 @@
 //! The HTTP/1.1 client of the data plane: hyper-util's client over hyper-rustls, one for each worker and upstream.
 //!
-//! The client follows no redirects, uses no proxy from the environment, keeps no cookies and decompresses nothing. hyper-util
-//! sends a request again only if its pooled connection closed before a byte of it was written. So a request that an upstream may
-//! have received is never sent again. A request on a connection that the upstream was just closing has [an error of its
-//! own](SendError::Stale).
+//! This HTTP client follows no redirects, uses no proxy from the environment, keeps no cookies and decompresses nothing.
+//! hyper-util sends a request again only if its pooled connection closed before a byte of it was written. So a request that an
+//! upstream may have received is never sent again. The error is [`Stale`](SendError::Stale) if the upstream was just closing the
+//! request's connection.
 
 use std::{
     fmt, io,
@@ -46,8 +46,8 @@ use crate::{
 };
 
 /// The maximum size of hyper's buffers (hyper's default is 417,792 bytes). A stream whose client does not read uses about four of
-/// them: one being filled, one being sent, and the data that waits for the client. With 16 KiB, a stream would use 77 KiB. The
-/// size also bounds the head of an answer. Proxies in front of providers allow 8 KiB or less.
+/// them: for reading, for sending, and for the data that waits. With 16 KiB, a stream would use 77 KiB. The size also bounds the
+/// head of an answer. Proxies in front of providers allow 8 KiB or less.
 pub const MAX_BUFFER: usize = 9 * 1024;
 
 /// The most memory that one connection uses.

@@ -58,8 +58,8 @@ impl<S> UpstreamConnection<S> {
     }
 
     /// Reports success for a write to a connection that the upstream closed. An upstream may answer before it read the whole
-    /// request, and then close: the write fails while the answer waits. hyper stops at a write error without reading, so it gets
-    /// none. The read then finds the answer or the end.
+    /// request, and then close: the write fails while the answer waits. hyper stops at a write error and does not read, so hyper
+    /// gets no error. The read then finds the answer or the end.
     fn written(&mut self, written: io::Result<usize>, len: usize) -> io::Result<usize> {
         match written {
             Err(error) if is_closed(&error) => {

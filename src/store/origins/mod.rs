@@ -5,8 +5,8 @@
 //! can be read from the store, and rows of one store are useless in another. A person with the whole store can still check
 //! whether it has an id that the person knows.
 //!
-//! To add a backend, add a file with the same five functions, a variant of [`OriginStoreLocation`], a match arm in each function
-//! here, and a line in the test suite for all backends (`tests/it/origins.rs`).
+//! To add a backend, add a file with the same five functions and a variant of [`OriginStoreLocation`]. Each function here gets a
+//! match arm, and the test suite for all backends (`tests/it/origins.rs`) gets a line.
 
 mod redis;
 mod sqlite;
@@ -212,8 +212,8 @@ impl OriginStore {
         Ok(found.into_iter().map(|entry| entry.filter(|entry| life.lasts(entry.used_s))).collect())
     }
 
-    /// Stores entries. After an error some of them may be stored, and a repeat is safe. Returns, in the same order, the entry
-    /// that stays where a reference has another origin already: the first origin keeps the reference while its entry is valid.
+    /// Stores entries. After an error some of them may be stored, and a repeat is safe. The first origin of a reference keeps it
+    /// while its entry is valid. Returns that entry where it differs from the new one, in the order of `entries`.
     ///
     /// # Errors
     /// When the store cannot be written.

@@ -325,9 +325,9 @@ impl Database {
         Ok(all)
     }
 
-    /// Returns the charges of a key or a group in this currency, by data folder, for requests that began at `from` or later and
-    /// before `to` (milliseconds since 1970-01-01 UTC). With a `model`, only requests for this model count. Amounts in another
-    /// currency are exchanged by the row's rate, or by `rate` if the row has none.
+    /// Returns the charges of a key or a group in this currency, by data folder. Only requests count that began at `from` or
+    /// later and before `to` (milliseconds since 1970-01-01 UTC). With a `model`, only requests for this model count. Amounts in
+    /// another currency are exchanged by the row's rate, or by `rate` if the row has none.
     ///
     /// # Errors
     /// When the database cannot be read.

@@ -118,7 +118,7 @@ pub struct UsageTotal {
     pub unknown: u64,
     /// Requests that were in flight when the gateway was killed.
     pub interrupted: u64,
-    /// Background requests whose end nobody has requested since.
+    /// Background requests whose end no request has shown yet.
     pub pending: u64,
     /// Requests with a part that has no price, so that their cost is an estimate.
     pub unpriced_part: u64,

@@ -1,10 +1,10 @@
 //! The built-in table of error codes and sentences.
 //!
-//! Codes and types are compared as a whole, without letter case, spaces, `_`, `-` and `.`: providers spell the same code in all
-//! of these ways. A sentence about a key or money counts only at the beginning of the message. Messages repeat parts of requests,
-//! and a client must not be able to write such a sentence into a message. A short sentence of the table (with a full stop at its
-//! end) must also end there: "Invalid token" is about our key, "Invalid token count" is about the request. A sentence about the
-//! model may be anywhere in the message, because it never counts against an account.
+//! Codes and types are compared as a whole, without letter case, spaces, `_`, `-` and `.`, because providers vary these. A
+//! sentence about a key or money counts only at the beginning of the message. Messages repeat parts of requests, and a client
+//! must not be able to write such a sentence into a message. A short sentence of the table (with a full stop at its end) must
+//! also end there. "Invalid token" is about our key, "Invalid token count" is about the request. A sentence about the model may
+//! be anywhere in the message, because it never counts against an account.
 
 use crate::protocol::error_body::ErrorBody;
 
