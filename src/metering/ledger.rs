@@ -28,7 +28,8 @@ const TRY_AGAIN: Duration = Duration::from_millis(100);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct JournalUnavailable;
 
-/// The ledger rows of one worker. Only the worker's own thread takes the lock, which the compiler requires.
+/// The ledger rows of one worker. While the worker runs, only its own thread takes the lock. At shutdown another thread flushes
+/// the last rows.
 #[derive(Debug)]
 pub struct Ledger {
     journal: Arc<Journal>,

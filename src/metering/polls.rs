@@ -24,7 +24,7 @@ use crate::{
     store::sql::{Database, DatabaseError, PendingRow, SettledRow},
 };
 
-/// The longest pause between two polls of a response. The pause equals the response's age, so it doubles each time: some fifteen
+/// The longest pause between two polls of a response. Each pause equals the response's age, so the pauses double: some fifteen
 /// polls in the first hour, then six an hour.
 const LONGEST_PAUSE: Duration = Duration::from_mins(10);
 
@@ -90,7 +90,7 @@ pub struct Polls {
     first: Duration,
     /// The time of the next poll of each row, by row id.
     due: HashMap<String, Instant>,
-    /// Rows whose polls are in progress, with the begin of each poll.
+    /// Rows whose polls are in progress, with the start time of each poll.
     under_way: HashMap<String, Instant>,
     looked: Option<Instant>,
 }

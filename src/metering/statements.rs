@@ -24,17 +24,17 @@ use crate::store::sql::{Database, DatabaseError, DatabaseLocation, KeyStatement}
 const WAITING: usize = 64;
 /// The longest wait of a client.
 const WITHIN: Duration = Duration::from_secs(10);
-/// How long a result is cached,
+/// The shortest time for which a result is cached.
 const KEPT: Duration = Duration::from_secs(5);
-/// or this many times the duration of its query, if that is longer. So these queries use at most a hundredth of the database's
-/// time.
+/// A result is cached for at least this many times the duration of its query. So these queries use at most a hundredth of the
+/// database's time.
 const RESTS: u32 = 100;
 /// The greatest age of a connection: a host name may lead to another server by then.
 const OPEN_FOR: Duration = Duration::from_secs(300);
 /// The most cached results.
 const MOST: usize = 1000;
 
-/// A query: the name of a key, the begin, the end.
+/// A query: the name of a key, the start, the end.
 type StatementQuery = (Arc<str>, u64, u64);
 
 /// Sends queries to the thread, which ends with the last clone.
@@ -44,8 +44,8 @@ pub struct Statements(SyncSender<(StatementQuery, oneshot::Sender<Option<KeyStat
 impl Statements {
     /// Starts the thread.
     ///
+    /// # Errors
     /// When the system starts no thread.
-    /// Without a thread.
     pub fn start(place: DatabaseLocation) -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let (ask, asked) = sync_channel(WAITING);

@@ -42,7 +42,7 @@ impl OldRowSums {
         Self { days: keep.days.into(), windows: Windows::new(keep.zone), next: Instant::now() }
     }
 
-    /// Sums up one piece, if one exists. `open` is the begin of the oldest unfinished request. Newer rows of this data folder
+    /// Sums up one piece, if one exists. `open` is the start time of the oldest unfinished request. Newer rows of this data folder
     /// stay.
     pub(super) async fn sum_up(
         &mut self,

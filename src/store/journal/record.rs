@@ -18,7 +18,7 @@ const WITH_SHOWN: u8 = 4;
 const WITH_PARTS: u8 = 5;
 const HEADER: usize = 8;
 
-/// The longest record. Our names, models and ids stay under 300 bytes each.
+/// The longest record. Our names, models and ids stay under 300 bytes each. A longer record is invalid.
 const MAX_RECORD: usize = 8 * 1024;
 /// The longest text. Longer texts are cut, so that no record is too long.
 const MAX_TEXT: usize = 512;

@@ -70,8 +70,8 @@ fn parts<T>(mut rows: &[T]) -> impl Iterator<Item = &[T]> {
     })
 }
 
-/// Returns the entries of these keys. Missing keys get a row and the same work too. Otherwise the time would reveal which ids
-/// exist (the difference was 16 µs in a debug build).
+/// Returns the entries of these keys. Missing keys get a row and the same work too. Otherwise the time would reveal to
+/// strangers which ids exist (the difference was 16 µs in a debug build).
 async fn select(
     connection: &mut SqliteConnection,
     keys: &[[u8; 16]],

@@ -17,8 +17,8 @@ use crate::domain::{
 /// Rows of one transaction. SQLite needs about half a second for them, and other writers wait meanwhile.
 const ROWS: i64 = 20_000;
 
-/// Replicas sum up their own rows. Rows older than a replica keeps by more than this belong to a replica that is gone. Any
-/// replica sums them up.
+/// Each replica sums up its own rows. A row that is older than the retention time by this much belongs to a replica that is gone,
+/// and any replica sums it up.
 const GONE_MS: u64 = 2 * 86_400_000;
 
 /// Ids of one statement.
@@ -28,7 +28,7 @@ const IDS: usize = 900;
 const REMOVABLE: &str =
     "state NOT IN ('open', 'pending') AND (origin = $1 AND time_ms < $2 OR origin <> $1 AND time_ms < $3)";
 
-/// The statement's beginning; a SELECT of the rows follows. `$4` and `$5` = begin and end, `$6` = the day.
+/// The statement's beginning; a SELECT of the rows follows. `$4` and `$5` = start and end, `$6` = the day.
 const SUM_UP: &str = "INSERT INTO daily_sums (day_ms, origin, endpoint, key_name, group_name, model, upstream, state, currency, \
      cny_per_usd, requests, input_tokens, cached_tokens, output_tokens, reasoning_tokens, estimated, cost_units, cost_nano, \
      exchanged_units, exchanged_nano) ";
@@ -124,7 +124,7 @@ impl Database {
         .await
     }
 
-    /// Returns the begin of the oldest open row of this data folder, if any row is open.
+    /// Returns the start time of the oldest open row of this data folder, if any row is open.
     ///
     /// # Errors
     /// When the database cannot be read.

@@ -259,7 +259,7 @@ impl Database {
         within(BATCH, work).await
     }
 
-    /// Deletes the rows of requests that were written and then not sent.
+    /// Deletes the rows of requests that were never sent upstream after all.
     ///
     /// # Errors
     /// When the database cannot delete them.

@@ -43,7 +43,7 @@ const MIGRATING: Duration = Duration::from_secs(1800);
 /// even while the old server still works.
 const OLD: Duration = Duration::from_secs(300);
 
-/// The PostgreSQL lock that is locked during migrations. The number, "tidegate" in ASCII, collides with no other program's.
+/// The PostgreSQL advisory lock of migrations. Its number is "tidegate" in ASCII, which no other program uses.
 const MIGRATES: i64 = i64::from_be_bytes(*b"tidegate");
 
 /// The location of the database.

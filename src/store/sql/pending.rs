@@ -205,7 +205,7 @@ impl PolledRow {
 pub struct PendingRow {
     /// The row's id.
     pub id: String,
-    /// When its request began, in milliseconds since 1970-01-01 UTC.
+    /// When the request began, in milliseconds since 1970-01-01 UTC.
     pub began: u64,
     /// Name of the upstream that makes the response.
     pub upstream: String,
