@@ -114,7 +114,7 @@ impl FeedThreads {
         };
         thread::Builder::new().name("ledger".into()).spawn(move || {
             runtime.block_on(feed.run(ended));
-            // The receiver is gone if the end took too long.
+            // The receiver is gone if the shutdown took too long.
             let _ = tell.send(());
         })?;
         Ok(Self { end, over, syncing, sync })

@@ -370,7 +370,7 @@ impl CircuitBreaker {
         }
         state.accuser = Some(FailureSource::One(key));
         let change = self.out(&mut state, EjectionCause::RateLimited, now, length);
-        // Where no better candidate is left, attempts still use an ejected one. Each further 429 is then no news.
+        // Where no better candidate is left, attempts still use an ejected one. Each further 429 is then not reported again.
         (!known).then_some(change)
     }
 
