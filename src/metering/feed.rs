@@ -1,4 +1,4 @@
-//! From the journal to the database: on a thread of its own, in batches, each row once however often it is read.
+//! Feeds the database from the journal, on its own thread and in batches. Each row is stored once, however often it is read.
 
 mod apart;
 mod keep;
@@ -35,18 +35,18 @@ use crate::{
     },
 };
 
-/// Rows are in the database about this much later.
+/// How often the feed reads the journal, and so about how late rows are in the database.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
-/// A database that cannot be written is tried again this often.
+/// The pause before the next try when the database or the disk fails.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
-/// What was written survives a loss of power this much later.
+/// How often the journal is synced. Written rows survive a power loss after about this time.
 const SYNC_EVERY: Duration = Duration::from_millis(100);
-/// What is open for longer is of a data folder that is lost. A request that does last so long gets its row right at its end.
+/// Rows that are open for longer belong to a lost data folder. A request that really takes so long gets its right row at its end.
 const LOST: Duration = Duration::from_secs(86_400);
-/// At the end the database gets this long to take the rest. What it does not take, the next start reads.
+/// How long the database may take for the last rows at shutdown. The next start reads the others.
 const END_WITHIN: Duration = Duration::from_secs(5);
 
-/// The threads that bring the journal to the disk and into the database. They are ended by [`end`](Self::end).
+/// The threads that sync the journal to disk and feed the database. [`end`](Self::end) ends them.
 #[derive(Debug)]
 pub struct FeedThreads {
     end: watch::Sender<bool>,
@@ -55,32 +55,32 @@ pub struct FeedThreads {
     sync: JoinHandle<()>,
 }
 
-/// Where rows are brought, and who wants to know of them.
+/// The destination of the rows, and the users of their content.
 #[derive(Debug)]
 pub struct FeedTarget {
     /// The database.
     pub place: DatabaseLocation,
-    /// Names this data folder in it.
+    /// The name of this data folder in the database.
     pub origin: Arc<str>,
-    /// What was spent of budgets.
+    /// The spend of budgets.
     pub spending: Arc<Spending>,
-    /// Tells which windows are over.
+    /// Decides which budget windows are over.
     pub clock: Clock,
-    /// The file with a copy of what was spent, for a start without the database.
+    /// The file with a copy of the spend, for a start without the database.
     pub copy: PathBuf,
     /// How long rows are kept; none = for ever.
     pub keep: Option<Retention>,
-    /// Asks for responses in the background.
+    /// Requests the state of background responses.
     pub polls: Polls,
-    /// Counts parts without a price that others show.
+    /// Counts parts without a price in the usage that polls show.
     pub unpriced: Unpriced,
 }
 
 impl FeedThreads {
-    /// Starts them.
+    /// Starts the threads.
     ///
     /// # Errors
-    /// Without threads.
+    /// When the system starts no thread.
     pub fn start(
         into: FeedTarget,
         journal: Arc<Journal>,
@@ -114,13 +114,13 @@ impl FeedThreads {
         };
         thread::Builder::new().name("ledger".into()).spawn(move || {
             runtime.block_on(feed.run(ended));
-            // Nobody waits any more where it took too long.
+            // The receiver is gone if the shutdown took too long.
             let _ = tell.send(());
         })?;
         Ok(Self { end, over, syncing, sync })
     }
 
-    /// Ends them, once everything that was written is in the database, or it took too long.
+    /// Ends the threads when the database has all rows, or when that takes too long.
     pub fn end(self) {
         self.end.send_replace(true);
         if self.over.recv_timeout(END_WITHIN).is_err() {
@@ -154,7 +154,7 @@ fn keep_syncing(journal: &Journal, condition: &LedgerStatus, stop: &mpsc::Receiv
     }
 }
 
-/// Why rows did not get there.
+/// Why rows did not reach the database.
 #[derive(Debug, thiserror::Error)]
 enum FeedError {
     #[error(transparent)]
@@ -165,28 +165,28 @@ enum FeedError {
 
 struct Feed {
     place: DatabaseLocation,
-    /// Names the data folder: several feed one database.
+    /// Names the data folder: several data folders may feed one database.
     origin: Arc<str>,
     database: Option<Database>,
     spent: Spent,
     journal: Arc<Journal>,
     condition: Arc<LedgerStatus>,
-    /// Files of processes before this one, until all of them are in the database.
+    /// Files of earlier processes, until the database has all of their rows.
     before: Option<Vec<PathBuf>>,
     written: mpsc::Receiver<(Arc<Segment>, JournalReader)>,
     segments: Vec<JournalTail>,
-    /// Segments begun so far.
+    /// The number of segments so far.
     begun: u64,
-    /// What went up and is not over, with the number of its segment: records, as they were read.
+    /// Unfinished requests: each has the number of its segment, and its record as read.
     open: HashMap<RequestId, (u64, Vec<u8>)>,
     apart: RowIsolator,
-    /// Makes sums of rows that are older than they are kept.
+    /// Turns rows older than the retention time into daily sums.
     old: Option<OldRowSums>,
     polls: Polls,
     unpriced: Unpriced,
 }
 
-/// A file of this process that is being read.
+/// A file of this process that the feed reads.
 struct JournalTail {
     number: u64,
     segment: Arc<Segment>,
@@ -196,7 +196,7 @@ struct JournalTail {
 impl Feed {
     async fn run(mut self, mut end: watch::Receiver<bool>) {
         loop {
-            // A sender that is gone is an end as well.
+            // A dropped sender also means the end.
             let ends = timeout(LOOK_EVERY, end.wait_for(|end| *end)).await.is_ok();
             let fed = self.feed(ends).await;
             self.spent.spending.ledger_answers(fed.is_ok());
@@ -222,7 +222,7 @@ impl Feed {
         }
     }
 
-    /// Brings everything that was written into the database. With `ends`, nobody writes any more.
+    /// Brings all written rows into the database. With `ends`, all writers have stopped.
     async fn feed(&mut self, ends: bool) -> Result<(), FeedError> {
         if let Some(database) = &self.database {
             database.look()?;
@@ -271,7 +271,7 @@ impl Feed {
         Ok(())
     }
 
-    /// Reads a file of this process on; returned is whether that was the last of it.
+    /// Reads the new records of a file of this process. Returns whether the file is done.
     async fn follow(&mut self, tail: &mut JournalTail, ends: bool) -> Result<bool, FeedError> {
         let JournalTail { number, segment, reader } = tail;
         let over = segment.is_sealed() || ends;
@@ -285,14 +285,14 @@ impl Feed {
         Ok(over || damaged)
     }
 
-    /// Reads what processes before this one left behind. What was under way in them was interrupted.
+    /// Reads the files of earlier processes. Their unfinished requests were interrupted.
     async fn recover(&mut self) -> Result<(), FeedError> {
         let Some(files) = self.before.take() else { return Ok(()) };
         let recovered = self.read_before(&files).await;
         match recovered {
             Ok(()) => Ok(()),
             Err(error) => {
-                // From the beginning again: what was written already stays as it is.
+                // The next try reads everything again. Rows that are stored already do not change.
                 self.open.clear();
                 self.before = Some(files);
                 Err(error)
@@ -305,7 +305,7 @@ impl Feed {
         for path in files {
             let mut reader = match JournalReader::open(path) {
                 Ok(reader) => reader,
-                // Put aside or deleted by the try before this one.
+                // The previous try has quarantined or deleted the file.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) => return Err(error.into()),
             };
@@ -326,7 +326,7 @@ impl Feed {
         let lost = self.spent.clock.since_epoch().saturating_sub(LOST).as_millis();
         let interrupted = database.interrupt(&self.origin, u64::try_from(lost).unwrap_or_default()).await?;
         self.condition.count(UsageState::Interrupted, interrupted);
-        // What was spent is not asked for yet.
+        // `spent` reads its sums from the database later, so they include these rows.
         let settled = database.settle_all().await?;
         unpriced::note_settled(&settled, &self.condition, &self.unpriced);
         for (path, damaged, length) in read {
@@ -347,7 +347,7 @@ impl Feed {
         }
     }
 
-    /// Reads a file on to `end`, as far as there are records.
+    /// Reads the records of a file up to `end`.
     async fn read(&mut self, reader: &mut JournalReader, end: u64, segment: u64) -> Result<(), FeedError> {
         while reader.at() < end {
             let length = self.store(reader.piece(end)?, segment).await?;
@@ -359,25 +359,25 @@ impl Feed {
         Ok(())
     }
 
-    /// Stores the records of a piece; returned is how much of it they are. Nothing is noted before it is stored, but for
-    /// what is open, which may be noted twice.
+    /// Stores the records of a piece. Returns their length. Rows count only after they are stored. Only open rows are noted
+    /// before, and may be noted twice.
     async fn store(&mut self, piece: &[u8], segment: u64) -> Result<u64, FeedError> {
         let Some(database) = &mut self.database else { return Ok(0) };
         let mut records = Records::new(piece);
         let (mut over, mut rows, mut unsent) = (Vec::new(), Vec::new(), Vec::new());
         for row in records.by_ref() {
             if row.state == UsageState::Open {
-                // Room for nearly all.
+                // Enough for nearly every record.
                 let mut record = Vec::with_capacity(512);
                 journal::encode(&row, &mut record);
                 self.open.insert(row.id, (segment, record));
             } else {
                 over.push(row.id);
-                // One that was put down and then not sent leaves no row.
+                // A request whose open row was written but that was never sent leaves no row.
                 if row.attempts > 0 {
                     rows.push(row);
                 } else if !self.open.contains_key(&row.id) {
-                    // That it was put down may be in the database already, carried over from another file.
+                    // The open row may be in the database already, carried over from another file.
                     unsent.push(row.id);
                 }
             }
@@ -402,7 +402,7 @@ impl Feed {
         Ok((piece.len() - records.left()) as u64)
     }
 
-    /// Writes what is still open in a segment, which then can go.
+    /// Stores the rows that are still open in a segment, so that the segment can be deleted.
     async fn carry(&mut self, segment: u64) -> Result<(), FeedError> {
         let Some(database) = &mut self.database else { return Ok(()) };
         let of_it = self.open.values().filter(|(number, _)| *number == segment);

@@ -1,4 +1,5 @@
-//! One worker's end of the ledger: puts down what goes up before it does, and what became of it soon after.
+//! One worker's writer of ledger rows. It writes a row before a request is sent upstream, and the settled row soon after the
+//! request's end.
 
 use std::{
     future::poll_fn,
@@ -17,17 +18,18 @@ use crate::{
     store::journal::{self, Journal, JournalWriter},
 };
 
-/// What became of a request is in the journal this much later at most: killed, the process loses no more of it than that.
+/// A settled row is in the journal within this time. A killed process loses no more than that.
 const SETTLED_WITHIN: Duration = Duration::from_millis(5);
 
-/// After a failure it is tried again this often.
+/// The pause before the next try after a failed write.
 const TRY_AGAIN: Duration = Duration::from_millis(100);
 
-/// What cannot be put down must not go up.
+/// The journal cannot be written. A request without a written row must not be sent upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct JournalUnavailable;
 
-/// What one worker puts down. Its lock is for the compiler, and for the end: only the worker's own thread takes it.
+/// The ledger rows of one worker. While the worker runs, only its own thread takes the lock. At shutdown another thread flushes
+/// the last rows.
 #[derive(Debug)]
 pub struct Ledger {
     journal: Arc<Journal>,
@@ -39,14 +41,14 @@ pub struct Ledger {
 #[derive(Debug)]
 struct UnsentRow {
     writer: JournalWriter,
-    /// Records of what is over: they stay until they are written.
+    /// Records of finished requests. They stay until they are written.
     settled: Vec<u8>,
-    /// Records of what waits to go up.
+    /// Records of requests that wait to be sent upstream.
     open: Vec<u8>,
     batch: Arc<RowBatch>,
 }
 
-/// What waits to go up together.
+/// The rows of one common write, before their requests are sent upstream.
 #[derive(Debug, Default)]
 pub(super) struct RowBatch {
     over: AtomicBool,
@@ -54,7 +56,7 @@ pub(super) struct RowBatch {
 }
 
 impl Ledger {
-    /// That of one worker.
+    /// Makes the ledger writer of one worker.
     pub fn new(journal: &Arc<Journal>, condition: &Arc<LedgerStatus>) -> Self {
         let pending = UnsentRow {
             writer: JournalWriter::new(Arc::clone(journal)),
@@ -70,10 +72,10 @@ impl Ledger {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins to put down that a request goes up: it may once this is [written](Self::written).
+    /// Adds the row of a request that is to be sent upstream. The request may be sent once the row is [written](Self::written).
     ///
     /// # Errors
-    /// When it cannot be put down.
+    /// When the journal is full.
     pub(super) fn open(&self, row: &Row<'_>) -> Result<Arc<RowBatch>, JournalUnavailable> {
         if self.journal.is_full() {
             self.journal.tell(&"it is full, as the database does not take its rows");
@@ -84,10 +86,10 @@ impl Ledger {
         Ok(Arc::clone(&pending.batch))
     }
 
-    /// All requests that come to this point before the thread is back at the first of them share one write.
+    /// Waits until the row is written. All requests that get here in one round of the thread's executor share one write.
     ///
     /// # Errors
-    /// When it cannot be put down.
+    /// When the journal cannot be written.
     pub(super) async fn written(&self, batch: Arc<RowBatch>) -> Result<(), JournalUnavailable> {
         let mut yielded = false;
         poll_fn(|cx| {
@@ -104,7 +106,7 @@ impl Ledger {
         if batch.failed.load(Ordering::Relaxed) { Err(JournalUnavailable) } else { Ok(()) }
     }
 
-    /// Puts down what became of a request that had been put down before it went up.
+    /// Adds the settled row of a request whose open row was written before.
     pub(super) fn settle(&self, row: &Row<'_>) {
         self.condition.settled.fetch_add(1, Ordering::Relaxed);
         let first = {
@@ -118,7 +120,7 @@ impl Ledger {
         }
     }
 
-    /// Writes what is over, for as long as the worker runs.
+    /// Writes settled rows, as long as the worker runs.
     pub async fn keep_writing(&self) {
         loop {
             self.settled.notified().await;
@@ -129,19 +131,19 @@ impl Ledger {
         }
     }
 
-    /// Writes everything that waits, with one call. Returned is whether it is written.
+    /// Writes all waiting records with one call. Returns whether they are written.
     pub fn flush(&self) -> bool {
         let mut pending = self.lock();
         let UnsentRow { writer, settled, open, batch } = &mut *pending;
         if settled.is_empty() && open.is_empty() {
             return true;
         }
-        // Those that wait to go up come first: one whose client left meanwhile is over already.
+        // Open rows come first: a client may have disconnected meanwhile, so that a request's settled row waits here too.
         let opened = open.len();
         open.append(settled);
         let written = writer.write(open);
         if written.is_err() {
-            // They wait no longer, as they do not go up. What is over stays for the next try.
+            // The waiting requests fail and are not sent upstream. Settled rows stay for the next try.
             settled.extend_from_slice(open.get(opened..).unwrap_or_default());
             batch.failed.store(true, Ordering::Relaxed);
         }

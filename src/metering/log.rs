@@ -1,4 +1,5 @@
-//! One line a request. Names and numbers only: never a prompt, a secret, a query string or an upstream's error text.
+//! The log line of each request. The line has only names and numbers: never a prompt, a secret, a query string or an upstream's
+//! error text.
 
 use std::{fmt::Write as _, time::Duration};
 
@@ -11,7 +12,7 @@ use crate::domain::{
     problem::Problem,
 };
 
-/// Writes the line: `warn` where an operator may have to act, otherwise `info`.
+/// Writes the line: as `warn` where an operator may have to act, otherwise as `info`.
 pub(super) fn line(outcome: &Outcome) {
     let rejected = outcome.rejected.as_deref();
     macro_rules! line {
@@ -62,7 +63,7 @@ pub(super) fn line(outcome: &Outcome) {
     }
 }
 
-/// What it is charged with, where it went up and its model has a price.
+/// Returns the charge, if the request was sent upstream and its model has a price.
 fn cost(outcome: &Outcome) -> Option<Money> {
     let (nano, _) = ledger::charge(outcome, UsageState::of(outcome)).filter(|_| !outcome.attempts.is_empty())?;
     Some(Money { nano, currency: outcome.price.as_ref()?.base.currency })
@@ -86,7 +87,7 @@ fn needs_a_look(outcome: &Outcome) -> bool {
     }
 }
 
-/// Every try as `upstream/credential result milliseconds`, in order; none where nothing was sent.
+/// Returns each attempt as `upstream/credential result milliseconds`, in order, or `None` if nothing was sent.
 fn attempts(outcome: &Outcome) -> Option<String> {
     let mut text = String::new();
     for attempt in &outcome.attempts {
@@ -104,7 +105,7 @@ fn attempts(outcome: &Outcome) -> Option<String> {
     (!text.is_empty()).then_some(text)
 }
 
-/// Milliseconds with three places: what a person reads and a program sums.
+/// Returns milliseconds with three decimals, for people and programs.
 fn millis(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1_000_000.0).round() / 1000.0
 }

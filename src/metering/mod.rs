@@ -1,4 +1,5 @@
-//! The record of each request: filled on the way, settled exactly once, told to every sink.
+//! The record of each request: filled while the request runs, settled exactly once, then sent to the ledger, the metrics and the
+//! log.
 
 mod feed;
 mod ledger;
@@ -33,25 +34,25 @@ use crate::{
     protocol::observe::{Observation, ResponseStatus},
 };
 
-/// The guard of one request's record. However the request ends, also when its future or its body is dropped, the
-/// record is settled, once.
+/// The guard of one request's record. The record is settled once however the request ends, also when its future or its body is
+/// dropped.
 #[derive(Debug)]
 pub struct Settlement {
     metrics: Arc<WorkerMetrics>,
-    /// Index of the upstream that was tried last.
+    /// Index of the upstream of the last attempt.
     upstream: Option<usize>,
     departure: DisconnectRecord,
     began: Instant,
-    /// Since when the model is at work on reasoning.
+    /// The time since which the model has been reasoning.
     thinks_since: Option<Instant>,
     outcome: Box<Outcome>,
-    /// Where it was put down before it went up.
+    /// The ledger that has the request's open row.
     ledger: Option<Arc<Ledger>>,
     settled: bool,
 }
 
 impl Settlement {
-    /// Opens the record of a request whose head is here now. `departure` tells why, if it is dropped.
+    /// Opens the record of a request whose head has arrived. `departure` gives the end reason if the record is dropped.
     pub fn open(metrics: Arc<WorkerMetrics>, id: RequestId, departure: DisconnectRecord) -> Self {
         metrics.began();
         let outcome = Box::new(Outcome::new(id));
@@ -59,18 +60,18 @@ impl Settlement {
         Self { metrics, upstream: None, departure, began, thinks_since: None, outcome, ledger: None, settled: false }
     }
 
-    /// The record, to be filled.
+    /// Returns the record, to be filled.
     pub fn outcome(&mut self) -> &mut Outcome {
         &mut self.outcome
     }
 
-    /// Puts down in the ledger that the request goes up, to `upstream` first. Nothing may be sent before, and nothing at
-    /// all where it fails.
+    /// Writes the open row to the ledger, before the request is sent to `upstream` first. Nothing may be sent earlier, or if this
+    /// fails.
     ///
     /// # Errors
-    /// When it cannot be put down.
+    /// When the journal cannot be written.
     pub async fn goes_up(&mut self, ledger: &Arc<Ledger>, upstream: Option<&str>) -> Result<(), JournalUnavailable> {
-        // Already now: should the client leave while others write, what becomes of it is put down as well.
+        // Set before the wait: if the client disconnects during the write, the settled row must be written too.
         self.ledger = Some(Arc::clone(ledger));
         let written = match ledger.open(&Row::open(&self.outcome, upstream)) {
             Ok(batch) => ledger.written(batch).await,
@@ -82,7 +83,7 @@ impl Settlement {
         written
     }
 
-    /// Notes a try before it is made: should it be cut short, the record shows it. `index` is that of the upstream.
+    /// Notes an attempt before it is made, so that the record shows an aborted attempt too. `index` is the index of the upstream.
     pub fn attempt(&mut self, index: usize, upstream: Arc<str>, credential: Option<Arc<str>>) -> Instant {
         self.count_last();
         self.upstream = Some(index);
@@ -95,7 +96,7 @@ impl Settlement {
         Instant::now()
     }
 
-    /// Notes what came of the last try, which began at `since`.
+    /// Notes the result of the last attempt, which began at `since`.
     pub fn attempted(&mut self, since: Instant, result: AttemptResult) {
         if let Some(attempt) = self.outcome.attempts.last_mut() {
             attempt.result = result;
@@ -103,19 +104,19 @@ impl Settlement {
         }
     }
 
-    /// Counts the last try: only when nothing more can come of it.
+    /// Counts the last attempt. Call this only when its result is final.
     fn count_last(&self) {
         if let (Some(upstream), Some(attempt)) = (self.upstream, self.outcome.attempts.last()) {
             self.metrics.attempted(upstream, attempt.result);
         }
     }
 
-    /// Notes that the first byte of the answer's body is here.
+    /// Notes the arrival of the first byte of the answer's body.
     pub fn first_byte(&mut self) {
         self.outcome.first_byte.get_or_insert_with(|| self.began.elapsed());
     }
 
-    /// Notes whether the model is at work on reasoning now.
+    /// Notes whether the model is reasoning now.
     pub fn thinks(&mut self, thinks: bool) {
         match self.thinks_since {
             None if thinks => self.thinks_since = Some(Instant::now()),
@@ -127,7 +128,7 @@ impl Settlement {
         }
     }
 
-    /// Takes over what was seen in the answer.
+    /// Takes over the observation of the answer.
     pub fn seen(&mut self, seen: &Observation) {
         let outcome = &mut *self.outcome;
         let shape = outcome.endpoint.map(Endpoint::shape);
@@ -140,23 +141,23 @@ impl Settlement {
             (seen.text_tokens, seen.other_output, seen.hidden);
         (outcome.whole, outcome.is_empty_answer) = (seen.whole, seen.made_nothing());
         if outcome.is_free() {
-            // What is only looked up is paid for by the request that made it.
+            // A retrieved response is charged to the request that created it.
             outcome.shown = shown(outcome, seen);
         } else {
             outcome.usage = seen.usage;
             outcome.usage_may_grow = outcome.streamed && seen.terminal.is_none();
             outcome.continues_in_background = goes_on(outcome, seen);
         }
-        // No text comes out, and providers say nothing of it then.
+        // Embeddings have no output text, and providers report no output tokens for them.
         if shape == Some(AnswerShape::Vectors) {
             let usage = &mut outcome.usage;
-            // Some tell the sum alone.
+            // Some providers report only the sum.
             usage.input = usage.input.or(usage.total);
             usage.output = usage.output.or(usage.input.map(|_| 0));
         }
     }
 
-    /// The request is over. Only the first call counts.
+    /// Settles the record of a finished request. Only the first call counts.
     pub fn settle(&mut self, end: EndReason) {
         if std::mem::replace(&mut self.settled, true) {
             return;
@@ -176,7 +177,7 @@ impl Settlement {
         log::line(&self.outcome);
     }
 
-    /// Counts the parts of the answer that have no price, and logs each of them once for a model.
+    /// Counts the parts of the answer that have no price. Logs each part once for each model.
     fn note_unpriced(&self) {
         let parts = ledger_row::unpriced(&self.outcome);
         let (false, Some(attempt)) = (parts.is_empty(), self.outcome.attempts.last()) else { return };
@@ -184,7 +185,7 @@ impl Settlement {
         unpriced::note(&self.metrics.unpriced, &attempt.upstream, &model, parts);
     }
 
-    /// What its row in the ledger says; none where it never went up. Only once it is settled.
+    /// Returns the charge in the ledger row, or `None` if the request was never sent upstream. Call this only after settling.
     pub fn charged(&self) -> Option<Charge> {
         self.ledger.as_ref().filter(|_| !self.outcome.attempts.is_empty())?;
         let state = UsageState::of(&self.outcome);
@@ -197,7 +198,7 @@ impl Settlement {
         Some(Charge { state, usage, seen, text, lesson, cost, exchange })
     }
 
-    /// The request is over with an error of ours.
+    /// Settles the record of a request that the gateway refuses.
     pub fn refuse(&mut self, problem: Problem, status: http::StatusCode) {
         self.outcome.problem = Some(problem);
         self.outcome.status = Some(status);
@@ -205,7 +206,7 @@ impl Settlement {
     }
 }
 
-/// Whether the response is made on when its answer is over. A stream says that it is in progress whatever makes it.
+/// Whether the response continues after its answer has ended. A stream reports `in_progress` in either case.
 fn goes_on(outcome: &Outcome, seen: &Observation) -> bool {
     let under_way = match seen.status {
         Some(ResponseStatus::Queued) => true,
@@ -215,8 +216,8 @@ fn goes_on(outcome: &Outcome, seen: &Observation) -> bool {
     under_way && seen.terminal.is_none() && outcome.response_id.is_some()
 }
 
-/// What an answer shows of the response that its path names. An event that tells of an error alone does not say that the
-/// response is over.
+/// Returns the usage that an answer shows of the response in its path. An event with only an error does not mean that the
+/// response is finished.
 fn shown(outcome: &Outcome, seen: &Observation) -> Option<PolledUsage> {
     let named = outcome.named.is_some() && outcome.named == seen.response_id;
     let over = match seen.status {
@@ -228,20 +229,20 @@ fn shown(outcome: &Outcome, seen: &Observation) -> Option<PolledUsage> {
     (named && over).then(|| PolledUsage::new(seen.usage))
 }
 
-/// Answers of fewer tokens, or of a shorter time, do not tell how many a model makes in a second.
+/// The least tokens and the least time for a pace: shorter answers do not show how many tokens a model makes in a second.
 const TELLING: (u64, Duration) = (256, Duration::from_millis(500));
 
-/// No model makes more tokens a second for one answer. What seems to was made before.
+/// No model makes more tokens a second for one answer. An apparently faster answer was made earlier.
 const FASTEST: u64 = 2000;
 
-/// What an answer that told its tokens says of later ones.
+/// Returns what an answer with reported tokens predicts about later answers.
 fn lesson(outcome: &Outcome) -> Option<Lesson> {
     let Outcome { usage, text_tokens, hidden, streamed, first_byte, took, .. } = outcome;
     let output = usage.output.filter(|output| *output > 0)?;
     let beside = output.saturating_sub(*text_tokens);
     let hidden_tokens = match usage.reasoning {
         Some(reasoning) => beside.min(reasoning),
-        // More than counting by bytes can be wrong.
+        // The difference is larger than the error of counting by bytes.
         None if beside > text_tokens + 16 => beside,
         None => 0,
     };
@@ -251,30 +252,30 @@ fn lesson(outcome: &Outcome) -> Option<Lesson> {
     Some(Lesson { thinks: hidden.thinks, hidden: hidden_tokens, pace: pace.map(|pace| pace.min(FASTEST)) })
 }
 
-/// What a request is charged with.
+/// The charge of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Charge {
-    /// How much of it is known.
+    /// How much of the usage is known.
     pub state: UsageState,
     /// Tokens as reported.
     pub usage: Usage,
-    /// Tokens that were told or seen, all together.
+    /// All reported or observed tokens together.
     pub seen: u64,
-    /// Tokens of the output, by its text, where all of it was seen.
+    /// Output tokens by the text, if the gateway saw the whole text.
     pub text: Option<u64>,
-    /// What it says of later ones, where it told its tokens and its text was seen.
+    /// The prediction for later answers, if the tokens were reported and the text was seen.
     pub lesson: Option<Lesson>,
-    /// None where its model has no price.
+    /// The cost; none if the model has no price.
     pub cost: Option<Money>,
-    /// How the row exchanges currencies.
+    /// The exchange rate of the row.
     pub exchange: Exchange,
 }
 
 impl Settlement {
-    /// The request is over, as it is dropped: its connection tells why.
+    /// Settles the record of a dropped request. The connection gives the reason.
     pub fn leave(&mut self) {
         if std::thread::panicking() && !self.settled {
-            // A fault of ours, whatever became of the client: it sees its connection close.
+            // A panic is our own fault, whatever the client did: the client sees a closed connection.
             self.outcome.problem = Some(Problem::Internal);
             self.settle(EndReason::Refused);
         }

@@ -1,8 +1,8 @@
-//! Which responses in the background Tidegate asks for by itself, and when.
+//! Decides which background responses Tidegate polls, and when.
 //!
-//! The thread of the ledger reads the rows that are pending and asks for them over a channel; a task beside the first worker
-//! (`proxy::polls`) makes the calls and sends back what came of them. So a call never waits for the database, and no request of a
-//! client waits for a call. Nothing but the rows survives a restart: the pause before the next call follows from a row's age.
+//! The ledger's thread reads the pending rows and sends poll requests through a channel. A task beside the first worker
+//! (`proxy::polls`) makes the calls and sends the answers back. So no call waits for the database, and no client request waits
+//! for a call. Only the rows survive a restart: the pause before the next call follows from the row's age.
 
 use std::{
     collections::HashMap,
@@ -24,37 +24,37 @@ use crate::{
     store::sql::{Database, DatabaseError, PendingRow, SettledRow},
 };
 
-/// The longest pause between two calls. The pause is as long as the response has existed, so that calls double their distance: some
-/// fifteen in the first hour, then six an hour.
+/// The longest pause between two polls of a response. Each pause equals the response's age, so the pauses double: some fifteen
+/// polls in the first hour, then six an hour.
 const LONGEST_PAUSE: Duration = Duration::from_mins(10);
 
-/// A response that is not over after this time stays charged with what was reserved for it.
+/// After this time a response that is not finished stays charged with its reservation.
 const GIVE_UP_AFTER: Duration = Duration::from_hours(24);
 
-/// A row of another data folder is asked for once it has waited this long, as its gateway may be gone. Several replicas may then ask
-/// for it, once in [`LONGEST_PAUSE`] each, which does no harm.
+/// A replica polls the row of another data folder when the row is this old, because the other gateway may be gone. Then several
+/// replicas may poll the row, each once in [`LONGEST_PAUSE`], which is harmless.
 const OTHERS_AFTER: Duration = Duration::from_hours(1);
 
-/// Rows that are read at once; the others follow when these are over.
+/// The most rows read at once. The others follow when these are finished.
 const MOST_ROWS: u32 = 5000;
 
-/// Calls at once. A provider shall not notice them beside the requests of clients.
+/// The most polls at once. A provider shall not notice them among client requests.
 pub const AT_ONCE: usize = 4;
 
-/// A call that did not come back after this time never will: whoever made it is gone.
+/// A poll without an answer after this time is lost: the task that made the call is gone.
 const LOST_AFTER: Duration = Duration::from_mins(5);
 
-/// What a poll found.
+/// The result of a poll.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(clippy::large_enum_variant, reason = "one exists for each poll that is answered, and only for a moment")]
 pub enum PollAnswer {
-    /// The response is over, and used this.
+    /// The response is finished, with this usage.
     Over(PolledUsage),
-    /// It is being made.
+    /// The response is still in progress.
     UnderWay,
-    /// The provider does not have it any more.
+    /// The provider no longer has the response.
     Gone,
-    /// No usable answer came.
+    /// The poll got no usable answer.
     Failed,
 }
 
@@ -69,33 +69,33 @@ impl PollAnswer {
     }
 }
 
-/// A provider may not find a response in its first moments, so a "not found" counts only after this time.
+/// A "not found" counts only after this age, because a provider may not find a new response at first.
 const GONE_AFTER: Duration = Duration::from_mins(1);
 
-/// The end of whoever makes the calls.
+/// The channel ends of the task that makes the calls.
 #[derive(Debug)]
 pub struct Polling {
-    /// Which responses to ask for.
+    /// Receives the responses to poll.
     pub asked: mpsc::Receiver<PendingRow>,
-    /// What came of each.
+    /// Sends the result of each poll.
     pub told: mpsc::UnboundedSender<(PendingRow, PollAnswer)>,
 }
 
-/// The end of the ledger's thread.
+/// The channel ends of the ledger's thread, with its schedule.
 #[derive(Debug)]
 pub struct Polls {
     ask: mpsc::Sender<PendingRow>,
     told: mpsc::UnboundedReceiver<(PendingRow, PollAnswer)>,
-    /// The pause before the first call, and between two looks at the rows.
+    /// The pause before the first poll, and between two reads of the pending rows.
     first: Duration,
-    /// When each row is asked for next, by its id.
+    /// The time of the next poll of each row, by row id.
     due: HashMap<String, Instant>,
-    /// Rows that are being asked for, and since when.
+    /// Rows whose polls are in progress, with the start time of each poll.
     under_way: HashMap<String, Instant>,
     looked: Option<Instant>,
 }
 
-/// Both ends. `first` = the pause before the first call for a response.
+/// Makes both sides. `first` is the pause before the first poll of a response.
 pub fn polling(first: Duration) -> (Polls, Polling) {
     let (ask, asked) = mpsc::channel(AT_ONCE);
     let (tell, told) = mpsc::unbounded_channel();
@@ -104,7 +104,7 @@ pub fn polling(first: Duration) -> (Polls, Polling) {
 }
 
 impl Polls {
-    /// Notes what came of calls, and asks for the rows that are due. Returned are the rows that this settled. `origin` names the data
+    /// Stores the results of polls, and polls the rows that are due. Returns the rows that this settled. `origin` names the data
     /// folder.
     pub(super) async fn run(
         &mut self,
@@ -115,7 +115,7 @@ impl Polls {
     ) -> Result<Vec<SettledRow>, DatabaseError> {
         let now = u64::try_from(clock.since_epoch().as_millis()).unwrap_or(u64::MAX);
         let over = self.hear(now, condition);
-        // First: what is settled is no row that pends any more, and is not asked for again.
+        // Stored first: settled rows are no longer pending, and are not polled again.
         let mut settled = database.show(&over).await?;
         let is_time = self.looked.is_none_or(|looked| looked.elapsed() >= self.first);
         if is_time || !over.is_empty() {
@@ -128,7 +128,7 @@ impl Polls {
         Ok(settled)
     }
 
-    /// What came of calls; returned are the responses that are over.
+    /// Receives results of polls. Returns the finished responses.
     fn hear(&mut self, now: u64, condition: &LedgerStatus) -> Vec<(PendingRow, PolledUsage)> {
         let mut over = Vec::new();
         while let Ok((row, told)) = self.told.try_recv() {
@@ -147,7 +147,7 @@ impl Polls {
         over
     }
 
-    /// Asks for those that are due; returned are those that have waited too long.
+    /// Polls the rows that are due. Returns the rows that have waited too long.
     fn ask_for(&mut self, rows: Vec<PendingRow>, now: u64, condition: &LedgerStatus) -> Vec<(PendingRow, PolledUsage)> {
         condition.pending.store(rows.len() as u64, Ordering::Relaxed);
         let known: std::collections::HashSet<&str> = rows.iter().map(|row| row.id.as_str()).collect();
@@ -173,7 +173,7 @@ impl Polls {
             let id = row.id.clone();
             match self.ask.try_send(row) {
                 Ok(()) => drop(self.under_way.insert(id, Instant::now())),
-                // As many as may be are under way, or the gateway ends: the others wait for the next look.
+                // The channel is full, or the gateway is stopping. The row waits for the next look.
                 Err(TrySendError::Full(_) | TrySendError::Closed(_)) => {}
             }
         }

@@ -1,5 +1,5 @@
-//! What a key used, for whoever holds the key: read from the database on a thread of its own, and kept for a while, so that programs
-//! which poll cost nothing.
+//! The usage of a key, for the key's user. A separate thread reads it from the database. Results are cached for a while, so that
+//! polling programs cost nothing.
 
 use std::{
     collections::HashMap,
@@ -20,23 +20,24 @@ use tokio::{
 
 use crate::store::sql::{Database, DatabaseError, DatabaseLocation, KeyStatement};
 
-/// Questions that may wait; with more, the next one is told to come later.
+/// The most queries that wait. A further query is refused for now.
 const WAITING: usize = 64;
-/// A client waits no longer than this.
+/// The longest wait of a client.
 const WITHIN: Duration = Duration::from_secs(10);
-/// An answer is kept for this long,
+/// The shortest time for which a result is cached.
 const KEPT: Duration = Duration::from_secs(5);
-/// or for this many times as long as it took, so that the database is never busy with this for more than a hundredth of the time.
+/// A result is cached for at least this many times the duration of its query. So these queries use at most a hundredth of the
+/// database's time.
 const RESTS: u32 = 100;
-/// A connection is used for this long: behind a name there may be another server since.
+/// The greatest age of a connection: a host name may lead to another server by then.
 const OPEN_FOR: Duration = Duration::from_secs(300);
-/// Answers that are kept.
+/// The most cached results.
 const MOST: usize = 1000;
 
-/// What is asked: the name of a key, from when on, until before when.
+/// A query: the name of a key, the start, the end.
 type StatementQuery = (Arc<str>, u64, u64);
 
-/// The way to ask. The thread ends with the last of these.
+/// Sends queries to the thread, which ends with the last clone.
 #[derive(Clone, Debug)]
 pub struct Statements(SyncSender<(StatementQuery, oneshot::Sender<Option<KeyStatement>>)>);
 
@@ -44,7 +45,7 @@ impl Statements {
     /// Starts the thread.
     ///
     /// # Errors
-    /// Without a thread.
+    /// When the system starts no thread.
     pub fn start(place: DatabaseLocation) -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let (ask, asked) = sync_channel(WAITING);
@@ -53,7 +54,7 @@ impl Statements {
         Ok(Self(ask))
     }
 
-    /// What the key used between the two, in milliseconds since 1970-01-01 UTC. None where that cannot be told now.
+    /// Returns the key's usage between both times (milliseconds since 1970-01-01 UTC), or `None` if it cannot be read now.
     pub async fn of(&self, key: &Arc<str>, since: u64, until: u64) -> Option<KeyStatement> {
         let (tell, told) = oneshot::channel();
         self.0.try_send(((Arc::from(&**key), since, until), tell)).ok()?;
@@ -70,7 +71,7 @@ struct Reader {
 impl Reader {
     async fn run(mut self, asked: &Receiver<(StatementQuery, oneshot::Sender<Option<KeyStatement>>)>) {
         while let Ok((question, tell)) = asked.recv() {
-            // A client that left needs no answer.
+            // A client that disconnected needs no result.
             if !tell.is_closed() {
                 let _ = tell.send(self.answer(question).await);
             }
@@ -88,7 +89,7 @@ impl Reader {
         let had_connection = self.database.is_some();
         let mut read = self.read(&question).await;
         if read.is_err() && had_connection {
-            // The connection may have been idle for long: the server, or something on the way, has closed it.
+            // The server, or a network device, may have closed an idle connection.
             self.database = None;
             read = self.read(&question).await;
         }

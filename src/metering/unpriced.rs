@@ -1,4 +1,4 @@
-//! Tells of answers with a part that has no price, whoever learns of it.
+//! Reports answers with a part that has no price.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use crate::{
     store::sql::SettledRow,
 };
 
-/// Counts the parts of an answer that have no price, and logs each of them once for a model.
+/// Counts the parts of an answer that have no price. Logs each part once for each model.
 pub(super) fn note(unpriced: &Unpriced, upstream: &Arc<str>, model: &Arc<str>, parts: Parts) {
     for part in unpriced.count(upstream, model, parts).iter() {
         tracing::warn!(
@@ -22,7 +22,7 @@ pub(super) fn note(unpriced: &Unpriced, upstream: &Arc<str>, model: &Arc<str>, p
     }
 }
 
-/// Counts rows that were settled by what others showed, and the parts of them that have no price.
+/// Counts rows that shown usage settled, and their parts without a price.
 pub(super) fn note_settled(settled: &[SettledRow], condition: &LedgerStatus, unpriced: &Unpriced) {
     for row in settled {
         condition.count(row.state, 1);

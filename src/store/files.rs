@@ -7,10 +7,10 @@ use std::{
     path::Path,
 };
 
-/// Puts a file that only its owner can read in the place of another: whole, or not at all, also through a loss of power.
+/// Replaces a file by one that only its owner can read: completely or not at all, also during a power loss.
 ///
 /// # Errors
-/// When it cannot be written.
+/// When the file cannot be written.
 pub fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
     let mut fresh = OsString::from(path);
     fresh.push(".new");
@@ -24,10 +24,10 @@ pub fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
     fs::rename(&fresh, path)
 }
 
-/// Makes a folder that only its owner can enter, with those above it, where it is missing.
+/// Creates a missing folder that only its owner can enter, with its parents.
 ///
 /// # Errors
-/// When it cannot be made.
+/// When the folder cannot be created.
 pub fn make_private_folder(path: &Path) -> io::Result<()> {
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true);
@@ -36,10 +36,10 @@ pub fn make_private_folder(path: &Path) -> io::Result<()> {
     builder.create(path)
 }
 
-/// Takes away what others may do with a file or folder of ours, that an earlier version may have made.
+/// Removes the permissions of other users on a file or folder. An earlier version may have granted them.
 ///
 /// # Errors
-/// When the system does not allow it, as the file is somebody else's.
+/// When the system refuses, because another user owns the file.
 #[cfg(unix)]
 pub fn take_from_others(path: &Path) -> io::Result<()> {
     use std::os::unix::fs::PermissionsExt;
@@ -52,13 +52,13 @@ pub fn take_from_others(path: &Path) -> io::Result<()> {
     fs::set_permissions(path, permissions)
 }
 
-/// Other systems have no such modes.
+/// Does nothing: other systems have no such modes.
 #[cfg(not(unix))]
 pub fn take_from_others(_: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Which file lies at a path, whatever was put there before; none where there is none.
+/// Returns the identity of the file at a path, or `None` without a file.
 pub(super) fn identity(path: &Path) -> Option<(u64, u64)> {
     let metadata = fs::metadata(path).ok()?;
     #[cfg(unix)]
@@ -67,7 +67,7 @@ pub(super) fn identity(path: &Path) -> Option<(u64, u64)> {
     return metadata.is_file().then_some((0, 0));
 }
 
-/// Makes a database's file where it is missing; those that SQLite puts beside it are like it.
+/// Creates a missing database file. SQLite gives the files beside it the same mode.
 pub(super) fn make_private(path: &Path) -> io::Result<()> {
     let mut options = OpenOptions::new();
     options.create(true).append(true);

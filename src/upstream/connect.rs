@@ -1,4 +1,4 @@
-//! Makes TCP connections: to the first address of a name that answers, as RFC 8305 ("Happy Eyeballs") has it.
+//! Makes TCP connections to the first address of a host name that answers, after RFC 8305 ("Happy Eyeballs").
 
 use std::{
     fmt, io,
@@ -20,30 +20,29 @@ use tower_service::Service;
 
 use super::send::{BoxError, Connecting};
 
-/// An address that does not answer within this time is not waited for alone: the next one is tried beside it. RFC 8305 recommends
-/// 250 ms.
+/// The dialer tries the next address in parallel if an address does not answer within this time. RFC 8305 recommends 250 ms.
 const NEXT_AFTER: Duration = Duration::from_millis(250);
 
-/// The address that answered last is tried first for this long. Then the order of the name counts again.
+/// For this long the dialer tries the address that answered last first. After that the resolver's order applies again.
 const REMEMBERED: Duration = Duration::from_secs(600);
 
-/// What becomes of a name that is looked up.
+/// A running lookup of a host name.
 pub(super) type Resolving = Pin<Box<dyn Future<Output = io::Result<Vec<SocketAddr>>> + Send>>;
 
-/// Looks up the addresses of a name.
+/// Looks up the addresses of a host name.
 pub(super) type Resolve = Arc<dyn Fn(String, u16) -> Resolving + Send + Sync>;
 
-/// The resolver of the system.
+/// Returns the resolver of the operating system.
 pub(super) fn system() -> Resolve {
     Arc::new(|host, port| Box::pin(async move { Ok(tokio::net::lookup_host((host, port)).await?.collect()) }))
 }
 
-/// Connects to one place: the upstream, or the proxy on the way to it.
+/// Connects to one host: the upstream, or the proxy in front of the upstream.
 #[derive(Clone)]
 pub(super) struct Dialer {
     http: HttpConnector,
     resolve: Resolve,
-    /// The address that answered last, and when.
+    /// The address that answered last, and the time of the answer.
     remembered: Arc<Mutex<Option<(SocketAddr, Instant)>>>,
 }
 
@@ -54,7 +53,7 @@ impl fmt::Debug for Dialer {
 }
 
 impl Dialer {
-    /// Connects with `http`, which sets the options of the socket, to what `resolve` finds.
+    /// Makes a dialer that connects to the addresses which `resolve` finds. `http` sets the socket options.
     pub(super) fn new(http: HttpConnector, resolve: Resolve) -> Self {
         Self { http, resolve, remembered: Arc::default() }
     }
@@ -78,8 +77,8 @@ impl Dialer {
         remembered.filter(|(_, since)| since.elapsed() < REMEMBERED).map(|(address, _)| address)
     }
 
-    /// Tries one address after the other, the next one as soon as one fails or is slow. The first that answers is taken; the other
-    /// tries end with the set.
+    /// Tries the addresses in order, the next one as soon as one fails or is slow. The first address that answers wins; dropping
+    /// the set ends the other attempts.
     async fn race(&mut self, addresses: Vec<SocketAddr>) -> Result<(TokioIo<TcpStream>, SocketAddr), BoxError> {
         let mut tries = JoinSet::new();
         let mut rest = addresses.into_iter().peekable();
@@ -95,7 +94,7 @@ impl Dialer {
             };
             match tried {
                 Some(Ok(Ok(connected))) => return Ok(connected),
-                // The first error says most of what is wrong.
+                // The first error is the most useful one.
                 Some(Ok(Err(error))) => failed = failed.or(Some(error.into())),
                 Some(Err(error)) => failed = failed.or(Some(error.into())),
                 None => return Err(failed.unwrap_or_else(|| "the name has no address".into())),
@@ -104,13 +103,13 @@ impl Dialer {
     }
 }
 
-/// The URL of an address.
+/// Returns a URL for an address.
 fn place(address: SocketAddr) -> Result<Uri, http::Error> {
     Uri::builder().scheme(Scheme::HTTP).authority(address.to_string()).path_and_query("/").build()
 }
 
-/// The order in which addresses are tried: the remembered one first, then IPv6 and IPv4 by turns, beginning with the family that
-/// the resolver puts first.
+/// Returns the order in which the dialer tries addresses: the remembered one first, then IPv6 and IPv4 in turn. The family of the
+/// resolver's first address begins.
 fn order(addresses: Vec<SocketAddr>, remembered: Option<SocketAddr>) -> Vec<SocketAddr> {
     let family = addresses.first().is_some_and(SocketAddr::is_ipv6);
     let (first, second): (Vec<_>, Vec<_>) = addresses.into_iter().partition(|address| address.is_ipv6() == family);

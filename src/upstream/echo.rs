@@ -1,4 +1,4 @@
-//! An upstream that repeats the credential that it was asked with: what it sends is masked before anybody sees it.
+//! Masks a credential that an upstream repeats in its answer, before a client, the log or the ledger gets the answer.
 
 use std::{
     fmt,
@@ -12,10 +12,10 @@ use tokio::time::Instant;
 use super::Credential;
 use crate::{domain::id::RequestId, metrics::UpstreamHealth, protocol::mask::Mask};
 
-/// An upstream that echoes does so with every error: the log gets one line in this time, for each credential and worker.
+/// An upstream that echoes does so with every error. The log gets one line in this time for each credential and worker.
 const TELL_EVERY: Duration = Duration::from_secs(60);
 
-/// What is looked for in the answers to one credential. Made once, when the configuration is loaded.
+/// The secrets to find in the answers to one credential. Made once, when the configuration is loaded.
 pub(super) struct CredentialPatterns {
     mask: Mask,
     upstream: Arc<str>,
@@ -31,8 +31,8 @@ impl fmt::Debug for CredentialPatterns {
 }
 
 impl CredentialPatterns {
-    /// For the credential of this name and text, and what else among the upstream's own headers looks like a secret. None where
-    /// there is nothing to look for.
+    /// Makes the patterns for the credential of this name and secret, and for the upstream's own headers that look like secrets.
+    /// Returns `None` where no pattern exists.
     pub(super) fn new(
         upstream: &Arc<str>,
         credential: Option<(&Arc<str>, &str)>,
@@ -63,8 +63,8 @@ impl CredentialPatterns {
     }
 }
 
-/// What is secret in a header that the configuration adds: where its name says so, and where its value looks like it. Other
-/// values, as versions and addresses, stand in ordinary texts.
+/// Returns the secret part of a header that the configuration adds, if the header's name or its value looks like a secret. Other
+/// values, such as versions and addresses, also occur in ordinary texts.
 fn secret_of<'a>(name: &str, value: &'a [u8]) -> Option<&'a [u8]> {
     const NAMES: [&str; 9] =
         ["key", "auth", "token", "secret", "cookie", "password", "credential", "session", "signature"];
@@ -72,13 +72,13 @@ fn secret_of<'a>(name: &str, value: &'a [u8]) -> Option<&'a [u8]> {
     (NAMES.iter().any(|word| name.contains(word)) || is_random(secret)).then_some(secret)
 }
 
-/// `Bearer` is no secret.
+/// Returns the value without its scheme, such as `Bearer`.
 fn without_scheme(value: &[u8]) -> &[u8] {
     let space = value.iter().position(|byte| *byte == b' ');
     space.map_or(value, |space| value[space..].trim_ascii())
 }
 
-/// Whether a value holds so many letters and digits in a row that it is nothing which a person wrote.
+/// Whether a value has such a long run of mixed letters and digits that no person wrote the value.
 fn is_random(value: &[u8]) -> bool {
     const RUN: usize = 16;
     let is_one_word = value.iter().all(|byte| byte.is_ascii_graphic());
@@ -87,7 +87,7 @@ fn is_random(value: &[u8]) -> bool {
     is_one_word && runs.any(|run| run.len() >= RUN && is_mixed(run))
 }
 
-/// Watches one answer for the credential that it was asked with.
+/// Watches one answer for the credential of its request.
 #[derive(Debug)]
 pub struct EchoWatch {
     secrets: Option<Arc<CredentialPatterns>>,
@@ -96,17 +96,17 @@ pub struct EchoWatch {
 }
 
 impl EchoWatch {
-    /// For an answer to request `id`.
+    /// Makes the watch for the answer to request `id`.
     pub fn of(credential: Option<&Credential>, id: RequestId) -> Self {
         Self { secrets: credential.and_then(|credential| credential.secrets.clone()), id, told: false }
     }
 
-    /// What is looked for; none where there is nothing.
+    /// Returns the patterns to mask, if any exist.
     pub fn mask(&self) -> Option<&Mask> {
         self.secrets.as_deref().map(|secrets| &secrets.mask)
     }
 
-    /// The answer repeats the credential: counted once an answer, and told in the log.
+    /// Counts and logs that the answer repeats the credential, once for each answer.
     pub fn tell(&mut self) {
         if let Some(secrets) = self.secrets.as_deref().filter(|_| !std::mem::replace(&mut self.told, true)) {
             secrets.tell(self.id);
@@ -120,7 +120,7 @@ impl EchoWatch {
         for value in headers.values_mut() {
             if let Some(masked) = mask.masked(value.as_bytes()) {
                 any = true;
-                // A value with stars in it is one as before.
+                // A valid header value stays valid when stars replace parts of it.
                 *value = HeaderValue::from_bytes(&masked).unwrap_or(HeaderValue::from_static("*"));
             }
         }
@@ -129,7 +129,7 @@ impl EchoWatch {
         }
     }
 
-    /// Masks a name that the log and the ledger get.
+    /// Masks a name for the log and the ledger.
     pub fn mask_name(&mut self, name: &mut Option<Box<str>>) {
         let (Some(mask), Some(text)) = (self.mask(), &name) else { return };
         if let Some(masked) = mask.masked(text.as_bytes()) {

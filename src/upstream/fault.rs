@@ -1,9 +1,9 @@
-//! Whose fault an error answer of an upstream is.
+//! Who caused an error answer of an upstream: the request, the model, the credential, the account or the upstream.
 //!
-//! An answer about our credential must not reach the client: SDKs would say that the client's own key is wrong, and such
-//! messages repeat part of ours (docs/wire.md, section 3). An answer about the request must reach the client as it is,
-//! and must not count against an account that others use. So the table names only answers that are certain; any other
-//! answer is the request's. docs/health.md lists the table for operators.
+//! An answer about our credential must not reach the client (docs/wire.md, section 3). SDKs would report that the client's own
+//! key is wrong, and such messages repeat part of our credential. An answer about the request must reach the client unchanged,
+//! and must not count against an account that other clients use. So the table names only certain cases; every other answer is
+//! about the request. docs/health.md lists the table for operators.
 
 mod words;
 
@@ -14,31 +14,31 @@ use crate::{
     protocol::error_body::ErrorBody,
 };
 
-/// Whose fault an error answer is.
+/// Who caused an error answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Blame {
-    /// The request's: the answer is for the client, whatever it says. Others would say the same.
+    /// The request: the client gets the answer unchanged. Other upstreams would answer the same.
     Request,
-    /// The upstream does not have the model, or does not offer it to our credential. Another target may have it.
+    /// The model: the upstream lacks the model, or does not offer the model to our credential. Another target may have the model.
     Model,
-    /// Our credential's: it is wrong, expired or disabled.
+    /// Our credential: the credential is wrong, expired or disabled.
     Credential,
-    /// The account's: its money or quota is spent.
+    /// The account: its money or quota is spent.
     Balance,
-    /// A 402 that says nothing more: the account's money, or the price of this one request.
+    /// A 402 without details: the account's money is spent, or this one request costs too much.
     Payment,
-    /// Our credential asked too often.
+    /// Our credential reached a rate limit.
     RateLimit,
-    /// The upstream's.
+    /// The upstream.
     Upstream,
 }
 
-/// Whether the body of an answer with this status has to be read before it is known whose fault the answer is.
+/// Whether [`judge`] needs the body of an answer with this status.
 pub fn depends_on_body(status: StatusCode) -> bool {
     status.is_client_error() || status.is_server_error()
 }
 
-/// Whether the judgement matters so much that a slow body is waited for. Of a 401 the status alone tells enough.
+/// Whether the body of this status is worth waiting for when the body is slow. For a 401 the status alone is enough.
 pub fn body_matters(status: StatusCode, rules: &[ErrorRule]) -> bool {
     matches!(status, StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST) || has_rule(status, rules)
 }
@@ -48,22 +48,22 @@ fn has_rule(status: StatusCode, rules: &[ErrorRule]) -> bool {
     rules.iter().any(|rule| rule.status.map_or(is_error, |wanted| wanted == status.as_u16()))
 }
 
-/// Whether the answer says that nothing is at the URL, if the answer is none of an API: a server that has the endpoint
-/// words its errors in JSON; one that does not shows a page, or nothing.
+/// Whether this status means that the URL leads to no API, if the body is not an API error either. A server that has the endpoint
+/// sends its errors as JSON. A server without the endpoint sends a web page or an empty body.
 pub fn is_about_the_url(status: StatusCode, rules: &[ErrorRule]) -> bool {
     matches!(status.as_u16(), 404 | 405 | 501) && rules.iter().all(|rule| rule.status != Some(status.as_u16()))
 }
 
-/// What follows from an error answer.
+/// The result of judging an error answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Judgement {
-    /// Whose fault it is.
+    /// Who caused the answer.
     pub blame: Blame,
-    /// Whether another candidate is asked.
+    /// Whether another candidate is attempted.
     pub leads_on: bool,
 }
 
-/// Judges an answer. The upstream's own rules come first, then the built-in table.
+/// Judges an error answer. The upstream's own rules come first, then the built-in table.
 pub fn judge(status: StatusCode, body: &ErrorBody, upstream: &config::Upstream) -> Judgement {
     if let Some(rule) = upstream.error_rules.iter().find(|rule| matches(rule, status, body)) {
         let blame = match rule.fault {
@@ -83,13 +83,13 @@ pub fn judge(status: StatusCode, body: &ErrorBody, upstream: &config::Upstream) 
     Judgement { blame, leads_on }
 }
 
-/// Whose fault the answer is, by the built-in table.
+/// Returns who caused the answer, by the built-in table.
 fn blame(status: StatusCode, body: &ErrorBody) -> Blame {
-    // Whatever the status: relays send 404, 422, 500, 503, 529 and others for the same.
+    // Relays send 404, 422, 500, 503, 529 and other statuses for a missing model, so the status does not matter here.
     if words::is_about_the_model(body) {
         return Blame::Model;
     }
-    // Only of these statuses: a code or a sentence on any other one may be an echo of the request.
+    // With any other status, a code or a sentence may be an echo of the request.
     if matches!(status.as_u16(), 400..=403 | 429) {
         if words::is_about_money(body) {
             return Blame::Balance;
@@ -112,7 +112,7 @@ fn blame(status: StatusCode, body: &ErrorBody) -> Blame {
     }
 }
 
-/// Whether everything that the rule names is so.
+/// Whether the answer meets every condition of the rule.
 fn matches(rule: &ErrorRule, status: StatusCode, body: &ErrorBody) -> bool {
     let code = body.code.as_deref().or(body.kind.as_deref());
     let says = |word: &String| body.message.to_lowercase().contains(&word.to_lowercase());
@@ -122,7 +122,7 @@ fn matches(rule: &ErrorRule, status: StatusCode, body: &ErrorBody) -> bool {
         && (rule.words.is_empty() || rule.words.iter().any(says))
 }
 
-/// Whether the upstream's settings let another candidate be asked after this status, code or type.
+/// Whether the upstream's settings allow failover after this status, code or type.
 fn is_set_to_lead_on(status: StatusCode, body: &ErrorBody, upstream: &config::Upstream) -> bool {
     let is_named = |name: &Option<Box<str>>| {
         name.as_ref().is_some_and(|name| upstream.failover_codes.iter().any(|code| **code == **name))

@@ -38,20 +38,19 @@ const PROBE_WITHIN: Duration = Duration::from_secs(30);
 /// enough that a provider's mistake costs little. Then one request asks for the second proof.
 const REFUSED_ONCE: Duration = Duration::from_secs(10);
 
-/// A circuit breaker.
 #[derive(Debug)]
 pub(super) struct CircuitBreaker {
     began: Instant,
-    /// Milliseconds since `began`, plus one, until which it is out; 0 = it is in service.
+    /// Milliseconds since `began`, plus one, until which the breaker is ejected; 0 = in service.
     until: AtomicU64,
     cause: AtomicU8,
-    /// Milliseconds since `began`, plus one, at which the probe began; 0 = there is none.
+    /// Milliseconds since `began`, plus one, at which the probe began; 0 = no probe is in progress.
     probing: AtomicU64,
-    /// How many times it went out: tells what an attempt that is over has to do with how it stands now.
+    /// The number of ejections so far. An attempt that began under another number does not restore the breaker.
     epoch: AtomicU64,
-    /// Milliseconds since `began` until which it is shut for some key alone.
+    /// Milliseconds since `began` until which the breaker may be shut for a single key.
     keys_shut: AtomicU64,
-    /// Whether anything is counted that a success would change. Nearly never: a success then needs no lock.
+    /// Whether a count exists that a success would change. Nearly always false: then a success needs no lock.
     troubled: AtomicBool,
     state: Mutex<BreakerState>,
 }
@@ -60,38 +59,36 @@ pub(super) struct CircuitBreaker {
 struct BreakerState {
     tally: FailureCounts,
     limited_in_a_row: u32,
-    /// Ejections that followed each other without a long time of health between them.
+    /// Consecutive ejections without a long healthy time between them.
     ejections: u32,
     restored: Option<Instant>,
-    /// The first refusal since the last success.
+    /// The first credential refusal since the last success.
     refused: Option<Refused>,
-    /// Whose faults ejected it last.
+    /// The keys whose faults caused the last ejection.
     accuser: Option<FailureSource>,
-    /// The key whose probe failed since it went out, and until when that key may not probe again. Other keys may.
+    /// The key whose probe failed since the last ejection, and the time until which that key may not probe again. Other keys may.
     failed_probe: Option<(KeyId, Instant)>,
 }
 
-/// What an attempt reports to the breaker at its end.
+/// The state of the breaker at the beginning of an attempt. The attempt returns the pass at its end.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct BreakerPass {
     epoch: u64,
-    /// When it began to probe, as in the gate; 0 = it does not.
+    /// When this attempt began to probe, as in `probing`; 0 = the attempt is no probe.
     probe: u64,
 }
 
 impl BreakerPass {
-    /// Whether this attempt is the one that probes.
     pub(super) fn is_probe(self) -> bool {
         self.probe > 0
     }
 }
 
-/// What changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum HealthChange {
-    /// It is out for so long.
+    /// Ejected for this time.
     Out(EjectionCause, Duration),
-    /// It is in service again.
+    /// In service again.
     Restored,
 }
 
@@ -109,7 +106,7 @@ impl CircuitBreaker {
         }
     }
 
-    /// How it stands.
+    /// Returns the current health state.
     pub(super) fn standing(&self, now: Instant) -> HealthState {
         let until = self.until.load(Ordering::Acquire);
         if until == 0 {
@@ -118,19 +115,18 @@ impl CircuitBreaker {
         let cause = self.cause();
         let left = (self.began + Duration::from_millis(until - 1)).saturating_duration_since(now);
         match (left.is_zero(), cause) {
-            // What asked for a pause gets no more than that.
+            // A cooldown after a 429 ends without a probe.
             (true, EjectionCause::RateLimited) => HealthState::InService,
             (true, _) if !self.is_recent(self.probing.load(Ordering::Relaxed), now) => HealthState::Probation(cause),
             _ => HealthState::Out { cause, left },
         }
     }
 
-    /// Milliseconds since `began`.
     fn millis(&self, at: Instant) -> u64 {
         u64::try_from(at.saturating_duration_since(self.began).as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// Whether a probe that began then, if one did, may still be waited for.
+    /// Whether a probe began at `probe` and its answer may still come.
     fn is_recent(&self, probe: u64, now: Instant) -> bool {
         probe > 0 && now < self.began + Duration::from_millis(probe - 1) + PROBE_WITHIN
     }
@@ -142,12 +138,13 @@ impl CircuitBreaker {
             .unwrap_or(EjectionCause::Faults)
     }
 
-    /// Whose faults ejected it last.
+    /// Returns the keys whose faults caused the last ejection.
     pub(super) fn accuser(&self) -> Option<FailureSource> {
         self.state().accuser
     }
 
-    /// Lets an attempt through. On probation only the first; where it is out only `anyway`, because nothing better is left.
+    /// Admits an attempt. A half-open breaker admits only the first one. `anyway` admits an attempt even if the breaker is
+    /// ejected, because no better candidate is left.
     pub(super) fn pass(&self, key: KeyId, now: Instant, anyway: bool) -> Option<BreakerPass> {
         let epoch = self.epoch.load(Ordering::Acquire);
         match self.standing(now) {
@@ -159,7 +156,8 @@ impl CircuitBreaker {
         }
     }
 
-    /// Under the lock: it may be going out again at this moment, and a probe of before would be waited for in vain.
+    /// Takes the role of the probe under the lock: otherwise an ejection at this moment would leave an outdated probe to wait
+    /// for.
     fn probe(&self, key: KeyId, now: Instant) -> Option<BreakerPass> {
         let state = self.state();
         if state.failed_probe.is_some_and(|(failed, until)| failed == key && now < until) {
@@ -177,7 +175,7 @@ impl CircuitBreaker {
         }
     }
 
-    /// An attempt ended without telling anything.
+    /// Notes that an attempt ended without a result.
     pub(super) fn abandoned(&self, pass: BreakerPass) {
         if pass.is_probe() {
             let _state = self.state();
@@ -185,21 +183,20 @@ impl CircuitBreaker {
         }
     }
 
-    /// Whoever holds the place of the probe gives it back.
+    /// Ends the probe, if this attempt is the probe.
     fn release(&self, pass: BreakerPass) {
         if pass.is_probe() && self.is_current(pass) && self.probing.load(Ordering::Relaxed) == pass.probe {
             self.probing.store(0, Ordering::Release);
         }
     }
 
-    /// Whether nothing changed since the attempt began.
     fn is_current(&self, pass: BreakerPass) -> bool {
         pass.epoch == self.epoch.load(Ordering::Acquire)
     }
 
-    /// The first byte of an answer is here: whatever becomes of the rest, it serves again.
+    /// Notes the first byte of an answer. The breaker is in service again, whatever becomes of the rest of the answer.
     pub(super) fn answers(&self, pass: BreakerPass, now: Instant) -> Option<HealthChange> {
-        // Nearly always: without the lock.
+        // The breaker is nearly always in service. Then no lock is needed.
         if self.until.load(Ordering::Acquire) == 0 || !self.is_current(pass) {
             return None;
         }
@@ -207,7 +204,7 @@ impl CircuitBreaker {
         self.is_current(pass).then(|| self.restore(&mut state, now))?
     }
 
-    /// An attempt succeeded. A refusal of the request itself (not `paid`) proves nothing of the credential or its money.
+    /// Notes that an attempt succeeded. A declined request (not `paid`) proves nothing about the credential or its money.
     pub(super) fn succeeded(&self, pass: BreakerPass, key: KeyId, now: Instant, paid: bool) -> Option<HealthChange> {
         if !self.troubled.load(Ordering::Acquire) {
             return None;
@@ -229,7 +226,8 @@ impl CircuitBreaker {
         change
     }
 
-    /// An attempt failed. `alone`: whether no other key shares the breaker, where the breaker does not know the keys.
+    /// Notes that an attempt failed. `alone`: whether no other key shares the breaker, where the breaker itself does not know the
+    /// keys.
     pub(super) fn failed(
         &self,
         pass: BreakerPass,
@@ -250,7 +248,7 @@ impl CircuitBreaker {
                     Some((other, _)) if other != key => Some(FailureSource::Several),
                     _ => alone.then_some(FailureSource::One(key)),
                 };
-                // One key's word is not enough: the next request of another key probes at once.
+                // The failed probe of one key among several is not enough. The next request of another key probes at once.
                 if accuser.is_none() {
                     state.failed_probe = Some((key, now + health.eject));
                     self.release(pass);
@@ -266,7 +264,8 @@ impl CircuitBreaker {
         Some(self.eject(&mut state, now, health, dice))
     }
 
-    /// Ejects for failures counted elsewhere, unless it is ejected: for a pause of this length, or as `Faults`.
+    /// Ejects for failures that other breakers counted, unless already ejected: for a cooldown of the length `pause`, or else as
+    /// `Faults`.
     pub(super) fn widened(
         &self,
         now: Instant,
@@ -295,8 +294,8 @@ impl CircuitBreaker {
         self.out(state, EjectionCause::Faults, now, length)
     }
 
-    /// An attempt was refused for its credential. The first refusal ejects for a short time, or not at all where the
-    /// request may be to blame; the second one, if it `confirms` the first, for long.
+    /// Notes that the upstream refused the credential of an attempt. The first refusal ejects for a short time, or not at all
+    /// where the request may be the cause. A second refusal that `confirms` the first ejects for long.
     pub(super) fn refused(
         &self,
         pass: BreakerPass,
@@ -309,7 +308,7 @@ impl CircuitBreaker {
         let mut state = self.state();
         self.troubled.store(true, Ordering::Release);
         match self.standing(now) {
-            // It began before the last refusal was known: it says the same once more.
+            // The attempt began before the last ejection, so this refusal adds nothing new.
             HealthState::Out { .. } if !self.is_current(pass) => return None,
             HealthState::Out { cause: EjectionCause::Refused | EjectionCause::Unpaid, left } if !left.is_zero() => {
                 return None;
@@ -338,7 +337,7 @@ impl CircuitBreaker {
         }
     }
 
-    /// An attempt was told to come later.
+    /// Notes that an attempt got a 429. `after` is the time from `Retry-After`.
     pub(super) fn limited(
         &self,
         pass: BreakerPass,
@@ -349,7 +348,7 @@ impl CircuitBreaker {
     ) -> Option<HealthChange> {
         let mut state = self.state();
         self.troubled.store(true, Ordering::Release);
-        // Many that were told so at once were told so once.
+        // Several attempts in flight that all got a 429 count as one 429.
         if after.is_none() && !self.is_current(pass) && matches!(self.standing(now), HealthState::Out { .. }) {
             return None;
         }
@@ -371,14 +370,14 @@ impl CircuitBreaker {
         }
         state.accuser = Some(FailureSource::One(key));
         let change = self.out(&mut state, EjectionCause::RateLimited, now, length);
-        // Where nobody else is left it is asked all the same, and each answer says the same once more: no news.
+        // Where no better candidate is left, attempts still use an ejected one. Each further 429 is then not reported again.
         (!known).then_some(change)
     }
 
     fn out(&self, state: &mut BreakerState, cause: EjectionCause, now: Instant, length: Duration) -> HealthChange {
         state.tally.clear();
         state.failed_probe = None;
-        // To the next millisecond: nobody is back before the time that was asked for.
+        // Rounded up to a full millisecond: no attempt starts before the time that the upstream named.
         let until = (now + length).saturating_duration_since(self.began).as_nanos().div_ceil(1_000_000);
         let until = u64::try_from(until).unwrap_or(u64::MAX - 1);
         self.cause
@@ -395,9 +394,10 @@ impl CircuitBreaker {
         }
         self.probing.store(0, Ordering::Release);
         state.failed_probe = None;
-        // A pause that is over by itself is no recovery.
+        // The end of a cooldown after a 429 is no recovery.
         (self.cause() != EjectionCause::RateLimited).then(|| {
-            // What began before it went out may have ended since: it says nothing of who is back.
+            // Attempts that began before the ejection may have been counted since. Their results say nothing about the health
+            // now.
             state.tally.clear();
             state.restored = Some(now);
             state.refused = None;
@@ -410,7 +410,7 @@ impl CircuitBreaker {
     }
 }
 
-/// Between 0.9 and 1.1 times as long, or all replicas would come back in the same moment.
+/// Varies a time by a factor between 0.9 and 1.1. Without it all replicas would send their probes at the same moment.
 fn jitter(length: Duration, dice: &Dice) -> Duration {
     length.mul_f64(0.9 + dice.draw() / 5.0)
 }

@@ -1,4 +1,4 @@
-//! What passes in headers, both ways: literal lists, everything else stays behind (docs/wire.md, sections 3 and 4).
+//! Headers that pass in both directions, as literal lists. All other headers are dropped (docs/wire.md, sections 3 and 4).
 
 use data_encoding::HEXLOWER;
 use http::{
@@ -10,59 +10,59 @@ use sha2::{Digest, Sha256};
 use super::Credential;
 use crate::{config, domain::origin::Owner, protocol::coding::Coded};
 
-/// The type of every body that goes up, whatever the client calls it: the scan has made sure that it is JSON.
+/// The type of every body that is sent upstream, whatever type the client named: the scan has made sure that the body is JSON.
 const JSON: &str = "application/json";
 
-/// By which providers know a request that is sent again.
+/// The header by which providers recognise a request that is sent again.
 pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
-/// A token of the account that issued it, by which its provider finds the turn again (docs/wire.md, section 1).
+/// A token of the account that issued it. The provider uses the token to find the turn again (docs/wire.md, section 1).
 pub const TURN_STATE: &str = "x-codex-turn-state";
 
-/// Which of the client's request headers go up to this upstream.
+/// Whether this request header of the client may be sent to this upstream.
 ///
-/// Never as they are: `Content-Type` (see [`JSON`]) and `Idempotency-Key` (see [`repeat_key`]).
-/// Never: its `Authorization` and other keys, cookies, forwarding headers, hop-by-hop and framing headers (the
-/// client of the HTTP library makes its own), `Content-Encoding` (the body was decoded), digests of the body.
+/// Sent in another form: `Content-Type` (see [`JSON`]) and `Idempotency-Key` (see [`repeat_key`]). Never sent: the client's
+/// `Authorization` and other keys, cookies, forwarding headers, hop-by-hop and framing headers (the HTTP library makes its own),
+/// `Content-Encoding` (the body was decoded), digests of the body.
 fn goes_up(name: &str, upstream: &config::Upstream) -> bool {
     match name {
-        // What is asked for.
+        // The form of the answer.
         "accept" | "accept-language" => true,
-        // Who asks: providers choose dialects and limits by it.
+        // The client program: providers choose dialects and limits by it.
         "user-agent" | "originator" | "version" => true,
-        // Opts into variants of the API.
+        // The client's choice of API variants.
         "openai-beta" => true,
-        // The client's own correlation.
+        // The client's own correlation id.
         "x-client-request-id" => true,
-        // Codex: cache locality of the provider; the `lite` one changes the body's dialect.
+        // Codex: cache locality at the provider. The `lite` header changes the body's dialect.
         "session-id"
         | "thread-id"
         | "x-openai-internal-codex-responses-lite"
         | "x-openai-subagent"
         | "x-oai-attestation" => true,
-        // A client's organisation means nothing on the operator's account and can make it refuse.
+        // A client's organisation has no meaning on the operator's account, and the provider may refuse the request for it.
         "openai-organization" | "openai-project" => upstream.organization_headers,
         "traceparent" | "tracestate" => upstream.trace_headers,
         // SDK telemetry (retry count, timeouts).
         _ if name.starts_with("x-stainless-") => true,
-        // Holds installation and thread ids: a switch per upstream.
+        // Contains installation and thread ids, so each upstream has a switch.
         _ if name.starts_with("x-codex-") => upstream.codex_headers,
         _ => false,
     }
 }
 
-/// Which of the upstream's response headers come down to the client.
+/// Whether this response header of the upstream may be sent to the client.
 ///
-/// Never: `Set-Cookie` (of the operator's account), `openai-model` (Codex warns of a rerouted model when it differs
-/// from the name it asked for), `openai-organization` and `openai-project` (the operator's account), `Location`,
-/// CORS, `Server`, hop-by-hop and framing headers.
+/// Never sent: `Set-Cookie` (of the operator's account), `openai-model` (Codex warns of a rerouted model when the value differs
+/// from the requested name), `openai-organization` and `openai-project` (the operator's account), `Location`, CORS, `Server`,
+/// hop-by-hop and framing headers.
 fn comes_down(name: &str) -> bool {
     match name {
-        // What the body is. A success in a coding that the upstream used unasked passes as it came, or is refused.
+        // The form of the body. A success in an unrequested coding passes unchanged, or is refused.
         "content-type" | "content-encoding" | "content-language" | "cache-control" => true,
-        // When to come again.
+        // The time to wait before the next try.
         "retry-after" | "retry-after-ms" | "x-should-retry" => true,
-        // Which request it was.
+        // The id of the request.
         "x-request-id" | "cf-ray" => true,
         "openai-processing-ms" | "openai-version" => true,
         // Codex reads these.
@@ -71,7 +71,7 @@ fn comes_down(name: &str) -> bool {
     }
 }
 
-/// What `Connection` says: the headers that it names were meant for one hop only, whatever they are called.
+/// The values of `Connection`. The headers that they name are meant for one hop only.
 struct Hop(Vec<HeaderValue>);
 
 impl Hop {
@@ -85,18 +85,19 @@ impl Hop {
     }
 }
 
-/// What headers alone do not tell of a request.
+/// Facts about a request that its headers do not contain.
 #[derive(Clone, Copy, Debug)]
 pub struct RequestFacts {
-    /// Whether a body goes up.
+    /// Whether the request has a body for the upstream.
     pub has_body: bool,
-    /// Whose key sent it.
+    /// The owner of the key that sent the request.
     pub owner: Owner,
-    /// The account that issued the [`TURN_STATE`] among its headers, if that is known: it goes nowhere else.
+    /// The account that issued the request's [`TURN_STATE`], if known. The header is sent to that account only.
     pub turn_issuer: Option<u64>,
 }
 
-/// The client's headers that may go up to `upstream`, with the upstream's own set over them, and its credential.
+/// Returns the headers to send to `upstream`: the client's permitted headers, overridden by the upstream's own, and its
+/// credential.
 pub fn up(
     client: &HeaderMap,
     facts: RequestFacts,
@@ -112,7 +113,7 @@ pub fn up(
             headers.append(name.clone(), value.clone());
         }
     }
-    // A provider that chooses its parser by the client's own type could read another model and other ids than we checked.
+    // A provider that chose its parser by the client's own type could read another model and other ids than the scan checked.
     if facts.has_body || client.contains_key(CONTENT_TYPE) {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(JSON));
     }
@@ -122,7 +123,7 @@ pub fn up(
     {
         headers.insert(repeat_name, value);
     }
-    // The answer is looked at for usage, and Codex cannot decode a compressed one.
+    // The gateway reads usage from the answer, and Codex cannot decode a compressed one.
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     for name in upstream.headers.keys() {
         headers.remove(name);
@@ -134,11 +135,11 @@ pub fn up(
     headers
 }
 
-/// `Idempotency-Key` as it goes up: a hash of the client's value, of who sent it, and of the credential in use.
+/// Returns the `Idempotency-Key` for the upstream: a hash of the client's value, of the client's key, and of the credential.
 ///
-/// Providers look such keys up per account, and tenants share accounts: the same value of two tenants must not meet. The credential
-/// keeps the provider from guessing the value, and needs no setting; so the hash is the same at every replica and after a restart.
-/// Keys of one group get hashes of their own: a group shares state, not repeats.
+/// Providers look up such keys per account, and tenants share accounts, so equal values of two tenants must not collide. The
+/// credential in the hash keeps the provider from guessing the value, and needs no setting. So the hash is the same at every
+/// replica and after a restart. Keys of one group get separate hashes: a group shares state, but no repeated requests.
 fn repeat_key(value: &HeaderValue, owner: Owner, credential: Option<&Credential>) -> String {
     let secret =
         credential.and_then(|credential| credential.value.as_ref()).map(HeaderValue::as_bytes).unwrap_or_default();
@@ -148,23 +149,23 @@ fn repeat_key(value: &HeaderValue, owner: Owner, credential: Option<&Credential>
     hash.update(owner.key.to_le_bytes());
     hash.update(value.as_bytes());
     let digest: [u8; 32] = hash.finalize().into();
-    // 128 bits are enough that no two of them are alike.
+    // 128 bits are enough to rule out collisions.
     format!("tg-{}", HEXLOWER.encode(&digest[..16]))
 }
 
-/// The upstream's headers that may come down.
+/// Returns the upstream's headers that may be sent to the client.
 pub fn down(upstream: HeaderMap) -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(upstream.len() + 3);
     let hop = Hop::of(&upstream);
     let mut last: Option<HeaderName> = None;
     let mut upstream = upstream.into_iter().peekable();
     while let Some((name, value)) = upstream.next() {
-        // A repeated header comes without its name.
+        // `HeaderMap` yields the name of a repeated header only once.
         if name.is_some() {
             last = name.filter(|name| comes_down(name.as_str()) && !hop.names(name));
         }
         let is_repeated = upstream.peek().is_some_and(|(name, _)| name.is_none());
-        // To copy a name costs an allocation.
+        // Cloning a name costs an allocation.
         let name = if is_repeated { last.clone() } else { last.take() };
         if let Some(name) = name {
             headers.append(name, value);
@@ -173,25 +174,26 @@ pub fn down(upstream: HeaderMap) -> HeaderMap {
     headers
 }
 
-/// What a body is, by its content type (never by `Accept`, docs/wire.md, section 2).
+/// The kind of a body, by its content type (never by `Accept`, docs/wire.md, section 2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Media {
     /// An event stream.
     EventStream,
-    /// Can be looked at as JSON.
+    /// Readable as JSON.
     Json,
-    /// Plain text, or nothing said: JSON all the same from servers that set no content type, as Go's then says `text/plain`.
+    /// Plain text, or no type. The body may still be JSON: servers that set no type send JSON without one, or, in Go, as
+    /// `text/plain`.
     Plain,
-    /// A web page: some portal or proxy answered in place of the API.
+    /// A web page: a portal or proxy answered in place of the API.
     Html,
-    /// Other text, as XML.
+    /// Other text, such as XML.
     Text,
     /// Anything else.
     Other,
 }
 
 impl Media {
-    /// Of the body that these headers stand before.
+    /// Returns the kind of the body that has these headers.
     pub fn of(headers: &HeaderMap) -> Self {
         let value = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let media = value.split(';').next().unwrap_or_default().trim();
@@ -211,12 +213,12 @@ impl Media {
     }
 }
 
-/// Whether a body is coded, so that its bytes are not those of its text.
+/// Whether the body has a content coding, so that its bytes are not the bytes of its text.
 pub fn is_coded(headers: &HeaderMap) -> bool {
     coded(headers) != Coded::Plain
 }
 
-/// The coding of a body.
+/// Returns the content coding of the body.
 pub fn coded(headers: &HeaderMap) -> Coded {
     Coded::of(headers.get_all(CONTENT_ENCODING).iter().map(|value| value.to_str().ok()))
 }

@@ -1,5 +1,5 @@
-//! One attempt's place at an upstream: taken before anything is sent, held until the last byte of the answer, and told
-//! what came of it.
+//! The slot of one attempt at an upstream, taken before anything is sent and released after the last byte of the answer. The slot
+//! reports the attempt's result to the health trackers.
 
 use std::{
     fmt,
@@ -24,20 +24,20 @@ use super::{
 };
 use crate::domain::standing::EjectionCause;
 
-/// A client that leaves says nothing of the upstream, unless it waited this long in vain, and the upstream answered nobody
-/// else meanwhile either: that one hangs. Clients wait 300 to 600 s (docs/wire.md, section 5), people less.
+/// A client's disconnect counts against the upstream only after this time, and only if the upstream answered no request
+/// meanwhile: such an upstream hangs. Clients wait 300 to 600 s (docs/wire.md, section 5), people less.
 const HUNG: Duration = Duration::from_secs(20);
 
-/// Why there is no place.
+/// Why an attempt gets no slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoSlot {
-    /// As many requests are under way as may be.
+    /// The upstream or the credential has reached its `max_in_flight`.
     Full,
-    /// It is passed by, or another request probes it.
+    /// The upstream or the credential is ejected, or another request probes it.
     Out,
 }
 
-/// A place for one attempt.
+/// A slot for one attempt.
 pub struct Lease {
     upstream: Arc<Upstream>,
     credential: usize,
@@ -51,11 +51,10 @@ pub struct Lease {
 }
 
 impl Upstream {
-    /// Takes a place with the credential of this index. Where one of the two is passed by only `anyway`, because
-    /// nothing better is left.
+    /// Takes a slot with the credential of this index. `anyway` accepts ejected ones too, because no better candidate is left.
     ///
     /// # Errors
-    /// When there is none.
+    /// When no slot is free, or the upstream or the credential is ejected.
     pub fn lease(
         self: &Arc<Self>,
         credential: usize,
@@ -86,39 +85,40 @@ impl Upstream {
     }
 
     fn leave(&self, in_flight: &AtomicUsize) {
-        // One order for all with what waiters do, who stand in line first and look then: one of the two sees the other.
+        // `SeqCst` orders this against the waiters, which join the queue first and look for a slot then. So a waiter sees the
+        // free slot, or this call sees the waiter.
         in_flight.fetch_sub(1, Ordering::SeqCst);
         if self.pool.shared.queued.load(Ordering::SeqCst) > 0 {
             self.pool.shared.room.notify_one();
         }
     }
 
-    /// Waits in line for a place to be left, if the line is not too long already.
+    /// Joins the queue for a slot, if the queue is not full.
     pub fn queue(self: &Arc<Self>) -> Option<Queue> {
         let longer = |queued| (queued < self.config.max_queued).then_some(queued + 1);
         self.pool.shared.queued.fetch_update(Ordering::SeqCst, Ordering::SeqCst, longer).ok()?;
         Some(Queue { upstream: Arc::clone(self) })
     }
 
-    /// Counts a request's first attempt here.
+    /// Counts the first attempt of a request at this upstream.
     pub fn count_request(&self) {
         self.pool.shared.count_request(Instant::now());
     }
 
-    /// Whether [`Self::count_retry`] would count one now.
+    /// Whether [`Self::count_retry`] would succeed now.
     pub fn may_retry(&self, percent: u32) -> bool {
         self.pool.shared.may_retry(Instant::now(), percent)
     }
 
-    /// Counts a request's further attempt here, if its share of `percent` is not used up.
+    /// Counts a further attempt of a request at this upstream, if the share of `percent` is not used up.
     pub fn count_retry(&self, percent: u32) -> bool {
         self.pool.shared.count_retry(Instant::now(), percent)
     }
 }
 
 impl UpstreamShared {
-    /// Takes a place below both limits or none at all: one that is held for a moment only would look like one that is
-    /// taken, and its end would wake waiters in vain.
+    /// Takes a slot below both limits, or none. A slot that is taken only for a moment would look used to other requests, and its
+    /// release would wake waiters in vain.
     fn enter(&self, account: &CredentialHealth, whole: Option<usize>, own: Option<usize>) -> bool {
         let limits = [(&self.in_flight, whole), (&account.in_flight, own)];
         let limited = limits.iter().any(|(_, limit)| limit.is_some());
@@ -134,18 +134,18 @@ impl UpstreamShared {
 }
 
 impl Lease {
-    /// Who is asked.
+    /// Returns the upstream of the attempt.
     pub fn upstream(&self) -> &Arc<Upstream> {
         &self.upstream
     }
 
-    /// With what.
+    /// Returns the credential of the attempt.
     pub fn credential(&self) -> Option<&Credential> {
         self.upstream.credential(self.credential)
     }
 
-    /// The first byte of an answer's body is here. How long it took is only remembered where it tells of the upstream's
-    /// pace: where a model `works`.
+    /// Notes the first byte of an answer's body. The time until then counts for the upstream's latency only where a model `works`
+    /// on the answer.
     pub fn answers(&mut self, works: bool) {
         if std::mem::replace(&mut self.answered, true) {
             return;
@@ -160,7 +160,7 @@ impl Lease {
         self.note(upstream, credential.unwrap_or_default());
     }
 
-    /// The client left inside the answer, of which the last came at `since`.
+    /// Notes that the client disconnected during the answer. `since`: the time of the last received byte.
     pub fn left(&mut self, since: Instant) {
         if since.elapsed() < HUNG {
             self.tell(Verdict::Answered);
@@ -169,14 +169,14 @@ impl Lease {
         }
     }
 
-    /// Nobody waits any longer for what did not come since then.
+    /// Reports a failure if the client waited in vain since then for longer than [`HUNG`].
     fn given_up(&mut self, since: Instant) {
         if since.elapsed() >= HUNG && !self.shared().was_heard_since(since) {
             self.tell(Verdict::Failed);
         }
     }
 
-    /// Tells what came of the attempt. Only the first call counts.
+    /// Reports the result of the attempt. Only the first call counts.
     pub fn tell(&mut self, verdict: Verdict) {
         if std::mem::replace(&mut self.told, true) {
             return;
@@ -224,7 +224,7 @@ impl Lease {
         now: Instant,
     ) -> (HealthChanges, HealthChanges) {
         let (health, dice) = (&self.upstream.health, &*self.upstream.dice);
-        // One bad credential is no bad upstream: a fault counts against that where it follows one of another.
+        // A fault counts against the upstream only if the last one came from another credential, or if the attempt is a probe.
         let last = self.upstream_pass.lane.last_faulted.swap(self.credential + 1, Ordering::Relaxed);
         let wide = self.upstream_pass.is_probe() || (last != 0 && last != self.credential + 1);
         (
@@ -275,8 +275,8 @@ impl Lease {
         let (health, dice) = (&self.upstream.health, &*self.upstream.dice);
         let pass = &self.credential_pass;
         let refused = Refused { why, key: self.key, model: pass.lane.id, at: now };
-        // A second proof comes from another key, unless no other key asks. A 402 may be about the price of one request: of the
-        // only key that asks, a second model is the proof.
+        // Another key must confirm the refusal, unless no other key uses the credential. A 402 may be about the price of one
+        // request: an only key must confirm it with another model.
         let confirms = |first: &Refused| match why {
             Refusal::Key | Refusal::Balance => first.key != self.key || account.ward.is_alone(self.key, now),
             Refusal::Payment => {
@@ -296,7 +296,7 @@ impl Lease {
         self.upstream.account(self.credential)
     }
 
-    /// Tells the operator what changed: of the upstream and of the credential, each as a whole and for the model.
+    /// Logs the changes of the upstream and of the credential, each as a whole and for the model.
     fn note(&self, upstream: HealthChanges, credential: HealthChanges) {
         let name = self.account().and_then(|account| account.name.as_deref());
         for (whose, name, [whole, model]) in [("upstream", None, upstream), ("credential", name, credential)] {
@@ -310,7 +310,7 @@ impl Lease {
 
     fn note_one(&self, whose: &str, credential: Option<&str>, model: Option<&str>, change: HealthChange) {
         let pool = &self.upstream.pool;
-        // A first refusal is not certain: what is counted is what a person has to look at.
+        // A first refusal is not certain. The metric counts only what an operator has to look at.
         if let HealthChange::Out(cause, _) = change
             && cause != EjectionCause::RefusedOnce
         {
@@ -349,7 +349,7 @@ impl Lease {
     }
 }
 
-/// What changed: of a whole, and of it for one model.
+/// Changes of the whole, and of one model.
 type HealthChanges = [Option<HealthChange>; 2];
 
 impl fmt::Debug for Lease {
@@ -378,26 +378,26 @@ impl Drop for Lease {
     }
 }
 
-/// A place in the line before a full upstream.
+/// A place in the queue of a full upstream.
 #[derive(Debug)]
 pub struct Queue {
     upstream: Arc<Upstream>,
 }
 
 impl Queue {
-    /// Takes a place as soon as `take` finds one; it is asked now and whenever a request ends at one of these.
+    /// Waits until `take` gets a slot. `take` runs now, and whenever a request ends at one of these upstreams.
     pub async fn wait<T>(lines: &[Self], mut take: impl FnMut() -> Option<T>) -> T {
         loop {
             let mut rooms: Vec<_> =
                 lines.iter().map(|line| Box::pin(line.upstream.pool.shared.room.notified())).collect();
-            // In line before it is asked, or the end of a request between the two would be missed.
+            // Registered before `take` looks. Otherwise the end of a request between the two would be missed.
             for room in &mut rooms {
                 room.as_mut().enable();
             }
             if let Some(taken) = take() {
                 return taken;
             }
-            // The others hand on what they were told, as they are dropped.
+            // When dropped, the other futures pass on a notification that they received.
             poll_fn(|cx| match rooms.iter_mut().any(|room| room.as_mut().poll(cx).is_ready()) {
                 true => Poll::Ready(()),
                 false => Poll::Pending,
@@ -410,7 +410,7 @@ impl Queue {
 impl Drop for Queue {
     fn drop(&mut self) {
         self.upstream.pool.shared.queued.fetch_sub(1, Ordering::AcqRel);
-        // It may have been woken and found something else: the next one shall look.
+        // This waiter may have been woken and have taken another slot. The next waiter has to look.
         self.upstream.pool.shared.room.notify_one();
     }
 }

@@ -1,5 +1,5 @@
-//! Who an upstream is and how it is reached: its address, its credentials, what may pass in headers, and whose
-//! fault an error answer is. A provider is data here, never a module.
+//! Upstreams: their addresses, their credentials, their health, the headers that pass, and who caused an error answer. A provider
+//! is data here, never a module.
 
 mod connect;
 mod echo;
@@ -46,51 +46,51 @@ pub use verdict::{AttemptContext, ReportedVerdicts, Verdict};
 /// One upstream, ready for use.
 #[derive(Debug)]
 pub struct Upstream {
-    /// As configured.
+    /// The settings as configured.
     pub config: config::Upstream,
-    /// Where endpoints are that have no ids, by their places in the table.
+    /// URLs of the endpoints without ids, by their positions in [`Endpoint::ALL`].
     uris: Vec<Option<Uri>>,
-    /// A number that belongs to its name, by which requests that belong together choose it.
+    /// A hash of the upstream's name. Requests that belong together use the hash to choose the same upstream.
     pub home: u64,
-    /// One at least.
+    /// Never empty.
     credentials: Vec<Credential>,
     pool: Arc<Pool>,
     health: config::Health,
     dice: Arc<Dice>,
 }
 
-/// A credential as the header value that carries it; a nameless one for an upstream that wants none.
+/// A credential as the header value that carries it. An upstream that needs no credential has one without name and value.
 #[derive(Clone, Debug)]
 pub struct Credential {
-    /// Its name in logs.
+    /// Name in logs.
     pub name: Option<Arc<str>>,
-    /// Marked sensitive, so that it is never printed.
+    /// Marked sensitive, so that no log prints the value.
     pub value: Option<HeaderValue>,
-    /// A number that belongs to its account, by which requests that belong together choose it.
+    /// A hash of the credential's account. Requests that belong together use the hash to choose the same account.
     pub seat: u64,
     max_in_flight: Option<usize>,
-    /// What must not come back in an answer.
+    /// Secrets that must not reach the client in an answer.
     secrets: Option<Arc<CredentialPatterns>>,
 }
 
-/// A credential of an upstream as it stands now.
+/// The current state of one credential of an upstream.
 #[derive(Clone, Copy, Debug)]
 pub struct CredentialStatus {
-    /// Whether it may be asked: it and the upstream.
+    /// The worse of the credential's and the upstream's health states.
     pub standing: HealthState,
-    /// Whether it or the upstream has as many requests as it may have.
+    /// Whether the credential or the upstream has reached its `max_in_flight`.
     pub full: bool,
-    /// Its requests under way.
+    /// Requests of this credential that are in flight.
     pub in_flight: usize,
 }
 
-/// A setting that the checks of the configuration should have refused.
+/// A setting that the check of the configuration should have refused.
 #[derive(Debug, thiserror::Error)]
 pub enum Unusable {
-    /// The address.
+    /// The base URL.
     #[error("upstream {0}: the base URL cannot be used: {1}")]
     Url(Arc<str>, InvalidUri),
-    /// A credential; its text is not repeated.
+    /// A credential. The error does not repeat its secret.
     #[error("upstream {0}: credential {1} cannot be sent in a header")]
     Credential(Arc<str>, Arc<str>),
 }
@@ -99,7 +99,7 @@ impl Upstream {
     /// Prepares an upstream.
     ///
     /// # Errors
-    /// When its URL or a credential cannot be put into a request.
+    /// When the base URL or a credential cannot be used in a request.
     pub fn new(
         config: config::Upstream,
         health: config::Health,
@@ -138,8 +138,8 @@ impl Upstream {
         Ok(Self { config, uris, home, credentials, pool, health, dice })
     }
 
-    /// Where a call goes; the client's query follows as it came. The client's own path never goes up: no request can name
-    /// a destination.
+    /// Returns the URL of a call, with the client's query unchanged. The client's own path is never sent upstream, so no request
+    /// can name a destination.
     ///
     /// # Errors
     /// Never for a query that was parsed as part of a URL.
@@ -150,17 +150,18 @@ impl Upstream {
         }
     }
 
-    /// Whether it has this part of the API.
+    /// Whether the upstream offers this part of the API.
     pub fn has(&self, surface: Surface) -> bool {
         self.config.surface.contains(&surface)
     }
 
-    /// Its credentials, each as it stands now for a model ("" = for requests that name none), whoever asks.
+    /// Returns the credentials with their current states for a model ("" = the request names none), whichever key sends the
+    /// request.
     pub fn credentials(&self, model: &str, now: Instant) -> impl Iterator<Item = (&Credential, CredentialStatus)> {
         self.credentials_for(model, tally::ANY_KEY, now)
     }
 
-    /// The same for what this client key asks.
+    /// Returns the same for requests of this client key.
     pub fn credentials_for(
         &self,
         model: &str,
@@ -177,27 +178,28 @@ impl Upstream {
         )
     }
 
-    /// Whether a credential of this account is here.
+    /// Whether the upstream has a credential of this account.
     pub fn has_account(&self, seat: u64) -> bool {
         self.credentials.iter().any(|credential| credential.seat == seat)
     }
 
-    /// The credential of this index.
+    /// Returns the credential of this index.
     pub fn credential(&self, index: usize) -> Option<&Credential> {
         self.credentials.get(index)
     }
 
-    /// Notes the status of an answer that tells whether the base URL is right: of an endpoint without an id, and not about a model.
+    /// Notes the status of an answer that shows whether the base URL is right. Answers of endpoints with an id, or about a model,
+    /// do not show that.
     pub fn answered(&self, status: http::StatusCode) {
         self.pool.shared.not_found.note(status, &self.config.name, &self.config.base_url);
     }
 
-    /// Its state, which all workers share.
+    /// Returns the upstream's state, which all workers share.
     pub fn pool(&self) -> &Pool {
         &self.pool
     }
 
-    /// The time to its first byte of late; none where that is not known.
+    /// Returns the recent average time to the first byte, if one is known.
     pub fn latency(&self, now: Instant) -> Option<std::time::Duration> {
         self.pool.latency(now)
     }
@@ -205,7 +207,7 @@ impl Upstream {
 
 fn join(base: &Uri, resource: &Resource<'_>, query: Option<&str>) -> Result<Uri, InvalidUri> {
     let prefix = base.path().trim_end_matches('/');
-    // Room for nearly all: an id of some 60 characters.
+    // Enough for nearly every call: an id has about 60 characters.
     let mut path = String::with_capacity(prefix.len() + query.map_or(0, str::len) + 128);
     path.push_str(prefix);
     resource.write(&mut path);
@@ -215,7 +217,7 @@ fn join(base: &Uri, resource: &Resource<'_>, query: Option<&str>) -> Result<Uri,
     }
     let mut parts = base.clone().into_parts();
     parts.path_and_query = Some(PathAndQuery::try_from(path)?);
-    // Scheme and authority are the base URL's own, so putting the parts together cannot fail.
+    // Scheme and authority come from a valid base URL, so the parts always make a valid URL.
     Ok(Uri::from_parts(parts).unwrap_or_default())
 }
 

@@ -1,18 +1,18 @@
-//! Notices an upstream that answered nothing but 404: mostly its base URL is wrong, and `/v1` is missing at its end.
+//! Notices an upstream whose first answer is a 404. Mostly its base URL is wrong: `/v1` is missing at the end.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use http::{StatusCode, Uri};
 
-/// What an upstream answered so far.
+/// Checks the first answer of an upstream.
 #[derive(Debug, Default)]
 pub(super) struct NotFound {
-    /// Something else than 404, or the operator was told: nothing is left to notice.
+    /// Whether the first answer has come. Later answers are not checked.
     over: AtomicBool,
 }
 
 impl NotFound {
-    /// Notes an answer. Tells the operator of the first one if it is a 404 and the base URL does not end in `/v1`.
+    /// Notes an answer. Logs a warning if the first answer is a 404 and the base URL does not end in `/v1`.
     pub(super) fn note(&self, status: StatusCode, upstream: &str, base_url: &Uri) {
         if self.over.load(Ordering::Relaxed) || self.over.swap(true, Ordering::Relaxed) {
             return;

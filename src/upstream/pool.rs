@@ -1,5 +1,5 @@
-//! What is known of the upstreams while they run: who is in service, how many requests are under way, how fast they
-//! answer, how many retries they got. One for all workers, and it lives through reloads.
+//! The runtime state of the upstreams: health, requests in flight, latency, retries. All workers share the state, and it survives
+//! reloads.
 
 use std::{
     sync::{
@@ -20,16 +20,16 @@ use crate::{
     metrics::{Metrics, UpstreamHealth},
 };
 
-/// Retries that an upstream gets in any case over [`RETRY_WINDOW`], or one with few requests would get none.
+/// Retries that each upstream gets over [`RETRY_WINDOW`] in any case. Without them an upstream with few requests would get none.
 const RETRIES_ALWAYS: u32 = 3;
 
-/// Retries are counted over the last 10 s, in steps of one.
+/// Retries are counted over the last 10 s, in 1-second steps.
 const RETRY_WINDOW: (usize, Duration) = (10, Duration::from_secs(1));
 
-/// A time to the first byte counts half after this time, so that an upstream which was slow once is asked again.
+/// A time to the first byte counts half after this time, so that an upstream which was slow once gets requests again.
 const LATENCY_HALF_LIFE: Duration = Duration::from_secs(60);
 
-/// The newest time to a first byte counts this much.
+/// The weight of the newest time to the first byte in the average.
 const LATENCY_SHARE: f64 = 0.2;
 
 /// Every upstream, by the indices of the configuration.
@@ -37,8 +37,8 @@ const LATENCY_SHARE: f64 = 0.2;
 pub struct Pools(Vec<Arc<Pool>>);
 
 impl Pools {
-    /// The pools of a configuration. What stays the same in it (name and address of an upstream, name and text of a
-    /// credential) keeps its state from `previous`; what changed begins anew.
+    /// Makes the pools of a configuration. Upstreams with the same name and address, and credentials with the same name and
+    /// secret, keep their state from `previous`. Changed ones begin anew.
     pub fn new(config: &Config, previous: Option<&Self>, metrics: &Metrics, now: Instant) -> Self {
         let pools = config.upstreams.iter().map(|upstream| {
             let previous = previous.and_then(|pools| pools.0.iter().find(|pool| pool.is_for(upstream)));
@@ -48,7 +48,7 @@ impl Pools {
         Self(pools.collect())
     }
 
-    /// All, in the order of the configuration.
+    /// Returns all pools, in the order of the configuration.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Pool>> {
         self.0.iter()
     }
@@ -60,30 +60,30 @@ pub struct Pool {
     pub(super) name: Arc<str>,
     base_url: Uri,
     pub(super) shared: Arc<UpstreamShared>,
-    /// One at least: an upstream that wants no credential has a nameless one.
+    /// Never empty: an upstream that needs no credential has a nameless one.
     pub(super) credentials: Vec<Arc<CredentialHealth>>,
     pub(super) metrics: UpstreamHealth,
 }
 
-/// What an upstream keeps as a whole.
+/// The state of an upstream as a whole.
 #[derive(Debug)]
 pub(super) struct UpstreamShared {
     pub(super) ward: HealthTracker,
     pub(super) in_flight: AtomicUsize,
-    /// Held while somebody enters where there are limits.
+    /// Locked while a request takes a slot, where limits exist.
     pub(super) door: Mutex<()>,
-    /// Woken when a request ends while others wait for room.
+    /// Notified when a request ends while other requests wait for a slot.
     pub(super) room: Notify,
     pub(super) queued: AtomicUsize,
     began: Instant,
-    /// Milliseconds since `began`, plus one, at which the last answer came; 0 = none came yet.
+    /// Milliseconds since `began`, plus one, of the last answer; 0 = none so far.
     heard: AtomicU64,
     attempts: Mutex<SlidingWindow<{ RETRY_WINDOW.0 }>>,
     latency: Latency,
     pub(super) not_found: NotFound,
 }
 
-/// One credential.
+/// The state of one credential.
 #[derive(Debug)]
 pub(super) struct CredentialHealth {
     pub(super) name: Option<Arc<str>>,
@@ -125,7 +125,7 @@ impl Pool {
         }
         metrics.begin(credentials.iter().map(|account| account.name.as_deref()));
         let shared = previous.map_or_else(fresh, |pool| Arc::clone(&pool.shared));
-        // The places of credentials may have changed.
+        // The indices of the credentials may have changed.
         shared.ward.forget_last_faulted();
         Self { name: Arc::from(&*upstream.name), base_url: upstream.base_url.clone(), shared, credentials, metrics }
     }
@@ -134,22 +134,22 @@ impl Pool {
         self.name == upstream.name && self.base_url == upstream.base_url
     }
 
-    /// Its name.
+    /// Returns the name of the upstream.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// How it stands as a whole, for the best of the models that it is asked for.
+    /// Returns the health state as a whole, for the best of the models in use.
     pub fn standing(&self, now: Instant) -> HealthState {
         self.shared.ward.standing_at_best(now)
     }
 
-    /// How it stands as a whole for one model ("" = for requests that name none) and one key.
+    /// Returns the health state as a whole for one model ("" = the request names none) and one key.
     pub(super) fn standing_for(&self, model: &str, key: KeyId, now: Instant) -> HealthState {
         self.shared.ward.standing(model, key, now)
     }
 
-    /// How each credential stands by itself for one model and one key, and its requests under way.
+    /// Returns each credential's own health state for one model and one key, and its requests in flight.
     pub(super) fn credentials_for(
         &self,
         model: &str,
@@ -162,35 +162,35 @@ impl Pool {
         self.credentials.iter().map(of)
     }
 
-    /// How it stands with the best of its credentials: without one that may be asked, it is passed by as well.
+    /// Returns the health state with the best credential. An upstream whose credentials are all ejected is ejected as well.
     pub fn standing_at_best(&self, now: Instant) -> HealthState {
         let each = self.credentials.iter().map(|account| account.ward.standing_at_best(now));
         self.standing(now).and(each.min_by(HealthState::badness).unwrap_or_default())
     }
 
-    /// The models that it answered for, by their names there, and that were asked for within this time.
+    /// Returns the models, by their names at the upstream, that gave an answer and were requested within this time.
     pub fn models_lately(&self, now: Instant, within: Duration) -> Vec<Arc<str>> {
         self.shared.ward.models_lately(now, within)
     }
 
-    /// Requests under way.
+    /// Returns the number of requests in flight.
     pub fn in_flight(&self) -> usize {
         self.shared.in_flight.load(Ordering::Relaxed)
     }
 
-    /// Requests that wait for room.
+    /// Returns the number of requests that wait for a slot.
     pub fn queued(&self) -> usize {
         self.shared.queued.load(Ordering::Relaxed)
     }
 
-    /// How each credential stands by itself: its name, its standing, its requests under way.
+    /// Returns the name, the own health state and the requests in flight of each credential.
     pub fn credentials(&self, now: Instant) -> impl Iterator<Item = (Option<&str>, HealthState, usize)> {
         self.credentials.iter().map(move |account| {
             (account.name.as_deref(), account.ward.standing_at_best(now), account.in_flight.load(Ordering::Relaxed))
         })
     }
 
-    /// The time to its first byte of late; none where that is not known.
+    /// Returns the recent average time to the first byte, if one is known.
     pub fn latency(&self, now: Instant) -> Option<Duration> {
         self.shared.latency.get(now)
     }
@@ -205,17 +205,17 @@ impl CredentialHealth {
 }
 
 impl UpstreamShared {
-    /// Counts a request's first attempt here.
+    /// Counts the first attempt of a request.
     pub(super) fn count_request(&self, now: Instant) {
         self.attempts.lock().unwrap_or_else(PoisonError::into_inner).add(now, 1, 0);
     }
 
-    /// Whether a request may have a further attempt here: at most `percent` of the requests of the last 10 s, and a few.
+    /// Whether a request may make a further attempt: `percent` of the requests of the last 10 s may, plus [`RETRIES_ALWAYS`].
     pub(super) fn may_retry(&self, now: Instant, percent: u32) -> bool {
         may_retry(&mut self.attempts.lock().unwrap_or_else(PoisonError::into_inner), now, percent)
     }
 
-    /// Counts a request's further attempt here, if there may be one more.
+    /// Counts a further attempt of a request, if one more is allowed.
     pub(super) fn count_retry(&self, now: Instant, percent: u32) -> bool {
         let mut attempts = self.attempts.lock().unwrap_or_else(PoisonError::into_inner);
         let may = may_retry(&mut attempts, now, percent);
@@ -225,12 +225,12 @@ impl UpstreamShared {
         may
     }
 
-    /// It answered somebody.
+    /// Notes that the upstream answered a request.
     pub(super) fn hears(&self, now: Instant) {
         self.heard.store(self.millis(now).saturating_add(1), Ordering::Relaxed);
     }
 
-    /// Whether it answered anybody since then.
+    /// Whether the upstream answered any request since then.
     pub(super) fn was_heard_since(&self, since: Instant) -> bool {
         self.heard.load(Ordering::Relaxed) > self.millis(since)
     }
@@ -249,12 +249,12 @@ fn may_retry(attempts: &mut SlidingWindow<{ RETRY_WINDOW.0 }>, now: Instant, per
     percent > 0 && u64::from(retries) < u64::from(requests) * u64::from(percent) / 100 + u64::from(RETRIES_ALWAYS)
 }
 
-/// A moving average of times to the first byte that fades.
+/// A moving average of times to the first byte. It decays with time.
 #[derive(Debug)]
 struct Latency {
     began: Instant,
-    /// Microseconds in the upper half, the second since `began` of the last one in the lower; 0 = none yet. Two workers
-    /// that add at the same moment may lose one of the two.
+    /// Microseconds in the upper half, the second of the last addition (since `began`) in the lower half; 0 = none yet. Two
+    /// workers that add at the same moment may lose one value.
     packed: AtomicU64,
 }
 
@@ -283,7 +283,7 @@ impl Latency {
             let mean = mean.as_micros() as f64;
             mean + (newest - mean) * LATENCY_SHARE
         });
-        // One microsecond at least: zero means none.
+        // At least one microsecond, because zero means none.
         let micros = mean.clamp(1.0, f64::from(u32::MAX)) as u64;
         self.packed.store(micros << 32 | u64::from(self.seconds(now)), Ordering::Relaxed);
     }

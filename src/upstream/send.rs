@@ -1,8 +1,9 @@
-//! The HTTP client of the data path: hyper-util's client over hyper-rustls, one per worker and upstream, HTTP/1.1.
+//! The HTTP/1.1 client of the data plane: hyper-util's client over hyper-rustls, one for each worker and upstream.
 //!
-//! No redirects, no proxy from the environment, no cookies, no decompression. hyper-util sends a request again only
-//! when its pooled connection closed before a byte of it was written, so nothing is resent that may have been received.
-//! A request that was written to a connection that the upstream was closing is [told apart](SendError::Stale).
+//! This HTTP client follows no redirects, uses no proxy from the environment, keeps no cookies and decompresses nothing.
+//! hyper-util sends a request again only if its pooled connection closed before a byte of it was written. So a request that an
+//! upstream may have received is never sent again. The error is [`Stale`](SendError::Stale) if the upstream was just closing the
+//! request's connection.
 
 use std::{
     fmt, io,
@@ -44,31 +45,31 @@ use crate::{
     protocol::body::RopeBody,
 };
 
-/// hyper's buffers grow up to this and no further (its own default is 417,792 bytes). A stream that nobody reads holds
-/// about four of them: one being read into, one on its way, and what waits for the client. With 16 KiB that were 77 KiB
-/// a stream. Also bounds the head of an answer, of which proxies in front of providers allow 8 KiB or less.
+/// The maximum size of hyper's buffers (hyper's default is 417,792 bytes). A stream whose client does not read uses about four of
+/// them: for reading, for sending, and for the data that waits. With 16 KiB, a stream would use 77 KiB. The size also bounds the
+/// head of an answer. Proxies in front of providers allow 8 KiB or less.
 pub const MAX_BUFFER: usize = 9 * 1024;
 
-/// What one connection holds at most.
+/// The most memory that one connection uses.
 pub const PER_CONNECTION: usize = 4 * MAX_BUFFER;
 
-/// And with TLS: 64 KiB of records on their way out (rustls's limit), 18 KiB of one that comes in, and what it decrypts to.
+/// The additional memory with TLS: 64 KiB of outgoing records (rustls's limit), 18 KiB of an incoming one, and its plain text.
 pub const PER_TLS: usize = (64 + 18 + 16) * 1024;
 
-/// A connection is given up when nothing of what was sent into it was taken for this long. As keep-alive does: 60 s of
+/// A connection is closed when the upstream acknowledged no sent data for this long. Keep-alive has the same bound: 60 s of
 /// silence and three probes 20 s apart.
 #[cfg(any(target_os = "android", target_os = "fuchsia", target_os = "linux"))]
 const UNTAKEN: Duration = Duration::from_secs(120);
 
-/// A connection takes no further request after this time, so that connections follow a name that leads elsewhere now.
+/// A connection takes no further request after this time, so that new connections follow a changed DNS record.
 const OLDEST: Duration = Duration::from_secs(600);
 
-/// Once a connection older than that was used, requests look for so long for connections to give up. To look costs a request a
-/// few allocations.
+/// After a request used a connection older than that, requests look this long for old connections to close. Looking costs a
+/// request a few allocations.
 const LOOK_FOR: Duration = Duration::from_secs(10);
 
-/// An idle connection that the upstream closed tells so within a round trip. One that is closed later was closed by something that
-/// had the request.
+/// The upstream's close of an idle connection arrives within a round trip. A later close comes from an upstream that had the
+/// request.
 const STALE_WITHIN: Duration = Duration::from_secs(2);
 
 pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -77,39 +78,39 @@ pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 #[derive(Clone, Debug)]
 pub struct Sender {
     client: Client<Connector, RopeBody>,
-    /// Makes a connection for each request.
+    /// A client that makes a connection for each request.
     fresh: Client<Connector, RopeBody>,
     turn: Turn,
     oldest: Duration,
     began: Instant,
-    /// Until when requests look for old connections, in milliseconds after `began`.
+    /// Milliseconds after `began` until which requests look for old connections.
     look_until: Arc<AtomicU64>,
 }
 
 /// Why no answer came.
 #[derive(Debug, thiserror::Error)]
 pub enum SendError {
-    /// No connection: nothing was sent.
+    /// No connection was made, so nothing was sent.
     #[error("no connection: {0}")]
     Connect(BoxError),
-    /// The upstream closed an idle connection at the moment when the request was sent on it, and not a byte of an answer came.
+    /// The upstream closed an idle connection at the moment when the request was sent on it. No byte of an answer came.
     #[error("the upstream closed an idle connection: {0}")]
     Stale(BoxError),
-    /// The connection ended before a head came. The upstream may have received the request.
+    /// The connection ended before the head of an answer came. The upstream may have received the request.
     #[error("no answer: {0}")]
     Broken(BoxError),
-    /// What came is not HTTP, or its head is too large.
+    /// The answer is not HTTP, or its head is too large.
     #[error("no HTTP answer: {0}")]
     Nonsense(BoxError),
 }
 
 impl Sender {
-    /// Makes a client for `upstream`. It must be used on one runtime only.
+    /// Makes a client for `upstream`. Use the client on one runtime only.
     pub fn new(upstream: &config::Upstream, timeouts: &Timeouts, tls: &Arc<ClientConfig>) -> Self {
         Self::with(upstream, timeouts, tls, connect::system(), OLDEST)
     }
 
-    /// The same with this resolver, and with connections that take requests for so long.
+    /// The same with this resolver. Connections older than `oldest` take no further request.
     fn with(
         upstream: &config::Upstream,
         timeouts: &Timeouts,
@@ -120,12 +121,12 @@ impl Sender {
         let mut http = HttpConnector::new();
         http.enforce_http(false);
         http.set_nodelay(true);
-        // A peer that vanished without a word is noticed even inside a stream that is silent by nature.
+        // Detects a peer that vanished silently, even during a stream that is silent by nature.
         http.set_keepalive(Some(Duration::from_secs(60)));
         http.set_keepalive_interval(Some(Duration::from_secs(20)));
         http.set_keepalive_retries(Some(3));
-        // An upstream that answered before it read the whole request, and never reads the rest, acknowledges every probe
-        // of its full window: without this limit hyper would hold the request's body as long as it likes.
+        // An upstream may answer before it read the whole request, and never read the rest. Such an upstream acknowledges every
+        // probe of its full window. Without this limit hyper would hold the request's body as long as the upstream likes.
         #[cfg(any(target_os = "android", target_os = "fuchsia", target_os = "linux"))]
         http.set_tcp_user_timeout(Some(UNTAKEN));
         let http = Dialer::new(http, resolve);
@@ -155,7 +156,7 @@ impl Sender {
                 .pool_idle_timeout(timeouts.upstream_pool_idle)
                 .pool_max_idle_per_host(idle)
                 .http1_max_buf_size(MAX_BUFFER)
-                // hyper's own 100 headers an answer stay: any number that is set costs two allocations of 4 KB an answer.
+                // hyper's default of 100 headers an answer stays: any explicit number costs two allocations of 4 KB an answer.
                 .build(connector.clone())
         };
         let (client, fresh) = (client(upstream.max_idle_connections), client(0));
@@ -165,7 +166,7 @@ impl Sender {
     /// Sends a request and waits for the head of the answer.
     ///
     /// # Errors
-    /// When none came, told apart by whether anything can have been received.
+    /// When no head came. The variants differ in whether the upstream can have received the request.
     pub async fn send(&self, mut request: Request<RopeBody>) -> Result<Response<Incoming>, SendError> {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed) + 1;
         let began = Instant::now();
@@ -189,7 +190,7 @@ impl Sender {
         }
     }
 
-    /// Sends a request on a connection that is made for it: never [stale](SendError::Stale).
+    /// Sends a request on a new connection, so the error is never [`Stale`](SendError::Stale).
     ///
     /// # Errors
     /// As [`send`](Self::send).
@@ -202,8 +203,8 @@ impl Sender {
         until > 0 && now < self.began + Duration::from_millis(until)
     }
 
-    /// Gives up an old connection, which answers one request yet. hyper-util names the connection of a request only where it was
-    /// asked to before.
+    /// Closes an old connection after its current answer. hyper-util names the connection of a request only if the request
+    /// captured it before.
     fn retire(&self, captured: Option<&CaptureConnection>) {
         match captured {
             Some(captured) => captured.connection_metadata().iter().for_each(|connected| connected.poison()),
@@ -215,7 +216,7 @@ impl Sender {
     }
 }
 
-/// What an error means, and the connection on which it happened.
+/// Returns the meaning of an error, and the connection on which the error happened.
 fn judged(error: hyper_util::client::legacy::Error) -> (SendError, Option<Arc<ConnectionTrace>>) {
     let trace = error.connect_info().and_then(|connected| {
         let mut extras = Extensions::new();
@@ -231,7 +232,7 @@ fn judged(error: hyper_util::client::legacy::Error) -> (SendError, Option<Arc<Co
     (error, trace)
 }
 
-/// Whether the other side closed the connection: in order, or with a reset.
+/// Whether the upstream closed the connection, in order or with a reset.
 fn was_closed(error: &(dyn std::error::Error + 'static)) -> bool {
     let mut causes = std::iter::successors(Some(error), |error| error.source());
     causes.any(|cause| {
@@ -240,11 +241,11 @@ fn was_closed(error: &(dyn std::error::Error + 'static)) -> bool {
     })
 }
 
-/// TLS settings for an upstream: the system's roots where there are any, otherwise Mozilla's, which are compiled in
-/// (an image from scratch has no file of roots), and the upstream's own.
+/// Returns the TLS settings for an upstream: the system's roots, if any, and the upstream's own. Without system roots, Mozilla's
+/// compiled-in roots replace them (a `FROM scratch` image has no root file).
 ///
 /// # Errors
-/// When a certificate of the upstream's own cannot be used.
+/// When one of the upstream's own certificates is invalid.
 pub fn tls(ca_pem: Option<&[u8]>) -> Result<ClientConfig, TlsError> {
     let mut roots = RootCertStore::empty();
     let system = rustls_native_certs::load_native_certs();
@@ -264,7 +265,7 @@ pub fn tls(ca_pem: Option<&[u8]>) -> Result<ClientConfig, TlsError> {
         .with_no_client_auth())
 }
 
-/// A certificate that cannot be used.
+/// An invalid certificate.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct TlsError(String);
@@ -275,7 +276,7 @@ impl From<rustls::Error> for TlsError {
     }
 }
 
-/// How a TCP connection is made.
+/// The way to make a TCP connection.
 #[derive(Clone)]
 enum Dial {
     Direct(Dialer),
@@ -313,7 +314,7 @@ impl Service<Uri> for Dial {
     }
 }
 
-/// A user of a proxy as the value of a header. Base64 is always one.
+/// Returns the header value for a proxy's user. Base64 text is always a valid value.
 fn basic(login: &config::ProxyLogin) -> Option<HeaderValue> {
     let text = BASE64.encode(format!("{}:{}", login.user, login.password.expose_secret()).as_bytes());
     let mut value = HeaderValue::try_from(format!("Basic {text}")).ok()?;
@@ -321,22 +322,22 @@ fn basic(login: &config::ProxyLogin) -> Option<HeaderValue> {
     Some(value)
 }
 
-/// The same place with its port written out: hyper-util's proxies take 443 where there is none, whatever the scheme.
+/// Returns the same address with an explicit port: hyper-util's proxies use 443 for a missing port, whatever the scheme.
 fn explicit(uri: &Uri) -> Uri {
     with_port(uri, if uri.scheme() == Some(&Scheme::HTTP) { 80 } else { 443 })
 }
 
-/// The same place, at `port` unless it has one.
+/// Returns the same address, with `port` if the address has none.
 fn with_port(uri: &Uri, port: u16) -> Uri {
     let (Some(scheme), Some(host), None) = (uri.scheme(), uri.host(), uri.port()) else {
         return uri.clone();
     };
     let built = Uri::builder().scheme(scheme.clone()).authority(format!("{host}:{port}")).path_and_query("/").build();
-    // Of parts that were a URI's before.
+    // The parts come from a valid URI, so the build cannot fail.
     built.unwrap_or_else(|_| uri.clone())
 }
 
-/// Connects within a time that covers name resolution, the proxy, TCP and TLS.
+/// Connects within a time limit that covers name resolution, the proxy, TCP and TLS.
 #[derive(Clone)]
 struct Connector {
     inner: HttpsConnector<Dial>,

@@ -1,4 +1,5 @@
-//! What a gate counts: faults in a row and their share, by client key, so that one client cannot eject what others use.
+//! The counts of a circuit breaker: consecutive faults and the share of faults, for each client key. So one client cannot eject
+//! an upstream that other clients use.
 
 use std::time::Duration;
 
@@ -7,50 +8,50 @@ use tokio::time::Instant;
 use super::window::SlidingWindow;
 use crate::config::Health;
 
-/// Faults are judged by their share only among this many attempts: three of five say nothing.
+/// The share of faults counts only from this many attempts on: three faults of five attempts prove nothing.
 const ENOUGH: u32 = 20;
 
-/// Attempts of the last 30 s, in steps of 5.
+/// Attempts of the last 30 s, in 5-second steps.
 const WINDOW: (usize, Duration) = (6, Duration::from_secs(5));
 
-/// A key counts as one that uses a gate for this long after its last attempt: as long as its attempts are counted.
+/// A key is in use for this long after its last attempt, which is as long as its attempts are counted.
 const IN_USE: Duration = Duration::from_secs(30);
 
-/// A key that used a gate within this time shares it with others: while that is so, faults of one key alone eject nothing.
+/// A key shares a breaker for this long after its last attempt. Faults of one key alone never eject a shared breaker.
 const SHARED_FOR: Duration = Duration::from_secs(3600);
 
-/// Keys that are told apart at one gate. With more in use, the one that has been idle for the longest gives up its place.
+/// The most keys that one breaker counts separately. A further key replaces the key that has been idle the longest.
 const MOST_KEYS: usize = 16;
 
-/// Whose attempt it is: a number that belongs to a client key.
+/// A number that identifies a client key.
 pub type KeyId = u64;
 
-/// In place of a client's key where clients have nothing to do with what is counted, such as connections.
+/// Replaces the client's key where clients do not matter, such as for connections.
 pub(super) const ANY_KEY: KeyId = 0;
 
-/// What one key did at a gate.
+/// The counts of one key.
 #[derive(Debug)]
 struct KeyFailures {
     key: KeyId,
     used: Instant,
-    /// Whether it gave one of the faults in a row.
+    /// Whether this key contributed to the current run of consecutive faults.
     in_row: bool,
-    /// Its own faults in a row, whatever other keys see.
+    /// Consecutive faults of this key, whatever other keys get.
     own_row: u32,
-    /// Until when the gate is shut for this key alone.
+    /// The time until which the breaker is shut for this key alone.
     shut_until: Option<Instant>,
     /// Attempts and faults.
     window: SlidingWindow<{ WINDOW.0 }>,
 }
 
-/// The counts of one gate.
+/// The counts of one breaker.
 #[derive(Debug, Default)]
 pub(super) struct FailureCounts {
     in_a_row: u32,
     keys: Vec<KeyFailures>,
 }
 
-/// Whose faults ejected something: one key's, or those of several.
+/// The keys whose faults caused an ejection: one key or several.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum FailureSource {
     One(KeyId),
@@ -81,24 +82,24 @@ impl FailureCounts {
         self.keys.get_mut(index)
     }
 
-    /// An attempt of this key begins.
+    /// Notes that an attempt of this key begins.
     pub(super) fn uses(&mut self, key: KeyId, now: Instant) {
         if let Some(of) = self.of_key(key, now) {
             of.used = of.used.max(now);
         }
     }
 
-    /// The keys that share the gate: those of the last hour.
+    /// Returns the keys that share the breaker: the keys of the last hour.
     pub(super) fn sharers(&self, now: Instant) -> impl Iterator<Item = KeyId> {
         self.keys.iter().filter(move |of| now < of.used + SHARED_FOR).map(|of| of.key)
     }
 
-    /// Whether no other key shares the gate. What clients have nothing to do with counts as if there were only one.
+    /// Whether no other key shares the breaker. [`ANY_KEY`] counts as an only key.
     pub(super) fn is_alone(&self, key: KeyId, now: Instant) -> bool {
         key == ANY_KEY || self.sharers(now).all(|other| other == key || other == ANY_KEY)
     }
 
-    /// An attempt succeeded.
+    /// Counts a success.
     pub(super) fn succeeded(&mut self, key: KeyId, now: Instant) {
         self.in_a_row = 0;
         for of in &mut self.keys {
@@ -110,7 +111,7 @@ impl FailureCounts {
         }
     }
 
-    /// An attempt failed.
+    /// Counts a failure.
     pub(super) fn failed(&mut self, key: KeyId, now: Instant) {
         self.in_a_row = self.in_a_row.saturating_add(1);
         if let Some(of) = self.of_key(key, now) {
@@ -121,13 +122,13 @@ impl FailureCounts {
         }
     }
 
-    /// Whether there were too many faults, and whose they were.
+    /// Returns whose faults are too many, if any are.
     pub(super) fn is_too_much(&mut self, now: Instant, health: &Health) -> Option<FailureSource> {
         self.row(now, health).or_else(|| self.share(now, health))
     }
 
-    /// Shuts the gate for this key alone if its own faults are too many: other keys may have seen none. Returned is until when.
-    /// Once that is over one fault more is too many, until one attempt succeeds.
+    /// Shuts the breaker for this key alone if its own faults are too many: other keys may have no faults. Returns the time until
+    /// which the breaker is shut. After that time, one further fault shuts it again, until an attempt succeeds.
     pub(super) fn shut_for(&mut self, key: KeyId, now: Instant, health: &Health) -> Option<Instant> {
         let of = self.of_key(key, now)?;
         let (tried, faults) = of.window.sums(now);
@@ -139,14 +140,14 @@ impl FailureCounts {
         of.shut_until
     }
 
-    /// For how much longer the gate is shut for this key alone.
+    /// Returns the time for which the breaker stays shut for this key alone.
     pub(super) fn shut(&self, key: KeyId, now: Instant) -> Option<Duration> {
         let until = self.keys.iter().find(|of| of.key == key)?.shut_until?;
         Some(until.saturating_duration_since(now)).filter(|left| !left.is_zero())
     }
 
-    /// Enough faults in a row, of every key in use; of as many different keys as there have to be faults, others are not
-    /// waited for.
+    /// Returns the source of enough consecutive faults. Every key in use must have one of them. Where as many different keys as
+    /// `consecutive_faults` agree, the other keys do not matter.
     fn row(&self, now: Instant, health: &Health) -> Option<FailureSource> {
         if self.in_a_row < health.consecutive_faults {
             return None;
@@ -165,8 +166,8 @@ impl FailureCounts {
         Some(if others == 0 { FailureSource::One(first.key) } else { FailureSource::Several })
     }
 
-    /// Enough attempts, of which the share is faults: for each key by itself, and so for the share of the keys. Of two keys
-    /// or more, two at least have to see it.
+    /// Returns the source of a too large share of faults, from [`ENOUGH`] attempts on. The share must be too large for a key by
+    /// itself, and such keys must be too large a share of all keys. Of several keys, at least two must have such a share.
     fn share(&mut self, now: Instant, health: &Health) -> Option<FailureSource> {
         let is_share = |faults: u32, attempts: u32| {
             u64::from(faults) * 100 >= u64::from(attempts) * u64::from(health.fault_percent)
@@ -192,7 +193,7 @@ impl FailureCounts {
         self.in_a_row == 0 && self.keys.iter_mut().all(|of| of.own_row == 0 && of.window.sums(now).1 == 0)
     }
 
-    /// Forgets what was counted, but not who uses the gate.
+    /// Resets the counts, but remembers the keys in use.
     pub(super) fn clear(&mut self) {
         self.in_a_row = 0;
         for of in &mut self.keys {

@@ -1,34 +1,34 @@
-//! What came of an attempt, and who made it.
+//! The result of an attempt, and the context in which an attempt is made.
 
 use std::time::Duration;
 
 use super::tally::KeyId;
 
-/// What came of an attempt, as far as the health of who was asked is concerned.
+/// The result of an attempt, for the health of the upstream and of the credential.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It was answered, to the end or as long as the client wanted.
+    /// The upstream answered, to the end or as long as the client read.
     Answered,
-    /// It was answered with a no to this request: the upstream works, which says nothing of the credential.
+    /// The upstream works and declined this request. That says nothing about the credential.
     Declined,
-    /// The model is missing there. That counts against no account: clients may ask for any name.
+    /// The upstream lacks the model. That counts against no account: clients may send any name.
     NoModel,
-    /// It failed at the upstream: 5xx, 408, no answer, an answer that broke.
+    /// The upstream failed: 5xx, 408, no answer, or a broken answer.
     Failed,
-    /// No connection: credentials have nothing to do with that.
+    /// No connection was made. The credential has no part in that.
     Unreachable,
     /// 429, with its `Retry-After`.
     RateLimited(Option<Duration>),
-    /// The credential was refused.
+    /// The upstream refused the credential.
     Refused,
     /// The account's money is spent.
     Unpaid,
-    /// A bare 402: the account's money is spent, or the request costs more than is left.
+    /// A 402 without details: the account's money is spent, or the request costs more than the rest.
     Payment,
 }
 
-/// What one request has given already: of each kind its first verdict counts, wherever it is asked next. What fails
-/// everywhere is the request's fault in all but one place.
+/// The kinds of bad verdict that one request has reported. Only the first verdict of each kind counts, whichever candidate is
+/// attempted next. A request that fails everywhere is itself the cause of all failures but perhaps one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReportedVerdicts {
     fault: bool,
@@ -37,7 +37,7 @@ pub struct ReportedVerdicts {
 }
 
 impl ReportedVerdicts {
-    /// Nothing yet.
+    /// No verdict so far.
     pub const NOTHING: Self = Self { fault: false, limit: false, refusal: false };
 
     /// Notes a verdict.
@@ -56,19 +56,19 @@ impl ReportedVerdicts {
             Verdict::Failed => Some(&mut self.fault),
             Verdict::RateLimited(_) => Some(&mut self.limit),
             Verdict::Refused | Verdict::Unpaid | Verdict::Payment => Some(&mut self.refusal),
-            // No client can make a connection fail.
+            // No client can cause a failed connection.
             Verdict::Unreachable | Verdict::Answered | Verdict::Declined | Verdict::NoModel => None,
         }
     }
 }
 
-/// Who asks for a place, and for what.
+/// The key, the model and the previous verdicts of an attempt.
 #[derive(Clone, Copy, Debug)]
 pub struct AttemptContext<'a> {
     /// The client key.
     pub key: KeyId,
-    /// The model, by its name at the upstream; "" = the request names none.
+    /// The model's name at the upstream; "" = the request names none.
     pub model: &'a str,
-    /// What the request has given already.
+    /// The verdicts that the request has reported already.
     pub given: ReportedVerdicts,
 }

@@ -1,6 +1,6 @@
-//! An upstream or a credential with what is known of each model there: a gate as a whole, and one for each model.
+//! The health of an upstream or a credential: one circuit breaker for the whole, and one for each model.
 //!
-//! Faults and pauses count for the model. Where several models are out, the whole is.
+//! Faults and rate limits count against the model. If several models are ejected, the whole is ejected.
 
 use std::{
     collections::HashMap,
@@ -25,42 +25,43 @@ use crate::{
     },
 };
 
-/// Models that are told apart. Clients choose names where a wildcard leads, so there has to be a bound; with more in use,
-/// what is known of another one is forgotten, which never leaves an account out.
+/// The most models with a breaker of their own. Clients choose the names where a wildcard route leads, so a bound is needed. A
+/// further model replaces the state of another one, which never keeps an account ejected.
 const MOST_MODELS: usize = 64;
 
-/// A model counts as one in use for this long.
+/// A model is in use for this long after its last request.
 const IN_USE: Duration = Duration::from_secs(30);
 
-/// So many models have to be out before the whole is, or all that are in use, but two at least.
+/// The whole is ejected when this many models are ejected. Where fewer are in use, all of them must be, and at least two.
 const SEVERAL: usize = 3;
 
-/// An upstream as a whole, or one credential.
+/// The health of an upstream or of one credential.
 #[derive(Debug)]
 pub(super) struct HealthTracker {
     began: Instant,
     pub(super) gate: CircuitBreaker,
     models: RwLock<HashMap<Arc<str>, Arc<ModelHealth>>>,
-    /// Whether the gate of some model may be shut, for all or for one key. Nearly never: then no model is looked up.
+    /// Whether a model's breaker may be ejected, or shut for one key. Nearly always false: then no model is looked up.
     any_out: AtomicBool,
 }
 
-/// What is known of one model.
+/// The health of one model.
 #[derive(Debug)]
 pub(super) struct ModelHealth {
     pub(super) name: Arc<str>,
-    /// A number that belongs to the name.
+    /// A hash of the name.
     pub(super) id: u64,
     pub(super) gate: CircuitBreaker,
-    /// The credential of the last fault since the last success, plus one; 0 = none. Of an upstream's models only.
+    /// The index of the credential of the last fault since the last success, plus one; 0 = none. Only used for an upstream's
+    /// models.
     pub(super) last_faulted: AtomicUsize,
-    /// Milliseconds since the ward began at which it was asked for last.
+    /// Milliseconds from the tracker's `began` to the model's last request.
     used: AtomicU64,
-    /// Whether it ever gave an answer: a made-up name never does.
+    /// Whether the model ever gave an answer. A made-up name never does.
     answered: AtomicBool,
 }
 
-/// What an attempt may have to tell when it is over.
+/// The state of both breakers at the beginning of an attempt. The attempt returns the pass at its end.
 #[derive(Debug)]
 pub(super) struct HealthPass {
     pub(super) whole: BreakerPass,
@@ -69,7 +70,7 @@ pub(super) struct HealthPass {
 }
 
 impl HealthPass {
-    /// Whether this attempt is one that probes.
+    /// Whether this attempt is a probe.
     pub(super) fn is_probe(&self) -> bool {
         self.whole.is_probe() || self.model.is_probe()
     }
@@ -81,7 +82,7 @@ impl HealthTracker {
         Self { began: now, gate: CircuitBreaker::new(now), models, any_out }
     }
 
-    /// How it stands for a model and a key: the worse of the two gates.
+    /// Returns the health state for a model and a key: the worse of the two breakers' states.
     pub(super) fn standing(&self, model: &str, key: KeyId, now: Instant) -> HealthState {
         let whole = self.gate.standing(now);
         if !self.any_out.load(Ordering::Acquire) {
@@ -91,7 +92,7 @@ impl HealthTracker {
         models.get(model).map_or(whole, |lane| whole.and(lane.gate.standing_for(key, now)))
     }
 
-    /// How it stands with the best of the models that it is asked for.
+    /// Returns the health state for the best of the models in use.
     pub(super) fn standing_at_best(&self, now: Instant) -> HealthState {
         let whole = self.gate.standing(now);
         if !self.any_out.load(Ordering::Acquire) {
@@ -102,7 +103,7 @@ impl HealthTracker {
         whole.and(known.map(|(standing, _)| standing).min_by(HealthState::badness).unwrap_or_default())
     }
 
-    /// Lets an attempt through both gates, or through neither.
+    /// Admits an attempt through both breakers, or through neither.
     pub(super) fn pass(&self, model: &str, key: KeyId, now: Instant, anyway: bool) -> Option<HealthPass> {
         let whole = self.gate.pass(key, now, anyway)?;
         let lane = self.lane(model, now);
@@ -115,18 +116,18 @@ impl HealthTracker {
         Some(HealthPass { whole, lane, model })
     }
 
-    /// An attempt ended without telling anything.
+    /// Notes that an attempt ended without a result.
     pub(super) fn abandoned(&self, pass: &HealthPass) {
         self.gate.abandoned(pass.whole);
         pass.lane.gate.abandoned(pass.model);
     }
 
-    /// The first byte of an answer is here.
+    /// Notes the first byte of an answer.
     pub(super) fn answers(&self, pass: &HealthPass, now: Instant) -> [Option<HealthChange>; 2] {
         [self.gate.answers(pass.whole, now), pass.lane.gate.answers(pass.model, now)]
     }
 
-    /// An attempt succeeded; see [`CircuitBreaker::succeeded`].
+    /// Notes that an attempt succeeded; see [`CircuitBreaker::succeeded`].
     pub(super) fn succeeded(
         &self,
         pass: &HealthPass,
@@ -145,7 +146,7 @@ impl HealthTracker {
         [whole, model]
     }
 
-    /// An attempt failed.
+    /// Notes that an attempt failed.
     pub(super) fn failed(
         &self,
         pass: &HealthPass,
@@ -166,7 +167,7 @@ impl HealthTracker {
         [whole, model]
     }
 
-    /// An attempt was told to come later.
+    /// Notes that an attempt got a 429.
     pub(super) fn limited(
         &self,
         pass: &HealthPass,
@@ -181,12 +182,13 @@ impl HealthTracker {
         [model.and_then(|_| self.widen(EjectionCause::RateLimited, now, health, dice)), model]
     }
 
-    /// Whether this key is the only one that asked here in the last hour.
+    /// Whether this key is the only one with requests in the last hour.
     pub(super) fn is_alone(&self, key: KeyId, now: Instant) -> bool {
         self.lanes().iter().all(|lane| lane.gate.is_alone(key, now))
     }
 
-    /// A model went out: so does the whole, where several are out by the faults of several keys, or of the only one.
+    /// Ejects the whole after the ejection of a model, if enough models are ejected by the faults of several keys, or of the only
+    /// key.
     fn widen(&self, cause: EjectionCause, now: Instant, health: &Health, dice: &Dice) -> Option<HealthChange> {
         self.any_out.store(true, Ordering::Release);
         let lanes = self.lanes();
@@ -210,7 +212,7 @@ impl HealthTracker {
         agreed.then(|| self.gate.widened(now, pause, health, dice))?
     }
 
-    /// Credentials may have changed their places.
+    /// Forgets the indices of credentials, which may have changed.
     pub(super) fn forget_last_faulted(&self) {
         for lane in self.lanes() {
             lane.last_faulted.store(0, Ordering::Relaxed);
@@ -222,14 +224,14 @@ impl HealthTracker {
             |lane: &Arc<ModelHealth>| lane.gate.standing(now) != HealthState::InService || lane.gate.has_keys_shut(now);
         if !self.lanes().iter().any(is_out) {
             self.any_out.store(false, Ordering::Release);
-            // One may have gone out between the two.
+            // A model may have been ejected between the check and the store.
             if self.lanes().iter().any(is_out) {
                 self.any_out.store(true, Ordering::Release);
             }
         }
     }
 
-    /// The models that gave an answer and were asked for within this time; 64 at most are known.
+    /// Returns the models that gave an answer and were requested within this time. At most 64 models are known.
     pub(super) fn models_lately(&self, now: Instant, within: Duration) -> Vec<Arc<str>> {
         let is_late = |lane: &Arc<ModelHealth>| {
             let used = self.began + Duration::from_millis(lane.used.load(Ordering::Relaxed));
@@ -248,7 +250,7 @@ impl HealthTracker {
         }
         let mut models = self.models.write().unwrap_or_else(PoisonError::into_inner);
         if models.len() >= MOST_MODELS && !models.contains_key(model) {
-            // Names that never gave an answer first, or made-up ones would push real ones out.
+            // Names that never gave an answer are removed first. Otherwise made-up names would displace real ones.
             let least = models
                 .values()
                 .min_by_key(|lane| (lane.answered.load(Ordering::Relaxed), lane.used.load(Ordering::Relaxed)));

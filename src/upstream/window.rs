@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Counts of two kinds over the last `N` steps of time, the one that runs included.
+/// Counts of two kinds over the last `N` time steps, the current step included.
 #[derive(Debug)]
 pub(super) struct SlidingWindow<const N: usize> {
     began: Instant,
     step: Duration,
-    /// The step that was counted in last, since `began`.
+    /// The number of the newest counted step, since `began`.
     last: u64,
     counts: [(u32, u32); N],
 }
@@ -19,7 +19,7 @@ impl<const N: usize> SlidingWindow<N> {
         Self { began: now, step, last: 0, counts: [(0, 0); N] }
     }
 
-    /// Counts now.
+    /// Adds to the counts of the current step.
     pub(super) fn add(&mut self, now: Instant, first: u32, second: u32) {
         self.advance(now);
         let current = (self.last % N as u64) as usize;
@@ -29,13 +29,13 @@ impl<const N: usize> SlidingWindow<N> {
         }
     }
 
-    /// The sums of both kinds.
+    /// Returns the sums of both kinds.
     pub(super) fn sums(&mut self, now: Instant) -> (u32, u32) {
         self.advance(now);
         self.counts.iter().fold((0, 0), |sums, count| (sums.0.saturating_add(count.0), sums.1.saturating_add(count.1)))
     }
 
-    /// Forgets everything.
+    /// Resets all counts.
     pub(super) fn clear(&mut self) {
         self.counts = [(0, 0); N];
     }

@@ -1,4 +1,4 @@
-//! One connection to an upstream, with what a request that failed on it has to know: whether anything was read since it was sent.
+//! A connection to an upstream. It records whether any byte was read since a request was sent, for requests that failed on it.
 
 use std::{
     fmt, io,
@@ -16,32 +16,32 @@ use tokio::{
     time::Instant,
 };
 
-/// The number of the request that was sent last by a sender, over all of its connections.
+/// The number of the last request of a sender, over all of its connections.
 pub(super) type Turn = Arc<AtomicU64>;
 
-/// What is known of a connection.
+/// The record of a connection.
 #[derive(Debug)]
 pub(super) struct ConnectionTrace {
     /// When the connection was made.
     pub(super) born: Instant,
-    /// The turn in which something was read last; 0 = nothing was read yet.
+    /// The turn of the last read; 0 = nothing was read yet.
     read_in: AtomicU64,
 }
 
 impl ConnectionTrace {
-    /// Whether the connection brought an answer before, and nothing since the request of this turn was sent.
+    /// Whether the connection delivered data before this turn, and nothing since the request of this turn was sent.
     pub(super) fn was_idle(&self, turn: u64) -> bool {
         let read_in = self.read_in.load(Ordering::Relaxed);
         read_in > 0 && read_in < turn
     }
 }
 
-/// The connection.
+/// A connection to an upstream.
 pub(super) struct UpstreamConnection<S> {
     stream: S,
     trace: Arc<ConnectionTrace>,
     turn: Turn,
-    /// The upstream takes nothing any more. What it said before may still be there to be read.
+    /// Whether the upstream accepts no more data. Its earlier answer may still be readable.
     untaken: bool,
 }
 
@@ -57,8 +57,9 @@ impl<S> UpstreamConnection<S> {
         Self { stream, trace: Arc::new(trace), turn, untaken: false }
     }
 
-    /// An upstream may answer before it has read all of a request, and close: then writing fails, and the answer waits to be read.
-    /// hyper gives up at an error of a write without a look, so it gets none: the read tells what came, or that nothing did.
+    /// Reports success for a write to a connection that the upstream closed. An upstream may answer before it read the whole
+    /// request, and then close: the write fails while the answer waits. hyper stops at a write error and does not read, so hyper
+    /// gets no error. The read then finds the answer or the end.
     fn written(&mut self, written: io::Result<usize>, len: usize) -> io::Result<usize> {
         match written {
             Err(error) if is_closed(&error) => {
@@ -70,7 +71,7 @@ impl<S> UpstreamConnection<S> {
     }
 }
 
-/// Whether the other side closed the connection.
+/// Whether the peer closed the connection.
 pub(super) fn is_closed(error: &io::Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
     matches!(error.kind(), BrokenPipe | ConnectionReset | ConnectionAborted | UnexpectedEof)
@@ -78,7 +79,7 @@ pub(super) fn is_closed(error: &io::Error) -> bool {
 
 impl<S> Connection for UpstreamConnection<S> {
     fn connected(&self) -> Connected {
-        // Neither HTTP/2 nor a proxy that wants whole URLs is spoken to.
+        // The gateway speaks no HTTP/2 to upstreams, and no proxy that needs absolute URLs is used.
         Connected::new().extra(Arc::clone(&self.trace))
     }
 }

@@ -1,4 +1,4 @@
-//! Rows that a database does not take for what is in them, apart from all others, which must not wait for them.
+//! Isolates rows whose data the database refuses, so that all other rows do not wait for them.
 
 use std::{
     collections::HashSet,
@@ -16,13 +16,13 @@ use crate::{
     },
 };
 
-/// Stores rows, and tells those apart that are not taken.
+/// Stores rows, and isolates the refused ones.
 pub(super) struct RowIsolator {
     /// Names the data folder.
     origin: Arc<str>,
     journal: Arc<Journal>,
     condition: Arc<LedgerStatus>,
-    /// What was put aside: some of it is read again where the database goes away.
+    /// Quarantined rows. The feed reads some of them again after a database failure.
     aside: HashSet<(RequestId, UsageState)>,
 }
 
@@ -32,11 +32,11 @@ impl RowIsolator {
         Self { origin, journal, condition, aside: HashSet::new() }
     }
 
-    /// Stores rows. Those that are refused for what is in them are found by halves, and tried once more without what people and
-    /// providers may have written into them. What the database takes in no form is put aside for a person.
+    /// Stores rows. If the database refuses the data of some rows, halving finds these rows. They are tried again without the
+    /// texts of clients and providers. A row that the database refuses even then is quarantined.
     ///
     /// # Errors
-    /// When the database does not take any: it is away, or full.
+    /// When the database accepts no rows: it is unavailable or full.
     pub(super) async fn store(&mut self, database: &mut Database, rows: &[Row<'_>]) -> Result<(), DatabaseError> {
         let mut parts = vec![rows];
         while let Some(part) = parts.pop() {
@@ -47,7 +47,7 @@ impl RowIsolator {
                     [row] => self.store_bare(database, row, &error).await?,
                     _ => {
                         let (first, second) = part.split_at(part.len() / 2);
-                        // The first one is taken first: of one request it may hold what came before.
+                        // `pop` takes the first half first, because it may have the earlier row of the same request.
                         parts.extend([second, first]);
                     }
                 },
@@ -75,7 +75,7 @@ impl RowIsolator {
     }
 
     fn count(&self, changed: &[(UsageState, u64)]) {
-        // One that is open is counted when it is known what came of it.
+        // An open request is counted when it is settled.
         let over = changed.iter().filter(|(state, _)| *state != UsageState::Open);
         over.for_each(|(state, count)| self.condition.count(*state, *count));
     }

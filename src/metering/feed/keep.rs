@@ -1,4 +1,4 @@
-//! `[store] keep_days`: makes sums of old rows, a piece at a time, so that no row waits long for it.
+//! `[store] keep_days`: turns old rows into daily sums, a piece at a time, so that new rows never wait long.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -14,7 +14,8 @@ use crate::{
     store::sql::{Database, DatabaseError},
 };
 
-/// Days begin once a day, and several replicas sum up their own rows: an hour later is soon enough.
+/// How often the feed looks for old rows. A new day begins once a day, and several replicas sum up their own rows, so an hour is
+/// soon enough.
 const LOOK_EVERY: Duration = Duration::from_secs(3600);
 
 const DAY_MS: u64 = 86_400_000;
@@ -22,17 +23,17 @@ const DAY_MS: u64 = 86_400_000;
 /// How long rows are kept.
 #[derive(Clone, Debug)]
 pub struct Retention {
-    /// So many days.
+    /// The number of days.
     pub days: u32,
-    /// Where days begin.
+    /// The time zone of the days.
     pub zone: TimeZone,
 }
 
-/// Sums up what is older.
+/// Turns old rows into daily sums.
 pub(super) struct OldRowSums {
     days: u64,
     windows: Windows,
-    /// When there may be something again.
+    /// The time of the next look.
     next: Instant,
 }
 
@@ -41,8 +42,8 @@ impl OldRowSums {
         Self { days: keep.days.into(), windows: Windows::new(keep.zone), next: Instant::now() }
     }
 
-    /// Sums up one piece, if there is any. Rows of this data folder stay from `open` on: when the oldest request began that is
-    /// not over.
+    /// Sums up one piece, if one exists. `open` is the start time of the oldest unfinished request. Newer rows of this data folder
+    /// stay.
     pub(super) async fn sum_up(
         &mut self,
         database: &mut Database,
@@ -53,7 +54,7 @@ impl OldRowSums {
         if Instant::now() < self.next {
             return Ok(());
         }
-        // Whole days: a part of a day is in the rows or in the sums, and budgets of a day would not find the other part.
+        // Only whole days: with a part of a day in the sums, a daily budget would miss the other part.
         let kept = now.saturating_sub(self.days.saturating_mul(DAY_MS));
         let before = self.windows.at(Window::Day, 1, kept).from;
         let own = database.open_since(origin).await?.into_iter().chain(open).min().unwrap_or(u64::MAX);
@@ -67,7 +68,7 @@ impl OldRowSums {
     }
 }
 
-/// Of rows that a journal of before holds, those whose daily sums do not have them yet.
+/// Returns the rows, from an earlier process's journal, that the daily sums do not contain yet.
 pub(super) async fn not_summed_up<'a>(
     database: &mut Database,
     origin: &str,
@@ -79,7 +80,7 @@ pub(super) async fn not_summed_up<'a>(
     if old.is_empty() {
         return Ok(rows);
     }
-    // What is still a row may change as ever.
+    // A row that still exists may change as usual.
     let known = database.known(&old).await?;
     let gone: HashSet<_> = old.into_iter().filter(|id| !known.contains(id)).collect();
     if !gone.is_empty() {

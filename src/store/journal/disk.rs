@@ -1,4 +1,4 @@
-//! What the journal does to the disk, as a parameter: tests give one that fails.
+//! The journal's disk operations, as a trait. Tests use a disk that fails.
 
 use std::{
     fmt::Debug,
@@ -7,34 +7,34 @@ use std::{
     path::Path,
 };
 
-/// A disk that files of the journal are written to.
+/// A disk for the journal's files.
 pub trait Disk: Debug + Send + Sync {
-    /// Makes a file that is not there yet.
+    /// Creates a file that must not exist yet.
     ///
     /// # Errors
-    /// As the system does.
+    /// When the system fails.
     fn create(&self, path: &Path) -> io::Result<File>;
 
-    /// Writes behind what is there. After an error a part of it may be there.
+    /// Appends records. After an error the file may have a part of them.
     ///
     /// # Errors
-    /// As the system does.
+    /// When the system fails.
     fn append(&self, file: &File, records: &[u8]) -> io::Result<()>;
 
-    /// Takes away what is behind `length`, and goes on there.
+    /// Truncates the file to `length`, and continues there.
     ///
     /// # Errors
-    /// As the system does.
+    /// When the system fails.
     fn cut(&self, file: &File, length: u64) -> io::Result<()>;
 
-    /// Returns once what was written survives a loss of power.
+    /// Returns when the written data survives a power loss.
     ///
     /// # Errors
-    /// As the system does. It may then have dropped what it could not write, and say nothing of it the next time.
+    /// When the system fails. The system may then have dropped unwritten data without an error at the next call.
     fn sync(&self, file: &File) -> io::Result<()>;
 }
 
-/// The system's.
+/// The disk of the operating system.
 #[derive(Clone, Copy, Debug)]
 pub struct SystemDisk;
 

@@ -1,5 +1,5 @@
-//! The journal: append-only files in the data folder, one being written by each worker. What was written survives
-//! kill -9 at once, and a loss of power once it was synced.
+//! The journal: append-only files in the data folder, one current file for each worker. Written rows survive kill -9 at once, and
+//! a power loss after the next sync.
 
 mod disk;
 mod reader;
@@ -27,25 +27,25 @@ pub use record::{EndOfRecords, Records, encode};
 use super::files;
 use crate::domain::ledger::LedgerStatus;
 
-/// What all files together may hold. With it full, nothing new is sent up. It is half a million requests or more, which
-/// is what a database may be away for; it is read in seconds at the next start.
+/// The largest total size of the files. A full journal refuses new requests. The size is enough for half a million requests or
+/// more while the database is away. The next start reads it in seconds.
 pub const MOST: u64 = 256 * 1024 * 1024;
 
-/// A file is closed at this size, and deleted once the database has all of it.
+/// The size at which a file is closed. The file is deleted once the database has all of its rows.
 const SEGMENT: u64 = 16 * 1024 * 1024;
 
-/// Requests are refused many times a second and for one reason: the log gets one line of it in this time.
+/// The shortest time between two log lines: while the journal fails, requests are refused many times a second for one reason.
 const TELL_EVERY: Duration = Duration::from_secs(1);
 
 const EXTENSION: &str = "journal";
 
-/// Rows that no database took.
+/// The file for rows that the database refuses.
 const ASIDE: &str = "refused.rows";
 
-/// A copy that is on its way to take the place of a file that could not be synced.
+/// The extension of a copy that will replace a file whose sync failed.
 const COPY: &str = "copy";
 
-/// Names of keys and ids of responses are in it: others shall not read them. Requests are served all the same where they can.
+/// Removes other users' access, because the files contain key names and response ids. A failure does not stop the gateway.
 fn make_private(path: &Path) {
     if let Err(error) = files::take_from_others(path) {
         tracing::warn!(
@@ -62,32 +62,32 @@ fn make_private(path: &Path) {
 pub struct Journal {
     folder: PathBuf,
     disk: &'static dyn Disk,
-    /// Number of the next file. Files of one worker are read in the order of their numbers.
+    /// Number of the next file. The files of one worker are read in the order of their numbers.
     next: AtomicU64,
     segment: u64,
     written: mpsc::Sender<(Arc<Segment>, JournalReader)>,
-    /// Those that are still being written.
+    /// The files that are still being written.
     live: Mutex<Vec<Weak<Segment>>>,
     condition: Arc<LedgerStatus>,
     told: Mutex<Option<Instant>>,
-    /// Held where a file is deleted or replaced, so that none comes back.
+    /// Locked while a file is deleted or replaced, so that no deleted file comes back.
     naming: Mutex<()>,
 }
 
-/// What is there to be read.
+/// The journal files to read.
 #[derive(Debug)]
 pub struct JournalFiles {
-    /// Files of processes before this one, in their order.
+    /// Files of earlier processes, in order.
     pub before: Vec<PathBuf>,
-    /// Every file that this process begins.
+    /// Receives each file that this process creates.
     pub written: mpsc::Receiver<(Arc<Segment>, JournalReader)>,
 }
 
 impl Journal {
-    /// Opens the folder on this disk, for so many workers.
+    /// Opens the folder on this disk, for this number of workers.
     ///
     /// # Errors
-    /// When it can neither be made nor read.
+    /// When the folder can neither be created nor read.
     pub fn open(
         folder: PathBuf,
         workers: usize,
@@ -100,14 +100,14 @@ impl Journal {
         for entry in fs::read_dir(&folder)? {
             let path = entry?.path();
             make_private(&path);
-            // Also of one that was put aside: another one shall not take its place.
+            // Quarantined files count too, so that no new file replaces one.
             let number = path.file_stem().and_then(|stem| stem.to_str()?.parse::<u64>().ok());
             last = last.max(number.unwrap_or_default());
             if path.extension().is_some_and(|extension| extension == EXTENSION) {
                 condition.journal_bytes.fetch_add(fs::metadata(&path)?.len(), Ordering::Relaxed);
                 before.push(path);
             } else if path.extension().is_some_and(|extension| extension == COPY) {
-                // Its original is there.
+                // The original still exists.
                 fs::remove_file(&path)?;
             } else if path.ends_with(ASIDE) {
                 tracing::warn!(file = %path.display(), "quarantined ledger rows exist: the database refused them at an earlier time");
@@ -115,7 +115,7 @@ impl Journal {
         }
         before.sort();
         let (written, begun) = mpsc::channel();
-        // Files that are being written never take more than a quarter, or many workers would fill the journal with them.
+        // The current files use at most a quarter, or many workers would fill the journal with them.
         let segment = SEGMENT.min(MOST / 4 / workers.max(1) as u64);
         let (live, told, naming) = (Mutex::default(), Mutex::default(), Mutex::default());
         let next = AtomicU64::new(last.saturating_add(1));
@@ -128,7 +128,7 @@ impl Journal {
         let path = self.folder.join(format!("{number:012}.{EXTENSION}"));
         let file = self.disk.create(&path)?;
         let reader = JournalReader::open(&path).inspect_err(|_| {
-            // The next try makes another one. An empty one that stays is deleted at the next start.
+            // The next try creates another file. The next start deletes an empty file that remains.
             let _ = fs::remove_file(&path);
         })?;
         let segment = Arc::new(Segment {
@@ -145,21 +145,20 @@ impl Journal {
         live.retain(|segment| segment.strong_count() > 0);
         live.push(Arc::downgrade(&segment));
         drop(live);
-        // Where nobody reads any more the process ends, and the next one reads.
+        // Without a receiver the process is ending, and the next process reads the file.
         let _ = self.written.send((Arc::clone(&segment), reader));
         Ok(segment)
     }
 
-    /// Makes what was written survive a loss of power.
+    /// Makes the written rows survive a power loss.
     ///
-    /// Where the system fails to sync a file, it may have dropped what it could not write, and call the next sync a
-    /// success. So such a file is trusted no more: it takes nothing new, and what was written to it is copied, from what
-    /// the system still holds in memory, to a file that is synced before it takes its place. Until that succeeds this
-    /// fails, at every call. Promised is then what is promised without a sync: what was written survives kill -9, and
-    /// gets to the database; a loss of power at that time may lose it.
+    /// A failed sync may drop data that the system could not write, and the next sync may still report success. So the journal no
+    /// longer trusts such a file. The file takes nothing new. Its content, which the system still has in memory, is copied to a
+    /// new file; after a sync, the copy replaces the file. Until that succeeds, every call fails. The written rows then still
+    /// survive kill -9 and reach the database, but a power loss may lose them.
     ///
     /// # Errors
-    /// When the system says that something written may not survive. All files are tried.
+    /// When written rows may not survive a power loss. Every file is tried.
     pub fn sync(&self) -> io::Result<()> {
         let live: Vec<_> = {
             let live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
@@ -184,7 +183,7 @@ impl Journal {
         }
         if !segment.doubted.load(Ordering::Relaxed) {
             let result = self.disk.sync(&segment.file).and_then(|()| match synced {
-                // Its name has to survive as well.
+                // The name of a new file must survive as well.
                 0 => self.sync_folder(),
                 _ => Ok(()),
             });
@@ -201,15 +200,15 @@ impl Journal {
         Ok(())
     }
 
-    /// Puts a copy in the place of a file that takes nothing new.
+    /// Replaces a sealed file by a copy.
     fn copy(&self, segment: &Segment, written: u64) -> io::Result<()> {
         let copy = segment.path.with_extension(COPY);
         let copied = self.write_copy(segment, &copy, written);
         let naming = self.naming();
-        // The database may have all of it by now: then it is gone, and stays so.
+        // The database may have all rows by now. Then the file is deleted already, and must not come back.
         let gone = !segment.path.try_exists()?;
         if copied.is_err() || gone {
-            // One that stays fails the next try, and goes at the next start.
+            // A copy that remains makes the next try fail. The next start deletes it.
             let _ = fs::remove_file(&copy);
             return if gone { Ok(()) } else { copied };
         }
@@ -241,7 +240,7 @@ impl Journal {
         self.naming.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether it holds as much as it may.
+    /// Whether the journal has reached its largest size.
     pub fn is_full(&self) -> bool {
         let full = self.condition.journal_bytes.load(Ordering::Relaxed) >= MOST;
         if full {
@@ -250,19 +249,19 @@ impl Journal {
         full
     }
 
-    /// Deletes a file that the database has all of.
+    /// Deletes a file whose rows are all in the database.
     pub fn remove(&self, path: &Path, length: u64) {
         let _naming = self.naming();
         match fs::remove_file(path) {
             Ok(()) => self.freed(length),
-            // It is read again at the next start, which changes nothing.
+            // The next start reads the file again, which changes nothing.
             Err(error) => {
                 tracing::warn!(%error, file = %path.display(), "a journal file cannot be deleted: the next start reads it again, no row is stored twice")
             }
         }
     }
 
-    /// Puts a damaged file aside: a person may find in it what could not be read.
+    /// Quarantines a damaged file, so that a person may recover the unreadable part.
     pub fn put_aside(&self, path: &Path, length: u64) {
         let _naming = self.naming();
         match fs::rename(path, path.with_extension("damaged")) {
@@ -273,11 +272,11 @@ impl Journal {
         }
     }
 
-    /// Keeps a record that the database takes in no form beside the files of the journal, in a file that nobody reads. Once
-    /// what was wrong is mended it can be renamed to `000000000000.journal`: the next start reads it.
+    /// Writes a record that the database refuses in every form to a quarantine file. The gateway never reads that file. After the
+    /// cause is removed, an operator can rename it to `000000000000.journal`, and the next start reads it.
     ///
     /// # Errors
-    /// When it cannot be written, or the file is as large as it may be.
+    /// When the file cannot be written, or has reached its largest size.
     pub fn keep_aside(&self, record: &[u8]) -> io::Result<()> {
         let path = self.folder.join(ASIDE);
         let file = match self.disk.create(&path) {
@@ -298,7 +297,7 @@ impl Journal {
         }
     }
 
-    /// Tells the log why requests are refused, once a second at most.
+    /// Logs why requests are refused, at most once a second.
     pub fn tell(&self, error: &dyn Display) {
         let now = Instant::now();
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
@@ -309,30 +308,30 @@ impl Journal {
     }
 }
 
-/// One file of this process.
+/// One journal file of this process.
 #[derive(Debug)]
 pub struct Segment {
-    /// Where it is.
+    /// The path of the file.
     pub path: PathBuf,
     file: File,
-    /// Held while it is written, for one who ends that.
+    /// Locked while a worker writes, so that a sync can seal the file between two writes.
     appending: Mutex<()>,
     written: AtomicU64,
     synced: AtomicU64,
     sealed: AtomicBool,
-    /// A sync failed: nobody knows what of it is on the disk.
+    /// Whether a sync failed, so that the content of the disk is unknown.
     doubted: AtomicBool,
-    /// Something may stand behind what was written: the beginning of what then failed.
+    /// Whether the file may have a partial record of a failed write behind the written records.
     uncut: AtomicBool,
 }
 
 impl Segment {
-    /// How far it may be read: a whole number of records.
+    /// Returns the readable length: a whole number of records.
     pub fn written(&self) -> u64 {
         self.written.load(Ordering::Acquire)
     }
 
-    /// Whether nothing more is written to it. Asked before [`written`](Self::written), it tells the end.
+    /// Whether the file takes no more records. Check this before [`written`](Self::written), which then is the final length.
     pub fn is_sealed(&self) -> bool {
         self.sealed.load(Ordering::Acquire)
     }
@@ -341,14 +340,14 @@ impl Segment {
         self.appending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Nothing more is written to it.
+    /// Ends the writing of this file.
     fn seal(&self) {
         let _appending = self.appending();
         self.sealed.store(true, Ordering::Release);
     }
 }
 
-/// What one worker writes with.
+/// The journal files of one worker.
 #[derive(Debug)]
 pub struct JournalWriter {
     journal: Arc<Journal>,
@@ -356,7 +355,7 @@ pub struct JournalWriter {
 }
 
 impl JournalWriter {
-    /// Writes to files of its own, the first of which is made when it is needed.
+    /// Makes a writer. The writer creates its first file when the first record comes.
     pub fn new(journal: Arc<Journal>) -> Self {
         Self { journal, segment: None }
     }
@@ -364,7 +363,7 @@ impl JournalWriter {
     /// Appends records with one call: all of them, or none.
     ///
     /// # Errors
-    /// When the system does not take them.
+    /// When the system cannot write them.
     pub fn write(&mut self, records: &[u8]) -> io::Result<()> {
         loop {
             let segment = match &self.segment {
@@ -377,7 +376,7 @@ impl JournalWriter {
             };
             let appending = segment.appending();
             if segment.is_sealed() {
-                // Its sync failed just now: the next one.
+                // A sync of this file has just failed. The next file takes the records.
                 continue;
             }
             let before = segment.written();
@@ -387,13 +386,13 @@ impl JournalWriter {
                 segment.written.store(before + length, Ordering::Release);
                 return Ok(());
             };
-            // A part of them may be there: it would stand before the next ones.
+            // A part of the records may be in the file, in front of the next records.
             let cut = self.journal.disk.cut(&segment.file, before);
             segment.uncut.store(cut.is_err(), Ordering::Release);
             drop(appending);
             if cut.is_err() {
-                // Nobody reads beyond `before` in this process. The next one would, and find requests among it that were
-                // refused: so it is cut off as soon as the disk lets us, together with the next sync.
+                // This process never reads beyond `before`. The next process would, and would find refused requests there. So the
+                // next sync that succeeds cuts the part off.
                 self.seal();
             }
             return Err(error);

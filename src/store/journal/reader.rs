@@ -1,4 +1,4 @@
-//! Reads what stands in a file of the journal.
+//! Reads the journal's files.
 
 use std::{
     fs::File,
@@ -6,7 +6,7 @@ use std::{
     path::Path,
 };
 
-/// Reads one file from its beginning, in pieces.
+/// Reads one file in pieces, from the beginning.
 #[derive(Debug)]
 pub struct JournalReader {
     file: File,
@@ -14,22 +14,22 @@ pub struct JournalReader {
     piece: Vec<u8>,
 }
 
-/// A piece holds some 700 rows: what goes to the database at once.
+/// The size of a piece: some 700 rows, which is one batch for the database.
 const PIECE: u64 = 256 * 1024;
 
 impl JournalReader {
-    /// Of the file at `path`.
+    /// Opens the file at `path`.
     ///
     /// # Errors
-    /// When it cannot be opened.
+    /// When the file cannot be opened.
     pub fn open(path: &Path) -> io::Result<Self> {
         Ok(Self { file: File::open(path)?, at: 0, piece: Vec::new() })
     }
 
-    /// What comes next, up to `end`; the same again, until [`advance`](Self::advance) is called.
+    /// Returns the next piece, up to `end`. The same piece comes again until [`advance`](Self::advance) is called.
     ///
     /// # Errors
-    /// When it cannot be read.
+    /// When the file cannot be read.
     pub fn piece(&mut self, end: u64) -> io::Result<&[u8]> {
         let length = end.saturating_sub(self.at).min(PIECE);
         self.piece.clear();
@@ -38,20 +38,20 @@ impl JournalReader {
         Ok(&self.piece)
     }
 
-    /// The first `length` bytes of what was read are done with.
+    /// Marks the first `length` bytes of the piece as done.
     pub fn advance(&mut self, length: u64) {
         self.at += length;
     }
 
-    /// How far it has come.
+    /// Returns the current position.
     pub fn at(&self) -> u64 {
         self.at
     }
 
-    /// The length of the file now.
+    /// Returns the current length of the file.
     ///
     /// # Errors
-    /// When the system does not tell.
+    /// When the system fails.
     pub fn length(&self) -> io::Result<u64> {
         self.file.metadata().map(|metadata| metadata.len())
     }

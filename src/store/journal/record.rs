@@ -1,5 +1,5 @@
-//! How a row stands in the journal: length and CRC-32 in front, four bytes each, lowest first, then a version and the
-//! fields. Numbers are LEB128; what may be missing has a byte in front that says so.
+//! The format of a journal record. Length and CRC-32 come first, four bytes each, lowest byte first; a version and the fields
+//! follow. Numbers are LEB128. An optional field has a leading byte for its presence.
 
 use crate::domain::{
     id::RequestId,
@@ -10,22 +10,22 @@ use crate::domain::{
 };
 
 const VERSION: u8 = 5;
-/// Records of before are read as well: a new binary goes on with what an old one left. Those of version 2 end before the
-/// endpoint, those of version 3 behind it. Version 5 adds what [`put_added`] writes.
+/// Records of earlier versions are readable: a new binary continues with the journal of an old one. Version 2 ends before the
+/// endpoint, version 3 after the endpoint. Version 5 adds the fields of [`put_added`].
 const OLDEST: u8 = 2;
 const WITH_ENDPOINT: u8 = 3;
 const WITH_SHOWN: u8 = 4;
 const WITH_PARTS: u8 = 5;
 const HEADER: usize = 8;
 
-/// Names of ours, models and ids stay under 300 bytes each. A longer record is none.
+/// The longest record. Our names, models and ids stay under 300 bytes each. A longer record is invalid.
 const MAX_RECORD: usize = 8 * 1024;
-/// A text is cut here, so that no record is longer.
+/// The longest text. Longer texts are cut, so that no record is too long.
 const MAX_TEXT: usize = 512;
-/// A tariff that is longer is left out, as a part of one is of no use: the row then keeps the standard price alone. Tariffs with
-/// four sizes and all service tiers have about 2 KiB.
+/// The longest tariff. A longer one is left out, because a partial tariff is useless; the row then has only the standard price.
+/// Tariffs with four sizes and all service tiers have about 2 KiB.
 const MAX_TERMS: usize = 3 * 1024;
-/// An id, at least: a file that was extended with zeros does not look like empty records.
+/// The shortest record has an id. So zeros at the end of a file do not look like empty records.
 const MIN_RECORD: usize = 18;
 
 /// Appends a record.
@@ -69,7 +69,7 @@ pub fn encode(row: &Row<'_>, into: &mut Vec<u8>) {
     }
 }
 
-/// What version 5 added. Most of it is missing in most rows: a bit each says what is there.
+/// Writes the fields of version 5. Most rows lack most of them, so one bit each marks the present ones.
 fn put_added(row: &Row<'_>, into: &mut Vec<u8>) {
     put_parts(row.usage, into);
     put_parts(row.shown.and_then(PolledUsage::usage).unwrap_or_default(), into);
@@ -81,7 +81,7 @@ fn put_added(row: &Row<'_>, into: &mut Vec<u8>) {
     into.extend_from_slice(terms.as_bytes());
 }
 
-/// The counts that [`counts`] leaves out.
+/// Writes the counts that [`counts`] leaves out.
 fn put_parts(usage: Usage, into: &mut Vec<u8>) {
     let tier = usage.tier.and_then(|tier| ServiceTier::ALL.iter().position(|known| *known == tier));
     put_some(
@@ -103,7 +103,7 @@ fn put_parts(usage: Usage, into: &mut Vec<u8>) {
     );
 }
 
-/// A bit for each number that is there, and these numbers.
+/// Writes a bit for each number's presence, and then the present numbers.
 fn put_some<const N: usize>(numbers: [Option<u64>; N], into: &mut Vec<u8>) {
     let bits = numbers.iter().rev().fold(0, |bits, number| bits << 1 | u64::from(number.is_some()));
     put_number(bits, into);
@@ -144,42 +144,42 @@ fn put_text(text: Option<&str>, into: &mut Vec<u8>) {
 
 fn put_number(mut number: u64, into: &mut Vec<u8>) {
     while number >= 0x80 {
-        // The lowest seven bits: never cut off.
+        // The lowest seven bits always fit.
         into.push((number & 0x7f) as u8 | 0x80);
         number >>= 7;
     }
     into.push(number as u8);
 }
 
-/// Why there is no further record.
+/// Why no further record follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EndOfRecords {
-    /// Nothing is left.
+    /// The end of the data.
     Nothing,
-    /// The beginning of a record: it was being written.
+    /// The beginning of a record whose write was interrupted.
     Torn,
-    /// What no writer of ours leaves behind.
+    /// Data that no journal writer leaves behind.
     Damaged,
 }
 
-/// The records of a piece of the journal, one after the other.
+/// Iterates over the records of a piece of the journal.
 #[derive(Clone, Debug)]
 pub struct Records<'a> {
     left: &'a [u8],
 }
 
 impl<'a> Records<'a> {
-    /// Of a piece that begins with one.
+    /// Reads a piece that begins with a record.
     pub fn new(bytes: &'a [u8]) -> Self {
         Self { left: bytes }
     }
 
-    /// Bytes that are no record, or none yet, once there is no further one.
+    /// Returns the number of bytes after the last complete record.
     pub fn left(&self) -> usize {
         self.left.len()
     }
 
-    /// What they are.
+    /// Returns the kind of the bytes after the last complete record.
     pub fn rest(&self) -> EndOfRecords {
         let Some((length, _)) = self.left.split_first_chunk::<4>() else {
             return if self.left.is_empty() { EndOfRecords::Nothing } else { EndOfRecords::Torn };

@@ -1,12 +1,12 @@
-//! Where state came from, kept: in SQLite, a file in the data folder, or in Redis, which several replicas share. Never used
-//! on a worker's thread.
+//! The affinity store: the origin of each reference, in SQLite (one file of the data folder) or in Redis, which several replicas
+//! share. Never used on a worker's thread.
 //!
-//! A reference is kept as a keyed hash. The key is 256 random bits, made where there is none yet, and lies in the store
-//! itself: ids cannot be read in it, and rows of one store mean nothing beside those of another. Who has all of a store can
-//! still find out whether an id that he knows already is in it.
+//! A reference is stored as a keyed hash. The hash key is 256 random bits, generated once and stored in the same store. So no id
+//! can be read from the store, and rows of one store are useless in another. A person with the whole store can still check
+//! whether it has an id that the person knows.
 //!
-//! To add a backend: a file with the same five functions, an arm in [`OriginStoreLocation`] and in each function here, a line in the suite
-//! that every backend passes (`tests/it/origins.rs`).
+//! To add a backend, add a file with the same five functions and a variant of [`OriginStoreLocation`]. Each function here gets a
+//! match arm, and the test suite for all backends (`tests/it/origins.rs`) gets a line.
 
 mod redis;
 mod sqlite;
@@ -26,11 +26,11 @@ use crate::{
 
 use self::{redis::Redis, sqlite::Sqlite};
 
-/// SQLite's file in the data folder. It is not the ledger's: rows come and go here by the million, and whoever keeps the
-/// ledger in PostgreSQL has this one too.
+/// SQLite's file in the data folder. It is separate from the ledger's: millions of its rows come and go, and it exists also where
+/// the ledger is in PostgreSQL.
 pub const FILE: &str = "origins.db";
 
-/// Where they are kept.
+/// The location of the affinity store.
 #[derive(Clone, Debug)]
 pub enum OriginStoreLocation {
     /// SQLite, in this file.
@@ -40,7 +40,7 @@ pub enum OriginStoreLocation {
 }
 
 impl OriginStoreLocation {
-    /// The one of a configuration.
+    /// Returns the location that a configuration names.
     pub fn of(config: &Config) -> Self {
         match &config.sharing {
             Some(sharing) if config.affinity.shared => Self::Redis(sharing.redis.clone()),
@@ -48,13 +48,13 @@ impl OriginStoreLocation {
         }
     }
 
-    /// Whether others may learn what is kept here.
+    /// Whether other replicas use the same store.
     pub fn is_shared(&self) -> bool {
         matches!(self, Self::Redis(_))
     }
 }
 
-/// For people.
+/// Writes the location for people.
 impl fmt::Display for OriginStoreLocation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -64,71 +64,71 @@ impl fmt::Display for OriginStoreLocation {
     }
 }
 
-/// What is remembered of a reference.
+/// The stored entry of a reference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StoredOrigin {
-    /// Where it came from.
+    /// The account and the owner.
     pub origin: Origin,
-    /// When it was learned, or used by who may use it: seconds since 1970-01-01 UTC.
+    /// The last time when the reference was learned, or used by a permitted key: seconds since 1970-01-01 UTC.
     pub used_s: u32,
 }
 
-/// What an entry lives by.
+/// The values that decide whether an entry is still valid.
 #[derive(Clone, Copy, Debug)]
 pub struct EntryLifetime {
-    /// Now: seconds since 1970-01-01 UTC.
+    /// The current time: seconds since 1970-01-01 UTC.
     pub now_s: u32,
-    /// How long it is remembered after it was used.
+    /// How long an entry stays valid after its last use, in seconds.
     pub ttl_s: u32,
 }
 
 impl EntryLifetime {
-    /// Whether an entry that was used then is remembered.
+    /// Whether an entry with this last use is still valid.
     pub fn lasts(self, used_s: u32) -> bool {
         self.rest(used_s) > 0
     }
 
-    /// For how long yet.
+    /// Returns how many seconds the entry stays valid.
     fn rest(self, used_s: u32) -> u32 {
         used_s.saturating_add(self.ttl_s).saturating_sub(self.now_s).min(self.ttl_s)
     }
 
-    /// What was used before this is forgotten.
+    /// Returns the earliest last use of a valid entry.
     fn since(self) -> u32 {
         self.now_s.saturating_sub(self.ttl_s).saturating_add(1)
     }
 }
 
-/// What went wrong.
+/// Why the store failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// SQLite.
+    /// SQLite failed.
     #[error(transparent)]
     Sqlite(#[from] sqlx::Error),
-    /// Redis.
+    /// Redis failed.
     #[error(transparent)]
     Redis(#[from] ::redis::RedisError),
-    /// The way to Redis.
+    /// The connection to Redis failed.
     #[error(transparent)]
     Link(#[from] LinkError),
-    /// Neither there nor to be made.
+    /// The hash key does not exist, and none can be generated.
     #[error(transparent)]
     NoSecret(#[from] NoChance),
-    /// It was emptied, or is another one: what it holds is under keys that are not known.
+    /// The store was emptied or replaced: its entries use another hash key.
     #[error("it is not the one that was opened")]
     Another,
-    /// Nobody knows what is in it.
+    /// The store has an unknown format.
     #[error("it holds what this version cannot read")]
     Unreadable,
-    /// What is left of its memory is for others.
+    /// The rest of Redis's memory is reserved for limits.
     #[error("three quarters of its memory are used")]
     Full,
-    /// It did not come to an end.
+    /// The store did not answer in time.
     #[error("it did not answer in time")]
     Silent,
 }
 
-/// What makes references into keys of one store.
+/// The secret key for the hashes of one store.
 #[derive(Clone, PartialEq, Eq)]
 pub struct HashSecret([u8; Self::BYTES]);
 
@@ -143,7 +143,7 @@ impl HashSecret {
         bytes.try_into().map(Self).map_err(|_| StoreError::Unreadable)
     }
 
-    /// The key of a reference: the first 128 bits of a hash over both.
+    /// Returns the store's key of a reference: the first 128 bits of a hash over the secret and the reference.
     fn key(&self, reference: Reference) -> [u8; 16] {
         let digest: [u8; 32] = Sha256::new_with_prefix(self.0).chain_update(reference.0).finalize().into();
         let mut key = [0; 16];
@@ -158,7 +158,7 @@ impl fmt::Debug for HashSecret {
     }
 }
 
-/// A store, open for one user.
+/// An open affinity store, for one user.
 #[derive(Debug)]
 pub struct OriginStore(Backend);
 
@@ -169,10 +169,10 @@ enum Backend {
 }
 
 impl OriginStore {
-    /// Opens it, makes what is missing.
+    /// Opens the store and creates the missing parts.
     ///
     /// # Errors
-    /// When that cannot be done.
+    /// When the store cannot be opened.
     pub async fn open(place: &OriginStoreLocation, chance: Chance) -> Result<Self, StoreError> {
         Ok(Self(match place {
             OriginStoreLocation::Sqlite(path) => Backend::Sqlite(Sqlite::open(path, chance).await?),
@@ -180,7 +180,7 @@ impl OriginStore {
         }))
     }
 
-    /// What its keys are made with: another one says that it is another store.
+    /// Returns the store's hash secret. A different secret means a different store.
     pub fn secret(&self) -> &HashSecret {
         match &self.0 {
             Backend::Sqlite(sqlite) => &sqlite.secret,
@@ -188,7 +188,7 @@ impl OriginStore {
         }
     }
 
-    /// Which of several servers it is, one of which takes the place of another; empty where there is one.
+    /// Returns which of several replicated servers is in use; empty for a single server.
     pub fn server(&self) -> &str {
         match &self.0 {
             Backend::Sqlite(_) => "",
@@ -196,10 +196,10 @@ impl OriginStore {
         }
     }
 
-    /// What is remembered of references, each in its place. Of none it only tells whether the store answers.
+    /// Returns the stored entries of references, in the same order. An empty list only checks whether the store answers.
     ///
     /// # Errors
-    /// When it cannot be read.
+    /// When the store cannot be read.
     pub async fn recall(
         &mut self,
         references: &[Reference],
@@ -212,11 +212,11 @@ impl OriginStore {
         Ok(found.into_iter().map(|entry| entry.filter(|entry| life.lasts(entry.used_s))).collect())
     }
 
-    /// Remembers entries; after an error some of them may be, and it can be done again. Returned is, each in its place, what
-    /// stays instead where a reference is of another origin already: the first one keeps it while it lives.
+    /// Stores entries. After an error some of them may be stored, and a repeat is safe. The first origin of a reference keeps it
+    /// while its entry is valid. Returns that entry where it differs from the new one, in the order of `entries`.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// When the store cannot be written.
     pub async fn learn(
         &mut self,
         entries: &[(Reference, StoredOrigin)],
@@ -228,11 +228,11 @@ impl OriginStore {
         }
     }
 
-    /// Forgets a few of those that are forgotten anyway, then of the oldest ones beyond `most`. Returned is whether there are
-    /// more. Redis does that by itself.
+    /// Deletes a few expired entries, then the oldest entries beyond `most`. Returns whether more entries are to be deleted.
+    /// Redis expires entries itself.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// When the store cannot be written.
     pub async fn sweep(&mut self, life: EntryLifetime, most: u64) -> Result<bool, StoreError> {
         match &mut self.0 {
             Backend::Sqlite(sqlite) => sqlite.sweep(life, most).await,
@@ -240,7 +240,7 @@ impl OriginStore {
         }
     }
 
-    /// Closes it in order.
+    /// Closes the store cleanly.
     pub async fn close(self) {
         match self.0 {
             Backend::Sqlite(sqlite) => sqlite.close().await,
@@ -249,7 +249,7 @@ impl OriginStore {
     }
 }
 
-/// An origin in so many bytes.
+/// The length of a stored origin, in bytes.
 const ORIGIN: usize = 24;
 
 fn origin_bytes(origin: Origin) -> [u8; ORIGIN] {

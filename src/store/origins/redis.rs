@@ -1,4 +1,4 @@
-//! Origins in Redis, for several replicas. Every key ends by itself, but that of the secret.
+//! The affinity store in Redis, for several replicas. Every key expires, except the key of the secret.
 
 use std::{sync::LazyLock, time::Duration};
 
@@ -13,26 +13,26 @@ use crate::{
     store::redis::{Connected, Connector},
 };
 
-/// Before the key of each reference, and of the secret.
+/// The prefix of all keys.
 const PREFIX: &str = "tidegate:o:";
 const SECRET: &str = "tidegate:o:secret";
 
-/// What does not answer for so long is paused, or lost.
+/// The time limit of a command. A server that takes longer is paused or lost.
 const LIMIT: Duration = Duration::from_secs(1);
 
-/// How often it is looked whether there is room.
+/// How often the store checks the free memory.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// Ids are the many: a part of the memory that Redis may use is left for limits, which would count for nothing in a full one.
-/// They get three quarters.
+/// The share of Redis's memory for the store: three quarters. Ids are by far the most keys, and limits in a full Redis would not
+/// work.
 const PART: (u64, u64) = (3, 4);
 
-/// References of one command: Redis serves nobody else meanwhile, which is about a millisecond.
+/// The most references in one command. Redis serves no other client meanwhile, for about a millisecond.
 const AT_ONCE: usize = 500;
 
 static LEARN: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("learn.lua")));
 
-/// The error of `learn.lua` where the secret is not the one that is known.
+/// The error of `learn.lua` for a changed secret.
 const ANOTHER: &str = "ANOTHER";
 
 /// A connection.
@@ -40,9 +40,9 @@ const ANOTHER: &str = "ANOTHER";
 pub(super) struct Redis {
     connection: MultiplexedConnection,
     pub(super) secret: HashSecret,
-    /// Which of several servers it is; empty where there is one.
+    /// Which of several replicated servers is in use; empty for a single server.
     pub(super) server: String,
-    /// When there was room for more.
+    /// When the last check found free memory.
     had_room: Option<Instant>,
 }
 
@@ -65,7 +65,7 @@ impl Redis {
         let waits = AsyncConnectionConfig::new().set_connection_timeout(Some(LIMIT)).set_response_timeout(Some(LIMIT));
         let Connected { mut connection, server } = Connector::new(place)?.connect(&waits).await?;
         let fresh = HashSecret::new(chance)?;
-        // Whoever comes first makes it.
+        // The first replica creates the secret.
         let mut first = redis::cmd("SET");
         first.arg(SECRET).arg(&fresh.0).arg("NX");
         let mut read = redis::cmd("GET");
@@ -86,14 +86,14 @@ impl Redis {
         key
     }
 
-    /// Whether more may be written.
+    /// Fails if the store's share of the memory is used up.
     async fn look_for_room(&mut self) -> Result<(), StoreError> {
         if self.had_room.is_some_and(|looked| looked.elapsed() < LOOK_EVERY) {
             return Ok(());
         }
         let info = match redis::cmd("INFO").arg("memory").query_async::<InfoDict>(&mut self.connection).await {
             Ok(info) => info,
-            // Users of a shared Redis often may not ask. Then Redis alone says when it is full.
+            // Users of a shared Redis often have no permission for INFO. Then only Redis itself reports that it is full.
             Err(error) if is_refused(&error) => {
                 self.had_room = Some(Instant::now());
                 return Ok(());
@@ -111,7 +111,7 @@ impl Redis {
 
     pub(super) async fn recall(&mut self, references: &[Reference]) -> Result<Vec<Option<StoredOrigin>>, StoreError> {
         let mut found = Vec::with_capacity(references.len());
-        // At least once: the secret tells whether it is the same store.
+        // Runs at least once: the secret shows whether this is the same store.
         let mut rest = references;
         loop {
             let (now, later) = rest.split_at(rest.len().min(AT_ONCE));
@@ -163,7 +163,7 @@ impl Redis {
     }
 }
 
-/// Whether the user may not send a command, or the server does not have it.
+/// Whether the user has no permission for a command, or the server does not know it.
 fn is_refused(error: &redis::RedisError) -> bool {
     error.code() == Some("NOPERM") || error.detail().is_some_and(|detail| detail.contains("unknown command"))
 }

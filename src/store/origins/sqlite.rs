@@ -1,5 +1,5 @@
-//! Origins in SQLite. Batches are not synced one by one: a process that is killed loses what was not written yet, a loss of
-//! power the last seconds as well, and the file stays whole (WAL).
+//! The affinity store in SQLite. Batches are not synced one by one. A killed process loses only unwritten entries, a power loss
+//! the last seconds too. The file stays valid (WAL).
 
 use std::{collections::HashMap, path::Path, time::Duration};
 
@@ -17,31 +17,31 @@ use crate::{
     },
 };
 
-/// Only a person with a tool of his own could hold it up.
+/// How long SQLite waits for a lock. Only an operator's own tool could lock the file.
 const BUSY: Duration = Duration::from_secs(5);
-/// Of what is in the file: another number is another version's.
+/// The format of the file. Another version of Tidegate may use another number.
 const VERSION: i64 = 1;
-/// Rows of one statement, largest first. Few sizes, so that each is prepared once: reading a statement anew costs SQLite more
-/// than doing what it says.
+/// The numbers of rows in one statement, largest first. Few sizes, so that each statement is prepared once: SQLite needs longer
+/// to parse a statement than to run it.
 const ROWS: [usize; 5] = [256, 64, 16, 4, 1];
-/// Rows that are forgotten in one go: some 10 ms, while which what is learned waits.
+/// The most rows deleted at once, in about 10 ms. New entries wait meanwhile.
 const SWEPT: usize = 1000;
 
-/// `used_s` of a key that is not there.
+/// `used_s` of a missing key.
 const MISSING: i64 = -1;
 
 const TABLES: &str = include_str!("origins.sql");
 
-/// The file, open.
+/// The open file.
 #[derive(Debug)]
 pub(super) struct Sqlite {
     connection: SqliteConnection,
     pub(super) secret: HashSecret,
-    /// Rows, or a few more; none = nobody counted them yet.
+    /// The number of rows, or slightly more; `None` = not counted yet.
     rows: Option<u64>,
 }
 
-/// SQLite's integers have a sign; their bits are what counts.
+/// Maps all bits to SQLite's signed integers.
 fn number(bits: u64) -> i64 {
     i64::from_ne_bytes(bits.to_ne_bytes())
 }
@@ -50,7 +50,7 @@ fn bits(number: i64) -> u64 {
     u64::from_ne_bytes(number.to_ne_bytes())
 }
 
-/// A key, and its entry where there is one.
+/// Returns the key of a row, and the entry if the key has one.
 fn entry(row: &SqliteRow) -> Result<([u8; 16], Option<StoredOrigin>), StoreError> {
     let key: &[u8] = row.try_get(0)?;
     let part = |nth: usize| row.try_get(nth).map(bits);
@@ -60,7 +60,7 @@ fn entry(row: &SqliteRow) -> Result<([u8; 16], Option<StoredOrigin>), StoreError
     Ok((key.try_into().map_err(|_| StoreError::Unreadable)?, entry))
 }
 
-/// Cuts rows into parts of these sizes.
+/// Splits rows into parts of these sizes.
 fn parts<T>(mut rows: &[T]) -> impl Iterator<Item = &[T]> {
     std::iter::from_fn(move || {
         let size = ROWS.into_iter().find(|size| *size <= rows.len())?;
@@ -70,8 +70,8 @@ fn parts<T>(mut rows: &[T]) -> impl Iterator<Item = &[T]> {
     })
 }
 
-/// What is there of these keys. Each gets a row and the same work, whether it is there or not: else the time would tell strangers
-/// which ids exist (they were 16 µs apart in a debug build).
+/// Returns the entries of these keys. Missing keys get a row and the same work too. Otherwise the time would reveal to
+/// strangers which ids exist (the difference was 16 µs in a debug build).
 async fn select(
     connection: &mut SqliteConnection,
     keys: &[[u8; 16]],
@@ -97,7 +97,7 @@ impl Sqlite {
     pub(super) async fn open(path: &Path, chance: Chance) -> Result<Self, StoreError> {
         loop {
             match Self::try_open(path, chance).await {
-                // Somebody makes the file at this very moment, which takes milliseconds.
+                // Another process creates the file at this moment, which takes milliseconds.
                 Err(StoreError::Sqlite(error)) if is_busy(&error) => tokio::time::sleep(BUSY_FOR).await,
                 opened => return opened,
             }
@@ -128,7 +128,7 @@ impl Sqlite {
         references.map(|reference| self.secret.key(*reference)).collect()
     }
 
-    /// Nothing, if it answers.
+    /// Checks that the store answers.
     async fn answers(&mut self) -> Result<Vec<Option<StoredOrigin>>, StoreError> {
         sqlx::query("SELECT number FROM secret").fetch_one(&mut self.connection).await?;
         Ok(Vec::new())
@@ -164,7 +164,7 @@ impl Sqlite {
                 }
                 values.push_bind(i64::from(*used_s));
             });
-            // What is forgotten gives way to anybody, what lives only to its own later use.
+            // Any origin may replace an expired entry. Only a later use of the same origin may replace a valid one.
             query.push(
                 " ON CONFLICT (key) DO UPDATE SET account = excluded.account, owner = excluded.owner, \
                  owner_group = excluded.owner_group, used_s = excluded.used_s WHERE origins.used_s < ",
@@ -178,7 +178,7 @@ impl Sqlite {
                 taken.push(row.try_get::<&[u8], _>(0)?.to_vec());
             }
         }
-        // New ones and those that were used again: the count is brought down to what it is before anything is deleted by it.
+        // Counts new and reused entries alike. `sweep` corrects the number before it deletes rows because of it.
         self.rows = self.rows.map(|rows| rows.saturating_add(taken.len() as u64));
         taken.sort_unstable();
         let kept: Vec<_> = keys

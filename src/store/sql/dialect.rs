@@ -1,4 +1,4 @@
-//! What differs between SQLite and PostgreSQL.
+//! The differences between SQLite and PostgreSQL.
 
 use std::{fmt::Write, time::Duration};
 
@@ -18,10 +18,10 @@ use super::{
 };
 use crate::{config::postgres, store::files};
 
-/// Others may read for a long time, and write (`VACUUM`) for a short one.
+/// How long SQLite waits for a lock. Other processes may read for a long time, and write (`VACUUM`) for a short one.
 const BUSY: Duration = Duration::from_secs(5);
 
-/// All of them, in their order. One that was released is never changed: databases have it already.
+/// All migrations, in order. A released migration never changes, because existing databases have it already.
 const MIGRATIONS: [(&str, &str); 8] = [
     ("ledger", include_str!("0001_ledger.sql")),
     ("keys", include_str!("0002_keys.sql")),
@@ -33,48 +33,48 @@ const MIGRATIONS: [(&str, &str); 8] = [
     ("revision token", include_str!("0008_revision_token.sql")),
 ];
 
-/// One way to say the same.
+/// The properties of one kind of database.
 pub(super) struct SqlDialect {
-    /// Makes the text of a migration, which is written for SQLite, the dialect's own.
+    /// Translates a migration, which is written for SQLite, into the dialect.
     translate: fn(&'static str) -> SqlStr,
     /// Begins a transaction whose statements all see the same rows.
     pub(super) alone: &'static str,
-    /// Whether the server takes no changes: `on` or `off`.
+    /// An SQL expression for whether the server refuses changes: `on` or `off`.
     pub(super) read_only: &'static str,
-    /// Writes the place of a value, counted from one.
+    /// Writes the placeholder of a value. The first value has number one.
     pub(super) placeholder: fn(usize, &mut String),
-    /// How many of so many rows go into one statement.
+    /// Returns how many of the given number of rows one statement takes.
     pub(super) batch: fn(usize) -> usize,
-    /// Statements of so many rows at most are kept prepared.
+    /// The most rows of a statement that is kept prepared.
     pub(super) kept: usize,
 }
 
 pub(super) const SQLITE: SqlDialect = SqlDialect {
     translate: |text| text.into_sql_str(),
     alone: "BEGIN IMMEDIATE",
-    // A file that cannot be written is noticed when it is written.
+    // A read-only file is noticed at the first write.
     read_only: "'off'",
-    // With numbers it would look for each in a list of all.
+    // SQLite looks up each numbered placeholder in a list of all of them.
     placeholder: |_, text| text.push('?'),
-    // To read a statement takes it longer than to carry it out: so there are few, and each is read once.
+    // SQLite takes longer to parse a statement than to run it. So there are few sizes, and each is parsed once.
     batch: |rows| [64, 16, 4].into_iter().find(|size| *size <= rows).unwrap_or(rows.min(1)),
     kept: 64,
 };
 
 pub(super) const POSTGRES: SqlDialect = SqlDialect {
-    // Its INTEGER has 32 bits.
+    // PostgreSQL's INTEGER has 32 bits.
     translate: |text| {
         let text = text.replace(" STRICT, WITHOUT ROWID", "").replace("INTEGER", "BIGINT");
         AssertSqlSafe(text).into_sql_str()
     },
     alone: "BEGIN ISOLATION LEVEL REPEATABLE READ",
-    // A standby says `on`, and so does a primary that was fenced.
+    // A standby returns `on`, and so does a fenced primary.
     read_only: "current_setting('transaction_read_only')",
     placeholder: |nth, text| {
         // Writing to a string cannot fail.
         let _ = write!(text, "${nth}");
     },
-    // The answers of a slow one come one after the other.
+    // Few large statements save round trips to a slow server.
     batch: |rows| rows.min(ROWS),
     kept: KEPT_ROWS,
 };
@@ -85,19 +85,19 @@ impl SqlDialect {
             Migration::new(number, (*name).into(), MigrationType::Simple, (self.translate)(text), false)
         };
         let mut migrator = Migrator::with_migrations((1..).zip(&MIGRATIONS).map(migration).collect());
-        // The transaction around all of them has a lock, or is one.
+        // The surrounding transaction holds a lock (PostgreSQL), or is one (SQLite).
         migrator.set_locking(false);
         migrator
     }
 }
 
-/// A connection, and whether a pooler of connections is between us and the server.
+/// A connection, and whether a connection pooler is between the gateway and the server.
 pub(super) struct Connected {
     pub(super) connection: Connection,
     pub(super) pooled: bool,
 }
 
-/// Connects; to `write`, SQLite's file is made where it is missing, and a server of PostgreSQL is taken only if it takes changes.
+/// Connects. To `write`, creates a missing SQLite file, and accepts only a PostgreSQL server that accepts changes.
 pub(super) async fn connect(place: &DatabaseLocation, write: bool) -> Result<Connected, DatabaseError> {
     match place {
         DatabaseLocation::Sqlite(path) => {
@@ -106,7 +106,7 @@ pub(super) async fn connect(place: &DatabaseLocation, write: bool) -> Result<Con
             }
             let mut options = SqliteConnectOptions::new().filename(path).busy_timeout(BUSY);
             options = if write {
-                // What is in it may be deleted from the journal: it has to survive a loss of power.
+                // The journal may delete rows that the database has, so the database must survive a power loss.
                 options.journal_mode(SqliteJournalMode::Wal).synchronous(SqliteSynchronous::Full)
             } else {
                 options.read_only(true)
@@ -117,7 +117,7 @@ pub(super) async fn connect(place: &DatabaseLocation, write: bool) -> Result<Con
         }
         DatabaseLocation::Postgres { url, password } => {
             let servers = postgres::servers(url).map_err(|wrong| sqlx::Error::Configuration(Box::new(wrong)))?;
-            // One server that is lost must not take the time that the next one needs.
+            // One lost server must not use up the time that the next server needs.
             let limit = if servers.len() > 1 { BATCH / 2 } else { BATCH };
             let mut failed = DatabaseError::Silent(limit);
             for mut server in servers {
@@ -134,15 +134,16 @@ pub(super) async fn connect(place: &DatabaseLocation, write: bool) -> Result<Con
     }
 }
 
-/// Of no meaning to PostgreSQL, which keeps such a setting for the session. A pooler does not hand it on, as its connections to
-/// the server are those of many clients.
+/// A setting without meaning to PostgreSQL, which keeps it for the session. A pooler does not pass it on, because many clients
+/// share the pooler's server connections.
 const DIRECT: &str = "tidegate.direct";
 
 async fn connect_to(server: PgConnectOptions, write: bool) -> Result<Connected, DatabaseError> {
-    // Not all poolers know `extra_float_digits`, and no column here holds such a number.
+    // Some poolers do not know `extra_float_digits`, and no column here has such a number.
     let server = server.application_name("tidegate").extra_float_digits(None);
     let mut connection = match PgConnection::connect_with(&server.clone().options([(DIRECT, "on")])).await {
-        // PgBouncer refuses a setting that it does not hand on, unless it was told to ignore it: protocol_violation.
+        // PgBouncer refuses a setting that it does not pass on, unless PgBouncer is configured to ignore the setting. Error code
+        // 08P01: protocol_violation.
         Err(error)
             if error.as_database_error().is_some_and(|error| error.code().is_some_and(|code| code == "08P01")) =>
         {
@@ -150,7 +151,7 @@ async fn connect_to(server: PgConnectOptions, write: bool) -> Result<Connected, 
         }
         connected => connected?,
     };
-    // As plain text: until it is known whether there is a pooler, no statement is prepared.
+    // As plain text: no statement may be prepared before it is known whether a pooler is used.
     let query =
         format!("SELECT current_setting('transaction_read_only'), coalesce(current_setting('{DIRECT}', true), '')");
     let row = sqlx::raw_sql(AssertSqlSafe(query)).fetch_one(&mut connection).await?;
@@ -161,7 +162,8 @@ async fn connect_to(server: PgConnectOptions, write: bool) -> Result<Connected, 
     Ok(Connected { connection: Connection::Postgres(connection), pooled: direct != "on" })
 }
 
-/// A connection for one piece of work. Behind a pooler a connection is ours only inside of a transaction, so there is one around it.
+/// A connection for one piece of work. Behind a pooler the connection stays the same only inside a transaction, so the work runs
+/// in one.
 pub(super) enum WorkConnection<'c> {
     Plain(&'c mut PgConnection),
     Alone(Transaction<'c, Postgres>),
@@ -179,12 +181,12 @@ impl<'c> WorkConnection<'c> {
         }
     }
 
-    /// Ends the work that came to this. What failed is undone.
+    /// Ends the work with its result. A failure rolls the transaction back.
     pub(super) async fn end<T>(self, done: Result<T, DatabaseError>) -> Result<T, DatabaseError> {
         let Self::Alone(mut transaction) = self else { return done };
         let done = done?;
         transaction.clear_cached_statements().await?;
-        // What was prepared would stay with a connection that another client gets next.
+        // A prepared statement would stay on a connection that another client gets next.
         sqlx::raw_sql("DEALLOCATE ALL").execute(&mut *transaction).await?;
         transaction.commit().await?;
         Ok(done)

@@ -1,7 +1,7 @@
-//! `[store] keep_days`: old rows become sums by day.
+//! `[store] keep_days`: turns old rows into daily sums.
 //!
-//! A row is in the ledger or in the sums, never in both and never in none: both change in one transaction. Two kinds of rows stay,
-//! however old: what is open or pending has no final cost yet.
+//! A row is either in the ledger or in the sums, because both change in one transaction. Open and pending rows stay, however old,
+//! because they have no final cost yet.
 
 use std::collections::HashSet;
 
@@ -14,26 +14,26 @@ use crate::domain::{
     windows::Windows,
 };
 
-/// Rows of one transaction: SQLite takes about half a second for them, and whoever writes waits meanwhile.
+/// Rows of one transaction. SQLite needs about half a second for them, and other writers wait meanwhile.
 const ROWS: i64 = 20_000;
 
-/// Replicas sum up their own rows. What is older by this much than a replica keeps belongs to one that is gone, and anybody sums
-/// it up.
+/// Each replica sums up its own rows. A row that is older than the retention time by this much belongs to a replica that is gone,
+/// and any replica sums it up.
 const GONE_MS: u64 = 2 * 86_400_000;
 
 /// Ids of one statement.
 const IDS: usize = 900;
 
-/// Which rows may go: `$1` = this data folder, `$2` = before when its rows go, `$3` = those of others.
+/// The removable rows. `$1` = this data folder, `$2` = the time before which its rows go, `$3` = the same for other data folders.
 const REMOVABLE: &str =
     "state NOT IN ('open', 'pending') AND (origin = $1 AND time_ms < $2 OR origin <> $1 AND time_ms < $3)";
 
-/// Behind it: which rows. `$4` and `$5` = from when to when, `$6` = the day.
+/// The statement's beginning; a SELECT of the rows follows. `$4` and `$5` = start and end, `$6` = the day.
 const SUM_UP: &str = "INSERT INTO daily_sums (day_ms, origin, endpoint, key_name, group_name, model, upstream, state, currency, \
      cny_per_usd, requests, input_tokens, cached_tokens, output_tokens, reasoning_tokens, estimated, cost_units, cost_nano, \
      exchanged_units, exchanged_nano) ";
 
-/// What was summed up of the same day before stays in the sums.
+/// Adds to the sums that exist for the same day.
 const ADD: &str = " ON CONFLICT (day_ms, origin, endpoint, key_name, group_name, model, upstream, state, currency, cny_per_usd) \
      DO UPDATE SET requests = daily_sums.requests + excluded.requests, \
      input_tokens = daily_sums.input_tokens + excluded.input_tokens, \
@@ -45,7 +45,7 @@ const ADD: &str = " ON CONFLICT (day_ms, origin, endpoint, key_name, group_name,
      exchanged_units = daily_sums.exchanged_units + excluded.exchanged_units, \
      exchanged_nano = daily_sums.exchanged_nano + excluded.exchanged_nano";
 
-/// Made of fixed words only.
+/// Returns the whole statement. The SQL has fixed words only.
 fn sum_up() -> String {
     let text = |column: &str| format!("coalesce({column}, '')");
     let sum = |what: &str| format!("CAST(coalesce(sum({what}), 0) AS BIGINT)");
@@ -66,11 +66,11 @@ fn sum_up() -> String {
 }
 
 impl Database {
-    /// Sums up one day, or a part of it, of rows that are older than `before` (milliseconds since 1970-01-01 UTC), the oldest
-    /// first, and removes them. `origin` is this data folder, whose rows since `own` stay. Returned is how many rows went.
+    /// Sums up one day, or a part of it, of rows older than `before` (milliseconds since 1970-01-01 UTC), and removes the rows.
+    /// The oldest day is first. `origin` is this data folder, whose rows since `own` stay. Returns the number of removed rows.
     ///
     /// # Errors
-    /// When that cannot be done: nothing is changed then.
+    /// When the database cannot do that. Nothing is changed then.
     pub async fn sum_up(
         &mut self,
         origin: &str,
@@ -99,7 +99,8 @@ impl Database {
         let remove = AssertSqlSafe(format!("DELETE FROM ledger WHERE {REMOVABLE} AND time_ms >= $4 AND time_ms < $5"));
         within(LONG, async {
             on!(self, |connection, Db| {
-                // What it is held against first: no parameter is left out, as PostgreSQL asks for all.
+                // The parameters of `REMOVABLE` come first. PostgreSQL requires every numbered parameter, so no statement omits
+                // one.
                 let asked = |text| sqlx::query::<Db>(text).bind(origin).bind(integer(before.min(own))).bind(others);
                 let Some(oldest) = asked(oldest).fetch_one(&mut *connection).await?.try_get::<Option<i64>, _>(0)?
                 else {
@@ -123,10 +124,10 @@ impl Database {
         .await
     }
 
-    /// When the oldest row of this data folder began that is open; none where nothing is.
+    /// Returns the start time of the oldest open row of this data folder, if any row is open.
     ///
     /// # Errors
-    /// When it cannot be read.
+    /// When the database cannot be read.
     pub async fn open_since(&mut self, origin: &str) -> Result<Option<u64>, DatabaseError> {
         const SELECT: &str = "SELECT min(time_ms) FROM ledger WHERE state = 'open' AND origin = $1";
         within(LONG, async {
@@ -138,10 +139,10 @@ impl Database {
         .await
     }
 
-    /// Before when rows of this data folder are in the sums, where the ledger does not have them; 0 where none are.
+    /// Returns the time before which rows of this data folder are in the daily sums instead of the ledger; 0 = none are.
     ///
     /// # Errors
-    /// When it cannot be read.
+    /// When the database cannot be read.
     pub async fn summed_up(&mut self, origin: &str) -> Result<u64, DatabaseError> {
         const SELECT: &str = "SELECT before_ms FROM summed_up WHERE origin = $1";
         within(LONG, async {
@@ -154,10 +155,10 @@ impl Database {
         .await
     }
 
-    /// Which of these requests have a row.
+    /// Returns the ids of these requests that have a row.
     ///
     /// # Errors
-    /// When it cannot be read.
+    /// When the database cannot be read.
     pub async fn known(&mut self, ids: &[RequestId]) -> Result<HashSet<RequestId>, DatabaseError> {
         let texts: Vec<(String, RequestId)> = ids.iter().map(|id| (id.to_string(), *id)).collect();
         let mut known = HashSet::new();

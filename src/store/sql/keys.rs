@@ -1,4 +1,4 @@
-//! Keys of clients in the store, and who changed them.
+//! Client keys in the store, and the audit of their changes.
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -7,70 +7,70 @@ use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 use super::{BATCH, Database, DatabaseError, integer, on, within};
 use crate::domain::key::{RotatedSecret, StoredKey};
 
-/// Which changes of keys were made.
+/// The version of the stored keys.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Revision {
-    /// How many.
+    /// The number of changes so far.
     #[serde(rename = "revision")]
     pub number: u64,
-    /// A random text that belongs to the last change: after a failover that lost changes, two servers may count the same number.
-    /// Empty before the first change.
+    /// A random text of the last change. After a failover that lost changes, two servers may have the same number. Empty before
+    /// the first change.
     #[serde(default)]
     pub token: String,
 }
 
-/// What becomes of a key. The names are fixed: column `action`.
+/// A change of a key. The names are fixed: column `action`.
 #[derive(Clone, Copy, Debug)]
 pub enum KeyChange<'a> {
-    /// There is a new one.
+    /// Adds a key.
     Create(&'a StoredKey),
-    /// It is like this from now on; the word says what was done to it.
+    /// Replaces a key. The word names the action.
     Replace(&'a StoredKey, &'static str),
-    /// It is gone.
+    /// Deletes the key of this name.
     Delete(&'a str),
 }
 
-/// Who changes a key, and when.
+/// The author and the time of a change.
 #[derive(Clone, Copy, Debug)]
 pub struct ChangeAuthor<'a> {
-    /// Names the change, and tells it from every other one, as a part of it is random.
+    /// Unique id of the change, with a random part.
     pub id: &'a str,
-    /// Whoever it is.
+    /// Name of the author.
     pub name: &'a str,
     /// Milliseconds since 1970-01-01 UTC.
     pub time_ms: u64,
 }
 
-/// One line of the audit.
+/// One entry of the audit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuditEntry {
     /// Milliseconds since 1970-01-01 UTC.
     pub time_ms: u64,
-    /// Who it was.
+    /// Name of the author.
     pub actor: String,
-    /// What was done.
+    /// The action.
     pub action: String,
-    /// The name of the key.
+    /// Name of the key.
     pub key: String,
-    /// SHA-256 of all that was kept of the key before, in hex.
+    /// SHA-256 of the stored key before the change, in hex.
     pub before: Option<String>,
-    /// And after.
+    /// SHA-256 of the stored key after the change, in hex.
     pub after: Option<String>,
 }
 
-/// Why a key did not change.
+/// Why a key was not changed.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
-    /// The database.
+    /// The database failed.
     #[error(transparent)]
     Database(#[from] DatabaseError),
-    /// One like it is there already.
+    /// A key of this name exists.
     #[error("a key of this name is there already")]
     Exists,
-    /// It is not there.
+    /// No key has this name.
     #[error("no key has this name")]
     Missing,
-    /// Somebody else was at it.
+    /// Another change came first.
     #[error("somebody else changed keys at the same moment: look again, and try again")]
     Raced,
 }
@@ -98,19 +98,19 @@ impl KeyChange<'_> {
     }
 }
 
-/// SHA-256 of all that is kept of a key, in hex.
+/// Returns the SHA-256 of a stored key, in hex.
 fn hash(key: &StoredKey) -> String {
-    // Plain data in a fixed order: writing it down cannot fail.
+    // Plain data in a fixed order, so serialisation cannot fail.
     data_encoding::HEXLOWER.encode(&Sha256::digest(serde_json::to_vec(key).unwrap_or_default()))
 }
 
 const COLUMNS: &str = "name, prefix, sha256, previous_sha256, previous_until_ms, disabled, created_ms, settings";
 
 impl Database {
-    /// Which changes of keys were made.
+    /// Returns the version of the stored keys.
     ///
     /// # Errors
-    /// When it cannot be read, and when the server takes no changes: after a failover, what the old primary says of keys is old.
+    /// When the database cannot be read, or refuses changes: after a failover, the old primary has outdated keys.
     pub async fn revision(&mut self) -> Result<Revision, DatabaseError> {
         let read_only = self.dialect().read_only;
         let query = format!("SELECT number, token, {read_only} FROM revisions WHERE name = 'client_keys'");
@@ -128,12 +128,12 @@ impl Database {
         .await
     }
 
-    /// All keys, by name, with the revision that they are of or one before it.
+    /// Returns all keys, ordered by name, with their revision or an earlier one.
     ///
     /// # Errors
-    /// When they cannot be read.
+    /// When the database cannot be read.
     pub async fn stored_keys(&mut self) -> Result<(Revision, Vec<StoredKey>), DatabaseError> {
-        // First: whoever changes one in between makes it be read again.
+        // Read first: a change between the two reads then causes another read.
         let revision = self.revision().await?;
         let query = format!("SELECT {COLUMNS} FROM client_keys ORDER BY name");
         let keys = within(BATCH, async {
@@ -162,10 +162,10 @@ impl Database {
         Ok((revision, keys))
     }
 
-    /// Changes a key, where nobody changed any since `revision`.
+    /// Changes a key, if no key changed since `revision`.
     ///
     /// # Errors
-    /// When it is not as it was thought to be, or the database does not take it. Nothing has changed then.
+    /// When the keys are not as expected, or the database fails. Nothing has changed then.
     pub async fn change_key(
         &mut self,
         revision: &Revision,
@@ -186,7 +186,7 @@ impl Database {
         let written = within(BATCH, async {
             on!(self, |connection, Db| {
                 let mut transaction = connection.begin().await?;
-                // Whoever else wants to change something waits here, and then finds another number.
+                // A concurrent change waits here, and then finds another number.
                 let raised = sqlx::query::<Db>(
                     "UPDATE revisions SET number = number + 1, token = $1 \
                      WHERE name = 'client_keys' AND number = $2 AND token = $3",
@@ -226,10 +226,10 @@ impl Database {
         if written { Ok(()) } else { Err(KeyError::Raced) }
     }
 
-    /// What was done to a key, the oldest first.
+    /// Returns the audit entries of a key, the oldest first.
     ///
     /// # Errors
-    /// When it cannot be read.
+    /// When the database cannot be read.
     pub async fn audit(&mut self, key: &str) -> Result<Vec<AuditEntry>, DatabaseError> {
         const QUERY: &str = "SELECT time_ms, actor, action, key_name, before, after FROM audit WHERE key_name = $1 \
              ORDER BY time_ms, id";

@@ -1,4 +1,4 @@
-//! The ledger's rows, as their requests leave them.
+//! Writes ledger rows and reads spend.
 
 use std::{
     borrow::Cow,
@@ -18,11 +18,11 @@ use crate::domain::{
     usage::Usage,
 };
 
-/// Rows of one statement: of their values, 52 each, SQLite takes 32,766 and PostgreSQL 65,535. As many as there may be, as
-/// the answers of a slow database come one after the other.
+/// The most rows in one statement. A row has 52 values; SQLite allows 32,766 values and PostgreSQL 65,535. Large statements save
+/// round trips to a slow database.
 pub(super) const ROWS: usize = 900;
 
-/// Statements of PostgreSQL with more rows are not kept prepared: hardly two are alike, and each costs it megabytes.
+/// PostgreSQL does not keep statements with more rows prepared: hardly two are alike, and each costs the server megabytes.
 pub(super) const KEPT_ROWS: usize = 10;
 
 /// Values of a row.
@@ -36,7 +36,8 @@ const INSERT: &str = "INSERT INTO ledger (id, time_ms, state, origin, endpoint, 
      image_tool_input_tokens, image_tool_output_tokens, web_searches, audio_ms, told_cost, service_tier, unpriced_parts, \
      price_more, price_terms, cny_per_usd, cost_exchanged) ";
 
-/// No request changes what is over. What was taken for interrupted gives way to what is known after all.
+/// The row of a finished request never changes. A row marked as interrupted is replaced when the request's real end is known
+/// after all.
 const CONFLICT: &str = " ON CONFLICT (id) DO UPDATE SET state = excluded.state, upstream_model = excluded.upstream_model, \
      upstream = excluded.upstream, credential = excluded.credential, end_reason = excluded.end_reason, \
      status = excluded.status, input_tokens = excluded.input_tokens, cached_tokens = excluded.cached_tokens, \
@@ -56,8 +57,8 @@ const CONFLICT: &str = " ON CONFLICT (id) DO UPDATE SET state = excluded.state, 
      cny_per_usd = excluded.cny_per_usd, cost_exchanged = excluded.cost_exchanged \
      WHERE ledger.state IN ('open', 'interrupted') AND excluded.state <> 'open' AND excluded.state <> ledger.state";
 
-/// Tells which rows were not there like this before. Most often all of them, and then it is not asked: SQLite's thread sends
-/// each of them over on its own, which takes longer than to write it.
+/// Returns which rows are new or changed. Mostly all are, and then the statement omits this clause: SQLite's thread hands over
+/// each returned row separately, which takes longer than writing it.
 const RETURNING: &str = " RETURNING state";
 
 /// Adds the values of one row, in the order of [`INSERT`].
@@ -87,7 +88,7 @@ where
         row.response_id,
         currency,
     ] {
-        // Journals of before hold them as they came.
+        // Journals of earlier versions contain these texts unchecked.
         values.add(text.map(storable))?;
     }
     let usage = row.usage;
@@ -126,7 +127,7 @@ where
     values.add(row.exchanged().map(integer))
 }
 
-/// Counts of a usage that tables have in this order: those of version 6 on.
+/// Returns the counts of a usage that tables have since version 6, in column order.
 pub(super) fn more_counts(usage: &Usage) -> [Option<u64>; 10] {
     [
         usage.cache_write,
@@ -142,13 +143,13 @@ pub(super) fn more_counts(usage: &Usage) -> [Option<u64>; 10] {
     ]
 }
 
-/// The texts of statements that are used again and again: those of [`Dialect::batch`](dialect::SqlDialect::batch) for SQLite,
-/// and of few rows.
+/// The texts of statements that are used repeatedly: the sizes of [`Dialect::batch`](dialect::SqlDialect::batch) for SQLite, and
+/// statements with few rows.
 #[derive(Debug, Default)]
 pub(super) struct Texts(HashMap<(usize, bool), Arc<str>>);
 
 impl Texts {
-    /// The text that inserts so many rows, and whether it is worth to be kept prepared.
+    /// Returns the text that inserts this many rows, and whether to keep the statement prepared.
     fn insert(&mut self, dialect: &dialect::SqlDialect, rows: usize, ask: bool) -> (Arc<str>, bool) {
         let make = || Arc::from(insert(dialect, rows, ask));
         let kept = rows <= dialect.kept;
@@ -176,7 +177,7 @@ fn insert(dialect: &dialect::SqlDialect, rows: usize, ask: bool) -> String {
     text
 }
 
-/// No statement may touch a row twice: of rows with one id, the one that would be there in the end.
+/// Returns one row for each id, because no statement may touch a row twice. Of several rows, the final one stays.
 fn distinct<'a, 'r>(rows: &'a [Row<'r>]) -> Vec<&'a Row<'r>> {
     let mut places = HashMap::with_capacity(rows.len());
     let mut kept: Vec<&Row<'r>> = Vec::with_capacity(rows.len());
@@ -192,12 +193,11 @@ fn distinct<'a, 'r>(rows: &'a [Row<'r>]) -> Vec<&'a Row<'r>> {
 }
 
 impl Database {
-    /// Writes rows that come from the data folder `origin`, and what they show of others, all or none. Returned is how many
-    /// there are now of each state that were not there like this before: a row that is known already changes nothing, one that
-    /// was open gives way to one that is over.
+    /// Writes the rows of the data folder `origin`, and the usage that they show of other responses, in one transaction. Returns
+    /// the number of new or changed rows of each state. A known row changes nothing. An open row is replaced by the finished one.
     ///
     /// # Errors
-    /// When they cannot be written.
+    /// When the database cannot write the rows.
     pub async fn store(&mut self, origin: &str, rows: &[Row<'_>]) -> Result<Vec<(UsageState, u64)>, DatabaseError> {
         let (rows, shown) = (distinct(rows), pending::shown(rows));
         let changed = match self.write(origin, &rows, &shown, false).await? {
@@ -208,8 +208,8 @@ impl Database {
         Ok(UsageState::ALL.map(count).into_iter().filter(|(_, count)| *count > 0).collect())
     }
 
-    /// Writes them. Returned are the states of those that were not there like this before; none where these are not all of
-    /// them and it was not to `ask`, and then nothing is written.
+    /// Writes the rows. Returns the states of the new or changed ones. Without `ask`, returns `None` and writes nothing if some
+    /// row is neither.
     async fn write(
         &mut self,
         origin: &str,
@@ -259,10 +259,10 @@ impl Database {
         within(BATCH, work).await
     }
 
-    /// Takes away rows of requests that were put down and then not sent.
+    /// Deletes the rows of requests that were never sent upstream after all.
     ///
     /// # Errors
-    /// When that cannot be done.
+    /// When the database cannot delete them.
     pub async fn forget(&mut self, unsent: &[RequestId]) -> Result<(), DatabaseError> {
         within(BATCH, async {
             on!(self, |connection, Db| {
@@ -283,12 +283,12 @@ impl Database {
         .await
     }
 
-    /// What came from `origin` and is open was so when the process before this one ended: returned is how much that was. So
-    /// was what began before `lost` (milliseconds since 1970-01-01 UTC), wherever it came from: a data folder that is lost has
-    /// no next process. It is charged with what was reserved for it, until somebody knows better.
+    /// Marks open rows of `origin` as interrupted: the previous process ended while they were open. Also marks open rows of any
+    /// data folder that began before `lost` (milliseconds since 1970-01-01 UTC): a lost data folder has no next process. Each row
+    /// is charged its reservation until its real cost is known. Returns the number of rows.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// When the database cannot write the rows.
     pub async fn interrupt(&mut self, origin: &str, lost: u64) -> Result<u64, DatabaseError> {
         const UPDATE: &str = "UPDATE ledger SET state = 'interrupted', cost = reserved_cost, \
              estimated = CASE WHEN reserved_cost IS NULL THEN 0 ELSE 1 END WHERE state = 'open' AND (origin = $1 OR time_ms < $2)";
@@ -305,10 +305,10 @@ impl Database {
         .await
     }
 
-    /// What a key or a group was charged with, in each of [`Currency::ALL`] by the rates of the rows.
+    /// Returns the charges of a key or a group, in each of [`Currency::ALL`], exchanged by the rows' rates.
     ///
     /// # Errors
-    /// When it cannot be read.
+    /// When the database cannot be read.
     pub async fn spent(
         &mut self,
         spender: Spender,
@@ -325,12 +325,12 @@ impl Database {
         Ok(all)
     }
 
-    /// What a key or a group was charged with in this currency, for what began at `from` or later and before `to` (milliseconds
-    /// since 1970-01-01 UTC), by data folder; with a `model`, only for requests that ask for it. What was paid in another
-    /// currency counts by the rate of its row, and where that has none by `rate`.
+    /// Returns the charges of a key or a group in this currency, by data folder. Only requests count that began at `from` or
+    /// later and before `to` (milliseconds since 1970-01-01 UTC). With a `model`, only requests for this model count. Amounts in
+    /// another currency are exchanged by the row's rate, or by `rate` if the row has none.
     ///
     /// # Errors
-    /// When it cannot be read.
+    /// When the database cannot be read.
     pub async fn spent_by_origin(
         &mut self,
         spender: Spender,
@@ -345,7 +345,7 @@ impl Database {
         };
         let (of_model, wanted) = match model {
             None => (String::new(), None),
-            // As `ModelPattern::matches` decides: the name as asked, or behind the upstream's.
+            // As `ModelPattern::matches` decides: the requested name, alone or after the upstream's name.
             Some(model) => match model.prefix() {
                 None => (" AND (model = $4 OR model = upstream || '/' || $4)".to_owned(), Some(&*model.0)),
                 Some(beginning) => {
@@ -358,7 +358,8 @@ impl Database {
                 }
             },
         };
-        // In two parts, as the sum of a few large ones would not fit. Made of fixed words only.
+        // Units and nano-units are summed separately: the sum of a few large amounts would overflow. The SQL has fixed words
+        // only.
         let (own, other) = (into.name(), into.other().name());
         let sum = |what: String| format!("CAST(coalesce(sum({what}), 0) AS BIGINT)");
         let rated = |cost: &str, exchanged: &str| {
@@ -402,7 +403,7 @@ impl Database {
             })
         })
         .await?;
-        // Rounded once, so that it does not matter which of the rows are sums by now.
+        // Rounded once, so that the result does not depend on which rows have become daily sums.
         let spent = |[rated, unrated]: [u64; 2]| {
             rated.saturating_add(rate.convert(unrated, into.other(), into).unwrap_or_default()).min(MOST)
         };
@@ -410,7 +411,7 @@ impl Database {
     }
 }
 
-/// An amount from a sum of its units and one of what is beside them.
+/// Returns an amount from the sum of its units and the sum of its nano-units.
 pub(super) fn amount(units: i64, rest: i64) -> u64 {
     let part = |number: i64| u64::try_from(number).unwrap_or_default();
     part(units).saturating_mul(UNIT).saturating_add(part(rest)).min(MOST)

@@ -1,8 +1,8 @@
-//! What is kept in SQL: in SQLite, one file in the data folder, or in PostgreSQL, which several replicas share. Never used on
-//! a worker's thread.
+//! The SQL store: SQLite in one file of the data folder, or PostgreSQL, which several replicas share. Never used on a worker's
+//! thread.
 //!
-//! There is one text of each statement for both. `on!` runs the same lines over either connection; what differs between them
-//! is in `dialect`.
+//! Both databases share the text of each statement. `on!` runs the same lines over either connection. `dialect` has the
+//! differences.
 
 mod dialect;
 mod keep;
@@ -31,22 +31,22 @@ pub use usage::{GroupBy, UsageQuery, UsageTotal};
 /// SQLite's file in the data folder.
 pub const FILE: &str = "ledger.db";
 
-/// A database that takes longer is taken for lost: it may be paused, and then says nothing for ever. A batch takes
-/// milliseconds.
+/// The time limit of one batch, which normally takes milliseconds. A database that takes longer counts as lost: a paused server
+/// never answers.
 const BATCH: Duration = Duration::from_secs(5);
-/// The same for what looks at many rows.
+/// The time limit of work over many rows.
 const LONG: Duration = Duration::from_secs(60);
-/// The same for making tables: a new index over ten million rows takes minutes.
+/// The time limit of a migration: a new index over ten million rows takes minutes.
 const MIGRATING: Duration = Duration::from_secs(1800);
 
-/// A connection to PostgreSQL is made again after this, so that it follows a name or an address that leads to another server now,
-/// also where the old one works on.
+/// The greatest age of a connection to PostgreSQL. A new connection follows a name or address that leads to another server now,
+/// even while the old server still works.
 const OLD: Duration = Duration::from_secs(300);
 
-/// The lock of PostgreSQL that is held while tables are made. A number that nobody else uses: "tidegate" in ASCII.
+/// The PostgreSQL advisory lock of migrations. Its number is "tidegate" in ASCII, which no other program uses.
 const MIGRATES: i64 = i64::from_be_bytes(*b"tidegate");
 
-/// Which database.
+/// The location of the database.
 #[derive(Clone, Debug)]
 pub enum DatabaseLocation {
     /// SQLite, in this file.
@@ -55,13 +55,13 @@ pub enum DatabaseLocation {
     Postgres {
         /// `postgres://user@host:5432/database`.
         url: Arc<str>,
-        /// Of that user.
+        /// The password of that user.
         password: Option<SecretString>,
     },
 }
 
 impl DatabaseLocation {
-    /// The one of a configuration.
+    /// Returns the location that a configuration names.
     pub fn of(config: &Config) -> Self {
         match &config.store {
             Store::Sqlite => Self::Sqlite(config.server.data_dir.join(FILE)),
@@ -71,7 +71,7 @@ impl DatabaseLocation {
 }
 
 impl fmt::Display for DatabaseLocation {
-    /// For people.
+    /// Writes the location for people.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Sqlite(path) => path.display().fmt(f),
@@ -80,37 +80,38 @@ impl fmt::Display for DatabaseLocation {
     }
 }
 
-/// What went wrong.
+/// Why the database failed.
 #[derive(Debug, thiserror::Error)]
 pub enum DatabaseError {
-    /// In use.
+    /// A statement or the connection failed.
     #[error(transparent)]
     Sql(#[from] sqlx::Error),
-    /// While its tables were made.
+    /// A migration failed.
     #[error("its tables cannot be made: {0}")]
     Migration(#[from] sqlx::migrate::MigrateError),
-    /// The server takes no changes.
+    /// The server refuses changes.
     #[error("it is read-only, as a standby or an old primary is: `[store] url` has to lead to the primary")]
     ReadOnly,
-    /// SQLite's file was deleted, or another one was put in its place.
+    /// SQLite's file was deleted or replaced.
     #[error(
         "the file {0} was deleted or replaced while the gateway runs: put it back, or start the gateway again to begin with what \
          is there"
     )]
     Gone(PathBuf),
-    /// It says nothing.
+    /// The database did not answer in time.
     #[error("it did not answer within {0:?}")]
     Silent(Duration),
 }
 
-/// The database, open for one user.
+/// An open database, for one user.
 #[derive(Debug)]
 pub struct Database {
     connection: Connection,
-    /// Whether a pooler of connections is between us and the server, so that a connection is ours only inside of a transaction.
+    /// Whether a connection pooler is between the gateway and the server. Then the connection stays the same only inside a
+    /// transaction.
     pooled: bool,
     opened: Instant,
-    /// SQLite's file, and which one it was when it was opened.
+    /// SQLite's file, and its identity when it was opened.
     file: Option<(PathBuf, Option<(u64, u64)>)>,
     texts: ledger::Texts,
 }
@@ -154,7 +155,7 @@ macro_rules! on {
 use on;
 
 impl DatabaseError {
-    /// Whether SQLite is being used by somebody else who does not let it be waited for.
+    /// Whether another process uses SQLite in a way that SQLite's own timeout does not cover.
     fn is_busy(&self) -> bool {
         match self {
             Self::Sql(error) | Self::Migration(sqlx::migrate::MigrateError::Execute(error)) => is_busy(error),
@@ -162,7 +163,7 @@ impl DatabaseError {
         }
     }
 
-    /// Whether the database works, and does not take what a row holds, now and whenever it is tried again.
+    /// Whether the database works but refuses the data of a row, now and at every further try.
     pub fn is_about_data(&self) -> bool {
         let error = match self {
             Self::Sql(sqlx::Error::Database(error)) => error,
@@ -171,25 +172,25 @@ impl DatabaseError {
         };
         let code = error.code().unwrap_or_default();
         if error.try_downcast_ref::<SqliteError>().is_some() {
-            // The lowest byte tells the kind: SQLITE_TOOBIG, SQLITE_CONSTRAINT, SQLITE_MISMATCH.
+            // The lowest byte is the kind: SQLITE_TOOBIG, SQLITE_CONSTRAINT, SQLITE_MISMATCH.
             return code.parse().is_ok_and(|code: u32| matches!(code & 0xff, 18..=20));
         }
-        // Data exceptions, violations of constraints, and what is too long for an index.
+        // Data exceptions, constraint violations, and values too long for an index.
         ["22", "23", "54000"].iter().any(|class| code.starts_with(class))
     }
 }
 
-/// Whether SQLite is being used by somebody else who does not let it be waited for.
+/// Whether another process uses SQLite in a way that SQLite's own timeout does not cover.
 pub(super) fn is_busy(error: &sqlx::Error) -> bool {
     // SQLITE_BUSY and SQLITE_BUSY_RECOVERY.
     error.as_database_error().and_then(|error| error.code()).is_some_and(|code| matches!(&*code, "5" | "261"))
 }
 
 impl Database {
-    /// Opens it, makes SQLite's file where it is missing, and brings the tables up to date.
+    /// Opens the database, creates a missing SQLite file, and runs the migrations.
     ///
     /// # Errors
-    /// When that cannot be done.
+    /// When one of these steps fails.
     pub async fn open(place: &DatabaseLocation) -> Result<Self, DatabaseError> {
         loop {
             let opened = match dialect::connect(place, true).await.map(Self::from) {
@@ -197,22 +198,22 @@ impl Database {
                 Err(error) => Err(error),
             };
             match opened {
-                // Somebody makes SQLite's file at this very moment, which takes milliseconds.
+                // Another process creates SQLite's file at this moment, which takes milliseconds.
                 Err(error) if error.is_busy() => tokio::time::sleep(BUSY_FOR).await,
                 opened => return opened,
             }
         }
     }
 
-    /// Opens it as it is, to be read beside those who write.
+    /// Opens the database read-only, while other processes may write.
     ///
     /// # Errors
-    /// When it is not there.
+    /// When the database does not exist or does not answer.
     pub async fn open_to_read(place: &DatabaseLocation) -> Result<Self, DatabaseError> {
         dialect::connect(place, false).await.map(Self::from)
     }
 
-    /// Whether the connection should be made again, as its address may lead to another server now. A file is always the same.
+    /// Whether the connection should be made again, because its address may lead to another server now. A file never needs that.
     pub fn is_old(&self, now: Instant) -> bool {
         matches!(self.connection, Connection::Postgres(_)) && now.saturating_duration_since(self.opened) >= OLD
     }
@@ -232,13 +233,13 @@ impl Database {
         }
     }
 
-    /// Opens it again, and makes no file: that of SQLite was there before, and what was in it must not be taken for gone.
+    /// Opens the database again, but creates no file: SQLite's file existed before, and its loss must not go unnoticed.
     ///
     /// # Errors
-    /// When that cannot be done.
+    /// When the file is gone or the database cannot be opened.
     pub async fn reopen(place: &DatabaseLocation) -> Result<Self, DatabaseError> {
         match place {
-            // An empty file is what another process makes where there is none. A copy that was put back has something in it.
+            // Where no file exists, another process may create an empty one. A restored copy is never empty.
             DatabaseLocation::Sqlite(path) if std::fs::metadata(path).is_ok_and(|file| file.len() > 0) => {
                 Self::open(place).await
             }
@@ -247,10 +248,10 @@ impl Database {
         }
     }
 
-    /// Looks whether SQLite's file is still the one that is open. What is written to a deleted file is lost with the process.
+    /// Checks that SQLite's file is still the open one. Data written to a deleted file is lost with the process.
     ///
     /// # Errors
-    /// When it is not.
+    /// When the file was deleted or replaced.
     pub fn look(&self) -> Result<(), DatabaseError> {
         match &self.file {
             Some((path, opened)) if files::identity(path) != *opened => Err(DatabaseError::Gone(path.clone())),
@@ -260,7 +261,7 @@ impl Database {
 
     async fn migrate(&mut self) -> Result<(), DatabaseError> {
         match &mut self.connection {
-            // Not sqlx's own lock, which a session holds: behind a pooler, another session would be asked to give it back.
+            // sqlx's own lock belongs to a session. Behind a pooler, another session would have to release it.
             Connection::Postgres(connection) => {
                 let mut held = dialect::WorkConnection::take(connection, self.pooled).await?;
                 let mut alone = held.connection().begin().await?;
@@ -269,7 +270,7 @@ impl Database {
                 alone.commit().await?;
                 held.end(Ok(())).await?;
             }
-            // SQLite has none, but one transaction around all of it keeps those who open it at the same moment waiting.
+            // SQLite has no such lock. One transaction around all migrations makes other processes that open the file wait.
             Connection::Sqlite(connection) => {
                 let mut alone = connection.begin_with("BEGIN IMMEDIATE").await?;
                 dialect::SQLITE.migrator().run_direct(None, &mut *alone, false).await?;
@@ -279,7 +280,7 @@ impl Database {
         Ok(())
     }
 
-    /// Closes it in order.
+    /// Closes the database cleanly.
     pub async fn close(self) {
         let closing = async {
             match self.connection {
@@ -295,23 +296,23 @@ impl Database {
     }
 }
 
-/// Waits no longer than it may take. A connection on which something did not come to its end is of no use any more.
+/// Runs work with a time limit. A connection whose work did not finish cannot be used any more.
 async fn within<T>(limit: Duration, work: impl Future<Output = Result<T, DatabaseError>>) -> Result<T, DatabaseError> {
     timeout(limit, work).await.unwrap_or(Err(DatabaseError::Silent(limit)))
 }
 
-/// The largest count that is kept: nobody uses a trillion tokens, and sums of such rows still fit.
+/// The largest stored count. No request uses a trillion tokens, and sums of such rows still fit.
 const LARGEST: u64 = 1_000_000_000_000;
 
-/// The pause before another try.
+/// The pause before the next try.
 pub(super) const BUSY_FOR: Duration = Duration::from_millis(20);
 
-/// A count for SQL.
+/// Returns a count for SQL.
 fn count(number: u64) -> i64 {
     i64::try_from(number.min(LARGEST)).unwrap_or(i64::MAX)
 }
 
-/// A time or an amount for SQL.
+/// Returns a time or an amount for SQL.
 fn integer(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }

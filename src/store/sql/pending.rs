@@ -1,4 +1,4 @@
-//! Rows of responses that are made in the background: what calls by their ids show of them, and the rows that this settles.
+//! Rows of background responses: the usage that calls by their ids show later, and the rows that this usage settles.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -19,7 +19,7 @@ pub(super) const INSERT: &str = "INSERT INTO shown (response_id, upstream, input
      total_tokens, cache_write_tokens, cache_write_1h_tokens, input_audio_tokens, input_image_tokens, output_audio_tokens, \
      output_image_tokens, image_tool_input_tokens, image_tool_output_tokens, web_searches, audio_ms, told_cost, service_tier) ";
 
-/// The first one that tells tokens counts, in whichever order they come.
+/// The first usage with tokens counts, in whichever order the usages come.
 pub(super) const CONFLICT: &str = " ON CONFLICT (response_id, upstream) DO UPDATE SET input_tokens = excluded.input_tokens, \
      cached_tokens = excluded.cached_tokens, output_tokens = excluded.output_tokens, \
      reasoning_tokens = excluded.reasoning_tokens, total_tokens = excluded.total_tokens, \
@@ -31,11 +31,11 @@ pub(super) const CONFLICT: &str = " ON CONFLICT (response_id, upstream) DO UPDAT
      audio_ms = excluded.audio_ms, told_cost = excluded.told_cost, service_tier = excluded.service_tier \
      WHERE shown.input_tokens IS NULL AND excluded.input_tokens IS NOT NULL";
 
-/// What was shown of the response with this id at this upstream.
+/// The usage shown of the response with this id at this upstream.
 pub(super) type PolledResponse<'a> = ((&'a str, &'a str), PolledUsage);
 
-/// What rows show of others, each response once. In one order wherever it is written: so nobody waits for somebody who waits
-/// for him.
+/// Returns the usage that rows show of other responses, one for each response. All writers use the same order, so that they never
+/// deadlock.
 pub(super) fn shown<'a>(rows: &[Row<'a>]) -> Vec<PolledResponse<'a>> {
     let mut all = BTreeMap::new();
     for row in rows {
@@ -49,7 +49,7 @@ pub(super) fn shown<'a>(rows: &[Row<'a>]) -> Vec<PolledResponse<'a>> {
     all.into_iter().collect()
 }
 
-/// Binds the values of one, in the order of [`INSERT`].
+/// Binds the values of one usage, in the order of [`INSERT`].
 pub(super) fn bind<'q, Db>(values: &mut Separated<'_, Db, &'static str>, ((id, upstream), shown): &PolledResponse<'q>)
 where
     Db: sqlx::Database,
@@ -66,36 +66,36 @@ where
     values.push_bind(usage.told_cost.map(integer)).push_bind(usage.tier.map(ServiceTier::name));
 }
 
-/// A row that was settled by what was shown.
+/// A row that a shown usage settled.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SettledRow {
-    /// What it is now: exact, unpriced in a part, or partial where no tokens were told.
+    /// The new state: exact, unpriced in a part, or partial where the provider reported no tokens.
     pub state: UsageState,
-    /// Name of the upstream that made it.
+    /// Name of the upstream that made the response.
     pub upstream: String,
-    /// The model as sent up.
+    /// The model's name as sent upstream.
     pub upstream_model: Option<String>,
-    /// Parts of what was told that have no price.
+    /// Parts of the reported usage that have no price.
     pub unpriced: Parts,
     /// Name of the client's key.
     pub key: Option<String>,
     /// Name of the key's group.
     pub group: Option<String>,
-    /// When its request began, in milliseconds since 1970-01-01 UTC.
+    /// When the request began, in milliseconds since 1970-01-01 UTC.
     pub began: u64,
-    /// Of the two amounts; none where its model has no price.
+    /// The currency of both amounts; none if the model has no price.
     pub currency: Option<Currency>,
-    /// What it was charged with, in nano-units.
+    /// The amount charged before, in nano-units.
     pub charged: u64,
-    /// What it costs.
+    /// The real cost, in nano-units.
     pub cost: u64,
 }
 
-/// A row that something was shown for.
+/// A row whose usage was shown.
 struct PolledRow {
     id: String,
     settled: SettledRow,
-    /// What it is billed with, once its usage is known.
+    /// The price of the bill, if the usage is known.
     price: Option<Price>,
     exchanged: Option<u64>,
 }
@@ -109,7 +109,8 @@ const SELECT: &str = "SELECT ledger.id, key_name, group_name, time_ms, currency,
      FROM ledger JOIN shown ON shown.response_id = ledger.response_id AND shown.upstream = ledger.upstream \
      WHERE awaits = 1 AND (state = 'pending' OR shown.input_tokens IS NOT NULL)";
 
-/// Only where nobody else did: of several replicas that see both, one settles it. Between the two: what [`PolledRow`] has.
+/// Changes only rows that no other replica has settled: of several replicas, one settles a row. The values of [`PolledRow`] go
+/// between the two texts.
 const TOLD: (&str, &str) = (
     "UPDATE ledger SET state = told.column2, awaits = 0, \
      estimated = CASE WHEN told.column5 IS NULL THEN 0 ELSE 1 END, input_tokens = shown.input_tokens, \
@@ -127,7 +128,7 @@ const TOLD: (&str, &str) = (
     ") AS told WHERE ledger.id = told.column1 AND awaits = 1 AND shown.response_id = ledger.response_id \
      AND shown.upstream = ledger.upstream RETURNING id",
 );
-/// The same; behind it: ids.
+/// The same for rows without tokens. The ids follow the text.
 const PARTIAL: &str = "UPDATE ledger SET state = 'partial' WHERE state = 'pending' AND id IN (";
 
 impl PolledRow {
@@ -143,7 +144,7 @@ impl PolledRow {
         };
         let amount = |nth: usize| number(nth).map(Option::unwrap_or_default);
         let currency = text(4)?.as_deref().and_then(Currency::named);
-        // Rows of before have no more than a standard price.
+        // Rows of earlier versions have only a standard price.
         let terms = text(27)?.as_deref().and_then(Tariff::from_text);
         let tariff = match currency.filter(|_| terms.is_none()) {
             Some(currency) => Some(Tariff::from(Price {
@@ -176,7 +177,7 @@ impl PolledRow {
             told_cost: None,
         };
         let (usage, charged) = (PolledUsage::new(told).usage(), amount(5)?);
-        // What it was billed with is what it is billed with.
+        // The row's own prices apply, whatever the current prices are.
         let bill = usage.and_then(|usage| Some(tariff?.bill(&usage)));
         let cost = match usage {
             Some(_) => bill.map_or(0, |bill| bill.cost),
@@ -199,16 +200,16 @@ impl PolledRow {
     }
 }
 
-/// A row of a response in the background whose end is not known yet.
+/// A row of a background response that is not finished, as far as known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PendingRow {
     /// The row's id.
     pub id: String,
-    /// When its request began, in milliseconds since 1970-01-01 UTC.
+    /// When the request began, in milliseconds since 1970-01-01 UTC.
     pub began: u64,
-    /// Name of the upstream that makes it.
+    /// Name of the upstream that makes the response.
     pub upstream: String,
-    /// Name of the credential that asked for it.
+    /// Name of the credential that created the response.
     pub credential: Option<String>,
     /// Name of the client's key.
     pub key: Option<String>,
@@ -221,10 +222,11 @@ const ROWS: &str = "SELECT id, time_ms, upstream, credential, key_name, response
      ORDER BY id LIMIT $3";
 
 impl Database {
-    /// The rows that are pending: those of the data folder `origin`, and of others those that began before `before`. The oldest first.
+    /// Returns pending rows of the data folder `origin`, and those of other data folders that began before `before`. The oldest
+    /// is first.
     ///
     /// # Errors
-    /// When they cannot be read.
+    /// When the database cannot be read.
     pub async fn pending(&mut self, origin: &str, before: u64, most: u32) -> Result<Vec<PendingRow>, DatabaseError> {
         within(BATCH, async {
             on!(self, |connection, Db| {
@@ -247,10 +249,10 @@ impl Database {
         .await
     }
 
-    /// Notes what is known of responses that are over, and settles their rows. Returned is what was settled by this call.
+    /// Writes the usage of finished responses and settles their rows. Returns the rows that this call settled.
     ///
     /// # Errors
-    /// When it cannot be done.
+    /// When the database fails.
     pub async fn show(&mut self, over: &[(PendingRow, PolledUsage)]) -> Result<Vec<SettledRow>, DatabaseError> {
         if over.is_empty() {
             return Ok(Vec::new());
@@ -277,11 +279,11 @@ impl Database {
         Ok(settled)
     }
 
-    /// Settles what pends of these rows, or what pends because of what they show, as far as both are there. Of rows that were
-    /// stored before: whoever stores the second of the two sees the first. Returned is what was settled by this call.
+    /// Settles pending rows whose usage has been shown: among `rows`, and among the rows of the responses that `rows` show. Store
+    /// `rows` before, so that the writer of the second half sees the first half. Returns the rows that this call settled.
     ///
     /// # Errors
-    /// When it cannot be done.
+    /// When the database fails.
     pub async fn settle(&mut self, rows: &[Row<'_>]) -> Result<Vec<SettledRow>, DatabaseError> {
         let concerned = rows.iter().filter(|row| row.state == UsageState::Pending || row.shown.is_some());
         let mut ids: Vec<_> = concerned.filter_map(|row| row.response_id).collect();
@@ -294,10 +296,10 @@ impl Database {
         Ok(settled)
     }
 
-    /// The same for all that pends: somebody may have been lost between storing and settling.
+    /// Does the same for all pending rows: a process may have ended between storing and settling.
     ///
     /// # Errors
-    /// When it cannot be done.
+    /// When the database fails.
     pub async fn settle_all(&mut self) -> Result<Vec<SettledRow>, DatabaseError> {
         within(LONG, self.settle_some(None)).await
     }
@@ -313,14 +315,14 @@ impl Database {
                 }
                 query.push(")");
             }
-            // In one order, as above.
+            // All writers use the same order, so that they never deadlock.
             query.push(" ORDER BY ledger.id");
             let found = query.build().persistent(false).fetch_all(&mut *connection).await?;
             let found = found.iter().map(PolledRow::read).collect::<Result<Vec<_>, _>>()?;
             let (told, over): (Vec<_>, Vec<_>) =
                 found.into_iter().partition(|found| found.settled.state != UsageState::Partial);
             let mut settled = Vec::new();
-            // Few statements: the answers of a slow database come one after the other.
+            // Few large statements save round trips to a slow database.
             for told in told.chunks(IDS) {
                 let mut query = QueryBuilder::<Db>::new(TOLD.0);
                 query.push_values(told, |mut values, found| {
@@ -355,7 +357,7 @@ impl Database {
     }
 }
 
-/// Those of `found` whose ids came back.
+/// Returns the rows of `found` whose ids are in `done`.
 fn those_of<R: sqlx::Row>(found: &[PolledRow], done: &[R]) -> Result<Vec<SettledRow>, sqlx::Error>
 where
     usize: sqlx::ColumnIndex<R>,

@@ -1,13 +1,13 @@
-//! The ledger's rows as they are, page by page, read beside those who write them.
+//! Reads ledger rows page by page, while other processes write.
 
 use sqlx::{AssertSqlSafe, Row as _};
 
 use super::{Database, DatabaseError, LONG, UsageQuery, integer, on, within};
 
-/// Rows of one page: some hundred KiB.
+/// Rows of one page, which are some hundred KiB.
 const PAGE: i64 = 1000;
 
-/// What a column holds.
+/// The type of a column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Text,
@@ -17,7 +17,7 @@ enum Kind {
     Flag,
 }
 
-/// Every column that is exported: its name there, its name in the table.
+/// All exported columns: the exported name, the name in the table, the type.
 const COLUMNS: [(&str, &str, Kind); 50] = [
     ("id", "id", Kind::Text),
     ("time", "time_ms", Kind::Time),
@@ -71,14 +71,14 @@ const COLUMNS: [(&str, &str, Kind); 50] = [
     ("told_cost", "told_cost", Kind::Amount),
 ];
 
-/// What one column of one row says.
+/// The value of one column in one row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Cell {
-    /// Nothing.
+    /// No value.
     None,
     /// A name, or an id.
     Text(String),
-    /// A number of something.
+    /// A count.
     Count(u64),
     /// Milliseconds since 1970-01-01 UTC.
     Time(u64),
@@ -93,26 +93,26 @@ pub enum Cell {
 pub struct SqlRow {
     time: i64,
     id: String,
-    /// By [`columns`].
+    /// In the order of [`columns`].
     pub cells: Vec<Cell>,
 }
 
 impl SqlRow {
-    /// What the column of this name says; nothing where there is no such column.
+    /// Returns the value of the column with this name; [`Cell::None`] for an unknown name.
     pub fn cell(&self, name: &str) -> &Cell {
         let cell = columns().zip(&self.cells).find(|(column, _)| *column == name);
         cell.map_or(&Cell::None, |(_, cell)| cell)
     }
 }
 
-/// The names of the columns.
+/// Returns the names of the columns.
 pub fn columns() -> impl Iterator<Item = &'static str> {
     COLUMNS.iter().map(|(name, _, _)| *name)
 }
 
 impl Database {
-    /// The next rows of requests that are over, the oldest first, and none after the last; of those that began at `since` or
-    /// later and before `until` (milliseconds since 1970-01-01 UTC). `after` is the last of the page before.
+    /// Returns the next rows of finished requests, the oldest first, and none after the last row. The requests began at `since`
+    /// or later and before `until` (milliseconds since 1970-01-01 UTC). `after` is the last row of the previous page.
     ///
     /// # Errors
     /// When the database cannot be read.
@@ -120,7 +120,7 @@ impl Database {
         self.page_of(&UsageQuery { since, until, ..UsageQuery::default() }, after).await
     }
 
-    /// The same of a part of the ledger.
+    /// Returns the same for a part of the ledger.
     ///
     /// # Errors
     /// When the database cannot be read.
@@ -130,7 +130,7 @@ impl Database {
         after: Option<&SqlRow>,
     ) -> Result<Vec<SqlRow>, DatabaseError> {
         let query = query(&asked.filter(5));
-        // No id comes before the empty one.
+        // The empty id is the smallest of all.
         let (time, id) = after.map_or((integer(asked.since), ""), |after| (after.time, &after.id));
         within(LONG, async {
             on!(self, |connection, Db| {
@@ -169,7 +169,7 @@ impl Kind {
     }
 }
 
-/// Made of fixed words only.
+/// The SQL has fixed words only.
 fn query(filter: &str) -> String {
     let names: Vec<_> = COLUMNS.iter().map(|(_, name, _)| *name).collect();
     format!(

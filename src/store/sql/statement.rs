@@ -8,30 +8,31 @@ use crate::domain::{
     money::{Currency, UNIT},
 };
 
-/// A client waits for it: a sum that takes longer is given up.
+/// The time limit of a sum, because a client waits for it.
 const LONGEST: std::time::Duration = std::time::Duration::from_secs(20);
 
-/// What one key used.
+/// The usage of one key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct KeyStatement {
-    /// Requests that went up and cost something.
+    /// Requests that were sent upstream to an endpoint that is not free.
     pub requests: u64,
-    /// Tokens as reported.
+    /// Input tokens, as reported.
     pub input: u64,
-    /// Those of them that came from a cache.
+    /// The input tokens that came from a cache.
     pub cached: u64,
-    /// Tokens as reported.
+    /// Output tokens, as reported.
     pub output: u64,
-    /// Those of them that were reasoning.
+    /// The output tokens that were reasoning.
     pub reasoning: u64,
-    /// Requests whose model has no price: what they cost is not known.
+    /// Requests whose model has no price, so that their cost is unknown.
     pub unpriced: u64,
-    /// What the others cost, in nano-units, by [`Currency::ALL`].
+    /// The cost of the other requests, in nano-units, by [`Currency::ALL`].
     pub cost: [u64; Currency::ALL.len()],
 }
 
 impl Database {
-    /// Sums up what this key used of what began at `since` or later and before `until` (milliseconds since 1970-01-01 UTC).
+    /// Returns the usage of this key by requests that began at `since` or later and before `until` (milliseconds since 1970-01-01
+    /// UTC).
     ///
     /// # Errors
     /// When the database cannot be read.
@@ -62,7 +63,7 @@ impl Database {
     }
 }
 
-/// Over the rows and over the daily sums of older ones. Made of fixed words only.
+/// Returns a query over the rows, and over the daily sums of older rows. The SQL has fixed words only.
 fn query() -> String {
     let free = Endpoint::ALL.iter().filter(|one| one.is_free()).map(|one| format!("'{}'", one.name()));
     let free = free.collect::<Vec<_>>().join(", ");
@@ -74,7 +75,7 @@ fn query() -> String {
     rows.push(sum("CASE WHEN currency IS NULL THEN 1 END"));
     days.push(sum("CASE WHEN currency = '' THEN requests END"));
     for currency in Currency::ALL {
-        // In two parts, as the sum of a few large ones would not fit.
+        // Units and nano-units are summed separately: the sum of a few large amounts would overflow.
         for (of_row, of_day) in [(format!("cost / {UNIT}"), "cost_units"), (format!("cost % {UNIT}"), "cost_nano")] {
             let paid_in = |cost: &str| sum(&format!("CASE WHEN currency = '{}' THEN {cost} END", currency.name()));
             rows.push(paid_in(&of_row));

@@ -1,4 +1,4 @@
-//! Sums over the ledger, read beside those who write it.
+//! Sums over the ledger, read while other processes write.
 
 use std::collections::BTreeMap;
 
@@ -12,32 +12,32 @@ use crate::domain::{
     money::{Currency, Exchange, MOST},
 };
 
-/// Every time zone of today is a whole number of these away from UTC.
+/// Every current time zone differs from UTC by a multiple of this.
 const QUARTER_MS: i64 = 900_000;
 
-/// What sums are made for.
+/// The dimension of the sums.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GroupBy {
-    /// Each key of clients.
+    /// Each client key.
     Key,
     /// Each group of keys.
     Group,
-    /// Each model as asked.
+    /// Each model as requested.
     Model,
     /// Each upstream.
     Upstream,
-    /// Each endpoint, those included at which nothing costs.
+    /// Each endpoint, free ones included.
     Endpoint,
     /// Each day.
     Day,
-    /// Each week, from Monday on: named by that day.
+    /// Each week, named by its Monday.
     Week,
     /// Each month.
     Month,
 }
 
 impl GroupBy {
-    /// Its fixed name: heads the column.
+    /// Returns the fixed name, which is the heading of the column.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Key => "key",
@@ -55,36 +55,36 @@ impl GroupBy {
         matches!(self, Self::Day | Self::Week | Self::Month)
     }
 
-    /// Of either table: sums have empty texts where rows have none.
+    /// Returns the SQL expression for either table. Daily sums have empty texts where ledger rows have NULL.
     fn expression(self, time: &str) -> String {
         match self {
             Self::Key => "nullif(key_name, '')".into(),
             Self::Group => "nullif(group_name, '')".into(),
             Self::Model => "nullif(model, '')".into(),
             Self::Upstream => "nullif(upstream, '')".into(),
-            // Rows of before there were several.
+            // Rows of early versions have no endpoint: only one existed.
             Self::Endpoint => "coalesce(nullif(endpoint, ''), 'responses.create')".into(),
             Self::Day | Self::Week | Self::Month => format!("CAST({time} / {QUARTER_MS} AS TEXT)"),
         }
     }
 }
 
-/// Of which part of the ledger sums are made, and how.
+/// The part of the ledger to sum up, and the dimension.
 #[derive(Clone, Debug)]
 pub struct UsageQuery<'a> {
-    /// A line for each of these.
+    /// One line for each of these.
     pub by: GroupBy,
-    /// Of what began then or later: milliseconds since 1970-01-01 UTC.
+    /// Only requests that began then or later, in milliseconds since 1970-01-01 UTC.
     pub since: u64,
-    /// And before that.
+    /// Only requests that began before, in milliseconds since 1970-01-01 UTC.
     pub until: u64,
-    /// Of this key alone.
+    /// Only requests of this key.
     pub key: Option<&'a str>,
-    /// Of this model alone, as asked.
+    /// Only requests for this model, as requested.
     pub model: Option<&'a str>,
-    /// Where days, weeks and months begin.
+    /// The time zone of days, weeks and months.
     pub zone: TimeZone,
-    /// The rate for rows that have none.
+    /// The exchange rate for rows without one.
     pub exchange: Exchange,
 }
 
@@ -95,47 +95,47 @@ impl Default for UsageQuery<'_> {
     }
 }
 
-/// The sums of one of them.
+/// One line of the sums.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UsageTotal {
-    /// Its name; none for requests without one.
+    /// Name of the line; none for requests without one.
     pub name: Option<String>,
-    /// Requests that went up.
+    /// Requests that were sent upstream.
     pub requests: u64,
-    /// Tokens as reported.
+    /// Input tokens, as reported.
     pub input: u64,
-    /// Those of them that came from a cache.
+    /// The input tokens that came from a cache.
     pub cached: u64,
-    /// Tokens as reported.
+    /// Output tokens, as reported.
     pub output: u64,
-    /// Those of them that were reasoning.
+    /// The output tokens that were reasoning.
     pub reasoning: u64,
-    /// Requests whose tokens are known.
+    /// Requests whose usage is known exactly.
     pub exact: u64,
-    /// Those whose tokens are known in part.
+    /// Requests whose usage is known in part.
     pub partial: u64,
-    /// Those of which nothing is known.
+    /// Requests whose usage is unknown.
     pub unknown: u64,
-    /// Those under way when the gateway was killed.
+    /// Requests that were in flight when the gateway was killed.
     pub interrupted: u64,
-    /// Those made in the background that nobody asked for since they were over.
+    /// Background requests whose end no request has shown yet.
     pub pending: u64,
-    /// Those of which a part has no price: what they cost is an estimate.
+    /// Requests with a part that has no price, so that their cost is an estimate.
     pub unpriced_part: u64,
-    /// Those whose model has no price: what they cost is not known.
+    /// Requests whose model has no price, so that their cost is unknown.
     pub unpriced: u64,
-    /// Those whose cost is an estimate.
+    /// Requests whose cost is an estimate.
     pub estimated: u64,
-    /// What the others cost, in nano-units, by [`Currency::ALL`].
+    /// The cost of the other requests, in nano-units, by [`Currency::ALL`].
     pub cost: [u64; Currency::ALL.len()],
-    /// All of that in each currency, by the rates of the rows; what has no rate is left out.
+    /// The whole cost in each currency, by the rows' rates. Rows without a rate are left out.
     pub in_all: [u64; Currency::ALL.len()],
-    /// What has no rate of its own, by the currency that it is to be exchanged into.
+    /// The cost of rows without a rate, by the currency to exchange into.
     pub unrated: [u64; Currency::ALL.len()],
 }
 
 impl UsageTotal {
-    /// The counts, in one order.
+    /// Returns the counts, in a fixed order.
     fn counts_mut(&mut self) -> [&mut u64; 13] {
         [
             &mut self.requests,
@@ -154,7 +154,7 @@ impl UsageTotal {
         ]
     }
 
-    /// Adds what is in another one; what would be more than a number holds stays at the most.
+    /// Adds another line. Sums stop at the largest number.
     pub fn add(&mut self, other: &Self) {
         let mut other = other.clone();
         for (sum, number) in self.counts_mut().into_iter().zip(other.counts_mut()) {
@@ -166,7 +166,7 @@ impl UsageTotal {
         }
     }
 
-    /// Adds what has no rate of its own, by this one. Rounded once, so that it does not matter in how many parts it was read.
+    /// Exchanges the cost of rows without a rate, by this rate. Rounded once, so that the number of parts does not matter.
     fn exchanged(mut self, exchange: Exchange) -> Self {
         let unrated = std::mem::take(&mut self.unrated);
         for ((into, all), unrated) in Currency::ALL.into_iter().zip(&mut self.in_all).zip(unrated) {
@@ -178,8 +178,8 @@ impl UsageTotal {
 }
 
 impl Database {
-    /// Sums up what costs something, and by endpoint what does not as well, of what began at `since` or later and before `until`
-    /// (milliseconds since 1970-01-01 UTC). Days are those of UTC.
+    /// Sums up the requests to endpoints that are not free, or to all endpoints if `by` is the endpoint. They began at `since` or
+    /// later and before `until` (milliseconds since 1970-01-01 UTC). Days are UTC days.
     ///
     /// # Errors
     /// When the database cannot be read.
@@ -187,7 +187,7 @@ impl Database {
         self.usage_of(&UsageQuery { by, since, until, ..UsageQuery::default() }).await
     }
 
-    /// The same of a part of the ledger.
+    /// Returns the same for a part of the ledger.
     ///
     /// # Errors
     /// When the database cannot be read.
@@ -232,13 +232,13 @@ impl Database {
 }
 
 impl UsageQuery<'_> {
-    /// The conditions that key and model are, with their places from `first` on.
+    /// Returns the conditions for key and model, with placeholders from `first` on.
     pub(super) fn filter(&self, first: usize) -> String {
         let filters = [("key_name", self.key), ("model", self.model)].into_iter().filter(|(_, name)| name.is_some());
         (first..).zip(filters).map(|(nth, (column, _))| format!(" AND {column} = ${nth}")).collect()
     }
 
-    /// Sums of quarters of an hour become sums of days, weeks or months of the time zone.
+    /// Adds up sums of quarter-hours to days, weeks or months of the time zone.
     fn by_time(&self, quarters: &[UsageTotal]) -> Vec<UsageTotal> {
         let mut all: BTreeMap<String, UsageTotal> = BTreeMap::new();
         for quarter in quarters {
@@ -249,7 +249,7 @@ impl UsageQuery<'_> {
         all.into_iter().map(|(name, total)| UsageTotal { name: Some(name), ..total }).collect()
     }
 
-    /// The day, the month, or the Monday of the week that a quarter of an hour is in.
+    /// Returns the day, the month, or the week's Monday of a quarter-hour.
     fn name_of(&self, quarter: i64) -> Option<String> {
         let moment = Timestamp::from_millisecond(quarter.checked_mul(QUARTER_MS)?).ok()?;
         let day = moment.to_zoned(self.zone.clone()).date();
@@ -264,13 +264,13 @@ impl UsageQuery<'_> {
     }
 }
 
-/// Made of fixed words only. Sums of rows and sums of what is left of older ones, added up.
+/// Returns a query over the rows, and over the daily sums of older rows. The SQL has fixed words only.
 fn query(asked: &UsageQuery<'_>) -> String {
     let by = asked.by;
     let free: Vec<String> =
         Endpoint::ALL.iter().filter(|one| one.is_free()).map(|one| format!("'{}'", one.name())).collect();
     let costs = format!("coalesce(endpoint, '') NOT IN ({})", free.join(", "));
-    // Who polls or lists is not to look like who asks models.
+    // Polling and listing must not look like model requests.
     let mut counted = if by == GroupBy::Endpoint { String::new() } else { format!(" AND {costs}") };
     counted.push_str(&asked.filter(3));
     let rows = columns(by, &costs, &OF_ROWS);
@@ -291,16 +291,16 @@ fn query(asked: &UsageQuery<'_>) -> String {
     )
 }
 
-/// How a table says what is summed up.
+/// The SQL expressions of one table.
 struct SummedColumns {
     time: &'static str,
-    /// One request, for each line of the table.
+    /// The requests of one line of the table.
     requests: &'static str,
     unpriced: &'static str,
-    /// Units and nano-units of a cost, and of what it is in the other currency.
+    /// Units and nano-units of the cost, and of the cost in the other currency.
     cost: [&'static str; 2],
     exchanged: [&'static str; 2],
-    /// Whether a line has no rate.
+    /// Whether a line has no exchange rate.
     unrated: &'static str,
 }
 
@@ -322,7 +322,7 @@ const OF_DAYS: SummedColumns = SummedColumns {
     unrated: "cny_per_usd = 0",
 };
 
-/// In the order in which [`UsageTotal::counts_mut`] and costs are read.
+/// Returns the columns in the order in which [`UsageTotal::counts_mut`] and the costs are read.
 fn columns(by: GroupBy, costs: &str, of: &SummedColumns) -> Vec<String> {
     let sum = |what: &str| format!("CAST(coalesce(sum({what}), 0) AS BIGINT)");
     let requests = |when: &str| sum(&format!("CASE WHEN {when} THEN {} END", of.requests));
@@ -339,7 +339,7 @@ fn columns(by: GroupBy, costs: &str, of: &SummedColumns) -> Vec<String> {
     columns.extend(states.map(|state| requests(&format!("state = '{}'", state.name()))));
     columns.push(requests(&format!("{} AND {costs}", of.unpriced)));
     columns.push(sum("estimated"));
-    // In two parts, as the sum of a few large ones would not fit.
+    // Units and nano-units are summed separately: the sum of a few large amounts would overflow.
     for currency in Currency::ALL.map(Currency::name) {
         columns.extend(of.cost.map(|cost| sum(&format!("CASE WHEN currency = '{currency}' THEN {cost} END"))));
     }

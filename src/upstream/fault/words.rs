@@ -1,10 +1,10 @@
-//! The built-in table of codes and words.
+//! The built-in table of error codes and sentences.
 //!
-//! A code or type is compared as a whole, without letter case, spaces, `_`, `-` and `.`: providers spell the same code in
-//! all of these ways. A sentence about a key or money counts only at the beginning of the message: messages repeat parts of
-//! requests, and a client must not be able to write such a sentence into one. A short sentence of the table (written with a full
-//! stop at its end) must also end there: "Invalid token" is about our key, "Invalid token count" is about the request. A
-//! sentence about the model may stand anywhere, as it never counts against an account.
+//! Codes and types are compared as a whole, without letter case, spaces, `_`, `-` and `.`, because providers vary these. A
+//! sentence about a key or money counts only at the beginning of the message. Messages repeat parts of requests, and a client
+//! must not be able to write such a sentence into a message. A short sentence of the table (with a full stop at its end) must
+//! also end there. "Invalid token" is about our key, "Invalid token count" is about the request. A sentence about the model may
+//! be anywhere in the message, because it never counts against an account.
 
 use crate::protocol::error_body::ErrorBody;
 
@@ -24,23 +24,25 @@ const KEY_CODES: [&str; 16] = [
     "accountdisabled",
     "accountsuspended",
     "organizationdisabled",
-    // Anthropic; what it says of a 401 it may say of a 400 or 403 as well.
+    // Anthropic sends this code with 401; other statuses, such as 400 or 403, may carry the code as well.
     "authenticationerror",
     // ModelVerse.
     "autherror",
 ];
 
-/// The same of a token, which of a 400 may mean a token of the text: only other statuses are meant.
+/// The same for credentials that the provider calls tokens. In a 400 such a code may mean a token of the text, so a 400 does not
+/// count.
 const TOKEN_CODES: [&str; 5] = [
     "invalidtoken",
     "tokendisabled",
     "tokenexpired",
     "invalidkey",
-    // Ace Data Cloud: the credential or its application.
+    // Ace Data Cloud: the credential or its application is disabled.
     "disabled",
 ];
 
-/// The account's money or quota is spent. Not every `quota`: some providers call so what is used up for a minute.
+/// The account's money or quota is spent. Not every code with `quota` is here: some providers use that word for a limit per
+/// minute.
 const MONEY_CODES: [&str; 20] = [
     "insufficientquota",
     "insufficientuserquota",
@@ -65,7 +67,7 @@ const MONEY_CODES: [&str; 20] = [
     "accountarrears",
 ];
 
-/// The upstream does not have the model, or not for us.
+/// The upstream does not have the model, or does not offer the model to our credential.
 const MODEL_CODES: [&str; 24] = [
     "modelnotfound",
     "modelnotfounderror",
@@ -91,7 +93,7 @@ const MODEL_CODES: [&str; 24] = [
     "deploymentnotfound",
     "modeldecommissioned",
     "modeldeprecated",
-    // ModelVerse: the credential may not use the model.
+    // ModelVerse: the credential has no permission for the model.
     "modelerror",
     "invalidendpointormodelnotfound",
 ];
@@ -154,13 +156,14 @@ const MONEY_WORDS: [&str; 21] = [
     "预扣费额度失败",
 ];
 
-/// What may follow a short sentence on the same line, beside the end or a mark that ends a sentence.
+/// Words that may follow a short sentence on the same line. The end of the message or a punctuation mark may follow as well.
 const CONTINUATIONS: [&str; 3] = ["please", "in your account", "请"];
 
-/// The same of a sentence that names an API key. What follows "Invalid token:" or "Insufficient quota:" may be a part of the request.
+/// The same for a sentence that names an API key. The text after "Invalid token:" or "Insufficient quota:" may be a part of the
+/// request.
 const CONTINUATIONS_OF_KEYS: [&str; 6] = ["provided", "supplied", "given", "or ", ":", "- "];
 
-/// Each is a list of words that must all be there, in this order.
+/// Each entry lists words that must all occur, in this order.
 const MODEL_WORDS: [&[&str]; 22] = [
     &["model", "does not exist"],
     &["model", "not found"],
@@ -189,12 +192,12 @@ const MODEL_WORDS: [&[&str]; 22] = [
     &["models/", "is not found"],
 ];
 
-/// Whether the answer says that our key is wrong.
+/// Whether the answer says that our credential is wrong.
 pub(super) fn is_about_the_key(body: &ErrorBody) -> bool {
     has_code(body, &KEY_CODES) || begins(&body.message, &KEY_WORDS)
 }
 
-/// Whether the answer calls our key a token, and says that the token is wrong.
+/// Whether the answer calls our credential a token, and says that the token is wrong.
 pub(super) fn is_about_the_token(body: &ErrorBody) -> bool {
     has_code(body, &TOKEN_CODES) || begins(&body.message, &TOKEN_WORDS)
 }
@@ -204,12 +207,12 @@ pub(super) fn is_about_money(body: &ErrorBody) -> bool {
     has_code(body, &MONEY_CODES) || begins(&body.message, &MONEY_WORDS)
 }
 
-/// Whether the answer says that the model is not there.
+/// Whether the answer says that the model is missing.
 pub(super) fn is_about_the_model(body: &ErrorBody) -> bool {
     if has_code(body, &MODEL_CODES) {
         return true;
     }
-    // A page of a web server is no sentence about a model.
+    // An HTML page is not a message about a model.
     if body.message.is_empty() || body.message.starts_with('<') {
         return false;
     }
@@ -232,7 +235,7 @@ fn has_code(body: &ErrorBody, table: &[&str]) -> bool {
     is_listed(&body.code) || is_listed(&body.kind)
 }
 
-/// The quotes in which a relay may repeat the sentence of its provider.
+/// Quotation marks in which a relay may repeat its provider's message.
 const QUOTES: [(char, char); 9] = [
     ('\'', '\''),
     ('"', '"'),
@@ -245,8 +248,8 @@ const QUOTES: [(char, char); 9] = [
     ('《', '》'),
 ];
 
-/// All that may follow on a sentence in quotes: validators put a part of the request in quotes before their own words, as in
-/// "'Invalid API key' is not one of …", and that part may hold quotes too.
+/// Texts that may follow a sentence in quotes. Validators quote a part of the request before their own words, as in "'Invalid API
+/// key' is not one of …". That part may contain quotes too.
 const AFTER_QUOTES: [&str; 11] = [
     "",
     "please pass a valid api key",
@@ -261,8 +264,8 @@ const AFTER_QUOTES: [&str; 11] = [
     "请充值",
 ];
 
-/// Takes the quotes away from around a sentence that the message begins with. `None` where the sentence is a quotation that the
-/// message says something about.
+/// Removes the quotes around a sentence at the beginning of the message. Returns `None` where the message quotes the sentence
+/// only to comment on it.
 fn unquoted(message: &str) -> Option<&str> {
     let mut characters = message.chars();
     let first = characters.next();
@@ -270,7 +273,7 @@ fn unquoted(message: &str) -> Option<&str> {
     let (sentence, rest) = characters.as_str().split_once(*close)?;
     let is_mark = |c: char| c.is_whitespace() || ".,;:!。，；：！".contains(c);
     let rest = rest.trim_matches(is_mark).to_lowercase();
-    // new-api adds the id of the request.
+    // new-api appends the request id.
     let rest = match rest.split_once("(request id:") {
         Some((before, id)) if id.strip_suffix(')').is_some_and(|id| !id.contains(')')) => before.trim_matches(is_mark),
         _ => &*rest,
@@ -278,7 +281,7 @@ fn unquoted(message: &str) -> Option<&str> {
     AFTER_QUOTES.contains(&&*plain_keys(rest)).then(|| sentence.trim())
 }
 
-/// Every spelling of "API key" as one.
+/// Replaces every spelling of "API key" by one.
 fn plain_keys(text: &str) -> String {
     text.replace("api-key", "api key").replace("api_key", "api key")
 }
@@ -291,7 +294,7 @@ fn begins(message: &str, table: &[&str]) -> bool {
         if status.bytes().all(|byte| byte.is_ascii_digit()) { rest.trim_start() } else { message }
     });
     let Some(message) = unquoted(message) else { return false };
-    // The longest sentence of the table is shorter than this.
+    // Every sentence of the table is shorter than 80 characters.
     let beginning: String = message.chars().take(80).collect();
     let beginning = plain_keys(&beginning.to_lowercase());
     table.iter().any(|words| match words.strip_suffix('.') {
@@ -300,7 +303,7 @@ fn begins(message: &str, table: &[&str]) -> bool {
     })
 }
 
-/// Whether a short sentence ends before `rest`.
+/// Whether a short sentence of the table ends where `rest` begins.
 fn ends(short: &str, rest: &str) -> bool {
     let next = rest.trim_start();
     let of_keys = if short.contains("key") { &CONTINUATIONS_OF_KEYS[..] } else { &[] };

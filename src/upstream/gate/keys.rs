@@ -1,4 +1,4 @@
-//! What a gate knows of the client keys that use it.
+//! The circuit breaker's view of the client keys that use it.
 
 use std::sync::atomic::Ordering;
 
@@ -12,7 +12,7 @@ use crate::{
 };
 
 impl CircuitBreaker {
-    /// How it stands for one key: out, where too many of that key's own attempts failed.
+    /// Returns the health state for one key: ejected, where too many of that key's own attempts failed.
     pub(in crate::upstream) fn standing_for(&self, key: KeyId, now: Instant) -> HealthState {
         let standing = self.standing(now);
         if standing != HealthState::InService || !self.has_keys_shut(now) {
@@ -22,7 +22,7 @@ impl CircuitBreaker {
         shut.map_or(standing, |left| HealthState::Out { cause: EjectionCause::Faults, left })
     }
 
-    /// Whether it may be shut for some key alone.
+    /// Whether the breaker may be shut for a single key.
     pub(in crate::upstream) fn has_keys_shut(&self, now: Instant) -> bool {
         self.keys_shut.load(Ordering::Acquire) > self.millis(now)
     }
@@ -32,12 +32,12 @@ impl CircuitBreaker {
         self.state().tally.uses(key, now);
     }
 
-    /// Whether no other key than this one shares it.
+    /// Whether no other key shares the breaker.
     pub(in crate::upstream) fn is_alone(&self, key: KeyId, now: Instant) -> bool {
         self.state().tally.is_alone(key, now)
     }
 
-    /// Shuts it for one key alone, if too many of that key's own attempts failed.
+    /// Shuts the breaker for one key alone, if too many of that key's own attempts failed.
     pub(super) fn shut_for(&self, tally: &mut FailureCounts, key: KeyId, now: Instant, health: &Health) {
         if let Some(until) = tally.shut_for(key, now, health) {
             self.keys_shut.fetch_max(self.millis(until).saturating_add(1), Ordering::AcqRel);

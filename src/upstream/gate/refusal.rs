@@ -1,15 +1,15 @@
-//! What a refusal of a credential says, and by what request it came.
+//! Refusals of a credential by an upstream.
 
 use tokio::time::Instant;
 
 use crate::{domain::standing::EjectionCause, upstream::tally::KeyId};
 
-/// A refusal of a credential: by what request, and when.
+/// A refusal of a credential, with the request that got the refusal.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::upstream) struct Refused {
     pub(in crate::upstream) why: Refusal,
     pub(in crate::upstream) key: KeyId,
-    /// A number that belongs to the model.
+    /// A hash of the model's name.
     pub(in crate::upstream) model: u64,
     pub(in crate::upstream) at: Instant,
 }
@@ -21,7 +21,7 @@ pub(in crate::upstream) enum Refusal {
     Key,
     /// The account's money is spent.
     Balance,
-    /// A bare 402: money that is spent, or a request that costs too much.
+    /// A 402 without details: the account's money is spent, or the request costs too much.
     Payment,
 }
 
