@@ -1,4 +1,4 @@
-//! Model name to candidates ([`Routes`]), and the candidates of one request to their order ([`choose`]).
+//! Model name to candidates ([`Routes`]), and the candidates of one request to their order ([`choose()`]).
 //!
 //! Nothing here knows how an upstream is reached or watched: how the candidates stand comes in as plain data. A pin, when
 //! a request refers to state that lives in one account, comes before any order and is no matter of preference.

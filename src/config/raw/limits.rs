@@ -8,16 +8,16 @@ use super::Secret;
 #[derive(Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(in crate::config) struct Limits {
-    /// Redis or Valkey, in which replicas share limits and budgets; absent = this process counts alone.
+    /// Redis or Valkey, in which replicas share limits and budgets. Absent: this process counts alone.
     #[schemars(example = &"redis://redis.internal:6379/0")]
     pub(in crate::config) redis: Option<String>,
-    /// Of Redis, or of the user in `redis`.
+    /// Password of Redis. The URL must not have it.
     #[schemars(extend("examples" = [{ "env": "TIDEGATE_REDIS_PASSWORD" }]))]
     pub(in crate::config) password: Option<Secret>,
-    /// How many replicas share them: while Redis is away, each allows this part.
+    /// Number of replicas. While Redis is away, each replica allows its share of every limit.
     #[schemars(range(min = 1, max = 1000), example = 3)]
     pub(in crate::config) replicas: Option<u32>,
-    /// While Redis is away: each replica allows its share, or keys with limits are refused.
+    /// While Redis is away: `share` = each replica allows its share, `closed` = requests of limited keys get 503.
     pub(in crate::config) fail: Fail,
 }
 
