@@ -41,7 +41,7 @@ pub(super) struct UsageOptions {
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
     /// The time zone in which days, weeks and months begin, also those of --since and --until: an IANA name, such as
-    /// Asia/Shanghai. Without it, `time_zone` of [money].
+    /// Asia/Shanghai. Without it, `time_zone` of `[money]`.
     #[arg(long, value_name = "ZONE", value_parser = zone)]
     tz: Option<TimeZone>,
     /// Print the rows themselves in place of sums, the oldest first: as comma-separated values, or with --json as one object

@@ -103,3 +103,41 @@ pub(super) fn may_heal(problem: Problem) -> bool {
             | Problem::Internal
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// What the table of docs/errors.md begins with for an error: its code, its status, its type, and whether to try again.
+    fn row(problem: Problem) -> String {
+        let retry = if may_heal(problem) { "yes" } else { "no" };
+        let status = status(problem).as_u16();
+        format!("| `{}` | {status} | `{}` | {retry} |", problem.name(), kind(problem))
+    }
+
+    #[test]
+    fn the_page_on_errors_has_each_of_ours_and_no_other() {
+        let page = include_str!("../../docs/errors.md");
+        let table = page.split("\n## ").find(|section| section.starts_with("Codes\n")).unwrap();
+        let rows: Vec<_> = table.lines().filter(|line| line.starts_with("| `")).collect();
+        let expected: BTreeSet<_> = Problem::ALL.into_iter().map(row).collect();
+        let mut faults = Vec::new();
+        for expected in &expected {
+            if rows.iter().filter(|row| row.starts_with(expected)).count() != 1 {
+                faults.push(format!("docs/errors.md needs one row that begins with {expected}"));
+            }
+        }
+        for row in rows {
+            if !expected.iter().any(|expected| row.starts_with(expected)) {
+                faults.push(format!("docs/errors.md has a row for no error: {row}"));
+            }
+            // Code, status, type, retry, meaning, what to do.
+            if row.split('|').map(str::trim).filter(|cell| !cell.is_empty()).count() != 6 {
+                faults.push(format!("docs/errors.md: a row without its six cells: {row}"));
+            }
+        }
+        assert!(faults.is_empty(), "{}", faults.join("\n"));
+    }
+}

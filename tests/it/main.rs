@@ -14,6 +14,7 @@ mod charges;
 mod cli;
 mod connections;
 mod deadlines;
+mod docs;
 mod drain;
 mod echoes;
 mod errors;

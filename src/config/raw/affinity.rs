@@ -6,16 +6,16 @@ use serde::{Deserialize, Serialize};
 #[derive(Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(in crate::config) struct Affinity {
-    /// How long it is remembered where an id came from, after it was used last.
+    /// Days for which an id is remembered after its last use.
     #[schemars(range(min = 1, max = 3650))]
     pub(in crate::config) ttl_days: u64,
-    /// Ids in memory. The store keeps ten times as many.
+    /// Ids in memory, about 60 bytes each. The store keeps ten times as many.
     #[schemars(range(min = 1000, max = 100_000_000))]
     pub(in crate::config) max_entries: usize,
-    /// Whether replicas share them in the Redis of `limits`; absent = where there is one.
+    /// Whether replicas share ids through the Redis of `[limits]`. Absent: yes, if `[limits]` has a Redis.
     #[schemars(example = true)]
     pub(in crate::config) shared: Option<bool>,
-    /// Ids that Tidegate never saw; absent = refused where several keys or groups can use the account.
+    /// Ids that Tidegate never saw. Absent: such an id is refused if several keys or groups can use the account.
     #[schemars(example = &"refuse")]
     pub(in crate::config) unknown_ids: Option<UnknownIds>,
 }

@@ -8,13 +8,14 @@ use super::Secret;
 #[derive(Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(in crate::config) struct Alerts {
-    /// Where alerts are posted as JSON; absent = none are.
+    /// Webhook that gets alerts as JSON. Absent: none are sent.
     #[schemars(example = &"https://alerts.example.com/tidegate")]
     pub(in crate::config) url: Option<String>,
-    /// Signs each of them with HMAC-SHA256.
+    /// Signs each alert with HMAC-SHA256.
     #[schemars(extend("examples" = [{ "env": "TIDEGATE_ALERT_SECRET" }]))]
     pub(in crate::config) secret: Option<Secret>,
-    /// Answers of an upstream that end before their end, in percent of those of the last 5 minutes, from which on one is sent.
+    /// Share of an upstream's answers in the last 5 minutes that ended early, in percent, at which an alert is
+    /// sent.
     #[schemars(range(min = 1, max = 100))]
     pub(in crate::config) truncated_percent: u64,
 }

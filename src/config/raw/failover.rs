@@ -16,21 +16,21 @@ pub(in crate::config) enum FailoverOn {
 #[serde(default, deny_unknown_fields)]
 #[schemars(extend("required" = ["fault"]))]
 pub(in crate::config) struct ErrorRule {
-    /// HTTP status of the answer; absent = any error.
+    /// HTTP status. Absent: any error.
     #[schemars(range(min = 400, max = 599), example = 403)]
     pub(in crate::config) status: Option<u16>,
-    /// `error.code`, or `code` at the top level, or the type of an answer without a code; absent = any.
+    /// `error.code`, or `code` at the top level. Absent: any.
     #[schemars(example = &"token_mismatched")]
     pub(in crate::config) code: Option<String>,
-    /// `error.type`, or `type` at the top level; absent = any.
+    /// `error.type`, or `type` at the top level. Absent: any.
     #[serde(rename = "type")]
     #[schemars(example = &"quota_error")]
     pub(in crate::config) kind: Option<String>,
-    /// Texts, one of which is in the message, in any letter case; absent = any message.
+    /// Texts; one of them is in the message, in any letter case. Absent: any message.
     #[schemars(extend("examples" = [["daily limit"]]))]
     pub(in crate::config) words: Option<Vec<String>>,
-    /// Whose fault the answer is: our credential's or account's (the client sees 502 `upstream_auth`), the request's (the
-    /// client sees the answer as it is), the model's (the next target is asked) or the upstream's (so is the next candidate).
+    /// `credential`, `balance`: the client gets 502 `upstream_auth`. `request`: the client gets the error. `model`:
+    /// next target. `upstream`: next candidate, counts as a fault.
     #[schemars(example = &"credential")]
     pub(in crate::config) fault: Option<Fault>,
 }

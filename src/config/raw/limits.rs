@@ -9,22 +9,22 @@ use super::Secret;
 #[serde(default, deny_unknown_fields)]
 pub(in crate::config) struct Limits {
     /// Redis or Valkey, in which replicas share limits and budgets: a host, a Unix socket (`unix:///run/redis.sock`), or Sentinels
-    /// (`redis+sentinel://host1:26379,host2:26379/mymaster/0`); absent = this process counts alone.
+    /// (`redis+sentinel://host1:26379,host2:26379/mymaster/0`). Absent: this process counts alone.
     #[schemars(example = &"redis://redis.internal:6379/0")]
     pub(in crate::config) redis: Option<String>,
-    /// Of Redis, or of the user in `redis`.
+    /// Password of Redis. The URL must not have it.
     #[schemars(extend("examples" = [{ "env": "TIDEGATE_REDIS_PASSWORD" }]))]
     pub(in crate::config) password: Option<Secret>,
-    /// Of the Sentinels in `redis`, where they ask for one.
+    /// Password of the Sentinels in `redis`, if they need one.
     #[schemars(extend("examples" = [{ "env": "TIDEGATE_SENTINEL_PASSWORD" }]))]
     pub(in crate::config) sentinel_password: Option<Secret>,
-    /// PEM file of roots that are trusted for `rediss://` beside the system's.
+    /// PEM file of further root certificates for TLS, beside those of the system.
     #[schemars(example = &"/etc/ssl/company-ca.pem")]
     pub(in crate::config) ca_file: Option<String>,
-    /// How many replicas share them: while Redis is away, each allows this part.
+    /// Number of replicas. While Redis is away, each replica allows its share of every limit.
     #[schemars(range(min = 1, max = 1000), example = 3)]
     pub(in crate::config) replicas: Option<u32>,
-    /// While Redis is away: each replica allows its share, or keys with limits are refused.
+    /// While Redis is away: `share` = each replica allows its share, `closed` = requests of limited keys get 503.
     pub(in crate::config) fail: Fail,
 }
 

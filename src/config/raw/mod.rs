@@ -31,70 +31,71 @@ pub(in crate::config) use store::Store;
 pub(in crate::config) struct File {
     /// Listeners, folders, sizes.
     pub(in crate::config) server: Server,
-    /// Deadlines, in seconds. None of them covers a whole stream.
+    /// Timeouts, in seconds. No timeout covers a whole stream.
     pub(in crate::config) timeouts: Timeouts,
-    /// What is logged and how.
+    /// The log.
     pub(in crate::config) log: Log,
-    /// Where keys and ledger are kept.
+    /// Where keys and ledger are.
     pub(in crate::config) store: Store,
     /// Where limits and budgets are counted.
     pub(in crate::config) limits: Limits,
     /// Provider endpoints.
     pub(in crate::config) upstreams: Vec<Upstream>,
-    /// Names that clients ask for, and where they lead.
+    /// Names that clients ask for, and their targets.
     pub(in crate::config) models: Vec<Model>,
-    /// Keys of clients.
+    /// Keys.
     pub(in crate::config) keys: Vec<Key>,
-    /// Groups of keys that share limits.
+    /// Groups of keys that share limits and budgets.
     pub(in crate::config) groups: Vec<Group>,
-    /// What prices and budgets are counted by.
+    /// How money is counted.
     pub(in crate::config) money: Money,
     /// What upstreams bill for their models.
     pub(in crate::config) prices: Vec<Price>,
-    /// How one of several candidates is chosen, and what happens when it fails.
+    /// How many attempts a request makes.
     pub(in crate::config) routing: Routing,
-    /// When an upstream or a credential is passed by, and for how long.
+    /// When a candidate is ejected, and for how long.
     pub(in crate::config) health: Health,
-    /// Where state goes that an upstream keeps.
+    /// How Tidegate remembers the account and the owner of stored state.
     pub(in crate::config) affinity: Affinity,
-    /// Where an operator is told of what happened.
+    /// A webhook for alerts.
     pub(in crate::config) alerts: Alerts,
 }
 
 #[derive(Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(in crate::config) struct Server {
-    /// Address of the data plane, or a Unix socket: `unix:/run/tidegate/tidegate.sock`. `TIDEGATE_LISTEN` wins.
+    /// Address of the data plane (clients, `/healthz`, `/readyz`), or a Unix socket: `unix:/run/tidegate/tidegate.sock`. The variable
+    /// `TIDEGATE_LISTEN` has priority.
     pub(in crate::config) listen: String,
-    /// The same for the admin plane: health in detail, metrics.
+    /// Address or Unix socket of the admin plane: health in detail, `/metrics`.
     pub(in crate::config) admin_listen: String,
-    /// The same for a listener that serves /metrics and nothing else.
+    /// Address or Unix socket that serves `/metrics` only, for a Prometheus that cannot reach loopback.
     #[schemars(example = &"0.0.0.0:9090")]
     pub(in crate::config) metrics_listen: Option<String>,
-    /// Certificate and key of the data plane; absent = plain http.
+    /// Certificate and key of the data plane. Absent: plain HTTP.
     #[schemars(extend("examples" = [{ "cert_file": "/etc/tidegate/tls.crt", "key_file": "/etc/tidegate/tls.key" }]))]
     pub(in crate::config) tls: Option<Tls>,
-    /// Proxies in front of Tidegate, whose `X-Forwarded-For` is believed where keys have `ip`.
+    /// Networks of proxies in front of Tidegate. Their `X-Forwarded-For` is believed, for keys with `ip`.
     #[schemars(extend("examples" = [["10.0.0.0/8"]]))]
     pub(in crate::config) trusted_proxies: Vec<String>,
-    /// Folder for everything that must survive a restart. `TIDEGATE_DATA_DIR` wins.
+    /// Data folder. The variable `TIDEGATE_DATA_DIR` has priority.
     pub(in crate::config) data_dir: String,
-    /// Threads that serve clients; 0 = one for each core.
+    /// Threads that serve clients. 0 = one for each core.
     #[schemars(range(max = 1024))]
     pub(in crate::config) workers: usize,
-    /// Connections of clients at once, and over HTTP/2 each request beside others on one.
+    /// Client connections at once. Over HTTP/2 each further request on a connection counts as one more.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub(in crate::config) max_connections: usize,
-    /// Largest request body, decoded, in MiB.
+    /// Largest request body after decoding, in MiB.
     #[schemars(range(min = 1, max = 1024))]
     pub(in crate::config) max_body_mib: u64,
-    /// All request bodies together, in MiB.
+    /// All request bodies together, in MiB. A request beyond it gets 503 `gateway_overloaded`.
     #[schemars(range(min = 1, max = 1_048_576))]
     pub(in crate::config) max_body_memory_mib: u64,
-    /// The rest of an answer that is read where its client left (see `on_client_gone`), in MiB.
+    /// How much of an answer is read after its client left, in MiB.
     #[schemars(range(min = 1, max = 1024))]
     pub(in crate::config) client_gone_drain_mib: u64,
-    /// Whom people ask when a budget is spent, such as a mail address; a part of that error's message.
+    /// Text that ends the message of a spent budget, such as a mail address.
     #[schemars(example = &"ai-platform@example.com")]
     pub(in crate::config) contact: Option<String>,
 }
@@ -122,10 +123,10 @@ impl Default for Server {
 #[serde(default, deny_unknown_fields)]
 #[schemars(extend("required" = ["cert_file", "key_file"]))]
 pub(in crate::config) struct Tls {
-    /// PEM file with the certificate, and behind it those that lead to a root.
+    /// PEM file: the certificate, then the intermediate certificates.
     #[schemars(example = &"/etc/tidegate/tls.crt")]
     pub(in crate::config) cert_file: Option<String>,
-    /// PEM file with its private key, not encrypted.
+    /// PEM file: the private key, not encrypted.
     #[schemars(example = &"/etc/tidegate/tls.key")]
     pub(in crate::config) key_file: Option<String>,
 }
@@ -134,13 +135,13 @@ pub(in crate::config) struct Tls {
 #[derive(Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(in crate::config) struct Timeouts {
-    /// From accept to the first byte.
+    /// From the accepted connection to its first byte.
     #[schemars(range(min = 1, max = 86_400))]
     pub(in crate::config) first_byte_s: u64,
     /// From the first byte of a request head to its end.
     #[schemars(range(min = 1, max = 86_400))]
     pub(in crate::config) head_s: u64,
-    /// Between two requests on one connection.
+    /// Between two requests on one connection. Keep it above the idle time of a load balancer (often 60 s).
     #[schemars(range(min = 1, max = 86_400))]
     pub(in crate::config) keep_alive_idle_s: u64,
     /// Longest gap inside a request body.
@@ -149,34 +150,35 @@ pub(in crate::config) struct Timeouts {
     /// Whole request body.
     #[schemars(range(min = 1, max = 86_400))]
     pub(in crate::config) body_total_s: u64,
-    /// Slowest request body, in bytes a second, judged once `body_idle_s` have passed; 0 = as slow as it likes.
+    /// Slowest request body after `body_idle_s`, in bytes per second. 0 = no minimum.
     #[schemars(range(max = 1_000_000_000))]
     pub(in crate::config) body_min_bytes_per_s: u64,
-    /// A client that takes nothing of what is ready for it.
+    /// A client that does not read what is ready for it.
     #[schemars(range(min = 1, max = 86_400))]
     pub(in crate::config) write_stall_s: u64,
-    /// From SIGTERM, when readiness fails, until no new connection is taken.
+    /// From SIGTERM, when readiness fails, to the end of new connections. SIGINT skips it.
     #[schemars(range(max = 86_400))]
     pub(in crate::config) drain_delay_s: u64,
-    /// Requests under way at shutdown; 0 = they are cut at once.
+    /// Requests in progress at shutdown. 0 = cut at once.
     #[schemars(range(max = 86_400))]
     pub(in crate::config) drain_timeout_s: u64,
-    /// Reading the rest of an answer whose client left (see `on_client_gone`).
+    /// Reading the rest of an answer whose client left.
     #[schemars(range(min = 1, max = 86_400))]
     pub(in crate::config) client_gone_drain_s: u64,
-    /// While every candidate has as many requests as it may have; 0 = refused at once.
+    /// Waiting for a place when all candidates have `max_in_flight` requests. 0 = refuse at once.
     #[schemars(range(max = 86_400))]
     pub(in crate::config) queue_s: u64,
     /// Connecting to an upstream, with name resolution and TLS.
     #[schemars(range(min = 1, max = 86_400))]
     pub(in crate::config) upstream_connect_s: u64,
-    /// From the sent request to the head of the answer.
+    /// From the sent request to the head of the answer. An answer that is not a stream sends nothing before it is
+    /// complete.
     #[schemars(range(min = 1, max = 86_400))]
     pub(in crate::config) upstream_head_s: u64,
-    /// Longest gap inside an answer.
+    /// Longest gap inside an answer. Clients wait 300 to 600 s.
     #[schemars(range(min = 1, max = 86_400))]
     pub(in crate::config) upstream_silence_s: u64,
-    /// Unused connection to an upstream.
+    /// An unused connection to an upstream. Keep it below the 60 s of many providers.
     #[schemars(range(min = 1, max = 86_400))]
     pub(in crate::config) upstream_pool_idle_s: u64,
 }
@@ -206,11 +208,11 @@ impl Default for Timeouts {
 #[derive(Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(in crate::config) struct Log {
-    /// One JSON object a line, or text for people.
+    /// `json`: one object a line. `text`: for people.
     pub(in crate::config) format: LogFormat,
-    /// A level, or levels by module: `info`, `warn,tidegate=debug`.
+    /// `off`, `error`, `warn`, `info`, `debug`, `trace`; also by module: `warn,tidegate=debug`.
     pub(in crate::config) level: String,
-    /// Whether lines of refused requests name the address of the client.
+    /// Whether lines of refused requests have the client's address.
     pub(in crate::config) client_ip: bool,
 }
 
@@ -231,70 +233,72 @@ pub(in crate::config) enum LogFormat {
 #[serde(default, deny_unknown_fields)]
 #[schemars(extend("required" = ["name", "base_url"]))]
 pub(in crate::config) struct Upstream {
-    /// Unique name, without `/`, `*` or white space.
+    /// Unique name, without `/`, `*` or spaces. Clients may ask for `NAME/MODEL`.
     #[schemars(example = &"dmxapi")]
     pub(in crate::config) name: Option<String>,
-    /// What takes the place of the client's `/v1`.
+    /// URL that replaces the client's `/v1`, without `/responses`.
     #[schemars(example = &"https://www.dmxapi.cn/v1")]
     pub(in crate::config) base_url: Option<String>,
-    /// What is sent up. Leave it out for an upstream that wants none.
+    /// Credentials. Several share the requests. Absent: the upstream needs none.
     #[schemars(extend("examples" = [[{ "env": "DMXAPI_API_KEY" }]]))]
     pub(in crate::config) credentials: Option<Vec<Credential>>,
-    /// Headers added to every request, in place of the client's.
+    /// Headers that Tidegate adds to every request, in place of the client's.
     #[schemars(extend("examples" = [{ "x-team": "a" }]))]
     pub(in crate::config) headers: BTreeMap<String, String>,
-    /// Header for the credential: `authorization` carries it as `Bearer …`, any other one bare.
+    /// Header for the credential. In `authorization` Tidegate sends `Bearer CREDENTIAL`, in any other header only
+    /// the credential.
     pub(in crate::config) auth_header: String,
-    /// PEM file with further roots to trust.
+    /// PEM file with root certificates to trust in addition to the system's.
     #[schemars(example = &"/etc/ssl/company-ca.pem")]
     pub(in crate::config) ca_file: Option<String>,
-    /// Proxy on the way to it: `http://` (CONNECT), `socks5://` or `socks5h://`; `env` = that of the environment.
+    /// Proxy to the upstream: `http://`, `socks5://`, `socks5h://`. `env` = the proxy of the environment.
     #[schemars(example = &"http://proxy.internal:3128")]
     pub(in crate::config) proxy: Option<String>,
-    /// Who we are to the proxy.
+    /// User name at the proxy.
     #[schemars(example = &"tidegate")]
     pub(in crate::config) proxy_user: Option<String>,
-    /// Of that user.
+    /// Password at the proxy.
     #[schemars(extend("examples" = [{ "env": "TIDEGATE_PROXY_PASSWORD" }]))]
     pub(in crate::config) proxy_password: Option<Secret>,
-    /// Largest body that it takes, in MiB.
+    /// Largest body for this upstream, in MiB. Larger bodies go to other candidates.
     #[schemars(range(min = 1, max = 1024), example = 20)]
     pub(in crate::config) max_body_mib: Option<u64>,
-    /// Parts of the API that it has; absent = all, and what it has not it says itself.
+    /// Parts of the API that the upstream has. Absent: all are tried.
     #[schemars(extend("examples" = [["responses", "chat", "embeddings"]]))]
     pub(in crate::config) surface: Option<Vec<Surface>>,
-    /// Plain http to a public name.
+    /// Allow plain `http` to a public name. The credential is then readable on the way.
     pub(in crate::config) insecure: bool,
-    /// What a stream does to the client that ends cleanly but without a terminal event.
+    /// A stream that ends without its last event: `pass` = the client gets it as it is, `break` = the client sees a
+    /// broken transfer.
     pub(in crate::config) on_incomplete: OnIncomplete,
-    /// Whether `x-codex-*` headers of the client go up.
+    /// Send the client's `x-codex-*` headers.
     pub(in crate::config) codex_headers: bool,
-    /// Whether `OpenAI-Organization` and `OpenAI-Project` of the client go up.
+    /// Send the client's `OpenAI-Organization` and `OpenAI-Project`.
     pub(in crate::config) organization_headers: bool,
-    /// Whether `traceparent` and `tracestate` of the client go up.
+    /// Send the client's `traceparent` and `tracestate`.
     pub(in crate::config) trace_headers: bool,
-    /// Failures after which the next candidate is asked although this one may bill for what it did.
+    /// Failures that lead to the next candidate although the provider may bill the first call.
     #[schemars(extend("examples" = [["disconnect", "timeout", "empty"]]))]
     pub(in crate::config) failover_on: Vec<FailoverOn>,
-    /// Statuses of answers after which the next candidate is asked; absent = 408, 429 and every 5xx.
+    /// Statuses that lead to the next candidate. Absent: 408, 429 and every 5xx.
     #[schemars(inner(range(min = 400, max = 599)), extend("examples" = [[408, 429, 500, 502, 503, 504]]))]
     pub(in crate::config) failover_statuses: Option<Vec<u16>>,
-    /// Codes or types of error answers after which the next candidate is asked, whatever their status.
+    /// Error codes or types that lead to the next candidate, whatever the status.
     #[schemars(extend("examples" = [["engine_overloaded"]]))]
     pub(in crate::config) failover_codes: Vec<String>,
-    /// Requests under way at once; absent = as many as come.
+    /// Requests at once. Absent: no limit.
     #[schemars(range(min = 1, max = 1_000_000), example = 100)]
     pub(in crate::config) max_in_flight: Option<usize>,
-    /// Requests that may wait for one of those to end; 0 = none.
+    /// Requests that may wait for a place. 0 = none.
     #[schemars(range(max = 100_000))]
     pub(in crate::config) max_queued: usize,
     /// Unused connections that each worker keeps.
     #[schemars(range(max = 10_000))]
     pub(in crate::config) max_idle_connections: usize,
-    /// The part of the official prices, in dollars, that it bills for models without a price of their own in `[[prices]]`.
+    /// Multiplier on the list price (in USD) for models without a price in `[[prices]]`.
     #[schemars(extend("examples" = [0.8]))]
     pub(in crate::config) official_prices: Option<Decimal>,
-    /// Whose fault an error answer is, where the built-in table does not fit. The first match wins.
+    /// Whose fault an error is, if the built-in table does not fit. The first match counts.
     #[schemars(extend("examples" = [[{ "status": 403, "code": "token_mismatched", "fault": "credential" }]]))]
     pub(in crate::config) error_rules: Vec<ErrorRule>,
 }
@@ -354,21 +358,21 @@ pub(in crate::config) enum Surface {
 #[derive(Default, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(in crate::config) struct Credential {
-    /// Environment variable that holds it.
+    /// Variable with the credential.
     #[schemars(example = &"DMXAPI_API_KEY")]
     pub(in crate::config) env: Option<String>,
-    /// File that holds it.
+    /// File with the credential.
     #[schemars(example = &"/run/secrets/dmxapi")]
     pub(in crate::config) file: Option<String>,
-    /// Its name in logs; by default that of the variable or file.
+    /// Name in logs. Default: the name of the variable or file.
     #[schemars(example = &"dmxapi-1")]
     pub(in crate::config) name: Option<String>,
-    /// Provider account behind it, by default one of its own: credentials of one account share its state.
+    /// Account of the credential. Credentials of one account share its state. Default: an account of its own.
     #[schemars(example = &"dmxapi")]
     pub(in crate::config) account: Option<String>,
-    /// Requests under way with it at once; absent = as many as come.
+    /// Requests at once with this credential. Absent: no limit.
     #[schemars(range(min = 1, max = 1_000_000), example = 10)]
     pub(in crate::config) max_in_flight: Option<usize>,
-    /// Whether it may be missing.
+    /// Whether the credential may be missing. An upstream without any credential is not used.
     pub(in crate::config) optional: bool,
 }

@@ -23,16 +23,18 @@ impl JsonSchema for Decimal {
 #[derive(Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(in crate::config) struct Money {
-    /// IANA name of the time zone in which days, weeks and months begin.
+    /// Time zone in which days, weeks and months begin, such as `Asia/Shanghai`.
     pub(in crate::config) time_zone: String,
-    /// Yuan for a dollar; absent = the two are never added up.
+    /// CNY for one USD. Needed if a budget and a price have different currencies.
     #[schemars(extend("examples" = [7.1]))]
     pub(in crate::config) cny_per_usd: Option<Decimal>,
-    /// Models without a price, for keys with a budget.
+    /// A model without a price, asked for by a key with a budget: `refuse` = 400 `unpriced_model`, `allow` = served
+    /// and not counted.
     pub(in crate::config) unpriced: Unpriced,
-    /// Status of the answer to a key whose budget is spent: 429 or 402.
+    /// Status of the answer when a budget is spent.
+    #[schemars(extend("enum" = [429, 402]))]
     pub(in crate::config) budget_status: u16,
-    /// Parts of a budget at which the log warns, once for each window; absent = 0.8 and 1.
+    /// Fractions of a budget at which the log has a warning. Absent: 0.8 and 1. `[]` = never.
     #[schemars(extend("examples" = [[0.8, 1]]))]
     pub(in crate::config) warn_at: Option<Vec<Decimal>>,
 }
@@ -70,33 +72,33 @@ pub(in crate::config) struct Price {
     /// Name of the upstream.
     #[schemars(example = &"dmxapi")]
     pub(in crate::config) upstream: Option<String>,
-    /// Name of the model there; a trailing `*` matches any rest.
+    /// Name of the model there. A trailing `*` matches any rest.
     #[schemars(example = &"gpt-5-mini")]
     pub(in crate::config) model: Option<String>,
-    /// First day, in the time zone of `[money]`; absent = it always was so.
+    /// First day of the price, in `[money] time_zone`. Absent: always.
     #[schemars(example = &"2026-11-01")]
     pub(in crate::config) from: Option<String>,
-    /// Of all the numbers here.
+    /// Currency of all numbers in the block.
     pub(in crate::config) currency: Option<Currency>,
     /// A million input tokens.
     #[schemars(extend("examples" = [1.75]))]
     pub(in crate::config) input: Option<Decimal>,
-    /// A million input tokens from a cache; absent = as `input`.
+    /// A million cached input tokens. Absent: as `input`.
     #[schemars(extend("examples" = [0.175]))]
     pub(in crate::config) cached_input: Option<Decimal>,
     /// A million output tokens.
     #[schemars(extend("examples" = [14]))]
     pub(in crate::config) output: Option<Decimal>,
-    /// A million reasoning tokens; absent = as `output`.
+    /// A million reasoning tokens. Absent: as `output`.
     #[schemars(extend("examples" = [14]))]
     pub(in crate::config) reasoning: Option<Decimal>,
     /// Each request.
     #[schemars(extend("examples" = [0.01]))]
     pub(in crate::config) per_call: Option<Decimal>,
-    /// A million input tokens written to a cache for 5 minutes.
+    /// A million tokens written to a prompt cache for 5 minutes.
     #[schemars(extend("examples" = [2.1875]))]
     pub(in crate::config) cache_write: Option<Decimal>,
-    /// A million input tokens written to a cache for 1 hour.
+    /// A million tokens written to a prompt cache for 1 hour.
     #[schemars(extend("examples" = [3.5]))]
     pub(in crate::config) cache_write_1h: Option<Decimal>,
     /// A million input tokens of audio.
@@ -120,19 +122,19 @@ pub(in crate::config) struct Price {
     /// Each call of the web search tool.
     #[schemars(extend("examples" = [0.07]))]
     pub(in crate::config) per_web_search: Option<Decimal>,
-    /// Each second of audio, where audio is billed by time.
+    /// Each second of audio that is billed by time.
     #[schemars(extend("examples" = [0.0007]))]
     pub(in crate::config) per_audio_second: Option<Decimal>,
-    /// Tokens of an answer of the service tier `flex` cost so many times as much.
+    /// Multiplier for answers of the service tier `flex`.
     #[schemars(extend("examples" = [0.5]))]
     pub(in crate::config) flex_factor: Option<Decimal>,
-    /// The same for the service tier `priority`.
+    /// Multiplier for answers of the service tier `priority`.
     #[schemars(extend("examples" = [2]))]
     pub(in crate::config) priority_factor: Option<Decimal>,
-    /// The same for batches.
+    /// Multiplier for batches.
     #[schemars(extend("examples" = [0.5]))]
     pub(in crate::config) batch_factor: Option<Decimal>,
-    /// Prices of the whole request where its input is longer.
+    /// Prices of a whole request whose input is long.
     #[schemars(extend("examples" = [[{ "above": 272_000, "input": 3.5, "output": 21 }]]))]
     pub(in crate::config) long_input: Vec<LongInput>,
 }
@@ -141,20 +143,19 @@ pub(in crate::config) struct Price {
 #[serde(default, deny_unknown_fields)]
 #[schemars(extend("required" = ["above", "input", "output"]))]
 pub(in crate::config) struct LongInput {
-    /// Input tokens: of more than this many.
+    /// The price holds for requests with more input tokens than this.
     #[schemars(example = &272_000, range(min = 1, max = 100_000_000))]
     pub(in crate::config) above: Option<u64>,
     /// A million input tokens.
     #[schemars(extend("examples" = [3.5]))]
     pub(in crate::config) input: Option<Decimal>,
-    /// A million input tokens from a cache; absent = as many times `cached_input` as `input` is dearer. So are cache writes,
-    /// audio and images.
+    /// A million cached input tokens. Absent: rises like `input`.
     #[schemars(extend("examples" = [0.35]))]
     pub(in crate::config) cached_input: Option<Decimal>,
     /// A million output tokens.
     #[schemars(extend("examples" = [21]))]
     pub(in crate::config) output: Option<Decimal>,
-    /// A million reasoning tokens; absent = as many times `reasoning` as `output` is dearer. So are audio and images.
+    /// A million reasoning tokens. Absent: rises like `output`.
     #[schemars(extend("examples" = [21]))]
     pub(in crate::config) reasoning: Option<Decimal>,
 }

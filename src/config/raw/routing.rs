@@ -7,17 +7,18 @@ use serde::{Deserialize, Serialize};
 #[serde(default, deny_unknown_fields)]
 #[schemars(extend("required" = ["name", "targets"]))]
 pub(in crate::config) struct Model {
-    /// What clients ask for. A trailing `*` matches any rest.
+    /// Name that clients ask for. A trailing `*` matches any rest.
     #[schemars(example = &"smart")]
     pub(in crate::config) name: Option<String>,
-    /// How the candidates are ordered for a request.
+    /// Order of the targets with the same priority.
     pub(in crate::config) strategy: Strategy,
-    /// Candidates.
+    /// Targets.
     #[schemars(extend("examples" = [[{ "upstream": "dmxapi", "model": "gpt-5.2-pro" }]]))]
     pub(in crate::config) targets: Option<Vec<Target>>,
-    /// A request whose state is in an account that cannot be used.
+    /// A request whose account cannot answer: `fail` = error, `strip_encrypted` = another account, without the
+    /// encrypted content.
     pub(in crate::config) on_lost_state: OnLostState,
-    /// Chat streams have to tell their tokens: `stream_options.include_usage` is added where the client left it out.
+    /// Add `stream_options.include_usage` to chat streams if the client left it out.
     pub(in crate::config) require_usage: bool,
 }
 
@@ -28,13 +29,13 @@ pub(in crate::config) struct Target {
     /// Name of the upstream.
     #[schemars(example = &"dmxapi")]
     pub(in crate::config) upstream: Option<String>,
-    /// Name of the model there; absent = the name the client asked for.
+    /// Name of the model there. Absent: the name that the client asked for.
     #[schemars(example = &"gpt-5.2-pro")]
     pub(in crate::config) model: Option<String>,
-    /// The lowest is asked first. Absent = its place in the list where `strategy = "ordered"`, otherwise 1.
+    /// The lowest is first. Default: the place in the list with `ordered`, else 1.
     #[schemars(range(min = 1, max = 1000), example = 1)]
     pub(in crate::config) priority: Option<u32>,
-    /// Its share among the targets of the same priority; absent = 1.
+    /// Share among targets of the same priority. Default: 1.
     #[schemars(range(min = 1, max = 1000), example = 3)]
     pub(in crate::config) weight: Option<u32>,
 }
@@ -59,16 +60,16 @@ pub(in crate::config) enum OnLostState {
 #[derive(Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(in crate::config) struct Routing {
-    /// Upstream for requests that name no model.
+    /// Upstream for requests without `model`. Absent: such a request gets 400.
     #[schemars(example = &"dmxapi")]
     pub(in crate::config) default_upstream: Option<String>,
-    /// Upstreams asked for one request, the first one included; 1 = no failover.
+    /// Attempts for one request, the first one included. 1 = no failover.
     #[schemars(range(min = 1, max = 10))]
     pub(in crate::config) max_attempts: usize,
-    /// Retries at one upstream over 10 s, in percent of its requests, 3 at least; 0 = none.
+    /// Retries at one upstream within 10 s, in percent of its requests (3 are always allowed). 0 = none.
     #[schemars(range(max = 100))]
     pub(in crate::config) retry_percent: u32,
-    /// The longest `Retry-After` that is waited for before the same upstream is asked again; 0 = none is.
+    /// Longest `Retry-After` that Tidegate waits for before a retry. 0 = it never waits.
     #[schemars(range(max = 300))]
     pub(in crate::config) retry_after_max_s: u64,
 }
@@ -85,19 +86,19 @@ pub(in crate::config) struct Health {
     /// Faults in a row that eject.
     #[schemars(range(min = 1, max = 1000))]
     pub(in crate::config) consecutive_faults: u32,
-    /// Faults among the attempts of the last 30 s that eject, in percent; 20 attempts must have been made.
+    /// Share of faults in the last 30 s that ejects, in percent, once there were 20 attempts.
     #[schemars(range(min = 1, max = 100))]
     pub(in crate::config) fault_percent: u32,
-    /// First ejection; each further one lasts twice as long.
+    /// First cooldown. Each further one is twice as long.
     #[schemars(range(min = 1, max = 86_400))]
     pub(in crate::config) eject_s: u64,
-    /// Longest ejection.
+    /// Longest cooldown.
     #[schemars(range(min = 1, max = 86_400))]
     pub(in crate::config) eject_max_s: u64,
-    /// A credential that the upstream refused.
+    /// Cooldown of a credential that the provider refused twice, or whose account has no money left.
     #[schemars(range(min = 1, max = 86_400))]
     pub(in crate::config) refused_s: u64,
-    /// The longest `Retry-After` of a 429 for which a credential is left alone.
+    /// Longest cooldown after a 429.
     #[schemars(range(min = 1, max = 86_400))]
     pub(in crate::config) cooldown_max_s: u64,
 }

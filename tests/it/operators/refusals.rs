@@ -314,26 +314,3 @@ fn quotes_around_a_secret_are_told() {
         assert_eq!(said(&output).contains("has quotes around the secret"), told, "{value}: {}", said(&output));
     }
 }
-
-#[tokio::test]
-async fn every_metric_that_a_page_names_is_there() {
-    let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
-    let gateway = Gateway::before(&upstream.base_url());
-    gateway.post("", r#"{"model":"smart"}"#).await;
-    let metrics = gateway.metrics_text().await;
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let pages = fs::read_dir(root.join("docs")).unwrap().map(|page| page.unwrap().path());
-    let mut missing = Vec::new();
-    for page in pages.chain([root.join("README.md")]).filter(|page| page.extension().is_some_and(|name| name == "md")) {
-        let text = fs::read_to_string(&page).unwrap();
-        for (at, _) in text.match_indices("tidegate_") {
-            let name: String = text[at..].chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect();
-            // Counters are described without their ending.
-            let family = name.trim_end_matches("_total");
-            if !metrics.contains(&format!("# HELP {family} ")) {
-                missing.push(format!("{}: {name}", page.display()));
-            }
-        }
-    }
-    assert!(missing.is_empty(), "{missing:#?}\n{metrics}");
-}
