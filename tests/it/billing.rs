@@ -136,9 +136,7 @@ async fn a_name_that_only_looks_like_a_priced_one_has_no_price() {
     let gateway = Gateway::start(config);
     assert_eq!(gateway.connect().await.create(r#"{"model":"real"}"#).await.status, 200);
     upstream.request().await;
-    for name in
-        ["r\u{435}al", "re\u{430}l", "re\u{3b1}l", "\u{433}eal", "rea\u{4cf}", "\u{ff52}eal", "rea\u{2170}", "Real"]
-    {
+    for name in ["r\u{435}al", "re\u{430}l", "re\u{3b1}l", "\u{433}eal", "rea\u{4cf}", "\u{ff52}eal", "rea\u{2170}"] {
         for body in [format!(r#"{{"model":"{name}"}}"#), format!(r#"{{"model":"up/{name}"}}"#)] {
             gateway.connect().await.create(&body).await.assert_final(400, "unpriced_model", true);
         }

@@ -520,7 +520,7 @@ async fn a_key_whose_budget_cannot_be_counted_any_more_is_refused_and_never_unli
     // Nobody says what a yuan is in dollars.
     write(folder, &upstream, "", &prices("CNY"));
     becomes(address, &limited, 401).await;
-    let told = gateway.logged("keys of the store are refused: with this configuration");
+    let told = gateway.logged("stored keys disabled: this configuration");
     assert_eq!(told["keys"], "limited");
     assert_eq!(ask(address, &limited, "").await.status, 401);
     let line =

@@ -359,7 +359,7 @@ async fn a_refused_credential_is_named_in_the_log() {
     for _ in 0..10 {
         assert_eq!(Client::connect(address).await.create(BODY).await.status, 200);
     }
-    let line = process.logged("the upstream refuses this credential");
+    let line = process.logged("the upstream refused this credential");
     assert_eq!(
         (&line["level"], &line["upstream"], &line["credential"]),
         (&"ERROR".into(), &"up".into(), &"ONE_KEY".into())
@@ -367,7 +367,7 @@ async fn a_refused_credential_is_named_in_the_log() {
     process.signal("TERM");
     assert_eq!(process.exit(), Some(0));
     let log = process.everything();
-    assert_eq!(log.matches("refuses this credential").count(), 1, "{log}");
+    assert_eq!(log.matches("refused this credential").count(), 1, "{log}");
     assert!(!log.contains("canary"), "{log}");
     assert!(log.contains("up/ONE_KEY 401 "), "{log}");
 }

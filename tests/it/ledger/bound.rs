@@ -57,8 +57,8 @@ async fn is_full_until_the_database_is_back(fill: impl FnOnce(&Path, &[u8]), wai
     let refused = Client::connect(address).await.create(body("smart", 1)).await;
     refused.assert_problem(503, "ledger_unavailable");
     assert_eq!(upstream.untaken(), 0, "something went up");
-    process.logged("the journal of the ledger cannot be written");
-    process.logged("the ledger's database cannot be written");
+    process.logged("the journal cannot be written");
+    process.logged("the ledger database cannot be written");
     let mut admin = Client::connect(process.admin()).await;
     let faults = admin.get("/readyz").await.json()["ledger"]["faults"].to_string();
     assert!(faults.contains("journal_full") && faults.contains("database"), "{faults}");

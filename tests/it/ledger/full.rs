@@ -97,7 +97,7 @@ async fn what_cannot_be_put_down_does_not_go_up() {
     go.send(()).unwrap();
     soon("the stream to end", streaming.body(&mut answer)).await;
     assert!(answer.whole);
-    process.logged("the journal of the ledger cannot be written");
+    process.logged("the journal cannot be written");
     let mut admin = Client::connect(process.admin()).await;
     let ready = admin.get("/readyz").await;
     assert_eq!(ready.status, 200, "other replicas share the disk as like as not");

@@ -129,7 +129,7 @@ impl Trouble for Away {
             self.goes().await;
             if self.how != How::Paused {
                 // One that stands still is found out after 5 s.
-                process.logged("the ledger's database cannot be written");
+                process.logged("the ledger database cannot be written");
             }
             some_time(dice).await;
             if number > 1 && dice.draw() < 0.4 {
