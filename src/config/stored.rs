@@ -41,7 +41,7 @@ const NO_BUDGET: &str = "its budgets cannot be counted";
 const NO_LIMITS: &str = "its limits for models cannot be counted";
 /// Otherwise clients could use the key from any address.
 const NO_NETWORK: &str = "its networks cannot be read";
-/// The first start makes this key for a trial of the gateway. The key may do everything.
+/// The first start creates the first key, so that an operator can try the gateway. That key may do everything.
 const HAS_OTHERS: &str = "it was for the time until another key is declared";
 const NO_HASH: &str = "its hash cannot be read";
 const OF_FILE: &str = "the configuration has one of its name or secret";
@@ -72,7 +72,7 @@ impl Config {
         self.take(stored).unusable.or(ended.then_some(HAS_OTHERS))
     }
 
-    /// Whether other keys exist than the trial key of the first start. The trial key ends as soon as another key exists.
+    /// Whether a key exists besides the first key, which the first start creates. The first key ends as soon as another key exists.
     pub fn has_others(&self, stored: &[StoredKey]) -> bool {
         self.keys.iter().any(|key| key.kept == KeySource::File) || stored.iter().any(|key| !key.settings.interim)
     }
