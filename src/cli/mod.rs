@@ -37,7 +37,7 @@ enum Command {
     Serve,
     /// Run the gateway in front of simulated providers, and print examples that work as printed.
     Demo {
-        /// Address of the data plane. The default is TIDEGATE_LISTEN, or 127.0.0.1:8080.
+        /// Address of the data plane. The default is `TIDEGATE_LISTEN`, or 127.0.0.1:8080.
         #[arg(long, value_name = "ADDRESS")]
         listen: Option<SocketAddr>,
         /// Address of the admin plane.

@@ -165,15 +165,15 @@ pub struct Retries {
 pub struct Health {
     /// Faults in a row that eject a candidate.
     pub consecutive_faults: u32,
-    /// Share of failed attempts in a window that ejects a candidate, in percent.
+    /// Share of faults among the attempts of a window that ejects a candidate, in percent.
     pub fault_percent: u32,
     /// Length of the first ejection.
     pub eject: Duration,
     /// Length of the longest ejection; at least `eject`.
     pub eject_max: Duration,
-    /// Cooldown of a credential that the upstream refused.
+    /// Cooldown of a credential that the upstream refused, or whose account has no money left.
     pub refused: Duration,
-    /// Longest `Retry-After` for which a credential is ejected.
+    /// Longest cooldown of a credential after a 429.
     pub cooldown_max: Duration,
 }
 
