@@ -1,4 +1,4 @@
-//! `tidegate demo`: the gateway as it is, in front of simulated providers.
+//! `tidegate demo`: the real gateway in front of simulated providers.
 
 use std::{
     ffi::OsString,
@@ -21,7 +21,7 @@ use crate::{
     simulator::Personality,
 };
 
-/// Where it listens unless it is told otherwise.
+/// Default address of the data plane.
 const LISTEN: &str = "127.0.0.1:8080";
 
 /// Runs the demo until Ctrl-C.
@@ -65,14 +65,14 @@ pub(super) fn run(listen: Option<SocketAddr>, admin_listen: SocketAddr) -> ExitC
     code
 }
 
-/// What `TIDEGATE_LISTEN` says, as for `tidegate serve`.
+/// Returns the address in `TIDEGATE_LISTEN`, or the default address.
 fn listen_of_environment() -> Result<SocketAddr, String> {
     let text = std::env::var("TIDEGATE_LISTEN").unwrap_or_default();
     let text = if text.is_empty() { LISTEN } else { &text };
     text.parse().map_err(|_| format!("the variable TIDEGATE_LISTEN is not an address and a port, such as {LISTEN}"))
 }
 
-/// The built-in default, with every provider present but simulated.
+/// Returns the built-in default with credentials for every provider, and with simulated providers as upstreams.
 fn configuration(key: &SecretString, simulator: SocketAddr) -> Result<Config, ExitCode> {
     let env = |name: &str| match name {
         "DMXAPI_API_KEY" | "MODELVERSE_API_KEY" | "ACEDATA_API_KEY" => {
@@ -93,15 +93,15 @@ fn configuration(key: &SecretString, simulator: SocketAddr) -> Result<Config, Ex
             Err(error) => return Err(output::fail(error)),
         };
     }
-    // Nothing of a demo outlives it, and a person reads its log.
+    // A demo leaves no data behind, and a person reads its log.
     config.server.data_dir = std::env::temp_dir().join(format!("tidegate-demo-{}", std::process::id()));
     config.log.format = LogFormat::Text;
-    // Nobody's load balancer is in front of it.
+    // A demo has no load balancer in front of it.
     config.timeouts.drain_delay = Duration::ZERO;
     Ok(config)
 }
 
-/// The data folder of a demo: removed at its end.
+/// The data folder of a demo, which is removed at its end.
 struct DataDir(PathBuf);
 
 impl Drop for DataDir {
@@ -110,7 +110,8 @@ impl Drop for DataDir {
     }
 }
 
-/// What a newcomer needs: every example works as it is printed, so that none is indented (here-documents, Python).
+/// Returns the text for a new user. Every example works as printed. No line is indented, because here-documents and Python would
+/// break.
 fn greeting(listen: &Listen, admin: &Listen, key: &str, models: &[String]) -> String {
     let models = models.join("  ");
     format!(

@@ -15,10 +15,10 @@ use crate::{
     },
 };
 
-/// Who is there answers at once; a person waits.
+/// A running gateway answers at once, and a person waits for the command.
 const WITHIN: Duration = Duration::from_secs(5);
 
-/// Asks the running gateway that this configuration describes; without one, explains what the configuration alone says.
+/// Asks the gateway that runs with this configuration. Without a running gateway, explains the route from the configuration alone.
 pub(super) fn run(source: &Source, question: ExplainQuery) -> ExitCode {
     let known = match output::load_known(source, ConfigPart::Listeners) {
         Ok(known) => known,

@@ -32,18 +32,18 @@ use tokio_rustls::TlsConnector;
 use super::output;
 use crate::config::{ConfigPart, Listen, PartialConfig, Source};
 
-/// Docker gives a health check 30 s by default; a gateway that needs 5 s for this is not healthy.
+/// Docker gives a health check 30 s by default. A gateway that needs more than 5 s for this answer is not healthy.
 const WITHIN: Duration = Duration::from_secs(5);
 
-/// What is asked for behind a Unix socket, which has no name.
+/// Address in the `Host` header of a request over a Unix socket, which has no address of its own.
 #[cfg(unix)]
 const BEHIND_A_SOCKET: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 80);
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Asks the gateway that this configuration describes whether it is alive.
+/// Asks the gateway that runs with this configuration whether it is alive.
 pub(super) fn run(source: &Source) -> ExitCode {
-    // A gateway serves on while its file is edited, and the check of its health needs no secret: neither may fail it.
+    // A faulty file or a missing secret must not fail the check: the gateway keeps serving while a person edits its file.
     let PartialConfig { config, tls, .. } = match output::load_known(source, ConfigPart::Listeners) {
         Ok(known) => known,
         Err(code) => return code,
@@ -102,14 +102,14 @@ async fn status(
     let asked = async { Ok(sender.send_request(request).await?.status()) };
     tokio::select! {
         status = asked => status,
-        // It ends first where there is no answer.
+        // The connection ends first if there is no answer.
         ended = connection => Err(ended.map_or_else(Into::into, |()| "it closed the connection".into())),
     }
 }
 
-/// Trusts any certificate. Nothing secret is said here, and of the answer only the status is looked at, which in plain
-/// http is as easily forged. It must not depend on the certificate: that one rarely names a loopback address, and where
-/// the file was exchanged a moment ago, or for one that is refused, the gateway still shows the one before and is well.
+/// Trusts any certificate. The request contains no secret, and only the status of the answer is read, which plain HTTP would not
+/// protect either. The check must not depend on the certificate, which rarely names a loopback address. After the file was replaced
+/// or refused, the gateway still uses the previous certificate and is healthy.
 #[derive(Debug)]
 struct Anyone(Arc<CryptoProvider>);
 
@@ -150,7 +150,7 @@ impl ServerCertVerifier for Anyone {
     }
 }
 
-/// An address to listen on everywhere is reached on loopback.
+/// Returns the address to connect to: loopback instead of an unspecified address.
 pub(super) fn reachable(listen: &Listen) -> Listen {
     let Listen::Address(mut address) = *listen else { return listen.clone() };
     match address.ip() {

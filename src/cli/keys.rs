@@ -1,4 +1,4 @@
-//! `tidegate keys`: keys of clients in the store, also while gateways run; they notice within seconds.
+//! `tidegate keys`: changes keys in the store, also while gateways run. Running gateways notice a change within seconds.
 
 mod made;
 mod settings;
@@ -36,54 +36,54 @@ use crate::{
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Make a key. It is printed now and never again.
+    /// Create a key. Its secret is printed now and never again.
     Create(Create),
-    /// List all keys, those of the configuration too.
+    /// List all keys, including those of the configuration.
     List {
         /// Print JSON.
         #[arg(long)]
         json: bool,
     },
-    /// Show a key, what it may do, and who changed it.
+    /// Show a key, its settings, and who changed it.
     Show {
-        /// Its name.
+        /// Name of the key.
         name: String,
         /// Print JSON.
         #[arg(long)]
         json: bool,
     },
-    /// Change what a key may do. Its secret stays the same, and so does every setting that is not named.
+    /// Change settings of a key. Its secret and all other settings stay the same.
     Update(Update),
-    /// Refuse a key from now on.
+    /// Disable a key: Tidegate refuses it from now on.
     Disable {
-        /// Its name.
+        /// Name of the key.
         name: String,
     },
-    /// Take it back.
+    /// Enable a disabled key again.
     Enable {
-        /// Its name.
+        /// Name of the key.
         name: String,
     },
-    /// Make another secret for a key, which is printed now and never again. The one before works on for a while.
+    /// Create a new secret for a key, printed now and never again. The previous secret works for a grace period.
     Rotate {
-        /// Its name.
+        /// Name of the key.
         name: String,
-        /// How long the one before works: 24h, 30m, 0s.
+        /// How long the previous secret works: 24h, 30m, 0s.
         #[arg(long, default_value = "24h", value_parser = time::pause, value_name = "TIME")]
         grace: Duration,
     },
-    /// Delete a key for good. What it used stays in the ledger.
+    /// Delete a key permanently. Its usage stays in the ledger.
     Delete {
-        /// Its name.
+        /// Name of the key.
         name: String,
-        /// Do not ask. Where no terminal is there to ask on, nothing is deleted without this.
+        /// Do not ask for confirmation. Without a terminal, this option is required.
         #[arg(long)]
         yes: bool,
     },
 }
 
 impl Command {
-    /// The key that it is about.
+    /// Returns the name of the key that the command uses.
     fn name(&self) -> Option<&str> {
         match self {
             Self::Create(create) => Some(&create.name),
@@ -99,7 +99,7 @@ impl Command {
 }
 
 impl Command {
-    /// Whether it changes a key that has to be there.
+    /// Whether the command changes a key that must exist.
     fn changes_a_key(&self) -> bool {
         !matches!(self, Self::Create(_) | Self::List { .. } | Self::Show { .. })
     }
@@ -107,22 +107,22 @@ impl Command {
 
 #[derive(Debug, Args)]
 pub(super) struct Create {
-    /// Its name in logs and in the ledger.
+    /// Name of the key in logs and in the ledger.
     #[arg(long)]
     name: String,
     #[command(flatten)]
     settings: Settings,
-    /// Do not ask before a key is made in a store that no gateway has used yet.
+    /// Do not ask for confirmation before a key is created in a store that no gateway has used yet.
     #[arg(long)]
     yes: bool,
 }
 
-/// Whatever keeps a command from being done.
+/// Why a command failed.
 #[derive(Debug)]
 enum CommandError {
-    /// Somebody else changed keys between our reading and our writing: on what there is now it may go well.
+    /// Another process changed keys between the read and the write. A retry with the new state may succeed.
     Raced,
-    /// For people.
+    /// A message for people.
     Told(String),
 }
 
@@ -132,10 +132,11 @@ impl From<String> for CommandError {
     }
 }
 
-/// Of those who change keys at the same moment one gets through each time: so many may be at it, and none has to be told.
+/// Most tries of one change. When several commands change keys at once, one of them succeeds in each round. So 32 commands can run
+/// at once and none fails.
 const TRIES: usize = 32;
 
-/// Does it.
+/// Runs the command.
 pub(super) fn run(source: &Source, command: &Command) -> ExitCode {
     let known = match output::load_known(source, ConfigPart::Store) {
         Ok(known) => known,
@@ -153,9 +154,9 @@ pub(super) fn run(source: &Source, command: &Command) -> ExitCode {
 
 struct KeyStore {
     config: Config,
-    /// Where the configuration comes from.
+    /// Name of the configuration's source.
     source: String,
-    /// Whether `config` is whole: of one with faults only the store is known, and nothing of a key can be held against it.
+    /// Whether `config` is complete. If the file has faults, only the store is known, and settings of a key cannot be checked.
     is_whole: bool,
     database: Database,
     revision: Revision,
@@ -193,7 +194,7 @@ impl KeyStore {
             match store.run(command).await {
                 Ok(text) => break Ok(text),
                 Err(CommandError::Told(why)) => break Err(why),
-                // To do it again is no answer where it is the same key that somebody else changed.
+                // A retry is wrong if another process changed the same key.
                 Err(CommandError::Raced) => match store.read_again(command.name()).await {
                     Ok(same) if same && tries.next().is_some() => {}
                     Ok(_) => break Err(KeyError::Raced.to_string()),
@@ -208,7 +209,7 @@ impl KeyStore {
         done
     }
 
-    /// Asks before a key is deleted, which cannot be undone.
+    /// Asks for confirmation before a key is deleted, which cannot be undone.
     fn confirm_delete(&self, name: &str) -> Result<(), String> {
         self.stored(name).map_err(|failed| match failed {
             CommandError::Told(why) => why,
@@ -224,7 +225,7 @@ impl KeyStore {
         }
     }
 
-    /// Whether the key of this name is what it was.
+    /// Reads the keys again. Returns whether the key of this name is unchanged.
     async fn read_again(&mut self, name: Option<&str>) -> Result<bool, DatabaseError> {
         let (revision, keys) = self.database.stored_keys().await?;
         let of_name = |keys: &[StoredKey]| keys.iter().find(|key| Some(&*key.name) == name).cloned();
@@ -269,7 +270,7 @@ impl KeyStore {
         if !faults.is_empty() {
             return Err(format!("nothing was made: {}", faults.join("; ")).into());
         }
-        // The ledger knows keys by their names. Asked first: once a key is made, nothing may keep it from being shown.
+        // The ledger identifies keys by name. Read the audit before the change: no error may hide the secret of a created key.
         let audit = self.database.audit(&key.name).await.map_err(|error| error.to_string())?;
         self.change(KeyChange::Create(&key)).await?;
         if !audit.is_empty() {
@@ -281,7 +282,7 @@ impl KeyStore {
         Ok(secret)
     }
 
-    /// What is wrong with a key by the configuration, where that is known.
+    /// Returns the faults of a key by the configuration, if the configuration is complete.
     fn faults_of(&self, key: &StoredKey) -> Vec<String> {
         if self.is_whole { self.config.faults_of(key) } else { Vec::new() }
     }
@@ -315,7 +316,7 @@ impl KeyStore {
 
     async fn change(&mut self, change: KeyChange<'_>) -> Result<(), CommandError> {
         let id = Chance::system().bytes::<16>().map_err(|error| error.to_string())?;
-        // Those of one millisecond sort by chance, all others by time.
+        // Ids sort by time. Ids of the same millisecond sort at random.
         let id = format!("{:016x}{}", time::millis(self.now), HEXLOWER.encode(&id));
         let name = actor();
         let author = ChangeAuthor { id: &id, name: &name, time_ms: time::millis(self.now) };
@@ -347,7 +348,7 @@ impl KeyStore {
         output::in_columns(&lines)
     }
 
-    /// Also what was done to one that is gone.
+    /// Shows a key. For a deleted key, shows only its audit entries.
     async fn show(&mut self, name: &str, as_json: bool) -> Result<String, CommandError> {
         let audit = self.database.audit(name).await.map_err(|error| error.to_string())?;
         let key = self.all().find(|key| key.is_called(name));
@@ -362,7 +363,7 @@ fn unknown(name: &str) -> CommandError {
     CommandError::Told(format!("no key is called {name}; `tidegate keys list` shows all"))
 }
 
-/// A new key: the secret, its prefix and its hash.
+/// Creates a secret. Returns the secret, its prefix and its hash.
 fn fresh() -> Result<(String, String, String), CommandError> {
     let secret = auth::make_key(Chance::system()).map_err(|error| error.to_string())?;
     let secret = secret.expose_secret().to_owned();
@@ -370,7 +371,8 @@ fn fresh() -> Result<(String, String, String), CommandError> {
     Ok((secret, prefix, sha256))
 }
 
-/// Who does it: what `TIDEGATE_ACTOR` says, or the user of this system; by its number where nothing names it, as in a container.
+/// Returns who makes the change: `TIDEGATE_ACTOR`, or the system's user. In a container without user names, this is the user's
+/// number.
 fn actor() -> String {
     let variable = |name: &str| std::env::var(name).ok().filter(|text| !text.trim().is_empty());
     if let Some(actor) = variable("TIDEGATE_ACTOR") {

@@ -1,4 +1,4 @@
-//! The command line, one file a subcommand.
+//! The command line: one file for each subcommand.
 
 mod check;
 mod config;
@@ -24,7 +24,7 @@ use crate::{config::Source, domain::endpoint::Surface, proxy::explain::ExplainQu
 #[derive(Debug, Parser)]
 #[command(name = "tidegate", version, arg_required_else_help = true)]
 struct Arguments {
-    /// Configuration file; without one the built-in default is used.
+    /// Configuration file. Without it, Tidegate uses the built-in default.
     #[arg(long, global = true, env = "TIDEGATE_CONFIG", value_name = "FILE")]
     config: Option<OsString>,
     #[command(subcommand)]
@@ -35,49 +35,49 @@ struct Arguments {
 enum Command {
     /// Run the gateway.
     Serve,
-    /// Try it: run the gateway in front of simulated providers, and print examples that work as they are.
+    /// Run the gateway in front of simulated providers, and print examples that work as printed.
     Demo {
-        /// Where to listen; without it, where `TIDEGATE_LISTEN` says, or 127.0.0.1:8080.
+        /// Address of the data plane. The default is `TIDEGATE_LISTEN`, or 127.0.0.1:8080.
         #[arg(long, value_name = "ADDRESS")]
         listen: Option<SocketAddr>,
-        /// Where the admin plane listens.
+        /// Address of the admin plane.
         #[arg(long, default_value = "127.0.0.1:8081", value_name = "ADDRESS")]
         admin_listen: SocketAddr,
     },
-    /// Check the configuration and print what would run, never a secret.
+    /// Check the configuration and print a summary of it, without secrets.
     Check,
-    /// Say who would be asked for a model, in which order, and why: by the running gateway, or without one by the
-    /// configuration alone.
+    /// Show which upstreams a request for a model would use, in which order, and why. The running gateway answers, or without one
+    /// the configuration alone.
     Explain {
-        /// Name of the client key.
+        /// Name of the key.
         #[arg(long, value_name = "NAME")]
         key: String,
-        /// The model that it asks for.
+        /// Model that the client asks for.
         #[arg(long, value_name = "MODEL")]
         model: String,
         /// `prompt_cache_key` or session id of the request.
         #[arg(long, value_name = "TEXT")]
         cache_key: Option<String>,
-        /// The part of the API: a name that `surface` of an upstream may hold.
+        /// Part of the API: a name that `surface` of an upstream can contain.
         #[arg(long, value_name = "NAME", default_value = "responses", value_parser = surface)]
         surface: Surface,
     },
-    /// Make, list, disable, rotate and delete keys of clients. Also while gateways run: they notice within seconds.
+    /// Create, list, change, disable, rotate and delete keys. Running gateways notice a change within seconds.
     Keys {
         #[command(subcommand)]
         command: keys::Command,
     },
-    /// Sum up the ledger: requests and tokens by key, group, model, upstream, endpoint or day. Also while the gateway runs.
+    /// Sum up the ledger: requests, tokens and cost by key, group, model, upstream, endpoint or time. Works while the gateway runs.
     Usage(usage::UsageOptions),
-    /// Ask a running gateway whether it is alive; for HEALTHCHECK of a container.
+    /// Ask a running gateway whether it is alive, for the HEALTHCHECK of a container.
     Healthcheck,
-    /// Run the simulated providers alone, for programs that are tested without spending money.
+    /// Run only the simulated providers, for tests of programs without cost.
     Simulate {
-        /// Where to listen.
+        /// Address of the simulated providers.
         #[arg(long, default_value = "127.0.0.1:8090", value_name = "ADDRESS")]
         listen: SocketAddr,
     },
-    /// Print parts of the configuration's definition.
+    /// Print the schema or the default of the configuration.
     Config {
         #[command(subcommand)]
         what: ConfigCommand,
@@ -86,16 +86,16 @@ enum Command {
 
 #[derive(Debug, Subcommand)]
 enum ConfigCommand {
-    /// The JSON Schema of the configuration, for editors.
+    /// Print the JSON Schema of the configuration, for editors.
     Schema,
-    /// The built-in default configuration: every option with its default and reason.
+    /// Print the built-in default configuration: every setting with its default and reason.
     Default,
 }
 
-/// Runs the command that the arguments name.
+/// Runs the command of this process's arguments.
 pub fn run() -> ExitCode {
     let arguments = Arguments::parse();
-    // An empty variable is one that is not set.
+    // An empty variable counts as unset.
     let config = arguments.config.filter(|file| !file.is_empty());
     let source = config.map_or(Source::BuiltIn, |file| Source::File(file.into()));
     match arguments.command {

@@ -1,4 +1,4 @@
-//! What goes to a person: standard output for what was asked for, standard error for everything else.
+//! Output for people: standard output for the result, standard error for everything else.
 
 use std::{
     fmt::{Display, Write as _},
@@ -8,24 +8,24 @@ use std::{
 
 use crate::config::{self, ConfigPart, EXIT_CONFIG, Loaded, PartialConfig, Report, Source};
 
-/// Prints to standard output. A reader that went away is no error of ours.
+/// Prints to standard output. A closed pipe is not an error of Tidegate.
 pub(super) fn print(text: impl Display) {
     let mut out = io::stdout().lock();
     let _ = writeln!(out, "{text}").and_then(|()| out.flush());
 }
 
-/// Prints to standard error, and is the exit code of a failure.
+/// Prints to standard error and returns the exit code of a failure.
 pub(super) fn fail(text: impl Display) -> ExitCode {
     note(text);
     ExitCode::FAILURE
 }
 
-/// Says something beside what was asked for, on standard error.
+/// Prints a remark to standard error.
 pub(super) fn note(text: impl Display) {
     let _ = writeln!(io::stderr().lock(), "tidegate: {text}");
 }
 
-/// Asks a person and waits for yes or no; none where no person is there to ask.
+/// Asks for confirmation and waits for yes or no. Returns none if there is no terminal to ask on.
 pub(super) fn confirm(question: &str) -> Option<bool> {
     let mut answer = String::new();
     if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
@@ -36,12 +36,12 @@ pub(super) fn confirm(question: &str) -> Option<bool> {
     Some(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
 }
 
-/// The configuration, or the report of its faults on standard error and the exit code for that.
+/// Loads the configuration. On failure, prints a report of its faults to standard error and returns the exit code.
 pub(super) fn load(source: &Source) -> Result<Loaded, ExitCode> {
     config::load(source, &|name| std::env::var_os(name)).map_err(|report| refuse(&report))
 }
 
-/// The part of the configuration that a command needs which runs no gateway. Faults of the rest are counted on standard error.
+/// Loads the part of the configuration that a command needs. Prints the number of faults in other parts to standard error.
 pub(super) fn load_known(source: &Source, part: ConfigPart) -> Result<PartialConfig, ExitCode> {
     let known = config::load_known(source, &|name| std::env::var_os(name), part).map_err(|report| refuse(&report))?;
     if let Some(report) = &known.faults {
@@ -65,7 +65,7 @@ pub(super) fn refuse(report: &Report) -> ExitCode {
     ExitCode::from(EXIT_CONFIG)
 }
 
-/// Lines of cells for people: the first column to the left, the others to the right.
+/// Formats a table for people: the first column is aligned left, the others right.
 pub(super) fn in_columns(lines: &[Vec<String>]) -> String {
     let columns = lines.first().map_or(0, Vec::len);
     let width = |column: usize| {
@@ -83,7 +83,7 @@ pub(super) fn in_columns(lines: &[Vec<String>]) -> String {
     out
 }
 
-/// Lines of cells for people: all columns to the left.
+/// Formats lines for people: a name, then the rest, all aligned left.
 pub(super) fn in_lines(lines: &[Vec<String>]) -> String {
     let width = lines.iter().filter_map(|line| line.first()).map(|cell| cell.chars().count()).max().unwrap_or_default();
     let mut out = String::new();

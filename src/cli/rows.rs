@@ -1,4 +1,4 @@
-//! `tidegate usage --rows`: the ledger's rows, for other programs.
+//! `tidegate usage --rows`: prints ledger rows for other programs.
 
 use std::io::{self, BufWriter, Write};
 
@@ -10,16 +10,16 @@ use crate::{
     store::sql::{Cell, Database, DatabaseError, SqlRow, UsageQuery, columns},
 };
 
-/// How a row is written.
+/// Format of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RowFormat {
-    /// A line of comma-separated values, below one of names.
+    /// Comma-separated values, after a line with the column names.
     Csv,
-    /// A JSON object on a line of its own.
+    /// One JSON object on each line.
     Json,
 }
 
-/// Prints all rows that are asked for, page by page: however many there are, it holds one page.
+/// Prints all ledger rows of a query page by page, so that memory holds only one page.
 ///
 /// # Errors
 /// When the database cannot be read.
@@ -53,7 +53,7 @@ pub(super) async fn print(
     }
 }
 
-/// Amounts are text: a number of JSON is read as a float by most.
+/// Amounts are text, because most programs read a JSON number as a float.
 fn json(row: &SqlRow) -> Value {
     let value = |cell: &Cell| match cell {
         Cell::None => Value::Null,
@@ -79,8 +79,8 @@ fn csv(row: &SqlRow) -> String {
     row.cells.iter().map(text).collect::<Vec<_>>().join(",")
 }
 
-/// A cell of a CSV file (RFC 4180), such that no program takes it for more than a text: names of models are clients' own words.
-/// Spreadsheets would compute what begins like a formula, and show it without the apostrophe.
+/// Formats a cell of a CSV file (RFC 4180) that every program reads as text: clients choose the names of models. A spreadsheet
+/// would compute a text that begins like a formula. The apostrophe prevents this and is not shown.
 pub(super) fn quoted(text: &str) -> String {
     let formula = if text.starts_with(['=', '+', '-', '@']) { "'" } else { "" };
     let text = format!("{formula}{}", storable(text));

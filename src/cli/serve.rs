@@ -1,4 +1,4 @@
-//! `tidegate serve`, and the life of a running gateway that `demo` shares.
+//! `tidegate serve`, and the start and shutdown of a gateway, which `demo` uses too.
 
 use std::{
     io::{self, IsTerminal},
@@ -56,7 +56,7 @@ pub(super) fn run(source: &Source) -> ExitCode {
     wait(running, ending)
 }
 
-/// Starts the gateway with the world as it is. With an `origin` it reloads on SIGHUP.
+/// Starts the gateway with the system's clock, randomness and disk. With an `origin`, SIGHUP causes a reload.
 pub(super) fn start(config: Config, origin: Option<ReloadSource>) -> Result<(Running, EndSignals), ExitCode> {
     let ending = EndSignals::new().map_err(output::fail)?;
     let hangup = origin.is_some().then(|| ending.hangup()).transpose().map_err(output::fail)?;
@@ -83,7 +83,7 @@ pub(super) fn start(config: Config, origin: Option<ReloadSource>) -> Result<(Run
     Ok((running, ending))
 }
 
-/// Waits for a signal and ends the gateway in order. Fails where a request was cut.
+/// Waits for a signal and shuts the gateway down. Returns failure if a request was cut.
 pub(super) fn wait(running: Running, ending: EndSignals) -> ExitCode {
     let EndSignals { runtime, mut signals } = ending;
     let handle = running.handle();
@@ -108,13 +108,13 @@ pub(super) fn wait(running: Running, ending: EndSignals) -> ExitCode {
     if whole { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Leaves, drains, stops. A second signal, of either kind and at any time, goes to the last of these.
+/// Fails readiness, drains, stops. A second signal of any kind, at any time, stops the gateway at once.
 async fn end(handle: &Handle, first: Signal, signals: &mut Signals) {
     let grace = handle.grace();
     if first == Signal::Terminate && !grace.delay.is_zero() {
         tracing::info!(delay = ?grace.delay, "shutdown started: readiness fails, requests are still served");
         handle.leave();
-        // Also with nothing under way: who sends requests here has to notice first.
+        // The delay applies even without requests in progress: the load balancer must notice first.
         tokio::select! {
             _ = signals.next() => return stop(handle),
             () = tokio::time::sleep(grace.delay) => {}

@@ -1,11 +1,11 @@
-//! What ends a process in order.
+//! Signals that end a process or cause a reload.
 
 use std::io;
 
 use tokio::runtime::{Builder, Runtime};
 
-/// Signals with the runtime to wait for them on. Made before anybody is told that the process is ready: a signal that
-/// comes before would kill it, or be lost where it is the first process of a container.
+/// Signal handlers, with the runtime that waits for them. They are installed before the process reports that it is ready. An
+/// earlier signal would kill the process, or be lost if the process is the first one of a container.
 pub(super) struct EndSignals {
     pub(super) runtime: Runtime,
     pub(super) signals: Signals,
@@ -22,15 +22,15 @@ impl EndSignals {
         Ok(Self { runtime, signals })
     }
 
-    /// From here on SIGHUP does not end the process by itself either.
+    /// Installs a handler for SIGHUP. From then on, SIGHUP does not end the process.
     pub(super) fn hangup(&self) -> io::Result<Hangup> {
         let _inside = self.runtime.enter();
         Hangup::new()
     }
 }
 
-/// Has a write beyond `ulimit -f` fail as one to a full disk does: without a handler, SIGXFSZ ends the process. The handler stays
-/// for as long as the process lives.
+/// Makes a write beyond `ulimit -f` fail like a write to a full disk. Without a handler, SIGXFSZ ends the process. The handler
+/// stays for the life of the process.
 #[cfg(unix)]
 fn survive_file_limits() -> io::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
@@ -42,7 +42,7 @@ fn survive_file_limits() -> io::Result<()> {
     Ok(())
 }
 
-/// SIGHUP, where there is one.
+/// The handler of SIGHUP, on systems that have this signal.
 pub(super) struct Hangup {
     #[cfg(unix)]
     signal: tokio::signal::unix::Signal,
@@ -61,7 +61,7 @@ impl Hangup {
     }
 
     #[cfg(unix)]
-    /// Does something at each of them.
+    /// Calls `act` at each SIGHUP.
     pub(super) async fn each(mut self, act: impl Fn()) {
         while self.signal.recv().await.is_some() {
             act();
@@ -69,20 +69,20 @@ impl Hangup {
     }
 
     #[cfg(not(unix))]
-    /// Does something at each of them.
+    /// Does nothing: this system has no SIGHUP.
     pub(super) async fn each(self, _: impl Fn()) {}
 }
 
-/// What was asked for.
+/// Signals that end the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Signal {
-    /// SIGTERM: somebody replaces this process, whose clients come through something that has to notice first.
+    /// SIGTERM: the process is replaced. Load balancers must notice that before it ends.
     Terminate,
-    /// SIGINT: somebody waits for the end.
+    /// SIGINT: a person waits for the end.
     Interrupt,
 }
 
-/// SIGINT and SIGTERM, where there are any.
+/// The handlers of SIGINT and SIGTERM, on systems that have these signals.
 pub(super) struct Signals {
     #[cfg(unix)]
     terminate: tokio::signal::unix::Signal,
@@ -92,20 +92,20 @@ pub(super) struct Signals {
 
 impl Signals {
     #[cfg(unix)]
-    /// From here on they do not end the process by themselves.
+    /// Installs the handlers. From then on, the signals do not end the process.
     fn new() -> io::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
         Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
     #[cfg(not(unix))]
-    /// From here on they do not end the process by themselves.
+    /// Does nothing: `next` waits for Ctrl-C.
     fn new() -> io::Result<Self> {
         Ok(Self {})
     }
 
     #[cfg(unix)]
-    /// The next of them.
+    /// Waits for the next signal.
     pub(super) async fn next(&mut self) -> Signal {
         tokio::select! {
             _ = self.terminate.recv() => Signal::Terminate,
@@ -114,7 +114,7 @@ impl Signals {
     }
 
     #[cfg(not(unix))]
-    /// The next of them.
+    /// Waits for the next Ctrl-C.
     pub(super) async fn next(&mut self) -> Signal {
         let _ = tokio::signal::ctrl_c().await;
         Signal::Interrupt

@@ -1,4 +1,4 @@
-//! `tidegate simulate`, and the simulated providers on a thread of their own, which `demo` shares.
+//! `tidegate simulate`, and the thread of the simulated providers, which `demo` uses too.
 
 use std::{
     io,
@@ -34,16 +34,16 @@ pub(super) fn run(listen: SocketAddr) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// The simulated providers, until this is dropped.
+/// The simulated providers. They stop when this value is dropped.
 pub(super) struct Simulator {
-    /// Where they listen.
+    /// Address of the listener.
     pub(super) address: SocketAddr,
     stop: CancellationToken,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Simulator {
-    /// Starts them.
+    /// Starts the simulated providers on a thread of their own.
     pub(super) fn start(listen: SocketAddr) -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let stop = CancellationToken::new();

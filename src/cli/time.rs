@@ -1,4 +1,4 @@
-//! Times as people write them on a command line.
+//! Parses times of the command line.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use jiff::{Timestamp, civil::Date, tz::TimeZone};
 
 const MOMENT: &str = "is neither a length of time (30d, 12h, 30m, 90s) nor a day (2026-11-01)";
 
-/// `30d`, `12h`, `30m`, `90s`.
+/// Parses a length of time: `30d`, `12h`, `30m`, `90s`.
 pub(super) fn length(text: &str) -> Option<Duration> {
     let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     let seconds = match unit {
@@ -20,16 +20,16 @@ pub(super) fn length(text: &str) -> Option<Duration> {
     Some(Duration::from_secs(number.parse::<u64>().ok().filter(|_| digits)?.saturating_mul(seconds)))
 }
 
-/// A length of time from now, or a day.
+/// A length of time relative to now, or a day.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum TimeArgument {
-    /// So long before or after now.
+    /// A distance from now, to the past or to the future.
     Away(Duration),
-    /// The beginning of a day.
+    /// The start of a day.
     Day(Date),
 }
 
-/// Reads a moment; for the command line.
+/// Parses a moment of the command line.
 pub(super) fn moment(text: &str) -> Result<TimeArgument, String> {
     if let Some(length) = length(text) {
         return Ok(TimeArgument::Away(length));
@@ -39,13 +39,13 @@ pub(super) fn moment(text: &str) -> Result<TimeArgument, String> {
     day.map(TimeArgument::Day).ok_or_else(|| format!("{text:?} {MOMENT}"))
 }
 
-/// Reads a length of time; for the command line.
+/// Parses a length of time of the command line.
 pub(super) fn pause(text: &str) -> Result<Duration, String> {
     length(text).ok_or_else(|| format!("{text:?} is no length of time, such as 24h, 30m or 0s"))
 }
 
 impl TimeArgument {
-    /// Milliseconds since 1970-01-01 UTC, of what is in the past. A day begins where the time zone says.
+    /// Returns the moment in the past, in milliseconds since 1970-01-01 UTC. A day begins in `zone`.
     pub(super) fn before(self, now: Duration, zone: &TimeZone) -> u64 {
         match self {
             Self::Away(length) => millis(now.saturating_sub(length)),
@@ -53,7 +53,7 @@ impl TimeArgument {
         }
     }
 
-    /// The same of what is to come; a day begins in UTC.
+    /// Returns the moment in the future, in the same unit. A day begins in UTC.
     pub(super) fn after(self, now: Duration) -> u64 {
         match self {
             Self::Away(length) => millis(now.saturating_add(length)),
@@ -62,17 +62,17 @@ impl TimeArgument {
     }
 }
 
-/// The first moment of a day, in milliseconds since 1970-01-01 UTC; none before that.
+/// Returns the first moment of a day, in milliseconds since 1970-01-01 UTC; none for an earlier day.
 fn begins(day: Date, zone: &TimeZone) -> Option<u64> {
     u64::try_from(day.to_zoned(zone.clone()).ok()?.timestamp().as_millisecond()).ok()
 }
 
-/// Whole milliseconds.
+/// Returns whole milliseconds.
 pub(super) fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// A moment for people and programs: `2026-11-01T00:00:00Z`.
+/// Formats a moment for people and programs: `2026-11-01T00:00:00Z`.
 pub(super) fn written(millis: u64) -> String {
     let moment = i64::try_from(millis).ok().and_then(|millis| Timestamp::from_millisecond(millis).ok());
     moment.map_or_else(|| "never".to_owned(), |moment| moment.to_string())

@@ -22,30 +22,30 @@ use crate::{
     store::sql::{Database, DatabaseLocation, GroupBy, UsageQuery, UsageTotal},
 };
 
-/// What to sum up, and how to print it.
+/// What the command sums up, and how it prints the result.
 #[derive(Debug, clap::Args)]
 pub(super) struct UsageOptions {
-    /// One line for each of these.
+    /// Print one line for each of these.
     #[arg(long, value_enum, default_value = "key")]
     by: Sums,
-    /// From when on: so long ago (`7d`, `12h`, `30m`), or a day (`2026-11-01`). Without it, everything.
+    /// Start of the period: a time ago (`7d`, `12h`, `30m`), or a day (`2026-11-01`). Without it, the period starts with the
+    /// ledger.
     #[arg(long, value_name = "TIME", value_parser = time::moment)]
     since: Option<TimeArgument>,
-    /// Until before when, in the same words. Without it, until now.
+    /// End of the period (exclusive), in the same format. Without it, now.
     #[arg(long, value_name = "TIME", value_parser = time::moment)]
     until: Option<TimeArgument>,
     /// Only requests of this key.
     #[arg(long, value_name = "NAME")]
     key: Option<String>,
-    /// Only requests for this model, as clients asked for it.
+    /// Only requests for this model, by the name that clients asked for.
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
-    /// The time zone in which days, weeks and months begin, also those of --since and --until: an IANA name, such as
+    /// Time zone in which days, weeks and months begin, including the days of --since and --until: an IANA name, such as
     /// Asia/Shanghai. Without it, `time_zone` of `[money]`.
     #[arg(long, value_name = "ZONE", value_parser = zone)]
     tz: Option<TimeZone>,
-    /// Print the rows themselves in place of sums, the oldest first: as comma-separated values, or with --json as one object
-    /// a line.
+    /// Print the ledger rows instead of sums, the oldest first: as comma-separated values, or with --json as one object per line.
     #[arg(long, conflicts_with = "by")]
     rows: bool,
     /// Print comma-separated values.
@@ -64,12 +64,12 @@ enum Sums {
     Upstream,
     Endpoint,
     Day,
-    /// From Monday on: named by that day.
+    /// Weeks begin on Monday. The name of a week is the day of its Monday.
     Week,
     Month,
 }
 
-/// Reads a time zone; for the command line.
+/// Parses a time zone of the command line.
 fn zone(name: &str) -> Result<TimeZone, String> {
     TimeZone::get(name)
         .map_err(|_| format!("no time zone is called {name:?}: write an IANA name, such as Asia/Shanghai"))
@@ -90,7 +90,7 @@ impl From<Sums> for GroupBy {
     }
 }
 
-/// Sums up the ledger, also while the gateway runs.
+/// Sums up the ledger. Works while the gateway runs.
 pub(super) fn run(source: &Source, question: &UsageOptions) -> ExitCode {
     let config = match output::load_known(source, ConfigPart::Store) {
         Ok(known) => known.config,
@@ -128,7 +128,7 @@ pub(super) fn run(source: &Source, question: &UsageOptions) -> ExitCode {
             printed
         });
         return match printed {
-            // A reader that went away is no error of ours.
+            // A closed pipe is not an error of Tidegate.
             Ok(Err(error)) if error.kind() != io::ErrorKind::BrokenPipe => output::fail(error),
             Ok(_) => ExitCode::SUCCESS,
             Err(error) => unreadable(error),
@@ -188,12 +188,12 @@ fn counts(total: &UsageTotal) -> [u64; COUNTS.len()] {
     ]
 }
 
-/// The columns of costs, each with its currency's place.
+/// Returns the cost columns, each with the index of its currency.
 fn costs() -> impl Iterator<Item = (usize, String)> {
     Currency::ALL.iter().map(|currency| format!("cost_{}", currency.name().to_ascii_lowercase())).enumerate()
 }
 
-/// The columns of costs in all currencies, each with the place of the one that they are shown in.
+/// Returns the columns of the total cost, each with the index of the currency in which the total is shown.
 fn in_all() -> impl Iterator<Item = (usize, String)> {
     Currency::ALL.iter().map(|currency| format!("total_{}", currency.name().to_ascii_lowercase())).enumerate()
 }
@@ -207,7 +207,7 @@ fn json(by: GroupBy, totals: &[UsageTotal]) -> Value {
         let mut line = serde_json::Map::new();
         line.insert(by.name().into(), json!(total.name));
         line.extend(COUNTS.iter().zip(counts(total)).map(|(column, number)| ((*column).into(), json!(number))));
-        // As text: a number of JSON is read as a float by most.
+        // Costs are text, because most programs read a JSON number as a float.
         line.extend(costs().map(|(place, column)| (column, json!(at(&total.cost, place)))));
         line.extend(in_all().map(|(place, column)| (column, json!(at(&total.in_all, place)))));
         Value::Object(line)
@@ -230,9 +230,9 @@ fn csv(by: GroupBy, totals: &[UsageTotal]) -> String {
     out
 }
 
-/// For people: columns in line, and the sum of all lines below. Costs in currencies that nothing was paid in, and what does
-/// not occur of `pending`, `unpriced_part`, `unpriced` and `estimated`, would only take room. Where both currencies were paid in
-/// and there is a rate, the last column has all of it in one.
+/// Formats a table for people, with a line of totals at the end. To save space, currencies without cost are left out, and so are
+/// empty columns of `pending`, `unpriced_part`, `unpriced` and `estimated`. If both currencies have cost and a rate is set, the
+/// last column is the total in CNY.
 fn table(by: GroupBy, totals: &[UsageTotal], exchange: Exchange) -> String {
     let mut sum = UsageTotal { name: Some("total".into()), ..UsageTotal::default() };
     for total in totals {
@@ -250,7 +250,7 @@ fn table(by: GroupBy, totals: &[UsageTotal], exchange: Exchange) -> String {
     let mut lines = vec![std::iter::once(by.name().to_owned()).chain(heads).collect::<Vec<_>>()];
     for total in totals.iter().chain([&sum]) {
         let name = total.name.clone().unwrap_or_else(|| "-".into());
-        // Names of models are clients' own words.
+        // Clients choose the names of models.
         let name = storable(&name).into_owned();
         let counts = counts(total);
         let cells = shown.iter().filter_map(|column| counts.get(*column)).map(u64::to_string);

@@ -1,4 +1,4 @@
-//! A parsed file in which every setting has its place.
+//! A parsed TOML file that knows the place of every setting.
 
 use std::ops::Range;
 
@@ -9,7 +9,7 @@ use toml::{
 
 use super::{mask, report::ConfigFault};
 
-/// The way from the top of the file to one setting.
+/// The path from the root of the file to one setting.
 #[derive(Clone, Default)]
 pub(super) struct Path(Vec<Step>);
 
@@ -20,12 +20,12 @@ enum Step {
 }
 
 impl Path {
-    /// The way to a setting of the table that this leads to.
+    /// Returns the path of a setting in the table at this path.
     pub(super) fn key(&self, key: &str) -> Self {
         self.with(Step::Key(key.to_owned()))
     }
 
-    /// The way to an element of the array that this leads to.
+    /// Returns the path of an element in the array at this path.
     pub(super) fn index(&self, index: usize) -> Self {
         self.with(Step::Index(index))
     }
@@ -36,7 +36,7 @@ impl Path {
         Self(steps)
     }
 
-    /// The last key on the way: the name by which messages speak of the place.
+    /// Returns the last key of the path. Messages use this name for the place.
     pub(super) fn name(&self) -> Option<&str> {
         self.0.iter().rev().find_map(|step| match step {
             Step::Key(key) => Some(key.as_str()),
@@ -45,14 +45,14 @@ impl Path {
     }
 }
 
-/// One file.
+/// One parsed file, with its text.
 pub(super) struct Document<'a> {
     pub(super) text: &'a str,
     pub(super) root: Spanned<DeTable<'a>>,
 }
 
 impl<'a> Document<'a> {
-    /// Parses the text; what TOML itself objects to comes back as faults, with the text in which they may be shown.
+    /// Parses the text. Errors of TOML are returned as faults, with the masked text in which a report may show them.
     pub(super) fn parse(text: &'a str) -> Result<Self, (String, Vec<ConfigFault>)> {
         let (root, errors) = DeTable::parse_recoverable(text);
         if errors.is_empty() {
@@ -73,7 +73,7 @@ impl<'a> Document<'a> {
         Err((mask::unparsed(text), faults))
     }
 
-    /// Where the value stands; of a setting that is not in the file, its nearest table that is.
+    /// Returns the place of the value. For a setting that is not in the file, returns the place of its nearest table.
     pub(super) fn place(&self, path: &Path) -> Option<Range<usize>> {
         let mut place = None;
         let mut step_into: Option<&Spanned<DeValue<'a>>> = None;

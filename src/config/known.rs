@@ -1,5 +1,5 @@
-//! The part of a configuration that commands need which do not run a gateway: the store, the data folder, the listeners. It
-//! can be read while other parts of the file have faults, such as a file that a person is editing.
+//! Reads the part of a configuration that commands need: store, data folder and listeners. Other parts of the file may have faults,
+//! for example while a person edits the file.
 
 use std::borrow::Cow;
 
@@ -13,36 +13,35 @@ use super::{
     schema, shape,
 };
 
-/// What a command needs.
+/// The part of the configuration that a command needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConfigPart {
-    /// `[store]` and `data_dir`, and `[money]` where it has no faults.
+    /// `[store]` and `data_dir`, and `[money]` if that table has no faults.
     Store,
-    /// The same, and the addresses of the listeners.
+    /// The parts of `Store`, and the addresses of the listeners.
     Listeners,
 }
 
-/// A configuration that was read for a command, without secrets of upstreams and clients.
+/// A configuration for a command, read without the secrets of upstreams and clients.
 #[derive(Debug)]
 pub struct PartialConfig {
-    /// The whole configuration, or where it has faults the part that was asked for: then there are no upstreams, models and
-    /// keys in it.
+    /// The whole configuration. If the file has faults, only the requested part, without upstreams, models and keys.
     pub config: Config,
-    /// Where it comes from, for people.
+    /// Name of the source, for people.
     pub source: String,
-    /// Whether the data plane speaks TLS. The certificate itself is not read.
+    /// Whether the data plane uses TLS. The certificate itself is not read.
     pub tls: bool,
-    /// What is wrong with the rest.
+    /// Faults in the other parts of the file.
     pub faults: Option<Report>,
 }
 
-/// The tables of the file that are read where others have faults.
+/// Tables that are read even when other tables have faults.
 const TABLES: [&str; 2] = ["server", "store"];
 
-/// Reads a configuration, or of one with faults the part that a command needs.
+/// Reads a configuration. If the file has faults, reads only the part that a command needs.
 ///
 /// # Errors
-/// When that part has faults as well, or cannot be told apart from them.
+/// A report of every fault, when the needed part has faults too or cannot be separated from the faulty parts.
 pub fn load_known(source: &Source, env: Environment<'_>, part: ConfigPart) -> Result<PartialConfig, Report> {
     let mut reads = WatchedFiles::default();
     let (name, text) = match source {
@@ -67,12 +66,12 @@ fn has_tls(text: &str) -> bool {
 }
 
 fn tls_of(document: &Document<'_>) -> bool {
-    // Of a setting that is missing this is the place of its table.
+    // For a missing setting, `place` returns the place of its table.
     let (server, tls) = (Path::default().key("server"), Path::default().key("server").key("tls"));
     document.place(&tls) != document.place(&server)
 }
 
-/// The part, if nothing leaves a doubt about which store is meant: a command that takes another one would do harm.
+/// Returns the part only if the store is certain: a command on the wrong store would do harm.
 fn sound_part(text: &str, env: Environment<'_>, part: ConfigPart) -> Option<(Config, bool)> {
     let sound = match Document::parse(text) {
         Ok(document) => {
@@ -86,7 +85,7 @@ fn sound_part(text: &str, env: Environment<'_>, part: ConfigPart) -> Option<(Con
     };
     let config = |also: &[&str]| read(&sound, env, part, also);
     let (config, tls) = config(&["money"]).or_else(|| config(&[]))?;
-    // The URL of a database in a place where it is not read.
+    // The URL of a PostgreSQL database may be in a table that is not read. Then the command must not use SQLite.
     let names_postgres = |line: &str| !line.trim_start().starts_with('#') && line.contains("postgres");
     if config.store == Store::Sqlite && text.lines().any(names_postgres) {
         return None;
@@ -98,7 +97,7 @@ fn is_misspelled(name: &str) -> bool {
     !TABLES.contains(&name) && nearest(name, TABLES).is_some()
 }
 
-/// Of a text that is no TOML, the lines of the tables that are needed. `None` where it is not certain which lines those are.
+/// Returns the lines of the needed tables from a text that is not valid TOML. `None` if those lines are uncertain.
 fn tables(text: &str) -> Option<String> {
     let (mut kept, mut keep, mut in_table) = (String::new(), false, false);
     for line in text.lines() {
@@ -140,7 +139,7 @@ fn read(text: &str, env: Environment<'_>, part: ConfigPart, also: &[&str]) -> Op
     }
     let without_listen = |name: &str| env(name).filter(|_| part == ConfigPart::Listeners || name != "TIDEGATE_LISTEN");
     let mut reads = WatchedFiles::default();
-    // Names that are missing are no faults: they may be in the part that is left out.
+    // Missing names are not faults here: they may be in a part that was left out.
     let (config, faults) = check::config(&document, file, false, &without_listen, &mut reads, SecretsNeeded::Leave);
     config.filter(|_| faults.is_empty()).map(|config| (config, tls_of(&document)))
 }

@@ -1,5 +1,5 @@
-//! What of a file may be shown in a report. People paste secrets in the wrong places, and reports end up in logs and
-//! tickets: so what could be one is covered, character for character, so that lines and columns still hold.
+//! Hides secrets in the text that a report shows. People paste secrets in wrong places, and reports end up in logs and tickets.
+//! Each character is covered by one of the same size, so that lines and columns stay correct.
 
 use std::ops::Range;
 
@@ -10,12 +10,12 @@ use toml::{
 
 use super::document::Document;
 
-/// Tables in which a string may be a secret, and the settings in them that are not.
+/// Tables and settings in which a string may be a secret, and the settings inside them that are harmless.
 const PRIVATE: [&str; 6] = ["secret", "password", "proxy_password", "sha256", "credentials", "headers"];
 const HARMLESS: [&str; 2] = ["name", "account"];
 
-/// The text of a document with everything covered that could be a secret: values of private settings, values at
-/// `hidden` places (settings that nobody knows, tables where none belong), and comments.
+/// Covers everything in a document that may be a secret: values of private settings, values at `hidden` places (unknown settings,
+/// tables in wrong places), and comments.
 pub(super) fn parsed(document: &Document<'_>, hidden: &[Range<usize>]) -> String {
     let mut walk = Walk { text: document.text, hidden, covered: Vec::new(), occupied: Vec::new() };
     walk.table(document.root.get_ref(), false);
@@ -23,12 +23,12 @@ pub(super) fn parsed(document: &Document<'_>, hidden: &[Range<usize>]) -> String
     cover(document.text, walk.covered, comments)
 }
 
-/// The text of a file that TOML could not make sense of: nobody knows what is a value, so all that could be one goes.
+/// Covers everything that may be a value in a text that is not valid TOML, where values cannot be found reliably.
 pub(super) fn unparsed(text: &str) -> String {
     let mut covered = Vec::new();
     let mut start = 0;
     for line in text.split_inclusive('\n') {
-        // A setting's name before `=`, or a header: shown if it can be nothing else.
+        // The part before `=`, or a header, stays visible only if it can be nothing but a name.
         let header = line.trim_start().starts_with('[');
         let end = line.find(if header { ']' } else { '=' }).unwrap_or(0);
         let is_name = |c: char| c.is_ascii_lowercase() || c.is_whitespace() || ['_', '.', '['].contains(&c);
@@ -40,13 +40,13 @@ pub(super) fn unparsed(text: &str) -> String {
     cover(text, covered, Vec::new())
 }
 
-/// Whether this is surely the name of a variable, and not a secret in its place.
+/// Whether the text is certainly the name of a variable, and not a secret in its place.
 pub(super) fn is_variable(text: &str) -> bool {
     text.starts_with(|c: char| c.is_ascii_uppercase() || c == '_')
         && text.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_')
 }
 
-/// Whether this is surely a path, and not a secret in its place.
+/// Whether the text is certainly a path, and not a secret in its place.
 fn is_path(text: &str) -> bool {
     ["/", "./", "../"].iter().any(|start| text.starts_with(start))
 }
@@ -55,7 +55,7 @@ struct Walk<'a> {
     text: &'a str,
     hidden: &'a [Range<usize>],
     covered: Vec<Range<usize>>,
-    /// Keys and values: a `#` outside them starts a comment.
+    /// Places of keys and values. A `#` outside them starts a comment.
     occupied: Vec<Range<usize>>,
 }
 
@@ -82,13 +82,13 @@ impl Walk<'_> {
             DeValue::String(text) => {
                 let shown = match key {
                     "env" => is_variable(text),
-                    // Somebody may have put the key itself there.
+                    // The secret itself may be here by mistake.
                     "file" | "key_file" => is_path(text),
-                    // A URL with a user or a query may hold a password.
+                    // A URL with a user or a query may contain a password.
                     "base_url" | "proxy" => !text.contains(['@', '?', '#']),
-                    // Behind a colon somebody may have put the password.
+                    // A password may follow a colon.
                     "proxy_user" => !text.contains(':'),
-                    // A user may stand in these, and behind a colon a password; or in a query, however it is written.
+                    // A password may follow a user and a colon, or be in the query, escaped or not.
                     "url" | "redis" => {
                         !text.contains(['?', '#'])
                             && text.rsplit_once('@').is_none_or(|(user, _)| user.matches(':').count() < 2)
@@ -104,7 +104,7 @@ impl Walk<'_> {
         self.occupied.push(value.span());
     }
 
-    /// Covers a value with all that is in it, keys too.
+    /// Covers a value with everything inside, including keys.
     fn everything(&mut self, value: &Spanned<DeValue<'_>>) {
         match value.get_ref() {
             DeValue::Table(table) => {
@@ -122,7 +122,7 @@ impl Walk<'_> {
         }
     }
 
-    /// Covers one value; its quotes stay, so that it is still seen to be a text.
+    /// Covers one value. Its quotes stay visible, so that a reader sees that the value is a text.
     fn cover(&mut self, value: &Spanned<DeValue<'_>>) {
         let span = value.span();
         let source = &self.text[span.clone()];
@@ -151,7 +151,7 @@ fn comments(text: &str, mut occupied: Vec<Range<usize>>) -> Vec<Range<usize>> {
     comments
 }
 
-/// Stars over the letters of `covered`, nothing in place of `erased`; every character keeps its length in bytes.
+/// Puts stars over `covered` and spaces over `erased`. Every character keeps its length in bytes.
 fn cover(text: &str, mut covered: Vec<Range<usize>>, mut erased: Vec<Range<usize>>) -> String {
     covered.sort_by_key(|range| range.start);
     erased.sort_by_key(|range| range.start);
@@ -176,7 +176,7 @@ fn cover(text: &str, mut covered: Vec<Range<usize>>, mut erased: Vec<Range<usize
     shown
 }
 
-/// What holds a value but is no part of it.
+/// Whether a character surrounds values but is not a part of one.
 fn is_frame(c: char) -> bool {
     c.is_whitespace() || ['"', '\'', '=', ',', '[', ']', '{', '}'].contains(&c)
 }

@@ -1,8 +1,8 @@
-//! Configuration: TOML text to checked, plain data. Knows no feature.
+//! Configuration: from TOML text to checked, plain data. This module knows no feature of the gateway.
 //!
-//! The text is parsed into a tree in which everything has its place (`document`), held against the schema of the
-//! settings (`shape`), taken as plain structs (`raw`), and checked (`check`). No step stops at its first fault:
-//! all of them come back in one `Report`, each with file, line, column and a mend, and never with a secret (`mask`).
+//! Four steps: `document` parses the text and keeps the place of every setting; `shape` compares the document with the schema;
+//! `raw` turns the document into plain structs; `check` checks those. No step stops at its first fault. One `Report` shows all
+//! faults, each with file, line, column and help. `mask` hides secrets in the shown text.
 
 mod check;
 mod document;
@@ -37,13 +37,13 @@ pub use types::*;
 
 use document::Document;
 
-/// What runs without a file: the same text as the page that shows every setting.
+/// The configuration that is used without a file. The same text documents every setting.
 pub const BUILT_IN: &str = include_str!("../../config/tidegate.toml");
 
 /// Exit code for a configuration that cannot be used: `EX_CONFIG` of sysexits.
 pub const EXIT_CONFIG: u8 = 78;
 
-/// Answers for the environment.
+/// Returns the value of an environment variable.
 pub type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 
 /// Where the configuration comes from.
@@ -55,21 +55,21 @@ pub enum Source {
     BuiltIn,
 }
 
-/// A configuration that can be used.
+/// A valid configuration with its source.
 #[derive(Debug)]
 pub struct Loaded {
     /// The configuration.
     pub config: Config,
-    /// Where it comes from, for people.
+    /// Name of the source, for people.
     pub source: String,
-    /// The files that it was read from: its own, and those that it names.
+    /// Hashes of the files that were read: the configuration, and the files that it names.
     pub reads: WatchedFiles,
 }
 
-/// Reads and checks a configuration. `env` answers for the environment.
+/// Reads and checks a configuration. `env` returns environment variables.
 ///
 /// # Errors
-/// Everything that is wrong with it.
+/// A report of every fault.
 pub fn load(source: &Source, env: Environment<'_>) -> Result<Loaded, Report> {
     load_with(source, env, SecretsNeeded::Read)
 }
@@ -77,7 +77,7 @@ pub fn load(source: &Source, env: Environment<'_>) -> Result<Loaded, Report> {
 /// Reads and checks a configuration, with the secrets of upstreams and clients or without.
 ///
 /// # Errors
-/// Everything that is wrong with it.
+/// A report of every fault.
 pub fn load_with(source: &Source, env: Environment<'_>, secrets: SecretsNeeded) -> Result<Loaded, Report> {
     let mut reads = WatchedFiles::default();
     let (source, config) = match source {

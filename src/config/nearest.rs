@@ -1,13 +1,13 @@
-//! "Did you mean …": the nearest of some names.
+//! "Did you mean …": finds the name that is most like a misspelled one.
 
-/// The name that differs from `wanted` by the fewest letters, if that is near enough to be a slip of the pen.
+/// Returns the name with the fewest different letters, if the difference is small enough for a typing error.
 pub(super) fn nearest<'a>(wanted: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let limit = wanted.chars().count().div_ceil(3);
     let near = names.into_iter().map(|name| (distance(wanted, name), name)).min_by_key(|(distance, _)| *distance)?;
     (near.0 <= limit).then_some(near.1)
 }
 
-/// Levenshtein distance, one row at a time; `-` and `_` and the case of letters are no difference.
+/// Computes the Levenshtein distance, one row at a time. Letter case, and `-` or `_`, make no difference.
 fn distance(a: &str, b: &str) -> usize {
     let fold = |c: char| if c == '-' { '_' } else { c.to_ascii_lowercase() };
     let b: Vec<char> = b.chars().map(fold).collect();

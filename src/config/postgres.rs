@@ -1,10 +1,10 @@
-//! The URL of a PostgreSQL database: one parser, for the checks of the configuration and for connecting.
+//! Parser for the URL of a PostgreSQL database. The checks of the configuration and the connection code both use this parser.
 
 use std::str::FromStr;
 
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
-/// Why a URL cannot be used. Neither text repeats any of the URL, which may hold a secret at a wrong place.
+/// Why a URL cannot be used. Neither text repeats a part of the URL, because a secret may be in the wrong place.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{what}: {help}")]
 pub struct WrongUrl {
@@ -18,11 +18,11 @@ const EXAMPLE: &str = "write it as \"postgres://user@host:5432/database\"";
 
 const SEVERAL: &str = "several servers are written \"postgres://user@first:5432,second:5432/database\"";
 
-/// What the query of a URL may hold.
+/// Parameters that are allowed in the query of a URL.
 const PARAMETERS: [&str; 7] =
     ["sslmode", "sslrootcert", "sslcert", "sslkey", "host", "options", "statement-cache-capacity"];
 
-/// The servers that a URL names, in its order: one, or several of which one is the primary.
+/// Returns the servers of a URL, in its order. If there are several, one of them is the primary.
 ///
 /// # Errors
 /// When the URL cannot be used.
@@ -43,7 +43,7 @@ pub fn servers(text: &str) -> Result<Vec<PgConnectOptions>, WrongUrl> {
         return Err(wrong("`url` holds a fragment", EXAMPLE));
     }
     let (database, query) = database.split_once('?').unwrap_or((database, ""));
-    // As they stand: a name that is written with escapes is none of these, and a password may not hide in one.
+    // Compare the names as written, without decoding: an encoded name is not in the list, so no password can hide in one.
     let pairs =
         || query.split('&').filter(|pair| !pair.is_empty()).map(|pair| pair.split_once('=').unwrap_or((pair, "")));
     if pairs().any(|(name, _)| !PARAMETERS.contains(&name)) {
@@ -74,7 +74,7 @@ pub fn servers(text: &str) -> Result<Vec<PgConnectOptions>, WrongUrl> {
     let query = if query.is_empty() { String::new() } else { format!("?{query}") };
     let server = |host: &str| {
         let (name, port) = match host.rfind(':') {
-            // Colons inside of brackets are those of an IPv6 address.
+            // Colons inside brackets belong to an IPv6 address.
             Some(colon) if !host.ends_with(']') => (host.get(..colon), host.get(colon + 1..)),
             _ => (Some(host), None),
         };
@@ -85,7 +85,7 @@ pub fn servers(text: &str) -> Result<Vec<PgConnectOptions>, WrongUrl> {
         if name.is_none_or(str::is_empty) && !elsewhere {
             return Err(wrong("`url` names an empty host", SEVERAL));
         }
-        // The place of `host` in the query is the one that counts, and a port stands for that of its socket.
+        // `host` in the query takes precedence over the host of the URL. A port without a host is the port of that socket.
         let host = if name.is_none_or(str::is_empty) { format!("localhost{host}") } else { host.to_owned() };
         PgConnectOptions::from_str(&format!("postgres://{user}@{host}/{database}{query}"))
             .map_err(|_| wrong("`url` cannot be read", EXAMPLE))

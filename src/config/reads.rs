@@ -1,4 +1,4 @@
-//! The files that a configuration was read from, so that a change of any of them can be seen.
+//! The files that a configuration was read from, so that Tidegate notices when any of them changes.
 
 use std::{
     fs, io,
@@ -7,7 +7,7 @@ use std::{
 
 use sha2::{Digest, Sha256};
 
-/// Files, and what each of them held: hashes, as some hold secrets.
+/// Files with hashes of their content. Some files contain secrets, so the content itself is not stored.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WatchedFiles(Vec<WatchedFile>);
 
@@ -18,15 +18,15 @@ struct WatchedFile {
 }
 
 impl WatchedFiles {
-    /// Reads a file and remembers it.
+    /// Reads a file and remembers its hash.
     pub(super) fn read(&mut self, path: &Path) -> io::Result<Vec<u8>> {
         let read = fs::read(path);
         self.0.push(WatchedFile { path: path.to_owned(), held: held(&read) });
         read
     }
 
-    /// The same files as they are now. Their content is what counts: times and inodes say too little on network file
-    /// systems, and of a link whose target is exchanged.
+    /// Reads the same files again. Only the content is compared: times and inodes are not reliable on network file systems or for a
+    /// link whose target was replaced.
     #[must_use]
     pub fn again(&self) -> Self {
         Self(self.0.iter().map(WatchedFile::again).collect())
@@ -35,7 +35,7 @@ impl WatchedFiles {
 
 impl WatchedFile {
     fn again(&self) -> Self {
-        // A pipe (`--config <(…)`) can be read once only.
+        // A pipe (`--config <(…)`) can be read only once.
         if fs::metadata(&self.path).is_ok_and(|metadata| !metadata.is_file()) {
             return self.clone();
         }

@@ -1,4 +1,4 @@
-//! Everything that is wrong with a configuration, at once, each with its place and a mend.
+//! All faults of a configuration at once, each with its place and help.
 
 use std::{fmt, ops::Range};
 
@@ -6,17 +6,17 @@ use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 
 use super::reads::WatchedFiles;
 
-/// One thing that is wrong.
+/// One fault.
 pub(super) struct ConfigFault {
-    /// Bytes of the text; none if it is not in the file.
+    /// Byte range in the text; none if the fault is not in the file.
     pub(super) place: Option<Range<usize>>,
     /// What is wrong.
     pub(super) message: String,
-    /// What to do about it.
+    /// How to correct the setting.
     pub(super) help: String,
 }
 
-/// All faults of a configuration. Never holds a secret: the text to show them in is covered first (`mask`).
+/// All faults of a configuration. Never contains a secret: `mask` covers the text before it is shown.
 pub struct Report {
     source: String,
     text: String,
@@ -25,31 +25,31 @@ pub struct Report {
 }
 
 impl Report {
-    /// A report in the order of the file; what has no place in it comes last.
+    /// Returns a report in the order of the file. Faults without a place come last.
     pub(super) fn new(source: String, text: String, mut faults: Vec<ConfigFault>) -> Self {
         faults.sort_by_key(|fault| fault.place.as_ref().map_or(usize::MAX, |place| place.start));
         Self { source, text, faults, reads: WatchedFiles::default() }
     }
 
-    /// With the files that were read until it was clear.
+    /// Adds the files that were read before the faults were found.
     pub(super) fn after(mut self, reads: WatchedFiles) -> Self {
         self.reads = reads;
         self
     }
 
-    /// The files that the configuration was read from, as far as that went.
+    /// Returns the files that were read before the faults were found.
     #[must_use]
     pub fn reads(&self) -> &WatchedFiles {
         &self.reads
     }
 
-    /// Number of faults; never 0.
+    /// Returns the number of faults; never 0.
     #[must_use]
     pub fn count(&self) -> usize {
         self.faults.len()
     }
 
-    /// The report for people, as rustc would write it.
+    /// Renders the report for people, in the style of rustc.
     #[must_use]
     pub fn render(&self, color: bool) -> String {
         let renderer = if color { Renderer::styled() } else { Renderer::plain() };
@@ -70,7 +70,7 @@ impl Report {
     fn group<'a>(&'a self, fault: &'a ConfigFault) -> Group<'a> {
         let title = Level::ERROR.primary_title(fault.message.as_str());
         let Some(place) = &fault.place else { return Group::with_title(title) };
-        // One line is enough to find it; a list over many lines is pointed at where it begins.
+        // One line is enough to find the fault. A list over several lines is marked at its first line.
         let start = floor(&self.text, place.start);
         let line_start = self.text[..start].rfind('\n').map_or(0, |newline| newline + 1);
         let line_end = self.text[start..].find('\n').map_or(self.text.len(), |newline| start + newline);

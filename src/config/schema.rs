@@ -1,17 +1,17 @@
-//! The JSON Schema of the settings: for editors, and for `shape`, which holds a file against it.
+//! The JSON Schema of the settings, for editors and for `shape`, which compares a file with the schema.
 
 use schemars::generate::SchemaSettings;
 use serde_json::Value;
 
 use super::raw;
 
-/// The JSON Schema of a configuration file, for `tidegate config schema`.
+/// Returns the JSON Schema of a configuration file, for `tidegate config schema`.
 #[must_use]
 pub fn schema() -> String {
     format!("{:#}\n", tree())
 }
 
-/// The schema without references, so that it can be walked beside a document.
+/// Returns the schema without references, so that `shape` can walk schema and document together.
 pub(super) fn tree() -> Value {
     let settings = SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true);
     let mut tree = settings.into_generator().into_root_schema_for::<raw::File>().to_value();
@@ -19,8 +19,8 @@ pub(super) fn tree() -> Value {
     tree
 }
 
-/// TOML has no null: what schemars says about it would only mislead. Defaults of whole tables repeat those of their
-/// settings.
+/// Removes null from types, enums and choices, because TOML has no null. Removes defaults of whole tables, which only repeat the
+/// defaults of their settings.
 fn simplify(schema: &mut Value) {
     match schema {
         Value::Object(object) => {

@@ -1,5 +1,5 @@
-//! Holds a document against the schema: settings that do not exist, wrong types, values out of range, settings that
-//! are missing. serde would stop at the first; this finds all, and hands on what is sound so that it is checked too.
+//! Compares a document with the schema: unknown settings, wrong types, values out of range, missing settings. serde would stop at
+//! the first fault. This module finds all faults, and returns the valid settings so that `check` can check them too.
 
 use std::ops::Range;
 
@@ -15,17 +15,17 @@ use super::{
     report::ConfigFault,
 };
 
-/// What is sound of a document, and what is not.
+/// The valid settings of a document, and its faults.
 pub(super) struct Shape {
-    /// The sound settings. An array with an unsound element is left out, so that indices stay true.
+    /// The valid settings. An array with an invalid element is left out, so that indices stay correct.
     pub(super) settings: Value,
-    /// What is wrong.
+    /// The faults of the shape.
     pub(super) faults: Vec<ConfigFault>,
-    /// Places whose content nobody can judge: it must not be shown.
+    /// Places whose content is unknown and may be a secret. A report must not show them.
     pub(super) hidden: Vec<Range<usize>>,
 }
 
-/// Reads a document as the schema says.
+/// Compares a document with the schema.
 pub(super) fn read(document: &Document<'_>, schema: &Value) -> Shape {
     let mut reader = Reader { faults: Vec::new(), hidden: Vec::new(), schema: schema.clone() };
     let settings = reader.table(document.root.get_ref(), None, schema, &Path::default());
@@ -35,11 +35,11 @@ pub(super) fn read(document: &Document<'_>, schema: &Value) -> Shape {
 struct Reader {
     faults: Vec<ConfigFault>,
     hidden: Vec<Range<usize>>,
-    /// Of the whole file.
+    /// Schema of the whole file.
     schema: Value,
 }
 
-/// What other gateways and SDKs call our settings.
+/// Names that other gateways and SDKs use for Tidegate's settings.
 const OTHERWISE: [(&str, &str); 16] = [
     ("url", "base_url"),
     ("api_base", "base_url"),
@@ -59,13 +59,13 @@ const OTHERWISE: [(&str, &str); 16] = [
     ("port", "listen"),
 ];
 
-/// The setting that another name stands for, if it is one of `names`.
+/// Returns the setting that another product's name means, if that setting is one of `names`.
 fn spoken_otherwise<'a>(name: &str, names: &[&'a str]) -> Option<&'a str> {
     let meant = OTHERWISE.iter().filter(|(other, _)| other.eq_ignore_ascii_case(name));
     meant.filter_map(|(_, meant)| names.iter().find(|known| *known == meant)).copied().next()
 }
 
-/// Names of the tables of the file that have a setting of this name.
+/// Returns the tables of the file that have a setting of this name.
 fn tables_with(schema: &Value, name: &str) -> Vec<String> {
     let tables = schema["properties"].as_object().into_iter().flatten();
     let has =
@@ -107,7 +107,7 @@ impl Reader {
             schema["properties"].as_object().into_iter().flatten().map(|(name, _)| &**name).collect();
         let name = key.get_ref();
         let near = nearest(name, names.iter().copied());
-        // Its value may be anything, and the name itself may be a secret in the wrong place.
+        // The value is unknown, and the name itself may be a secret in the wrong place.
         let like_a_setting =
             near.is_some() || (name.len() <= 40 && name.chars().all(|c| c.is_ascii_lowercase() || c == '_'));
         let message = if like_a_setting {
@@ -130,7 +130,7 @@ impl Reader {
         self.faults.push(ConfigFault { place: Some(key.span()), message, help });
     }
 
-    /// `list` is the schema of the list that the value is an element of.
+    /// `list` is the schema of the list that contains the value.
     fn value(
         &mut self,
         value: &Spanned<DeValue<'_>>,
@@ -165,11 +165,11 @@ impl Reader {
                     Err(format!("must be between {low} and {high}"))
                 }
             }
-            // As it is written: what is made of it has to be exact.
+            // Keep the written digits: later steps need the exact number.
             ("number", DeValue::Integer(digits)) if digits.radix() == 10 => Ok(Value::from(digits.as_str())),
             ("number", DeValue::Float(digits)) => Ok(Value::from(digits.as_str())),
             (wanted, found) => {
-                // What was to be a table or a list may well be a secret, and a number or a flag is none.
+                // A value in place of a table or a list may be a secret. A number or a boolean is not.
                 if ["object", "array"].contains(&wanted) || matches!(found, DeValue::Table(_) | DeValue::Array(_)) {
                     self.hidden.push(value.span());
                 }
@@ -193,7 +193,7 @@ fn within(path: &Path) -> String {
     path.name().map_or_else(String::new, |name| format!(" in `{name}`"))
 }
 
-/// A type as people say it, by the names of JSON Schema and of TOML.
+/// Returns the everyday words for a type of JSON Schema or TOML.
 fn spoken(name: &str) -> &str {
     match name {
         "object" | "table" => "a table",
@@ -208,7 +208,7 @@ fn spoken(name: &str) -> &str {
     }
 }
 
-/// Words and an example of the setting, by its schema.
+/// Returns `words` and an example of the setting, from its schema.
 fn mend(words: &str, name: &str, schema: &Value) -> String {
     let own = match &schema["examples"][0] {
         Value::Null => &schema["default"],
@@ -227,7 +227,7 @@ fn mend(words: &str, name: &str, schema: &Value) -> String {
     }
 }
 
-/// A document whose shape is sound, as the structs that the schema was made from.
+/// Turns the valid settings into the structs from which the schema was generated.
 pub(super) fn settings<T: serde::de::DeserializeOwned>(shape: &mut Shape) -> Option<T> {
     let settings = std::mem::take(&mut shape.settings);
     match serde_json::from_value(settings) {
@@ -235,7 +235,7 @@ pub(super) fn settings<T: serde::de::DeserializeOwned>(shape: &mut Shape) -> Opt
         Err(error) => {
             shape.faults.push(ConfigFault {
                 place: None,
-                // serde's words may repeat a value.
+                // The message of serde may repeat a value.
                 message: format!("the settings do not fit together ({:?})", error.classify()),
                 help: "this is a fault of Tidegate: please report it with the file, without its secrets".into(),
             });

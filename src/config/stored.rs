@@ -1,4 +1,4 @@
-//! Keys of the store, as keys of a configuration.
+//! Turns keys of the store into keys of a configuration.
 
 use std::sync::Arc;
 
@@ -14,41 +14,40 @@ use crate::domain::{
     money::{Budget, Currency, LAST_START},
 };
 
-/// A key of the store in terms of a configuration, and what of its settings the configuration does not have. A key that is
-/// restricted to what is not there may use nothing of it, never everything; one that cannot be held to what it says is refused.
+/// A key of the store as a configured key, with the faults of its settings. A key that is restricted to missing models or upstreams
+/// may use none of them, and never all. A key whose limits cannot be enforced is refused.
 pub(super) struct StoredKeyConfig {
     pub(super) key: Option<Key>,
     pub(super) faults: Vec<String>,
     unusable: Option<&'static str>,
 }
 
-/// What is wrong with a key of the store.
+/// One fault of a key of the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredFault {
     /// The key's name.
     pub name: String,
-    /// What it is.
+    /// Description of the fault.
     pub fault: String,
-    /// Whether the key is refused for it.
+    /// Whether Tidegate refuses the key because of the fault.
     pub refused: bool,
 }
 
-/// Why a key is refused: of a group that is gone its limits are gone, and nobody knows what they were.
+/// Why a key is refused (also the constants below): the limits of a missing group are unknown.
 const NO_GROUP: &str = "its group is gone";
-/// What is spent is in another currency, or nobody knows how much it may be.
+/// The spend is in another currency, or the amount of the budget is unknown.
 const NO_BUDGET: &str = "its budgets cannot be counted";
-/// Or its use of a model would be limited by nothing.
+/// Otherwise nothing would limit the use of a model.
 const NO_LIMITS: &str = "its limits for models cannot be counted";
-/// Or it might come from anywhere.
+/// Otherwise clients could use the key from any address.
 const NO_NETWORK: &str = "its networks cannot be read";
-/// The first start made the key so that the gateway can be tried: it may do everything.
+/// The first start creates the first key, so that an operator can try the gateway. That key may do everything.
 const HAS_OTHERS: &str = "it was for the time until another key is declared";
 const NO_HASH: &str = "its hash cannot be read";
 const OF_FILE: &str = "the configuration has one of its name or secret";
 
 impl Config {
-    /// Adds keys of the store. Returned is what is wrong with them: where the file has the same name or secret, the file's key
-    /// counts.
+    /// Adds keys of the store and returns their faults. If the file has a key with the same name or secret, the file's key is used.
     pub fn add_stored(&mut self, stored: &[StoredKey]) -> Vec<StoredFault> {
         let mut faults = Vec::new();
         let has_others = self.has_others(stored);
@@ -67,18 +66,18 @@ impl Config {
         faults
     }
 
-    /// Why a key of the store is refused whatever it says of itself, if it is. `all` are the keys of the store.
+    /// Returns why a key of the store is refused regardless of its own `disabled` flag. `all` are the keys of the store.
     pub fn unusable(&self, stored: &StoredKey, all: &[StoredKey]) -> Option<&'static str> {
         let ended = stored.settings.interim && self.has_others(all);
         self.take(stored).unusable.or(ended.then_some(HAS_OTHERS))
     }
 
-    /// Whether there are keys beside the one that the first start makes, which ends then.
+    /// Whether a key exists besides the first key, which the first start creates. The first key ends as soon as another key exists.
     pub fn has_others(&self, stored: &[StoredKey]) -> bool {
         self.keys.iter().any(|key| key.kept == KeySource::File) || stored.iter().any(|key| !key.settings.interim)
     }
 
-    /// What is wrong with a key that somebody wants to store.
+    /// Returns the faults of a key that an operator wants to store.
     pub fn faults_of(&self, stored: &StoredKey) -> Vec<String> {
         let mut faults = self.take(stored).faults;
         let limits = stored.settings.limits.iter().filter_map(|text| text.split_whitespace().next());
@@ -234,7 +233,7 @@ impl Config {
         index
     }
 
-    /// Whether there is a model that the pattern matches.
+    /// Whether a model exists that the pattern matches.
     fn could_be_asked(&self, pattern: &str) -> bool {
         let upstreams = self.upstreams.iter().map(|upstream| &upstream.name);
         let mut beginnings: Vec<String> = upstreams.map(|name| format!("{name}/")).collect();

@@ -1,4 +1,4 @@
-//! What would run, for `tidegate check`. Never a secret.
+//! The summary of a configuration for `tidegate check`. Never contains a secret.
 
 use std::fmt::{self, Display, Write};
 
@@ -14,8 +14,8 @@ use super::types::{
     OnClientGone, OnLostState, SharedLimits, Store, Strategy, Target, UnknownIds, Upstream, WhenRedisIsAway,
 };
 
-/// What would run with this configuration, for people. `memory` is the most that it allows, `disk` what it
-/// keeps there.
+/// Describes the configuration for people. `memory` is the most memory that this configuration allows. `disk` describes its use of
+/// the disk.
 #[must_use]
 pub fn summary(config: &Config, memory: &dyn Display, disk: &dyn Display) -> String {
     let mut out = String::new();
@@ -129,7 +129,7 @@ fn write(out: &mut String, config: &Config, memory: &dyn Display, disk: &dyn Dis
     write_prices(out, config)
 }
 
-/// Where conversations are made, which name no model: at the default upstream, or at the first one that a key may use.
+/// Shows the upstream of new conversations, which name no model: the default upstream, or the first one that a key may use.
 fn write_new_conversations(out: &mut String, config: &Config) -> fmt::Result {
     let serves = |index: &usize, key: Option<&Key>| {
         let allowed = key.and_then(|key| key.upstreams.as_ref()).is_none_or(|allowed| allowed.contains(index));
@@ -150,7 +150,7 @@ fn write_new_conversations(out: &mut String, config: &Config) -> fmt::Result {
     writeln!(out)
 }
 
-/// From where and until when a key works, and what becomes of what its clients leave behind.
+/// Describes the networks and the expiry of a key, and what happens to answers whose client left.
 fn bounds(key: &Key) -> String {
     let mut text = String::new();
     if !key.ips.is_empty() {
@@ -173,7 +173,7 @@ fn bounds(key: &Key) -> String {
     text
 }
 
-/// How long, how many, where; what else differs from the default.
+/// Describes retention, memory and place of the affinity data, and any setting that differs from its default.
 fn write_affinity(out: &mut String, config: &Config) -> fmt::Result {
     let AffinitySettings { ttl, max_entries, shared, unknown_ids } = config.affinity;
     let place = if shared { "shared in Redis" } else { "kept in the data folder" };
@@ -194,7 +194,7 @@ fn budgets(budgets: &[Budget]) -> String {
     budgets.iter().map(|budget| format!("; {budget}{}", start(budget))).collect()
 }
 
-/// What a key may ask for of some models.
+/// Describes the limits of a key for some models.
 fn by_model(all: &[ModelLimits]) -> String {
     let one = |one: &ModelLimits| format!("; of {}: {}", one.model.0, limits(one.limits) + &budgets(&one.budgets));
     all.iter().map(one).collect::<String>().replace(": ; ", ": ")
@@ -234,7 +234,7 @@ fn limits(limits: KeyLimits) -> String {
     parts.into_iter().flatten().collect()
 }
 
-/// The targets as they are asked: `>` before the next priority, `|` between equals, with their weights.
+/// Shows the targets in the order of attempts: `>` before the next priority, `|` between equal ones, which have weights.
 fn write_model(out: &mut String, config: &Config, model: &Model) -> fmt::Result {
     let mut targets: Vec<_> = model.targets.iter().collect();
     targets.sort_by_key(|target| target.priority);

@@ -1,4 +1,4 @@
-//! The configuration after every check: what the rest of the crate reads. Nothing here can be wrong any more.
+//! The configuration after every check. The rest of the crate reads these types. Every value here is valid.
 
 mod affinity;
 mod alerts;
@@ -27,49 +27,49 @@ pub use listen::{Listen, NoListen};
 pub use money::{ModelPrice, MoneySettings, Unpriced};
 pub use redis::{RedisAt, RedisHost, RedisSettings};
 
-/// Everything a start needs.
+/// The whole checked configuration of one process.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// Listeners, folders, sizes.
     pub server: Server,
-    /// Every deadline on the way.
+    /// Deadlines of connections, requests and upstreams.
     pub timeouts: Timeouts,
-    /// What is logged and how.
+    /// Format, level and content of log lines.
     pub log: Log,
-    /// Where keys and ledger are kept.
+    /// Where keys and ledger are stored.
     pub store: Store,
-    /// After how many days the ledger's rows become sums by day; none = never.
+    /// Number of days after which ledger rows become sums by day; none = never.
     pub keep_days: Option<u32>,
-    /// Where limits and budgets are counted that replicas share; none = this process counts alone.
+    /// Where replicas count the limits and budgets that they share; none = this process counts alone.
     pub sharing: Option<SharedLimits>,
-    /// Upstreams that can be used: those with no credential left (all optional ones unset) are in `idle`.
+    /// Upstreams that can be used. An upstream whose credentials are all optional and all unset is in `idle`.
     pub upstreams: Vec<Upstream>,
     /// Upstreams left out because none of their optional credentials is set.
     pub idle: Vec<IdleUpstream>,
     /// Models in the order of the file. Targets of idle upstreams are left out; a model without any target left is too.
     pub models: Vec<Model>,
-    /// Client keys whose secret is there.
+    /// Keys from the file whose secret was found. Keys of the store are added later.
     pub keys: Vec<Key>,
     /// Groups of keys.
     pub groups: Vec<Group>,
-    /// Where a request without `model` goes; an index into `upstreams`.
+    /// Upstream of a request without `model`: an index into `upstreams`.
     pub default_upstream: Option<usize>,
-    /// What prices and budgets are counted by.
+    /// How prices and budgets are counted.
     pub money: MoneySettings,
-    /// What upstreams bill for their models, those of idle upstreams left out.
+    /// What upstreams bill for their models. Prices of idle upstreams are left out.
     pub prices: Vec<ModelPrice>,
-    /// What happens when a candidate fails.
+    /// How many attempts and retries a request may make.
     pub retries: Retries,
-    /// When an upstream or a credential is passed by.
+    /// When an upstream or a credential is ejected, and for how long.
     pub health: Health,
-    /// Where state goes that an upstream keeps.
+    /// How Tidegate remembers the account and the owner of stored state.
     pub affinity: AffinitySettings,
-    /// Where an operator is told of what happened, if anywhere.
+    /// Where alerts are posted, if anywhere.
     pub alerts: Option<AlertSettings>,
 }
 
 impl Config {
-    /// A copy that shares no text with this one, so that threads do not write to the same reference counts.
+    /// Returns a copy that shares no text with this one, so that threads do not write to the same reference counts.
     #[must_use]
     pub fn apart(&self) -> Self {
         let mut copy = self.clone();
@@ -102,38 +102,38 @@ fn own(text: &mut Arc<str>) {
 /// `[server]`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Server {
-    /// Data plane.
+    /// Address of the data plane.
     pub listen: Listen,
-    /// Admin plane.
+    /// Address of the admin plane.
     pub admin_listen: Listen,
-    /// `/metrics` alone, if wanted.
+    /// Address of a listener for `/metrics` only, if one is configured.
     pub metrics_listen: Option<Listen>,
-    /// What the data plane shows and signs with in TLS; without it, it speaks plain http.
+    /// Certificate and key of the data plane; none = plain HTTP.
     pub tls: Option<Identity>,
-    /// Proxies whose `X-Forwarded-For` is believed.
+    /// Networks of proxies whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<IpNet>,
-    /// Where everything that must survive a restart lives.
+    /// The data folder: everything that must survive a restart.
     pub data_dir: PathBuf,
-    /// Number of runtimes, each with a listener of its own; at least 1.
+    /// Number of workers, each with a runtime and a listener of its own; at least 1.
     pub workers: usize,
-    /// Connections of clients at once, over all workers.
+    /// Client connections at once, over all workers.
     pub max_connections: usize,
-    /// Largest request body, decoded, in bytes.
+    /// Largest request body after decoding, in bytes.
     pub max_body_bytes: u64,
     /// All request bodies together, in bytes; at least `max_body_bytes`.
     pub max_body_memory: u64,
-    /// The rest of an answer that is read where its client left, in bytes.
+    /// How much of an answer is read after its client left, in bytes.
     pub client_gone_drain: u64,
-    /// Whom people ask when a budget is spent.
+    /// Text that ends the message of a spent budget, such as a mail address.
     pub contact: Option<Arc<str>>,
 }
 
-/// A certificate with its key, both in working order.
+/// A certificate with its private key. The check found that they fit together.
 #[derive(Clone)]
 pub struct Identity {
-    /// For rustls.
+    /// Certificate chain and key, as rustls uses them.
     pub certified: Arc<CertifiedKey>,
-    /// SHA-256 of both files: the key itself cannot be compared.
+    /// SHA-256 of both files, for comparisons: rustls keys cannot be compared.
     pub digest: [u8; 32],
 }
 
@@ -149,40 +149,40 @@ impl fmt::Debug for Identity {
     }
 }
 
-/// `[routing]`, but for the default upstream.
+/// `[routing]`, without the default upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retries {
-    /// Attempts for one request, the first one included; at least 1.
+    /// Attempts for one request, including the first; at least 1.
     pub max_attempts: usize,
-    /// Retries at one upstream over 10 s, in percent of its requests, beside the few that are always allowed.
+    /// Retries at one upstream over 10 s, in percent of its requests. A few more are always allowed.
     pub percent: u32,
-    /// The longest `Retry-After` that is waited for before the same upstream is asked again.
+    /// Longest `Retry-After` that a request waits for before a retry at the same upstream.
     pub retry_after_max: Duration,
 }
 
 /// `[health]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Health {
-    /// Faults in a row that eject.
+    /// Faults in a row that eject a candidate.
     pub consecutive_faults: u32,
-    /// Faults among the attempts of a window that eject, in percent.
+    /// Share of faults among the attempts of a window that ejects a candidate, in percent.
     pub fault_percent: u32,
-    /// First ejection.
+    /// Length of the first ejection.
     pub eject: Duration,
-    /// Longest ejection; at least `eject`.
+    /// Length of the longest ejection; at least `eject`.
     pub eject_max: Duration,
-    /// A credential that the upstream refused.
+    /// Cooldown of a credential that the upstream refused, or whose account has no money left.
     pub refused: Duration,
-    /// The longest `Retry-After` for which a credential is left alone.
+    /// Longest cooldown of a credential after a 429.
     pub cooldown_max: Duration,
 }
 
 /// `[timeouts]`. None of them covers a whole stream.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Timeouts {
-    /// From accept to the first byte.
+    /// From the accepted connection to its first byte.
     pub first_byte: Duration,
-    /// From the first byte of a head to its end.
+    /// From the first byte of a request head to its end.
     pub head: Duration,
     /// Between two requests on one connection.
     pub keep_alive_idle: Duration,
@@ -190,65 +190,66 @@ pub struct Timeouts {
     pub body_idle: Duration,
     /// Whole request body.
     pub body_total: Duration,
-    /// Slowest request body, bytes a second, judged from `body_idle` on.
+    /// Slowest request body after `body_idle`, in bytes per second.
     pub body_min_rate: u64,
-    /// A client that takes nothing of what is ready for it.
+    /// Longest time in which a client reads nothing of the data that is ready for it.
     pub write_stall: Duration,
-    /// From the wish to end until no new connection is taken.
+    /// From the signal to stop until Tidegate accepts no new connections.
     pub drain_delay: Duration,
-    /// Requests under way at shutdown.
+    /// How long requests in progress may go on at shutdown.
     pub drain: Duration,
-    /// Reading the rest of an answer whose client left.
+    /// How long the rest of an answer is read after its client left.
     pub client_gone_drain: Duration,
-    /// While every candidate has as many requests as it may have.
+    /// How long a request waits while every candidate has `max_in_flight` requests.
     pub queue: Duration,
-    /// Connecting to an upstream, name resolution and TLS included.
+    /// Connecting to an upstream, with name resolution and TLS.
     pub upstream_connect: Duration,
     /// From the sent request to the head of the answer.
     pub upstream_head: Duration,
-    /// The pause before Tidegate asks for a response in the background. No setting: sooner is no more exact, and tests need it.
+    /// Pause between two reads of a response in the background. There is no setting: a shorter pause brings no better data, and
+    /// only tests need one.
     pub background_poll: Duration,
     /// Longest gap inside an answer.
     pub upstream_silence: Duration,
-    /// An unused connection to an upstream.
+    /// How long an unused connection to an upstream stays open.
     pub upstream_pool_idle: Duration,
 }
 
 /// `[log]`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Log {
-    /// One JSON object a line, or text.
+    /// JSON or text.
     pub format: LogFormat,
     /// A `tracing` filter, such as `info` or `tidegate=debug`.
     pub level: String,
-    /// Whether lines of refused requests name the address of the client.
+    /// Whether log lines of refused requests contain the client's address.
     pub client_ip: bool,
 }
 
-/// Whether a configuration is read with the secrets of upstreams and clients.
+/// Whether the secrets of upstreams and clients are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SecretsNeeded {
-    /// To run: those that are missing are faults.
+    /// To run Tidegate: a missing secret is a fault.
     Read,
-    /// To look something up: nobody needs to have them. Stand-ins are in their places, and certificates are left out.
+    /// To look something up: secrets may be missing. Stand-ins replace them, and certificates are left out.
     Leave,
 }
 
-/// `[store]`: where keys and ledger are kept.
+/// `[store]`: where keys and ledger are stored.
 #[derive(Clone, Debug)]
 pub enum Store {
-    /// In SQLite, a file in the data folder.
+    /// SQLite, as files in the data folder.
     Sqlite,
-    /// In PostgreSQL.
+    /// A PostgreSQL database.
     Postgres {
-        /// With user, host and database, and without a password.
+        /// URL with user, host and database, but without a password.
         url: Arc<str>,
-        /// Of that user.
+        /// Password of that user.
         password: Option<SecretString>,
     },
 }
 
-/// Readings of a configuration are compared with each other, never with what a client sent: time tells nothing here.
+/// An operator's configurations are compared with each other, never with client input. Constant time is not needed.
 impl PartialEq for Store {
     fn eq(&self, other: &Self) -> bool {
         fn parts(store: &Store) -> Option<(&str, Option<&str>)> {
@@ -266,20 +267,20 @@ impl PartialEq for Store {
 pub enum LogFormat {
     /// One JSON object a line.
     Json,
-    /// For people.
+    /// Text for people.
     Text,
 }
 
-/// A user of a proxy.
+/// User and password for a proxy.
 #[derive(Clone, Debug)]
 pub struct ProxyLogin {
-    /// The name.
+    /// The user name.
     pub user: Arc<str>,
     /// The password; may be empty.
     pub password: SecretString,
 }
 
-/// Readings of a configuration are compared with each other, never with what a client sent: time tells nothing here.
+/// An operator's configurations are compared with each other, never with client input. Constant time is not needed.
 impl PartialEq for ProxyLogin {
     fn eq(&self, other: &Self) -> bool {
         self.user == other.user && self.password.expose_secret() == other.password.expose_secret()
@@ -289,75 +290,75 @@ impl PartialEq for ProxyLogin {
 /// `[[upstreams]]`: one provider endpoint.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Upstream {
-    /// Unique name.
+    /// Unique name of the upstream.
     pub name: Arc<str>,
-    /// Absolute http(s) URL without query or trailing slash; its path takes the place of the client's `/v1`.
+    /// Absolute http(s) URL without query or trailing slash. Its path replaces the client's `/v1`.
     pub base_url: Uri,
-    /// What is sent up; empty = the upstream wants none.
+    /// Credentials that Tidegate sends; empty = the upstream needs none.
     pub credentials: Vec<Credential>,
-    /// Header that carries the credential; `authorization` carries it as `Bearer …`, any other one bare.
+    /// Header that carries the credential: `authorization` as `Bearer …`, any other header as the bare secret.
     pub auth_header: HeaderName,
-    /// Headers added to every request, in place of the client's.
+    /// Headers that replace the client's headers of the same name in every request.
     pub headers: HeaderMap,
-    /// PEM text of further roots to trust.
+    /// PEM text of additional CA certificates to trust.
     pub ca_pem: Option<Arc<[u8]>>,
-    /// `http://` (CONNECT), `socks5://` or `socks5h://` proxy on the way to it.
+    /// Proxy on the way to the upstream: `http://` (CONNECT), `socks5://` or `socks5h://`.
     pub proxy: Option<Uri>,
-    /// Who we are to that proxy, where it asks.
+    /// Login for that proxy, if the proxy needs one.
     pub proxy_login: Option<ProxyLogin>,
-    /// Largest body that it takes, in bytes, if that is known.
+    /// Largest request body that the upstream accepts, in bytes, if it is known.
     pub max_body_bytes: Option<u64>,
-    /// Parts of the API that it has; one at least.
+    /// Parts of the API that the upstream has; at least one.
     pub surface: Vec<Surface>,
-    /// What a stream that ends cleanly without a terminal event does to the client.
+    /// What the client sees when a stream ends cleanly but without a terminal event.
     pub on_incomplete: OnIncomplete,
-    /// Whether `x-codex-*` request headers go up (they hold installation and thread ids).
+    /// Whether `x-codex-*` request headers are sent upstream. They contain installation and thread ids.
     pub codex_headers: bool,
-    /// Whether `OpenAI-Organization` and `OpenAI-Project` of the client go up.
+    /// Whether the client's `OpenAI-Organization` and `OpenAI-Project` are sent upstream.
     pub organization_headers: bool,
-    /// Whether `traceparent` and `tracestate` go up.
+    /// Whether `traceparent` and `tracestate` are sent upstream.
     pub trace_headers: bool,
-    /// Failures after which the next candidate is asked although this one may bill for what it did.
+    /// Failures that cause a failover although this upstream may bill for the attempt.
     pub failover_on: FailoverOn,
-    /// Statuses of answers after which the next candidate is asked; none = 408, 429 and every 5xx.
+    /// Statuses of answers that cause a failover; none = 408, 429 and every 5xx.
     pub failover_statuses: Option<Vec<u16>>,
-    /// Codes or types of error answers after which the next candidate is asked, whatever their status.
+    /// Codes or types of error answers that cause a failover, whatever their status.
     pub failover_codes: Vec<String>,
-    /// Requests under way at once.
+    /// Requests in progress at once.
     pub max_in_flight: Option<usize>,
-    /// Requests that may wait for one of those to end.
+    /// Requests that may wait until one of those ends.
     pub max_queued: usize,
-    /// Unused connections kept by each worker.
+    /// Unused connections that each worker keeps.
     pub max_idle_connections: usize,
-    /// The part of the official prices that it bills, in billionths; none = only `prices` counts.
+    /// Multiplier on the provider's list prices, in billionths; none = only `prices` applies.
     pub official_prices: Option<u64>,
-    /// Whose fault an error answer is, where it differs from the built-in table; the first match wins.
+    /// Who caused an error answer, where it differs from the built-in table. The first rule that matches wins.
     pub error_rules: Vec<ErrorRule>,
 }
 
 /// `on_incomplete`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnIncomplete {
-    /// The stream ends for the client as it ended for us.
+    /// The stream ends for the client as the upstream ended it.
     Pass,
-    /// The client's transfer is broken, so that it notices.
+    /// Tidegate breaks the client's transfer, so that the client notices.
     Break,
 }
 
 /// One credential of an upstream.
 #[derive(Clone, Debug)]
 pub struct Credential {
-    /// Its name in logs: by default the name of its variable or file.
+    /// Name in logs. The default is the name of the variable or file.
     pub name: Arc<str>,
-    /// The provider account behind it: credentials of one account share its state.
+    /// The provider's account. Credentials of one account share its state.
     pub account: Arc<str>,
-    /// Requests under way with it at once.
+    /// Requests in progress at once with this credential.
     pub max_in_flight: Option<usize>,
-    /// What is sent.
+    /// The secret that is sent.
     pub secret: SecretString,
 }
 
-/// Readings of a configuration are compared with each other, never with what a client sent: time tells nothing here.
+/// An operator's configurations are compared with each other, never with client input. Constant time is not needed.
 impl PartialEq for Credential {
     fn eq(&self, other: &Self) -> bool {
         let Self { name, account, max_in_flight, secret } = self;
@@ -368,50 +369,50 @@ impl PartialEq for Credential {
     }
 }
 
-/// An upstream that was configured but has no credential.
+/// A configured upstream of which no credential is set.
 #[derive(Clone, Debug, PartialEq)]
 pub struct IdleUpstream {
-    /// Its name.
+    /// Name of the upstream.
     pub name: Arc<str>,
-    /// The variables that would bring it to life.
+    /// Variables, or files, any of which would supply a credential.
     pub variables: Vec<String>,
 }
 
-/// `[[models]]`: a name and where it leads.
+/// `[[models]]`: a model name and its route.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Model {
-    /// The name clients ask for; with a trailing `*` it matches any rest.
+    /// The name that clients ask for. With a trailing `*` it matches every name that begins so.
     pub name: Arc<str>,
-    /// How the candidates are ordered for a request.
+    /// How the targets of one priority are ordered for a request.
     pub strategy: Strategy,
-    /// Candidates in the order of the file; at least one.
+    /// Targets in the order of the file; at least one.
     pub targets: Vec<Target>,
-    /// A request whose state is in an account that cannot be used.
+    /// What happens to a request whose state is in an account that cannot be used.
     pub on_lost_state: OnLostState,
-    /// Chat streams have to tell their tokens: `stream_options.include_usage` is added where the client left it out.
+    /// Chat streams must report their usage: Tidegate adds `stream_options.include_usage` where the client left it out.
     pub require_usage: bool,
 }
 
-/// How candidates of one priority are ordered for a request.
+/// How targets of one priority are ordered for a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Strategy {
-    /// In the order of the file: each has a priority of its own, unless one is written.
+    /// In the order of the file: each target has a priority of its own, unless the file sets one.
     Ordered,
-    /// Drawn by weight.
+    /// Drawn at random by weight.
     Weighted,
-    /// The faster of two that are drawn by weight, by the time to the first byte.
+    /// Two targets are drawn by weight; the one with the shorter time to the first byte is first.
     LeastLatency,
 }
 
-/// One candidate of a model.
+/// One upstream with its own name for the model.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Target {
     /// Index into `Config::upstreams`.
     pub upstream: usize,
-    /// Name of the model there; none = the name the client asked for.
+    /// The upstream's name of the model; none = the name that the client asked for.
     pub model: Option<Arc<str>>,
-    /// The lowest is asked first.
+    /// Targets with the lowest priority are attempted first.
     pub priority: u32,
-    /// Its share among those of the same priority; at least 1.
+    /// Share among the targets of the same priority; at least 1.
     pub weight: u32,
 }

@@ -1,16 +1,15 @@
-//! Which store a new key goes to: mostly a command that makes one in a new store runs in another folder than the gateway, or
-//! without its configuration.
+//! Tells the operator which store a new key is in. A command that creates a key in a new store mostly runs in the wrong folder, or
+//! without the gateway's configuration.
 
 use super::Create;
 use crate::{cli::output, config::Config, store::sql::DatabaseLocation};
 
-/// Whether the store is in a data folder in which no gateway ever ran: a gateway leaves its lock there.
+/// Whether no gateway ever ran with this data folder: a gateway leaves its lock file there.
 pub(super) fn is_new(place: &DatabaseLocation, config: &Config) -> bool {
     matches!(place, DatabaseLocation::Sqlite(_)) && !config.server.data_dir.join("lock").exists()
 }
 
-/// Asks on a terminal before a key is made in a folder that no gateway uses: mostly the command runs in another folder, or
-/// without the configuration of the gateway.
+/// Asks for confirmation on a terminal before a key is created in a folder that no gateway uses.
 pub(super) fn confirm_new(create: &Create, place: &DatabaseLocation, is_new: bool) -> Result<(), String> {
     if !is_new || create.yes {
         return Ok(());
@@ -25,7 +24,7 @@ pub(super) fn confirm_new(create: &Create, place: &DatabaseLocation, is_new: boo
     }
 }
 
-/// A key cannot be changed in a store that is not there.
+/// Returns the error for a change of a key in a missing store.
 pub(super) fn no_store(place: &DatabaseLocation) -> String {
     format!(
         "there is no store at {}, and so no key: name the gateway's configuration with --config, or its folder with TIDEGATE_DATA_DIR",
@@ -33,7 +32,7 @@ pub(super) fn no_store(place: &DatabaseLocation) -> String {
     )
 }
 
-/// Which store a new key is in.
+/// Returns a message that names the store of a new key.
 pub(super) fn made_in(place: &DatabaseLocation, is_new: bool) -> String {
     let place = absolute(place);
     if is_new {
@@ -46,7 +45,7 @@ pub(super) fn made_in(place: &DatabaseLocation, is_new: bool) -> String {
     }
 }
 
-/// The store for people, in whichever folder they are.
+/// Returns the place of the store with an absolute path, so that the text is clear in any folder.
 fn absolute(place: &DatabaseLocation) -> String {
     match place {
         DatabaseLocation::Sqlite(path) => {

@@ -1,4 +1,4 @@
-//! The settings of a key on the command line: for `create` and `update`.
+//! Settings of a key on the command line, for `create` and `update`.
 
 use std::time::Duration;
 
@@ -9,19 +9,19 @@ use crate::{
     domain::key::KeySettings,
 };
 
-/// Each setting that is given takes the place of what the key had.
+/// Settings of a key. Each setting that is given replaces the setting of the key.
 #[derive(Debug, Args)]
 pub(super) struct Settings {
-    /// Models it may ask for, a trailing * matches any rest; without it, all.
+    /// Models that the key may use. A trailing * matches any rest. Without it, all models.
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
     models: Option<Vec<String>>,
-    /// Upstreams it may use; without it, all.
+    /// Upstreams that the key may use. Without it, all upstreams.
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
     upstreams: Option<Vec<String>>,
-    /// Its group, as the configuration has it.
+    /// Group of the key, from the configuration.
     #[arg(long)]
     group: Option<String>,
-    /// When it ends: 30d, 12h, or the first day on which it is refused (2026-12-31).
+    /// When the key expires: 30d, 12h, or the first day on which it is refused (2026-12-31).
     #[arg(long, value_parser = time::moment, value_name = "TIME")]
     expires: Option<TimeArgument>,
     /// Requests per minute.
@@ -30,26 +30,26 @@ pub(super) struct Settings {
     /// Tokens per minute.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_000_000_000))]
     tpm: Option<u32>,
-    /// Requests under way at once.
+    /// Requests in progress at once.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     max_in_flight: Option<u32>,
-    /// What it may cost: 50CNY/month, 10CNY/week, 2.5USD/day, 100CNY/total. May be given once for each of the four.
+    /// Budget of the key: 50CNY/month, 10CNY/week, 2.5USD/day, 100CNY/total. May be given once for each of these windows.
     #[arg(long, value_name = "BUDGET")]
     budget: Vec<String>,
-    /// Day of the month on which the months of its budgets begin, 1 to 28; without it, the first.
+    /// Day of the month on which the months of the budgets begin, 1 to 28. Without it, the first day.
     #[arg(long, value_parser = clap::value_parser!(u8).range(1..=28), value_name = "DAY")]
     starts_on: Option<u8>,
-    /// Limits for its use of a model or pattern: `gpt-5* rpm=10 tpm=50000 max_in_flight=2 budget=5CNY/day`. May be given several times.
+    /// Limits for a model or pattern: `gpt-5* rpm=10 tpm=50000 max_in_flight=2 budget=5CNY/day`. May be given several times.
     #[arg(long, value_name = "LIMITS")]
     limit: Vec<String>,
-    /// Where it may come from: 10.0.0.0/8, 192.0.2.7. May be given several times.
+    /// Networks from which clients may use the key: 10.0.0.0/8, 192.0.2.7. May be given several times.
     #[arg(long, value_name = "NETWORK")]
     ip: Vec<String>,
-    /// What becomes of the call upstream when the client leaves before its end; without it, streams are cancelled, and other answers
-    /// are read to their end where the key or its group has a budget.
+    /// What happens to the upstream request when the client leaves early. Without it, streams are cancelled. Other answers are read
+    /// to their end if the key or its group has a budget.
     #[arg(long, value_enum)]
     on_client_gone: Option<ClientGone>,
-    /// Have its chat streams tell their tokens: `stream_options.include_usage` is added where it is missing.
+    /// Add `stream_options.include_usage` to chat streams without it, so that they report their usage.
     #[arg(long)]
     require_usage: bool,
 }
@@ -60,7 +60,7 @@ enum ClientGone {
     Drain,
 }
 
-/// A setting by its name on the command line.
+/// A setting, by the name of its option.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum Setting {
     Models,
@@ -76,14 +76,14 @@ pub(super) enum Setting {
     Ip,
     OnClientGone,
     RequireUsage,
-    /// That the key of the first start ends when another key is declared.
+    /// Whether the key is the first key, which ends when another key is declared.
     Interim,
 }
 
 impl Settings {
-    /// The settings that are given.
+    /// Returns the settings that are given.
     pub(super) fn given(&self) -> Vec<Setting> {
-        // Every field by its name, so that the compiler finds one that is forgotten here.
+        // Every field is named, so that the compiler finds a field that is missing here.
         let Self {
             models,
             upstreams,
@@ -117,7 +117,7 @@ impl Settings {
         given.into_iter().filter_map(|(given, setting)| given.then_some(setting)).collect()
     }
 
-    /// Puts what is given in the place of what is there.
+    /// Replaces the settings of a key with the given ones.
     pub(super) fn apply(&self, settings: &mut KeySettings, now: Duration) {
         for setting in self.given() {
             match setting {
@@ -133,7 +133,7 @@ impl Settings {
                 Setting::Limit => settings.limits.clone_from(&self.limit),
                 Setting::Ip => settings.ips.clone_from(&self.ip),
                 Setting::RequireUsage => settings.require_usage = self.require_usage,
-                // No option sets it.
+                // No option sets this setting.
                 Setting::Interim => {}
                 Setting::OnClientGone => {
                     let name = |what| match what {
@@ -148,14 +148,14 @@ impl Settings {
 }
 
 impl Setting {
-    /// Its name on the command line.
+    /// Returns the name of the option.
     pub(super) fn name(self) -> String {
         self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
     }
 
-    /// Puts a setting back to what it is where nothing is said of it.
+    /// Resets a setting to its default.
     pub(super) fn clear(self, settings: &mut KeySettings) {
-        // Every field by its name, so that the compiler finds one that is forgotten here.
+        // Every field is named, so that the compiler finds a field that is missing here.
         let KeySettings {
             models,
             upstreams,

@@ -1,4 +1,4 @@
-//! Keys as people and programs see them: everything but the hashes of the keys themselves.
+//! Shows keys to people and programs: everything except the hashes of the keys.
 
 use serde_json::{Map, Value, json};
 
@@ -10,15 +10,15 @@ use crate::{
     store::sql::AuditEntry,
 };
 
-/// Of a hash, so much tells two of them apart for people.
+/// Number of digits of a hash that is shown. It is enough for people to tell two hashes apart.
 const SHORT: usize = 12;
 
-/// A key, wherever it is declared.
+/// A key to show, from the configuration or the store.
 pub(super) struct KeyView {
     name: String,
     prefix: Option<String>,
     state: &'static str,
-    /// Why it is refused although nobody disabled it.
+    /// Why the key is refused although it is not disabled.
     why: Option<&'static str>,
     declared_in: String,
     created: Option<String>,
@@ -27,7 +27,7 @@ pub(super) struct KeyView {
 }
 
 impl KeyStore {
-    /// All keys: those of the file first.
+    /// Returns all keys; those of the configuration are first.
     pub(super) fn all(&self) -> impl Iterator<Item = KeyView> {
         let of_file = self.config.keys.iter().filter(|key| key.kept == KeySource::File);
         of_file.map(|key| self.of_file(key)).chain(self.keys.iter().map(|key| self.of_store(key)))
@@ -70,7 +70,7 @@ impl KeyStore {
     }
 }
 
-/// The settings of a key of the file, in the words of one of the store.
+/// Returns the settings of a key of the configuration in the form of a stored key.
 fn settings(config: &Config, key: &Key) -> KeySettings {
     let upstream = |index: &usize| config.upstreams.get(*index).map(|upstream| upstream.name.to_string());
     KeySettings {
@@ -100,7 +100,7 @@ impl KeyView {
         self.name == name
     }
 
-    /// The cells of a line of the list, below [`HEADS`].
+    /// Returns the cells of a line of the list, in the order of [`HEADS`].
     pub(super) fn cells(&self) -> Vec<String> {
         let none = || "-".to_owned();
         let key = self.prefix.as_ref().map_or_else(none, |prefix| format!("{prefix}…"));
@@ -123,7 +123,7 @@ impl KeyView {
         })
     }
 
-    /// A line for each thing that is known of it.
+    /// Returns a line for each known property of the key.
     pub(super) fn lines(&self) -> Vec<Vec<String>> {
         let mut lines = vec![vec!["name".to_owned(), self.name.clone()]];
         let fixed = [
@@ -136,7 +136,7 @@ impl KeyView {
             ("the one before works until", self.previous_until.clone()),
         ];
         lines.extend(fixed.into_iter().filter_map(|(name, text)| Some(vec![name.to_owned(), text?])));
-        // In their own words, so that they can be given again.
+        // Values have the form of the options, so that an operator can copy them.
         let settings = json!(self.settings);
         for (name, value) in settings.as_object().into_iter().flatten().filter(|(name, _)| *name != "expires_ms") {
             lines.push(vec![name.clone(), words(value)]);
@@ -145,7 +145,7 @@ impl KeyView {
     }
 }
 
-/// The first line of a list.
+/// Column names of the list.
 pub(super) const HEADS: [&str; 5] = ["name", "key", "state", "group", "declared in"];
 
 pub(super) fn words(value: &Value) -> String {
@@ -157,7 +157,7 @@ pub(super) fn words(value: &Value) -> String {
     }
 }
 
-/// A key, if there still is one, and what was done to it.
+/// Shows a key, or that it was deleted, with its audit entries.
 pub(super) fn with_audit(key: Option<&KeyView>, name: &str, audit: &[AuditEntry], as_json: bool) -> String {
     if as_json {
         let mut object = match key.map(KeyView::json) {

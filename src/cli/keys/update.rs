@@ -14,14 +14,14 @@ use crate::{
     store::sql::KeyChange,
 };
 
-/// What to change.
+/// Arguments of `tidegate keys update`.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Update {
-    /// Its name.
+    /// Name of the key.
     pub(super) name: String,
     #[command(flatten)]
     settings: Settings,
-    /// Settings to put back to their defaults, by the names of the options here: `--unset rpm,models`.
+    /// Settings to reset to their defaults, by the names of their options: `--unset rpm,models`.
     #[arg(long, value_enum, value_delimiter = ',', value_name = "SETTINGS")]
     unset: Vec<Setting>,
 }
@@ -46,7 +46,7 @@ impl KeyStore {
         if after == before {
             return Ok(format!("{name} has these settings already"));
         }
-        // A fault that was there before, such as the name of a model that is gone, does not keep other settings from being changed.
+        // An old fault, such as the name of a removed model, does not prevent a change of other settings.
         let known = self.faults_of(&before);
         let (old, mut new): (Vec<_>, Vec<_>) =
             self.faults_of(&after).into_iter().partition(|fault| known.contains(fault));
@@ -65,7 +65,7 @@ impl KeyStore {
     }
 }
 
-/// A line for each setting that is another one now.
+/// Returns a line for each setting that changed.
 fn changes(before: &KeySettings, after: &KeySettings) -> Vec<String> {
     let text = |settings: &KeySettings, name: &str| match (name, settings.expires_ms) {
         ("expires_ms", Some(ends)) => time::written(ends),

@@ -1,4 +1,4 @@
-//! Where a key may come from and until when it is good.
+//! Networks from which a key may be used, and its expiry.
 
 use std::net::IpAddr;
 
@@ -35,12 +35,12 @@ impl Check<'_> {
     }
 }
 
-/// A network, or an address alone.
+/// Parses a network or a single address.
 pub(in crate::config) fn network(text: &str) -> Option<IpNet> {
     text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from)).map(|network| network.trunc())
 }
 
-/// Milliseconds since 1970-01-01 UTC of a moment, or of the beginning of a day.
+/// Returns the milliseconds since 1970-01-01 UTC of a moment, or of the start of a day.
 fn moment(text: &str, zone: &TimeZone) -> Option<u64> {
     let moment = text.parse::<Timestamp>().ok().or_else(|| {
         let day = text.parse::<Date>().ok()?;

@@ -9,11 +9,10 @@ use crate::config::{
     types::{AffinitySettings, UnknownIds},
 };
 
-/// Seconds of a day.
 const DAY: u64 = 86_400;
 
 impl Check<'_> {
-    /// `has_redis`: whether `[limits]` names one.
+    /// `has_redis`: whether `[limits]` names a Redis.
     pub(super) fn affinity(&mut self, raw: &raw::Affinity, has_redis: bool) -> AffinitySettings {
         if raw.shared == Some(true) && !has_redis {
             self.fault(

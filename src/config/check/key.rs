@@ -22,10 +22,10 @@ use crate::domain::{
     money::{Budget, Window},
 };
 
-/// Shorter ones can be guessed: nothing slows a guesser down but the network.
+/// Shorter secrets can be guessed. Only the network slows an attacker down.
 const SHORTEST: usize = 16;
 
-/// What stands in examples, and gets into production from there. Compared without regard to letter case.
+/// Secrets from examples, which people copy into production. The comparison ignores letter case.
 const WELL_KNOWN: [&str; 12] = [
     "change-me-please",
     "changemechangeme",
@@ -44,13 +44,13 @@ const WELL_KNOWN: [&str; 12] = [
 const FRESH: &str = "make a fresh one, for example with `openssl rand -hex 32`";
 
 impl Check<'_> {
-    /// The groups, and whether these are all that were meant.
+    /// Returns the groups, and whether these are all groups that the file means.
     pub(super) fn groups(&mut self, raw: Vec<raw::Group>, money: &MoneySettings) -> (Vec<Group>, bool) {
         let complete = self.is_complete("groups", raw.iter().map(|group| group.name.is_some()));
         let mut groups: Vec<Group> = Vec::new();
         for (i, raw) in raw.into_iter().enumerate() {
             let path = Path::default().key("groups").index(i);
-            // Missing only if that was reported.
+            // The missing name was reported already.
             let Some(name) = raw.name else { continue };
             if self.short_name(&name, &[], &path.key("name")) && groups.iter().any(|group| *group.name == *name) {
                 self.fault(&path.key("name"), "another group has this name", "give each group a name of its own");
@@ -152,7 +152,7 @@ impl Check<'_> {
         }
     }
 
-    /// A day on which months begin means nothing without a budget by the month.
+    /// Reports `starts_on` without a budget by the month, where the setting has no effect.
     fn has_month(&mut self, starts_on: Option<u8>, budgets: &[Budget], path: &Path) {
         if starts_on.is_some() && self.sound && !budgets.iter().any(|budget| budget.window == Window::Month) {
             let help = "write a budget such as \"50CNY/month\", or remove `starts_on`";
@@ -180,7 +180,7 @@ impl Check<'_> {
                 let help = "write `rpm`, `tpm`, `max_in_flight` or `budgets`, or remove the block";
                 self.fault(&path, "this block limits nothing", help);
             }
-            // Missing only if that was reported.
+            // The missing model was reported already.
             let Some(model) = raw.model else { continue };
             self.asked_model(&model, askable, &path.key("model"));
             if all.iter().any(|known| *known.model.0 == *model) {
@@ -229,7 +229,7 @@ impl Check<'_> {
                 sha256
             }
             (both, _) => {
-                // One that was written but has the wrong shape was reported already.
+                // A `secret` or `sha256` of the wrong shape was reported already.
                 let is_written = ["secret", "sha256"].iter().any(|name| self.is_written(path, name));
                 if both.is_some() || !is_written {
                     let message = if both.is_some() {

@@ -14,12 +14,12 @@ use crate::config::{
     types::{RedisAt, RedisSettings, SecretsNeeded, SharedLimits, WhenRedisIsAway},
 };
 
-/// The promise is 50 ms: the rest is for timers and for a machine that is busy. No setting, as whoever waits longer is not served
-/// better.
+/// The promise is 50 ms. The other 10 ms are for timers and for a busy machine. There is no setting, because a longer wait does not
+/// serve a request better.
 const PATIENCE: Duration = Duration::from_millis(40);
 
 impl Check<'_> {
-    /// None where this process counts alone.
+    /// Checks `[limits]`. Returns none if this process counts alone.
     pub(super) fn sharing(&mut self, raw: raw::Limits) -> Option<SharedLimits> {
         let path = Path::default().key("limits");
         let password = raw.password.and_then(|secret| self.limits_secret(&secret, &path.key("password")));

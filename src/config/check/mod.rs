@@ -1,4 +1,4 @@
-//! From settings of sound shape to checked configuration. Every check goes on after a fault, so that all are found.
+//! Turns settings of valid shape into a checked configuration. Every check continues after a fault, so that all faults are found.
 
 mod access;
 mod affinity;
@@ -31,8 +31,8 @@ use super::{
     types::{Config, SecretsNeeded},
 };
 
-/// Checks the settings. The configuration holds stand-ins where there were faults: it is good only if there are none,
-/// neither here nor in the shape (`sound`).
+/// Checks the settings. Faulty settings are replaced by stand-ins. The configuration is usable only if `config` returns no fault
+/// and the shape has none (`sound`).
 pub(super) fn config(
     document: &Document<'_>,
     file: raw::File,
@@ -85,20 +85,20 @@ pub(super) fn config(
 
 struct Check<'a> {
     document: &'a Document<'a>,
-    /// Whether nothing was left out of the settings because of its shape: otherwise nobody can say that a name is missing.
+    /// Whether no setting was left out because of its shape. Otherwise a check cannot say that a name is missing.
     sound: bool,
     env: &'a dyn Fn(&str) -> Option<OsString>,
-    /// Reads files, for secrets and certificates.
+    /// Reads secrets and certificates, and remembers their files.
     reads: &'a mut WatchedFiles,
     secrets: SecretsNeeded,
-    /// Currencies of prices, where they are kept apart.
+    /// Currencies of the prices, if the configuration has no exchange rate.
     billed: Vec<Currency>,
     faults: Vec<ConfigFault>,
 }
 
 impl Check<'_> {
-    /// Whether all names of a list of tables are known, so that another name is one that is missing. A list that is left out for
-    /// its shape, an entry without a name and a header that is misspelled leave a doubt; faults elsewhere do not.
+    /// Whether all names of a list of tables are known, so that any other name is missing. A list that was left out because of its
+    /// shape, an entry without a name, or a misspelled header makes this uncertain. Faults in other tables do not.
     fn is_complete(&self, list: &str, mut named: impl Iterator<Item = bool>) -> bool {
         let root = self.document.root.get_ref();
         let is_misspelled = |name: &str| name != list && nearest(name, [list]).is_some();
@@ -110,23 +110,23 @@ impl Check<'_> {
         self.sound || (read && !in_doubt())
     }
 
-    /// Whether something is written for this setting, be it sound or not.
+    /// Whether the file has a value for this setting, valid or not.
     fn is_written(&self, table: &Path, name: &str) -> bool {
         self.document.place(&table.key(name)) != self.document.place(table)
     }
 
-    /// A fault of the setting at the end of the path.
+    /// Adds a fault of the setting at the path.
     fn fault(&mut self, path: &Path, message: impl Into<String>, help: impl Into<String>) {
         let place = self.document.place(path);
         self.faults.push(ConfigFault { place, message: message.into(), help: help.into() });
     }
 
-    /// A fault that is not in the file.
+    /// Adds a fault that is not in the file.
     fn fault_outside(&mut self, message: impl Into<String>, help: impl Into<String>) {
         self.faults.push(ConfigFault { place: None, message: message.into(), help: help.into() });
     }
 
-    /// A name that is written down with every request.
+    /// Checks a name that every ledger row contains.
     fn short_name(&mut self, name: &str, forbidden: &[char], path: &Path) -> bool {
         if name.len() > MAX_NAME_BYTES {
             let help = "use a shorter one: it is written down with every request";
@@ -136,7 +136,7 @@ impl Check<'_> {
         self.name(name, forbidden, path)
     }
 
-    /// A name that logs, metrics and requests can carry as it is.
+    /// Checks a name that logs, metrics and requests contain unescaped.
     fn name(&mut self, name: &str, forbidden: &[char], path: &Path) -> bool {
         let odd = |c: char| c.is_whitespace() || c.is_control() || is_invisible(c) || forbidden.contains(&c);
         if !name.is_empty() && !name.contains(odd) {

@@ -1,4 +1,4 @@
-//! `[[models]]`: names that clients ask for, and where they lead.
+//! `[[models]]`: model names and their routes.
 
 use super::{Check, upstream::UpstreamNames};
 use crate::config::{
@@ -8,17 +8,17 @@ use crate::config::{
     types::{Model, OnLostState, Strategy, Target},
 };
 
-/// Every name that a client could ask for.
+/// Every model name that a client may ask for.
 pub(super) struct ModelNames {
     names: Vec<String>,
-    /// Beginnings after which anything may follow: of wildcards, and `upstream/`.
+    /// Prefixes that any text may follow: from wildcards, and `upstream/`.
     beginnings: Vec<String>,
-    /// Whether this is all that was meant.
+    /// Whether these are all names that the file means.
     complete: bool,
 }
 
 impl ModelNames {
-    /// Whether there is a name that the pattern matches.
+    /// Whether a name exists that the pattern matches.
     pub(super) fn meets(&self, pattern: &str) -> bool {
         let beginnings = || self.beginnings.iter().map(String::as_str);
         !self.complete
@@ -34,7 +34,7 @@ impl ModelNames {
             }
     }
 
-    /// The name that was perhaps meant.
+    /// Returns the name that is most like the pattern.
     pub(super) fn nearest(&self, pattern: &str) -> Option<&str> {
         nearest(pattern, self.names.iter().map(String::as_str))
     }
@@ -52,7 +52,7 @@ impl Check<'_> {
         for (i, model) in raw.into_iter().enumerate() {
             let path = Path::default().key("models").index(i);
             let targets = self.targets(model.targets, model.strategy, upstreams, &path.key("targets"));
-            // Missing only if that was reported.
+            // The missing name was reported already.
             let Some(name) = model.name else { continue };
             if seen.contains(&name) {
                 self.fault(
@@ -90,7 +90,7 @@ impl Check<'_> {
         (models, askable)
     }
 
-    /// A name, or the beginning of names and `*`.
+    /// Checks a name, or a prefix with `*`.
     pub(super) fn pattern(&mut self, text: &str, path: &Path) -> bool {
         if text.strip_suffix('*').unwrap_or(text).contains('*') {
             self.fault(

@@ -19,10 +19,10 @@ use crate::{
     },
 };
 
-/// A million units for a million tokens, or for a dollar: what is more is a slip of the pen, and products of it would not fit.
+/// A million units for a million tokens, or for a dollar. A larger number is a typing error, and products of it would overflow.
 const HIGHEST: u64 = 1_000_000 * UNIT;
 
-/// Early enough to act, and when requests begin to be refused.
+/// The first warning is early enough to act. The second comes when Tidegate begins to refuse requests.
 const WARN_AT: [u64; 2] = [UNIT / 10 * 8, UNIT];
 
 /// No service tier costs a hundred times as much as another.
@@ -61,7 +61,7 @@ impl Check<'_> {
         MoneySettings { time_zone, cny_per_usd, unpriced, budget_status, warn_at }
     }
 
-    /// Parts of a budget, in billionths.
+    /// Parses fractions of a budget, in billionths.
     pub(super) fn thresholds(&mut self, written: &[raw::Decimal], path: &Path) -> Arc<[u64]> {
         let mut thresholds = Vec::with_capacity(written.len());
         for (i, text) in written.iter().enumerate() {
@@ -90,7 +90,7 @@ impl Check<'_> {
             let upstream = raw.upstream.and_then(|name| self.upstream_index(upstreams, &name, &path.key("upstream")));
             let Some(model) = raw.model else { continue };
             self.pattern(&model, &path.key("model"));
-            // Of one that is idle nothing is ever billed.
+            // An idle upstream bills nothing, so its price is dropped.
             let (Some(upstream), Some(price)) = (upstream, price) else { continue };
             let model: Arc<str> = model.into();
             if prices.iter().any(|known| (known.upstream, &known.model, known.from) == (upstream, &model, from)) {
@@ -172,7 +172,7 @@ impl Check<'_> {
         Some(Tariff::new(Price { currency, ..price }, steps))
     }
 
-    /// The prices of longer inputs. What is not written rises like `input` or `output`.
+    /// Returns the prices of longer inputs. A rate that is not set rises in proportion to `input` or `output`.
     fn long_inputs(&mut self, raw: &[raw::LongInput], base: Price, has_tokens: bool, path: &Path) -> Vec<PriceStep> {
         let mut steps: Vec<PriceStep> = Vec::new();
         for (i, raw) in raw.iter().enumerate() {
@@ -212,7 +212,7 @@ impl Check<'_> {
         steps
     }
 
-    /// How many times as much something costs, in billionths.
+    /// Parses a multiplier of a price, in billionths.
     fn factor(&mut self, written: &raw::Decimal, path: &Path) -> Option<u64> {
         let factor = nano(&written.0).filter(|factor| (1..=MOST_FACTOR).contains(factor));
         if factor.is_none() {
@@ -223,7 +223,7 @@ impl Check<'_> {
         factor
     }
 
-    /// A number of nano-units.
+    /// Parses a decimal number, in nano-units.
     pub(super) fn decimal(&mut self, written: &raw::Decimal, path: &Path) -> Option<u64> {
         let number = nano(&written.0).filter(|number| *number <= HIGHEST);
         if number.is_none() {
@@ -243,7 +243,7 @@ impl Check<'_> {
         u64::try_from(begins.timestamp().as_millisecond()).unwrap_or_default()
     }
 
-    /// `starts_on` = the day on which months begin, as it is written.
+    /// Parses budgets. `starts_on` is the day on which months begin, as the file has it.
     pub(super) fn budgets(&mut self, written: &[String], starts_on: Option<u8>, path: &Path) -> Vec<Budget> {
         let mut budgets: Vec<Budget> = Vec::new();
         for (i, text) in written.iter().enumerate() {
@@ -274,7 +274,7 @@ impl Check<'_> {
         budgets
     }
 
-    /// The currency of a price that cannot be held against a budget in this one.
+    /// Returns the currency of a price that cannot be compared with a budget in `budget`, for lack of an exchange rate.
     fn not_exchanged(&self, budget: Currency) -> Option<&'static str> {
         self.billed.iter().find(|currency| **currency != budget).map(|currency| currency.name())
     }

@@ -1,4 +1,4 @@
-//! The proxy on the way to an upstream: as it is written, or that of the environment where the setting says so.
+//! The proxy on the way to an upstream: from the setting, or from the environment where the setting says so.
 
 use data_encoding::BASE64;
 use http::Uri;
@@ -12,11 +12,11 @@ use super::{
 };
 use crate::config::{document::Path, raw, types::ProxyLogin};
 
-/// The word that asks for the proxy of the environment.
+/// Value of `proxy` that selects the proxy of the environment.
 const OF_ENVIRONMENT: &str = "env";
 
 impl Check<'_> {
-    /// The proxy, and what it asks for.
+    /// Returns the proxy and its login.
     pub(super) fn proxy(
         &mut self,
         raw: &raw::Upstream,
@@ -66,7 +66,7 @@ impl Check<'_> {
         }
     }
 
-    /// As curl reads the variables: the one of the scheme, else `ALL_PROXY`, unless `NO_PROXY` names the host.
+    /// Reads the variables like curl: the variable of the scheme, else `ALL_PROXY`, unless `NO_PROXY` names the host.
     fn of_environment(&mut self, base_url: &Uri, path: &Path) -> (Option<Uri>, Option<ProxyLogin>) {
         let env = self.env;
         let variable = |names: &[&str]| -> String {
@@ -80,7 +80,7 @@ impl Check<'_> {
             .no(variable(&["no_proxy", "NO_PROXY"]))
             .build();
         let Some(found) = matcher.intercept(base_url) else { return (None, None) };
-        // Without the user and the password, which it has on its own.
+        // The matcher keeps user and password apart from this URI.
         let text = found.uri().to_string();
         let Ok(proxy) = url::proxy(text.trim_end_matches('/')) else {
             let help =
@@ -98,7 +98,7 @@ impl Check<'_> {
     }
 }
 
-/// User and password of `Basic …`.
+/// Parses user and password from `Basic …`.
 fn from_basic(text: &str) -> Option<(String, String)> {
     let text = BASE64.decode(text.strip_prefix("Basic ")?.as_bytes()).ok()?;
     let text = String::from_utf8(text).ok()?;

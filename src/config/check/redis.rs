@@ -1,4 +1,4 @@
-//! `[limits] redis`: the URL of a Redis, of a Unix socket, or of the Sentinels that know the master.
+//! `[limits] redis`: the URL of a Redis, of a Unix socket, or of Sentinels.
 
 use http::uri::Authority;
 
@@ -15,11 +15,11 @@ const SOCKET: &str = "write it as \"unix:///run/redis/redis.sock?db=0\"";
 
 const PASSWORD: &str = "move it to `password = { env = \"TIDEGATE_REDIS_PASSWORD\" }`: files are read by many";
 
-/// The port of Redis, and that of Sentinel.
+/// Default ports of Redis and of Sentinel.
 const PORT: u16 = 6379;
 const SENTINEL_PORT: u16 = 26379;
 
-/// Where a Redis is, as its URL says; what is wrong with the URL, and a mend.
+/// Parses the URL of a Redis. The error says what is wrong and how to correct the URL.
 pub(super) fn place(text: &str) -> Result<RedisSettings, UrlError> {
     let (scheme, rest) = text.split_once("://").ok_or(("`redis` is not the URL of a Redis", EXAMPLE))?;
     if text.bytes().any(|b| !b.is_ascii_graphic()) {
@@ -55,7 +55,7 @@ pub(super) fn place(text: &str) -> Result<RedisSettings, UrlError> {
             if master.is_empty() || !master.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)) {
                 return Err(("`redis` does not say which master is meant", SENTINELS));
             }
-            // Whoever writes only a number forgot the name.
+            // A URL with only a number lacks the name of the master.
             if number.is_empty() && master.bytes().all(|b| b.is_ascii_digit()) {
                 return Err(("`redis` has a number where the name of the master is expected", SENTINELS));
             }
@@ -67,7 +67,7 @@ pub(super) fn place(text: &str) -> Result<RedisSettings, UrlError> {
     Ok(RedisSettings { at, database: database(number)?, user: user.map(Into::into), password: None, ca_pem: None })
 }
 
-/// What stands behind `unix://`.
+/// Parses the part after `unix://`.
 fn socket(user: Option<&str>, hosts: &str, path: Option<&str>, query: Option<&str>) -> Result<RedisSettings, UrlError> {
     if !hosts.is_empty() {
         return Err(("the path of the Unix socket in `redis` does not begin with /", SOCKET));

@@ -1,4 +1,4 @@
-//! Secrets: where they are said to be, and whether they can be what they are meant for.
+//! Finds secrets by their references, and checks that they are usable.
 
 use std::path::Path as FilePath;
 
@@ -8,24 +8,24 @@ use sha2::{Digest, Sha256};
 use super::Check;
 use crate::config::{document::Path, mask::is_variable, types::SecretsNeeded};
 
-/// Where a secret is said to be: `{ env = … }` or `{ file = … }`.
+/// Reference to a secret: `{ env = … }` or `{ file = … }`.
 pub(super) struct SecretReference<'a> {
     pub(super) env: Option<&'a str>,
     pub(super) file: Option<&'a str>,
     pub(super) optional: bool,
 }
 
-/// What a look there found.
+/// Result of a search for a secret.
 pub(super) enum SecretLookup {
     Secret(SecretString),
-    /// Not there, as it may be.
+    /// The secret is optional and missing.
     Unset,
-    /// Reported.
+    /// The fault was reported already.
     Faulty,
 }
 
 impl SecretReference<'_> {
-    /// The name that it has if it is given none: that of its variable or file.
+    /// Returns the default name of the secret: the name of its variable or file.
     pub(super) fn own_name(&self) -> String {
         let stem = || {
             self.file.and_then(|file| FilePath::new(file).file_stem()).map(|stem| stem.to_string_lossy().into_owned())
@@ -33,28 +33,28 @@ impl SecretReference<'_> {
         self.env.map(str::to_owned).or_else(stem).unwrap_or_default()
     }
 
-    /// What has to be set for it to be there.
+    /// Returns the variable or file that must exist.
     pub(super) fn wanted(&self) -> String {
         self.env.or(self.file).unwrap_or_default().to_owned()
     }
 }
 
-/// SHA-256 of a secret: how secrets are compared.
+/// Returns the SHA-256 of a secret. Secrets are compared by it.
 pub(super) fn digest(secret: &[u8]) -> [u8; 32] {
     Sha256::digest(secret).into()
 }
 
 impl Check<'_> {
-    /// Looks for a secret of an upstream or a client, where those are wanted. `path` leads to its table.
+    /// Finds a secret of an upstream or a client, or returns a stand-in if secrets are not read. `path` is its table.
     pub(super) fn secret(&mut self, reference: &SecretReference<'_>, path: &Path) -> SecretLookup {
         if self.secrets == SecretsNeeded::Read || reference.env.is_some() == reference.file.is_some() {
             return self.read_secret(reference, path);
         }
-        // Nobody has a secret like this, and no two are the same.
+        // This text is the secret of no one, and differs for each reference.
         SecretLookup::Secret(format!("a secret that is not read: {}", reference.wanted()).into())
     }
 
-    /// Looks for a secret. `path` leads to its table.
+    /// Finds a secret. `path` is its table.
     pub(super) fn read_secret(&mut self, reference: &SecretReference<'_>, path: &Path) -> SecretLookup {
         let (text, path) = match (reference.env, reference.file) {
             (Some(name), None) => (self.read_env(name, reference.optional, &path.key("env")), path.key("env")),
@@ -88,7 +88,7 @@ impl Check<'_> {
             return Err(());
         }
         match (self.env)(name).map(std::ffi::OsString::into_string) {
-            // What compose files and env files set to nothing is not set.
+            // Compose files and env files set a missing variable to the empty string.
             Some(Ok(text)) if text.is_empty() && optional => Ok(None),
             Some(Ok(text)) => Ok(Some(text)),
             None if optional => Ok(None),
@@ -123,7 +123,7 @@ impl Check<'_> {
         }
     }
 
-    /// A secret is sent in a header: an empty one would send none, and one with white space is mostly two.
+    /// Checks a secret. A header carries it: an empty secret would send none, and white space mostly means two secrets.
     fn usable(&mut self, text: String, reference: &SecretReference<'_>, path: &Path) -> SecretLookup {
         let owner = reference.env.map_or_else(|| "the file".to_owned(), |name| format!("the variable {name}"));
         if text.is_empty() {
@@ -150,7 +150,7 @@ impl Check<'_> {
     }
 }
 
-/// Straight ones, and those that word processors make of them.
+/// Straight quotes, and the typographic quotes of word processors.
 const QUOTES: [char; 7] = ['"', '\'', '`', '“', '”', '‘', '’'];
 
 const VISIBLE: &str = "a secret is visible ASCII without white space: look for a stray space, quote or line break";

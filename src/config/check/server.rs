@@ -13,15 +13,15 @@ use crate::config::{
 };
 
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
-/// The contact is a part of error messages, of which some clients show the first lines only.
+/// The contact is part of error messages. Some clients show only their first lines.
 const LONGEST_CONTACT: usize = 200;
-/// Few responses in the background are over sooner.
+/// Few responses in the background finish sooner.
 const BACKGROUND_POLL: Duration = Duration::from_secs(5);
 const ADDRESS: &str = "write an IP address and a port, such as \"127.0.0.1:8080\" or \"[::]:8080\", or the path of a Unix socket (up to \
                        96 bytes), such as \"unix:/run/tidegate/tidegate.sock\"";
 
 impl Check<'_> {
-    /// The server's settings; none if an address is no address.
+    /// Checks `[server]`. Returns none if an address is invalid.
     pub(super) fn server(&mut self, raw: raw::Server) -> Option<Server> {
         let listen = match (self.env)("TIDEGATE_LISTEN").filter(|text| !text.is_empty()) {
             None => self.address("listen", &raw.listen),
@@ -110,8 +110,8 @@ impl Check<'_> {
         address
     }
 
-    /// Two listeners on one port: with `SO_REUSEPORT` the kernel would let them share it and mix up their clients. Of two on one file,
-    /// the second would take the place of the first.
+    /// Checks that no two listeners collide. On one port, `SO_REUSEPORT` would let the kernel mix up their clients. On one socket
+    /// file, the second listener would replace the first.
     fn apart(&mut self, listeners: [(&str, &Option<Listen>); 3]) {
         for (i, (name, address)) in listeners.iter().enumerate() {
             for (other, taken) in &listeners[..i] {
@@ -143,7 +143,7 @@ impl Check<'_> {
     pub(super) fn log(&mut self, raw: raw::Log) -> Log {
         let path = Path::default().key("log").key("level");
         for part in raw.level.split(',').map(str::trim) {
-            // A bare word that is no level would be taken for a module, and nothing would be logged.
+            // `EnvFilter` would take an unknown word for a module, and nothing would be logged.
             let level = part.rsplit_once('=').map_or(part, |(_, level)| level);
             if !LEVELS.contains(&level.to_ascii_lowercase().as_str()) {
                 let near = nearest(level, LEVELS).map_or_else(String::new, |near| format!("did you mean `{near}`? "));
@@ -163,7 +163,7 @@ impl Check<'_> {
     }
 }
 
-/// Whether a connection to one could reach the other. `[::]` takes IPv4 too, where the system is not told otherwise.
+/// Whether two addresses accept the same connections. `[::]` accepts IPv4 too, unless the system is configured otherwise.
 fn meet(a: SocketAddr, b: SocketAddr) -> bool {
     let all = |x: SocketAddr, y: SocketAddr| x.ip().is_unspecified() && (x.is_ipv6() || y.is_ipv4());
     a.port() != 0 && a.port() == b.port() && (a.ip() == b.ip() || all(a, b) || all(b, a))

@@ -17,14 +17,14 @@ impl Check<'_> {
             }
             return Store::Sqlite;
         };
-        // By the parser that connecting uses: what passes here can be used.
+        // The connection code uses the same parser, so a URL without faults can be used.
         if let Err(wrong) = postgres::servers(&url) {
             self.fault(&path.key("url"), wrong.what, wrong.help);
         }
         Store::Postgres { url: url.into(), password }
     }
 
-    /// The password of something that is ours: it is read also where those of upstreams and clients are not wanted.
+    /// Finds a password of Tidegate itself. It is read even when the secrets of upstreams and clients are not.
     pub(super) fn password(&mut self, secret: &raw::Secret, path: &Path) -> Option<secrecy::SecretString> {
         let reference =
             SecretReference { env: secret.env.as_deref(), file: secret.file.as_deref(), optional: secret.optional };

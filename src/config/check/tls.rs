@@ -1,4 +1,4 @@
-//! `[server] tls`: a certificate and the key that fits it.
+//! `[server] tls`: a certificate and its private key.
 
 use std::{path::Path as FilePath, sync::Arc};
 
@@ -17,7 +17,7 @@ impl Check<'_> {
     pub(super) fn tls(&mut self, raw: &raw::Tls) -> Option<Identity> {
         let path = Path::default().key("server").key("tls");
         let (cert_path, key_path) = (path.key("cert_file"), path.key("key_file"));
-        // Both are read in any case: a reload has to see either of them change.
+        // Read both files even if one has a fault, so that a reload notices a change of either.
         let cert_pem = raw.cert_file.as_deref().map(|file| self.pem(file, "cert_file", &cert_path));
         let key_pem = raw.key_file.as_deref().map(|file| self.pem(file, "key_file", &key_path));
         let (cert_pem, key_pem) = (cert_pem.flatten(), key_pem.flatten());

@@ -21,7 +21,7 @@ use crate::{
     domain::endpoint::Surface,
 };
 
-/// Headers that belong to the connection, the body, or the credential: setting one would break what we promise.
+/// Headers of the connection, the body or the credential. Tidegate sets them; a configured value would break requests.
 const NOT_OURS: [&str; 15] = [
     "accept-encoding",
     "authorization",
@@ -40,15 +40,15 @@ const NOT_OURS: [&str; 15] = [
     "upgrade",
 ];
 
-/// The upstreams of the file.
+/// The checked upstreams of the file.
 pub(super) struct UpstreamNames {
     pub(super) live: Vec<Upstream>,
     pub(super) idle: Vec<IdleUpstream>,
-    /// Every name, with its place in `live`.
+    /// Every name, with its index in `live`; none for an idle upstream.
     pub(super) names: BTreeMap<String, Option<usize>>,
     /// Digests of all credentials.
     pub(super) secrets: Vec<[u8; 32]>,
-    /// Whether `names` holds all that were meant.
+    /// Whether `names` has all upstreams that the file means.
     pub(super) complete: bool,
 }
 
@@ -80,7 +80,7 @@ impl Check<'_> {
         all
     }
 
-    /// Index of a live upstream by name; none also if it is idle, or unknown, which is a fault.
+    /// Returns the index of a live upstream by name. Returns none for an idle upstream, and for an unknown one, which is a fault.
     pub(super) fn upstream_index(&mut self, all: &UpstreamNames, name: &str, path: &Path) -> Option<usize> {
         if let Some(index) = all.names.get(name) {
             return *index;
@@ -207,7 +207,7 @@ impl Check<'_> {
                 );
                 continue;
             };
-            // It may well be a secret: it must not show when headers are printed.
+            // The value may be a secret, so debug output of the headers must not show it.
             value.set_sensitive(true);
             if headers.insert(&name, value).is_some() {
                 self.fault(
@@ -220,7 +220,7 @@ impl Check<'_> {
         headers
     }
 
-    /// Roots of trust as PEM.
+    /// Reads CA certificates as PEM text.
     pub(super) fn ca_file(&mut self, file: &str, path: &Path) -> Option<Arc<[u8]>> {
         let pem = match self.reads.read(FilePath::new(file)) {
             Ok(pem) => pem,
@@ -241,8 +241,8 @@ impl Check<'_> {
         None
     }
 
-    /// Without the setting, all: what a provider has grows faster than configurations do, and it says itself what it has
-    /// not.
+    /// Returns the parts of the API that an upstream has. The default is all parts: providers grow faster than configurations, and
+    /// a provider reports itself what is missing.
     fn surface(&mut self, raw: Option<Vec<raw::Surface>>, path: &Path) -> Vec<Surface> {
         if raw.as_ref().is_some_and(Vec::is_empty) {
             self.fault(path, "`surface` is empty", "leave it out if the upstream has everything");
@@ -274,7 +274,7 @@ impl Check<'_> {
             if words.iter().any(String::is_empty) {
                 self.fault(&path.key("words"), "one of `words` is empty", "leave it out: it would match every message");
             }
-            // A status that is out of range was reported, and is not here.
+            // A status out of range was reported already and is missing here.
             if self.sound && rule.status.is_none() && rule.code.is_none() && rule.kind.is_none() && words.is_empty() {
                 let help = "add one of `status`, `code`, `type` and `words`";
                 self.fault(&path, "the rule matches every error", help);
@@ -299,7 +299,7 @@ impl Check<'_> {
         codes
     }
 
-    /// The credentials that are there, and what would have to be set for the others.
+    /// Returns the credentials that are set, and the variables or files that the others need.
     fn credentials(&mut self, raw: Option<Vec<raw::Credential>>, path: &Path) -> (Vec<Credential>, Vec<String>) {
         let (mut found, mut unset) = (Vec::new(), Vec::new());
         let Some(raw) = raw else { return (found, unset) };

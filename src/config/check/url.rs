@@ -1,13 +1,13 @@
-//! Where requests may go: base URLs and proxies.
+//! Checks the URLs to which Tidegate sends requests: upstreams, webhooks and proxies.
 
 use std::net::{IpAddr, Ipv4Addr};
 
 use http::{Uri, uri::Authority};
 
-/// What is wrong with a URL, and a mend.
+/// What is wrong with a URL, and how to correct it.
 pub(super) type UrlError = (&'static str, &'static str);
 
-/// What provider pages print behind the base URL, beside /responses.
+/// Paths that provider pages print after the base URL, besides /responses.
 const ENDPOINTS: [&str; 11] = [
     "/chat/completions",
     "/chat",
@@ -22,8 +22,8 @@ const ENDPOINTS: [&str; 11] = [
     "/responses/compact",
 ];
 
-/// A base URL without its trailing slash. It says where every request of an upstream goes, so nothing in it may be
-/// left to chance.
+/// Parses a base URL and removes its trailing slash. The check is strict, because the URL decides where every request of an
+/// upstream goes.
 pub(super) fn base(text: &str, insecure: bool) -> Result<Uri, UrlError> {
     const WHOLE: &str = "write the whole URL, such as \"https://www.dmxapi.cn/v1\"";
     let uri: Uri = text.parse().map_err(|_| ("is not a URL", WHOLE))?;
@@ -31,7 +31,7 @@ pub(super) fn base(text: &str, insecure: bool) -> Result<Uri, UrlError> {
     if scheme != "https" && scheme != "http" {
         return Err(("must begin with https:// or http://", WHOLE));
     }
-    // http::Uri drops a fragment without a word.
+    // `http::Uri` drops a fragment silently.
     if text.contains(['?', '#']) {
         return Err(("holds a query or a fragment", "cut it off: the client's own query is sent up"));
     }
@@ -61,7 +61,7 @@ pub(super) fn base(text: &str, insecure: bool) -> Result<Uri, UrlError> {
     base.parse().map_err(|_| ("is not a URL", WHOLE))
 }
 
-/// Where alerts are posted. Its path and query may hold a secret of the receiver's, so it is never shown.
+/// Parses the URL for alerts. Its path and query may contain a secret of the receiver, so the URL is never shown.
 pub(super) fn webhook(text: &str) -> Result<Uri, UrlError> {
     const WHOLE: &str = "write the whole URL, such as \"https://alerts.example.com/tidegate\"";
     let uri: Uri = text.parse().map_err(|_| ("is not a URL", WHOLE))?;
@@ -74,7 +74,7 @@ pub(super) fn webhook(text: &str) -> Result<Uri, UrlError> {
     }
 }
 
-/// A proxy on the way to an upstream.
+/// Parses the URL of a proxy on the way to an upstream.
 pub(super) fn proxy(text: &str) -> Result<Uri, UrlError> {
     const WHOLE: &str = "write for example \"http://proxy.internal:3128\" or \"socks5://127.0.0.1:1080\", or \"env\" for that of the environment";
     let uri: Uri = text.parse().map_err(|_| ("is not a URL", WHOLE))?;
@@ -88,7 +88,7 @@ pub(super) fn proxy(text: &str) -> Result<Uri, UrlError> {
     Ok(uri)
 }
 
-/// None also for a user in the URL (secrets have their own place) and a port that is none.
+/// Returns scheme and host. Returns none for an invalid port, and for a URL with a user, because secrets have their own setting.
 fn scheme_and_host(uri: &Uri) -> Option<(&str, &str)> {
     let authority: &Authority = uri.authority()?;
     let host = uri.host().filter(|host| !host.is_empty())?;
@@ -98,7 +98,8 @@ fn scheme_and_host(uri: &Uri) -> Option<(&str, &str)> {
     port_is_sound.then_some((uri.scheme_str()?, host))
 }
 
-/// Whether plain http to this host stays inside: loopback, private ranges, and names that only a private network knows.
+/// Whether plain HTTP to this host stays in a private network: loopback, private ranges, and names that only a private network
+/// resolves.
 fn is_private(host: &str) -> bool {
     let host = host.trim_end_matches('.').to_ascii_lowercase();
     let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(&host);
@@ -108,7 +109,7 @@ fn is_private(host: &str) -> bool {
             IpAddr::V6(v6) => v6.is_loopback() || v6.is_unique_local() || v6.is_unicast_link_local(),
         };
     }
-    // Resolvers read a last label of digits, also hexadecimal ones, as an IPv4 address: it may be any.
+    // Resolvers read a last label of decimal or hexadecimal digits as an IPv4 address, which may be public.
     let last = host.rsplit('.').next().unwrap_or_default();
     if last.starts_with("0x") || last.bytes().all(|b| b.is_ascii_digit()) {
         return false;
@@ -116,7 +117,7 @@ fn is_private(host: &str) -> bool {
     last == host || ["internal", "svc", "local", "localhost"].contains(&last)
 }
 
-/// 100.64.0.0/10: shared address space of carriers and overlay networks.
+/// Whether the address is in 100.64.0.0/10: shared address space of carriers and overlay networks.
 fn is_shared(address: Ipv4Addr) -> bool {
     let [a, b, ..] = address.octets();
     a == 100 && (64..128).contains(&b)

@@ -1,34 +1,34 @@
-//! Where state goes that an upstream keeps.
+//! How Tidegate remembers the account and the owner of stored state.
 
 use std::time::Duration;
 
 /// `[affinity]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AffinitySettings {
-    /// How long it is remembered where an id came from, after it was used last.
+    /// How long Tidegate remembers the account of an id after its last use.
     pub ttl: Duration,
-    /// Ids in memory.
+    /// Number of ids in memory.
     pub max_entries: usize,
-    /// Whether replicas share them in the Redis of [`Sharing`](super::SharedLimits), which is there then.
+    /// Whether replicas share the ids in the Redis of [`SharedLimits`](super::SharedLimits). If so, that Redis is configured.
     pub shared: bool,
-    /// Ids that Tidegate never saw; none = refused where several keys or groups can use the account, else routed.
+    /// Requests with ids that Tidegate never saw. None = refused where several keys or groups can use the account, else routed.
     pub unknown_ids: Option<UnknownIds>,
 }
 
-/// What becomes of a request that names an id that Tidegate never saw.
+/// What happens to a request with an id that Tidegate never saw.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UnknownIds {
-    /// It is refused like one with an id of somebody else's.
+    /// Refused, like a request with an id of another owner.
     Refuse,
-    /// It goes where it would go without: the upstream knows.
+    /// Routed as if it had no id: the upstream decides whether the id is valid.
     Route,
 }
 
-/// `[[models]] on_lost_state`: a request whose state is in an account that cannot be used.
+/// `[[models]] on_lost_state`: what happens to a request whose state is in an account that cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnLostState {
-    /// It fails, and the error says so.
+    /// The request fails, and the error says why.
     Fail,
-    /// Encrypted reasoning is cut out of it where nothing else binds it, and it goes on elsewhere.
+    /// If only encrypted reasoning pins the request, Tidegate removes that reasoning and another account answers.
     StripEncrypted,
 }

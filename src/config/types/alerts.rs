@@ -1,4 +1,4 @@
-//! Where an operator is told of what happened.
+//! Settings of the webhook for alerts.
 
 use http::Uri;
 use secrecy::{ExposeSecret, SecretString};
@@ -6,15 +6,15 @@ use secrecy::{ExposeSecret, SecretString};
 /// `[alerts]`.
 #[derive(Clone, Debug)]
 pub struct AlertSettings {
-    /// Where alerts are posted.
+    /// URL of the webhook.
     pub url: Uri,
-    /// Signs each of them.
+    /// Secret that signs each alert.
     pub secret: Option<SecretString>,
-    /// Answers of an upstream that end before their end, in percent, from which on one is sent.
+    /// An alert is sent when this percentage of an upstream's answers ends early.
     pub truncated_percent: u64,
 }
 
-/// Readings of a configuration are compared with each other, never with what a client sent: time tells nothing here.
+/// An operator's configurations are compared with each other, never with client input. Constant time is not needed.
 impl PartialEq for AlertSettings {
     fn eq(&self, other: &Self) -> bool {
         let Self { url, secret, truncated_percent } = self;

@@ -1,6 +1,6 @@
-//! What makes a request go on to another candidate, and whose fault an error answer is.
+//! What causes a failover, and who caused an error answer.
 
-/// `[[upstreams]] error_rules`. A rule matches an answer that has everything the rule names.
+/// `[[upstreams]] error_rules`. A rule matches an answer if all parts that the rule names match.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ErrorRule {
     /// HTTP status of the answer; none = any error.
@@ -9,33 +9,33 @@ pub struct ErrorRule {
     pub code: Option<String>,
     /// `error.type`, or `type` at the top level; none = any.
     pub kind: Option<String>,
-    /// Texts, one of which is in the message, in any letter case; empty = any message.
+    /// Texts; one of them must be in the message, in any letter case. Empty = any message.
     pub words: Vec<String>,
-    /// Whose fault it is.
+    /// Who caused the error.
     pub fault: FaultOwner,
 }
 
-/// Whose fault an upstream's error answer is.
+/// Who caused an upstream's error answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FaultOwner {
-    /// Our credential: the client sees 502 `upstream_auth`.
+    /// Tidegate's credential: the client gets 502 `upstream_auth`.
     Credential,
-    /// The money of our account: the same for the client.
+    /// The account's balance: the client gets the same error as for `Credential`.
     Balance,
-    /// The request: the client sees the answer as it is.
+    /// The request: the client gets the answer unchanged.
     Request,
-    /// The upstream does not have the model: the next target is asked, and nothing is counted.
+    /// The upstream does not have the model: Tidegate attempts the next target and counts no fault.
     Model,
-    /// The upstream: the next candidate is asked, and the fault counts.
+    /// The upstream: Tidegate attempts the next candidate and counts a fault.
     Upstream,
 }
 
-/// `failover_on`: what makes us ask another candidate although this one received the request and may bill for it.
+/// `failover_on`: failures that cause a failover although this upstream received the request and may bill for it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FailoverOn {
-    /// The connection ended before an answer began.
+    /// The connection ended before the answer began.
     pub disconnect: bool,
-    /// No answer began in time.
+    /// No answer began before the timeout.
     pub timeout: bool,
     /// A success that ended before the first byte of its body.
     pub empty: bool,

@@ -1,4 +1,4 @@
-//! Keys of clients, groups of them, and how much they may ask for.
+//! Keys of clients, groups of keys, and their limits.
 
 use std::{fmt, sync::Arc};
 
@@ -9,41 +9,41 @@ use crate::domain::{
     money::{Budget, decimal},
 };
 
-/// `[[keys]]`: one client key.
+/// `[[keys]]`: one key.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Key {
-    /// Its name in logs.
+    /// Name in logs.
     pub name: Arc<str>,
-    /// SHA-256 of its secret; the secret itself is not kept.
+    /// SHA-256 of the secret. The secret itself is not stored.
     pub sha256: [u8; 32],
-    /// Model patterns it may ask for; none = all.
+    /// Patterns of the models that the key may use; none = all.
     pub models: Option<Vec<Arc<str>>>,
-    /// Indices into `Config::upstreams` it may use (idle ones left out); none = all.
+    /// Indices into `Config::upstreams` that the key may use, without idle ones; none = all.
     pub upstreams: Option<Vec<usize>>,
     /// Index into `Config::groups`.
     pub group: Option<usize>,
-    /// How much it may ask for.
+    /// Limits of the key over all models.
     pub limits: KeyLimits,
-    /// What it may cost, one for each window at most.
+    /// Budgets of the key, at most one for each window.
     pub budgets: Vec<Budget>,
-    /// Parts of its budgets at which the log warns, in billionths.
+    /// Fractions of the budgets at which Tidegate logs a warning, in billionths.
     pub warn_at: Arc<[u64]>,
-    /// How much it may ask for of some models, beside all that.
+    /// Additional limits for some models.
     pub limits_by_model: Vec<ModelLimits>,
-    /// Networks that it may come from; empty = any.
+    /// Networks of the clients that may use the key; empty = any.
     pub ips: Vec<IpNet>,
-    /// From when on it is refused: milliseconds since 1970-01-01 UTC.
+    /// When the key expires: milliseconds since 1970-01-01 UTC.
     pub expires: Option<u64>,
-    /// What becomes of the call upstream when the client leaves before its end.
+    /// What happens to the upstream request when the client leaves early.
     pub on_client_gone: OnClientGone,
-    /// Chat streams have to tell their tokens: `stream_options.include_usage` is added where the client left it out.
+    /// Chat streams must report their usage: Tidegate adds `stream_options.include_usage` where the client left it out.
     pub require_usage: bool,
-    /// Where it is kept, and what only keys of the store have.
+    /// Where the key is stored, and the properties that only keys of the store have.
     pub kept: KeySource,
 }
 
 impl Key {
-    /// One that may use everything.
+    /// Returns a key that may use everything.
     pub fn unrestricted(name: &str, sha256: [u8; 32]) -> Self {
         Self {
             name: name.into(),
@@ -67,17 +67,17 @@ impl Key {
 /// `on_client_gone`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnClientGone {
-    /// Absent: a stream is cancelled. An answer that is no stream is read to its end where the key or its group has a
-    /// budget, as the provider bills all of it in any case.
+    /// The default: a stream is cancelled. Another answer is read to its end where the key or its group has a budget, because the
+    /// provider bills all of it in any case.
     #[default]
     ByCost,
-    /// It is cancelled.
+    /// The upstream request is cancelled.
     Cancel,
-    /// It is read to its end, within bounds, to know what it cost.
+    /// The answer is read to its end, within bounds, so that its cost is known.
     Drain,
 }
 
-/// Where a key is kept.
+/// Where a key is stored.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum KeySource {
     /// In the configuration.
@@ -85,46 +85,46 @@ pub enum KeySource {
     File,
     /// In the store.
     Store {
-        /// The one before the last rotation, as SHA-256, and until when it works.
+        /// SHA-256 of the secret before the last rotation, and the time until which that secret works.
         previous: Option<([u8; 32], u64)>,
-        /// Why it is refused for now, if it is.
+        /// Why Tidegate refuses the key at the moment, if it does.
         refused: Option<&'static str>,
     },
 }
 
-/// `[[groups]]`: keys that share limits.
+/// `[[groups]]`: keys that share limits and budgets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Group {
-    /// Its name.
+    /// Name of the group.
     pub name: Arc<str>,
-    /// How much its keys may ask for together.
+    /// Limits of all keys of the group together.
     pub limits: KeyLimits,
-    /// What they may cost together, one for each window at most.
+    /// Budgets of all keys of the group together, at most one for each window.
     pub budgets: Vec<Budget>,
-    /// Parts of its budgets at which the log warns, in billionths.
+    /// Fractions of the budgets at which Tidegate logs a warning, in billionths.
     pub warn_at: Arc<[u64]>,
 }
 
-/// Models for which one key may have limits of its own: each request is held against all that match.
+/// Most models for which one key may have limits of its own. Each request is checked against every pattern that matches.
 pub const MOST_BY_MODEL: usize = 32;
 
-/// `[[keys.limits]]`: how much a key may ask for of one model or pattern.
+/// `[[keys.limits]]`: limits of a key for one model or pattern.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModelLimits {
-    /// Which models.
+    /// The model or pattern.
     pub model: ModelPattern,
-    /// How much.
+    /// Limits for these models.
     pub limits: KeyLimits,
-    /// What they may cost, one for each window at most.
+    /// Budgets for these models, at most one for each window.
     pub budgets: Vec<Budget>,
 }
 
 impl ModelLimits {
-    /// Reads the form that keys of the store have: a model or pattern, and after it at least one of `rpm=`, `tpm=`, `max_in_flight=`
-    /// and `budget=`, which may be there once for each window, apart by white space.
+    /// Parses the text that keys of the store use: a model or pattern, then at least one of `rpm=`, `tpm=`, `max_in_flight=` and
+    /// `budget=`, separated by white space. `budget=` may appear once for each window.
     ///
     /// # Errors
-    /// What is wrong with it, for people.
+    /// A message that says what is wrong with the text.
     pub fn parse(text: &str, starts_on: u8) -> Result<Self, String> {
         let wrong =
             |what: &str| format!("`{text}`: {what}, as in `gpt-5* rpm=10 tpm=50000 max_in_flight=2 budget=5CNY/day`");
@@ -162,7 +162,7 @@ impl ModelLimits {
 }
 
 impl fmt::Display for ModelLimits {
-    /// In the form that [`ModelLimits::parse`] reads.
+    /// Writes the form that [`ModelLimits::parse`] reads.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let KeyLimits { requests, tokens, in_flight } = self.limits;
         f.write_str(&self.model.0)?;
@@ -175,14 +175,14 @@ impl fmt::Display for ModelLimits {
     }
 }
 
-/// How much a key or a group may ask for; none = as much as it likes.
+/// Limits of a key or a group; none = unlimited.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct KeyLimits {
     /// Requests per minute.
     pub requests: Option<u32>,
     /// Tokens per minute, input and output together.
     pub tokens: Option<u32>,
-    /// Requests under way at once.
+    /// Requests in progress at once.
     pub in_flight: Option<usize>,
 }
 

@@ -1,26 +1,26 @@
-//! What replicas share of limits and budgets.
+//! Settings of the limits and budgets that replicas share.
 
 use std::time::Duration;
 
 use super::redis::RedisSettings;
 
-/// `[limits]`, where there is a Redis.
+/// `[limits]` with a Redis.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SharedLimits {
-    /// Where they are counted.
+    /// The Redis that counts the limits and budgets.
     pub redis: RedisSettings,
-    /// How many replicas share them; at least 1.
+    /// How many replicas share the limits; at least 1.
     pub replicas: u32,
-    /// What happens while Redis is away.
+    /// What happens while Redis is unavailable.
     pub fail: WhenRedisIsAway,
-    /// A request waits for Redis no longer than this, all its questions together.
+    /// Longest time that one request waits for Redis, over all its calls.
     pub patience: Duration,
 }
 
-/// While what is left of the limits cannot be known.
+/// What happens while Redis is unavailable and the remaining limits are unknown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WhenRedisIsAway {
-    /// Each replica allows its part.
+    /// Each replica allows its share.
     Share,
     /// Keys with limits are refused.
     Closed,

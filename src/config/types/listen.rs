@@ -1,12 +1,12 @@
-//! Where a listener is: an address, or a Unix socket.
+//! The place of a listener: an address, or a Unix socket.
 
 use std::{fmt, net::SocketAddr, path::Path, str::FromStr, sync::Arc};
 
-/// A path of a Unix socket has at most so many bytes: the kernel takes 107 on Linux and 103 elsewhere, and the file has a longer name
-/// until it is in its place.
+/// Most bytes in the path of a Unix socket. The kernel accepts 107 on Linux and 103 elsewhere. The socket file has a longer
+/// temporary name before it is renamed.
 const LONGEST: usize = 96;
 
-/// Where a listener is.
+/// The place of a listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Listen {
     /// An IP address and a port.
@@ -15,13 +15,13 @@ pub enum Listen {
     Socket(Arc<Path>),
 }
 
-/// What is written is neither.
+/// The text is neither an address nor a Unix socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("neither an address and a port, nor unix: and a path")]
 pub struct NoListen;
 
 impl Listen {
-    /// The address, where it is one.
+    /// Returns the address; none for a Unix socket.
     pub fn address(&self) -> Option<SocketAddr> {
         match self {
             Self::Address(address) => Some(*address),
@@ -51,7 +51,7 @@ impl From<SocketAddr> for Listen {
 }
 
 impl fmt::Display for Listen {
-    /// As it is written.
+    /// Writes the form that `from_str` reads.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Address(address) => address.fmt(f),

@@ -1,4 +1,4 @@
-//! Prices, budgets and what they are counted by.
+//! Settings of prices and budgets.
 
 use std::sync::Arc;
 
@@ -10,36 +10,36 @@ use crate::domain::price::Tariff;
 /// `[money]`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MoneySettings {
-    /// Where days, weeks and months of budgets and prices begin.
+    /// Time zone in which the days, weeks and months of budgets and prices begin.
     pub time_zone: TimeZone,
-    /// Nano-yuan for a dollar; none = the two are never added up.
+    /// Nano-yuan for one dollar; none = amounts in the two currencies are never added.
     pub cny_per_usd: Option<u64>,
-    /// A model without a price, asked for by a key with a budget.
+    /// A request for a model without a price, from a key with a budget.
     pub unpriced: Unpriced,
-    /// Status of the answer to a key whose budget is spent: 429, or 402.
+    /// Status of the error for a spent budget: 429 or 402.
     pub budget_status: StatusCode,
-    /// Parts of a budget at which the log warns, in billionths; for keys and groups that have none of their own.
+    /// Fractions of a budget at which Tidegate logs a warning, in billionths. Default for keys and groups without their own.
     pub warn_at: Arc<[u64]>,
 }
 
-/// What becomes of a request for a model without a price, where its key has a budget.
+/// What happens to a request for a model without a price when its key has a budget.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unpriced {
-    /// It is refused: the budget could not count it.
+    /// Refused: the budget could not count the request.
     Refuse,
-    /// It is served, and costs nothing that is known.
+    /// Served: the cost is unknown and counts as nothing.
     Allow,
 }
 
-/// `[[prices]]`: what an upstream bills for a model.
+/// `[[prices]]`: the price of a model at an upstream.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelPrice {
     /// Index into `Config::upstreams`.
     pub upstream: usize,
-    /// The model's name there; with a trailing `*` it matches any rest.
+    /// The upstream's name of the model. With a trailing `*` it matches every name that begins so.
     pub model: Arc<str>,
-    /// From when on: milliseconds since 1970-01-01 UTC.
+    /// Time from which the price applies: milliseconds since 1970-01-01 UTC.
     pub from: u64,
-    /// How much.
+    /// The prices, by service tier and input length.
     pub price: Tariff,
 }

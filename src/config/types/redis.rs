@@ -1,25 +1,25 @@
-//! Where a Redis is, and as whom Tidegate asks it.
+//! Where a Redis is, and the login that Tidegate uses there.
 
 use std::{fmt, path::Path, sync::Arc};
 
 use secrecy::{ExposeSecret, SecretString};
 
-/// Where a Redis is, and as whom Tidegate asks it.
+/// Where a Redis is, and the login that Tidegate uses there.
 #[derive(Clone, Debug)]
 pub struct RedisSettings {
-    /// Where it is.
+    /// Host, Unix socket or Sentinels.
     pub at: RedisAt,
-    /// The number of its database.
+    /// Number of the database.
     pub database: u16,
-    /// The user of Tidegate, where Redis has users.
+    /// Tidegate's user in Redis, if Redis has users.
     pub user: Option<Arc<str>>,
-    /// Of that user, or of all.
+    /// Password of that user; without a user, the password of the server.
     pub password: Option<SecretString>,
-    /// Roots of trust beside those of the system, as PEM, where the connection is TLS.
+    /// PEM text of CA certificates to trust in addition to those of the system, for TLS connections.
     pub ca_pem: Option<Arc<[u8]>>,
 }
 
-/// Where a Redis is.
+/// How Tidegate finds a Redis.
 #[derive(Clone, Debug)]
 pub enum RedisAt {
     /// At a host and a port.
@@ -29,17 +29,17 @@ pub enum RedisAt {
         /// The host and the port.
         host: RedisHost,
     },
-    /// Behind a Unix socket.
+    /// A Unix socket.
     Socket(Arc<Path>),
-    /// Where Sentinels say that the master is.
+    /// The master that the Sentinels name.
     Sentinels {
-        /// Whether the connections, to Sentinels and to Redis, are TLS.
+        /// Whether the connections to Sentinels and to Redis are TLS.
         tls: bool,
         /// The Sentinels.
         sentinels: Vec<RedisHost>,
-        /// The name by which Sentinels know the master.
+        /// Name of the master in the Sentinels.
         master: Arc<str>,
-        /// Of the Sentinels, which is not that of Redis.
+        /// Password of the Sentinels, which is not the password of Redis.
         password: Option<SecretString>,
     },
 }
@@ -54,13 +54,13 @@ pub struct RedisHost {
 }
 
 impl RedisSettings {
-    /// At this host and port, without TLS, a user or a password.
+    /// Returns settings for a host and a port, without TLS, user or password.
     pub fn plain(name: &str, port: u16) -> Self {
         let at = RedisAt::Host { tls: false, host: RedisHost { name: name.into(), port } };
         Self { at, database: 0, user: None, password: None, ca_pem: None }
     }
 
-    /// Whether connections are TLS.
+    /// Whether connections use TLS.
     pub fn is_tls(&self) -> bool {
         match self.at {
             RedisAt::Host { tls, .. } | RedisAt::Sentinels { tls, .. } => tls,
@@ -73,7 +73,7 @@ fn same(one: &Option<SecretString>, other: &Option<SecretString>) -> bool {
     one.as_ref().map(ExposeSecret::expose_secret) == other.as_ref().map(ExposeSecret::expose_secret)
 }
 
-/// Readings of a configuration are compared with each other, never with what a client sent: time tells nothing here.
+/// An operator's configurations are compared with each other, never with client input. Constant time is not needed.
 impl PartialEq for RedisSettings {
     fn eq(&self, other: &Self) -> bool {
         let Self { at, database, user, password, ca_pem } = self;
@@ -82,7 +82,7 @@ impl PartialEq for RedisSettings {
     }
 }
 
-/// As that of [`RedisSettings`].
+/// Compares secrets like the comparison of [`RedisSettings`].
 impl PartialEq for RedisAt {
     fn eq(&self, other: &Self) -> bool {
         match (self, other) {
@@ -114,7 +114,7 @@ impl fmt::Display for RedisHost {
 }
 
 impl fmt::Display for RedisSettings {
-    /// For people: as it is written, without any secret.
+    /// Writes the URL for people, without any secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { at, database, user, password: _, ca_pem: _ } = self;
         let user = user.as_ref().map(|user| format!("{user}@")).unwrap_or_default();
