@@ -5,6 +5,7 @@ mod affinity;
 mod alerts;
 mod connections;
 mod keys;
+mod labels;
 mod ledger;
 mod reloads;
 mod results;
@@ -15,7 +16,7 @@ mod unpriced;
 use std::sync::Arc;
 
 use prometheus_client::{
-    encoding::{EncodeLabelSet, text::encode},
+    encoding::text::encode,
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
@@ -25,6 +26,7 @@ pub use reloads::{Reload, Reloads};
 pub use standings::{HealthMetrics, UpstreamHealth};
 pub use unpriced::Unpriced;
 
+use labels::{AttemptLabels, EndLabels, LimitLabels, PlacedLabels, ProblemLabels, TokenLabels, UpstreamLabels};
 use results::{RESULTS, result_name};
 
 use crate::domain::{
@@ -37,52 +39,6 @@ use crate::domain::{
     problem::Problem,
     sharing::Condition as Sharing,
 };
-
-/// `upstream`, `end`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct EndLabels {
-    upstream: Arc<str>,
-    end: &'static str,
-}
-
-/// `code`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct ProblemLabels {
-    code: &'static str,
-}
-
-/// `upstream`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct UpstreamLabels {
-    upstream: Arc<str>,
-}
-
-/// `upstream`, `kind` (`input`, `cached`, `output`, `reasoning`).
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct TokenLabels {
-    upstream: Arc<str>,
-    kind: &'static str,
-}
-
-/// `limit` (`rpm`, `tpm`, `max_in_flight`), `of` (`key`, `group`).
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct LimitLabels {
-    limit: &'static str,
-    of: &'static str,
-}
-
-/// `result`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct PlacedLabels {
-    result: &'static str,
-}
-
-/// `upstream`, `result`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct AttemptLabels {
-    upstream: Arc<str>,
-    result: &'static str,
-}
 
 /// All of them.
 #[derive(Debug)]
@@ -231,6 +187,26 @@ impl Default for Metrics {
             connections,
             reloads,
         }
+    }
+}
+
+impl Metrics {
+    /// Answers of an upstream that are over, and those of them whose transfer ended before their end.
+    pub fn answers(&self, upstream: &str) -> (u64, u64) {
+        let upstream: Arc<str> = upstream.into();
+        let (mut all, mut truncated) = (0, 0);
+        for end in EndReason::ALL {
+            let labels = EndLabels { upstream: Arc::clone(&upstream), end: end.name() };
+            let count = self.requests.get(&labels).map_or(0, |counter| counter.get());
+            match end {
+                EndReason::Incomplete | EndReason::UpstreamBroken | EndReason::UpstreamStalled => truncated += count,
+                EndReason::Completed | EndReason::ResponseFailed | EndReason::ResponseIncomplete => {}
+                // These tell nothing of how the upstream's answers end.
+                _ => continue,
+            }
+            all += count;
+        }
+        (all, truncated)
     }
 }
 

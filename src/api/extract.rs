@@ -5,7 +5,7 @@ use std::{convert::Infallible, sync::Arc};
 use axum::{extract::FromRequestParts, http::request::Parts};
 
 use super::Data;
-use crate::{domain::departure::DisconnectRecord, proxy::RequestArrival};
+use crate::{metering::DisconnectRecord, proxy::RequestArrival};
 
 /// The request's id and its connection's fate. Every handler of the API takes it, so that every request has them.
 ///

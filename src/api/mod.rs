@@ -4,6 +4,7 @@ mod explain;
 mod extract;
 mod health;
 mod metrics;
+mod state;
 mod v1;
 
 use std::sync::Arc;
@@ -13,31 +14,11 @@ use axum::{
     routing::{MethodRouter, any, get},
 };
 
-pub use health::Health;
+pub use state::{Admin, Data, Health};
 
-use crate::{domain::endpoint::Endpoint::*, metrics::Metrics, proxy::Proxy};
+use crate::domain::endpoint::Endpoint::*;
 
 use v1::relay::relay;
-
-/// What the data plane's handlers share: one per worker.
-#[derive(Debug)]
-pub struct Data {
-    /// The gateway as this worker sees it.
-    pub proxy: Arc<Proxy>,
-    /// Liveness and readiness.
-    pub health: Arc<Health>,
-}
-
-/// What the admin plane's handlers share.
-#[derive(Clone, Debug)]
-pub struct Admin {
-    /// The gateway as one of the workers sees it: they share what is shown here.
-    pub data: Arc<Data>,
-    /// Counters.
-    pub metrics: Arc<Metrics>,
-    /// Liveness and readiness.
-    pub health: Arc<Health>,
-}
 
 /// All routes of the data plane. Matched exactly, on the raw path, with and without `/v1`: users leave it out of the
 /// base URL (docs/wire.md, section 1). Nothing is ever redirected. A few names below

@@ -13,7 +13,7 @@ use std::{
 
 pub use part::{Part, Parts};
 
-use self::counts::Counts;
+use self::counts::{Counts, RATES};
 use super::{
     money::{Currency, MOST, UNIT, decimal},
     usage::{ServiceTier, Usage},
@@ -58,9 +58,6 @@ pub struct Price {
     /// Each second of audio.
     pub per_audio_second: Option<u64>,
 }
-
-/// Numbers of a [`Price`].
-const RATES: usize = 15;
 
 /// Where in a [`Tariff`] a further price holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

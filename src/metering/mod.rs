@@ -1,5 +1,6 @@
 //! The record of each request: filled on the way, settled exactly once, told to every sink.
 
+mod departure;
 mod feed;
 mod ledger;
 mod log;
@@ -11,6 +12,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
+pub use departure::DisconnectRecord;
 pub use feed::{FeedTarget, FeedThreads, Retention};
 pub use ledger::{JournalUnavailable, Ledger};
 pub use polls::{AT_ONCE, PollAnswer, Polling, Polls, polling};
@@ -19,7 +21,6 @@ pub use statements::Statements;
 
 use crate::{
     domain::{
-        departure::DisconnectRecord,
         endpoint::{AnswerShape, Endpoint},
         id::RequestId,
         ledger::{self as ledger_row, Row, UsageState},

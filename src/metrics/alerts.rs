@@ -1,31 +1,10 @@
 //! How the delivery of alerts stands: brought up to date when the metrics are read.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::sync::atomic::Ordering;
 
 use prometheus_client::{metrics::counter::Counter, registry::Registry};
 
-use super::{EndLabels, Metrics};
-use crate::domain::{alert::AlertDeliveryStatus, outcome::EndReason};
-
-impl Metrics {
-    /// Answers of an upstream that are over, and those of them whose transfer ended before their end.
-    pub fn answers(&self, upstream: &str) -> (u64, u64) {
-        let upstream: Arc<str> = upstream.into();
-        let (mut all, mut truncated) = (0, 0);
-        for end in EndReason::ALL {
-            let labels = EndLabels { upstream: Arc::clone(&upstream), end: end.name() };
-            let count = self.requests.get(&labels).map_or(0, |counter| counter.get());
-            match end {
-                EndReason::Incomplete | EndReason::UpstreamBroken | EndReason::UpstreamStalled => truncated += count,
-                EndReason::Completed | EndReason::ResponseFailed | EndReason::ResponseIncomplete => {}
-                // These tell nothing of how the upstream's answers end.
-                _ => continue,
-            }
-            all += count;
-        }
-        (all, truncated)
-    }
-}
+use crate::domain::alert::AlertDeliveryStatus;
 
 #[derive(Debug)]
 pub(super) struct AlertsCollector {

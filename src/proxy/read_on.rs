@@ -25,7 +25,7 @@ use super::{
     error::ApiError,
     respond::{Relay, RelayError, Reply},
 };
-use crate::domain::{departure::DisconnectRecord, outcome::EndReason};
+use crate::{domain::outcome::EndReason, metering::DisconnectRecord};
 
 /// Requests without a client take places of connections, at most one of so many: those who left shall not keep out those
 /// who come.

@@ -1,7 +1,9 @@
 //! How much of each part an answer used.
 
-use super::RATES;
 use crate::domain::usage::Usage;
+
+/// Numbers of a price.
+pub(super) const RATES: usize = 15;
 
 /// How much of each part was used. No token is in two parts.
 pub(super) struct Counts {

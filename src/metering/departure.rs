@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use super::outcome::EndReason;
+use crate::domain::outcome::EndReason;
 
 /// One per connection, or per part of one. The server says why it drops the connection; a body that is dropped with it
 /// reads why.
