@@ -3,6 +3,7 @@
 mod made;
 mod settings;
 mod shown;
+mod store;
 mod update;
 
 use std::{process::ExitCode, time::Duration};
@@ -17,12 +18,13 @@ use self::{
     made::{confirm_new, is_new, made_in, no_store},
     settings::Settings,
     shown::{HEADS, with_audit},
+    store::{CommandError, KeyStore},
     update::Update,
 };
 use super::{output, time};
 use crate::{
     auth,
-    config::{Config, ConfigPart, PartialConfig, Source},
+    config::{ConfigPart, PartialConfig, Source},
     domain::{
         chance::Chance,
         clock::Clock,
@@ -30,7 +32,7 @@ use crate::{
     },
     store::{
         files,
-        sql::{ChangeAuthor, Database, DatabaseError, DatabaseLocation, KeyChange, KeyError, Revision},
+        sql::{ChangeAuthor, Database, DatabaseError, DatabaseLocation, KeyChange, KeyError},
     },
 };
 
@@ -117,21 +119,6 @@ pub(super) struct Create {
     yes: bool,
 }
 
-/// Whatever keeps a command from being done.
-#[derive(Debug)]
-enum CommandError {
-    /// Somebody else changed keys between our reading and our writing: on what there is now it may go well.
-    Raced,
-    /// For people.
-    Told(String),
-}
-
-impl From<String> for CommandError {
-    fn from(told: String) -> Self {
-        Self::Told(told)
-    }
-}
-
 /// Of those who change keys at the same moment one gets through each time: so many may be at it, and none has to be told.
 const TRIES: usize = 32;
 
@@ -151,25 +138,13 @@ pub(super) fn run(source: &Source, command: &Command) -> ExitCode {
     }
 }
 
-struct KeyStore {
-    config: Config,
-    /// Where the configuration comes from.
-    source: String,
-    /// Whether `config` is whole: of one with faults only the store is known, and nothing of a key can be held against it.
-    is_whole: bool,
-    database: Database,
-    revision: Revision,
-    keys: Vec<StoredKey>,
-    now: Duration,
-}
-
 impl KeyStore {
     async fn with(known: PartialConfig, command: &Command) -> Result<String, String> {
         let PartialConfig { config, source, faults, .. } = known;
         let place = DatabaseLocation::of(&config);
         let is_new = is_new(&place, &config);
         if let Command::Create(create) = command {
-            confirm_new(create, &place, is_new)?;
+            confirm_new(create.yes, &place, is_new)?;
         }
         if let (DatabaseLocation::Sqlite(path), true) = (&place, command.changes_a_key())
             && !path.exists()

@@ -7,7 +7,7 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::{mask, report::ConfigFault};
+use super::report::ConfigFault;
 
 /// The way from the top of the file to one setting.
 #[derive(Clone, Default)]
@@ -52,8 +52,8 @@ pub(super) struct Document<'a> {
 }
 
 impl<'a> Document<'a> {
-    /// Parses the text; what TOML itself objects to comes back as faults, with the text in which they may be shown.
-    pub(super) fn parse(text: &'a str) -> Result<Self, (String, Vec<ConfigFault>)> {
+    /// Parses the text; what TOML itself objects to comes back as faults.
+    pub(super) fn parse(text: &'a str) -> Result<Self, Vec<ConfigFault>> {
         let (root, errors) = DeTable::parse_recoverable(text);
         if errors.is_empty() {
             return Ok(Self { text, root });
@@ -70,7 +70,7 @@ impl<'a> Document<'a> {
                 ConfigFault { place: error.span(), message, help: help.to_owned() }
             })
             .collect();
-        Err((mask::unparsed(text), faults))
+        Err(faults)
     }
 
     /// Where the value stands; of a setting that is not in the file, its nearest table that is.

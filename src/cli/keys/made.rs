@@ -1,7 +1,6 @@
 //! Which store a new key goes to: mostly a command that makes one in a new store runs in another folder than the gateway, or
 //! without its configuration.
 
-use super::Create;
 use crate::{cli::output, config::Config, store::sql::DatabaseLocation};
 
 /// Whether the store is in a data folder in which no gateway ever ran: a gateway leaves its lock there.
@@ -11,8 +10,8 @@ pub(super) fn is_new(place: &DatabaseLocation, config: &Config) -> bool {
 
 /// Asks on a terminal before a key is made in a folder that no gateway uses: mostly the command runs in another folder, or
 /// without the configuration of the gateway.
-pub(super) fn confirm_new(create: &Create, place: &DatabaseLocation, is_new: bool) -> Result<(), String> {
-    if !is_new || create.yes {
+pub(super) fn confirm_new(yes: bool, place: &DatabaseLocation, is_new: bool) -> Result<(), String> {
+    if !is_new || yes {
         return Ok(());
     }
     let question = format!("No gateway has run with the store {} yet. Make the key there?", absolute(place));
