@@ -5,7 +5,7 @@
 //! ```text
 //! 7  main  cli  simulator
 //! 6  app
-//! 5  api
+//! 5  api | server
 //! 4  proxy
 //! 3  affinity | auth | limits | billing | routing | upstream | metering
 //! 2  store | protocol | metrics
@@ -13,7 +13,7 @@
 //! 0  domain
 //! ```
 //!
-//! The path of a request: `app::server` accepts, [`api`] gives it an id and calls [`proxy::forward`], which
+//! The path of a request: [`server`] accepts, [`api`] gives it an id and calls [`proxy::forward`], which
 //! authenticates ([`auth`]), reads and scans the body ([`protocol`]), resolves the model ([`routing`]), sends it
 //! ([`upstream`]) and hangs an observer on the answer, whose end settles the record ([`metering`]).
 
@@ -31,6 +31,7 @@ pub mod metrics;
 pub mod protocol;
 pub mod proxy;
 pub mod routing;
+pub mod server;
 pub mod simulator;
 pub mod store;
 pub mod upstream;

@@ -5,6 +5,7 @@ mod alerts;
 mod connections;
 mod health;
 mod keys;
+mod labels;
 mod ledger;
 mod reloads;
 mod results;
@@ -14,7 +15,7 @@ mod unpriced;
 use std::sync::Arc;
 
 use prometheus_client::{
-    encoding::{EncodeLabelSet, text::encode},
+    encoding::text::encode,
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
@@ -24,6 +25,7 @@ pub use health::{HealthMetrics, UpstreamHealth};
 pub use reloads::{Reload, Reloads};
 pub use unpriced::Unpriced;
 
+use labels::{AttemptLabels, EndLabels, LimitLabels, PlacementLabels, ProblemLabels, TokenLabels, UpstreamLabels};
 use results::{RESULTS, result_name};
 
 use crate::domain::{
@@ -36,52 +38,6 @@ use crate::domain::{
     problem::Problem,
     sharing::Condition as Sharing,
 };
-
-/// `upstream`, `end`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct EndLabels {
-    upstream: Arc<str>,
-    end: &'static str,
-}
-
-/// `code`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct ProblemLabels {
-    code: &'static str,
-}
-
-/// `upstream`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct UpstreamLabels {
-    upstream: Arc<str>,
-}
-
-/// `upstream`, `kind` (`input`, `cached`, `output`, `reasoning`).
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct TokenLabels {
-    upstream: Arc<str>,
-    kind: &'static str,
-}
-
-/// `limit` (`rpm`, `tpm`, `max_in_flight`), `of` (`key`, `group`).
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct LimitLabels {
-    limit: &'static str,
-    of: &'static str,
-}
-
-/// `result`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct PlacementLabels {
-    result: &'static str,
-}
-
-/// `upstream`, `result`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct AttemptLabels {
-    upstream: Arc<str>,
-    result: &'static str,
-}
 
 /// All metrics of the process.
 #[derive(Debug)]
@@ -235,6 +191,26 @@ impl Default for Metrics {
             connections,
             reloads,
         }
+    }
+}
+
+impl Metrics {
+    /// The number of finished answers of an upstream, and how many of them ended before they were complete.
+    pub fn answers(&self, upstream: &str) -> (u64, u64) {
+        let upstream: Arc<str> = upstream.into();
+        let (mut all, mut truncated) = (0, 0);
+        for end in EndReason::ALL {
+            let labels = EndLabels { upstream: Arc::clone(&upstream), end: end.name() };
+            let count = self.requests.get(&labels).map_or(0, |counter| counter.get());
+            match end {
+                EndReason::Incomplete | EndReason::UpstreamBroken | EndReason::UpstreamStalled => truncated += count,
+                EndReason::Completed | EndReason::ResponseFailed | EndReason::ResponseIncomplete => {}
+                // These ends say nothing about the answers of the upstream.
+                _ => continue,
+            }
+            all += count;
+        }
+        (all, truncated)
     }
 }
 

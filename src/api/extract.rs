@@ -5,7 +5,7 @@ use std::{convert::Infallible, sync::Arc};
 use axum::{extract::FromRequestParts, http::request::Parts};
 
 use super::Data;
-use crate::{domain::departure::DisconnectRecord, proxy::RequestArrival};
+use crate::{metering::DisconnectRecord, proxy::RequestArrival};
 
 /// Id of the request, and the record of why its connection ends. Every handler of the API takes this extractor, so that every
 /// request has both.

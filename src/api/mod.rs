@@ -4,6 +4,7 @@ mod explain;
 mod extract;
 mod health;
 mod metrics;
+mod state;
 mod v1;
 
 use std::sync::Arc;
@@ -13,31 +14,11 @@ use axum::{
     routing::{MethodRouter, any, get},
 };
 
-pub use health::Health;
+pub use state::{Admin, Data, Health};
 
-use crate::{domain::endpoint::Endpoint::*, metrics::Metrics, proxy::Proxy};
+use crate::domain::endpoint::Endpoint::*;
 
 use v1::relay::relay;
-
-/// State of the data plane's handlers, one per worker.
-#[derive(Debug)]
-pub struct Data {
-    /// The proxy of this worker.
-    pub proxy: Arc<Proxy>,
-    /// Liveness and readiness.
-    pub health: Arc<Health>,
-}
-
-/// State of the admin plane's handlers.
-#[derive(Clone, Debug)]
-pub struct Admin {
-    /// Data of one worker: all workers share the values that the admin plane shows.
-    pub data: Arc<Data>,
-    /// All metrics.
-    pub metrics: Arc<Metrics>,
-    /// Liveness and readiness.
-    pub health: Arc<Health>,
-}
 
 /// All routes of the data plane. Raw paths match exactly, with and without `/v1`: many users omit `/v1` in the base URL
 /// (docs/wire.md, section 1). Tidegate never redirects. Paths such as `/responses/models` show that a client's base URL ends in

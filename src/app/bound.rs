@@ -2,8 +2,13 @@
 
 use std::io;
 
-use super::{StartError, bind, bind::Listener, server};
-use crate::config::{self, Listen};
+use tokio::runtime::Runtime;
+
+use super::StartError;
+use crate::{
+    config::{self, Listen},
+    server::{self, Listener},
+};
 
 /// Every listener, before anything runs.
 pub(super) struct BoundListeners {
@@ -16,16 +21,18 @@ pub(super) struct BoundListeners {
 }
 
 impl BoundListeners {
-    pub(super) fn new(server: &config::Server) -> Result<Self, StartError> {
-        let (data, listen) = listeners(&server.listen, server.workers, "listen")?;
+    /// Makes the listeners inside this runtime, which tokio requires.
+    pub(super) fn new(runtime: &Runtime, settings: &config::Server) -> Result<Self, StartError> {
+        let _inside = runtime.enter();
+        let (data, listen) = listeners(&settings.listen, settings.workers, "listen")?;
         let one = |listen: &Listen, setting| {
             let (mut listeners, listen) = listeners(listen, 1, setting)?;
             let failed = |source| StartError::Listen { listen: listen.clone(), setting, source };
             let listener = listeners.pop().ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
             Ok::<_, StartError>((listener, listen))
         };
-        let (admin, admin_listen) = one(&server.admin_listen, "admin_listen")?;
-        let metrics = server.metrics_listen.as_ref().map(|listen| one(listen, "metrics_listen")).transpose()?;
+        let (admin, admin_listen) = one(&settings.admin_listen, "admin_listen")?;
+        let metrics = settings.metrics_listen.as_ref().map(|listen| one(listen, "metrics_listen")).transpose()?;
         let (metrics, metrics_listen) = metrics.unzip();
         Ok(Self { data, listen, admin, admin_listen, metrics, metrics_listen })
     }
@@ -39,7 +46,7 @@ fn listeners(listen: &Listen, count: usize, setting: &'static str) -> Result<(Ve
             Ok((bound.into_iter().map(Listener::from).collect(), address.into()))
         }),
         #[cfg(unix)]
-        Listen::Socket(path) => bind::listen_on(path, count.max(1)).map(|bound| (bound, listen.clone())),
+        Listen::Socket(path) => server::listen_on_socket(path, count.max(1)).map(|bound| (bound, listen.clone())),
         #[cfg(not(unix))]
         Listen::Socket(_) => Err(io::ErrorKind::Unsupported.into()),
     };

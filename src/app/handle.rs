@@ -5,13 +5,17 @@ use std::sync::{Arc, mpsc};
 use tokio::sync::watch;
 
 use super::{
-    Grace,
-    progress::Deadlines,
-    reload::Command,
-    shutdown::{SharedGrace, Shutdown},
-    tls::Certificates,
+    clients,
+    command::Command,
+    grace::{Grace, SharedGrace},
 };
-use crate::{affinity::AffinityMemory, api::Health, config::Config, domain::budget::ByteBudget};
+use crate::{
+    affinity::AffinityMemory,
+    api::Health,
+    config::Config,
+    domain::budget::ByteBudget,
+    server::{Certificates, Limits, Shutdown},
+};
 
 /// Changes or ends a gateway from another thread.
 #[derive(Clone, Debug)]
@@ -19,7 +23,7 @@ pub struct Handle {
     pub(super) data: Shutdown,
     pub(super) admin: Shutdown,
     pub(super) health: Arc<Health>,
-    pub(super) deadlines: watch::Sender<Deadlines>,
+    pub(super) limits: watch::Sender<Limits>,
     /// None where the data plane speaks plain http.
     pub(super) certificates: Option<Arc<Certificates>>,
     pub(super) reloader: mpsc::Sender<Command>,
@@ -45,22 +49,22 @@ impl Handle {
     pub(super) fn new(
         configuration: &Config,
         parts: HandleParts,
-    ) -> (Self, watch::Receiver<Deadlines>, watch::Receiver<Arc<Config>>) {
+    ) -> (Self, watch::Receiver<Limits>, watch::Receiver<Arc<Config>>) {
         let HandleParts { health, certificates, reloader, bodies, origins } = parts;
-        let (deadlines, latest_deadlines) = watch::channel(Deadlines::from(&configuration.timeouts));
+        let (limits, latest_limits) = watch::channel(clients::limits(&configuration.timeouts));
         let (config, latest) = watch::channel(Arc::new(configuration.clone()));
         let (data, admin, grace) = (Shutdown::default(), Shutdown::default(), SharedGrace::default());
-        let handle = Self { data, admin, health, deadlines, certificates, reloader, grace, bodies, origins, config };
+        let handle = Self { data, admin, health, limits, certificates, reloader, grace, bodies, origins, config };
         handle.configure(configuration);
-        (handle, latest_deadlines, latest)
+        (handle, latest_limits, latest)
     }
 
     /// Takes over the settings that hold for the gateway as a whole and may change while it runs.
     pub(super) fn configure(&self, config: &Config) {
         self.health.configure(config);
-        self.deadlines.send_replace(Deadlines::from(&config.timeouts));
+        self.limits.send_replace(clients::limits(&config.timeouts));
         if let (Some(certificates), Some(identity)) = (&self.certificates, &config.server.tls) {
-            certificates.set(identity);
+            certificates.set(Arc::clone(&identity.certified));
         }
         self.grace.set(Grace { delay: config.timeouts.drain_delay, limit: config.timeouts.drain });
         self.bodies.set_limit(config.server.max_body_memory);

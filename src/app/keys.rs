@@ -19,7 +19,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::{data_dir::DataDir, reload::Command};
+use super::{command::Command, data_dir::DataDir};
 use crate::{
     domain::{
         key::{StoredKey, StoredKeysStatus},

@@ -2,20 +2,22 @@
 
 use std::fmt;
 
-use super::{ADMIN_CONNECTIONS, connection::MAX_BUFFER, http2, progress::MAX_QUEUED, tls};
 use crate::{
     affinity,
     config::Config,
     proxy,
-    upstream::send::{PER_CONNECTION, PER_TLS},
+    server::memory::{HTTP1, TLS, http2},
+    upstream::send::{MAX_BUFFER, PER_CONNECTION, PER_TLS},
 };
+
+/// Connections to the admin plane at once: scrapers and probes, not clients.
+pub(super) const ADMIN_CONNECTIONS: usize = 256;
 
 /// Tasks, parsed heads, timers, nesting of JSON: what has no limit of its own because it is small.
 const REST: u64 = 32 * 1024;
 
-/// A connection to us: the buffer that the head of the request under way keeps alive, the one that is being read into,
-/// what waits to be written.
-const CLIENT: u64 = 2 * MAX_BUFFER as u64 + MAX_QUEUED as u64 + REST;
+/// A connection to us.
+const CLIENT: u64 = HTTP1 as u64 + REST;
 
 /// What everything that has a limit may hold together, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +41,7 @@ impl MemoryBounds {
         let request = proxy::PER_REQUEST as u64 + proxy::CONNECTIONS_PER_REQUEST as u64 * upstream;
         let idle = config.upstreams.iter().map(|upstream| upstream.max_idle_connections as u64).sum::<u64>();
         // A connection of HTTP/2 has no buffers of HTTP/1.1, but those of many requests.
-        let over_tls = tls::PER_CONNECTION as u64 + CLIENT.max(http2::PER_CONNECTION as u64 + REST);
+        let over_tls = TLS as u64 + CLIENT.max(http2(MAX_BUFFER) as u64 + REST);
         let client = if config.server.tls.is_some() { over_tls } else { CLIENT };
         let listeners = 1 + u64::from(config.server.metrics_listen.is_some());
         Self {

@@ -2,44 +2,34 @@
 //! one thread a worker and one for control, ends it in order.
 
 mod alerts;
-mod answer;
-mod bind;
 mod bound;
 mod changes;
-mod connection;
-mod counted;
+mod clients;
+mod command;
 pub mod data_dir;
 mod files;
 mod first_key;
-mod framing;
-mod guard;
+mod grace;
 mod handle;
-mod heartbeat;
-mod http2;
 mod keys;
 mod ledger;
 mod log_line;
 mod log_writer;
 mod memory;
-mod progress;
+mod rejections;
 mod reload;
-mod requests;
-mod server;
 mod sharing;
-mod shutdown;
-mod socket;
-mod streams;
+mod start_error;
 pub mod telemetry;
-mod tls;
-mod unread;
+mod world;
 
 use std::{
     io,
-    path::PathBuf,
     sync::{Arc, mpsc},
     thread::{self, JoinHandle},
 };
 
+use axum::Router;
 use secrecy::SecretString;
 use tokio::{
     runtime::{Builder, Runtime},
@@ -47,101 +37,28 @@ use tokio::{
 };
 
 use self::{
-    alerts::Alerting,
-    bind::Listener,
-    bound::BoundListeners,
-    connection::{Secure, Shared as Serving},
-    data_dir::{DataDir, DataDirError},
-    keys::StoredKeys,
-    ledger::Ledgers,
-    progress::Deadlines,
-    reload::Reloader,
-    shutdown::Shutdown,
-    tls::Certificates,
+    alerts::Alerting, bound::BoundListeners, clients::ClientConnections, data_dir::DataDir, keys::StoredKeys,
+    ledger::Ledgers, memory::ADMIN_CONNECTIONS, reload::Reloader,
 };
 use crate::{
     affinity::AffinityStoreThread,
     api::{self, Admin, Data, Health},
     config::{Config, Listen},
-    domain::{
-        chance::{Chance, Dice, NoChance},
-        clock::Clock,
-    },
+    domain::chance::Dice,
     limits::Shared,
     metering::Statements,
     metrics::Metrics,
-    proxy::{DrainTasks, Proxy, SharedState, Tables, TablesError, Tls, WorkerContext, polls},
-    store::{
-        journal::Disk,
-        origins,
-        sql::{DatabaseLocation, KeyError},
-    },
+    proxy::{DrainTasks, Proxy, SharedState, Tables, Tls, WorkerContext, polls},
+    server::{self, Limits, Listener, Secure, Shutdown},
+    store::{origins, sql::DatabaseLocation},
 };
 
+pub use grace::Grace;
 pub use handle::Handle;
 pub use memory::MemoryBounds;
 pub use reload::ReloadSource;
-pub use shutdown::Grace;
-
-/// Connections to the admin plane at once: scrapers and probes, not clients.
-const ADMIN_CONNECTIONS: usize = 256;
-
-/// What a start takes from the world.
-#[derive(Clone, Copy, Debug)]
-pub struct StartContext {
-    /// Wall-clock time.
-    pub clock: Clock,
-    /// Randomness.
-    pub chance: Chance,
-    /// The disk of the ledger's journal.
-    pub disk: &'static dyn Disk,
-    /// Whether a person sees what is printed: only then may a new key be shown.
-    pub terminal: bool,
-}
-
-/// Why a start failed. Nothing was started.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// The data folder.
-    #[error(transparent)]
-    DataDir(#[from] DataDirError),
-    /// The configuration passed its checks and still cannot be used.
-    #[error(transparent)]
-    Tables(#[from] TablesError),
-    /// Neither ids nor a key can be made.
-    #[error("random numbers cannot be had: {0}")]
-    Chance(#[from] NoChance),
-    /// The first key cannot be kept.
-    #[error("the first client key cannot be kept: {0}")]
-    FirstKey(#[source] KeyError),
-    /// An address or a Unix socket cannot be listened on.
-    #[error("cannot listen on {listen} ({setting}): {source}")]
-    Listen {
-        /// Which one.
-        listen: Listen,
-        /// The setting that names it.
-        setting: &'static str,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// No worker is wanted, which the checks of the configuration refuse.
-    #[error("no worker is configured")]
-    NoWorker,
-    /// TLS to clients cannot be had.
-    #[error("TLS to clients cannot be had: {0}")]
-    Tls(#[from] rustls::Error),
-    /// The journal of the ledger.
-    #[error("the ledger's journal cannot be used: {path}: {source}")]
-    Ledger {
-        /// Its folder.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// A thread cannot be started.
-    #[error("cannot start a thread: {0}")]
-    Thread(io::Error),
-}
+pub use start_error::StartError;
+pub use world::StartContext;
 
 /// A gateway that runs.
 #[derive(Debug)]
@@ -191,10 +108,7 @@ pub fn start(of_file: Config, origin: Option<ReloadSource>, world: StartContext)
 
     // Sockets are made inside a runtime; the control thread takes it over.
     let control = runtime()?;
-    let bound = {
-        let _inside = control.enter();
-        BoundListeners::new(&config.server)?
-    };
+    let bound = BoundListeners::new(&control, &config.server)?;
     let mut ledgers = Ledgers::start(&config, &data_dir, name, &common.spending, world, &metrics)?;
     let statements = Statements::start(DatabaseLocation::of(&config)).map_err(StartError::Thread)?;
     let place = origins::OriginStoreLocation::of(&config);
@@ -204,8 +118,8 @@ pub fn start(of_file: Config, origin: Option<ReloadSource>, world: StartContext)
     let first_key = made_key.map_or(Ok(None), |made| first_key::keep(made, &mut keys, &data_dir, world))?;
 
     let (reloader, told) = mpsc::channel();
-    let certificates = config.server.tls.as_ref().map(|identity| Arc::new(Certificates::new(identity)));
-    let acceptor = certificates.clone().map(tls::acceptor).transpose()?;
+    let certificates = clients::certificates(&config);
+    let acceptor = certificates.clone().map(server::acceptor).transpose()?;
     let parts = handle::HandleParts {
         health: Arc::clone(&health),
         certificates,
@@ -213,7 +127,7 @@ pub fn start(of_file: Config, origin: Option<ReloadSource>, world: StartContext)
         bodies: metrics.bodies.clone(),
         origins: Arc::clone(&keeping.origins),
     };
-    let (handle, deadlines, latest_config) = Handle::new(&config, parts);
+    let (handle, limits, latest_config) = Handle::new(&config, parts);
     let connections = files::connections(config.server.max_connections);
     let slots = Arc::new(Semaphore::new(connections));
     let readers = DrainTasks::new(&slots, connections);
@@ -240,14 +154,14 @@ pub fn start(of_file: Config, origin: Option<ReloadSource>, world: StartContext)
         let state = Arc::new(Data { proxy, health: Arc::clone(&health) });
         data.push(Arc::clone(&state));
         let serving = serving_data(state, &config, &handle, &metrics, secure.clone());
-        let serving = server::run(listener, serving, deadlines.clone(), Arc::clone(&slots));
+        let serving = server::run(listener, serving, limits.clone(), Arc::clone(&slots));
         let serving = ledger::beside(ledger, polling, to_the_end(serving, readers, handle.data.clone()));
         workers.push(spawn(format!("worker-{index}"), runtime()?, serving)?);
     }
     let shown = data.first().map(Arc::clone).ok_or(StartError::NoWorker)?;
     let alerting = alert(&shown, &metrics, &common, latest_config, &data_dir, world)?;
     let admin = Admin { data: shown, metrics: Arc::clone(&metrics), health };
-    let serving = serve_admin(bound.admin, bound.metrics, admin, handle.admin.clone(), deadlines);
+    let serving = serve_admin(bound.admin, bound.metrics, admin, handle.admin.clone(), limits);
     let control = spawn("control".into(), control, serving)?;
     let memory = MemoryBounds::new(&config, connections);
     let (keys_watched, stop) = mpsc::channel();
@@ -281,12 +195,12 @@ fn serving_data(
     handle: &Handle,
     metrics: &Arc<Metrics>,
     tls: Option<Secure>,
-) -> Serving {
-    Serving {
-        router: api::data(state),
-        deadlines: Deadlines::from(&config.timeouts),
+) -> server::Shared<Router> {
+    server::Shared {
+        service: api::data(state),
+        limits: clients::limits(&config.timeouts),
         shutdown: handle.data.clone(),
-        metrics: Arc::clone(metrics),
+        observer: Arc::new(ClientConnections(Arc::clone(metrics))),
         tls,
         heartbeat: Arc::default(),
     }
@@ -323,19 +237,19 @@ async fn serve_admin(
     bare: Option<Listener>,
     state: Admin,
     shutdown: Shutdown,
-    deadlines: watch::Receiver<Deadlines>,
+    limits: watch::Receiver<Limits>,
 ) -> io::Result<()> {
     let serve = |listener: Listener, router| {
-        let serving = Serving {
-            router,
-            deadlines: *deadlines.borrow(),
+        let serving = server::Shared {
+            service: router,
+            limits: *limits.borrow(),
             shutdown: shutdown.clone(),
             // Its connections are not clients' and are not counted among them.
-            metrics: Arc::default(),
+            observer: Arc::<ClientConnections>::default(),
             tls: None,
             heartbeat: Arc::default(),
         };
-        server::run(listener, serving, deadlines.clone(), Arc::new(Semaphore::new(ADMIN_CONNECTIONS)))
+        server::run(listener, serving, limits.clone(), Arc::new(Semaphore::new(ADMIN_CONNECTIONS)))
     };
     let full = serve(full, api::admin(state.clone()));
     match bare {

@@ -15,7 +15,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{Handle, changes, changes::Changes, first_key, ledger};
+use super::{Handle, changes, changes::Changes, command::Command, first_key, ledger};
 use crate::{
     api::Data,
     config::{self, Config, Report, Source, StoredFault, WatchedFiles},
@@ -42,17 +42,6 @@ impl ReloadSource {
     /// Who edits a file waits for a second gladly, and a look at a few small files costs some 10 µs. A file that is
     /// being written is taken as it is where the writer pauses this long.
     pub const LOOK_EVERY: Duration = Duration::from_secs(1);
-}
-
-/// What a reloader is told.
-#[derive(Debug)]
-pub(super) enum Command {
-    /// Read it again now.
-    Reload,
-    /// These are the keys of the store from now on.
-    Keys(Vec<StoredKey>),
-    /// The gateway ends.
-    End,
 }
 
 /// Waits for a wish or a change, and reloads.

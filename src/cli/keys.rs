@@ -3,6 +3,7 @@
 mod made;
 mod settings;
 mod shown;
+mod store;
 mod update;
 
 use std::{process::ExitCode, time::Duration};
@@ -17,12 +18,13 @@ use self::{
     made::{confirm_new, is_new, made_in, no_store},
     settings::Settings,
     shown::{HEADS, with_audit},
+    store::{CommandError, KeyStore},
     update::Update,
 };
 use super::{output, time};
 use crate::{
     auth,
-    config::{Config, ConfigPart, PartialConfig, Source},
+    config::{ConfigPart, PartialConfig, Source},
     domain::{
         chance::Chance,
         clock::Clock,
@@ -30,7 +32,7 @@ use crate::{
     },
     store::{
         files,
-        sql::{ChangeAuthor, Database, DatabaseError, DatabaseLocation, KeyChange, KeyError, Revision},
+        sql::{ChangeAuthor, Database, DatabaseError, DatabaseLocation, KeyChange, KeyError},
     },
 };
 
@@ -117,21 +119,6 @@ pub(super) struct Create {
     yes: bool,
 }
 
-/// Why a command failed.
-#[derive(Debug)]
-enum CommandError {
-    /// Another process changed keys between the read and the write. A retry with the new state may succeed.
-    Raced,
-    /// A message for people.
-    Told(String),
-}
-
-impl From<String> for CommandError {
-    fn from(told: String) -> Self {
-        Self::Told(told)
-    }
-}
-
 /// Most tries of one change. When several commands change keys at once, one of them succeeds in each round. So 32 commands can run
 /// at once and none fails.
 const TRIES: usize = 32;
@@ -152,25 +139,13 @@ pub(super) fn run(source: &Source, command: &Command) -> ExitCode {
     }
 }
 
-struct KeyStore {
-    config: Config,
-    /// Name of the configuration's source.
-    source: String,
-    /// Whether `config` is complete. If the file has faults, only the store is known, and settings of a key cannot be checked.
-    is_whole: bool,
-    database: Database,
-    revision: Revision,
-    keys: Vec<StoredKey>,
-    now: Duration,
-}
-
 impl KeyStore {
     async fn with(known: PartialConfig, command: &Command) -> Result<String, String> {
         let PartialConfig { config, source, faults, .. } = known;
         let place = DatabaseLocation::of(&config);
         let is_new = is_new(&place, &config);
         if let Command::Create(create) = command {
-            confirm_new(create, &place, is_new)?;
+            confirm_new(create.yes, &place, is_new)?;
         }
         if let (DatabaseLocation::Sqlite(path), true) = (&place, command.changes_a_key())
             && !path.exists()

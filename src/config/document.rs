@@ -7,7 +7,7 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::{mask, report::ConfigFault};
+use super::report::ConfigFault;
 
 /// The path from the root of the file to one setting.
 #[derive(Clone, Default)]
@@ -53,7 +53,7 @@ pub(super) struct Document<'a> {
 
 impl<'a> Document<'a> {
     /// Parses the text. Errors of TOML are returned as faults, with the masked text in which a report may show them.
-    pub(super) fn parse(text: &'a str) -> Result<Self, (String, Vec<ConfigFault>)> {
+    pub(super) fn parse(text: &'a str) -> Result<Self, Vec<ConfigFault>> {
         let (root, errors) = DeTable::parse_recoverable(text);
         if errors.is_empty() {
             return Ok(Self { text, root });
@@ -70,7 +70,7 @@ impl<'a> Document<'a> {
                 ConfigFault { place: error.span(), message, help: help.to_owned() }
             })
             .collect();
-        Err((mask::unparsed(text), faults))
+        Err(faults)
     }
 
     /// Returns the place of the value. For a setting that is not in the file, returns the place of its nearest table.

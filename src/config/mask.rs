@@ -16,28 +16,24 @@ const HARMLESS: [&str; 2] = ["name", "account"];
 
 /// Covers everything in a document that may be a secret: values of private settings, values at `hidden` places (unknown settings,
 /// tables in wrong places), and comments.
-pub(super) fn parsed(document: &Document<'_>, hidden: &[Range<usize>]) -> String {
-    let mut walk = Walk { text: document.text, hidden, covered: Vec::new(), occupied: Vec::new() };
+pub(super) fn parsed(document: &Document<'_>, hidden: &[Range<usize>], line: Range<usize>) -> String {
+    let mut walk = Walk { text: document.text, hidden, line, covered: Vec::new(), occupied: Vec::new() };
     walk.table(document.root.get_ref(), false);
-    let comments = comments(document.text, walk.occupied);
-    cover(document.text, walk.covered, comments)
+    let Walk { line, covered, occupied, .. } = walk;
+    let comment = comment(document.text, &line, occupied);
+    cover(document.text, line, covered, comment)
 }
 
-/// Covers everything that may be a value in a text that is not valid TOML, where values cannot be found reliably.
-pub(super) fn unparsed(text: &str) -> String {
-    let mut covered = Vec::new();
-    let mut start = 0;
-    for line in text.split_inclusive('\n') {
-        // The part before `=`, or a header, stays visible only if it can be nothing but a name.
-        let header = line.trim_start().starts_with('[');
-        let end = line.find(if header { ']' } else { '=' }).unwrap_or(0);
-        let is_name = |c: char| c.is_ascii_lowercase() || c.is_whitespace() || ['_', '.', '['].contains(&c);
-        let from = if line[..end].chars().all(is_name) { end } else { 0 };
-        let values = line[from..].char_indices().filter(|(_, c)| !is_frame(*c));
-        covered.extend(values.map(|(at, c)| start + from + at..start + from + at + c.len_utf8()));
-        start += line.len();
-    }
-    cover(text, covered, Vec::new())
+/// One line of a file that TOML could not make sense of: nobody knows what is a value, so all that could be one goes.
+pub(super) fn unparsed(line: &str) -> String {
+    // A setting's name before `=`, or a header: shown if it can be nothing else.
+    let header = line.trim_start().starts_with('[');
+    let end = line.find(if header { ']' } else { '=' }).unwrap_or(0);
+    let is_name = |c: char| c.is_ascii_lowercase() || c.is_whitespace() || ['_', '.', '['].contains(&c);
+    let from = if line[..end].chars().all(is_name) { end } else { 0 };
+    let (name, value) = line.split_at(from);
+    let shown = value.chars().map(|c| if is_frame(c) { c } else { star(c) });
+    name.chars().chain(shown).collect()
 }
 
 /// Whether the text is certainly the name of a variable, and not a secret in its place.
@@ -54,6 +50,8 @@ fn is_path(text: &str) -> bool {
 struct Walk<'a> {
     text: &'a str,
     hidden: &'a [Range<usize>],
+    /// What is shown. Of everything else nothing is noted.
+    line: Range<usize>,
     covered: Vec<Range<usize>>,
     /// Places of keys and values. A `#` outside them starts a comment.
     occupied: Vec<Range<usize>>,
@@ -62,9 +60,9 @@ struct Walk<'a> {
 impl Walk<'_> {
     fn table(&mut self, table: &DeTable<'_>, private: bool) {
         for (key, value) in table {
-            self.occupied.push(key.span());
+            self.occupy(key.span());
             if self.hidden.contains(&key.span()) {
-                self.covered.push(key.span());
+                self.hide(key.span());
                 self.everything(value);
             } else {
                 self.value(key.get_ref(), value, private || PRIVATE.contains(&key.get_ref().as_ref()));
@@ -101,7 +99,19 @@ impl Walk<'_> {
             }
             _ => {}
         }
-        self.occupied.push(value.span());
+        self.occupy(value.span());
+    }
+
+    fn occupy(&mut self, range: Range<usize>) {
+        if overlaps(&range, &self.line) {
+            self.occupied.push(range);
+        }
+    }
+
+    fn hide(&mut self, range: Range<usize>) {
+        if overlaps(&range, &self.line) {
+            self.covered.push(range);
+        }
     }
 
     /// Covers a value with everything inside, including keys.
@@ -109,15 +119,15 @@ impl Walk<'_> {
         match value.get_ref() {
             DeValue::Table(table) => {
                 for (key, value) in table {
-                    self.covered.push(key.span());
-                    self.occupied.push(key.span());
+                    self.hide(key.span());
+                    self.occupy(key.span());
                     self.everything(value);
                 }
             }
             DeValue::Array(array) => array.iter().for_each(|element| self.everything(element)),
             _ => {
                 self.cover(value);
-                self.occupied.push(value.span());
+                self.occupy(value.span());
             }
         }
     }
@@ -129,51 +139,46 @@ impl Walk<'_> {
         let quote = source.chars().next().filter(|c| ['"', '\''].contains(c));
         let inner = source.trim_matches(|c| Some(c) == quote);
         let start = span.start + (source.len() - source.trim_start_matches(|c| Some(c) == quote).len());
-        self.covered.push(start..start + inner.len());
+        self.hide(start..start + inner.len());
     }
 }
 
-fn comments(text: &str, mut occupied: Vec<Range<usize>>) -> Vec<Range<usize>> {
-    occupied.sort_by_key(|range| range.start);
-    let mut comments = Vec::new();
-    let mut at = 0;
-    let mut next = occupied.into_iter().peekable();
-    while let Some(hash) = text.get(at..).and_then(|rest| rest.find('#')).map(|found| at + found) {
-        while next.next_if(|range| range.end <= hash).is_some() {}
-        if let Some(range) = next.next_if(|range| range.start <= hash) {
-            at = range.end;
-            continue;
-        }
-        let end = text[hash..].find('\n').map_or(text.len(), |found| hash + found);
-        comments.push(hash..end);
-        at = end;
-    }
-    comments
+fn overlaps(one: &Range<usize>, other: &Range<usize>) -> bool {
+    one.start < other.end && other.start < one.end
 }
 
-/// Puts stars over `covered` and spaces over `erased`. Every character keeps its length in bytes.
-fn cover(text: &str, mut covered: Vec<Range<usize>>, mut erased: Vec<Range<usize>>) -> String {
-    covered.sort_by_key(|range| range.start);
-    erased.sort_by_key(|range| range.start);
-    let (mut covered, mut erased) = (covered.into_iter().peekable(), erased.into_iter().peekable());
-    let mut shown = String::with_capacity(text.len());
-    for (at, c) in text.char_indices() {
-        while covered.next_if(|range| range.end <= at).is_some() {}
-        while erased.next_if(|range| range.end <= at).is_some() {}
-        if erased.peek().is_some_and(|range| range.contains(&at)) {
-            shown.extend(std::iter::repeat_n(' ', c.len_utf8()));
-        } else if covered.peek().is_some_and(|range| range.contains(&at)) && c != '\n' {
-            shown.push(match c.len_utf8() {
-                1 => '*',
-                2 => '·',
-                3 => '•',
-                _ => '🞄',
-            });
+/// Where the comment of a line is: from the first `#` that is in no key and no value.
+fn comment(text: &str, line: &Range<usize>, occupied: Vec<Range<usize>>) -> Range<usize> {
+    let shown = text.get(line.clone()).unwrap_or_default();
+    let mut hashes = shown.match_indices('#').map(|(at, _)| line.start + at);
+    let begins = hashes.find(|hash| !occupied.iter().any(|range| range.contains(hash)));
+    begins.unwrap_or(line.end)..line.end
+}
+
+/// A line with stars over the letters of `covered`, and without its `comment`; every character keeps its length in bytes.
+fn cover(text: &str, line: Range<usize>, covered: Vec<Range<usize>>, comment: Range<usize>) -> String {
+    let shown = text.get(line.clone()).unwrap_or_default().char_indices().map(|(at, c)| (line.start + at, c));
+    let mut out = String::with_capacity(line.len());
+    for (at, c) in shown {
+        if comment.contains(&at) {
+            out.extend(std::iter::repeat_n(' ', c.len_utf8()));
+        } else if covered.iter().any(|range| range.contains(&at)) {
+            out.push(star(c));
         } else {
-            shown.push(c);
+            out.push(c);
         }
     }
-    shown
+    out
+}
+
+/// What covers a character: as long as it is.
+fn star(c: char) -> char {
+    match c.len_utf8() {
+        1 => '*',
+        2 => '·',
+        3 => '•',
+        _ => '🞄',
+    }
 }
 
 /// Whether a character surrounds values but is not a part of one.
@@ -187,9 +192,19 @@ mod tests {
 
     fn shown(text: &str, hidden: &[Range<usize>]) -> String {
         let document = Document::parse(text).unwrap_or_else(|_| panic!("{text}"));
-        let shown = parsed(&document, hidden);
-        assert_eq!(shown.len(), text.len());
-        shown.lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
+        let shown = lines(text).map(|line| {
+            let shown = parsed(&document, hidden, line.clone());
+            assert_eq!(shown.len(), line.len());
+            shown.trim_end().to_owned()
+        });
+        shown.collect::<Vec<_>>().join("\n")
+    }
+
+    /// Where each line stands.
+    fn lines(text: &str) -> impl Iterator<Item = Range<usize>> {
+        text.lines()
+            .map(|line| line.as_ptr().addr() - text.as_ptr().addr())
+            .map(|start| start..text[start..].find('\n').map_or(text.len(), |newline| start + newline))
     }
 
     #[test]
@@ -211,11 +226,20 @@ mod tests {
     }
 
     #[test]
+    fn a_text_over_lines_is_covered_on_each_of_them() {
+        assert_eq!(
+            shown("secret = \"\"\"\nsk-#1\nsk-2\"\"\" # sk-3\nlisten = \"a\"", &[]),
+            "secret = \"\"\"\n*****\n****\"\"\"\nlisten = \"a\""
+        );
+        assert_eq!(shown("credentials = [ # sk-1\n \"sk#2\", # sk-3\n]", &[]), "credentials = [\n \"****\",\n]");
+    }
+
+    #[test]
     fn of_broken_text_only_names_are_left() {
         let text = "[[keys]]\nsecret = sk-1\n sk-2\n[x] # sk-3\na = [\n \"sk-4\" # sk-5\n";
-        let shown = unparsed(text);
+        let shown = text.lines().map(unparsed).collect::<Vec<_>>().join("\n");
         assert!(!shown.contains("sk-"), "{shown}");
         assert!(shown.contains("[[keys]]\nsecret = ****\n"), "{shown}");
-        assert_eq!(shown.len(), text.len());
+        assert_eq!(shown.len() + 1, text.len());
     }
 }

@@ -103,17 +103,14 @@ fn read_file(name: &str, file: &Path, reads: &mut WatchedFiles) -> Result<String
     let bytes = reads.read(file).map_err(|error| {
         let message = format!("the file cannot be read: {}: {}", name, error.kind());
         let help = "check --config or TIDEGATE_CONFIG; without either, the built-in configuration is used".to_owned();
-        Report::new(name.to_owned(), String::new(), vec![report::ConfigFault { place: None, message, help }])
+        Report::new(name.to_owned(), "", vec![report::ConfigFault { place: None, message, help }], |_| String::new())
     })?;
     String::from_utf8(bytes).map_err(|error| {
         let place = Some(error.utf8_error().valid_up_to()..error.utf8_error().valid_up_to());
         let message = "the file is not UTF-8 from here on".to_owned();
-        let text = mask::unparsed(&String::from_utf8_lossy(error.as_bytes()));
-        Report::new(
-            name.to_owned(),
-            text,
-            vec![report::ConfigFault { place, message, help: "save it as UTF-8".into() }],
-        )
+        let text = String::from_utf8_lossy(error.as_bytes());
+        let faults = vec![report::ConfigFault { place, message, help: "save it as UTF-8".into() }];
+        Report::new(name.to_owned(), &text, faults, |line| mask::unparsed(&text[line]))
     })
 }
 
@@ -124,7 +121,8 @@ fn load_text(
     reads: &mut WatchedFiles,
     secrets: SecretsNeeded,
 ) -> Result<Config, Report> {
-    let document = Document::parse(text).map_err(|(text, faults)| Report::new(name.to_owned(), text, faults))?;
+    let document = Document::parse(text)
+        .map_err(|faults| Report::new(name.to_owned(), text, faults, |line| mask::unparsed(&text[line])))?;
     let mut shape = shape::read(&document, &schema::tree());
     let sound = shape.faults.is_empty();
     let mut config = None;
@@ -135,6 +133,9 @@ fn load_text(
     }
     match config {
         Some(config) if shape.faults.is_empty() => Ok(config),
-        _ => Err(Report::new(name.to_owned(), mask::parsed(&document, &shape.hidden), shape.faults)),
+        _ => {
+            let shown = |line| mask::parsed(&document, &shape.hidden, line);
+            Err(Report::new(name.to_owned(), text, shape.faults, shown))
+        }
     }
 }

@@ -19,16 +19,33 @@ pub(super) struct ConfigFault {
 /// All faults of a configuration. Never contains a secret: `mask` covers the text before it is shown.
 pub struct Report {
     source: String,
-    text: String,
-    faults: Vec<ConfigFault>,
+    faults: Vec<(ConfigFault, Option<Line>)>,
     reads: WatchedFiles,
 }
 
+/// The line in which a fault begins: one is enough to find it.
+struct Line {
+    number: usize,
+    text: String,
+    /// The fault's part of it.
+    span: Range<usize>,
+}
+
 impl Report {
-    /// Returns a report in the order of the file. Faults without a place come last.
-    pub(super) fn new(source: String, text: String, mut faults: Vec<ConfigFault>) -> Self {
+    /// A report in the order of the file; what has no place in it comes last. `shown` tells how the line at these bytes of
+    /// `text` may be shown, byte for byte in its place.
+    pub(super) fn new(
+        source: String,
+        text: &str,
+        mut faults: Vec<ConfigFault>,
+        shown: impl Fn(Range<usize>) -> String,
+    ) -> Self {
         faults.sort_by_key(|fault| fault.place.as_ref().map_or(usize::MAX, |place| place.start));
-        Self { source, text, faults, reads: WatchedFiles::default() }
+        let with_line = |fault: ConfigFault| {
+            let line = fault.place.as_ref().map(|place| line(text, place, &shown));
+            (fault, line)
+        };
+        Self { source, faults: faults.into_iter().map(with_line).collect(), reads: WatchedFiles::default() }
     }
 
     /// Adds the files that were read before the faults were found.
@@ -54,8 +71,8 @@ impl Report {
     pub fn render(&self, color: bool) -> String {
         let renderer = if color { Renderer::styled() } else { Renderer::plain() };
         let mut out = String::new();
-        for fault in &self.faults {
-            let group = self.group(fault).element(Level::HELP.message(fault.help.as_str()));
+        for (fault, line) in &self.faults {
+            let group = self.group(fault, line.as_ref()).element(Level::HELP.message(fault.help.as_str()));
             for line in renderer.render(&[group]).lines() {
                 out.push_str(line.trim_end());
                 out.push('\n');
@@ -67,20 +84,23 @@ impl Report {
         out
     }
 
-    fn group<'a>(&'a self, fault: &'a ConfigFault) -> Group<'a> {
+    fn group<'a>(&'a self, fault: &'a ConfigFault, line: Option<&'a Line>) -> Group<'a> {
         let title = Level::ERROR.primary_title(fault.message.as_str());
-        let Some(place) = &fault.place else { return Group::with_title(title) };
-        // One line is enough to find the fault. A list over several lines is marked at its first line.
-        let start = floor(&self.text, place.start);
-        let line_start = self.text[..start].rfind('\n').map_or(0, |newline| newline + 1);
-        let line_end = self.text[start..].find('\n').map_or(self.text.len(), |newline| start + newline);
-        let line = self.text[line_start..line_end].trim_end();
-        let end = floor(&self.text, place.end.min(line_end)).max(start);
-        let number = self.text[..line_start].matches('\n').count() + 1;
-        let span = (start - line_start).min(line.len())..(end - line_start).min(line.len());
-        let snippet = Snippet::source(line).line_start(number).path(self.source.as_str());
-        title.element(snippet.annotation(AnnotationKind::Primary.span(span)))
+        let Some(Line { number, text, span }) = line else { return Group::with_title(title) };
+        let snippet = Snippet::source(text.as_str()).line_start(*number).path(self.source.as_str());
+        title.element(snippet.annotation(AnnotationKind::Primary.span(span.clone())))
     }
+}
+
+/// The line where a fault begins; a list over many lines is pointed at where it begins.
+fn line(text: &str, place: &Range<usize>, shown: impl Fn(Range<usize>) -> String) -> Line {
+    let start = floor(text, place.start);
+    let line_start = text[..start].rfind('\n').map_or(0, |newline| newline + 1);
+    let line_end = text[start..].find('\n').map_or(text.len(), |newline| start + newline);
+    let line = shown(line_start..line_end).trim_end().to_owned();
+    let end = floor(text, place.end.min(line_end)).max(start);
+    let span = (start - line_start).min(line.len())..(end - line_start).min(line.len());
+    Line { number: text[..line_start].matches('\n').count() + 1, text: line, span }
 }
 
 fn floor(text: &str, at: usize) -> usize {

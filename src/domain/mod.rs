@@ -5,7 +5,6 @@ pub mod alert;
 pub mod budget;
 pub mod chance;
 pub mod clock;
-pub mod departure;
 pub mod endpoint;
 pub mod id;
 pub mod key;

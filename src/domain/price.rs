@@ -13,7 +13,7 @@ use std::{
 
 pub use part::{Part, Parts};
 
-use self::counts::Counts;
+use self::counts::{Counts, RATES};
 use super::{
     money::{Currency, MOST, UNIT, decimal},
     usage::{ServiceTier, Usage},
@@ -59,9 +59,6 @@ pub struct Price {
     /// Each second of audio.
     pub per_audio_second: Option<u64>,
 }
-
-/// Number of rates in a [`Price`].
-const RATES: usize = 15;
 
 /// A further price of a [`Tariff`], with the requests that it applies to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

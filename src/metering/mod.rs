@@ -1,6 +1,7 @@
 //! The record of each request: filled while the request runs, settled exactly once, then sent to the ledger, the metrics and the
 //! log.
 
+mod departure;
 mod feed;
 mod ledger;
 mod log;
@@ -13,6 +14,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
+pub use departure::DisconnectRecord;
 pub use feed::{FeedTarget, FeedThreads, Retention};
 pub use ledger::{JournalUnavailable, Ledger};
 pub use polls::{AT_ONCE, PollAnswer, Polling, Polls, polling};
@@ -21,7 +23,6 @@ pub use statements::Statements;
 
 use crate::{
     domain::{
-        departure::DisconnectRecord,
         endpoint::{AnswerShape, Endpoint},
         id::RequestId,
         ledger::{self as ledger_row, Row, UsageState},

@@ -1,32 +1,10 @@
-//! Metrics of the delivery of alerts, updated when Prometheus reads them. Also the counts that the alert about truncated answers
-//! uses.
+//! Metrics of the delivery of alerts, updated when Prometheus reads them.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::sync::atomic::Ordering;
 
 use prometheus_client::{metrics::counter::Counter, registry::Registry};
 
-use super::{EndLabels, Metrics};
-use crate::domain::{alert::AlertDeliveryStatus, outcome::EndReason};
-
-impl Metrics {
-    /// The number of finished answers of an upstream, and how many of them ended before they were complete.
-    pub fn answers(&self, upstream: &str) -> (u64, u64) {
-        let upstream: Arc<str> = upstream.into();
-        let (mut all, mut truncated) = (0, 0);
-        for end in EndReason::ALL {
-            let labels = EndLabels { upstream: Arc::clone(&upstream), end: end.name() };
-            let count = self.requests.get(&labels).map_or(0, |counter| counter.get());
-            match end {
-                EndReason::Incomplete | EndReason::UpstreamBroken | EndReason::UpstreamStalled => truncated += count,
-                EndReason::Completed | EndReason::ResponseFailed | EndReason::ResponseIncomplete => {}
-                // These ends say nothing about the answers of the upstream.
-                _ => continue,
-            }
-            all += count;
-        }
-        (all, truncated)
-    }
-}
+use crate::domain::alert::AlertDeliveryStatus;
 
 #[derive(Debug)]
 pub(super) struct AlertsCollector {

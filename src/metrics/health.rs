@@ -8,7 +8,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::UpstreamLabels;
+use super::labels::UpstreamLabels;
 use crate::domain::standing::EjectionCause;
 
 /// `upstream`, `credential` ("" = the whole upstream).

@@ -25,7 +25,7 @@ use super::{
     error::ApiError,
     respond::{Relay, RelayError, Reply},
 };
-use crate::domain::{departure::DisconnectRecord, outcome::EndReason};
+use crate::{domain::outcome::EndReason, metering::DisconnectRecord};
 
 /// At most one connection slot in this many may belong to a drain. Clients that left must not keep new clients out.
 const SHARE: usize = 4;

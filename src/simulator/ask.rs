@@ -1,15 +1,13 @@
-//! The request as the provider understands it. The simulator is the provider: it parses the whole body.
+//! The request as the provider understands it. The simulator is the provider: it parses the whole body. What the request refers to
+//! is looked up later (`resolve`).
 
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use super::account::Account;
 use super::directive::Directive;
 use super::fault::Fault;
 use super::input::{self, Input};
-use super::seal;
-use super::store::Store;
 
 /// A parsed request.
 #[derive(Debug)]
@@ -26,7 +24,7 @@ pub(super) struct Ask {
     pub(super) memory: Memory,
 }
 
-/// What the provider has from before.
+/// What the provider has from before; empty until it was looked up.
 #[derive(Debug, Default)]
 pub(super) struct Memory {
     /// Everything that was said in the response or the conversation that this one continues, oldest first.
@@ -68,57 +66,6 @@ impl Ask {
         input.characters += instructions;
         let directive = Directive::parse(&directives)?;
         Ok(Self { model, stream, background, directive, items, input, memory: Memory::default(), body })
-    }
-
-    /// Looks up what the request refers to. Nothing of another account is ever found.
-    pub(super) fn remember(&mut self, account: &Account, store: &Store) -> Result<(), Fault> {
-        let mut referred = false;
-        for item in &mut self.items {
-            if let Some(id) = input::reference(item) {
-                *item = store.item(account, id).ok_or_else(|| Fault::unknown_item(id))?;
-                referred = true;
-            }
-        }
-        if referred {
-            let characters = self.input.characters;
-            self.input = Input::read(&self.items)?;
-            self.input.take_directives();
-            self.input.characters = self.input.characters.max(characters);
-        }
-        self.memory.items = self.before(account, store)?;
-        self.memory.input = Input::read(&self.memory.items)?;
-        for sealed in &self.input.sealed {
-            let Some(turn) = seal::open(account, sealed) else {
-                let message = "The encrypted content could not be verified: it was not made for this account.";
-                return Err(Fault::known("invalid_encrypted_content", "input", message));
-            };
-            self.memory.opened += 1;
-            self.memory.opened_turn = self.memory.opened_turn.max(turn);
-        }
-        Ok(())
-    }
-
-    fn before(&self, account: &Account, store: &Store) -> Result<Vec<Arc<Value>>, Fault> {
-        match (self.field("previous_response_id"), self.conversation()) {
-            (Some(_), Some(_)) => Err(Fault::request(
-                Some("mutually_exclusive_parameters"),
-                Some("previous_response_id"),
-                "Only one of `previous_response_id` and `conversation` can be given.",
-            )),
-            (Some(previous), None) => {
-                let id = previous.as_str().unwrap_or_default();
-                let found = store.response(account, id).map(|previous| previous.said().cloned().collect());
-                found.ok_or_else(|| {
-                    let message = format!("Previous response with id '{id}' not found.");
-                    Fault::known("previous_response_not_found", "previous_response_id", message)
-                })
-            }
-            (None, Some(id)) => {
-                let conversation = store.conversation(account, id);
-                conversation.map(|found| found.items.clone()).ok_or_else(|| Fault::unknown("Conversation", id))
-            }
-            (None, None) => Ok(Vec::new()),
-        }
     }
 
     /// A field that is echoed; `null` counts as absent.

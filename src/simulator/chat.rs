@@ -9,13 +9,14 @@ use serde_json::{Map, Value, json};
 use super::answer::Answer;
 use super::ask::{self, Ask};
 use super::body::Body;
+use super::call::Call;
 use super::content::Item;
 use super::directive::End;
-use super::fault::{Fault, Stop};
+use super::fault::Fault;
 use super::head;
 use super::json::Json;
-use super::reply::Call;
 use super::responses::begin;
+use super::stop::Stop;
 use super::stream::{Frames, Step};
 
 /// Answers a chat.

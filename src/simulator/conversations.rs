@@ -7,11 +7,12 @@ use serde_json::{Map, Value, json};
 
 use super::ask;
 use super::body::Body;
-use super::fault::{Fault, Stop};
+use super::call::Call;
+use super::fault::Fault;
 use super::input::{self, Input};
 use super::json::Json;
 use super::list;
-use super::reply::Call;
+use super::stop::Stop;
 use super::store::{Conversation, id_of};
 
 /// `POST /conversations`

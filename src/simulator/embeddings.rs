@@ -8,10 +8,11 @@ use sha2::{Digest as _, Sha256};
 use super::answer::tokens;
 use super::ask;
 use super::body::Body;
+use super::call::Call;
 use super::directive::Directive;
-use super::fault::{Fault, Stop};
+use super::fault::Fault;
 use super::json::Json;
-use super::reply::Call;
+use super::stop::Stop;
 
 /// invented: a short vector where no length is asked for; at most as long as the original's longest.
 const DIMENSIONS: u64 = 16;

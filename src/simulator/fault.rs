@@ -1,8 +1,6 @@
 //! What goes wrong before an answer begins, and the words for it. Each personality puts it in its own shape.
 
-use http::{Response, StatusCode};
-
-use super::body::Body;
+use http::StatusCode;
 
 /// A refusal: status and the four fields of an OpenAI error.
 #[derive(Clone, Debug)]
@@ -18,21 +16,6 @@ pub(super) struct Fault {
     pub(super) retry_after: Option<u64>,
     /// Methods for `Allow`.
     pub(super) allow: Option<&'static str>,
-}
-
-/// Why there is no answer of the usual kind.
-pub(super) enum Stop {
-    Refused(Box<Fault>),
-    /// Another answer, which a directive asked for.
-    Instead(Box<Response<Body>>),
-    /// The connection closes without an answer.
-    CutHead,
-}
-
-impl From<Fault> for Stop {
-    fn from(fault: Fault) -> Self {
-        Self::Refused(Box::new(fault))
-    }
 }
 
 impl Fault {

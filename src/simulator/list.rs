@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use super::call::Call;
 use super::fault::Fault;
 use super::json::Json;
-use super::reply::Call;
 use super::store::id_of;
 
 /// The page that the query asks for: `limit` (20), `order` (newest first), `after` an id.

@@ -8,6 +8,7 @@ mod account;
 mod answer;
 mod ask;
 mod body;
+mod call;
 mod chat;
 mod content;
 mod conversations;
@@ -19,20 +20,22 @@ mod ids;
 mod input;
 mod json;
 mod list;
+mod options;
 mod personality;
 mod query;
 mod received;
 mod reply;
+mod resolve;
 mod responses;
 mod route;
 mod schema;
 mod seal;
+mod stop;
 mod store;
 mod stream;
 #[cfg(test)]
 mod tests;
 
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -43,28 +46,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use self::call::Shared;
+pub use self::options::Options;
 pub use self::personality::{Model, Personality};
-use self::reply::Shared;
-use crate::domain::chance::Chance;
-use crate::domain::clock::Clock;
-
-/// How the simulator behaves where a request does not say.
-#[derive(Clone, Copy, Debug)]
-pub struct Options {
-    /// Pause before each event of a stream but the first.
-    pub event_delay: Duration,
-    /// For `created_at`.
-    pub clock: Clock,
-    /// For ids.
-    pub chance: Chance,
-}
-
-impl Default for Options {
-    /// The pace of a fast model: 20 ms an event looks natural and keeps a demo short.
-    fn default() -> Self {
-        Self { event_delay: Duration::from_millis(20), clock: Clock::system(), chance: Chance::system() }
-    }
-}
 
 /// A request head that has not come within this time never will.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
@@ -101,9 +85,4 @@ async fn connection(stream: TcpStream, shared: Arc<Shared>) {
         .await;
     // A client that leaves and a connection that was broken on purpose both end here, and neither is worth a word.
     drop::<Result<(), hyper::Error>>(served);
-}
-
-/// The error that closes a connection before an answer.
-fn cut_head() -> io::Error {
-    io::Error::new(io::ErrorKind::ConnectionAborted, "closed before the answer on purpose")
 }

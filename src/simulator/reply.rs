@@ -1,7 +1,7 @@
 //! One request and its answer: who is asked, by which account, for what.
 
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::request::Parts;
@@ -11,81 +11,19 @@ use hyper::body::{Body as _, Incoming};
 
 use super::account::Account;
 use super::body::Body;
+use super::call::{Call, Shared};
 use super::directive::Directive;
-use super::fault::{Fault, Stop};
+use super::fault::Fault;
 use super::ids::Ids;
 use super::json::Json;
 use super::personality::Personality;
-use super::received::{self, Received};
+use super::received;
 use super::route::Operation;
-use super::store::Store;
-use super::{Options, chat, conversations, embeddings, head, query, responses};
+use super::stop::Stop;
+use super::{chat, conversations, embeddings, head, responses};
 
 /// Room for many images; more than that is refused.
 const MAX_BODY: usize = 64 << 20;
-
-/// What outlives a request.
-pub(super) struct Shared {
-    pub(super) options: Options,
-    store: Mutex<Store>,
-    received: Mutex<Received>,
-}
-
-impl Shared {
-    pub(super) fn new(options: Options) -> Arc<Self> {
-        Arc::new(Self { options, store: Mutex::default(), received: Mutex::default() })
-    }
-
-    pub(super) fn store(&self) -> MutexGuard<'_, Store> {
-        self.store.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn received(&self) -> MutexGuard<'_, Received> {
-        self.received.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// One call, with all that is needed to answer it.
-pub(super) struct Call {
-    pub(super) shared: Arc<Shared>,
-    pub(super) account: Account,
-    pub(super) ids: Ids,
-    pub(super) request_id: String,
-    pub(super) parts: Parts,
-    pub(super) body: Bytes,
-}
-
-impl Call {
-    /// A whole answer in the provider's writing.
-    pub(super) fn json(&self, value: &Json) -> Response<Body> {
-        head::json(value.write(self.account.personality.spaced()), &self.request_id)
-    }
-
-    /// A parameter of the query.
-    pub(super) fn query(&self, name: &str) -> Option<String> {
-        query::value(self.parts.uri.query(), name)
-    }
-
-    /// Does what a directive wants in place of an answer.
-    pub(super) async fn obey(&self, directive: &Directive) -> Result<(), Stop> {
-        if let Some(delay) = directive.head_delay {
-            tokio::time::sleep(delay).await;
-        }
-        if directive.cut_head {
-            return Err(Stop::CutHead);
-        }
-        if let Some(fault) = &directive.error {
-            return Err(fault.clone().into());
-        }
-        if let Some(status) = directive.html {
-            return Err(Stop::Instead(Box::new(head::page(status, &self.request_id))));
-        }
-        if directive.redirect {
-            return Err(Stop::Instead(Box::new(head::redirect(&self.request_id))));
-        }
-        Ok(())
-    }
-}
 
 /// Answers a request. An error closes the connection without an answer.
 pub(super) async fn reply(request: Request<Incoming>, shared: Arc<Shared>) -> io::Result<Response<Body>> {
@@ -121,7 +59,7 @@ pub(super) async fn reply(request: Request<Incoming>, shared: Arc<Shared>) -> io
         Ok(response) => Ok(response),
         Err(Stop::Refused(fault)) => Ok(head::refuse(personality, &fault, &request_id)),
         Err(Stop::Instead(response)) => Ok(*response),
-        Err(Stop::CutHead) => Err(super::cut_head()),
+        Err(Stop::CutHead) => Err(cut_head()),
     }
 }
 
@@ -187,4 +125,9 @@ fn models(personality: Personality, created: u64) -> Json {
         ])
     });
     Json::Object(vec![("object", "list".into()), ("data", Json::Array(entries.collect()))])
+}
+
+/// The error that closes a connection before an answer.
+fn cut_head() -> io::Error {
+    io::Error::new(io::ErrorKind::ConnectionAborted, "closed before the answer on purpose")
 }

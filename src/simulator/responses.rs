@@ -10,11 +10,13 @@ use serde_json::{Value, json};
 use super::answer::{self, Answer, Stage};
 use super::ask::{self, Ask};
 use super::body::Body;
+use super::call::Call;
 use super::content::{Item, REASONING_TOKENS};
-use super::fault::{Fault, Stop};
+use super::fault::Fault;
 use super::json::Json;
 use super::list;
-use super::reply::Call;
+use super::resolve::resolve;
+use super::stop::Stop;
 use super::store::{Progress, Stored};
 use super::stream::Frames;
 use super::{head, input, seal};
@@ -25,7 +27,7 @@ const POLLS: u64 = 2;
 /// `POST /responses`
 pub(super) async fn create(mut call: Call) -> Result<Response<Body>, Stop> {
     let mut ask = begin(&call, Ask::parse(&call.body, call.query("simulate").as_deref())?).await?;
-    ask.remember(&call.account, &call.shared.store())?;
+    resolve(&mut ask, &call.account, &call.shared.store())?;
     // An answer is kept for long, and needs only what these say.
     let (before, own) = (mem::take(&mut ask.memory.items), mem::take(&mut ask.items));
     let answer = Arc::new(Answer::new(call.account.clone(), ask, &mut call.ids)?);
@@ -149,7 +151,7 @@ pub(super) async fn input_tokens(call: Call) -> Result<Response<Body>, Stop> {
     // Here a model is optional.
     body.entry("model").or_insert_with(|| "gpt-4o".into());
     let mut ask = begin(&call, Ask::read(body, call.query("simulate").as_deref())?).await?;
-    ask.remember(&call.account, &call.shared.store())?;
+    resolve(&mut ask, &call.account, &call.shared.store())?;
     let tokens = answer::input_tokens(&ask);
     Ok(call.json(&json!({"object": "response.input_tokens", "input_tokens": tokens}).into()))
 }
@@ -161,7 +163,7 @@ pub(super) async fn compact(mut call: Call) -> Result<Response<Body>, Stop> {
     if personality.answers_as(&ask.model, false).is_none() {
         return Err(Fault::no_model(&ask.model).into());
     }
-    ask.remember(&call.account, &call.shared.store())?;
+    resolve(&mut ask, &call.account, &call.shared.store())?;
     let said = ask.memory.items.iter().chain(&ask.items).filter(|item| is_user(item)).cloned().collect::<Vec<_>>();
     let said = said.into_iter().map(|item| Json::from((*input::kept(item, &mut call.ids)).clone()));
     let mut output: Vec<Json> = said.collect();

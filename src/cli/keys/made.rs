@@ -1,7 +1,6 @@
 //! Tells the operator which store a new key is in. A command that creates a key in a new store mostly runs in the wrong folder, or
 //! without the gateway's configuration.
 
-use super::Create;
 use crate::{cli::output, config::Config, store::sql::DatabaseLocation};
 
 /// Whether no gateway ever ran with this data folder: a gateway leaves its lock file there.
@@ -10,8 +9,8 @@ pub(super) fn is_new(place: &DatabaseLocation, config: &Config) -> bool {
 }
 
 /// Asks for confirmation on a terminal before a key is created in a folder that no gateway uses.
-pub(super) fn confirm_new(create: &Create, place: &DatabaseLocation, is_new: bool) -> Result<(), String> {
-    if !is_new || create.yes {
+pub(super) fn confirm_new(yes: bool, place: &DatabaseLocation, is_new: bool) -> Result<(), String> {
+    if !is_new || yes {
         return Ok(());
     }
     let question = format!("No gateway has run with the store {} yet. Make the key there?", absolute(place));

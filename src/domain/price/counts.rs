@@ -1,7 +1,9 @@
 //! Counts of each billed part in the usage of an answer.
 
-use super::RATES;
 use crate::domain::usage::Usage;
+
+/// Number of rates in a [`Price`](super::Price).
+pub(super) const RATES: usize = 15;
 
 /// Counts of each billed part. No token is in two parts.
 pub(super) struct Counts {

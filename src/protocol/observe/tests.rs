@@ -3,7 +3,7 @@ use std::{fs, path::Path};
 use proptest::{collection::vec, prelude::*, sample::Index};
 
 use super::*;
-use crate::domain::usage::MAX_TOKENS;
+use crate::domain::usage::{Hidden, MAX_TOKENS, Usage};
 
 mod dialects;
 mod learning;

@@ -13,6 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::*;
+use crate::domain::clock::Clock;
 
 /// A running simulator without pauses; it stops when this is dropped.
 struct Simulator {

@@ -10,7 +10,7 @@ use redis::{
 use secrecy::{ExposeSecret, SecretString};
 use tokio::{task::JoinSet, time::timeout};
 
-use super::link::LinkError;
+use super::link_error::LinkError;
 use crate::config::{self, RedisAt, RedisHost};
 
 /// A Sentinel that does not answer for so long is not waited for. All of them are asked at once.

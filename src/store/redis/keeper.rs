@@ -19,7 +19,8 @@ use self::outage::{Asking, Outage};
 use super::{
     Answer, Given, HELD, Item, LAST, Told, Who,
     connect::Connector,
-    link::{Link, LinkError, Looked},
+    link::{Link, Looked},
+    link_error::LinkError,
 };
 use crate::{
     config::SharedLimits,

@@ -4,6 +4,7 @@
 mod connect;
 mod keeper;
 mod link;
+mod link_error;
 mod purse;
 
 use std::{
@@ -32,7 +33,8 @@ use crate::{
 };
 
 pub(super) use connect::{Connected, Connector};
-pub use link::{Link, LinkError, Looked};
+pub use link::{Link, Looked};
+pub use link_error::LinkError;
 pub use purse::{Purse, name};
 
 /// What a request holds and does not renew comes back after this: its replica is gone.

@@ -7,7 +7,8 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::{
     super::{
         Given, HELD, Purse, Told,
-        link::{Link, LinkError, Looked},
+        link::{Link, Looked},
+        link_error::LinkError,
     },
     AT_ONCE, Done, Keeper,
 };

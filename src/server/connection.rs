@@ -11,7 +11,6 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::{
@@ -22,22 +21,20 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use super::{
-    answer,
-    counted::Counted,
     framing::{Fault, Framing},
     guard::Guard,
     heartbeat::Heartbeat,
+    http_version::Http,
     http2,
-    progress::{Deadlines, Progress},
+    limits::Limits,
+    observer::{Client, Observer, Open, Rejection},
+    progress::Progress,
     requests::Requests,
+    service::Service,
     shutdown::Shutdown,
     socket::{Socket, Wire, failed, left, linger, probe},
     streams::Streams,
     tls, unread,
-};
-use crate::{
-    domain::departure::DisconnectRecord,
-    metrics::{CutLabels, MalformedLabels, Metrics},
 };
 
 /// A request's head may be this long (`Framing` is asked first), and hyper's buffers grow no further (its own default is 417,792 bytes).
@@ -46,36 +43,42 @@ pub(super) const MAX_BUFFER: usize = 64 * 1024;
 
 /// What every connection of a listener shares.
 #[derive(Clone)]
-pub(super) struct Shared {
-    pub(super) router: Router,
-    pub(super) deadlines: Deadlines,
-    pub(super) shutdown: Shutdown,
-    pub(super) metrics: Arc<Metrics>,
+pub struct Shared<S> {
+    /// What answers requests.
+    pub service: S,
+    /// The deadlines of the next connection.
+    pub limits: Limits,
+    /// Tells when to end.
+    pub shutdown: Shutdown,
+    /// Is told what happens.
+    pub observer: Arc<dyn Observer>,
     /// None speaks plain http.
-    pub(super) tls: Option<Secure>,
+    pub tls: Option<Secure>,
     /// Beats while the listener runs.
-    pub(super) heartbeat: Arc<Heartbeat>,
+    pub heartbeat: Arc<Heartbeat>,
 }
 
 /// What connections with TLS share.
 #[derive(Clone)]
-pub(super) struct Secure {
-    pub(super) acceptor: TlsAcceptor,
+pub struct Secure {
+    /// Shakes hands.
+    pub acceptor: TlsAcceptor,
     /// Over HTTP/2, a request beside others on its connection takes one too.
-    pub(super) slots: Arc<Semaphore>,
+    pub slots: Arc<Semaphore>,
 }
 
 /// Serves a connection to its end.
-pub(super) async fn serve(stream: TcpStream, peer: IpAddr, shared: Shared) {
+pub(super) async fn serve<S: Service>(stream: TcpStream, peer: IpAddr, shared: Shared<S>) {
     // An event must go out when it comes: Nagle's algorithm would hold the tail back for 40 ms.
     let _ = stream.set_nodelay(true);
-    let _counted = Counted::new(&shared.metrics);
+    let client = shared.observer.opened(peer);
+    let _open = Open(&*shared.observer);
     let (read, write) = stream.into_split();
     let write = Arc::new(write);
     let progress =
         Arc::new(Progress::new(shared.shutdown.leaving(), Arc::clone(&shared.heartbeat), shared.tls.is_some()));
     let socket = Socket { read, write: Arc::clone(&write), progress: Arc::clone(&progress) };
-    let connection = Connection { shared: &shared, write, progress, departure: DisconnectRecord::of(peer) };
+    let connection = Connection { shared: &shared, write, progress, client };
     match &shared.tls {
         None => connection.http1(socket).await,
         // Boxed, as it is larger: plain connections shall not pay for it.
@@ -84,28 +87,28 @@ pub(super) async fn serve(stream: TcpStream, peer: IpAddr, shared: Shared) {
 }
 
 /// A connection beside what is spoken on it.
-struct Connection<'a> {
-    shared: &'a Shared,
+struct Connection<'a, S> {
+    shared: &'a Shared<S>,
     write: Arc<OwnedWriteHalf>,
     progress: Arc<Progress>,
-    departure: DisconnectRecord,
+    client: Arc<dyn Client>,
 }
 
-impl Connection<'_> {
+impl<S: Service> Connection<'_, S> {
     /// Shakes hands, and goes on with what the client chose.
     async fn tls(self, socket: Socket, secure: &Secure) {
         let shutdown = &self.shared.shutdown;
-        let metrics = &self.shared.metrics.connections;
+        let observer = &self.shared.observer;
         let accepted = tokio::select! {
             biased;
-            accepted = timeout(self.shared.deadlines.first_byte, tls::accept(&secure.acceptor, socket)) => accepted,
+            accepted = timeout(self.shared.limits.first_byte, tls::accept(&secure.acceptor, socket)) => accepted,
             // No request can be lost.
             () = shutdown.draining() => return,
         };
         match accepted {
             Ok(Ok(Err(socket))) => {
-                metrics.tls_failed.inc();
-                self.close(socket, End::last(answer::plain_http())).await;
+                observer.tls_failed();
+                self.close(socket, End::last(observer.rejection(Rejection::PlainHttp))).await;
             }
             Ok(Ok(Ok((stream, is_h2)))) => {
                 self.progress.greeted(is_h2);
@@ -119,10 +122,10 @@ impl Connection<'_> {
             Ok(Err(error)) => {
                 if error.kind() == io::ErrorKind::InvalidData {
                     tracing::debug!(%error, "a TLS handshake failed");
-                    metrics.tls_failed.inc();
+                    observer.tls_failed();
                 }
             }
-            Err(_) => self.count_cut("tls_handshake"),
+            Err(_) => observer.cut("tls_handshake"),
         }
     }
 
@@ -138,16 +141,16 @@ impl Connection<'_> {
         // What is under way ends here.
         let wire = connection.into_parts().io.into_inner().wire;
         if let Some(fault) = self.progress.fault() {
-            self.shared.metrics.connections.malformed.get_or_create(&MalformedLabels { reason: fault.name() }).inc();
+            self.shared.observer.malformed(fault);
         }
         self.close(wire, end).await;
     }
 
     async fn http2(self, stream: TlsStream<Socket>, slots: Arc<Semaphore>) {
-        let Self { shared, progress, departure, .. } = &self;
-        let write_stall = shared.deadlines.write_stall;
-        let metrics = Arc::clone(&shared.metrics);
-        let streams = Streams::new(Arc::clone(progress), departure.clone(), metrics, slots, write_stall);
+        let Self { shared, progress, client, .. } = &self;
+        let write_stall = shared.limits.write_stall;
+        let observer = Arc::clone(&shared.observer);
+        let streams = Streams::new(Arc::clone(progress), Arc::clone(client), observer, slots, write_stall);
         let requests = Requests { streams: Some(streams.clone()), ..self.requests() };
         let builder = http2::builder(streams.clone(), write_stall);
         let mut connection = Box::pin(builder.serve_connection(TokioIo::new(stream), requests));
@@ -157,12 +160,12 @@ impl Connection<'_> {
         streams.ended().await;
     }
 
-    fn requests(&self) -> Requests {
+    fn requests(&self) -> Requests<S> {
         Requests {
             streams: None,
-            router: self.shared.router.clone(),
+            service: self.shared.service.clone(),
             progress: Arc::clone(&self.progress),
-            departure: self.departure.clone(),
+            client: Arc::clone(&self.client),
         }
     }
 
@@ -245,38 +248,12 @@ impl End {
     const QUIET: Self = Self { farewell: true, ..Self::CUT };
 }
 
-/// hyper's side of a connection.
-pub(super) trait Http {
-    /// Whether there may be several requests at once.
-    const MULTIPLEXED: bool;
-
-    /// Polls it to its end: whether it ended in order.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<bool>;
-
-    /// Ends it once what is under way is over.
-    fn graceful_shutdown(&mut self);
-}
-
-impl<W: Wire> Http for http1::Connection<TokioIo<Guard<W>>, Requests> {
-    const MULTIPLEXED: bool = false;
-
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
-        // An error is the client's (what it was about was answered, or nobody is there to read an answer), or that of a
-        // body that broke.
-        self.poll_without_shutdown(cx).map(|done| done.is_ok())
-    }
-
-    fn graceful_shutdown(&mut self) {
-        Pin::new(self).graceful_shutdown();
-    }
-}
-
-impl Connection<'_> {
+impl<S: Service> Connection<'_, S> {
     /// Runs the connection until it is over. What is under way ends with the connection, so the reason is told to
-    /// `departure` before this returns.
+    /// `client` before this returns.
     async fn drive<H: Http>(&self, connection: &mut H) -> End {
-        let Self { shared, write, progress, departure } = self;
-        let mut timer = pin!(sleep_until(Instant::now() + shared.deadlines.first_byte));
+        let Self { shared, write, progress, client } = self;
+        let mut timer = pin!(sleep_until(Instant::now() + shared.limits.first_byte));
         let (mut left, mut failed) = (pin!(left(write)), pin!(failed(write)));
         let mut watch = pin!(unread::watch(write, progress));
         // Whether the client closed its sending side.
@@ -289,7 +266,7 @@ impl Connection<'_> {
         loop {
             let event = tokio::select! {
                 biased;
-                event = poll_fn(|cx| poll(connection, told, progress, &shared.deadlines, timer.as_mut(), cx)) => event,
+                event = poll_fn(|cx| poll(connection, told, progress, &shared.limits, timer.as_mut(), cx)) => event,
                 () = &mut left, if !closed => Event::Closed,
                 never = &mut watch, if !closed && !H::MULTIPLEXED => match never {},
                 () = &mut failed, if closed && !progress.has_left() => Event::Broken,
@@ -316,7 +293,7 @@ impl Connection<'_> {
                     }
                 }
                 Event::Deadline(name) => {
-                    self.count_cut(name);
+                    shared.observer.cut(name);
                     if !H::MULTIPLEXED || told || name != Progress::IDLE {
                         return self.overdue(name);
                     }
@@ -326,7 +303,7 @@ impl Connection<'_> {
                     connection.graceful_shutdown();
                 }
                 Event::Malformed(fault) => {
-                    return End::last(answer::malformed(fault));
+                    return End::last(shared.observer.rejection(Rejection::Malformed(fault)));
                 }
                 Event::Drain => {
                     told = true;
@@ -341,7 +318,7 @@ impl Connection<'_> {
                     }
                 }
                 Event::Stop => {
-                    departure.gateway_stop();
+                    client.stopped();
                     if progress.is_busy() {
                         shared.shutdown.cut();
                     }
@@ -351,16 +328,12 @@ impl Connection<'_> {
         }
     }
 
-    fn count_cut(&self, deadline: &'static str) {
-        self.shared.metrics.connections.cut.get_or_create(&CutLabels { deadline }).inc();
-    }
-
     /// A deadline ran out.
     fn overdue(&self, name: &'static str) -> End {
         match name {
-            Progress::HEAD => End { answer: Some(answer::timed_out()), ..End::QUIET },
+            Progress::HEAD => End { answer: Some(self.shared.observer.rejection(Rejection::TimedOut)), ..End::QUIET },
             Progress::WRITE_STALL => {
-                self.departure.stalled();
+                self.client.stalled();
                 // A reset: what the client does not read shall not stay in the kernel's buffers either.
                 let _ = self.write.as_ref().as_ref().set_zero_linger();
                 End::CUT
@@ -376,7 +349,7 @@ fn poll<H: Http>(
     connection: &mut H,
     told: bool,
     progress: &Progress,
-    deadlines: &Deadlines,
+    limits: &Limits,
     mut timer: Pin<&mut Sleep>,
     cx: &mut Context<'_>,
 ) -> Poll<Event> {
@@ -390,7 +363,7 @@ fn poll<H: Http>(
     if let Some(fault) = progress.fault_due() {
         return Poll::Ready(Event::Malformed(fault));
     }
-    let Some((due, name)) = progress.due(deadlines) else {
+    let Some((due, name)) = progress.due(limits) else {
         return Poll::Pending;
     };
     if due < timer.deadline() {

@@ -26,7 +26,10 @@ const MODE: u32 = 0o660;
 
 /// A listener before it accepts.
 #[derive(Debug)]
-pub(super) enum Listener {
+pub struct Listener(Kind);
+
+#[derive(Debug)]
+enum Kind {
     Address(std::net::TcpListener),
     #[cfg(unix)]
     Socket(UnixListener, Arc<File>),
@@ -52,20 +55,20 @@ pub(super) struct File {
 
 impl From<std::net::TcpListener> for Listener {
     fn from(listener: std::net::TcpListener) -> Self {
-        Self::Address(listener)
+        Self(Kind::Address(listener))
     }
 }
 
 impl Listener {
     /// To be called inside of a runtime.
     pub(super) fn accepting(self) -> io::Result<Accepting> {
-        match self {
-            Self::Address(listener) => {
+        match self.0 {
+            Kind::Address(listener) => {
                 listener.set_nonblocking(true)?;
                 TcpListener::from_std(listener).map(Accepting::Address)
             }
             #[cfg(unix)]
-            Self::Socket(listener, file) => {
+            Kind::Socket(listener, file) => {
                 listener.set_nonblocking(true)?;
                 Ok(Accepting::Socket { listener: tokio::net::UnixListener::from_std(listener)?, _file: file })
             }
@@ -92,8 +95,11 @@ impl Accepting {
 
 /// `count` listeners on one Unix socket. A file that a killed process left behind gives way; where somebody listens it does not, nor does
 /// anything that is no socket.
+///
+/// # Errors
+/// When the system refuses the path, or something else is there.
 #[cfg(unix)]
-pub(super) fn listen_on(path: &Arc<Path>, count: usize) -> io::Result<Vec<Listener>> {
+pub fn listen_on_socket(path: &Arc<Path>, count: usize) -> io::Result<Vec<Listener>> {
     match std::fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
@@ -120,9 +126,9 @@ pub(super) fn listen_on(path: &Arc<Path>, count: usize) -> io::Result<Vec<Listen
     let file = Arc::new(File { path: Arc::clone(path), identity: identity(path) });
     let mut listeners = Vec::with_capacity(count);
     for _ in 1..count {
-        listeners.push(Listener::Socket(listener.try_clone()?, Arc::clone(&file)));
+        listeners.push(Listener(Kind::Socket(listener.try_clone()?, Arc::clone(&file))));
     }
-    listeners.push(Listener::Socket(listener, file));
+    listeners.push(Listener(Kind::Socket(listener, file)));
     Ok(listeners)
 }
 

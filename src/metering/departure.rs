@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use super::outcome::EndReason;
+use crate::domain::outcome::EndReason;
 
 /// Shared record of one connection, or of one request on a connection. The server writes why it drops the connection. A
 /// response body that is dropped with the connection reads the reason.

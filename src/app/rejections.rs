@@ -1,21 +1,32 @@
 //! Answers to what never became a request: hyper has no part in them.
 
-use super::framing::Fault;
-use crate::domain::problem::Problem;
+use crate::{
+    domain::problem::Problem,
+    server::{Fault, Rejection},
+};
+
+/// The whole answer.
+pub(super) fn answer_to(rejection: Rejection) -> String {
+    match rejection {
+        Rejection::TimedOut => timed_out(),
+        Rejection::PlainHttp => plain_http(),
+        Rejection::Malformed(fault) => malformed(fault),
+    }
+}
 
 /// The head did not come in time.
-pub(super) fn timed_out() -> String {
+fn timed_out() -> String {
     answer("408 Request Timeout", "", Problem::RequestTimeout, "The head of the request did not come in time.")
 }
 
 /// Plain HTTP, where TLS is spoken.
-pub(super) fn plain_http() -> String {
+fn plain_http() -> String {
     let message = "This port speaks TLS, and the request came in plain http: use https:// in the URL.";
     answer("400 Bad Request", "x-should-retry: false\r\n", Problem::InvalidFraming, message)
 }
 
 /// What came is not HTTP.
-pub(super) fn malformed(fault: Fault) -> String {
+fn malformed(fault: Fault) -> String {
     let (status, problem) = match fault {
         Fault::HeadTooLarge => ("431 Request Header Fields Too Large", Problem::HeadTooLarge),
         _ => ("400 Bad Request", Problem::InvalidFraming),

@@ -1,4 +1,4 @@
-//! Hands requests to the router, and knows when each of them is over.
+//! Hands requests to the service, and knows when each of them is over.
 
 use std::{
     pin::Pin,
@@ -6,24 +6,24 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use axum::{Router, body::Body};
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, Version, header::CONNECTION};
-use http_body::{Body as HttpBody, Frame, SizeHint};
-use hyper::{body::Incoming, service::Service};
-use tower_service::Service as _;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
 
 use super::{
+    body::RequestBody,
+    observer::Client,
     progress::Progress,
+    service::Service,
     streams::{Stream, Streams},
 };
-use crate::domain::departure::DisconnectRecord;
 
-/// Hands requests to the router, and keeps `progress` right.
-pub(super) struct Requests {
-    pub(super) router: Router,
+/// Hands requests to the service, and keeps `progress` right.
+pub(super) struct Requests<S> {
+    pub(super) service: S,
     pub(super) progress: Arc<Progress>,
-    pub(super) departure: DisconnectRecord,
+    pub(super) client: Arc<dyn Client>,
     /// Where there may be several at once.
     pub(super) streams: Option<Streams>,
 }
@@ -39,8 +39,8 @@ pub(super) enum Unserved {
     Full(#[source] h2::Error),
 }
 
-impl Service<Request<Incoming>> for Requests {
-    type Response = Response<Tracked>;
+impl<S: Service> hyper::service::Service<Request<Incoming>> for Requests<S> {
+    type Response = Response<Tracked<S::Body>>;
     type Error = Unserved;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Unserved>> + Send>>;
 
@@ -56,16 +56,13 @@ impl Service<Request<Incoming>> for Requests {
         };
         self.progress.busy();
         let busy = Busy(Arc::clone(&self.progress));
-        let departure = stream.as_ref().map_or(&self.departure, |stream| &stream.departure);
-        request.extensions_mut().insert(departure.clone());
-        let (mut router, streams) = (self.router.clone(), self.streams.clone());
+        let client = stream.as_ref().map_or(&self.client, |stream| &stream.client);
+        client.introduce(request.extensions_mut());
+        let (mut service, streams) = (self.service.clone(), self.streams.clone());
         // HTTP/1.0 knows no chunks: without a length, a body ends with its connection.
         let by_closing = request.version() == Version::HTTP_10;
         Box::pin(async move {
-            let Ok(mut response) = match streams {
-                None => router.call(request).await,
-                Some(streams) => router.call(request.map(|body| Upload { body: Some(body), streams })).await,
-            };
+            let mut response = service.answer(request.map(|body| RequestBody::new(body, streams))).await;
             if stream.is_none() {
                 if busy.0.is_leaving() {
                     // Told with an answer, a client does not send its next request into a connection that closes.
@@ -79,43 +76,6 @@ impl Service<Request<Incoming>> for Requests {
     }
 }
 
-/// The body of a request of HTTP/2. Where it is dropped before its end, which a refusal does, the rest is read away.
-struct Upload {
-    /// None once it ended or failed.
-    body: Option<Incoming>,
-    streams: Streams,
-}
-
-impl Drop for Upload {
-    fn drop(&mut self) {
-        if let Some(body) = self.body.take().filter(|body| !body.is_end_stream()) {
-            self.streams.discard(body);
-        }
-    }
-}
-
-impl HttpBody for Upload {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
-        let Some(body) = &mut self.body else { return Poll::Ready(None) };
-        let polled = ready!(Pin::new(body).poll_frame(cx));
-        if !matches!(polled, Some(Ok(_))) {
-            self.body = None;
-        }
-        Poll::Ready(polled)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.as_ref().is_none_or(HttpBody::is_end_stream)
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.as_ref().map_or_else(|| SizeHint::with_exact(0), HttpBody::size_hint)
-    }
-}
-
 /// While it lives, a request is under way.
 struct Busy(Arc<Progress>);
 
@@ -126,17 +86,17 @@ impl Drop for Busy {
 }
 
 /// The body of an answer; its end is the end of the request.
-pub(super) struct Tracked {
-    body: Body,
+pub(super) struct Tracked<B> {
+    body: B,
     busy: Busy,
     stream: Option<Arc<Stream>>,
 }
 
-impl HttpBody for Tracked {
+impl<B: Body<Data = Bytes> + Unpin> Body for Tracked<B> {
     type Data = Bytes;
-    type Error = axum::Error;
+    type Error = B::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         match &self.stream {
             None => ready!(self.busy.0.poll_room(cx)),
             Some(stream) => stream.flows(),

@@ -23,7 +23,7 @@ const BEATS: u32 = 6;
 
 /// One for each worker. It beats only while a request is fresh: a worker that has none is not woken.
 #[derive(Debug)]
-pub(super) struct Heartbeat {
+pub struct Heartbeat {
     began: Instant,
     /// Milliseconds since `began` at which events were last asked for, as far as is known.
     asked: AtomicU64,

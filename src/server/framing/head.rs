@@ -5,8 +5,8 @@ use http::Uri;
 use memchr::memchr;
 
 use super::{
-    Fault,
     class::{HOST, PATH, QUERY, TOKEN, is, is_text},
+    fault::Fault,
 };
 
 /// hyper takes so many headers.

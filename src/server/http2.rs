@@ -10,35 +10,29 @@ use hyper::server::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio_rustls::server::TlsStream;
 
-use super::{connection::Http, requests::Requests, socket::Socket, streams::Streams};
-use crate::upstream::send;
+use super::{http_version::Http, requests::Requests, service::Service, socket::Socket, streams::Streams};
 
 /// Requests at once on a connection of HTTP/2: more than one process of a client has under way, and few enough that
-/// what may be left of them (see [`PER_CONNECTION`]) stays bounded. Clients wait, or open another connection;
+/// what may be left of them (see `memory::http2`) stays bounded. Clients wait, or open another connection;
 /// one that begins with more before it is told gets `REFUSED_STREAM` for those, and may try them again.
-const MAX_STREAMS: u32 = 32;
+pub(super) const MAX_STREAMS: u32 = 32;
 
 /// What a client of HTTP/2 may send ahead of what is read, of one request and of all: the latter is memory of ours.
 const STREAM_WINDOW: u32 = 64 * 1024;
-const WINDOW: u32 = 256 * 1024;
+pub(super) const WINDOW: u32 = 256 * 1024;
 
 /// Of a request of HTTP/2, with 32 bytes for each header (RFC 9113, section 6.5.2): clients are told. Less than over
 /// HTTP/1.1, as there may be many at once; no SDK sends a tenth of it.
-const MAX_HEAD: u32 = 16 * 1024;
+pub(super) const MAX_HEAD: u32 = 16 * 1024;
 
 /// Of HTTP/2, as long as nobody agrees on larger ones.
-const FRAME: usize = 16 * 1024;
+pub(super) const FRAME: usize = 16 * 1024;
 
 /// Of each answer over HTTP/2, this much waits for the socket before hyper takes another piece.
-const SEND_BUFFER: usize = 4 * 1024;
+pub(super) const SEND_BUFFER: usize = 4 * 1024;
 
 /// A client of HTTP/2 that vanished without a word is noticed also where nothing is sent.
 const PING_EVERY: Duration = Duration::from_secs(20);
-
-/// What one connection of HTTP/2 holds at most, apart from the requests under way: what was sent ahead, a head, a frame
-/// each way, and of each request that is over what its client has not taken yet: that may be a piece more than is buffered.
-pub(super) const PER_CONNECTION: usize =
-    WINDOW as usize + MAX_HEAD as usize + 2 * FRAME + MAX_STREAMS as usize * (SEND_BUFFER + send::MAX_BUFFER);
 
 /// What serves a connection. A ping may stay unanswered for `write_stall`, and not less: it may be because of what the client
 /// does not read that its answer does not come.
@@ -56,7 +50,7 @@ pub(super) fn builder(streams: Streams, write_stall: Duration) -> http2::Builder
     builder
 }
 
-impl Http for Pin<Box<http2::Connection<TokioIo<TlsStream<Socket>>, Requests, Streams>>> {
+impl<S: Service> Http for Pin<Box<http2::Connection<TokioIo<TlsStream<Socket>>, Requests<S>, Streams>>> {
     const MULTIPLEXED: bool = true;
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<bool> {

@@ -1,12 +1,9 @@
 //! Ending in order: first it only says so, then it takes no new connections and what is under way finishes, and what does
 //! not finish in time is cut.
 
-use std::{
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
 };
 
 use tokio_util::sync::CancellationToken;
@@ -23,7 +20,7 @@ impl Leaving {
 
 /// Told to every listener and connection.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Shutdown {
+pub struct Shutdown {
     leaving: Leaving,
     drain: CancellationToken,
     stop: CancellationToken,
@@ -32,18 +29,18 @@ pub(super) struct Shutdown {
 
 impl Shutdown {
     /// Everything is served as before, but no connection is kept for a further request.
-    pub(super) fn leave(&self) {
+    pub fn leave(&self) {
         self.leaving.0.store(true, Ordering::Relaxed);
     }
 
     /// Takes no new connections; those at rest end, requests under way go on.
-    pub(super) fn drain(&self) {
+    pub fn drain(&self) {
         self.leave();
         self.drain.cancel();
     }
 
     /// Ends everything now.
-    pub(super) fn stop(&self) {
+    pub fn stop(&self) {
         self.drain();
         self.stop.cancel();
     }
@@ -54,12 +51,12 @@ impl Shutdown {
     }
 
     /// Resolves when no new connections are taken any more.
-    pub(super) async fn draining(&self) {
+    pub async fn draining(&self) {
         self.drain.cancelled().await;
     }
 
     /// Resolves when everything has to end.
-    pub(super) async fn stopped(&self) {
+    pub async fn stopped(&self) {
         self.stop.cancelled().await;
     }
 
@@ -69,30 +66,7 @@ impl Shutdown {
     }
 
     /// Whether any did not.
-    pub(super) fn was_cut(&self) -> bool {
+    pub fn was_cut(&self) -> bool {
         self.cut.load(Ordering::Relaxed)
-    }
-}
-
-/// How long an end in order may take.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Grace {
-    /// From the wish to end until no new connection is taken.
-    pub delay: Duration,
-    /// From then on, for requests under way.
-    pub limit: Duration,
-}
-
-/// The grace that holds now: who ends the gateway reads it when the end begins, so that a reload can change it.
-#[derive(Clone, Debug, Default)]
-pub(super) struct SharedGrace(Arc<Mutex<Grace>>);
-
-impl SharedGrace {
-    pub(super) fn get(&self) -> Grace {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn set(&self, grace: Grace) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = grace;
     }
 }

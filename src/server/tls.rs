@@ -11,27 +11,23 @@ use rustls::{
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use super::{progress::MAX_QUEUED, socket::Socket};
-use crate::config::Identity;
 
 /// HTTP/2, as clients offer it.
 const H2: &[u8] = b"h2";
 
-/// What one connection holds for TLS at most: records on their way out, 18 KiB of one that comes in, and what it
-/// decrypts to.
-pub(super) const PER_CONNECTION: usize = MAX_QUEUED + (2 + 18 + 16) * 1024;
-
 /// The certificate for the next handshake, and its key. One for all workers: it is read at handshakes only.
 #[derive(Debug)]
-pub(super) struct Certificates(RwLock<Arc<CertifiedKey>>);
+pub struct Certificates(RwLock<Arc<CertifiedKey>>);
 
 impl Certificates {
-    pub(super) fn new(identity: &Identity) -> Self {
-        Self(RwLock::new(Arc::clone(&identity.certified)))
+    /// Handshakes get this one.
+    pub fn new(certified: Arc<CertifiedKey>) -> Self {
+        Self(RwLock::new(certified))
     }
 
     /// Handshakes from now on get another one. Connections that are open go on with what they began with.
-    pub(super) fn set(&self, identity: &Identity) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&identity.certified);
+    pub fn set(&self, certified: Arc<CertifiedKey>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = certified;
     }
 }
 
@@ -42,7 +38,10 @@ impl ResolvesServerCert for Certificates {
 }
 
 /// TLS 1.2 and 1.3 with rustls's own choice of ciphers. HTTP/2 is spoken with who offers it, and never without TLS.
-pub(super) fn acceptor(certificates: Arc<Certificates>) -> Result<TlsAcceptor, rustls::Error> {
+///
+/// # Errors
+/// When rustls has no such versions.
+pub fn acceptor(certificates: Arc<Certificates>) -> Result<TlsAcceptor, rustls::Error> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?

@@ -11,32 +11,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{framing::Fault, heartbeat::Heartbeat, shutdown::Leaving};
-use crate::config::Timeouts;
-
-/// The deadlines of a connection.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Deadlines {
-    /// From accept to the first byte.
-    pub(super) first_byte: Duration,
-    /// From the first byte of a head to its end.
-    pub(super) head: Duration,
-    /// Between two requests.
-    pub(super) idle: Duration,
-    /// While the client takes nothing of what is ready for it.
-    pub(super) write_stall: Duration,
-}
-
-impl From<&Timeouts> for Deadlines {
-    fn from(timeouts: &Timeouts) -> Self {
-        Self {
-            first_byte: timeouts.first_byte,
-            head: timeouts.head,
-            idle: timeouts.keep_alive_idle,
-            write_stall: timeouts.write_stall,
-        }
-    }
-}
+use super::{framing::Fault, heartbeat::Heartbeat, limits::Limits, shutdown::Leaving};
 
 /// Shared by the socket, the service and the driver of one connection. They run on one thread; atomics only because
 /// their types must be able to move between threads.
@@ -317,17 +292,17 @@ impl Progress {
     }
 
     /// The deadline that holds now, and its name.
-    pub(super) fn due(&self, deadlines: &Deadlines) -> Option<(Instant, &'static str)> {
+    pub(super) fn due(&self, limits: &Limits) -> Option<(Instant, &'static str)> {
         let stalled = self.stalled.load(Ordering::Relaxed);
         if stalled > 0 {
-            return Some((self.at(stalled - 1) + deadlines.write_stall, Self::WRITE_STALL));
+            return Some((self.at(stalled - 1) + limits.write_stall, Self::WRITE_STALL));
         }
         let since = self.at(self.since.load(Ordering::Relaxed));
         match self.phase.load(Ordering::Relaxed) {
             SILENT | IDLE if self.closing.load(Ordering::Relaxed) => Some((since + GOODBYE, Self::GOAWAY)),
-            SILENT => Some((since + deadlines.first_byte, Self::FIRST_BYTE)),
-            IN_HEAD => Some((since + deadlines.head, Self::HEAD)),
-            IDLE => Some((since + deadlines.idle, Self::IDLE)),
+            SILENT => Some((since + limits.first_byte, Self::FIRST_BYTE)),
+            IN_HEAD => Some((since + limits.head, Self::HEAD)),
+            IDLE => Some((since + limits.idle, Self::IDLE)),
             _ => None,
         }
     }

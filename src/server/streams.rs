@@ -2,6 +2,7 @@
 //! a fate of its own: it may be reset by its client, or stall while others flow.
 
 use std::{
+    fmt,
     future::poll_fn,
     pin::pin,
     sync::{
@@ -22,10 +23,10 @@ use tokio::{
 use tokio_util::task::TaskTracker;
 
 use super::{
+    observer::{Client, Observer},
     progress::Progress,
     socket::{LINGER, LINGER_BYTES},
 };
-use crate::{domain::departure::DisconnectRecord, metrics::Metrics};
 
 /// The requests of one connection.
 #[derive(Clone)]
@@ -33,8 +34,8 @@ pub(super) struct Streams(Arc<Shared>);
 
 struct Shared {
     progress: Arc<Progress>,
-    departure: DisconnectRecord,
-    metrics: Arc<Metrics>,
+    client: Arc<dyn Client>,
+    observer: Arc<dyn Observer>,
     slots: Arc<Semaphore>,
     write_stall: Duration,
     tasks: TaskTracker,
@@ -47,23 +48,29 @@ struct Shared {
 pub(super) struct Stream {
     progress: Arc<Progress>,
     /// Tells why it ended, also where only its connection did.
-    pub(super) departure: DisconnectRecord,
+    pub(super) client: Arc<dyn Client>,
     /// When hyper got a piece of the answer that it has not passed on since, as [`Progress::now`] plus one; 0 = it has.
     handed: AtomicU64,
     /// The first request of a connection has the connection's own.
     _slot: Option<OwnedSemaphorePermit>,
 }
 
+impl fmt::Debug for Streams {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Streams").finish_non_exhaustive()
+    }
+}
+
 impl Streams {
     pub(super) fn new(
         progress: Arc<Progress>,
-        departure: DisconnectRecord,
-        metrics: Arc<Metrics>,
+        client: Arc<dyn Client>,
+        observer: Arc<dyn Observer>,
         slots: Arc<Semaphore>,
         write_stall: Duration,
     ) -> Self {
         let (tasks, runtime, opened) = (TaskTracker::new(), Handle::current(), Mutex::default());
-        Self(Arc::new(Shared { progress, departure, metrics, slots, write_stall, tasks, runtime, opened }))
+        Self(Arc::new(Shared { progress, client, observer, slots, write_stall, tasks, runtime, opened }))
     }
 
     /// A request came. None where there is no slot: what a request costs does not depend on whose connection it is on.
@@ -74,7 +81,7 @@ impl Streams {
             _ => match Arc::clone(&shared.slots).try_acquire_owned() {
                 Ok(slot) => Some(slot),
                 Err(_) => {
-                    shared.metrics.connections.streams_refused.inc();
+                    shared.observer.stream_refused();
                     return None;
                 }
             },
@@ -82,7 +89,7 @@ impl Streams {
         shared.progress.passed(1);
         let stream = Arc::new(Stream {
             progress: Arc::clone(&shared.progress),
-            departure: shared.departure.of_part(),
+            client: shared.client.part(),
             handed: AtomicU64::new(0),
             _slot: slot,
         });
@@ -140,12 +147,12 @@ impl Stream {
 }
 
 /// Counts a panic in a task, which ends that task alone.
-struct Panics(Arc<Metrics>);
+struct Panics(Arc<dyn Observer>);
 
 impl Drop for Panics {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.0.connections.panics.inc();
+            self.0.stream_panicked();
         }
     }
 }
@@ -158,7 +165,7 @@ where
         let shared = &self.0;
         let stream = shared.opened.lock().unwrap_or_else(PoisonError::into_inner).take();
         let write_stall = shared.write_stall;
-        let panics = Panics(Arc::clone(&shared.metrics));
+        let panics = Panics(Arc::clone(&shared.observer));
         shared.tasks.spawn(async move {
             let _panics = panics;
             match stream {
@@ -184,7 +191,7 @@ async fn watched(future: impl Future<Output = ()>, stream: &Stream, write_stall:
         loop {
             ready!(timer.as_mut().poll(cx));
             if due <= Instant::now() {
-                stream.departure.stalled();
+                stream.client.stalled();
                 return Poll::Ready(());
             }
             timer.as_mut().reset(due);

@@ -1,0 +1,14 @@
+//! What the reloader is told.
+
+use crate::domain::key::StoredKey;
+
+/// What a reloader is told.
+#[derive(Debug)]
+pub(super) enum Command {
+    /// Read it again now.
+    Reload,
+    /// These are the keys of the store from now on.
+    Keys(Vec<StoredKey>),
+    /// The gateway ends.
+    End,
+}

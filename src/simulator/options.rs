@@ -1,0 +1,24 @@
+//! How the simulator behaves.
+
+use std::time::Duration;
+
+use crate::domain::chance::Chance;
+use crate::domain::clock::Clock;
+
+/// How the simulator behaves where a request does not say.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Pause before each event of a stream but the first.
+    pub event_delay: Duration,
+    /// For `created_at`.
+    pub clock: Clock,
+    /// For ids.
+    pub chance: Chance,
+}
+
+impl Default for Options {
+    /// The pace of a fast model: 20 ms an event looks natural and keeps a demo short.
+    fn default() -> Self {
+        Self { event_delay: Duration::from_millis(20), clock: Clock::system(), chance: Chance::system() }
+    }
+}
