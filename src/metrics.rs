@@ -35,7 +35,7 @@ use crate::domain::{
     ledger::LedgerStatus,
     outcome::{AttemptResult, EndReason, Outcome},
     problem::Problem,
-    sharing::Condition as Sharing,
+    sharing::SharingStatus,
 };
 
 /// `upstream`, `end`.
@@ -127,7 +127,7 @@ pub struct Metrics {
     pub keys: Arc<key::StoredKeysStatus>,
     keys_shown: keys::KeysCollector,
     /// How limits that replicas share stand.
-    pub sharing: Arc<Sharing>,
+    pub sharing: Arc<SharingStatus>,
     sharing_shown: sharing::RedisCollector,
     /// How the memory of origins stands.
     pub affinity: Arc<memory::AffinityStatus>,

@@ -22,11 +22,11 @@ pub use self::keep::Retention;
 use self::{apart::RowIsolator, keep::OldRowSums};
 use super::{polls::Polls, spent::Spent};
 use crate::{
+    budgets::Spending,
     domain::{
         clock::Clock,
         id::RequestId,
         ledger::{LedgerStatus, Row, UsageState},
-        spending::Spending,
     },
     store::{
         journal::{self, EndOfRecords, Journal, JournalFiles, JournalReader, Records, Segment},

@@ -26,6 +26,7 @@ use crate::{
     config::OnClientGone,
     domain::{
         chance,
+        clock::UnixMillis,
         endpoint::{AnswerShape, Endpoint, RequestBodyKind, Surface},
     },
     limits::{Costs, Permit, Refused, Size},
@@ -204,7 +205,7 @@ async fn obtain(
         } else {
             Costs::default()
         };
-        permit.reserve(estimate, &costs, began).await.map_err(|refused| refuse(tables, refused))?;
+        permit.reserve(estimate, &costs, UnixMillis(began)).await.map_err(|refused| refuse(tables, refused))?;
     }
 
     // Who of those is asked, in which order: of an account that holds its state nobody else.

@@ -15,11 +15,11 @@ use tokio::{
 use self::watch::{AlertInputs, CredentialView, UpstreamView, Watcher};
 use crate::{
     api::Data,
+    budgets::Spending,
     config::Config,
     domain::{
         alert::Alerts,
         clock::Clock,
-        spending::Spending,
         standing::{EjectionCause, HealthState},
     },
     metrics::Metrics,
