@@ -10,7 +10,7 @@ use std::{
 const ROWS: [&[&str]; 8] = [
     &["domain"],
     &["config"],
-    &["store", "protocol", "metrics"],
+    &["store", "budgets", "protocol", "metrics"],
     &["affinity", "auth", "billing", "limits", "routing", "upstream", "metering"],
     &["proxy"],
     &["api"],

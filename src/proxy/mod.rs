@@ -40,15 +40,15 @@ use crate::{
     affinity::AffinityMemory,
     auth::{Keys, RequestSource},
     billing::Prices,
+    budgets::Spending,
     config::{self, Config, OnClientGone, Retries, Timeouts, UnknownIds},
     domain::{
         budget::{ByteHolder, ByteShare},
         chance::{Chance, Dice, NoChance},
-        clock::Clock,
+        clock::{Clock, UnixMillis},
         departure::DisconnectRecord,
         id::{RequestId, RequestIds},
         money::Exchange,
-        spending::Spending,
     },
     limits::{Limits, Meters, Shared},
     metering::{Ledger, Settlement, Statements},
@@ -253,7 +253,7 @@ impl Tables {
 
     /// Makes the counters of all budgets, so that the spend is known before the first request arrives.
     pub fn count_budgets(&self, clock: Clock) {
-        self.limits.count_budgets(u64::try_from(clock.since_epoch().as_millis()).unwrap_or(u64::MAX));
+        self.limits.count_budgets(UnixMillis(u64::try_from(clock.since_epoch().as_millis()).unwrap_or(u64::MAX)));
     }
 
     /// Opens the settlement of a request.
