@@ -8,7 +8,7 @@
 //! 5  api | server
 //! 4  proxy
 //! 3  affinity | auth | limits | billing | routing | upstream | metering
-//! 2  store | protocol | metrics
+//! 2  store | budgets | protocol | metrics
 //! 1  config
 //! 0  domain
 //! ```
@@ -22,6 +22,7 @@ pub mod api;
 pub mod app;
 pub mod auth;
 pub mod billing;
+pub mod budgets;
 pub mod cli;
 pub mod config;
 pub mod domain;

@@ -36,7 +36,7 @@ use crate::domain::{
     ledger::LedgerStatus,
     outcome::{AttemptResult, EndReason, Outcome},
     problem::Problem,
-    sharing::Condition as Sharing,
+    sharing::SharingStatus,
 };
 
 /// All metrics of the process.
@@ -82,7 +82,7 @@ pub struct Metrics {
     pub keys: Arc<key::StoredKeysStatus>,
     keys_collector: keys::KeysCollector,
     /// Status of the limits that replicas share.
-    pub sharing: Arc<Sharing>,
+    pub sharing: Arc<SharingStatus>,
     sharing_collector: sharing::RedisCollector,
     /// Status of the affinity memory.
     pub affinity: Arc<memory::AffinityStatus>,

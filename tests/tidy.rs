@@ -17,7 +17,7 @@ use graph::Crate;
 const ROWS: [&[&str]; 8] = [
     &["domain"],
     &["config"],
-    &["store", "protocol", "metrics"],
+    &["store", "budgets", "protocol", "metrics"],
     &["affinity", "auth", "billing", "limits", "routing", "upstream", "metering"],
     &["proxy"],
     &["api", "server"],

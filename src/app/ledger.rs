@@ -7,12 +7,9 @@ use tokio::time::Instant;
 
 use super::{StartContext, StartError, data_dir::DataDir};
 use crate::{
+    budgets::{Counter, Spending},
     config::Config,
-    domain::{
-        chance::Chance,
-        ledger::LedgerStatus,
-        spending::{Account, Counter, Spending},
-    },
+    domain::{chance::Chance, ledger::LedgerStatus, spending::BudgetKey},
     metering::{self, BUDGETS, FeedTarget, FeedThreads, Ledger, Polling, Retention},
     metrics::Metrics,
     store::{journal::Journal, sql::DatabaseLocation},
@@ -100,7 +97,7 @@ pub(super) fn origin(data_dir: &DataDir, chance: Chance) -> Result<Arc<str>, Sta
 
 /// Waits a moment until it is known what was spent of these budgets; whether it is. Where the database is away, what was known
 /// last counts: nothing, of a new one.
-pub(super) fn know_budgets(counters: &[(Account, Arc<Counter>)], within: Duration) -> bool {
+pub(super) fn know_budgets(counters: &[(BudgetKey, Arc<Counter>)], within: Duration) -> bool {
     let began = Instant::now();
     loop {
         match counters.iter().all(|(_, counter)| counter.known()) {

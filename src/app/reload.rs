@@ -173,10 +173,10 @@ impl Reloader {
         let build = |data: &Arc<Data>| data.proxy.build(&config, &tls, &self.metrics, &common);
         let tables = self.workers.iter().map(build).collect::<Result<Vec<_>, _>>()?;
         if let Some((data, tables)) = self.workers.iter().zip(&tables).next() {
-            let before: HashSet<_> = common.spending.all().into_iter().map(|(account, _)| account).collect();
+            let before: HashSet<_> = common.spending.all().into_iter().map(|(budget, _)| budget).collect();
             tables.count_budgets(data.proxy.clock());
             let mut new = common.spending.all();
-            new.retain(|(account, _)| !before.contains(account));
+            new.retain(|(budget, _)| !before.contains(budget));
             // As at a start: what is new begins with what its key or group spent before. Nobody waits for other counters.
             if !ledger::know_budgets(&new, ledger::KNOWN_IN_PASSING) {
                 tracing::warn!("the ledger cannot be read: new budgets start with a spend of 0 until it can");

@@ -5,7 +5,12 @@ use std::{sync::Arc, thread, time::Duration};
 use tokio::time::Instant;
 
 use super::{StartContext, StartError};
-use crate::{config::Config, limits::Shared, metrics::Metrics, proxy::SharedState, store::redis::Who};
+use crate::{
+    config::Config,
+    limits::{Identity, Shared},
+    metrics::Metrics,
+    proxy::SharedState,
+};
 
 /// A start waits so long for Redis, so that the first requests are shared already.
 const WITHIN: Duration = Duration::from_secs(1);
@@ -19,15 +24,15 @@ pub(super) fn start(
     metrics: &Metrics,
     common: &mut SharedState,
 ) -> Result<Option<Arc<Shared>>, StartError> {
-    let condition = &metrics.sharing;
+    let status = &metrics.sharing;
     let Some(sharing) = &config.sharing else { return Ok(None) };
     let (process, spending) = (world.chance.bytes()?, Arc::clone(&common.spending));
-    let who = Who { process, origin: Arc::clone(origin), spending };
-    let shared = Shared::start(sharing, who, Arc::clone(condition)).map_err(StartError::Thread)?;
+    let identity = Identity { process, origin: Arc::clone(origin), redis_clock: None };
+    let shared = Shared::start(sharing, identity, spending, Arc::clone(status)).map_err(StartError::Thread)?;
     let shared = Arc::new(shared);
     common.share_limits(Arc::clone(&shared));
     let began = Instant::now();
-    while !condition.is_well() && began.elapsed() < WITHIN {
+    while !status.is_well() && began.elapsed() < WITHIN {
         thread::sleep(LOOK_AGAIN);
     }
     Ok(Some(shared))

@@ -25,3 +25,7 @@ impl Clock {
         (self.now)().duration_since(UNIX_EPOCH).unwrap_or_default()
     }
 }
+
+/// A moment in milliseconds since 1970-01-01 UTC.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct UnixMillis(pub u64);

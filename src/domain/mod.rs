@@ -19,4 +19,3 @@ pub mod sharing;
 pub mod spending;
 pub mod standing;
 pub mod usage;
-pub mod windows;

@@ -1,24 +1,10 @@
-//! What keys and groups have spent of their budgets: counters over the ledger's rows, which alone are the truth.
+//! Whose budgets there are, and what is said of them.
 
-mod counter;
-
-use std::{
-    collections::HashMap,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-        mpsc,
-    },
-    time::Duration,
-};
-
-use tokio::time::timeout;
-
-pub use counter::{Alone, Counter, Mine, Others, Short, Sums};
+use std::sync::Arc;
 
 use super::{
     model_name::ModelPattern,
-    money::{Currency, Exchange, Window},
+    money::{Currency, Window},
 };
 
 /// Whose budget or limit it is. The names are fixed: metric label, messages.
@@ -49,262 +35,51 @@ pub struct Span {
     pub to: u64,
 }
 
-/// Names a counter.
+/// Names a budget in one of its windows.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Account {
+pub struct BudgetKey {
     /// Whose.
     pub spender: Spender,
     /// The name of that key or group.
     pub name: Arc<str>,
     /// The models that it is for; none = all.
     pub model: Option<ModelPattern>,
-    /// Of its budget.
+    /// Of the budget.
     pub currency: Currency,
-    /// Of its budget.
+    /// Of the budget.
     pub window: Window,
     /// Which day, week or month.
     pub span: Span,
 }
 
-/// All counters of a process. One for all workers, and they live through reloads.
-#[derive(Debug, Default)]
-pub struct Spending {
-    counters: Mutex<HashMap<Account, Arc<Counter>>>,
-    exchange: Mutex<Exchange>,
-    wish: AtomicU64,
-    /// The latest end of a window whose counter was dropped, in milliseconds since 1970-01-01 UTC; 0 = none was.
-    dropped: AtomicU64,
-    /// Whether the ledger can be read: it was when that was tried last.
-    ledger: AtomicBool,
-    crossings: Mutex<Vec<mpsc::Sender<Crossed>>>,
+/// What a data folder spent of a budget in all, also by processes before this one, in nano-units.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OwnSpend {
+    /// The amount.
+    pub total: u64,
+    /// When the ledger was read that this is based on, in milliseconds since 1970-01-01 UTC; 0 = never. A later reading replaces an
+    /// earlier one, even where the amount is less: a row may cost less after all.
+    pub read_at: u64,
 }
 
-/// A counter of a window that is over is kept for requests that began in it, this much longer.
-const KEPT: u64 = 86_400_000;
-
-/// A request waits no longer than this for the ledger to be read, which happens every 200 ms where something is not known.
-const READ_WITHIN: Duration = Duration::from_secs(1);
+/// What other data folders spent of a budget, as the ledger says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RemoteSpend {
+    /// When the ledger was read that said so first, in milliseconds since 1970-01-01 UTC; 0 = never.
+    pub read_at: u64,
+    /// The name of each data folder, and its nano-units.
+    pub by_origin: Arc<[(Arc<str>, u64)]>,
+}
 
 /// A budget has reached a threshold of `warn_at`: told once for each window and threshold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Crossed {
-    /// Whose budget, in which window.
-    pub account: Account,
+    /// Which budget, in which window.
+    pub budget: BudgetKey,
     /// The threshold, in billionths of the budget.
     pub threshold: u64,
     /// The budget, in nano-units of its currency.
     pub limit: u64,
     /// What was spent, in the same.
     pub spent: u64,
-}
-
-impl Spending {
-    /// The counter of this account, made where it is missing. `since` = from when on this process counts by the budget, in
-    /// milliseconds since 1970-01-01 UTC.
-    pub fn counter(&self, account: Account, since: u64) -> Arc<Counter> {
-        let mut counters = self.lock();
-        let Span { from, to } = account.span;
-        Arc::clone(counters.entry(account).or_insert_with(|| {
-            let counter = Counter::default();
-            // What this process spends in a window that began later goes through this counter, and it is the first one.
-            if since < from && to > self.dropped.load(Ordering::Acquire) {
-                counter.begin_at_nothing();
-            }
-            Arc::new(counter)
-        }))
-    }
-
-    /// Waits until the counter holds what the ledger says; whether it does. Nobody waits where the ledger cannot be read: then what is
-    /// known counts, as it does after a start without the database.
-    pub async fn is_read(&self, counter: &Counter) -> bool {
-        counter.counts()
-            || !self.ledger.load(Ordering::Acquire)
-            || timeout(READ_WITHIN, counter.until_it_counts()).await.is_ok()
-            || !self.ledger.load(Ordering::Acquire)
-    }
-
-    /// Whether the ledger could be read when that was tried last.
-    pub fn ledger_answers(&self, answers: bool) {
-        self.ledger.store(answers, Ordering::Release);
-    }
-
-    /// All of them, without those that are long over at `now`.
-    pub fn accounts(&self, now: u64) -> Vec<(Account, Arc<Counter>)> {
-        // Where the ledger cannot be read, a counter is all that is known of its window: the clock may have been wrong.
-        if self.ledger.load(Ordering::Acquire) {
-            self.lock().retain(|account, _| {
-                let is_over = account.span.to.saturating_add(KEPT) <= now;
-                if is_over {
-                    self.dropped.fetch_max(account.span.to, Ordering::AcqRel);
-                }
-                !is_over
-            });
-        }
-        self.all()
-    }
-
-    /// Every budget that reaches a threshold from now on is sent here, once for each window and threshold.
-    pub fn subscribe(&self) -> mpsc::Receiver<Crossed> {
-        let (sender, receiver) = mpsc::channel();
-        self.crossings.lock().unwrap_or_else(PoisonError::into_inner).push(sender);
-        receiver
-    }
-
-    /// The budgets that have reached a threshold since this was asked last. They are sent to who [subscribed](Self::subscribe).
-    pub fn crossed(&self) -> Vec<Crossed> {
-        let mut all = Vec::new();
-        for (account, counter) in self.all() {
-            let of_it = counter.crossed().into_iter();
-            all.extend(of_it.map(|(threshold, limit, spent)| Crossed {
-                account: account.clone(),
-                threshold,
-                limit,
-                spent,
-            }));
-        }
-        if !all.is_empty() {
-            let mut listeners = self.crossings.lock().unwrap_or_else(PoisonError::into_inner);
-            // One that is gone hears nothing any more.
-            listeners.retain(|listener| all.iter().all(|crossed| listener.send(crossed.clone()).is_ok()));
-        }
-        all
-    }
-
-    /// All of them.
-    pub fn all(&self) -> Vec<(Account, Arc<Counter>)> {
-        self.lock().iter().map(|(account, counter)| (account.clone(), Arc::clone(counter))).collect()
-    }
-
-    /// How currencies are exchanged from now on.
-    pub fn exchange_by(&self, exchange: Exchange) {
-        *self.exchange.lock().unwrap_or_else(PoisonError::into_inner) = exchange;
-    }
-
-    /// How currencies are exchanged.
-    pub fn exchange(&self) -> Exchange {
-        *self.exchange.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// From now on the ledger's sums are wanted at once, once: by somebody with this number, which only goes up.
-    pub fn wants(&self, number: u64) {
-        self.wish.fetch_max(number, Ordering::AcqRel);
-    }
-
-    /// The number of who wanted them last.
-    pub fn wish(&self) -> u64 {
-        self.wish.load(Ordering::Acquire)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<Account, Arc<Counter>>> {
-        self.counters.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::domain::money::UNIT;
-
-    const DAY: u64 = 86_400_000;
-
-    fn account(day: u64) -> Account {
-        let span = Span { from: day * DAY, to: (day + 1) * DAY };
-        let (name, model) = ("team".into(), None);
-        Account { spender: Spender::Key, name, model, currency: Currency::Cny, window: Window::Day, span }
-    }
-
-    fn sums(own: u64) -> Sums {
-        Sums { own, asked: 1, ..Sums::default() }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_counter_that_was_dropped_is_read_from_the_ledger_before_it_counts() {
-        let spending = Spending::default();
-        // The budget was there when the window began.
-        let since = 90 * DAY;
-        let today = spending.counter(account(100), since);
-        assert!(today.counts(), "nothing was spent in it yet");
-        today.is_told(sums(40), 0);
-        spending.ledger_answers(true);
-        // The clock is set ahead.
-        let then = spending.counter(account(129), since);
-        assert!(then.counts() && spending.is_read(&then).await);
-        assert_eq!(spending.accounts(129 * DAY + 10).len(), 1, "today's counter is dropped");
-        // The clock is set back.
-        let again = spending.counter(account(100), since);
-        assert!(!again.counts(), "{again:?}");
-        let (read, ()) = tokio::join!(spending.is_read(&again), async {
-            tokio::time::sleep(Duration::from_millis(200)).await;
-            again.is_told(sums(40), 0);
-        });
-        assert!(read && again.counts());
-        assert_eq!((again.spent(), again.reserve(40, 1)), (40, Err(Short::Spent)));
-        // A ledger that does not say it in time refuses; without a ledger what is known counts, and nothing is dropped.
-        // One of a budget that came in the middle of its window.
-        let slow = spending.counter(account(110), 110 * DAY + 5);
-        let began = tokio::time::Instant::now();
-        assert!(!spending.is_read(&slow).await && began.elapsed() == READ_WITHIN);
-        spending.ledger_answers(false);
-        assert!(spending.is_read(&slow).await);
-        assert_eq!(spending.accounts(200 * DAY).len(), 3);
-    }
-
-    #[test]
-    fn each_threshold_is_told_once_in_a_window() {
-        let spending = Spending::default();
-        let heard = spending.subscribe();
-        drop(spending.subscribe());
-        let counter = spending.counter(account(1), 0);
-        counter.watch(100, &[UNIT / 10 * 8, UNIT, UNIT / 2]);
-        let percents = |spent: u64| {
-            counter.settle(0, spent);
-            let crossed = spending.crossed();
-            crossed.iter().map(|crossed| (crossed.threshold / (UNIT / 100), crossed.spent)).collect::<Vec<_>>()
-        };
-        assert_eq!(percents(49), []);
-        assert_eq!(percents(1), [(50, 50)]);
-        assert_eq!(percents(29), []);
-        assert_eq!(percents(30), [(80, 109), (100, 109)]);
-        assert_eq!(percents(500), []);
-        assert_eq!(
-            heard.try_iter().map(|crossed| crossed.threshold).collect::<Vec<_>>(),
-            [UNIT / 2, UNIT / 10 * 8, UNIT]
-        );
-        // Another window, and one whose warnings a process before this one told.
-        let next = spending.counter(account(2), 0);
-        next.watch(100, &[UNIT / 10 * 8, UNIT]);
-        next.was_warned(UNIT / 10 * 8);
-        next.settle(0, 100);
-        assert_eq!(spending.crossed().len(), 1);
-        assert_eq!(next.warned(), UNIT);
-        // The budget grew, and shrank again.
-        next.watch(1000, &[UNIT / 10 * 8, UNIT]);
-        next.watch(10, &[UNIT / 10 * 8, UNIT]);
-        assert_eq!(spending.crossed(), []);
-    }
-
-    proptest! {
-        /// Whatever is spent in which steps: a threshold is told when it is reached, never before, and once.
-        #[test]
-        fn thresholds_are_told_exactly_once(limit in 1..10_000_u64, parts in prop::collection::vec(1..=UNIT, 0..5), steps in prop::collection::vec(0..5_000_u64, 1..20)) {
-            let spending = Spending::default();
-            let counter = spending.counter(account(1), 0);
-            counter.watch(limit, &parts);
-            let (mut told, mut spent) = (Vec::new(), 0);
-            for step in steps {
-                counter.settle(0, step);
-                spent += step;
-                for crossed in spending.crossed() {
-                    prop_assert!(u128::from(crossed.spent) * u128::from(UNIT) >= u128::from(crossed.threshold) * u128::from(limit));
-                    told.push(crossed.threshold);
-                }
-                let mut due: Vec<u64> =
-                    parts.iter().copied().filter(|part| u128::from(spent) * u128::from(UNIT) >= u128::from(*part) * u128::from(limit)).collect();
-                due.sort_unstable();
-                prop_assert_eq!(&due, &told);
-            }
-        }
-    }
 }

@@ -60,18 +60,18 @@ const VOTERS: usize = 254;
 ///
 /// Keys learn apart: the long answers of one key shall not make the requests of another look too large for its limits.
 #[derive(Debug, Default)]
-pub(super) struct OfModel(RwLock<Generations>);
+pub(super) struct EstimatorsOfModel(RwLock<Generations>);
 
 /// Two generations bound the memory: keys that are not in use are forgotten when the younger one is full.
 #[derive(Debug, Default)]
 struct Generations {
-    young: HashMap<u64, Arc<Mean>>,
-    old: HashMap<u64, Arc<Mean>>,
+    young: HashMap<u64, Arc<UsageEstimator>>,
+    old: HashMap<u64, Arc<UsageEstimator>>,
 }
 
-impl OfModel {
+impl EstimatorsOfModel {
     /// That of the key with this number, which begins with the prior where it is new.
-    pub(super) fn of_key(&self, key: u64) -> Arc<Mean> {
+    pub(super) fn of_key(&self, key: u64) -> Arc<UsageEstimator> {
         if let Some(mean) = self.0.read().unwrap_or_else(PoisonError::into_inner).young.get(&key) {
             return Arc::clone(mean);
         }
@@ -80,7 +80,7 @@ impl OfModel {
 }
 
 impl Generations {
-    fn renewed(&mut self, key: u64) -> Arc<Mean> {
+    fn renewed(&mut self, key: u64) -> Arc<UsageEstimator> {
         // Another worker may have been faster.
         if let Some(mean) = self.young.get(&key) {
             return Arc::clone(mean);
@@ -96,9 +96,9 @@ impl Generations {
     /// What is expected of a key that was never seen: the median over all keys, each of which counts once, beside what is
     /// expected of a model that was never seen. So one key alone never moves it. It is never above the latter: a new key
     /// shall not pay for what others use.
-    fn prior(&self) -> Mean {
-        let voters: Vec<&Arc<Mean>> = self.young.values().chain(self.old.values()).take(VOTERS).collect();
-        let median = |of: fn(&Mean) -> &AtomicU64, usual: f64, place: usize| {
+    fn prior(&self) -> UsageEstimator {
+        let voters: Vec<&Arc<UsageEstimator>> = self.young.values().chain(self.old.values()).take(VOTERS).collect();
+        let median = |of: fn(&UsageEstimator) -> &AtomicU64, usual: f64, place: usize| {
             let mut all: Vec<f64> = voters.iter().map(|mean| get(of(mean))).chain([usual]).collect();
             all.sort_unstable_by(f64::total_cmp);
             all.get(place).copied().unwrap_or(usual)
@@ -107,12 +107,12 @@ impl Generations {
         let output = median(|mean| &mean.output, OUTPUT, voters.len().div_ceil(2)).min(OUTPUT);
         let bytes = median(|mean| &mean.bytes, BYTES, voters.len() / 2).max(BYTES);
         // Of those that know.
-        let known = |of: fn(&Mean) -> &AtomicU64| {
+        let known = |of: fn(&UsageEstimator) -> &AtomicU64| {
             let mut all: Vec<f64> = voters.iter().map(|mean| get(of(mean))).filter(|mean| *mean >= 0.0).collect();
             all.sort_unstable_by(f64::total_cmp);
             AtomicU64::new(all.get(all.len() / 2).copied().unwrap_or(UNKNOWN).to_bits())
         };
-        Mean {
+        UsageEstimator {
             output: AtomicU64::new(output.to_bits()),
             bytes: AtomicU64::new(bytes.to_bits()),
             hidden: known(|mean| &mean.hidden),
@@ -124,7 +124,7 @@ impl Generations {
 
 /// Moving averages of one key and model. Two workers that add at the same moment may lose one of the two.
 #[derive(Debug)]
-pub(super) struct Mean {
+pub(super) struct UsageEstimator {
     /// Bits of floats.
     output: AtomicU64,
     bytes: AtomicU64,
@@ -134,10 +134,10 @@ pub(super) struct Mean {
     pace: AtomicU64,
 }
 
-/// What no answer told yet.
+/// The average of a value that no answer has shown yet.
 const UNKNOWN: f64 = -1.0;
 
-impl Default for Mean {
+impl Default for UsageEstimator {
     fn default() -> Self {
         let [output, bytes, hidden, thought, pace] =
             [OUTPUT, BYTES, UNKNOWN, UNKNOWN, UNKNOWN].map(|mean| AtomicU64::new(mean.to_bits()));
@@ -145,7 +145,7 @@ impl Default for Mean {
     }
 }
 
-impl Mean {
+impl UsageEstimator {
     /// What a request with a body of this size will use.
     pub(super) fn estimate(&self, body: Size) -> UsageEstimate {
         let input = (body.bytes as f64 / get(&self.bytes).max(0.1)).ceil() as u64;
@@ -212,7 +212,7 @@ mod tests {
 
     #[test]
     fn it_begins_high_and_follows() {
-        let mean = Mean::default();
+        let mean = UsageEstimator::default();
         assert_eq!(mean.estimate(text(400)).total(), 2100);
         for _ in 0..100 {
             mean.learn(1000, Some(500), Some(500));
@@ -227,7 +227,7 @@ mod tests {
 
     #[test]
     fn tiny_requests_do_not_make_the_next_one_next_to_nothing() {
-        let mean = Mean::default();
+        let mean = UsageEstimator::default();
         for _ in 0..500 {
             // 300 bytes around a single word.
             mean.learn(300, Some(3), Some(1));
@@ -242,7 +242,7 @@ mod tests {
     #[test]
     fn what_does_not_pass_as_text_is_learned_apart_from_what_does() {
         let lesson = |thinks, hidden, pace| Lesson { thinks, hidden, pace };
-        let model = OfModel::default();
+        let model = EstimatorsOfModel::default();
         assert_eq!(model.of_key(1).habit(), Habit::default());
         model.of_key(1).learn_habit(lesson(true, 10_000, Some(120)));
         assert_eq!(model.of_key(1).habit(), Habit { hidden: 0, thought: Some(10_000), pace: Some(120) });
@@ -267,7 +267,7 @@ mod tests {
 
     #[test]
     fn one_odd_count_does_not_carry_it_away() {
-        let mean = Mean::default();
+        let mean = UsageEstimator::default();
         mean.learn(1000, Some(250), Some(u64::MAX));
         assert!(mean.estimate(file(0)).output <= 4000, "{:?}", mean.estimate(file(0)));
         mean.learn(100_000_000, Some(1), None);
@@ -282,7 +282,7 @@ mod tests {
 
     #[test]
     fn keys_learn_apart_and_one_alone_tells_others_nothing() {
-        let model = OfModel::default();
+        let model = EstimatorsOfModel::default();
         for (output, bytes) in [(60_000, 10), (1000, 1_000_000)] {
             let key = output;
             for _ in 0..100 {
@@ -299,7 +299,7 @@ mod tests {
     #[test]
     fn a_new_key_is_expected_to_be_like_most_and_never_to_use_more_than_one_of_a_new_model() {
         let estimate = |outputs: &[u64]| {
-            let model = OfModel::default();
+            let model = EstimatorsOfModel::default();
             for (key, output) in (0..).zip(outputs) {
                 for _ in 0..200 {
                     model.of_key(key).learn(output * 8, Some(*output), Some(*output));
@@ -322,7 +322,7 @@ mod tests {
 
     #[test]
     fn keys_that_are_in_use_are_kept_and_the_others_do_not_pile_up() {
-        let model = OfModel::default();
+        let model = EstimatorsOfModel::default();
         for _ in 0..60 {
             model.of_key(7).learn(0, None, Some(10));
         }

@@ -9,34 +9,33 @@ mod shared;
 mod show;
 mod statement;
 mod subject;
-#[cfg(test)]
-mod tests;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
 use self::{
-    estimate::OfModel,
+    estimate::EstimatorsOfModel,
     gcra::Rate,
     memory::Meter,
-    shared::Held,
+    shared::RedisReservation,
     subject::{OneBudget, Scope, Share, Subject},
 };
 use crate::{
+    budgets::{Spending, Windows},
     config::{self, Config},
     domain::{
+        clock::UnixMillis,
         money::{Budget, Exchange},
         origin::Owner,
-        spending::{Span, Spender, Spending},
+        spending::{Span, Spender},
         usage::UsageEstimate,
-        windows::Windows,
     },
 };
 
 pub use estimate::Size;
 pub use permit::Permit;
-pub use shared::Shared;
+pub use shared::{Identity, Shared};
 pub use statement::BudgetState;
 pub use subject::Costs;
 
@@ -48,7 +47,7 @@ pub struct Meters {
     groups: HashMap<Arc<str>, Arc<Meter>>,
     /// Of what a key may ask for of some models, by key and pattern.
     of_models: HashMap<(Arc<str>, Arc<str>), Arc<Meter>>,
-    models: HashMap<Arc<str>, Arc<OfModel>>,
+    models: HashMap<Arc<str>, Arc<EstimatorsOfModel>>,
     spending: Arc<Spending>,
     shared: Option<Arc<Shared>>,
 }
@@ -98,7 +97,7 @@ pub struct Limits {
     /// By the indices of the configuration's keys; none for one without any limit.
     keys: Vec<Option<Arc<Subject>>>,
     /// By the indices of the configuration's models, and one more for all other names.
-    models: Vec<Arc<OfModel>>,
+    models: Vec<Arc<EstimatorsOfModel>>,
     /// Where replicas share them.
     shared: Option<Arc<Shared>>,
 }
@@ -214,11 +213,10 @@ impl Limits {
         }
     }
 
-    /// Makes the counters of all budgets, so that what was spent is known before the first request asks. `now` =
-    /// milliseconds since 1970-01-01 UTC.
-    pub fn count_budgets(&self, now: u64) {
+    /// Makes the counters of all budgets, so that what was spent is known before the first request asks.
+    pub fn count_budgets(&self, now: UnixMillis) {
         for subject in self.keys.iter().flatten() {
-            subject.second(Scope::ALL, 0, &Costs::default(), now);
+            subject.token_claims(Scope::ALL, 0, &Costs::default(), now);
         }
     }
 
@@ -234,8 +232,8 @@ impl Limits {
     /// When there are as many as there may be.
     pub async fn admit(&self, key: usize) -> Result<Permit, Refused> {
         let subject = self.keys.get(key).and_then(Option::clone);
-        let held = self.shared.as_ref().filter(|_| subject.is_some()).map(Held::new);
-        Permit::admit(subject, held, self.began).await
+        let reservation = self.shared.as_ref().filter(|_| subject.is_some()).map(RedisReservation::new);
+        Permit::admit(subject, reservation, self.began).await
     }
 
     /// What a request of the key of this `owner` with a body of this size will probably use; the permit will tell what came
@@ -250,9 +248,9 @@ impl Limits {
         output: bool,
     ) -> UsageEstimate {
         let of_model = model.and_then(|model| self.models.get(model)).or(self.models.last());
-        let mean = of_model.map(|model| model.of_key(owner.key)).unwrap_or_default();
-        let estimate = mean.estimate(body);
-        permit.learns(body.bytes, mean, output);
+        let estimator = of_model.map(|model| model.of_key(owner.key)).unwrap_or_default();
+        let estimate = estimator.estimate(body);
+        permit.learns(body.bytes, estimator, output);
         if output { estimate } else { UsageEstimate { output: 0, ..estimate } }
     }
 }
@@ -290,14 +288,26 @@ fn shares(config: &Config, key: &config::Key, meters: &Meters) -> Vec<Share> {
     own.into_iter().chain(group).chain(of_models).take(subject::MOST_SHARES).collect()
 }
 
-fn micros(began: Instant) -> u64 {
-    u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX)
+/// A moment in microseconds since [`Meters`] began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+struct Moment(u64);
+
+impl Moment {
+    /// Now, where they began at this instant.
+    fn since(began: Instant) -> Self {
+        Self(u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX))
+    }
+
+    /// So many microseconds later.
+    fn after(self, micros: u64) -> Self {
+        Self(self.0.saturating_add(micros))
+    }
 }
 
 impl Quota {
-    fn of(rate: Rate, free_at: u64, now: u64) -> Self {
-        let (limit, remaining) = (rate.limit(), rate.remaining(free_at, now));
-        Self { limit, remaining, reset: Duration::from_micros(free_at.saturating_sub(now)) }
+    fn of(rate: Rate, free_at: Moment, now: Moment) -> Self {
+        let (limit, remaining) = (rate.limit(), rate.remaining(free_at.0, now.0));
+        Self { limit, remaining, reset: Duration::from_micros(free_at.0.saturating_sub(now.0)) }
     }
 }
 

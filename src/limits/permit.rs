@@ -5,16 +5,16 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::{
-    Quotas, Refused, Used,
-    estimate::Mean,
-    memory::{self, Lacking},
-    micros,
-    shared::{Asked, Held},
-    subject::{Costs, Item, Scope, Subject, What, in_currency},
+    Moment, Quotas, Refused, Used,
+    estimate::UsageEstimator,
+    memory::{self, LimitExceeded},
+    shared::{Asked, RedisReservation},
+    subject::{Claim, Claimed, Costs, Scope, Subject, Unit, in_currency},
 };
 use crate::{
     config::WhenRedisIsAway,
     domain::{
+        clock::UnixMillis,
         money::{Currency, Exchange, Money},
         usage::{Habit, Lesson, UsageEstimate},
     },
@@ -29,92 +29,98 @@ pub struct Permit {
     scope: Scope,
     began: Instant,
     /// What it took when it came, and what else comes back when it ends.
-    first: Vec<Item>,
+    admission: Vec<Claim>,
     /// What it took once its body was read, and when.
-    second: Vec<Item>,
-    at: u64,
-    /// Who learns from it.
+    tokens: Vec<Claim>,
+    at: Moment,
     learner: Option<Learner>,
     /// What it holds where replicas share limits.
-    held: Option<Held>,
-    /// Whether Redis gave it what it took last, and how the rates stood there; otherwise this process did.
-    told: Option<Quotas>,
+    reservation: Option<RedisReservation>,
+    /// How the rates stood in Redis, where Redis gave it what it took last; otherwise this process did.
+    in_redis: Option<Quotas>,
 }
 
+/// What learns from a request.
 #[derive(Debug)]
 struct Learner {
     body: u64,
-    mean: Arc<Mean>,
-    /// Whether it has output.
-    speaks: bool,
+    estimator: Arc<UsageEstimator>,
+    has_output: bool,
 }
 
 impl Permit {
     pub(super) async fn admit(
         subject: Option<Arc<Subject>>,
-        held: Option<Held>,
+        reservation: Option<RedisReservation>,
         began: Instant,
     ) -> Result<Self, Refused> {
-        let (first, second) = (Vec::new(), Vec::new());
         let scope = subject.as_ref().map_or(Scope::ALL, |subject| subject.scope(None));
-        let mut permit = Self { subject, scope, began, first, second, at: 0, learner: None, held, told: None };
+        let mut permit = Self {
+            subject,
+            scope,
+            began,
+            admission: Vec::new(),
+            tokens: Vec::new(),
+            at: Moment::default(),
+            learner: None,
+            reservation,
+            in_redis: None,
+        };
         if let Some(subject) = permit.subject.clone() {
-            let mut items = subject.first();
-            permit.take(&subject, &mut items, micros(began)).await?;
-            permit.first = items;
+            let claims = subject.admission_claims();
+            permit.take(&subject, &claims, Moment::since(began)).await?;
+            permit.admission = claims;
         }
         Ok(permit)
     }
 
-    pub(super) fn learns(&mut self, body: u64, mean: Arc<Mean>, speaks: bool) {
-        self.learner = Some(Learner { body, mean, speaks });
+    pub(super) fn learns(&mut self, body: u64, estimator: Arc<UsageEstimator>, has_output: bool) {
+        self.learner = Some(Learner { body, estimator, has_output });
     }
 
     /// What answers of its key and model had of late.
     pub fn habit(&self) -> Habit {
-        self.learner.as_ref().map(|learner| learner.mean.habit()).unwrap_or_default()
+        self.learner.as_ref().map(|learner| learner.estimator.habit()).unwrap_or_default()
     }
 
     /// Learns what its answer says of later ones.
     pub fn learn(&self, lesson: Lesson) {
-        if let Some(learner) = self.learner.as_ref().filter(|learner| learner.speaks) {
-            learner.mean.learn_habit(lesson);
+        if let Some(learner) = self.learner.as_ref().filter(|learner| learner.has_output) {
+            learner.estimator.learn_habit(lesson);
         }
     }
 
     /// How many replicas share what it takes, where this process counts alone.
     fn replicas(&self) -> u32 {
-        self.held.as_ref().map_or(1, |held| held.shared.replicas)
+        self.reservation.as_ref().map_or(1, |reservation| reservation.shared.replicas)
     }
 
-    async fn take(&mut self, subject: &Subject, items: &mut [Item], now: u64) -> Result<(), Refused> {
+    async fn take(&mut self, subject: &Subject, claims: &[Claim], now: Moment) -> Result<(), Refused> {
         let (scope, replicas) = (self.scope, self.replicas());
-        let limited = |items: &[Item], Lacking { nth, wait }: Lacking, quotas: Quotas| {
-            let limited = items.get(nth).and_then(|item| subject.limited(item, wait, quotas));
+        let limited = |exceeded: LimitExceeded, quotas: Quotas| {
+            let limited = subject.limited(claims, exceeded, quotas);
             limited.map_or(Ok(()), |limited| Err(Refused::Limited(Box::new(limited))))
         };
-        let Some(held) = self.held.as_mut().filter(|_| !items.is_empty()) else {
-            return match memory::take(&subject.shares, items, now, memory::UNSHARED) {
-                Ok(()) => Ok(()),
-                Err(lacking) => limited(items, lacking, subject.quotas(scope, now, replicas)),
-            };
+        let here = || memory::take(&subject.shares, claims, now, replicas);
+        let Some(reservation) = self.reservation.as_mut().filter(|_| !claims.is_empty()) else {
+            return here().or_else(|exceeded| limited(exceeded, subject.quotas(scope, now, replicas)));
         };
+        self.in_redis = None;
         // In a box, so that requests for which nobody is asked are no larger.
-        self.told = None;
-        match Box::pin(held.take(subject, scope, items, now)).await {
+        match Box::pin(reservation.take(subject, scope, claims, now)).await {
             Asked::Taken(quotas) => {
-                memory::count(&subject.shares, items, now, replicas);
-                self.told = Some(quotas);
+                memory::count(&subject.shares, claims, now, replicas);
+                self.in_redis = Some(quotas);
                 Ok(())
             }
-            Asked::Lacking(lacking, quotas) => limited(items, lacking, quotas),
-            Asked::Away if held.shared.fail == WhenRedisIsAway::Closed => Err(Refused::Unknown),
-            Asked::Away => match memory::take(&subject.shares, items, now, held.shared.alone()) {
+            Asked::Exceeded(exceeded, quotas) => limited(exceeded, quotas),
+            Asked::Away if reservation.shared.fail == WhenRedisIsAway::Closed => Err(Refused::Unknown),
+            Asked::Away => match here() {
                 Ok(()) => {
-                    held.taken_alone(subject, items);
+                    reservation.taken_alone(subject, claims);
                     Ok(())
                 }
-                Err(lacking) => limited(items, lacking, subject.quotas(scope, now, replicas)),
+                Err(exceeded) => limited(exceeded, subject.quotas(scope, now, replicas)),
             },
         }
     }
@@ -127,16 +133,16 @@ impl Permit {
         subject.has_budgets(self.scope)
     }
 
-    /// Admits the tokens that the request will probably use, and what they may cost. `now` = when it began, in milliseconds
-    /// since 1970-01-01 UTC. Waits only where replicas share limits, and where a budget has to be read from the ledger first.
+    /// Admits the tokens that the request will probably use, and what they may cost. `began` = when the request did. Waits only where
+    /// replicas share limits, and where a budget has to be read from the ledger first.
     ///
     /// # Errors
     /// When there are not so many left, or not so much.
-    pub async fn reserve(&mut self, estimate: UsageEstimate, costs: &Costs, now: u64) -> Result<(), Refused> {
+    pub async fn reserve(&mut self, estimate: UsageEstimate, costs: &Costs, began: UnixMillis) -> Result<(), Refused> {
         let Some(subject) = self.subject.clone() else { return Ok(()) };
-        let mut items = subject.second(self.scope, estimate.total(), costs, now);
-        for item in &items {
-            if let What::Spend { counter, .. } = &item.what
+        let claims = subject.token_claims(self.scope, estimate.total(), costs, began);
+        for claim in &claims {
+            if let Claimed::Spend { counter, .. } = &claim.of
                 && !counter.counts()
                 // In a box, as what is rare shall not make the future of every request larger.
                 && !Box::pin(subject.spending.is_read(counter)).await
@@ -144,36 +150,36 @@ impl Permit {
                 return Err(Refused::Unknown);
             }
         }
-        let at = micros(self.began);
-        self.take(&subject, &mut items, at).await?;
-        let is_settled = |item: &Item| matches!(item.what, What::Rate { tokens: true, .. } | What::Spend { .. });
-        let (settled, kept) = items.into_iter().partition(is_settled);
-        self.first.extend::<Vec<Item>>(kept);
-        (self.second, self.at) = (settled, at);
+        let at = Moment::since(self.began);
+        self.take(&subject, &claims, at).await?;
+        let is_settled =
+            |claim: &Claim| matches!(claim.of, Claimed::Rate { unit: Unit::Tokens, .. } | Claimed::Spend { .. });
+        let (settled, kept) = claims.into_iter().partition(is_settled);
+        self.admission.extend::<Vec<Claim>>(kept);
+        (self.tokens, self.at) = (settled, at);
         Ok(())
     }
 
     /// How the rates stand now.
     pub fn quotas(&self) -> Quotas {
         // Where replicas share them and Redis was not asked yet, nobody knows.
-        let knows = self.held.as_ref().is_none_or(|held| held.alone);
-        let here =
-            || self.subject.as_ref().map(|subject| subject.quotas(self.scope, micros(self.began), self.replicas()));
-        self.told.or_else(|| here().filter(|_| knows)).unwrap_or_default()
+        let knows = self.reservation.as_ref().is_none_or(|reservation| reservation.alone);
+        let here = |subject: &Arc<Subject>| subject.quotas(self.scope, Moment::since(self.began), self.replicas());
+        self.in_redis.or_else(|| self.subject.as_ref().filter(|_| knows).map(here)).unwrap_or_default()
     }
 
     /// Corrects the reservations to what was used, and to what it costs: budgets in another currency count it by `exchange`,
     /// as the ledger's row does. Only the first call counts.
     pub fn settle(&mut self, used: Used, cost: Option<Money>, exchange: Exchange) {
         if let (
-            Some(Learner { body, mean, speaks }),
+            Some(Learner { body, estimator, has_output }),
             Used::Tokens { input, output } | Used::Partly { input, output, .. },
         ) = (self.learner.take(), used)
         {
-            mean.learn(body, input, output.filter(|_| speaks));
+            estimator.learn(body, input, output.filter(|_| has_output));
         }
         let Some(subject) = &self.subject else { return };
-        let (now, replicas) = (micros(self.began), self.replicas());
+        let (now, replicas) = (Moment::since(self.began), self.replicas());
         let cost_in = |currency: Currency| {
             cost.and_then(|cost| exchange.convert(cost.nano, cost.currency, currency)).unwrap_or_default()
         };
@@ -183,25 +189,19 @@ impl Permit {
             Used::Nothing => 0,
             Used::Tokens { input, output } => input.unwrap_or_default().saturating_add(output.unwrap_or_default()),
         };
-        for item in self.second.drain(..) {
-            let Some(share) = subject.shares.get(item.share) else { continue };
-            match &item.what {
-                What::Rate { tokens, rate, cost, counted } => {
-                    let part = rate.share(replicas);
-                    match counted {
-                        Some(counted) => {
-                            memory::recount(share, *tokens, *counted, part.span(used), self.at, now);
-                        }
-                        None => memory::settle(share.meter.state(*tokens), part, now, self.at, *cost, used),
-                    }
-                    if let Some(held) = self.held.as_mut().filter(|_| self.told.is_some()) {
-                        held.corrected(share, *tokens, rate.correction(self.at, now, *cost, used));
-                    }
+        for claim in self.tokens.drain(..) {
+            let Some(share) = subject.shares.get(claim.share) else { continue };
+            match (&claim.of, &mut self.reservation) {
+                (Claimed::Rate { unit, rate, cost }, Some(reservation)) if self.in_redis.is_some() => {
+                    reservation.corrected(share, *unit, rate.correction(self.at.0, now.0, *cost, used));
                 }
-                What::Spend { counter, cost, budget, .. } => {
+                (Claimed::Rate { unit, rate, cost }, _) => {
+                    share.meter.settle(*unit, rate.share(replicas), now, self.at, *cost, used);
+                }
+                (Claimed::Spend { counter, cost, budget, .. }, _) => {
                     counter.settle(*cost, in_currency(&costs, budget.money.currency));
                 }
-                What::Place { .. } => {}
+                (Claimed::Place { .. }, _) => {}
             }
         }
     }
@@ -209,15 +209,15 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        // It never went up, or it was settled.
-        for item in &self.second {
-            if let What::Spend { counter, cost, .. } = &item.what {
+        // The request was never sent, or it was settled.
+        for claim in &self.tokens {
+            if let Claimed::Spend { counter, cost, .. } = &claim.of {
                 counter.release(*cost);
             }
         }
         let Some(subject) = &self.subject else { return };
-        for item in &self.first {
-            if let (What::Place { .. }, Some(share)) = (&item.what, subject.shares.get(item.share)) {
+        for claim in &self.admission {
+            if let (Claimed::Place { .. }, Some(share)) = (&claim.of, subject.shares.get(claim.share)) {
                 share.meter.leave();
             }
         }

@@ -6,19 +6,20 @@ use std::{io, sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 use super::{
-    Quota, Quotas,
+    Moment, Quota, Quotas,
     gcra::Correction,
-    memory::Lacking,
-    subject::{Item, Scope, Share, Subject, What},
+    memory::LimitExceeded,
+    subject::{Claim, Claimed, Scope, Share, Subject, Unit},
 };
 use crate::{
+    budgets::{Counter, Spending},
     config::{SharedLimits, WhenRedisIsAway},
     domain::{
-        money::Budget,
-        sharing::Condition,
-        spending::{Alone, Counter, Span},
+        clock::Clock,
+        sharing::SharingStatus,
+        spending::{BudgetKey, RemoteSpend},
     },
-    store::redis::{self, Answer, Given, Purse, Redis, Who},
+    store::redis::{self, Answer, Given, Redis, Replica, SharedBudget},
 };
 
 /// What replicas share, and how.
@@ -30,19 +31,35 @@ pub struct Shared {
     patience: Duration,
 }
 
+/// Which replica this is.
+#[derive(Debug)]
+pub struct Identity {
+    /// What tells this process from all others.
+    pub process: [u8; 8],
+    /// The name of its data folder, under which the ledger has its rows.
+    pub origin: Arc<str>,
+    /// The time in Redis, for tests; none = the clock of its server.
+    pub redis_clock: Option<Clock>,
+}
+
 impl Shared {
-    /// Begins to ask Redis.
+    /// Begins to ask Redis, which is told what was spent of the budgets in `spending`.
     ///
     /// # Errors
     /// When it cannot even be begun; Redis may be away.
-    pub fn start(sharing: &SharedLimits, who: Who, condition: Arc<Condition>) -> io::Result<Self> {
-        let redis = Redis::start(sharing, who, condition)?;
+    pub fn start(
+        sharing: &SharedLimits,
+        identity: Identity,
+        spending: Arc<Spending>,
+        status: Arc<SharingStatus>,
+    ) -> io::Result<Self> {
+        let Identity { process, origin, redis_clock: clock } = identity;
+        let spent = move || {
+            let all = spending.all().into_iter().filter(|(_, counter)| counter.spent() > 0);
+            all.map(|(key, counter)| SharedBudget::new(&key, counter.own(), counter.others())).collect()
+        };
+        let redis = Redis::start(sharing, Replica { process, origin, spent: Box::new(spent), clock }, status)?;
         Ok(Self { redis, replicas: sharing.replicas, fail: sharing.fail, patience: sharing.patience })
-    }
-
-    /// How this one counts budgets while it cannot ask.
-    pub(super) fn alone(&self) -> Alone {
-        self.redis.alone(self.replicas)
     }
 
     /// Brings away what was given back. Nobody takes anything any more.
@@ -53,11 +70,13 @@ impl Shared {
 
 /// What one request holds in Redis, or may hold: given back when it is dropped.
 #[derive(Debug)]
-pub(super) struct Held {
+pub(super) struct RedisReservation {
     pub(super) shared: Arc<Shared>,
     holder: u64,
     patience: Duration,
     given: Vec<Given>,
+    /// The budgets of which something is set aside. What was spent of them is told when that is given back.
+    budgets: Vec<(BudgetKey, Arc<Counter>)>,
     /// Redis could not be asked for something that it wanted.
     pub(super) alone: bool,
 }
@@ -67,52 +86,68 @@ pub(super) enum Asked {
     /// All is taken, and so the rates stand.
     Taken(Quotas),
     /// Something is not there, and nothing is taken.
-    Lacking(Lacking, Quotas),
+    Exceeded(LimitExceeded, Quotas),
     /// Nobody knows.
     Away,
 }
 
-impl Held {
+impl RedisReservation {
     pub(super) fn new(shared: &Arc<Shared>) -> Self {
-        let (shared, given) = (Arc::clone(shared), Vec::new());
-        Self { holder: shared.redis.holder(), patience: shared.patience, given, alone: false, shared }
+        let (shared, given, budgets) = (Arc::clone(shared), Vec::new(), Vec::new());
+        Self { holder: shared.redis.holder(), patience: shared.patience, given, budgets, alone: false, shared }
     }
 
-    /// Asks for all items or none. `now` = microseconds since `Meters::began`.
-    pub(super) async fn take(&mut self, subject: &Subject, scope: Scope, items: &[Item], now: u64) -> Asked {
-        let before = self.given.len();
+    /// Asks for all claims or none.
+    pub(super) async fn take(&mut self, subject: &Subject, scope: Scope, claims: &[Claim], now: Moment) -> Asked {
+        let before = (self.given.len(), self.budgets.len());
         // Whatever becomes of the question: what was taken by it comes back.
-        self.given.extend(items.iter().filter_map(|item| released(subject, item)));
+        self.will_give(subject, claims);
         if !self.shared.redis.is_well() {
             return self.away();
         }
-        if let Some(lacking) = known(subject, items, now) {
-            self.given.truncate(before);
-            return Asked::Lacking(lacking, quotas(subject, scope, now));
+        if let Some(exceeded) = known(subject, claims, now) {
+            return self.exceeded(before, exceeded, quotas(subject, scope, now));
         }
-        let (asked, rates) = question(subject, scope, items);
+        let (items, rates) = question(subject, scope, claims);
         let began = Instant::now();
-        let said = self.shared.redis.take(self.holder, asked, self.patience).await;
+        let said = self.shared.redis.take(self.holder, items, self.patience).await;
         self.patience = self.patience.saturating_sub(began.elapsed());
-        let Some(Answer { lacking, states }) = said else { return self.away() };
+        let Some(Answer { exceeded, states }) = said else { return self.away() };
         learn(subject, &rates, &states, now);
-        match lacking {
-            None => Asked::Taken(quotas(subject, scope, now)),
-            Some((nth, wait)) => {
-                self.given.truncate(before);
-                if let Some(Item { share, what: What::Rate { tokens: false, .. } }) = items.get(nth)
-                    && let Some(share) = subject.shares.get(*share)
-                {
-                    share.meter.told_turn(now.saturating_add(wait));
+        let quotas = quotas(subject, scope, now);
+        let Some((nth, wait)) = exceeded else { return Asked::Taken(quotas) };
+        if let Some(Claim { share, of: Claimed::Rate { unit, .. } }) = claims.get(nth)
+            && let Some(share) = subject.shares.get(*share)
+        {
+            share.meter.told_turn(*unit, now.after(wait));
+        }
+        self.exceeded(before, LimitExceeded { nth, wait }, quotas)
+    }
+
+    /// A rate comes back by itself.
+    fn will_give(&mut self, subject: &Subject, claims: &[Claim]) {
+        for claim in claims {
+            let Some(share) = subject.shares.get(claim.share) else { continue };
+            match &claim.of {
+                Claimed::Place { .. } => self.given.push(Given::Place { key: place(share) }),
+                Claimed::Rate { .. } => {}
+                Claimed::Spend { counter, budget, span, .. } => {
+                    self.budgets.push((share.budget_key(budget, *span), Arc::clone(counter)));
                 }
-                Asked::Lacking(Lacking { nth, wait }, quotas(subject, scope, now))
             }
         }
     }
 
+    /// Nothing was taken.
+    fn exceeded(&mut self, (given, budgets): (usize, usize), exceeded: LimitExceeded, quotas: Quotas) -> Asked {
+        self.given.truncate(given);
+        self.budgets.truncate(budgets);
+        Asked::Exceeded(exceeded, quotas)
+    }
+
     /// It was let in without Redis, which is told when it is back.
-    pub(super) fn taken_alone(&self, subject: &Subject, items: &[Item]) {
-        self.shared.redis.hold(self.holder, items.iter().filter_map(|item| asked(subject, item)).collect());
+    pub(super) fn taken_alone(&self, subject: &Subject, claims: &[Claim]) {
+        self.shared.redis.hold(self.holder, claims.iter().filter_map(|claim| item(subject, claim)).collect());
     }
 
     /// Counted once a request.
@@ -124,113 +159,104 @@ impl Held {
     }
 
     /// A rate is corrected.
-    pub(super) fn corrected(&mut self, share: &Share, tokens: bool, correction: Correction) {
+    pub(super) fn corrected(&mut self, share: &Share, unit: Unit, correction: Correction) {
         let (more, back) = match correction {
             Correction::More(span) => (span, 0),
             Correction::Back(span) => (0, span),
         };
         if (more, back) != (0, 0) {
-            self.given.push(Given::Rate { key: rate(share, tokens), more, back, since: Instant::now() });
+            self.given.push(Given::Rate { key: rate(share, unit), more, back, since: Instant::now() });
         }
     }
 }
 
-impl Drop for Held {
+impl Drop for RedisReservation {
     fn drop(&mut self) {
+        let spent = |(key, counter): (BudgetKey, Arc<Counter>)| Given::Spend {
+            budget: SharedBudget::new(&key, counter.own(), RemoteSpend::default()),
+        };
+        self.given.extend(self.budgets.drain(..).map(spent));
         if !self.given.is_empty() {
             self.shared.redis.give(self.holder, std::mem::take(&mut self.given));
         }
     }
 }
 
-/// Items as Redis is asked for them, and for each whose rate it is: that of this share, of tokens or of requests. Rates that are
-/// not taken are looked at, for the headers.
-pub(super) fn question(
-    subject: &Subject,
-    scope: Scope,
-    items: &[Item],
-) -> (Vec<redis::Item>, Vec<Option<(usize, bool)>>) {
-    let whose = |item: &Item| match &item.what {
-        What::Rate { tokens, .. } => Some((item.share, *tokens)),
+/// Claims as Redis is asked for them, and for each whose rate it is. Rates that are not taken are looked at, for the headers.
+fn question(subject: &Subject, scope: Scope, claims: &[Claim]) -> (Vec<redis::Item>, Vec<Option<(usize, Unit)>>) {
+    let whose = |claim: &Claim| match &claim.of {
+        Claimed::Rate { unit, .. } => Some((claim.share, *unit)),
         _ => None,
     };
-    let mut rates: Vec<_> = items.iter().map(whose).collect();
-    let mut all: Vec<_> = items.iter().filter_map(|item| asked(subject, item)).collect();
+    let mut rates: Vec<_> = claims.iter().map(whose).collect();
+    let mut all: Vec<_> = claims.iter().filter_map(|claim| item(subject, claim)).collect();
     for (nth, share) in subject.within(scope) {
-        for tokens in [false, true] {
-            if share.rate(tokens).is_some() && !rates.contains(&Some((nth, tokens))) {
-                rates.push(Some((nth, tokens)));
-                all.push(redis::Item::Look { key: rate(share, tokens) });
+        for unit in Unit::ALL {
+            if share.rate(unit).is_some() && !rates.contains(&Some((nth, unit))) {
+                rates.push(Some((nth, unit)));
+                all.push(redis::Item::Look { key: rate(share, unit) });
             }
         }
     }
     (all, rates)
 }
 
-pub(super) fn asked(subject: &Subject, item: &Item) -> Option<redis::Item> {
-    let share = subject.shares.get(item.share)?;
-    Some(match &item.what {
-        What::Place { limit } => redis::Item::Place { key: place(share), limit: *limit as u64 },
-        What::Rate { tokens, rate: limit, cost, .. } => {
-            redis::Item::Rate { key: rate(share, *tokens), span: limit.span(*cost) }
+fn item(subject: &Subject, claim: &Claim) -> Option<redis::Item> {
+    let share = subject.shares.get(claim.share)?;
+    Some(match &claim.of {
+        Claimed::Place { limit } => redis::Item::Place { key: place(share), limit: *limit as u64 },
+        Claimed::Rate { unit, rate: limit, cost } => {
+            redis::Item::Rate { key: rate(share, *unit), span: limit.span(*cost) }
         }
-        What::Spend { counter, limit, cost, budget, span } => {
-            redis::Item::Spend { purse: purse(share, budget, span, counter), limit: *limit, cost: *cost }
+        Claimed::Spend { counter, limit, cost, budget, span } => {
+            let budget = SharedBudget::new(&share.budget_key(budget, *span), counter.own(), counter.others());
+            redis::Item::Spend { budget, limit: *limit, cost: *cost }
         }
     })
-}
-
-/// What gives it back when nothing came of it. A rate comes back by itself.
-fn released(subject: &Subject, item: &Item) -> Option<Given> {
-    let share = subject.shares.get(item.share)?;
-    match &item.what {
-        What::Place { .. } => Some(Given::Place { key: place(share) }),
-        What::Rate { .. } => None,
-        What::Spend { counter, budget, span, .. } => Some(Given::Spend { purse: purse(share, budget, span, counter) }),
-    }
 }
 
 /// What is known to be refused without asking. Requests of a minute come back by time alone, so that others can only have taken
 /// more since Redis said how they stand. Redis is asked all the same while it has turns to give within a minute, which are no more
 /// than the limit: a flood beyond that costs Redis nothing. And what is known to be spent of a budget is spent, whatever Redis
 /// forgot.
-fn known(subject: &Subject, items: &[Item], now: u64) -> Option<Lacking> {
-    items.iter().enumerate().find_map(|(nth, item)| match &item.what {
-        What::Rate { tokens: false, rate, cost, .. } => {
-            let meter = &subject.shares.get(item.share)?.meter;
-            let (last, wait) = (meter.turn_there(), rate.admit(meter.there(false), now, *cost).err()?);
-            let turn = rate.turn(last, now, wait, *cost);
-            rate.has_no_turn(last, now, *cost).then(|| Lacking { nth, wait: turn.saturating_sub(now) })
+fn known(subject: &Subject, claims: &[Claim], now: Moment) -> Option<LimitExceeded> {
+    claims.iter().enumerate().find_map(|(nth, claim)| match &claim.of {
+        Claimed::Rate { unit: Unit::Requests, rate, cost } => {
+            let (free_at, last) = subject.shares.get(claim.share)?.meter.in_redis(Unit::Requests);
+            let wait = rate.admit(free_at.0, now.0, *cost).err()?;
+            let turn = rate.turn(last.0, now.0, wait, *cost);
+            let exceeded = LimitExceeded { nth, wait: turn.saturating_sub(now.0) };
+            rate.has_no_turn(last.0, now.0, *cost).then_some(exceeded)
         }
-        What::Spend { counter, limit, .. } => (counter.spent() >= *limit).then_some(Lacking { nth, wait: 0 }),
+        Claimed::Spend { counter, limit, .. } => (counter.spent() >= *limit).then_some(LimitExceeded { nth, wait: 0 }),
         _ => None,
     })
 }
 
-/// Notes how the rates stand there, as of `now`: before it was asked, so that none is taken to come back later than it does.
-pub(super) fn learn(subject: &Subject, rates: &[Option<(usize, bool)>], states: &[u64], now: u64) {
+/// Notes how the rates stand in Redis, as of `now`: before it was asked, so that none is taken to come back later than it does.
+fn learn(subject: &Subject, rates: &[Option<(usize, Unit)>], states: &[u64], now: Moment) {
     for (whose, free_in) in rates.iter().zip(states) {
-        if let Some((share, tokens)) = whose
+        if let Some((share, unit)) = whose
             && let Some(share) = subject.shares.get(*share)
         {
-            share.meter.told(*tokens, now.saturating_add(*free_in));
+            share.meter.told(*unit, now.after(*free_in));
         }
     }
 }
 
-/// How the rates stand there; where key and group both have one, the one of which less is left.
-pub(super) fn quotas(subject: &Subject, scope: Scope, now: u64) -> Quotas {
-    subject.least(scope, |share, tokens| Some(Quota::of(share.rate(tokens)?, share.meter.there(tokens), now)))
+/// How the rates stand in Redis.
+fn quotas(subject: &Subject, scope: Scope, now: Moment) -> Quotas {
+    subject.least(scope, |share, unit| Some(Quota::of(share.rate(unit)?, share.meter.in_redis(unit).0, now)))
 }
 
-pub(super) fn purse(share: &Share, budget: &Budget, span: &Span, counter: &Arc<Counter>) -> Purse {
-    Purse::of(&share.account(budget, *span), counter)
+fn rate(share: &Share, unit: Unit) -> String {
+    let what = match unit {
+        Unit::Requests => "rpm",
+        Unit::Tokens => "tpm",
+    };
+    redis::name(what, share.whose, &share.name, share.model.as_ref())
 }
 
-pub(super) fn rate(share: &Share, tokens: bool) -> String {
-    redis::name(if tokens { "tpm" } else { "rpm" }, share.whose, &share.name, share.model.as_ref())
-}
-
-pub(super) fn place(share: &Share) -> String {
+fn place(share: &Share) -> String {
     redis::name("at_once", share.whose, &share.name, share.model.as_ref())
 }

@@ -1,12 +1,11 @@
 //! The limits of a key, for people.
 
 use super::Limits;
-use crate::domain::money::decimal;
+use crate::domain::{clock::UnixMillis, money::decimal};
 
 impl Limits {
-    /// A line for the key with this index, one for its group, and one for each model with limits of its own. `now` = milliseconds
-    /// since 1970-01-01 UTC.
-    pub fn shown(&self, key: usize, now: u64) -> Vec<String> {
+    /// A line for the key with this index, one for its group, and one for each model with limits of its own.
+    pub fn shown(&self, key: usize, now: UnixMillis) -> Vec<String> {
         let Some(subject) = self.keys.get(key).and_then(Option::as_ref) else { return Vec::new() };
         let line = |share: &super::subject::Share| {
             let mut parts: Vec<String> = Vec::new();

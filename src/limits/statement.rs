@@ -2,6 +2,7 @@
 
 use super::Limits;
 use crate::domain::{
+    clock::UnixMillis,
     money::Budget,
     spending::{Span, Spender},
 };
@@ -18,9 +19,9 @@ pub struct BudgetState {
 }
 
 impl Limits {
-    /// The budgets of the key with this index, without those for some models only, and without those of its group: what others spent is not the key's to know. `now` =
-    /// milliseconds since 1970-01-01 UTC.
-    pub fn budgets(&self, key: usize, now: u64) -> Vec<BudgetState> {
+    /// The budgets of the key with this index, without those for some models only, and without those of its group: what others spent
+    /// is not the key's to know.
+    pub fn budgets(&self, key: usize, now: UnixMillis) -> Vec<BudgetState> {
         let Some(subject) = self.keys.get(key).and_then(Option::as_ref) else { return Vec::new() };
         let own = subject.shares.iter().filter(|share| share.whose == Spender::Key && share.model.is_none());
         let states = own.flat_map(|share| share.budgets.iter().map(move |one| (share, one)));

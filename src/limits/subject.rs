@@ -5,12 +5,19 @@ use std::{
     time::Duration,
 };
 
-use super::{Limited, Quota, Quotas, gcra::Rate, memory::Meter};
-use crate::domain::{
-    model_name::ModelPattern,
-    money::{Budget, Currency},
-    spending::{Account, Counter, Span, Spender, Spending},
-    windows::Windows,
+use super::{
+    Limited, Moment, Quota, Quotas,
+    gcra::Rate,
+    memory::{LimitExceeded, Meter},
+};
+use crate::{
+    budgets::{Counter, Spending, Windows},
+    domain::{
+        clock::UnixMillis,
+        model_name::ModelPattern,
+        money::{Budget, Currency},
+        spending::{BudgetKey, Span, Spender},
+    },
 };
 
 /// A key, perhaps its group, and what of the key's limits is for some models only.
@@ -71,37 +78,51 @@ struct Last {
 
 /// One thing that a request takes.
 #[derive(Clone, Debug)]
-pub(super) struct Item {
+pub(super) struct Claim {
     /// Whose: a place in [`Subject::shares`].
     pub(super) share: usize,
-    pub(super) what: What,
+    pub(super) of: Claimed,
 }
 
 #[derive(Clone, Debug)]
-pub(super) enum What {
+pub(super) enum Claimed {
     /// A place among the requests at once.
     Place { limit: usize },
-    /// Requests or tokens of a minute. Of one that others gave: the microseconds of it that were counted here.
-    Rate { tokens: bool, rate: Rate, cost: u64, counted: Option<u64> },
+    /// Requests or tokens of a minute.
+    Rate { unit: Unit, rate: Rate, cost: u64 },
     /// Money of a budget, in nano-units of its currency.
     Spend { counter: Arc<Counter>, limit: u64, cost: u64, budget: Budget, span: Span },
+}
+
+/// What a rate counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unit {
+    Requests,
+    Tokens,
+}
+
+impl Unit {
+    pub(super) const ALL: [Self; 2] = [Self::Requests, Self::Tokens];
 }
 
 /// What a request may cost at most, by [`Currency::ALL`].
 pub type Costs = [u64; Currency::ALL.len()];
 
 impl Share {
-    /// That of tokens, or of requests.
-    pub(super) fn rate(&self, tokens: bool) -> Option<Rate> {
-        if tokens { self.tokens } else { self.requests }
+    /// Its rate of requests or of tokens.
+    pub(super) fn rate(&self, unit: Unit) -> Option<Rate> {
+        match unit {
+            Unit::Requests => self.requests,
+            Unit::Tokens => self.tokens,
+        }
     }
 
-    /// The account of one of its budgets in one of its windows.
-    pub(super) fn account(&self, budget: &Budget, span: Span) -> Account {
+    /// One of its budgets in one of its windows.
+    pub(super) fn budget_key(&self, budget: &Budget, span: Span) -> BudgetKey {
         let Budget { money, window, starts_on: _ } = *budget;
         let model = self.model.as_ref().map(|model| ModelPattern(Arc::from(&*model.0)));
         let name: Arc<str> = Arc::from(&*self.name);
-        Account { spender: self.whose, name, model, currency: money.currency, window, span }
+        BudgetKey { spender: self.whose, name, model, currency: money.currency, window, span }
     }
 }
 
@@ -111,14 +132,15 @@ impl OneBudget {
     }
 
     /// The counter of the window that `now` is in.
-    pub(super) fn counter(&self, share: &Share, subject: &Subject, now: u64) -> (Span, Arc<Counter>) {
+    pub(super) fn counter(&self, share: &Share, subject: &Subject, now: UnixMillis) -> (Span, Arc<Counter>) {
+        let UnixMillis(now) = now;
         let span = subject.windows.at(self.budget.window, self.budget.starts_on, now);
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let since = *last.since.get_or_insert(now);
         match &last.window {
             Some((known, counter)) if *known == span => (span, Arc::clone(counter)),
             _ => {
-                let counter = subject.spending.counter(share.account(&self.budget, span), since);
+                let counter = subject.spending.counter(share.budget_key(&self.budget, span), since);
                 counter.watch(self.budget.money.nano, &self.warn_at);
                 last.window = Some((span, Arc::clone(&counter)));
                 (span, counter)
@@ -146,37 +168,37 @@ impl Subject {
     }
 
     /// What every request takes before its body is read.
-    pub(super) fn first(&self) -> Vec<Item> {
-        self.takes(|share| share.model.is_none())
+    pub(super) fn admission_claims(&self) -> Vec<Claim> {
+        self.claims_of(|share| share.model.is_none())
     }
 
-    /// What one takes that will probably use so many tokens and cost so much. `now` = milliseconds since 1970-01-01 UTC.
-    pub(super) fn second(&self, scope: Scope, tokens: u64, costs: &Costs, now: u64) -> Vec<Item> {
-        let mut items = self.takes(|share| share.model.is_some());
-        items.retain(|item| scope.has(item.share));
+    /// What one takes that will probably use so many tokens and cost so much.
+    pub(super) fn token_claims(&self, scope: Scope, tokens: u64, costs: &Costs, now: UnixMillis) -> Vec<Claim> {
+        let mut claims = self.claims_of(|share| share.model.is_some());
+        claims.retain(|claim| scope.has(claim.share));
         let rate = |(share, of): (usize, &Share)| {
-            Some(Item { share, what: What::Rate { tokens: true, rate: of.tokens?, cost: tokens, counted: None } })
+            Some(Claim { share, of: Claimed::Rate { unit: Unit::Tokens, rate: of.tokens?, cost: tokens } })
         };
-        items.extend(self.within(scope).filter_map(rate));
+        claims.extend(self.within(scope).filter_map(rate));
         for (share, of) in self.within(scope) {
             for one in &of.budgets {
                 let (span, counter) = one.counter(of, self, now);
                 let (limit, cost) = (one.budget.money.nano, in_currency(costs, one.budget.money.currency));
-                items.push(Item { share, what: What::Spend { counter, limit, cost, budget: one.budget, span } });
+                claims.push(Claim { share, of: Claimed::Spend { counter, limit, cost, budget: one.budget, span } });
             }
         }
-        items
+        claims
     }
 
     /// Places and requests of a minute of these shares.
-    fn takes(&self, of_these: impl Fn(&Share) -> bool) -> Vec<Item> {
-        let places = self.each().filter_map(|(share, of)| Some((share, What::Place { limit: of.in_flight? })));
+    fn claims_of(&self, of_these: impl Fn(&Share) -> bool) -> Vec<Claim> {
+        let places = self.each().filter_map(|(share, of)| Some((share, Claimed::Place { limit: of.in_flight? })));
         let rate = |(share, of): (usize, &Share)| {
-            Some((share, What::Rate { tokens: false, rate: of.requests?, cost: 1, counted: None }))
+            Some((share, Claimed::Rate { unit: Unit::Requests, rate: of.requests?, cost: 1 }))
         };
-        let items = places.chain(self.each().filter_map(rate));
+        let claims = places.chain(self.each().filter_map(rate));
         let is_of_these = |share: usize| self.shares.get(share).is_some_and(&of_these);
-        items.filter(|(share, _)| is_of_these(*share)).map(|(share, what)| Item { share, what }).collect()
+        claims.filter(|(share, _)| is_of_these(*share)).map(|(share, of)| Claim { share, of }).collect()
     }
 
     fn each(&self) -> impl Iterator<Item = (usize, &Share)> {
@@ -188,40 +210,40 @@ impl Subject {
         self.each().filter(move |(nth, _)| scope.has(*nth))
     }
 
-    /// Why an item was not there.
-    pub(super) fn limited(&self, item: &Item, wait: u64, quotas: Quotas) -> Option<Limited> {
-        let share = self.shares.get(item.share)?;
+    /// The limit that the claim at this place exceeds.
+    pub(super) fn limited(&self, claims: &[Claim], exceeded: LimitExceeded, quotas: Quotas) -> Option<Limited> {
+        let LimitExceeded { nth, wait } = exceeded;
+        let claim = claims.get(nth)?;
+        let share = self.shares.get(claim.share)?;
         let (whose, name, after) = (share.whose, Arc::clone(&share.name), Duration::from_micros(wait));
-        let kind = match &item.what {
-            What::Place { limit } => super::Kind::InFlight(*limit),
-            What::Rate { tokens: false, rate, .. } => super::Kind::Requests(rate.limit()),
-            What::Rate { tokens: true, rate, .. } => super::Kind::Tokens(rate.limit()),
-            What::Spend { counter, budget, span, limit, .. } if wait == 0 => {
+        let kind = match &claim.of {
+            Claimed::Place { limit } => super::Kind::InFlight(*limit),
+            Claimed::Rate { unit: Unit::Requests, rate, .. } => super::Kind::Requests(rate.limit()),
+            Claimed::Rate { unit: Unit::Tokens, rate, .. } => super::Kind::Tokens(rate.limit()),
+            Claimed::Spend { counter, budget, span, limit, .. } if wait == 0 => {
                 // Redis may know of spending by others that the ledger did not show here yet.
                 super::Kind::Budget { budget: *budget, span: *span, spent: counter.spent().max(*limit) }
             }
-            What::Spend { budget, .. } => super::Kind::Reserved(*budget),
+            Claimed::Spend { budget, .. } => super::Kind::Reserved(*budget),
         };
         let model = share.model.as_ref().map(|model| Arc::clone(&model.0));
         Some(Limited { kind, whose, name, model, after, quotas })
     }
 
-    /// How the rates stand in memory, or the part of one of `replicas`; where key and group both have one, the one of which less
-    /// is left.
-    pub(super) fn quotas(&self, scope: Scope, now: u64, replicas: u32) -> Quotas {
-        self.least(scope, |share, tokens| {
-            let free_at = share.meter.state(tokens).load(std::sync::atomic::Ordering::Acquire);
-            Some(Quota::of(share.rate(tokens)?.share(replicas), free_at, now))
+    /// How the rates stand in memory, or the part of one of `replicas`.
+    pub(super) fn quotas(&self, scope: Scope, now: Moment, replicas: u32) -> Quotas {
+        self.least(scope, |share, unit| {
+            Some(Quota::of(share.rate(unit)?.share(replicas), share.meter.used_until(unit), now))
         })
     }
 
-    /// The least of each rate.
-    pub(super) fn least(&self, scope: Scope, quota: impl Fn(&Share, bool) -> Option<Quota>) -> Quotas {
-        let least = |tokens| {
-            let quotas = self.within(scope).filter_map(|(_, share)| quota(share, tokens));
+    /// Of each rate, where key and group both have one, the one of which less is left.
+    pub(super) fn least(&self, scope: Scope, quota: impl Fn(&Share, Unit) -> Option<Quota>) -> Quotas {
+        let least = |unit| {
+            let quotas = self.within(scope).filter_map(|(_, share)| quota(share, unit));
             quotas.min_by_key(|quota| quota.remaining)
         };
-        Quotas { requests: least(false), tokens: least(true) }
+        Quotas { requests: least(Unit::Requests), tokens: least(Unit::Tokens) }
     }
 }
 

@@ -22,11 +22,11 @@ pub use self::keep::Retention;
 use self::{apart::RowIsolator, keep::OldRowSums};
 use super::{polls::Polls, spent::Spent, unpriced};
 use crate::{
+    budgets::Spending,
     domain::{
         clock::Clock,
         id::RequestId,
         ledger::{LedgerStatus, Row, UsageState},
-        spending::Spending,
     },
     metrics::Unpriced,
     store::{

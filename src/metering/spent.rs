@@ -12,12 +12,13 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::{
+    budgets::{Counter, LedgerSums, Spending},
     domain::{
         clock::Clock,
         ledger::{LedgerStatus, Row},
         model_name::ModelPattern,
         money::{Budget, Currency, Money, UNIT, Window, decimal},
-        spending::{Account, Counter, Crossed, Span, Spender, Spending, Sums},
+        spending::{BudgetKey, Crossed, Span, Spender},
     },
     store::{
         files,
@@ -45,8 +46,6 @@ pub(super) struct Spent {
     /// Whether the ledger was asked at all.
     begun: bool,
     pace: Pace,
-    /// The last wish that all were read for.
-    wish: u64,
     /// What the copy says.
     saved: Vec<Saved>,
 }
@@ -54,15 +53,15 @@ pub(super) struct Spent {
 /// When sums are read.
 struct Pace {
     /// When each was read last, but for those of which rows changed.
-    read: HashMap<Account, Instant>,
+    read: HashMap<BudgetKey, Instant>,
     /// Until when nothing is read that can wait.
     rests_until: Instant,
 }
 
 impl Pace {
     /// Whether something of this one may be new. It waits for the rest.
-    fn is_due(&self, account: &Account, now: Instant) -> bool {
-        self.read.get(account).is_none_or(|read| now >= *read + READ_EVERY)
+    fn is_due(&self, budget: &BudgetKey, now: Instant) -> bool {
+        self.read.get(budget).is_none_or(|read| now >= *read + READ_EVERY)
     }
 
     fn is_rested(&self, now: Instant) -> bool {
@@ -101,15 +100,15 @@ impl Spent {
     pub(super) fn new(spending: Arc<Spending>, clock: Clock, origin: Arc<str>, file: PathBuf) -> Self {
         let copy = fs::read(&file).ok().and_then(|text| serde_json::from_slice::<Vec<Saved>>(&text).ok());
         for saved in copy.unwrap_or_default() {
-            if let Some(account) = saved.account() {
+            if let Some(budget) = saved.budget() {
                 let own = saved.own.min(saved.spent);
-                let counter = spending.counter(account, u64::MAX);
+                let counter = spending.counter(budget, u64::MAX);
                 counter.believe(own, saved.spent - own);
                 counter.was_warned(saved.warned.unwrap_or_default());
             }
         }
         let pace = Pace { read: HashMap::new(), rests_until: Instant::now() };
-        Self { spending, clock, origin, file, begun: false, pace, wish: 0, saved: Vec::new() }
+        Self { spending, clock, origin, file, begun: false, pace, saved: Vec::new() }
     }
 
     /// Puts what the ledger says in the place of what the copy says, once: when all rows of processes before this one are in the
@@ -123,40 +122,31 @@ impl Spent {
     }
 
     /// What the database says.
-    async fn sums(&self, database: &mut Database, account: &Account, wish: u64) -> Result<Sums, DatabaseError> {
-        let Account { spender, name, model, currency, window: _, span } = account;
-        let asked = self.now();
+    async fn sums(&self, database: &mut Database, budget: &BudgetKey) -> Result<LedgerSums, DatabaseError> {
+        let BudgetKey { spender, name, model, currency, window: _, span } = budget;
+        let read_at = self.now();
         let money = (*currency, self.spending.exchange());
-        let sums = database.spent_by_origin(*spender, name, model.as_ref(), (span.from, span.to), money).await?;
-        let (mut own, mut others) = (0, Vec::new());
-        for (origin, sum) in sums {
-            if *origin == *self.origin {
-                own = sum;
-            } else {
-                others.push((origin.into(), sum));
-            }
-        }
-        Ok(Sums { own, others: others.into(), asked, wish })
+        let mut sums = database.spent_by_origin(*spender, name, model.as_ref(), (span.from, span.to), money).await?;
+        let own = sums.remove(&*self.origin).unwrap_or_default();
+        Ok(LedgerSums { own, others: sums.into_iter().map(|(origin, sum)| (origin.into(), sum)).collect(), read_at })
     }
 
-    /// Reads what is due: all of it where somebody wants it now, and all that is not up to date where this is the `last` time.
+    /// Reads what is due, and all that is not up to date where this is the `last` time.
     pub(super) async fn read(&mut self, database: &mut Database, last: bool) -> Result<(), DatabaseError> {
         let now = Instant::now();
-        let wish = self.spending.wish();
-        let accounts = self.spending.accounts(self.now());
-        let (all, rested) = (wish != self.wish, last || self.pace.is_rested(now));
-        for (account, counter) in &accounts {
-            if !(all || !counter.known() || (rested && self.pace.is_due(account, now))) {
+        let budgets = self.spending.current(self.now());
+        let rested = last || self.pace.is_rested(now);
+        for (budget, counter) in &budgets {
+            if counter.known() && !(rested && self.pace.is_due(budget, now)) {
                 continue;
             }
             let stored = counter.stored();
-            counter.is_told(self.sums(database, account, wish).await?, stored);
-            self.pace.read.insert(account.clone(), now);
+            counter.is_told(self.sums(database, budget).await?, stored);
+            self.pace.read.insert(budget.clone(), now);
         }
         self.pace.rest(now, Instant::now());
-        self.wish = wish;
-        if self.pace.read.len() > accounts.len() {
-            self.pace.read.retain(|known, _| accounts.iter().any(|(account, _)| account == known));
+        if self.pace.read.len() > budgets.len() {
+            self.pace.read.retain(|known, _| budgets.iter().any(|(budget, _)| budget == known));
         }
         Ok(())
     }
@@ -176,8 +166,8 @@ impl Spent {
         if by_name.is_empty() {
             return;
         }
-        for (account, counter) in self.spending.accounts(self.now()) {
-            let Account { spender, name, model, currency, window: _, span } = &account;
+        for (budget, counter) in self.spending.current(self.now()) {
+            let BudgetKey { spender, name, model, currency, window: _, span } = &budget;
             let rows = by_name.get(&(*spender, &**name)).into_iter().flatten();
             let is_of_it = |row: &Row<'_>| {
                 let asks = |pattern: &ModelPattern| {
@@ -196,21 +186,21 @@ impl Spent {
     pub(super) fn settled(&mut self, rows: &[SettledRow]) {
         let changed = rows.iter().filter(|row| row.cost != row.charged);
         for row in changed {
-            self.pace.read.retain(|account, _| {
-                let name = match account.spender {
+            self.pace.read.retain(|budget, _| {
+                let name = match budget.spender {
                     Spender::Key => &row.key,
                     Spender::Group => &row.group,
                 };
-                name.as_deref() != Some(&*account.name) || !(account.span.from..account.span.to).contains(&row.began)
+                name.as_deref() != Some(&*budget.name) || !(budget.span.from..budget.span.to).contains(&row.began)
             });
         }
     }
 
     /// Tells which budgets have reached a threshold, once for each window and threshold.
     pub(super) fn warn(&self, condition: &LedgerStatus) {
-        for Crossed { account, threshold, limit, spent } in self.spending.crossed() {
+        for Crossed { budget, threshold, limit, spent } in self.spending.crossed() {
             condition.budget_warnings.fetch_add(1, Ordering::Relaxed);
-            let Account { spender, name, model, currency, window, span: _ } = account;
+            let BudgetKey { spender, name, model, currency, window, span: _ } = budget;
             tracing::warn!(
                 whose = spender.name(),
                 name = &*name,
@@ -225,7 +215,7 @@ impl Spent {
 
     /// Writes the copy, where something changed.
     pub(super) fn save(&mut self) {
-        let now: Vec<Saved> = self.spending.accounts(self.now()).iter().map(Saved::of).collect();
+        let now: Vec<Saved> = self.spending.current(self.now()).iter().map(Saved::of).collect();
         if now == self.saved {
             return;
         }
@@ -246,8 +236,8 @@ impl Spent {
 }
 
 impl Saved {
-    fn of((account, counter): &(Account, Arc<Counter>)) -> Self {
-        let Account { spender, name, model, currency, window, span } = account;
+    fn of((budget, counter): &(BudgetKey, Arc<Counter>)) -> Self {
+        let BudgetKey { spender, name, model, currency, window, span } = budget;
         Self {
             spender: spender.name().to_owned(),
             name: name.to_string(),
@@ -256,18 +246,18 @@ impl Saved {
             from: span.from,
             to: span.to,
             spent: counter.spent(),
-            own: counter.mine().total,
+            own: counter.own().total,
             model: model.as_ref().map(|model| model.0.to_string()),
             warned: Some(counter.warned()).filter(|warned| *warned > 0),
         }
     }
 
-    fn account(&self) -> Option<Account> {
+    fn budget(&self) -> Option<BudgetKey> {
         let spender = [Spender::Key, Spender::Group].into_iter().find(|one| one.name() == self.spender)?;
         let window = Window::ALL.into_iter().find(|one| one.name() == self.window)?;
         let (currency, span) = (Currency::named(&self.currency)?, Span { from: self.from, to: self.to });
         let model = self.model.as_deref().map(|model| ModelPattern(model.into()));
-        Some(Account { spender, name: self.name.as_str().into(), model, currency, window, span })
+        Some(BudgetKey { spender, name: self.name.as_str().into(), model, currency, window, span })
     }
 }
 
@@ -277,7 +267,7 @@ mod tests {
 
     #[test]
     fn reading_takes_a_hundredth_of_the_time_at_most() {
-        let account = |name: &str| Account {
+        let budget = |name: &str| BudgetKey {
             spender: Spender::Key,
             name: name.into(),
             model: None,
@@ -285,7 +275,7 @@ mod tests {
             window: Window::Day,
             span: Span::default(),
         };
-        let (one, other, began) = (account("one"), account("other"), Instant::now());
+        let (one, other, began) = (budget("one"), budget("other"), Instant::now());
         let at = |millis| began + Duration::from_millis(millis);
         let mut pace = Pace { read: HashMap::new(), rests_until: began };
         assert!(pace.is_rested(began) && pace.is_due(&one, began));

@@ -7,7 +7,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::domain::sharing::Condition;
+use crate::domain::sharing::SharingStatus;
 
 #[derive(Debug)]
 pub(super) struct RedisCollector {
@@ -19,15 +19,19 @@ pub(super) struct RedisCollector {
 impl RedisCollector {
     pub(super) fn new(registry: &mut Registry) -> Self {
         let (shared, fault, alone) = (Gauge::default(), Gauge::default(), Counter::default());
-        registry.register("limits_shared", "1 = replicas share their limits in Redis", shared.clone());
-        registry.register("limits_fault", "1 = Redis cannot be reached; limits are not shared for now", fault.clone());
+        registry.register("limits_shared", "1 = limits are counted in Redis, for several replicas", shared.clone());
+        registry.register(
+            "limits_fault",
+            "1 = Redis is unavailable: this replica allows its part of the limits",
+            fault.clone(),
+        );
         registry.register("limits_alone", "Requests admitted or refused without Redis", alone.clone());
         Self { shared, fault, alone }
     }
 
-    pub(super) fn update(&self, condition: &Condition) {
-        self.shared.set(condition.shared.load(Ordering::Relaxed).into());
-        self.fault.set((!condition.is_well()).into());
-        self.alone.inner().store(condition.alone.load(Ordering::Relaxed), Ordering::Relaxed);
+    pub(super) fn update(&self, status: &SharingStatus) {
+        self.shared.set(status.shared.load(Ordering::Relaxed).into());
+        self.fault.set((!status.is_well()).into());
+        self.alone.inner().store(status.alone.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 }

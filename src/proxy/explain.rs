@@ -15,6 +15,7 @@ use crate::{
     config::{OnLostState, Strategy, Unpriced},
     domain::{
         chance::{self, Dice},
+        clock::UnixMillis,
         endpoint::Surface,
         price::Tariff,
         standing::HealthState,
@@ -151,7 +152,7 @@ impl Explanation<'_> {
             OnLostState::StripEncrypted => "elsewhere only without its encrypted reasoning",
         };
         writeln!(out, "\na request that refers to stored state goes to the account that holds it, and {or}")?;
-        let limits = self.tables.limits.shown(self.caller.index, self.now);
+        let limits = self.tables.limits.shown(self.caller.index, UnixMillis(self.now));
         if !limits.is_empty() {
             writeln!(out, "\nlimits")?;
         }

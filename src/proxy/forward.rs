@@ -26,6 +26,7 @@ use crate::{
     config::OnClientGone,
     domain::{
         chance,
+        clock::UnixMillis,
         endpoint::{AnswerShape, Endpoint, RequestBodyKind, Surface},
     },
     limits::{Costs, Permit, Refused, Size},
@@ -214,7 +215,7 @@ async fn obtain(
         } else {
             Costs::default()
         };
-        permit.reserve(estimate, &costs, began).await.map_err(|refused| refuse(tables, refused))?;
+        permit.reserve(estimate, &costs, UnixMillis(began)).await.map_err(|refused| refuse(tables, refused))?;
     }
 
     // Choose and order the candidates. If an account stores the request's state, no other account is a candidate.

@@ -40,14 +40,14 @@ use crate::{
     affinity::AffinityMemory,
     auth::{Keys, RequestSource},
     billing::Prices,
+    budgets::Spending,
     config::{self, Config, OnClientGone, Retries, Timeouts, UnknownIds},
     domain::{
         budget::{ByteHolder, ByteShare},
         chance::{Chance, Dice, NoChance},
-        clock::Clock,
+        clock::{Clock, UnixMillis},
         id::{RequestId, RequestIds},
         money::Exchange,
-        spending::Spending,
     },
     limits::{Limits, Meters, Shared},
     metering::{DisconnectRecord, Ledger, Settlement, Statements},
@@ -252,7 +252,7 @@ impl Tables {
 
     /// Makes the counters of all budgets, so that the spend is known before the first request arrives.
     pub fn count_budgets(&self, clock: Clock) {
-        self.limits.count_budgets(u64::try_from(clock.since_epoch().as_millis()).unwrap_or(u64::MAX));
+        self.limits.count_budgets(UnixMillis(u64::try_from(clock.since_epoch().as_millis()).unwrap_or(u64::MAX)));
     }
 
     /// Opens the settlement of a request.

@@ -7,7 +7,10 @@ use serde_json::{Value, json};
 use super::{Proxy, Tables, error::ApiError};
 use crate::{
     auth::Caller,
-    domain::money::{Currency, UNIT, Window, decimal},
+    domain::{
+        clock::UnixMillis,
+        money::{Currency, UNIT, Window, decimal},
+    },
     limits::BudgetState,
     store::sql::KeyStatement,
 };
@@ -22,7 +25,7 @@ const UNLIMITED: f64 = 100_000_000.0;
 pub async fn usage(proxy: &Proxy, tables: &Tables, caller: &Caller, query: &str) -> Result<String, ApiError> {
     let (since, until) = dates(tables, query)?;
     let used = read(proxy, caller, since, until).await?;
-    let budgets: Vec<Value> = tables.limits.budgets(caller.index, proxy.now()).iter().map(budget).collect();
+    let budgets: Vec<Value> = tables.limits.budgets(caller.index, UnixMillis(proxy.now())).iter().map(budget).collect();
     let costs = Currency::ALL.iter().zip(used.cost).map(|(currency, cost)| (currency.name(), decimal(cost)));
     let KeyStatement { requests, input, cached, output, reasoning, unpriced, cost: _ } = used;
     let statement = json!({
@@ -61,7 +64,7 @@ pub async fn billing_usage(proxy: &Proxy, tables: &Tables, caller: &Caller, quer
 /// Answers `GET /dashboard/billing/subscription`, in the shape of new-api and one-api.
 pub fn subscription(tables: &Tables, caller: &Caller) -> String {
     let currency = shown_in(tables, caller, None);
-    let budget = main_budget(&tables.limits.budgets(caller.index, 0)).map(|state| state.budget.money);
+    let budget = main_budget(&tables.limits.budgets(caller.index, UnixMillis(0))).map(|state| state.budget.money);
     let limit = budget.and_then(|money| tables.exchange.convert(money.nano, money.currency, currency));
     let limit = limit.map_or(UNLIMITED, units);
     json!({
@@ -82,7 +85,7 @@ fn shown_in(tables: &Tables, caller: &Caller, used: Option<&KeyStatement>) -> Cu
     if tables.exchange.cny_per_usd.is_some() {
         return Currency::Usd;
     }
-    if let Some(state) = main_budget(&tables.limits.budgets(caller.index, 0)) {
+    if let Some(state) = main_budget(&tables.limits.budgets(caller.index, UnixMillis(0))) {
         return state.budget.money.currency;
     }
     let paid = |currency: &Currency| {

@@ -1,5 +1,9 @@
 //! How much a key and its group may ask for.
 
+mod counted;
+mod script;
+mod two;
+
 use std::time::Duration;
 
 use serde_json::{Value, json};

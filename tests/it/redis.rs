@@ -300,6 +300,11 @@ async fn ask(gateway: &Gateway, count: usize) -> Duration {
     longest
 }
 
+/// One that refuses what it cannot ask for: on a busy machine Redis may be late now and then.
+async fn serves_again(closed: &Gateway) {
+    until("an answer", async || closed.connect().await.create(BODY).await.status == 200).await;
+}
+
 /// Requests before, while and after it is away: none fails, and none waits for long. Without its budget `closed` refuses those
 /// that are limited, and nobody else.
 async fn survives(name: &str, away: impl Fn(&mut RedisServer), back: impl Fn(&mut RedisServer)) {
@@ -309,7 +314,8 @@ async fn survives(name: &str, away: impl Fn(&mut RedisServer), back: impl Fn(&mu
     let open = Gateway::start(settings.clone());
     settings.sharing.as_mut().unwrap().fail = WhenRedisIsAway::Closed;
     let closed = Gateway::start(settings);
-    let before = ask(&open, 50).await.max(ask(&closed, 5).await);
+    let before = ask(&open, 50).await;
+    serves_again(&closed).await;
     let alone = open.metric("tidegate_limits_alone_total").await;
     away(&mut redis);
     let first = ask(&open, 1).await;
@@ -337,11 +343,12 @@ async fn survives(name: &str, away: impl Fn(&mut RedisServer), back: impl Fn(&mu
     back(&mut redis);
     for gateway in [&open, &closed] {
         fault(gateway, 0.0).await;
-        let alone = gateway.metric("tidegate_limits_alone_total").await;
-        ask(gateway, 20).await;
-        // A busy machine may be slow once more.
-        assert!(gateway.metric("tidegate_limits_alone_total").await <= alone + 20.0);
     }
+    serves_again(&closed).await;
+    let alone = open.metric("tidegate_limits_alone_total").await;
+    ask(&open, 20).await;
+    // A busy machine may be slow once more.
+    assert!(open.metric("tidegate_limits_alone_total").await <= alone + 20.0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -397,8 +404,9 @@ async fn while_it_is_away_each_allows_its_share() {
     let limits = KeyLimits { requests: Some(20), ..KeyLimits::default() };
     let start = || Gateway::start(settings(&upstream, &redis, limits));
     let (one, other) = (start(), start());
-    // What one had from Redis is a part of its share.
+    // One had 4 of its 10 from Redis. The other knows that 15 were left of all, of which 7 are for it.
     ask(&one, 4).await;
+    ask(&other, 1).await;
     redis.stop();
     // Also where nobody asks, it is noticed.
     for gateway in [&one, &other] {
@@ -408,7 +416,7 @@ async fn while_it_is_away_each_allows_its_share() {
     let (of_one, of_other) = (at_once(&[&one], 40).await, at_once(&[&other], 40).await);
     let back = usize::try_from(began.elapsed().as_secs() / 6).unwrap();
     assert!((6..=7 + back).contains(&of_one), "{of_one}");
-    assert!((10..=11 + back).contains(&of_other), "{of_other}");
+    assert!((7..=8 + back).contains(&of_other), "{of_other}");
     let refused = other.connect().await.create(BODY).await;
     if refused.status == 429 {
         assert_eq!(refused.header("x-ratelimit-limit-requests"), Some("10"), "its share");
@@ -544,12 +552,12 @@ async fn it_speaks_tls_and_the_log_tells_once_that_it_is_away() {
     for _ in 0..50 {
         assert_eq!(client.create(BODY).await.status, 200);
     }
-    process.logged("Redis does not answer");
+    process.logged("Redis is unavailable");
     redis.run_with(&with_tls);
-    assert!(process.logged("Redis answers again")["seconds"].as_f64().unwrap() > 0.0);
+    assert!(process.logged("Redis is available again")["seconds"].as_f64().unwrap() > 0.0);
     process.signal("INT");
     assert_eq!(process.exit(), Some(0));
     let everything = process.everything();
-    assert_eq!(everything.matches("Redis does not answer").count(), 1, "{everything}");
+    assert_eq!(everything.matches("Redis is unavailable").count(), 1, "{everything}");
     assert!(!everything.contains("canary"), "{everything}");
 }

@@ -2,15 +2,15 @@
 
 use tempfile::TempDir;
 use tidegate::{
+    budgets::Windows,
     domain::{
         id::RequestId,
         ledger::{Row, UsageState},
         model_name::ModelPattern,
-        money::{Currency, Exchange, MOST, UNIT},
+        money::{Currency, Exchange, MOST, UNIT, Window},
         price::{Part, Parts, Price, PriceStep, Tariff},
         spending::Spender,
         usage::{PolledUsage, ServiceTier, Usage},
-        windows::Windows,
     },
     store::sql::{Cell, Database, DatabaseLocation, FILE, GroupBy, SettledRow, UsageQuery, columns},
 };
@@ -621,7 +621,8 @@ async fn days_weeks_and_months_begin_where_the_operator_is() {
 async fn old_rows_become_sums_of_their_day_and_no_sum_changes() {
     let (_folder, _postgres, places) = both().await;
     let zone = jiff::tz::TimeZone::get("Asia/Shanghai").unwrap();
-    let days = Windows::new(zone.clone());
+    let windows = Windows::new(zone.clone());
+    let day_of = |moment| windows.at(Window::Day, 1, moment);
     let rate = |cny: u64| Exchange { cny_per_usd: Some(cny * UNIT) };
     let dollars = Price { currency: Currency::Usd, ..PRICE };
     let day = 86_400_000;
@@ -683,7 +684,7 @@ async fn old_rows_become_sums_of_their_day_and_no_sum_changes() {
         assert_eq!(open, rows[8].id.millis());
         let mut removed = 0;
         loop {
-            let gone = database.sum_up("here", (before, open), &days).await.unwrap();
+            let gone = database.sum_up("here", (before, open), day_of).await.unwrap();
             removed += gone;
             assert_eq!(all(&mut database).await, expected, "{place} after {removed}");
             if gone == 0 {
@@ -693,7 +694,7 @@ async fn old_rows_become_sums_of_their_day_and_no_sum_changes() {
         // Those before the open one without the one that pends, and the one of the data folder that is gone.
         assert_eq!(removed, 7 + 1, "{place}");
         assert_eq!(database.summed_up("here").await.unwrap(), rows[8].id.millis(), "{place}");
-        while database.sum_up("here", (before, u64::MAX), &days).await.unwrap() > 0 {
+        while database.sum_up("here", (before, u64::MAX), day_of).await.unwrap() > 0 {
             assert_eq!(all(&mut database).await, expected, "{place}");
         }
         let left = database.page(0, u64::MAX, None).await.unwrap();
@@ -707,7 +708,7 @@ async fn old_rows_become_sums_of_their_day_and_no_sum_changes() {
         let shows = by_id(250, "resp_7", used());
         database.store("here", &[shows]).await.unwrap();
         assert_eq!(database.settle(&[shows]).await.unwrap().len(), 1, "{place}");
-        while database.sum_up("here", (before, u64::MAX), &days).await.unwrap() > 0 {}
+        while database.sum_up("here", (before, u64::MAX), day_of).await.unwrap() > 0 {}
         let known = database.known(&[rows[7].id, rows[599].id]).await.unwrap();
         assert_eq!(known.into_iter().collect::<Vec<_>>(), [rows[599].id], "{place}");
         database.close().await;
@@ -717,7 +718,8 @@ async fn old_rows_become_sums_of_their_day_and_no_sum_changes() {
 #[tokio::test]
 async fn several_that_sum_up_the_same_rows_count_them_once() {
     let (_folder, _postgres, places) = both().await;
-    let days = Windows::new(jiff::tz::TimeZone::UTC);
+    let windows = Windows::new(jiff::tz::TimeZone::UTC);
+    let day_of = |moment| windows.at(Window::Day, 1, moment);
     for place in places {
         let mut one = Database::open(&place).await.unwrap();
         let rows: Vec<_> = (0..500).map(|nth| at(nth, 1000 + u64::from(nth))).collect();
@@ -725,8 +727,8 @@ async fn several_that_sum_up_the_same_rows_count_them_once() {
         let mut other = Database::open(&place).await.unwrap();
         let before = 9 * 86_400_000;
         let (first, second) = tokio::join!(
-            one.sum_up("one", (before, u64::MAX), &days),
-            other.sum_up("other", (before, u64::MAX), &days)
+            one.sum_up("one", (before, u64::MAX), day_of),
+            other.sum_up("other", (before, u64::MAX), day_of)
         );
         // PostgreSQL may refuse one of them, which then tries again later.
         assert_eq!(first.unwrap_or_default() + second.unwrap_or_default(), 500, "{place}");

@@ -26,11 +26,12 @@ use self::{
 use super::data_dir::DataDir;
 use crate::{
     api::Data,
+    budgets::Spending,
     config::Config,
     domain::{
         alert::{Alert, Alerts, Raised},
         clock::Clock,
-        spending::{Crossed, Spending},
+        spending::Crossed,
         standing::{EjectionCause, HealthState},
     },
     metrics::Metrics,

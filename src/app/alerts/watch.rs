@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use crate::domain::{
     alert::{Alert, AlertEvent},
     money::{Money, UNIT, decimal},
-    spending::Crossed,
+    spending::{BudgetKey, Crossed},
     standing::EjectionCause,
 };
 
@@ -156,7 +156,7 @@ pub(super) fn budgets(mut crossed: Vec<Crossed>) -> Vec<Alert> {
     crossed.sort_by_key(|crossed| std::cmp::Reverse(crossed.threshold));
     let mut told: Vec<Crossed> = Vec::new();
     for one in crossed {
-        if !told.iter().any(|other| other.account == one.account) {
+        if !told.iter().any(|other| other.budget == one.budget) {
             told.push(one);
         }
     }
@@ -164,11 +164,12 @@ pub(super) fn budgets(mut crossed: Vec<Crossed>) -> Vec<Alert> {
 }
 
 fn budget(crossed: &Crossed) -> Alert {
-    let Crossed { account, threshold, limit, spent } = crossed;
-    let subject = format!("{} {}", account.spender.name(), account.name);
-    let models = account.model.as_ref().map(|model| format!(" for `{}`", model.0)).unwrap_or_default();
-    let budget = Money { nano: *limit, currency: account.currency };
-    let whose = format!("the budget of {budget}/{}{models} of the {subject}", account.window.name());
+    let Crossed { budget: BudgetKey { spender, name, model, currency, window, span: _ }, threshold, limit, spent } =
+        crossed;
+    let subject = format!("{} {name}", spender.name());
+    let models = model.as_ref().map(|model| format!(" for `{}`", model.0)).unwrap_or_default();
+    let budget = Money { nano: *limit, currency: *currency };
+    let whose = format!("the budget of {budget}/{}{models} of the {subject}", window.name());
     let spent = decimal(*spent);
     if *threshold < UNIT {
         let percent = threshold / (UNIT / 100);
@@ -237,7 +238,7 @@ mod tests {
     use crate::domain::{
         model_name::ModelPattern,
         money::{Currency, Window},
-        spending::{Account, Span, Spender},
+        spending::{BudgetKey, Span, Spender},
     };
 
     fn events(alerts: &[Alert]) -> Vec<(&'static str, &str)> {
@@ -251,7 +252,7 @@ mod tests {
     #[test]
     fn a_budget_is_told_at_each_threshold_and_of_several_at_once_at_the_highest() {
         let crossed = |name: &str, threshold: u64, model: Option<&str>| Crossed {
-            account: Account {
+            budget: BudgetKey {
                 spender: Spender::Key,
                 name: name.into(),
                 model: model.map(|model| ModelPattern(model.into())),

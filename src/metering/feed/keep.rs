@@ -6,10 +6,10 @@ use jiff::tz::TimeZone;
 use tokio::time::Instant;
 
 use crate::{
+    budgets::Windows,
     domain::{
         ledger::{Row, UsageState},
         money::Window,
-        windows::Windows,
     },
     store::sql::{Database, DatabaseError},
 };
@@ -58,7 +58,7 @@ impl OldRowSums {
         let kept = now.saturating_sub(self.days.saturating_mul(DAY_MS));
         let before = self.windows.at(Window::Day, 1, kept).from;
         let own = database.open_since(origin).await?.into_iter().chain(open).min().unwrap_or(u64::MAX);
-        let removed = database.sum_up(origin, (before, own), &self.windows).await?;
+        let removed = database.sum_up(origin, (before, own), |moment| self.windows.at(Window::Day, 1, moment)).await?;
         if removed == 0 {
             self.next = Instant::now() + LOOK_EVERY;
         } else {

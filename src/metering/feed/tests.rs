@@ -7,7 +7,7 @@ use crate::{
     domain::{
         money::{Currency, Exchange, Window},
         price::{Parts, Price},
-        spending::{Account, Span, Spender},
+        spending::{BudgetKey, Span, Spender},
         usage::{PolledUsage, Usage},
     },
     metering::polling,
@@ -188,7 +188,7 @@ fn what_was_not_sent_after_all_leaves_no_row_wherever_its_records_are() {
 #[test]
 fn what_was_spent_is_what_rows_say_and_what_this_process_adds() {
     let folder = tempfile::tempdir().unwrap();
-    let account = Account {
+    let account = BudgetKey {
         spender: Spender::Key,
         name: "team".into(),
         model: None,
@@ -234,8 +234,8 @@ fn a_database_that_cannot_be_opened_holds_nobody_up_and_loses_nothing() {
 }
 
 /// What key and group have spent, in all.
-fn accounts() -> [Account; 2] {
-    let account = |spender, name: &str| Account {
+fn accounts() -> [BudgetKey; 2] {
+    let account = |spender, name: &str| BudgetKey {
         spender,
         name: name.into(),
         model: None,

@@ -1,26 +1,23 @@
 -- Takes all items of a request or none, renews what it holds, or gives it back.
 --
--- ARGV: what to do ("take", "renew", "give", "look", "leave"); now in microseconds, or nothing for the clock of this server; the
--- id of the request (look, leave: of the process); for how many milliseconds it holds what it does not renew; the life that is
--- known, or nothing for any (look: one to begin, where there is none, and then the life in which this process said all that it
--- has to say, or nothing); then for each item its kind and five more texts:
+-- ARGV: what to do ("take", "renew", "give", "look"); now in microseconds, or nothing for the clock of this server; the id of the
+-- request; for how many milliseconds it holds what it does not renew; the epoch that is known, or nothing for any (look: one to
+-- begin, where there is none); then for each item its kind and four more texts:
 --   rate   take: microseconds that the cost takes to come back          give: those used beyond it, those not used
 --   look   as rate, but only told how it stands
 --   place  take: limit
---   spend  cost, limit (take only); until when it is kept in milliseconds (or nothing: for ever); the name of the data folder of
---          who asks; when it asked the ledger, a space, and what it spent in all
---   told   the same of another data folder, as the ledger says: at 0
--- KEYS: that of the life, that of the processes, and for each item:
+--   spend  cost, limit (take only); until when it is kept in milliseconds (or nothing: for ever); what was spent, three words for each
+--          data folder: its name, when it read the ledger (0 where another one says it), and what it spent in all
+-- KEYS: that of the epoch, and for each item:
 --   rate, look  the moment in microseconds at which nothing will be used any more; and, for rate, the moment at which the request
 --               that was refused last shall come back
 --   place       sorted set: who holds one, by the millisecond at which it comes back
---   spend, told hash: reserved, and `c:` with the id of a request for what that one reserved; spent, and `o:` with the name of a
---               data folder for what it spent of that; and, for spend, a sorted set like that of places. Nano-units.
--- The life is a name that this server has for as long as it forgets nothing: without it, or with another one, nothing in it is the
+--   spend       hash: reserved, and `c:` with the id of a request for what that one reserved; spent, and `o:` with the name of a
+--               data folder for what it spent of that; and a sorted set like that of places. Nano-units.
+-- The epoch is a name that this server has for as long as it forgets nothing: without it, or with another one, nothing in it is the
 -- whole.
--- Returned by "take": which item is not there (0 = all were; -1 = another life, nobody looked), microseconds to wait for it, and for
--- each item the microseconds until all of its rate is back, or how many hold a place. By "look": the life, how many processes were
--- there in the last minute, and how many of those are there now.
+-- Returned by "take": which item is not there (0 = all were; -1 = another epoch, nobody looked), microseconds to wait for it, and for
+-- each item the microseconds until all of its rate is back, or how many hold a place. By "look": the epoch.
 --
 -- A double holds whole numbers up to 2^53: microseconds since 1970 until the year 2255. Money may be more, and is counted in
 -- two parts.
@@ -33,10 +30,8 @@ local UNIT = 1000000000
 
 -- What is left of a budget is set aside: something may come back as soon as this.
 local SOON = 1000000
--- A process that lives says so every 0.5 s, and is thought to be there for so many milliseconds; and known for so many.
-local HERE, KNOWN = 800, 60000
 
-local op, now, id, ttl, life = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4]), ARGV[5]
+local op, now, id, ttl, epoch = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4]), ARGV[5]
 if not now then
   local time = redis.call('TIME')
   now = time[1] * 1000000 + time[2]
@@ -91,31 +86,20 @@ local function minus(one, other)
 end
 
 if op == 'look' then
-  -- Written each time: one that takes no writes is of no use. Kept as long as budgets are, and longer.
-  local known = redis.call('GET', KEYS[1])
-  life = known or life
-  redis.call('SET', KEYS[1], life, 'PX', LONG)
-  redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', whole(ms - KNOWN))
-  if life == ARGV[6] then
-    redis.call('ZADD', KEYS[2], whole(ms), id)
-    redis.call('PEXPIRE', KEYS[2], KNOWN)
-  end
-  return { life, redis.call('ZCARD', KEYS[2]), redis.call('ZCOUNT', KEYS[2], whole(ms - HERE), '+inf') }
+  epoch = redis.call('GET', KEYS[1]) or epoch
+  -- Written each time: a server that takes no writes is of no use. Kept as long as budgets are, and longer.
+  redis.call('SET', KEYS[1], epoch, 'PX', LONG)
+  return epoch
 end
 
-if op == 'leave' then
-  redis.call('ZREM', KEYS[2], id)
-  return {}
-end
-
-if op == 'take' and life ~= '' and redis.call('GET', KEYS[1]) ~= life then
+if op == 'take' and epoch ~= '' and redis.call('GET', KEYS[1]) ~= epoch then
   return { -1, 0 }
 end
 
-local items, at, key = {}, 6, 3
+local items, at, key = {}, 6, 2
 while ARGV[at] do
   local item = { kind = ARGV[at], key = KEYS[key] }
-  for nth = 1, 5 do
+  for nth = 1, 4 do
     item[nth] = ARGV[at + nth]
   end
   if item.kind == 'spend' then
@@ -125,7 +109,7 @@ while ARGV[at] do
     key = key + 1
     item.turn = KEYS[key]
   end
-  at, key = at + 6, key + 1
+  at, key = at + 5, key + 1
   items[#items + 1] = item
 end
 
@@ -137,18 +121,18 @@ local function lasts(item, key)
   end
 end
 
--- When somebody asked the ledger, and what he spent.
+-- When a data folder read the ledger, and what it spent.
 local function parts(told)
   local at = string.find(told, ' ', 1, true)
   return string.sub(told, 1, at - 1), money(string.sub(told, at + 1))
 end
 
--- What somebody spent in all: the most that was ever told; or what was told after the ledger was asked again, even where that is
--- less. So it does not matter how often it is told, nor how late.
-local function note(item)
-  local field = 'o:' .. item[4]
+-- What a data folder spent in all: the most that was ever told; or what was told after the ledger was read again, even where that
+-- is less. So it does not matter how often it is told, nor how late.
+local function note_one(item, origin, told)
+  local field = 'o:' .. origin
   local known = redis.call('HMGET', item.key, field, 'spent')
-  local told, before = item[5], known[1] or '0 0'
+  local before = known[1] or '0 0'
   if told == before then
     return
   end
@@ -163,8 +147,11 @@ local function note(item)
   end
   local all = plus(minus(money(known[2] or nil), spent_before), spent)
   redis.call('HSET', item.key, field, told, 'spent', written(all))
-  if item.kind == 'told' then
-    lasts(item, item.key)
+end
+
+local function note(item)
+  for origin, told in string.gmatch(item[4], '(%S+) (%d+ %d+)') do
+    note_one(item, origin, told)
   end
 end
 
@@ -242,8 +229,6 @@ if op == 'give' then
       redis.call('ZREM', item.key, id)
     else
       note(item)
-    end
-    if item.kind == 'spend' then
       redis.call('ZREM', item.held, id)
       read(item)
       if item.own then
@@ -269,12 +254,7 @@ if op == 'renew' then
   return {}
 end
 
-local lacking, wait, states = 0, 0, {}
-for _, item in ipairs(items) do
-  if item.kind == 'spend' or item.kind == 'told' then
-    note(item)
-  end
-end
+local exceeded, wait, states = 0, 0, {}
 for nth, item in ipairs(items) do
   local fits, needs = true, 0
   if item.kind == 'rate' or item.kind == 'look' then
@@ -289,9 +269,8 @@ for nth, item in ipairs(items) do
     redis.call('ZREMRANGEBYSCORE', item.key, '-inf', whole(ms))
     states[nth] = redis.call('ZCARD', item.key)
     fits = states[nth] < tonumber(item[1])
-  elseif item.kind == 'told' then
-    states[nth] = 0
   else
+    note(item)
     read(item)
     states[nth] = 0
     local limit, nothing = money(item[2]), item.reserved[1] == 0 and item.reserved[2] == 0
@@ -301,15 +280,15 @@ for nth, item in ipairs(items) do
     fits = left and (nothing or at_most(after, limit))
     needs = left and SOON or 0
   end
-  if not fits and lacking == 0 then
-    lacking, wait = nth, needs
+  if not fits and exceeded == 0 then
+    exceeded, wait = nth, needs
   end
 end
-if lacking > 0 and items[lacking].kind == 'rate' then
-  wait = turn(items[lacking], wait)
+if exceeded > 0 and items[exceeded].kind == 'rate' then
+  wait = turn(items[exceeded], wait)
 end
 for nth, item in ipairs(items) do
-  if lacking > 0 then
+  if exceeded > 0 then
     -- What others left was forgotten, which has to be kept.
     if item.kind == 'spend' then
       keep(item)
@@ -325,5 +304,5 @@ for nth, item in ipairs(items) do
   end
 end
 table.insert(states, 1, wait)
-table.insert(states, 1, lacking)
+table.insert(states, 1, exceeded)
 return states

@@ -1,6 +1,7 @@
 //! One connection to Redis, and the script behind it.
 
 use std::{
+    fmt::Write,
     sync::{Arc, LazyLock},
     time::Duration,
 };
@@ -8,16 +9,13 @@ use std::{
 use redis::{AsyncConnectionConfig, Cmd, Pipeline, Script, aio::MultiplexedConnection};
 use tokio::time::{Instant, timeout};
 
-use super::{Answer, Given, HELD, Item, Purse, Told, connect::Connector, link_error::LinkError};
-use crate::{config, domain::spending::Mine};
+use super::{Answer, Given, HELD, Item, SharedBudget, connect::Connector, link_error::LinkError};
+use crate::config;
 
 static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("limits.lua")));
 
-/// Where the name of what Redis remembers is.
-const LIFE: &str = "tidegate:life";
-
-/// Who asks it.
-const PROCESSES: &str = "tidegate:processes";
+/// Where the name of the epoch is.
+const EPOCH: &str = "tidegate:epoch";
 
 /// What takes longer is not waited for: requests wait for far less.
 const SILENCE: Duration = Duration::from_secs(1);
@@ -33,12 +31,8 @@ pub struct Link {
 /// What a look found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Looked {
-    /// The name of what Redis remembers: another one, once it forgot.
-    pub life: String,
-    /// How many processes asked it within the last minute.
-    pub known: u64,
-    /// How many of those ask it now.
-    pub here: u64,
+    /// The epoch: another one, once Redis was emptied.
+    pub epoch: String,
     /// How long it took.
     pub took: Duration,
 }
@@ -47,7 +41,7 @@ pub struct Looked {
 struct Line<'a> {
     kind: &'static str,
     key: &'a str,
-    rest: [String; 5],
+    rest: [String; 4],
 }
 
 impl Link {
@@ -57,7 +51,7 @@ impl Link {
     /// When that cannot be done.
     pub async fn at(place: &config::RedisSettings, origin: &Arc<str>) -> Result<Self, LinkError> {
         let link = Self::open(&Connector::new(place)?, origin).await?;
-        link.look("", "a life", None).await?;
+        link.look("first").await?;
         Ok(link)
     }
 
@@ -71,45 +65,39 @@ impl Link {
         Ok(Self { connection, origin: Arc::clone(origin) })
     }
 
-    /// Brings the script, and looks whether it takes and writes. `life` = the name of one that begins with this, where there
-    /// is none. In the life `here` others may count on what this process tells.
-    pub(super) async fn look(&self, process: &str, life: &str, here: Option<&str>) -> Result<Looked, LinkError> {
+    /// Brings the script, and looks whether Redis takes writes. `epoch` = the name of the one that begins with this, where Redis is
+    /// empty.
+    pub(super) async fn look(&self, epoch: &str) -> Result<Looked, LinkError> {
         let (began, mut connection) = (Instant::now(), self.connection.clone());
         // By its whole text: a server that began anew, or forgot its scripts, has it from now on.
         let mut asked = redis::cmd("EVAL");
         asked.arg(include_str!("limits.lua"));
-        write(&mut asked, ("look", None, process, life), std::iter::empty());
-        asked.arg(here.unwrap_or_default());
-        let (life, known, here) =
-            timeout(SILENCE, asked.query_async(&mut connection)).await.map_err(|_| LinkError::Silent(SILENCE))??;
-        Ok(Looked { life, known, here, took: began.elapsed() })
+        append(&mut asked, ("look", None, "", epoch), std::iter::empty());
+        let asking = timeout(SILENCE, asked.query_async(&mut connection));
+        let epoch = asking.await.map_err(|_| LinkError::Silent(SILENCE))??;
+        Ok(Looked { epoch, took: began.elapsed() })
     }
 
-    /// Nobody has to wait for this process any more.
-    pub(super) async fn leave(&self, process: &str) -> Result<(), LinkError> {
-        Ok(script(("leave", None, process, ""), std::iter::empty()).query_async(&mut self.connection.clone()).await?)
-    }
-
-    /// Takes all items or none, of `life` or of any. `now` = microseconds since 1970-01-01 UTC, or none for the server's own clock.
+    /// Takes all items or none, in `epoch` or in any. `now` = microseconds since 1970-01-01 UTC, or none for the server's own clock.
     ///
     /// # Errors
     /// When nobody knows whether they were taken, or nobody looked.
     pub async fn take(
         &self,
         now: Option<u64>,
-        life: Option<&str>,
+        epoch: Option<&str>,
         holder: &str,
         items: &[Item],
     ) -> Result<Answer, LinkError> {
-        let asked = script(("take", now, holder, life.unwrap_or_default()), items.iter().map(|item| self.taken(item)));
+        let asked = script(("take", now, holder, epoch.unwrap_or_default()), items.iter().map(|item| self.taken(item)));
         let said: Vec<i64> = asked.query_async(&mut self.connection.clone()).await?;
-        let (&[lacking, wait], states) = said.split_first_chunk().ok_or(LinkError::Odd)?;
+        let (&[exceeded, wait], states) = said.split_first_chunk().ok_or(LinkError::Odd)?;
         let number = |number: i64| u64::try_from(number).unwrap_or_default();
-        let lacking = match lacking {
+        let exceeded = match exceeded {
             0 => None,
             nth => Some((usize::try_from(nth - 1).map_err(|_| LinkError::Forgot)?, number(wait))),
         };
-        Ok(Answer { lacking, states: states.iter().copied().map(number).collect() })
+        Ok(Answer { exceeded, states: states.iter().copied().map(number).collect() })
     }
 
     /// Holds places and what was set aside for another while, also where they are not known there.
@@ -148,8 +136,7 @@ impl Link {
             Item::Rate { key, span } => Line::new(RATE, key, [span.to_string(), String::new()]),
             Item::Look { key } => Line::new("look", key, Default::default()),
             Item::Place { key, limit } => Line::new("place", key, [limit.to_string(), String::new()]),
-            Item::Spend { purse, limit, cost } => self.spend(purse, [cost.to_string(), limit.to_string()]),
-            Item::Told(told) => Line::told(told),
+            Item::Spend { budget, limit, cost } => self.spend(budget, [cost.to_string(), limit.to_string()]),
         }
     }
 
@@ -160,46 +147,40 @@ impl Link {
                 Line::new(RATE, key, [more.to_string(), back.to_string()])
             }
             Given::Place { key } => Line::new("place", key, Default::default()),
-            Given::Spend { purse } => self.spend(purse, Default::default()),
-            Given::Told(told) => Line::told(told),
+            Given::Spend { budget } => self.spend(budget, Default::default()),
         }
     }
 
-    /// What this process spent is looked at when it is written.
-    fn spend<'a>(&self, purse: &'a Purse, [cost, limit]: [String; 2]) -> Line<'a> {
-        let Mine { total, asked } = purse.counter.mine();
-        let rest = [cost, limit, until(purse), self.origin.to_string(), format!("{asked} {total}")];
-        Line { kind: SPEND, key: &purse.key, rest }
+    fn spend<'a>(&self, budget: &'a SharedBudget, [cost, limit]: [String; 2]) -> Line<'a> {
+        let SharedBudget { name, until, own, remote } = budget;
+        let until = until.map(|until| until.to_string()).unwrap_or_default();
+        let mut spent = format!("{} {} {}", self.origin, own.read_at, own.total);
+        for (origin, total) in &*remote.by_origin {
+            // Writing to a string cannot fail. Whoever spent it knows better, whenever it read the ledger.
+            let _ = write!(spent, " {origin} 0 {total}");
+        }
+        Line { kind: SPEND, key: name, rest: [cost, limit, until, spent] }
     }
 }
 
 impl<'a> Line<'a> {
     fn new(kind: &'static str, key: &'a str, [first, second]: [String; 2]) -> Self {
-        Self { kind, key, rest: [first, second, String::new(), String::new(), String::new()] }
-    }
-
-    fn told(Told { purse, origin, spent }: &'a Told) -> Self {
-        let rest = [String::new(), String::new(), until(purse), origin.to_string(), format!("0 {spent}")];
-        Self { kind: "told", key: &purse.key, rest }
+        Self { kind, key, rest: [first, second, String::new(), String::new()] }
     }
 }
 
-fn until(purse: &Purse) -> String {
-    purse.until.map(|until| until.to_string()).unwrap_or_default()
-}
+/// What to do, when, for whom, and in which epoch.
+type Operation<'a> = (&'a str, Option<u64>, &'a str, &'a str);
 
-/// What to do, when, for whom, and in which life.
-type What<'a> = (&'a str, Option<u64>, &'a str, &'a str);
-
-fn script<'a>(what: What<'_>, items: impl Iterator<Item = Line<'a>>) -> Cmd {
+fn script<'a>(operation: Operation<'_>, items: impl Iterator<Item = Line<'a>>) -> Cmd {
     let mut asked = redis::cmd("EVALSHA");
     asked.arg(SCRIPT.get_hash());
-    write(&mut asked, what, items);
+    append(&mut asked, operation, items);
     asked
 }
 
 /// The rest of the command, as the script explains it.
-fn write<'a>(asked: &mut Cmd, (what, now, whose, life): What<'_>, items: impl Iterator<Item = Line<'a>>) {
+fn append<'a>(asked: &mut Cmd, (operation, now, whose, epoch): Operation<'_>, items: impl Iterator<Item = Line<'a>>) {
     let items: Vec<Line<'_>> = items.collect();
     let second = |line: &Line<'_>| match line.kind {
         SPEND => Some(format!("{}:held", line.key)),
@@ -207,13 +188,13 @@ fn write<'a>(asked: &mut Cmd, (what, now, whose, life): What<'_>, items: impl It
         _ => None,
     };
     let keys: Vec<_> = items.iter().map(|line| (line.key, second(line))).collect();
-    asked.arg(2 + keys.iter().map(|(_, second)| 1 + usize::from(second.is_some())).sum::<usize>());
-    asked.arg(LIFE).arg(PROCESSES);
+    asked.arg(1 + keys.iter().map(|(_, second)| 1 + usize::from(second.is_some())).sum::<usize>());
+    asked.arg(EPOCH);
     for (key, second) in keys {
         asked.arg(key).arg(second);
     }
-    asked.arg(what).arg(now.map(|now| now.to_string()).unwrap_or_default());
-    asked.arg(whose).arg(u64::try_from(HELD.as_millis()).unwrap_or(u64::MAX)).arg(life);
+    asked.arg(operation).arg(now.map(|now| now.to_string()).unwrap_or_default());
+    asked.arg(whose).arg(u64::try_from(HELD.as_millis()).unwrap_or(u64::MAX)).arg(epoch);
     for Line { kind, rest, .. } in &items {
         asked.arg(kind).arg(rest);
     }

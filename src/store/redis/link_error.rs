@@ -1,43 +1,43 @@
-//! What can go wrong between Redis and a process of Tidegate.
+//! Errors between Tidegate and Redis.
 
 use std::time::Duration;
 
-/// What went wrong between Redis and us.
+/// An error of a connection to Redis.
 #[derive(Debug, thiserror::Error)]
 pub enum LinkError {
-    /// It said so, or the connection did.
+    /// Redis or the connection reported an error.
     #[error(transparent)]
     Redis(#[from] redis::RedisError),
-    /// It says nothing.
-    #[error("it did not answer within {0:?}")]
+    /// Redis does not answer.
+    #[error("Redis did not answer within {0:?}")]
     Silent(Duration),
-    /// It answers, but later than requests can wait.
-    #[error("it took {0:?} to answer")]
+    /// Redis answers later than requests can wait.
+    #[error("Redis took {0:?} to answer")]
     Slow(Duration),
-    /// It was emptied, or is another one.
-    #[error("it forgot what was in it")]
+    /// Redis was emptied, or is another server.
+    #[error("Redis was emptied")]
     Forgot,
-    /// Its answer is none of the script's.
-    #[error("it answers something else than was asked")]
+    /// The answer does not have the form of the script's answers.
+    #[error("the answer is not that of the script")]
     Odd,
     /// A Sentinel knows no master of this name.
-    #[error("no master is called {0} there")]
+    #[error("the Sentinels know no master named {0}")]
     Unnamed(String),
-    /// What a Sentinel named is no master, or not yet.
-    #[error("{0}, which a Sentinel names, is no master")]
+    /// The server that a Sentinel named is not the master, or not yet.
+    #[error("{0}, which a Sentinel names, is not a master")]
     NoMaster(String),
-    /// A Sentinel named none.
+    /// A Sentinel named no master.
     #[error("the Sentinel {sentinel} names no master: {error}")]
     Sentinel {
-        /// Its address.
+        /// Address of the Sentinel.
         sentinel: String,
-        /// What it said.
+        /// The error of the Sentinel.
         error: Box<LinkError>,
     },
 }
 
 impl LinkError {
-    /// Whether its connection is given up. Also where it answers: it may be no master any more, and its name lead elsewhere.
+    /// Whether Tidegate closes the connection: the server may no longer be the master, and its name may lead to another server.
     pub(super) fn is_final(&self) -> bool {
         !matches!(self, Self::Slow(_) | Self::Forgot)
     }

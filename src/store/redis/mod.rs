@@ -1,14 +1,15 @@
 //! Limits that replicas share, in Redis or Valkey: one script decides about everything that a request takes, and one thread
 //! asks for all workers.
 
+mod budget;
 mod connect;
-mod keeper;
 mod link;
 mod link_error;
-mod purse;
+mod outage;
+mod worker;
 
 use std::{
-    io,
+    fmt, io,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -23,19 +24,16 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use self::keeper::{Keeper, Message};
+use self::worker::{Message, RedisWorker};
 use crate::{
     config,
-    domain::{
-        sharing::Condition,
-        spending::{Alone, Spending},
-    },
+    domain::{clock::Clock, sharing::SharingStatus},
 };
 
+pub use budget::{SharedBudget, name};
 pub(super) use connect::{Connected, Connector};
 pub use link::{Link, Looked};
 pub use link_error::LinkError;
-pub use purse::{Purse, name};
 
 /// What a request holds and does not renew comes back after this: its replica is gone.
 pub const HELD: Duration = Duration::from_secs(60);
@@ -68,25 +66,12 @@ pub enum Item {
     /// Money of a budget, set aside.
     Spend {
         /// Which budget.
-        purse: Purse,
+        budget: SharedBudget,
         /// How much it has, in nano-units.
         limit: u64,
         /// How much the request will probably cost.
         cost: u64,
     },
-    /// Nothing: what others spent of a budget, as the ledger says.
-    Told(Told),
-}
-
-/// What another data folder spent of a budget, as the ledger says.
-#[derive(Clone, Debug)]
-pub struct Told {
-    /// Which budget.
-    pub purse: Purse,
-    /// The name of the data folder.
-    pub origin: Arc<str>,
-    /// In all, in nano-units.
-    pub spent: u64,
 }
 
 /// One thing that is given back when a request ends.
@@ -108,13 +93,11 @@ pub enum Given {
         /// Whose.
         key: String,
     },
-    /// What was set aside. What it really cost is part of what this process spent.
+    /// What was set aside. What the request really cost is part of what the data folder spent.
     Spend {
         /// Of which budget.
-        purse: Purse,
+        budget: SharedBudget,
     },
-    /// Nothing: what others spent of a budget, as the ledger says.
-    Told(Told),
 }
 
 /// What Redis said to a request.
@@ -122,27 +105,34 @@ pub enum Given {
 pub struct Answer {
     /// The place in the list of what is not there, and for how many microseconds it has to be waited for. Nothing was taken
     /// then.
-    pub lacking: Option<(usize, u64)>,
+    pub exceeded: Option<(usize, u64)>,
     /// For each item: microseconds until all of a rate is back, or how many hold a place.
     pub states: Vec<u64>,
 }
 
-/// Who asks.
-#[derive(Debug)]
-pub struct Who {
+/// A process that shares limits.
+pub struct Replica {
     /// What tells this process from all others.
     pub process: [u8; 8],
     /// The name of its data folder, under which the ledger has its rows.
     pub origin: Arc<str>,
-    /// What it knows of budgets.
-    pub spending: Arc<Spending>,
+    /// All budgets of which it knows that something was spent.
+    pub spent: Box<dyn Fn() -> Vec<SharedBudget> + Send>,
+    /// The time in Redis, for tests; none = the clock of the server.
+    pub clock: Option<Clock>,
+}
+
+impl fmt::Debug for Replica {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Replica").field("process", &self.process).field("origin", &self.origin).finish_non_exhaustive()
+    }
 }
 
 /// Redis, as all workers ask it.
 #[derive(Debug)]
 pub struct Redis {
     messages: queue::UnboundedSender<Message>,
-    condition: Arc<Condition>,
+    status: Arc<SharingStatus>,
     next: AtomicU64,
 }
 
@@ -151,31 +141,25 @@ impl Redis {
     ///
     /// # Errors
     /// When there is no thread to be had, or no address to be made of the settings.
-    pub fn start(sharing: &config::SharedLimits, who: Who, condition: Arc<Condition>) -> io::Result<Self> {
+    pub fn start(sharing: &config::SharedLimits, replica: Replica, status: Arc<SharingStatus>) -> io::Result<Self> {
         let connector = Connector::new(&sharing.redis).map_err(io::Error::other)?;
-        condition.shared.store(true, Ordering::Release);
-        condition.fails();
+        status.shared.store(true, Ordering::Release);
+        status.fails();
         let (messages, told) = queue::unbounded_channel();
-        let keeper = Keeper::new(connector, Arc::clone(&condition), who, sharing);
+        let worker = RedisWorker::new(connector, Arc::clone(&status), replica, sharing.patience);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let run = move || {
-            runtime.block_on(keeper.run(told));
+            runtime.block_on(worker.run(told));
             // A name that is being resolved cannot be interrupted.
             runtime.shutdown_background();
         };
         thread::Builder::new().name("limits".into()).spawn(run)?;
-        Ok(Self { messages, condition, next: AtomicU64::new(0) })
+        Ok(Self { messages, status, next: AtomicU64::new(0) })
     }
 
     /// Whether it is worth asking.
     pub fn is_well(&self) -> bool {
-        self.condition.is_well()
-    }
-
-    /// How this process counts budgets that is one of `replicas` and cannot ask.
-    pub fn alone(&self, replicas: u32) -> Alone {
-        let outage = self.condition.outage();
-        Alone { replicas, outage, late: self.condition.is_late(outage) }
+        self.status.is_well()
     }
 
     /// A name for what one request holds.
@@ -193,8 +177,8 @@ impl Redis {
         match timeout(patience, answered).await {
             Ok(answer) => answer.ok(),
             Err(_) => {
-                // From now on nobody waits, until somebody has looked.
-                if !self.condition.fails() {
+                // From now on no request waits, until the worker has looked.
+                if !self.status.fails() {
                     self.tell(Message::Slow);
                 }
                 None
@@ -202,14 +186,14 @@ impl Redis {
         }
     }
 
-    /// A request was let in without Redis: it shall know of it when it is back.
+    /// A request was let in without Redis: Redis learns of it when it is back.
     pub fn hold(&self, holder: u64, items: Vec<Item>) {
         self.tell(Message::Hold { holder, items });
     }
 
     /// A request is admitted or refused without Redis.
     pub fn is_alone(&self) {
-        self.condition.alone.fetch_add(1, Ordering::Relaxed);
+        self.status.alone.fetch_add(1, Ordering::Relaxed);
     }
 
     /// A request is over. Never waits.

@@ -8,11 +8,7 @@ use std::collections::HashSet;
 use sqlx::{AssertSqlSafe, Connection as _, QueryBuilder, Row as _};
 
 use super::{Connection, Database, DatabaseError, LONG, dialect, integer, on, within};
-use crate::domain::{
-    id::RequestId,
-    money::{UNIT, Window},
-    windows::Windows,
-};
+use crate::domain::{id::RequestId, money::UNIT, spending::Span};
 
 /// Rows of one transaction. SQLite needs about half a second for them, and other writers wait meanwhile.
 const ROWS: i64 = 20_000;
@@ -75,7 +71,7 @@ impl Database {
         &mut self,
         origin: &str,
         (before, own): (u64, u64),
-        days: &Windows,
+        day_of: impl Fn(u64) -> Span,
     ) -> Result<u64, DatabaseError> {
         let begin = match &self.connection {
             Connection::Sqlite(_) => dialect::SQLITE.alone,
@@ -106,7 +102,7 @@ impl Database {
                 else {
                     return Ok(0);
                 };
-                let day = days.at(Window::Day, 1, u64::try_from(oldest).unwrap_or_default());
+                let day = day_of(u64::try_from(oldest).unwrap_or_default());
                 let (from, to) = (oldest, integer(day.to));
                 let last = asked(last).bind(from).bind(to).bind(ROWS).fetch_optional(&mut *connection).await?;
                 let last = last.map(|row| row.try_get::<i64, _>(0)).transpose()?;

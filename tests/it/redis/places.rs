@@ -69,7 +69,7 @@ async fn shares(folder: &Path, keys: impl Fn() -> Vec<String>) {
 /// Why a gateway with these settings shares nothing. That may be in its log before it is ready.
 fn is_alone(folder: &Path) -> String {
     let mut process = Process::start(&mut command(folder, "serve"));
-    process.logged("Redis does not answer")["error"].as_str().unwrap().to_owned()
+    process.logged("Redis is unavailable")["error"].as_str().unwrap().to_owned()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

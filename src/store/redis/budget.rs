@@ -1,35 +1,36 @@
 //! What limits and budgets are called in Redis.
 
-use std::{fmt::Write, sync::Arc};
+use std::fmt::Write;
 
 use crate::domain::{
     model_name::ModelPattern,
-    spending::{Account, Counter, Spender},
+    spending::{BudgetKey, OwnSpend, RemoteSpend, Spender},
 };
 
 /// A budget is kept so many milliseconds beyond its window, for requests that began in it and clocks that differ.
 const KEPT: u64 = 86_400_000;
 
-/// A budget in one of its windows.
+/// What this process knows of a budget that replicas share.
 #[derive(Clone, Debug)]
-pub struct Purse {
+pub struct SharedBudget {
     /// Its name in Redis.
-    pub key: String,
-    /// What was spent of it, as this process knows when it is told.
-    pub counter: Arc<Counter>,
+    pub name: String,
     /// Until when it is kept, in milliseconds since 1970-01-01 UTC; none = for ever.
     pub until: Option<u64>,
+    /// What this data folder spent.
+    pub own: OwnSpend,
+    /// What others spent; nothing where Redis knows it.
+    pub remote: RemoteSpend,
 }
 
-impl Purse {
-    /// That of an account.
-    pub fn of(account: &Account, counter: &Arc<Counter>) -> Self {
-        let Account { spender, name, model, currency, window, span } = account;
+impl SharedBudget {
+    /// The budget of this key.
+    pub fn new(key: &BudgetKey, own: OwnSpend, remote: RemoteSpend) -> Self {
+        let BudgetKey { spender, name: of, model, currency, window, span } = key;
         let (currency, window) = (currency.name(), window.name());
-        let key =
-            format!("{}:{currency}:{window}:{}", self::name("spending", *spender, name, model.as_ref()), span.from);
+        let name = format!("{}:{currency}:{window}:{}", name("spending", *spender, of, model.as_ref()), span.from);
         let until = (span.to < u64::MAX).then(|| span.to.saturating_add(KEPT));
-        Self { key, counter: Arc::clone(counter), until }
+        Self { name, until, own, remote }
     }
 }
 

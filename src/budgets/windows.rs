@@ -4,7 +4,7 @@ use std::sync::{Mutex, PoisonError};
 
 use jiff::{Timestamp, ToSpan, civil::Date, tz::TimeZone};
 
-use super::{
+use crate::domain::{
     money::{LAST_START, Window},
     spending::Span,
 };
