@@ -1,4 +1,4 @@
-//! Routing: [`Routes`] maps a model name to its targets, and [`choose`] orders the candidates of one request.
+//! Routing: [`Routes`] maps a model name to its targets, and [`choose()`] orders the candidates of one request.
 //!
 //! This module does no I/O and no health checks: health states and loads come in as plain data. A pin is applied before the
 //! candidates are ordered: a request that refers to state of one account has only candidates with that account.

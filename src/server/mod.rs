@@ -1,6 +1,6 @@
 //! An HTTP server on its own: it knows nothing of the gateway, and imports nothing of it.
 //!
-//! [`listen`], [`listen_shared`] or, for a Unix socket, `listen_on_socket` makes listeners, and [`run`] serves one to its end. It takes ([`Shared`]):
+//! [`listen()`], [`listen_shared`] or, for a Unix socket, `listen_on_socket` makes listeners, and [`run`] serves one to its end. It takes ([`Shared`]):
 //!
 //! - a [`Service`], which is any tower service that takes a [`RequestBody`] and never fails;
 //! - a [`Shutdown`]: it leaves (no connection is kept), drains (no connection is taken, what is under way ends) or stops;

@@ -260,7 +260,7 @@ async fn a_budget_that_is_only_set_aside_comes_back() {
         assert_eq!(refused.header("retry-after"), Some("1"));
         assert_eq!(
             refused.message(),
-            "What is left of the budget of 1.5 CNY/total of the key `tester` is set aside by requests under way. \
+            "Requests in progress have reserved the rest of the budget of 1.5 CNY/total of the key `tester`. \
              Please try again in a moment."
         );
         assert_eq!(gateway.metric(r#"tidegate_limited_total{limit="budgets_reserved",of="key"}"#).await, 1.0);

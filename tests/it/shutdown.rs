@@ -239,7 +239,7 @@ async fn sigterm_fails_readiness_and_serves_on() {
     let mut kept = Client::connect(address).await;
     assert_eq!(kept.create(BODY).await.header("connection"), None);
     process.signal("TERM");
-    process.logged("leaving");
+    process.logged("shutdown started");
     assert_eq!(Client::connect(admin).await.get("/readyz").await.status, 503);
     let new = Client::connect(address).await;
     for mut client in [kept, new] {
@@ -262,7 +262,7 @@ async fn sigint_skips_the_delay_and_a_second_signal_within_it_ends_at_once() {
     for second in ["INT", "TERM"] {
         let (mut process, ..) = serve(&upstream, &folder, FOREVER, FOREVER);
         process.signal("TERM");
-        process.logged("leaving");
+        process.logged("shutdown started");
         process.signal(second);
         // Nothing was under way, so nothing was cut.
         assert_eq!(process.exit(), Some(0), "{second}");
@@ -275,7 +275,7 @@ async fn a_second_signal_cuts_what_is_under_way() {
         Upstream::scripted(move |_| vec![Step::Send(STREAM.to_vec()), Step::UntilClosed(oneshot::channel().0)]).await;
     let folder = TempDir::new().unwrap();
     // In the delay, and in the drain.
-    for (first, said) in [("TERM", "leaving"), ("INT", "ending")] {
+    for (first, said) in [("TERM", "shutdown started"), ("INT", "draining")] {
         let (mut process, address, _) = serve(&upstream, &folder, FOREVER, FOREVER);
         let (mut client, mut answer) = open(address).await;
         process.signal(first);
@@ -325,11 +325,11 @@ async fn fifty_streams_over_sigterm_are_whole() {
         streams.push(open(address).await);
     }
     process.signal("TERM");
-    process.logged("leaving");
+    process.logged("shutdown started");
     for _ in 0..5 {
         streams.push(open(address).await);
     }
-    process.logged("ending");
+    process.logged("draining");
     soon("new connections to be refused", async {
         while TcpStream::connect(address).await.is_ok() {
             tokio::task::yield_now().await;
