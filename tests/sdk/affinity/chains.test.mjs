@@ -71,7 +71,8 @@ async function* polled(nth) {
   assert.equal(made.status, "queued");
   for (let look = 1; look <= 4; look++) {
     const { status } = await gateway.by("ben").responses.retrieve(made.id);
-    assert.equal(status, look === 4 ? "completed" : "in_progress");
+    // Tidegate polls the response too, after some seconds: on a slow machine it is completed before the fourth look.
+    assert.ok(status === "completed" || (status === "in_progress" && look < 4), status);
     if (look < 3) yield;
   }
   const place = where(await gateway.by("anna").responses.retrieve(made.id));

@@ -79,7 +79,9 @@ async def polled(gateway, nth):
     made = await calls.create(model="pool", input=text, background=True, metadata={"simulate": "polls=4"})
     assert made.status == "queued"
     for look in range(1, 5):
-        assert (await gateway.by("ben").responses.retrieve(made.id)).status == ("completed" if look == 4 else "in_progress")
+        # Tidegate polls the response too, after some seconds: on a slow machine it is completed before the fourth look.
+        status = (await gateway.by("ben").responses.retrieve(made.id)).status
+        assert status == "completed" or (status == "in_progress" and look < 4)
         if look in (1, 2):
             yield
     place = where(await gateway.by("anna").responses.retrieve(made.id))
