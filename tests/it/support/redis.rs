@@ -3,7 +3,7 @@
 
 use std::{
     env, fs,
-    io::{Read, Write},
+    io::{self, Read, Write},
     net::{Shutdown, TcpListener, TcpStream},
     path::PathBuf,
     process::{Child, Command, Stdio},
@@ -30,19 +30,23 @@ pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
+/// Everything that a server answers to commands. `hangs_up`: the sending side is closed behind them, as Sentinels do not know QUIT.
+/// Redis itself drops the rest of a long answer when it sees that.
+fn talk(port: u16, commands: &str, hangs_up: bool) -> io::Result<String> {
+    let mut asking = TcpStream::connect(("127.0.0.1", port))?;
+    asking.set_read_timeout(Some(Duration::from_secs(10)))?;
+    asking.write_all(format!("{commands}\r\nQUIT\r\n").as_bytes())?;
+    if hangs_up {
+        asking.shutdown(Shutdown::Write)?;
+    }
+    let mut text = String::new();
+    asking.read_to_string(&mut text)?;
+    Ok(text)
+}
+
 /// Everything that a server answers to commands, line by line; nothing where none is there.
 pub(crate) fn ask_at(port: u16, commands: &str) -> Vec<String> {
-    let ask = || {
-        let mut asking = TcpStream::connect(("127.0.0.1", port))?;
-        asking.set_read_timeout(Some(Duration::from_secs(10)))?;
-        asking.write_all(format!("{commands}\r\nQUIT\r\n").as_bytes())?;
-        // Sentinels do not know QUIT.
-        asking.shutdown(Shutdown::Write)?;
-        let mut text = String::new();
-        asking.read_to_string(&mut text)?;
-        Ok::<_, std::io::Error>(text)
-    };
-    ask().unwrap_or_default().lines().map(str::to_owned).collect()
+    talk(port, commands, true).unwrap_or_default().lines().map(str::to_owned).collect()
 }
 
 /// How often a start is looked at: 10 s in all.
@@ -89,21 +93,13 @@ impl RedisServer {
     }
 
     fn try_ask(&self, command: &str) -> Option<String> {
-        let mut asking = TcpStream::connect(("127.0.0.1", self.port)).ok()?;
-        asking.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
-        asking.write_all(format!("{command}\r\nQUIT\r\n").as_bytes()).ok()?;
-        let mut text = String::new();
-        asking.read_to_string(&mut text).ok()?;
+        let text = talk(self.port, command, false).ok()?;
         Some(text.lines().next()?.to_owned())
     }
 
     /// Everything that it answers to a command, line by line.
     pub(crate) fn list(&self, command: &str) -> Vec<String> {
-        // Without a shutdown of the sending side: Redis drops the rest of a long answer when it sees one.
-        let mut asking = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
-        asking.write_all(format!("{command}\r\nQUIT\r\n").as_bytes()).unwrap();
-        let mut text = String::new();
-        asking.read_to_string(&mut text).unwrap();
+        let text = talk(self.port, command, false).unwrap();
         text.lines().filter(|line| !line.starts_with(['*', '$', '+'])).map(str::to_owned).collect()
     }
 
