@@ -8,16 +8,16 @@
 #   docker run --stop-timeout 310 -p 8080:8080 -v tidegate:/data -v ./config:/etc/tidegate:ro -v ./secrets:/run/secrets:ro \
 #     -e TIDEGATE_CONFIG=/etc/tidegate/tidegate.toml --read-only tidegate
 #
-# Mount folders, not files: of a file that is mounted alone no change is ever seen. Stopping waits for requests under way, for which
-# Docker needs `--stop-timeout`.
+# Mount folders, not files: a container never sees changes of a file that is mounted alone. At a stop Tidegate waits for requests in
+# progress, so Docker needs `--stop-timeout`.
 #
-# `scripts/check-image` holds what follows without a container engine.
+# `scripts/check-image` tests these steps without a container engine.
 
 FROM rust:1.95-bookworm AS build
 WORKDIR /src
 COPY . .
-# All of glibc inside, so that nothing is needed outside. The flags would reach build scripts and macros too if no target were named.
-# Random numbers come from the kernel: what is linked statically cannot look its libc up at run time, and would want /dev/urandom.
+# The binary contains all of glibc, so the image needs no other file. `--target` keeps these flags from build scripts and macros.
+# Random numbers come from the kernel: a static binary cannot look up libc functions at run time, and would need /dev/urandom.
 ENV RUSTFLAGS='-C target-feature=+crt-static --cfg getrandom_backend="linux_getrandom"'
 RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/src/target \
     target=$(rustc -vV | sed -n 's/^host: //p') \
@@ -27,14 +27,14 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,targe
 
 FROM scratch
 COPY --from=build /tidegate /tidegate
-# A new volume takes its owner from here; a folder of the host that is mounted must belong to 65532, or to the user that the image
-# runs as. Group 0 may write: OpenShift runs an image as a user of its own choice and of this group.
+# A new volume gets its owner from this folder. A mounted folder of the host must belong to 65532, or to the user that runs the image.
+# Group 0 may write, because OpenShift runs an image as any user of group 0.
 COPY --from=build --chown=65532:0 --chmod=0775 /data /data
-# Nobody: by number, as there is no file of users.
+# An unprivileged user, by number, because the image has no /etc/passwd.
 USER 65532:0
 ENV TIDEGATE_DATA_DIR=/data
 VOLUME /data
-# The data plane. The admin plane stays on the container's own loopback; `metrics_listen` is for Prometheus.
+# The data plane. The admin plane listens on the container's loopback only. Use `metrics_listen` for Prometheus.
 EXPOSE 8080
 HEALTHCHECK --interval=10s --timeout=6s --start-period=5s CMD ["/tidegate", "healthcheck"]
 ENTRYPOINT ["/tidegate"]
