@@ -25,7 +25,7 @@ pub(super) fn run(source: &Source) -> ExitCode {
         }
     };
     let journal = format_args!(
-        "the ledger's journal up to {} MiB; the ledger itself grows by some 300 bytes a request",
+        "the ledger's journal: up to {} MiB; the ledger itself grows by about 300 bytes per request",
         journal::MOST >> 20
     );
     output::print(summary(&config, &MemoryBounds::new(&config, config.server.max_connections), &journal));
@@ -33,8 +33,8 @@ pub(super) fn run(source: &Source) -> ExitCode {
     let unpriced = cost::unpriced(&tables, &config, now);
     if !unpriced.is_empty() {
         output::print(format_args!(
-            "\nwithout a price: clients get 400 unpriced_model, as these keys have a budget. Add [[prices]], 0 where a model is free, \
-             or set `unpriced = \"allow\"` below [money]\n{unpriced}"
+            "\nwithout a price: clients get 400 unpriced_model, because these keys have a budget. Add [[prices]] (0 for a free model), \
+             or set `unpriced = \"allow\"` in [money]\n{unpriced}"
         ));
     }
     ExitCode::SUCCESS

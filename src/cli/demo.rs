@@ -53,9 +53,7 @@ pub(super) fn run(listen: Option<SocketAddr>, admin_listen: SocketAddr) -> ExitC
     let (running, ending) = match serve::start(config, None) {
         Ok(started) => started,
         Err(code) => {
-            output::fail(
-                "another address can be chosen: tidegate demo --listen 127.0.0.1:0 --admin-listen 127.0.0.1:0",
-            );
+            output::fail("to use other addresses: tidegate demo --listen 127.0.0.1:0 --admin-listen 127.0.0.1:0");
             return code;
         }
     };
@@ -152,7 +150,7 @@ TIDEGATE_KEY={key} codex exec --skip-git-repo-check -m gpt-5-mini -c model_provi
   -c 'model_providers.tidegate={{name="tidegate",base_url="http://{listen}/v1",env_key="TIDEGATE_KEY"}}' \
   "Say hello" </dev/null
 
-Ctrl-C ends it. One line a request follows.
+Press Ctrl-C to stop. The log follows, with one line for each request.
 "#
     )
 }

@@ -33,7 +33,7 @@ pub(super) fn run(source: &Source, question: ExplainQuery) -> ExitCode {
         Ok((_, text)) => output::fail(text.trim_end()),
         Err(why) => match known.faults {
             Some(report) => {
-                output::note(format_args!("{why}, and the configuration alone cannot explain it:"));
+                output::note(format_args!("{why}, and the configuration has faults, so it cannot answer either:"));
                 output::refuse(&report)
             }
             None => offline(&config, &question, &why),
@@ -70,7 +70,7 @@ fn offline(config: &Config, question: &ExplainQuery, why: &str) -> ExitCode {
     let now = time::millis(Clock::system().since_epoch());
     match explain(&tables, &Dice::seeded(0), now, question) {
         Ok(text) => {
-            output::print(format_args!("offline: no health, no pins ({why}); credentials are taken as set"));
+            output::print(format_args!("offline: without health and pins ({why}); every credential counts as set"));
             output::print(text.trim_end());
             ExitCode::SUCCESS
         }

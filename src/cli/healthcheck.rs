@@ -103,7 +103,7 @@ async fn status(
     tokio::select! {
         status = asked => status,
         // The connection ends first if there is no answer.
-        ended = connection => Err(ended.map_or_else(Into::into, |()| "it closed the connection".into())),
+        ended = connection => Err(ended.map_or_else(Into::into, |()| "the gateway closed the connection".into())),
     }
 }
 

@@ -190,12 +190,12 @@ impl KeyStore {
             CommandError::Told(why) => why,
             CommandError::Raced => KeyError::Raced.to_string(),
         })?;
-        match output::confirm(&format!("Delete the key {name} for good? Its clients get 401.")) {
+        match output::confirm(&format!("Delete the key {name} permanently? Its clients then get 401.")) {
             Some(true) => Ok(()),
             Some(false) => Err(format!("nothing was deleted; `tidegate keys disable {name}` can be undone")),
             None => Err(format!(
-                "nothing was deleted: a deleted key cannot be brought back, and no terminal is here to ask on. Add --yes, or use \
-                 `tidegate keys disable {name}`, which can be undone"
+                "nothing was deleted: a deleted key cannot be restored, and there is no terminal to ask for confirmation. Add --yes, or \
+                 use `tidegate keys disable {name}`, which can be undone"
             )),
         }
     }
@@ -229,10 +229,10 @@ impl KeyStore {
     async fn create(&mut self, create: &Create) -> Result<String, CommandError> {
         let name = &create.name;
         if name.is_empty() || name.chars().any(|c| c.is_whitespace() || c.is_control()) {
-            return Err("a name is not empty and holds no white space".to_owned().into());
+            return Err("a name must not be empty, and must not contain white space".to_owned().into());
         }
         if name.len() > MAX_NAME_BYTES {
-            return Err(format!("a name is {MAX_NAME_BYTES} bytes long at most").into());
+            return Err(format!("a name has at most {MAX_NAME_BYTES} bytes").into());
         }
         self.not_of_file(name)?;
         let mut settings = KeySettings::default();
@@ -243,7 +243,7 @@ impl KeyStore {
         let mut faults = self.faults_of(&key);
         faults.extend(self.ended(&key.settings));
         if !faults.is_empty() {
-            return Err(format!("nothing was made: {}", faults.join("; ")).into());
+            return Err(format!("no key was created: {}", faults.join("; ")).into());
         }
         // The ledger identifies keys by name. Read the audit before the change: no error may hide the secret of a created key.
         let audit = self.database.audit(&key.name).await.map_err(|error| error.to_string())?;
@@ -251,7 +251,7 @@ impl KeyStore {
         if !audit.is_empty() {
             let name = &key.name;
             output::note(format!(
-                "there was a key {name} before: what it spent and what it stored count as this one's"
+                "an earlier key had the name {name}: the new key inherits its spend and its stored responses"
             ));
         }
         Ok(secret)
@@ -264,7 +264,7 @@ impl KeyStore {
 
     fn ended(&self, settings: &KeySettings) -> Option<String> {
         let ended = settings.expires_ms.is_some_and(|until| until <= time::millis(self.now));
-        ended.then(|| "it would have ended already".to_owned())
+        ended.then(|| "the key would be expired already".to_owned())
     }
 
     async fn set_disabled(&mut self, name: &str, disabled: bool) -> Result<String, CommandError> {
@@ -335,7 +335,7 @@ impl KeyStore {
 }
 
 fn unknown(name: &str) -> CommandError {
-    CommandError::Told(format!("no key is called {name}; `tidegate keys list` shows all"))
+    CommandError::Told(format!("no key has the name {name}; `tidegate keys list` shows all keys"))
 }
 
 /// Creates a secret. Returns the secret, its prefix and its hash.

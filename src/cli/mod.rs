@@ -46,8 +46,8 @@ enum Command {
     },
     /// Check the configuration and print a summary of it, without secrets.
     Check,
-    /// Show which upstreams a request for a model would use, in which order, and why. The running gateway answers, or without one
-    /// the configuration alone.
+    /// Show which upstreams a request for a model would use, in which order, and why. The running gateway answers this. If no gateway
+    /// runs, the answer comes from the configuration alone.
     Explain {
         /// Name of the key.
         #[arg(long, value_name = "NAME")]
@@ -71,7 +71,7 @@ enum Command {
     Usage(usage::UsageOptions),
     /// Ask a running gateway whether it is alive, for the HEALTHCHECK of a container.
     Healthcheck,
-    /// Run only the simulated providers, for tests of programs without cost.
+    /// Run only the simulated providers, to test programs without cost.
     Simulate {
         /// Address of the simulated providers.
         #[arg(long, default_value = "127.0.0.1:8090", value_name = "ADDRESS")]
@@ -115,5 +115,5 @@ pub fn run() -> ExitCode {
 }
 
 fn surface(name: &str) -> Result<Surface, String> {
-    Surface::named(name).ok_or_else(|| format!("names are {}", Surface::ALL.map(Surface::name).join(", ")))
+    Surface::named(name).ok_or_else(|| format!("the names are {}", Surface::ALL.map(Surface::name).join(", ")))
 }

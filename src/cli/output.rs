@@ -52,7 +52,7 @@ pub(super) fn load_known(source: &Source, part: ConfigPart) -> Result<PartialCon
             ConfigPart::Listeners => "the addresses of [server]",
         };
         note(format_args!(
-            "{source} has {count} {faults}, which `tidegate check` shows. This command goes on, as it needs only {used}."
+            "{source} has {count} {faults}, which `tidegate check` shows. This command continues, because it needs only {used}."
         ));
     }
     Ok(known)

@@ -50,7 +50,7 @@ pub(super) fn run(source: &Source) -> ExitCode {
     if let Some(key) = &running.first_key {
         let key = key.expose_secret();
         output::print(format_args!(
-            "No client key is configured. This one was made; it is shown only now, and ends when another key is declared:\n\n    {key}\n"
+            "No client key is configured, so Tidegate created this one. It is shown only now, and ends when another key is declared:\n\n    {key}\n"
         ));
     }
     wait(running, ending)

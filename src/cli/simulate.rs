@@ -25,7 +25,7 @@ pub(super) fn run(listen: SocketAddr) -> ExitCode {
         Err(error) => return output::fail(format_args!("cannot listen on {listen}: {error}")),
     };
     let address = simulator.address;
-    output::print("Simulated providers; any key is good. Faults on demand: docs/simulator.md. Base URLs:");
+    output::print("Simulated providers. They accept any key. docs/simulator.md lists the faults on demand. Base URLs:");
     for personality in Personality::ALL {
         output::print(format_args!("    {:12} http://{address}{}", personality.name(), personality.base_path()));
     }

@@ -41,7 +41,7 @@ pub(super) fn moment(text: &str) -> Result<TimeArgument, String> {
 
 /// Parses a length of time of the command line.
 pub(super) fn pause(text: &str) -> Result<Duration, String> {
-    length(text).ok_or_else(|| format!("{text:?} is no length of time, such as 24h, 30m or 0s"))
+    length(text).ok_or_else(|| format!("{text:?} is not a length of time, such as 24h, 30m or 0s"))
 }
 
 impl TimeArgument {

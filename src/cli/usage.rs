@@ -28,11 +28,11 @@ pub(super) struct UsageOptions {
     /// Print one line for each of these.
     #[arg(long, value_enum, default_value = "key")]
     by: Sums,
-    /// Start of the period: a time ago (`7d`, `12h`, `30m`), or a day (`2026-11-01`). Without it, the period starts with the
-    /// ledger.
+    /// Start of the period: a time ago (`7d`, `12h`, `30m`), or a day (`2026-11-01`). Without this option, the period starts
+    /// with the ledger.
     #[arg(long, value_name = "TIME", value_parser = time::moment)]
     since: Option<TimeArgument>,
-    /// End of the period (exclusive), in the same format. Without it, now.
+    /// End of the period (exclusive), in the same format. Without this option: now.
     #[arg(long, value_name = "TIME", value_parser = time::moment)]
     until: Option<TimeArgument>,
     /// Only requests of this key.
@@ -42,7 +42,7 @@ pub(super) struct UsageOptions {
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
     /// Time zone in which days, weeks and months begin, including the days of --since and --until: an IANA name, such as
-    /// Asia/Shanghai. Without it, `time_zone` of `[money]`.
+    /// Asia/Shanghai. Without this option: `time_zone` of `[money]`.
     #[arg(long, value_name = "ZONE", value_parser = zone)]
     tz: Option<TimeZone>,
     /// Print the ledger rows instead of sums, the oldest first: as comma-separated values, or with --json as one object per line.
@@ -100,7 +100,7 @@ pub(super) fn run(source: &Source, question: &UsageOptions) -> ExitCode {
     if let DatabaseLocation::Sqlite(path) = &place
         && !path.exists()
     {
-        return output::fail(format_args!("there is no ledger at {place}: the gateway makes it when it first starts"));
+        return output::fail(format_args!("there is no ledger at {place}: the gateway creates it at its first start"));
     }
     let runtime = match Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,

@@ -50,7 +50,7 @@ fn write(out: &mut String, config: &Config, memory: &dyn Display, disk: &dyn Dis
     writeln!(out, "workers      {}, {} connections at most", server.workers, server.max_connections)?;
     writeln!(
         out,
-        "bodies       up to {} MiB, all together up to {} MiB",
+        "bodies       up to {} MiB each, {} MiB together",
         server.max_body_bytes >> 20,
         server.max_body_memory >> 20
     )?;
@@ -70,7 +70,7 @@ fn write(out: &mut String, config: &Config, memory: &dyn Display, disk: &dyn Dis
 
     writeln!(
         out,
-        "read on      up to {:?} and {} MiB of an answer whose client left, for keys that want it",
+        "drain        up to {:?} and {} MiB of an answer after its client left, for keys that drain",
         timeouts.client_gone_drain,
         server.client_gone_drain >> 20
     )?;
@@ -80,7 +80,7 @@ fn write(out: &mut String, config: &Config, memory: &dyn Display, disk: &dyn Dis
     }
     if !server.trusted_proxies.is_empty() {
         let proxies: Vec<_> = server.trusted_proxies.iter().map(ToString::to_string).collect();
-        writeln!(out, "proxies      {} may say whom they speak for", proxies.join(", "))?;
+        writeln!(out, "proxies      Tidegate believes X-Forwarded-For from {}", proxies.join(", "))?;
     }
 
     writeln!(out, "\nupstreams")?;
@@ -88,7 +88,7 @@ fn write(out: &mut String, config: &Config, memory: &dyn Display, disk: &dyn Dis
         write_upstream(out, upstream)?;
     }
     for idle in &config.idle {
-        writeln!(out, "  {}: idle, has no credential; set {}", idle.name, idle.variables.join(" or "))?;
+        writeln!(out, "  {}: not used, because no credential is set; set {}", idle.name, idle.variables.join(" or "))?;
     }
 
     writeln!(out, "\nmodels")?;
@@ -96,7 +96,7 @@ fn write(out: &mut String, config: &Config, memory: &dyn Display, disk: &dyn Dis
         write_model(out, config, model)?;
     }
     if config.models.is_empty() {
-        writeln!(out, "  none; clients may ask for upstream/model")?;
+        writeln!(out, "  none; clients can ask for UPSTREAM/MODEL")?;
     }
     match config.default_upstream {
         Some(index) => writeln!(out, "  (no model) -> {}", config.upstreams[index].name)?,
@@ -110,7 +110,7 @@ fn write(out: &mut String, config: &Config, memory: &dyn Display, disk: &dyn Dis
         let upstreams = key.upstreams.as_ref().map_or_else(
             || "all upstreams".into(),
             |indices| match indices.as_slice() {
-                [] => "no upstream (all of its own are idle)".into(),
+                [] => "no upstream (none of its upstreams has a credential)".into(),
                 indices => indices.iter().map(|i| &*config.upstreams[*i].name).collect::<Vec<_>>().join(", "),
             },
         );
@@ -120,12 +120,12 @@ fn write(out: &mut String, config: &Config, memory: &dyn Display, disk: &dyn Dis
         writeln!(out, "  {name}: {models}; {upstreams}{limits}{budgets}{by_model}{group}{}", bounds(key))?;
     }
     if config.keys.is_empty() {
-        writeln!(out, "  none here; the first start makes one in the store, unless there are some")?;
+        writeln!(out, "  none here; if the store has no key either, the first start creates one")?;
     }
     for group in &config.groups {
         writeln!(out, "  group {}{}{}", group.name, limits(group.limits), budgets(&group.budgets))?;
     }
-    writeln!(out, "  and those of the store, see `tidegate keys list`")?;
+    writeln!(out, "  `tidegate keys list` shows the keys of the store too")?;
     write_prices(out, config)
 }
 
@@ -165,10 +165,10 @@ fn bounds(key: &Key) -> String {
     text.push_str(match key.on_client_gone {
         OnClientGone::ByCost => "",
         OnClientGone::Cancel => "; cancels when a client leaves",
-        OnClientGone::Drain => "; reads on when a client leaves",
+        OnClientGone::Drain => "; drains when a client leaves",
     });
     if key.require_usage {
-        text.push_str("; chat streams have to tell their tokens");
+        text.push_str("; chat streams must report usage");
     }
     text
 }
@@ -179,7 +179,7 @@ fn write_affinity(out: &mut String, config: &Config) -> fmt::Result {
     let place = if shared { "shared in Redis" } else { "kept in the data folder" };
     let unknown = match unknown_ids {
         Some(UnknownIds::Refuse) => "; unknown ids are refused",
-        Some(UnknownIds::Route) => "; unknown ids go up",
+        Some(UnknownIds::Route) => "; unknown ids are sent upstream",
         None => "",
     };
     let days = ttl.as_secs() / 86_400;
@@ -202,7 +202,7 @@ fn by_model(all: &[ModelLimits]) -> String {
 
 fn write_prices(out: &mut String, config: &Config) -> fmt::Result {
     let MoneySettings { time_zone, cny_per_usd, .. } = &config.money;
-    let rate = cny_per_usd.map(|rate| format!(", {} CNY for a dollar", decimal(rate))).unwrap_or_default();
+    let rate = cny_per_usd.map(|rate| format!(", {} CNY for one USD", decimal(rate))).unwrap_or_default();
     writeln!(out, "\nprices (days, weeks and months begin in {}{rate})", time_zone.iana_name().unwrap_or("UTC"))?;
     for ModelPrice { upstream, model, from, price } in &config.prices {
         let from = Timestamp::from_millisecond(i64::try_from(*from).unwrap_or_default()).unwrap_or_default();
@@ -216,7 +216,7 @@ fn write_prices(out: &mut String, config: &Config) -> fmt::Result {
     }
     for upstream in &config.upstreams {
         match upstream.official_prices {
-            Some(part) => writeln!(out, "  {}: {} of the official prices, else", upstream.name, decimal(part))?,
+            Some(part) => writeln!(out, "  {}: {} times the list price, else", upstream.name, decimal(part))?,
             None if config.prices.iter().any(|price| config.upstreams[price.upstream].name == upstream.name) => {}
             None => writeln!(out, "  {}: none; counted in tokens", upstream.name)?,
         }
@@ -227,8 +227,8 @@ fn write_prices(out: &mut String, config: &Config) -> fmt::Result {
 fn limits(limits: KeyLimits) -> String {
     let KeyLimits { requests, tokens, in_flight } = limits;
     let parts = [
-        requests.map(|count| format!("; {count} requests a minute")),
-        tokens.map(|count| format!("; {count} tokens a minute")),
+        requests.map(|count| format!("; {count} requests per minute")),
+        tokens.map(|count| format!("; {count} tokens per minute")),
         in_flight.map(|count| format!("; {count} requests at once")),
     ];
     parts.into_iter().flatten().collect()
@@ -247,14 +247,14 @@ fn write_model(out: &mut String, config: &Config, model: &Model) -> fmt::Result 
         equals.iter().map(target).collect::<Vec<_>>().join(" | ")
     });
     let strategy = match model.strategy {
-        Strategy::LeastLatency => ", the faster of two drawn",
+        Strategy::LeastLatency => ", the faster of two random targets",
         Strategy::Ordered | Strategy::Weighted => "",
     };
     let lost = match model.on_lost_state {
         OnLostState::Fail => "",
-        OnLostState::StripEncrypted => ", elsewhere without encrypted reasoning where its account is lost",
+        OnLostState::StripEncrypted => ", without encrypted content at another account if its account cannot answer",
     };
-    let usage = if model.require_usage { ", chat streams have to tell their tokens" } else { "" };
+    let usage = if model.require_usage { ", chat streams must report usage" } else { "" };
     writeln!(out, "  {} -> {}{strategy}{lost}{usage}", model.name, groups.collect::<Vec<_>>().join(" > "))
 }
 

@@ -200,8 +200,8 @@ fn affinity_is_taken_as_written() {
     assert_eq!((config.affinity, config.models[0].on_lost_state), (expected, OnLostState::StripEncrypted));
     let summary = summary(&config, &"", &"");
     for line in [
-        "affinity     7 days, 5000 ids in memory, kept in the data folder; unknown ids go up\n",
-        "  m -> a, elsewhere without encrypted reasoning where its account is lost\n",
+        "affinity     7 days, 5000 ids in memory, kept in the data folder; unknown ids are sent upstream\n",
+        "  m -> a, without encrypted content at another account if its account cannot answer\n",
     ] {
         assert!(summary.contains(line), "{summary}");
     }
@@ -338,10 +338,10 @@ fn limits_are_taken_as_written() {
     assert_eq!(*config.groups[0].warn_at, [800_000_000, 1_000_000_000]);
     let summary = summary(&config, &"", &"");
     for line in [
-        "; 60 requests a minute; 200000 tokens a minute; 5 requests at once; 5 CNY/week; 50 CNY/month from day 15 on; of \
-         a/gpt-5*: 10 requests a minute; 1.5 CNY/day; of a/o3: 1 requests at once; group team; from 10.0.0.0/8, 192.0.2.7/32; ends \
-         2030-01-01T00:00:00Z; reads on when a client leaves\n",
-        "  group team; 600 requests a minute; 50 requests at once\n",
+        "; 60 requests per minute; 200000 tokens per minute; 5 requests at once; 5 CNY/week; 50 CNY/month from day 15 on; of \
+         a/gpt-5*: 10 requests per minute; 1.5 CNY/day; of a/o3: 1 requests at once; group team; from 10.0.0.0/8, 192.0.2.7/32; ends \
+         2030-01-01T00:00:00Z; drains when a client leaves\n",
+        "  group team; 600 requests per minute; 50 requests at once\n",
     ] {
         assert!(summary.contains(line), "{summary}");
     }
@@ -368,7 +368,7 @@ fn strategies_and_priorities_are_taken_as_written() {
     for line in [
         "  as-written -> a > b\n",
         "  shared -> a (3) | b (1)\n",
-        "  fast -> b > a, the faster of two drawn\n",
+        "  fast -> b > a, the faster of two random targets\n",
         "    9 requests at once, 0 may wait\n    failover also on disconnect, empty\n",
         "(account OTHER_KEY), 3 requests at once\n",
     ] {
@@ -389,7 +389,7 @@ fn what_leads_to_an_idle_upstream_goes_with_it() {
     assert_eq!(config.keys[0].upstreams, Some(vec![]));
     let summary = summary(&config, &"", &"");
     for line in [
-        "idle: idle, has no credential; set UNSET_KEY or ./tests",
+        "idle: not used, because no credential is set; set UNSET_KEY or ./tests",
         "both -> live/b",
         "nothing: gone, idle/*; no upstream",
     ] {

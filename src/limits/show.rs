@@ -9,8 +9,8 @@ impl Limits {
         let Some(subject) = self.keys.get(key).and_then(Option::as_ref) else { return Vec::new() };
         let line = |share: &super::subject::Share| {
             let mut parts: Vec<String> = Vec::new();
-            parts.extend(share.requests.map(|rate| format!("{} requests a minute", rate.limit())));
-            parts.extend(share.tokens.map(|rate| format!("{} tokens a minute", rate.limit())));
+            parts.extend(share.requests.map(|rate| format!("{} requests per minute", rate.limit())));
+            parts.extend(share.tokens.map(|rate| format!("{} tokens per minute", rate.limit())));
             parts.extend(share.in_flight.map(|limit| format!("{limit} requests at once")));
             parts.extend(share.budgets.iter().map(|one| {
                 let counter = one.counter(share, subject, now).1;

@@ -67,7 +67,7 @@ larger bodies pass by: good (up to 7 MiB)
 a request that refers to stored state goes to the account that holds it, and nowhere else
 
 limits
-  key tester: 60 requests a minute; 5 requests at once; 5 CNY/total, 0 spent
+  key tester: 60 requests per minute; 5 requests at once; 5 CNY/total, 0 spent
 ";
     assert_eq!(before, expected);
 
@@ -128,7 +128,7 @@ async fn the_command_asks_the_running_gateway_or_says_that_it_is_offline() {
     let offline = run("smart").await.unwrap();
     let said = String::from_utf8(offline.stdout).unwrap();
     assert!(
-        offline.status.success() && said.starts_with("offline: no health, no pins (nothing answers at 127."),
+        offline.status.success() && said.starts_with("offline: without health and pins (nothing answers at 127."),
         "{said}"
     );
     assert!(said.contains("1. up, as in-the-file\n"), "{said}");

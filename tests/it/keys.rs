@@ -140,7 +140,7 @@ async fn a_key_is_made_disabled_enabled_rotated_and_deleted_while_the_gateway_ru
     keys(folder, &["delete", "team-a", "--yes"]).unwrap();
     assert!(becomes(address, &third, 401).await < NOTICED);
     assert!(keys(folder, &["show", "team-a"]).unwrap().contains("deleted"));
-    assert!(keys(folder, &["show", "team-b"]).unwrap_err().contains("no key is called team-b"));
+    assert!(keys(folder, &["show", "team-b"]).unwrap_err().contains("no key has the name team-b"));
     gateway.signal("INT");
     assert_eq!(gateway.exit(), Some(0));
 }
@@ -162,13 +162,13 @@ async fn what_a_key_cannot_be_is_said_and_nothing_is_made() {
         (&["--on-client-gone", "wait"], "possible values: cancel, drain"),
         (&["--budget", "5CNY/day", "--budget", "6CNY/day"], "two budgets are for the same day"),
         (&["--budget", "5CNY/day"], "there are prices in USD, and `cny_per_usd` does not say what that is in CNY"),
-        (&["--expires", "2020-01-01"], "it would have ended already"),
+        (&["--expires", "2020-01-01"], "the key would be expired already"),
     ] {
         let error = keys(folder, &[&["create", "--name", "x"], arguments].concat()).unwrap_err();
         assert!(error.contains(said), "{arguments:?}: {error}");
     }
     let error = keys(folder, &["create", "--name", &"x".repeat(129)]).unwrap_err();
-    assert!(error.contains("a name is 128 bytes long at most"), "{error}");
+    assert!(error.contains("a name has at most 128 bytes"), "{error}");
     assert_eq!(keys(folder, &["list", "--json"]).unwrap().matches("name").count(), 1);
     let error = keys(folder, &["create", "--name", "file"]).unwrap_err();
     assert!(error.contains("the key file is declared in tidegate.toml: change it there"), "{error}");
@@ -251,7 +251,7 @@ async fn every_setting_is_kept_shown_and_served() {
     let flags: Vec<_> = flags.split_whitespace().collect();
     for wrong in ["smrt rpm=1", "smart", "smart rps=1", "smart budget=5CNY"] {
         let refused = keys(folder, &[&["create"], &*flags, &["--limit", wrong]].concat()).unwrap_err();
-        assert!(refused.contains("nothing was made"), "{wrong}: {refused}");
+        assert!(refused.contains("no key was created"), "{wrong}: {refused}");
     }
     let limits = ["--starts-on", "15", "--limit", "sm* rpm=50 budget=9USD/week", "--limit", "one/* max_in_flight=1"];
     let key = keys(folder, &[&["create"], &*flags, &limits].concat()).unwrap();
@@ -318,7 +318,7 @@ async fn every_setting_is_kept_shown_and_served() {
     create.args(["--config", "tidegate.toml", "keys", "create", "--name", "all"]);
     let output = run(&mut create);
     let told = String::from_utf8_lossy(&output.stderr);
-    assert!(told.contains("there was a key all before") && output.stdout.starts_with(b"tg-"), "{told}");
+    assert!(told.contains("an earlier key had the name all") && output.stdout.starts_with(b"tg-"), "{told}");
 }
 
 /// A key of SQLite and one of PostgreSQL.

@@ -13,10 +13,10 @@ pub(super) fn confirm_new(yes: bool, place: &DatabaseLocation, is_new: bool) -> 
     if !is_new || yes {
         return Ok(());
     }
-    let question = format!("No gateway has run with the store {} yet. Make the key there?", absolute(place));
+    let question = format!("No gateway has run with the store {} yet. Create the key there?", absolute(place));
     match output::confirm(&question) {
         Some(false) => Err(
-            "nothing was made: name the gateway's configuration with --config, or its folder with TIDEGATE_DATA_DIR"
+            "no key was created: name the gateway's configuration with --config, or its folder with TIDEGATE_DATA_DIR"
                 .to_owned(),
         ),
         Some(true) | None => Ok(()),
@@ -26,7 +26,7 @@ pub(super) fn confirm_new(yes: bool, place: &DatabaseLocation, is_new: bool) -> 
 /// Returns the error for a change of a key in a missing store.
 pub(super) fn no_store(place: &DatabaseLocation) -> String {
     format!(
-        "there is no store at {}, and so no key: name the gateway's configuration with --config, or its folder with TIDEGATE_DATA_DIR",
+        "there is no store at {}, so there are no keys: name the gateway's configuration with --config, or its folder with TIDEGATE_DATA_DIR",
         absolute(place)
     )
 }
@@ -36,11 +36,11 @@ pub(super) fn made_in(place: &DatabaseLocation, is_new: bool) -> String {
     let place = absolute(place);
     if is_new {
         format!(
-            "made in {place}, where no gateway has run yet: only a gateway with this data folder knows the key. Name the gateway's \
+            "created in {place}, where no gateway has run yet: only a gateway with this data folder knows the key. Name the gateway's \
              configuration with --config, or its folder with TIDEGATE_DATA_DIR"
         )
     } else {
-        format!("made in {place}")
+        format!("created in {place}")
     }
 }
 

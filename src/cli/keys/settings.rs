@@ -12,10 +12,10 @@ use crate::{
 /// Settings of a key. Each setting that is given replaces the setting of the key.
 #[derive(Debug, Args)]
 pub(super) struct Settings {
-    /// Models that the key may use. A trailing * matches any rest. Without it, all models.
+    /// Models that the key may use. A trailing * matches any rest. Without this option: all models.
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
     models: Option<Vec<String>>,
-    /// Upstreams that the key may use. Without it, all upstreams.
+    /// Upstreams that the key may use. Without this option: all upstreams.
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
     upstreams: Option<Vec<String>>,
     /// Group of the key, from the configuration.
@@ -36,7 +36,7 @@ pub(super) struct Settings {
     /// Budget of the key: 50CNY/month, 10CNY/week, 2.5USD/day, 100CNY/total. May be given once for each of these windows.
     #[arg(long, value_name = "BUDGET")]
     budget: Vec<String>,
-    /// Day of the month on which the months of the budgets begin, 1 to 28. Without it, the first day.
+    /// Day of the month on which the months of the budgets begin, 1 to 28. Without this option: 1.
     #[arg(long, value_parser = clap::value_parser!(u8).range(1..=28), value_name = "DAY")]
     starts_on: Option<u8>,
     /// Limits for a model or pattern: `gpt-5* rpm=10 tpm=50000 max_in_flight=2 budget=5CNY/day`. May be given several times.
@@ -45,11 +45,11 @@ pub(super) struct Settings {
     /// Networks from which clients may use the key: 10.0.0.0/8, 192.0.2.7. May be given several times.
     #[arg(long, value_name = "NETWORK")]
     ip: Vec<String>,
-    /// What happens to the upstream request when the client leaves early. Without it, streams are cancelled. Other answers are read
-    /// to their end if the key or its group has a budget.
+    /// What happens to the upstream request when the client leaves early. Without this option, Tidegate cancels streams, and reads
+    /// other answers to their end if the key or its group has a budget.
     #[arg(long, value_enum)]
     on_client_gone: Option<ClientGone>,
-    /// Add `stream_options.include_usage` to chat streams without it, so that they report their usage.
+    /// Add `stream_options.include_usage` to chat requests that lack this field, so that their streams report usage.
     #[arg(long)]
     require_usage: bool,
 }

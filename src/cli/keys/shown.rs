@@ -133,7 +133,7 @@ impl KeyView {
             ("declared in", Some(self.declared_in.clone())),
             ("created", self.created.clone()),
             ("expires", self.settings.expires_ms.map(time::written)),
-            ("the one before works until", self.previous_until.clone()),
+            ("previous secret works until", self.previous_until.clone()),
         ];
         lines.extend(fixed.into_iter().filter_map(|(name, text)| Some(vec![name.to_owned(), text?])));
         // Values have the form of the options, so that an operator can copy them.

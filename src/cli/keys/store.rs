@@ -13,7 +13,7 @@ pub(super) struct KeyStore {
     pub(super) config: Config,
     /// Where the configuration comes from.
     pub(super) source: String,
-    /// Whether `config` is whole: of one with faults only the store is known, and nothing of a key can be held against it.
+    /// Whether `config` is complete. If the file has faults, only its store is known, and keys cannot be checked against it.
     pub(super) is_whole: bool,
     pub(super) database: Database,
     pub(super) revision: Revision,
@@ -21,12 +21,12 @@ pub(super) struct KeyStore {
     pub(super) now: Duration,
 }
 
-/// Whatever keeps a command from being done.
+/// Why a command failed.
 #[derive(Debug)]
 pub(super) enum CommandError {
-    /// Somebody else changed keys between our reading and our writing: on what there is now it may go well.
+    /// Another command changed keys between the read and the write of this one. A new try may succeed.
     Raced,
-    /// For people.
+    /// A message for people.
     Told(String),
 }
 

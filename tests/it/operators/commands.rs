@@ -69,10 +69,10 @@ fn every_setting_of_a_key_can_be_set_and_unset() {
         (&["k", "--unset", "colour"], "possible values: models"),
         (&["k", "--models", "nothing-like-it"], "nothing was changed: no model is called `nothing-like-it`"),
         (&["k", "--group", "nobody"], "no group is called `nobody`"),
-        (&["k", "--expires", "2020-01-01"], "it would have ended already"),
+        (&["k", "--expires", "2020-01-01"], "the key would be expired already"),
         (&["k", "--ip", "somewhere"], "neither an IP address nor a network"),
         (&["a", "--rpm", "5"], "the key a is declared in tidegate.toml: change it there"),
-        (&["nobody", "--rpm", "5"], "no key is called nobody"),
+        (&["nobody", "--rpm", "5"], "no key has the name nobody"),
     ] {
         let error = command(folder, &[&["keys", "update"], arguments].concat()).unwrap_err();
         assert!(error.contains(said), "{arguments:?}: {error}");
@@ -158,7 +158,7 @@ fn a_key_is_deleted_only_by_who_says_so() {
         said.contains("nothing was deleted") && said.contains("--yes") && said.contains("keys disable k"),
         "{said}"
     );
-    assert!(command(folder, &["keys", "delete", "nobody"]).unwrap_err().contains("no key is called nobody"));
+    assert!(command(folder, &["keys", "delete", "nobody"]).unwrap_err().contains("no key has the name nobody"));
     assert!(command(folder, &["keys", "list"]).unwrap().0.contains("\nk "));
     let (printed, _) = command(folder, &["keys", "delete", "k", "--yes"]).unwrap();
     assert_eq!(printed, "deleted k");
@@ -183,10 +183,10 @@ fn a_person_at_a_terminal_is_asked() {
     let Some(said) = on_a_terminal(folder, "keys create --name k", "n\n") else {
         return crate::support::say("skipped: there is no `script` to make a terminal with");
     };
-    assert!(said.contains("No gateway has run with the store") && said.contains("nothing was made"), "{said}");
+    assert!(said.contains("No gateway has run with the store") && said.contains("no key was created"), "{said}");
     assert!(!folder.join("data").exists());
     let said = on_a_terminal(folder, "keys create --name k", "y\n").unwrap();
-    assert!(said.contains("tg-") && said.contains("made in "), "{said}");
+    assert!(said.contains("tg-") && said.contains("created in "), "{said}");
     let said = on_a_terminal(folder, "keys delete k", "\n").unwrap();
     assert!(said.contains("[y/N]") && said.contains("nothing was deleted"), "{said}");
     let said = on_a_terminal(folder, "keys delete k", "yes\n").unwrap();
@@ -216,7 +216,7 @@ async fn creating_a_key_says_which_store_it_wrote() {
     let mut gateway = serve(folder.path());
     gateway.ready();
     let (_, said) = command(folder.path(), &["keys", "create", "--name", "late"]).unwrap();
-    assert!(said.contains(&format!("made in {store}\n")) && !said.contains("no gateway"), "{said}");
+    assert!(said.contains(&format!("created in {store}\n")) && !said.contains("no gateway"), "{said}");
 }
 
 #[tokio::test]

@@ -22,7 +22,7 @@ def demo():
         greeting = ""
         for line in process.stdout:
             greeting += line
-            if line.startswith("Ctrl-C"):
+            if line.startswith("Press Ctrl-C"):
                 break
         yield greeting
         process.send_signal(signal.SIGINT)
