@@ -1,15 +1,15 @@
 //! One row for each request that went up, whatever happens to the gateway.
 
-mod apart;
-mod bound;
-mod faults;
-mod full;
+mod comparison;
+mod disk_faults;
+#[cfg(unix)]
+mod file_modes;
+mod full_disk;
+mod full_journal;
 mod kills;
 mod load;
 mod postgres;
-#[cfg(unix)]
-mod private;
-mod truth;
+mod rejected_rows;
 
 use std::{fs, path::Path, process::Command, time::Duration};
 
@@ -18,9 +18,9 @@ use tempfile::TempDir;
 use tokio::sync::oneshot;
 
 use self::{
+    comparison::{Row, rows_of},
     kills::settings,
     load::{OTHER_KEY, body},
-    truth::{Row, rows_of},
 };
 use crate::support::{
     client::Client,
@@ -30,24 +30,24 @@ use crate::support::{
     upstream::{RESPONSE, STREAM, Step, Upstream, chunk, json},
 };
 
-fn with(folder: &Path, arguments: &[&str]) -> Command {
+fn command_with_secrets(folder: &Path, arguments: &[&str]) -> Command {
     let mut command = tidegate(folder);
     command.args(arguments).args(["--config", "tidegate.toml"]);
-    secrets(&mut command);
+    set_secrets(&mut command);
     command
 }
 
-fn secrets(command: &mut Command) {
+fn set_secrets(command: &mut Command) {
     command.env("UP_KEY", UPSTREAM_KEY).env("A_KEY", KEY).env("B_KEY", OTHER_KEY);
 }
 
 #[tokio::test]
-async fn a_row_says_how_its_request_ended() {
+async fn each_row_says_how_its_request_ended() {
     let mut steps = vec![
         vec![Step::Send(json("200 OK", RESPONSE))],
         vec![Step::Send(json("400 Bad Request", r#"{"error":{"message":"no"}}"#))],
         vec![Step::Send(json("200 OK", "{}"))],
-        // An idle connection that closes gets one more try on a fresh one.
+        // After an idle connection closes, Tidegate tries once more on a fresh one.
         vec![Step::Close],
         vec![Step::Close],
         vec![Step::Send([STREAM, &chunk(b"data: {}\n\n")].concat()), Step::Close],
@@ -63,12 +63,12 @@ async fn a_row_says_how_its_request_ended() {
         client.post(body("smart", number)).await;
         let mut answer = client.head().await;
         if number == 5 {
-            // It is under way when everything ends.
+            // This request is in progress when the gateway stops.
             gateway.stop();
         }
         client.body(&mut answer).await;
     }
-    // Nothing went up, so there is no row.
+    // A request that never went up has no row.
     gateway.ended().await;
     let expected = [
         ("exact", "completed", Some(3)),
@@ -84,11 +84,11 @@ async fn a_row_says_how_its_request_ended() {
     assert_eq!(found, expected);
     assert!(rows.iter().all(|row| row.attempts == 1 && row.upstream.as_deref() == Some("up")), "{rows:?}");
     let journal = fs::read_dir(gateway.folder.path().join("journal")).unwrap().count();
-    assert_eq!(journal, 0, "the journal is not read at the next start");
+    assert_eq!(journal, 0, "the journal is left after a graceful shutdown");
 }
 
 #[tokio::test]
-async fn what_is_refused_before_anything_goes_up_has_no_row() {
+async fn a_request_that_is_refused_before_it_goes_up_has_no_row() {
     let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let mut gateway = Gateway::before(&upstream.base_url());
     for body in ["{", r#"{"model":"nobody"}"#, "{}"] {
@@ -101,17 +101,17 @@ async fn what_is_refused_before_anything_goes_up_has_no_row() {
 }
 
 #[tokio::test]
-async fn usage_sums_up_beside_the_gateway_and_after_it() {
+async fn usage_sums_the_rows_while_the_gateway_runs_and_afterwards() {
     let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let folder = TempDir::new().unwrap();
     settings(folder.path(), 1, &upstream.base_url(), &upstream.base_url());
-    // Without the variables of credentials and keys.
+    // The command needs no variables of credentials and keys.
     let usage =
         |arguments: &[&str]| run(tidegate(folder.path()).args(["--config", "tidegate.toml", "usage"]).args(arguments));
     let none = usage(&[]);
     assert!(!none.status.success() && said(&none).contains("there is no ledger at "), "{}", said(&none));
 
-    let mut process = Process::start(&mut with(folder.path(), &["serve"]));
+    let mut process = Process::start(&mut command_with_secrets(folder.path(), &["serve"]));
     let address = process.ready();
     let table = soon("an empty ledger", async {
         loop {
