@@ -20,7 +20,7 @@ use crate::support::{
     client::{Answer, Client},
     database::{Postgres, until},
     gateway::{Gateway, KEY, UPSTREAM_KEY, config},
-    process::{Process, said, tidegate},
+    process::{Process, output_text, tidegate},
     redis::RedisServer,
     settings::smallest,
     soon,
@@ -272,7 +272,7 @@ fn tidegate_usage(gateway: &Gateway) -> String {
          credentials = [{{ env = \"UP_KEY\" }}]\n"
     );
     std::fs::write(folder.path().join("tidegate.toml"), settings).unwrap();
-    said(&tidegate(folder.path()).args(["--config", "tidegate.toml", "usage"]).output().unwrap())
+    output_text(&tidegate(folder.path()).args(["--config", "tidegate.toml", "usage"]).output().unwrap())
 }
 
 #[tokio::test]

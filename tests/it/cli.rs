@@ -13,7 +13,7 @@ use tidegate::{
 use crate::support::{
     client::Client,
     gateway::UPSTREAM_KEY,
-    process::{Process, run, said, tidegate},
+    process::{Process, output_text, run, tidegate},
     upstream::{RESPONSE, Step, Upstream, json},
 };
 
@@ -42,7 +42,7 @@ fn without_an_upstream_the_start_fails_and_names_the_variables_to_set() {
     let folder = TempDir::new().unwrap();
     let output = run(tidegate(folder.path()).arg("serve"));
     assert_eq!(output.status.code(), Some(78));
-    let said = said(&output);
+    let said = output_text(&output);
     for word in ["DMXAPI_API_KEY", "MODELVERSE_API_KEY", "ACEDATA_API_KEY", "tidegate demo"] {
         assert!(said.contains(word), "{word} in:\n{said}");
     }
@@ -61,7 +61,7 @@ fn all_faults_of_a_configuration_are_reported_at_once_and_nothing_starts() {
     let mut command = tidegate(folder.path());
     let output = run(command.args(["serve", "--config"]).arg(&file).env("UP_KEY", UPSTREAM_KEY));
     assert_eq!(output.status.code(), Some(78));
-    let said = said(&output);
+    let said = output_text(&output);
     for word in ["bad.toml:7:12", "/responses", "NOT_SET", "modells"] {
         assert!(said.contains(word), "{word} in:\n{said}");
     }
@@ -74,7 +74,7 @@ fn check_prints_the_effective_configuration_without_secrets() {
     let folder = TempDir::new().unwrap();
     let mut command = tidegate(folder.path());
     let output = run(command.arg("check").env("ACEDATA_API_KEY", UPSTREAM_KEY).env("TIDEGATE_KEY", KEY));
-    let said = said(&output);
+    let said = output_text(&output);
     assert!(output.status.success(), "{said}");
     for word in ["https://api.acedata.cloud/openai", "ACEDATA_API_KEY", "gpt-5.2-pro", "DMXAPI_API_KEY"] {
         assert!(said.contains(word), "{word} in:\n{said}");
@@ -150,8 +150,8 @@ secret = {{ env = "D_KEY" }}
             command.env(key, format!("{KEY}-{key}"));
         }
         let output = run(&mut command);
-        assert!(output.status.success(), "{}", said(&output));
-        said(&output)
+        assert!(output.status.success(), "{}", output_text(&output));
+        output_text(&output)
     };
     let told = check("");
     let (_, told) = told.split_once("without a price: ").unwrap_or_else(|| panic!("{told}"));
@@ -204,7 +204,7 @@ async fn serve_forwards_requests_answers_health_checks_and_stops_at_once_when_id
     assert_eq!((&line["input_tokens"], &line["status"]), (&3.into(), &200.into()), "{line}");
 
     let healthy = run(with(&["healthcheck"]).env("TIDEGATE_LISTEN", address.to_string()));
-    assert!(healthy.status.success(), "{}", said(&healthy));
+    assert!(healthy.status.success(), "{}", output_text(&healthy));
 
     process.signal("INT");
     assert_eq!(process.exit(), Some(0));
@@ -303,18 +303,18 @@ async fn a_port_or_data_folder_in_use_is_reported_by_name() {
     let address = taken.local_addr().unwrap().to_string();
     let output = run(serve().env("TIDEGATE_LISTEN", &address));
     assert_eq!(output.status.code(), Some(1));
-    assert!(said(&output).contains(&address), "{}", said(&output));
+    assert!(output_text(&output).contains(&address), "{}", output_text(&output));
 
     // A gateway shares its port between its own threads. For other processes the port is in use.
     let mut first = Process::start(&mut serve());
     let address = first.ready().to_string();
     let output = run(serve().env("TIDEGATE_LISTEN", &address).env("TIDEGATE_DATA_DIR", "other"));
     assert_eq!(output.status.code(), Some(1));
-    assert!(said(&output).contains(&address), "{}", said(&output));
+    assert!(output_text(&output).contains(&address), "{}", output_text(&output));
 
     let output = run(&mut serve());
     assert_eq!(output.status.code(), Some(1));
-    assert!(said(&output).contains("in use by another process"), "{}", said(&output));
+    assert!(output_text(&output).contains("in use by another process"), "{}", output_text(&output));
 }
 
 #[tokio::test]

@@ -26,7 +26,7 @@ use crate::support::{
     database::until,
     gateway::{Gateway, KEY, config},
     settings::smallest,
-    tls::Made,
+    tls::TestCertificate,
     upstream::{RESPONSE, Step, Upstream, json},
 };
 
@@ -205,10 +205,10 @@ async fn an_answer_before_the_end_of_the_body_reaches_the_client_despite_a_reset
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_answer_over_tls_before_the_end_of_the_body_reaches_the_client_despite_a_reset() {
-    assert_answer_despite_reset(Some(Made::new())).await;
+    assert_answer_despite_reset(Some(TestCertificate::new())).await;
 }
 
-async fn assert_answer_despite_reset(tls: Option<Made>) {
+async fn assert_answer_despite_reset(tls: Option<TestCertificate>) {
     let body = format!(r#"{{"model":"smart","input":"{}"}}"#, "x".repeat(900_000));
     let error = r#"{"error":{"message":"too large","type":"invalid_request_error","param":null,"code":"too_large"}}"#;
     type Expected = fn(&Answer);
@@ -229,7 +229,8 @@ async fn assert_answer_despite_reset(tls: Option<Made>) {
             "HTTP/1.1 {status}\r\ncontent-type: application/json\r\n{header}content-length: {}\r\n\r\n{error}",
             error.len()
         );
-        let (base_url, requests) = answering_early(head.into_bytes(), tls.as_ref().map(Made::acceptor)).await;
+        let (base_url, requests) =
+            answering_early(head.into_bytes(), tls.as_ref().map(TestCertificate::acceptor)).await;
         let mut config = config(&base_url);
         config.retries.max_attempts = 1;
         config.upstreams[0].ca_pem = tls.as_ref().map(|made| made.cert_pem.as_bytes().into());

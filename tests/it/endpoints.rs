@@ -1,8 +1,8 @@
-//! Every endpoint that is relayed: what goes up and comes down, byte for byte, and who is asked.
+//! Every relayed endpoint: the bytes in both directions, and the upstreams that get the request.
 
-mod homes;
 mod ledger;
 mod metering;
+mod without_model;
 
 use std::time::Duration;
 
@@ -16,10 +16,10 @@ use crate::support::{
     upstream::{LAST_CHUNK, RESPONSE, Request, STREAM, Step, Upstream, answer, chunk, json},
 };
 
-/// Every character that an id may have.
+/// An id with every character that an id may have.
 const ID: &str = "resp_AZaz09._~:-";
 
-/// As odd as clients send them.
+/// A query as unusual as clients send them.
 const QUERY: &str = "stream=true&starting_after=7&include%5B%5D=a&include%5B%5D=b&beta=true&&x=%zz";
 
 const NAMED: &str = r#" { "n" : 1.10, "x":{"model":"smart"} , "model" : "smart","text":"\ud83d" } "#;
@@ -30,7 +30,7 @@ fn path(endpoint: Endpoint, id: &str) -> String {
     endpoint.path().replace("{id}", id).replace("{item}", "msg_2")
 }
 
-/// What a client sends to it.
+/// The body that a client sends to the endpoint.
 fn body(endpoint: Endpoint) -> &'static str {
     match endpoint.request_body() {
         RequestBodyKind::Model => NAMED,
@@ -39,7 +39,7 @@ fn body(endpoint: Endpoint) -> &'static str {
     }
 }
 
-/// A request with the test key and its whole answer.
+/// Sends a request with the test key and reads the whole answer.
 async fn ask(client: &mut Client, method: &Method, target: &str, headers: &str, body: &str) -> Answer {
     let auth = format!("authorization: Bearer {KEY}\r\n");
     let length = if body.is_empty() { String::new() } else { format!("content-length: {}\r\n", body.len()) };
@@ -47,8 +47,8 @@ async fn ask(client: &mut Client, method: &Method, target: &str, headers: &str, 
     client.answer().await
 }
 
-/// Asked again where the store of ids did not answer in time: this machine may be too busy for that now and then. Nothing
-/// went up then, and the connection stays.
+/// Sends a request again if the store of ids did not answer in time, which happens on a busy machine. Then nothing went
+/// up, and the connection stays open.
 async fn call(client: &mut Client, endpoint: Endpoint) -> Answer {
     let target = format!("/v1{}", path(endpoint, ID));
     let answering = async {
@@ -68,8 +68,8 @@ fn with_ids() -> impl Iterator<Item = Endpoint> {
     Endpoint::ALL.into_iter().filter(|endpoint| endpoint.has_ids())
 }
 
-/// An answer of the kind that the endpoint gives, not as anybody would write it.
-fn given(endpoint: Endpoint) -> (&'static str, Vec<u8>) {
+/// An answer of the kind that the endpoint gives, in an unusual format.
+fn unusual_answer(endpoint: Endpoint) -> (&'static str, Vec<u8>) {
     match endpoint.shape() {
         AnswerShape::Media if endpoint == Endpoint::CreateSpeech => {
             ("audio/mpeg", (0..=255).cycle().take(4096).collect())
@@ -79,9 +79,9 @@ fn given(endpoint: Endpoint) -> (&'static str, Vec<u8>) {
 }
 
 #[tokio::test]
-async fn every_endpoint_goes_up_and_comes_down_as_it_is() {
+async fn every_endpoint_passes_requests_and_answers_unchanged() {
     for endpoint in Endpoint::ALL {
-        let (media, bytes) = given(endpoint);
+        let (media, bytes) = unusual_answer(endpoint);
         let mut upstream = Upstream::fixed(answer("200 OK", media, &bytes)).await;
         let gateway = Gateway::before(&upstream.base_url());
         let mut client = gateway.connect().await;
@@ -109,7 +109,7 @@ async fn every_endpoint_goes_up_and_comes_down_as_it_is() {
 }
 
 #[tokio::test]
-async fn what_is_no_id_is_404_and_never_goes_up() {
+async fn a_malformed_id_is_404_and_never_goes_up() {
     let mut upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let gateway = Gateway::before(&upstream.base_url());
     let mut client = gateway.connect().await;
@@ -148,17 +148,17 @@ async fn what_is_no_id_is_404_and_never_goes_up() {
             refused.assert_final(404, "unknown_id", true);
             assert_eq!(refused.body, unknown.body, "{target}");
             if !body(endpoint).is_empty() {
-                // Nobody reads the body of what is refused by its head.
+                // The gateway does not read the body of a request that it refuses by its head.
                 assert_eq!(refused.header("connection"), Some("close"), "{target}");
                 client = gateway.connect().await;
             }
         }
-        // The other id, where there are two.
+        // The second id of a path.
         if endpoint.path().contains("{item}") {
             let target = "/v1/conversations/conv_1/items/%2e%2e";
             ask(&mut client, &endpoint.method(), target, "", "").await.assert_final(404, "unknown_id", true);
         }
-        // Empty, with a slash in it, or at its end: another path, which nobody has.
+        // An empty id, or a slash in an id or at its end, makes another path, which is unknown.
         for id in ["", "a/b", "a/../b"] {
             let target = format!("/v1{}", path(endpoint, id));
             let refused = ask(&mut client, &endpoint.method(), &target, "content-length: 0\r\n", "").await;
@@ -166,12 +166,12 @@ async fn what_is_no_id_is_404_and_never_goes_up() {
         }
         let target = format!("/v1{}/", path(endpoint, ID));
         ask(&mut client, &endpoint.method(), &target, "", "").await.assert_final(404, "unknown_url", true);
-        // What is not ASCII is not even a path.
+        // A path with other characters than ASCII is invalid.
         let target = format!("/v1{}", path(endpoint, "résp"));
         let mut odd = gateway.connect().await;
         let refused = ask(&mut odd, &endpoint.method(), &target, "content-length: 0\r\n", "").await;
         assert!(matches!(refused.status, 400 | 404), "{refused:?}");
-        // A stranger is told nothing of ids.
+        // Without a valid key, the answer says nothing about ids.
         let line = format!("{} /v1{}", endpoint.method(), path(endpoint, "%2e%2e"));
         gateway.connect().await.ask(&line, "content-length: 0\r\n").await.assert_problem(401, "invalid_api_key");
     }
@@ -179,7 +179,7 @@ async fn what_is_no_id_is_404_and_never_goes_up() {
 }
 
 #[tokio::test]
-async fn a_body_that_means_nothing_is_neither_looked_at_nor_sent_on() {
+async fn a_body_without_a_meaning_for_its_endpoint_is_ignored_and_not_sent_upstream() {
     let mut upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let gateway = Gateway::before(&upstream.base_url());
     let mut client = gateway.connect().await;
@@ -198,7 +198,7 @@ async fn a_body_that_means_nothing_is_neither_looked_at_nor_sent_on() {
             let auth = format!("authorization: Bearer {KEY}\r\n{json}{headers}");
             let line = format!("{} {target} HTTP/1.1\r\nhost: t\r\n{auth}\r\n{sent}", endpoint.method());
             client.send(line).await;
-            // The same connection serves them all.
+            // All requests use the same connection.
             let got = client.answer().await;
             assert_eq!((got.status, got.header("connection")), (200, None), "{endpoint:?} {headers} {got:?}");
             let seen = upstream.request().await;
@@ -231,7 +231,7 @@ async fn a_body_that_means_nothing_is_neither_looked_at_nor_sent_on() {
 }
 
 #[tokio::test]
-async fn a_body_without_a_model_is_one_object_or_nothing() {
+async fn a_body_without_a_model_has_to_be_one_object_or_empty() {
     let mut upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let gateway = Gateway::before(&upstream.base_url());
     for endpoint in Endpoint::ALL.into_iter().filter(|endpoint| endpoint.request_body() == RequestBodyKind::Json) {
@@ -248,7 +248,7 @@ async fn a_body_without_a_model_is_one_object_or_nothing() {
 }
 
 #[tokio::test]
-async fn every_path_takes_its_own_methods_and_no_others() {
+async fn each_path_accepts_its_own_methods_only() {
     let mut upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let gateway = Gateway::before(&upstream.base_url());
     for endpoint in Endpoint::ALL {
@@ -267,7 +267,7 @@ async fn every_path_takes_its_own_methods_and_no_others() {
             assert_eq!((head.status, head.all("allow")), (405, vec![&*allow]), "{method} {target} {head:?}");
         }
     }
-    // Lists of all that an account holds are nobody's.
+    // Lists of everything in an account are not available to any key.
     let mut client = gateway.connect().await;
     for (path, status) in [
         ("/v1/responses", 405),
@@ -286,13 +286,13 @@ async fn every_path_takes_its_own_methods_and_no_others() {
 }
 
 #[tokio::test]
-async fn a_stream_that_is_resumed_comes_as_it_is() {
+async fn a_resumed_stream_passes_unchanged() {
     let rest =
         b"event: response.output_text.delta\ndata: {\"type\":\"response.output_text.delta\",\"sequence_number\":8}\n\n\
         event: response.completed\ndata: {\"type\":\"response.completed\",\"response\":{\"id\":\"resp_1\"}}\n\n";
     for (events, broken, end) in [
         (&rest[..], false, "completed"),
-        // Behind the last event there is nothing.
+        // A resume behind the last event has no further event.
         (b"", false, "completed"),
         (&rest[..60], false, "incomplete"),
         (&rest[..60], true, "upstream_broken"),
@@ -311,7 +311,7 @@ async fn a_stream_that_is_resumed_comes_as_it_is() {
 }
 
 #[tokio::test]
-async fn a_response_that_failed_long_ago_is_no_failure_now() {
+async fn reading_a_failed_response_counts_as_completed() {
     for status in ["failed", "incomplete", "cancelled", "queued"] {
         let upstream = Upstream::fixed(json("200 OK", &format!(r#"{{"id":"resp_1","status":"{status}"}}"#))).await;
         let gateway = Gateway::before(&upstream.base_url());
@@ -330,7 +330,7 @@ async fn pair(first: Vec<u8>, second: Vec<u8>) -> (Upstream, Upstream, tidegate:
 }
 
 #[tokio::test]
-async fn only_who_has_the_endpoint_is_asked_for_it() {
+async fn only_upstreams_with_the_endpoint_get_the_request() {
     let (mut first, mut second, mut config) = pair(json("200 OK", RESPONSE), json("200 OK", RESPONSE)).await;
     config.upstreams[0].surface = vec![Surface::Responses, Surface::Chat];
     config.upstreams[1].surface = vec![Surface::Responses, Surface::Embeddings];
@@ -360,7 +360,7 @@ async fn only_who_has_the_endpoint_is_asked_for_it() {
         }
         assert_eq!(got.status == 200, asked.is_some(), "{endpoint:?} {got:?}");
     }
-    // By what the caller may use.
+    // Only the upstreams that the key may use count.
     let body = NAMED;
     let chat = format!(
         "POST /v1/chat/completions HTTP/1.1\r\nhost: t\r\nauthorization: Bearer sk-second-only\r\ncontent-length: {}\r\n\r\n{body}",
@@ -368,7 +368,7 @@ async fn only_who_has_the_endpoint_is_asked_for_it() {
     );
     client.send(chat).await;
     client.answer().await.assert_final(404, "unsupported_endpoint", true);
-    // What is too large for the one that has it is so for all.
+    // A body that is too large for the only upstream with the endpoint is too large.
     let large = format!(r#"{{"model":"smart","input":"{}"}}"#, "x".repeat(1000));
     let refused = ask(&mut client, &Method::POST, "/v1/embeddings", "", &large).await;
     refused.assert_problem(413, "upstream_request_too_large");
@@ -389,7 +389,7 @@ async fn only_who_has_the_endpoint_is_asked_for_it() {
 }
 
 #[tokio::test]
-async fn who_has_no_such_url_is_passed_over_and_a_page_is_never_an_answer() {
+async fn an_upstream_without_the_url_is_skipped_and_an_html_page_is_never_passed() {
     let page = |status, media| answer(status, media, b"<html>404 page not found</html>");
     for missing in [
         page("404 Not Found", "text/html"),
@@ -407,7 +407,7 @@ async fn who_has_no_such_url_is_passed_over_and_a_page_is_never_an_answer() {
             first.request().await;
             second.request().await;
         }
-        // What lives there is looked for nowhere else.
+        // State that lives at this upstream is requested from no other.
         for endpoint in with_ids() {
             let got = call(&mut gateway.connect().await, endpoint).await;
             got.assert_final(404, "unsupported_endpoint", true);
@@ -415,13 +415,13 @@ async fn who_has_no_such_url_is_passed_over_and_a_page_is_never_an_answer() {
             first.request().await;
         }
         assert_eq!((first.untaken(), second.untaken()), (0, 0));
-        // It is not ill.
+        // The upstream stays in service.
         assert_eq!(gateway.metric("tidegate_in_service{upstream=\"up\",").await, 1.0);
     }
 }
 
 #[tokio::test]
-async fn what_an_api_says_of_an_id_passes_as_it_is() {
+async fn an_apis_error_about_an_id_passes_unchanged() {
     let error = r#" {"error":{"message":"Response with id 'x' not found.","code":null}} "#;
     for (status, media) in [
         (404, "application/json"),
@@ -440,7 +440,7 @@ async fn what_an_api_says_of_an_id_passes_as_it_is() {
     }
 }
 
-/// Answers each request with the next of these, and then with the last one.
+/// An upstream that gives these answers in order, and then good ones.
 async fn one_after_the_other(answers: Vec<Vec<Step>>) -> Upstream {
     let mut answers = answers.into_iter();
     let script = move |_: &Request| answers.next().unwrap_or_else(|| vec![Step::Send(json("200 OK", RESPONSE))]);

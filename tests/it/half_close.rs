@@ -16,7 +16,7 @@ use crate::support::{
     client::{Client, request},
     gateway::{Gateway, KEY},
     soon,
-    tls::Made,
+    tls::TestCertificate,
     upstream::{LAST_CHUNK, RESPONSE, STREAM, Step, Upstream, chunk, json},
 };
 
@@ -131,7 +131,7 @@ async fn a_half_closed_client_gets_its_answers() {
 async fn a_half_closed_client_over_tls_gets_its_answers() {
     let upstream = slow_upstream().await;
     for version in [&TLS12, &TLS13] {
-        let made = Made::for_versions(&[version]);
+        let made = TestCertificate::for_versions(&[version]);
         let gateway = Gateway::with(&upstream.base_url(), |config| config.server.tls = made.identity());
         for (what, bytes, answers) in requests() {
             assert_answers_after_half_close(made.connect(&gateway).await, what, &bytes, answers).await;
@@ -186,7 +186,7 @@ async fn a_request_that_arrives_with_the_fin_during_an_answer_is_answered() {
     }
     assert_eq!(gateway.metric(GONE).await, 0.0);
     for version in [&TLS12, &TLS13] {
-        let made = Made::for_versions(&[version]);
+        let made = TestCertificate::for_versions(&[version]);
         let gateway = Gateway::with(&upstream.base_url(), |config| config.server.tls = made.identity());
         assert_second_request_with_fin_is_answered(made.connect(&gateway).await, "TLS", &small).await;
         assert_eq!(gateway.metric(GONE).await, 0.0);

@@ -28,7 +28,7 @@ use crate::{
         gateway::{Gateway, KEY, UPSTREAM_KEY, key},
         process::{Process, tidegate},
         say, soon,
-        tls::Made,
+        tls::TestCertificate,
         upstream::{LAST_CHUNK, RESPONSE, STREAM, Step, Upstream, chunk, json},
     },
 };
@@ -73,7 +73,7 @@ fn get(path: &str) -> Request<Full<Bytes>> {
 }
 
 impl H2 {
-    async fn with(gateway: &Gateway, made: &Made, builder: Builder<TokioExecutor>) -> Self {
+    async fn with(gateway: &Gateway, made: &TestCertificate, builder: Builder<TokioExecutor>) -> Self {
         let stream = made.dial(gateway.address, &["h2", "http/1.1"]).await.unwrap();
         assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
         Self::on(stream, builder).await
@@ -84,7 +84,7 @@ impl H2 {
         Self { requests, connection: tokio::spawn(connection) }
     }
 
-    async fn connect(gateway: &Gateway, made: &Made) -> Self {
+    async fn connect(gateway: &Gateway, made: &TestCertificate) -> Self {
         Self::with(gateway, made, builder()).await
     }
 
@@ -116,8 +116,8 @@ impl H2 {
 }
 
 /// A gateway with TLS, and its certificate.
-fn gateway(upstream: &Upstream, change: impl FnOnce(&mut Config)) -> (Gateway, Made) {
-    let made = Made::new();
+fn gateway(upstream: &Upstream, change: impl FnOnce(&mut Config)) -> (Gateway, TestCertificate) {
+    let made = TestCertificate::new();
     let gateway = Gateway::with(&upstream.base_url(), |config| {
         config.server.tls = made.identity();
         change(config);
@@ -507,7 +507,7 @@ async fn a_process_logs_the_streams_that_it_cut() {
     let folder = TempDir::new().unwrap();
     let at = |name: &str| folder.path().join(name);
     let (cert, key, file) = (at("tls.crt"), at("tls.key"), at("tidegate.toml"));
-    let made = Made::new();
+    let made = TestCertificate::new();
     made.write(&cert, &key);
     let tls = format!("tls = {{ cert_file = {cert:?}, key_file = {key:?} }}\n[timeouts]\ndrain_timeout_s = 0");
     fs::write(&file, text(&tls, &[("up", &upstream.base_url())], TESTER)).unwrap();
@@ -629,7 +629,7 @@ async fn only_clients_that_offer_http_2_get_it() {
 
 /// A gateway that refuses at once: for the key (401), the length (413), a limit (429), the path (404), and in the
 /// middle of a body that is no JSON (400).
-async fn refusing() -> (Upstream, Gateway, Made) {
+async fn refusing() -> (Upstream, Gateway, TestCertificate) {
     let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let (gateway, made) = gateway(&upstream, |config| {
         let mut limited = key("limited", "sk-limited");

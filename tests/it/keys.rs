@@ -10,7 +10,7 @@ use crate::support::{
     client::{Answer, Client},
     database::{Postgres, until},
     gateway::KEY,
-    process::{Process, run, said, tidegate},
+    process::{Process, output_text, run, tidegate},
     soon,
     upstream::{RESPONSE, STREAM, Step, Upstream, chunk, json},
 };
@@ -64,7 +64,7 @@ fn keys(folder: &Path, arguments: &[&str]) -> Result<String, String> {
     command.args(["--config", "tidegate.toml", "keys"]).args(arguments).env("TIDEGATE_ACTOR", "ann");
     let output = run(&mut command);
     let printed = || String::from_utf8_lossy(&output.stdout).trim().to_owned();
-    if output.status.success() { Ok(printed()) } else { Err(said(&output)) }
+    if output.status.success() { Ok(printed()) } else { Err(output_text(&output)) }
 }
 
 async fn ask(address: std::net::SocketAddr, key: &str, more: &str) -> Answer {
@@ -294,7 +294,7 @@ async fn every_setting_of_a_key_is_stored_shown_and_enforced() {
     until("the end of the budget", async || asked().await.status == 429).await;
     let rows = || -> Vec<Value> {
         let mut usage = tidegate(folder);
-        let lines = said(&run(usage.args(["--config", "tidegate.toml", "usage", "--rows", "--json"])));
+        let lines = output_text(&run(usage.args(["--config", "tidegate.toml", "usage", "--rows", "--json"])));
         lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     };
     until("two rows", async || rows().len() == 2).await;

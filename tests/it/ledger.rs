@@ -25,7 +25,7 @@ use self::{
 use crate::support::{
     client::Client,
     gateway::{Gateway, KEY, UPSTREAM_KEY, config},
-    process::{Process, run, said, tidegate},
+    process::{Process, output_text, run, tidegate},
     soon,
     upstream::{RESPONSE, STREAM, Step, Upstream, chunk, json},
 };
@@ -109,7 +109,7 @@ async fn usage_sums_the_rows_while_the_gateway_runs_and_afterwards() {
     let usage =
         |arguments: &[&str]| run(tidegate(folder.path()).args(["--config", "tidegate.toml", "usage"]).args(arguments));
     let none = usage(&[]);
-    assert!(!none.status.success() && said(&none).contains("there is no ledger at "), "{}", said(&none));
+    assert!(!none.status.success() && output_text(&none).contains("there is no ledger at "), "{}", output_text(&none));
 
     let mut process = Process::start(&mut command_with_secrets(folder.path(), &["serve"]));
     let address = process.ready();
@@ -117,7 +117,7 @@ async fn usage_sums_the_rows_while_the_gateway_runs_and_afterwards() {
         loop {
             let empty = usage(&[]);
             if empty.status.success() {
-                return said(&empty);
+                return output_text(&empty);
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -129,7 +129,7 @@ async fn usage_sums_the_rows_while_the_gateway_runs_and_afterwards() {
     }
     let json = |arguments: &[&str]| -> Value {
         let output = usage(&[arguments, &["--json"]].concat());
-        serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", said(&output)))
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", output_text(&output)))
     };
     soon("three rows", async {
         while json(&[])[0]["requests"] != 3 {
@@ -152,12 +152,12 @@ async fn usage_sums_the_rows_while_the_gateway_runs_and_afterwards() {
     assert_eq!(names("day")[0].as_str().unwrap().len(), "2026-11-01".len());
     process.signal("INT");
     assert_eq!(process.exit(), Some(0));
-    let csv = said(&usage(&["--csv", "--by", "model"]));
+    let csv = output_text(&usage(&["--csv", "--by", "model"]));
     assert!(
         csv.ends_with("\npair,2,6,2,10,4,2,0,0,0,0,0,0,0,0.020029,0,0.020029,0\nsmart,1,3,1,5,2,1,0,0,0,0,0,0,0,0.0100145,0,0.0100145,0\n"),
         "{csv}"
     );
-    let lines = said(&usage(&["--rows", "--json"]));
+    let lines = output_text(&usage(&["--rows", "--json"]));
     let objects: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let models: Vec<_> = objects.iter().map(|row| row["model"].as_str().unwrap()).collect();
     assert_eq!(models, ["smart", "pair", "pair"]);
@@ -175,11 +175,11 @@ async fn usage_sums_the_rows_while_the_gateway_runs_and_afterwards() {
     ] {
         assert_eq!(objects[0][name], value, "{name}");
     }
-    let csv = said(&usage(&["--rows"]));
+    let csv = output_text(&usage(&["--rows"]));
     assert!(csv.starts_with("id,time,state,origin,key,") && csv.lines().count() == 4, "{csv}");
-    assert_eq!(said(&usage(&["--rows", "--csv", "--until", "2000-01-01"])).lines().count(), 1);
-    assert_eq!(said(&usage(&["--csv", "--until", "2000-01-01"])).lines().count(), 1);
+    assert_eq!(output_text(&usage(&["--rows", "--csv", "--until", "2000-01-01"])).lines().count(), 1);
+    assert_eq!(output_text(&usage(&["--csv", "--until", "2000-01-01"])).lines().count(), 1);
     assert!(!usage(&["--rows", "--by", "key"]).status.success());
     let wrong = usage(&["--since", "yesterday"]);
-    assert!(!wrong.status.success() && said(&wrong).contains("30d, 12h, 30m"), "{}", said(&wrong));
+    assert!(!wrong.status.success() && output_text(&wrong).contains("30d, 12h, 30m"), "{}", output_text(&wrong));
 }

@@ -1,4 +1,4 @@
-//! Failovers of PostgreSQL: a standby is promoted, and the gateway follows with everything that it keeps there.
+//! Failovers of PostgreSQL: a standby is promoted, and the gateway follows with all that it keeps there.
 
 use std::{fs, net::SocketAddr, path::Path, time::Duration};
 
@@ -12,13 +12,13 @@ use tokio::time::Instant;
 
 use crate::support::{
     client::Client,
-    database::{Moving, Postgres, other_pooler, until},
-    process::{Process, run, said, tidegate},
+    database::{MovableAddress, Postgres, other_pooler, until},
+    process::{Process, output_text, run, tidegate},
     redis::free_port,
     upstream::{RESPONSE, Upstream, json},
 };
 
-/// A promise of 2 s; this machine may be busy with other tests. A server that stands still is given up after 5 s.
+/// The promise is 2 s, and the machine may be busy with other tests. The gateway gives a hanging server up after 5 s.
 const FOLLOWED: Duration = Duration::from_secs(12);
 
 fn folder(upstream: &Upstream, url: &str) -> TempDir {
@@ -54,7 +54,7 @@ fn serve(folder: &Path) -> Process {
 fn keys(folder: &Path, arguments: &[&str]) -> String {
     let mut command = tidegate(folder);
     let output = run(command.args(["--config", "tidegate.toml", "keys"]).args(arguments));
-    assert!(output.status.success(), "{}", said(&output));
+    assert!(output.status.success(), "{}", output_text(&output));
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
 
@@ -75,27 +75,27 @@ async fn number(mut connection: PgConnection, query: &'static str) -> i64 {
     sqlx::query(query).fetch_one(&mut connection).await.unwrap().get(0)
 }
 
-/// How many keys a server has.
+/// The number of keys on a server.
 const KEYS: &str = "SELECT count(*) FROM client_keys";
 
-/// What becomes of the old primary.
+/// The fate of the old primary.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Old {
-    /// The cluster's manager fenced it: it answers, and takes nothing.
+enum OldPrimary {
+    /// The cluster's manager fenced it: it answers, and refuses writes.
     ReadOnly,
-    /// It works on, and only the connection that writes the ledger broke.
+    /// It still accepts writes, and only the connection that writes the ledger broke.
     Writable,
-    /// The network is cut: nothing answers.
+    /// The network is cut: it does not answer.
     Silent,
     Killed,
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_key_that_is_disabled_after_a_failover_is_refused_whatever_the_old_primary_does() {
-    for old in [Old::ReadOnly, Old::Writable, Old::Silent, Old::Killed] {
+    for old in [OldPrimary::ReadOnly, OldPrimary::Writable, OldPrimary::Silent, OldPrimary::Killed] {
         let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
         let mut primary = Postgres::start().await;
-        let moving = Moving::to(primary.address()).await;
+        let moving = MovableAddress::to(primary.address()).await;
         let folder = folder(&upstream, &moving.url());
         let folder = folder.path();
         let key = keys(folder, &["create", "--name", "a"]);
@@ -106,17 +106,17 @@ async fn a_key_that_is_disabled_after_a_failover_is_refused_whatever_the_old_pri
         until("the key reader", async || number(primary.connect().await.unwrap(), READER).await == 1).await;
 
         match old {
-            Old::ReadOnly => {
+            OldPrimary::ReadOnly => {
                 primary.execute("ALTER SYSTEM SET default_transaction_read_only = on").await;
                 primary.execute("SELECT pg_reload_conf()").await;
             }
-            Old::Writable => {}
-            Old::Silent => primary.pause(),
-            Old::Killed => primary.kill(),
+            OldPrimary::Writable => {}
+            OldPrimary::Silent => primary.pause(),
+            OldPrimary::Killed => primary.kill(),
         }
         standby.promote().await;
-        moving.moves(standby.address());
-        if old == Old::Writable {
+        moving.point_to(standby.address());
+        if old == OldPrimary::Writable {
             let ended = number(primary.connect().await.unwrap(), END_OTHERS).await;
             assert!(ended > 0, "the connection of the ledger is there");
         }
@@ -124,26 +124,26 @@ async fn a_key_that_is_disabled_after_a_failover_is_refused_whatever_the_old_pri
         let took = becomes(address, &key, 401).await;
         assert!(took < FOLLOWED, "{old:?}: {took:?}");
         println!("{old:?}: refused after {took:?}");
-        if old == Old::Silent {
+        if old == OldPrimary::Silent {
             primary.go_on();
         }
     }
 }
 
-/// Connections that look for changes of keys.
+/// Counts the connections that look for changes of keys.
 const READER: &str =
     "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'tidegate' AND query LIKE '%FROM revisions%'";
 
-/// Ends all connections of gateways but those.
+/// Ends all other connections of gateways.
 const END_OTHERS: &str = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'tidegate' \
      AND query NOT LIKE '%FROM revisions%'";
 
-/// The standby did not get the last change, and the next one there is the second of that number.
+/// The standby did not get the last change of a key, and its own next change gets the same number.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_histories_of_keys_are_told_apart_where_the_standby_lost_the_last_change() {
+async fn a_failover_to_a_standby_without_the_last_change_of_keys_is_noticed() {
     let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let mut primary = Postgres::start().await;
-    let moving = Moving::to(primary.address()).await;
+    let moving = MovableAddress::to(primary.address()).await;
     let folder = folder(&upstream, &moving.url());
     let folder = folder.path();
     let key = keys(folder, &["create", "--name", "a"]);
@@ -162,7 +162,7 @@ async fn two_histories_of_keys_are_told_apart_where_the_standby_lost_the_last_ch
     primary.kill();
     standby.promote().await;
     assert_eq!(number(standby.connect().await.unwrap(), KEYS).await, 1);
-    moving.moves(standby.address());
+    moving.point_to(standby.address());
     keys(folder, &["disable", "a"]);
     let took = becomes(address, &key, 401).await;
     assert!(took < FOLLOWED, "{took:?}");
@@ -175,7 +175,7 @@ async fn the_primary_is_found_among_several_servers_of_the_url_before_and_after_
     let mut primary = Postgres::start().await;
     let standby = primary.standby().await;
     let gone = free_port();
-    // One where nobody listens, the standby, the primary.
+    // An address without a server, the standby, the primary.
     let servers = format!("127.0.0.1:{gone},{},{}", standby.address(), primary.address());
     let folder = folder(&upstream, &format!("postgres://tidegate@{servers}/postgres"));
     let folder = folder.path();
@@ -191,13 +191,13 @@ async fn the_primary_is_found_among_several_servers_of_the_url_before_and_after_
     assert!(took < FOLLOWED, "{took:?}");
 }
 
-/// Whoever works with a database asks before each piece of work whether its connection is old. Here the time is given, so that nobody
-/// waits for five minutes.
+/// Each user of a database checks before each piece of work whether its connection is old. The test gives the time, so
+/// that it does not wait five minutes.
 #[tokio::test]
 async fn a_connection_is_old_after_five_minutes_and_the_next_one_follows_the_address() {
     const OLD: Duration = Duration::from_secs(300);
     let (one, other) = (Postgres::start().await, Postgres::start().await);
-    let moving = Moving::to(one.address()).await;
+    let moving = MovableAddress::to(one.address()).await;
     let place = DatabaseLocation::Postgres { url: moving.url().into(), password: None };
     let began = Instant::now();
     let mut database = Database::open(&place).await.unwrap();
@@ -213,8 +213,8 @@ async fn a_connection_is_old_after_five_minutes_and_the_next_one_follows_the_add
     };
     let author = ChangeAuthor { id: "1", name: "ann", time_ms: 1 };
     database.change_key(&Revision::default(), KeyChange::Create(&key), author).await.unwrap();
-    // Both servers work, and nothing breaks: only its age says that the connection may lead to the wrong one.
-    moving.moves(other.address());
+    // Both servers work, and no connection breaks: only its age shows that a connection may lead to the wrong server.
+    moving.point_to(other.address());
     assert!(!database.is_old(began));
     assert!(!database.is_old(began + OLD - Duration::from_millis(1)));
     assert_eq!(database.stored_keys().await.unwrap().1.len(), 1);
@@ -222,19 +222,19 @@ async fn a_connection_is_old_after_five_minutes_and_the_next_one_follows_the_add
     let mut again = Database::reopen(&place).await.unwrap();
     assert_eq!(again.stored_keys().await.unwrap().1, [], "it is another server");
     assert!(!again.is_old(opened + OLD), "it is a new connection");
-    // A file is always the same.
+    // A file is always the same database.
     let folder = TempDir::new().unwrap();
     let file = Database::open(&DatabaseLocation::Sqlite(folder.path().join(FILE))).await.unwrap();
     assert!(!file.is_old(Instant::now() + 1000 * OLD));
 }
 
-/// Four users of two connections to the server, in each of which the statements of others lie.
+/// Three gateways and the command line share two connections to the server, in which the statements of others remain.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_pooler_in_transaction_mode_does() {
+async fn a_pooler_in_transaction_mode_works() {
     const STARTUP: &str = "ignore_startup_parameters = extra_float_digits, options";
     let mut all = vec![String::new(), STARTUP.to_owned()];
     if other_pooler().is_some() {
-        // From 1.21 on it follows prepared statements, or leaves that.
+        // From 1.21 on, PgBouncer can handle prepared statements.
         all.extend(["0", "1", "200"].map(|kept| format!("max_prepared_statements = {kept}")));
         all.push(format!("max_prepared_statements = 200\n{STARTUP}"));
     }
@@ -265,7 +265,7 @@ async fn a_pooler_in_transaction_mode_does() {
         for gateway in &gateways {
             assert!(!fault(gateway).await, "{}", pooler.log());
         }
-        // No statement of ours stays with the server.
+        // No prepared statement of Tidegate's remains on the server.
         assert_eq!(number(postgres.connect().await.unwrap(), KEYS).await, 21);
     }
 }

@@ -1,4 +1,5 @@
-//! Listeners on Unix sockets: served like an address, found by the health check, and no file is left where nobody listens.
+//! Listeners on Unix sockets: they serve as addresses do, the health check finds them, and an ended gateway leaves no
+//! socket file.
 
 use std::{
     fs,
@@ -15,12 +16,13 @@ use tokio::{net::UnixStream, sync::oneshot};
 use crate::support::{
     client::Client,
     gateway::KEY,
-    process::{Process, run, said, tidegate},
+    process::{Process, output_text, run, tidegate},
     soon,
     upstream::{RESPONSE, STREAM, Step, Upstream, chunk, json},
 };
 
-/// A folder with a configuration whose listeners are sockets in it. The key `near` comes from this machine, `far` from elsewhere.
+/// A folder with a configuration whose listeners are sockets in it. The key `near` is for this machine, `far` for
+/// another network.
 fn folder(upstream: &Upstream, data: &str) -> TempDir {
     let folder = TempDir::new().unwrap();
     write(folder.path(), "tidegate.toml", &upstream.base_url(), data);
@@ -85,11 +87,11 @@ async fn ask(folder: &Path, key: &str, more: &str) -> u16 {
 
 fn healthcheck(folder: &Path) -> (bool, String) {
     let output = run(&mut command(folder, &["--config", "tidegate.toml", "healthcheck"]));
-    (output.status.success(), said(&output))
+    (output.status.success(), output_text(&output))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_socket_is_served_like_an_address_and_its_file_goes_at_the_end() {
+async fn a_unix_socket_is_served_like_an_address_and_its_file_is_removed_at_the_end() {
     let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let folder = folder(&upstream, "data");
     let folder = folder.path();
@@ -99,7 +101,7 @@ async fn a_socket_is_served_like_an_address_and_its_file_goes_at_the_end() {
         assert!(file.file_type().is_socket());
         assert_eq!(file.permissions().mode() & 0o777, 0o660);
     }
-    // Both workers serve it, and requests follow each other on a connection.
+    // Both workers serve the socket, and requests follow each other on a connection.
     let mut clients = Vec::new();
     for _ in 0..16 {
         clients.push(connect(folder).await);
@@ -109,7 +111,7 @@ async fn a_socket_is_served_like_an_address_and_its_file_goes_at_the_end() {
             assert_eq!(client.create(r#"{"model":"smart"}"#).await.status, 200);
         }
     }
-    // It comes from this machine, unless a proxy there says otherwise.
+    // Requests come from this machine, unless a proxy on it says otherwise.
     assert_eq!(ask(folder, KEY, "").await, 200);
     assert_eq!(ask(folder, KEY, "x-forwarded-for: 192.0.2.7\r\n").await, 401);
     assert_eq!(ask(folder, FAR, "").await, 401);
@@ -117,7 +119,7 @@ async fn a_socket_is_served_like_an_address_and_its_file_goes_at_the_end() {
     assert_eq!(healthcheck(folder), (true, String::new()));
     let explained =
         run(&mut command(folder, &["--config", "tidegate.toml", "explain", "--key", "near", "--model", "smart"]));
-    let text = said(&explained);
+    let text = output_text(&explained);
     assert!(explained.status.success() && text.contains("up") && !text.contains("offline"), "{text}");
     let mut admin = Client::on(UnixStream::connect(folder.join("data.sock")).await.unwrap());
     let metrics = String::from_utf8(admin.get("/metrics").await.body).unwrap();
@@ -134,7 +136,7 @@ async fn a_socket_is_served_like_an_address_and_its_file_goes_at_the_end() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stream_comes_through_a_socket_and_is_cancelled_when_its_client_leaves() {
+async fn a_stream_through_a_unix_socket_is_cancelled_when_its_client_leaves() {
     let (closed, was_closed) = oneshot::channel();
     let mut closed = Some(closed);
     let event = chunk(b"data: {\"type\":\"response.created\"}\n\n");
@@ -154,26 +156,26 @@ async fn a_stream_comes_through_a_socket_and_is_cancelled_when_its_client_leaves
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_file_gives_way_only_where_a_killed_process_left_it() {
+async fn only_a_socket_file_of_a_killed_process_is_replaced() {
     let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let folder = folder(&upstream, "data");
     let folder = folder.path();
     let mut first = serve(folder);
-    // Another one, with a data folder of its own.
+    // A second gateway with a data folder of its own.
     write(folder, "other.toml", &upstream.base_url(), "other");
     let refused = run(&mut command(folder, &["serve", "--config", "other.toml"]));
-    let text = said(&refused);
+    let text = output_text(&refused);
     assert!(
         !refused.status.success() && text.contains("cannot listen on unix:") && text.contains("(listen)"),
         "{text}"
     );
-    assert_eq!(ask(folder, KEY, "").await, 200, "the first one goes on");
+    assert_eq!(ask(folder, KEY, "").await, 200, "the first gateway must go on");
     first.signal("KILL");
     first.exit();
-    assert!(folder.join("t.sock").exists(), "nobody could remove it");
+    assert!(folder.join("t.sock").exists(), "the socket file must still be there");
     let mut second = serve(folder);
     assert_eq!(ask(folder, KEY, "").await, 200);
-    // Somebody puts another socket in its place: that one stays.
+    // Another program puts its socket in that place: the gateway leaves it.
     fs::remove_file(folder.join("t.sock")).unwrap();
     let foreign = UnixListener::bind(folder.join("t.sock")).unwrap();
     second.signal("TERM");
@@ -181,11 +183,11 @@ async fn a_file_gives_way_only_where_a_killed_process_left_it() {
     second.exit();
     assert!(folder.join("t.sock").exists());
     drop(foreign);
-    // What is no socket is never removed.
+    // A file that is no socket is never removed.
     fs::remove_file(folder.join("t.sock")).unwrap();
     fs::write(folder.join("t.sock"), "something of somebody's").unwrap();
     let refused = run(&mut command(folder, &["serve", "--config", "tidegate.toml"]));
-    let text = said(&refused);
+    let text = output_text(&refused);
     assert!(!refused.status.success() && text.contains("no socket"), "{text}");
     assert_eq!(fs::read_to_string(folder.join("t.sock")).unwrap(), "something of somebody's");
 }

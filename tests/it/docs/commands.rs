@@ -5,7 +5,7 @@ use std::{env, fs, path::Path, process::Command};
 use tempfile::TempDir;
 
 use super::{Block, Page, pages};
-use crate::support::process::{Process, run, said, tidegate};
+use crate::support::process::{Process, output_text, run, tidegate};
 
 const KEY: &str = "tg-a-key-of-a-reader-0123";
 
@@ -62,7 +62,7 @@ fn failures(page: &Page, blocks: &[Block]) -> Vec<String> {
         command.args(["-euo", "pipefail", "-c", &text]);
         let output = run(environment(&mut command, folder.path()).env("PATH", &path));
         if !output.status.success() {
-            failed.push(format!("{}:{}\n{text}{}", page.name, block.line, said(&output)));
+            failed.push(format!("{}:{}\n{text}{}", page.name, block.line, output_text(&output)));
         }
     }
     failed

@@ -6,8 +6,8 @@ use tempfile::TempDir;
 
 use super::{Page, pages, quoted, root};
 use crate::support::{
-    process::{run, said, tidegate},
-    tls::Made,
+    process::{output_text, run, tidegate},
+    tls::TestCertificate,
 };
 
 /// Whether the text is a configuration of Codex, not of Tidegate.
@@ -46,7 +46,7 @@ fn variables(text: &str) -> BTreeSet<&str> {
 
 /// What `tidegate check` reports, with a secret in each variable and with the certificate that the configuration names.
 fn faults(folder: &Path, text: &str) -> Option<String> {
-    let made = Made::new();
+    let made = TestCertificate::new();
     fs::write(folder.join("tls.crt"), &made.cert_pem).unwrap();
     fs::write(folder.join("tls.key"), &made.key_pem).unwrap();
     let text = text.replace("/etc/tidegate/", &format!("{}/", folder.display()));
@@ -57,7 +57,7 @@ fn faults(folder: &Path, text: &str) -> Option<String> {
         command.env(variable, format!("a-secret-for-{variable}"));
     }
     let output = run(&mut command);
-    (!output.status.success()).then(|| said(&output))
+    (!output.status.success()).then(|| output_text(&output))
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! What is counted, limited and billed.
+//! Ledger rows, limits and costs of the relayed endpoints.
 
 use tidegate::{
     config::ModelPrice,
@@ -22,7 +22,7 @@ pub(super) async fn usage(gateway: &Gateway, by: GroupBy) -> Vec<UsageTotal> {
 }
 
 #[tokio::test]
-async fn every_call_has_a_row_and_what_only_looks_costs_nothing() {
+async fn every_request_has_a_row_and_free_endpoints_cost_nothing() {
     let mut upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let mut config = config(&upstream.base_url());
     config.prices = vec![ModelPrice { upstream: 0, model: "real".into(), from: 0, price: PRICE.into() }];
@@ -54,13 +54,13 @@ async fn every_call_has_a_row_and_what_only_looks_costs_nothing() {
 }
 
 #[tokio::test]
-async fn what_went_up_in_vain_has_a_row_too() {
+async fn a_request_that_went_up_and_failed_has_a_row() {
     let upstream = Upstream::scripted(|_| vec![Step::Reset]).await;
     let gateway = Gateway::before(&upstream.base_url());
     for endpoint in [Endpoint::RetrieveResponse, Endpoint::DeleteConversation, Endpoint::CountInputTokens] {
         assert_eq!(call(&mut gateway.connect().await, endpoint).await.status, 502);
     }
-    // Refused before anything went up: no row.
+    // A request that is refused before it goes up has no row.
     gateway.connect().await.get("/v1/responses/%2e%2e").await.assert_problem(404, "unknown_id");
     until("the rows", async || usage(&gateway, GroupBy::Endpoint).await.len() == 3).await;
     for total in usage(&gateway, GroupBy::Endpoint).await {
@@ -69,10 +69,10 @@ async fn what_went_up_in_vain_has_a_row_too() {
 }
 
 #[tokio::test]
-async fn they_count_as_requests_and_take_no_tokens_and_no_money() {
+async fn free_endpoints_count_as_requests_and_take_no_tokens_or_money() {
     let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let mut config = config(&upstream.base_url());
-    // Less than any request with a model takes.
+    // The limits are smaller than any request with a model needs.
     config.prices = vec![ModelPrice { upstream: 0, model: "real".into(), from: 0, price: PRICE.into() }];
     config.keys[0].limits.requests = Some(20);
     config.keys[0].limits.tokens = Some(1);
@@ -87,7 +87,7 @@ async fn they_count_as_requests_and_take_no_tokens_and_no_money() {
         assert_eq!(got.header("x-ratelimit-remaining-requests"), Some(&*left), "{endpoint:?}");
         assert_eq!(got.header("x-ratelimit-remaining-tokens"), Some("1"), "{endpoint:?}");
     }
-    // The first one with a model takes all tokens and all money, and the next one finds none.
+    // The first request with a model takes all tokens and all money. The next one finds none.
     assert_eq!(call(&mut client, Endpoint::CreateEmbedding).await.status, 200);
     assert_eq!(call(&mut client, Endpoint::CreateEmbedding).await.status, 429);
     for _ in free.len() + 2..20 {

@@ -1,4 +1,4 @@
-//! What the relayed endpoints tell of their tokens, and what is made of it.
+//! The usage that the relayed endpoints report, and its ledger rows.
 
 use tidegate::{
     config::ModelPrice,
@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use super::{ledger::usage, *};
 use crate::support::database::until;
 
-/// The sums of the only key, once there are so many rows.
+/// The sums of the only key, once this many rows are stored.
 async fn total(gateway: &Gateway, rows: u64) -> UsageTotal {
     until("the rows", async || usage(gateway, GroupBy::Key).await.iter().any(|total| total.requests == rows)).await;
     usage(gateway, GroupBy::Key).await.remove(0)
@@ -26,11 +26,11 @@ fn stream(events: &str) -> Vec<u8> {
 const DONE: &str = "data: [DONE]\n\n";
 
 #[tokio::test]
-async fn each_tells_its_tokens_in_its_own_way() {
+async fn the_usage_of_each_endpoint_is_read() {
     let chat =
         r#"{"id":"chatcmpl_1","choices":[],"usage":{"prompt_tokens":9,"completion_tokens":12,"total_tokens":21}}"#;
     let text = r#"{"id":"chatcmpl_1","choices":[{"index":1,"delta":{"content":"x"}}],"usage":null}"#;
-    // As relays of the new-api family write it: both names, and nothing under one of them.
+    // Relays of the new-api family write both names, one of them with zeros.
     let both = |old: [u64; 2], new: [u64; 2]| {
         format!(
             r#"{{"data":[],"usage":{{"prompt_tokens":{},"completion_tokens":{},"input_tokens":{},"output_tokens":{}}}}}"#,
@@ -64,7 +64,7 @@ async fn each_tells_its_tokens_in_its_own_way() {
 }
 
 #[tokio::test]
-async fn who_leaves_a_stream_that_counts_as_it_goes_has_not_paid_for_all_of_it() {
+async fn a_stream_with_running_usage_that_is_left_is_partial() {
     let so_far = "data: {\"choices\":[{\"delta\":{\"content\":\"x\"}}],\"usage\":{\"prompt_tokens\":9,\"completion_tokens\":1}}\n\n";
     let upstream = Upstream::scripted(move |_| {
         vec![Step::Send([STREAM, &chunk(so_far.as_bytes())].concat()), Step::UntilClosed(oneshot::channel().0)]
@@ -85,7 +85,7 @@ async fn who_leaves_a_stream_that_counts_as_it_goes_has_not_paid_for_all_of_it()
 const PER_CALL: Price = Price { per_call: UNIT, ..Price::free(Currency::Cny) };
 
 #[tokio::test]
-async fn what_is_paid_by_the_call_is_known_without_tokens() {
+async fn a_cost_per_call_is_known_without_tokens() {
     let upstream = Upstream::fixed(answer("200 OK", "audio/mpeg", b"sound")).await;
     let mut config = config(&upstream.base_url());
     config.prices = vec![ModelPrice { upstream: 0, model: "real".into(), from: 0, price: PER_CALL.into() }];
@@ -96,7 +96,7 @@ async fn what_is_paid_by_the_call_is_known_without_tokens() {
 }
 
 #[tokio::test]
-async fn an_endpoint_without_output_reserves_none_and_says_nothing_of_others() {
+async fn an_endpoint_without_output_reserves_none_and_does_not_affect_the_estimate_of_others() {
     let vectors = r#"{"data":[],"usage":{"prompt_tokens":9,"total_tokens":9}}"#;
     let upstream = Upstream::scripted(move |request| {
         let moderation = request.line.contains("moderations");
@@ -108,13 +108,13 @@ async fn an_endpoint_without_output_reserves_none_and_says_nothing_of_others() {
     let gateway = Gateway::start(config);
     let mut client = gateway.connect().await;
     let left = |got: &Answer| got.header("x-ratelimit-remaining-tokens").unwrap().parse::<u64>().unwrap();
-    // Nobody tells what a moderation took: what its input may have been.
+    // A moderation reports no usage: its input counts as estimated.
     let got = call(&mut client, Endpoint::CreateModeration).await;
     assert!(left(&got) > 9_900, "{got:?}");
     for _ in 0..50 {
         assert_eq!(call(&mut client, Endpoint::CreateEmbedding).await.status, 200);
     }
-    // Of the same model a chat is expected to say as much as ever.
+    // A chat with the same model reserves as much output as before.
     let got = call(&mut client, Endpoint::CreateChatCompletion).await;
     assert!(left(&got) < 8_000, "{got:?}");
 }

@@ -1,13 +1,13 @@
-//! Calls that name no model: to one account, and nowhere else.
+//! Requests without a model go to one account, and to no other.
 
 use super::*;
 use crate::support::gateway::credential;
 
 #[tokio::test]
-async fn they_go_to_the_default_or_to_the_only_one() {
+async fn requests_without_a_model_go_to_the_default_upstream_or_to_the_only_one() {
     let (mut first, mut second, config) = pair(json("200 OK", RESPONSE), json("200 OK", RESPONSE)).await;
     let nameless = || Endpoint::ALL.into_iter().filter(|endpoint| endpoint.request_body() != RequestBodyKind::Model);
-    // No setting says which of the two: what is new goes to the first one, and an id that is not known is refused.
+    // Without a default upstream: a new conversation goes to the first one, and an unknown id is refused.
     let gateway = Gateway::start(config.clone());
     for endpoint in nameless() {
         let got = call(&mut gateway.connect().await, endpoint).await;
@@ -51,7 +51,7 @@ async fn they_go_to_the_default_or_to_the_only_one() {
     }
     assert_eq!((first.untaken(), second.untaken()), (0, 0));
 
-    // The default that the caller may not use is not his.
+    // A default upstream that the key may not use does not count.
     let mut config = config;
     config.default_upstream = Some(0);
     config.upstreams.push(upstream("third", &second.base_url()));
@@ -62,7 +62,7 @@ async fn they_go_to_the_default_or_to_the_only_one() {
 }
 
 #[tokio::test]
-async fn another_account_is_never_asked() {
+async fn a_request_with_an_id_never_fails_over_to_another_account() {
     for failure in ["500 Internal Server Error", "429 Too Many Requests", "401 Unauthorized"] {
         let (mut first, mut second, mut config) = pair(json(failure, "{}"), json("200 OK", RESPONSE)).await;
         config.default_upstream = Some(0);
@@ -81,7 +81,7 @@ async fn another_account_is_never_asked() {
 }
 
 #[tokio::test]
-async fn what_only_looks_is_asked_again_where_the_connection_ended() {
+async fn a_read_request_is_retried_after_a_disconnect_and_others_are_not() {
     for endpoint in with_ids() {
         let mut upstream = one_after_the_other(vec![vec![Step::Close]]).await;
         let gateway = Gateway::before(&upstream.base_url());

@@ -54,7 +54,7 @@ fn a_command_creates_a_data_folder_for_its_owner_only() {
     let folder = TempDir::new().unwrap();
     settings(folder.path(), 1, "http://127.0.0.1:1/v1", "http://127.0.0.1:2/v1");
     let output = run(&mut command_with_secrets(folder.path(), &["keys", "list"]));
-    assert!(output.status.success(), "{}", said(&output));
+    assert!(output.status.success(), "{}", output_text(&output));
     let mode = fs::metadata(folder.path().join("data")).unwrap().permissions().mode() & 0o777;
     assert_eq!((mode, open_to_others(&folder.path().join("data"))), (0o700, Vec::new()));
 }

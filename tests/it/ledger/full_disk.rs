@@ -28,7 +28,7 @@ use crate::support::{
     client::Client,
     database::until,
     disk::SmallDisk,
-    process::{Process, run, said},
+    process::{Process, output_text, run},
     say, soon,
     upstream::{LAST_CHUNK, RESPONSE, STREAM, Step, Upstream, chunk, json},
 };
@@ -55,7 +55,7 @@ fn a_first_start_on_a_full_disk_is_refused() {
     let folder = TempDir::new().unwrap();
     settings(folder.path(), 1, "http://127.0.0.1:1/v1", "http://127.0.0.1:1/v1");
     let output = run(&mut limitable(folder.path(), "ulimit -f 0;"));
-    let said = said(&output);
+    let said = output_text(&output);
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("the data folder cannot be used: "), "{said}");
 }

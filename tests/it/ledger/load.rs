@@ -165,7 +165,7 @@ pub(super) struct Answers {
     pub(super) whole: BTreeMap<usize, Instant>,
     /// Requests that were refused because the ledger cannot be written.
     pub(super) refused: BTreeSet<usize>,
-    /// Requests whose connection broke, each command_with_secrets its moment.
+    /// Requests whose connection broke, each with its moment.
     pub(super) broken: Vec<(usize, Instant)>,
     /// All other answers.
     pub(super) wrong: Vec<String>,

@@ -1,4 +1,4 @@
-//! What a key is told of itself: `/v1/usage`, and the pages that chat programs poll.
+//! A key's own figures: `/v1/usage`, and the pages that chat programs poll.
 
 use std::net::SocketAddr;
 
@@ -36,7 +36,7 @@ fn start(folder: &Path) -> Process {
 }
 
 #[tokio::test]
-async fn a_key_asks_for_itself_and_sees_its_own_rows_only() {
+async fn a_key_sees_only_its_own_usage_and_budgets() {
     let upstream = Upstream::fixed(answer("200 OK", RESPONSE)).await;
     let folder = folder(&format!("{}{MORE}", text(&upstream.base_url(), "")));
     let mut gateway = start(folder.path());
@@ -98,7 +98,7 @@ async fn a_key_asks_for_itself_and_sees_its_own_rows_only() {
         assert_eq!((&unlimited["hard_limit_usd"], &unlimited["access_until"]), (&json!(100_000_000.0), &json!(0)));
     }
 
-    // As chat programs ask: the first of a month, and tomorrow.
+    // The queries of chat programs: from the first of a month to tomorrow.
     for (query, cents) in [
         ("?start_date=2020-01-01&end_date=2099-01-01", 50.0),
         ("?start_date=2020-1-1", 50.0),
@@ -129,7 +129,7 @@ async fn a_key_asks_for_itself_and_sees_its_own_rows_only() {
 }
 
 #[tokio::test]
-async fn amounts_are_in_dollars_where_a_rate_is_set_and_else_in_the_budgets_currency() {
+async fn amounts_are_in_dollars_where_an_exchange_rate_is_set_and_otherwise_in_the_budgets_currency() {
     let upstream = Upstream::fixed(answer("200 OK", RESPONSE)).await;
     for (money, limit, cents, currency) in [("", 50.0, 25.0, "CNY"), ("[money]\ncny_per_usd = 5\n", 10.0, 5.0, "USD")] {
         let more = MORE.replace("USD", "CNY");
@@ -139,7 +139,7 @@ async fn amounts_are_in_dollars_where_a_rate_is_set_and_else_in_the_budgets_curr
         create(address, B_KEY).await;
         let subscription = get(address, "/dashboard/billing/subscription", B_KEY).await.json();
         assert_eq!((&subscription["hard_limit_usd"], &subscription["currency"]), (&json!(limit), &json!(currency)));
-        // Each question is one of its own, as answers are kept for 5 s.
+        // Each query is different, because the gateway caches answers for 5 s.
         let mut day = 1;
         until("the row is in the ledger", async || {
             day += 1;
@@ -154,7 +154,7 @@ async fn amounts_are_in_dollars_where_a_rate_is_set_and_else_in_the_budgets_curr
 }
 
 #[tokio::test]
-async fn a_ledger_that_cannot_be_read_is_no_zero() {
+async fn a_ledger_that_cannot_be_read_is_an_error_and_not_zero() {
     use crate::support::gateway::{Gateway, KEY};
     let gateway = Gateway::with("http://127.0.0.1:1/v1", |config| {
         let url = "postgres://nobody@127.0.0.1:1/nothing".into();

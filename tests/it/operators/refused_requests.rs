@@ -1,4 +1,4 @@
-//! What a client that is refused is told, and what the log says of it.
+//! Refused requests: what the client gets, and what the log says.
 
 use serde_json::Value;
 
@@ -6,7 +6,7 @@ use super::*;
 use crate::support::{
     client::Client,
     gateway::{Gateway, KEY, config, key, model, upstream},
-    tls::Made,
+    tls::TestCertificate,
     upstream::{RESPONSE, Step, Upstream, json},
 };
 
@@ -15,7 +15,7 @@ async fn ask(client: &mut Client, line: &str, key: &str) -> crate::support::clie
 }
 
 #[tokio::test]
-async fn a_base_url_that_is_wrong_is_told() {
+async fn a_wrong_base_url_is_explained_in_the_error() {
     let mut upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let gateway = Gateway::before(&upstream.base_url());
     let mut client = gateway.connect().await;
@@ -29,7 +29,7 @@ async fn a_base_url_that_is_wrong_is_told() {
             assert!(answer.message().contains("set base_url to …/v1"), "{base}{endpoint}: {answer:?}");
         }
     }
-    // What is served all the same, and what is wrong in another way.
+    // Requests that are served with such a base URL, and requests that are wrong in another way.
     for line in ["GET /v1/models", "GET /models", "GET /v1/responses/resp_1"] {
         assert_eq!(ask(&mut client, line, KEY).await.status, 200, "{line}");
     }
@@ -42,7 +42,7 @@ async fn a_base_url_that_is_wrong_is_told() {
 }
 
 #[tokio::test]
-async fn an_unknown_url_names_only_what_is_served() {
+async fn the_error_for_an_unknown_url_lists_only_endpoints_that_are_served() {
     let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let gateway = Gateway::with(&upstream.base_url(), |config| {
         config.upstreams[0].surface = vec![tidegate::domain::endpoint::Surface::Chat];
@@ -61,13 +61,13 @@ async fn an_unknown_url_names_only_what_is_served() {
     }
 }
 
-/// The line of the next request in the log.
+/// The log line of the next request.
 fn line(process: &mut Process) -> Value {
     serde_json::from_str(&process.line(|line| line.contains("tidegate::request"))).unwrap()
 }
 
 #[tokio::test]
-async fn the_log_says_who_was_refused_and_why() {
+async fn the_log_says_which_key_was_refused_and_why() {
     let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let keys = "[[keys]]\nname = \"old\"\nsecret = { env = \"OLD_KEY\" }\nexpires = \"2020-01-01\"\n\
                 [[keys]]\nname = \"far\"\nsecret = { env = \"FAR_KEY\" }\nip = [\"192.0.2.0/24\"]\n";
@@ -101,7 +101,7 @@ async fn the_log_says_who_was_refused_and_why() {
             assert_eq!((line["key"].as_str(), line["key_begins"].as_str()), (name, begins), "{line}");
             assert_eq!(line["client"].as_str(), client_ip.then_some("203.0.113.9"), "{line}");
         }
-        // URLs that are not there, with and without a key.
+        // Unknown URLs and methods, with a valid and with an unknown key.
         let long = format!("/v1/{}", "x".repeat(400));
         for (method, path, key, name, status) in [
             ("POST", "/v1/files", super::KEY, Some("a"), 404),
@@ -121,7 +121,7 @@ async fn the_log_says_who_was_refused_and_why() {
             assert_eq!(line["key_begins"].as_str(), name.is_none().then_some("sk-pro…"), "{line}");
             assert_eq!(line["client"].as_str(), client_ip.then_some("203.0.113.9"), "{line}");
         }
-        // A request that is served says nothing of its client.
+        // The line of a served request says nothing about its client.
         client.ask("GET /v1/models", &format!("authorization: Bearer {}\r\n{from}", super::KEY)).await;
         let served = line(&mut process);
         assert!(served.get("client").is_none() && served.get("path").is_none(), "{served}");
@@ -135,7 +135,7 @@ async fn the_log_says_who_was_refused_and_why() {
 }
 
 #[tokio::test]
-async fn every_error_answer_says_whose_error_it_is() {
+async fn every_error_answer_names_the_source_of_the_error() {
     for (status, body, wanted, source) in [
         ("200 OK", RESPONSE, 200, None),
         ("400 Bad Request", r#"{"error":{"message":"no","code":"bad"}}"#, 400, Some("upstream")),
@@ -218,8 +218,8 @@ async fn models_behind_wildcards_are_listed_as_far_as_the_key_may_use_them() {
     assert_eq!(ids(KEY).await, ["gpt-a", "gpt-b"]);
     assert_eq!(ids("sk-limited").await, ["gpt-b"]);
     assert!(ids("sk-elsewhere").await.is_empty());
-    assert_eq!(one.untaken(), 1, "the list is asked for once in five minutes");
-    // What was asked for with success, where the upstream lists nothing.
+    assert_eq!(one.untaken(), 1, "the upstream's list is fetched once in five minutes");
+    // Models of earlier successful requests are listed where the upstream lists nothing.
     for (model, status) in [("o3", 200), ("gpt-b-2", 200)] {
         assert_eq!(gateway.post("", format!(r#"{{"model":"{model}"}}"#)).await.status, status);
     }
@@ -227,7 +227,7 @@ async fn models_behind_wildcards_are_listed_as_far_as_the_key_may_use_them() {
     assert_eq!(ids("sk-limited").await, ["gpt-b", "gpt-b-2", "o3"]);
     assert_eq!(ids("sk-elsewhere").await, ["o3"]);
 
-    // Where models have names of their own, these are the list.
+    // If the configuration names models, the list has only these.
     config.models.push(model("smart", &[(0, None)]));
     let gateway = Gateway::start(config);
     let answer = ask(&mut gateway.connect().await, "GET /v1/models", KEY).await;
@@ -235,9 +235,9 @@ async fn models_behind_wildcards_are_listed_as_far_as_the_key_may_use_them() {
 }
 
 #[tokio::test]
-async fn plain_http_on_a_port_with_tls_is_told() {
+async fn plain_http_on_a_tls_port_is_explained_in_the_error() {
     let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
-    let made = Made::new();
+    let made = TestCertificate::new();
     let gateway = Gateway::with(&upstream.base_url(), |config| config.server.tls = made.identity());
     for text in [
         "GET / HTTP/1.1\r\nhost: t\r\n\r\n",
@@ -259,7 +259,7 @@ async fn plain_http_on_a_port_with_tls_is_told() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_answers_404_only_is_told_once_in_the_log() {
+async fn an_upstream_that_answers_only_404_is_reported_once_in_the_log() {
     for (path, body, told) in [
         ("/up", r#"{"error":{"message":"Invalid URL (POST /responses)","type":"invalid_request_error"}}"#, 1),
         ("/up", "<html>nothing here</html>", 1),
@@ -289,7 +289,7 @@ async fn an_upstream_that_answers_404_only_is_told_once_in_the_log() {
 }
 
 #[test]
-fn quotes_around_a_secret_are_told() {
+fn quotes_around_a_secret_are_reported() {
     for (value, told) in [
         ("\"sk-upstream-secret-0123\"", true),
         ("'sk-upstream-secret-0123'", true),
@@ -302,7 +302,7 @@ fn quotes_around_a_secret_are_told() {
             .args(["check", "--config", "tidegate.toml"])
             .env("UP_KEY", value)
             .env("A_KEY", super::KEY));
-        let text = said(&output);
+        let text = output_text(&output);
         assert_eq!(text.contains("the variable UP_KEY has quotes around the secret"), told, "{value}: {text}");
         assert_eq!(output.status.success(), !told, "{text}");
         assert!(!told || text.contains("remove the quotes"), "{text}");
@@ -311,6 +311,11 @@ fn quotes_around_a_secret_are_told() {
         std::fs::write(folder.path().join("tidegate.toml"), file).unwrap();
         std::fs::write(folder.path().join("up.key"), format!("{value}\n")).unwrap();
         let output = run(tidegate(folder.path()).args(["check", "--config", "tidegate.toml"]).env("A_KEY", super::KEY));
-        assert_eq!(said(&output).contains("has quotes around the secret"), told, "{value}: {}", said(&output));
+        assert_eq!(
+            output_text(&output).contains("has quotes around the secret"),
+            told,
+            "{value}: {}",
+            output_text(&output)
+        );
     }
 }

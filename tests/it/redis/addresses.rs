@@ -1,4 +1,4 @@
-//! Where a Redis may be: behind a Unix socket, behind TLS of a private authority, and where Sentinels say that the master is.
+//! The addresses of Redis: a Unix socket, TLS with a private authority, and a master that Sentinels name.
 
 use std::{
     fs,
@@ -16,17 +16,17 @@ use crate::support::{
     client::Client,
     database::until,
     gateway::{Gateway, KEY},
-    process::{Process, run, said, tidegate},
+    process::{Process, output_text, run, tidegate},
     redis::{RedisServer, ask_at, free_port, program},
     upstream::{Step, Upstream, json},
 };
 
 const PASSWORD: &str = "sk-canary-of-redis";
 
-/// The settings that only the user `me` may use Redis with.
+/// The arguments of a Redis with 8 databases and with the user `me`, who may use the keys of Tidegate.
 const USERS: [&str; 8] = ["--user", "me", "on", "~tidegate:*", "+@all", ">sk-canary-of-redis", "--databases", "8"];
 
-/// A folder with a configuration whose limits are shared as these lines say.
+/// A folder with a configuration whose limits are shared by these settings.
 fn folder(upstream: &Upstream, limits: &str) -> TempDir {
     let folder = TempDir::new().unwrap();
     let text = format!(
@@ -46,8 +46,8 @@ fn command(folder: &Path, what: &str) -> Command {
     command
 }
 
-/// A gateway with these settings shares limits: a request leaves something in Redis.
-async fn shares(folder: &Path, keys: impl Fn() -> Vec<String>) {
+/// Checks that a gateway with these settings shares limits: a request leaves a key in Redis.
+async fn assert_shares_limits(folder: &Path, keys: impl Fn() -> Vec<String>) {
     assert_eq!(keys(), [""; 0]);
     let mut process = Process::start(&mut command(folder, "serve"));
     let (address, admin) = (process.ready(), process.admin());
@@ -58,7 +58,7 @@ async fn shares(folder: &Path, keys: impl Fn() -> Vec<String>) {
         keys().iter().any(|key| key.contains("rpm:key:tester"))
     })
     .await;
-    // Ids are there too.
+    // Recorded ids are in Redis, too.
     until("the secret of ids", async || keys().iter().any(|key| key == "tidegate:o:secret")).await;
     process.signal("INT");
     assert_eq!(process.exit(), Some(0));
@@ -66,30 +66,30 @@ async fn shares(folder: &Path, keys: impl Fn() -> Vec<String>) {
     assert!(!everything.contains("canary"), "{everything}");
 }
 
-/// Why a gateway with these settings shares nothing. That may be in its log before it is ready.
-fn is_alone(folder: &Path) -> String {
+/// The reason why a gateway with these settings does not reach Redis. The log may have it before the gateway is ready.
+fn error_of_redis(folder: &Path) -> String {
     let mut process = Process::start(&mut command(folder, "serve"));
     process.logged("Redis is unavailable")["error"].as_str().unwrap().to_owned()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn it_is_behind_a_unix_socket() {
+async fn redis_is_reached_through_a_unix_socket() {
     let (mut redis, upstream) = (RedisServer::start(), answering().await);
     redis.stop();
     let place = TempDir::new().unwrap();
     let socket = place.path().join("redis.sock");
     redis.run_with(&[&["--unixsocket", socket.to_str().unwrap()], &USERS[..]].concat());
     let folder = folder(&upstream, &format!("redis = \"unix://me@{}?db=3\"", socket.display()));
-    let checked = said(&run(&mut command(folder.path(), "check")));
+    let checked = output_text(&run(&mut command(folder.path(), "check")));
     assert!(checked.contains(&format!("limits       unix://me@{}?db=3, shared by", socket.display())), "{checked}");
-    // In the third database, and in no other.
+    // The keys are in the third database, and in no other.
     let keys = || redis.list("SELECT 3\r\nKEYS tidegate:*");
-    shares(folder.path(), keys).await;
+    assert_shares_limits(folder.path(), keys).await;
     assert_eq!(redis.list("KEYS *"), [""; 0]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn it_speaks_tls_with_a_certificate_of_a_private_authority() {
+async fn redis_over_tls_with_a_private_authority_is_used() {
     let (mut redis, upstream) = (RedisServer::start(), answering().await);
     redis.stop();
     let place = TempDir::new().unwrap();
@@ -111,26 +111,26 @@ async fn it_speaks_tls_with_a_certificate_of_a_private_authority() {
 
     let url = format!("redis = \"rediss://me@localhost:{port}/0\"");
     let stranger = folder(&upstream, &url);
-    assert_eq!(is_alone(stranger.path()), "invalid peer certificate: UnknownIssuer");
+    assert_eq!(error_of_redis(stranger.path()), "invalid peer certificate: UnknownIssuer");
     let folder = folder(&upstream, &format!("{url}\nca_file = \"{ca}\""));
-    shares(folder.path(), || redis.list("KEYS tidegate:*")).await;
-    // Its own name, and no other.
+    assert_shares_limits(folder.path(), || redis.list("KEYS tidegate:*")).await;
+    // The certificate is for its own name and no other.
     let elsewhere = self::folder(&upstream, &format!("redis = \"rediss://me@127.0.0.1:{port}/0\"\nca_file = \"{ca}\""));
-    let why = is_alone(elsewhere.path());
+    let why = error_of_redis(elsewhere.path());
     assert!(why.contains("not valid for name"), "{why}");
 }
 
-/// Three Sentinels that look after a master.
+/// Three Sentinels that watch a master.
 struct Sentinels {
     folder: TempDir,
     ports: [u16; 3],
     running: Vec<Child>,
 }
 
-/// What they ask for.
+/// The password of the Sentinels.
 const OF_SENTINELS: &str = "sk-canary-of-sentinels";
 
-/// What is down for so long is taken for dead.
+/// The Sentinels treat a server that is silent for this long as dead.
 const DOWN_AFTER: Duration = Duration::from_secs(1);
 
 impl Sentinels {
@@ -169,7 +169,7 @@ impl Sentinels {
     }
 
     fn at(&self) -> RedisAt {
-        // The first one is down.
+        // The first address leads to a Sentinel that is down.
         let ports = [free_port()].into_iter().chain(self.ports);
         let sentinels = ports.map(|port| RedisHost { name: "127.0.0.1".into(), port }).collect();
         RedisAt::Sentinels { tls: false, sentinels, master: "mymaster".into(), password: Some(OF_SENTINELS.into()) }
@@ -191,7 +191,7 @@ impl Drop for Sentinels {
     }
 }
 
-/// Everybody may look whether it is there; what else there is is for who has the password. So it comes to its own master too.
+/// Everyone may send PING; all else needs the password. The server sends the same password to its own master.
 const SERVER: &str = "--user default on +ping +quit nopass --user me on ~* &* +@all >sk-canary-of-redis --masteruser me --masterauth \
                       sk-canary-of-redis";
 
@@ -206,12 +206,12 @@ fn server() -> RedisServer {
     redis
 }
 
-/// What such a server says.
-fn told(redis: &RedisServer, what: &str) -> Vec<String> {
+/// The lines that such a server answers.
+fn answer_of(redis: &RedisServer, what: &str) -> Vec<String> {
     ask_at(redis.port, &format!("AUTH me {PASSWORD}\r\n{what}"))
 }
 
-/// Awaits that limits are shared through this server, and that ids are written and read there.
+/// Waits until the gateway shares limits through its Redis, and reads and writes ids there.
 async fn works(gateway: &Gateway) {
     gateway.metric_becomes("tidegate_limits_fault", 0.0).await;
     for fault in ["read", "write"] {
@@ -225,7 +225,7 @@ async fn make(gateway: &Gateway) -> String {
     answer.json()["id"].as_str().unwrap().to_owned()
 }
 
-/// Awaits that a gateway follows up what the other one made.
+/// Waits until the gateway follows up a response of the other gateway.
 async fn follows(gateway: &Gateway, id: &str) {
     until(&format!("{id} is known"), async || {
         let body = format!(r#"{{"model":"smart","previous_response_id":"{id}"}}"#);
@@ -237,7 +237,7 @@ async fn follows(gateway: &Gateway, id: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sentinels_say_where_the_master_is_and_gateways_follow_it() {
+async fn sentinels_name_the_master_and_gateways_follow_a_failover() {
     let mut made = 0;
     let upstream = Upstream::scripted(move |_| {
         made += 1;
@@ -247,9 +247,9 @@ async fn sentinels_say_where_the_master_is_and_gateways_follow_it() {
     })
     .await;
     let (mut master, replica) = (server(), server());
-    told(&replica, &format!("REPLICAOF 127.0.0.1 {}", master.port));
+    answer_of(&replica, &format!("REPLICAOF 127.0.0.1 {}", master.port));
     until("the replica", async || {
-        told(&replica, "INFO replication").iter().any(|line| line == "master_link_status:up")
+        answer_of(&replica, "INFO replication").iter().any(|line| line == "master_link_status:up")
     })
     .await;
     let sentinels = Sentinels::of(&master).await;
@@ -266,13 +266,13 @@ async fn sentinels_say_where_the_master_is_and_gateways_follow_it() {
     }
     let before = make(&gateways[0]).await;
     follows(&gateways[1], &before).await;
-    assert!(told(&master, "EXISTS tidegate:rpm:key:tester").contains(&":1".to_owned()));
+    assert!(answer_of(&master, "EXISTS tidegate:rpm:key:tester").contains(&":1".to_owned()));
 
     master.kill();
     let began = Instant::now();
-    // Requests go on: each gateway counts for itself, and knows what it made.
+    // Requests are served: each gateway counts for itself, and knows its own ids.
     let away = make(&gateways[0]).await;
-    until("the failover", async || told(&replica, "ROLE").iter().any(|line| line == "master")).await;
+    until("the failover", async || answer_of(&replica, "ROLE").iter().any(|line| line == "master")).await;
     let promoted = began.elapsed();
     for gateway in &gateways {
         works(gateway).await;
@@ -285,9 +285,9 @@ async fn sentinels_say_where_the_master_is_and_gateways_follow_it() {
         follows(&gateways[1], id).await;
     }
 
-    // The old one comes back, becomes a replica, and is made the master by its operator.
+    // The old master comes back as a replica, and its operator makes it the master again.
     run_server(&mut master);
-    let synced = async || told(&master, "INFO replication").iter().any(|line| line == "master_link_status:up");
+    let synced = async || answer_of(&master, "INFO replication").iter().any(|line| line == "master_link_status:up");
     until("the old master follows", synced).await;
     let [port, ..] = sentinels.ports;
     until("the Sentinels agree", async || {
@@ -295,10 +295,10 @@ async fn sentinels_say_where_the_master_is_and_gateways_follow_it() {
     })
     .await;
     let began = Instant::now();
-    until("the way back", async || told(&master, "ROLE").iter().any(|line| line == "master")).await;
+    until("the way back", async || answer_of(&master, "ROLE").iter().any(|line| line == "master")).await;
     until("the gateways follow", async || {
         let body = make(&gateways[0]).await;
-        !body.is_empty() && told(&replica, "ROLE").iter().any(|line| line == "slave")
+        !body.is_empty() && answer_of(&replica, "ROLE").iter().any(|line| line == "slave")
     })
     .await;
     for gateway in &gateways {
@@ -312,10 +312,10 @@ async fn sentinels_say_where_the_master_is_and_gateways_follow_it() {
     }
 }
 
-/// Requests to either gateway are counted in this server, and by neither gateway alone.
+/// Checks that requests at either gateway are counted in this server, and not by one gateway alone.
 async fn shared_through(redis: &RedisServer, gateways: &[Gateway; 2]) {
     let counted = || {
-        let lines = told(redis, "INFO commandstats");
+        let lines = answer_of(redis, "INFO commandstats");
         let line = lines.into_iter().find(|line| line.starts_with("cmdstat_evalsha:")).unwrap_or_default();
         line.split(['=', ',']).nth(1).and_then(|calls| calls.parse::<u64>().ok()).unwrap_or_default()
     };

@@ -1,5 +1,4 @@
-//! Budgets over a Redis that forgets or stands still: two gateways over one Redis and one PostgreSQL spend one budget, and it is
-//! spent once.
+//! Budgets over a Redis that loses its data or hangs: two gateways with one Redis and one PostgreSQL spend one budget once.
 
 use std::{
     sync::{
@@ -151,7 +150,7 @@ impl Two {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn it_is_emptied_while_both_spend() {
+async fn redis_is_emptied_while_both_replicas_spend() {
     let mut two = Two::start(answering().await).await;
     for _ in 0..2 {
         two.spend(0, 3).await;
@@ -186,23 +185,23 @@ async fn one_spends_and_the_other_asks(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_spent_nearly_all_when_it_is_emptied() {
+async fn redis_is_emptied_after_one_replica_spent_nearly_all() {
     let empty = |redis: &mut RedisServer| assert_eq!(redis.ask("FLUSHALL"), "+OK");
     Box::pin(one_spends_and_the_other_asks(LONG, empty, |_| {})).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_spent_nearly_all_when_it_is_killed() {
+async fn redis_is_killed_after_one_replica_spent_nearly_all() {
     Box::pin(one_spends_and_the_other_asks(LONG, RedisServer::kill, RedisServer::run)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_spent_nearly_all_when_it_stands_still() {
+async fn redis_hangs_after_one_replica_spent_nearly_all() {
     Box::pin(one_spends_and_the_other_asks(PATIENCE, |redis| redis.pause(), |redis| redis.go_on())).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn it_is_emptied_when_all_is_spent() {
+async fn redis_is_emptied_after_the_whole_budget_is_spent() {
     let mut two = Two::start(answering().await).await;
     two.spend(0, ALL / 2).await;
     two.spend(1, ALL / 2).await;
@@ -216,7 +215,7 @@ async fn it_is_emptied_when_all_is_spent() {
 
 /// Without Redis, and with a ledger that shows nothing, a gateway that spent more than its part stops, and the other spends its part.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn it_is_killed_before_the_ledger_shows_what_one_spent() {
+async fn redis_is_killed_before_the_ledger_shows_the_spend_of_one_replica() {
     let mut two = Two::start(answering().await).await;
     two.stop_ledger().await;
     two.spend(0, ALL - 1).await;
@@ -234,7 +233,7 @@ async fn it_is_killed_before_the_ledger_shows_what_one_spent() {
 /// The ledger shows a gateway its own rows before those of the other. Each reading gives it a part of the rest anew. In the end it has
 /// spent no more than the budget less the spend that the ledger did show of the other: here nothing, at the worst.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn it_is_killed_while_the_ledger_is_read() {
+async fn redis_is_killed_while_the_ledger_is_read() {
     let mut two = Two::start(answering().await).await;
     two.spend(0, ALL - 1).await;
     two.redis.kill();
@@ -248,7 +247,7 @@ async fn it_is_killed_while_the_ledger_is_read() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn it_stands_still_while_both_spend() {
+async fn redis_hangs_while_both_replicas_spend() {
     let mut two = Two::with(answering().await, "20CNY/total", PATIENCE).await;
     two.stop_ledger().await;
     two.spend(0, 4).await;
@@ -267,7 +266,7 @@ async fn it_stands_still_while_both_spend() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn it_is_killed_and_begins_empty_while_both_spend() {
+async fn redis_is_killed_and_comes_back_empty_while_both_replicas_spend() {
     let mut two = Two::start(answering().await).await;
     two.spend(0, 4).await;
     two.spend(1, 3).await;
@@ -281,7 +280,7 @@ async fn it_is_killed_and_begins_empty_while_both_spend() {
 
 /// Nothing of what was spent is in the ledger then.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn it_is_emptied_while_the_ledger_is_away() {
+async fn redis_is_emptied_while_the_ledger_is_unavailable() {
     let mut two = Two::start(answering().await).await;
     two.stop_ledger().await;
     two.spend(0, 7).await;
@@ -291,7 +290,7 @@ async fn it_is_emptied_while_the_ledger_is_away() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn it_is_emptied_while_requests_are_under_way() {
+async fn redis_is_emptied_while_requests_are_in_progress() {
     let (go, wait) = tokio::sync::watch::channel(false);
     let upstream = Upstream::scripted(move |_| {
         let (mut wait, (end, ended)) = (wait.clone(), oneshot::channel());
@@ -324,7 +323,7 @@ async fn it_is_emptied_while_requests_are_under_way() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn others_begin_with_an_empty_one_and_only_the_ledger_knows_what_was_spent() {
+async fn new_replicas_start_with_an_empty_redis_and_read_the_spend_from_the_ledger() {
     let mut two = Two::start(answering().await).await;
     two.spend(0, 9).await;
     two.spend(1, 8).await;
@@ -339,7 +338,7 @@ async fn others_begin_with_an_empty_one_and_only_the_ledger_knows_what_was_spent
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_begins_anew_and_it_is_emptied_too() {
+async fn redis_is_emptied_while_replicas_restart() {
     let mut two = Two::start(answering().await).await;
     two.spend(0, 5).await;
     two.spend(1, 5).await;
@@ -352,7 +351,7 @@ async fn one_begins_anew_and_it_is_emptied_too() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn everything_happens_to_it_while_many_ask() {
+async fn redis_is_emptied_paused_and_killed_under_load() {
     const BUDGET: usize = 1500;
     const CLIENTS: usize = 16;
     let mut two = Two::with(answering().await, &format!("{BUDGET}CNY/total"), PATIENCE).await;
