@@ -123,7 +123,7 @@ impl Provider {
         Self { upstream: upstream.await, stage }
     }
 
-    fn is(&self, stage: Stage) {
+    fn set_stage(&self, stage: Stage) {
         *self.stage.lock().unwrap() = stage;
     }
 
@@ -206,10 +206,10 @@ async fn a_background_response_is_pending_until_a_call_by_its_id_shows_the_token
     let table = tidegate_usage(&gateway);
     assert!(table.contains("  pending  ") && table.contains("  estimated  "), "{table}");
 
-    provider.is(Stage::InProgress);
+    provider.set_stage(Stage::InProgress);
     poll(&mut client, "resp_1").await;
     // Calls about another response, or with an error, change nothing.
-    provider.is(Stage::Completed);
+    provider.set_stage(Stage::Completed);
     poll(&mut client, "resp_other").await;
     assert_eq!(poll(&mut client, "resp_gone").await.status, 404);
     until("three calls", async || calls(&place).await == 3).await;
@@ -241,7 +241,7 @@ async fn a_part_without_a_price_in_a_later_call_is_counted_and_logged() {
         assert_eq!(client.create(BODY).await.status, 200);
     }
     state_becomes(&place, &["pending", "pending"]).await;
-    provider.is(Stage::Searched);
+    provider.set_stage(Stage::Searched);
     for id in ["resp_1", "resp_2"] {
         assert_eq!(poll(&mut client, id).await.status, 200);
     }
@@ -259,7 +259,7 @@ async fn a_part_without_a_price_in_a_later_call_is_counted_and_logged() {
     let told: Vec<&str> = log.lines().filter(|line| line.contains("have a part without a price")).collect();
     assert!(
         matches!(&told[..], [line] if line.contains("\"model\":\"smart\"") && line.contains("per_web_search")),
-        "once for the model: {told:?}"
+        "one log line for the model: {told:?}"
     );
 }
 
@@ -311,7 +311,7 @@ async fn a_cancelled_background_response_without_usage_keeps_its_reservation_as_
     state_becomes(&place, &["partial"]).await;
     assert_eq!(rows(&place).await[0].2, pending[0].2);
     // If the provider shows the usage later, the usage counts.
-    provider.is(Stage::Completed);
+    provider.set_stage(Stage::Completed);
     poll(&mut client, "resp_1").await;
     state_becomes(&place, &["exact"]).await;
     assert_eq!(rows(&place).await, [exact()]);
@@ -340,7 +340,7 @@ async fn assert_budget_gets_the_difference_back(provider: &Provider, config: Con
     // 2,000 tokens cost 2 CNY. The second request fits because the budget has something left.
     assert_eq!(client.create(BODY).await.status, 200);
     client.create(BODY).await.assert_final(429, "insufficient_quota", true);
-    provider.is(Stage::Completed);
+    provider.set_stage(Stage::Completed);
     for id in ["resp_1", "resp_2"] {
         assert_eq!(poll(&mut client, id).await.status, 200);
     }
@@ -372,16 +372,16 @@ async fn another_replica_settles_the_row_also_when_its_call_comes_before_the_row
     let (mut client, mut elsewhere) = (one.connect().await, other.connect().await);
     assert_eq!(client.create(BODY).await.status, 200);
     state_becomes(&place, &["pending"]).await;
-    provider.is(Stage::Completed);
+    provider.set_stage(Stage::Completed);
     poll(&mut elsewhere, "resp_1").await;
     state_becomes(&place, &["exact"]).await;
 
     // The replica that made the response cannot store its row before the call by the id is stored.
     postgres.execute("ALTER ROLE one NOLOGIN").await;
     postgres.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'one'").await;
-    provider.is(Stage::Queued);
+    provider.set_stage(Stage::Queued);
     assert_eq!(client.create(BODY).await.status, 200);
-    provider.is(Stage::Completed);
+    provider.set_stage(Stage::Completed);
     poll(&mut elsewhere, "resp_2").await;
     poll(&mut client, "resp_2").await;
     until("the call", async || calls(&place).await == 2).await;
@@ -392,9 +392,9 @@ async fn another_replica_settles_the_row_also_when_its_call_comes_before_the_row
 
     // Both replicas store at once, ten times: each row is settled, whichever comes first.
     for nth in 3..13 {
-        provider.is(Stage::Queued);
+        provider.set_stage(Stage::Queued);
         assert_eq!(client.create(BODY).await.status, 200);
-        provider.is(Stage::Completed);
+        provider.set_stage(Stage::Completed);
         poll(&mut elsewhere, &format!("resp_{nth}")).await;
     }
     state_becomes(&place, &["exact"; 12]).await;
@@ -425,7 +425,7 @@ async fn assert_kills_lose_nothing(place: &DatabaseLocation, folder: &TempDir, s
     state_becomes(place, &["pending"]).await;
     process.signal("KILL");
     process.exit();
-    provider.is(Stage::Completed);
+    provider.set_stage(Stage::Completed);
     let mut process = serve(folder, &provider.upstream.base_url(), store);
     let address = process.ready();
     for _ in 0..2 {

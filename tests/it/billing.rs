@@ -341,7 +341,7 @@ fn moved() -> SystemTime {
 async fn old_counters_dropped(gateway: &Gateway) {
     let copy = gateway.folder.path().join("budgets.json");
     let now = u64::try_from(Clock::from_fn(moved).since_epoch().as_millis()).unwrap();
-    until("counters that count", async || {
+    until("the counters in the snapshot", async || {
         let text = std::fs::read(&copy).unwrap_or_default();
         let counters: Vec<serde_json::Value> = serde_json::from_slice(&text).unwrap_or_default();
         !counters.is_empty() && counters.iter().all(|counter| counter["to"].as_u64().unwrap() + 86_400_000 > now)

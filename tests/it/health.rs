@@ -69,20 +69,20 @@ const DOWN: Answering = Some(("503 Service Unavailable", ""));
 /// An upstream whose answers the test sets, for each credential.
 struct SwitchableUpstream {
     upstream: Upstream,
-    moods: Arc<Mutex<Vec<(&'static str, Answering)>>>,
+    answers: Arc<Mutex<Vec<(&'static str, Answering)>>>,
     seen: Arc<AtomicUsize>,
 }
 
 impl SwitchableUpstream {
     /// Starts with this answer for every credential.
-    async fn new(mood: Answering) -> Self {
-        let moods: Arc<Mutex<Vec<(&str, Answering)>>> = Arc::new(Mutex::new(vec![("", mood)]));
+    async fn new(answer: Answering) -> Self {
+        let answers: Arc<Mutex<Vec<(&str, Answering)>>> = Arc::new(Mutex::new(vec![("", answer)]));
         let seen = Arc::new(AtomicUsize::new(0));
-        let (reads, counts) = (Arc::clone(&moods), Arc::clone(&seen));
+        let (reads, counts) = (Arc::clone(&answers), Arc::clone(&seen));
         let upstream = Upstream::scripted(move |request| {
             counts.fetch_add(1, Ordering::Relaxed);
-            let moods = reads.lock().unwrap();
-            let of = |name: &str| moods.iter().find(|(whose, _)| *whose == name).map(|(_, mood)| *mood);
+            let answers = reads.lock().unwrap();
+            let of = |name: &str| answers.iter().find(|(whose, _)| *whose == name).map(|(_, answer)| *answer);
             let name = request.header("authorization").and_then(|value| value.strip_prefix("Bearer sk-"));
             match name.and_then(of).or_else(|| of("")).unwrap() {
                 None => good(),
@@ -90,15 +90,15 @@ impl SwitchableUpstream {
             }
         })
         .await;
-        Self { upstream, moods, seen }
+        Self { upstream, answers, seen }
     }
 
     /// Sets the answer for the credential of this name, or, with an empty name, for all credentials without an answer
     /// of their own.
-    fn is(&self, name: &'static str, mood: Answering) {
-        let mut moods = self.moods.lock().unwrap();
-        moods.retain(|(whose, _)| *whose != name);
-        moods.push((name, mood));
+    fn answer_with(&self, name: &'static str, answer: Answering) {
+        let mut answers = self.answers.lock().unwrap();
+        answers.retain(|(whose, _)| *whose != name);
+        answers.push((name, answer));
     }
 
     fn seen(&self) -> usize {

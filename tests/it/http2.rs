@@ -469,7 +469,7 @@ async fn before_the_drain_each_connection_ends_with_its_next_request() {
     let (mut gateway, made) = gateway(&upstream, |_| ());
     let mut client = H2::connect(&gateway, &made).await;
     assert_eq!(client.whole(post(BODY)).await.0, 200);
-    gateway.leave();
+    gateway.announce_shutdown();
     let (status, headers, _) = client.whole(post(BODY)).await;
     assert_eq!((status, headers.get("connection")), (200, None));
     client.ended().await;

@@ -79,7 +79,7 @@ async fn ask(address: std::net::SocketAddr, key: &str, more: &str) -> Answer {
 }
 
 /// Waits until requests with this key get this status, and returns the time that took.
-async fn becomes(address: std::net::SocketAddr, key: &str, status: u16) -> Duration {
+async fn status_becomes(address: std::net::SocketAddr, key: &str, status: u16) -> Duration {
     let began = Instant::now();
     until(&format!("status {status}"), async || ask(address, key, "").await.status == status).await;
     began.elapsed()
@@ -100,22 +100,22 @@ async fn keys_are_created_disabled_enabled_rotated_and_deleted_while_the_gateway
 
     let key = keys(folder, &["create", "--name", "team-a", "--models", "smart", "--group", "team"]).unwrap();
     assert!(key.starts_with("tg-") && key.len() == 61, "{key}");
-    assert!(becomes(address, &key, 200).await < NOTICED);
+    assert!(status_becomes(address, &key, 200).await < NOTICED);
     assert_eq!(ask(address, KEY, "").await.status, 200, "the key of the file still works");
     keys(folder, &["disable", "team-a"]).unwrap();
-    assert!(becomes(address, &key, 401).await < NOTICED);
+    assert!(status_becomes(address, &key, 401).await < NOTICED);
     let disabled = ask(address, &key, "").await;
     assert_eq!(disabled.json(), unknown.json(), "the error must not reveal that the key exists");
     keys(folder, &["enable", "team-a"]).unwrap();
-    becomes(address, &key, 200).await;
+    status_becomes(address, &key, 200).await;
 
     let second = keys(folder, &["rotate", "team-a", "--grace", "1h"]).unwrap();
-    becomes(address, &second, 200).await;
+    status_becomes(address, &second, 200).await;
     assert_eq!(ask(address, &key, "").await.status, 200, "the previous secret still works");
     let third = keys(folder, &["rotate", "team-a", "--grace", "2s"]).unwrap();
-    becomes(address, &third, 200).await;
+    status_becomes(address, &third, 200).await;
     assert_eq!(ask(address, &key, "").await.status, 401, "only the latest previous secret still works");
-    becomes(address, &second, 401).await;
+    status_becomes(address, &second, 401).await;
     assert_eq!(ask(address, &third, "").await.status, 200);
 
     let shown: Value = serde_json::from_str(&keys(folder, &["show", "team-a", "--json"]).unwrap()).unwrap();
@@ -141,7 +141,7 @@ async fn keys_are_created_disabled_enabled_rotated_and_deleted_while_the_gateway
     let list = keys(folder, &["list"]).unwrap();
     assert!(list.contains("team-a") && list.contains("file") && list.contains(&third[..9]), "{list}");
     keys(folder, &["delete", "team-a", "--yes"]).unwrap();
-    assert!(becomes(address, &third, 401).await < NOTICED);
+    assert!(status_becomes(address, &third, 401).await < NOTICED);
     assert!(keys(folder, &["show", "team-a"]).unwrap().contains("deleted"));
     assert!(keys(folder, &["show", "team-b"]).unwrap_err().contains("no key has the name team-b"));
     gateway.signal("INT");
@@ -337,7 +337,7 @@ async fn chat_streams_of_a_key_ask_for_usage_while_the_key_requires_it() {
         let mut gateway = serve(folder);
         let address = gateway.ready();
         let key = keys(folder, &["create", "--name", "chat"]).unwrap();
-        becomes(address, &key, 200).await;
+        status_becomes(address, &key, 200).await;
         upstream.taken();
         let mut goes_up_as = async |expected: &str| {
             until(expected, async || {
@@ -369,11 +369,11 @@ async fn a_key_expires_and_is_limited_to_its_ip_addresses() {
     let mut gateway = serve(folder);
     let address = gateway.ready();
     let short = keys(folder, &["create", "--name", "short", "--expires", "4s"]).unwrap();
-    becomes(address, &short, 200).await;
-    becomes(address, &short, 401).await;
+    status_becomes(address, &short, 200).await;
+    status_becomes(address, &short, 401).await;
     let here = keys(folder, &["create", "--name", "here", "--ip", "127.0.0.0/8"]).unwrap();
     let there = keys(folder, &["create", "--name", "there", "--ip", "192.0.2.0/24", "--ip", "2001:db8::/32"]).unwrap();
-    becomes(address, &here, 200).await;
+    status_becomes(address, &here, 200).await;
     // The second key was created later: the gateway may notice it one look later.
     until("the second key is known", async || {
         ask(address, &there, "x-forwarded-for: 192.0.2.7\r\n").await.status == 200
@@ -428,13 +428,13 @@ async fn replicas_share_keys_through_postgresql_and_continue_without_it() {
     }
     let other = keys(two, &["create", "--name", "b"]).unwrap();
     for address in &addresses {
-        assert!(becomes(*address, &other, 200).await < Duration::from_secs(5));
+        assert!(status_becomes(*address, &other, 200).await < Duration::from_secs(5));
     }
     postgres.stop();
     for address in &addresses {
         assert_eq!((ask(*address, &key, "").await.status, ask(*address, &other, "").await.status), (200, 200));
         // Another replica might have created it a moment ago.
-        becomes(*address, &gone, 503).await;
+        status_becomes(*address, &gone, 503).await;
         ask(*address, &gone, "").await.assert_problem(503, "keys_unavailable");
         assert_eq!(ask(*address, "tg-nobody", "").await.status, 401);
     }
@@ -451,8 +451,8 @@ async fn replicas_share_keys_through_postgresql_and_continue_without_it() {
     assert_eq!(answer.header("retry-after"), Some("1"));
     assert_eq!(Client::connect(address).await.get("/readyz").await.status, 503);
     postgres.run().await;
-    becomes(address, &other, 200).await;
-    becomes(address, &gone, 401).await;
+    status_becomes(address, &other, 200).await;
+    status_becomes(address, &gone, 401).await;
     assert_eq!(ask(address, "tg-nobody", "").await.status, 401);
     assert_eq!(Client::connect(address).await.get("/readyz").await.status, 200);
 }
@@ -471,7 +471,7 @@ async fn a_key_of_a_removed_group_and_a_key_hidden_by_the_file_are_refused() {
     write(folder, &upstream, "", &OF_FILE.replace("\"file\"", "\"named\""));
     let text = fs::read_to_string(folder.join("tidegate.toml")).unwrap().replace("[[groups]]\nname = \"team\"\n", "");
     fs::write(folder.join("tidegate.toml"), text).unwrap();
-    becomes(address, &grouped, 401).await;
+    status_becomes(address, &grouped, 401).await;
     assert_eq!((ask(address, &named, "").await.status, ask(address, KEY, "").await.status), (401, 200));
     let list = keys(folder, &["list"]).unwrap();
     assert!(list.contains("refused: its group is gone"), "{list}");
@@ -522,7 +522,7 @@ async fn a_key_whose_budget_cannot_be_counted_is_refused_and_never_unlimited() {
     assert_eq!((ask(address, &limited, "").await.status, ask(address, &free, "").await.status), (200, 200));
     // The configuration has no exchange rate between the prices and the budget.
     write(folder, &upstream, "", &prices("CNY"));
-    becomes(address, &limited, 401).await;
+    status_becomes(address, &limited, 401).await;
     let told = gateway.logged("stored keys disabled: this configuration");
     assert_eq!(told["keys"], "limited");
     assert_eq!(ask(address, &limited, "").await.status, 401);
@@ -535,5 +535,5 @@ async fn a_key_whose_budget_cannot_be_counted_is_refused_and_never_unlimited() {
     assert!(list.contains("refused: its budgets cannot be counted"), "{list}");
     assert!(keys(folder, &["show", "limited"]).unwrap().contains("its budgets cannot be counted"));
     write(folder, &upstream, "", &prices("USD"));
-    becomes(address, &limited, 200).await;
+    status_becomes(address, &limited, 200).await;
 }

@@ -110,7 +110,7 @@ async fn an_expired_id_can_get_a_new_owner() {
         let short = |now_s| EntryLifetime { now_s, ttl_s: 2 };
         store.learn(&[(r, entry(a, 100))], short(100)).await.unwrap();
         if place.is_shared() {
-            until("Redis forgets it", async || store.recall(&[r], short(100)).await.unwrap() == [None]).await;
+            until("the id to expire in Redis", async || store.recall(&[r], short(100)).await.unwrap() == [None]).await;
             let names = redis.list("KEYS *");
             assert_eq!(names, ["tidegate:o:secret"]);
         }
@@ -260,7 +260,7 @@ impl Replica {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        soon("what there is to tell", telling).await
+        soon("the records of the ids", telling).await
     }
 
     async fn tells(&self, reference: Reference, by: Origin) -> Recalled {
@@ -274,8 +274,8 @@ impl Replica {
         (self.keeping.origins.shared(mark).await, began.elapsed())
     }
 
-    async fn works(&self) {
-        until("it works", async || self.condition.faults().iter().all(|(_, fails)| !fails)).await;
+    async fn wait_for_store(&self) {
+        until("the store's faults to clear", async || self.condition.faults().iter().all(|(_, fails)| !fails)).await;
     }
 
     async fn has_written(&self) {
@@ -439,12 +439,12 @@ async fn ids_survive_a_redis_that_hangs() {
     let (one, other) = (Replica::start(&place), Replica::start(&place));
     let a = origin(1, "a");
     let _ = one.learn(reference(1), a).await;
-    one.works().await;
+    one.wait_for_store().await;
     one.has_written().await;
     redis.pause();
     assert_works_without_redis(&one, a).await;
     redis.go_on();
-    one.works().await;
+    one.wait_for_store().await;
     one.has_written().await;
     for number in (1..2).chain(100..200) {
         assert_eq!(other.tells(reference(number), a).await, Recalled::Own(a), "{number}");
@@ -481,16 +481,17 @@ async fn ids_are_written_again_after_redis_was_killed_and_came_back_empty() {
     let replica = Replica::start(&place);
     let a = origin(1, "a");
     let _ = replica.learn(reference(1), a).await;
-    replica.works().await;
+    replica.wait_for_store().await;
     replica.has_written().await;
     redis.kill();
     assert_works_without_redis(&replica, a).await;
     redis.run();
-    replica.works().await;
+    replica.wait_for_store().await;
     // The replica writes all ids of its memory again, also older ones.
     let fresh = Replica::start(&place);
     for number in (1..2).chain(100..200) {
-        until("it is there again", async || fresh.recall(reference(number), a).await == Recalled::Own(a)).await;
+        until("the id to be in Redis again", async || fresh.recall(reference(number), a).await == Recalled::Own(a))
+            .await;
     }
     replica.keeping.end();
     fresh.keeping.end();
@@ -518,8 +519,8 @@ async fn ids_are_written_again_after_redis_was_emptied() {
         recalled.iter().all(|recalled| *recalled == Recalled::Own(a))
     })
     .await;
-    one.works().await;
-    other.works().await;
+    one.wait_for_store().await;
+    other.wait_for_store().await;
     let _ = other.learn(reference(6000), a).await;
     other.has_written().await;
     assert_eq!(one.tells(reference(6000), a).await, Recalled::Own(a), "both replicas use the same secret");
@@ -535,7 +536,7 @@ async fn ids_are_kept_in_memory_while_redis_refuses_writes() {
     let a = origin(1, "a");
     let _ = one.learn(reference(1), a).await;
     one.has_written().await;
-    one.works().await;
+    one.wait_for_store().await;
     let ways = [("CONFIG SET maxmemory 1", "CONFIG SET maxmemory 0"), ("REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE")];
     for (number, (away, back)) in (10..).zip(ways) {
         assert_eq!(redis.ask(away), "+OK");
@@ -546,7 +547,7 @@ async fn ids_are_kept_in_memory_while_redis_refuses_writes() {
         let (shared, took) = one.learn(reference(number + 100), a).await;
         assert!(!shared && took < GENEROUS, "{away:?}: {took:?}");
         assert_eq!(redis.ask(back), "+OK");
-        one.works().await;
+        one.wait_for_store().await;
         one.has_written().await;
         assert_eq!(other.tells(reference(number), a).await, Recalled::Own(a), "{away:?}");
     }
@@ -563,7 +564,7 @@ async fn a_replica_that_starts_without_redis_serves_from_memory() {
     let a = origin(1, "a");
     assert_works_without_redis(&replica, a).await;
     redis.run();
-    replica.works().await;
+    replica.wait_for_store().await;
     replica.has_written().await;
     assert_eq!(replica.tells(reference(1), a).await, Recalled::Unknown);
     replica.keeping.end();
@@ -582,7 +583,7 @@ async fn a_replica_with_a_broken_store_file_serves_from_memory() {
     assert_eq!(replica.recall(reference(2), a).await, Recalled::CannotTell(None));
     // An operator moves the broken file away.
     fs::remove_file(&path).unwrap();
-    replica.works().await;
+    replica.wait_for_store().await;
     replica.has_written().await;
     assert_eq!(replica.tells(reference(2), a).await, Recalled::Unknown);
     let began = Instant::now();

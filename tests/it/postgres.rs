@@ -92,7 +92,7 @@ async fn assert_outage_survived_by(
     row_count_becomes(&postgres, 20).await;
     away(&mut postgres).await;
     let longest = ask(&gateway, 50).await;
-    assert!(longest < Duration::from_millis(500), "{longest:?} while it is away");
+    assert!(longest < Duration::from_millis(500), "{longest:?} during the outage");
     gateway.metric_becomes(r#"tidegate_ledger_fault{fault="database"}"#, 1.0).await;
     let mut operator = crate::support::client::Client::connect(gateway.admin).await;
     let ready = operator.get("/readyz").await;

@@ -65,7 +65,7 @@ async fn ask(address: SocketAddr, key: &str) -> u16 {
     client.answer().await.status
 }
 
-async fn becomes(address: SocketAddr, key: &str, status: u16) -> Duration {
+async fn status_becomes(address: SocketAddr, key: &str, status: u16) -> Duration {
     let began = Instant::now();
     until(&format!("status {status}"), async || ask(address, key).await == status).await;
     began.elapsed()
@@ -121,7 +121,7 @@ async fn a_key_that_is_disabled_after_a_failover_is_refused_whatever_the_old_pri
             assert!(ended > 0, "the connection of the ledger is there");
         }
         keys(folder, &["disable", "a"]);
-        let took = becomes(address, &key, 401).await;
+        let took = status_becomes(address, &key, 401).await;
         assert!(took < FOLLOWED, "{old:?}: {took:?}");
         println!("{old:?}: refused after {took:?}");
         if old == OldPrimary::Silent {
@@ -157,16 +157,16 @@ async fn a_failover_to_a_standby_without_the_last_change_of_keys_is_noticed() {
     let mut gateway = serve(folder);
     let address = gateway.ready();
     let lost = keys(folder, &["create", "--name", "lost"]);
-    becomes(address, &lost, 200).await;
+    status_becomes(address, &lost, 200).await;
 
     primary.kill();
     standby.promote().await;
     assert_eq!(number(standby.connect().await.unwrap(), KEYS).await, 1);
     moving.point_to(standby.address());
     keys(folder, &["disable", "a"]);
-    let took = becomes(address, &key, 401).await;
+    let took = status_becomes(address, &key, 401).await;
     assert!(took < FOLLOWED, "{took:?}");
-    becomes(address, &lost, 401).await;
+    status_becomes(address, &lost, 401).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -187,7 +187,7 @@ async fn the_primary_is_found_among_several_servers_of_the_url_before_and_after_
     primary.kill();
     standby.promote().await;
     keys(folder, &["disable", "a"]);
-    let took = becomes(address, &key, 401).await;
+    let took = status_becomes(address, &key, 401).await;
     assert!(took < FOLLOWED, "{took:?}");
 }
 
@@ -220,8 +220,8 @@ async fn a_connection_is_old_after_five_minutes_and_the_next_one_follows_the_add
     assert_eq!(database.stored_keys().await.unwrap().1.len(), 1);
     assert!(database.is_old(opened + OLD));
     let mut again = Database::reopen(&place).await.unwrap();
-    assert_eq!(again.stored_keys().await.unwrap().1, [], "it is another server");
-    assert!(!again.is_old(opened + OLD), "it is a new connection");
+    assert_eq!(again.stored_keys().await.unwrap().1, [], "the connection must lead to the other server");
+    assert!(!again.is_old(opened + OLD), "a new connection must not be old");
     // A file is always the same database.
     let folder = TempDir::new().unwrap();
     let file = Database::open(&DatabaseLocation::Sqlite(folder.path().join(FILE))).await.unwrap();
@@ -256,7 +256,7 @@ async fn a_pooler_in_transaction_mode_works() {
         until("a row of each request", async || rows().await == 60).await;
         keys(folders[1].path(), &["disable", "a"]);
         for address in &addresses {
-            becomes(*address, &key, 401).await;
+            status_becomes(*address, &key, 401).await;
         }
         let fault = async |gateway: &Process| {
             let ready = Client::connect(gateway.admin()).await.get("/readyz").await;

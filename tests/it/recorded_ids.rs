@@ -67,7 +67,7 @@ async fn recorded(gateway: &Gateway, id: (Kind, &str), by: Owner) -> Recalled {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    soon("what is known of an id", telling).await
+    soon("the record of an id", telling).await
 }
 
 async fn recorded_count(gateway: &Gateway) -> f64 {

@@ -273,7 +273,7 @@ async fn a_reserved_budget_is_refused_for_a_moment_and_released() {
         go.send(()).unwrap();
         streaming.body(&mut streamed).await;
         // The request is settled in the background.
-        until("what was set aside", async || client.create(BODY).await.status == 200).await;
+        until("the reservation to be released", async || client.create(BODY).await.status == 200).await;
         until("the end", async || client.create(BODY).await.text().contains("insufficient_quota")).await;
     }
 }
@@ -463,7 +463,7 @@ async fn concurrency_slots_are_restored_after_redis_was_away() {
         fault(gateway, 0.0).await;
     }
     // Two of four slots are taken, and two are left.
-    until("what is held", async || redis.ask("ZCARD tidegate:at_once:key:tester") == ":2").await;
+    until("the slots in Redis", async || redis.ask("ZCARD tidegate:at_once:key:tester") == ":2").await;
     hold(&mut held).await;
     hold(&mut held).await;
     assert_eq!(other.connect().await.create(BODY).await.status, 429);

@@ -163,7 +163,7 @@ async fn before_the_drain_readiness_fails_and_requests_are_served_on_connections
     let answer = kept.create(BODY).await;
     assert_eq!((answer.status, answer.header("connection")), (200, None));
 
-    gateway.leave();
+    gateway.announce_shutdown();
     for address in [gateway.address, gateway.admin] {
         assert_eq!(Client::connect(address).await.get("/readyz").await.status, 503);
     }

@@ -185,9 +185,9 @@ async fn only_a_socket_file_of_a_killed_process_is_replaced() {
     drop(foreign);
     // A file that is no socket is never removed.
     fs::remove_file(folder.join("t.sock")).unwrap();
-    fs::write(folder.join("t.sock"), "something of somebody's").unwrap();
+    fs::write(folder.join("t.sock"), "a file of another program").unwrap();
     let refused = run(&mut command(folder, &["serve", "--config", "tidegate.toml"]));
     let text = output_text(&refused);
     assert!(!refused.status.success() && text.contains("no socket"), "{text}");
-    assert_eq!(fs::read_to_string(folder.join("t.sock")).unwrap(), "something of somebody's");
+    assert_eq!(fs::read_to_string(folder.join("t.sock")).unwrap(), "a file of another program");
 }

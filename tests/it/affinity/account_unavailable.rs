@@ -163,7 +163,7 @@ async fn an_upstream_without_the_endpoint_gets_an_error_that_says_so() {
     assert_eq!(fleet.account(), "two-b");
 }
 
-fn strips(config: &mut Config) {
+fn allow_removal_of_reasoning(config: &mut Config) {
     config.models[0].on_lost_state = OnLostState::StripEncrypted;
 }
 
@@ -178,7 +178,7 @@ const OF_THREAD: [Known<'static>; 3] = [
 
 #[tokio::test]
 async fn encrypted_reasoning_is_removed_where_the_model_allows_it() {
-    let mut fleet = Fleet::answering(&OF_THREAD, strips, refusing_accounts(&["two-b"])).await;
+    let mut fleet = Fleet::answering(&OF_THREAD, allow_removal_of_reasoning, refusing_accounts(&["two-b"])).await;
     // The account gets the whole request first. If it cannot answer, another account gets the request without the
     // reasoning.
     assert_eq!(fleet.create("alice", THREAD).await.status, 200);
@@ -197,7 +197,7 @@ async fn encrypted_reasoning_is_removed_where_the_model_allows_it() {
 /// The account that made the reasoning gets all of it, also where the model allows the removal.
 #[tokio::test]
 async fn the_account_that_made_the_reasoning_gets_the_whole_request() {
-    let mut fleet = Fleet::start(&OF_THREAD, strips).await;
+    let mut fleet = Fleet::start(&OF_THREAD, allow_removal_of_reasoning).await;
     for _ in 0..3 {
         assert_eq!(fleet.create("alice", THREAD).await.status, 200);
         let arrived = fleet.arrived();
@@ -220,7 +220,7 @@ async fn only_encrypted_parts_of_the_lost_account_are_removed_and_other_referenc
         (Kind::Item, "ig_1", "two", "two-b", "alice", None),
     ]);
     let mut fleet = Fleet::start(&known, |config| {
-        strips(config);
+        allow_removal_of_reasoning(config);
         config.upstreams[1].credentials.pop();
     })
     .await;
@@ -260,7 +260,7 @@ async fn reasoning_of_two_accounts_is_removed_where_the_model_allows_it() {
     let mut known: Vec<Known<'_>> = OF_THREAD.into();
     known.push((Kind::Encrypted, "gB", "one", "one-a", "alice", None));
     let both = THREAD.replacen("[{", r#"[{"type":"reasoning","id":"rs_2","encrypted_content":"gB"},{"#, 1);
-    let mut fleet = Fleet::start(&known, strips).await;
+    let mut fleet = Fleet::start(&known, allow_removal_of_reasoning).await;
     assert_eq!(fleet.create("alice", &both).await.status, 200);
     let arrived = fleet.arrived();
     assert_eq!(String::from_utf8_lossy(&arrived[0].1.body), STRIPPED);
@@ -276,7 +276,7 @@ async fn removing_reasoning_does_not_admit_ids_that_the_key_may_not_use() {
     known.push((Kind::Encrypted, "gB", "one", "one-a", "alice", None));
     known.push((Kind::Item, "msg_theirs", "one", "one-a", "bob", None));
     let both = THREAD.replacen("[{", r#"[{"type":"reasoning","id":"rs_2","encrypted_content":"gB"},{"#, 1);
-    let mut fleet = Fleet::start(&known, strips).await;
+    let mut fleet = Fleet::start(&known, allow_removal_of_reasoning).await;
     let with = |id: &str| both.replacen("[{", &format!(r#"[{{"type":"item_reference","id":"{id}"}},{{"#), 1);
     let (theirs, nobodys) =
         (fleet.create("alice", &with("msg_theirs")).await, fleet.create("alice", &with("msg_nobody")).await);
@@ -289,7 +289,7 @@ async fn removing_reasoning_does_not_admit_ids_that_the_key_may_not_use() {
     let mut fleet = Fleet::answering(
         &OF_THREAD,
         |config| {
-            strips(config);
+            allow_removal_of_reasoning(config);
             for key in &mut config.keys[1..] {
                 key.upstreams = Some(vec![0]);
             }

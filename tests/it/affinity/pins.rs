@@ -286,7 +286,7 @@ async fn references_count_towards_the_memory_for_bodies() {
     let items = vec![r#"{"id":"x","role":"user","content":""}"#; 8000].join(",");
     let body = format!(r#"{{"model":"smart","input":[{items}]}}"#);
     let held = async {
-        crate::support::database::until("they are counted", async || {
+        crate::support::database::until("the references to be counted", async || {
             fleet.gateway.metric("tidegate_body_memory_bytes").await >= (body.len() + 8000 * 200) as f64
         })
         .await;

@@ -179,7 +179,7 @@ fn shares(config: &mut Config, redis: &RedisServer) {
     config.affinity.shared = true;
 }
 
-async fn works(gateway: &Gateway) {
+async fn wait_for_store(gateway: &Gateway) {
     for fault in ["read", "write"] {
         gateway.metric_becomes(&format!("tidegate_affinity_fault{{fault=\"{fault}\"}}"), 0.0).await;
     }
@@ -191,8 +191,8 @@ async fn two(redis: &RedisServer) -> (Fleet, Gateway) {
     let mut config = settings(&fleet.upstreams);
     shares(&mut config, redis);
     let other = Gateway::start(config);
-    works(&fleet.gateway).await;
-    works(&other).await;
+    wait_for_store(&fleet.gateway).await;
+    wait_for_store(&other).await;
     (fleet, other)
 }
 
@@ -268,7 +268,7 @@ async fn without_redis_each_replica_follows_up_the_responses_that_it_knows() {
     assert!(*most < GENEROUS, "{took:?}");
     redis.run();
     for gateway in [&fleet.gateway, &other] {
-        works(gateway).await;
+        wait_for_store(gateway).await;
         gateway.metric_becomes("tidegate_affinity_waiting", 0.0).await;
     }
     // Redis came back empty: the replica writes the ids in its memory again, and those that it made meanwhile.

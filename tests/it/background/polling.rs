@@ -42,7 +42,7 @@ async fn a_row_becomes_exact_although_no_client_polls() {
         state_becomes(&place, &["pending"]).await;
         gateway.metric_becomes("tidegate_ledger_pending", 1.0).await;
         polled_with_result(&gateway, "under_way").await;
-        provider.is(Stage::Completed);
+        provider.set_stage(Stage::Completed);
         state_becomes(&place, &["exact"]).await;
         assert_eq!(rows(&place).await, [exact()]);
         gateway.metric_becomes("tidegate_ledger_pending", 0.0).await;
@@ -62,7 +62,7 @@ async fn a_response_that_its_client_reads_in_a_conversation_is_settled() {
         assert_eq!(client.create(IN_CONVERSATION).await.status, 200);
         state_becomes(&place, &["pending"]).await;
         let pending = rows(&place).await;
-        provider.is(stage);
+        provider.set_stage(stage);
         // The client never names the response.
         let line = "GET /v1/conversations/conv_1/items";
         let items = client.ask(line, &format!("authorization: Bearer {KEY}\r\ncontent-length: 0\r\n")).await;
@@ -82,7 +82,7 @@ async fn a_response_that_is_cancelled_elsewhere_becomes_partial() {
     assert_eq!(gateway.connect().await.create(BODY).await.status, 200);
     state_becomes(&place, &["pending"]).await;
     let pending = rows(&place).await;
-    provider.is(Stage::Cancelled);
+    provider.set_stage(Stage::Cancelled);
     state_becomes(&place, &["partial"]).await;
     assert_eq!(rows(&place).await[0].2, pending[0].2);
 }
@@ -96,7 +96,7 @@ async fn a_budget_gets_the_reservation_back_although_no_client_polls() {
         assert_eq!(client.create(BODY).await.status, 200);
     }
     client.create(BODY).await.assert_final(429, "insufficient_quota", true);
-    provider.is(Stage::Completed);
+    provider.set_stage(Stage::Completed);
     until("a budget", async || client.create(BODY).await.status == 200).await;
 }
 
@@ -111,7 +111,7 @@ async fn polls_continue_after_a_restart_and_after_a_kill() {
     state_becomes(&place, &["pending"]).await;
     process.signal("KILL");
     process.exit();
-    provider.is(Stage::Completed);
+    provider.set_stage(Stage::Completed);
     // The pause is the default one.
     let mut process = serve(&folder, &provider.upstream.base_url(), "");
     process.ready();
@@ -135,7 +135,7 @@ async fn a_response_that_its_provider_deleted_becomes_partial_after_a_minute() {
     let gateway = Gateway::start_at(Clock::from_fn(ahead::<0>), polling(&provider, &[]));
     let place = sqlite(&gateway);
     assert_eq!(gateway.connect().await.create(BODY).await.status, 200);
-    provider.is(Stage::Missing);
+    provider.set_stage(Stage::Missing);
     polled_with_result(&gateway, "gone").await;
     assert_eq!(rows(&place).await[0].0, "pending");
     AHEAD[0].store(61, Ordering::Relaxed);
@@ -154,7 +154,7 @@ async fn a_response_that_never_ends_becomes_partial_after_a_day() {
     AHEAD[1].store(86_401, Ordering::Relaxed);
     state_becomes(&place, &["partial"]).await;
     // If a client's call shows the tokens later, the tokens count.
-    provider.is(Stage::Completed);
+    provider.set_stage(Stage::Completed);
     poll(&mut gateway.connect().await, "resp_1").await;
     state_becomes(&place, &["exact"]).await;
 }
@@ -183,7 +183,7 @@ async fn polls_go_to_the_account_that_holds_the_response_also_after_a_rename_and
             Some(rest) => {
                 let id = rest.split(' ').next().unwrap();
                 let maker = made.iter().find(|(made, _)| made == id).unwrap();
-                assert_eq!(maker.1, sent, "{id} was asked for at another account");
+                assert_eq!(maker.1, sent, "{id} was polled at another account");
                 assert_eq!(request.header("accept"), Some("application/json"));
             }
         }
@@ -208,15 +208,15 @@ async fn polls_go_to_the_account_that_holds_the_response_also_after_a_rename_and
         asked += 1;
     }
     // Polls that hang do not block requests, although the upstream takes one request at a time.
-    provider.is(Stage::Silent);
-    until("calls that hang", async || {
+    provider.set_stage(Stage::Silent);
+    until("polls that hang", async || {
         check(&provider.upstream.request().await, &mut made);
         again.metric("tidegate_ledger_pending").await == 4.0
     })
     .await;
     let mut client = again.connect().await;
     assert_eq!(client.create(BODY).await.status, 200);
-    provider.is(Stage::Completed);
+    provider.set_stage(Stage::Completed);
     assert_eq!(client.create(BODY).await.status, 200);
 }
 
@@ -238,7 +238,7 @@ async fn one_of_several_replicas_polls_and_each_row_is_settled_once() {
         polled_with_result(gateway, "under_way").await;
         gateway.metric_becomes("tidegate_ledger_pending", 3.0).await;
     }
-    provider.is(Stage::Completed);
+    provider.set_stage(Stage::Completed);
     state_becomes(&place, &["exact"; 6]).await;
     assert_eq!(rows(&place).await, vec![exact(); 6]);
     for gateway in [&one, &other] {

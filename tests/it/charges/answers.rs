@@ -267,18 +267,21 @@ fn repeating_chunks(words: &str, pieces: usize) -> String {
 }
 
 /// A reasoning item with so many encrypted bytes.
-fn reasoning(sealed: usize) -> String {
-    let item = |sealed: usize| {
-        format!(r#"{{"type":"reasoning","id":"rs_1","summary":[],"encrypted_content":"{}"}}"#, "g".repeat(sealed))
+fn reasoning(encrypted_bytes: usize) -> String {
+    let item = |encrypted_bytes: usize| {
+        format!(
+            r#"{{"type":"reasoning","id":"rs_1","summary":[],"encrypted_content":"{}"}}"#,
+            "g".repeat(encrypted_bytes)
+        )
     };
     events(&[
         format!(r#"{{"type":"response.output_item.added","output_index":0,"item":{}}}"#, item(0)),
-        format!(r#"{{"type":"response.output_item.done","output_index":0,"item":{}}}"#, item(sealed)),
+        format!(r#"{{"type":"response.output_item.done","output_index":0,"item":{}}}"#, item(encrypted_bytes)),
     ])
 }
 
 /// The number of encrypted bytes for so many reasoning tokens.
-fn sealed(tokens: usize) -> usize {
+fn encrypted_bytes(tokens: usize) -> usize {
     (tokens * 4 + 650) * 4 / 3
 }
 
@@ -445,8 +448,8 @@ fn left_by_the_client() -> Vec<Case> {
         Case::new("chat, left before [DONE]", CHAT, SSE, chat).without_usage(1241).left_after(chat_bytes),
         Case::new("responses, the upstream breaks", RESPONSES, SSE, many.clone()).without_usage(1241).breaks(),
         Case::new("responses, 10,000 hidden tokens, left at the text", RESPONSES, SSE, hidden(0)).without_usage(11_241).left_after(hidden(0).len()),
-        Case::new("responses, 10,000 encrypted tokens, left at the text", RESPONSES, SSE, hidden(sealed(10_000))).without_usage(11_241).left_after(hidden(sealed(10_000)).len()),
-        Case::new("responses, 300 encrypted tokens, left at the text", RESPONSES, SSE, hidden(sealed(300))).without_usage(1541).left_after(hidden(sealed(300)).len()),
+        Case::new("responses, 10,000 encrypted tokens, left at the text", RESPONSES, SSE, hidden(encrypted_bytes(10_000))).without_usage(11_241).left_after(hidden(encrypted_bytes(10_000)).len()),
+        Case::new("responses, 300 encrypted tokens, left at the text", RESPONSES, SSE, hidden(encrypted_bytes(300))).without_usage(1541).left_after(hidden(encrypted_bytes(300)).len()),
         Case::new("responses, 10,000 hidden tokens, no counts", RESPONSES, SSE, hidden(0) + &done(&english, "completed", "")).without_usage(11_241),
         Case::new("chat, each chunk repeats all before, left", CHAT, SSE, repeating.clone()).without_usage(1241).left_after(repeating.len()),
         Case::new("chat, each chunk repeats all before, no counts", CHAT, SSE, repeating + &stop() + DONE).without_usage(1241),

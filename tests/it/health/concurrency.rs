@@ -278,7 +278,7 @@ async fn a_concurrency_slot_is_released_however_its_request_ends() {
     for _ in 0..5 {
         assert_eq!(ask(&gateway).await.status, 503);
     }
-    down.is("", None);
+    down.answer_with("", None);
     assert_eq!(ask(&gateway).await.status, 200);
 }
 
@@ -300,7 +300,7 @@ async fn many_clients_are_served_within_the_concurrency_limit() {
     }
     let mut held = Vec::new();
     for nth in 1..=CROWD {
-        held.push(soon("the next one", full.held.recv()).await.unwrap());
+        held.push(soon("the next request", full.held.recv()).await.unwrap());
         if held.len() == LIMIT || nth == CROWD {
             assert!(full.held.try_recv().is_err(), "more than {LIMIT} at once");
             held.remove(0).send(()).unwrap();

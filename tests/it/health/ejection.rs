@@ -38,7 +38,7 @@ async fn a_success_resets_the_count_of_faults_in_a_row() {
     let gateway = before(&[&bad.upstream, &other.upstream], |_| {});
     for _ in 0..4 {
         for nth in 0..5 {
-            bad.is("", if nth == 4 { None } else { DOWN });
+            bad.answer_with("", if nth == 4 { None } else { DOWN });
             assert_eq!(ask(&gateway).await.status, 200);
         }
     }
@@ -51,7 +51,7 @@ async fn an_upstream_that_fails_every_other_request_is_ejected() {
     let (bad, other) = (SwitchableUpstream::new(DOWN).await, SwitchableUpstream::new(None).await);
     let gateway = before(&[&bad.upstream, &other.upstream], |_| {});
     for nth in 0..30 {
-        bad.is("", if nth % 2 == 1 { None } else { DOWN });
+        bad.answer_with("", if nth % 2 == 1 { None } else { DOWN });
         assert_eq!(ask(&gateway).await.status, 200);
     }
     assert_eq!(gateway.metric(EJECTED).await, 1.0);
@@ -85,7 +85,7 @@ async fn a_successful_probe_restores_an_upstream() {
     for _ in 0..5 {
         ask(&gateway).await;
     }
-    bad.is("", None);
+    bad.answer_with("", None);
     soon("the probe", async {
         while bad.seen() == 5 {
             assert_eq!(ask(&gateway).await.status, 200);
@@ -206,19 +206,19 @@ async fn a_cancelled_probe_does_not_prolong_the_ejection() {
 
 #[tokio::test]
 async fn the_only_candidate_gets_requests_in_every_health_state() {
-    for mood in [DOWN, Some(("401 Unauthorized", "")), Some(("429 Too Many Requests", "retry-after: 60\r\n"))] {
-        let last = SwitchableUpstream::new(mood).await;
+    for answer in [DOWN, Some(("401 Unauthorized", "")), Some(("429 Too Many Requests", "retry-after: 60\r\n"))] {
+        let last = SwitchableUpstream::new(answer).await;
         let gateway = before(&[&last.upstream], |config| config.retries.max_attempts = 1);
         for nth in 1..=20 {
             assert_ne!(ask(&gateway).await.status, 200);
             assert_eq!(last.seen(), nth);
         }
-        last.is("", None);
+        last.answer_with("", None);
         for _ in 0..10 {
             assert_eq!(ask(&gateway).await.status, 200);
         }
         let ejections = gateway.metric_sum("tidegate_ejections_total{upstream=\"up0\"").await;
-        assert_eq!(ejections, 1.0, "{mood:?}: it is told once");
+        assert_eq!(ejections, 1.0, "{answer:?}: the ejection is counted once");
     }
 }
 
@@ -229,12 +229,12 @@ async fn among_ejected_candidates_the_one_with_the_shortest_cooldown_is_tried() 
     let (refused, limited, later) =
         (SwitchableUpstream::new(None).await, SwitchableUpstream::new(None).await, SwitchableUpstream::new(None).await);
     let gateway = before(&[&refused.upstream, &later.upstream, &limited.upstream], |_| {});
-    refused.is("", Some(("401 Unauthorized", "")));
-    later.is("", Some(("429 Too Many Requests", "retry-after: 200\r\n")));
-    limited.is("", Some(("429 Too Many Requests", "retry-after: 100\r\n")));
+    refused.answer_with("", Some(("401 Unauthorized", "")));
+    later.answer_with("", Some(("429 Too Many Requests", "retry-after: 200\r\n")));
+    limited.answer_with("", Some(("429 Too Many Requests", "retry-after: 100\r\n")));
     assert_eq!(ask(&gateway).await.header("retry-after"), Some("100"));
     assert_eq!((refused.seen(), later.seen(), limited.seen()), (1, 1, 1));
-    limited.is("", None);
+    limited.answer_with("", None);
     assert_eq!(ask(&gateway).await.status, 200);
     assert_eq!((refused.seen(), later.seen(), limited.seen()), (1, 1, 2));
 }
@@ -242,7 +242,7 @@ async fn among_ejected_candidates_the_one_with_the_shortest_cooldown_is_tried() 
 #[tokio::test]
 async fn a_failing_credential_is_ejected_alone() {
     let mut one = SwitchableUpstream::new(None).await;
-    one.is("a", Some(("500 Oops", "")));
+    one.answer_with("a", Some(("500 Oops", "")));
     let gateway = before(&[&one.upstream], |config| config.upstreams[0].credentials = credentials(&["a", "b", "c"]));
     for _ in 0..60 {
         assert_eq!(ask(&gateway).await.status, 200);
@@ -295,7 +295,7 @@ async fn an_unreachable_upstream_is_ejected_as_a_whole() {
 #[tokio::test]
 async fn a_rate_limited_credential_stays_in_cooldown_for_its_retry_after() {
     let mut one = SwitchableUpstream::new(None).await;
-    one.is("a", Some(("429 Too Many Requests", "retry-after: 100\r\n")));
+    one.answer_with("a", Some(("429 Too Many Requests", "retry-after: 100\r\n")));
     let gateway = before(&[&one.upstream], |config| config.upstreams[0].credentials = credentials(&["a", "b"]));
     for _ in 0..20 {
         assert_eq!(ask(&gateway).await.status, 200);

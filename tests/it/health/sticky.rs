@@ -81,10 +81,10 @@ async fn a_conversation_leaves_an_account_in_cooldown_and_returns_to_it() {
     let cached = r#","prompt_cache_key":"c""#;
     let account = only(&credentials_used(&gateway, &mut upstream, KEY, "", cached).await);
     let name = *["a", "b", "c", "d"].iter().find(|name| **name == account).unwrap();
-    upstream.is(name, Some(("429 Too Many Requests", "retry-after-ms: 150\r\n")));
+    upstream.answer_with(name, Some(("429 Too Many Requests", "retry-after-ms: 150\r\n")));
     let meanwhile = credentials_used(&gateway, &mut upstream, KEY, "", cached).await;
     assert!(meanwhile.len() >= 2 && meanwhile.contains(&account), "{meanwhile:?}");
-    upstream.is(name, None);
+    upstream.answer_with(name, None);
     crate::support::soon("the conversation to return to its account", async {
         while credentials_used(&gateway, &mut upstream, KEY, "", cached).await != BTreeSet::from([account.clone()]) {}
     })

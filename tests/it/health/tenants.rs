@@ -416,16 +416,16 @@ async fn a_credential_is_refused_for_certain_after_a_second_401() {
         config.health.refused = Duration::from_secs(600);
     });
     assert_eq!(create(&gateway, ALICE, GOOD).await.status, 200);
-    refused.is("", Some(("401 Unauthorized", "")));
+    refused.answer_with("", Some(("401 Unauthorized", "")));
     let follow = async || create(&gateway, ALICE, FOLLOW_UP).await;
     follow().await.assert_final(502, "upstream_auth", true);
     // Other requests fail over at once.
     assert_eq!(create(&gateway, MALLORY, GOOD).await.status, 200);
     assert_eq!(refused.seen(), 2);
     // The account of the state gets one more request, and answers: the first 401 no longer counts.
-    refused.is("", None);
+    refused.answer_with("", None);
     assert_eq!(follow().await.status, 200);
-    refused.is("", Some(("401 Unauthorized", "")));
+    refused.answer_with("", Some(("401 Unauthorized", "")));
     for _ in 0..2 {
         follow().await.assert_final(502, "upstream_auth", true);
     }

@@ -147,7 +147,7 @@ async fn a_disk_that_fails_at_random_loses_no_row_and_no_request_goes_up_without
     gateway.stop();
     gateway.ended().await;
     let seen = seen.numbers();
-    assert_eq!(seen.intersection(&refused).next(), None, "went up without a row");
+    assert_eq!(seen.intersection(&refused).next(), None, "a request went up without a row");
     let rows = rows_of(gateway.folder.path()).await;
     let numbers: BTreeSet<_> = rows.iter().map(Row::number).collect();
     assert_eq!(numbers.len(), rows.len(), "not one row each");

@@ -195,7 +195,7 @@ impl FullDisk {
     }
 
     /// Waits until the gateway refuses requests because of the full disk.
-    async fn refuses(&mut self, clients: &Clients) {
+    async fn wait_for_refusal(&mut self, clients: &Clients) {
         until("a refusal", async || clients.refused() > 0).await;
         self.refused += 1;
     }
@@ -230,7 +230,7 @@ impl ExtraFault for FullDisk {
     async fn round(&mut self, number: u32, process: &mut Process, clients: &Clients, dice: &Dice) {
         if self.is_full() {
             self.began_full += 1;
-            self.refuses(clients).await;
+            self.wait_for_refusal(clients).await;
             some_time(dice).await;
             if number == 1 || dice.draw() < 0.6 {
                 self.free(process);
@@ -239,7 +239,7 @@ impl ExtraFault for FullDisk {
         } else {
             some_time(dice).await;
             self.fill(process);
-            self.refuses(clients).await;
+            self.wait_for_refusal(clients).await;
             if number > 1 && dice.draw() < 0.4 {
                 let before = clients.served();
                 self.free(process);

@@ -241,7 +241,7 @@ pub(super) async fn kill_and_compare(times: u32, trouble: impl ExtraFault) {
 fn shut_down(mut process: Process, data: &Path) {
     process.signal("INT");
     assert_eq!(process.exit(), Some(0));
-    assert_eq!(journal(data), Vec::<PathBuf>::new(), "something of the journal is left");
+    assert_eq!(journal(data), Vec::<PathBuf>::new(), "a part of the journal is left");
 }
 
 /// The part of the snapshot of the counters that the test reads.

@@ -63,7 +63,7 @@ impl PostgresOutage {
         self.postgres.url().replace("tidegate@", USER)
     }
 
-    async fn goes(&mut self) {
+    async fn begin(&mut self) {
         match self.how {
             Outage::Stopped => self.postgres.stop(),
             Outage::Killed => self.postgres.kill(),
@@ -89,7 +89,7 @@ impl PostgresOutage {
         assert!(self.taken.len() > 5, "{} connections", self.taken.len());
     }
 
-    async fn returns(&mut self) {
+    async fn end(&mut self) {
         match self.how {
             Outage::Stopped | Outage::Killed => self.postgres.run().await,
             Outage::Paused => self.postgres.go_on(),
@@ -122,18 +122,18 @@ impl ExtraFault for PostgresOutage {
         if self.is_away {
             self.began_without += 1;
             if number == 1 || dice.draw() < 0.6 {
-                self.returns().await;
+                self.end().await;
                 some_time(dice).await;
             }
         } else {
-            self.goes().await;
+            self.begin().await;
             if self.how != Outage::Paused {
                 // The gateway needs 5 s to find that PostgreSQL hangs.
                 process.logged("the ledger database cannot be written");
             }
             some_time(dice).await;
             if number > 1 && dice.draw() < 0.4 {
-                self.returns().await;
+                self.end().await;
             }
         }
     }
@@ -142,10 +142,10 @@ impl ExtraFault for PostgresOutage {
         assert!(self.began_without > 0);
         if !self.is_away {
             some_time(dice).await;
-            self.goes().await;
+            self.begin().await;
         }
         some_time(dice).await;
-        self.returns().await;
+        self.end().await;
     }
 }
 

@@ -103,7 +103,7 @@ async fn a_running_gateway_adopts_an_updated_key_and_its_secret_stays() {
     command(folder.path(), &["keys", "update", "k", "--models", "up/other"]).unwrap();
     until("the key may not use the model", async || status().await == 404).await;
     command(folder.path(), &["keys", "update", "k", "--unset", "models"]).unwrap();
-    until("the key may use it again", async || status().await == 200).await;
+    until("the key may use the model again", async || status().await == 200).await;
 }
 
 #[test]

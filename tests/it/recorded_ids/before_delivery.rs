@@ -15,7 +15,7 @@ use crate::support::{
 
 /// An upstream that sends each request's text in two pieces with a pause between them. The test ends the pause with the
 /// sender from the list.
-async fn in_two(
+async fn sending_in_two_pieces(
     text: impl Fn(usize) -> Vec<u8> + Send + 'static,
 ) -> (Upstream, Arc<Mutex<Option<oneshot::Sender<()>>>>) {
     let next = Arc::<Mutex<Option<oneshot::Sender<()>>>>::default();
@@ -43,7 +43,7 @@ fn event(number: usize) -> Vec<u8> {
 
 #[tokio::test]
 async fn an_id_in_an_event_is_recorded_when_the_last_byte_of_the_event_arrives() {
-    let (upstream, next) = in_two(event).await;
+    let (upstream, next) = sending_in_two_pieces(event).await;
     // No byte of this credential is in an event. Before the first output, a piece that ends like the beginning of
     // the credential would wait for the next piece.
     let gateway = Gateway::with(&upstream.base_url(), |config| {

@@ -51,11 +51,11 @@ async fn a_redis_user_without_permission_for_info_shares_ids() {
         (sharing.redis.user, sharing.redis.password) = (Some("app".into()), Some("password".into()));
         Gateway::start(config)
     });
-    works(&one).await;
-    works(&other).await;
+    wait_for_store(&one).await;
+    wait_for_store(&other).await;
     assert_eq!(one.connect().await.create(BODY).await.status, 200);
     until("the id at the other", async || is_known(&other, "resp_1").await).await;
-    works(&one).await;
+    wait_for_store(&one).await;
 }
 
 fn event(number: usize) -> Vec<u8> {
@@ -66,7 +66,7 @@ async fn is_known(gateway: &Gateway, id: &str) -> bool {
     matches!(recall(gateway, (Kind::Response, id), owner("tester")).await, Recalled::Own(_))
 }
 
-async fn works(gateway: &Gateway) {
+async fn wait_for_store(gateway: &Gateway) {
     for fault in ["read", "write"] {
         gateway.metric_becomes(&format!("tidegate_affinity_fault{{fault=\"{fault}\"}}"), 0.0).await;
     }
@@ -95,8 +95,8 @@ async fn a_response_of_one_gateway_is_followed_up_at_the_other_at_once() {
     })
     .await;
     let (one, other) = (start(&upstream, &redis), start(&upstream, &redis));
-    works(&one).await;
-    works(&other).await;
+    wait_for_store(&one).await;
+    wait_for_store(&other).await;
     let (mut client, mut follower) = (one.connect().await, other.connect().await);
     let (mut waited, mut late, mut unsure) = (Vec::new(), 0, 0);
     for number in 1..=TIMES {
@@ -141,7 +141,7 @@ async fn a_response_of_one_gateway_is_followed_up_at_the_other_at_once() {
         waited[TIMES / 2],
         waited[TIMES - 1]
     );
-    assert!(late == 0 || in_vain > 0.0, "nobody waited");
+    assert!(late == 0 || in_vain > 0.0, "no request waited");
     assert!(late + unsure < TIMES / 10);
     for number in 1..=TIMES {
         let id = format!("resp_{number}");
@@ -166,8 +166,8 @@ async fn when_redis_stops_no_id_is_lost_and_no_request_waits() {
     })
     .await;
     let (one, other) = (start(&upstream, &redis), start(&upstream, &redis));
-    works(&one).await;
-    works(&other).await;
+    wait_for_store(&one).await;
+    wait_for_store(&other).await;
     let (mut client, mut follower) = (one.connect().await, other.connect().await);
     let (mut late, mut cannot_tell, mut took) = (0, 0, Vec::new());
     for number in 1..=TIMES {
@@ -212,8 +212,8 @@ async fn when_redis_stops_no_id_is_lost_and_no_request_waits() {
     assert!(*meanwhile.last().unwrap() < GENEROUS, "{meanwhile:?}");
     // After Redis comes back empty, the gateway writes all ids again.
     redis.run();
-    works(&one).await;
-    works(&other).await;
+    wait_for_store(&one).await;
+    wait_for_store(&other).await;
     for number in 1..=TIMES {
         let id = format!("resp_{number}");
         until("the other gateway to know every id", async || is_known(&other, &id).await).await;
@@ -241,7 +241,7 @@ async fn without_redis_only_the_first_request_waits() {
     })
     .await;
     let gateway = start(&upstream, &redis);
-    works(&gateway).await;
+    wait_for_store(&gateway).await;
     let mut client = gateway.connect().await;
     client.post(BODY).await;
     let mut head = client.head().await;
@@ -272,13 +272,13 @@ async fn without_redis_only_the_first_request_waits() {
     assert_eq!(gateway.metric(IN_VAIN).await, 1.0, "no request waits for a store that is known to be unavailable");
 
     redis.go_on();
-    works(&gateway).await;
+    wait_for_store(&gateway).await;
     gateway.metric_becomes("tidegate_affinity_waiting", 0.0).await;
     let other = start(&upstream, &redis);
     for number in (0..EVENTS).chain(100..120) {
         let id = format!("resp_{number}");
         let known = async || is_known(&other, &id).await;
-        until("all of them are there", known).await;
+        until("all ids to be known", known).await;
     }
 }
 
@@ -288,7 +288,7 @@ async fn a_client_that_leaves_while_its_answer_waits_for_redis_is_settled() {
     let stream = [event(1), event(2)].concat();
     let upstream = Upstream::fixed(answer("200 OK", "text/event-stream", &stream)).await;
     let gateway = start(&upstream, &redis);
-    works(&gateway).await;
+    wait_for_store(&gateway).await;
     redis.pause();
     let mut client = gateway.connect().await;
     client.post(BODY).await;

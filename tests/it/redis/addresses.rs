@@ -53,7 +53,7 @@ async fn assert_shares_limits(folder: &Path, keys: impl Fn() -> Vec<String>) {
     let (address, admin) = (process.ready(), process.admin());
     until("Redis", async || Client::connect(admin).await.get("/readyz").await.json()["limits"]["redis_fails"] == false)
         .await;
-    until("what is shared", async || {
+    until("the shared limit", async || {
         assert_eq!(Client::connect(address).await.create(BODY).await.status, 200);
         keys().iter().any(|key| key.contains("rpm:key:tester"))
     })
@@ -212,7 +212,7 @@ fn answer_of(redis: &RedisServer, what: &str) -> Vec<String> {
 }
 
 /// Waits until the gateway shares limits through its Redis, and reads and writes ids there.
-async fn works(gateway: &Gateway) {
+async fn wait_for_store(gateway: &Gateway) {
     gateway.metric_becomes("tidegate_limits_fault", 0.0).await;
     for fault in ["read", "write"] {
         gateway.metric_becomes(&format!("tidegate_affinity_fault{{fault=\"{fault}\"}}"), 0.0).await;
@@ -262,7 +262,7 @@ async fn sentinels_name_the_master_and_gateways_follow_a_failover() {
     config.affinity.unknown_ids = Some(UnknownIds::Refuse);
     let gateways = [Gateway::start(config.clone()), Gateway::start(config)];
     for gateway in &gateways {
-        works(gateway).await;
+        wait_for_store(gateway).await;
     }
     let before = make(&gateways[0]).await;
     follows(&gateways[1], &before).await;
@@ -275,7 +275,7 @@ async fn sentinels_name_the_master_and_gateways_follow_a_failover() {
     until("the failover", async || answer_of(&replica, "ROLE").iter().any(|line| line == "master")).await;
     let promoted = began.elapsed();
     for gateway in &gateways {
-        works(gateway).await;
+        wait_for_store(gateway).await;
     }
     let followed = began.elapsed();
     eprintln!("the master was killed: promoted after {promoted:?}, both gateways share again after {followed:?}");
@@ -302,7 +302,7 @@ async fn sentinels_name_the_master_and_gateways_follow_a_failover() {
     })
     .await;
     for gateway in &gateways {
-        works(gateway).await;
+        wait_for_store(gateway).await;
     }
     eprintln!("the operator moved the master: both gateways share again after {:?}", began.elapsed());
     shared_through(&master, &gateways).await;
@@ -320,7 +320,7 @@ async fn shared_through(redis: &RedisServer, gateways: &[Gateway; 2]) {
         line.split(['=', ',']).nth(1).and_then(|calls| calls.parse::<u64>().ok()).unwrap_or_default()
     };
     for gateway in gateways {
-        until("what is shared", async || {
+        until("the shared limit", async || {
             let (alone, before) = (gateway.metric("tidegate_limits_alone_total").await, counted());
             for _ in 0..5 {
                 make(gateway).await;

@@ -238,7 +238,7 @@ impl Gateway {
     }
 
     /// Announces the shutdown: readiness fails, and requests are still served.
-    pub(crate) fn leave(&self) {
+    pub(crate) fn announce_shutdown(&self) {
         self.handle.leave();
     }
 

@@ -19,7 +19,7 @@ enum Step {
 
 impl Step {
     /// The same step with amounts of money that are `times` as large.
-    fn dearer(self, times: u64) -> Self {
+    fn with_money_times(self, times: u64) -> Self {
         match self {
             Self::Send { tokens, cost } => Self::Send { tokens, cost: cost * times },
             Self::End { nth, used, cost } => Self::End { nth, used, cost: cost * times },
@@ -111,7 +111,7 @@ fn decisions(mut bench: Bench<'_>, steps: &[Step]) -> Vec<Result<[Option<u64>; 2
 
 /// Redis refuses a certain refusal before any other check, so that the reason or the turn may differ. A request that
 /// takes nothing does not ask Redis, so that its remaining rates are unknown.
-fn alike(here: &Result<[Option<u64>; 2], Refusal>, there: &Result<[Option<u64>; 2], Refusal>) -> bool {
+fn same_decision(here: &Result<[Option<u64>; 2], Refusal>, there: &Result<[Option<u64>; 2], Refusal>) -> bool {
     match (here, there) {
         (Err(_), Err(("rpm" | "budgets", _, _))) | (Ok(_), Ok([None, None])) => true,
         (here, there) => here == there,
@@ -125,18 +125,18 @@ fn memory_and_redis_make_the_same_decisions() {
     // In nano-units, and in amounts of which most cross from one unit to the next.
     let times = prop_oneof![Just(1), Just(37_000_001)];
     let sequence = (quota(), quota(), prop::collection::vec(step(), 1..80), times);
-    let alike = |(key, group, steps, times): (Quota, Quota, Vec<Step>, u64)| {
-        let dearer = |wanted: Quota| Quota { budget: wanted.budget.map(|budget| budget * times), ..wanted };
-        let settings = Settings { key: dearer(key), group: dearer(group), ..Settings::default() };
-        let steps: Vec<_> = steps.into_iter().map(|step| step.dearer(times)).collect();
+    let same_decision = |(key, group, steps, times): (Quota, Quota, Vec<Step>, u64)| {
+        let with_money_times = |wanted: Quota| Quota { budget: wanted.budget.map(|budget| budget * times), ..wanted };
+        let settings = Settings { key: with_money_times(key), group: with_money_times(group), ..Settings::default() };
+        let steps: Vec<_> = steps.into_iter().map(|step| step.with_money_times(times)).collect();
         let here = decisions(Bench::new(&time, None, settings.clone()), &steps);
         let over_there = decisions(Bench::new(&time, Some(&there), settings), &steps);
         for (nth, (here, there)) in here.iter().zip(&over_there).enumerate() {
-            prop_assert!(alike(here, there), "request {}: {:?} here and {:?} there", nth, here, there);
+            prop_assert!(same_decision(here, there), "request {}: {:?} here and {:?} there", nth, here, there);
         }
         Ok(())
     };
-    runner.run(&sequence, alike).unwrap();
+    runner.run(&sequence, same_decision).unwrap();
 }
 
 /// After a batch with refusals, a request that comes at its announced turn is admitted.
