@@ -39,7 +39,7 @@ fn gateway(upstream: &Upstream, change: impl FnOnce(&mut Config)) -> (Gateway, T
     (gateway, made)
 }
 
-/// Whether the other side ended the connection with the closing message of TLS (close_notify).
+/// Whether the other side ended the connection with the closing message of TLS (`close_notify`).
 async fn ended_with_close_notify(client: &mut Client<TlsStream<TcpStream>>) -> bool {
     let mut rest = Vec::new();
     soon("the end", client.stream.read_to_end(&mut rest)).await.is_ok()

@@ -195,7 +195,7 @@ async fn ids_of_whole_items_are_not_looked_up_in_the_store() {
     }
     assert_eq!(fleet.account(), "two-a");
     let asked = fleet.gateway.metric(asked).await;
-    assert!((1.0..=tries).contains(&asked), "one lookup per try:  {asked} in {tries}");
+    assert!((1.0..=tries).contains(&asked), "one lookup per try: {asked} in {tries}");
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use std::{
 
 use super::{differences, log_fields::BusyGateway, page, pages, quoted, root};
 
-/// Every series of a text in the OpenMetrics format: its type, and the names of its labels.
+/// Every series of a text in the `OpenMetrics` format: its type, and the names of its labels.
 fn series(text: &str) -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
     for line in text.lines() {

@@ -11,7 +11,7 @@ use tokio::runtime::Runtime;
 use super::redis_script::{is_spent, link, unique_name};
 use crate::support::redis::RedisServer;
 
-struct Model<'a> {
+struct TwoReplicas<'a> {
     there: &'a RedisLinks,
     both: [Replica; 2],
     name: String,
@@ -69,7 +69,7 @@ enum Step {
     },
 }
 
-impl<'a> Model<'a> {
+impl<'a> TwoReplicas<'a> {
     fn new(there: &'a RedisLinks, limit: u64) -> Self {
         let both = [Replica::default(), Replica::default()];
         Self { there, both, name: unique_name(), limit, ledger: [0; 2], read: 0, requests: 0 }
@@ -197,7 +197,7 @@ fn two_replicas_overspend_at_most_by_the_others_spend_since_the_last_reading() {
     let there = RedisLinks { runtime, server, links };
     let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig::with_cases(100));
     let kept = |(limit, steps): (u64, Vec<Step>)| {
-        let mut two = Model::new(&there, limit);
+        let mut two = TwoReplicas::new(&there, limit);
         for step in steps {
             match step {
                 Step::Take { who, cost } => two.take(who, cost)?,
