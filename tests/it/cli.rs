@@ -4,7 +4,7 @@ use std::{fs, net::TcpListener, os::unix::fs::PermissionsExt, process::Command};
 
 use tempfile::TempDir;
 use tidegate::{
-    app::{self, StartContext},
+    app::{self, AlertTimes, StartContext},
     config::Listen,
     domain::{chance::Chance, clock::Clock},
     store::journal::SystemDisk,
@@ -393,7 +393,13 @@ async fn a_log_that_nobody_takes_ends_nothing() {
 
 /// The real one, with somebody at a terminal.
 fn world() -> StartContext {
-    StartContext { clock: Clock::system(), chance: Chance::system(), disk: &SystemDisk, terminal: true }
+    StartContext {
+        clock: Clock::system(),
+        chance: Chance::system(),
+        disk: &SystemDisk,
+        terminal: true,
+        alert_times: AlertTimes::default(),
+    }
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! What an operator does and sees: the command line, the first start, refused requests in the log, errors that say what to change.
 
+mod alert_times;
 mod alerts;
 mod commands;
 mod refusals;
