@@ -116,6 +116,8 @@ impl Check<'_> {
                 Some(raw::OnClientGone::Drain) => OnClientGone::Drain,
             };
             let require_usage = raw.require_usage;
+            let secret = raw.secret.as_ref().and_then(|secret| self.unset(&reference(secret)));
+            let kept = secret.map_or(KeySource::File, |missing| KeySource::Unset { missing });
             let Some(sha256) = self.key_digest(raw, &path) else { continue };
             if let Some(same) = keys.iter().find(|key| key.sha256 == sha256) {
                 let message = format!("this key has the secret of the key `{}`", same.name);
@@ -139,7 +141,7 @@ impl Check<'_> {
                 expires,
                 on_client_gone,
                 require_usage,
-                kept: KeySource::File,
+                kept,
             });
         }
         keys
@@ -195,12 +197,7 @@ impl Check<'_> {
         match (raw.secret, raw.sha256) {
             (Some(secret), None) => {
                 let path = path.key("secret");
-                let reference = SecretReference {
-                    env: secret.env.as_deref(),
-                    file: secret.file.as_deref(),
-                    optional: secret.optional,
-                };
-                let SecretLookup::Secret(secret) = self.secret(&reference, &path) else { return None };
+                let SecretLookup::Secret(secret) = self.secret(&reference(&secret), &path) else { return None };
                 let secret = secret.expose_secret();
                 if secret.len() < SHORTEST {
                     self.fault(&path, format!("the secret has fewer than {SHORTEST} characters"), FRESH);
@@ -270,6 +267,10 @@ impl Check<'_> {
         }
         names.iter().enumerate().filter_map(|(i, name)| self.upstream_index(upstreams, name, &path.index(i))).collect()
     }
+}
+
+fn reference(secret: &raw::Secret) -> SecretReference<'_> {
+    SecretReference { env: secret.env.as_deref(), file: secret.file.as_deref(), optional: secret.optional }
 }
 
 fn is_well_known(secret: &str) -> bool {
