@@ -17,10 +17,7 @@ use crate::config::{
     raw,
     types::{Group, Key, KeyLimits, KeySource, MOST_BY_MODEL, ModelLimits, MoneySettings, OnClientGone},
 };
-use crate::domain::{
-    model_name::ModelPattern,
-    money::{Budget, Window},
-};
+use crate::domain::{model_name::ModelPattern, money::Budget};
 
 /// Shorter secrets can be guessed. Only the network slows an attacker down.
 const SHORTEST: usize = 16;
@@ -42,6 +39,10 @@ const WELL_KNOWN: [&str; 12] = [
 ];
 
 const FRESH: &str = "make a fresh one, for example with `openssl rand -hex 32`";
+
+/// Why `starts_on` moves monthly budgets only.
+pub(in crate::config) const NO_MONTH: &str =
+    "it names the day of the month on which the budget begins; a day begins at midnight, and a week on Monday";
 
 impl Check<'_> {
     /// Returns the groups, and whether these are all groups that the file means.
@@ -156,9 +157,9 @@ impl Check<'_> {
 
     /// Reports `starts_on` without a budget by the month, where the setting has no effect.
     fn has_month(&mut self, starts_on: Option<u8>, budgets: &[Budget], path: &Path) {
-        if starts_on.is_some() && self.sound && !budgets.iter().any(|budget| budget.window == Window::Month) {
-            let help = "write a budget such as \"50CNY/month\", or remove `starts_on`";
-            self.fault(&path.key("starts_on"), "`starts_on` without a budget by the month", help);
+        if starts_on.is_some() && self.sound && !budgets.iter().any(Budget::is_monthly) {
+            let help = format!("write a budget such as \"50CNY/month\", or remove `starts_on`: {NO_MONTH}");
+            self.fault(&path.key("starts_on"), "`starts_on` needs a budget by the month", help);
         }
     }
 

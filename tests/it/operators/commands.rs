@@ -70,6 +70,10 @@ fn every_setting_of_a_key_can_be_set_and_unset() {
         (&["k", "--models", "nothing-like-it"], "nothing was changed: no model is called `nothing-like-it`"),
         (&["k", "--group", "nobody"], "no group is called `nobody`"),
         (&["k", "--expires", "2020-01-01"], "the key would be expired already"),
+        (
+            &["k", "--budget", "5CNY/week", "--starts-on", "5"],
+            "`starts_on` needs a budget by the month: it names the day of the month",
+        ),
         (&["k", "--ip", "somewhere"], "neither an IP address nor a network"),
         (&["a", "--rpm", "5"], "the key a is declared in tidegate.toml: change it there"),
         (&["nobody", "--rpm", "5"], "no key has the name nobody"),
