@@ -53,6 +53,7 @@ use crate::{
     store::{origins, sql::DatabaseLocation},
 };
 
+pub use alerts::AlertTimes;
 pub use grace::Grace;
 pub use handle::Handle;
 pub use memory::MemoryBounds;
@@ -216,7 +217,8 @@ fn alert(
     world: StartContext,
 ) -> Result<Alerting, StartError> {
     let (data, metrics, spending) = (Arc::clone(data), Arc::clone(metrics), Arc::clone(&common.spending));
-    let sources = alerts::Sources { data, metrics, spending, config, clock: world.clock };
+    let (clock, times) = (world.clock, world.alert_times);
+    let sources = alerts::Sources { data, metrics, spending, config, clock, times };
     alerts::start(sources, data_dir).map_err(StartError::Thread)
 }
 

@@ -1,5 +1,6 @@
 //! What a gateway takes from the world.
 
+use super::alerts::AlertTimes;
 use crate::{
     domain::{chance::Chance, clock::Clock},
     store::journal::Disk,
@@ -16,4 +17,6 @@ pub struct StartContext {
     pub disk: &'static dyn Disk,
     /// Whether a person sees what is printed: only then may a new key be shown.
     pub terminal: bool,
+    /// How long a condition lasts before an alert tells of it.
+    pub alert_times: AlertTimes,
 }

@@ -135,7 +135,7 @@ impl Keys {
         for (index, key) in config.keys.iter().enumerate() {
             let group = key.group.and_then(|group| config.groups.get(group)).map(|group| Arc::clone(&group.name));
             let (refused, previous) = match key.kept {
-                KeySource::File => (None, None),
+                KeySource::File | KeySource::Unset { .. } => (None, None),
                 KeySource::Store { previous, refused } => (refused, previous),
             };
             let caller = Arc::new(Caller {

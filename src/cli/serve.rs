@@ -14,7 +14,7 @@ use super::{
     signals::{EndSignals, Signal, Signals},
 };
 use crate::{
-    app::{self, Handle, ReloadSource, Running, StartContext, telemetry},
+    app::{self, AlertTimes, Handle, ReloadSource, Running, StartContext, telemetry},
     config::{Config, EXIT_CONFIG, Loaded, Source},
     domain::{chance::Chance, clock::Clock},
     store::journal::{self, SystemDisk},
@@ -65,6 +65,7 @@ pub(super) fn start(config: Config, origin: Option<ReloadSource>) -> Result<(Run
         chance: Chance::system(),
         disk: &SystemDisk,
         terminal: io::stdout().is_terminal(),
+        alert_times: AlertTimes::default(),
     };
     let running = app::start(config, origin, world).map_err(output::fail)?;
     if let Some(hangup) = hangup {

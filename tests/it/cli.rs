@@ -4,7 +4,7 @@ use std::{fs, net::TcpListener, os::unix::fs::PermissionsExt, process::Command};
 
 use tempfile::TempDir;
 use tidegate::{
-    app::{self, StartContext},
+    app::{self, AlertTimes, StartContext},
     config::Listen,
     domain::{chance::Chance, clock::Clock},
     store::journal::SystemDisk,
@@ -393,7 +393,13 @@ async fn a_log_without_a_reader_does_not_end_the_process() {
 
 /// The real start context, with a terminal.
 fn start_context() -> StartContext {
-    StartContext { clock: Clock::system(), chance: Chance::system(), disk: &SystemDisk, terminal: true }
+    StartContext {
+        clock: Clock::system(),
+        chance: Chance::system(),
+        disk: &SystemDisk,
+        terminal: true,
+        alert_times: AlertTimes::default(),
+    }
 }
 
 #[test]

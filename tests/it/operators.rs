@@ -1,6 +1,7 @@
 //! Tidegate for its operator: the command line, the first start, refused requests in the log, errors that say what to
 //! change.
 
+mod alert_times;
 mod alerts;
 mod commands;
 mod key_usage;

@@ -26,7 +26,7 @@ use crate::support::{
 const BODY: &str = r#"{"model":"smart","input":"hi"}"#;
 const FAULT: &str = r#"tidegate_ledger_fault{fault="database"}"#;
 
-async fn rows(file: &Path) -> u64 {
+pub(crate) async fn rows(file: &Path) -> u64 {
     let Ok(mut database) = Database::open_to_read(&DatabaseLocation::Sqlite(file.to_owned())).await else { return 0 };
     database.usage(GroupBy::Key, 0, u64::MAX).await.unwrap_or_default().iter().map(|total| total.requests).sum()
 }

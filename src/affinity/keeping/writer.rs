@@ -130,7 +130,7 @@ impl AffinityStoreWriter {
         if dropped > mem::replace(&mut self.dropped, dropped) {
             self.again = Some(0);
         }
-        let here = self.desk.store.as_ref().map(|store| (store.secret().clone(), store.server().to_owned()));
+        let here = self.desk.store.as_ref().map(|store| (store.secret().clone(), store.server()));
         if let Some(here) = here.filter(|here| self.known.as_ref() != Some(here))
             && self.known.replace(here).is_some()
         {

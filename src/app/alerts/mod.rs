@@ -3,6 +3,7 @@
 
 mod deliver;
 mod kept;
+mod times;
 mod watch;
 
 use std::{
@@ -10,7 +11,6 @@ use std::{
     io,
     sync::{Arc, mpsc},
     thread::{self, JoinHandle},
-    time::Duration,
 };
 
 use tokio::{
@@ -37,8 +37,7 @@ use crate::{
     metrics::Metrics,
 };
 
-/// An event is noticed about this much later.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+pub use times::AlertTimes;
 
 /// Alerts that wait for a receiver which does not answer. Events are rare: more of them say nothing new.
 const QUEUE: usize = 256;
@@ -51,6 +50,7 @@ pub(super) struct Sources {
     pub(super) spending: Arc<Spending>,
     pub(super) config: latest::Receiver<Arc<Config>>,
     pub(super) clock: Clock,
+    pub(super) times: AlertTimes,
 }
 
 /// The thread that looks and delivers. It ends with this.
@@ -146,13 +146,13 @@ impl Desk<'_> {
 }
 
 async fn look(sources: Sources, desk: &Desk<'_>) {
-    let (mut watcher, mut turns) = (Watcher::default(), interval(LOOK_EVERY));
+    let (mut watcher, mut turns) = (Watcher::new(sources.times), interval(sources.times.check_every));
     loop {
         turns.tick().await;
         let config = Arc::clone(&sources.config.borrow());
         // Without a receiver nothing is remembered as told: one that is configured later hears of what still holds.
         if config.alerts.is_none() {
-            watcher = Watcher::default();
+            watcher = Watcher::new(sources.times);
             desk.crossings.try_iter().for_each(drop);
             continue;
         }

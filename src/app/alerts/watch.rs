@@ -7,6 +7,7 @@ use std::{
 
 use tokio::time::Instant;
 
+use super::times::{AlertTimes, in_words};
 use crate::domain::{
     alert::{Alert, AlertEvent},
     money::{Money, UNIT, decimal},
@@ -14,21 +15,10 @@ use crate::domain::{
     standing::EjectionCause,
 };
 
-/// An upstream that is out for this long does not come back by itself soon.
-const EJECTED_FOR: Duration = Duration::from_secs(300);
-/// A database that is started again takes less.
-const BEHIND_FOR: Duration = Duration::from_secs(60);
 /// Rows that wait: at 100 requests a second, those of two minutes.
 const BEHIND: u64 = 10_000;
-/// Truncated answers are counted over this time,
-const WINDOW: Duration = Duration::from_secs(300);
-/// in steps of this.
-const STEP: Duration = Duration::from_secs(10);
 /// Of fewer answers a share says nothing.
 const ENOUGH: u64 = 20;
-/// What comes and goes is told again no sooner than this.
-const QUIET: Duration = Duration::from_secs(3600);
-
 /// What there is to see at one moment.
 #[derive(Clone, Debug, Default)]
 pub(super) struct AlertInputs {
@@ -59,8 +49,9 @@ pub(super) struct UpstreamView {
 }
 
 /// Remembers what holds and what was told.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Watcher {
+    times: AlertTimes,
     known: HashMap<(AlertEvent, String), RaisedAlert>,
     /// Answers and truncated ones of each upstream, the oldest first.
     answers: HashMap<String, VecDeque<(Instant, u64, u64)>>,
@@ -90,17 +81,23 @@ struct AlertCondition {
 }
 
 impl Watcher {
+    pub(super) fn new(times: AlertTimes) -> Self {
+        Self { times, known: HashMap::new(), answers: HashMap::new() }
+    }
+
     /// What has to be told now.
     pub(super) fn look(&mut self, now: Instant, view: &AlertInputs) -> Vec<Alert> {
         let mut cases: Vec<AlertCondition> = view.credentials.iter().map(credential).collect();
-        cases.extend(view.upstreams.iter().map(ejected));
-        cases.push(ledger(view));
+        cases.extend(view.upstreams.iter().map(|upstream| ejected(upstream, self.times.ejected_for)));
+        cases.push(ledger(view, self.times.behind_for));
         for upstream in &view.upstreams {
             cases.push(self.truncated(now, upstream, view.truncated_percent));
         }
         let alerts = cases.into_iter().filter_map(|case| self.weigh(now, case)).collect();
         // Upstreams that are gone.
-        self.known.retain(|_, known| known.seen == Some(now) || known.told.is_some_and(|told| now < told + QUIET));
+        let repeat_after = self.times.repeat_after;
+        self.known
+            .retain(|_, known| known.seen == Some(now) || known.told.is_some_and(|told| now < told + repeat_after));
         self.answers.retain(|name, _| view.upstreams.iter().any(|upstream| upstream.name == *name));
         alerts
     }
@@ -118,7 +115,7 @@ impl Watcher {
             return None;
         }
         known.is_told = true;
-        let was_told = known.told.is_some_and(|told| now < told + QUIET);
+        let was_told = known.told.is_some_and(|told| now < told + self.times.repeat_after);
         if was_told {
             return None;
         }
@@ -129,10 +126,10 @@ impl Watcher {
     fn truncated(&mut self, now: Instant, upstream: &UpstreamView, percent: u64) -> AlertCondition {
         let UpstreamView { name, answers, truncated, .. } = upstream;
         let samples = self.answers.entry(name.clone()).or_default();
-        if samples.back().is_none_or(|(at, ..)| *at + STEP <= now) {
+        if samples.back().is_none_or(|(at, ..)| *at + self.times.step <= now) {
             samples.push_back((now, *answers, *truncated));
         }
-        while samples.get(1).is_some_and(|(at, ..)| *at + WINDOW <= now) {
+        while samples.get(1).is_some_and(|(at, ..)| *at + self.times.window <= now) {
             samples.pop_front();
         }
         let (before, cut_before) = samples.front().map_or((0, 0), |(_, answers, truncated)| (*answers, *truncated));
@@ -201,33 +198,35 @@ fn credential(view: &CredentialView) -> AlertCondition {
     }
 }
 
-fn ejected(view: &UpstreamView) -> AlertCondition {
+fn ejected(view: &UpstreamView, for_long: Duration) -> AlertCondition {
     let UpstreamView { name, out, .. } = view;
     AlertCondition {
         event: AlertEvent::UpstreamEjected,
         name: name.clone(),
         holds: *out,
-        for_long: EJECTED_FOR,
+        for_long,
         subject: format!("upstream {name}"),
         text: format!(
-            "The upstream {name} has been left out for 5 minutes, as its answers fail. Requests go to other upstreams where there are \
-             some. `tidegate explain` and /readyz on the admin port say more."
+            "The upstream {name} has been left out for {}, as its answers fail. Requests go to other upstreams where there are \
+             some. `tidegate explain` and /readyz on the admin port say more.",
+            in_words(for_long)
         ),
     }
 }
 
-fn ledger(view: &AlertInputs) -> AlertCondition {
+fn ledger(view: &AlertInputs, for_long: Duration) -> AlertCondition {
     let AlertInputs { ledger, waiting, .. } = view;
     let faults = if ledger.is_empty() { "none".to_owned() } else { ledger.join(", ") };
     AlertCondition {
         event: AlertEvent::LedgerBehind,
         name: String::new(),
         holds: !ledger.is_empty() || *waiting >= BEHIND,
-        for_long: BEHIND_FOR,
+        for_long,
         subject: "ledger".to_owned(),
         text: format!(
-            "The ledger has been behind for a minute: {waiting} rows wait for the database, faults: {faults}. The journal keeps them, up \
-             to 256 MiB; beyond that requests are refused. Look at the database and at the disk of the data folder."
+            "The ledger has been behind for {}: {waiting} rows wait for the database, faults: {faults}. The journal keeps them, up \
+             to 256 MiB; beyond that requests are refused. Look at the database and at the disk of the data folder.",
+            in_words(for_long)
         ),
     }
 }
@@ -286,7 +285,7 @@ mod tests {
             truncated_percent: 5,
             ..AlertInputs::default()
         };
-        let (mut watcher, began) = (Watcher::default(), Instant::now());
+        let (mut watcher, began) = (Watcher::new(AlertTimes::default()), Instant::now());
         let mut look = |second, refused, out| watcher.look(after(began, second), &view(refused, out));
         let told = look(0, Some(EjectionCause::Refused), true);
         assert_eq!(events(&told), [("credential_refused", "credential KEY of the upstream up")]);
@@ -306,7 +305,7 @@ mod tests {
 
     #[test]
     fn a_ledger_is_behind_after_a_minute() {
-        let (mut watcher, began) = (Watcher::default(), Instant::now());
+        let (mut watcher, began) = (Watcher::new(AlertTimes::default()), Instant::now());
         let view = |ledger: &[&'static str], waiting| AlertInputs {
             ledger: ledger.to_vec(),
             waiting,
@@ -323,7 +322,7 @@ mod tests {
 
     #[test]
     fn truncated_answers_are_told_by_their_share_of_the_last_five_minutes() {
-        let (mut watcher, began) = (Watcher::default(), Instant::now());
+        let (mut watcher, began) = (Watcher::new(AlertTimes::default()), Instant::now());
         let mut look = |second, answers, truncated| {
             let upstreams = vec![UpstreamView { name: "up".into(), out: false, answers, truncated }];
             watcher

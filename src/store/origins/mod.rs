@@ -189,10 +189,10 @@ impl OriginStore {
     }
 
     /// Returns which of several replicated servers is in use; empty for a single server.
-    pub fn server(&self) -> &str {
+    pub fn server(&self) -> String {
         match &self.0 {
-            Backend::Sqlite(_) => "",
-            Backend::Redis(redis) => &redis.server,
+            Backend::Sqlite(_) => String::new(),
+            Backend::Redis(redis) => redis.server(),
         }
     }
 

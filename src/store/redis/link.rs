@@ -9,7 +9,12 @@ use std::{
 use redis::{AsyncConnectionConfig, Cmd, Pipeline, Script, aio::MultiplexedConnection};
 use tokio::time::{Instant, timeout};
 
-use super::{Answer, Given, HELD, Item, SharedBudget, connect::Connector, link_error::LinkError};
+use super::{
+    Answer, Given, HELD, Item, SharedBudget,
+    connect::{Connected, Connector},
+    link_error::LinkError,
+    sentinel::Switch,
+};
 use crate::config;
 
 static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("limits.lua")));
@@ -24,6 +29,8 @@ const SILENCE: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug)]
 pub struct Link {
     connection: MultiplexedConnection,
+    /// Whether another server replaced the master, behind Sentinels.
+    switch: Option<Arc<Switch>>,
     /// The name of the data folder of who asks.
     origin: Arc<str>,
 }
@@ -61,13 +68,14 @@ impl Link {
             AsyncConnectionConfig::new().set_connection_timeout(Some(SILENCE)).set_response_timeout(Some(SILENCE));
         // The connection's own limit does not hold for what is said on it before it is open.
         let opening = timeout(2 * SILENCE, connector.connect(&waits)).await;
-        let connection = opening.map_err(|_| LinkError::Silent(2 * SILENCE))??.connection;
-        Ok(Self { connection, origin: Arc::clone(origin) })
+        let Connected { connection, switch } = opening.map_err(|_| LinkError::Silent(2 * SILENCE))??;
+        Ok(Self { connection, switch: switch.map(Arc::new), origin: Arc::clone(origin) })
     }
 
     /// Brings the script, and looks whether Redis takes writes. `epoch` = the name of the one that begins with this, where Redis is
     /// empty.
     pub(super) async fn look(&self, epoch: &str) -> Result<Looked, LinkError> {
+        self.switch.as_ref().map_or(Ok(()), |switch| switch.check())?;
         let (began, mut connection) = (Instant::now(), self.connection.clone());
         // By its whole text: a server that began anew, or forgot its scripts, has it from now on.
         let mut asked = redis::cmd("EVAL");

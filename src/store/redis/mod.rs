@@ -6,6 +6,7 @@ mod connect;
 mod link;
 mod link_error;
 mod outage;
+mod sentinel;
 mod worker;
 
 use std::{
@@ -34,6 +35,7 @@ pub use budget::{SharedBudget, name};
 pub(super) use connect::{Connected, Connector};
 pub use link::{Link, Looked};
 pub use link_error::LinkError;
+pub(super) use sentinel::Switch;
 
 /// What a request holds and does not renew comes back after this: its replica is gone.
 pub const HELD: Duration = Duration::from_secs(60);

@@ -14,7 +14,7 @@ use std::{
 };
 
 use tidegate::{
-    app::{self, StartContext, telemetry},
+    app::{self, AlertTimes, StartContext, telemetry},
     config::{self, Source},
     domain::{
         chance::{Chance, Dice},
@@ -185,7 +185,13 @@ fn gateway_on_a_faulty_disk() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let _inside = runtime.enter();
     let mut interrupted = signal(SignalKind::interrupt()).unwrap();
-    let world = StartContext { clock: Clock::system(), chance: Chance::system(), disk: &DISK, terminal: false };
+    let world = StartContext {
+        clock: Clock::system(),
+        chance: Chance::system(),
+        disk: &DISK,
+        terminal: false,
+        alert_times: AlertTimes::default(),
+    };
     let running = app::start(config, None, world).unwrap();
     tracing::info!(listen = %running.listen, admin_listen = %running.admin_listen, "ready");
     thread::spawn(move || {

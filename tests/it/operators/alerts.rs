@@ -18,7 +18,7 @@ use crate::support::{
     upstream::{LAST_CHUNK, RESPONSE, Request, STREAM, Step, Upstream, chunk, json},
 };
 
-const SECRET: &str = "alert-secret-0123456789";
+pub(super) const SECRET: &str = "alert-secret-0123456789";
 
 fn serve_with_alerts(folder: &Path) -> Process {
     let mut command = tidegate(folder);
@@ -40,7 +40,7 @@ async fn create(address: std::net::SocketAddr) -> u16 {
 }
 
 /// The alert of a request, after a check of its signature.
-fn verified(request: &Request) -> Value {
+pub(super) fn verified(request: &Request) -> Value {
     use hmac::{Hmac, KeyInit, Mac};
     assert_eq!((request.header("content-type"), &*request.line), (Some("application/json"), "POST /hook?a=b HTTP/1.1"));
     let time = request.header("x-tidegate-timestamp").unwrap();

@@ -70,6 +70,10 @@ fn every_setting_of_a_key_can_be_set_and_unset() {
         (&["k", "--models", "nothing-like-it"], "nothing was changed: no model is called `nothing-like-it`"),
         (&["k", "--group", "nobody"], "no group is called `nobody`"),
         (&["k", "--expires", "2020-01-01"], "the key would be expired already"),
+        (
+            &["k", "--budget", "5CNY/week", "--starts-on", "5"],
+            "`starts_on` needs a budget by the month: it names the day of the month",
+        ),
         (&["k", "--ip", "somewhere"], "neither an IP address nor a network"),
         (&["a", "--rpm", "5"], "the key a is declared in tidegate.toml: change it there"),
         (&["nobody", "--rpm", "5"], "no key has the name nobody"),
@@ -354,6 +358,34 @@ async fn the_first_key_ends_when_another_key_exists() {
     };
     assert_eq!((status(&first).await, status(KEY).await), (401, 200));
     assert!(!other.join("first-key").exists());
+}
+
+/// The built-in file has such a key: `TIDEGATE_KEY`.
+#[test]
+fn an_optional_key_without_its_secret_does_not_end_the_first_key_in_the_list() {
+    let without = text("http://127.0.0.1:1/v1", "").split("[[keys]]").next().unwrap().to_owned();
+    let optional = "[[keys]]\nname = \"default\"\nsecret = { env = \"OPTIONAL_KEY\", optional = true }\n";
+    let folder = folder(&(without + optional));
+    let folder = folder.path();
+    let mut gateway = serve(folder);
+    gateway.ready();
+    assert!(folder.join("data/first-key").exists());
+    let list = |key: &str| {
+        let mut command = tidegate(folder);
+        command.args(["--config", "tidegate.toml", "keys", "list"]).env("OPTIONAL_KEY", key);
+        said(&run(&mut command))
+    };
+    for (key, default, first) in [
+        ("", "unknown: OPTIONAL_KEY is not set for this command", "active"),
+        (KEY, "active", "refused: it was for the time until another key is declared"),
+    ] {
+        let list = list(key);
+        let line = |name: &str| list.lines().find(|line| line.starts_with(name)).unwrap().to_owned();
+        assert!(line("default ").contains(&format!("  {default}  ")), "{list}");
+        assert!(line("first ").contains(&format!("  {first}  ")), "{list}");
+    }
+    let (shown, _) = command(folder, &["keys", "show", "default"]).unwrap();
+    assert!(shown.contains("not set for this command") && shown.contains("OPTIONAL_KEY"), "{shown}");
 }
 
 #[test]

@@ -4,12 +4,17 @@ use std::{
     fs,
     path::Path,
     process::{Child, Command, Stdio},
+    sync::Arc,
     time::Duration,
 };
 
 use tempfile::TempDir;
 use tidegate::config::{RedisAt, RedisHost, UnknownIds};
-use tokio::time::Instant;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    net::TcpListener,
+    time::Instant,
+};
 
 use super::{BODY, PLENTY, answering, settings};
 use crate::support::{
@@ -88,26 +93,49 @@ async fn redis_is_reached_through_a_unix_socket() {
     assert_eq!(redis.list("KEYS *"), [""; 0]);
 }
 
+/// A certificate for one name, signed by a private authority.
+struct Certificates(TempDir);
+
+impl Certificates {
+    fn of(name: &str) -> Self {
+        let files = Self(TempDir::new().unwrap());
+        let mut authority = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        // With the same name as its subject, a certificate would count as one that signs itself.
+        authority.distinguished_name.push(rcgen::DnType::CommonName, "Authority");
+        authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let key = rcgen::KeyPair::generate().unwrap();
+        fs::write(files.at("ca"), authority.self_signed(&key).unwrap().pem()).unwrap();
+        let authority = rcgen::Issuer::new(authority, key);
+        let key = rcgen::KeyPair::generate().unwrap();
+        let server = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap().signed_by(&key, &authority);
+        fs::write(files.at("crt"), server.unwrap().pem()).unwrap();
+        fs::write(files.at("key"), key.serialize_pem()).unwrap();
+        files
+    }
+
+    fn at(&self, name: &str) -> String {
+        self.0.path().join(name).to_str().unwrap().to_owned()
+    }
+
+    /// Arguments of a server that listens with TLS, and that follows its master with TLS.
+    fn settings(&self, port: u16) -> Vec<String> {
+        let (crt, key, ca) = (self.at("crt"), self.at("key"), self.at("ca"));
+        let settings = format!(
+            "--tls-port {port} --tls-cert-file {crt} --tls-key-file {key} --tls-ca-cert-file {ca} --tls-auth-clients no \
+             --tls-replication yes"
+        );
+        settings.split_whitespace().map(str::to_owned).collect()
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_over_tls_with_a_private_authority_is_used() {
     let (mut redis, upstream) = (RedisServer::start(), answering().await);
     redis.stop();
-    let place = TempDir::new().unwrap();
-    let at = |name: &str| place.path().join(name).to_str().unwrap().to_owned();
-    let mut authority = rcgen::CertificateParams::new(Vec::new()).unwrap();
-    authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    let key = rcgen::KeyPair::generate().unwrap();
-    fs::write(at("ca"), authority.self_signed(&key).unwrap().pem()).unwrap();
-    let authority = rcgen::Issuer::new(authority, key);
-    let key = rcgen::KeyPair::generate().unwrap();
-    let server = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap().signed_by(&key, &authority);
-    fs::write(at("crt"), server.unwrap().pem()).unwrap();
-    fs::write(at("key"), key.serialize_pem()).unwrap();
-    let port = free_port();
-    let (ca, crt, key, tls) = (at("ca"), at("crt"), at("key"), port.to_string());
-    let files =
-        ["--tls-cert-file", &crt, "--tls-key-file", &key, "--tls-ca-cert-file", &ca, "--tls-auth-clients", "no"];
-    redis.run_with(&[&["--tls-port", &tls], &files[..], &USERS[..]].concat());
+    let (files, port) = (Certificates::of("localhost"), free_port());
+    let ca = files.at("ca");
+    let settings = files.settings(port);
+    redis.run_with(&settings.iter().map(String::as_str).chain(USERS).collect::<Vec<_>>());
 
     let url = format!("redis = \"rediss://me@localhost:{port}/0\"");
     let stranger = folder(&upstream, &url);
@@ -123,7 +151,11 @@ async fn redis_over_tls_with_a_private_authority_is_used() {
 /// Three Sentinels that watch a master.
 struct Sentinels {
     folder: TempDir,
+    /// Without TLS, for the test.
     ports: [u16; 3],
+    /// For gateways, and for the Sentinels among themselves.
+    addresses: [u16; 3],
+    tls: bool,
     running: Vec<Child>,
 }
 
@@ -134,26 +166,28 @@ const OF_SENTINELS: &str = "sk-canary-of-sentinels";
 const DOWN_AFTER: Duration = Duration::from_secs(1);
 
 impl Sentinels {
-    async fn of(master: &RedisServer) -> Self {
+    async fn of(master: &Server) -> Self {
         let folder = TempDir::new().unwrap();
         let ports = [free_port(), free_port(), free_port()];
+        let addresses = if master.tls.is_some() { [free_port(), free_port(), free_port()] } else { ports };
         let mut running = Vec::new();
-        for port in ports {
+        for (port, address) in ports.into_iter().zip(addresses) {
             let file = folder.path().join(format!("{port}.conf"));
             let text = format!(
                 "port {port}\nbind 127.0.0.1\nprotected-mode no\nrequirepass {OF_SENTINELS}\nsentinel sentinel-pass {OF_SENTINELS}\n\
                  sentinel monitor mymaster 127.0.0.1 {} 2\nsentinel down-after-milliseconds mymaster {}\n\
                  sentinel failover-timeout mymaster 3000\nsentinel auth-user mymaster me\nsentinel auth-pass mymaster {PASSWORD}\n",
-                master.port,
+                master.address(),
                 DOWN_AFTER.as_millis()
             );
-            fs::write(&file, text).unwrap();
+            let tls = master.tls.as_ref().map(|(_, files)| files.settings(address).join(" ").replace(" --", "\n"));
+            fs::write(&file, text + tls.unwrap_or_default().trim_start_matches("--") + "\n").unwrap();
             let log = fs::File::create(folder.path().join(format!("{port}.log"))).unwrap();
             let mut sentinel = Command::new(program("redis-server"));
             sentinel.arg(&file).arg("--sentinel").current_dir(folder.path()).stdin(Stdio::null());
             running.push(sentinel.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap());
         }
-        let all = Self { folder, ports, running };
+        let all = Self { folder, ports, addresses, tls: master.tls.is_some(), running };
         for port in ports {
             until("the Sentinels know each other and the replica", async || {
                 let known = all.ask(port, "SENTINEL CKQUORUM mymaster").is_some_and(|said| said.starts_with("+OK 3 "));
@@ -168,11 +202,17 @@ impl Sentinels {
         ask_at(port, &format!("AUTH {OF_SENTINELS}\r\n{what}")).into_iter().nth(1)
     }
 
+    /// Whether a Sentinel names this server as the master.
+    fn name(&self, server: &Server) -> bool {
+        let asked = format!("AUTH {OF_SENTINELS}\r\nSENTINEL GET-MASTER-ADDR-BY-NAME mymaster");
+        self.ports.iter().any(|port| ask_at(*port, &asked).contains(&server.address().to_string()))
+    }
+
     fn at(&self) -> RedisAt {
         // The first address leads to a Sentinel that is down.
-        let ports = [free_port()].into_iter().chain(self.ports);
+        let ports = [free_port()].into_iter().chain(self.addresses);
         let sentinels = ports.map(|port| RedisHost { name: "127.0.0.1".into(), port }).collect();
-        RedisAt::Sentinels { tls: false, sentinels, master: "mymaster".into(), password: Some(OF_SENTINELS.into()) }
+        RedisAt::Sentinels { tls: self.tls, sentinels, master: "mymaster".into(), password: Some(OF_SENTINELS.into()) }
     }
 }
 
@@ -195,20 +235,45 @@ impl Drop for Sentinels {
 const SERVER: &str = "--user default on +ping +quit nopass --user me on ~* &* +@all >sk-canary-of-redis --masteruser me --masterauth \
                       sk-canary-of-redis";
 
-fn run_server(redis: &mut RedisServer) {
-    redis.run_with(&SERVER.split_whitespace().collect::<Vec<_>>());
+/// A master or a replica.
+struct Server {
+    redis: RedisServer,
+    /// The port with TLS, and the certificate.
+    tls: Option<(u16, Arc<Certificates>)>,
 }
 
-fn server() -> RedisServer {
-    let mut redis = RedisServer::start();
-    redis.stop();
-    run_server(&mut redis);
-    redis
-}
+impl Server {
+    fn start(certificates: Option<&Arc<Certificates>>) -> Self {
+        let mut redis = RedisServer::start();
+        redis.stop();
+        let tls = certificates.map(|files| (free_port(), Arc::clone(files)));
+        let mut server = Self { redis, tls };
+        server.run();
+        server
+    }
 
-/// The lines that such a server answers.
-fn answer_of(redis: &RedisServer, what: &str) -> Vec<String> {
-    ask_at(redis.port, &format!("AUTH me {PASSWORD}\r\n{what}"))
+    fn run(&mut self) {
+        let tls = self.tls.as_ref().map(|(port, files)| files.settings(*port)).unwrap_or_default();
+        self.redis.run_with(&SERVER.split_whitespace().chain(tls.iter().map(String::as_str)).collect::<Vec<_>>());
+    }
+
+    /// The port for gateways, Sentinels and other servers.
+    fn address(&self) -> u16 {
+        self.tls.as_ref().map_or(self.redis.port, |(port, _)| *port)
+    }
+
+    /// The lines that the server answers to the test.
+    fn answer(&self, what: &str) -> Vec<String> {
+        ask_at(self.redis.port, &format!("AUTH me {PASSWORD}\r\n{what}"))
+    }
+
+    fn has_role(&self, role: &str) -> bool {
+        self.answer("ROLE").iter().any(|line| line == role)
+    }
+
+    fn follows(&self) -> bool {
+        self.answer("INFO replication").iter().any(|line| line == "master_link_status:up")
+    }
 }
 
 /// Waits until the gateway shares limits through its Redis, and reads and writes ids there.
@@ -236,8 +301,20 @@ async fn follows(gateway: &Gateway, id: &str) {
     .await;
 }
 
+/// After Sentinels name another master, both gateways share through it within this time.
+const FOLLOWED: Duration = Duration::from_secs(3);
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sentinels_name_the_master_and_gateways_follow_a_failover() {
+    gateways_follow_the_master(None).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sentinels_and_masters_are_reached_over_tls_with_a_private_authority() {
+    gateways_follow_the_master(Some(Arc::new(Certificates::of("127.0.0.1")))).await;
+}
+
+async fn gateways_follow_the_master(certificates: Option<Arc<Certificates>>) {
     let mut made = 0;
     let upstream = Upstream::scripted(move |_| {
         made += 1;
@@ -246,17 +323,16 @@ async fn sentinels_name_the_master_and_gateways_follow_a_failover() {
         vec![Step::Send(json("200 OK", &text))]
     })
     .await;
-    let (mut master, replica) = (server(), server());
-    answer_of(&replica, &format!("REPLICAOF 127.0.0.1 {}", master.port));
-    until("the replica", async || {
-        answer_of(&replica, "INFO replication").iter().any(|line| line == "master_link_status:up")
-    })
-    .await;
+    let certificates = certificates.as_ref();
+    let (mut master, replica) = (Server::start(certificates), Server::start(certificates));
+    replica.answer(&format!("REPLICAOF 127.0.0.1 {}", master.address()));
+    until("the replica", async || replica.follows()).await;
     let sentinels = Sentinels::of(&master).await;
-    let mut config = settings(&upstream, &master, PLENTY);
+    let mut config = settings(&upstream, &master.redis, PLENTY);
     let sharing = config.sharing.as_mut().unwrap();
     (sharing.redis.at, sharing.redis.user) = (sentinels.at(), Some("me".into()));
     sharing.redis.password = Some(PASSWORD.into());
+    sharing.redis.ca_pem = certificates.map(|files| fs::read(files.at("ca")).unwrap().into());
     sharing.patience = Duration::from_millis(400);
     config.affinity.shared = true;
     config.affinity.unknown_ids = Some(UnknownIds::Refuse);
@@ -266,56 +342,103 @@ async fn sentinels_name_the_master_and_gateways_follow_a_failover() {
     }
     let before = make(&gateways[0]).await;
     follows(&gateways[1], &before).await;
-    assert!(answer_of(&master, "EXISTS tidegate:rpm:key:tester").contains(&":1".to_owned()));
+    assert!(master.answer("EXISTS tidegate:rpm:key:tester").contains(&":1".to_owned()));
 
-    master.kill();
-    let began = Instant::now();
+    master.redis.kill();
     // Requests are served: each gateway counts for itself, and knows its own ids.
     let away = make(&gateways[0]).await;
-    until("the failover", async || answer_of(&replica, "ROLE").iter().any(|line| line == "master")).await;
-    let promoted = began.elapsed();
+    until("the Sentinels name the replica", async || sentinels.name(&replica)).await;
+    let named = Instant::now();
+    shared_through(&replica, &gateways).await;
+    let followed = named.elapsed();
+    eprintln!("the master was killed: both gateways share again {followed:?} after a Sentinel named the replica");
+    assert!(followed < FOLLOWED, "{followed:?}");
     for gateway in &gateways {
         wait_for_store(gateway).await;
     }
-    let followed = began.elapsed();
-    eprintln!("the master was killed: promoted after {promoted:?}, both gateways share again after {followed:?}");
-    shared_through(&replica, &gateways).await;
     let after = make(&gateways[0]).await;
     for id in [&before, &away, &after] {
         follows(&gateways[1], id).await;
     }
 
     // The old master comes back as a replica, and its operator makes it the master again.
-    run_server(&mut master);
-    let synced = async || answer_of(&master, "INFO replication").iter().any(|line| line == "master_link_status:up");
-    until("the old master follows", synced).await;
+    master.run();
+    until("the old master follows", async || master.follows()).await;
     let [port, ..] = sentinels.ports;
     until("the Sentinels agree", async || {
         sentinels.ask(port, "SENTINEL FAILOVER mymaster").is_some_and(|said| said == "+OK")
     })
     .await;
-    let began = Instant::now();
-    until("the way back", async || answer_of(&master, "ROLE").iter().any(|line| line == "master")).await;
-    until("the gateways follow", async || {
-        let body = make(&gateways[0]).await;
-        !body.is_empty() && answer_of(&replica, "ROLE").iter().any(|line| line == "slave")
-    })
-    .await;
+    until("the Sentinels name the old master", async || sentinels.name(&master)).await;
+    let named = Instant::now();
+    shared_through(&master, &gateways).await;
+    let followed = named.elapsed();
+    let was = if replica.has_role("master") { "still a master" } else { "a replica" };
+    eprintln!("the operator moved the master: both gateways share again after {followed:?}; the other server is {was}");
+    assert!(followed < FOLLOWED, "{followed:?}");
     for gateway in &gateways {
         wait_for_store(gateway).await;
     }
-    eprintln!("the operator moved the master: both gateways share again after {:?}", began.elapsed());
-    shared_through(&master, &gateways).await;
     let last = make(&gateways[1]).await;
     for id in [&before, &away, &after, &last] {
         follows(&gateways[0], id).await;
     }
 }
 
+/// A Sentinel that always names this server. It answers all other commands with OK.
+async fn sentinel_that_names(server: u16) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let name = format!("*2\r\n$9\r\n127.0.0.1\r\n${}\r\n{server}\r\n", server.to_string().len());
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let name = name.clone();
+            tokio::spawn(async move {
+                let mut lines = BufReader::new(stream).lines();
+                while let Ok(Some(line)) = lines.next_line().await {
+                    // The first word of a command, behind the number of its words and its own length.
+                    let answer = match &*line.to_ascii_uppercase() {
+                        "SENTINEL" => &*name,
+                        "CLIENT" => "+OK\r\n",
+                        _ => continue,
+                    };
+                    if lines.get_mut().write_all(answer.as_bytes()).await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    port
+}
+
+/// With as many Sentinels for one master as for another, a gateway stays where it is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_stays_with_its_master_while_sentinels_disagree() {
+    let (servers, upstream) = ([RedisServer::start(), RedisServer::start()], answering().await);
+    let mut sentinels = Vec::new();
+    for server in &servers {
+        let port = sentinel_that_names(server.port).await;
+        sentinels.push(RedisHost { name: "127.0.0.1".into(), port });
+    }
+    let mut config = settings(&upstream, &servers[0], PLENTY);
+    config.sharing.as_mut().unwrap().redis.at =
+        RedisAt::Sentinels { tls: false, sentinels, master: "mymaster".into(), password: None };
+    let gateway = Gateway::start(config);
+    gateway.metric_becomes("tidegate_limits_fault", 0.0).await;
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(6) {
+        assert_eq!(gateway.connect().await.create(BODY).await.status, 200);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let used = servers.iter().filter(|server| server.ask("EXISTS tidegate:rpm:key:tester") == ":1").count();
+    assert_eq!(used, 1);
+}
+
 /// Checks that requests at either gateway are counted in this server, and not by one gateway alone.
-async fn shared_through(redis: &RedisServer, gateways: &[Gateway; 2]) {
+async fn shared_through(redis: &Server, gateways: &[Gateway; 2]) {
     let counted = || {
-        let lines = answer_of(redis, "INFO commandstats");
+        let lines = redis.answer("INFO commandstats");
         let line = lines.into_iter().find(|line| line.starts_with("cmdstat_evalsha:")).unwrap_or_default();
         line.split(['=', ',']).nth(1).and_then(|calls| calls.parse::<u64>().ok()).unwrap_or_default()
     };

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use http::{HeaderMap, HeaderName};
 use tempfile::TempDir;
 use tidegate::{
-    app::{self, Handle, ReloadSource, StartContext},
+    app::{self, AlertTimes, Handle, ReloadSource, StartContext},
     auth,
     config::{
         AffinitySettings, Config, Credential, FailoverOn, Health, Key, Log, LogFormat, Model, MoneySettings,
@@ -206,8 +206,21 @@ impl Gateway {
         Self::run_in(StartContext { clock, ..Self::start_context(&SystemDisk) }, config, None, data)
     }
 
-    fn start_context(disk: &'static dyn Disk) -> StartContext {
-        StartContext { clock: Clock::system(), chance: Chance::system(), disk, terminal: false }
+    /// With times of the test's own, after which alerts are sent.
+    pub(crate) fn start_with_alerts(alert_times: AlertTimes, mut config: Config) -> Self {
+        let data = TempDir::new().unwrap();
+        config.server.data_dir = data.path().to_owned();
+        Self::run_in(StartContext { alert_times, ..Self::world(&SystemDisk) }, config, None, data)
+    }
+
+    fn world(disk: &'static dyn Disk) -> StartContext {
+        StartContext {
+            clock: Clock::system(),
+            chance: Chance::system(),
+            disk,
+            terminal: false,
+            alert_times: AlertTimes::default(),
+        }
     }
 
     fn run_on(disk: &'static dyn Disk, config: Config, origin: Option<ReloadSource>, folder: TempDir) -> Self {
