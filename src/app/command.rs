@@ -1,4 +1,4 @@
-//! What the reloader is told.
+//! Commands for the reloader thread.
 
 use crate::domain::key::StoredKey;
 

@@ -166,7 +166,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn everywhere_is_reached_on_loopback() {
+    fn a_wildcard_address_is_reached_on_loopback() {
         for (listen, asked) in [
             ("0.0.0.0:80", "127.0.0.1:80"),
             ("[::]:80", "[::1]:80"),

@@ -266,7 +266,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_form_says_the_same() {
+    fn every_output_format_has_the_same_content() {
         let name = Some("a,\"b\"\u{1b}".into());
         let total = UsageTotal {
             name,

@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn dribbled_bytes_are_put_together() {
+    fn single_bytes_are_joined() {
         let mut rope = Rope::new();
         for i in 0..100_000u32 {
             rope.push(Bytes::copy_from_slice(&[i as u8]));
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn small_pieces_do_not_keep_the_buffers_they_came_in() {
+    fn small_pieces_do_not_keep_their_large_buffers_alive() {
         let mut rope = Rope::new();
         let buffers: Vec<_> = (0..50).map(|i| Bytes::from(vec![i; 8 * 1024])).collect();
         for buffer in &buffers {
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_held_as_long_as_any_copy() {
+    fn memory_is_reserved_until_the_last_copy_is_dropped() {
         let budget = crate::domain::budget::ByteBudget::default();
         budget.set_limit(100);
         let mut reservation = budget.share(None).nothing();
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn common_pieces_are_kept_as_they_are() {
+    fn pieces_of_common_size_are_not_copied() {
         let pieces = [Bytes::from("{\"model\":1}"), Bytes::from(vec![b' '; 20_000]), Bytes::from("}")];
         let mut rope = Rope::new();
         rope.push(Bytes::new());

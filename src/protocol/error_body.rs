@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_gets_short_identifiers_only() {
+    fn the_log_gets_only_short_identifiers() {
         let of = |code: &str| ErrorBody { code: Some(code.into()), ..ErrorBody::default() }.logged();
         assert_eq!(of("invalid_api-key.1").as_deref(), Some("invalid_api-key.1"));
         assert_eq!(of("two words"), None);

@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn framing() {
+    fn events_are_found_in_every_framing() {
         for (stream, expected) in [
             ("data: a\n\n", vec!["a"]),
             ("data:a\n\ndata:  b \r\rdata: c\r\n\r\n", vec!["a", " b ", "c"]),
@@ -188,7 +188,7 @@ mod tests {
 
     /// A CR ends the line at once, though a LF may still come: an event is never held back.
     #[test]
-    fn an_event_is_seen_with_its_blank_line() {
+    fn an_event_is_complete_with_its_empty_line() {
         assert_eq!(events([&b"data: a\r\n\r"[..]], false).len(), 1);
         assert_eq!(events([&b"data: a\n"[..]], false).len(), 0);
     }

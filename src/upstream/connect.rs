@@ -147,7 +147,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn families_take_turns_and_the_remembered_address_is_first() {
+    fn address_families_alternate_and_the_remembered_address_is_first() {
         let all = |texts: &[&str]| -> Vec<SocketAddr> { texts.iter().map(|text| text.parse().unwrap()).collect() };
         let found = all(&["[::1]:1", "[::2]:1", "1.1.1.1:1", "2.2.2.2:1", "3.3.3.3:1"]);
         let turns = all(&["[::1]:1", "1.1.1.1:1", "[::2]:1", "2.2.2.2:1", "3.3.3.3:1"]);

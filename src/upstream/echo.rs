@@ -144,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn secrets_of_headers_are_told_by_name_and_by_value() {
+    fn secret_headers_are_recognised_by_name_and_by_value() {
         for (name, value, secret) in [
             ("x-api-key", "plain", Some("plain")),
             ("x-session", "plain", Some("plain")),

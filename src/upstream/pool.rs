@@ -294,7 +294,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn latency_follows_and_fades() {
+    fn latency_follows_new_values_and_decays() {
         let began = Instant::now();
         let at = |seconds: u64| began + Duration::from_secs(seconds);
         let latency = Latency::new(began);

@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn who_accuses_is_counted() {
+    fn ejections_need_faults_of_enough_keys() {
         let alone = Some(FailureSource::One(KeyId::from(b'a')));
         for (attempts, wanted) in [
             ("AAAA", None),
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_been_away_for_long_is_not_waited_for() {
+    fn a_key_that_was_idle_for_long_does_not_count() {
         let (mut tally, began) = (FailureCounts::default(), Instant::now());
         tally.uses(2, began);
         tally.succeeded(2, began);
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_bounded() {
+    fn the_number_of_counted_keys_is_bounded() {
         let (mut tally, now) = (FailureCounts::default(), Instant::now());
         for key in 0..1000 {
             tally.uses(key, now + Duration::from_millis(key));

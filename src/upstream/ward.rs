@@ -287,7 +287,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_that_never_answered_push_out_no_others() {
+    fn unknown_model_names_displace_no_real_ones() {
         let (ward, now) = (HealthTracker::new(Instant::now()), Instant::now());
         for nth in 0..40 {
             let pass = ward.pass(&format!("real-{nth}"), 1, now, false).unwrap();

@@ -366,7 +366,7 @@ async fn a_drain_waits_for_a_half_closed_client() {
     let answer = client.answer().await;
     assert!(answer.status == 200 && answer.whole, "{answer:?}");
     gateway.ended().await;
-    assert!(!gateway.handle.was_cut());
+    assert!(!gateway.handle.cut_requests());
 }
 
 /// `nc -N` sends what it reads, half-closes, and prints what comes.

@@ -66,23 +66,23 @@ pub(crate) const TESTER: &str = "[[keys]]\nname = \"tester\"\nsecret = { env = \
 
 impl Gateway {
     /// Reads `file`, below its folder, at the start and again.
-    pub(crate) fn reading(folder: TempDir, file: &Path, look_every: Duration) -> Self {
+    pub(crate) fn reading(folder: TempDir, file: &Path, look_interval: Duration) -> Self {
         let source = Source::File(file.into());
         let loaded = config::load(&source, &env).unwrap();
         let mut config = loaded.config;
         // As the file does not name it, a reload leaves it out of account.
         config.server.data_dir = folder.path().join("data");
-        let origin = ReloadSource { source, reads: loaded.reads, env, look_every };
+        let origin = ReloadSource { source, reads: loaded.reads, env, look_interval };
         Self::run(config, Some(origin), folder)
     }
 
     /// The same with a file of this text.
-    pub(crate) fn of(text: &str, look_every: Duration) -> Self {
+    pub(crate) fn of(text: &str, look_interval: Duration) -> Self {
         let folder = TempDir::new().unwrap();
         let file = folder.path().join("tidegate.toml");
         let text = text.replacen("[server]", &format!("[server]\ndata_dir = {:?}", folder.path().join("data")), 1);
         fs::write(&file, text).unwrap();
-        Self::reading(folder, &file, look_every)
+        Self::reading(folder, &file, look_interval)
     }
 
     /// Writes another text into the file.

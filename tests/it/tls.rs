@@ -291,7 +291,7 @@ async fn a_drain_ends_connections_in_order_and_a_stop_cuts_them() {
     client.body(answer).await;
     assert!(!answer.whole && !farewell(client).await);
     gateway.ended().await;
-    assert!(gateway.handle.was_cut());
+    assert!(gateway.handle.cut_requests());
 }
 
 /// The line of settings for the files of this folder.

@@ -15,7 +15,7 @@ fn judged(status: u16, body: &ErrorBody, rules: &[ErrorRule]) -> Blame {
 }
 
 #[test]
-fn codes_of_the_built_in_table() {
+fn built_in_codes_name_the_cause() {
     use Blame::{Balance, Credential, Model, Payment, RateLimit, Request, Upstream};
     for (status, code, wanted) in [
         (401, "", Credential),
@@ -89,7 +89,7 @@ fn codes_of_the_built_in_table() {
 }
 
 #[test]
-fn words_of_the_built_in_table() {
+fn built_in_sentences_name_the_cause() {
     use Blame::{Balance, Credential, Model, Payment, RateLimit, Request, Upstream};
     for (status, message, wanted) in [
         (400, "API key not valid. Please pass a valid API key.", Credential),
@@ -145,7 +145,7 @@ fn words_of_the_built_in_table() {
 }
 
 #[test]
-fn ace_data_cloud_by_its_page() {
+fn errors_of_ace_data_cloud_are_judged_as_its_page_says() {
     for (status, code, wanted) in [
         (400, "token_mismatched", Blame::Request),
         (401, "invalid_token", Blame::Credential),
@@ -164,7 +164,7 @@ fn rule(status: Option<u16>, code: Option<&str>, kind: Option<&str>, words: &[&s
 }
 
 #[test]
-fn rules_of_the_upstream_come_first_and_match_all_that_they_name() {
+fn rules_of_an_upstream_come_first_and_match_only_if_every_condition_holds() {
     let rules = [
         rule(Some(400), Some("token_mismatched"), None, &[], FaultOwner::Credential),
         rule(Some(401), None, None, &["try later", "请稍后"], FaultOwner::Upstream),
@@ -197,7 +197,7 @@ fn blamed(status: u16, body: &str) -> Blame {
 }
 
 #[test]
-fn a_missing_model_is_the_models_whatever_the_status() {
+fn a_missing_model_is_blamed_on_the_model_with_any_status() {
     let body = r#"{"error":{"code":"model_not_found","message":"No available channel for model nope"}}"#;
     let wording = r#"{"detail":"Model x not found"}"#;
     let (loaded, rest) = (
@@ -218,7 +218,7 @@ fn a_missing_model_is_the_models_whatever_the_status() {
 }
 
 #[test]
-fn wordings_of_a_missing_model() {
+fn every_known_wording_of_a_missing_model_is_recognised() {
     for (status, body) in [
         (404, r#"{"error":{"message":"No endpoints found for x.","code":404}}"#),
         (400, r#"{"error":{"message":"x is not a valid model ID","code":400}}"#),
@@ -239,7 +239,7 @@ fn wordings_of_a_missing_model() {
 }
 
 #[test]
-fn answers_about_our_key_in_every_shape() {
+fn errors_about_our_credential_are_recognised_in_every_shape() {
     for (status, body) in [
         (
             400,
@@ -264,7 +264,7 @@ fn answers_about_our_key_in_every_shape() {
 }
 
 #[test]
-fn sentences_that_only_begin_like_one_about_our_account_are_the_requests() {
+fn a_sentence_that_only_begins_like_an_account_error_is_blamed_on_the_request() {
     for (status, message) in [
         (403, "Invalid token count in your prompt"),
         (403, "Invalid tokens"),
@@ -296,7 +296,7 @@ fn sentences_that_only_begin_like_one_about_our_account_are_the_requests() {
 }
 
 #[test]
-fn a_sentence_in_quotes_is_one_about_our_account_only_where_nothing_is_said_about_it() {
+fn a_quoted_account_error_counts_only_without_other_words_around_it() {
     for (status, message, wanted) in [
         (400, "'API key not valid'. Please pass a valid API key.", Blame::Credential),
         (400, "\"API key not valid. Please pass a valid API key.\"", Blame::Credential),

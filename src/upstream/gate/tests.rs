@@ -103,7 +103,7 @@ fn about(length: Duration, wanted: u64) {
 }
 
 #[test]
-fn faults_in_a_row_eject_and_a_success_between_them_does_not() {
+fn consecutive_faults_eject_and_a_success_resets_the_count() {
     let bench = Bench::new();
     for _ in 0..2 {
         for _ in 0..4 {
@@ -123,7 +123,7 @@ fn faults_in_a_row_eject_and_a_success_between_them_does_not() {
 }
 
 #[test]
-fn a_share_of_faults_ejects_once_there_were_enough() {
+fn a_high_share_of_faults_ejects_after_enough_attempts() {
     let bench = Bench::new();
     for nth in 0..19 {
         let pass = bench.pass();
@@ -141,7 +141,7 @@ fn a_share_of_faults_ejects_once_there_were_enough() {
 }
 
 #[test]
-fn what_was_long_ago_counts_for_nothing() {
+fn old_faults_do_not_count() {
     let mut bench = Bench::new();
     for nth in 0..19 {
         let pass = bench.pass();
@@ -152,7 +152,7 @@ fn what_was_long_ago_counts_for_nothing() {
 }
 
 #[test]
-fn one_request_probes_and_what_comes_of_it_decides() {
+fn one_request_probes_and_its_result_decides() {
     let mut bench = Bench::new();
     let length = bench.eject();
     bench.after(length - Duration::from_millis(2));
@@ -173,7 +173,7 @@ fn one_request_probes_and_what_comes_of_it_decides() {
 }
 
 #[test]
-fn a_probe_that_says_nothing_leaves_its_place_to_another() {
+fn a_probe_without_a_result_lets_another_request_probe() {
     let mut bench = Bench::new();
     let length = bench.eject();
     let probe = bench.probe(length);
@@ -189,7 +189,7 @@ fn a_probe_that_says_nothing_leaves_its_place_to_another() {
 }
 
 #[test]
-fn each_further_ejection_lasts_twice_as_long_up_to_the_longest() {
+fn each_further_ejection_lasts_twice_as_long_up_to_the_maximum() {
     let mut bench = Bench::new();
     let mut length = bench.eject();
     about(length, 30);
@@ -212,7 +212,7 @@ fn each_further_ejection_lasts_twice_as_long_up_to_the_longest() {
 }
 
 #[test]
-fn what_began_before_it_went_out_changes_nothing() {
+fn an_attempt_from_before_the_ejection_changes_nothing() {
     let mut bench = Bench::new();
     let stragglers: Vec<_> = (0..30).map(|_| bench.pass()).collect();
     let length = bench.eject();
@@ -232,7 +232,7 @@ fn what_began_before_it_went_out_changes_nothing() {
 }
 
 #[test]
-fn what_is_asked_for_want_of_better_may_restore_and_does_not_prolong() {
+fn an_attempt_at_an_ejected_upstream_may_restore_it_and_never_prolongs_the_ejection() {
     let mut bench = Bench::new();
     let length = bench.eject();
     bench.after(secs(10));
@@ -249,7 +249,7 @@ fn what_is_asked_for_want_of_better_may_restore_and_does_not_prolong() {
 }
 
 #[test]
-fn a_limit_cools_for_the_time_it_names_and_no_longer() {
+fn a_429_ejects_for_its_retry_after_time() {
     let mut bench = Bench::new();
     assert_eq!(bench.limited(bench.pass(), Some(7)), Some(HealthChange::Out(EjectionCause::RateLimited, secs(7))));
     assert_eq!(bench.standing(), HealthState::Out { cause: EjectionCause::RateLimited, left: secs(7) });
@@ -271,7 +271,7 @@ fn a_limit_cools_for_the_time_it_names_and_no_longer() {
 
 /// An answer that is not streamed may take minutes, and shall not keep out who serves again.
 #[test]
-fn a_probe_that_says_nothing_lets_another_one_through() {
+fn a_slow_probe_lets_another_request_probe() {
     let mut bench = Bench::new();
     let length = bench.eject();
     let first = bench.probe(length);
@@ -288,7 +288,7 @@ fn a_probe_that_says_nothing_lets_another_one_through() {
 }
 
 #[test]
-fn a_limit_that_goes_on_is_told_of_once() {
+fn a_repeated_429_is_reported_once() {
     let mut bench = Bench::new();
     assert!(bench.limited(bench.pass(), Some(20)).is_some());
     for _ in 0..100 {
@@ -301,7 +301,7 @@ fn a_limit_that_goes_on_is_told_of_once() {
 }
 
 #[test]
-fn nobody_is_back_before_the_time_that_was_asked_for() {
+fn no_attempt_passes_before_the_retry_after_time() {
     let mut bench = Bench::new();
     bench.after(Duration::from_micros(900));
     assert!(bench.limited(bench.pass(), Some(1)).is_some());
@@ -312,7 +312,7 @@ fn nobody_is_back_before_the_time_that_was_asked_for() {
 }
 
 #[test]
-fn a_limit_without_a_time_cools_longer_each_time_in_a_row() {
+fn consecutive_429s_without_a_time_lengthen_the_cooldown() {
     let mut bench = Bench::new();
     for wanted in [1, 2, 4, 8, 16, 30, 30] {
         let change = bench.limited(bench.pass(), None);
@@ -324,7 +324,7 @@ fn a_limit_without_a_time_cools_longer_each_time_in_a_row() {
 }
 
 #[test]
-fn many_that_are_limited_at_once_are_one_time() {
+fn simultaneous_429s_count_once() {
     let bench = Bench::new();
     let passes: Vec<_> = (0..10).map(|_| bench.pass()).collect();
     for (nth, pass) in passes.into_iter().enumerate() {
@@ -335,7 +335,7 @@ fn many_that_are_limited_at_once_are_one_time() {
 }
 
 #[test]
-fn a_limit_of_no_time_leaves_nobody_outside_for_ever() {
+fn a_probe_that_gets_a_429_of_zero_seconds_lets_another_request_probe() {
     let mut bench = Bench::new();
     let length = bench.eject();
     let probe = bench.probe(length);
@@ -344,7 +344,7 @@ fn a_limit_of_no_time_leaves_nobody_outside_for_ever() {
 }
 
 #[test]
-fn a_credential_is_refused_for_long_after_the_second_proof_and_told_of_once() {
+fn a_second_refusal_ejects_for_long_and_is_reported_once() {
     let mut bench = Bench::new();
     let (pass, straggler) = (bench.pass(), bench.pass());
     assert_eq!(bench.refused(pass), Some(HealthChange::Out(EjectionCause::RefusedOnce, REFUSED_ONCE)));
@@ -372,7 +372,7 @@ fn a_credential_is_refused_for_long_after_the_second_proof_and_told_of_once() {
 }
 
 #[test]
-fn a_second_refusal_that_proves_nothing_changes_nothing() {
+fn a_second_refusal_that_confirms_nothing_changes_nothing() {
     let mut bench = Bench::new();
     let by = |bench: &Bench, why, key| bench.refused_for(bench.anyway(), why, key);
     assert!(matches!(by(&bench, Refusal::Key, 2), Some(HealthChange::Out(EjectionCause::RefusedOnce, _))));
@@ -391,7 +391,7 @@ fn a_second_refusal_that_proves_nothing_changes_nothing() {
 }
 
 #[test]
-fn a_bare_402_ejects_not_before_its_second_proof() {
+fn a_bare_402_ejects_only_after_a_second_one() {
     let bench = Bench::new();
     let by = |key| bench.refused_for(bench.pass(), Refusal::Payment, key);
     for _ in 0..5 {
@@ -404,7 +404,7 @@ fn a_bare_402_ejects_not_before_its_second_proof() {
 
 /// One client alone ejects nothing that another one uses.
 #[test]
-fn faults_of_one_key_eject_only_where_no_other_key_asks() {
+fn faults_of_one_key_eject_only_if_no_other_key_sends_requests() {
     let mut bench = Bench::new();
     let fails = |bench: &mut Bench, times| {
         for _ in 0..times {
@@ -504,7 +504,7 @@ proptest! {
     /// Whatever happens in whatever order: one probe in its time, nobody unasked through a shut gate, and never shut for
     /// good.
     #[test]
-    fn a_gate_stays_sound(events in prop::collection::vec(event(), 0..300)) {
+    fn any_order_of_events_keeps_the_breaker_consistent(events in prop::collection::vec(event(), 0..300)) {
         let mut bench = Bench::new();
         let mut under_way: Vec<BreakerPass> = Vec::new();
         // Probes since the gate last changed.
@@ -565,7 +565,7 @@ proptest! {
 
 /// Many at once, over and over: one probe each time, and the gate opens again.
 #[test]
-fn one_probe_of_many_threads() {
+fn only_one_of_many_threads_probes() {
     const THREADS: usize = 4;
     let now = Instant::now();
     let gate = CircuitBreaker::new(now);
@@ -606,7 +606,7 @@ fn one_probe_of_many_threads() {
 
 /// Probes fail while others come: whoever was let in between two states shall not hold the place of a probe for ever.
 #[test]
-fn a_gate_that_goes_out_while_others_come_opens_again() {
+fn a_breaker_that_ejects_during_attempts_opens_again() {
     let now = Instant::now();
     let dice = Dice::seeded(1);
     for round in 0..2000_u32 {

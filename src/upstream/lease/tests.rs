@@ -36,7 +36,7 @@ fn count(upstream: &Upstream) -> (usize, Vec<usize>) {
 }
 
 #[test]
-fn a_place_is_taken_and_given_back() {
+fn a_lease_takes_a_slot_and_its_drop_releases_the_slot() {
     let (upstream, _) = upstream(2, |config| {
         config.max_in_flight = Some(3);
         config.credentials[0].max_in_flight = Some(1);
@@ -55,7 +55,7 @@ fn a_place_is_taken_and_given_back() {
 }
 
 #[test]
-fn a_place_comes_back_from_a_panic() {
+fn a_panic_releases_the_slot() {
     let (upstream, _) = upstream(1, |config| config.max_in_flight = Some(1));
     let inner = Arc::clone(&upstream);
     let ended = std::thread::spawn(move || {
@@ -69,7 +69,7 @@ fn a_place_comes_back_from_a_panic() {
 
 /// Two credentials with limits of their own below one limit for both, and more threads than places.
 #[test]
-fn limits_hold_whatever_happens_at_once() {
+fn concurrent_threads_never_exceed_the_limits() {
     let (upstream, _) = upstream(2, |config| {
         config.max_in_flight = Some(4);
         config.credentials[0].max_in_flight = Some(1);
@@ -105,7 +105,7 @@ fn limits_hold_whatever_happens_at_once() {
 
 /// Those who take a place for a moment and find that they cannot have it shall not keep it from others.
 #[test]
-fn a_place_that_is_free_is_found() {
+fn a_failed_attempt_for_a_slot_hides_no_free_slot() {
     let (upstream, _) = upstream(2, |config| {
         config.max_in_flight = Some(2);
         config.credentials[0].max_in_flight = Some(1);
@@ -128,7 +128,7 @@ fn a_place_that_is_free_is_found() {
 
 /// A waiter must not be woken by its own vain look, or it looks for ever.
 #[tokio::test(start_paused = true)]
-async fn who_waits_sleeps() {
+async fn a_waiter_is_not_woken_by_its_own_failed_look() {
     let (upstream, _) = upstream(1, |config| config.credentials[0].max_in_flight = Some(1));
     let held = upstream.lease(0, &ANYBODY, false).unwrap();
     let queue = [upstream.queue().unwrap()];
@@ -144,7 +144,7 @@ async fn who_waits_sleeps() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_line_is_bounded_and_moves_when_a_request_ends() {
+async fn the_queue_is_bounded_and_advances_when_a_request_ends() {
     let (upstream, _) = upstream(1, |config| {
         config.max_in_flight = Some(1);
         config.max_queued = 2;
@@ -171,7 +171,7 @@ async fn the_line_is_bounded_and_moves_when_a_request_ends() {
 
 /// Who is woken and leaves at the same moment hands the news on.
 #[tokio::test(start_paused = true)]
-async fn no_end_of_a_request_is_missed_because_a_waiter_left() {
+async fn a_waiter_that_leaves_passes_its_wakeup_to_the_next_waiter() {
     let (upstream, _) = upstream(1, |config| config.max_in_flight = Some(1));
     let held = upstream.lease(0, &ANYBODY, false).unwrap();
     let (leaves, stays) = ([upstream.queue().unwrap()], [upstream.queue().unwrap()]);
@@ -189,7 +189,7 @@ async fn no_end_of_a_request_is_missed_because_a_waiter_left() {
 
 /// Whoever waits at several takes the first place there is, wherever it is, and hands on what others wait for.
 #[tokio::test(start_paused = true)]
-async fn waiting_at_two_upstreams_at_once() {
+async fn a_waiter_at_two_upstreams_takes_the_first_free_slot() {
     let (one, _) = upstream(1, |config| config.max_in_flight = Some(1));
     let (other, _) = upstream(1, |config| config.max_in_flight = Some(1));
     let (held, held_too) = (one.lease(0, &ANYBODY, false).unwrap(), other.lease(0, &ANYBODY, false).unwrap());
@@ -227,7 +227,7 @@ fn tell(upstream: &Arc<Upstream>, credential: usize, verdict: Verdict) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn faults_of_one_credential_are_not_the_upstreams() {
+async fn faults_of_one_credential_do_not_eject_the_upstream() {
     let (upstream, metrics) = upstream(2, |_| {});
     for _ in 0..5 {
         tell(&upstream, 0, Verdict::Failed);
@@ -243,7 +243,7 @@ async fn faults_of_one_credential_are_not_the_upstreams() {
 
 /// Or an alert on their increase would miss the first.
 #[test]
-fn ejections_begin_at_zero() {
+fn ejection_metrics_begin_at_zero() {
     let (_upstream, metrics) = upstream(2, |_| {});
     let text = metrics.text().unwrap();
     for (credential, cause) in [("", "faults"), ("key-0", "faults"), ("key-1", "refused"), ("key-1", "rate_limited")] {
@@ -254,7 +254,7 @@ fn ejections_begin_at_zero() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn faults_of_all_credentials_are_the_upstreams() {
+async fn faults_of_all_credentials_eject_the_upstream() {
     let (upstream, metrics) = upstream(3, |_| {});
     // The first of them may be the credential's own.
     for nth in 0..6 {
@@ -278,7 +278,7 @@ async fn faults_of_all_credentials_are_the_upstreams() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_cannot_be_reached_is_no_fault_of_a_credential() {
+async fn an_unreachable_upstream_does_not_eject_its_credentials() {
     let (upstream, _) = upstream(1, |_| {});
     for _ in 0..5 {
         tell(&upstream, 0, Verdict::Unreachable);
@@ -295,7 +295,7 @@ async fn what_cannot_be_reached_is_no_fault_of_a_credential() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_limits_or_refuses_is_there() {
+async fn a_429_or_a_refusal_shows_that_the_upstream_works() {
     let (upstream, _) = upstream(2, |_| {});
     for _ in 0..4 {
         tell(&upstream, 0, Verdict::Unreachable);
@@ -317,7 +317,7 @@ async fn who_limits_or_refuses_is_there() {
 
 /// The place of the probe of the one gate is given back where the other does not let it through.
 #[tokio::test(start_paused = true)]
-async fn two_gates_let_through_both_or_neither() {
+async fn an_attempt_passes_both_breakers_or_neither() {
     let (upstream, _) = upstream(2, |_| {});
     for _ in 0..5 {
         tell(&upstream, 0, Verdict::Unreachable);
@@ -338,7 +338,7 @@ async fn two_gates_let_through_both_or_neither() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_full_one_on_probation_is_probed_when_it_has_room() {
+async fn a_full_half_open_upstream_is_probed_once_it_has_a_free_slot() {
     let (upstream, _) = upstream(1, |config| config.max_in_flight = Some(1));
     let held = upstream.lease(0, &ANYBODY, false).unwrap();
     drop(held);
@@ -355,7 +355,7 @@ async fn a_full_one_on_probation_is_probed_when_it_has_room() {
 
 /// Nobody ever tells of an upstream that takes requests and does not answer: its clients leave.
 #[tokio::test(start_paused = true)]
-async fn who_hangs_is_passed_by() {
+async fn a_hanging_upstream_is_skipped() {
     let (upstream, _) = upstream(2, |_| {});
     let given_up = async |credential, seconds| {
         let lease = upstream.lease(credential, &ANYBODY, false).unwrap();
@@ -382,7 +382,7 @@ async fn who_hangs_is_passed_by() {
 
 /// The same inside an answer.
 #[tokio::test(start_paused = true)]
-async fn who_falls_silent_is_passed_by() {
+async fn an_upstream_that_falls_silent_inside_an_answer_is_skipped() {
     let (upstream, _) = upstream(1, |_| {});
     let left = async |silent| {
         let mut lease = upstream.lease(0, &ANYBODY, false).unwrap();
@@ -406,7 +406,7 @@ async fn who_falls_silent_is_passed_by() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn retries_have_a_budget() {
+async fn retries_are_limited_to_a_share_of_the_requests() {
     let (upstream, _) = upstream(1, |_| {});
     let granted = |tries: usize| (0..tries).filter(|_| upstream.count_retry(20)).count();
     assert_eq!(granted(10), 3, "a few in any case");
@@ -429,7 +429,7 @@ async fn retries_have_a_budget() {
 }
 
 #[test]
-fn a_budget_holds_for_all_threads_together() {
+fn the_retry_limit_holds_over_all_threads() {
     let (upstream, _) = upstream(1, |_| {});
     let granted = AtomicUsize::new(0);
     std::thread::scope(|scope| {
@@ -457,7 +457,7 @@ fn stands(upstream: &Upstream, model: &str) -> Vec<HealthState> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_model_goes_out_alone_and_several_take_the_credential_along() {
+async fn one_failing_model_is_ejected_alone_and_several_eject_the_credential() {
     let (upstream, _) = upstream(2, |_| {});
     for (nth, model) in ["a", "b"].into_iter().enumerate() {
         assert!(stands(&upstream, "d")[0].is_usable(), "after {nth} models");
@@ -474,7 +474,7 @@ async fn a_model_goes_out_alone_and_several_take_the_credential_along() {
 
 /// With more models in use, three have to fail.
 #[tokio::test(start_paused = true)]
-async fn of_many_models_three_take_the_credential_along() {
+async fn with_many_models_three_failing_ones_eject_the_credential() {
     let (upstream, _) = upstream(1, |_| {});
     for model in ["w", "x", "y", "z"] {
         tell_as(&upstream, 0, (1, model), Verdict::Answered);
@@ -495,7 +495,7 @@ async fn of_many_models_three_take_the_credential_along() {
 
 /// Nor do several models of one key, where another key asks.
 #[tokio::test(start_paused = true)]
-async fn one_key_takes_no_credential_from_another_key() {
+async fn failures_of_one_key_do_not_eject_a_credential_that_another_key_uses() {
     for verdict in [Verdict::Failed, Verdict::RateLimited(Some(Duration::from_secs(60)))] {
         let (upstream, _) = upstream(1, |_| {});
         tell_as(&upstream, 0, (2, "w"), Verdict::Answered);
@@ -509,7 +509,7 @@ async fn one_key_takes_no_credential_from_another_key() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pause_of_several_models_is_the_credentials() {
+async fn rate_limits_of_several_models_pause_the_credential() {
     let (upstream, _) = upstream(2, |_| {});
     let limited = |seconds| Verdict::RateLimited(Some(Duration::from_secs(seconds)));
     tell_as(&upstream, 0, (1, "a"), limited(60));
@@ -525,7 +525,7 @@ async fn a_pause_of_several_models_is_the_credentials() {
 
 /// A model that fails with every credential leaves the upstream in service for the others.
 #[tokio::test(start_paused = true)]
-async fn a_model_goes_out_at_an_upstream_as_a_whole() {
+async fn a_model_that_fails_with_every_credential_is_ejected_alone() {
     let (upstream, metrics) = upstream(3, |_| {});
     tell_as(&upstream, 0, (1, "w"), Verdict::Answered);
     for nth in 0..6 {
@@ -540,7 +540,7 @@ async fn a_model_goes_out_at_an_upstream_as_a_whole() {
 
 /// What one request meets counts once of each kind.
 #[tokio::test(start_paused = true)]
-async fn what_a_request_gave_already_counts_no_more() {
+async fn a_second_verdict_of_the_same_kind_from_one_request_does_not_count() {
     let (upstream, _) = upstream(2, |_| {});
     for verdict in [Verdict::Failed, Verdict::RateLimited(None), Verdict::Refused, Verdict::Unpaid] {
         let mut given = ReportedVerdicts::NOTHING;
@@ -554,7 +554,7 @@ async fn what_a_request_gave_already_counts_no_more() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn models_that_are_missing_say_nothing() {
+async fn a_missing_model_changes_no_health_state() {
     let (upstream, _) = upstream(1, |_| {});
     for _ in 0..4 {
         tell_as(&upstream, 0, (1, "m"), Verdict::Failed);
@@ -569,7 +569,7 @@ async fn models_that_are_missing_say_nothing() {
 
 /// A bare 402 may be about the price of a request: where several keys use the account, a second key has to get one.
 #[tokio::test(start_paused = true)]
-async fn bare_402s_of_one_key_take_no_account_from_another_key() {
+async fn bare_402s_of_one_key_do_not_eject_a_shared_account() {
     let (upstream, _) = upstream(1, |_| {});
     tell_as(&upstream, 0, (2, "w"), Verdict::Answered);
     for idle in [0, 31, 600] {
@@ -585,7 +585,7 @@ async fn bare_402s_of_one_key_take_no_account_from_another_key() {
 
 /// An idle key still shares the account: one other key alone takes nothing away from it.
 #[tokio::test(start_paused = true)]
-async fn one_key_takes_no_credential_from_an_idle_key() {
+async fn failures_of_one_key_do_not_eject_a_credential_that_an_idle_key_shares() {
     for verdict in [Verdict::Failed, Verdict::RateLimited(Some(Duration::from_secs(60))), Verdict::Refused] {
         let (upstream, _) = upstream(1, |_| {});
         tell_as(&upstream, 0, (2, "w"), Verdict::Answered);
@@ -609,7 +609,7 @@ async fn one_key_takes_no_credential_from_an_idle_key() {
 
 /// Where another key shares the account, the faults of one key shut the account for that key alone.
 #[tokio::test(start_paused = true)]
-async fn faults_of_one_key_shut_the_account_for_that_key_alone() {
+async fn faults_of_one_key_eject_a_shared_account_for_that_key_only() {
     let (upstream, metrics) = upstream(2, |_| {});
     let of = |key: KeyId, model: &str| -> Vec<HealthState> {
         upstream.credentials_for(model, key, Instant::now()).map(|(_, condition)| condition.standing).collect()

@@ -16,7 +16,7 @@ use crate::{
 };
 
 #[test]
-fn a_place_has_a_port() {
+fn an_address_always_has_a_port() {
     for (uri, place) in [
         ("http://h/v1/responses?a=b", "http://h:80/"),
         ("https://h/v1", "https://h:443/"),
@@ -94,7 +94,7 @@ async fn dropping() -> (SocketAddr, tokio::net::TcpListener, Vec<TcpStream>) {
 }
 
 #[tokio::test]
-async fn the_next_address_is_tried_after_a_quarter_of_a_second_and_the_one_that_answered_comes_first_from_then_on() {
+async fn a_silent_address_is_passed_over_after_250_ms_and_the_answering_one_is_remembered() {
     let (dead, _listener, _queued) = dropping().await;
     let (second_dead, _second, _more) = dropping().await;
     let refusing = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
@@ -132,7 +132,7 @@ async fn the_next_address_is_tried_after_a_quarter_of_a_second_and_the_one_that_
 }
 
 #[tokio::test]
-async fn nobody_answering_is_told_within_the_time_for_connecting() {
+async fn silent_addresses_fail_within_the_connect_timeout() {
     let (dead, _listener, _queued) = dropping().await;
     let (upstream, mut timeouts) = settings("http://several.test/v1");
     timeouts.upstream_connect = Duration::from_millis(600);
@@ -147,7 +147,7 @@ async fn nobody_answering_is_told_within_the_time_for_connecting() {
 }
 
 #[tokio::test]
-async fn a_connection_under_traffic_is_given_up_when_it_is_old_and_the_name_is_followed() {
+async fn an_old_busy_connection_is_closed_and_the_name_is_resolved_again() {
     let ((one, of_one), (two, _)) = (server("one").await, server("two").await);
     let addresses = Arc::new(Mutex::new(vec![one]));
     let sender = sender(&addresses, Duration::from_secs(2));

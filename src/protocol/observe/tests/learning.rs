@@ -70,7 +70,7 @@ fn event(data: &str, found: &[Named<'_>]) {
 }
 
 #[test]
-fn learns_of_bodies() {
+fn references_in_bodies_are_learned() {
     let item = r#"{"id":"rs_1","type":"reasoning","encrypted_content":"g\u0041","summary":[{"id":"x"}]}"#;
     body(
         format!(
@@ -111,7 +111,7 @@ fn learns_of_bodies() {
 }
 
 #[test]
-fn learns_of_events() {
+fn references_in_events_are_learned() {
     for kind in ["created", "queued", "in_progress", "completed", "done", "failed", "incomplete"] {
         let found = [(Response, "resp_1"), (Conversation, "conv_1"), (Item, "msg_1")];
         let response =
@@ -140,7 +140,7 @@ fn learns_of_events() {
 
 /// Who has another's id echoed does not own it.
 #[test]
-fn what_is_echoed_is_not_learned() {
+fn echoed_references_are_not_learned() {
     let echo = r#""previous_response_id":"x","tools":[{"id":"x","container":"x","container_id":"x","file_ids":["x"],"vector_store_ids":["x"]}],
         "prompt":{"id":"x","variables":{"a":{"file_id":"x"}}},"metadata":{"id":"x","output":[{"id":"x"}]},"instructions":[{"id":"x","encrypted_content":"x"}],
         "input":[{"id":"x","encrypted_content":"x"}],"item":{"id":"x"},"reasoning":{"encrypted_content":"x","id":"x"},"file_id":"x","container_id":"x""#;
@@ -191,7 +191,7 @@ fn what_is_echoed_is_not_learned() {
 }
 
 #[test]
-fn each_is_told_once_and_they_are_bounded() {
+fn each_reference_is_reported_once_and_the_number_is_bounded() {
     let id = |len: usize| format!(r#"{{"object":"conversation","id":"{}"}}"#, "x".repeat(len));
     body(id(256), &[(Conversation, &"x".repeat(256))]);
     body(id(257), &[]);
@@ -241,7 +241,7 @@ fn of_stream(text: &[u8]) -> HashSet<AnswerReference> {
 }
 
 #[test]
-fn recorded_streams_teach_the_same_however_they_are_cut() {
+fn recorded_streams_give_the_same_references_for_any_split() {
     let mut teaching = 0;
     for (name, _) in recorded() {
         let text = recording(name);
@@ -261,7 +261,7 @@ fn recorded_streams_teach_the_same_however_they_are_cut() {
 
 /// No client can name what it did not have as a whole: by then it was told.
 #[test]
-fn every_prefix_has_taught_its_whole_events() {
+fn a_prefix_of_a_stream_gives_the_references_of_its_complete_events() {
     let text = recording("named");
     for end in 0..=text.len() {
         let mut observer = as_stream(AnswerDialect::Responses);
@@ -375,7 +375,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
 
     #[test]
-    fn learns_what_a_walk_learns(
+    fn the_observer_learns_what_a_walk_of_the_tree_learns(
         body in texts::object(&NAMES), items in vec(item(), 0..3), place in prop::sample::select(vec!["output", "data", "item", "response", "annotation"]),
         object in prop::sample::select(vec![json!("response"), json!("response.compaction"), json!("conversation"), json!("list"), json!("x"), json!(null), json!(1)]),
         kind in prop::sample::select(vec!["response.created", "response.completed", "response.output_item.done", "response.output_text.annotation.added", "x"]),

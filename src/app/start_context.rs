@@ -1,11 +1,11 @@
-//! What a gateway takes from the world.
+//! The outside world that a start depends on.
 
 use crate::{
     domain::{chance::Chance, clock::Clock},
     store::journal::Disk,
 };
 
-/// What a start takes from the world.
+/// The outside world that a start depends on: clock, randomness, disk and terminal. Tests replace these.
 #[derive(Clone, Copy, Debug)]
 pub struct StartContext {
     /// Wall-clock time.
@@ -14,6 +14,6 @@ pub struct StartContext {
     pub chance: Chance,
     /// The disk of the ledger's journal.
     pub disk: &'static dyn Disk,
-    /// Whether a person sees what is printed: only then may a new key be shown.
+    /// Whether standard output is a terminal. A new key is printed only there.
     pub terminal: bool,
 }
