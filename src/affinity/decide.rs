@@ -181,7 +181,7 @@ mod tests {
                 assert_eq!(both(&[named(kind, ReferenceRole::Within, recalled)]), within, "{kind:?} {recalled:?}");
                 let whole = if recalled == own(7) { [Leaning(7); 2] } else { [Free; 2] };
                 assert_eq!(both(&[named(kind, ReferenceRole::Whole, recalled)]), whole, "{kind:?} {recalled:?}");
-                // What may be looked up is refused only where it is known to be another owner's.
+                // A value that may be a reference is refused only if it is known to be another owner's.
                 let perhaps = match recalled {
                     Recalled::Own(_) => Leaning(7),
                     Recalled::Foreign(_) | Recalled::CannotTell(Some(_)) => Unknown(0),
@@ -219,7 +219,7 @@ mod tests {
             let with = [&all[..], &[unknown, looked_up(other, own(2))]].concat();
             assert_eq!(both(&with), [Conflict(1, 6); 2]);
         }
-        // What is whole agrees with everything.
+        // Complete items agree with any account.
         let whole = |account| named(Kind::Item, ReferenceRole::Whole, own(account));
         let with = [&all[..], &[whole(2)]].concat();
         assert_eq!(both(&with), [Pinned { account: 1, by: 1 }; 2]);

@@ -2,7 +2,7 @@
 
 use crate::domain::key::StoredKey;
 
-/// What a reloader is told.
+/// A command for the reloader thread.
 #[derive(Debug)]
 pub(super) enum Command {
     /// Read it again now.

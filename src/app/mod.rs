@@ -42,7 +42,7 @@ use self::{
 };
 use crate::{
     affinity::AffinityStoreThread,
-    api::{self, Admin, Data, Health},
+    api::{self, AdminPlane, DataPlane, Health},
     config::{Config, Listen},
     domain::chance::Dice,
     limits::Shared,
@@ -156,7 +156,7 @@ pub fn start(file_config: Config, origin: Option<ReloadSource>, context: StartCo
         };
         let proxy = Arc::new(Proxy::new(tables, worker_context, context.clock, context.chance, dice)?);
         let polling = ledgers.poller().map(|polling| polls::keep_polling(Arc::clone(&proxy), polling));
-        let state = Arc::new(Data { proxy, health: Arc::clone(&health) });
+        let state = Arc::new(DataPlane { proxy, health: Arc::clone(&health) });
         data.push(Arc::clone(&state));
         let serving = serving_data(state, &config, &handle, &metrics, secure.clone());
         let serving = server::run(listener, serving, deadlines.clone(), Arc::clone(&slots));
@@ -165,7 +165,7 @@ pub fn start(file_config: Config, origin: Option<ReloadSource>, context: StartCo
     }
     let first_worker = data.first().map(Arc::clone).ok_or(StartError::NoWorker)?;
     let alerting = alert(&first_worker, &metrics, &common, latest_config, &data_dir, context)?;
-    let admin = Admin { data: first_worker, metrics: Arc::clone(&metrics), health };
+    let admin = AdminPlane { data: first_worker, metrics: Arc::clone(&metrics), health };
     let serving = serve_admin(bound.admin, bound.metrics, admin, handle.admin.clone(), deadlines);
     let control = spawn("control".into(), control, serving)?;
     let memory = MemoryBounds::new(&config, connections);
@@ -203,7 +203,7 @@ pub fn start(file_config: Config, origin: Option<ReloadSource>, context: StartCo
 
 /// The state that all connections of a worker share.
 fn serving_data(
-    state: Arc<Data>,
+    state: Arc<DataPlane>,
     config: &Config,
     handle: &Handle,
     metrics: &Arc<Metrics>,
@@ -221,7 +221,7 @@ fn serving_data(
 
 /// Starts the thread for alerts.
 fn alert(
-    data: &Arc<Data>,
+    data: &Arc<DataPlane>,
     metrics: &Arc<Metrics>,
     common: &SharedState,
     config: watch::Receiver<Arc<Config>>,
@@ -248,7 +248,7 @@ async fn serve_and_drain(
 async fn serve_admin(
     admin: Listener,
     metrics_only: Option<Listener>,
-    state: Admin,
+    state: AdminPlane,
     shutdown: Shutdown,
     deadlines: watch::Receiver<Deadlines>,
 ) -> io::Result<()> {

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use super::{Handle, changes, changes::Changes, command::Command, first_key, ledger};
 use crate::{
-    api::Data,
+    api::DataPlane,
     config::{self, Config, Report, Source, StoredFault, WatchedFiles},
     domain::key::StoredKey,
     metrics::{Metrics, Reload},
@@ -55,7 +55,7 @@ pub(super) struct Reloader {
     pub(super) running: Config,
     /// State that outlives a reload, such as the health states of upstreams.
     pub(super) common: SharedState,
-    pub(super) workers: Vec<Arc<Data>>,
+    pub(super) workers: Vec<Arc<DataPlane>>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) handle: Handle,
 }
@@ -170,7 +170,7 @@ impl Reloader {
     fn put_in_place(&mut self, config: Config) -> Result<(), TablesError> {
         let tls = Tls::new(&config)?;
         let common = SharedState::new(&config, Some(&self.common), &self.metrics, Instant::now());
-        let build = |data: &Arc<Data>| data.proxy.build(&config, &tls, &self.metrics, &common);
+        let build = |data: &Arc<DataPlane>| data.proxy.build(&config, &tls, &self.metrics, &common);
         let tables = self.workers.iter().map(build).collect::<Result<Vec<_>, _>>()?;
         if let Some((data, tables)) = self.workers.iter().zip(&tables).next() {
             let before: HashSet<_> = common.spending.all().into_iter().map(|(budget, _)| budget).collect();

@@ -1,7 +1,7 @@
 //! The record of each request: filled while the request runs, settled exactly once, then sent to the ledger, the metrics and the
 //! log.
 
-mod departure;
+mod disconnect;
 mod feed;
 mod ledger;
 mod log;
@@ -14,7 +14,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-pub use departure::DisconnectRecord;
+pub use disconnect::DisconnectRecord;
 pub use feed::{FeedTarget, FeedThreads, Retention};
 pub use ledger::{JournalUnavailable, Ledger};
 pub use polls::{AT_ONCE, PollAnswer, Polling, Polls, polling};
@@ -359,7 +359,7 @@ mod tests {
             (true, true, seen(under_way, Some(Terminal::Failed), Usage::default()), UsageState::Partial),
             (true, true, seen(done, whole, Usage::default()), UsageState::Partial),
             (true, true, seen(done, whole, used), UsageState::Exact),
-            // Nobody could ask for it.
+            // No client could use it.
             (true, false, Observation { status: queued, ..Observation::default() }, UsageState::Partial),
             // No model did anything.
             (
@@ -420,12 +420,12 @@ mod tests {
             (Habit::default(), 0, item(None), 100 + THOUGHT),
             (Habit::default(), 0, item(Some(3000)), 3100),
             (Habit::default(), 400, item(None), 100 + 400 * PACE),
-            // What is usual, and more where it was larger or took longer.
+            // The average, and more if the reasoning was larger or took longer.
             (low, 0, text.clone(), 107),
             (low, 0, item(None), 150),
             (low, 0, item(Some(3000)), 3100),
             (low, 100, item(Some(3000)), 10_100),
-            // What was told holds.
+            // The reported number counts.
             (low, 100, Observation { usage: told, ..item(Some(3000)) }, 300),
         ] {
             let mut settlement = open(&metrics);

@@ -259,7 +259,7 @@ mod tests {
             asked.push(row);
         }
         assert_eq!((asked.len(), condition.pending.load(Ordering::Relaxed)), (AT_ONCE, 10));
-        // Those that are under way are not asked for once more.
+        // Polls in progress are not started again.
         assert_eq!(polls.ask_for(rows[..AT_ONCE].to_vec(), MINUTE, &condition), []);
         assert!(polling.asked.try_recv().is_err());
         tokio::time::advance(LOST_AFTER).await;

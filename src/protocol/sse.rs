@@ -138,7 +138,7 @@ mod tests {
     use sse_stream::{SseBody, SseStream};
 
     use super::*;
-    use crate::protocol::body::Rope;
+    use crate::protocol::body::SegmentedBody;
 
     /// The data of each event.
     fn events<'a>(pieces: impl IntoIterator<Item = &'a [u8]>, clean_end: bool) -> Vec<Vec<u8>> {
@@ -193,9 +193,9 @@ mod tests {
         assert_eq!(events([&b"data: a\n"[..]], false).len(), 0);
     }
 
-    /// What the crate sse-stream makes of a stream: decoded, and written again in one form.
+    /// The events of a stream as the crate sse-stream reads them, written in one form.
     fn oracle(pieces: &[Vec<u8>]) -> Vec<Vec<u8>> {
-        let mut stream = Rope::new();
+        let mut stream = SegmentedBody::new();
         stream.push(Bytes::from(pieces.concat()));
         let mut body = SseBody::new(SseStream::new(stream.body()));
         let mut events = Vec::new();

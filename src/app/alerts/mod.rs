@@ -25,7 +25,7 @@ use self::{
 };
 use super::data_dir::DataDir;
 use crate::{
-    api::Data,
+    api::DataPlane,
     budgets::Spending,
     config::Config,
     domain::{
@@ -46,7 +46,7 @@ const QUEUE: usize = 256;
 /// The state that the alerts are computed from.
 pub(super) struct AlertSources {
     /// The gateway as one worker sees it. All workers share the health states, so one worker's view is enough.
-    pub(super) data: Arc<Data>,
+    pub(super) data: Arc<DataPlane>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) spending: Arc<Spending>,
     pub(super) config: latest::Receiver<Arc<Config>>,

@@ -158,7 +158,7 @@ fn rows_of_a_running_process_are_read_and_its_files_deleted() {
         writer.write(&records(&[row])).unwrap();
     }
     feeding.end();
-    // What is under way is carried over, so that the file could go.
+    // Open requests are carried over, so that the file could be deleted.
     let stored = total(folder.path());
     assert_eq!((stored.requests, stored.exact, stored.interrupted), (2, 2, 0));
     assert_eq!((files(folder.path()), bytes(&condition)), (0, 0));
@@ -176,7 +176,7 @@ fn a_request_that_was_not_sent_leaves_no_row() {
     for files in [vec![vec![open(4)], vec![unsent]], vec![vec![open(4), unsent]], vec![vec![unsent]]] {
         let folder = tempfile::tempdir().unwrap();
         for rows in &files {
-            // What is open is carried over into the database, and its file deleted.
+            // Open requests are carried over into the database, and their file is deleted.
             let (journal, _, feeding) = start(folder.path());
             JournalWriter::new(journal).write(&records(rows)).unwrap();
             feeding.end();
@@ -211,7 +211,7 @@ fn spend_is_the_sum_of_the_rows_and_of_this_process() {
     let feeding = FeedThreads::start(into, Arc::clone(&journal), found, condition).unwrap();
     let counter = spending.counter(account, u64::MAX);
     assert_eq!(counter.spent(), 90, "until the ledger was asked");
-    // What costs something right now counts as well.
+    // A cost that is recorded at this moment counts as well.
     counter.settle(0, 7);
     feeding.end();
     assert_eq!(counter.spent(), 67);
@@ -233,7 +233,7 @@ fn an_unavailable_database_blocks_nothing_and_loses_nothing() {
     assert_eq!((total(folder.path()).exact, total(folder.path()).interrupted, files(folder.path())), (2, 1, 0));
 }
 
-/// What key and group have spent, in all.
+/// The total spend of the key and of the group.
 fn accounts() -> [BudgetKey; 2] {
     let account = |spender, name: &str| BudgetKey {
         spender,
@@ -340,7 +340,7 @@ fn an_old_journal_does_not_restore_rows_that_are_in_the_daily_sums() {
     let process = |rows: &[Row<'_>], before: &[Row<'_>]| {
         fs::create_dir_all(folder.path().join("journal")).unwrap();
         if !before.is_empty() {
-            // What a process that was killed left behind.
+            // The journal of a killed process.
             fs::write(folder.path().join("journal/000000000001.journal"), records(before)).unwrap();
         }
         let condition = Arc::new(LedgerStatus::default());

@@ -109,7 +109,7 @@ fn strings_with_invalid_text_are_distinguished() {
     ] {
         let body = [b"{\"model\":", text, b"}"].concat();
         assert_eq!(model(&body), Some(Value::InvalidString), "{}", text.escape_ascii());
-        // Nobody asked for this one: it passes.
+        // This key is not wanted, so it passes.
         assert_eq!(model([b"{\"input\":", text, b"}"].concat()), None);
         assert_eq!(refused([b"{", text, b":1}"].concat()), JsonErrorKind::InvalidKey);
         assert!(scan([b"{", text, b":1}"].concat(), DuplicatePolicy::LastWins).is_ok());

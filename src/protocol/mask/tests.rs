@@ -11,7 +11,7 @@ fn mask(secret: &str) -> Mask {
     Mask::new([secret.as_bytes()]).unwrap()
 }
 
-/// What is masked, found in the simplest way: every window of the secret at every place.
+/// The expected mask, computed in the simplest way: every window of the secret at every position.
 fn oracle(secret: &[u8], bytes: &[u8]) -> Vec<u8> {
     let mut out = bytes.to_vec();
     for piece in secret.windows(secret.len().min(PIECE)) {
@@ -22,7 +22,7 @@ fn oracle(secret: &[u8], bytes: &[u8]) -> Vec<u8> {
     out
 }
 
-/// The same where only all of a long secret is masked.
+/// Likewise, if only a complete long secret is masked.
 fn oracle_of_whole(secret: &[u8], bytes: &[u8]) -> Vec<u8> {
     let mut out = bytes.to_vec();
     for (at, _) in bytes.windows(secret.len()).enumerate().filter(|(_, window)| *window == secret) {
@@ -153,7 +153,7 @@ const FRAMES: [(bool, bool, &str); 21] = [
     (false, true, "data: error: ECHO\n\n"),
     (false, true, "data:[ERROR] ECHO\n\n"),
     (false, true, "data: {\"type\":\"warning\",\"info\":\"ECHO\"}\n\n"),
-    // That it is an error comes too late for pieces.
+    // The text that shows an error comes too late to mask parts before it.
     (true, false, "data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}],\"info\":\"ECHO\",\"type\":\"error\"}\n\n"),
     // Lines that are no data never hold output.
     (false, true, ": ECHO\n\n"),
@@ -255,7 +255,7 @@ fn a_long_credential_is_masked_completely_anywhere() {
     }
 }
 
-/// Whoever has a text of his own repeated in an error must not learn by the stars how the credential goes on.
+/// A client whose text is repeated in an error must not learn from the stars how the credential continues.
 #[test]
 fn the_well_known_prefix_of_a_credential_is_not_masked() {
     let unknown = "Q7fT2mZp9LrVb4NcWd8s";

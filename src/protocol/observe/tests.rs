@@ -61,7 +61,7 @@ fn tokens(input: u64, cached: u64, output: u64, reasoning: u64) -> Usage {
     }
 }
 
-/// What is to be seen in each file of `tests/streams`.
+/// The expected observation of each file in `tests/streams`.
 fn recorded() -> Vec<(&'static str, Observation)> {
     let completed = Some(Terminal::Completed);
     let failed = Some(Terminal::Failed);

@@ -144,7 +144,7 @@ mod tests {
             ("amsg_1", id(Kind::Item)),
             ("item_count", word(Kind::Item)),
             ("newitem_68a9837bb9bc8190b403947311db6faa", id(Kind::Item)),
-            // What callers write.
+            // Texts that clients write.
             ("", None),
             ("resp", None),
             ("resp_", None),

@@ -9,7 +9,7 @@ use crate::{
         origin::{Kind, Reference},
     },
     protocol::{
-        body::Rope,
+        body::SegmentedBody,
         json::{JsonError, JsonErrorKind},
     },
 };
@@ -268,7 +268,7 @@ fn an_id_of_another_kind_counts_twice() {
     assert_eq!(hashes(&scan.finish().unwrap().references), expected(&[(Response, uuid)]));
 }
 
-/// What a caller's function gives is the caller's own; what a provider documents there is looked up.
+/// The output of a client's function belongs to the client. Documented fields of the provider are looked up.
 #[test]
 fn names_in_outputs_of_calls_belong_to_the_client() {
     let files = |text: &str| {
@@ -490,7 +490,7 @@ fn a_text_with_unknown_meaning_is_unusable() {
     );
 }
 
-/// What two parsers would read in two ways.
+/// Texts that two parsers could read differently.
 #[test]
 fn ambiguous_names_are_refused() {
     use JsonErrorKind::*;
@@ -617,9 +617,9 @@ fn the_scan_also_reads_the_request_fields() {
     assert!(request.model.is_none() && hashes(&request.references) == expected(&[(Kind::Item, "msg_1")]));
 }
 
-/// What is left of the text, parsed.
+/// The text without the cut parts, parsed.
 fn cut(text: &str, request: &ScannedRequest) -> Value {
-    let mut rope = Rope::new();
+    let mut rope = SegmentedBody::new();
     rope.push(Bytes::copy_from_slice(text.as_bytes()));
     let left: Vec<u8> = rope.edited(&request.without_bound()).pieces().flatten().collect();
     serde_json::from_slice(&left).unwrap()

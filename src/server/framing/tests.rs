@@ -28,7 +28,7 @@ fn verdict(bytes: &[u8]) -> Result<usize, FramingError> {
     framing.fault().map_or(Ok(framing.heads()), Err)
 }
 
-/// What passes of bytes that come in `pieces`, how many heads, the fault.
+/// How many bytes pass if they arrive in `pieces`, how many heads, and the error.
 fn split(pieces: &[&[u8]]) -> (usize, usize, Option<FramingError>) {
     let mut framing = Framing::new(MAX_HEAD);
     let passed = pieces.iter().map(|piece| framing.pass(piece)).sum();
@@ -151,7 +151,7 @@ fn arbitrary_request() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
-/// What is done to a byte somewhere.
+/// A change of one byte.
 #[derive(Clone, Debug)]
 enum Change {
     Replace(u8),
@@ -218,7 +218,7 @@ proptest! {
             prop_assert_eq!((split_heads, split_fault), (heads, fault));
             match fault {
                 None => prop_assert_eq!((split_passed, passed), (bytes.len(), bytes.len())),
-                // What came of a head before its fault was seen is with hyper, but never its end.
+                // hyper may have got a part of a malformed head, but never its end.
                 Some(_) => prop_assert!(split_passed >= passed && split_passed < bytes.len()),
             }
         }

@@ -34,9 +34,9 @@ fn full_files_are_closed_and_read_files_are_deleted() {
 
 /// Fails to sync so many times.
 #[derive(Debug)]
-struct Unsynced(AtomicU64);
+struct FailingSyncDisk(AtomicU64);
 
-impl Disk for Unsynced {
+impl Disk for FailingSyncDisk {
     fn create(&self, path: &Path) -> io::Result<File> {
         SystemDisk.create(path)
     }
@@ -58,7 +58,7 @@ impl Disk for Unsynced {
 
 #[test]
 fn a_file_that_failed_to_sync_is_replaced_by_a_copy() {
-    static DISK: Unsynced = Unsynced(AtomicU64::new(2));
+    static DISK: FailingSyncDisk = FailingSyncDisk(AtomicU64::new(2));
     let folder = tempfile::tempdir().unwrap();
     let open = || Journal::open(folder.path().join("journal"), 1, Arc::default(), &DISK).unwrap();
     let (journal, found) = open();
@@ -80,7 +80,7 @@ fn a_file_that_failed_to_sync_is_replaced_by_a_copy() {
     journal.sync().unwrap();
     assert_eq!(fs::read_dir(folder.path().join("journal")).unwrap().count(), 2);
 
-    // What is in the database by then does not come back.
+    // Rows that are in the database by then do not return.
     DISK.0.store(1, Ordering::Relaxed);
     writer.write(b"three").unwrap();
     journal.sync().unwrap_err();
@@ -91,9 +91,9 @@ fn a_file_that_failed_to_sync_is_replaced_by_a_copy() {
 
 /// Writes half of what it is given, and does not let it be cut off so many times.
 #[derive(Debug)]
-struct Uncut(AtomicU64);
+struct FailingTruncateDisk(AtomicU64);
 
-impl Disk for Uncut {
+impl Disk for FailingTruncateDisk {
     fn create(&self, path: &Path) -> io::Result<File> {
         SystemDisk.create(path)
     }
@@ -119,7 +119,7 @@ impl Disk for Uncut {
 
 #[test]
 fn a_partly_written_record_is_cut_off_once_the_disk_works() {
-    static DISK: Uncut = Uncut(AtomicU64::new(0));
+    static DISK: FailingTruncateDisk = FailingTruncateDisk(AtomicU64::new(0));
     let folder = tempfile::tempdir().unwrap();
     let (journal, found) = Journal::open(folder.path().join("journal"), 1, Arc::default(), &DISK).unwrap();
     let mut writer = JournalWriter::new(Arc::clone(&journal));
@@ -138,9 +138,9 @@ fn a_partly_written_record_is_cut_off_once_the_disk_works() {
 
 /// Makes files that cannot be opened.
 #[derive(Debug)]
-struct Unread;
+struct UnreadableDisk;
 
-impl Disk for Unread {
+impl Disk for UnreadableDisk {
     fn create(&self, path: &Path) -> io::Result<File> {
         std::os::unix::fs::symlink("nowhere", path)?;
         tempfile::tempfile()
@@ -162,7 +162,7 @@ impl Disk for Unread {
 #[test]
 fn a_new_file_that_cannot_be_opened_for_reading_is_removed() {
     let folder = tempfile::tempdir().unwrap();
-    let (journal, _found) = Journal::open(folder.path().join("journal"), 1, Arc::default(), &Unread).unwrap();
+    let (journal, _found) = Journal::open(folder.path().join("journal"), 1, Arc::default(), &UnreadableDisk).unwrap();
     let mut writer = JournalWriter::new(journal);
     for _ in 0..3 {
         writer.write(b"one").unwrap_err();

@@ -12,7 +12,7 @@ use tokio::{
 use super::*;
 use crate::{
     config::{Config, Source},
-    protocol::body::Rope,
+    protocol::body::SegmentedBody,
 };
 
 #[test]
@@ -50,7 +50,7 @@ fn sender(addresses: &Arc<Mutex<Vec<SocketAddr>>>, oldest: Duration) -> Sender {
 
 /// Asks; returned is what the answer says.
 async fn ask(sender: &Sender) -> String {
-    let mut request = Request::new(Rope::new().body());
+    let mut request = Request::new(SegmentedBody::new().body());
     *request.uri_mut() = Uri::from_static("http://several.test/v1/models");
     let answer = sender.send(request).await.unwrap();
     String::from_utf8(answer.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
@@ -107,7 +107,7 @@ async fn a_silent_address_is_passed_over_after_250_ms_and_the_answering_one_is_r
         (vec![refusing, dead, live], 240, 1500),
     ] {
         let addresses = Arc::new(Mutex::new(list.clone()));
-        let sender = sender(&addresses, OLDEST);
+        let sender = sender(&addresses, MAX_CONNECTION_AGE);
         let began = Instant::now();
         assert_eq!(ask(&sender).await, "live");
         let took = began.elapsed().as_millis();
@@ -116,7 +116,7 @@ async fn a_silent_address_is_passed_over_after_250_ms_and_the_answering_one_is_r
         let before = connections.load(Ordering::Relaxed);
         let began = Instant::now();
         let fresh = async |sender: &Sender| {
-            let mut request = Request::new(Rope::new().body());
+            let mut request = Request::new(SegmentedBody::new().body());
             *request.uri_mut() = Uri::from_static("http://several.test/v1/models");
             assert_eq!(sender.send_fresh(request).await.unwrap().status(), 200);
         };
@@ -125,7 +125,7 @@ async fn a_silent_address_is_passed_over_after_250_ms_and_the_answering_one_is_r
         assert_eq!(connections.load(Ordering::Relaxed), before + 3);
         // The name has other addresses now.
         *addresses.lock().unwrap() = vec![refusing];
-        let mut request = Request::new(Rope::new().body());
+        let mut request = Request::new(SegmentedBody::new().body());
         *request.uri_mut() = Uri::from_static("http://several.test/v1/models");
         assert!(matches!(sender.send_fresh(request).await, Err(SendError::Connect(_))));
     }
@@ -137,9 +137,9 @@ async fn silent_addresses_fail_within_the_connect_timeout() {
     let (upstream, mut timeouts) = settings("http://several.test/v1");
     timeouts.upstream_connect = Duration::from_millis(600);
     let resolve: Resolve = Arc::new(move |_, _| Box::pin(async move { Ok(vec![dead, dead]) }));
-    let sender = Sender::with(&upstream, &timeouts, &Arc::new(tls(None).unwrap()), resolve, OLDEST);
+    let sender = Sender::with(&upstream, &timeouts, &Arc::new(tls(None).unwrap()), resolve, MAX_CONNECTION_AGE);
     let began = Instant::now();
-    let mut request = Request::new(Rope::new().body());
+    let mut request = Request::new(SegmentedBody::new().body());
     *request.uri_mut() = Uri::from_static("http://several.test/v1/models");
     assert!(matches!(sender.send(request).await, Err(SendError::Connect(_))));
     let took = began.elapsed().as_millis();

@@ -10,7 +10,7 @@ use crate::{
 
 type Named<'a> = (crate::domain::origin::Kind, &'a str);
 
-/// What is learned, and in which piece.
+/// The learned references, and the piece that each is learned in.
 fn learn_pieces<'a>(mut observer: Observer, pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<Vec<AnswerReference>> {
     let mut learned: Vec<_> = pieces
         .into_iter()
@@ -138,7 +138,7 @@ fn references_in_events_are_learned() {
     );
 }
 
-/// Who has another's id echoed does not own it.
+/// A client does not own an id only because the answer echoes it.
 #[test]
 fn echoed_references_are_not_learned() {
     let echo = r#""previous_response_id":"x","tools":[{"id":"x","container":"x","container_id":"x","file_ids":["x"],"vector_store_ids":["x"]}],
@@ -155,13 +155,13 @@ fn echoed_references_are_not_learned() {
         &format!(r#"{{"type":"response.completed","id":"x","response":{{"id":"resp_1",{echo}}}}}"#),
         &[(Response, "resp_1")],
     );
-    // What a caller sent comes back in lists, items and compactions.
+    // Lists, items and compactions repeat ids that the client sent.
     let sent = r#"{"id":"msg_1","type":"message","container_id":"x","environment":{"container_id":"x"},
         "content":[{"file_id":"x","annotations":[{"type":"container_file_citation","container_id":"x","file_id":"x"}]}]}"#;
     body(sent, &[(Item, "msg_1")]);
     body(format!(r#"{{"object":"list","data":[{sent}]}}"#), &[(Item, "msg_1")]);
     body(format!(r#"{{"object":"response.compaction","output":[{sent}]}}"#), &[(Item, "msg_1")]);
-    // What is none of these, is over, or is broken.
+    // Answers of other kinds, finished ones and broken ones.
     for text in [
         r#"{"id":"x","object":"response","deleted":true}"#,
         r#"{"id":"x","object":"conversation.deleted","deleted":true}"#,
@@ -213,7 +213,7 @@ fn each_reference_is_reported_once_and_the_number_is_bounded() {
     assert_eq!((observer.take_learned().len(), observer.seen().dropped), (1, 5));
 }
 
-/// What a plain reader learns of a stream.
+/// The references that a simple reader finds in a stream.
 fn of_stream(text: &[u8]) -> HashSet<AnswerReference> {
     let text = String::from_utf8_lossy(text).replace("\r\n", "\n").replace('\r', "\n");
     let mut found = HashSet::new();
@@ -346,7 +346,7 @@ fn walk(value: &Value, place: &str, all: bool, found: &mut HashSet<AnswerReferen
     }
 }
 
-/// What a body leaves behind.
+/// The references that remain after a body.
 fn of_body(body: &Map<String, Value>) -> HashSet<AnswerReference> {
     let mut found = HashSet::new();
     let part = |names: &[&str]| -> Value {

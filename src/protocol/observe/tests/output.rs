@@ -61,7 +61,7 @@ fn text_is_counted_once_however_often_an_answer_repeats_it() {
             ),
             100,
         ),
-        // What tools found, and pictures.
+        // Results of tools, and pictures.
         (&event(r#"{"type":"response.output_item.done","item":{"type":"mcp_call","output":"WORDS"}}"#), 0),
         (&event(r#"{"type":"response.audio.delta","delta":"WORDS"}"#), 0),
         (&event(r#"{"delta":"WORDS","type":"response.audio.delta"}"#), 0),

@@ -17,7 +17,7 @@ struct Owned {
     added: Added,
 }
 
-/// What version 5 added.
+/// The fields that version 5 added.
 #[derive(Clone, Debug, Default)]
 struct Added {
     parts: [[Option<u64>; 10]; 2],
@@ -92,7 +92,7 @@ impl Owned {
             usage: self
                 .added
                 .usage(self.added.parts[0], Usage { input, cached, output, reasoning, total, ..Usage::default() }),
-            // What is told without input or output is nothing.
+            // A report without input or output counts as none.
             shown: self.shown.map(|[input, cached, output, reasoning, total]| {
                 let usage = Usage { input, cached, output, reasoning, total, ..Usage::default() };
                 PolledUsage::new(self.added.usage(self.added.parts[1], usage))
@@ -168,7 +168,7 @@ proptest! {
             let expected: Vec<_> = rows[..whole].iter().map(Owned::row).collect();
             prop_assert_eq!(read, expected);
             prop_assert_eq!(records.left(), cut - ends[whole]);
-            let rest = if records.left() == 0 { EndOfRecords::Nothing } else { EndOfRecords::Torn };
+            let rest = if records.left() == 0 { RecordsEnd::EndOfData } else { RecordsEnd::Torn };
             prop_assert_eq!(records.rest(), rest);
         }
     }
@@ -200,7 +200,7 @@ proptest! {
 #[test]
 fn zeros_are_damage_and_long_texts_are_shortened_between_characters() {
     let mut records = Records::new(&[0; 64]);
-    assert_eq!((records.next(), records.rest()), (None, EndOfRecords::Damaged));
+    assert_eq!((records.next(), records.rest()), (None, RecordsEnd::Damaged));
     let long = Owned {
         costs: [None; 2],
         price: None,
@@ -251,7 +251,7 @@ fn records_of_earlier_versions_are_read() {
         let before = [&length[..], &crc32fast::hash(&payload).to_le_bytes(), &payload].concat();
         let mut records = Records::new(&before);
         assert_eq!(records.next(), Some(row.row()));
-        assert_eq!(records.rest(), EndOfRecords::Nothing);
+        assert_eq!(records.rest(), RecordsEnd::EndOfData);
         if version == 3 {
             row.texts[8] = None;
         }
