@@ -286,7 +286,7 @@ fn a_slow_probe_lets_another_request_probe() {
     bench.breaker.abandoned(second);
     let third = bench.pass();
     assert_eq!(bench.breaker.answers(third, bench.now), Some(HealthChange::Restored));
-    assert_eq!(bench.fails(first), None, "one fault of a gate in service");
+    assert_eq!(bench.fails(first), None, "one fault of a breaker in service");
 }
 
 #[test]
@@ -421,7 +421,7 @@ fn faults_of_one_key_eject_only_if_no_other_key_sends_requests() {
     bench.breaker.uses(KEY, bench.now);
     assert_eq!(fails(&mut bench, 100), None);
     bench.after(secs(31));
-    assert_eq!(fails(&mut bench, 100), None, "the other key is idle, and still shares the gate");
+    assert_eq!(fails(&mut bench, 100), None, "the other key is idle, and still shares the breaker");
     bench.after(secs(3600));
     assert!(matches!(fails(&mut bench, 5), Some(HealthChange::Ejected(EjectionCause::Faults, _))));
     assert_eq!(bench.breaker.failure_source(), Some(FailureSource::One(2)));
