@@ -14,7 +14,7 @@ use axum::{
     routing::{MethodRouter, any, get},
 };
 
-pub use state::{Admin, Data, Health};
+pub use state::{AdminPlane, DataPlane, Health};
 
 use crate::domain::endpoint::Endpoint::*;
 
@@ -23,8 +23,8 @@ use v1::relay::relay;
 /// All routes of the data plane. Raw paths match exactly, with and without `/v1`: many users omit `/v1` in the base URL
 /// (docs/wire.md, section 1). Tidegate never redirects. Paths such as `/responses/models` show that a client's base URL ends in
 /// `/responses`, and the error answer says so. `domain::endpoint` checks the ids in paths.
-pub fn data(state: Arc<Data>) -> Router {
-    let routes = |router: Router<Arc<Data>>, base: &str| {
+pub fn data(state: Arc<DataPlane>) -> Router {
+    let routes = |router: Router<Arc<DataPlane>>, base: &str| {
         let at = |path: &str| format!("{base}{path}");
         router
             .route(&at("/responses"), relay([CreateResponse]).fallback(v1::responses::other_method))
@@ -66,7 +66,7 @@ pub fn data(state: Arc<Data>) -> Router {
 }
 
 /// All routes of the admin plane.
-pub fn admin(state: Admin) -> Router {
+pub fn admin(state: AdminPlane) -> Router {
     Router::new()
         .route("/healthz", get(health::live))
         .route("/readyz", get(health::detail))
@@ -76,14 +76,14 @@ pub fn admin(state: Admin) -> Router {
 }
 
 /// A router with `/metrics` only.
-pub fn metrics_only(state: Admin) -> Router {
+pub fn metrics_only(state: AdminPlane) -> Router {
     Router::new().route("/metrics", get(metrics::text)).with_state(state)
 }
 
-fn models() -> MethodRouter<Arc<Data>> {
+fn models() -> MethodRouter<Arc<DataPlane>> {
     get(v1::models::list).fallback(v1::models::other_method)
 }
 
-fn model() -> MethodRouter<Arc<Data>> {
+fn model() -> MethodRouter<Arc<DataPlane>> {
     get(v1::models::one).fallback(v1::models::other_method)
 }

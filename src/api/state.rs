@@ -11,7 +11,7 @@ use crate::{config::Config, domain::key, metrics::Metrics, proxy::Proxy};
 
 /// State of the data plane's handlers, one per worker.
 #[derive(Debug)]
-pub struct Data {
+pub struct DataPlane {
     /// The proxy of this worker.
     pub proxy: Arc<Proxy>,
     /// Liveness and readiness.
@@ -20,9 +20,9 @@ pub struct Data {
 
 /// State of the admin plane's handlers.
 #[derive(Clone, Debug)]
-pub struct Admin {
+pub struct AdminPlane {
     /// Data of one worker: all workers share the values that the admin plane shows.
-    pub data: Arc<Data>,
+    pub data: Arc<DataPlane>,
     /// All metrics.
     pub metrics: Arc<Metrics>,
     /// Liveness and readiness.

@@ -87,7 +87,7 @@ async fn ask_on(
     let config = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Anyone(provider)))
+        .with_custom_certificate_verifier(Arc::new(AcceptAnyCertificate(provider)))
         .with_no_client_auth();
     let name = ServerName::IpAddress(address.ip().into());
     status(TlsConnector::from(Arc::new(config)).connect(name, stream).await?, address).await
@@ -111,9 +111,9 @@ async fn status(
 /// protect either. The check must not depend on the certificate, which rarely names a loopback address. After the file was replaced
 /// or refused, the gateway still uses the previous certificate and is healthy.
 #[derive(Debug)]
-struct Anyone(Arc<CryptoProvider>);
+struct AcceptAnyCertificate(Arc<CryptoProvider>);
 
-impl ServerCertVerifier for Anyone {
+impl ServerCertVerifier for AcceptAnyCertificate {
     fn verify_server_cert(
         &self,
         _: &CertificateDer<'_>,
@@ -166,7 +166,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn everywhere_is_reached_on_loopback() {
+    fn a_wildcard_address_is_reached_on_loopback() {
         for (listen, asked) in [
             ("0.0.0.0:80", "127.0.0.1:80"),
             ("[::]:80", "[::1]:80"),

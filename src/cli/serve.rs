@@ -42,7 +42,7 @@ pub(super) fn run(source: &Source) -> ExitCode {
     }
     let source = source.clone();
     let origin =
-        ReloadSource { source, reads, env: |name| std::env::var_os(name), look_every: ReloadSource::LOOK_EVERY };
+        ReloadSource { source, reads, env: |name| std::env::var_os(name), look_interval: ReloadSource::LOOK_EVERY };
     let (running, ending) = match start(config, Some(origin)) {
         Ok(started) => started,
         Err(code) => return code,
@@ -104,7 +104,7 @@ pub(super) fn wait(running: Running, ending: EndSignals) -> ExitCode {
         }
     });
     let _ = joining.join();
-    let whole = !handle.was_cut();
+    let whole = !handle.cut_requests();
     tracing::info!(whole, "ended");
     if whole { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

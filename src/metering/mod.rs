@@ -1,7 +1,7 @@
 //! The record of each request: filled while the request runs, settled exactly once, then sent to the ledger, the metrics and the
 //! log.
 
-mod departure;
+mod disconnect;
 mod feed;
 mod ledger;
 mod log;
@@ -14,7 +14,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-pub use departure::DisconnectRecord;
+pub use disconnect::DisconnectRecord;
 pub use feed::{FeedTarget, FeedThreads, Retention};
 pub use ledger::{JournalUnavailable, Ledger};
 pub use polls::{AT_ONCE, PollAnswer, Polling, Polls, polling};
@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_whose_client_left_before_it_was_sent_costs_nothing() {
+    async fn a_request_whose_client_left_before_it_was_sent_costs_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let condition = Arc::new(ledger_row::LedgerStatus::default());
         let journal = crate::store::journal::Journal::open(
@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_made_in_the_background_pends_and_a_call_by_its_id_shows_how_it_ended() {
+    fn a_background_response_stays_pending_until_a_poll_shows_its_end() {
         let metrics = Metrics::default();
         let used = Usage { input: Some(3), output: Some(5), ..Usage::default() };
         let seen = |status, terminal, usage| Observation {
@@ -359,7 +359,7 @@ mod tests {
             (true, true, seen(under_way, Some(Terminal::Failed), Usage::default()), UsageState::Partial),
             (true, true, seen(done, whole, Usage::default()), UsageState::Partial),
             (true, true, seen(done, whole, used), UsageState::Exact),
-            // Nobody could ask for it.
+            // No client could use it.
             (true, false, Observation { status: queued, ..Observation::default() }, UsageState::Partial),
             // No model did anything.
             (
@@ -408,7 +408,7 @@ mod tests {
 
     /// A client that leaves before the end of a stream is charged for reasoning that it cannot see.
     #[tokio::test(start_paused = true)]
-    async fn reasoning_that_did_not_pass_is_charged_by_its_size_its_time_and_what_is_usual() {
+    async fn hidden_reasoning_is_estimated_from_size_time_and_average() {
         let metrics = Metrics::default();
         let text = Observation { text_tokens: 100, terminal: None, ..Observation::default() };
         let item = |sealed| Observation { hidden: Hidden { thinks: true, sealed }, ..text.clone() };
@@ -420,12 +420,12 @@ mod tests {
             (Habit::default(), 0, item(None), 100 + THOUGHT),
             (Habit::default(), 0, item(Some(3000)), 3100),
             (Habit::default(), 400, item(None), 100 + 400 * PACE),
-            // What is usual, and more where it was larger or took longer.
+            // The average, and more if the reasoning was larger or took longer.
             (low, 0, text.clone(), 107),
             (low, 0, item(None), 150),
             (low, 0, item(Some(3000)), 3100),
             (low, 100, item(Some(3000)), 10_100),
-            // What was told holds.
+            // The reported number counts.
             (low, 100, Observation { usage: told, ..item(Some(3000)) }, 300),
         ] {
             let mut settlement = open(&metrics);
@@ -446,7 +446,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_told_its_tokens_says_how_much_of_them_did_not_pass() {
+    fn reported_tokens_give_the_amount_of_hidden_reasoning() {
         let metrics = Metrics::default();
         let usage = |output, reasoning| Usage { input: Some(10), output: Some(output), reasoning, ..Usage::default() };
         for (thinks, text_tokens, usage, hidden) in [
@@ -473,7 +473,7 @@ mod tests {
 
     /// 280,960 tokens of the image tool were billed like text, and called exact.
     #[test]
-    fn a_part_without_a_price_makes_the_row_an_estimate_that_is_marked_and_counted() {
+    fn an_unpriced_part_marks_the_row_as_estimated() {
         let metrics = Metrics::default();
         let (text, searches) = (Usage { input: Some(3), output: Some(5), ..Usage::default() }, Some(UNIT / 100));
         let tool = Usage { image_tool_output: Some(280_960), ..text };
@@ -531,7 +531,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_is_recorded_as_a_fault_of_ours_and_not_as_a_client_that_left() {
+    fn a_panic_is_recorded_as_a_gateway_error() {
         let metrics = Metrics::default();
         std::thread::scope(|scope| {
             let dropped = scope.spawn(|| {

@@ -15,7 +15,7 @@ use crate::{
     protocol::error_body::ErrorBody,
     upstream::{
         EchoWatch, Lease, Verdict,
-        fault::{self, Blame, Judgement},
+        fault::{self, ErrorCause, ErrorJudgement},
         headers::Media,
         send::SendError,
     },
@@ -141,7 +141,7 @@ pub(super) async fn attempt(
                     let elsewhere = failover_on.disconnect || endpoint.is_safe();
                     (Problem::UpstreamDisconnected, Verdict::Failed, FailureScope::Upstream, elsewhere)
                 }
-                SendError::Nonsense(_) => {
+                SendError::NotHttp(_) => {
                     (Problem::UpstreamBadAnswer, Verdict::Failed, FailureScope::Upstream, failover_on.disconnect)
                 }
             }
@@ -149,7 +149,7 @@ pub(super) async fn attempt(
         Err(_) => (Problem::UpstreamTimeout, Verdict::Failed, FailureScope::Upstream, failover_on.timeout),
     };
     settlement.attempted(since, AttemptResult::Fault(problem));
-    lease.tell(verdict);
+    lease.report(verdict);
     let once_more = match problem {
         Problem::UpstreamUnreachable => true,
         Problem::UpstreamDisconnected => endpoint.is_safe(),
@@ -170,7 +170,7 @@ impl AttemptFailure {
     /// Returns the failure for an answer that repeats the credential. The upstream works and answered, so another attempt could
     /// be billed twice.
     fn echoed(mut lease: Lease) -> Self {
-        lease.tell(Verdict::Declined);
+        lease.report(Verdict::Declined);
         let answer = FailedAnswer::Ours(ApiError::echoed());
         Self { elsewhere: false, ..Self::of(FailureScope::Upstream, Some(Verdict::Declined), answer) }
     }
@@ -205,7 +205,7 @@ async fn judge(
         || (head.status.is_success() && media == Media::Html);
     if no_api {
         settlement.attempted(since, AttemptResult::Fault(Problem::UpstreamBadAnswer));
-        lease.tell(Verdict::Failed);
+        lease.report(Verdict::Failed);
         let answer = FailedAnswer::Ours(ApiError::upstream(Problem::UpstreamBadAnswer));
         // A captive portal or a parked domain answered. No model worked, so another attempt is not billed twice.
         return Err(AttemptFailure::of(FailureScope::Upstream, Some(Verdict::Failed), answer));
@@ -224,7 +224,7 @@ async fn judge(
         && media != Media::Json
         && !Box::pin(body.begins_with(b'{', ERROR_CODE_WITHIN)).await
     {
-        lease.tell(Verdict::Declined);
+        lease.report(Verdict::Declined);
         if is_not_found && !endpoint.has_ids() {
             upstream.answered(head.status);
         }
@@ -240,11 +240,11 @@ async fn judge(
     } else {
         (body, ErrorBody::default())
     };
-    let Judgement { blame, leads_on } = fault::judge(head.status, &said, config);
-    if is_not_found && !endpoint.has_ids() && blame != Blame::Model {
+    let ErrorJudgement { error_cause, allows_failover } = fault::judge(head.status, &said, config);
+    if is_not_found && !endpoint.has_ids() && error_cause != ErrorCause::Model {
         upstream.answered(head.status);
     }
-    let is_ours = matches!(blame, Blame::Credential | Blame::Balance | Blame::Payment);
+    let is_ours = matches!(error_cause, ErrorCause::Credential | ErrorCause::Balance | ErrorCause::Payment);
     if is_ours {
         settlement.outcome().upstream_code = said.logged();
         // A spent balance does not come back by itself, whatever the answer says. Clients would wait in vain.
@@ -253,19 +253,19 @@ async fn judge(
     }
     let after = retry_after(&head.headers, clock);
     let forbidden = head.headers.get(SHOULD_RETRY).is_some_and(|value| value == "false");
-    let (verdict, scope, here) = match blame {
-        Blame::Request => (Verdict::Declined, FailureScope::Upstream, false),
-        Blame::Model => (Verdict::NoModel, FailureScope::Target, false),
-        Blame::Credential => (Verdict::Refused, FailureScope::Credential, false),
-        Blame::Balance => (Verdict::Unpaid, FailureScope::Credential, false),
-        Blame::Payment => (Verdict::Payment, FailureScope::Credential, false),
-        Blame::RateLimit => (Verdict::RateLimited(after), FailureScope::Credential, after.is_some() && !forbidden),
-        Blame::Upstream => (Verdict::Failed, FailureScope::Upstream, !forbidden),
+    let (verdict, scope, here) = match error_cause {
+        ErrorCause::Request => (Verdict::Declined, FailureScope::Upstream, false),
+        ErrorCause::Model => (Verdict::NoModel, FailureScope::Target, false),
+        ErrorCause::Credential => (Verdict::Refused, FailureScope::Credential, false),
+        ErrorCause::Balance => (Verdict::Unpaid, FailureScope::Credential, false),
+        ErrorCause::Payment => (Verdict::Payment, FailureScope::Credential, false),
+        ErrorCause::RateLimit => (Verdict::RateLimited(after), FailureScope::Credential, after.is_some() && !forbidden),
+        ErrorCause::Upstream => (Verdict::Failed, FailureScope::Upstream, !forbidden),
     };
-    let passes = blame == Blame::Request && !leads_on;
+    let passes = error_cause == ErrorCause::Request && !allows_failover;
     // Where the client gets the answer, the end of the answer decides the verdict.
     if !passes {
-        lease.tell(verdict);
+        lease.report(verdict);
     }
     let (on_incomplete, silence) = (config.on_incomplete, tables.timeouts.upstream_silence);
     let reply = Reply { head, media, source, on_incomplete, silence, lease: Some(lease), lessons: None };
@@ -279,7 +279,7 @@ async fn judge(
         _ if is_ours => FailedAnswer::Ours(ApiError::upstream(Problem::UpstreamAuth)),
         _ => FailedAnswer::Theirs(Box::new(reply)),
     };
-    Err(AttemptFailure { here, after, elsewhere: leads_on, ..AttemptFailure::of(scope, Some(verdict), answer) })
+    Err(AttemptFailure { here, after, elsewhere: allows_failover, ..AttemptFailure::of(scope, Some(verdict), answer) })
 }
 
 /// Waits a short time for the first byte of a success. A body that ends before its first byte is no success.
@@ -291,7 +291,7 @@ async fn first_byte(settlement: &mut Settlement, since: Instant, mut reply: Repl
     };
     settlement.attempted(since, AttemptResult::Fault(problem));
     if let Some(lease) = &mut reply.lease {
-        lease.tell(Verdict::Failed);
+        lease.report(Verdict::Failed);
     }
     let answer = FailedAnswer::Ours(ApiError::upstream(problem));
     Err(AttemptFailure::of(FailureScope::Upstream, Some(Verdict::Failed), answer))

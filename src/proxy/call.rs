@@ -11,7 +11,7 @@ use crate::{
         endpoint::Resource,
         origin::{Owner, Reference},
     },
-    protocol::body::{Edit, Rope, RopeBody, json_string},
+    protocol::body::{Edit, SegmentedBody, SegmentedHttpBody, json_string},
     upstream::{
         Credential,
         headers::{self, RequestFacts},
@@ -23,7 +23,7 @@ pub(super) struct Call<'a> {
     pub(super) resource: Resource<'a>,
     pub(super) query: Option<&'a str>,
     pub(super) headers: &'a HeaderMap,
-    pub(super) body: &'a Rope,
+    pub(super) body: &'a SegmentedBody,
     /// The cuts in the body. No cut overlaps the name of the model.
     pub(super) cuts: &'a BodyCuts,
     /// The model that the body names.
@@ -50,7 +50,7 @@ impl Call<'_> {
         cuts: &[Edit],
         upstream: &config::Upstream,
         credential: Option<&Credential>,
-    ) -> Request<RopeBody> {
+    ) -> Request<SegmentedHttpBody> {
         let mut request = Request::new(self.body(model, cuts));
         let method = self.resource.endpoint.method();
         let has_body = !self.body.is_empty();
@@ -67,7 +67,7 @@ impl Call<'_> {
 
     /// Returns the body with the name `model`, without `cuts`, and with the edit for usage. A body that needs no edit stays
     /// unchanged.
-    fn body(&self, model: Option<&str>, cuts: &[Edit]) -> RopeBody {
+    fn body(&self, model: Option<&str>, cuts: &[Edit]) -> SegmentedHttpBody {
         let renamed = match (self.model, model) {
             (Some(asked), Some(model)) if *asked.name != *model => {
                 Some(Edit { range: asked.range.clone(), with: json_string(model) })

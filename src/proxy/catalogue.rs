@@ -22,7 +22,7 @@ use tokio::{
 use super::{Proxy, Tables};
 use crate::{
     auth::Caller,
-    protocol::body::Rope,
+    protocol::body::SegmentedBody,
     upstream::{Upstream, send::Sender},
 };
 
@@ -63,7 +63,7 @@ impl Proxy {
             if !caller.may_use(index) || !tables.routes.has_wildcard_to(index) {
                 continue;
             }
-            let lately = upstream.pool().models_lately(now, LATELY);
+            let lately = upstream.pool().recent_models(now, LATELY);
             found.extend(lately.into_iter().map(|name| (index, name.to_string())));
         }
         let lists = self.lists(tables, caller).await;
@@ -119,7 +119,7 @@ async fn ask(sender: &Sender, upstream: &Upstream) -> Option<Vec<String>> {
     let mut parts = upstream.config.base_url.clone().into_parts();
     let path = format!("{}/models", upstream.config.base_url.path().trim_end_matches('/'));
     parts.path_and_query = Some(path.parse().ok()?);
-    let mut request = Request::new(Rope::new().body());
+    let mut request = Request::new(SegmentedBody::new().body());
     *request.uri_mut() = Uri::from_parts(parts).ok()?;
     let headers = request.headers_mut();
     headers.extend(upstream.config.headers.clone());

@@ -20,7 +20,7 @@ use crate::{
     metering::Settlement,
     metrics::ReattemptReason,
     routing::{Candidate, Choice, Route},
-    upstream::{AttemptContext, KeyId, Lease, NoSlot, Queue, ReportedVerdicts, Upstream},
+    upstream::{AttemptContext, KeyId, Lease, Queue, ReportedVerdicts, SlotUnavailable, Upstream},
 };
 
 /// The upper bound of the first pause before a retry. The pause is drawn between zero and the bound, which doubles with each
@@ -167,7 +167,11 @@ impl<'a> Failover<'a> {
         for candidate in &self.fresh {
             let Some(upstream) = self.tables.upstreams.get(candidate.upstream) else { continue };
             let known = full.iter().any(|other| Arc::ptr_eq(other, upstream));
-            if !known && matches!(upstream.lease(candidate.credential, &self.asker(candidate), true), Err(NoSlot::Full))
+            if !known
+                && matches!(
+                    upstream.lease(candidate.credential, &self.asker(candidate), true),
+                    Err(SlotUnavailable::Full)
+                )
             {
                 full.push(upstream);
             }
@@ -242,8 +246,8 @@ impl<'a> Failover<'a> {
             match upstream.lease(candidate.credential, &self.asker(&candidate), self.last_resort) {
                 Ok(lease) => return Some((self.fails_over(lease, candidate.upstream), candidate)),
                 // Other candidates may have room. This candidate waits until no other is left.
-                Err(NoSlot::Full) => self.again.push((Instant::now(), candidate)),
-                Err(NoSlot::Out) => {}
+                Err(SlotUnavailable::Full) => self.again.push((Instant::now(), candidate)),
+                Err(SlotUnavailable::Ejected) => {}
             }
         }
         None
@@ -301,7 +305,7 @@ impl<'a> Failover<'a> {
         if free || upstream.may_retry(percent) {
             sleep_until(at).await;
             let lease = match upstream.lease(candidate.credential, &self.asker(candidate), anyway) {
-                Err(NoSlot::Full) if anyway && self.fresh.is_empty() => self.line(upstream, candidate).await,
+                Err(SlotUnavailable::Full) if anyway && self.fresh.is_empty() => self.line(upstream, candidate).await,
                 lease => lease.ok(),
             }?;
             if free || upstream.count_retry(percent) {

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 
 use crate::{
-    affinity::{AffinityMemory, LearnedCount, Lesson, Recalled},
+    affinity::{AffinityMemory, LearnedCount, LearnedReference, Recalled},
     domain::{
         clock::Clock,
         origin::{Kind, Origin, Owner, Reference},
@@ -72,11 +72,11 @@ fn turn_state(headers: &HeaderMap) -> Vec<Reference> {
 }
 
 /// Returns the entries for one reference of an answer: by its kind, and by its value alone.
-fn lessons(learned: &AnswerReference) -> impl Iterator<Item = Lesson> {
+fn lessons(learned: &AnswerReference) -> impl Iterator<Item = LearnedReference> {
     let &AnswerReference { reference, by_value, is_made, .. } = learned;
     let is_opaque = by_value.is_some_and(|(kind, _)| kind == Kind::Opaque);
-    let by_value = by_value.map(|(_, reference)| Lesson { reference, is_made, is_opaque });
-    [Lesson { reference, is_made, is_opaque: false }].into_iter().chain(by_value)
+    let by_value = by_value.map(|(_, reference)| LearnedReference { reference, is_made, is_opaque });
+    [LearnedReference { reference, is_made, is_opaque: false }].into_iter().chain(by_value)
 }
 
 /// Records the references of one answer.
@@ -107,17 +107,17 @@ impl AffinityRecorder {
             !by_value.iter().chain([&learned.reference]).any(|named| unowned.binary_search(named).is_ok())
         };
         let lessons: Vec<_> = learned.iter().filter(is_new).flat_map(lessons).collect();
-        self.learning.origins.learn_each(&lessons, self.origin, self.learning.clock.since_epoch())
+        self.learning.origins.learn_answer(&lessons, self.origin, self.learning.clock.since_epoch())
     }
 
     /// Counts references for which the answer had no room.
     pub(super) fn overlook(&self, references: u64) {
-        self.learning.origins.overlook(references);
+        self.learning.origins.count_skipped(references);
     }
 
     /// Holds back the frame with the new references, if other replicas must know them first.
     pub(super) fn hold_back(&self, piece: &Bytes, mark: LearnedCount) -> Option<HeldFrame> {
-        if self.in_vain || !self.learning.origins.is_waited_for(mark) {
+        if self.in_vain || !self.learning.origins.must_wait_for(mark) {
             return None;
         }
         let learning = Arc::clone(&self.learning);

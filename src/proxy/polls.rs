@@ -20,7 +20,7 @@ use crate::{
     },
     metering::{AT_ONCE, PollAnswer, Polling},
     protocol::{
-        body::Rope,
+        body::SegmentedBody,
         observe::{AnswerDialect, Observation, Observer, ResponseStatus},
     },
     store::sql::PendingRow,
@@ -72,7 +72,7 @@ async fn ask(proxy: &Proxy, row: &PendingRow) -> Option<PollAnswer> {
     let owner = caller.map_or_else(|| Owner::new(row.key.as_deref().unwrap_or_default(), None), |caller| caller.owner);
     let credential = holder(proxy, upstream, row, owner).await?;
 
-    let mut request = Request::new(Rope::new().body());
+    let mut request = Request::new(SegmentedBody::new().body());
     *request.uri_mut() = upstream.uri(&resource, None).ok()?;
     let facts = RequestFacts { has_body: false, owner, turn_issuer: None };
     let wants = HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static("application/json"))]);

@@ -25,7 +25,7 @@ use crate::{
         model_name,
     },
     protocol::{
-        body::{Edit, Rope},
+        body::{Edit, SegmentedBody},
         coding::{self, Coded, Coding, MAX_RATIO, RATIO_FROM, ZSTD_WINDOW_LOG},
         json::Value,
         references::request::{RequestScan, ScannedRequest, Streaming},
@@ -56,7 +56,7 @@ const DECODER: u64 = 384 * 1024;
 /// A complete body.
 #[derive(Default)]
 pub(super) struct ReceivedBody {
-    pub(super) rope: Rope,
+    pub(super) rope: SegmentedBody,
     pub(super) model: Option<RequestedModel>,
     /// How many of its bytes belong to encoded files, such as images.
     pub(super) encoded: u64,
@@ -239,7 +239,7 @@ const LOOKED_UP: u64 = 4;
 struct BodyScan<'a> {
     scanner: RequestScan,
     names_model: bool,
-    rope: Rope,
+    rope: SegmentedBody,
     max_bytes: u64,
     memory: &'a ByteShare,
     held: ByteReservation,
@@ -265,7 +265,7 @@ impl<'a> BodyScan<'a> {
         Self {
             scanner,
             names_model: endpoint.request_body() == RequestBodyKind::Model,
-            rope: Rope::new(),
+            rope: SegmentedBody::new(),
             max_bytes,
             memory,
             held: memory.nothing(),

@@ -101,7 +101,7 @@ pub(super) async fn recall(
         each.filter_map(|(refers, _)| refers.reference).collect()
     };
     let (owner, now) = (admitted.caller.owner, Duration::from_millis(proxy.now()));
-    let mut here = proxy.origins.recall_here(&of(false), owner, now).into_iter();
+    let mut here = proxy.origins.recall_from_memory(&of(false), owner, now).into_iter();
     let mut asked = Vec::new();
     for portion in of(true).chunks(MOST_LOOKED_UP) {
         asked.extend(proxy.origins.recall_all(portion, owner, now).await);

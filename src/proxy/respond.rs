@@ -329,7 +329,7 @@ impl Relay {
     fn settle(&mut self, end: EndReason) {
         self.over = true;
         if let Some(mut lease) = self.lease.take() {
-            lease.tell(match end {
+            lease.report(match end {
                 EndReason::UpstreamBroken | EndReason::UpstreamStalled => Verdict::Failed,
                 // Many providers end a stream without its terminal event, and some label JSON as a stream.
                 EndReason::Incomplete if !self.has_output() => Verdict::Failed,
@@ -391,7 +391,7 @@ impl Drop for Relay {
             if self.closing.settlement.outcome().bytes_seen() > 0
                 && let Some(mut lease) = self.lease.take()
             {
-                if self.succeeded { lease.left(self.silence.since()) } else { lease.tell(Verdict::Declined) }
+                if self.succeeded { lease.client_left(self.silence.since()) } else { lease.report(Verdict::Declined) }
             }
             if self.left {
                 self.watcher.observer.cut_short();

@@ -22,7 +22,7 @@ use super::error::ApiError;
 use crate::{
     protocol::{
         coding::{self, Coded},
-        mask::{CodedBody, MaskScope, MaskedBody, Repeats},
+        mask::{CodedBody, CredentialRepeated, MaskScope, MaskedBody},
     },
     upstream::{
         EchoWatch,
@@ -203,7 +203,7 @@ impl UpstreamBody {
             match masked {
                 Ok(data) if data.is_empty() => {}
                 Ok(data) => return Poll::Ready(Some(Ok(Frame::data(data)))),
-                Err(Repeats) => {
+                Err(CredentialRepeated) => {
                     self.echo.tell();
                     self.breaks(Fault::Echoed);
                 }
@@ -211,7 +211,7 @@ impl UpstreamBody {
         }
     }
 
-    fn mask(&mut self, data: Bytes, last: bool) -> Result<Bytes, Repeats> {
+    fn mask(&mut self, data: Bytes, last: bool) -> Result<Bytes, CredentialRepeated> {
         let Some(mask) = self.echo.mask() else { return Ok(data) };
         if let Some(first) = data.first().filter(|_| !std::mem::replace(&mut self.began, true))
             && self.coded.is_none()

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use crate::domain::chance::{Chance, NoChance};
 use crate::domain::clock::Clock;
 
-/// Makes the ids of one answer: a part in common, the time, a part of its own.
+/// Creates the ids of one answer. Each consists of a common part, the time and a part of its own.
 #[derive(Clone, Debug)]
 pub(super) struct Ids {
     random: [u8; 19],
@@ -23,7 +23,7 @@ impl Ids {
         self.made = self.made.wrapping_add(1);
         let (common, own) = self.random.split_at(9);
         let mut id = format!("{prefix}{}{:08x}{}", hex(common), self.created, hex(own));
-        // The last two bytes count, so that no two ids of an answer are the same: an input may have thousands of items.
+        // The last two bytes are a counter, so that all ids of an answer differ: an input may have thousands of items.
         let _infallible = write!(id, "{:04x}", self.made);
         id
     }

@@ -1,20 +1,20 @@
 //! Upstreams: their addresses, their credentials, their health, the headers that pass, and who caused an error answer. A provider
 //! is data here, never a module.
 
+mod circuit_breaker;
 mod connect;
 mod echo;
+mod failure_counts;
 pub mod fault;
-mod gate;
 pub mod headers;
+mod health;
 mod lease;
 mod not_found;
 mod pool;
 pub mod send;
-mod tally;
+mod upstream_connection;
 mod verdict;
-mod ward;
 mod window;
-mod wire;
 
 use std::sync::Arc;
 
@@ -38,9 +38,9 @@ use crate::{
 use self::echo::CredentialPatterns;
 
 pub use echo::EchoWatch;
-pub use lease::{Lease, NoSlot, Queue};
+pub use failure_counts::KeyId;
+pub use lease::{Lease, Queue, SlotUnavailable};
 pub use pool::{Pool, Pools};
-pub use tally::KeyId;
 pub use verdict::{AttemptContext, ReportedVerdicts, Verdict};
 
 /// One upstream, ready for use.
@@ -158,7 +158,7 @@ impl Upstream {
     /// Returns the credentials with their current states for a model ("" = the request names none), whichever key sends the
     /// request.
     pub fn credentials(&self, model: &str, now: Instant) -> impl Iterator<Item = (&Credential, CredentialStatus)> {
-        self.credentials_for(model, tally::ANY_KEY, now)
+        self.credentials_for(model, failure_counts::ANY_KEY, now)
     }
 
     /// Returns the same for requests of this client key.

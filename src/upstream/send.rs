@@ -38,11 +38,11 @@ use tower_service::Service;
 
 use super::{
     connect::{self, Dialer, Resolve},
-    wire::{ConnectionTrace, Turn, UpstreamConnection, is_closed},
+    upstream_connection::{ConnectionTrace, Turn, UpstreamConnection, is_closed},
 };
 use crate::{
     config::{self, Timeouts},
-    protocol::body::RopeBody,
+    protocol::body::SegmentedHttpBody,
 };
 
 /// The maximum size of hyper's buffers (hyper's default is 417,792 bytes). A stream whose client does not read uses about four of
@@ -59,10 +59,10 @@ pub const PER_TLS: usize = (64 + 18 + 16) * 1024;
 /// A connection is closed when the upstream acknowledged no sent data for this long. Keep-alive has the same bound: 60 s of
 /// silence and three probes 20 s apart.
 #[cfg(any(target_os = "android", target_os = "fuchsia", target_os = "linux"))]
-const UNTAKEN: Duration = Duration::from_secs(120);
+const TCP_USER_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// A connection takes no further request after this time, so that new connections follow a changed DNS record.
-const OLDEST: Duration = Duration::from_secs(600);
+const MAX_CONNECTION_AGE: Duration = Duration::from_secs(600);
 
 /// After a request used a connection older than that, requests look this long for old connections to close. Looking costs a
 /// request a few allocations.
@@ -70,16 +70,16 @@ const LOOK_FOR: Duration = Duration::from_secs(10);
 
 /// The upstream's close of an idle connection arrives within a round trip. A later close comes from an upstream that had the
 /// request.
-const STALE_WITHIN: Duration = Duration::from_secs(2);
+const STALE_TIMEOUT: Duration = Duration::from_secs(2);
 
 pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Sends requests to one upstream, from one worker.
 #[derive(Clone, Debug)]
 pub struct Sender {
-    client: Client<Connector, RopeBody>,
+    client: Client<Connector, SegmentedHttpBody>,
     /// A client that makes a connection for each request.
-    fresh: Client<Connector, RopeBody>,
+    fresh: Client<Connector, SegmentedHttpBody>,
     turn: Turn,
     oldest: Duration,
     began: Instant,
@@ -101,13 +101,13 @@ pub enum SendError {
     Broken(BoxError),
     /// The answer is not HTTP, or its head is too large.
     #[error("no HTTP answer: {0}")]
-    Nonsense(BoxError),
+    NotHttp(BoxError),
 }
 
 impl Sender {
     /// Makes a client for `upstream`. Use the client on one runtime only.
     pub fn new(upstream: &config::Upstream, timeouts: &Timeouts, tls: &Arc<ClientConfig>) -> Self {
-        Self::with(upstream, timeouts, tls, connect::system(), OLDEST)
+        Self::with(upstream, timeouts, tls, connect::system(), MAX_CONNECTION_AGE)
     }
 
     /// The same with this resolver. Connections older than `oldest` take no further request.
@@ -128,7 +128,7 @@ impl Sender {
         // An upstream may answer before it read the whole request, and never read the rest. Such an upstream acknowledges every
         // probe of its full window. Without this limit hyper would hold the request's body as long as the upstream likes.
         #[cfg(any(target_os = "android", target_os = "fuchsia", target_os = "linux"))]
-        http.set_tcp_user_timeout(Some(UNTAKEN));
+        http.set_tcp_user_timeout(Some(TCP_USER_TIMEOUT));
         let http = Dialer::new(http, resolve);
         let dial = match &upstream.proxy {
             None => Dial::Direct(http),
@@ -167,7 +167,7 @@ impl Sender {
     ///
     /// # Errors
     /// When no head came. The variants differ in whether the upstream can have received the request.
-    pub async fn send(&self, mut request: Request<RopeBody>) -> Result<Response<Incoming>, SendError> {
+    pub async fn send(&self, mut request: Request<SegmentedHttpBody>) -> Result<Response<Incoming>, SendError> {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed) + 1;
         let began = Instant::now();
         let captured = self.looks_for_old(began).then(|| capture_connection(&mut request));
@@ -181,7 +181,7 @@ impl Sender {
             }
             Err(error) => Err(match judged(error) {
                 (SendError::Broken(error), Some(trace))
-                    if trace.was_idle(turn) && began.elapsed() < STALE_WITHIN && was_closed(&*error) =>
+                    if trace.was_idle(turn) && began.elapsed() < STALE_TIMEOUT && was_closed(&*error) =>
                 {
                     SendError::Stale(error)
                 }
@@ -194,7 +194,7 @@ impl Sender {
     ///
     /// # Errors
     /// As [`send`](Self::send).
-    pub async fn send_fresh(&self, request: Request<RopeBody>) -> Result<Response<Incoming>, SendError> {
+    pub async fn send_fresh(&self, request: Request<SegmentedHttpBody>) -> Result<Response<Incoming>, SendError> {
         self.fresh.request(request).await.map_err(|error| judged(error).0)
     }
 
@@ -226,7 +226,7 @@ fn judged(error: hyper_util::client::legacy::Error) -> (SendError, Option<Arc<Co
     let cause = std::error::Error::source(&error).and_then(|cause| cause.downcast_ref::<hyper::Error>());
     let error = match cause {
         _ if error.is_connect() => SendError::Connect(error.into()),
-        Some(cause) if cause.is_parse() => SendError::Nonsense(error.into()),
+        Some(cause) if cause.is_parse() => SendError::NotHttp(error.into()),
         _ => SendError::Broken(error.into()),
     };
     (error, trace)

@@ -272,7 +272,7 @@ async fn the_first_start_creates_a_key_and_the_next_start_knows_it() {
     let folder = TempDir::new().unwrap();
     let serve = || serve_without_keys(&folder, &upstream);
     let mut process = Process::start(&mut serve());
-    let path = process.logged("no client key is configured: made one")["file"].as_str().unwrap().to_owned();
+    let path = process.logged("no client key is configured: Tidegate created one")["file"].as_str().unwrap().to_owned();
     process.ready();
     process.signal("INT");
     assert_eq!(process.exit(), Some(0));

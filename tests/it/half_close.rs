@@ -373,7 +373,7 @@ async fn a_graceful_shutdown_waits_for_a_half_closed_client() {
     let answer = client.answer().await;
     assert!(answer.status == 200 && answer.whole, "{answer:?}");
     gateway.ended().await;
-    assert!(!gateway.handle.was_cut());
+    assert!(!gateway.handle.cut_requests());
 }
 
 /// `nc -N` sends its input, half-closes, and prints the answer.

@@ -65,24 +65,24 @@ pub(crate) fn text(server: &str, upstreams: &[(&str, &str)], rest: &str) -> Stri
 pub(crate) const TESTER: &str = "[[keys]]\nname = \"tester\"\nsecret = { env = \"TESTER\" }";
 
 impl Gateway {
-    /// A gateway that reads `file`, which is in its folder, at the start and at each reload.
-    pub(crate) fn reading(folder: TempDir, file: &Path, look_every: Duration) -> Self {
+    /// Reads `file`, below its folder, at the start and again.
+    pub(crate) fn reading(folder: TempDir, file: &Path, look_interval: Duration) -> Self {
         let source = Source::File(file.into());
         let loaded = config::load(&source, &env).unwrap();
         let mut config = loaded.config;
         // The file does not set the data folder, so that a reload ignores this value.
         config.server.data_dir = folder.path().join("data");
-        let origin = ReloadSource { source, reads: loaded.reads, env, look_every };
+        let origin = ReloadSource { source, reads: loaded.reads, env, look_interval };
         Self::run(config, Some(origin), folder)
     }
 
-    /// A gateway whose file has this text.
-    pub(crate) fn of(text: &str, look_every: Duration) -> Self {
+    /// The same with a file of this text.
+    pub(crate) fn of(text: &str, look_interval: Duration) -> Self {
         let folder = TempDir::new().unwrap();
         let file = folder.path().join("tidegate.toml");
         let text = text.replacen("[server]", &format!("[server]\ndata_dir = {:?}", folder.path().join("data")), 1);
         fs::write(&file, text).unwrap();
-        Self::reading(folder, &file, look_every)
+        Self::reading(folder, &file, look_interval)
     }
 
     /// Writes another text into the file.

@@ -291,7 +291,7 @@ async fn a_graceful_shutdown_ends_connections_with_close_notify_and_a_stop_cuts_
     client.body(answer).await;
     assert!(!answer.whole && !ended_with_close_notify(client).await);
     gateway.ended().await;
-    assert!(gateway.handle.was_cut());
+    assert!(gateway.handle.cut_requests());
 }
 
 /// The settings of the certificate files in this folder.

@@ -13,14 +13,14 @@ use serde::Serialize;
 
 use super::{other_method as refuse_method, refuse};
 use crate::{
-    api::{Data, extract::ArrivedRequest},
+    api::{DataPlane, extract::ArrivedRequest},
     auth::Caller,
     proxy::{Tables, error::ApiError, forward::caller},
 };
 
 /// `GET /v1/models`.
 pub(in crate::api) async fn list(
-    State(data): State<Arc<Data>>,
+    State(data): State<Arc<DataPlane>>,
     ArrivedRequest(arrival): ArrivedRequest,
     headers: HeaderMap,
 ) -> Response {
@@ -42,7 +42,7 @@ pub(in crate::api) async fn list(
 
 /// `GET /v1/models/{id}`. The id may contain `/` and `:`, and is percent-decoded once.
 pub(in crate::api) async fn one(
-    State(data): State<Arc<Data>>,
+    State(data): State<Arc<DataPlane>>,
     ArrivedRequest(arrival): ArrivedRequest,
     uri: Uri,
     headers: HeaderMap,
@@ -64,7 +64,7 @@ pub(in crate::api) async fn one(
 
 /// Answers all methods other than GET with 405.
 pub(in crate::api) async fn other_method(
-    State(data): State<Arc<Data>>,
+    State(data): State<Arc<DataPlane>>,
     ArrivedRequest(arrival): ArrivedRequest,
     request: Request,
 ) -> Response {

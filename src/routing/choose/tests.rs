@@ -314,7 +314,7 @@ fn routing_input() -> impl Plan<Value = (Route<'static>, Vec<Candidate>, Option<
 
 proptest! {
     #[test]
-    fn every_order_keeps_the_rules((route, candidates, preference, turn, dice) in routing_input()) {
+    fn any_order_of_events_keeps_the_rules((route, candidates, preference, turn, dice) in routing_input()) {
         let choice = choose(&route, candidates.clone(), preference, turn, &Dice::seeded(dice));
         let allowed: Vec<_> = candidates.iter().filter(|candidate| candidate.exclusion.is_none()).collect();
         let usable: Vec<_> = allowed.iter().filter(|candidate| candidate.standing.is_usable()).collect();

@@ -271,7 +271,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_entry_lives_as_long_as_it_is_used() {
+    fn use_extends_the_lifetime_of_an_entry() {
         let life = EntryLifetime { now_s: 1000, ttl_s: 100 };
         for (used_s, lasts) in [(899, false), (900, false), (901, true), (1000, true), (1100, true)] {
             assert_eq!((life.lasts(used_s), used_s >= life.since()), (lasts, lasts), "{used_s}");
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_of_a_reference_and_a_store() {
+    fn a_store_key_depends_on_the_reference_and_the_store() {
         let (one, other) = (HashSecret([1; 32]), HashSecret([2; 32]));
         let (a, b) = (Reference([1; 16]), Reference([2; 16]));
         assert_eq!(one.key(a), one.key(a));

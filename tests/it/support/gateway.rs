@@ -210,10 +210,10 @@ impl Gateway {
     pub(crate) fn start_with_alerts(alert_times: AlertTimes, mut config: Config) -> Self {
         let data = TempDir::new().unwrap();
         config.server.data_dir = data.path().to_owned();
-        Self::run_in(StartContext { alert_times, ..Self::world(&SystemDisk) }, config, None, data)
+        Self::run_in(StartContext { alert_times, ..Self::start_context(&SystemDisk) }, config, None, data)
     }
 
-    fn world(disk: &'static dyn Disk) -> StartContext {
+    fn start_context(disk: &'static dyn Disk) -> StartContext {
         StartContext {
             clock: Clock::system(),
             chance: Chance::system(),

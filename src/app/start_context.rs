@@ -1,4 +1,4 @@
-//! What a gateway takes from the world.
+//! The outside world that a start depends on.
 
 use super::alerts::AlertTimes;
 use crate::{
@@ -6,7 +6,7 @@ use crate::{
     store::journal::Disk,
 };
 
-/// What a start takes from the world.
+/// The outside world that a start depends on: clock, randomness, disk and terminal. Tests replace these.
 #[derive(Clone, Copy, Debug)]
 pub struct StartContext {
     /// Wall-clock time.
@@ -15,7 +15,7 @@ pub struct StartContext {
     pub chance: Chance,
     /// The disk of the ledger's journal.
     pub disk: &'static dyn Disk,
-    /// Whether a person sees what is printed: only then may a new key be shown.
+    /// Whether standard output is a terminal. A new key is printed only there.
     pub terminal: bool,
     /// How long a condition lasts before an alert tells of it.
     pub alert_times: AlertTimes,

@@ -13,10 +13,10 @@ use crate::domain::outcome::EndReason;
 /// Shared record of one connection, or of one request on a connection. The server writes why it drops the connection. A
 /// response body that is dropped with the connection reads the reason.
 #[derive(Clone, Debug, Default)]
-pub struct DisconnectRecord(Arc<Shared>);
+pub struct DisconnectRecord(Arc<DisconnectState>);
 
 #[derive(Debug, Default)]
-struct Shared {
+struct DisconnectState {
     /// One of the constants below.
     reason: AtomicU8,
     /// Record of the connection, where this is the record of one request on the connection.
@@ -32,7 +32,7 @@ const GATEWAY_STOP: u8 = 2;
 impl DisconnectRecord {
     /// A record for a connection from this address.
     pub fn of(peer: IpAddr) -> Self {
-        Self(Arc::new(Shared { peer: Some(peer), ..Shared::default() }))
+        Self(Arc::new(DisconnectState { peer: Some(peer), ..DisconnectState::default() }))
     }
 
     /// Address that the connection comes from.
@@ -43,7 +43,11 @@ impl DisconnectRecord {
     /// A record for one of several requests on the connection. The request may end before the connection does.
     #[must_use]
     pub fn of_part(&self) -> Self {
-        Self(Arc::new(Shared { reason: AtomicU8::default(), connection: Some(self.clone()), peer: self.0.peer }))
+        Self(Arc::new(DisconnectState {
+            reason: AtomicU8::default(),
+            connection: Some(self.clone()),
+            peer: self.0.peer,
+        }))
     }
 
     /// Records that the client does not read the bytes that are ready for it.

@@ -5,7 +5,7 @@
 //! then send no lookups (`AffinityStatus::read_fails`), or no longer wait for writes (`AffinityStatus::write_fails`). The task
 //! retries until the store answers in time.
 
-mod desk;
+mod client;
 mod reader;
 mod writer;
 
@@ -30,15 +30,15 @@ use crate::{
 };
 
 use self::{
-    desk::{StoreClient, StoreOperation},
+    client::{StoreClient, StoreOperation},
     reader::AffinityStoreReader,
     writer::AffinityStoreWriter,
 };
 
 /// The most time that a start waits for the store, so that the first requests find an open store.
-const OPEN_WITHIN: Duration = Duration::from_secs(1);
+const OPEN_TIMEOUT: Duration = Duration::from_secs(1);
 /// The most time at the end for writing the waiting entries.
-const END_WITHIN: Duration = Duration::from_secs(2);
+const END_TIMEOUT: Duration = Duration::from_secs(2);
 /// The most references of one read or write.
 const BATCH: usize = 500;
 /// The thread with its affinity memory. [`end`](Self::end) ends the thread.
@@ -56,21 +56,21 @@ impl AffinityStoreThread {
     /// # Errors
     /// When no thread can be started. A store that cannot be reached is no error.
     pub fn start(
-        place: OriginStoreLocation,
+        location: OriginStoreLocation,
         settings: &config::AffinitySettings,
         clock: Clock,
         chance: Chance,
-        condition: Arc<AffinityStatus>,
+        status: Arc<AffinityStatus>,
     ) -> io::Result<Self> {
-        let origins = Arc::new(AffinityMemory::new(settings, place.is_shared(), condition));
+        let origins = Arc::new(AffinityMemory::new(settings, location.is_shared(), status));
         let (end, ended) = watch::channel(false);
         let (tell_open, open) = std_mpsc::channel();
         let (tell_over, over) = std_mpsc::channel();
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let opening = Arc::new(Mutex::new(()));
-        let desk = |what| StoreClient {
-            what,
-            place: place.clone(),
+        let client = |operation| StoreClient {
+            operation,
+            location: location.clone(),
             chance,
             clock,
             origins: Arc::clone(&origins),
@@ -79,14 +79,20 @@ impl AffinityStoreThread {
             store: None,
             failures: 0,
         };
-        let reader = AffinityStoreReader { desk: desk(StoreOperation::Read) };
-        let desk = desk(StoreOperation::Written);
-        let writer =
-            AffinityStoreWriter { desk, rows: Vec::new(), known: None, again: None, swept: Instant::now(), dropped: 0 };
+        let reader = AffinityStoreReader { client: client(StoreOperation::Read) };
+        let client = client(StoreOperation::Write);
+        let writer = AffinityStoreWriter {
+            client,
+            rows: Vec::new(),
+            known: None,
+            again: None,
+            swept: Instant::now(),
+            dropped: 0,
+        };
         thread::Builder::new().name("affinity".into()).spawn(move || {
             runtime.block_on(async {
                 let (mut reader, mut writer) = (reader, writer);
-                tokio::join!(reader.begin(), writer.desk.begin());
+                tokio::join!(reader.begin(), writer.client.connect());
                 let _ = tell_open.send(());
                 tokio::join!(reader.run(), writer.run());
             });
@@ -94,14 +100,14 @@ impl AffinityStoreThread {
             let _ = tell_over.send(());
         })?;
         // After a slow start, the first requests find the store still opening.
-        let _ = open.recv_timeout(OPEN_WITHIN);
+        let _ = open.recv_timeout(OPEN_TIMEOUT);
         Ok(Self { origins, end, over })
     }
 
     /// Ends the thread after all entries are written, or after a time limit.
     pub fn end(self) {
         self.end.send_replace(true);
-        if self.over.recv_timeout(END_WITHIN + WAIT_FOR_FILE).is_err() {
+        if self.over.recv_timeout(END_TIMEOUT + WAIT_FOR_FILE).is_err() {
             tracing::warn!("the affinity store was not closed in time");
         }
     }

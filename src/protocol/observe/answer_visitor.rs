@@ -5,23 +5,23 @@ use std::ops::Range;
 use super::{names::ValueRule, reading::Reading};
 use crate::protocol::{
     json::{JsonErrorKind, KeyVisitor, StringInterest},
-    references::answer::Learner,
+    references::answer::ReferenceReader,
 };
 
 /// Passes every part of an answer to two readers: one for its references, one for its usage and output.
 #[derive(Debug)]
-pub(super) struct Look {
-    pub(super) learner: Learner,
+pub(super) struct AnswerVisitor {
+    pub(super) learner: ReferenceReader,
     pub(super) reading: Reading,
 }
 
-impl Look {
-    pub(super) fn new(learner: Learner) -> Self {
+impl AnswerVisitor {
+    pub(super) fn new(learner: ReferenceReader) -> Self {
         Self { learner, reading: Reading::default() }
     }
 }
 
-impl KeyVisitor for Look {
+impl KeyVisitor for AnswerVisitor {
     #[inline]
     fn looks(&self) -> bool {
         self.learner.looks() || self.reading.looks()

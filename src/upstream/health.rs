@@ -14,8 +14,8 @@ use std::{
 use tokio::time::Instant;
 
 use super::{
-    gate::{BreakerPass, CircuitBreaker, HealthChange},
-    tally::{FailureSource, KeyId},
+    circuit_breaker::{BreakerPass, CircuitBreaker, HealthChange},
+    failure_counts::{FailureSource, KeyId},
 };
 use crate::{
     config::Health,
@@ -27,22 +27,22 @@ use crate::{
 
 /// The most models with a breaker of their own. Clients choose the names where a wildcard route leads, so a bound is needed. A
 /// further model replaces the state of another one, which never keeps an account ejected.
-const MOST_MODELS: usize = 64;
+const MAX_MODELS: usize = 64;
 
 /// A model is in use for this long after its last request.
 const IN_USE: Duration = Duration::from_secs(30);
 
 /// The whole is ejected when this many models are ejected. Where fewer are in use, all of them must be, and at least two.
-const SEVERAL: usize = 3;
+const MODELS_TO_EJECT_ALL: usize = 3;
 
 /// The health of an upstream or of one credential.
 #[derive(Debug)]
 pub(super) struct HealthTracker {
     began: Instant,
-    pub(super) gate: CircuitBreaker,
+    pub(super) breaker: CircuitBreaker,
     models: RwLock<HashMap<Arc<str>, Arc<ModelHealth>>>,
     /// Whether a model's breaker may be ejected, or shut for one key. Nearly always false: then no model is looked up.
-    any_out: AtomicBool,
+    any_ejected: AtomicBool,
 }
 
 /// The health of one model.
@@ -51,7 +51,7 @@ pub(super) struct ModelHealth {
     pub(super) name: Arc<str>,
     /// A hash of the name.
     pub(super) id: u64,
-    pub(super) gate: CircuitBreaker,
+    pub(super) breaker: CircuitBreaker,
     /// The index of the credential of the last fault since the last success, plus one; 0 = none. Only used for an upstream's
     /// models.
     pub(super) last_faulted: AtomicUsize,
@@ -65,7 +65,7 @@ pub(super) struct ModelHealth {
 #[derive(Debug)]
 pub(super) struct HealthPass {
     pub(super) whole: BreakerPass,
-    pub(super) lane: Arc<ModelHealth>,
+    pub(super) model_health: Arc<ModelHealth>,
     pub(super) model: BreakerPass,
 }
 
@@ -78,53 +78,56 @@ impl HealthPass {
 
 impl HealthTracker {
     pub(super) fn new(now: Instant) -> Self {
-        let (models, any_out) = (RwLock::default(), AtomicBool::new(false));
-        Self { began: now, gate: CircuitBreaker::new(now), models, any_out }
+        let (models, any_ejected) = (RwLock::default(), AtomicBool::new(false));
+        Self { began: now, breaker: CircuitBreaker::new(now), models, any_ejected }
     }
 
     /// Returns the health state for a model and a key: the worse of the two breakers' states.
     pub(super) fn standing(&self, model: &str, key: KeyId, now: Instant) -> HealthState {
-        let whole = self.gate.standing(now);
-        if !self.any_out.load(Ordering::Acquire) {
+        let whole = self.breaker.standing(now);
+        if !self.any_ejected.load(Ordering::Acquire) {
             return whole;
         }
         let models = self.models.read().unwrap_or_else(PoisonError::into_inner);
-        models.get(model).map_or(whole, |lane| whole.and(lane.gate.standing_for(key, now)))
+        models.get(model).map_or(whole, |model_health| whole.and(model_health.breaker.standing_for(key, now)))
     }
 
     /// Returns the health state for the best of the models in use.
     pub(super) fn standing_at_best(&self, now: Instant) -> HealthState {
-        let whole = self.gate.standing(now);
-        if !self.any_out.load(Ordering::Acquire) {
+        let whole = self.breaker.standing(now);
+        if !self.any_ejected.load(Ordering::Acquire) {
             return whole;
         }
-        let each = self.lanes().into_iter().map(|lane| (lane.gate.standing(now), self.is_used(&lane, now)));
+        let each = self
+            .all_models()
+            .into_iter()
+            .map(|model_health| (model_health.breaker.standing(now), self.is_used(&model_health, now)));
         let known = each.filter(|(standing, used)| *used || *standing != HealthState::InService);
         whole.and(known.map(|(standing, _)| standing).min_by(HealthState::badness).unwrap_or_default())
     }
 
     /// Admits an attempt through both breakers, or through neither.
     pub(super) fn pass(&self, model: &str, key: KeyId, now: Instant, anyway: bool) -> Option<HealthPass> {
-        let whole = self.gate.pass(key, now, anyway)?;
-        let lane = self.lane(model, now);
-        let Some(model) = lane.gate.pass(key, now, anyway) else {
-            self.gate.abandoned(whole);
+        let whole = self.breaker.pass(key, now, anyway)?;
+        let model_health = self.model_health(model, now);
+        let Some(model) = model_health.breaker.pass(key, now, anyway) else {
+            self.breaker.abandoned(whole);
             return None;
         };
-        lane.used.store(self.millis(now), Ordering::Relaxed);
-        lane.gate.uses(key, now);
-        Some(HealthPass { whole, lane, model })
+        model_health.used.store(self.millis(now), Ordering::Relaxed);
+        model_health.breaker.uses(key, now);
+        Some(HealthPass { whole, model_health, model })
     }
 
     /// Notes that an attempt ended without a result.
     pub(super) fn abandoned(&self, pass: &HealthPass) {
-        self.gate.abandoned(pass.whole);
-        pass.lane.gate.abandoned(pass.model);
+        self.breaker.abandoned(pass.whole);
+        pass.model_health.breaker.abandoned(pass.model);
     }
 
     /// Notes the first byte of an answer.
     pub(super) fn answers(&self, pass: &HealthPass, now: Instant) -> [Option<HealthChange>; 2] {
-        [self.gate.answers(pass.whole, now), pass.lane.gate.answers(pass.model, now)]
+        [self.breaker.answers(pass.whole, now), pass.model_health.breaker.answers(pass.model, now)]
     }
 
     /// Notes that an attempt succeeded; see [`CircuitBreaker::succeeded`].
@@ -135,13 +138,13 @@ impl HealthTracker {
         now: Instant,
         paid: bool,
     ) -> [Option<HealthChange>; 2] {
-        if paid && !pass.lane.answered.load(Ordering::Relaxed) {
-            pass.lane.answered.store(true, Ordering::Relaxed);
+        if paid && !pass.model_health.answered.load(Ordering::Relaxed) {
+            pass.model_health.answered.store(true, Ordering::Relaxed);
         }
-        let whole = self.gate.succeeded(pass.whole, key, now, paid);
-        let model = pass.lane.gate.succeeded(pass.model, key, now, paid);
-        if self.any_out.load(Ordering::Acquire) {
-            self.look_whether_any_is_out(now);
+        let whole = self.breaker.succeeded(pass.whole, key, now, paid);
+        let model = pass.model_health.breaker.succeeded(pass.model, key, now, paid);
+        if self.any_ejected.load(Ordering::Acquire) {
+            self.update_any_ejected(now);
         }
         [whole, model]
     }
@@ -155,12 +158,12 @@ impl HealthTracker {
         health: &Health,
         dice: &Dice,
     ) -> [Option<HealthChange>; 2] {
-        let model = pass.lane.gate.failed(pass.model, (key, None), now, health, dice);
-        if model.is_none() && pass.lane.gate.has_keys_shut(now) {
-            self.any_out.store(true, Ordering::Release);
+        let model = pass.model_health.breaker.failed(pass.model, (key, None), now, health, dice);
+        if model.is_none() && pass.model_health.breaker.has_keys_shut(now) {
+            self.any_ejected.store(true, Ordering::Release);
         }
         let whole = if pass.whole.is_probe() {
-            self.gate.failed(pass.whole, (key, Some(self.is_alone(key, now))), now, health, dice)
+            self.breaker.failed(pass.whole, (key, Some(self.is_alone(key, now))), now, health, dice)
         } else {
             model.and_then(|_| self.widen(EjectionCause::Faults, now, health, dice))
         };
@@ -177,84 +180,88 @@ impl HealthTracker {
         health: &Health,
         dice: &Dice,
     ) -> [Option<HealthChange>; 2] {
-        self.gate.abandoned(pass.whole);
-        let model = pass.lane.gate.limited(pass.model, key, now, after, health);
+        self.breaker.abandoned(pass.whole);
+        let model = pass.model_health.breaker.limited(pass.model, key, now, after, health);
         [model.and_then(|_| self.widen(EjectionCause::RateLimited, now, health, dice)), model]
     }
 
     /// Whether this key is the only one with requests in the last hour.
     pub(super) fn is_alone(&self, key: KeyId, now: Instant) -> bool {
-        self.lanes().iter().all(|lane| lane.gate.is_alone(key, now))
+        self.all_models().iter().all(|model_health| model_health.breaker.is_alone(key, now))
     }
 
     /// Ejects the whole after the ejection of a model, if enough models are ejected by the faults of several keys, or of the only
     /// key.
     fn widen(&self, cause: EjectionCause, now: Instant, health: &Health, dice: &Dice) -> Option<HealthChange> {
-        self.any_out.store(true, Ordering::Release);
-        let lanes = self.lanes();
-        let out = |lane: &Arc<ModelHealth>| match lane.gate.standing(now) {
+        self.any_ejected.store(true, Ordering::Release);
+        let all_models = self.all_models();
+        let out = |model_health: &Arc<ModelHealth>| match model_health.breaker.standing(now) {
             HealthState::Out { cause: why, left } if why == cause && !left.is_zero() => {
-                Some((lane.gate.accuser()?, left))
+                Some((model_health.breaker.failure_source()?, left))
             }
             _ => None,
         };
-        let are_out: Vec<(FailureSource, Duration)> = lanes.iter().filter_map(out).collect();
-        let in_use = lanes.iter().filter(|lane| self.is_used(lane, now) || out(lane).is_some()).count();
-        if are_out.len() < in_use.clamp(2, SEVERAL) {
+        let ejected: Vec<(FailureSource, Duration)> = all_models.iter().filter_map(out).collect();
+        let in_use = all_models
+            .iter()
+            .filter(|model_health| self.is_used(model_health, now) || out(model_health).is_some())
+            .count();
+        if ejected.len() < in_use.clamp(2, MODELS_TO_EJECT_ALL) {
             return None;
         }
-        let first = are_out.first()?.0;
+        let first = ejected.first()?.0;
         let agreed = match first {
             FailureSource::Several => true,
-            FailureSource::One(key) => are_out.iter().any(|(other, _)| *other != first) || self.is_alone(key, now),
+            FailureSource::One(key) => ejected.iter().any(|(other, _)| *other != first) || self.is_alone(key, now),
         };
-        let pause = are_out.iter().map(|(_, left)| *left).min().filter(|_| cause == EjectionCause::RateLimited);
-        agreed.then(|| self.gate.widened(now, pause, health, dice))?
+        let pause = ejected.iter().map(|(_, left)| *left).min().filter(|_| cause == EjectionCause::RateLimited);
+        agreed.then(|| self.breaker.eject_for_models(now, pause, health, dice))?
     }
 
     /// Forgets the indices of credentials, which may have changed.
     pub(super) fn forget_last_faulted(&self) {
-        for lane in self.lanes() {
-            lane.last_faulted.store(0, Ordering::Relaxed);
+        for model_health in self.all_models() {
+            model_health.last_faulted.store(0, Ordering::Relaxed);
         }
     }
 
-    fn look_whether_any_is_out(&self, now: Instant) {
-        let is_out =
-            |lane: &Arc<ModelHealth>| lane.gate.standing(now) != HealthState::InService || lane.gate.has_keys_shut(now);
-        if !self.lanes().iter().any(is_out) {
-            self.any_out.store(false, Ordering::Release);
+    fn update_any_ejected(&self, now: Instant) {
+        let is_out = |model_health: &Arc<ModelHealth>| {
+            model_health.breaker.standing(now) != HealthState::InService || model_health.breaker.has_keys_shut(now)
+        };
+        if !self.all_models().iter().any(is_out) {
+            self.any_ejected.store(false, Ordering::Release);
             // A model may have been ejected between the check and the store.
-            if self.lanes().iter().any(is_out) {
-                self.any_out.store(true, Ordering::Release);
+            if self.all_models().iter().any(is_out) {
+                self.any_ejected.store(true, Ordering::Release);
             }
         }
     }
 
     /// Returns the models that gave an answer and were requested within this time. At most 64 models are known.
-    pub(super) fn models_lately(&self, now: Instant, within: Duration) -> Vec<Arc<str>> {
-        let is_late = |lane: &Arc<ModelHealth>| {
-            let used = self.began + Duration::from_millis(lane.used.load(Ordering::Relaxed));
-            lane.answered.load(Ordering::Relaxed) && now < used + within && !lane.name.is_empty()
+    pub(super) fn recent_models(&self, now: Instant, within: Duration) -> Vec<Arc<str>> {
+        let is_late = |model_health: &Arc<ModelHealth>| {
+            let used = self.began + Duration::from_millis(model_health.used.load(Ordering::Relaxed));
+            model_health.answered.load(Ordering::Relaxed) && now < used + within && !model_health.name.is_empty()
         };
-        self.lanes().into_iter().filter(is_late).map(|lane| Arc::clone(&lane.name)).collect()
+        self.all_models().into_iter().filter(is_late).map(|model_health| Arc::clone(&model_health.name)).collect()
     }
 
-    fn lanes(&self) -> Vec<Arc<ModelHealth>> {
+    fn all_models(&self) -> Vec<Arc<ModelHealth>> {
         self.models.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
-    fn lane(&self, model: &str, now: Instant) -> Arc<ModelHealth> {
-        if let Some(lane) = self.models.read().unwrap_or_else(PoisonError::into_inner).get(model) {
-            return Arc::clone(lane);
+    fn model_health(&self, model: &str, now: Instant) -> Arc<ModelHealth> {
+        if let Some(model_health) = self.models.read().unwrap_or_else(PoisonError::into_inner).get(model) {
+            return Arc::clone(model_health);
         }
         let mut models = self.models.write().unwrap_or_else(PoisonError::into_inner);
-        if models.len() >= MOST_MODELS && !models.contains_key(model) {
+        if models.len() >= MAX_MODELS && !models.contains_key(model) {
             // Names that never gave an answer are removed first. Otherwise made-up names would displace real ones.
-            let least = models
-                .values()
-                .min_by_key(|lane| (lane.answered.load(Ordering::Relaxed), lane.used.load(Ordering::Relaxed)));
-            if let Some(least) = least.map(|lane| Arc::clone(&lane.name)) {
+            let least = models.values().min_by_key(|model_health| {
+                (model_health.answered.load(Ordering::Relaxed), model_health.used.load(Ordering::Relaxed))
+            });
+            if let Some(least) = least.map(|model_health| Arc::clone(&model_health.name)) {
                 models.remove(&least);
             }
         }
@@ -263,7 +270,7 @@ impl HealthTracker {
             Arc::new(ModelHealth {
                 name: Arc::clone(&name),
                 id: chance::seed(&[model]),
-                gate: CircuitBreaker::new(now),
+                breaker: CircuitBreaker::new(now),
                 last_faulted: AtomicUsize::new(0),
                 used: AtomicU64::new(self.millis(now)),
                 answered: AtomicBool::new(false),
@@ -272,8 +279,8 @@ impl HealthTracker {
         Arc::clone(models.entry(Arc::clone(&name)).or_insert_with(fresh))
     }
 
-    fn is_used(&self, lane: &ModelHealth, now: Instant) -> bool {
-        let used = self.began + Duration::from_millis(lane.used.load(Ordering::Relaxed));
+    fn is_used(&self, model_health: &ModelHealth, now: Instant) -> bool {
+        let used = self.began + Duration::from_millis(model_health.used.load(Ordering::Relaxed));
         now < used + IN_USE
     }
 
@@ -287,19 +294,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_that_never_answered_push_out_no_others() {
-        let (ward, now) = (HealthTracker::new(Instant::now()), Instant::now());
+    fn unknown_model_names_displace_no_real_ones() {
+        let (tracker, now) = (HealthTracker::new(Instant::now()), Instant::now());
         for nth in 0..40 {
-            let pass = ward.pass(&format!("real-{nth}"), 1, now, false).unwrap();
-            let _ = ward.succeeded(&pass, 1, now, true);
+            let pass = tracker.pass(&format!("real-{nth}"), 1, now, false).unwrap();
+            let _ = tracker.succeeded(&pass, 1, now, true);
         }
         for nth in 0..1000 {
             let later = now + Duration::from_millis(nth);
-            let pass = ward.pass(&format!("made-up-{nth}"), 2, later, false).unwrap();
-            ward.abandoned(&pass);
+            let pass = tracker.pass(&format!("made-up-{nth}"), 2, later, false).unwrap();
+            tracker.abandoned(&pass);
         }
-        let lanes = ward.lanes();
-        assert_eq!(lanes.len(), MOST_MODELS);
-        assert_eq!(lanes.iter().filter(|lane| lane.name.starts_with("real-")).count(), 40);
+        let all_models = tracker.all_models();
+        assert_eq!(all_models.len(), MAX_MODELS);
+        assert_eq!(all_models.iter().filter(|model_health| model_health.name.starts_with("real-")).count(), 40);
     }
 }

@@ -11,14 +11,14 @@ use crate::{
 
 /// A rare event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Rare {
+pub(super) enum RareEvent {
     /// An upstream gave an id whose text does not reveal its kind.
     Opaque,
     /// An account gave the same id to several owners.
     Shared,
 }
 
-impl Rare {
+impl RareEvent {
     const ALL: [Self; 2] = [Self::Opaque, Self::Shared];
 
     /// Returns the reference that marks the event. References are hashes, so no real reference equals this one.
@@ -35,32 +35,32 @@ impl Rare {
 
 /// The events that happened.
 #[derive(Debug, Default)]
-pub(super) struct Met([AtomicBool; Rare::ALL.len()]);
+pub(super) struct RareEvents([AtomicBool; RareEvent::ALL.len()]);
 
-impl Met {
+impl RareEvents {
     /// Whether the event happened.
-    pub(super) fn has(&self, rare: Rare) -> bool {
+    pub(super) fn has_happened(&self, rare: RareEvent) -> bool {
         self.0[rare as usize].load(Ordering::Relaxed)
     }
 
     /// Notes the event.
-    pub(super) fn note(&self, rare: Rare) {
+    pub(super) fn record(&self, rare: RareEvent) {
         // Every worker reads this flag, so it is written only once.
-        if !self.has(rare) {
+        if !self.has_happened(rare) {
             self.0[rare as usize].store(true, Ordering::Relaxed);
         }
     }
 
     /// Returns the marks that are still unknown, for a lookup in the store.
-    pub(super) fn open(&self) -> Vec<Reference> {
-        Rare::ALL.into_iter().filter(|rare| !self.has(*rare)).map(Rare::mark).collect()
+    pub(super) fn unknown_marks(&self) -> Vec<Reference> {
+        RareEvent::ALL.into_iter().filter(|rare| !self.has_happened(*rare)).map(RareEvent::mark).collect()
     }
 
     /// Reads the store's results for these marks.
-    pub(super) fn hear(&self, asked: &[Reference], found: &[Option<StoredOrigin>]) {
+    pub(super) fn record_found(&self, asked: &[Reference], found: &[Option<StoredOrigin>]) {
         for (mark, _) in asked.iter().zip(found).filter(|(_, entry)| entry.is_some()) {
-            for rare in Rare::ALL.into_iter().filter(|rare| rare.mark() == *mark) {
-                self.note(rare);
+            for rare in RareEvent::ALL.into_iter().filter(|rare| rare.mark() == *mark) {
+                self.record(rare);
             }
         }
     }

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 pub(super) use refusal::{Refusal, Refused};
 
-use super::tally::{FailureCounts, FailureSource, KeyId};
+use super::failure_counts::{FailureCounts, FailureSource, KeyId};
 use crate::{
     config::Health,
     domain::{
@@ -32,7 +32,7 @@ const COOLDOWN: Duration = Duration::from_secs(1);
 const COOLDOWN_MAX: Duration = Duration::from_secs(30);
 
 /// After this time without an answer to a probe, a second probe starts: an answer that is not streamed takes minutes.
-const PROBE_WITHIN: Duration = Duration::from_secs(30);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The ejection after the first refusal of a credential. Long enough that requests in progress use other candidates, short
 /// enough that a provider's mistake costs little. Then one request asks for the second proof.
@@ -49,15 +49,15 @@ pub(super) struct CircuitBreaker {
     /// The number of ejections so far. An attempt that began under another number does not restore the breaker.
     epoch: AtomicU64,
     /// Milliseconds since `began` until which the breaker may be shut for a single key.
-    keys_shut: AtomicU64,
+    shut_keys_until: AtomicU64,
     /// Whether a count exists that a success would change. Nearly always false: then a success needs no lock.
-    troubled: AtomicBool,
+    has_counts: AtomicBool,
     state: Mutex<BreakerState>,
 }
 
 #[derive(Debug, Default)]
 struct BreakerState {
-    tally: FailureCounts,
+    failure_counts: FailureCounts,
     limited_in_a_row: u32,
     /// Consecutive ejections without a long healthy time between them.
     ejections: u32,
@@ -65,7 +65,7 @@ struct BreakerState {
     /// The first credential refusal since the last success.
     refused: Option<Refused>,
     /// The keys whose faults caused the last ejection.
-    accuser: Option<FailureSource>,
+    failure_source: Option<FailureSource>,
     /// The key whose probe failed since the last ejection, and the time until which that key may not probe again. Other keys may.
     failed_probe: Option<(KeyId, Instant)>,
 }
@@ -87,7 +87,7 @@ impl BreakerPass {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum HealthChange {
     /// Ejected for this time.
-    Out(EjectionCause, Duration),
+    Ejected(EjectionCause, Duration),
     /// In service again.
     Restored,
 }
@@ -100,8 +100,8 @@ impl CircuitBreaker {
             cause: AtomicU8::new(0),
             probing: AtomicU64::new(0),
             epoch: AtomicU64::new(0),
-            keys_shut: AtomicU64::new(0),
-            troubled: AtomicBool::new(false),
+            shut_keys_until: AtomicU64::new(0),
+            has_counts: AtomicBool::new(false),
             state: Mutex::default(),
         }
     }
@@ -128,7 +128,7 @@ impl CircuitBreaker {
 
     /// Whether a probe began at `probe` and its answer may still come.
     fn is_recent(&self, probe: u64, now: Instant) -> bool {
-        probe > 0 && now < self.began + Duration::from_millis(probe - 1) + PROBE_WITHIN
+        probe > 0 && now < self.began + Duration::from_millis(probe - 1) + PROBE_TIMEOUT
     }
 
     fn cause(&self) -> EjectionCause {
@@ -139,8 +139,8 @@ impl CircuitBreaker {
     }
 
     /// Returns the keys whose faults caused the last ejection.
-    pub(super) fn accuser(&self) -> Option<FailureSource> {
-        self.state().accuser
+    pub(super) fn failure_source(&self) -> Option<FailureSource> {
+        self.state().failure_source
     }
 
     /// Admits an attempt. A half-open breaker admits only the first one. `anyway` admits an attempt even if the breaker is
@@ -206,11 +206,11 @@ impl CircuitBreaker {
 
     /// Notes that an attempt succeeded. A declined request (not `paid`) proves nothing about the credential or its money.
     pub(super) fn succeeded(&self, pass: BreakerPass, key: KeyId, now: Instant, paid: bool) -> Option<HealthChange> {
-        if !self.troubled.load(Ordering::Acquire) {
+        if !self.has_counts.load(Ordering::Acquire) {
             return None;
         }
         let mut state = self.state();
-        state.tally.succeeded(key, now);
+        state.failure_counts.succeeded(key, now);
         state.limited_in_a_row = 0;
         if paid {
             state.refused = None;
@@ -220,8 +220,8 @@ impl CircuitBreaker {
             self.release(pass);
         }
         let change = if restores { self.restore(&mut state, now) } else { None };
-        if state.refused.is_none() && self.until.load(Ordering::Acquire) == 0 && state.tally.is_clean(now) {
-            self.troubled.store(false, Ordering::Release);
+        if state.refused.is_none() && self.until.load(Ordering::Acquire) == 0 && state.failure_counts.is_clean(now) {
+            self.has_counts.store(false, Ordering::Release);
         }
         change
     }
@@ -237,36 +237,36 @@ impl CircuitBreaker {
         dice: &Dice,
     ) -> Option<HealthChange> {
         let mut state = self.state();
-        self.troubled.store(true, Ordering::Release);
-        state.tally.failed(key, now);
-        let accuser = match self.standing(now) {
+        self.has_counts.store(true, Ordering::Release);
+        state.failure_counts.failed(key, now);
+        let failure_source = match self.standing(now) {
             HealthState::Out { left, .. } if !left.is_zero() => None,
             HealthState::Out { .. } | HealthState::Probation(_) if !self.is_current(pass) => None,
             HealthState::Out { .. } | HealthState::Probation(_) => {
-                let alone = alone.unwrap_or_else(|| state.tally.is_alone(key, now));
-                let accuser = match state.failed_probe {
+                let alone = alone.unwrap_or_else(|| state.failure_counts.is_alone(key, now));
+                let failure_source = match state.failed_probe {
                     Some((other, _)) if other != key => Some(FailureSource::Several),
                     _ => alone.then_some(FailureSource::One(key)),
                 };
                 // The failed probe of one key among several is not enough. The next request of another key probes at once.
-                if accuser.is_none() {
+                if failure_source.is_none() {
                     state.failed_probe = Some((key, now + health.eject));
                     self.release(pass);
                 }
-                accuser
+                failure_source
             }
-            HealthState::InService => state.tally.is_too_much(now, health),
+            HealthState::InService => state.failure_counts.is_too_much(now, health),
         };
-        if accuser.is_none() {
-            self.shut_for(&mut state.tally, key, now, health);
+        if failure_source.is_none() {
+            self.shut_for(&mut state.failure_counts, key, now, health);
         }
-        state.accuser = Some(accuser?);
+        state.failure_source = Some(failure_source?);
         Some(self.eject(&mut state, now, health, dice))
     }
 
     /// Ejects for failures that other breakers counted, unless already ejected: for a cooldown of the length `pause`, or else as
     /// `Faults`.
-    pub(super) fn widened(
+    pub(super) fn eject_for_models(
         &self,
         now: Instant,
         pause: Option<Duration>,
@@ -277,7 +277,7 @@ impl CircuitBreaker {
         if self.standing(now) != HealthState::InService {
             return None;
         }
-        self.troubled.store(true, Ordering::Release);
+        self.has_counts.store(true, Ordering::Release);
         Some(match pause {
             Some(length) => self.out(&mut state, EjectionCause::RateLimited, now, length),
             None => self.eject(&mut state, now, health, dice),
@@ -306,7 +306,7 @@ impl CircuitBreaker {
     ) -> Option<HealthChange> {
         let (now, why) = (refused.at, refused.why);
         let mut state = self.state();
-        self.troubled.store(true, Ordering::Release);
+        self.has_counts.store(true, Ordering::Release);
         match self.standing(now) {
             // The attempt began before the last ejection, so this refusal adds nothing new.
             HealthState::Out { .. } if !self.is_current(pass) => return None,
@@ -347,7 +347,7 @@ impl CircuitBreaker {
         health: &Health,
     ) -> Option<HealthChange> {
         let mut state = self.state();
-        self.troubled.store(true, Ordering::Release);
+        self.has_counts.store(true, Ordering::Release);
         // Several attempts in flight that all got a 429 count as one 429.
         if after.is_none() && !self.is_current(pass) && matches!(self.standing(now), HealthState::Out { .. }) {
             return None;
@@ -368,14 +368,14 @@ impl CircuitBreaker {
             self.release(pass);
             return None;
         }
-        state.accuser = Some(FailureSource::One(key));
+        state.failure_source = Some(FailureSource::One(key));
         let change = self.out(&mut state, EjectionCause::RateLimited, now, length);
         // Where no better candidate is left, attempts still use an ejected one. Each further 429 is then not reported again.
         (!known).then_some(change)
     }
 
     fn out(&self, state: &mut BreakerState, cause: EjectionCause, now: Instant, length: Duration) -> HealthChange {
-        state.tally.clear();
+        state.failure_counts.clear();
         state.failed_probe = None;
         // Rounded up to a full millisecond: no attempt starts before the time that the upstream named.
         let until = (now + length).saturating_duration_since(self.began).as_nanos().div_ceil(1_000_000);
@@ -385,7 +385,7 @@ impl CircuitBreaker {
         self.probing.store(0, Ordering::Relaxed);
         self.epoch.fetch_add(1, Ordering::AcqRel);
         self.until.store(until.saturating_add(1), Ordering::Release);
-        HealthChange::Out(cause, length)
+        HealthChange::Ejected(cause, length)
     }
 
     fn restore(&self, state: &mut BreakerState, now: Instant) -> Option<HealthChange> {
@@ -398,7 +398,7 @@ impl CircuitBreaker {
         (self.cause() != EjectionCause::RateLimited).then(|| {
             // Attempts that began before the ejection may have been counted since. Their results say nothing about the health
             // now.
-            state.tally.clear();
+            state.failure_counts.clear();
             state.restored = Some(now);
             state.refused = None;
             HealthChange::Restored

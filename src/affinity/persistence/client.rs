@@ -19,21 +19,21 @@ use crate::{
 };
 
 /// The longest time of one operation. After that the connection is opened again.
-const LIMIT: Duration = Duration::from_secs(5);
+const OPERATION_TIMEOUT: Duration = Duration::from_secs(5);
 /// The pause between two tries while the store fails.
-const TRY_AGAIN: Duration = Duration::from_millis(200);
+const RETRY_PAUSE: Duration = Duration::from_millis(200);
 
 /// The kind of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum StoreOperation {
     Read,
-    Written,
+    Write,
 }
 
 /// The connection of one task to the store.
 pub(super) struct StoreClient {
-    pub(super) what: StoreOperation,
-    pub(super) place: OriginStoreLocation,
+    pub(super) operation: StoreOperation,
+    pub(super) location: OriginStoreLocation,
     pub(super) chance: Chance,
     pub(super) clock: Clock,
     pub(super) origins: Arc<AffinityMemory>,
@@ -48,14 +48,14 @@ pub(super) struct StoreClient {
 /// The result of an operation.
 pub(super) enum StoreResult<T> {
     /// The operation ended in time.
-    Quickly(T),
+    InTime(T),
     /// The operation ended late.
-    Slowly(T),
+    Late(T),
     /// The operation failed.
     Failed(StoreError),
 }
 
-pub(super) const SLOW: &str = "it took longer than anybody waits";
+pub(super) const TOO_SLOW: &str = "the operation took longer than any request waits";
 
 impl StoreClient {
     pub(super) fn has_ended(&self) -> bool {
@@ -66,33 +66,33 @@ impl StoreClient {
     async fn open(&mut self) -> Result<&mut OriginStore, StoreError> {
         if self.store.is_none() {
             let _one = self.opening.lock().await;
-            self.store = Some(OriginStore::open(&self.place, self.chance).await?);
+            self.store = Some(OriginStore::open(&self.location, self.chance).await?);
         }
         self.store.as_mut().ok_or(StoreError::Silent)
     }
 
     /// Opens the store for the first time, which may take longer than any later operation.
-    pub(super) async fn begin(&mut self) {
-        if let Err(error) = timeout(LIMIT, self.open()).await.unwrap_or(Err(StoreError::Silent)) {
-            self.fails(error);
+    pub(super) async fn connect(&mut self) {
+        if let Err(error) = timeout(OPERATION_TIMEOUT, self.open()).await.unwrap_or(Err(StoreError::Silent)) {
+            self.mark_failing(error);
         }
     }
 
     /// Runs an operation. If it takes longer than any request waits, calls `slow` and then continues.
-    pub(super) async fn work<T>(
+    pub(super) async fn run<T>(
         &mut self,
         slow: impl FnOnce(),
         work: impl AsyncFnOnce(&mut OriginStore, EntryLifetime) -> Result<T, StoreError>,
     ) -> StoreResult<T> {
-        let (life, patience) = (self.origins.life(self.clock.since_epoch()), self.origins.patience());
+        let (life, max_wait) = (self.origins.life(self.clock.since_epoch()), self.origins.max_wait());
         let outcome = {
             let working = async { work(self.open().await?, life).await };
             pin!(working);
-            match timeout(patience, &mut working).await {
-                Ok(worked) => worked.map(StoreResult::Quickly),
+            match timeout(max_wait, &mut working).await {
+                Ok(worked) => worked.map(StoreResult::InTime),
                 Err(_) => {
                     slow();
-                    timeout(LIMIT, working).await.unwrap_or(Err(StoreError::Silent)).map(StoreResult::Slowly)
+                    timeout(OPERATION_TIMEOUT, working).await.unwrap_or(Err(StoreError::Silent)).map(StoreResult::Late)
                 }
             }
         };
@@ -104,16 +104,16 @@ impl StoreClient {
     }
 
     /// Marks the store as failing, so that no request waits for it. A single failure is not logged.
-    pub(super) fn fails(&mut self, why: impl fmt::Display) {
-        self.origins.fails(self.what, true);
+    pub(super) fn mark_failing(&mut self, why: impl fmt::Display) {
+        self.origins.fails(self.operation, true);
         self.failures = self.failures.saturating_add(1);
         if self.failures == 2 {
-            let store = &self.place;
-            match self.what {
+            let store = &self.location;
+            match self.operation {
                 StoreOperation::Read => {
                     tracing::error!(%store, %why, "affinity store reads are failing: requests no longer wait for the store")
                 }
-                StoreOperation::Written => {
+                StoreOperation::Write => {
                     tracing::error!(%store, %why, "affinity store writes are failing: new entries wait in memory")
                 }
             }
@@ -121,19 +121,19 @@ impl StoreClient {
     }
 
     /// Marks the store as working.
-    pub(super) fn works(&mut self) {
-        self.origins.fails(self.what, false);
+    pub(super) fn mark_working(&mut self) {
+        self.origins.fails(self.operation, false);
         if mem::take(&mut self.failures) >= 2 {
-            let store = &self.place;
-            match self.what {
+            let store = &self.location;
+            match self.operation {
                 StoreOperation::Read => tracing::info!(%store, "affinity store reads work again"),
-                StoreOperation::Written => tracing::info!(%store, "affinity store writes work again"),
+                StoreOperation::Write => tracing::info!(%store, "affinity store writes work again"),
             }
         }
     }
 
     pub(super) async fn pause(&mut self) {
-        let _ = timeout(TRY_AGAIN, self.ended.wait_for(|ended| *ended)).await;
+        let _ = timeout(RETRY_PAUSE, self.ended.wait_for(|ended| *ended)).await;
     }
 
     pub(super) async fn close(&mut self) {
@@ -144,11 +144,11 @@ impl StoreClient {
 }
 
 impl AffinityMemory {
-    pub(super) fn fails(&self, what: StoreOperation, fails: bool) {
-        match what {
-            StoreOperation::Read => self.condition.read_fails.store(fails, Ordering::Relaxed),
-            StoreOperation::Written => {
-                self.condition.write_fails.store(fails, Ordering::Relaxed);
+    pub(super) fn fails(&self, operation: StoreOperation, fails: bool) {
+        match operation {
+            StoreOperation::Read => self.status.read_fails.store(fails, Ordering::Relaxed),
+            StoreOperation::Write => {
+                self.status.write_fails.store(fails, Ordering::Relaxed);
                 self.waiting.fails(fails);
             }
         }

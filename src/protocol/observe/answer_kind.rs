@@ -45,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_bytes_decide_whatever_the_head_says() {
+    fn the_first_bytes_decide_the_kind_of_an_answer() {
         for (begin, as_stream, as_json) in [
             ("", None, None),
             (" \r\n\t", None, None),

@@ -13,17 +13,17 @@ const HEALTH: Health = Health {
 
 const KEY: KeyId = 1;
 
-/// A gate and the time, which passes as the test says.
-struct Bench {
-    gate: CircuitBreaker,
+/// A breaker and a clock that the test controls.
+struct TestBreaker {
+    breaker: CircuitBreaker,
     now: Instant,
     dice: Dice,
 }
 
-impl Bench {
+impl TestBreaker {
     fn new() -> Self {
         let now = Instant::now();
-        Self { gate: CircuitBreaker::new(now), now, dice: Dice::seeded(1) }
+        Self { breaker: CircuitBreaker::new(now), now, dice: Dice::seeded(1) }
     }
 
     fn after(&mut self, time: Duration) -> &mut Self {
@@ -32,49 +32,49 @@ impl Bench {
     }
 
     fn standing(&self) -> HealthState {
-        self.gate.standing(self.now)
+        self.breaker.standing(self.now)
     }
 
     fn pass(&self) -> BreakerPass {
-        self.gate.pass(KEY, self.now, false).unwrap()
+        self.breaker.pass(KEY, self.now, false).unwrap()
     }
 
     fn anyway(&self) -> BreakerPass {
-        self.gate.pass(KEY, self.now, true).unwrap()
+        self.breaker.pass(KEY, self.now, true).unwrap()
     }
 
     fn shut(&self) -> bool {
-        self.gate.pass(KEY, self.now, false).is_none()
+        self.breaker.pass(KEY, self.now, false).is_none()
     }
 
     fn fails(&self, pass: BreakerPass) -> Option<HealthChange> {
-        self.gate.failed(pass, (KEY, None), self.now, &HEALTH, &self.dice)
+        self.breaker.failed(pass, (KEY, None), self.now, &HEALTH, &self.dice)
     }
 
     fn succeeds(&self, pass: BreakerPass) -> Option<HealthChange> {
-        self.gate.succeeded(pass, KEY, self.now, true)
+        self.breaker.succeeded(pass, KEY, self.now, true)
     }
 
     fn limited(&self, pass: BreakerPass, after: Option<u64>) -> Option<HealthChange> {
-        self.gate.limited(pass, KEY, self.now, after.map(Duration::from_secs), &HEALTH)
+        self.breaker.limited(pass, KEY, self.now, after.map(Duration::from_secs), &HEALTH)
     }
 
     fn refused(&self, pass: BreakerPass) -> Option<HealthChange> {
         self.refused_for(pass, Refusal::Key, KEY)
     }
 
-    /// A second refusal is believed where it is another key's.
+    /// A second refusal counts if it is another key's.
     fn refused_for(&self, pass: BreakerPass, why: Refusal, key: KeyId) -> Option<HealthChange> {
         let refused = Refused { why, key, model: 1, at: self.now };
         let confirms = |first: &Refused| key == KEY || first.key != key;
-        self.gate.refused(pass, refused, confirms, &HEALTH, &self.dice)
+        self.breaker.refused(pass, refused, confirms, &HEALTH, &self.dice)
     }
 
-    /// Fails until it is out, and says for how long.
+    /// Fails until the breaker ejects. Returns for how long.
     fn eject(&self) -> Duration {
         for _ in 0..100 {
             match self.fails(self.pass()) {
-                Some(HealthChange::Out(EjectionCause::Faults, length)) => return length,
+                Some(HealthChange::Ejected(EjectionCause::Faults, length)) => return length,
                 None => {}
                 other => panic!("{other:?}"),
             }
@@ -82,7 +82,7 @@ impl Bench {
         panic!("not ejected");
     }
 
-    /// Probes, and says what came of it.
+    /// Probes after this time.
     fn probe(&mut self, length: Duration) -> BreakerPass {
         self.after(length + Duration::from_millis(1));
         assert_eq!(self.standing(), HealthState::Probation(EjectionCause::Faults));
@@ -103,8 +103,8 @@ fn about(length: Duration, wanted: u64) {
 }
 
 #[test]
-fn faults_in_a_row_eject_and_a_success_between_them_does_not() {
-    let bench = Bench::new();
+fn consecutive_faults_eject_and_a_success_resets_the_count() {
+    let bench = TestBreaker::new();
     for _ in 0..2 {
         for _ in 0..4 {
             assert_eq!(bench.fails(bench.pass()), None);
@@ -114,7 +114,7 @@ fn faults_in_a_row_eject_and_a_success_between_them_does_not() {
     for _ in 0..4 {
         assert_eq!(bench.fails(bench.pass()), None);
     }
-    let Some(HealthChange::Out(EjectionCause::Faults, length)) = bench.fails(bench.pass()) else {
+    let Some(HealthChange::Ejected(EjectionCause::Faults, length)) = bench.fails(bench.pass()) else {
         panic!("not ejected")
     };
     about(length, 30);
@@ -123,16 +123,16 @@ fn faults_in_a_row_eject_and_a_success_between_them_does_not() {
 }
 
 #[test]
-fn a_share_of_faults_ejects_once_there_were_enough() {
-    let bench = Bench::new();
+fn a_high_share_of_faults_ejects_after_enough_attempts() {
+    let bench = TestBreaker::new();
     for nth in 0..19 {
         let pass = bench.pass();
         assert_eq!(if nth % 2 == 0 { bench.fails(pass) } else { bench.succeeds(pass) }, None, "{nth}");
     }
     // The 20th: 11 of 20.
-    assert!(matches!(bench.fails(bench.pass()), Some(HealthChange::Out(EjectionCause::Faults, _))));
+    assert!(matches!(bench.fails(bench.pass()), Some(HealthChange::Ejected(EjectionCause::Faults, _))));
 
-    let mut bench = Bench::new();
+    let mut bench = TestBreaker::new();
     for nth in 0..100 {
         let pass = bench.after(Duration::from_millis(100)).pass();
         // Two of five are less than half.
@@ -141,8 +141,8 @@ fn a_share_of_faults_ejects_once_there_were_enough() {
 }
 
 #[test]
-fn what_was_long_ago_counts_for_nothing() {
-    let mut bench = Bench::new();
+fn old_faults_do_not_count() {
+    let mut bench = TestBreaker::new();
     for nth in 0..19 {
         let pass = bench.pass();
         let _ = if nth % 2 == 0 { bench.fails(pass) } else { bench.succeeds(pass) };
@@ -152,13 +152,13 @@ fn what_was_long_ago_counts_for_nothing() {
 }
 
 #[test]
-fn one_request_probes_and_what_comes_of_it_decides() {
-    let mut bench = Bench::new();
+fn one_request_probes_and_its_result_decides() {
+    let mut bench = TestBreaker::new();
     let length = bench.eject();
     bench.after(length - Duration::from_millis(2));
     assert!(bench.shut());
     let probe = bench.probe(Duration::from_millis(2));
-    // All others are passed by, until it is over.
+    // All other requests skip the upstream until the probe has ended.
     assert_eq!(bench.standing(), HealthState::Out { cause: EjectionCause::Faults, left: Duration::ZERO });
     assert!(bench.shut());
     assert!(!bench.anyway().is_probe());
@@ -168,38 +168,40 @@ fn one_request_probes_and_what_comes_of_it_decides() {
 
     let length = bench.eject();
     let probe = bench.probe(length);
-    assert!(matches!(bench.fails(probe), Some(HealthChange::Out(EjectionCause::Faults, _))));
+    assert!(matches!(bench.fails(probe), Some(HealthChange::Ejected(EjectionCause::Faults, _))));
     assert!(bench.shut());
 }
 
 #[test]
-fn a_probe_that_says_nothing_leaves_its_place_to_another() {
-    let mut bench = Bench::new();
+fn a_probe_without_a_result_lets_another_request_probe() {
+    let mut bench = TestBreaker::new();
     let length = bench.eject();
     let probe = bench.probe(length);
-    bench.gate.abandoned(probe);
+    bench.breaker.abandoned(probe);
     let next = bench.pass();
     assert!(next.is_probe());
     // One that is none takes nobody's place away.
-    bench.gate.abandoned(bench.anyway());
+    bench.breaker.abandoned(bench.anyway());
     assert!(bench.shut());
-    assert_eq!(bench.gate.answers(next, bench.now), Some(HealthChange::Restored));
-    assert_eq!(bench.gate.answers(next, bench.now), None);
+    assert_eq!(bench.breaker.answers(next, bench.now), Some(HealthChange::Restored));
+    assert_eq!(bench.breaker.answers(next, bench.now), None);
     assert_eq!(bench.standing(), HealthState::InService);
 }
 
 #[test]
-fn each_further_ejection_lasts_twice_as_long_up_to_the_longest() {
-    let mut bench = Bench::new();
+fn each_further_ejection_lasts_twice_as_long_up_to_the_maximum() {
+    let mut bench = TestBreaker::new();
     let mut length = bench.eject();
     about(length, 30);
     for wanted in [60, 120, 240, 300, 300] {
         let probe = bench.probe(length);
-        let Some(HealthChange::Out(EjectionCause::Faults, longer)) = bench.fails(probe) else { panic!("not ejected") };
+        let Some(HealthChange::Ejected(EjectionCause::Faults, longer)) = bench.fails(probe) else {
+            panic!("not ejected")
+        };
         about(longer, wanted);
         length = longer;
     }
-    // A short health is none.
+    // A short healthy time does not reset the length.
     let probe = bench.probe(length);
     assert_eq!(bench.succeeds(probe), Some(HealthChange::Restored));
     bench.after(secs(100));
@@ -212,8 +214,8 @@ fn each_further_ejection_lasts_twice_as_long_up_to_the_longest() {
 }
 
 #[test]
-fn what_began_before_it_went_out_changes_nothing() {
-    let mut bench = Bench::new();
+fn an_attempt_from_before_the_ejection_changes_nothing() {
+    let mut bench = TestBreaker::new();
     let stragglers: Vec<_> = (0..30).map(|_| bench.pass()).collect();
     let length = bench.eject();
     bench.after(secs(1));
@@ -222,18 +224,18 @@ fn what_began_before_it_went_out_changes_nothing() {
         assert_eq!(bench.fails(*straggler), None);
     }
     assert!(bench.shut());
-    assert_eq!(bench.gate.answers(stragglers[0], bench.now), None);
+    assert_eq!(bench.breaker.answers(stragglers[0], bench.now), None);
     assert!(bench.shut());
-    // Nor does it count against who is back.
+    // It does not count against the restored breaker either.
     let probe = bench.probe(length - secs(1));
-    assert_eq!(bench.gate.answers(probe, bench.now), Some(HealthChange::Restored));
+    assert_eq!(bench.breaker.answers(probe, bench.now), Some(HealthChange::Restored));
     assert_eq!(bench.fails(bench.pass()), None, "ejected for faults of before");
     assert_eq!(bench.standing(), HealthState::InService);
 }
 
 #[test]
-fn what_is_asked_for_want_of_better_may_restore_and_does_not_prolong() {
-    let mut bench = Bench::new();
+fn an_attempt_at_an_ejected_upstream_may_restore_it_and_never_prolongs_the_ejection() {
+    let mut bench = TestBreaker::new();
     let length = bench.eject();
     bench.after(secs(10));
     for _ in 0..10 {
@@ -249,47 +251,47 @@ fn what_is_asked_for_want_of_better_may_restore_and_does_not_prolong() {
 }
 
 #[test]
-fn a_limit_cools_for_the_time_it_names_and_no_longer() {
-    let mut bench = Bench::new();
-    assert_eq!(bench.limited(bench.pass(), Some(7)), Some(HealthChange::Out(EjectionCause::RateLimited, secs(7))));
+fn a_429_ejects_for_its_retry_after_time() {
+    let mut bench = TestBreaker::new();
+    assert_eq!(bench.limited(bench.pass(), Some(7)), Some(HealthChange::Ejected(EjectionCause::RateLimited, secs(7))));
     assert_eq!(bench.standing(), HealthState::Out { cause: EjectionCause::RateLimited, left: secs(7) });
-    // Shorter ones and repetitions change nothing, longer ones do, which is no news: where it is asked all the same,
-    // each answer says again how long.
+    // Shorter times and repetitions change nothing. A longer time prolongs the cooldown without a new report: attempts
+    // at an ejected upstream get the time with each answer.
     assert_eq!(bench.limited(bench.anyway(), Some(6)), None);
     assert_eq!(bench.limited(bench.anyway(), Some(9)), None, "told of twice");
     assert_eq!(bench.standing(), HealthState::Out { cause: EjectionCause::RateLimited, left: secs(9) });
     bench.after(secs(9) + Duration::from_millis(1));
-    // No probe: it asked for a pause and had it.
+    // No probe follows: the requested pause is over.
     assert_eq!(bench.standing(), HealthState::InService);
     assert!(!bench.pass().is_probe() && !bench.pass().is_probe());
     assert_eq!(bench.succeeds(bench.pass()), None, "a pause that is over is no recovery");
     assert_eq!(
         bench.limited(bench.pass(), Some(86_400)),
-        Some(HealthChange::Out(EjectionCause::RateLimited, secs(300)))
+        Some(HealthChange::Ejected(EjectionCause::RateLimited, secs(300)))
     );
 }
 
-/// An answer that is not streamed may take minutes, and shall not keep out who serves again.
+/// An answer that is not streamed may take minutes. It must not keep a working upstream ejected.
 #[test]
-fn a_probe_that_says_nothing_lets_another_one_through() {
-    let mut bench = Bench::new();
+fn a_slow_probe_lets_another_request_probe() {
+    let mut bench = TestBreaker::new();
     let length = bench.eject();
     let first = bench.probe(length);
-    assert!(bench.after(PROBE_WITHIN - Duration::from_millis(1)).shut());
+    assert!(bench.after(PROBE_TIMEOUT - Duration::from_millis(1)).shut());
     let second = bench.after(Duration::from_millis(1)).pass();
     assert!(second.is_probe());
-    // The place is the second one's now.
-    bench.gate.abandoned(first);
+    // The second probe counts now.
+    bench.breaker.abandoned(first);
     assert!(bench.shut());
-    bench.gate.abandoned(second);
+    bench.breaker.abandoned(second);
     let third = bench.pass();
-    assert_eq!(bench.gate.answers(third, bench.now), Some(HealthChange::Restored));
-    assert_eq!(bench.fails(first), None, "one fault of a gate in service");
+    assert_eq!(bench.breaker.answers(third, bench.now), Some(HealthChange::Restored));
+    assert_eq!(bench.fails(first), None, "one fault of a breaker in service");
 }
 
 #[test]
-fn a_limit_that_goes_on_is_told_of_once() {
-    let mut bench = Bench::new();
+fn a_repeated_429_is_reported_once() {
+    let mut bench = TestBreaker::new();
     assert!(bench.limited(bench.pass(), Some(20)).is_some());
     for _ in 0..100 {
         bench.after(Duration::from_millis(1));
@@ -301,8 +303,8 @@ fn a_limit_that_goes_on_is_told_of_once() {
 }
 
 #[test]
-fn nobody_is_back_before_the_time_that_was_asked_for() {
-    let mut bench = Bench::new();
+fn no_attempt_passes_before_the_retry_after_time() {
+    let mut bench = TestBreaker::new();
     bench.after(Duration::from_micros(900));
     assert!(bench.limited(bench.pass(), Some(1)).is_some());
     bench.after(Duration::from_micros(999_999));
@@ -312,31 +314,31 @@ fn nobody_is_back_before_the_time_that_was_asked_for() {
 }
 
 #[test]
-fn a_limit_without_a_time_cools_longer_each_time_in_a_row() {
-    let mut bench = Bench::new();
+fn consecutive_429s_without_a_time_lengthen_the_cooldown() {
+    let mut bench = TestBreaker::new();
     for wanted in [1, 2, 4, 8, 16, 30, 30] {
         let change = bench.limited(bench.pass(), None);
-        assert_eq!(change, Some(HealthChange::Out(EjectionCause::RateLimited, secs(wanted))));
+        assert_eq!(change, Some(HealthChange::Ejected(EjectionCause::RateLimited, secs(wanted))));
         bench.after(secs(wanted) + Duration::from_millis(1));
     }
     assert_eq!(bench.succeeds(bench.pass()), None);
-    assert_eq!(bench.limited(bench.pass(), None), Some(HealthChange::Out(EjectionCause::RateLimited, secs(1))));
+    assert_eq!(bench.limited(bench.pass(), None), Some(HealthChange::Ejected(EjectionCause::RateLimited, secs(1))));
 }
 
 #[test]
-fn many_that_are_limited_at_once_are_one_time() {
-    let bench = Bench::new();
+fn simultaneous_429s_count_once() {
+    let bench = TestBreaker::new();
     let passes: Vec<_> = (0..10).map(|_| bench.pass()).collect();
     for (nth, pass) in passes.into_iter().enumerate() {
         let change = bench.limited(pass, None);
-        let first = Some(HealthChange::Out(EjectionCause::RateLimited, secs(1)));
+        let first = Some(HealthChange::Ejected(EjectionCause::RateLimited, secs(1)));
         assert_eq!(change, if nth == 0 { first } else { None }, "{nth}");
     }
 }
 
 #[test]
-fn a_limit_of_no_time_leaves_nobody_outside_for_ever() {
-    let mut bench = Bench::new();
+fn a_probe_that_gets_a_429_of_zero_seconds_lets_another_request_probe() {
+    let mut bench = TestBreaker::new();
     let length = bench.eject();
     let probe = bench.probe(length);
     assert_eq!(bench.limited(probe, Some(0)), None);
@@ -344,139 +346,140 @@ fn a_limit_of_no_time_leaves_nobody_outside_for_ever() {
 }
 
 #[test]
-fn a_credential_is_refused_for_long_after_the_second_proof_and_told_of_once() {
-    let mut bench = Bench::new();
+fn a_second_refusal_ejects_for_long_and_is_reported_once() {
+    let mut bench = TestBreaker::new();
     let (pass, straggler) = (bench.pass(), bench.pass());
-    assert_eq!(bench.refused(pass), Some(HealthChange::Out(EjectionCause::RefusedOnce, REFUSED_ONCE)));
+    assert_eq!(bench.refused(pass), Some(HealthChange::Ejected(EjectionCause::RefusedOnce, REFUSED_ONCE)));
     assert_eq!(bench.refused(straggler), None, "what was under way is no second proof");
     assert_eq!(bench.standing(), HealthState::Out { cause: EjectionCause::RefusedOnce, left: REFUSED_ONCE });
-    // The second proof comes at once from who is asked all the same, or from the probe.
-    let Some(HealthChange::Out(EjectionCause::Refused, length)) = bench.refused(bench.anyway()) else {
+    // An attempt at the ejected credential, or the probe, confirms the refusal.
+    let Some(HealthChange::Ejected(EjectionCause::Refused, length)) = bench.refused(bench.anyway()) else {
         panic!("not refused")
     };
     about(length, 600);
     bench.after(secs(60));
-    // The last one there is, asked by every request.
+    // The only credential left, which every request uses.
     assert_eq!(bench.refused(bench.anyway()), None);
     bench.after(length - secs(60) + Duration::from_millis(1));
     assert_eq!(bench.standing(), HealthState::Probation(EjectionCause::Refused));
-    assert!(matches!(bench.refused(bench.pass()), Some(HealthChange::Out(EjectionCause::Refused, _))));
+    assert!(matches!(bench.refused(bench.pass()), Some(HealthChange::Ejected(EjectionCause::Refused, _))));
     bench.after(secs(1));
     assert_eq!(bench.succeeds(bench.anyway()), Some(HealthChange::Restored));
     // A success makes the next refusal the first one again.
-    assert!(matches!(bench.refused(bench.pass()), Some(HealthChange::Out(EjectionCause::RefusedOnce, _))));
+    assert!(matches!(bench.refused(bench.pass()), Some(HealthChange::Ejected(EjectionCause::RefusedOnce, _))));
     bench.after(REFUSED_ONCE + Duration::from_millis(1));
     let probe = bench.pass();
     assert!(probe.is_probe() && bench.shut());
-    assert!(matches!(bench.refused(probe), Some(HealthChange::Out(EjectionCause::Refused, _))));
+    assert!(matches!(bench.refused(probe), Some(HealthChange::Ejected(EjectionCause::Refused, _))));
 }
 
 #[test]
-fn a_second_refusal_that_proves_nothing_changes_nothing() {
-    let mut bench = Bench::new();
-    let by = |bench: &Bench, why, key| bench.refused_for(bench.anyway(), why, key);
-    assert!(matches!(by(&bench, Refusal::Key, 2), Some(HealthChange::Out(EjectionCause::RefusedOnce, _))));
+fn a_second_refusal_that_confirms_nothing_changes_nothing() {
+    let mut bench = TestBreaker::new();
+    let by = |bench: &TestBreaker, why, key| bench.refused_for(bench.anyway(), why, key);
+    assert!(matches!(by(&bench, Refusal::Key, 2), Some(HealthChange::Ejected(EjectionCause::RefusedOnce, _))));
     for _ in 0..5 {
         assert_eq!(by(&bench, Refusal::Key, 2), None);
         bench.after(REFUSED_ONCE + Duration::from_millis(1));
         assert_eq!(bench.standing(), HealthState::Probation(EjectionCause::RefusedOnce));
         assert_eq!(by(&bench, Refusal::Key, 2), None, "told twice");
     }
-    // An answer that says no to its request says nothing of the credential.
-    assert_eq!(bench.gate.succeeded(bench.anyway(), 2, bench.now, false), None);
+    // A declined request says nothing about the credential.
+    assert_eq!(bench.breaker.succeeded(bench.anyway(), 2, bench.now, false), None);
     assert!(matches!(bench.standing(), HealthState::Out { cause: EjectionCause::RefusedOnce, .. }));
-    // Money is another matter than the key.
+    // An account without money is another cause than a wrong key.
     assert_eq!(by(&bench, Refusal::Balance, 3), None);
-    assert!(matches!(by(&bench, Refusal::Balance, 4), Some(HealthChange::Out(EjectionCause::Unpaid, _))));
+    assert!(matches!(by(&bench, Refusal::Balance, 4), Some(HealthChange::Ejected(EjectionCause::Unpaid, _))));
 }
 
 #[test]
-fn a_bare_402_ejects_not_before_its_second_proof() {
-    let bench = Bench::new();
+fn a_bare_402_ejects_only_after_a_second_one() {
+    let bench = TestBreaker::new();
     let by = |key| bench.refused_for(bench.pass(), Refusal::Payment, key);
     for _ in 0..5 {
         assert_eq!(by(2), None);
         assert_eq!(bench.standing(), HealthState::InService);
     }
-    let Some(HealthChange::Out(EjectionCause::Unpaid, length)) = by(3) else { panic!("not ejected") };
+    let Some(HealthChange::Ejected(EjectionCause::Unpaid, length)) = by(3) else { panic!("not ejected") };
     about(length, 600);
 }
 
-/// One client alone ejects nothing that another one uses.
+/// One client alone cannot eject what another client uses.
 #[test]
-fn faults_of_one_key_eject_only_where_no_other_key_asks() {
-    let mut bench = Bench::new();
-    let fails = |bench: &mut Bench, times| {
+fn faults_of_one_key_eject_only_if_no_other_key_sends_requests() {
+    let mut bench = TestBreaker::new();
+    let fails = |bench: &mut TestBreaker, times| {
         for _ in 0..times {
-            bench.gate.uses(2, bench.now);
-            let change = bench.gate.failed(bench.anyway(), (2, None), bench.now, &HEALTH, &bench.dice);
+            bench.breaker.uses(2, bench.now);
+            let change = bench.breaker.failed(bench.anyway(), (2, None), bench.now, &HEALTH, &bench.dice);
             if change.is_some() {
                 return change;
             }
         }
         None
     };
-    bench.gate.uses(KEY, bench.now);
+    bench.breaker.uses(KEY, bench.now);
     assert_eq!(fails(&mut bench, 100), None);
     bench.after(secs(31));
-    assert_eq!(fails(&mut bench, 100), None, "the other key is idle, and still shares the gate");
+    assert_eq!(fails(&mut bench, 100), None, "the other key is idle, and still shares the breaker");
     bench.after(secs(3600));
-    assert!(matches!(fails(&mut bench, 5), Some(HealthChange::Out(EjectionCause::Faults, _))));
-    assert_eq!(bench.gate.accuser(), Some(FailureSource::One(2)));
+    assert!(matches!(fails(&mut bench, 5), Some(HealthChange::Ejected(EjectionCause::Faults, _))));
+    assert_eq!(bench.breaker.failure_source(), Some(FailureSource::One(2)));
 }
 
-/// One key whose requests provoke faults keeps no other key away: its failed probe ends only its own turn.
+/// A key whose requests cause failures keeps no other key away: its failed probe ends only its own turn.
 #[test]
 fn a_failed_probe_of_one_key_leaves_the_next_probe_to_another_key() {
-    let mut bench = Bench::new();
-    bench.gate.uses(2, bench.now);
-    bench.gate.uses(KEY, bench.now);
-    let fails = |bench: &Bench, key, pass| bench.gate.failed(pass, (key, None), bench.now, &HEALTH, &bench.dice);
+    let mut bench = TestBreaker::new();
+    bench.breaker.uses(2, bench.now);
+    bench.breaker.uses(KEY, bench.now);
+    let fails =
+        |bench: &TestBreaker, key, pass| bench.breaker.failed(pass, (key, None), bench.now, &HEALTH, &bench.dice);
     for key in [KEY, 2, KEY, 2] {
         assert_eq!(fails(&bench, key, bench.pass()), None);
     }
-    assert!(matches!(fails(&bench, KEY, bench.pass()), Some(HealthChange::Out(EjectionCause::Faults, _))));
+    assert!(matches!(fails(&bench, KEY, bench.pass()), Some(HealthChange::Ejected(EjectionCause::Faults, _))));
     for _ in 0..10 {
         bench.after(secs(34));
-        let probe = bench.gate.pass(2, bench.now, false).unwrap();
+        let probe = bench.breaker.pass(2, bench.now, false).unwrap();
         assert!(probe.is_probe());
         assert_eq!(fails(&bench, 2, probe), None);
-        assert!(bench.gate.pass(2, bench.now, false).is_none(), "this key had its turn");
-        // Asked all the same where nothing better is left, which prolongs nothing either.
-        assert_eq!(fails(&bench, 2, bench.gate.pass(2, bench.now, true).unwrap()), None);
-        let probe = bench.gate.pass(KEY, bench.now, false).unwrap();
+        assert!(bench.breaker.pass(2, bench.now, false).is_none(), "this key had its turn");
+        // An attempt at an ejected upstream, because nothing better is left, does not prolong the ejection.
+        assert_eq!(fails(&bench, 2, bench.breaker.pass(2, bench.now, true).unwrap()), None);
+        let probe = bench.breaker.pass(KEY, bench.now, false).unwrap();
         assert!(probe.is_probe(), "the other key probes at once");
-        bench.gate.abandoned(probe);
+        bench.breaker.abandoned(probe);
     }
     bench.after(secs(34));
-    let probe = bench.gate.pass(2, bench.now, false).unwrap();
+    let probe = bench.breaker.pass(2, bench.now, false).unwrap();
     assert_eq!(fails(&bench, 2, probe), None);
-    // A second key says the same: out for longer.
-    let Some(HealthChange::Out(EjectionCause::Faults, length)) = fails(&bench, KEY, bench.pass()) else {
+    // A second key confirms the failure, so the ejection is longer.
+    let Some(HealthChange::Ejected(EjectionCause::Faults, length)) = fails(&bench, KEY, bench.pass()) else {
         panic!("in service")
     };
     about(length, 60);
     bench.after(secs(67));
-    let probe = bench.gate.pass(2, bench.now, false).unwrap();
+    let probe = bench.breaker.pass(2, bench.now, false).unwrap();
     assert_eq!(fails(&bench, 2, probe), None);
     let probe = bench.pass();
     assert_eq!(bench.succeeds(probe), Some(HealthChange::Restored));
 }
 
-/// What can happen at a gate.
+/// An event at a breaker.
 #[derive(Clone, Copy, Debug)]
 enum Event {
     Enter {
         anyway: bool,
     },
-    /// The attempt that is under way at this place, of those there are.
+    /// The attempt in progress with this number, modulo their count.
     Answers(usize),
-    Ends(usize, Way),
+    Ends(usize, EndedAs),
     Time(Duration),
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Way {
+enum EndedAs {
     Success,
     Fault,
     Limit(Option<u64>),
@@ -486,11 +489,11 @@ enum Way {
 
 fn event() -> impl Strategy<Value = Event> {
     let way = prop_oneof![
-        3 => Just(Way::Success),
-        6 => Just(Way::Fault),
-        2 => prop::option::of(prop_oneof![Just(0), 1_u64..400]).prop_map(Way::Limit),
-        1 => Just(Way::Refusal),
-        1 => Just(Way::Nothing),
+        3 => Just(EndedAs::Success),
+        6 => Just(EndedAs::Fault),
+        2 => prop::option::of(prop_oneof![Just(0), 1_u64..400]).prop_map(EndedAs::Limit),
+        1 => Just(EndedAs::Refusal),
+        1 => Just(EndedAs::Nothing),
     ];
     prop_oneof![
         6 => prop::bool::weighted(0.2).prop_map(|anyway| Event::Enter { anyway }),
@@ -501,23 +504,23 @@ fn event() -> impl Strategy<Value = Event> {
 }
 
 proptest! {
-    /// Whatever happens in whatever order: one probe in its time, nobody unasked through a shut gate, and never shut for
-    /// good.
+    /// Any order of events keeps three rules: one probe at a time, no normal attempt through an ejected breaker, and no
+    /// permanent ejection.
     #[test]
-    fn a_gate_stays_sound(events in prop::collection::vec(event(), 0..300)) {
-        let mut bench = Bench::new();
+    fn any_order_of_events_keeps_the_breaker_consistent(events in prop::collection::vec(event(), 0..300)) {
+        let mut bench = TestBreaker::new();
         let mut under_way: Vec<BreakerPass> = Vec::new();
-        // Probes since the gate last changed.
-        let probes = |under_way: &[BreakerPass], gate: &CircuitBreaker, now| {
-            let epoch = gate.epoch.load(Ordering::Acquire);
-            let counts = |pass: &&BreakerPass| pass.is_probe() && pass.epoch == epoch && gate.is_recent(pass.probe, now);
+        // Probes since the last change of the breaker.
+        let probes = |under_way: &[BreakerPass], breaker: &CircuitBreaker, now| {
+            let epoch = breaker.epoch.load(Ordering::Acquire);
+            let counts = |pass: &&BreakerPass| pass.is_probe() && pass.epoch == epoch && breaker.is_recent(pass.probe, now);
             under_way.iter().filter(counts).count()
         };
         for event in events {
             let before = bench.standing();
             match event {
                 Event::Enter { anyway } => {
-                    let pass = bench.gate.pass(KEY, bench.now, anyway);
+                    let pass = bench.breaker.pass(KEY, bench.now, anyway);
                     let (entered, probe) = (pass.is_some(), pass.is_some_and(BreakerPass::is_probe));
                     match before {
                         HealthState::InService => prop_assert!(entered && !probe),
@@ -528,20 +531,20 @@ proptest! {
                 }
                 Event::Answers(nth) if !under_way.is_empty() => {
                     let pass = under_way[nth % under_way.len()];
-                    let change = bench.gate.answers(pass, bench.now);
+                    let change = bench.breaker.answers(pass, bench.now);
                     prop_assert!(matches!(change, None | Some(HealthChange::Restored)));
                 }
                 Event::Ends(nth, way) if !under_way.is_empty() => {
                     let pass = under_way.remove(nth % under_way.len());
                     let change = match way {
-                        Way::Success => bench.succeeds(pass),
-                        Way::Fault => bench.fails(pass),
-                        Way::Limit(after) => bench.limited(pass, after),
-                        Way::Refusal => bench.refused(pass),
-                        Way::Nothing => { bench.gate.abandoned(pass); None }
+                        EndedAs::Success => bench.succeeds(pass),
+                        EndedAs::Fault => bench.fails(pass),
+                        EndedAs::Limit(after) => bench.limited(pass, after),
+                        EndedAs::Refusal => bench.refused(pass),
+                        EndedAs::Nothing => { bench.breaker.abandoned(pass); None }
                     };
                     match change {
-                        Some(HealthChange::Out(_, length)) => {
+                        Some(HealthChange::Ejected(_, length)) => {
                             prop_assert!(!length.is_zero() && length <= secs(660));
                             let out = matches!(bench.standing(), HealthState::Out { left, .. } if left <= length + Duration::from_millis(1));
                             prop_assert!(out, "{:?}", bench.standing());
@@ -553,22 +556,22 @@ proptest! {
                 Event::Answers(_) | Event::Ends(..) => {}
                 Event::Time(time) => { bench.after(time); }
             }
-            prop_assert!(probes(&under_way, &bench.gate, bench.now) <= 1);
+            prop_assert!(probes(&under_way, &bench.breaker, bench.now) <= 1);
         }
         for pass in under_way {
-            bench.gate.abandoned(pass);
+            bench.breaker.abandoned(pass);
         }
         bench.after(secs(661));
         prop_assert!(!bench.shut(), "shut for good: {:?}", bench.standing());
     }
 }
 
-/// Many at once, over and over: one probe each time, and the gate opens again.
+/// Many threads, repeatedly: one probe each time, and the breaker restores.
 #[test]
-fn one_probe_of_many_threads() {
+fn only_one_of_many_threads_probes() {
     const THREADS: usize = 4;
     let now = Instant::now();
-    let gate = CircuitBreaker::new(now);
+    let breaker = CircuitBreaker::new(now);
     let dice = Dice::seeded(1);
     let barrier = std::sync::Barrier::new(THREADS);
     let probes = std::sync::atomic::AtomicUsize::new(0);
@@ -579,54 +582,55 @@ fn one_probe_of_many_threads() {
                 for round in 0..rounds {
                     let at = now + secs(1000) * round;
                     barrier.wait();
-                    // Those that come at the same time as faults which eject.
+                    // Attempts that arrive together with the failures that eject.
                     for _ in 0..5 {
-                        if let Some(pass) = gate.pass(KEY, at, true) {
-                            gate.failed(pass, (KEY, None), at, &HEALTH, &dice);
+                        if let Some(pass) = breaker.pass(KEY, at, true) {
+                            breaker.failed(pass, (KEY, None), at, &HEALTH, &dice);
                         }
                     }
                     barrier.wait();
                     let later = at + secs(400);
-                    assert!(gate.pass(KEY, at, false).is_none());
+                    assert!(breaker.pass(KEY, at, false).is_none());
                     barrier.wait();
-                    let pass = gate.pass(KEY, later, false);
+                    let pass = breaker.pass(KEY, later, false);
                     probes.fetch_add(usize::from(pass.is_some_and(BreakerPass::is_probe)), Ordering::Relaxed);
                     assert!(pass.is_none_or(BreakerPass::is_probe));
                     barrier.wait();
                     if let Some(pass) = pass {
-                        assert_eq!(gate.succeeded(pass, KEY, later, true), Some(HealthChange::Restored));
+                        assert_eq!(breaker.succeeded(pass, KEY, later, true), Some(HealthChange::Restored));
                     }
                 }
             });
         }
     });
     assert_eq!(probes.load(Ordering::Relaxed), rounds as usize);
-    assert_eq!(gate.standing(now + secs(1_000_000)), HealthState::InService);
+    assert_eq!(breaker.standing(now + secs(1_000_000)), HealthState::InService);
 }
 
-/// Probes fail while others come: whoever was let in between two states shall not hold the place of a probe for ever.
+/// Probes fail while other attempts arrive. An attempt that was admitted between two states must not block the probe
+/// forever.
 #[test]
-fn a_gate_that_goes_out_while_others_come_opens_again() {
+fn a_breaker_that_ejects_during_attempts_opens_again() {
     let now = Instant::now();
     let dice = Dice::seeded(1);
     for round in 0..2000_u32 {
-        let gate = CircuitBreaker::new(now);
+        let breaker = CircuitBreaker::new(now);
         for _ in 0..5 {
-            let _ = gate.failed(gate.pass(KEY, now, true).unwrap(), (KEY, None), now, &HEALTH, &dice);
+            let _ = breaker.failed(breaker.pass(KEY, now, true).unwrap(), (KEY, None), now, &HEALTH, &dice);
         }
         let later = now + secs(40);
         std::thread::scope(|scope| {
             for _ in 0..3 {
                 scope.spawn(|| {
                     for _ in 0..20 {
-                        let Some(pass) = gate.pass(KEY, later, false) else { continue };
+                        let Some(pass) = breaker.pass(KEY, later, false) else { continue };
                         assert!(pass.is_probe());
-                        let _ = gate.failed(pass, (KEY, None), later, &HEALTH, &dice);
+                        let _ = breaker.failed(pass, (KEY, None), later, &HEALTH, &dice);
                     }
                 });
             }
         });
         let end = later + secs(400);
-        assert!(gate.pass(KEY, end, false).is_some(), "round {round}: {:?}", gate.standing(end));
+        assert!(breaker.pass(KEY, end, false).is_some(), "round {round}: {:?}", breaker.standing(end));
     }
 }

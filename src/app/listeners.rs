@@ -1,4 +1,4 @@
-//! Everything that is listened on.
+//! Binds all listeners of the gateway.
 
 use std::io;
 
@@ -10,7 +10,7 @@ use crate::{
     server::{self, Listener},
 };
 
-/// Every listener, before anything runs.
+/// All bound listeners. All are bound before any thread starts, so that a failed bind starts nothing.
 pub(super) struct BoundListeners {
     pub(super) data: Vec<Listener>,
     pub(super) listen: Listen,
@@ -21,7 +21,7 @@ pub(super) struct BoundListeners {
 }
 
 impl BoundListeners {
-    /// Makes the listeners inside this runtime, which tokio requires.
+    /// Binds the listeners inside this runtime: tokio requires one.
     pub(super) fn new(runtime: &Runtime, settings: &config::Server) -> Result<Self, StartError> {
         let _inside = runtime.enter();
         let (data, listen) = listeners(&settings.listen, settings.workers, "listen")?;
@@ -38,7 +38,8 @@ impl BoundListeners {
     }
 }
 
-/// At least one and at most `count`, and where they really are: port 0 was any free one.
+/// Binds one to `count` listeners. Also returns the address that was really bound: for port 0 the system chooses a free
+/// port.
 fn listeners(listen: &Listen, count: usize, setting: &'static str) -> Result<(Vec<Listener>, Listen), StartError> {
     let bound = match listen {
         Listen::Address(address) => server::listen_shared(*address, count).and_then(|bound| {

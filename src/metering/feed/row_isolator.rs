@@ -69,7 +69,7 @@ impl RowIsolator {
                 tracing::warn!(id = %row.id, %error, "the database refuses the texts of a ledger row: the row is stored without them");
             }
             Err(error) if !error.is_about_data() => return Err(error),
-            Err(error) => self.put_aside(row, &error),
+            Err(error) => self.quarantine(row, &error),
         }
         Ok(())
     }
@@ -80,7 +80,7 @@ impl RowIsolator {
         over.for_each(|(state, count)| self.condition.count(*state, *count));
     }
 
-    fn put_aside(&mut self, row: &Row<'_>, error: &DatabaseError) {
+    fn quarantine(&mut self, row: &Row<'_>, error: &DatabaseError) {
         if !self.aside.insert((row.id, row.state)) {
             return;
         }

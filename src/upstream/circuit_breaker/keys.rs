@@ -8,7 +8,7 @@ use super::CircuitBreaker;
 use crate::{
     config::Health,
     domain::standing::{EjectionCause, HealthState},
-    upstream::tally::{FailureCounts, KeyId},
+    upstream::failure_counts::{FailureCounts, KeyId},
 };
 
 impl CircuitBreaker {
@@ -18,29 +18,29 @@ impl CircuitBreaker {
         if standing != HealthState::InService || !self.has_keys_shut(now) {
             return standing;
         }
-        let shut = self.state().tally.shut(key, now);
+        let shut = self.state().failure_counts.shut(key, now);
         shut.map_or(standing, |left| HealthState::Out { cause: EjectionCause::Faults, left })
     }
 
     /// Whether the breaker may be shut for a single key.
     pub(in crate::upstream) fn has_keys_shut(&self, now: Instant) -> bool {
-        self.keys_shut.load(Ordering::Acquire) > self.millis(now)
+        self.shut_keys_until.load(Ordering::Acquire) > self.millis(now)
     }
 
     /// Notes that an attempt of this key begins.
     pub(in crate::upstream) fn uses(&self, key: KeyId, now: Instant) {
-        self.state().tally.uses(key, now);
+        self.state().failure_counts.uses(key, now);
     }
 
     /// Whether no other key shares the breaker.
     pub(in crate::upstream) fn is_alone(&self, key: KeyId, now: Instant) -> bool {
-        self.state().tally.is_alone(key, now)
+        self.state().failure_counts.is_alone(key, now)
     }
 
     /// Shuts the breaker for one key alone, if too many of that key's own attempts failed.
-    pub(super) fn shut_for(&self, tally: &mut FailureCounts, key: KeyId, now: Instant, health: &Health) {
-        if let Some(until) = tally.shut_for(key, now, health) {
-            self.keys_shut.fetch_max(self.millis(until).saturating_add(1), Ordering::AcqRel);
+    pub(super) fn shut_for(&self, failure_counts: &mut FailureCounts, key: KeyId, now: Instant, health: &Health) {
+        if let Some(until) = failure_counts.shut_for(key, now, health) {
+            self.shut_keys_until.fetch_max(self.millis(until).saturating_add(1), Ordering::AcqRel);
         }
     }
 }

@@ -12,8 +12,8 @@ use tokio::{
 };
 
 use super::{
-    BATCH, END_WITHIN,
-    desk::{SLOW, StoreClient, StoreOperation, StoreResult},
+    BATCH, END_TIMEOUT,
+    client::{StoreClient, StoreOperation, StoreResult, TOO_SLOW},
 };
 use crate::{
     domain::origin::Reference,
@@ -22,13 +22,13 @@ use crate::{
 
 /// The delay that gathers entries for an unshared store. No answer waits for that store, and fewer writes cost less. A killed
 /// process loses this much.
-const GATHER: Duration = Duration::from_millis(50);
+const GATHER_DELAY: Duration = Duration::from_millis(50);
 /// How often expired and surplus rows are deleted.
-const SWEEP_EVERY: Duration = Duration::from_secs(60);
+const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The task that writes.
 pub(super) struct AffinityStoreWriter {
-    pub(super) desk: StoreClient,
+    pub(super) client: StoreClient,
     /// The entries that are being written.
     pub(super) rows: Vec<(Reference, StoredOrigin)>,
     /// The store and the server of the last write.
@@ -42,39 +42,39 @@ pub(super) struct AffinityStoreWriter {
 
 impl AffinityStoreWriter {
     pub(super) async fn run(mut self) {
-        let origins = Arc::clone(&self.desk.origins);
-        while !self.desk.has_ended() {
-            let mut ended = self.desk.ended.clone();
-            if self.again.is_none() && self.desk.failures == 0 {
+        let origins = Arc::clone(&self.client.origins);
+        while !self.client.has_ended() {
+            let mut ended = self.client.ended.clone();
+            if self.again.is_none() && self.client.failures == 0 {
                 select! {
                     _ = ended.wait_for(|ended| *ended) => {}
-                    () = origins.waiting.came.notified() => {}
-                    () = sleep(SWEEP_EVERY) => {}
+                    () = origins.waiting.arrived.notified() => {}
+                    () = sleep(SWEEP_INTERVAL) => {}
                 }
                 if !origins.is_shared {
-                    let _ = timeout(GATHER, ended.wait_for(|ended| *ended)).await;
+                    let _ = timeout(GATHER_DELAY, ended.wait_for(|ended| *ended)).await;
                 }
             }
             if !(self.write_all().await && self.write_again().await && self.sweep().await) {
-                self.desk.pause().await;
+                self.client.pause().await;
             }
         }
-        let waits = origins.condition.waiting.load(Ordering::Relaxed) > 0;
-        if waits && !timeout(END_WITHIN, self.write_all()).await.unwrap_or(false) {
-            tracing::warn!(store = %self.desk.place, "the last affinity entries were not written: after a restart their ids are unknown");
+        let waits = origins.status.waiting.load(Ordering::Relaxed) > 0;
+        if waits && !timeout(END_TIMEOUT, self.write_all()).await.unwrap_or(false) {
+            tracing::warn!(store = %self.client.location, "the last affinity entries were not written: after a restart their ids are unknown");
         }
-        self.desk.close().await;
+        self.client.close().await;
     }
 
     /// Writes the waiting entries, or tests the store if there are none. Returns whether the store works.
     async fn write_all(&mut self) -> bool {
-        let origins = Arc::clone(&self.desk.origins);
+        let origins = Arc::clone(&self.client.origins);
         let mut written = 0;
         loop {
             if self.rows.is_empty() {
                 self.rows = origins.waiting.first(BATCH);
             }
-            if self.rows.is_empty() && written > 0 && self.desk.failures == 0 {
+            if self.rows.is_empty() && written > 0 && self.client.failures == 0 {
                 return true;
             }
             let rows = mem::take(&mut self.rows);
@@ -83,39 +83,39 @@ impl AffinityStoreWriter {
                 return false;
             }
             if rows.is_empty() {
-                return self.desk.failures == 0;
+                return self.client.failures == 0;
             }
             written += rows.len();
-            origins.waiting.is_written(rows.len(), &origins.condition);
+            origins.waiting.is_written(rows.len(), &origins.status);
         }
     }
 
     /// Writes entries. Returns whether they are written.
     async fn write(&mut self, rows: &[(Reference, StoredOrigin)]) -> bool {
-        let origins = Arc::clone(&self.desk.origins);
+        let origins = Arc::clone(&self.client.origins);
         // No answer waits for an unshared store.
         let slow = || {
             if origins.is_shared {
-                origins.fails(StoreOperation::Written, true);
+                origins.fails(StoreOperation::Write, true);
             }
         };
-        let others = match self.desk.work(slow, async |store, life| store.learn(rows, life).await).await {
-            StoreResult::Slowly(others) if origins.is_shared => {
-                self.desk.fails(SLOW);
+        let others = match self.client.run(slow, async |store, life| store.learn(rows, life).await).await {
+            StoreResult::Late(others) if origins.is_shared => {
+                self.client.mark_failing(TOO_SLOW);
                 others
             }
-            StoreResult::Quickly(others) | StoreResult::Slowly(others) => {
-                self.desk.works();
+            StoreResult::InTime(others) | StoreResult::Late(others) => {
+                self.client.mark_working();
                 others
             }
             StoreResult::Failed(error) => {
-                self.desk.fails(error);
+                self.client.mark_failing(error);
                 return false;
             }
         };
         for ((reference, _), other) in rows.iter().zip(others) {
             if let Some(other) = other {
-                origins.condition.foreign.fetch_add(1, Ordering::Relaxed);
+                origins.status.foreign.fetch_add(1, Ordering::Relaxed);
                 origins.memory.take(*reference, other);
             }
         }
@@ -126,15 +126,15 @@ impl AffinityStoreWriter {
     /// Starts to write all of memory again where the store is another one than before, because it may lack entries. A promoted
     /// Redis replica is another server and may lack the last entries. The same applies after dropped entries.
     fn compare(&mut self) {
-        let dropped = self.desk.origins.condition.dropped.load(Ordering::Relaxed);
+        let dropped = self.client.origins.status.dropped.load(Ordering::Relaxed);
         if dropped > mem::replace(&mut self.dropped, dropped) {
             self.again = Some(0);
         }
-        let here = self.desk.store.as_ref().map(|store| (store.secret().clone(), store.server()));
+        let here = self.client.store.as_ref().map(|store| (store.secret().clone(), store.server()));
         if let Some(here) = here.filter(|here| self.known.as_ref() != Some(here))
             && self.known.replace(here).is_some()
         {
-            let store = &self.desk.place;
+            let store = &self.client.location;
             tracing::warn!(%store, "the affinity store may have lost data: Tidegate writes the entries of its memory to the store again");
             self.again = Some(0);
         }
@@ -144,7 +144,7 @@ impl AffinityStoreWriter {
     async fn write_again(&mut self) -> bool {
         let Some(part) = self.again else { return true };
         self.again = Some(part + 1);
-        let Some(rows) = self.desk.origins.memory.all_of(part) else {
+        let Some(rows) = self.client.origins.memory.all_of(part) else {
             self.again = None;
             return true;
         };
@@ -160,16 +160,16 @@ impl AffinityStoreWriter {
 
     /// Deletes expired and surplus rows, a part at a time. Returns whether that succeeded.
     async fn sweep(&mut self) -> bool {
-        if self.swept.elapsed() < SWEEP_EVERY {
+        if self.swept.elapsed() < SWEEP_INTERVAL {
             return true;
         }
-        let most = self.desk.origins.most_rows.load(Ordering::Relaxed);
-        while !self.desk.has_ended() {
-            match self.desk.work(|| (), async |store, life| store.sweep(life, most).await).await {
-                StoreResult::Quickly(true) | StoreResult::Slowly(true) => {}
-                StoreResult::Quickly(false) | StoreResult::Slowly(false) => break,
+        let most = self.client.origins.max_rows.load(Ordering::Relaxed);
+        while !self.client.has_ended() {
+            match self.client.run(|| (), async |store, life| store.sweep(life, most).await).await {
+                StoreResult::InTime(true) | StoreResult::Late(true) => {}
+                StoreResult::InTime(false) | StoreResult::Late(false) => break,
                 StoreResult::Failed(error) => {
-                    self.desk.fails(error);
+                    self.client.mark_failing(error);
                     return false;
                 }
             }

@@ -9,7 +9,7 @@ use super::window::SlidingWindow;
 use crate::config::Health;
 
 /// The share of faults counts only from this many attempts on: three faults of five attempts prove nothing.
-const ENOUGH: u32 = 20;
+const MIN_ATTEMPTS: u32 = 20;
 
 /// Attempts of the last 30 s, in 5-second steps.
 const WINDOW: (usize, Duration) = (6, Duration::from_secs(5));
@@ -21,7 +21,7 @@ const IN_USE: Duration = Duration::from_secs(30);
 const SHARED_FOR: Duration = Duration::from_secs(3600);
 
 /// The most keys that one breaker counts separately. A further key replaces the key that has been idle the longest.
-const MOST_KEYS: usize = 16;
+const MAX_KEYS: usize = 16;
 
 /// A number that identifies a client key.
 pub type KeyId = u64;
@@ -69,7 +69,7 @@ impl FailureCounts {
                 shut_until: None,
                 window: SlidingWindow::new(now, WINDOW.1),
             };
-            if self.keys.len() < MOST_KEYS {
+            if self.keys.len() < MAX_KEYS {
                 self.keys.push(fresh);
                 return self.keys.len() - 1;
             }
@@ -132,7 +132,8 @@ impl FailureCounts {
     pub(super) fn shut_for(&mut self, key: KeyId, now: Instant, health: &Health) -> Option<Instant> {
         let of = self.of_key(key, now)?;
         let (tried, faults) = of.window.sums(now);
-        let is_share = tried >= ENOUGH && u64::from(faults) * 100 >= u64::from(tried) * u64::from(health.fault_percent);
+        let is_share =
+            tried >= MIN_ATTEMPTS && u64::from(faults) * 100 >= u64::from(tried) * u64::from(health.fault_percent);
         if of.own_row < health.consecutive_faults && !is_share {
             return None;
         }
@@ -154,9 +155,9 @@ impl FailureCounts {
         }
         let most = usize::try_from(health.consecutive_faults).unwrap_or(usize::MAX);
         let all_agree = self.keys.iter().filter(|of| now < of.used + IN_USE).all(|of| of.in_row);
-        let mut accusers = self.keys.iter().filter(|of| of.in_row);
-        let first = accusers.next()?;
-        let others = accusers.count();
+        let mut failing_keys = self.keys.iter().filter(|of| of.in_row);
+        let first = failing_keys.next()?;
+        let others = failing_keys.count();
         if !all_agree && others + 1 < most.max(2) {
             return None;
         }
@@ -166,26 +167,27 @@ impl FailureCounts {
         Some(if others == 0 { FailureSource::One(first.key) } else { FailureSource::Several })
     }
 
-    /// Returns the source of a too large share of faults, from [`ENOUGH`] attempts on. The share must be too large for a key by
+    /// Returns the source of a too large share of faults, from [`MIN_ATTEMPTS`] attempts on. The share must be too large for a key by
     /// itself, and such keys must be too large a share of all keys. Of several keys, at least two must have such a share.
     fn share(&mut self, now: Instant, health: &Health) -> Option<FailureSource> {
         let is_share = |faults: u32, attempts: u32| {
             u64::from(faults) * 100 >= u64::from(attempts) * u64::from(health.fault_percent)
         };
-        let (mut attempts, mut users, mut sharers, mut accusers, mut first) = (0_u32, 0_u32, 0_u32, 0_u32, None);
+        let (mut attempts, mut users, mut sharers, mut failing_keys, mut first) = (0_u32, 0_u32, 0_u32, 0_u32, None);
         for of in &mut self.keys {
             let (tried, faults) = of.window.sums(now);
             attempts = attempts.saturating_add(tried);
             users += u32::from(tried > 0 || now < of.used + IN_USE);
             sharers += u32::from(now < of.used + SHARED_FOR);
             if faults > 0 && is_share(faults, tried) {
-                accusers += 1;
+                failing_keys += 1;
                 first = first.or(Some(of.key));
             }
         }
-        let enough = attempts >= ENOUGH && accusers >= sharers.max(users).min(2) && is_share(accusers, users);
+        let enough =
+            attempts >= MIN_ATTEMPTS && failing_keys >= sharers.max(users).min(2) && is_share(failing_keys, users);
         let first = first.filter(|_| enough)?;
-        Some(if accusers == 1 { FailureSource::One(first) } else { FailureSource::Several })
+        Some(if failing_keys == 1 { FailureSource::One(first) } else { FailureSource::Several })
     }
 
     /// Whether no fault is counted any more.
@@ -216,39 +218,44 @@ mod tests {
         cooldown_max: Duration::from_secs(300),
     };
 
-    /// Plays attempts, each by a key; a capital letter is a fault. Gives the accuser after the last one.
+    /// Runs attempts, one for each letter: the letter is the key, and a capital letter is a failure. Returns the source
+    /// after the last attempt.
     fn play(attempts: &str) -> Option<FailureSource> {
-        let (mut tally, now) = (FailureCounts::default(), Instant::now());
+        let (mut failure_counts, now) = (FailureCounts::default(), Instant::now());
         for attempt in attempts.chars() {
             let key = KeyId::from(u32::from(attempt.to_ascii_lowercase()));
-            tally.uses(key, now);
-            if attempt.is_ascii_uppercase() { tally.failed(key, now) } else { tally.succeeded(key, now) }
+            failure_counts.uses(key, now);
+            if attempt.is_ascii_uppercase() {
+                failure_counts.failed(key, now)
+            } else {
+                failure_counts.succeeded(key, now)
+            }
         }
-        tally.is_too_much(now, &HEALTH)
+        failure_counts.is_too_much(now, &HEALTH)
     }
 
     #[test]
-    fn who_accuses_is_counted() {
+    fn ejections_need_faults_of_enough_keys() {
         let alone = Some(FailureSource::One(KeyId::from(b'a')));
         for (attempts, wanted) in [
             ("AAAA", None),
             ("AAAAA", alone),
             ("aAAAAA", alone),
-            // Another key uses it, and has seen no fault.
+            // Another key uses the breaker and has seen no failure.
             ("bAAAAA", None),
             (&"AAAAAAAAAAb".repeat(20), None),
             (&format!("b{}", "A".repeat(500)), None),
-            // It has.
+            // The other key has seen a failure, too.
             ("bAAAAB", Some(FailureSource::Several)),
             ("BAAAA", Some(FailureSource::Several)),
-            // A success of any key begins a new row.
+            // A success of any key resets the count.
             ("BAAAbA", None),
-            // Of three in use two do not agree for all; five are as many as there have to be.
+            // Of three keys in use, two are not enough; five keys are as many as necessary.
             ("cBAAAA", None),
             ("cBAAAAC", Some(FailureSource::Several)),
             ("zABCDE", Some(FailureSource::Several)),
             ("zABCDD", None),
-            // By their share: each key counts once.
+            // By the share of failures: each key counts once.
             (&"Aa".repeat(10), alone),
             (&"AaBb".repeat(5), Some(FailureSource::Several)),
             (&format!("{}{}", "b".repeat(20), "A".repeat(100)), None),
@@ -259,31 +266,31 @@ mod tests {
     }
 
     #[test]
-    fn who_has_been_away_for_long_is_not_waited_for() {
-        let (mut tally, began) = (FailureCounts::default(), Instant::now());
-        tally.uses(2, began);
-        tally.succeeded(2, began);
-        let fails = |tally: &mut FailureCounts, after: u64| {
+    fn a_key_that_was_idle_for_long_does_not_count() {
+        let (mut failure_counts, began) = (FailureCounts::default(), Instant::now());
+        failure_counts.uses(2, began);
+        failure_counts.succeeded(2, began);
+        let fails = |failure_counts: &mut FailureCounts, after: u64| {
             let now = began + Duration::from_secs(after);
             for _ in 0..5 {
-                tally.failed(1, now);
+                failure_counts.failed(1, now);
             }
-            tally.is_too_much(now, &HEALTH)
+            failure_counts.is_too_much(now, &HEALTH)
         };
-        assert_eq!(fails(&mut tally, 29), None);
-        // Idle for a while, the other key still shares the gate.
-        assert_eq!(fails(&mut tally, 31), None);
-        assert_eq!(fails(&mut tally, 3599), None);
-        assert_eq!(fails(&mut tally, 3601), Some(FailureSource::One(1)));
+        assert_eq!(fails(&mut failure_counts, 29), None);
+        // After some idle time, the other key still shares the breaker.
+        assert_eq!(fails(&mut failure_counts, 31), None);
+        assert_eq!(fails(&mut failure_counts, 3599), None);
+        assert_eq!(fails(&mut failure_counts, 3601), Some(FailureSource::One(1)));
     }
 
     #[test]
-    fn keys_are_bounded() {
-        let (mut tally, now) = (FailureCounts::default(), Instant::now());
+    fn the_number_of_counted_keys_is_bounded() {
+        let (mut failure_counts, now) = (FailureCounts::default(), Instant::now());
         for key in 0..1000 {
-            tally.uses(key, now + Duration::from_millis(key));
+            failure_counts.uses(key, now + Duration::from_millis(key));
         }
-        assert_eq!(tally.keys.len(), MOST_KEYS);
-        assert!(tally.sharers(now).all(|key| key >= 1000 - MOST_KEYS as u64));
+        assert_eq!(failure_counts.keys.len(), MAX_KEYS);
+        assert!(failure_counts.sharers(now).all(|key| key >= 1000 - MAX_KEYS as u64));
     }
 }

@@ -42,7 +42,7 @@ pub(super) struct UpstreamConnection<S> {
     trace: Arc<ConnectionTrace>,
     turn: Turn,
     /// Whether the upstream accepts no more data. Its earlier answer may still be readable.
-    untaken: bool,
+    write_closed: bool,
 }
 
 impl<S> fmt::Debug for UpstreamConnection<S> {
@@ -54,7 +54,7 @@ impl<S> fmt::Debug for UpstreamConnection<S> {
 impl<S> UpstreamConnection<S> {
     pub(super) fn new(stream: S, turn: Turn) -> Self {
         let trace = ConnectionTrace { born: Instant::now(), read_in: AtomicU64::new(0) };
-        Self { stream, trace: Arc::new(trace), turn, untaken: false }
+        Self { stream, trace: Arc::new(trace), turn, write_closed: false }
     }
 
     /// Reports success for a write to a connection that the upstream closed. An upstream may answer before it read the whole
@@ -63,7 +63,7 @@ impl<S> UpstreamConnection<S> {
     fn written(&mut self, written: io::Result<usize>, len: usize) -> io::Result<usize> {
         match written {
             Err(error) if is_closed(&error) => {
-                self.untaken = true;
+                self.write_closed = true;
                 Ok(len)
             }
             written => written,
@@ -97,7 +97,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for UpstreamConnection<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for UpstreamConnection<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        if self.untaken {
+        if self.write_closed {
             return Poll::Ready(Ok(buf.len()));
         }
         let written = ready!(Pin::new(&mut self.stream).poll_write(cx, buf));
@@ -110,7 +110,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for UpstreamConnection<S> {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let len = bufs.iter().map(|buf| buf.len()).sum();
-        if self.untaken {
+        if self.write_closed {
             return Poll::Ready(Ok(len));
         }
         let written = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, bufs));
@@ -122,7 +122,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for UpstreamConnection<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.untaken {
+        if self.write_closed {
             return Poll::Ready(Ok(()));
         }
         let flushed = ready!(Pin::new(&mut self.stream).poll_flush(cx));
@@ -130,7 +130,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for UpstreamConnection<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.untaken {
+        if self.write_closed {
             return Poll::Ready(Ok(()));
         }
         Pin::new(&mut self.stream).poll_shutdown(cx)

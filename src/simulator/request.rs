@@ -1,62 +1,68 @@
-//! The request as the provider understands it. The simulator is the provider: it parses the whole body. What the request refers to
-//! is looked up later (`resolve`).
+//! A parsed request. The simulator acts as the provider, so it parses the whole body. `resolve` looks up later what the
+//! request refers to.
 
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
 use super::directive::Directive;
-use super::fault::Fault;
+use super::fault::SimulatedError;
 use super::input::{self, Input};
 
 /// A parsed request.
 #[derive(Debug)]
-pub(super) struct Ask {
-    /// The top-level object, for the fields that are echoed; its input is in `items`.
+pub(super) struct ParsedRequest {
+    /// The top-level object, for the echoed fields. The input is in `items`.
     pub(super) body: Map<String, Value>,
     pub(super) model: String,
     pub(super) stream: bool,
     pub(super) background: bool,
-    /// What was sent as input, and what these items say.
+    /// The input items that were sent, and their content.
     pub(super) items: Vec<Arc<Value>>,
     pub(super) input: Input,
     pub(super) directive: Directive,
     pub(super) memory: Memory,
 }
 
-/// What the provider has from before; empty until it was looked up.
+/// What the provider remembers from earlier requests. Empty until `resolve` fills it.
 #[derive(Debug, Default)]
 pub(super) struct Memory {
-    /// Everything that was said in the response or the conversation that this one continues, oldest first.
+    /// All items of the response or the conversation that this request continues, oldest first.
     pub(super) items: Vec<Arc<Value>>,
-    /// What these say.
+    /// The content of these items.
     pub(super) input: Input,
-    /// How much of the input was sealed here, and the latest turn that this was in.
+    /// How many sealed items of the input were opened, and the latest turn that one of them was made in.
     pub(super) opened: usize,
     pub(super) opened_turn: u64,
 }
 
-impl Ask {
-    /// Reads a request body. `more` are directives from elsewhere.
-    pub(super) fn parse(body: &[u8], more: Option<&str>) -> Result<Self, Fault> {
+impl ParsedRequest {
+    /// Parses a request body. `more` holds directives from outside the body.
+    pub(super) fn parse(body: &[u8], more: Option<&str>) -> Result<Self, SimulatedError> {
         Self::read(object(body)?, more)
     }
 
-    /// Reads the object of a request body.
-    pub(super) fn read(mut body: Map<String, Value>, more: Option<&str>) -> Result<Self, Fault> {
+    /// Parses the JSON object of a request body.
+    pub(super) fn read(mut body: Map<String, Value>, more: Option<&str>) -> Result<Self, SimulatedError> {
         let model = match body.get("model") {
             Some(Value::String(name)) => name.clone(),
             None => {
-                return Err(Fault::request(Some("missing_required_parameter"), Some("model"), "No model is named."));
+                return Err(SimulatedError::request(
+                    Some("missing_required_parameter"),
+                    Some("model"),
+                    "No model is named.",
+                ));
             }
-            Some(_) => return Err(Fault::request(Some("invalid_type"), Some("model"), "The model is not a string.")),
+            Some(_) => {
+                return Err(SimulatedError::request(Some("invalid_type"), Some("model"), "The model is not a string."));
+            }
         };
         let (stream, background) = (flag(&body, "stream")?, flag(&body, "background")?);
         if background && body.get("store") == Some(&Value::Bool(false)) {
             let message = "What runs in the background has to be stored.";
-            return Err(Fault::request(Some("invalid_value"), Some("background"), message));
+            return Err(SimulatedError::request(Some("invalid_value"), Some("background"), message));
         }
-        // An input may have tens of MiB, and nothing of it is echoed.
+        // The input may have tens of MiB, and is never echoed.
         let items = input::items(body.remove("input"), "input")?;
         let mut input = Input::read(&items)?;
         let in_metadata = body.get("metadata").and_then(|metadata| metadata.get("simulate")).and_then(Value::as_str);
@@ -73,42 +79,44 @@ impl Ask {
         self.body.get(name).filter(|value| !value.is_null())
     }
 
-    /// The id of the conversation that this goes on with.
+    /// The id of the conversation that this request continues.
     pub(super) fn conversation(&self) -> Option<&str> {
         let conversation = self.field("conversation")?;
         conversation.get("id").unwrap_or(conversation).as_str()
     }
 
-    /// Whether the answer is kept.
+    /// Whether the answer is stored.
     pub(super) fn is_stored(&self) -> bool {
         self.field("store") != Some(&Value::Bool(false))
     }
 
-    /// Which turn of the user this is, as far as the provider can know.
+    /// The number of the user's turn, as far as the provider can know.
     pub(super) fn turn(&self) -> u64 {
         (self.memory.input.turns + self.input.turns).max(self.memory.opened_turn)
     }
 
-    /// Whether the answer has to hold `encrypted_content`.
+    /// Whether the answer must include `encrypted_content`.
     pub(super) fn includes_encrypted_content(&self) -> bool {
         let include = self.field("include").and_then(Value::as_array);
         include.is_some_and(|names| names.iter().any(|name| name == "reasoning.encrypted_content"))
     }
 }
 
-/// The JSON object that a request body has to be.
-pub(super) fn object(body: &[u8]) -> Result<Map<String, Value>, Fault> {
+/// Parses the JSON object that every request body must be.
+pub(super) fn object(body: &[u8]) -> Result<Map<String, Value>, SimulatedError> {
     match serde_json::from_slice(body) {
         Ok(Value::Object(fields)) => Ok(fields),
-        _ => Err(Fault::request(None, None, "The request body is not a JSON object.")),
+        _ => Err(SimulatedError::request(None, None, "The request body is not a JSON object.")),
     }
 }
 
-fn flag(body: &Map<String, Value>, name: &'static str) -> Result<bool, Fault> {
+fn flag(body: &Map<String, Value>, name: &'static str) -> Result<bool, SimulatedError> {
     match body.get(name) {
         None | Some(Value::Null) => Ok(false),
         Some(Value::Bool(flag)) => Ok(*flag),
-        Some(_) => Err(Fault::request(Some("invalid_type"), Some(name), format!("`{name}` is not a boolean."))),
+        Some(_) => {
+            Err(SimulatedError::request(Some("invalid_type"), Some(name), format!("`{name}` is not a boolean.")))
+        }
     }
 }
 
@@ -119,8 +127,8 @@ mod tests {
     use super::super::input::Image;
     use super::*;
 
-    fn ask(body: &Value) -> Result<Ask, Fault> {
-        Ask::parse(body.to_string().as_bytes(), None)
+    fn ask(body: &Value) -> Result<ParsedRequest, SimulatedError> {
+        ParsedRequest::parse(body.to_string().as_bytes(), None)
     }
 
     #[test]
@@ -155,8 +163,8 @@ mod tests {
 
     #[test]
     fn refuses_what_it_cannot_read() {
-        assert_eq!(Ask::parse(b"{", None).unwrap_err().status, 400);
-        assert_eq!(Ask::parse(b"[]", None).unwrap_err().status, 400);
+        assert_eq!(ParsedRequest::parse(b"{", None).unwrap_err().status, 400);
+        assert_eq!(ParsedRequest::parse(b"[]", None).unwrap_err().status, 400);
         for (body, param) in [
             (json!({}), "model"),
             (json!({"model": 1}), "model"),

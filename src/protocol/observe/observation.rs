@@ -1,11 +1,11 @@
-//! What the observer reads in an answer.
+//! The observation: everything that the observer reads in an answer.
 
 use crate::domain::usage::{Hidden, Usage};
 
 /// The observer stops reading an answer with deeper nesting. Real answers have tens of levels, and each level costs one bit.
 pub(super) const MAX_DEPTH: u64 = 64 * 1024;
 
-/// What the observer read in an answer so far.
+/// The observation of an answer so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Observation {
     /// `response.id` of the first event that has one.
