@@ -230,7 +230,8 @@ fn alert(
     context: StartContext,
 ) -> Result<AlertThread, StartError> {
     let (data, metrics, spending) = (Arc::clone(data), Arc::clone(metrics), Arc::clone(&common.spending));
-    let sources = alerts::AlertSources { data, metrics, spending, config, clock: context.clock };
+    let (clock, times) = (context.clock, context.alert_times);
+    let sources = alerts::AlertSources { data, metrics, spending, config, clock, times };
     alerts::start(sources, data_dir).map_err(StartError::Thread)
 }
 

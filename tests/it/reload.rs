@@ -65,7 +65,7 @@ pub(crate) fn text(server: &str, upstreams: &[(&str, &str)], rest: &str) -> Stri
 pub(crate) const TESTER: &str = "[[keys]]\nname = \"tester\"\nsecret = { env = \"TESTER\" }";
 
 impl Gateway {
-    /// Reads `file`, below its folder, at the start and again.
+    /// A gateway that reads `file`, which is in its folder, at the start and at each reload.
     pub(crate) fn reading(folder: TempDir, file: &Path, look_interval: Duration) -> Self {
         let source = Source::File(file.into());
         let loaded = config::load(&source, &env).unwrap();
@@ -76,7 +76,7 @@ impl Gateway {
         Self::run(config, Some(origin), folder)
     }
 
-    /// The same with a file of this text.
+    /// A gateway whose file has this text.
     pub(crate) fn of(text: &str, look_interval: Duration) -> Self {
         let folder = TempDir::new().unwrap();
         let file = folder.path().join("tidegate.toml");

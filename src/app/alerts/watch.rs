@@ -15,20 +15,10 @@ use crate::domain::{
     standing::EjectionCause,
 };
 
-/// An upstream that is ejected for this long will probably not recover by itself soon.
-const EJECTED_FOR: Duration = Duration::from_secs(300);
-/// The ledger must be behind for this long before an alert. A restart of the database takes less.
-const BEHIND_FOR: Duration = Duration::from_secs(60);
 /// So many waiting rows mean that the ledger is behind: 100 seconds' worth at 100 requests a second.
 const BEHIND_ROWS: u64 = 10_000;
-/// The share of truncated answers is computed over this time.
-const TRUNCATION_WINDOW: Duration = Duration::from_secs(300);
-/// The time between two samples of the answer counters.
-const SAMPLE_INTERVAL: Duration = Duration::from_secs(10);
 /// With fewer answers, a share of truncated ones means nothing.
 const MIN_ANSWERS: u64 = 20;
-/// A condition that ends and returns is reported again only after this time.
-const REPEAT_AFTER: Duration = Duration::from_secs(3600);
 
 /// The observed state at one moment.
 #[derive(Clone, Debug, Default)]
@@ -60,8 +50,9 @@ pub(super) struct UpstreamView {
 }
 
 /// Remembers which conditions hold and which were reported.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Watcher {
+    times: AlertTimes,
     states: HashMap<(AlertEvent, String), ConditionState>,
     /// Answers and truncated ones of each upstream, the oldest first.
     answers: HashMap<String, VecDeque<(Instant, u64, u64)>>,
@@ -91,18 +82,24 @@ struct AlertCondition {
 }
 
 impl Watcher {
+    /// Nothing is reported yet.
+    pub(super) fn new(times: AlertTimes) -> Self {
+        Self { times, states: HashMap::new(), answers: HashMap::new() }
+    }
+
     /// The alerts that must be raised now.
     pub(super) fn due_alerts(&mut self, now: Instant, view: &AlertInputs) -> Vec<Alert> {
         let mut conditions: Vec<AlertCondition> = view.credentials.iter().map(credential).collect();
-        conditions.extend(view.upstreams.iter().map(ejected));
-        conditions.push(ledger(view));
+        conditions.extend(view.upstreams.iter().map(|upstream| ejected(upstream, self.times.ejected_for)));
+        conditions.push(ledger(view, self.times.behind_for));
         for upstream in &view.upstreams {
             conditions.push(self.truncated(now, upstream, view.truncated_percent));
         }
         let alerts = conditions.into_iter().filter_map(|condition| self.evaluate(now, condition)).collect();
         // Forget conditions of upstreams that the configuration no longer has.
+        let repeat_after = self.times.repeat_after;
         self.states.retain(|_, state| {
-            state.evaluated == Some(now) || state.reported.is_some_and(|reported| now < reported + REPEAT_AFTER)
+            state.evaluated == Some(now) || state.reported.is_some_and(|reported| now < reported + repeat_after)
         });
         self.answers.retain(|name, _| view.upstreams.iter().any(|upstream| upstream.name == *name));
         alerts
@@ -121,7 +118,7 @@ impl Watcher {
             return None;
         }
         state.is_reported = true;
-        let recently_reported = state.reported.is_some_and(|reported| now < reported + REPEAT_AFTER);
+        let recently_reported = state.reported.is_some_and(|reported| now < reported + self.times.repeat_after);
         if recently_reported {
             return None;
         }
@@ -132,10 +129,10 @@ impl Watcher {
     fn truncated(&mut self, now: Instant, upstream: &UpstreamView, percent: u64) -> AlertCondition {
         let UpstreamView { name, answers, truncated, .. } = upstream;
         let samples = self.answers.entry(name.clone()).or_default();
-        if samples.back().is_none_or(|(at, ..)| *at + SAMPLE_INTERVAL <= now) {
+        if samples.back().is_none_or(|(at, ..)| *at + self.times.step <= now) {
             samples.push_back((now, *answers, *truncated));
         }
-        while samples.get(1).is_some_and(|(at, ..)| *at + TRUNCATION_WINDOW <= now) {
+        while samples.get(1).is_some_and(|(at, ..)| *at + self.times.window <= now) {
             samples.pop_front();
         }
         let (answers_before, truncated_before) =
@@ -213,11 +210,12 @@ fn ejected(view: &UpstreamView, min_duration: Duration) -> AlertCondition {
         event: AlertEvent::UpstreamEjected,
         name: name.clone(),
         holds: *out,
-        min_duration: EJECTED_FOR,
+        min_duration,
         subject: format!("upstream {name}"),
         text: format!(
-            "The upstream {name} has been ejected for 5 minutes, because its answers fail. Requests go to other upstreams if the route \
-             has some. `tidegate explain` and /readyz on the admin port say more."
+            "The upstream {name} has been ejected for {}, because its answers fail. Requests go to other upstreams if the route \
+             has some. `tidegate explain` and /readyz on the admin port say more.",
+            in_words(min_duration)
         ),
     }
 }
@@ -229,11 +227,12 @@ fn ledger(view: &AlertInputs, min_duration: Duration) -> AlertCondition {
         event: AlertEvent::LedgerBehind,
         name: String::new(),
         holds: !ledger.is_empty() || *waiting >= BEHIND_ROWS,
-        min_duration: BEHIND_FOR,
+        min_duration,
         subject: "ledger".to_owned(),
         text: format!(
-            "The ledger has been behind for a minute: {waiting} rows wait for the database, faults: {faults}. The journal keeps them, up \
-             to 256 MiB; beyond that, Tidegate refuses requests. Check the database and the disk of the data folder."
+            "The ledger has been behind for {}: {waiting} rows wait for the database, faults: {faults}. The journal keeps them, up \
+             to 256 MiB; beyond that, Tidegate refuses requests. Check the database and the disk of the data folder.",
+            in_words(min_duration)
         ),
     }
 }
@@ -298,7 +297,7 @@ mod tests {
             truncated_percent: 5,
             ..AlertInputs::default()
         };
-        let (mut watcher, began) = (Watcher::default(), Instant::now());
+        let (mut watcher, began) = (Watcher::new(AlertTimes::default()), Instant::now());
         let mut due_alerts = |second, refused, out| watcher.due_alerts(after(began, second), &view(refused, out));
         let reported = due_alerts(0, Some(EjectionCause::Refused), true);
         assert_eq!(events(&reported), [("credential_refused", "credential KEY of the upstream up")]);
@@ -318,7 +317,7 @@ mod tests {
 
     #[test]
     fn a_ledger_is_reported_as_behind_after_a_minute() {
-        let (mut watcher, began) = (Watcher::default(), Instant::now());
+        let (mut watcher, began) = (Watcher::new(AlertTimes::default()), Instant::now());
         let view = |ledger: &[&'static str], waiting| AlertInputs {
             ledger: ledger.to_vec(),
             waiting,
@@ -338,7 +337,7 @@ mod tests {
 
     #[test]
     fn truncated_answers_are_reported_by_their_share_of_the_last_five_minutes() {
-        let (mut watcher, began) = (Watcher::default(), Instant::now());
+        let (mut watcher, began) = (Watcher::new(AlertTimes::default()), Instant::now());
         let mut due_alerts = |second, answers, truncated| {
             let upstreams = vec![UpstreamView { name: "up".into(), out: false, answers, truncated }];
             watcher

@@ -373,7 +373,7 @@ fn an_optional_key_without_its_secret_does_not_end_the_first_key_in_the_list() {
     let list = |key: &str| {
         let mut command = tidegate(folder);
         command.args(["--config", "tidegate.toml", "keys", "list"]).env("OPTIONAL_KEY", key);
-        said(&run(&mut command))
+        output_text(&run(&mut command))
     };
     for (key, default, first) in [
         ("", "unknown: OPTIONAL_KEY is not set for this command", "active"),
