@@ -37,7 +37,6 @@ const CIRCLES: &[(usize, &str)] = &[
     (3, "affinity/keeping/mod.rs"),
     (5, "limits/memory.rs"),
     (2, "protocol/references/finder.rs"),
-    (18, "proxy/attempt.rs"),
     (3, "store/origins/mod.rs"),
     (3, "store/redis/link.rs"),
     (4, "store/sql/dialect.rs"),

@@ -130,7 +130,7 @@ pub fn start(of_file: Config, origin: Option<ReloadSource>, world: StartContext)
     let (handle, limits, latest_config) = Handle::new(&config, parts);
     let connections = files::connections(config.server.max_connections);
     let slots = Arc::new(Semaphore::new(connections));
-    let readers = DrainTasks::new(&slots, connections);
+    let drains = DrainTasks::new(&slots, connections);
     let secure = acceptor.map(|acceptor| Secure { acceptor, slots: Arc::clone(&slots) });
     let mut data = Vec::with_capacity(bound.data.len());
     let mut workers = Vec::with_capacity(bound.data.len());
@@ -142,10 +142,10 @@ pub fn start(of_file: Config, origin: Option<ReloadSource>, world: StartContext)
             ledger::know_budgets(&common.spending.all(), ledger::KNOWN_WITHIN);
         }
         let ledger = ledgers.of_a_worker();
-        let readers = Arc::new(readers.apart());
+        let drains = Arc::new(drains.apart());
         let beside = WorkerContext {
             ledger: Arc::clone(&ledger),
-            readers: Arc::clone(&readers),
+            drains: Arc::clone(&drains),
             origins: Arc::clone(&keeping.origins),
             statements: statements.clone(),
         };
@@ -155,7 +155,7 @@ pub fn start(of_file: Config, origin: Option<ReloadSource>, world: StartContext)
         data.push(Arc::clone(&state));
         let serving = serving_data(state, &config, &handle, &metrics, secure.clone());
         let serving = server::run(listener, serving, limits.clone(), Arc::clone(&slots));
-        let serving = ledger::beside(ledger, polling, to_the_end(serving, readers, handle.data.clone()));
+        let serving = ledger::beside(ledger, polling, to_the_end(serving, drains, handle.data.clone()));
         workers.push(spawn(format!("worker-{index}"), runtime()?, serving)?);
     }
     let shown = data.first().map(Arc::clone).ok_or(StartError::NoWorker)?;
@@ -223,11 +223,11 @@ fn alert(
 /// Serves, and reads on what clients left behind.
 async fn to_the_end(
     serving: impl Future<Output = io::Result<()>>,
-    readers: Arc<DrainTasks>,
+    drains: Arc<DrainTasks>,
     shutdown: Shutdown,
 ) -> io::Result<()> {
     let served = serving.await;
-    readers.end(shutdown.stopped()).await;
+    drains.end(shutdown.stopped()).await;
     served
 }
 

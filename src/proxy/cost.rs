@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{Tables, error::ApiError};
+use super::{error::ApiError, tables::Tables};
 use crate::{
     auth::Caller,
     config::{Config, Key, Unpriced},

@@ -9,7 +9,7 @@ use std::{
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::{Tables, forward::candidates};
+use super::{placement::candidates::candidates, tables::Tables};
 use crate::{
     auth::Caller,
     config::{OnLostState, Strategy, Unpriced},

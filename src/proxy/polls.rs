@@ -10,7 +10,7 @@ use http_body::Body;
 use hyper::body::Incoming;
 use tokio::{task::JoinSet, time::timeout};
 
-use super::Proxy;
+use super::gateway::Proxy;
 use crate::{
     affinity::Recalled,
     domain::{

@@ -15,7 +15,7 @@ use super::{other_method as refuse_method, refuse};
 use crate::{
     api::{Data, extract::ArrivedRequest},
     auth::Caller,
-    proxy::{Tables, error::ApiError, forward::caller},
+    proxy::{Tables, authenticate, error::ApiError},
 };
 
 /// `GET /v1/models`.
@@ -25,7 +25,7 @@ pub(in crate::api) async fn list(
     headers: HeaderMap,
 ) -> Response {
     let tables = data.proxy.tables();
-    match caller(&tables, &headers, &arrival) {
+    match authenticate(&tables, &headers, &arrival) {
         Ok(caller) => {
             let models = tables.routes.listed().iter().filter(|model| may_use(&tables, &caller, model));
             let mut models: Vec<Model<'_>> = models.map(|model| Model::new(model)).collect();
@@ -49,7 +49,7 @@ pub(in crate::api) async fn one(
     id: Result<Path<String>, PathRejection>,
 ) -> Response {
     let tables = data.proxy.tables();
-    let caller = match caller(&tables, &headers, &arrival) {
+    let caller = match authenticate(&tables, &headers, &arrival) {
         Ok(caller) => caller,
         Err(error) => return refuse(&data, &arrival, error),
     };

@@ -13,7 +13,7 @@ use super::{other_method as refuse_method, refuse};
 use crate::{
     api::{Data, extract::ArrivedRequest},
     auth::Caller,
-    proxy::{Tables, error::ApiError, forward::caller, statement},
+    proxy::{Tables, authenticate, error::ApiError, statement},
 };
 
 /// `GET /v1/usage`: requests, tokens, costs and budgets of the key.
@@ -62,7 +62,7 @@ async fn answer(
     statement: impl AsyncFnOnce(&crate::proxy::Proxy, &Tables, &Caller, &str) -> Result<String, ApiError>,
 ) -> Response {
     let tables = data.proxy.tables();
-    match caller(&tables, request.headers(), &arrival) {
+    match authenticate(&tables, request.headers(), &arrival) {
         Ok(caller) => {
             let query = request.uri().query().unwrap_or_default();
             let body = statement(&data.proxy, &tables, &caller, query).await;

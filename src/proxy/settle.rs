@@ -11,21 +11,21 @@ use crate::{
 /// A request that is not settled yet. If this value is dropped before, the connection's disconnect record says how the request
 /// ended.
 #[derive(Debug)]
-pub(super) struct Closing {
+pub(super) struct SettleOnDrop {
     pub(super) settlement: Settlement,
     /// Set once the key was admitted.
     pub(super) permit: Option<Permit>,
 }
 
-impl From<Settlement> for Closing {
+impl From<Settlement> for SettleOnDrop {
     fn from(settlement: Settlement) -> Self {
         Self { settlement, permit: None }
     }
 }
 
-impl Closing {
+impl SettleOnDrop {
     /// Settles with this end.
-    pub(super) fn close(&mut self, end: EndReason) {
+    pub(super) fn settle(&mut self, end: EndReason) {
         self.settlement.settle(end);
         self.settle_permit();
     }
@@ -37,7 +37,7 @@ impl Closing {
     }
 
     /// Settles after the client left. The connection's disconnect record says how.
-    pub(super) fn leave(&mut self) {
+    pub(super) fn settle_disconnected(&mut self) {
         self.settlement.leave();
         self.settle_permit();
     }
@@ -61,8 +61,54 @@ impl Closing {
     }
 }
 
-impl Drop for Closing {
+impl Drop for SettleOnDrop {
     fn drop(&mut self) {
-        self.leave();
+        self.settle_disconnected();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{
+        domain::{chance::Chance, clock::Clock, id::RequestIds},
+        metering::DisconnectRecord,
+        metrics::Metrics,
+    };
+
+    fn guard(metrics: &Metrics) -> SettleOnDrop {
+        let ids = RequestIds::new(Clock::system(), Chance::system()).unwrap();
+        Settlement::open(Arc::new(metrics.worker([].into_iter())), ids.next(), DisconnectRecord::default()).into()
+    }
+
+    #[test]
+    fn a_panic_is_recorded_as_a_fault_of_ours_and_not_as_a_client_that_left() {
+        let metrics = Metrics::default();
+        std::thread::scope(|scope| {
+            let dropped = scope.spawn(|| {
+                let _guard = guard(&metrics);
+                panic!("on purpose");
+            });
+            dropped.join().unwrap_err();
+            let settled = scope.spawn(|| {
+                let mut guard = guard(&metrics);
+                guard.settle(EndReason::Completed);
+                panic!("on purpose");
+            });
+            settled.join().unwrap_err();
+        });
+        drop(guard(&metrics));
+        let text = metrics.text().unwrap();
+        for line in [
+            r#"tidegate_problems_total{code="internal_error"} 1"#,
+            r#"tidegate_requests_total{upstream="",end="refused"} 1"#,
+            r#"tidegate_requests_total{upstream="",end="completed"} 1"#,
+            r#"tidegate_requests_total{upstream="",end="client_gone"} 1"#,
+            "tidegate_requests_in_flight 0",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} in:\n{text}");
+        }
     }
 }

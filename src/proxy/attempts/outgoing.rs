@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue, Method, Request, Uri, header::CONTENT_LENGTH};
 
-use super::{place::BodyCuts, read_on::ClientPresence, receive::RequestedModel};
 use crate::{
     config,
     domain::{
@@ -12,6 +11,7 @@ use crate::{
         origin::{Owner, Reference},
     },
     protocol::body::{Edit, Rope, RopeBody, json_string},
+    proxy::{answer::drain::ClientPresence, placement::destination::BodyCuts, request::receive::RequestedModel},
     upstream::{
         Credential,
         headers::{self, RequestFacts},
@@ -19,31 +19,31 @@ use crate::{
 };
 
 /// The client's request, without the candidate that will serve it.
-pub(super) struct Call<'a> {
-    pub(super) resource: Resource<'a>,
-    pub(super) query: Option<&'a str>,
-    pub(super) headers: &'a HeaderMap,
-    pub(super) body: &'a Rope,
+pub(in crate::proxy) struct OutgoingRequest<'a> {
+    pub(in crate::proxy) resource: Resource<'a>,
+    pub(in crate::proxy) query: Option<&'a str>,
+    pub(in crate::proxy) headers: &'a HeaderMap,
+    pub(in crate::proxy) body: &'a Rope,
     /// The cuts in the body. No cut overlaps the name of the model.
-    pub(super) cuts: &'a BodyCuts,
+    pub(in crate::proxy) cuts: &'a BodyCuts,
     /// The model that the body names.
-    pub(super) model: Option<&'a RequestedModel>,
+    pub(in crate::proxy) model: Option<&'a RequestedModel>,
     /// The edit that makes a chat stream report its usage, if needed.
-    pub(super) telling_usage: Option<Edit>,
+    pub(in crate::proxy) telling_usage: Option<Edit>,
     /// The owner of the state that the answer creates.
-    pub(super) owner: Owner,
+    pub(in crate::proxy) owner: Owner,
     /// References of the request that are not known to belong to the owner. An answer that repeats one does not make the owner
     /// its owner.
-    pub(super) unowned: &'a Arc<[Reference]>,
+    pub(in crate::proxy) unowned: &'a Arc<[Reference]>,
     /// The account that issued the turn state in the headers, if known.
-    pub(super) turn_issuer: Option<u64>,
+    pub(in crate::proxy) turn_issuer: Option<u64>,
     /// Set where the request may outlive its client.
-    pub(super) presence: Option<&'a ClientPresence>,
+    pub(in crate::proxy) presence: Option<&'a ClientPresence>,
 }
 
-impl Call<'_> {
+impl OutgoingRequest<'_> {
     /// Returns the request as it is sent upstream.
-    pub(super) fn request(
+    pub(in crate::proxy) fn request(
         &self,
         uri: Uri,
         model: Option<&str>,

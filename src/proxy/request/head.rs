@@ -5,8 +5,7 @@ use http::{
     header::{CONTENT_ENCODING, CONTENT_TYPE},
 };
 
-use super::error::ApiError;
-use crate::upstream::headers::IDEMPOTENCY_KEY;
+use crate::{proxy::error::ApiError, upstream::headers::IDEMPOTENCY_KEY};
 
 /// Headers that may appear only once, with their names in errors. `auth` checks `Authorization` itself.
 const ONCE: [(HeaderName, &str); 3] = [
@@ -22,7 +21,7 @@ const ONCE: [(HeaderName, &str); 3] = [
 ///
 /// # Errors
 /// When such a header appears twice, or the body is not JSON in UTF-8.
-pub(super) fn check(headers: &HeaderMap, has_body: bool) -> Result<(), ApiError> {
+pub(in crate::proxy) fn check(headers: &HeaderMap, has_body: bool) -> Result<(), ApiError> {
     for (name, shown) in &ONCE {
         if headers.get_all(name).iter().nth(1).is_some() {
             return Err(ApiError::repeated_header(shown));

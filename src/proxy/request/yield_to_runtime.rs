@@ -15,7 +15,7 @@ use std::{
 /// `yield_now` alone resolves at the next poll of its task, whatever the reason. hyper wakes the task of a connection for each
 /// piece that it reads. A fast body therefore kept other events waiting for 61 turns of the runtime, which is 4 MB. This
 /// function waits for the wake-up of `yield_now` itself. The runtime gives that wake-up after it asked for events.
-pub(super) async fn next_turn() {
+pub(in crate::proxy) async fn yield_to_runtime() {
     let turn = Arc::new(WokenFlag::default());
     let waker = Waker::from(Arc::clone(&turn));
     let mut yielding = pin!(tokio::task::yield_now());
@@ -87,7 +87,7 @@ mod tests {
             let mut busy = pin!(async {
                 loop {
                     std::thread::sleep(Duration::from_millis(1));
-                    next_turn().await;
+                    yield_to_runtime().await;
                     turns.fetch_add(1, Ordering::Relaxed);
                 }
             });
@@ -114,7 +114,7 @@ mod tests {
     #[test]
     fn without_a_runtime_it_resolves_at_once() {
         let mut context = std::task::Context::from_waker(Waker::noop());
-        let mut turn = pin!(next_turn());
+        let mut turn = pin!(yield_to_runtime());
         assert!(turn.as_mut().poll(&mut context).is_pending() && turn.as_mut().poll(&mut context).is_ready());
     }
 }

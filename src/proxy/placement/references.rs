@@ -2,7 +2,6 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use super::{Proxy, error::ApiError, forward::Admitted};
 use crate::{
     affinity::{LookedUpReference, Recalled, ReferenceRole},
     domain::{
@@ -13,23 +12,28 @@ use crate::{
         query,
         request::{MOST_LOOKED_UP, ReferenceUse, RequestReference},
     },
+    proxy::{error::ApiError, gateway::Proxy, request::admit::Admitted},
 };
 
 /// A reference of a request, with its position.
 #[derive(Clone, Copy)]
-pub(super) struct LocatedReference<'b> {
-    pub(super) kind: Kind,
+pub(in crate::proxy) struct LocatedReference<'b> {
+    pub(in crate::proxy) kind: Kind,
     role: ReferenceRole,
     /// `None` = no known object can have this text.
     reference: Option<Reference>,
     /// The field of the body. `None` = the reference is in the URL.
-    pub(super) used: Option<&'b RequestReference>,
+    pub(in crate::proxy) used: Option<&'b RequestReference>,
     /// Whether the reference deserves a lookup in the affinity store.
     is_asked: bool,
 }
 
 /// Returns all references of a request: first of the path, then of the query, then of the body.
-pub(super) fn refers<'b>(admitted: &'b Admitted, resource: &Resource<'_>, opaque: bool) -> Vec<LocatedReference<'b>> {
+pub(in crate::proxy) fn refers<'b>(
+    admitted: &'b Admitted,
+    resource: &Resource<'_>,
+    opaque: bool,
+) -> Vec<LocatedReference<'b>> {
     let path = resource.names().enumerate().map(|(place, (kind, id))| LocatedReference {
         kind,
         role: if place == 0 { ReferenceRole::LookedUp } else { ReferenceRole::Within },
@@ -60,7 +64,7 @@ impl<'b> From<&'b RequestReference> for LocatedReference<'b> {
 
 impl LocatedReference<'_> {
     /// Returns the words for an error: the field, or the kind of the object.
-    pub(super) fn words(&self) -> &'static str {
+    pub(in crate::proxy) fn words(&self) -> &'static str {
         match self.used {
             Some(RequestReference { name: Some(name), .. }) if *name != "id" => name,
             _ => self.kind.name(),
@@ -74,7 +78,7 @@ impl LocatedReference<'_> {
 /// # Errors
 /// When the upstream must look up more than [`MOST_LOOKED_UP`] objects. References that the upstream only may look up are read
 /// in portions of that size.
-pub(super) async fn recall(
+pub(in crate::proxy) async fn recall(
     proxy: &Proxy,
     admitted: &Admitted,
     refers: &[LocatedReference<'_>],
@@ -123,7 +127,7 @@ pub(super) async fn recall(
 }
 
 /// Returns the references that are not known to belong to the caller, sorted. An answer that repeats one proves no ownership.
-pub(super) fn unowned(refers: &[LocatedReference<'_>], named: &[LookedUpReference]) -> Arc<[Reference]> {
+pub(in crate::proxy) fn unowned(refers: &[LocatedReference<'_>], named: &[LookedUpReference]) -> Arc<[Reference]> {
     let others = refers.iter().zip(named).filter(|(_, named)| !matches!(named.recalled, Recalled::Own(_)));
     let mut unowned: Vec<Reference> = others.filter_map(|(refers, _)| refers.reference).collect();
     unowned.sort_unstable();

@@ -27,19 +27,19 @@ use crate::{
 /// The affinity memory, as one worker uses it. A reference count shared by all workers would cost a request more than the
 /// memory itself.
 #[derive(Debug)]
-pub(super) struct WorkerAffinity {
+pub(in crate::proxy) struct WorkerAffinity {
     origins: Arc<AffinityMemory>,
     clock: Clock,
 }
 
 impl WorkerAffinity {
-    pub(super) fn new(origins: Arc<AffinityMemory>, clock: Clock) -> Self {
+    pub(in crate::proxy) fn new(origins: Arc<AffinityMemory>, clock: Clock) -> Self {
         Self { origins, clock }
     }
 
     /// Creates the recorder for an answer to `owner` from a credential of `account`. The request named the references in
     /// `unowned`, which are sorted. The recorder skips them, because the answer may only repeat them.
-    pub(super) fn lessons(
+    pub(in crate::proxy) fn lessons(
         self: &Arc<Self>,
         account: u64,
         owner: Owner,
@@ -55,7 +55,7 @@ impl WorkerAffinity {
 
     /// Returns the account that issued the request's [`TURN_STATE`]. `None` = the account is unknown, or `by` may not use its
     /// state.
-    pub(super) async fn issuer(&self, headers: &HeaderMap, by: Owner) -> Option<u64> {
+    pub(in crate::proxy) async fn issuer(&self, headers: &HeaderMap, by: Owner) -> Option<u64> {
         let recalled = self.origins.recall_all(&turn_state(headers), by, self.clock.since_epoch()).await;
         let mut issuers = recalled.into_iter().map(|recalled| match recalled {
             Recalled::Own(origin) => Some(origin.account),
@@ -81,7 +81,7 @@ fn lessons(learned: &AnswerReference) -> impl Iterator<Item = Lesson> {
 
 /// Records the references of one answer.
 #[derive(Debug)]
-pub(super) struct AffinityRecorder {
+pub(in crate::proxy) struct AffinityRecorder {
     learning: Arc<WorkerAffinity>,
     origin: Origin,
     /// References that the request named without owning them.
@@ -92,7 +92,7 @@ pub(super) struct AffinityRecorder {
 
 impl AffinityRecorder {
     /// Records the references of the head. The head does not wait: a replica that lacks such a reference only omits the header.
-    pub(super) fn head(&self, headers: &HeaderMap) {
+    pub(in crate::proxy) fn head(&self, headers: &HeaderMap) {
         let issued = turn_state(headers);
         if !issued.is_empty() {
             let _ = self.learning.learn(&issued, self.origin);
@@ -100,7 +100,7 @@ impl AffinityRecorder {
     }
 
     /// Records the references of the body.
-    pub(super) fn body(&self, learned: &[AnswerReference]) -> LearnedCount {
+    pub(in crate::proxy) fn body(&self, learned: &[AnswerReference]) -> LearnedCount {
         let is_new = |learned: &&AnswerReference| {
             let unowned = self.unowned.as_deref().unwrap_or_default();
             let by_value = learned.by_value.map(|(_, reference)| reference);
@@ -111,12 +111,12 @@ impl AffinityRecorder {
     }
 
     /// Counts references for which the answer had no room.
-    pub(super) fn overlook(&self, references: u64) {
+    pub(in crate::proxy) fn overlook(&self, references: u64) {
         self.learning.origins.overlook(references);
     }
 
     /// Holds back the frame with the new references, if other replicas must know them first.
-    pub(super) fn hold_back(&self, piece: &Bytes, mark: LearnedCount) -> Option<HeldFrame> {
+    pub(in crate::proxy) fn hold_back(&self, piece: &Bytes, mark: LearnedCount) -> Option<HeldFrame> {
         if self.in_vain || !self.learning.origins.is_waited_for(mark) {
             return None;
         }
@@ -125,21 +125,21 @@ impl AffinityRecorder {
     }
 
     /// Notes the end of a wait. `known` = other replicas know the references now.
-    pub(super) fn waited(&mut self, known: bool) {
+    pub(in crate::proxy) fn waited(&mut self, known: bool) {
         self.in_vain |= !known;
     }
 }
 
 /// A frame that waits until other replicas can know its references.
-pub(super) struct HeldFrame {
+pub(in crate::proxy) struct HeldFrame {
     /// The bytes of the frame.
-    pub(super) piece: Bytes,
+    pub(in crate::proxy) piece: Bytes,
     known: Pin<Box<dyn Future<Output = bool> + Send>>,
 }
 
 impl HeldFrame {
     /// Waits until other replicas can know the references, for a bounded time. Returns whether they can.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+    pub(in crate::proxy) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         self.known.as_mut().poll(cx)
     }
 }

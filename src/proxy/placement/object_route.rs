@@ -1,13 +1,21 @@
 //! Decides the destination of a request without a model: the upstream that stores its object.
 
-use super::{Tables, error::ApiError};
-use crate::{auth::Caller, domain::endpoint::Resource, routing::Route};
+use crate::{
+    auth::Caller,
+    domain::endpoint::Resource,
+    proxy::{error::ApiError, tables::Tables},
+    routing::Route,
+};
 
 /// Returns the home of the object that `resource` names, or of a new object. If only one upstream has this part of the API and
 /// may be used by the caller, that upstream is the home. Of several, `[routing] default_upstream` is the home. Without that
 /// setting, new objects go to the first upstream of the file, and an unknown id is an error. No second upstream is ever
 /// attempted, because state in one account is unknown in all other accounts.
-pub(super) fn home_of(tables: &Tables, caller: &Caller, resource: &Resource<'_>) -> Result<Route<'static>, ApiError> {
+pub(in crate::proxy) fn object_route(
+    tables: &Tables,
+    caller: &Caller,
+    resource: &Resource<'_>,
+) -> Result<Route<'static>, ApiError> {
     let endpoint = resource.endpoint;
     let serves = |upstream: usize| {
         let has = tables.upstreams.get(upstream).is_some_and(|upstream| upstream.has(endpoint.surface()));

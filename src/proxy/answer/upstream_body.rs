@@ -18,12 +18,12 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::timeout;
 
-use super::error::ApiError;
 use crate::{
     protocol::{
         coding::{self, Coded},
         mask::{CodedBody, MaskScope, MaskedBody, Repeats},
     },
+    proxy::error::ApiError,
     upstream::{
         EchoWatch,
         headers::{self, Media},
@@ -33,7 +33,7 @@ use crate::{
 /// The body of an upstream's answer, whose beginning may have been read already. The credential is masked wherever it must not
 /// appear.
 #[derive(Debug)]
-pub(super) struct UpstreamBody {
+pub(in crate::proxy) struct UpstreamBody {
     read: VecDeque<Bytes>,
     rest: Option<Incoming>,
     masked: MaskedBody,
@@ -61,7 +61,7 @@ pub enum Fault {
 impl UpstreamBody {
     /// Creates the body of an answer with this head. Masks the credential of the request: in the values of headers, everywhere
     /// in an error answer, and in the errors of a success.
-    pub(super) fn new(head: &mut Parts, body: Incoming, mut echo: EchoWatch) -> Self {
+    pub(in crate::proxy) fn new(head: &mut Parts, body: Incoming, mut echo: EchoWatch) -> Self {
         echo.mask_headers(&mut head.headers);
         let media = Media::of(&head.headers);
         let coded = headers::coded(&head.headers);
@@ -104,12 +104,12 @@ impl UpstreamBody {
     }
 
     /// Masks the credential in a name from the answer, for the log and the ledger.
-    pub(super) fn mask_name(&mut self, name: &mut Option<Box<str>>) {
+    pub(in crate::proxy) fn mask_name(&mut self, name: &mut Option<Box<str>>) {
         self.echo.mask_name(name);
     }
 
     /// Returns the next piece, for the code that judges the answer.
-    pub(super) async fn next(&mut self) -> Option<Result<Bytes, Fault>> {
+    pub(in crate::proxy) async fn next(&mut self) -> Option<Result<Bytes, Fault>> {
         loop {
             match poll_fn(|cx| self.poll(cx)).await? {
                 // Trailers belong to one connection and are not forwarded.
@@ -124,12 +124,12 @@ impl UpstreamBody {
     }
 
     /// Whether the body has a content coding. A credential in such a body breaks the answer.
-    pub(super) fn is_coded(&self) -> bool {
+    pub(in crate::proxy) fn is_coded(&self) -> bool {
         self.coded.is_some()
     }
 
     /// Waits for the first byte. `None` = the body ended without a byte.
-    pub(super) async fn fill(&mut self) -> Option<Result<(), Fault>> {
+    pub(in crate::proxy) async fn fill(&mut self) -> Option<Result<(), Fault>> {
         loop {
             match self.next().await? {
                 Ok(data) if data.is_empty() => {}
@@ -144,7 +144,7 @@ impl UpstreamBody {
 
     /// Whether the body breaks at its beginning because it repeats the credential in a content coding. Waits at most the time
     /// `within`.
-    pub(super) async fn repeats_the_credential(&mut self, within: Duration) -> bool {
+    pub(in crate::proxy) async fn repeats_the_credential(&mut self, within: Duration) -> bool {
         match timeout(within, self.fill()).await {
             Ok(Some(Err(Fault::Echoed))) => true,
             Ok(Some(Err(error))) => {
@@ -156,25 +156,25 @@ impl UpstreamBody {
     }
 
     /// Whether the first byte, after white space, is this one. Waits at most the time `within`.
-    pub(super) async fn begins_with(&mut self, first: u8, within: Duration) -> bool {
+    pub(in crate::proxy) async fn begins_with(&mut self, first: u8, within: Duration) -> bool {
         let here = matches!(timeout(within, self.fill()).await, Ok(Some(Ok(()))));
         here && self.read.front().is_some_and(|data| data.trim_ascii_start().first() == Some(&first))
     }
 
     /// Puts bytes back, so that the client gets them.
-    pub(super) fn put_back(&mut self, read: Vec<Bytes>) {
+    pub(in crate::proxy) fn put_back(&mut self, read: Vec<Bytes>) {
         for data in read.into_iter().rev() {
             self.read.push_front(data);
         }
     }
 
     /// Makes the body fail with this error after the bytes that were read.
-    pub(super) fn breaks(&mut self, error: Fault) {
+    pub(in crate::proxy) fn breaks(&mut self, error: Fault) {
         self.broken = Some(error);
         self.rest = None;
     }
 
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
+    pub(in crate::proxy) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
         if let Some(data) = self.read.pop_front() {
             return Poll::Ready(Some(Ok(Frame::data(data))));
         }
@@ -236,14 +236,14 @@ impl UpstreamBody {
         self.masked.held() + self.coded.as_ref().map_or(0, |coded| coded.held())
     }
 
-    pub(super) fn is_end(&self) -> bool {
+    pub(in crate::proxy) fn is_end(&self) -> bool {
         self.read.is_empty()
             && self.held() == 0
             && self.broken.is_none()
             && self.rest.as_ref().is_none_or(Body::is_end_stream)
     }
 
-    pub(super) fn size_hint(&self) -> SizeHint {
+    pub(in crate::proxy) fn size_hint(&self) -> SizeHint {
         if self.broken.is_some() {
             return SizeHint::default();
         }

@@ -11,8 +11,8 @@ use crate::{
 
 /// The observer of one answer, with the expectations of its endpoint.
 #[derive(Debug)]
-pub(super) struct AnswerObserver {
-    pub(super) observer: Observer,
+pub(in crate::proxy) struct AnswerObserver {
+    pub(in crate::proxy) observer: Observer,
     /// Whether a stream of this endpoint must contain a terminal event.
     has_terminal: bool,
     /// Whether an answer that is neither JSON nor a stream is the result itself, such as sound.
@@ -22,7 +22,7 @@ pub(super) struct AnswerObserver {
 impl AnswerObserver {
     /// Creates the observer for an answer of `endpoint`. An error has the same shape everywhere; the shape of a success depends
     /// on the endpoint.
-    pub(super) fn new(endpoint: Option<Endpoint>, succeeded: bool, media: Media, coded: Coded) -> Self {
+    pub(in crate::proxy) fn new(endpoint: Option<Endpoint>, succeeded: bool, media: Media, coded: Coded) -> Self {
         let shape = endpoint.map_or(AnswerShape::Object, Endpoint::shape);
         let dialect = match shape {
             _ if !succeeded => AnswerDialect::Responses,
@@ -38,17 +38,17 @@ impl AnswerObserver {
     }
 
     /// Whether the answer is an event stream that must contain a terminal event.
-    pub(super) fn is_watched_stream(&self) -> bool {
+    pub(in crate::proxy) fn is_watched_stream(&self) -> bool {
         self.has_terminal && self.observer.is_stream() && !self.observer.is_blind()
     }
 
     /// Whether the answer is output of which only the bytes can be counted: a file, or text that cannot be decoded.
-    pub(super) fn is_unread(&self) -> bool {
+    pub(in crate::proxy) fn is_unread(&self) -> bool {
         self.observer.is_blind() || (self.is_file && !self.observer.has_read())
     }
 
     /// Returns what the observer saw so far. `bytes` = the number of bytes that arrived.
-    pub(super) fn sum_up(&mut self, bytes: u64) -> &Observation {
+    pub(in crate::proxy) fn sum_up(&mut self, bytes: u64) -> &Observation {
         if bytes > 0 && self.is_unread() {
             self.observer.note_output();
         }

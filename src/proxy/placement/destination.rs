@@ -5,15 +5,12 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 use super::{
-    Proxy, Tables,
-    error::ApiError,
-    forward::Admitted,
-    home::home_of,
-    refers::{LocatedReference, recall, refers, unowned},
+    candidates::usable_targets,
+    object_route::object_route,
+    references::{LocatedReference, recall, refers, unowned},
 };
 use crate::{
     affinity::{self, Decision, LookedUpReference},
-    auth::Caller,
     config::{OnLostState, UnknownIds},
     domain::{
         affinity::PlacementResult,
@@ -23,7 +20,8 @@ use crate::{
     },
     metering::Settlement,
     protocol::{body::Edit, references::request::ScannedRequest},
-    routing::{Route, Target},
+    proxy::{error::ApiError, gateway::Proxy, request::admit::Admitted, tables::Tables},
+    routing::Route,
     upstream::Upstream,
 };
 
@@ -31,30 +29,30 @@ use crate::{
 const MODELS_TOLD: usize = 10;
 
 /// The destination of a request.
-pub(super) struct Destination<'a> {
-    pub(super) route: Route<'a>,
+pub(in crate::proxy) struct Destination<'a> {
+    pub(in crate::proxy) route: Route<'a>,
     /// The only account that may be attempted.
-    pub(super) account: Option<u64>,
+    pub(in crate::proxy) account: Option<u64>,
     /// The account that is attempted first, if possible.
-    pub(super) first: Option<u64>,
+    pub(in crate::proxy) first: Option<u64>,
     /// What is cut out of the body.
-    pub(super) cuts: BodyCuts,
+    pub(in crate::proxy) cuts: BodyCuts,
     /// References of the request that are not known to belong to its caller.
-    pub(super) unowned: Arc<[Reference]>,
+    pub(in crate::proxy) unowned: Arc<[Reference]>,
 }
 
 /// The cuts in the body of a request.
 #[derive(Default)]
-pub(super) struct BodyCuts {
+pub(in crate::proxy) struct BodyCuts {
     /// Sorted, without overlap.
-    pub(super) edits: Vec<Edit>,
+    pub(in crate::proxy) edits: Vec<Edit>,
     /// The account that understands the whole body. This account gets the body without cuts.
-    pub(super) unless: Option<u64>,
+    pub(in crate::proxy) unless: Option<u64>,
 }
 
 impl BodyCuts {
     /// Returns the cuts of the body that this account gets.
-    pub(super) fn of(&self, account: Option<u64>) -> &[Edit] {
+    pub(in crate::proxy) fn of(&self, account: Option<u64>) -> &[Edit] {
         if self.unless.is_some() && self.unless == account { &[] } else { &self.edits }
     }
 }
@@ -66,7 +64,7 @@ impl<'a> Destination<'a> {
 }
 
 /// Finds the destination. Also checks whether an upstream there can serve the request.
-pub(super) async fn place<'a>(
+pub(in crate::proxy) async fn place<'a>(
     proxy: &Proxy,
     tables: &'a Tables,
     settlement: &mut Settlement,
@@ -120,7 +118,7 @@ impl<'a> PlacementRequest<'a, '_> {
                 .cloned()
                 .ok_or_else(|| ApiError::model_not_found(&model.name))?,
             _ if self.resource.endpoint.request_body() != RequestBodyKind::Model => {
-                home_of(tables, caller, self.resource)?
+                object_route(tables, caller, self.resource)?
             }
             _ => {
                 let default = tables.routes.default_upstream().map(|upstream| Route::to(upstream, None));
@@ -135,7 +133,7 @@ impl<'a> PlacementRequest<'a, '_> {
     fn fits(&self, route: &Route<'_>) -> Result<(), ApiError> {
         let (endpoint, len) = (self.resource.endpoint, self.admitted.received.rope.len());
         // An upstream without a limit accepts any size.
-        let limits = able(self.tables, &self.admitted.caller, route, endpoint)
+        let limits = usable_targets(self.tables, &self.admitted.caller, route, endpoint)
             .map(|(_, upstream)| upstream.config.max_body_bytes.unwrap_or(u64::MAX));
         match limits.max() {
             None => Err(ApiError::not_served(endpoint)),
@@ -372,17 +370,4 @@ fn out_for(upstream: &Upstream, account: u64, now: Instant) -> Option<Duration> 
         }
     }
     least
-}
-
-/// Returns the targets that the caller may use and that have the endpoint.
-pub(super) fn able<'a>(
-    tables: &'a Tables,
-    caller: &Caller,
-    route: &'a Route<'_>,
-    endpoint: Endpoint,
-) -> impl Iterator<Item = (&'a Target, &'a Upstream)> {
-    route.targets.iter().filter(|target| caller.may_use(target.upstream)).filter_map(move |target| {
-        let upstream = tables.upstreams.get(target.upstream).filter(|upstream| upstream.has(endpoint.surface()))?;
-        Some((target, &**upstream))
-    })
 }

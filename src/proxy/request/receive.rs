@@ -16,7 +16,7 @@ use http::{HeaderMap, header::CONTENT_ENCODING};
 use http_body::Body;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt};
 
-use super::{error::ApiError, intake::RequestBodyReader, turn::next_turn};
+use super::{body_reader::RequestBodyReader, yield_to_runtime::yield_to_runtime};
 use crate::{
     config::Timeouts,
     domain::{
@@ -31,6 +31,7 @@ use crate::{
         references::request::{RequestScan, ScannedRequest, Streaming},
         tokens,
     },
+    proxy::error::ApiError,
 };
 
 /// The most bytes that are read of a body without a meaning, so that its connection can be used again.
@@ -55,41 +56,41 @@ const DECODER: u64 = 384 * 1024;
 
 /// A complete body.
 #[derive(Default)]
-pub(super) struct ReceivedBody {
-    pub(super) rope: Rope,
-    pub(super) model: Option<RequestedModel>,
+pub(in crate::proxy) struct ReceivedBody {
+    pub(in crate::proxy) rope: Rope,
+    pub(in crate::proxy) model: Option<RequestedModel>,
     /// How many of its bytes belong to encoded files, such as images.
-    pub(super) encoded: u64,
+    pub(in crate::proxy) encoded: u64,
     /// `prompt_cache_key`, if it is a string of a usable length.
-    pub(super) cache_key: Option<Box<str>>,
+    pub(in crate::proxy) cache_key: Option<Box<str>>,
     /// Whether `background` is true.
-    pub(super) background: bool,
+    pub(in crate::proxy) background: bool,
     /// Whether `stream` is true.
-    pub(super) stream: bool,
+    pub(in crate::proxy) stream: bool,
     /// The stream options of a chat request.
-    pub(super) streaming: Streaming,
+    pub(in crate::proxy) streaming: Streaming,
     /// The references of the body, if there are any.
-    pub(super) state: Option<Box<ScannedRequest>>,
+    pub(in crate::proxy) state: Option<Box<ScannedRequest>>,
 }
 
 impl ReceivedBody {
     /// Returns the edit that makes a chat stream report its usage. `None` = the request asks for that already.
-    pub(super) fn telling_usage(&self) -> Option<Edit> {
+    pub(in crate::proxy) fn telling_usage(&self) -> Option<Edit> {
         self.streaming.telling(|range| self.rope.first_after(range.start + 1) != Some(b'}'))
     }
 }
 
 /// The model that the request names.
 #[derive(Debug)]
-pub(super) struct RequestedModel {
-    pub(super) name: Box<str>,
+pub(in crate::proxy) struct RequestedModel {
+    pub(in crate::proxy) name: Box<str>,
     /// The position of the name's JSON value in the body.
-    pub(super) range: Range<u64>,
+    pub(in crate::proxy) range: Range<u64>,
 }
 
 /// Reads the body, into memory that `memory` grants as it arrives. With `opaque`, random texts may be ids
 /// ([`RequestScan::new`]).
-pub(super) async fn receive<B>(
+pub(in crate::proxy) async fn receive<B>(
     body: B,
     endpoint: Endpoint,
     headers: &HeaderMap,
@@ -311,7 +312,7 @@ impl<'a> BodyScan<'a> {
         self.turn += len;
         if self.turn >= TURN {
             self.turn = 0;
-            next_turn().await;
+            yield_to_runtime().await;
         }
         Ok(())
     }

@@ -8,17 +8,19 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{
-    Proxy, Tables,
     attempt::{AttemptFailure, AttemptTarget, FailedAnswer, FailureScope, attempt},
-    call::Call,
-    error::ApiError,
-    read_on::ClientPresence,
-    respond::Reply,
+    outgoing::OutgoingRequest,
 };
 use crate::{
     domain::problem::Problem,
     metering::Settlement,
     metrics::ReattemptReason,
+    proxy::{
+        answer::{drain::ClientPresence, reply::Reply},
+        error::ApiError,
+        gateway::Proxy,
+        tables::Tables,
+    },
     routing::{Candidate, Choice, Route},
     upstream::{AttemptContext, KeyId, Lease, NoSlot, Queue, ReportedVerdicts, Upstream},
 };
@@ -29,13 +31,13 @@ const BACKOFF: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
 
 /// One request on its way through its candidates.
-pub(super) struct Failover<'a> {
+pub(in crate::proxy) struct Failover<'a> {
     proxy: &'a Proxy,
     tables: &'a Tables,
     settlement: &'a mut Settlement,
     route: &'a Route<'a>,
     /// The key and the model of the request.
-    wish: FailoverRequest<'a>,
+    subject: FailoverRequest<'a>,
     /// The verdicts that this request already reported to health states.
     given: ReportedVerdicts,
     /// Candidates that were not attempted yet, in order.
@@ -54,11 +56,11 @@ pub(super) struct Failover<'a> {
 
 /// The key and the model of a request.
 #[derive(Clone, Copy)]
-pub(super) struct FailoverRequest<'a> {
+pub(in crate::proxy) struct FailoverRequest<'a> {
     /// The client key.
-    pub(super) key: KeyId,
+    pub(in crate::proxy) key: KeyId,
     /// The model as the client wrote it. `None` = the request names no model.
-    pub(super) model: Option<&'a str>,
+    pub(in crate::proxy) model: Option<&'a str>,
 }
 
 struct BestFailure {
@@ -69,12 +71,12 @@ struct BestFailure {
 
 impl<'a> Failover<'a> {
     /// Starts before the first attempt.
-    pub(super) fn new(
+    pub(in crate::proxy) fn new(
         proxy: &'a Proxy,
         tables: &'a Tables,
         settlement: &'a mut Settlement,
         route: &'a Route<'a>,
-        wish: FailoverRequest<'a>,
+        subject: FailoverRequest<'a>,
         choice: Choice,
     ) -> Self {
         Self {
@@ -82,7 +84,7 @@ impl<'a> Failover<'a> {
             tables,
             settlement,
             route,
-            wish,
+            subject,
             given: ReportedVerdicts::NOTHING,
             fresh: choice.candidates,
             last_resort: choice.last_resort,
@@ -94,9 +96,9 @@ impl<'a> Failover<'a> {
     }
 
     /// Attempts candidates until one answers or none is left.
-    pub(super) async fn run(mut self, call: &Call<'_>) -> Result<Reply, ApiError> {
+    pub(in crate::proxy) async fn run(mut self, outgoing: &OutgoingRequest<'_>) -> Result<Reply, ApiError> {
         let (mut lease, mut candidate) = self.first().await?;
-        let mut model = self.note(&candidate, call);
+        let mut model = self.note(&candidate, outgoing);
         // The journal gets the row before the first byte is sent upstream: one row per request, however many attempts follow.
         let down = self.settlement.goes_up(&self.proxy.ledger, Some(&lease.upstream().config.name)).await;
         down.map_err(|_| ApiError::upstream(Problem::LedgerUnavailable))?;
@@ -105,30 +107,30 @@ impl<'a> Failover<'a> {
             self.asked.push(upstream);
             let may_go_on = self.asked.len() < self.tables.retries.max_attempts;
             let hold = may_go_on && self.fresh.iter().any(|other| other.upstream != upstream);
-            let asked = AttemptTarget { upstream, lease, model, hold };
-            let failure = match attempt(self.proxy, self.tables, self.settlement, call, asked).await {
+            let target = AttemptTarget { upstream, lease, model, hold };
+            let failure = match attempt(self.proxy, self.tables, self.settlement, outgoing, target).await {
                 Ok(reply) => return Ok(reply),
                 Err(failure) => failure,
             };
             if let Some(verdict) = failure.verdict {
                 self.given.note(verdict);
             }
-            let may_go_on = may_go_on && call.presence.is_none_or(ClientPresence::goes_on);
+            let may_go_on = may_go_on && outgoing.presence.is_none_or(ClientPresence::goes_on);
             // Boxed, so that this rare path does not make the future of every request larger.
             match Box::pin(self.after(candidate, failure, may_go_on)).await {
                 Some(next) => (lease, candidate) = next,
                 None => return self.end(),
             }
-            model = self.note(&candidate, call);
+            model = self.note(&candidate, outgoing);
         }
     }
 
     /// Notes the upstream's model of this candidate and its price.
-    fn note(&mut self, candidate: &Candidate, call: &Call<'_>) -> Option<Arc<str>> {
+    fn note(&mut self, candidate: &Candidate, outgoing: &OutgoingRequest<'_>) -> Option<Arc<str>> {
         let target = self.route.targets.get(candidate.target);
         let model = target.and_then(|target| target.model.clone()).or_else(|| {
             // Such a target uses the name that the client wrote.
-            call.model.map(|asked| Arc::from(&*asked.name))
+            outgoing.model.map(|asked| Arc::from(&*asked.name))
         });
         let outcome = self.settlement.outcome();
         let price = |model: &str| self.tables.prices.price(candidate.upstream, model, outcome.id.millis());
@@ -272,8 +274,8 @@ impl<'a> Failover<'a> {
     /// Returns the context of an attempt at this candidate.
     fn asker(&self, candidate: &Candidate) -> AttemptContext<'a> {
         let target = self.route.targets.get(candidate.target);
-        let model = target.and_then(|target| target.model.as_deref()).or(self.wish.model).unwrap_or_default();
-        AttemptContext { key: self.wish.key, model, given: self.given }
+        let model = target.and_then(|target| target.model.as_deref()).or(self.subject.model).unwrap_or_default();
+        AttemptContext { key: self.subject.key, model, given: self.given }
     }
 
     fn fails_over(&self, lease: Lease, upstream: usize) -> Lease {

@@ -1,94 +1,29 @@
-//! Relays the answer to the client: head and frames unchanged, an observer that only reads, one settlement.
+//! Relays the body of an answer to the client: frames unchanged, an observer that only reads, one settlement at the end.
 
-use std::{
-    future::poll_fn,
-    pin::Pin,
-    task::{Context, Poll, ready},
-    time::Duration,
-};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::{HeaderValue, Response, response::Parts};
-use http_body::{Body, Frame, SizeHint};
+use http::response::Parts;
+use http_body::{Frame, SizeHint};
 
 use super::{
-    attempt::upstream_request_id,
-    closing::Closing,
-    error::{ERROR_SOURCE, sign},
     learning::{AffinityRecorder, HeldFrame},
     observer::AnswerObserver,
-    read_on::{DrainContext, DrainOnDrop},
+    reply::{Reply, upstream_request_id},
     silence::LongestGap,
-    source::{Fault, UpstreamBody},
-    status::UPSTREAM,
+    upstream_body::{Fault, UpstreamBody},
 };
 use crate::{
     affinity::LearnedCount,
     config::OnIncomplete,
     domain::outcome::EndReason,
     protocol::observe::{Observation, Terminal},
+    proxy::settle::SettleOnDrop,
     upstream::{
         Lease, Verdict,
         headers::{self, Media},
     },
 };
-
-/// Without this header, an nginx in front of Tidegate would buffer a stream.
-const ACCEL_BUFFERING: &str = "x-accel-buffering";
-
-/// An upstream's answer for the client.
-pub(super) struct Reply {
-    pub(super) head: Parts,
-    pub(super) media: Media,
-    pub(super) source: UpstreamBody,
-    pub(super) on_incomplete: OnIncomplete,
-    pub(super) silence: Duration,
-    /// The slot at the upstream. `None` = the slot was released.
-    pub(super) lease: Option<Lease>,
-    /// The recorder of the answer's references. Only a success has a recorder.
-    pub(super) lessons: Option<AffinityRecorder>,
-}
-
-/// Turns the upstream's answer into the client's response. `read_on` = how the answer is drained if the client leaves.
-pub(super) fn relay(reply: Reply, closing: Closing, read_on: Option<DrainContext>) -> Response<ResponseBody> {
-    let (theirs, mut relay) = Relay::new(reply, closing, read_on);
-    let outcome = relay.closing.settlement.outcome();
-    outcome.status = Some(theirs.status);
-    let (id, streamed) = (outcome.id, outcome.streamed);
-
-    let mut head = headers::down(theirs.headers);
-    sign(&mut head, id);
-    if theirs.status.is_client_error() || theirs.status.is_server_error() {
-        head.insert(ERROR_SOURCE, HeaderValue::from_static(UPSTREAM));
-    }
-    if streamed {
-        head.insert(ACCEL_BUFFERING, HeaderValue::from_static("no"));
-    }
-    // The server never polls an empty body.
-    if relay.source.is_end() && !relay.may_break() {
-        relay.end();
-    }
-    let mut response = Response::new(ResponseBody::Relay(DrainOnDrop::new(relay)));
-    *response.status_mut() = theirs.status;
-    *response.headers_mut() = head;
-    response
-}
-
-/// The body of a response: relayed from an upstream, or made by Tidegate.
-#[derive(Debug)]
-pub enum ResponseBody {
-    /// From an upstream.
-    Relay(DrainOnDrop),
-    /// Made by Tidegate, complete.
-    Whole(Option<Bytes>),
-}
-
-impl ResponseBody {
-    /// Creates a body that Tidegate made.
-    pub fn whole(body: Bytes) -> Self {
-        Self::Whole(Some(body))
-    }
-}
 
 /// Why a relayed body broke off. The client sees a broken transfer, because Tidegate never adds anything to a stream.
 #[derive(Debug, thiserror::Error)]
@@ -104,46 +39,16 @@ pub enum RelayError {
     Incomplete,
 }
 
-impl Body for ResponseBody {
-    type Data = Bytes;
-    type Error = RelayError;
-
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, RelayError>>> {
-        match self.get_mut() {
-            Self::Relay(held) => held.poll(cx),
-            Self::Whole(body) => Poll::Ready(body.take().map(|body| Ok(Frame::data(body)))),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Relay(held) => held.relay().is_none_or(|relay| relay.over && relay.broken.is_none()),
-            Self::Whole(body) => body.is_none(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Relay(held) => match held.relay() {
-                // A held frame is not in the source any more.
-                Some(relay) if !relay.may_break() && relay.held_back.is_none() => relay.source.size_hint(),
-                _ => SizeHint::default(),
-            },
-            Self::Whole(body) => SizeHint::with_exact(body.as_ref().map_or(0, |body| body.len() as u64)),
-        }
-    }
-}
-
 /// An upstream's body on its way to the client. The server's own task polls the body, without a pump, a channel or a buffer.
 #[derive(Debug)]
-pub(super) struct Relay {
+pub(in crate::proxy) struct Relay {
     source: UpstreamBody,
     watcher: AnswerObserver,
     /// The first byte of the body.
     first: Option<u8>,
     /// Whether a model works for the answer, so that the answer is not only looked up.
     works: bool,
-    closing: Closing,
+    guard: SettleOnDrop,
     succeeded: bool,
     on_incomplete: OnIncomplete,
     silence: LongestGap,
@@ -151,10 +56,8 @@ pub(super) struct Relay {
     lessons: Option<AffinityRecorder>,
     /// The last piece, if other replicas must know its references before the client.
     held_back: Option<HeldFrame>,
-    /// How the answer is drained if the client leaves.
-    read_on: Option<DrainContext>,
-    /// Whether the client left and the drain goes on.
-    left: bool,
+    /// Whether the client left and the answer is drained.
+    client_disconnected: bool,
     /// Whether the request is settled.
     over: bool,
     /// The error of the next poll.
@@ -163,13 +66,13 @@ pub(super) struct Relay {
 
 impl Relay {
     /// Returns the head of the answer and its relayed body.
-    pub(super) fn new(reply: Reply, mut closing: Closing, read_on: Option<DrainContext>) -> (Parts, Self) {
+    pub(in crate::proxy) fn new(reply: Reply, mut guard: SettleOnDrop) -> (Parts, Self) {
         let Reply { head, media, source, on_incomplete, silence, lease, lessons } = reply;
         if let Some(lessons) = &lessons {
             lessons.head(&head.headers);
         }
         let (streamed, succeeded) = (media == Media::EventStream, head.status.is_success());
-        let outcome = closing.settlement.outcome();
+        let outcome = guard.settlement.outcome();
         let watcher = AnswerObserver::new(outcome.endpoint, succeeded, media, headers::coded(&head.headers));
         let works = !outcome.is_free();
         // After several attempts the row keeps the id of the answer that the client gets.
@@ -180,22 +83,21 @@ impl Relay {
             watcher,
             first: None,
             works,
-            closing,
+            guard,
             succeeded,
             on_incomplete,
             silence: LongestGap::new(silence),
             lease,
             lessons,
             held_back: None,
-            read_on,
-            left: false,
+            client_disconnected: false,
             over: false,
             broken: None,
         };
         (head, relay)
     }
 
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, RelayError>>> {
+    pub(in crate::proxy) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, RelayError>>> {
         if let Some(broken) = self.broken.take() {
             return Poll::Ready(Some(Err(broken)));
         }
@@ -236,7 +138,7 @@ impl Relay {
     fn poll_held_back(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, RelayError>>> {
         let Some(held) = &mut self.held_back else { return Poll::Ready(None) };
         // After the client left, no one can use the references early.
-        if !self.left {
+        if !self.client_disconnected {
             let known = ready!(held.poll(cx));
             if let Some(lessons) = &mut self.lessons {
                 lessons.waited(known);
@@ -265,16 +167,16 @@ impl Relay {
     fn look(&mut self, data: &Bytes) {
         self.silence.broken();
         self.first = self.first.or_else(|| data.first().copied());
-        self.closing.settlement.first_byte();
+        self.guard.settlement.first_byte();
         if self.succeeded
             && let Some(lease) = &mut self.lease
         {
             lease.answers(self.works);
         }
-        let (left, outcome) = (self.left, self.closing.settlement.outcome());
-        *(if left { &mut outcome.bytes_drained } else { &mut outcome.bytes_down }) += data.len() as u64;
+        let (drained, outcome) = (self.client_disconnected, self.guard.settlement.outcome());
+        *(if drained { &mut outcome.bytes_drained } else { &mut outcome.bytes_down }) += data.len() as u64;
         self.watcher.observer.feed(data);
-        self.closing.settlement.thinks(self.watcher.observer.is_thinking());
+        self.guard.settlement.thinks(self.watcher.observer.is_thinking());
     }
 
     /// Whether this body may have to break at a clean end. The length of such a body must not be announced.
@@ -288,7 +190,7 @@ impl Relay {
         // The end completes a last event without its blank line.
         let _ = self.learn();
         // A stream that a client resumed after its last event is empty.
-        let resumed_at_its_end = !self.works && self.closing.settlement.outcome().bytes_down == 0;
+        let resumed_at_its_end = !self.works && self.guard.settlement.outcome().bytes_down == 0;
         let end = match self.terminal() {
             _ if !self.succeeded => EndReason::UpstreamError,
             Some(terminal) => end_of(terminal),
@@ -322,7 +224,7 @@ impl Relay {
 
     /// Returns what the observer saw so far.
     fn sum_up(&mut self) -> &Observation {
-        let bytes = self.closing.settlement.outcome().bytes_seen();
+        let bytes = self.guard.settlement.outcome().bytes_seen();
         self.watcher.sum_up(bytes)
     }
 
@@ -338,7 +240,7 @@ impl Relay {
             });
         }
         self.note_seen();
-        if self.left { self.closing.leave() } else { self.closing.close(end) }
+        if self.client_disconnected { self.guard.settle_disconnected() } else { self.guard.settle(end) }
     }
 
     /// Whether anything but comments arrived. Relays send comments while they wait.
@@ -347,11 +249,11 @@ impl Relay {
     }
 
     fn note_seen(&mut self) {
-        let bytes = self.closing.settlement.outcome().bytes_seen();
-        self.closing.settlement.outcome().streamed = self.watcher.observer.is_stream();
+        let bytes = self.guard.settlement.outcome().bytes_seen();
+        self.guard.settlement.outcome().streamed = self.watcher.observer.is_stream();
         let seen = self.watcher.sum_up(bytes);
-        self.closing.settlement.seen(seen);
-        let outcome = self.closing.settlement.outcome();
+        self.guard.settlement.seen(seen);
+        let outcome = self.guard.settlement.outcome();
         for name in [&mut outcome.response_id, &mut outcome.upstream_code] {
             self.source.mask_name(name);
         }
@@ -360,48 +262,66 @@ impl Relay {
         }
     }
 
-    /// Returns how the answer is drained after the client left. `None` = the drain would not reveal more usage.
-    pub(super) fn reads_on(&mut self) -> Option<DrainContext> {
-        let streamed = self.closing.settlement.outcome().streamed;
-        self.read_on.take().filter(|read_on| (read_on.streams || !streamed) && self.tells_more())
+    /// Whether the answer is an event stream.
+    pub(in crate::proxy) fn is_streamed(&mut self) -> bool {
+        self.guard.settlement.outcome().streamed
     }
 
-    /// Whether reading on can reveal more usage. An error costs nothing, and an unreadable answer reveals nothing.
-    fn tells_more(&self) -> bool {
+    /// Whether the rest of the answer can reveal more usage. An error costs nothing, and an unreadable answer reveals nothing.
+    pub(in crate::proxy) fn reveals_more(&self) -> bool {
         let seen = self.watcher.observer.seen();
-        let known = seen.terminal.is_some() && (!self.left || !seen.usage.is_empty());
+        let known = seen.terminal.is_some() && (!self.client_disconnected || !seen.usage.is_empty());
         !self.over && self.succeeded && !self.watcher.observer.is_blind() && !known
     }
 
-    /// Drains the answer until its cost is known, but at most `most` bytes.
-    pub(super) async fn read_on(mut self: Box<Self>, most: u64) {
-        self.left = true;
-        while self.tells_more() && self.closing.settlement.outcome().bytes_drained < most {
-            poll_fn(|cx| self.poll(cx)).await;
+    /// Notes that the client left. From now on the bytes of the answer are only observed.
+    pub(in crate::proxy) fn client_disconnected(&mut self) {
+        self.client_disconnected = true;
+    }
+
+    /// Returns how many bytes were read after the client left.
+    pub(in crate::proxy) fn bytes_drained(&mut self) -> u64 {
+        self.guard.settlement.outcome().bytes_drained
+    }
+
+    /// Whether the client got the whole body.
+    pub(in crate::proxy) fn is_end_stream(&self) -> bool {
+        self.over && self.broken.is_none()
+    }
+
+    /// Returns the size of the rest of the body, where that size may be announced.
+    pub(in crate::proxy) fn size_hint(&self) -> SizeHint {
+        // A held frame is not in the source any more.
+        if self.may_break() || self.held_back.is_some() { SizeHint::default() } else { self.source.size_hint() }
+    }
+
+    /// Settles an answer without a body, which the server never polls.
+    pub(in crate::proxy) fn end_if_empty(&mut self) {
+        if self.source.is_end() && !self.may_break() {
+            self.end();
         }
     }
-}
 
-impl Drop for Relay {
     /// Settles an answer whose client left or was disconnected. After the terminal event the answer is a success, because Codex
-    /// disconnects right there.
-    fn drop(&mut self) {
-        if !self.over {
-            // An answer with a first byte counts for the health state. Without a first byte nothing is known.
-            if self.closing.settlement.outcome().bytes_seen() > 0
-                && let Some(mut lease) = self.lease.take()
-            {
-                if self.succeeded { lease.left(self.silence.since()) } else { lease.tell(Verdict::Declined) }
-            }
-            if self.left {
-                self.watcher.observer.cut_short();
-            }
-            self.note_seen();
-            match self.terminal() {
-                Some(terminal) if !self.left => self.closing.close(end_of(terminal)),
-                // The connection's disconnect record says why it ended.
-                _ => self.closing.leave(),
-            }
+    /// disconnects right there. Does nothing if the request is settled.
+    pub(in crate::proxy) fn end_early(&mut self) {
+        if self.over {
+            return;
+        }
+        // An answer with a first byte counts for the health state. Without a first byte nothing is known.
+        if self.guard.settlement.outcome().bytes_seen() > 0
+            && let Some(mut lease) = self.lease.take()
+        {
+            if self.succeeded { lease.left(self.silence.since()) } else { lease.tell(Verdict::Declined) }
+        }
+        if self.client_disconnected {
+            self.watcher.observer.cut_short();
+        }
+        self.note_seen();
+        match self.terminal() {
+            Some(terminal) if !self.client_disconnected => self.guard.settle(end_of(terminal)),
+            // The connection's disconnect record says why it ended.
+            _ => self.guard.settle_disconnected(),
         }
     }
 }

@@ -19,23 +19,23 @@ use tokio::{
     time::{Instant, Sleep},
 };
 
-use super::{error::ApiError, turn::next_turn};
-use crate::config::Timeouts;
+use super::yield_to_runtime::yield_to_runtime;
+use crate::{config::Timeouts, proxy::error::ApiError};
 
 /// A decoder reads this many bytes before other work of the worker has its turn. Most codes become text, and the scan counts
 /// text. Some codes become nothing and still cost time: 8 KiB of empty gzip members take 2 ms.
 const ENCODED_TURN: usize = 8 * 1024;
 
 /// The body as the client sends it, within its deadlines.
-pub(super) struct RequestBodyReader<B> {
-    pub(super) body: B,
+pub(in crate::proxy) struct RequestBodyReader<B> {
+    pub(in crate::proxy) body: B,
     /// The piece that a decoder reads now.
     piece: Bytes,
-    pub(super) refusal: Option<ApiError>,
+    pub(in crate::proxy) refusal: Option<ApiError>,
     began: Instant,
     last: Instant,
     /// Encoded bytes so far. The decoding loop compares this number with the decoded bytes.
-    pub(super) received: Arc<AtomicU64>,
+    pub(in crate::proxy) received: Arc<AtomicU64>,
     max_bytes: u64,
     idle: Duration,
     total: Duration,
@@ -50,7 +50,7 @@ impl<B> RequestBodyReader<B>
 where
     B: Body<Data = Bytes, Error: Error + 'static> + Unpin,
 {
-    pub(super) fn new(body: B, timeouts: &Timeouts, max_bytes: u64) -> Self {
+    pub(in crate::proxy) fn new(body: B, timeouts: &Timeouts, max_bytes: u64) -> Self {
         let now = Instant::now();
         Self {
             body,
@@ -69,7 +69,7 @@ where
         }
     }
 
-    pub(super) fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, ApiError>> {
+    pub(in crate::proxy) fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, ApiError>> {
         loop {
             match Pin::new(&mut self.body).poll_frame(cx) {
                 Poll::Pending => {
@@ -135,7 +135,7 @@ where
     fn poll_fill_buf(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
         let this = self.get_mut();
         if this.taken >= ENCODED_TURN {
-            ready!(this.turn.get_or_insert_with(|| Box::pin(next_turn())).as_mut().poll(cx));
+            ready!(this.turn.get_or_insert_with(|| Box::pin(yield_to_runtime())).as_mut().poll(cx));
             (this.taken, this.turn) = (0, None);
         }
         while this.piece.is_empty() {

@@ -5,7 +5,7 @@ use http::StatusCode;
 use crate::domain::problem::Problem;
 
 /// Returns the status of an error.
-pub(super) fn status(problem: Problem) -> StatusCode {
+pub(in crate::proxy) fn status(problem: Problem) -> StatusCode {
     match problem {
         Problem::InvalidApiKey => StatusCode::UNAUTHORIZED,
         Problem::UnknownUrl | Problem::ModelNotFound | Problem::UnknownId | Problem::UnsupportedEndpoint => {
@@ -53,7 +53,7 @@ pub(super) fn status(problem: Problem) -> StatusCode {
 }
 
 /// Returns `error.type`.
-pub(super) fn kind(problem: Problem) -> &'static str {
+pub(in crate::proxy) fn kind(problem: Problem) -> &'static str {
     match problem {
         Problem::RequestLimit | Problem::InFlightLimit | Problem::BudgetReserved => "requests",
         Problem::TokenLimit => "tokens",
@@ -64,7 +64,7 @@ pub(super) fn kind(problem: Problem) -> &'static str {
 }
 
 /// Returns who caused the error: an upstream that is unreachable, rejects the credential or gives no API answer, else Tidegate.
-pub(super) fn source(problem: Problem) -> &'static str {
+pub(in crate::proxy) fn source(problem: Problem) -> &'static str {
     match problem {
         Problem::UpstreamUnreachable
         | Problem::UpstreamDisconnected
@@ -76,11 +76,11 @@ pub(super) fn source(problem: Problem) -> &'static str {
 }
 
 /// Marks an upstream's error, also an error in the upstream's own words.
-pub(super) const UPSTREAM: &str = "upstream";
+pub(in crate::proxy) const UPSTREAM: &str = "upstream";
 
 /// Whether the same request may succeed a little later. For all other errors the answer forbids a retry, because SDKs would
 /// retry in vain.
-pub(super) fn may_heal(problem: Problem) -> bool {
+pub(in crate::proxy) fn may_heal(problem: Problem) -> bool {
     matches!(
         problem,
         Problem::RequestTimeout
@@ -119,7 +119,7 @@ mod tests {
 
     #[test]
     fn the_page_on_errors_has_each_of_ours_and_no_other() {
-        let page = include_str!("../../docs/errors.md");
+        let page = include_str!("../../../docs/errors.md");
         let table = page.split("\n## ").find(|section| section.starts_with("Codes\n")).unwrap();
         let rows: Vec<_> = table.lines().filter(|line| line.starts_with("| `")).collect();
         let expected: BTreeSet<_> = Problem::ALL.into_iter().map(row).collect();

@@ -8,11 +8,20 @@ use http::{HeaderMap, Response, StatusCode, header::RETRY_AFTER};
 use hyper::body::Incoming;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::{Proxy, Tables, call::Call, error::ApiError, respond::Reply, source::UpstreamBody};
+use super::outgoing::OutgoingRequest;
 use crate::{
     domain::{affinity::PlacementResult, clock::Clock, endpoint::Endpoint, outcome::AttemptResult, problem::Problem},
     metering::Settlement,
     protocol::error_body::ErrorBody,
+    proxy::{
+        answer::{
+            reply::{Reply, upstream_request_id},
+            upstream_body::UpstreamBody,
+        },
+        error::ApiError,
+        gateway::Proxy,
+        tables::Tables,
+    },
     upstream::{
         EchoWatch, Lease, Verdict,
         fault::{self, Blame, Judgement},
@@ -22,7 +31,7 @@ use crate::{
 };
 
 /// The most bytes of an error answer that are read before Tidegate judges the answer. Error objects are small.
-pub(super) const ERROR_BODY_LIMIT: usize = 64 * 1024;
+pub(in crate::proxy) const ERROR_BODY_LIMIT: usize = 64 * 1024;
 /// The most time for that reading. The head is here already: the rest of a small object follows at once or never.
 const ERROR_BODY_WITHIN: Duration = Duration::from_secs(10);
 /// The most time for that reading where little depends on the body. The client or the next candidate waits.
@@ -30,8 +39,6 @@ const ERROR_CODE_WITHIN: Duration = Duration::from_secs(1);
 /// The most time that a success is held back for its first byte. Clients want to see the head.
 const FIRST_BYTE_WITHIN: Duration = Duration::from_secs(1);
 
-/// The longest accepted id of a request. OpenAI's ids have 36 characters, and so do UUIDs.
-const REQUEST_ID_LIMIT: usize = 128;
 /// A longer `Retry-After` counts as this long, which means never. The limit also keeps additions of times from overflowing.
 const NEVER: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 
@@ -40,24 +47,24 @@ const SHOULD_RETRY: &str = "x-should-retry";
 const RETRY_AFTER_MS: &str = "retry-after-ms";
 
 /// An attempt without an answer for the client. The client gets this failure only if no attempt gives more.
-pub(super) struct AttemptFailure {
+pub(in crate::proxy) struct AttemptFailure {
     /// What caused the failure. The failover rule skips the same cause.
-    pub(super) scope: FailureScope,
+    pub(in crate::proxy) scope: FailureScope,
     /// Whether another candidate may be attempted.
-    pub(super) elsewhere: bool,
+    pub(in crate::proxy) elsewhere: bool,
     /// Whether this candidate may be attempted again.
-    pub(super) here: bool,
+    pub(in crate::proxy) here: bool,
     /// How long the upstream asks Tidegate to wait.
-    pub(super) after: Option<Duration>,
+    pub(in crate::proxy) after: Option<Duration>,
     /// The verdict that the health state of the candidate got.
-    pub(super) verdict: Option<Verdict>,
+    pub(in crate::proxy) verdict: Option<Verdict>,
     /// The answer for the client, if no better answer comes.
-    pub(super) answer: FailedAnswer,
+    pub(in crate::proxy) answer: FailedAnswer,
 }
 
 /// What caused the failure of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum FailureScope {
+pub(in crate::proxy) enum FailureScope {
     Credential,
     /// The model at this upstream. Each credential of the target would fail in the same way.
     Target,
@@ -67,7 +74,7 @@ pub(super) enum FailureScope {
 }
 
 /// The answer of a failed attempt, for the client.
-pub(super) enum FailedAnswer {
+pub(in crate::proxy) enum FailedAnswer {
     /// The upstream's answer.
     Theirs(Box<Reply>),
     /// An error of Tidegate.
@@ -75,40 +82,40 @@ pub(super) enum FailedAnswer {
 }
 
 /// The candidate of an attempt.
-pub(super) struct AttemptTarget {
+pub(in crate::proxy) struct AttemptTarget {
     /// Index of the upstream.
-    pub(super) upstream: usize,
-    pub(super) lease: Lease,
+    pub(in crate::proxy) upstream: usize,
+    pub(in crate::proxy) lease: Lease,
     /// The upstream's name of the model. `None` = the request names no model.
-    pub(super) model: Option<Arc<str>>,
+    pub(in crate::proxy) model: Option<Arc<str>>,
     /// Whether a success may be held back until its first byte arrives.
-    pub(super) hold: bool,
+    pub(in crate::proxy) hold: bool,
 }
 
 /// Makes one attempt.
-pub(super) async fn attempt(
+pub(in crate::proxy) async fn attempt(
     proxy: &Proxy,
     tables: &Tables,
     settlement: &mut Settlement,
-    call: &Call<'_>,
-    asked: AttemptTarget,
+    outgoing: &OutgoingRequest<'_>,
+    target: AttemptTarget,
 ) -> Result<Reply, AttemptFailure> {
-    let AttemptTarget { upstream: index, mut lease, model, hold } = asked;
+    let AttemptTarget { upstream: index, mut lease, model, hold } = target;
     let upstream = Arc::clone(lease.upstream());
     let Some(sender) = tables.senders.get(index) else {
         return Err(AttemptFailure::last(Problem::Internal));
     };
-    let endpoint = call.resource.endpoint;
-    let Ok(uri) = upstream.uri(&call.resource, call.query) else {
+    let endpoint = outgoing.resource.endpoint;
+    let Ok(uri) = upstream.uri(&outgoing.resource, outgoing.query) else {
         return Err(AttemptFailure::last(Problem::Internal));
     };
     let account = lease.credential().map(|credential| credential.seat);
-    let cuts = call.cuts.of(account);
+    let cuts = outgoing.cuts.of(account);
     let stripped = std::mem::replace(&mut settlement.outcome().stripped, !cuts.is_empty());
     if !stripped && !cuts.is_empty() {
         tables.metrics.placed(PlacementResult::Stripped);
     }
-    let request = || call.request(uri.clone(), model.as_deref(), cuts, &upstream.config, lease.credential());
+    let request = || outgoing.request(uri.clone(), model.as_deref(), cuts, &upstream.config, lease.credential());
     let credential = lease.credential().and_then(|credential| credential.name.clone());
     let since = settlement.attempt(index, upstream.config.name.clone(), credential);
     let mut sent = timeout(tables.timeouts.upstream_head, sender.send(request())).await;
@@ -124,8 +131,8 @@ pub(super) async fn attempt(
             let mut reply = judge(proxy.clock, tables, settlement, since, lease, endpoint, response).await?;
             let succeeded = reply.head.status.is_success();
             // Where all keys of the upstream share their state, the caller owns each reference that the request names.
-            let unowned = Some(call.unowned).filter(|_| tables.keys.has_several_owners(index));
-            let lessons = |account| proxy.learning.lessons(account, call.owner, unowned.cloned());
+            let unowned = Some(outgoing.unowned).filter(|_| tables.keys.has_several_owners(index));
+            let lessons = |account| proxy.learning.lessons(account, outgoing.owner, unowned.cloned());
             reply.lessons = account.filter(|_| succeeded).map(lessons);
             let hold = hold && failover_on.empty && succeeded;
             return if hold { Box::pin(first_byte(settlement, since, reply)).await } else { Ok(reply) };
@@ -299,7 +306,7 @@ async fn first_byte(settlement: &mut Settlement, since: Instant, mut reply: Repl
 
 impl FailedAnswer {
     /// Releases the upstream, because another candidate is next. Keeps the answer if the answer is small and has arrived.
-    pub(super) async fn settle_down(self) -> Self {
+    pub(in crate::proxy) async fn settle_down(self) -> Self {
         let Self::Theirs(mut reply) = self else { return self };
         reply.source = read_error(reply.source, ERROR_CODE_WITHIN).await.0;
         reply.lease = None;
@@ -307,19 +314,12 @@ impl FailedAnswer {
     }
 
     /// Returns the status of the upstream's answer.
-    pub(super) fn status(&self) -> Option<StatusCode> {
+    pub(in crate::proxy) fn status(&self) -> Option<StatusCode> {
         match self {
             Self::Theirs(reply) => Some(reply.head.status),
             Self::Ours(_) => None,
         }
     }
-}
-
-/// Returns the upstream's id of the request if the id may be logged. The limit keeps an upstream from writing pages into the
-/// log.
-pub(super) fn upstream_request_id(headers: &HeaderMap) -> Option<&str> {
-    let id = headers.get(super::error::CLIENT_REQUEST_ID)?.to_str().ok()?;
-    (!id.is_empty() && id.len() <= REQUEST_ID_LIMIT && id.bytes().all(|byte| byte.is_ascii_graphic())).then_some(id)
 }
 
 /// Returns how long the upstream asks Tidegate to wait: in milliseconds, in seconds, or until a date.

@@ -2,6 +2,7 @@
 //! and dropped. Drains are bounded in time, in bytes and in number.
 
 use std::{
+    future::poll_fn,
     pin::Pin,
     sync::{
         Arc,
@@ -21,11 +22,14 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    closing::Closing,
-    error::ApiError,
-    respond::{Relay, RelayError, Reply},
+    relay::{Relay, RelayError},
+    reply::Reply,
 };
-use crate::{domain::outcome::EndReason, metering::DisconnectRecord};
+use crate::{
+    domain::outcome::EndReason,
+    metering::DisconnectRecord,
+    proxy::{error::ApiError, settle::SettleOnDrop},
+};
 
 /// At most one connection slot in this many may belong to a drain. Clients that left must not keep new clients out.
 const SHARE: usize = 4;
@@ -70,13 +74,13 @@ impl DrainTasks {
 
 /// How one request is drained.
 #[derive(Clone, Debug)]
-pub(super) struct DrainContext {
-    pub(super) readers: Arc<DrainTasks>,
-    pub(super) departure: DisconnectRecord,
-    pub(super) within: Duration,
-    pub(super) bytes: u64,
+pub(in crate::proxy) struct DrainContext {
+    pub(in crate::proxy) tasks: Arc<DrainTasks>,
+    pub(in crate::proxy) departure: DisconnectRecord,
+    pub(in crate::proxy) within: Duration,
+    pub(in crate::proxy) bytes: u64,
     /// Whether event streams are drained too. Otherwise they are cancelled.
-    pub(super) streams: bool,
+    pub(in crate::proxy) streams: bool,
 }
 
 impl DrainContext {
@@ -87,8 +91,8 @@ impl DrainContext {
             return;
         }
         let (Some(places), Ok(here)) = (self.places(), Handle::try_current()) else { return };
-        let Self { readers, within, .. } = self;
-        let stop = readers.stop.clone();
+        let Self { tasks, within, .. } = self;
+        let stop = tasks.stop.clone();
         let bounded = async move {
             let _places = places;
             tokio::select! {
@@ -98,98 +102,120 @@ impl DrainContext {
                 () = sleep(within) => {}
             }
         };
-        readers.tasks.spawn_on(bounded, &here);
+        tasks.tasks.spawn_on(bounded, &here);
     }
 
     fn places(&self) -> Option<[OwnedSemaphorePermit; 2]> {
         let one = |places: &Arc<Semaphore>| Arc::clone(places).try_acquire_owned().ok();
-        Some([one(&self.readers.places)?, one(&self.readers.slots)?])
+        Some([one(&self.tasks.places)?, one(&self.tasks.slots)?])
     }
 }
 
 /// Whether a part of the request was sent upstream, and whether its client is still connected.
 #[derive(Debug, Default)]
-pub(super) struct ClientPresence {
+pub(in crate::proxy) struct ClientPresence {
     sent: Arc<AtomicBool>,
     left: AtomicBool,
 }
 
 impl ClientPresence {
     /// Returns the flag that is set when a body is taken to be sent.
-    pub(super) fn sent(&self) -> Arc<AtomicBool> {
+    pub(in crate::proxy) fn sent(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.sent)
     }
 
     /// Returns whether another attempt may follow a failed one. A client that left gets no further attempt.
-    pub(super) fn goes_on(&self) -> bool {
+    pub(in crate::proxy) fn goes_on(&self) -> bool {
         self.sent.store(false, Ordering::Relaxed);
         !self.left.load(Ordering::Relaxed)
     }
 }
 
 /// Resolves to the head of an answer.
-pub(super) type AnswerHeadFuture = Pin<Box<dyn Future<Output = (Closing, Result<Reply, ApiError>)> + Send>>;
+pub(in crate::proxy) type AnswerHeadFuture =
+    Pin<Box<dyn Future<Output = (SettleOnDrop, Result<Reply, ApiError>)> + Send>>;
 
 /// Waits for the head of an answer. If this future is dropped while the request is upstream, the request goes on without its
 /// client.
-pub(super) struct DetachOnDrop {
-    pub(super) asked: Option<AnswerHeadFuture>,
-    pub(super) presence: Arc<ClientPresence>,
-    pub(super) read_on: DrainContext,
+pub(in crate::proxy) struct DetachOnDrop {
+    pub(in crate::proxy) obtaining: Option<AnswerHeadFuture>,
+    pub(in crate::proxy) presence: Arc<ClientPresence>,
+    pub(in crate::proxy) drain: DrainContext,
 }
 
 impl Future for DetachOnDrop {
-    type Output = (Closing, Result<Reply, ApiError>);
+    type Output = (SettleOnDrop, Result<Reply, ApiError>);
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let Some(asked) = &mut self.asked else { return Poll::Pending };
-        let obtained = ready!(asked.as_mut().poll(cx));
-        self.asked = None;
+        let Some(obtaining) = &mut self.obtaining else { return Poll::Pending };
+        let obtained = ready!(obtaining.as_mut().poll(cx));
+        self.obtaining = None;
         Poll::Ready(obtained)
     }
 }
 
 impl Drop for DetachOnDrop {
     fn drop(&mut self) {
-        let Some(asked) = self.asked.take() else { return };
+        let Some(obtaining) = self.obtaining.take() else { return };
         if !self.presence.sent.load(Ordering::Relaxed) {
             return;
         }
         self.presence.left.store(true, Ordering::Relaxed);
-        let bytes = self.read_on.bytes;
-        self.read_on.clone().spawn(async move {
-            if let (closing, Ok(reply)) = asked.await {
-                let (_, relay) = Relay::new(reply, closing, None);
-                Box::new(relay).read_on(bytes).await;
+        let bytes = self.drain.bytes;
+        self.drain.clone().spawn(async move {
+            if let (guard, Ok(reply)) = obtaining.await {
+                let (_, relay) = Relay::new(reply, guard);
+                DrainOnDrop::new(relay, None).drain(bytes).await;
             }
         });
     }
 }
 
-/// The answer of a client. If this value is dropped before the end, the answer is drained if the key wants that.
+/// The answer of a client. If this value is dropped before the end, the answer is drained if the key wants that. Otherwise the
+/// request is settled as it is.
 #[derive(Debug)]
-pub struct DrainOnDrop(Option<Box<Relay>>);
+pub struct DrainOnDrop(Option<Box<RelayWithDrain>>);
+
+#[derive(Debug)]
+struct RelayWithDrain {
+    relay: Relay,
+    /// How the answer is drained after the client left. `None` = the answer is cancelled.
+    drain: Option<DrainContext>,
+}
 
 impl DrainOnDrop {
-    pub(super) fn new(relay: Relay) -> Self {
-        Self(Some(Box::new(relay)))
+    pub(in crate::proxy) fn new(relay: Relay, drain: Option<DrainContext>) -> Self {
+        Self(Some(Box::new(RelayWithDrain { relay, drain })))
     }
 
-    pub(super) fn relay(&self) -> Option<&Relay> {
-        self.0.as_deref()
+    pub(in crate::proxy) fn relay(&self) -> Option<&Relay> {
+        self.0.as_deref().map(|held| &held.relay)
     }
 
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, RelayError>>> {
-        self.0.as_deref_mut().map_or(Poll::Ready(None), |relay| relay.poll(cx))
+    pub(in crate::proxy) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, RelayError>>> {
+        self.0.as_deref_mut().map_or(Poll::Ready(None), |held| held.relay.poll(cx))
+    }
+
+    /// Drains the answer until its cost is known, but at most `most` bytes.
+    async fn drain(mut self, most: u64) {
+        let Some(RelayWithDrain { relay, .. }) = self.0.as_deref_mut() else { return };
+        relay.client_disconnected();
+        while relay.reveals_more() && relay.bytes_drained() < most {
+            poll_fn(|cx| relay.poll(cx)).await;
+        }
     }
 }
 
 impl Drop for DrainOnDrop {
     fn drop(&mut self) {
-        let Some(mut relay) = self.0.take() else { return };
-        if let Some(read_on) = relay.reads_on() {
-            let bytes = read_on.bytes;
-            read_on.spawn(async move { relay.read_on(bytes).await });
-        }
+        let Some(mut held) = self.0.take() else { return };
+        let RelayWithDrain { relay, drain } = &mut *held;
+        // A drain that would not reveal more usage is useless.
+        let drain = drain.take().filter(|drain| (drain.streams || !relay.is_streamed()) && relay.reveals_more());
+        let Some(drain) = drain else { return relay.end_early() };
+        let bytes = drain.bytes;
+        // Without its drain, so that its next drop settles the request.
+        let rest = Self(Some(held));
+        drain.spawn(async move { rest.drain(bytes).await });
     }
 }
