@@ -15,10 +15,8 @@ use std::{
 };
 
 use crate::{
-    domain::{
-        affinity::AffinityStatus,
-        origin::{Origin, Owner, Reference},
-    },
+    concurrent::affinity_status::AffinityStatus,
+    domain::origin::{Origin, Owner, Reference},
     store::origins::{EntryLifetime, StoredOrigin},
 };
 

@@ -25,9 +25,10 @@ use tokio::{
 };
 
 use crate::{
+    concurrent::affinity_status::AffinityStatus,
     config,
     domain::{
-        affinity::{AffinityStatus, LookupResult},
+        affinity::LookupResult,
         origin::{Origin, Owner, Reference},
     },
     store::origins::{EntryLifetime, StoredOrigin},

@@ -36,7 +36,8 @@ pub(super) async fn explain(
         return (StatusCode::BAD_REQUEST, format!("unknown surface; use one of: {names}\n"));
     };
     let proxy = &admin.data.proxy;
-    match explain_route(&proxy.tables(), proxy.dice(), proxy.now(), &ExplainQuery { key, model, cache_key, surface }) {
+    match explain_route(&proxy.tables(), proxy.random(), proxy.now(), &ExplainQuery { key, model, cache_key, surface })
+    {
         Ok(text) => (StatusCode::OK, text),
         Err(error) => (StatusCode::NOT_FOUND, format!("{error}\n")),
     }

@@ -27,7 +27,7 @@ pub(super) fn make(of_file: usize, stored: &StoredKeys, world: StartContext) -> 
     if of_file > 0 || !stored.stored.keys.is_empty() || stored.are_unread() {
         return Ok(None);
     }
-    let secret = auth::make_key(world.chance)?;
+    let secret = auth::make_key(world.random_bytes)?;
     let key = StoredKey {
         name: NAME.to_owned(),
         prefix: auth::prefix(secret.expose_secret()).to_owned(),
@@ -49,7 +49,7 @@ pub(super) fn keep(
     world: StartContext,
 ) -> Result<Option<SecretString>, StartError> {
     let NewKey { secret, key } = made;
-    let id = HEXLOWER.encode(&world.chance.bytes::<16>()?);
+    let id = HEXLOWER.encode(&world.random_bytes.bytes::<16>()?);
     let author = ChangeAuthor { id: &id, name: "the first start", time_ms: millis(world) };
     match stored.create(&key, author) {
         Ok(()) => {}

@@ -12,8 +12,8 @@ use super::{
 use crate::{
     affinity::AffinityMemory,
     api::Health,
+    concurrent::byte_budget::ByteBudget,
     config::Config,
-    domain::budget::ByteBudget,
     server::{Certificates, Limits, Shutdown},
 };
 

@@ -21,10 +21,8 @@ use tokio::{
 
 use super::{command::Command, data_dir::DataDir};
 use crate::{
-    domain::{
-        key::{StoredKey, StoredKeysStatus},
-        ledger,
-    },
+    concurrent::{key_status::StoredKeysStatus, ledger_status::LedgerStatus},
+    domain::key::StoredKey,
     store::{
         files,
         sql::{ChangeAuthor, Database, DatabaseError, DatabaseLocation, KeyChange, KeyError, Revision},
@@ -66,7 +64,7 @@ pub(super) struct StoredKeys {
     copy: PathBuf,
     condition: Arc<StoredKeysStatus>,
     /// Tells when the ledger connects again.
-    ledger: Arc<ledger::LedgerStatus>,
+    ledger: Arc<LedgerStatus>,
     /// How often the ledger had connected when the database was opened here.
     connections: u64,
     runtime: Runtime,
@@ -82,7 +80,7 @@ impl StoredKeys {
         place: DatabaseLocation,
         data_dir: &DataDir,
         condition: Arc<StoredKeysStatus>,
-        ledger: Arc<ledger::LedgerStatus>,
+        ledger: Arc<LedgerStatus>,
     ) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let copy = data_dir.file(COPY);

@@ -8,8 +8,9 @@ use tokio::time::Instant;
 use super::{StartContext, StartError, data_dir::DataDir};
 use crate::{
     budgets::{Counter, Spending},
+    concurrent::ledger_status::LedgerStatus,
     config::Config,
-    domain::{chance::Chance, ledger::LedgerStatus, spending::BudgetKey},
+    domain::{random::RandomBytes, spending::BudgetKey},
     metering::{self, BUDGETS, FeedTarget, FeedThreads, Ledger, Polling, Retention},
     metrics::Metrics,
     store::{journal::Journal, sql::DatabaseLocation},
@@ -86,11 +87,11 @@ impl Ledgers {
 }
 
 /// The name of this data folder in a database that several share, and among those who share limits, made once.
-pub(super) fn origin(data_dir: &DataDir, chance: Chance) -> Result<Arc<str>, StartError> {
+pub(super) fn origin(data_dir: &DataDir, random_bytes: RandomBytes) -> Result<Arc<str>, StartError> {
     if let Some(origin) = data_dir.read(ORIGIN)?.filter(|text| !text.trim().is_empty()) {
         return Ok(origin.trim().into());
     }
-    let origin = HEXLOWER.encode(&chance.bytes::<16>()?);
+    let origin = HEXLOWER.encode(&random_bytes.bytes::<16>()?);
     data_dir.write(ORIGIN, &format!("{origin}\n"))?;
     Ok(origin.into())
 }

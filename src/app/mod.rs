@@ -43,8 +43,8 @@ use self::{
 use crate::{
     affinity::AffinityStoreThread,
     api::{self, Admin, Data, Health},
+    concurrent::random_source::RandomSource,
     config::{Config, Listen},
-    domain::chance::Dice,
     limits::Shared,
     metering::Statements,
     metrics::Metrics,
@@ -103,7 +103,7 @@ pub fn start(of_file: Config, origin: Option<ReloadSource>, world: StartContext)
     let mut common = SharedState::new(&config, None, &metrics, tokio::time::Instant::now());
     let health = Arc::new(Health::new(&config, &metrics.keys));
 
-    let name = ledger::origin(&data_dir, world.chance)?;
+    let name = ledger::origin(&data_dir, world.random_bytes)?;
     let shared = sharing::start(&config, world, &name, &metrics, &mut common)?;
 
     // Sockets are made inside a runtime; the control thread takes it over.
@@ -112,9 +112,14 @@ pub fn start(of_file: Config, origin: Option<ReloadSource>, world: StartContext)
     let mut ledgers = Ledgers::start(&config, &data_dir, name, &common.spending, world, &metrics)?;
     let statements = Statements::start(DatabaseLocation::of(&config)).map_err(StartError::Thread)?;
     let place = origins::OriginStoreLocation::of(&config);
-    let keeping =
-        AffinityStoreThread::start(place, &config.affinity, world.clock, world.chance, Arc::clone(&metrics.affinity))
-            .map_err(StartError::Thread)?;
+    let keeping = AffinityStoreThread::start(
+        place,
+        &config.affinity,
+        world.clock,
+        world.random_bytes,
+        Arc::clone(&metrics.affinity),
+    )
+    .map_err(StartError::Thread)?;
     let first_key = made_key.map_or(Ok(None), |made| first_key::keep(made, &mut keys, &data_dir, world))?;
 
     let (reloader, told) = mpsc::channel();
@@ -135,8 +140,8 @@ pub fn start(of_file: Config, origin: Option<ReloadSource>, world: StartContext)
     let mut data = Vec::with_capacity(bound.data.len());
     let mut workers = Vec::with_capacity(bound.data.len());
     for (index, listener) in bound.data.into_iter().enumerate() {
-        let dice = Arc::new(Dice::new(world.chance)?);
-        let tables = Tables::new(&config, &tls, &metrics, &common, &dice, None)?;
+        let random = Arc::new(RandomSource::new(world.random_bytes)?);
+        let tables = Tables::new(&config, &tls, &metrics, &common, &random, None)?;
         if index == 0 {
             tables.count_budgets(world.clock);
             ledger::know_budgets(&common.spending.all(), ledger::KNOWN_WITHIN);
@@ -149,7 +154,7 @@ pub fn start(of_file: Config, origin: Option<ReloadSource>, world: StartContext)
             origins: Arc::clone(&keeping.origins),
             statements: statements.clone(),
         };
-        let proxy = Arc::new(Proxy::new(tables, beside, world.clock, world.chance, dice)?);
+        let proxy = Arc::new(Proxy::new(tables, beside, world.clock, world.random_bytes, random)?);
         let polling = ledgers.polling().map(|polling| polls::keep_polling(Arc::clone(&proxy), polling));
         let state = Arc::new(Data { proxy, health: Arc::clone(&health) });
         data.push(Arc::clone(&state));

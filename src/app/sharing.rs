@@ -26,7 +26,7 @@ pub(super) fn start(
 ) -> Result<Option<Arc<Shared>>, StartError> {
     let status = &metrics.sharing;
     let Some(sharing) = &config.sharing else { return Ok(None) };
-    let (process, spending) = (world.chance.bytes()?, Arc::clone(&common.spending));
+    let (process, spending) = (world.random_bytes.bytes()?, Arc::clone(&common.spending));
     let identity = Identity { process, origin: Arc::clone(origin), redis_clock: None };
     let shared = Shared::start(sharing, identity, spending, Arc::clone(status)).map_err(StartError::Thread)?;
     let shared = Arc::new(shared);

@@ -3,7 +3,7 @@
 use std::{io, path::PathBuf};
 
 use super::data_dir::DataDirError;
-use crate::{config::Listen, domain::chance::NoChance, proxy::TablesError, store::sql::KeyError};
+use crate::{config::Listen, domain::random::NoRandomBytes, proxy::TablesError, store::sql::KeyError};
 
 /// Why a start failed. Nothing was started.
 #[derive(Debug, thiserror::Error)]
@@ -16,7 +16,7 @@ pub enum StartError {
     Tables(#[from] TablesError),
     /// Neither ids nor a key can be made.
     #[error("random numbers cannot be had: {0}")]
-    Chance(#[from] NoChance),
+    RandomBytes(#[from] NoRandomBytes),
     /// The first key cannot be kept.
     #[error("the first client key cannot be kept: {0}")]
     FirstKey(#[source] KeyError),

@@ -1,7 +1,7 @@
 //! What a gateway takes from the world.
 
 use crate::{
-    domain::{chance::Chance, clock::Clock},
+    domain::{clock::Clock, random::RandomBytes},
     store::journal::Disk,
 };
 
@@ -11,7 +11,7 @@ pub struct StartContext {
     /// Wall-clock time.
     pub clock: Clock,
     /// Randomness.
-    pub chance: Chance,
+    pub random_bytes: RandomBytes,
     /// The disk of the ledger's journal.
     pub disk: &'static dyn Disk,
     /// Whether a person sees what is printed: only then may a new key be shown.

@@ -7,8 +7,9 @@ use tokio::runtime::Builder;
 
 use super::{healthcheck::reachable, output, time};
 use crate::{
+    concurrent::random_source::RandomSource,
     config::{Config, ConfigPart, Listen, Source},
-    domain::{chance::Dice, clock::Clock},
+    domain::clock::Clock,
     proxy::{
         Tables,
         explain::{ExplainQuery, explain},
@@ -68,7 +69,7 @@ fn offline(config: &Config, question: &ExplainQuery, why: &str) -> ExitCode {
         Err(error) => return output::fail(error),
     };
     let now = time::millis(Clock::system().since_epoch());
-    match explain(&tables, &Dice::seeded(0), now, question) {
+    match explain(&tables, &RandomSource::seeded(0), now, question) {
         Ok(text) => {
             output::print(format_args!("offline: without health and pins ({why}); every credential counts as set"));
             output::print(text.trim_end());

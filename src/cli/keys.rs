@@ -26,9 +26,9 @@ use crate::{
     auth,
     config::{ConfigPart, PartialConfig, Source},
     domain::{
-        chance::Chance,
         clock::Clock,
         key::{KeySettings, MAX_NAME_BYTES, RotatedSecret, StoredKey},
+        random::RandomBytes,
     },
     store::{
         files,
@@ -290,7 +290,7 @@ impl KeyStore {
     }
 
     async fn change(&mut self, change: KeyChange<'_>) -> Result<(), CommandError> {
-        let id = Chance::system().bytes::<16>().map_err(|error| error.to_string())?;
+        let id = RandomBytes::system().bytes::<16>().map_err(|error| error.to_string())?;
         // Ids sort by time. Ids of the same millisecond sort at random.
         let id = format!("{:016x}{}", time::millis(self.now), HEXLOWER.encode(&id));
         let name = actor();
@@ -340,7 +340,7 @@ fn unknown(name: &str) -> CommandError {
 
 /// Creates a secret. Returns the secret, its prefix and its hash.
 fn fresh() -> Result<(String, String, String), CommandError> {
-    let secret = auth::make_key(Chance::system()).map_err(|error| error.to_string())?;
+    let secret = auth::make_key(RandomBytes::system()).map_err(|error| error.to_string())?;
     let secret = secret.expose_secret().to_owned();
     let (prefix, sha256) = (auth::prefix(&secret).to_owned(), HEXLOWER.encode(&auth::digest(secret.as_bytes())));
     Ok((secret, prefix, sha256))

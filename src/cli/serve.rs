@@ -16,7 +16,7 @@ use super::{
 use crate::{
     app::{self, Handle, ReloadSource, Running, StartContext, telemetry},
     config::{Config, EXIT_CONFIG, Loaded, Source},
-    domain::{chance::Chance, clock::Clock},
+    domain::{clock::Clock, random::RandomBytes},
     store::journal::{self, SystemDisk},
 };
 
@@ -62,7 +62,7 @@ pub(super) fn start(config: Config, origin: Option<ReloadSource>) -> Result<(Run
     let hangup = origin.is_some().then(|| ending.hangup()).transpose().map_err(output::fail)?;
     let world = StartContext {
         clock: Clock::system(),
-        chance: Chance::system(),
+        random_bytes: RandomBytes::system(),
         disk: &SystemDisk,
         terminal: io::stdout().is_terminal(),
     };

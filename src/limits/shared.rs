@@ -13,10 +13,10 @@ use super::{
 };
 use crate::{
     budgets::{Counter, Spending},
+    concurrent::sharing_status::SharingStatus,
     config::{SharedLimits, WhenRedisIsAway},
     domain::{
         clock::Clock,
-        sharing::SharingStatus,
         spending::{BudgetKey, RemoteSpend},
     },
     store::redis::{self, Answer, Given, Redis, Replica, SharedBudget},

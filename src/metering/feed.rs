@@ -23,10 +23,11 @@ use self::{apart::RowIsolator, keep::OldRowSums};
 use super::{polls::Polls, spent::Spent, unpriced};
 use crate::{
     budgets::Spending,
+    concurrent::ledger_status::LedgerStatus,
     domain::{
         clock::Clock,
         id::RequestId,
-        ledger::{LedgerStatus, Row, UsageState},
+        ledger::{Row, UsageState},
     },
     metrics::Unpriced,
     store::{

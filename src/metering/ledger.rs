@@ -14,7 +14,8 @@ use std::{
 use tokio::sync::Notify;
 
 use crate::{
-    domain::ledger::{LedgerStatus, Row},
+    concurrent::ledger_status::LedgerStatus,
+    domain::ledger::Row,
     store::journal::{self, Journal, JournalWriter},
 };
 

@@ -288,12 +288,12 @@ impl Settlement {
 mod tests {
     use super::*;
     use crate::{
+        concurrent::{ledger_status::LedgerStatus, request_ids::RequestIds},
         domain::{
-            chance::Chance,
             clock::Clock,
-            id::RequestIds,
             money::{Currency, UNIT},
             price::{Price, PriceStep, Tariff},
+            random::RandomBytes,
             usage::{Habit, Hidden, PACE, ServiceTier, THOUGHT},
         },
         metrics::Metrics,
@@ -301,14 +301,14 @@ mod tests {
     };
 
     fn open(metrics: &Metrics) -> Settlement {
-        let ids = RequestIds::new(Clock::system(), Chance::system()).unwrap();
+        let ids = RequestIds::new(Clock::system(), RandomBytes::system()).unwrap();
         Settlement::open(Arc::new(metrics.worker([].into_iter())), ids.next(), DisconnectRecord::default())
     }
 
     #[tokio::test]
     async fn one_whose_client_left_before_it_was_sent_costs_nothing() {
         let folder = tempfile::tempdir().unwrap();
-        let condition = Arc::new(ledger_row::LedgerStatus::default());
+        let condition = Arc::new(LedgerStatus::default());
         let journal = crate::store::journal::Journal::open(
             folder.path().to_owned(),
             1,

@@ -16,9 +16,10 @@ use tokio::{
 };
 
 use crate::{
+    concurrent::ledger_status::LedgerStatus,
     domain::{
         clock::Clock,
-        ledger::{LedgerStatus, PollOutcome},
+        ledger::PollOutcome,
         usage::{PolledUsage, Usage},
     },
     store::sql::{Database, DatabaseError, PendingRow, SettledRow},

@@ -13,9 +13,10 @@ use tokio::time::Instant;
 
 use crate::{
     budgets::{Counter, LedgerSums, Spending},
+    concurrent::ledger_status::LedgerStatus,
     domain::{
         clock::Clock,
-        ledger::{LedgerStatus, Row},
+        ledger::Row,
         model_name::ModelPattern,
         money::{Budget, Currency, Money, UNIT, Window, decimal},
         spending::{BudgetKey, Crossed, Span, Spender},

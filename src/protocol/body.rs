@@ -16,7 +16,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 
-use crate::domain::budget::ByteReservation;
+use crate::concurrent::byte_budget::ByteReservation;
 
 /// Consecutive pieces under this size are copied together. Each piece keeps the connection's receive buffer alive, and
 /// hyper's buffers have at least 8 KiB. Bodies that arrived in segments of 1,460 bytes took 3.9 times their size in
@@ -264,7 +264,7 @@ mod tests {
 
     #[test]
     fn memory_is_held_as_long_as_any_copy() {
-        let budget = crate::domain::budget::ByteBudget::default();
+        let budget = crate::concurrent::byte_budget::ByteBudget::default();
         budget.set_limit(100);
         let mut reservation = budget.share(None).nothing();
         assert!(reservation.set(100));

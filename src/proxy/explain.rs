@@ -12,13 +12,14 @@ use tokio::time::Instant;
 use super::{placement::candidates::candidates, tables::Tables};
 use crate::{
     auth::Caller,
+    concurrent::random_source::RandomSource,
     config::{OnLostState, Strategy, Unpriced},
     domain::{
-        chance::{self, Dice},
         clock::UnixMillis,
         endpoint::Surface,
+        health_state::HealthState,
         price::Tariff,
-        standing::HealthState,
+        random::{self},
     },
     metrics::Metrics,
     routing::{self, Candidate, Choice, ExclusionReason, Route},
@@ -61,7 +62,12 @@ pub enum ExplainError {
 ///
 /// # Errors
 /// When the key or the model does not exist.
-pub fn explain(tables: &Tables, dice: &Dice, now: u64, question: &ExplainQuery) -> Result<String, ExplainError> {
+pub fn explain(
+    tables: &Tables,
+    random: &RandomSource,
+    now: u64,
+    question: &ExplainQuery,
+) -> Result<String, ExplainError> {
     let ExplainQuery { key, model, cache_key, surface } = question;
     let caller = tables.keys.named(key).ok_or_else(|| ExplainError::Key(key.clone()))?;
     if !caller.may_use_model(model) {
@@ -69,8 +75,8 @@ pub fn explain(tables: &Tables, dice: &Dice, now: u64, question: &ExplainQuery) 
     }
     let route = tables.routes.route(model).ok_or_else(|| ExplainError::Model(model.clone()))?;
     let all = candidates(tables, &caller, &route, Some(model), *surface, 0);
-    let preference = cache_key.as_ref().map(|text| chance::seed(&[&caller.name, text]));
-    let choice = routing::choose(&route, all.clone(), preference, 0, dice);
+    let preference = cache_key.as_ref().map(|text| random::seed(&[&caller.name, text]));
+    let choice = routing::choose(&route, all.clone(), preference, 0, random);
     let mut text = String::new();
     // Writing to a string cannot fail.
     let _ =
@@ -279,7 +285,7 @@ impl HealthView {
             HealthState::Out { cause, left } if left.is_zero() => ("out", Some(cause), Some(0)),
             HealthState::Out { cause, left } => ("out", Some(cause), Some(left.as_secs() + 1)),
         };
-        let (name, cause) = (name.map(str::to_owned), cause.map(crate::domain::standing::EjectionCause::name));
+        let (name, cause) = (name.map(str::to_owned), cause.map(crate::domain::health_state::EjectionCause::name));
         Self { name, state, cause, seconds_left: left, in_flight, queued: None, credentials: Vec::new() }
     }
 }
@@ -324,7 +330,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::domain::standing::EjectionCause;
+    use crate::domain::health_state::EjectionCause;
 
     #[test]
     fn who_is_being_probed_has_no_seconds_left() {

@@ -145,7 +145,7 @@ async fn obtain(
     candidates.retain(|candidate| account.is_none_or(|account| candidate.account_id == account));
     let preference = preference(caller, received, &head.headers);
     let turn = proxy.turn.fetch_add(1, Ordering::Relaxed);
-    let mut choice = routing::choose(&route, candidates, preference, turn, &proxy.dice);
+    let mut choice = routing::choose(&route, candidates, preference, turn, &proxy.random);
     if let Some(first) = first
         && (!choice.last_resort || cuts.unless.is_some())
     {

@@ -14,11 +14,11 @@ use super::{
 use crate::{
     affinity::AffinityMemory,
     auth::Caller,
+    concurrent::{random_source::RandomSource, request_ids::RequestIds},
     config::Config,
     domain::{
-        chance::{Chance, Dice, NoChance},
         clock::Clock,
-        id::RequestIds,
+        random::{NoRandomBytes, RandomBytes},
     },
     metering::{DisconnectRecord, Ledger, Statements},
     metrics::Metrics,
@@ -31,7 +31,7 @@ pub struct Proxy {
     tables: RwLock<Arc<Tables>>,
     ids: RequestIds,
     pub(super) clock: Clock,
-    pub(super) dice: Arc<Dice>,
+    pub(super) random: Arc<RandomSource>,
     /// Counts requests: plus one for each request.
     pub(super) turn: AtomicUsize,
     /// The ledger, which records a request before the request is sent upstream.
@@ -70,15 +70,15 @@ impl Proxy {
         tables: Tables,
         context: WorkerContext,
         clock: Clock,
-        chance: Chance,
-        dice: Arc<Dice>,
-    ) -> Result<Self, NoChance> {
-        let (tables, ids) = (RwLock::new(Arc::new(tables)), RequestIds::new(clock, chance)?);
+        random_bytes: RandomBytes,
+        random: Arc<RandomSource>,
+    ) -> Result<Self, NoRandomBytes> {
+        let (tables, ids) = (RwLock::new(Arc::new(tables)), RequestIds::new(clock, random_bytes)?);
         let WorkerContext { ledger, drains, origins, statements } = context;
         let turn = AtomicUsize::new(0);
         let learning = Arc::new(WorkerAffinity::new(Arc::clone(&origins), clock));
         let catalogue = Catalogue::default();
-        Ok(Self { tables, ids, clock, dice, turn, ledger, drains, origins, learning, catalogue, statements })
+        Ok(Self { tables, ids, clock, random, turn, ledger, drains, origins, learning, catalogue, statements })
     }
 
     /// Builds the tables of another configuration for this worker. [`swap`](Self::swap) puts them to use.
@@ -92,7 +92,7 @@ impl Proxy {
         metrics: &Metrics,
         common: &SharedState,
     ) -> Result<Tables, TablesError> {
-        Tables::new(config, tls, metrics, common, &self.dice, Some(&self.tables()))
+        Tables::new(config, tls, metrics, common, &self.random, Some(&self.tables()))
     }
 
     /// Returns the current tables. A request keeps the tables that it started with.
@@ -121,8 +121,8 @@ impl Proxy {
     }
 
     /// Returns the random numbers of this worker.
-    pub fn dice(&self) -> &Dice {
-        &self.dice
+    pub fn random(&self) -> &RandomSource {
+        &self.random
     }
 
     /// Gives a new request its id.

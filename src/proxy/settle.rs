@@ -73,13 +73,14 @@ mod tests {
 
     use super::*;
     use crate::{
-        domain::{chance::Chance, clock::Clock, id::RequestIds},
+        concurrent::request_ids::RequestIds,
+        domain::{clock::Clock, random::RandomBytes},
         metering::DisconnectRecord,
         metrics::Metrics,
     };
 
     fn guard(metrics: &Metrics) -> SettleOnDrop {
-        let ids = RequestIds::new(Clock::system(), Chance::system()).unwrap();
+        let ids = RequestIds::new(Clock::system(), RandomBytes::system()).unwrap();
         Settlement::open(Arc::new(metrics.worker([].into_iter())), ids.next(), DisconnectRecord::default()).into()
     }
 

@@ -11,10 +11,12 @@ use crate::{
     auth::Keys,
     billing::Prices,
     budgets::Spending,
+    concurrent::{
+        byte_budget::{ByteHolder, ByteShare},
+        random_source::RandomSource,
+    },
     config::{self, Config, Retries, Timeouts, UnknownIds},
     domain::{
-        budget::{ByteHolder, ByteShare},
-        chance::Dice,
         clock::{Clock, UnixMillis},
         money::Exchange,
     },
@@ -139,7 +141,7 @@ impl Tables {
     pub fn at_rest(config: &Config) -> Result<Self, TablesError> {
         let metrics = Metrics::default();
         let common = SharedState::new(config, None, &metrics, Instant::now());
-        Self::new(config, &Tls::new(config)?, &metrics, &common, &Arc::new(Dice::seeded(0)), None)
+        Self::new(config, &Tls::new(config)?, &metrics, &common, &Arc::new(RandomSource::seeded(0)), None)
     }
 
     /// Builds the tables of one worker. With tables shared by all workers, writing the reference counts would cost a request
@@ -153,12 +155,12 @@ impl Tables {
         tls: &Tls,
         metrics: &Metrics,
         common: &SharedState,
-        dice: &Arc<Dice>,
+        random: &Arc<RandomSource>,
         previous: Option<&Self>,
     ) -> Result<Self, TablesError> {
         let config = config.apart();
         let upstream = |(upstream, pool): (&config::Upstream, &Arc<Pool>)| {
-            Upstream::new(upstream.clone(), config.health, Arc::clone(pool), Arc::clone(dice)).map(Arc::new)
+            Upstream::new(upstream.clone(), config.health, Arc::clone(pool), Arc::clone(random)).map(Arc::new)
         };
         let upstreams =
             config.upstreams.iter().zip(common.pools.iter()).map(upstream).collect::<Result<Vec<_>, _>>()?;

@@ -4,11 +4,9 @@ use std::{cmp::Ordering, time::Duration};
 
 use super::Route;
 use crate::{
+    concurrent::random_source::RandomSource,
     config::Strategy,
-    domain::{
-        chance::{Dice, unit},
-        standing::HealthState,
-    },
+    domain::{health_state::HealthState, random::unit},
 };
 
 /// One way to serve a request: a target of the model and one credential of that upstream, with their state now.
@@ -85,7 +83,7 @@ pub fn choose(
     mut candidates: Vec<Candidate>,
     preference: Option<u64>,
     turn: usize,
-    dice: &Dice,
+    random: &RandomSource,
 ) -> Choice {
     candidates.retain(|candidate| candidate.exclusion.is_none());
     let last_resort = !candidates.iter().any(|candidate| candidate.standing.is_usable());
@@ -95,7 +93,7 @@ pub fn choose(
     if candidates.len() < 2 {
         return Choice { candidates, last_resort };
     }
-    let scores = scores(route, &candidates, preference, dice);
+    let scores = scores(route, &candidates, preference, random);
     // Turns are counted among the remaining candidates of the target. Otherwise the candidate after an ejected one would get the
     // turns of both.
     let turn_distance = |index: usize, candidate: &Candidate| {
@@ -145,7 +143,7 @@ struct Score {
 
 /// The score of each target that has a candidate: `-ln(u) / weight`, with a random `u`. Each target then has the lowest score in
 /// proportion to its weight. The same is true for the remaining targets, as if targets were drawn one after the other.
-fn scores(route: &Route<'_>, candidates: &[Candidate], preference: Option<u64>, dice: &Dice) -> Vec<Score> {
+fn scores(route: &Route<'_>, candidates: &[Candidate], preference: Option<u64>, random: &RandomSource) -> Vec<Score> {
     let mut scores: Vec<Score> = Vec::with_capacity(route.targets.len());
     for candidate in candidates {
         if scores.iter().any(|score| score.target == candidate.target) {
@@ -153,7 +151,7 @@ fn scores(route: &Route<'_>, candidates: &[Candidate], preference: Option<u64>, 
         }
         let Some(target) = route.targets.get(candidate.target) else { continue };
         let draw = match preference {
-            None => dice.draw(),
+            None => random.draw(),
             // Each further model at the same upstream gets its own draw. With a shared draw, the target with more weight would
             // always win.
             Some(preference) => {

@@ -2,8 +2,8 @@
 
 use std::fmt::Write as _;
 
-use crate::domain::chance::{Chance, NoChance};
 use crate::domain::clock::Clock;
+use crate::domain::random::{NoRandomBytes, RandomBytes};
 
 /// Makes the ids of one answer: a part in common, the time, a part of its own.
 #[derive(Clone, Debug)]
@@ -14,8 +14,8 @@ pub(super) struct Ids {
 }
 
 impl Ids {
-    pub(super) fn new(chance: Chance, clock: Clock) -> Result<Self, NoChance> {
-        Ok(Self { random: chance.bytes()?, created: clock.since_epoch().as_secs(), made: 0 })
+    pub(super) fn new(random_bytes: RandomBytes, clock: Clock) -> Result<Self, NoRandomBytes> {
+        Ok(Self { random: random_bytes.bytes()?, created: clock.since_epoch().as_secs(), made: 0 })
     }
 
     /// Another id: 50 hexadecimal digits after the prefix.

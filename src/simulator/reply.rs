@@ -27,7 +27,7 @@ const MAX_BODY: usize = 64 << 20;
 
 /// Answers a request. An error closes the connection without an answer.
 pub(super) async fn reply(request: Request<Incoming>, shared: Arc<Shared>) -> io::Result<Response<Body>> {
-    let mut ids = Ids::new(shared.options.chance, shared.options.clock).map_err(io::Error::other)?;
+    let mut ids = Ids::new(shared.options.random_bytes, shared.options.clock).map_err(io::Error::other)?;
     let request_id = ids.next("req_");
     let (parts, body) = request.into_parts();
     let path = parts.uri.path().to_owned();

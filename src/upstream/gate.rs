@@ -20,11 +20,9 @@ pub(super) use refusal::{Refusal, Refused};
 
 use super::tally::{FailureCounts, FailureSource, KeyId};
 use crate::{
+    concurrent::random_source::RandomSource,
     config::Health,
-    domain::{
-        chance::Dice,
-        standing::{EjectionCause, HealthState},
-    },
+    domain::health_state::{EjectionCause, HealthState},
 };
 
 /// The cooldown after a 429 without `Retry-After`. Each further one in a row doubles it, up to the maximum.
@@ -234,7 +232,7 @@ impl CircuitBreaker {
         (key, alone): (KeyId, Option<bool>),
         now: Instant,
         health: &Health,
-        dice: &Dice,
+        random: &RandomSource,
     ) -> Option<HealthChange> {
         let mut state = self.state();
         self.troubled.store(true, Ordering::Release);
@@ -261,7 +259,7 @@ impl CircuitBreaker {
             self.shut_for(&mut state.tally, key, now, health);
         }
         state.accuser = Some(accuser?);
-        Some(self.eject(&mut state, now, health, dice))
+        Some(self.eject(&mut state, now, health, random))
     }
 
     /// Ejects for failures that other breakers counted, unless already ejected: for a cooldown of the length `pause`, or else as
@@ -271,7 +269,7 @@ impl CircuitBreaker {
         now: Instant,
         pause: Option<Duration>,
         health: &Health,
-        dice: &Dice,
+        random: &RandomSource,
     ) -> Option<HealthChange> {
         let mut state = self.state();
         if self.standing(now) != HealthState::InService {
@@ -280,17 +278,17 @@ impl CircuitBreaker {
         self.troubled.store(true, Ordering::Release);
         Some(match pause {
             Some(length) => self.out(&mut state, EjectionCause::RateLimited, now, length),
-            None => self.eject(&mut state, now, health, dice),
+            None => self.eject(&mut state, now, health, random),
         })
     }
 
-    fn eject(&self, state: &mut BreakerState, now: Instant, health: &Health, dice: &Dice) -> HealthChange {
+    fn eject(&self, state: &mut BreakerState, now: Instant, health: &Health, random: &RandomSource) -> HealthChange {
         if state.restored.is_some_and(|restored| now >= restored + health.eject_max) {
             state.ejections = 0;
         }
         let times = 1_u32.checked_shl(state.ejections).unwrap_or(u32::MAX);
         state.ejections = state.ejections.saturating_add(1);
-        let length = jitter(health.eject.saturating_mul(times).min(health.eject_max), dice);
+        let length = jitter(health.eject.saturating_mul(times).min(health.eject_max), random);
         self.out(state, EjectionCause::Faults, now, length)
     }
 
@@ -302,7 +300,7 @@ impl CircuitBreaker {
         refused: Refused,
         confirms: impl FnOnce(&Refused) -> bool,
         health: &Health,
-        dice: &Dice,
+        random: &RandomSource,
     ) -> Option<HealthChange> {
         let (now, why) = (refused.at, refused.why);
         let mut state = self.state();
@@ -318,7 +316,7 @@ impl CircuitBreaker {
         let recent = |first: &Refused| now < first.at + health.refused.saturating_mul(2);
         let first = state.refused.filter(|first| recent(first) && first.why.cause() == why.cause());
         if first.is_some_and(|first| confirms(&first)) {
-            let length = jitter(health.refused, dice);
+            let length = jitter(health.refused, random);
             return Some(self.out(&mut state, why.cause(), now, length));
         }
         state.refused = Some(first.unwrap_or(refused));
@@ -411,8 +409,8 @@ impl CircuitBreaker {
 }
 
 /// Varies a time by a factor between 0.9 and 1.1. Without it all replicas would send their probes at the same moment.
-fn jitter(length: Duration, dice: &Dice) -> Duration {
-    length.mul_f64(0.9 + dice.draw() / 5.0)
+fn jitter(length: Duration, random: &RandomSource) -> Duration {
+    length.mul_f64(0.9 + random.draw() / 5.0)
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ use super::{
     verdict::{AttemptContext, ReportedVerdicts, Verdict},
     ward::HealthPass,
 };
-use crate::domain::standing::EjectionCause;
+use crate::domain::health_state::EjectionCause;
 
 /// A client's disconnect counts against the upstream only after this time, and only if the upstream answered no request
 /// meanwhile: such an upstream hangs. Clients wait 300 to 600 s (docs/wire.md, section 5), people less.
@@ -223,17 +223,17 @@ impl Lease {
         account: &CredentialHealth,
         now: Instant,
     ) -> (HealthChanges, HealthChanges) {
-        let (health, dice) = (&self.upstream.health, &*self.upstream.dice);
+        let (health, random) = (&self.upstream.health, &*self.upstream.random);
         // A fault counts against the upstream only if the last one came from another credential, or if the attempt is a probe.
         let last = self.upstream_pass.lane.last_faulted.swap(self.credential + 1, Ordering::Relaxed);
         let wide = self.upstream_pass.is_probe() || (last != 0 && last != self.credential + 1);
         (
             if wide {
-                shared.ward.failed(&self.upstream_pass, self.key, now, health, dice)
+                shared.ward.failed(&self.upstream_pass, self.key, now, health, random)
             } else {
                 HealthChanges::default()
             },
-            account.ward.failed(&self.credential_pass, self.key, now, health, dice),
+            account.ward.failed(&self.credential_pass, self.key, now, health, random),
         )
     }
 
@@ -243,10 +243,10 @@ impl Lease {
         account: &CredentialHealth,
         now: Instant,
     ) -> (HealthChanges, HealthChanges) {
-        let (health, dice) = (&self.upstream.health, &*self.upstream.dice);
+        let (health, random) = (&self.upstream.health, &*self.upstream.random);
         account.ward.abandoned(&self.credential_pass);
         self.upstream_pass.lane.gate.abandoned(self.upstream_pass.model);
-        let whole = shared.ward.gate.failed(self.upstream_pass.whole, (ANY_KEY, Some(true)), now, health, dice);
+        let whole = shared.ward.gate.failed(self.upstream_pass.whole, (ANY_KEY, Some(true)), now, health, random);
         ([whole, None], HealthChanges::default())
     }
 
@@ -257,11 +257,11 @@ impl Lease {
         now: Instant,
         after: Option<Duration>,
     ) -> (HealthChanges, HealthChanges) {
-        let (health, dice) = (&self.upstream.health, &*self.upstream.dice);
+        let (health, random) = (&self.upstream.health, &*self.upstream.random);
         (
             // An upstream that answers 429 works.
             shared.ward.succeeded(&self.upstream_pass, self.key, now, false),
-            account.ward.limited(&self.credential_pass, self.key, now, after, health, dice),
+            account.ward.limited(&self.credential_pass, self.key, now, after, health, random),
         )
     }
 
@@ -272,7 +272,7 @@ impl Lease {
         now: Instant,
         why: Refusal,
     ) -> (HealthChanges, HealthChanges) {
-        let (health, dice) = (&self.upstream.health, &*self.upstream.dice);
+        let (health, random) = (&self.upstream.health, &*self.upstream.random);
         let pass = &self.credential_pass;
         let refused = Refused { why, key: self.key, model: pass.lane.id, at: now };
         // Another key must confirm the refusal, unless no other key uses the credential. A 402 may be about the price of one
@@ -284,7 +284,7 @@ impl Lease {
             }
         };
         pass.lane.gate.abandoned(pass.model);
-        let whole = account.ward.gate.refused(pass.whole, refused, confirms, health, dice);
+        let whole = account.ward.gate.refused(pass.whole, refused, confirms, health, random);
         (shared.ward.succeeded(&self.upstream_pass, self.key, now, false), [whole, None])
     }
 

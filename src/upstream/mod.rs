@@ -27,11 +27,12 @@ use secrecy::ExposeSecret;
 use tokio::time::Instant;
 
 use crate::{
+    concurrent::random_source::RandomSource,
     config,
     domain::{
-        chance::{self, Dice},
         endpoint::{Endpoint, Resource, Surface},
-        standing::HealthState,
+        health_state::HealthState,
+        random::{self},
     },
 };
 
@@ -56,7 +57,7 @@ pub struct Upstream {
     credentials: Vec<Credential>,
     pool: Arc<Pool>,
     health: config::Health,
-    dice: Arc<Dice>,
+    random: Arc<RandomSource>,
 }
 
 /// A credential as the header value that carries it. An upstream that needs no credential has one without name and value.
@@ -104,7 +105,7 @@ impl Upstream {
         config: config::Upstream,
         health: config::Health,
         pool: Arc<Pool>,
-        dice: Arc<Dice>,
+        random: Arc<RandomSource>,
     ) -> Result<Self, Unusable> {
         let uri = |endpoint: Endpoint| {
             let joined = (!endpoint.has_ids()).then(|| join(&config.base_url, &endpoint.into(), None));
@@ -124,18 +125,18 @@ impl Upstream {
                 Ok(Credential {
                     name: Some(Arc::clone(&credential.name)),
                     value: Some(value),
-                    seat: chance::seed(&[&config.name, &credential.account]),
+                    seat: random::seed(&[&config.name, &credential.account]),
                     max_in_flight: credential.max_in_flight,
                     secrets: secrets(Some((&credential.name, credential.secret.expose_secret()))),
                 })
             })
             .collect::<Result<Vec<_>, _>>()?;
         if credentials.is_empty() {
-            let seat = chance::seed(&[&config.name, ""]);
+            let seat = random::seed(&[&config.name, ""]);
             credentials.push(Credential { name: None, value: None, seat, max_in_flight: None, secrets: secrets(None) });
         }
-        let home = chance::seed(&[&config.name]);
-        Ok(Self { config, uris, home, credentials, pool, health, dice })
+        let home = random::seed(&[&config.name]);
+        Ok(Self { config, uris, home, credentials, pool, health, random })
     }
 
     /// Returns the URL of a call, with the client's query unchanged. The client's own path is never sent upstream, so no request

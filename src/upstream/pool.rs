@@ -16,7 +16,7 @@ use tokio::{sync::Notify, time::Instant};
 use super::{not_found::NotFound, tally::KeyId, ward::HealthTracker, window::SlidingWindow};
 use crate::{
     config::{self, Config},
-    domain::standing::HealthState,
+    domain::health_state::HealthState,
     metrics::{Metrics, UpstreamHealth},
 };
 

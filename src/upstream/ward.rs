@@ -18,10 +18,11 @@ use super::{
     tally::{FailureSource, KeyId},
 };
 use crate::{
+    concurrent::random_source::RandomSource,
     config::Health,
     domain::{
-        chance::{self, Dice},
-        standing::{EjectionCause, HealthState},
+        health_state::{EjectionCause, HealthState},
+        random::{self},
     },
 };
 
@@ -153,16 +154,16 @@ impl HealthTracker {
         key: KeyId,
         now: Instant,
         health: &Health,
-        dice: &Dice,
+        random: &RandomSource,
     ) -> [Option<HealthChange>; 2] {
-        let model = pass.lane.gate.failed(pass.model, (key, None), now, health, dice);
+        let model = pass.lane.gate.failed(pass.model, (key, None), now, health, random);
         if model.is_none() && pass.lane.gate.has_keys_shut(now) {
             self.any_out.store(true, Ordering::Release);
         }
         let whole = if pass.whole.is_probe() {
-            self.gate.failed(pass.whole, (key, Some(self.is_alone(key, now))), now, health, dice)
+            self.gate.failed(pass.whole, (key, Some(self.is_alone(key, now))), now, health, random)
         } else {
-            model.and_then(|_| self.widen(EjectionCause::Faults, now, health, dice))
+            model.and_then(|_| self.widen(EjectionCause::Faults, now, health, random))
         };
         [whole, model]
     }
@@ -175,11 +176,11 @@ impl HealthTracker {
         now: Instant,
         after: Option<Duration>,
         health: &Health,
-        dice: &Dice,
+        random: &RandomSource,
     ) -> [Option<HealthChange>; 2] {
         self.gate.abandoned(pass.whole);
         let model = pass.lane.gate.limited(pass.model, key, now, after, health);
-        [model.and_then(|_| self.widen(EjectionCause::RateLimited, now, health, dice)), model]
+        [model.and_then(|_| self.widen(EjectionCause::RateLimited, now, health, random)), model]
     }
 
     /// Whether this key is the only one with requests in the last hour.
@@ -189,7 +190,13 @@ impl HealthTracker {
 
     /// Ejects the whole after the ejection of a model, if enough models are ejected by the faults of several keys, or of the only
     /// key.
-    fn widen(&self, cause: EjectionCause, now: Instant, health: &Health, dice: &Dice) -> Option<HealthChange> {
+    fn widen(
+        &self,
+        cause: EjectionCause,
+        now: Instant,
+        health: &Health,
+        random: &RandomSource,
+    ) -> Option<HealthChange> {
         self.any_out.store(true, Ordering::Release);
         let lanes = self.lanes();
         let out = |lane: &Arc<ModelHealth>| match lane.gate.standing(now) {
@@ -209,7 +216,7 @@ impl HealthTracker {
             FailureSource::One(key) => are_out.iter().any(|(other, _)| *other != first) || self.is_alone(key, now),
         };
         let pause = are_out.iter().map(|(_, left)| *left).min().filter(|_| cause == EjectionCause::RateLimited);
-        agreed.then(|| self.gate.widened(now, pause, health, dice))?
+        agreed.then(|| self.gate.widened(now, pause, health, random))?
     }
 
     /// Forgets the indices of credentials, which may have changed.
@@ -262,7 +269,7 @@ impl HealthTracker {
         let fresh = || {
             Arc::new(ModelHealth {
                 name: Arc::clone(&name),
-                id: chance::seed(&[model]),
+                id: random::seed(&[model]),
                 gate: CircuitBreaker::new(now),
                 last_faulted: AtomicUsize::new(0),
                 used: AtomicU64::new(self.millis(now)),

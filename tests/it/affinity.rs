@@ -6,9 +6,9 @@ use tempfile::TempDir;
 use tidegate::{
     config::{Config, Group, Key, KeyLimits, Model, OnLostState},
     domain::{
-        chance::{Chance, seed},
         clock::Clock,
         origin::{Kind, Origin, Owner, Reference},
+        random::{RandomBytes, seed},
     },
     store::origins::{EntryLifetime, OriginStore, OriginStoreLocation, StoredOrigin},
 };
@@ -77,7 +77,7 @@ async fn remember(config: &Config, known: &[Known<'_>]) {
             (Reference::new(*kind, text.as_bytes()), StoredOrigin { origin, used_s: now_s })
         })
         .collect();
-    let mut store = OriginStore::open(&OriginStoreLocation::of(config), Chance::system()).await.unwrap();
+    let mut store = OriginStore::open(&OriginStoreLocation::of(config), RandomBytes::system()).await.unwrap();
     assert!(store.learn(&rows, life).await.unwrap().iter().all(Option::is_none));
     store.close().await;
 }

@@ -6,7 +6,7 @@ use tempfile::TempDir;
 use tidegate::{
     app::{self, StartContext},
     config::Listen,
-    domain::{chance::Chance, clock::Clock},
+    domain::{clock::Clock, random::RandomBytes},
     store::journal::SystemDisk,
 };
 
@@ -393,7 +393,7 @@ async fn a_log_that_nobody_takes_ends_nothing() {
 
 /// The real one, with somebody at a terminal.
 fn world() -> StartContext {
-    StartContext { clock: Clock::system(), chance: Chance::system(), disk: &SystemDisk, terminal: true }
+    StartContext { clock: Clock::system(), random_bytes: RandomBytes::system(), disk: &SystemDisk, terminal: true }
 }
 
 #[test]

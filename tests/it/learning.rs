@@ -12,9 +12,9 @@ use tidegate::{
     affinity::Recalled,
     config::{Config, UnknownIds},
     domain::{
-        chance,
         clock::Clock,
         origin::{Kind, Origin, Owner, Reference},
+        random,
     },
 };
 
@@ -43,7 +43,7 @@ fn with_stranger(base_url: &str) -> Config {
 
 /// What `tester` made with this credential of this upstream.
 fn made_at(upstream: &str, account: &str) -> Recalled {
-    Recalled::Own(Origin { account: chance::seed(&[upstream, account]), owner: owner("tester") })
+    Recalled::Own(Origin { account: random::seed(&[upstream, account]), owner: owner("tester") })
 }
 
 fn made_here() -> Recalled {

@@ -10,12 +10,13 @@ use std::{
 use tempfile::TempDir;
 use tidegate::{
     affinity::{AffinityStoreThread, Recalled, WAIT},
+    concurrent::affinity_status::AffinityStatus,
     config::{self, AffinitySettings, SharedLimits, WhenRedisIsAway},
     domain::{
-        affinity::{AffinityStatus, LookupResult},
-        chance::Chance,
+        affinity::LookupResult,
         clock::Clock,
         origin::{Kind, Origin, Owner, Reference},
+        random::RandomBytes,
     },
     store::origins::{EntryLifetime, FILE, OriginStore, OriginStoreLocation, StoreError, StoredOrigin},
 };
@@ -45,7 +46,7 @@ async fn both() -> (TempDir, RedisServer, [OriginStoreLocation; 2]) {
 }
 
 async fn open(place: &OriginStoreLocation) -> OriginStore {
-    OriginStore::open(place, Chance::system()).await.unwrap()
+    OriginStore::open(place, RandomBytes::system()).await.unwrap()
 }
 
 fn reference(number: u64) -> Reference {
@@ -237,7 +238,7 @@ impl Replica {
             place.clone(),
             &settings,
             Clock::system(),
-            Chance::system(),
+            RandomBytes::system(),
             Arc::clone(&condition),
         );
         Self { keeping: keeping.unwrap(), condition }

@@ -14,7 +14,7 @@ use tokio::{
 
 use crate::{
     affinity::AffinityMemory,
-    domain::{chance::Chance, clock::Clock},
+    domain::{clock::Clock, random::RandomBytes},
     store::origins::{EntryLifetime, OriginStore, OriginStoreLocation, StoreError},
 };
 
@@ -34,7 +34,7 @@ pub(super) enum StoreOperation {
 pub(super) struct StoreClient {
     pub(super) what: StoreOperation,
     pub(super) place: OriginStoreLocation,
-    pub(super) chance: Chance,
+    pub(super) random_bytes: RandomBytes,
     pub(super) clock: Clock,
     pub(super) origins: Arc<AffinityMemory>,
     /// Only one client opens the store at a time, because the first one creates the tables.
@@ -66,7 +66,7 @@ impl StoreClient {
     async fn open(&mut self) -> Result<&mut OriginStore, StoreError> {
         if self.store.is_none() {
             let _one = self.opening.lock().await;
-            self.store = Some(OriginStore::open(&self.place, self.chance).await?);
+            self.store = Some(OriginStore::open(&self.place, self.random_bytes).await?);
         }
         self.store.as_mut().ok_or(StoreError::Silent)
     }

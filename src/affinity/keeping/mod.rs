@@ -24,8 +24,9 @@ use tokio::{
 
 use super::{AffinityMemory, WAIT_FOR_FILE};
 use crate::{
+    concurrent::affinity_status::AffinityStatus,
     config,
-    domain::{affinity::AffinityStatus, chance::Chance, clock::Clock},
+    domain::{clock::Clock, random::RandomBytes},
     store::origins::OriginStoreLocation,
 };
 
@@ -59,7 +60,7 @@ impl AffinityStoreThread {
         place: OriginStoreLocation,
         settings: &config::AffinitySettings,
         clock: Clock,
-        chance: Chance,
+        random_bytes: RandomBytes,
         condition: Arc<AffinityStatus>,
     ) -> io::Result<Self> {
         let origins = Arc::new(AffinityMemory::new(settings, place.is_shared(), condition));
@@ -71,7 +72,7 @@ impl AffinityStoreThread {
         let desk = |what| StoreClient {
             what,
             place: place.clone(),
-            chance,
+            random_bytes,
             clock,
             origins: Arc::clone(&origins),
             opening: Arc::clone(&opening),

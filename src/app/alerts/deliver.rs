@@ -26,11 +26,9 @@ use tokio::{
 
 use super::kept::Kept;
 use crate::{
+    concurrent::alert_queue::AlertDeliveryStatus,
     config::{self, Config},
-    domain::{
-        alert::{AlertDeliveryStatus, Raised},
-        clock::Clock,
-    },
+    domain::{alert::Raised, clock::Clock},
     upstream::send,
 };
 

@@ -27,12 +27,13 @@ use super::data_dir::DataDir;
 use crate::{
     api::Data,
     budgets::Spending,
+    concurrent::alert_queue::Alerts,
     config::Config,
     domain::{
-        alert::{Alert, Alerts, Raised},
+        alert::{Alert, Raised},
         clock::Clock,
+        health_state::{EjectionCause, HealthState},
         spending::Crossed,
-        standing::{EjectionCause, HealthState},
     },
     metrics::Metrics,
 };

@@ -9,9 +9,9 @@ use tokio::time::Instant;
 
 use crate::domain::{
     alert::{Alert, AlertEvent},
+    health_state::EjectionCause,
     money::{Money, UNIT, decimal},
     spending::{BudgetKey, Crossed},
-    standing::EjectionCause,
 };
 
 /// An upstream that is out for this long does not come back by itself soon.

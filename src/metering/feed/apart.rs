@@ -6,9 +6,10 @@ use std::{
 };
 
 use crate::{
+    concurrent::ledger_status::LedgerStatus,
     domain::{
         id::RequestId,
-        ledger::{LedgerStatus, Row, UsageState},
+        ledger::{Row, UsageState},
     },
     store::{
         journal::{self, Journal},

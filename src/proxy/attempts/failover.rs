@@ -324,7 +324,7 @@ impl<'a> Failover<'a> {
     fn backoff(&self, upstream: usize) -> Duration {
         let times = self.asked.iter().filter(|asked| **asked == upstream).count().saturating_sub(1);
         let limit = BACKOFF.saturating_mul(1 << times.min(8)).min(BACKOFF_MAX);
-        limit.mul_f64(self.proxy.dice.draw())
+        limit.mul_f64(self.proxy.random.draw())
     }
 
     /// Keeps the more useful of two answers. The order: a 429 with `Retry-After` (the sooner the better), the last upstream's

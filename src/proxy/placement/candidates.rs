@@ -6,8 +6,8 @@ use tokio::time::Instant;
 use crate::{
     auth::Caller,
     domain::{
-        chance,
         endpoint::{Endpoint, Surface},
+        random,
     },
     proxy::{request::receive::ReceivedBody, tables::Tables},
     routing::{Candidate, ExclusionReason, Route, Target},
@@ -74,5 +74,5 @@ const SESSION_HEADERS: [&str; 2] = ["session-id", "thread-id"];
 pub(in crate::proxy) fn preference(caller: &Caller, received: &ReceivedBody, headers: &HeaderMap) -> Option<u64> {
     let session = || SESSION_HEADERS.iter().find_map(|name| headers.get(*name)?.to_str().ok());
     let text = received.cache_key.as_deref().or_else(session)?;
-    Some(chance::seed(&[&caller.name, text]))
+    Some(random::seed(&[&caller.name, text]))
 }

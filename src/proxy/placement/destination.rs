@@ -15,8 +15,8 @@ use crate::{
     domain::{
         affinity::PlacementResult,
         endpoint::{Endpoint, RequestBodyKind, Resource},
+        health_state::{EjectionCause, HealthState},
         origin::{Kind, Reference},
-        standing::{EjectionCause, HealthState},
     },
     metering::Settlement,
     protocol::{body::Edit, references::request::ScannedRequest},

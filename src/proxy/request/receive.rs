@@ -18,9 +18,9 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt};
 
 use super::{body_reader::RequestBodyReader, yield_to_runtime::yield_to_runtime};
 use crate::{
+    concurrent::byte_budget::{ByteReservation, ByteShare, STEP},
     config::Timeouts,
     domain::{
-        budget::{ByteReservation, ByteShare, STEP},
         endpoint::{Endpoint, RequestBodyKind},
         model_name,
     },

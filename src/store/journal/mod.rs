@@ -25,7 +25,7 @@ pub use reader::JournalReader;
 pub use record::{EndOfRecords, Records, encode};
 
 use super::files;
-use crate::domain::ledger::LedgerStatus;
+use crate::concurrent::ledger_status::LedgerStatus;
 
 /// The largest total size of the files. A full journal refuses new requests. The size is enough for half a million requests or
 /// more while the database is away. The next start reads it in seconds.

@@ -18,8 +18,8 @@ use sha2::{Digest, Sha256};
 use crate::{
     config::{self, Config},
     domain::{
-        chance::{Chance, NoChance},
         origin::{Origin, Owner, Reference},
+        random::{NoRandomBytes, RandomBytes},
     },
     store::redis::LinkError,
 };
@@ -113,7 +113,7 @@ pub enum StoreError {
     Link(#[from] LinkError),
     /// The hash key does not exist, and none can be generated.
     #[error(transparent)]
-    NoSecret(#[from] NoChance),
+    NoSecret(#[from] NoRandomBytes),
     /// The store was emptied or replaced: its entries use another hash key.
     #[error("it is not the one that was opened")]
     Another,
@@ -135,8 +135,8 @@ pub struct HashSecret([u8; Self::BYTES]);
 impl HashSecret {
     const BYTES: usize = 32;
 
-    fn new(chance: Chance) -> Result<Self, NoChance> {
-        chance.bytes().map(Self)
+    fn new(random_bytes: RandomBytes) -> Result<Self, NoRandomBytes> {
+        random_bytes.bytes().map(Self)
     }
 
     fn read(bytes: &[u8]) -> Result<Self, StoreError> {
@@ -173,10 +173,10 @@ impl OriginStore {
     ///
     /// # Errors
     /// When the store cannot be opened.
-    pub async fn open(place: &OriginStoreLocation, chance: Chance) -> Result<Self, StoreError> {
+    pub async fn open(place: &OriginStoreLocation, random_bytes: RandomBytes) -> Result<Self, StoreError> {
         Ok(Self(match place {
-            OriginStoreLocation::Sqlite(path) => Backend::Sqlite(Sqlite::open(path, chance).await?),
-            OriginStoreLocation::Redis(place) => Backend::Redis(Redis::open(place, chance).await?),
+            OriginStoreLocation::Sqlite(path) => Backend::Sqlite(Sqlite::open(path, random_bytes).await?),
+            OriginStoreLocation::Redis(place) => Backend::Redis(Redis::open(place, random_bytes).await?),
         }))
     }
 

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::{EntryLifetime, HashSecret, ORIGIN, StoreError, StoredOrigin, origin_bytes, origin_of};
 use crate::{
     config,
-    domain::{chance::Chance, origin::Reference},
+    domain::{origin::Reference, random::RandomBytes},
     store::redis::{Connected, Connector},
 };
 
@@ -61,10 +61,10 @@ fn entry(value: &[u8]) -> Result<StoredOrigin, StoreError> {
 }
 
 impl Redis {
-    pub(super) async fn open(place: &config::RedisSettings, chance: Chance) -> Result<Self, StoreError> {
+    pub(super) async fn open(place: &config::RedisSettings, random_bytes: RandomBytes) -> Result<Self, StoreError> {
         let waits = AsyncConnectionConfig::new().set_connection_timeout(Some(LIMIT)).set_response_timeout(Some(LIMIT));
         let Connected { mut connection, server } = Connector::new(place)?.connect(&waits).await?;
-        let fresh = HashSecret::new(chance)?;
+        let fresh = HashSecret::new(random_bytes)?;
         // The first replica creates the secret.
         let mut first = redis::cmd("SET");
         first.arg(SECRET).arg(&fresh.0).arg("NX");

@@ -25,10 +25,7 @@ use tokio::{
 };
 
 use self::worker::{Message, RedisWorker};
-use crate::{
-    config,
-    domain::{clock::Clock, sharing::SharingStatus},
-};
+use crate::{concurrent::sharing_status::SharingStatus, config, domain::clock::Clock};
 
 pub use budget::{SharedBudget, name};
 pub(super) use connect::{Connected, Connector};

@@ -23,7 +23,7 @@ use super::{
     link_error::LinkError,
     outage::Outages,
 };
-use crate::domain::{sharing::SharingStatus, spending::RemoteSpend};
+use crate::{concurrent::sharing_status::SharingStatus, domain::spending::RemoteSpend};
 
 /// What is held is renewed four times before it would come back.
 const RENEW: Duration = Duration::from_secs(15);

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::CircuitBreaker;
 use crate::{
     config::Health,
-    domain::standing::{EjectionCause, HealthState},
+    domain::health_state::{EjectionCause, HealthState},
     upstream::tally::{FailureCounts, KeyId},
 };
 

@@ -2,7 +2,7 @@
 
 use tokio::time::Instant;
 
-use crate::{domain::standing::EjectionCause, upstream::tally::KeyId};
+use crate::{domain::health_state::EjectionCause, upstream::tally::KeyId};
 
 /// A refusal of a credential, with the request that got the refusal.
 #[derive(Clone, Copy, Debug)]

@@ -17,13 +17,13 @@ const KEY: KeyId = 1;
 struct Bench {
     gate: CircuitBreaker,
     now: Instant,
-    dice: Dice,
+    random: RandomSource,
 }
 
 impl Bench {
     fn new() -> Self {
         let now = Instant::now();
-        Self { gate: CircuitBreaker::new(now), now, dice: Dice::seeded(1) }
+        Self { gate: CircuitBreaker::new(now), now, random: RandomSource::seeded(1) }
     }
 
     fn after(&mut self, time: Duration) -> &mut Self {
@@ -48,7 +48,7 @@ impl Bench {
     }
 
     fn fails(&self, pass: BreakerPass) -> Option<HealthChange> {
-        self.gate.failed(pass, (KEY, None), self.now, &HEALTH, &self.dice)
+        self.gate.failed(pass, (KEY, None), self.now, &HEALTH, &self.random)
     }
 
     fn succeeds(&self, pass: BreakerPass) -> Option<HealthChange> {
@@ -67,7 +67,7 @@ impl Bench {
     fn refused_for(&self, pass: BreakerPass, why: Refusal, key: KeyId) -> Option<HealthChange> {
         let refused = Refused { why, key, model: 1, at: self.now };
         let confirms = |first: &Refused| key == KEY || first.key != key;
-        self.gate.refused(pass, refused, confirms, &HEALTH, &self.dice)
+        self.gate.refused(pass, refused, confirms, &HEALTH, &self.random)
     }
 
     /// Fails until it is out, and says for how long.
@@ -409,7 +409,7 @@ fn faults_of_one_key_eject_only_where_no_other_key_asks() {
     let fails = |bench: &mut Bench, times| {
         for _ in 0..times {
             bench.gate.uses(2, bench.now);
-            let change = bench.gate.failed(bench.anyway(), (2, None), bench.now, &HEALTH, &bench.dice);
+            let change = bench.gate.failed(bench.anyway(), (2, None), bench.now, &HEALTH, &bench.random);
             if change.is_some() {
                 return change;
             }
@@ -431,7 +431,7 @@ fn a_failed_probe_of_one_key_leaves_the_next_probe_to_another_key() {
     let mut bench = Bench::new();
     bench.gate.uses(2, bench.now);
     bench.gate.uses(KEY, bench.now);
-    let fails = |bench: &Bench, key, pass| bench.gate.failed(pass, (key, None), bench.now, &HEALTH, &bench.dice);
+    let fails = |bench: &Bench, key, pass| bench.gate.failed(pass, (key, None), bench.now, &HEALTH, &bench.random);
     for key in [KEY, 2, KEY, 2] {
         assert_eq!(fails(&bench, key, bench.pass()), None);
     }
@@ -569,7 +569,7 @@ fn one_probe_of_many_threads() {
     const THREADS: usize = 4;
     let now = Instant::now();
     let gate = CircuitBreaker::new(now);
-    let dice = Dice::seeded(1);
+    let random = RandomSource::seeded(1);
     let barrier = std::sync::Barrier::new(THREADS);
     let probes = std::sync::atomic::AtomicUsize::new(0);
     let rounds = 300;
@@ -582,7 +582,7 @@ fn one_probe_of_many_threads() {
                     // Those that come at the same time as faults which eject.
                     for _ in 0..5 {
                         if let Some(pass) = gate.pass(KEY, at, true) {
-                            gate.failed(pass, (KEY, None), at, &HEALTH, &dice);
+                            gate.failed(pass, (KEY, None), at, &HEALTH, &random);
                         }
                     }
                     barrier.wait();
@@ -608,11 +608,11 @@ fn one_probe_of_many_threads() {
 #[test]
 fn a_gate_that_goes_out_while_others_come_opens_again() {
     let now = Instant::now();
-    let dice = Dice::seeded(1);
+    let random = RandomSource::seeded(1);
     for round in 0..2000_u32 {
         let gate = CircuitBreaker::new(now);
         for _ in 0..5 {
-            let _ = gate.failed(gate.pass(KEY, now, true).unwrap(), (KEY, None), now, &HEALTH, &dice);
+            let _ = gate.failed(gate.pass(KEY, now, true).unwrap(), (KEY, None), now, &HEALTH, &random);
         }
         let later = now + secs(40);
         std::thread::scope(|scope| {
@@ -621,7 +621,7 @@ fn a_gate_that_goes_out_while_others_come_opens_again() {
                     for _ in 0..20 {
                         let Some(pass) = gate.pass(KEY, later, false) else { continue };
                         assert!(pass.is_probe());
-                        let _ = gate.failed(pass, (KEY, None), later, &HEALTH, &dice);
+                        let _ = gate.failed(pass, (KEY, None), later, &HEALTH, &random);
                     }
                 });
             }

@@ -5,8 +5,9 @@ use std::sync::{
 
 use super::*;
 use crate::{
+    concurrent::random_source::RandomSource,
     config::{self, Config, Source},
-    domain::{chance::Dice, standing::HealthState},
+    domain::health_state::HealthState,
     metrics::Metrics,
     upstream::Pools,
 };
@@ -27,7 +28,7 @@ fn upstream(credentials: usize, change: impl Fn(&mut config::Upstream)) -> (Arc<
     let metrics = Metrics::default();
     let pools = Pools::new(&whole, None, &metrics, Instant::now());
     let pool = Arc::clone(pools.iter().next().unwrap());
-    (Arc::new(Upstream::new(config, health, pool, Arc::new(Dice::seeded(1))).unwrap()), metrics)
+    (Arc::new(Upstream::new(config, health, pool, Arc::new(RandomSource::seeded(1))).unwrap()), metrics)
 }
 
 fn count(upstream: &Upstream) -> (usize, Vec<usize>) {

@@ -4,8 +4,8 @@ use std::sync::{Arc, atomic::Ordering};
 
 use tidegate::{
     affinity::{AffinityStoreThread, Recalled},
+    concurrent::{affinity_status::AffinityStatus, random_source::RandomSource},
     config::AffinitySettings,
-    domain::{affinity::AffinityStatus, chance::Dice},
 };
 use tokio::time::Instant;
 
@@ -66,11 +66,11 @@ async fn the_store_takes_turns_between_keys() {
     let rows: Vec<_> = (0..15)
         .map(|number| (name("bob", number), StoredOrigin { origin: Origin { account: 1, owner: bob }, used_s: now_s }))
         .collect();
-    let mut store = OriginStore::open(&place, Chance::system()).await.unwrap();
+    let mut store = OriginStore::open(&place, RandomBytes::system()).await.unwrap();
     store.learn(&rows, EntryLifetime { now_s, ttl_s: 30 * 86_400 }).await.unwrap();
     store.close().await;
     let keeping =
-        AffinityStoreThread::start(place, &memory(), Clock::system(), Chance::system(), Arc::default()).unwrap();
+        AffinityStoreThread::start(place, &memory(), Clock::system(), RandomBytes::system(), Arc::default()).unwrap();
     let asking: Vec<_> = (0..REQUESTS)
         .map(|request| {
             let (origins, references) = (
@@ -143,14 +143,19 @@ async fn the_time_of_a_lookup_tells_nothing() {
         let now = Clock::system().since_epoch();
         let now_s = u32::try_from(now.as_secs()).unwrap();
         let entry = StoredOrigin { origin: Origin { account: 1, owner: alice }, used_s: now_s };
-        let mut store = OriginStore::open(&place, Chance::system()).await.unwrap();
+        let mut store = OriginStore::open(&place, RandomBytes::system()).await.unwrap();
         let rows: Vec<_> = (0..20_000).map(|number| (name("alice", number), entry)).collect();
         store.learn(&rows, EntryLifetime { now_s, ttl_s: 30 * 86_400 }).await.unwrap();
         store.close().await;
         let condition = Arc::new(AffinityStatus::default());
-        let keeping =
-            AffinityStoreThread::start(place, &memory(), Clock::system(), Chance::system(), Arc::clone(&condition))
-                .unwrap();
+        let keeping = AffinityStoreThread::start(
+            place,
+            &memory(),
+            Clock::system(),
+            RandomBytes::system(),
+            Arc::clone(&condition),
+        )
+        .unwrap();
         let origins = &keeping.origins;
         if in_memory {
             let _ = origins.learn(&rows.iter().map(|row| row.0).collect::<Vec<_>>(), entry.origin, now);
@@ -158,10 +163,10 @@ async fn the_time_of_a_lookup_tells_nothing() {
                 tokio::task::yield_now().await;
             }
         }
-        let dice = Dice::seeded(7);
+        let random = RandomSource::seeded(7);
         let (mut foreign, mut unknown) = (Vec::new(), Vec::new());
         for pair in 0..PAIRS {
-            let first = dice.draw() < 0.5;
+            let first = random.draw() < 0.5;
             for theirs in [first, !first] {
                 let reference = [name(if theirs { "alice" } else { "nobody" }, pair)];
                 let began = Instant::now();
@@ -184,10 +189,10 @@ async fn the_time_of_an_answer_tells_nothing() {
     let known: Vec<Known<'_>> = ids.iter().map(|id| (Kind::Response, &**id, "one", "one-a", "alice", None)).collect();
     let fleet = Fleet::start(&known, |_| ()).await;
     let mut client = Client::connect(fleet.gateway.address).await;
-    let dice = Dice::seeded(7);
+    let random = RandomSource::seeded(7);
     let (mut foreign, mut unknown) = (Vec::new(), Vec::new());
     for pair in 0..PAIRS {
-        let first = dice.draw() < 0.5;
+        let first = random.draw() < 0.5;
         for theirs in [first, !first] {
             let whose = if theirs { "alice" } else { "nobod" };
             let body = format!(r#"{{"model":"smart","previous_response_id":"resp_{whose}_{:06}"}}"#, pair % 1000);

@@ -11,10 +11,11 @@ use std::{
 use sqlx::{Connection, PgConnection, SqliteConnection};
 use tempfile::TempDir;
 use tidegate::{
+    concurrent::ledger_status::LedgerStatus,
     domain::{
         clock::Clock,
         id::RequestId,
-        ledger::{LedgerStatus, Row, UsageState},
+        ledger::{Row, UsageState},
         outcome::Outcome,
     },
     metering::{FeedTarget, FeedThreads, polling},

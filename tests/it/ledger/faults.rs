@@ -15,11 +15,9 @@ use std::{
 
 use tidegate::{
     app::{self, StartContext, telemetry},
+    concurrent::random_source::RandomSource,
     config::{self, Source},
-    domain::{
-        chance::{Chance, Dice},
-        clock::Clock,
-    },
+    domain::{clock::Clock, random::RandomBytes},
     store::journal::{Disk, SystemDisk},
 };
 use tokio::{
@@ -43,7 +41,7 @@ use crate::support::{
 /// A disk that fails, at random.
 #[derive(Debug)]
 struct FaultyDisk {
-    dice: Dice,
+    random: RandomSource,
     /// Of so many calls in a hundred.
     percent: AtomicUsize,
     faults: AtomicUsize,
@@ -51,7 +49,7 @@ struct FaultyDisk {
 
 impl FaultyDisk {
     fn fails(&self) -> io::Result<()> {
-        if self.dice.draw() * 100.0 > self.percent.load(Ordering::Relaxed) as f64 {
+        if self.random.draw() * 100.0 > self.percent.load(Ordering::Relaxed) as f64 {
             return Ok(());
         }
         let faults = self.faults.fetch_add(1, Ordering::Relaxed);
@@ -68,7 +66,7 @@ impl Disk for FaultyDisk {
     fn append(&self, file: &fs::File, records: &[u8]) -> io::Result<()> {
         if let Err(error) = self.fails() {
             // Any part of it is there, none and all of it among them.
-            let part = (self.dice.draw() * (records.len() + 1) as f64) as usize;
+            let part = (self.random.draw() * (records.len() + 1) as f64) as usize;
             SystemDisk.append(file, &records[..part.min(records.len())])?;
             return Err(error);
         }
@@ -89,7 +87,7 @@ impl Disk for FaultyDisk {
 #[tokio::test]
 async fn a_disk_that_fails_at_random_loses_no_row_and_lets_nothing_up_without_one() {
     static DISK: FaultyDisk =
-        FaultyDisk { dice: Dice::seeded(4), percent: AtomicUsize::new(0), faults: AtomicUsize::new(0) };
+        FaultyDisk { random: RandomSource::seeded(4), percent: AtomicUsize::new(0), faults: AtomicUsize::new(0) };
     let seen = Arc::<Seen>::default();
     let (one, two) = (upstream(&seen, "one").await, upstream(&seen, "two").await);
     let mut config = config(&one.base_url());
@@ -178,24 +176,25 @@ const SEED: &str = "TEST_FAULTY_DISK";
 #[test]
 fn gateway_on_a_faulty_disk() {
     static DISK: FaultyDisk =
-        FaultyDisk { dice: Dice::seeded(5), percent: AtomicUsize::new(0), faults: AtomicUsize::new(0) };
+        FaultyDisk { random: RandomSource::seeded(5), percent: AtomicUsize::new(0), faults: AtomicUsize::new(0) };
     let Some(seed) = env::var(SEED).ok().and_then(|seed| seed.parse().ok()) else { return };
     let config = config::load(&Source::File("tidegate.toml".into()), &|name| env::var_os(name)).unwrap().config;
     let _flush = telemetry::start(&config.log).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let _inside = runtime.enter();
     let mut interrupted = signal(SignalKind::interrupt()).unwrap();
-    let world = StartContext { clock: Clock::system(), chance: Chance::system(), disk: &DISK, terminal: false };
+    let world =
+        StartContext { clock: Clock::system(), random_bytes: RandomBytes::system(), disk: &DISK, terminal: false };
     let running = app::start(config, None, world).unwrap();
     tracing::info!(listen = %running.listen, admin_listen = %running.admin_listen, "ready");
     thread::spawn(move || {
-        let dice = Dice::seeded(seed);
+        let random = RandomSource::seeded(seed);
         // Good and bad times, at random.
         loop {
             let percents = [0, 0, 10, 50, 100];
-            let percent = percents[(dice.draw() * percents.len() as f64) as usize % percents.len()];
+            let percent = percents[(random.draw() * percents.len() as f64) as usize % percents.len()];
             DISK.percent.store(percent, Ordering::Relaxed);
-            thread::sleep(Duration::from_secs_f64(dice.draw() * 0.3));
+            thread::sleep(Duration::from_secs_f64(random.draw() * 0.3));
         }
     });
     runtime.block_on(interrupted.recv());
@@ -235,9 +234,9 @@ impl Trouble for Faults {
         self.began = Instant::now();
     }
 
-    async fn round(&mut self, number: u32, _process: &mut Process, clients: &Clients, dice: &Dice) {
+    async fn round(&mut self, number: u32, _process: &mut Process, clients: &Clients, random: &RandomSource) {
         self.was_bad = self.bad;
-        some_time(dice).await;
+        some_time(random).await;
         self.refused += clients.refused();
         // The next one is started.
         self.bad = !number.is_multiple_of(3);

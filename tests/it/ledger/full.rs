@@ -15,7 +15,7 @@ use std::{
 };
 
 use tempfile::TempDir;
-use tidegate::domain::chance::Dice;
+use tidegate::concurrent::random_source::RandomSource;
 use tokio::{sync::oneshot, time::Instant};
 
 use super::{
@@ -227,26 +227,26 @@ impl Trouble for Full {
         }
     }
 
-    async fn round(&mut self, number: u32, process: &mut Process, clients: &Clients, dice: &Dice) {
+    async fn round(&mut self, number: u32, process: &mut Process, clients: &Clients, random: &RandomSource) {
         if self.is_full() {
             self.began_full += 1;
             self.refuses(clients).await;
-            some_time(dice).await;
-            if number == 1 || dice.draw() < 0.6 {
+            some_time(random).await;
+            if number == 1 || random.draw() < 0.6 {
                 self.free(process);
                 until("an answer", async || clients.served() > 0).await;
             }
         } else {
-            some_time(dice).await;
+            some_time(random).await;
             self.fill(process);
             self.refuses(clients).await;
-            if number > 1 && dice.draw() < 0.4 {
+            if number > 1 && random.draw() < 0.4 {
                 let before = clients.served();
                 self.free(process);
                 until("an answer", async || clients.served() > before).await;
             }
         }
-        some_time(dice).await;
+        some_time(random).await;
     }
 
     fn settled_until(&self, killed: Instant) -> Instant {
@@ -263,12 +263,12 @@ impl Trouble for Full {
         (true, false)
     }
 
-    async fn last_round(&mut self, process: &Process, dice: &Dice) {
+    async fn last_round(&mut self, process: &Process, random: &RandomSource) {
         if !self.is_full() {
-            some_time(dice).await;
+            some_time(random).await;
             self.fill(process);
         }
-        some_time(dice).await;
+        some_time(random).await;
         self.free(process);
         assert!(self.refused > 1 && self.began_full > 0, "{} refused, {} began full", self.refused, self.began_full);
     }

@@ -14,7 +14,8 @@ use std::{
 use serde::Deserialize;
 use tempfile::TempDir;
 use tidegate::{
-    domain::{chance::Dice, spending::Spender},
+    concurrent::random_source::RandomSource,
+    domain::spending::Spender,
     store::sql::{Database, DatabaseLocation, FILE},
 };
 use tokio::time::Instant;
@@ -51,8 +52,8 @@ pub(super) trait Trouble {
     fn started(&mut self, _process: &Process) {}
 
     /// What happens in a round, until the gateway is killed.
-    async fn round(&mut self, _number: u32, _process: &mut Process, _clients: &Clients, dice: &Dice) {
-        some_time(dice).await;
+    async fn round(&mut self, _number: u32, _process: &mut Process, _clients: &Clients, random: &RandomSource) {
+        some_time(random).await;
     }
 
     /// Settlements that were made [`SURE`] before this moment are in the journal, with a kill at this one.
@@ -69,12 +70,12 @@ pub(super) trait Trouble {
     fn last(&mut self) {}
 
     /// What happens to the last gateway. Everything is as it should be after it.
-    async fn last_round(&mut self, _process: &Process, _dice: &Dice) {}
+    async fn last_round(&mut self, _process: &Process, _dice: &RandomSource) {}
 }
 
 /// A moment at random: nothing is waited for.
-pub(super) async fn some_time(dice: &Dice) {
-    tokio::time::sleep(Duration::from_secs_f64(0.05 + dice.draw())).await;
+pub(super) async fn some_time(random: &RandomSource) {
+    tokio::time::sleep(Duration::from_secs_f64(0.05 + random.draw())).await;
 }
 
 /// Two upstreams, of which `pair` is asked of both; two keys with a group and budgets that are never spent.
@@ -146,18 +147,18 @@ pub(super) async fn kill_and_compare(times: u32, trouble: impl Trouble) {
     if let DatabaseLocation::Postgres { url, .. } = trouble.place(&data) {
         append(folder.path(), &format!("[store]\nurl = \"{url}\"\n"));
     }
-    let (clients, dice) = (Arc::<Clients>::default(), Dice::seeded(times.into()));
+    let (clients, random) = (Arc::<Clients>::default(), RandomSource::seeded(times.into()));
     let (mut sure, mut refused) = (BTreeSet::new(), BTreeSet::new());
     // Answers that were whole so long before a kill that they may be in the ledger or not.
     let mut young = Vec::new();
     let copies = folder.path().join("copies");
     fs::create_dir(&copies).unwrap();
     for time in 0..times {
-        if dice.draw() < 0.2 {
+        if random.draw() < 0.2 {
             // Killed while it starts, or reads what the one before left.
             let mut process = Process::start(&mut trouble.command(folder.path()));
             trouble.started(&process);
-            tokio::time::sleep(Duration::from_secs_f64(dice.draw() * 0.3)).await;
+            tokio::time::sleep(Duration::from_secs_f64(random.draw() * 0.3)).await;
             process.signal("KILL");
             process.exit();
         }
@@ -165,7 +166,7 @@ pub(super) async fn kill_and_compare(times: u32, trouble: impl Trouble) {
         trouble.started(&process);
         let address = process.ready();
         let calling = tokio::spawn(Arc::clone(&clients).call(address));
-        trouble.round(time, &mut process, &clients, &dice).await;
+        trouble.round(time, &mut process, &clients, &random).await;
         let killed = Instant::now();
         process.signal("KILL");
         process.exit();
@@ -193,7 +194,7 @@ pub(super) async fn kill_and_compare(times: u32, trouble: impl Trouble) {
     let mut process = Process::start(&mut trouble.command(folder.path()));
     trouble.started(&process);
     let address = process.ready();
-    tokio::join!(clients.call_some(address, 300), trouble.last_round(&process, &dice));
+    tokio::join!(clients.call_some(address, 300), trouble.last_round(&process, &random));
     // With everything as it should be.
     clients.call_some(address, 64).await;
     ends(process, &data);

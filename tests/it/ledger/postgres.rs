@@ -5,8 +5,8 @@ use std::{fs, path::Path, sync::Arc};
 use sqlx::{Connection, PgConnection};
 use tempfile::TempDir;
 use tidegate::{
+    concurrent::random_source::RandomSource,
     domain::{
-        chance::Dice,
         id::RequestId,
         ledger::{Row, UsageState},
         money::Currency,
@@ -117,13 +117,13 @@ impl Trouble for Away {
         DatabaseLocation::Postgres { url: self.url().into(), password: None }
     }
 
-    async fn round(&mut self, number: u32, process: &mut Process, _clients: &Clients, dice: &Dice) {
-        some_time(dice).await;
+    async fn round(&mut self, number: u32, process: &mut Process, _clients: &Clients, random: &RandomSource) {
+        some_time(random).await;
         if self.is_away {
             self.began_without += 1;
-            if number == 1 || dice.draw() < 0.6 {
+            if number == 1 || random.draw() < 0.6 {
                 self.returns().await;
-                some_time(dice).await;
+                some_time(random).await;
             }
         } else {
             self.goes().await;
@@ -131,20 +131,20 @@ impl Trouble for Away {
                 // One that stands still is found out after 5 s.
                 process.logged("the ledger database cannot be written");
             }
-            some_time(dice).await;
-            if number > 1 && dice.draw() < 0.4 {
+            some_time(random).await;
+            if number > 1 && random.draw() < 0.4 {
                 self.returns().await;
             }
         }
     }
 
-    async fn last_round(&mut self, _process: &Process, dice: &Dice) {
+    async fn last_round(&mut self, _process: &Process, random: &RandomSource) {
         assert!(self.began_without > 0);
         if !self.is_away {
-            some_time(dice).await;
+            some_time(random).await;
             self.goes().await;
         }
-        some_time(dice).await;
+        some_time(random).await;
         self.returns().await;
     }
 }

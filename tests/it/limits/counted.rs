@@ -13,12 +13,12 @@ use std::{
 
 use tidegate::{
     budgets::{Counter, LedgerSums, Spending},
+    concurrent::sharing_status::SharingStatus,
     config::{Group, KeyLimits, ModelLimits, RedisSettings, SharedLimits, WhenRedisIsAway},
     domain::{
         clock::{Clock, UnixMillis},
         model_name::ModelPattern,
         money::{Budget, Currency, Exchange, MOST, Money, decimal},
-        sharing::SharingStatus,
         spending::Spender,
         usage::UsageEstimate,
     },

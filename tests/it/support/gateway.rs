@@ -12,7 +12,7 @@ use tidegate::{
         OnIncomplete, OnLostState, Retries, Server, Store, Strategy, Target, Timeouts, Unpriced,
         Upstream as UpstreamConfig,
     },
-    domain::{chance::Chance, clock::Clock, endpoint::Surface},
+    domain::{clock::Clock, endpoint::Surface, random::RandomBytes},
     store::journal::{Disk, SystemDisk},
 };
 use tokio::time::Instant;
@@ -207,7 +207,7 @@ impl Gateway {
     }
 
     fn world(disk: &'static dyn Disk) -> StartContext {
-        StartContext { clock: Clock::system(), chance: Chance::system(), disk, terminal: false }
+        StartContext { clock: Clock::system(), random_bytes: RandomBytes::system(), disk, terminal: false }
     }
 
     fn run_on(disk: &'static dyn Disk, config: Config, origin: Option<ReloadSource>, folder: TempDir) -> Self {
