@@ -18,13 +18,17 @@ use tokio::{
 };
 use tower_service::Service;
 
-use super::send::{BoxError, Connecting};
-
 /// The dialer tries the next address in parallel if an address does not answer within this time. RFC 8305 recommends 250 ms.
 const NEXT_AFTER: Duration = Duration::from_millis(250);
 
 /// For this long the dialer tries the address that answered last first. After that the resolver's order applies again.
 const REMEMBERED: Duration = Duration::from_secs(600);
+
+/// An error of any kind.
+pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// A running attempt to connect.
+pub(super) type Connecting<T> = Pin<Box<dyn Future<Output = Result<T, BoxError>> + Send>>;
 
 /// A running lookup of a host name.
 pub(super) type Resolving = Pin<Box<dyn Future<Output = io::Result<Vec<SocketAddr>>> + Send>>;

@@ -9,7 +9,6 @@ use std::{
 use http::{HeaderMap, HeaderValue};
 use tokio::time::Instant;
 
-use super::Credential;
 use crate::{domain::id::RequestId, metrics::UpstreamHealth, protocol::mask::Mask};
 
 /// An upstream that echoes does so with every error. The log gets one line in this time for each credential and worker.
@@ -97,8 +96,8 @@ pub struct EchoWatch {
 
 impl EchoWatch {
     /// Makes the watch for the answer to request `id`.
-    pub fn of(credential: Option<&Credential>, id: RequestId) -> Self {
-        Self { secrets: credential.and_then(|credential| credential.secrets.clone()), id, told: false }
+    pub(super) fn new(secrets: Option<Arc<CredentialPatterns>>, id: RequestId) -> Self {
+        Self { secrets, id, told: false }
     }
 
     /// Returns the patterns to mask, if any exist.

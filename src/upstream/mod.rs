@@ -32,6 +32,7 @@ use crate::{
     domain::{
         endpoint::{Endpoint, Resource, Surface},
         health_state::HealthState,
+        id::RequestId,
         random::{self},
     },
 };
@@ -72,6 +73,13 @@ pub struct Credential {
     max_in_flight: Option<usize>,
     /// Secrets that must not reach the client in an answer.
     secrets: Option<Arc<CredentialPatterns>>,
+}
+
+impl Credential {
+    /// Watches the answer to request `id` for this credential.
+    pub fn echo_watch(credential: Option<&Self>, id: RequestId) -> EchoWatch {
+        EchoWatch::new(credential.and_then(|credential| credential.secrets.clone()), id)
+    }
 }
 
 /// The current state of one credential of an upstream.

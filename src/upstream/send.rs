@@ -7,7 +7,6 @@
 
 use std::{
     fmt, io,
-    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -37,7 +36,7 @@ use tokio::{net::TcpStream, time::Instant};
 use tower_service::Service;
 
 use super::{
-    connect::{self, Dialer, Resolve},
+    connect::{self, BoxError, Connecting, Dialer, Resolve},
     wire::{ConnectionTrace, Turn, UpstreamConnection, is_closed},
 };
 use crate::{
@@ -71,8 +70,6 @@ const LOOK_FOR: Duration = Duration::from_secs(10);
 /// The upstream's close of an idle connection arrives within a round trip. A later close comes from an upstream that had the
 /// request.
 const STALE_WITHIN: Duration = Duration::from_secs(2);
-
-pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Sends requests to one upstream, from one worker.
 #[derive(Clone, Debug)]
@@ -283,8 +280,6 @@ enum Dial {
     Tunnel(Tunnel<Dialer>),
     Socks(SocksV5<Dialer>),
 }
-
-pub(super) type Connecting<T> = Pin<Box<dyn Future<Output = Result<T, BoxError>> + Send>>;
 
 impl Service<Uri> for Dial {
     type Response = TokioIo<TcpStream>;

@@ -20,6 +20,8 @@ use crate::{
 
 /// The longest time of one operation. After that the connection is opened again.
 const LIMIT: Duration = Duration::from_secs(5);
+/// The most references of one read or write.
+pub(super) const BATCH: usize = 500;
 /// The pause between two tries while the store fails.
 const TRY_AGAIN: Duration = Duration::from_millis(200);
 

@@ -4,10 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::{select, time::sleep};
 
-use super::{
-    BATCH,
-    desk::{SLOW, StoreClient, StoreOperation, StoreResult},
-};
+use super::desk::{BATCH, SLOW, StoreClient, StoreOperation, StoreResult};
 use crate::{
     affinity::{AffinityMemory, lookups::LookupBatch},
     store::origins::StoreError,

@@ -11,10 +11,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::{
-    BATCH, END_WITHIN,
-    desk::{SLOW, StoreClient, StoreOperation, StoreResult},
-};
+use super::desk::{BATCH, SLOW, StoreClient, StoreOperation, StoreResult};
 use crate::{
     domain::origin::Reference,
     store::origins::{HashSecret, StoredOrigin},
@@ -23,6 +20,8 @@ use crate::{
 /// The delay that gathers entries for an unshared store. No answer waits for that store, and fewer writes cost less. A killed
 /// process loses this much.
 const GATHER: Duration = Duration::from_millis(50);
+/// The most time at the end for writing the waiting entries.
+pub(super) const END_WITHIN: Duration = Duration::from_secs(2);
 /// How often expired and surplus rows are deleted.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
 

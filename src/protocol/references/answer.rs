@@ -27,9 +27,9 @@
 
 use super::{
     collect::{Collect, Hit, Level},
-    finder::{Finder, MAX_ID},
+    finder::Finder,
     grammar::{Grammar, ObjectKind, Rule, SKIP, StringRule, TOP, at},
-    ids::{kind_of, trimmed},
+    ids::{MAX_ID, kind_of, trimmed},
 };
 use crate::{
     domain::origin::{Kind, Reference},

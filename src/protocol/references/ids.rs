@@ -1,7 +1,9 @@
 //! Recognizes the ids of stored objects.
 
-use super::finder::MAX_ID;
 use crate::{domain::origin::Kind, protocol::json::STRING_LIMIT};
+
+/// The longest id in bytes. OpenAI's ids have fewer than 100.
+pub(super) const MAX_ID: usize = 256;
 
 /// The longest prefix of an id, in bytes. OpenAI's prefixes have up to 5.
 const MAX_PREFIX: usize = 12;

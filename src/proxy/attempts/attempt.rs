@@ -23,7 +23,7 @@ use crate::{
         tables::Tables,
     },
     upstream::{
-        EchoWatch, Lease, Verdict,
+        Credential, Lease, Verdict,
         fault::{self, Blame, Judgement},
         headers::Media,
         send::SendError,
@@ -200,7 +200,7 @@ async fn judge(
 ) -> Result<Reply, AttemptFailure> {
     let (mut head, body) = response.into_parts();
     // The masking comes first, so that the code below reads no more of the answer than the client may.
-    let echo = EchoWatch::of(lease.credential(), settlement.outcome().id);
+    let echo = Credential::echo_watch(lease.credential(), settlement.outcome().id);
     let mut body = UpstreamBody::new(&mut head, body, echo);
     settlement.outcome().upstream_request_id = upstream_request_id(&head.headers).map(Into::into);
 

@@ -6,7 +6,7 @@ use data_encoding::BASE64URL_NOPAD;
 use redis::{AsyncConnectionConfig, InfoDict, Script, aio::MultiplexedConnection};
 use tokio::time::Instant;
 
-use super::{EntryLifetime, HashSecret, ORIGIN, StoreError, StoredOrigin, origin_bytes, origin_of};
+use super::entry::{EntryLifetime, HashSecret, ORIGIN, StoreError, StoredOrigin, origin_bytes, origin_of};
 use crate::{
     config,
     domain::{origin::Reference, random::RandomBytes},

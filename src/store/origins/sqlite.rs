@@ -8,7 +8,7 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteRow, SqliteSynchronous},
 };
 
-use super::{EntryLifetime, HashSecret, StoreError, StoredOrigin, origin_of};
+use super::entry::{EntryLifetime, HashSecret, StoreError, StoredOrigin, origin_of};
 use crate::{
     domain::{origin::Reference, random::RandomBytes},
     store::{

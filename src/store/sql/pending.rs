@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use sqlx::{QueryBuilder, Row as _, query_builder::Separated};
 
-use super::{BATCH, Database, DatabaseError, LONG, count, integer, ledger::more_counts, on, within};
+use super::{BATCH, Database, DatabaseError, LONG, count, insert::more_counts, integer, on, within};
 use crate::domain::{
     ledger::{Row, UsageState},
     money::{Currency, Exchange},
