@@ -274,7 +274,7 @@ pub struct Charge {
 
 impl Settlement {
     /// Settles the record of a dropped request. The connection gives the reason.
-    pub fn leave(&mut self) {
+    pub fn settle_disconnected(&mut self) {
         if std::thread::panicking() && !self.settled {
             // A panic is our own fault, whatever the client did: the client sees a closed connection.
             self.outcome.problem = Some(Problem::Internal);

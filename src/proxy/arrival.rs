@@ -8,11 +8,11 @@ pub struct RequestArrival {
     /// Tidegate's id of the request.
     pub id: RequestId,
     /// Says why the connection of the request ended, if the connection ended.
-    pub departure: DisconnectRecord,
+    pub disconnect: DisconnectRecord,
 }
 
 impl RequestArrival {
-    pub(super) fn visit(&self) -> RequestSource {
-        RequestSource { peer: self.departure.peer(), now: self.id.millis() }
+    pub(super) fn source(&self) -> RequestSource {
+        RequestSource { peer: self.disconnect.peer(), now: self.id.millis() }
     }
 }

@@ -18,7 +18,7 @@ use http_body::Body;
 use serde::Serialize;
 
 pub(super) use self::status::UPSTREAM;
-use self::status::{kind, may_heal, source, status};
+use self::status::{is_retryable, kind, source, status};
 use super::{
     quota::{self, BudgetTerms},
     settle::SettleOnDrop,
@@ -101,7 +101,7 @@ impl ApiError {
 
     /// A request without a valid key. The answer never repeats the key, not even masked. Only the log says that a key is
     /// disabled, has expired, or comes from an address that is not allowed.
-    pub(super) fn stranger(why: AuthError, mut rejected: RejectedRequest) -> Self {
+    pub(super) fn unauthenticated(why: AuthError, mut rejected: RejectedRequest) -> Self {
         let (message, reason) = match &why {
             AuthError::NoKey => ("You didn't provide an API key. Send one as `Authorization: Bearer <key>`.", "no_key"),
             AuthError::SeveralKeys => ("", "several_keys"),
@@ -147,7 +147,7 @@ impl ApiError {
     }
 
     /// The provider itself answers that it does not have the endpoint.
-    pub(super) fn not_there(endpoint: Endpoint) -> Self {
+    pub(super) fn not_served_by_provider(endpoint: Endpoint) -> Self {
         Self::unsupported(endpoint, "The provider does not serve")
     }
 
@@ -222,7 +222,7 @@ impl ApiError {
         let model = model.as_ref().map(|model| format!(" for the model `{model}`")).unwrap_or_default();
         let bare = format!("{} `{name}`{model}", whose.name());
         let whose = format!("the {bare}");
-        let soon = quota::written(*after);
+        let soon = quota::format_duration(*after);
         let rate =
             |limit, of| format!("Rate limit reached for {whose}: {limit} {of} per minute. Please try again in {soon}.");
         let (problem, message) = match kind {
@@ -302,7 +302,7 @@ impl ApiError {
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(ERROR_SOURCE, HeaderValue::from_static(source(self.problem)));
-        if !may_heal(self.problem) {
+        if !is_retryable(self.problem) {
             headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
         }
         match self.problem {

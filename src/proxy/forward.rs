@@ -17,12 +17,12 @@ use super::{
         failover::{Failover, FailoverRequest},
         outgoing::OutgoingRequest,
     },
-    cost::dearest,
+    cost::highest_costs,
     error::ApiError,
     gateway::Proxy,
     placement::{
         candidates::{candidates, preference, usable_targets},
-        destination::{Destination, place},
+        destination::{Destination, find_destination},
     },
     quota,
     request::admit::{Admitted, admit, limit_error},
@@ -108,13 +108,13 @@ async fn obtain(
     let resource = endpoint.resource(head.uri.path()).ok_or_else(ApiError::unknown_id)?;
 
     // Resolve: find the account of the request's state, or else the route of its model.
-    let placing = place(proxy, tables, settlement, admitted, &resource);
+    let placing = find_destination(proxy, tables, settlement, admitted, &resource);
     let (placed, turn_issuer) = match head.headers.contains_key(TURN_STATE) {
         false => (placing.await, None),
         // Both at once, so that a slow affinity store delays the request only once. Boxed, because this path is rare.
-        true => Box::pin(async { tokio::join!(placing, proxy.learning.issuer(&head.headers, caller.owner)) }).await,
+        true => Box::pin(async { tokio::join!(placing, proxy.affinity.issuer(&head.headers, caller.owner)) }).await,
     };
-    let Destination { route, account, first, cuts, unowned } = placed?;
+    let Destination { route, account, preferred, cuts, unowned } = placed?;
     let outcome = settlement.outcome();
     // Set only now: the log may show the name of a model only after the model was found.
     outcome.model = received.model.as_ref().map(|model| Arc::from(&*model.name));
@@ -132,7 +132,7 @@ async fn obtain(
         let began = settlement.outcome().id.millis();
         let asked = received.model.as_ref().map(|model| &*model.name);
         let costs = if permit.asks_for(asked) {
-            dearest(tables, usable_targets(tables, caller, &route, *endpoint), asked, estimate, began)?
+            highest_costs(tables, usable_targets(tables, caller, &route, *endpoint), asked, estimate, began)?
         } else {
             Costs::default()
         };
@@ -144,12 +144,12 @@ async fn obtain(
     let mut candidates = candidates(tables, caller, &route, asked, endpoint.surface(), received.rope.len());
     candidates.retain(|candidate| account.is_none_or(|account| candidate.account_id == account));
     let preference = preference(caller, received, &head.headers);
-    let turn = proxy.turn.fetch_add(1, Ordering::Relaxed);
+    let turn = proxy.request_count.fetch_add(1, Ordering::Relaxed);
     let mut choice = routing::choose(&route, candidates, preference, turn, &proxy.random);
-    if let Some(first) = first
-        && (!choice.last_resort || cuts.unless.is_some())
+    if let Some(preferred) = preferred
+        && (!choice.last_resort || cuts.whole_for.is_some())
     {
-        choice.candidates.sort_by_key(|candidate| candidate.account_id != first);
+        choice.candidates.sort_by_key(|candidate| candidate.account_id != preferred);
     }
     if endpoint.has_ids() {
         // State in one account is unknown in all other accounts.

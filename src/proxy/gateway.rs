@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    answer::{drain::DrainTasks, learning::WorkerAffinity},
+    answer::{affinity_recorder::WorkerAffinity, drain::DrainTasks},
     arrival::RequestArrival,
     catalogue::Catalogue,
     tables::{SharedState, Tables, TablesError, Tls},
@@ -33,7 +33,7 @@ pub struct Proxy {
     pub(super) clock: Clock,
     pub(super) random: Arc<RandomSource>,
     /// Counts requests: plus one for each request.
-    pub(super) turn: AtomicUsize,
+    pub(super) request_count: AtomicUsize,
     /// The ledger, which records a request before the request is sent upstream.
     pub(super) ledger: Arc<Ledger>,
     /// The tasks that drain answers whose clients left.
@@ -41,7 +41,7 @@ pub struct Proxy {
     /// The affinity memory, which knows the account of each reference.
     pub origins: Arc<AffinityMemory>,
     /// The same memory, as answers write to it.
-    pub(super) learning: Arc<WorkerAffinity>,
+    pub(super) affinity: Arc<WorkerAffinity>,
     /// The models that upstreams list.
     pub(super) catalogue: Catalogue,
     /// Reads the usage of each key.
@@ -75,10 +75,10 @@ impl Proxy {
     ) -> Result<Self, NoRandomBytes> {
         let (tables, ids) = (RwLock::new(Arc::new(tables)), RequestIds::new(clock, random_bytes)?);
         let WorkerContext { ledger, drains, origins, statements } = context;
-        let turn = AtomicUsize::new(0);
-        let learning = Arc::new(WorkerAffinity::new(Arc::clone(&origins), clock));
+        let request_count = AtomicUsize::new(0);
+        let affinity = Arc::new(WorkerAffinity::new(Arc::clone(&origins), clock));
         let catalogue = Catalogue::default();
-        Ok(Self { tables, ids, clock, random, turn, ledger, drains, origins, learning, catalogue, statements })
+        Ok(Self { tables, ids, clock, random, request_count, ledger, drains, origins, affinity, catalogue, statements })
     }
 
     /// Builds the tables of another configuration for this worker. [`swap`](Self::swap) puts them to use.
@@ -126,8 +126,8 @@ impl Proxy {
     }
 
     /// Gives a new request its id.
-    pub fn arrival(&self, departure: DisconnectRecord) -> RequestArrival {
-        RequestArrival { id: self.ids.next(), departure }
+    pub fn arrival(&self, disconnect: DisconnectRecord) -> RequestArrival {
+        RequestArrival { id: self.ids.next(), disconnect }
     }
 
     /// Returns the models that a wildcard routes to an upstream with such a model, sorted. Lists only models and upstreams that

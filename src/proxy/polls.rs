@@ -57,12 +57,12 @@ pub async fn keep_polling(proxy: Arc<Proxy>, mut polling: Polling) {
 }
 
 async fn call(proxy: Arc<Proxy>, row: PendingRow) -> (PendingRow, PollAnswer) {
-    let told = timeout(WITHIN, ask(&proxy, &row)).await.ok().flatten();
+    let told = timeout(WITHIN, poll(&proxy, &row)).await.ok().flatten();
     (row, told.unwrap_or(PollAnswer::Failed))
 }
 
 /// Polls one response. `None` = no usable answer.
-async fn ask(proxy: &Proxy, row: &PendingRow) -> Option<PollAnswer> {
+async fn poll(proxy: &Proxy, row: &PendingRow) -> Option<PollAnswer> {
     let tables = proxy.tables();
     let path = format!("/v1/responses/{}", row.response_id);
     let resource = Endpoint::RetrieveResponse.resource(&path)?;
@@ -70,7 +70,7 @@ async fn ask(proxy: &Proxy, row: &PendingRow) -> Option<PollAnswer> {
     let (upstream, sender) = (tables.upstreams.get(index)?, tables.senders.get(index)?);
     let caller = row.key.as_deref().and_then(|key| tables.keys.named(key));
     let owner = caller.map_or_else(|| Owner::new(row.key.as_deref().unwrap_or_default(), None), |caller| caller.owner);
-    let credential = holder(proxy, upstream, row, owner).await?;
+    let credential = credential_for(proxy, upstream, row, owner).await?;
 
     let mut request = Request::new(Rope::new().body());
     *request.uri_mut() = upstream.uri(&resource, None).ok()?;
@@ -90,7 +90,12 @@ async fn ask(proxy: &Proxy, row: &PendingRow) -> Option<PollAnswer> {
 }
 
 /// Returns the credential for the poll: the one that created the response, or another one of the same account.
-async fn holder<'a>(proxy: &Proxy, upstream: &'a Upstream, row: &PendingRow, owner: Owner) -> Option<&'a Credential> {
+async fn credential_for<'a>(
+    proxy: &Proxy,
+    upstream: &'a Upstream,
+    row: &PendingRow,
+    owner: Owner,
+) -> Option<&'a Credential> {
     let all = || (0..).map_while(|index| upstream.credential(index));
     if let Some(same) = all().find(|credential| credential.name.as_deref() == row.credential.as_deref()) {
         return Some(same);
@@ -99,7 +104,7 @@ async fn holder<'a>(proxy: &Proxy, upstream: &'a Upstream, row: &PendingRow, own
     let reference = Reference::new(Kind::Response, row.response_id.as_bytes());
     let recalled = proxy.origins.recall_all(&[reference], owner, proxy.clock.since_epoch()).await;
     let origin = recalled.into_iter().find_map(Recalled::anyones)?;
-    all().find(|credential| credential.seat == origin.account)
+    all().find(|credential| credential.account_id == origin.account)
 }
 
 /// Reads an answer to its end.

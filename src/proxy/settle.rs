@@ -38,7 +38,7 @@ impl SettleOnDrop {
 
     /// Settles after the client left. The connection's disconnect record says how.
     pub(super) fn settle_disconnected(&mut self) {
-        self.settlement.leave();
+        self.settlement.settle_disconnected();
         self.settle_permit();
     }
 

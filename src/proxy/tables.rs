@@ -211,6 +211,6 @@ impl Tables {
 
     /// Opens the record of a request. The guard settles the request.
     pub(super) fn open(&self, arrival: &RequestArrival) -> SettleOnDrop {
-        Settlement::open(Arc::clone(&self.metrics), arrival.id, arrival.departure.clone()).into()
+        Settlement::open(Arc::clone(&self.metrics), arrival.id, arrival.disconnect.clone()).into()
     }
 }

@@ -106,7 +106,7 @@ pub fn up(
 ) -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(client.len() + 4);
     let hop = Hop::of(client);
-    let account = credential.map(|credential| credential.seat);
+    let account = credential.map(|credential| credential.account_id);
     let goes_home = facts.turn_issuer.is_some() && facts.turn_issuer == account;
     for (name, value) in client {
         if goes_up(name.as_str(), upstream) && !hop.names(name) && (goes_home || name != TURN_STATE) {

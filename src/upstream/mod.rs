@@ -53,7 +53,7 @@ pub struct Upstream {
     /// URLs of the endpoints without ids, by their positions in [`Endpoint::ALL`].
     uris: Vec<Option<Uri>>,
     /// A hash of the upstream's name. Requests that belong together use the hash to choose the same upstream.
-    pub home: u64,
+    pub seed: u64,
     /// Never empty.
     credentials: Vec<Credential>,
     pool: Arc<Pool>,
@@ -69,7 +69,7 @@ pub struct Credential {
     /// Marked sensitive, so that no log prints the value.
     pub value: Option<HeaderValue>,
     /// A hash of the credential's account. Requests that belong together use the hash to choose the same account.
-    pub seat: u64,
+    pub account_id: u64,
     max_in_flight: Option<usize>,
     /// Secrets that must not reach the client in an answer.
     secrets: Option<Arc<CredentialPatterns>>,
@@ -133,18 +133,24 @@ impl Upstream {
                 Ok(Credential {
                     name: Some(Arc::clone(&credential.name)),
                     value: Some(value),
-                    seat: random::seed(&[&config.name, &credential.account]),
+                    account_id: random::seed(&[&config.name, &credential.account]),
                     max_in_flight: credential.max_in_flight,
                     secrets: secrets(Some((&credential.name, credential.secret.expose_secret()))),
                 })
             })
             .collect::<Result<Vec<_>, _>>()?;
         if credentials.is_empty() {
-            let seat = random::seed(&[&config.name, ""]);
-            credentials.push(Credential { name: None, value: None, seat, max_in_flight: None, secrets: secrets(None) });
+            let account_id = random::seed(&[&config.name, ""]);
+            credentials.push(Credential {
+                name: None,
+                value: None,
+                account_id,
+                max_in_flight: None,
+                secrets: secrets(None),
+            });
         }
-        let home = random::seed(&[&config.name]);
-        Ok(Self { config, uris, home, credentials, pool, health, random })
+        let seed = random::seed(&[&config.name]);
+        Ok(Self { config, uris, seed, credentials, pool, health, random })
     }
 
     /// Returns the URL of a call, with the client's query unchanged. The client's own path is never sent upstream, so no request
@@ -188,8 +194,8 @@ impl Upstream {
     }
 
     /// Whether the upstream has a credential of this account.
-    pub fn has_account(&self, seat: u64) -> bool {
-        self.credentials.iter().any(|credential| credential.seat == seat)
+    pub fn has_account(&self, account_id: u64) -> bool {
+        self.credentials.iter().any(|credential| credential.account_id == account_id)
     }
 
     /// Returns the credential of this index.

@@ -411,7 +411,7 @@ fn all_told() -> Usage {
         web_searches: Some(12),
         audio_ms: Some(13),
         tier: Some(ServiceTier::Priority),
-        told_cost: Some(UNIT / 8),
+        reported_cost: Some(UNIT / 8),
     }
 }
 

@@ -23,7 +23,7 @@ pub enum MaskScope {
     /// credentials are masked in all of it.
     Errors(ErrorScan),
     /// A success whose first byte decides the scope.
-    Untold,
+    ByFirstByte,
 }
 
 /// The state of a success so far. Reading starts only when a credential was found or a piece of the body ends inside of a frame.
@@ -93,7 +93,7 @@ impl MaskedBody {
     pub fn pass(&mut self, mask: &Mask, piece: Bytes, last: bool) -> (Bytes, bool) {
         match (&self.scope, piece.trim_ascii_start().first()) {
             (MaskScope::Nowhere, _) => return (piece, false),
-            (MaskScope::Untold, Some(first)) => self.scope = MaskScope::told(*first),
+            (MaskScope::ByFirstByte, Some(first)) => self.scope = MaskScope::told(*first),
             _ => {}
         }
         let joined =
@@ -171,7 +171,7 @@ impl MaskScope {
         let (end, whole_end) = (joined.len() - unfinished.piece, joined.len() - unfinished.whole);
         let errors = match self {
             Self::Everywhere => return (end, Open::Everywhere),
-            Self::Nowhere | Self::Whole | Self::Untold => return (whole_end, Open::Nowhere),
+            Self::Nowhere | Self::Whole | Self::ByFirstByte => return (whole_end, Open::Nowhere),
             Self::Errors(errors) => errors,
         };
         let context = errors.read_up();

@@ -243,7 +243,7 @@ fn all_of_a_long_credential_is_masked_wherever_it_stands() {
             ),
         ] {
             let (sent, expected) = (text.replace("ECHO", echo), text.replace("ECHO", &"*".repeat(echo.len())));
-            for scope in [|is_stream| MaskScope::errors(is_stream), |_| MaskScope::Untold, |_| MaskScope::Whole] {
+            for scope in [|is_stream| MaskScope::errors(is_stream), |_| MaskScope::ByFirstByte, |_| MaskScope::Whole] {
                 for at in 0..sent.len() {
                     let pieces = [&sent.as_bytes()[..at], &sent.as_bytes()[at..]];
                     let (out, any) = run(&mask, scope(is_stream), &pieces);
@@ -321,7 +321,7 @@ fn what_a_body_is_called_does_not_matter_where_its_first_byte_tells_it() {
     ] {
         let expected = if is_masked { sent.replace(piece, &"*".repeat(16)) } else { sent.clone() };
         for at in 0..sent.len() {
-            let (out, _) = run(&mask, MaskScope::Untold, &[&sent.as_bytes()[..at], &sent.as_bytes()[at..]]);
+            let (out, _) = run(&mask, MaskScope::ByFirstByte, &[&sent.as_bytes()[..at], &sent.as_bytes()[at..]]);
             assert_eq!(String::from_utf8(out).unwrap(), expected, "cut at {at}");
         }
     }

@@ -148,7 +148,7 @@ impl ReportedUsage {
             web_searches: told(UsageField::Searches).max((searches > 0).then_some(searches)),
             audio_ms: told(UsageField::Seconds),
             tier: self.tier,
-            told_cost: told(UsageField::Cost).max(told(UsageField::CostTicks)),
+            reported_cost: told(UsageField::Cost).max(told(UsageField::CostTicks)),
         }
     }
 

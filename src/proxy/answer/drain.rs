@@ -76,7 +76,7 @@ impl DrainTasks {
 #[derive(Clone, Debug)]
 pub(in crate::proxy) struct DrainContext {
     pub(in crate::proxy) tasks: Arc<DrainTasks>,
-    pub(in crate::proxy) departure: DisconnectRecord,
+    pub(in crate::proxy) disconnect: DisconnectRecord,
     pub(in crate::proxy) within: Duration,
     pub(in crate::proxy) bytes: u64,
     /// Whether event streams are drained too. Otherwise they are cancelled.
@@ -87,7 +87,7 @@ impl DrainContext {
     /// Runs the rest of a request after its client left. If no slot is free or the gateway stops, the rest is dropped, which
     /// cancels the request upstream.
     fn spawn(self, rest: impl Future<Output = ()> + Send + 'static) {
-        if std::thread::panicking() || self.departure.end() == EndReason::GatewayStop {
+        if std::thread::panicking() || self.disconnect.end() == EndReason::GatewayStop {
             return;
         }
         let (Some(places), Ok(here)) = (self.places(), Handle::try_current()) else { return };
@@ -115,7 +115,7 @@ impl DrainContext {
 #[derive(Debug, Default)]
 pub(in crate::proxy) struct ClientPresence {
     sent: Arc<AtomicBool>,
-    left: AtomicBool,
+    client_left: AtomicBool,
 }
 
 impl ClientPresence {
@@ -125,9 +125,9 @@ impl ClientPresence {
     }
 
     /// Returns whether another attempt may follow a failed one. A client that left gets no further attempt.
-    pub(in crate::proxy) fn goes_on(&self) -> bool {
+    pub(in crate::proxy) fn may_continue(&self) -> bool {
         self.sent.store(false, Ordering::Relaxed);
-        !self.left.load(Ordering::Relaxed)
+        !self.client_left.load(Ordering::Relaxed)
     }
 }
 
@@ -160,7 +160,7 @@ impl Drop for DetachOnDrop {
         if !self.presence.sent.load(Ordering::Relaxed) {
             return;
         }
-        self.presence.left.store(true, Ordering::Relaxed);
+        self.presence.client_left.store(true, Ordering::Relaxed);
         let bytes = self.drain.bytes;
         self.drain.clone().spawn(async move {
             if let (guard, Ok(reply)) = obtaining.await {

@@ -1,7 +1,7 @@
 //! The answer of an upstream on its way to the client.
 
+pub(in crate::proxy) mod affinity_recorder;
 pub(in crate::proxy) mod drain;
-pub(in crate::proxy) mod learning;
 mod observer;
 mod relay;
 pub(in crate::proxy) mod reply;

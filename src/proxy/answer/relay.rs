@@ -7,11 +7,11 @@ use http::response::Parts;
 use http_body::{Frame, SizeHint};
 
 use super::{
-    learning::{AffinityRecorder, HeldFrame},
+    affinity_recorder::{AffinityRecorder, HeldFrame},
     observer::AnswerObserver,
     reply::{Reply, upstream_request_id},
     silence::LongestGap,
-    upstream_body::{Fault, UpstreamBody},
+    upstream_body::{BodyError, UpstreamBody},
 };
 use crate::{
     affinity::LearnedCount,
@@ -30,7 +30,7 @@ use crate::{
 pub enum RelayError {
     /// The upstream's transfer broke, or Tidegate had to break the answer.
     #[error("{0}")]
-    Upstream(Fault),
+    Upstream(BodyError),
     /// The upstream was silent for too long.
     #[error("the upstream was silent for too long")]
     Silent,
@@ -46,14 +46,14 @@ pub(in crate::proxy) struct Relay {
     watcher: AnswerObserver,
     /// The first byte of the body.
     first: Option<u8>,
-    /// Whether a model works for the answer, so that the answer is not only looked up.
-    works: bool,
+    /// Whether a model generates the answer, so that the answer is not only looked up.
+    is_generated: bool,
     guard: SettleOnDrop,
     succeeded: bool,
     on_incomplete: OnIncomplete,
     silence: LongestGap,
     lease: Option<Lease>,
-    lessons: Option<AffinityRecorder>,
+    recorder: Option<AffinityRecorder>,
     /// The last piece, if other replicas must know its references before the client.
     held_back: Option<HeldFrame>,
     /// Whether the client left and the answer is drained.
@@ -67,14 +67,14 @@ pub(in crate::proxy) struct Relay {
 impl Relay {
     /// Returns the head of the answer and its relayed body.
     pub(in crate::proxy) fn new(reply: Reply, mut guard: SettleOnDrop) -> (Parts, Self) {
-        let Reply { head, media, source, on_incomplete, silence, lease, lessons } = reply;
-        if let Some(lessons) = &lessons {
-            lessons.head(&head.headers);
+        let Reply { head, media, source, on_incomplete, silence, lease, recorder } = reply;
+        if let Some(recorder) = &recorder {
+            recorder.record_head(&head.headers);
         }
         let (streamed, succeeded) = (media == Media::EventStream, head.status.is_success());
         let outcome = guard.settlement.outcome();
         let watcher = AnswerObserver::new(outcome.endpoint, succeeded, media, headers::coded(&head.headers));
-        let works = !outcome.is_free();
+        let is_generated = !outcome.is_free();
         // After several attempts the row keeps the id of the answer that the client gets.
         outcome.upstream_request_id = upstream_request_id(&head.headers).map(Into::into);
         outcome.streamed = streamed;
@@ -82,13 +82,13 @@ impl Relay {
             source,
             watcher,
             first: None,
-            works,
+            is_generated,
             guard,
             succeeded,
             on_incomplete,
             silence: LongestGap::new(silence),
             lease,
-            lessons,
+            recorder,
             held_back: None,
             client_disconnected: false,
             over: false,
@@ -119,7 +119,7 @@ impl Relay {
                     // Trailers belong to one connection and are not forwarded.
                     let Ok(data) = frame.into_data() else { continue };
                     self.look(&data);
-                    self.held_back = self.learn().and_then(|(lessons, mark)| lessons.hold_back(&data, mark));
+                    self.held_back = self.learn().and_then(|(recorder, mark)| recorder.hold_back(&data, mark));
                     if self.held_back.is_some() { self.poll_held_back(cx) } else { self.pass(data) }
                 }
                 Some(Err(error)) => {
@@ -140,8 +140,8 @@ impl Relay {
         // After the client left, no one can use the references early.
         if !self.client_disconnected {
             let known = ready!(held.poll(cx));
-            if let Some(lessons) = &mut self.lessons {
-                lessons.waited(known);
+            if let Some(recorder) = &mut self.recorder {
+                recorder.waited(known);
             }
         }
         let piece = std::mem::take(&mut held.piece);
@@ -160,18 +160,18 @@ impl Relay {
     /// Records the references of the last piece.
     fn learn(&mut self) -> Option<(&AffinityRecorder, LearnedCount)> {
         let learned = self.watcher.observer.take_learned();
-        let lessons = self.lessons.as_ref().filter(|_| !learned.is_empty())?;
-        Some((lessons, lessons.body(&learned)))
+        let recorder = self.recorder.as_ref().filter(|_| !learned.is_empty())?;
+        Some((recorder, recorder.record_body(&learned)))
     }
 
     fn look(&mut self, data: &Bytes) {
-        self.silence.broken();
+        self.silence.restart();
         self.first = self.first.or_else(|| data.first().copied());
         self.guard.settlement.first_byte();
         if self.succeeded
             && let Some(lease) = &mut self.lease
         {
-            lease.answers(self.works);
+            lease.answers(self.is_generated);
         }
         let (drained, outcome) = (self.client_disconnected, self.guard.settlement.outcome());
         *(if drained { &mut outcome.bytes_drained } else { &mut outcome.bytes_down }) += data.len() as u64;
@@ -190,13 +190,13 @@ impl Relay {
         // The end completes a last event without its blank line.
         let _ = self.learn();
         // A stream that a client resumed after its last event is empty.
-        let resumed_at_its_end = !self.works && self.guard.settlement.outcome().bytes_down == 0;
+        let resumed_at_its_end = !self.is_generated && self.guard.settlement.outcome().bytes_down == 0;
         let end = match self.terminal() {
             _ if !self.succeeded => EndReason::UpstreamError,
             Some(terminal) => end_of(terminal),
             None if self.watcher.is_watched_stream() && !resumed_at_its_end => EndReason::Incomplete,
             // The answer is text, an HTML page, an error in another form, or empty.
-            None if self.works && self.sum_up().made_nothing() => EndReason::ResponseFailed,
+            None if self.is_generated && self.sum_up().made_nothing() => EndReason::ResponseFailed,
             None => EndReason::Completed,
         };
         self.settle(end);
@@ -219,7 +219,7 @@ impl Relay {
     /// Returns how the response ended. A response that is only looked up may have failed long ago.
     fn terminal(&self) -> Option<Terminal> {
         let seen = self.watcher.observer.seen();
-        seen.terminal.filter(|_| self.works || seen.is_error || self.watcher.is_watched_stream())
+        seen.terminal.filter(|_| self.is_generated || seen.is_error || self.watcher.is_watched_stream())
     }
 
     /// Returns what the observer saw so far.
@@ -257,8 +257,8 @@ impl Relay {
         for name in [&mut outcome.response_id, &mut outcome.upstream_code] {
             self.source.mask_name(name);
         }
-        if let Some(lessons) = self.lessons.as_ref().filter(|_| seen.dropped > 0) {
-            lessons.overlook(seen.dropped);
+        if let Some(recorder) = self.recorder.as_ref().filter(|_| seen.dropped > 0) {
+            recorder.overlook(seen.dropped);
         }
     }
 

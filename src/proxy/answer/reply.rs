@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, response::Parts};
 
-use super::{learning::AffinityRecorder, upstream_body::UpstreamBody};
+use super::{affinity_recorder::AffinityRecorder, upstream_body::UpstreamBody};
 use crate::{
     config::OnIncomplete,
     proxy::error::CLIENT_REQUEST_ID,
@@ -24,7 +24,7 @@ pub(in crate::proxy) struct Reply {
     /// The slot at the upstream. `None` = the slot was released.
     pub(in crate::proxy) lease: Option<Lease>,
     /// The recorder of the answer's references. Only a success has a recorder.
-    pub(in crate::proxy) lessons: Option<AffinityRecorder>,
+    pub(in crate::proxy) recorder: Option<AffinityRecorder>,
 }
 
 /// Returns the upstream's id of the request if the id may be logged. The limit keeps an upstream from writing pages into the

@@ -28,7 +28,7 @@ impl LongestGap {
     }
 
     /// Starts a new gap, because bytes arrived.
-    pub(in crate::proxy) fn broken(&mut self) {
+    pub(in crate::proxy) fn restart(&mut self) {
         self.since = Instant::now();
     }
 

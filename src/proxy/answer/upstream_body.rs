@@ -43,12 +43,12 @@ pub(in crate::proxy) struct UpstreamBody {
     began: bool,
     echo: EchoWatch,
     /// The error that ended the reading. hyper's body reports an error once, and after that looks like a clean end.
-    broken: Option<Fault>,
+    broken: Option<BodyError>,
 }
 
 /// Why an answer breaks off.
 #[derive(Debug, thiserror::Error)]
-pub enum Fault {
+pub enum BodyError {
     /// The upstream's transfer broke.
     #[error("the upstream's transfer broke: {0}")]
     Transfer(#[from] hyper::Error),
@@ -72,7 +72,7 @@ impl UpstreamBody {
             (false, _) => MaskScope::Everywhere,
             (true, Media::EventStream) => MaskScope::errors(true),
             (true, Media::Json | Media::Plain) => MaskScope::errors(false),
-            (true, Media::Html | Media::Text | Media::Other) => MaskScope::Untold,
+            (true, Media::Html | Media::Text | Media::Other) => MaskScope::ByFirstByte,
         };
         let source = Self { rest: Some(body), ..Self::with(echo) };
         match coded {
@@ -109,7 +109,7 @@ impl UpstreamBody {
     }
 
     /// Returns the next piece, for the code that judges the answer.
-    pub(in crate::proxy) async fn next(&mut self) -> Option<Result<Bytes, Fault>> {
+    pub(in crate::proxy) async fn next(&mut self) -> Option<Result<Bytes, BodyError>> {
         loop {
             match poll_fn(|cx| self.poll(cx)).await? {
                 // Trailers belong to one connection and are not forwarded.
@@ -129,7 +129,7 @@ impl UpstreamBody {
     }
 
     /// Waits for the first byte. `None` = the body ended without a byte.
-    pub(in crate::proxy) async fn fill(&mut self) -> Option<Result<(), Fault>> {
+    pub(in crate::proxy) async fn fill(&mut self) -> Option<Result<(), BodyError>> {
         loop {
             match self.next().await? {
                 Ok(data) if data.is_empty() => {}
@@ -146,9 +146,9 @@ impl UpstreamBody {
     /// `within`.
     pub(in crate::proxy) async fn repeats_the_credential(&mut self, within: Duration) -> bool {
         match timeout(within, self.fill()).await {
-            Ok(Some(Err(Fault::Echoed))) => true,
+            Ok(Some(Err(BodyError::Echoed))) => true,
             Ok(Some(Err(error))) => {
-                self.breaks(error);
+                self.fail_with(error);
                 false
             }
             Err(_) | Ok(None | Some(Ok(()))) => false,
@@ -169,12 +169,12 @@ impl UpstreamBody {
     }
 
     /// Makes the body fail with this error after the bytes that were read.
-    pub(in crate::proxy) fn breaks(&mut self, error: Fault) {
+    pub(in crate::proxy) fn fail_with(&mut self, error: BodyError) {
         self.broken = Some(error);
         self.rest = None;
     }
 
-    pub(in crate::proxy) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
+    pub(in crate::proxy) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if let Some(data) = self.read.pop_front() {
             return Poll::Ready(Some(Ok(Frame::data(data))));
         }
@@ -192,7 +192,7 @@ impl UpstreamBody {
                     Err(_) => continue,
                 },
                 Some(Err(error)) => {
-                    self.breaks(error.into());
+                    self.fail_with(error.into());
                     self.mask(Bytes::new(), true)
                 }
                 None => {
@@ -205,7 +205,7 @@ impl UpstreamBody {
                 Ok(data) => return Poll::Ready(Some(Ok(Frame::data(data)))),
                 Err(Repeats) => {
                     self.echo.tell();
-                    self.breaks(Fault::Echoed);
+                    self.fail_with(BodyError::Echoed);
                 }
             }
         }

@@ -50,16 +50,35 @@ const RETRY_AFTER_MS: &str = "retry-after-ms";
 pub(in crate::proxy) struct AttemptFailure {
     /// What caused the failure. The failover rule skips the same cause.
     pub(in crate::proxy) scope: FailureScope,
-    /// Whether another candidate may be attempted.
-    pub(in crate::proxy) elsewhere: bool,
-    /// Whether this candidate may be attempted again.
-    pub(in crate::proxy) here: bool,
+    /// Which candidates may be attempted next.
+    pub(in crate::proxy) next: NextAttempt,
     /// How long the upstream asks Tidegate to wait.
     pub(in crate::proxy) after: Option<Duration>,
     /// The verdict that the health state of the candidate got.
     pub(in crate::proxy) verdict: Option<Verdict>,
     /// The answer for the client, if no better answer comes.
     pub(in crate::proxy) answer: FailedAnswer,
+}
+
+/// Which candidates may be attempted after a failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::proxy) enum NextAttempt {
+    /// No candidate: the client gets the failure.
+    Never,
+    /// Another candidate.
+    OtherCandidate,
+    /// Another candidate, or the same one again.
+    AnyCandidate,
+}
+
+impl NextAttempt {
+    fn new(other_candidate: bool, same_candidate: bool) -> Self {
+        match (other_candidate, same_candidate) {
+            (false, _) => Self::Never,
+            (true, false) => Self::OtherCandidate,
+            (true, true) => Self::AnyCandidate,
+        }
+    }
 }
 
 /// What caused the failure of an attempt.
@@ -76,9 +95,9 @@ pub(in crate::proxy) enum FailureScope {
 /// The answer of a failed attempt, for the client.
 pub(in crate::proxy) enum FailedAnswer {
     /// The upstream's answer.
-    Theirs(Box<Reply>),
+    Upstream(Box<Reply>),
     /// An error of Tidegate.
-    Ours(ApiError),
+    Gateway(ApiError),
 }
 
 /// The candidate of an attempt.
@@ -109,7 +128,7 @@ pub(in crate::proxy) async fn attempt(
     let Ok(uri) = upstream.uri(&outgoing.resource, outgoing.query) else {
         return Err(AttemptFailure::last(Problem::Internal));
     };
-    let account = lease.credential().map(|credential| credential.seat);
+    let account = lease.credential().map(|credential| credential.account_id);
     let cuts = outgoing.cuts.of(account);
     let stripped = std::mem::replace(&mut settlement.outcome().stripped, !cuts.is_empty());
     if !stripped && !cuts.is_empty() {
@@ -125,15 +144,15 @@ pub(in crate::proxy) async fn attempt(
         sent = Box::pin(timeout(tables.timeouts.upstream_head, sender.send_fresh(request()))).await;
     }
     let failover_on = upstream.config.failover_on;
-    let (problem, verdict, scope, elsewhere) = match sent {
+    let (problem, verdict, scope, may_fail_over) = match sent {
         Ok(Ok(response)) => {
             settlement.attempted(since, AttemptResult::Status(response.status()));
             let mut reply = judge(proxy.clock, tables, settlement, since, lease, endpoint, response).await?;
             let succeeded = reply.head.status.is_success();
             // Where all keys of the upstream share their state, the caller owns each reference that the request names.
             let unowned = Some(outgoing.unowned).filter(|_| tables.keys.has_several_owners(index));
-            let lessons = |account| proxy.learning.lessons(account, outgoing.owner, unowned.cloned());
-            reply.lessons = account.filter(|_| succeeded).map(lessons);
+            let recorder = |account| proxy.affinity.recorder(account, outgoing.owner, unowned.cloned());
+            reply.recorder = account.filter(|_| succeeded).map(recorder);
             let hold = hold && failover_on.empty && succeeded;
             return if hold { Box::pin(first_byte(settlement, since, reply)).await } else { Ok(reply) };
         }
@@ -145,8 +164,8 @@ pub(in crate::proxy) async fn attempt(
                     (Problem::UpstreamUnreachable, Verdict::Unreachable, FailureScope::Connection, true)
                 }
                 SendError::Broken(_) | SendError::Stale(_) => {
-                    let elsewhere = failover_on.disconnect || endpoint.is_safe();
-                    (Problem::UpstreamDisconnected, Verdict::Failed, FailureScope::Upstream, elsewhere)
+                    let may_fail_over = failover_on.disconnect || endpoint.is_safe();
+                    (Problem::UpstreamDisconnected, Verdict::Failed, FailureScope::Upstream, may_fail_over)
                 }
                 SendError::Nonsense(_) => {
                     (Problem::UpstreamBadAnswer, Verdict::Failed, FailureScope::Upstream, failover_on.disconnect)
@@ -157,34 +176,34 @@ pub(in crate::proxy) async fn attempt(
     };
     settlement.attempted(since, AttemptResult::Fault(problem));
     lease.tell(verdict);
-    let once_more = match problem {
+    let may_retry = match problem {
         Problem::UpstreamUnreachable => true,
         Problem::UpstreamDisconnected => endpoint.is_safe(),
         _ => false,
     };
-    let here = elsewhere && once_more;
-    let (verdict, answer) = (Some(verdict), FailedAnswer::Ours(ApiError::upstream(problem)));
-    Err(AttemptFailure { scope, elsewhere, here, after: None, verdict, answer })
+    let next = NextAttempt::new(may_fail_over, may_retry);
+    let (verdict, answer) = (Some(verdict), FailedAnswer::Gateway(ApiError::upstream(problem)));
+    Err(AttemptFailure { scope, next, after: None, verdict, answer })
 }
 
 impl AttemptFailure {
     /// Returns a failure after which no other candidate is attempted.
     fn last(problem: Problem) -> Self {
-        let answer = FailedAnswer::Ours(ApiError::upstream(problem));
-        Self { elsewhere: false, ..Self::of(FailureScope::Upstream, None, answer) }
+        let answer = FailedAnswer::Gateway(ApiError::upstream(problem));
+        Self { next: NextAttempt::Never, ..Self::of(FailureScope::Upstream, None, answer) }
     }
 
     /// Returns the failure for an answer that repeats the credential. The upstream works and answered, so another attempt could
     /// be billed twice.
     fn echoed(mut lease: Lease) -> Self {
         lease.tell(Verdict::Declined);
-        let answer = FailedAnswer::Ours(ApiError::echoed());
-        Self { elsewhere: false, ..Self::of(FailureScope::Upstream, Some(Verdict::Declined), answer) }
+        let answer = FailedAnswer::Gateway(ApiError::echoed());
+        Self { next: NextAttempt::Never, ..Self::of(FailureScope::Upstream, Some(Verdict::Declined), answer) }
     }
 
     /// Returns a failure after which other candidates are attempted.
     fn of(scope: FailureScope, verdict: Option<Verdict>, answer: FailedAnswer) -> Self {
-        Self { scope, elsewhere: true, here: false, after: None, verdict, answer }
+        Self { scope, next: NextAttempt::OtherCandidate, after: None, verdict, answer }
     }
 }
 
@@ -207,13 +226,13 @@ async fn judge(
     let upstream = Arc::clone(lease.upstream());
     let config = &upstream.config;
     let media = Media::of(&head.headers);
-    let no_api = head.status.is_informational()
+    let is_no_api_answer = head.status.is_informational()
         || head.status.is_redirection()
         || (head.status.is_success() && media == Media::Html);
-    if no_api {
+    if is_no_api_answer {
         settlement.attempted(since, AttemptResult::Fault(Problem::UpstreamBadAnswer));
         lease.tell(Verdict::Failed);
-        let answer = FailedAnswer::Ours(ApiError::upstream(Problem::UpstreamBadAnswer));
+        let answer = FailedAnswer::Gateway(ApiError::upstream(Problem::UpstreamBadAnswer));
         // A captive portal or a parked domain answered. No model worked, so another attempt is not billed twice.
         return Err(AttemptFailure::of(FailureScope::Upstream, Some(Verdict::Failed), answer));
     }
@@ -235,11 +254,11 @@ async fn judge(
         if is_not_found && !endpoint.has_ids() {
             upstream.answered(head.status);
         }
-        let answer = FailedAnswer::Ours(ApiError::not_there(endpoint));
+        let answer = FailedAnswer::Gateway(ApiError::not_served_by_provider(endpoint));
         return Err(AttemptFailure::of(FailureScope::Connection, Some(Verdict::Declined), answer));
     }
 
-    let (source, said) = if fault::depends_on_body(head.status) {
+    let (source, error_body) = if fault::depends_on_body(head.status) {
         let within =
             if fault::body_matters(head.status, &config.error_rules) { ERROR_BODY_WITHIN } else { ERROR_CODE_WITHIN };
         // Boxed, so that this rare path does not make the future of every request larger.
@@ -247,20 +266,20 @@ async fn judge(
     } else {
         (body, ErrorBody::default())
     };
-    let Judgement { blame, leads_on } = fault::judge(head.status, &said, config);
+    let Judgement { blame, leads_on } = fault::judge(head.status, &error_body, config);
     if is_not_found && !endpoint.has_ids() && blame != Blame::Model {
         upstream.answered(head.status);
     }
-    let is_ours = matches!(blame, Blame::Credential | Blame::Balance | Blame::Payment);
-    if is_ours {
-        settlement.outcome().upstream_code = said.logged();
+    let is_about_credential = matches!(blame, Blame::Credential | Blame::Balance | Blame::Payment);
+    if is_about_credential {
+        settlement.outcome().upstream_code = error_body.logged();
         // A spent balance does not come back by itself, whatever the answer says. Clients would wait in vain.
         head.headers.remove(RETRY_AFTER);
         head.headers.remove(RETRY_AFTER_MS);
     }
     let after = retry_after(&head.headers, clock);
     let forbidden = head.headers.get(SHOULD_RETRY).is_some_and(|value| value == "false");
-    let (verdict, scope, here) = match blame {
+    let (verdict, scope, may_retry) = match blame {
         Blame::Request => (Verdict::Declined, FailureScope::Upstream, false),
         Blame::Model => (Verdict::NoModel, FailureScope::Target, false),
         Blame::Credential => (Verdict::Refused, FailureScope::Credential, false),
@@ -275,18 +294,22 @@ async fn judge(
         lease.tell(verdict);
     }
     let (on_incomplete, silence) = (config.on_incomplete, tables.timeouts.upstream_silence);
-    let reply = Reply { head, media, source, on_incomplete, silence, lease: Some(lease), lessons: None };
+    let reply = Reply { head, media, source, on_incomplete, silence, lease: Some(lease), recorder: None };
     if passes {
         return Ok(reply);
     }
     let answer = match reply.head.status {
         // The client gets the upstream's 429, also one about a spent balance. A 429 stops retries, and reveals no credential.
-        StatusCode::TOO_MANY_REQUESTS => FailedAnswer::Theirs(Box::new(reply)),
-        StatusCode::UNAUTHORIZED => FailedAnswer::Ours(ApiError::upstream(Problem::UpstreamAuth)),
-        _ if is_ours => FailedAnswer::Ours(ApiError::upstream(Problem::UpstreamAuth)),
-        _ => FailedAnswer::Theirs(Box::new(reply)),
+        StatusCode::TOO_MANY_REQUESTS => FailedAnswer::Upstream(Box::new(reply)),
+        StatusCode::UNAUTHORIZED => FailedAnswer::Gateway(ApiError::upstream(Problem::UpstreamAuth)),
+        _ if is_about_credential => FailedAnswer::Gateway(ApiError::upstream(Problem::UpstreamAuth)),
+        _ => FailedAnswer::Upstream(Box::new(reply)),
     };
-    Err(AttemptFailure { here, after, elsewhere: leads_on, ..AttemptFailure::of(scope, Some(verdict), answer) })
+    Err(AttemptFailure {
+        next: NextAttempt::new(leads_on, may_retry),
+        after,
+        ..AttemptFailure::of(scope, Some(verdict), answer)
+    })
 }
 
 /// Waits a short time for the first byte of a success. A body that ends before its first byte is no success.
@@ -300,24 +323,24 @@ async fn first_byte(settlement: &mut Settlement, since: Instant, mut reply: Repl
     if let Some(lease) = &mut reply.lease {
         lease.tell(Verdict::Failed);
     }
-    let answer = FailedAnswer::Ours(ApiError::upstream(problem));
+    let answer = FailedAnswer::Gateway(ApiError::upstream(problem));
     Err(AttemptFailure::of(FailureScope::Upstream, Some(Verdict::Failed), answer))
 }
 
 impl FailedAnswer {
     /// Releases the upstream, because another candidate is next. Keeps the answer if the answer is small and has arrived.
-    pub(in crate::proxy) async fn settle_down(self) -> Self {
-        let Self::Theirs(mut reply) = self else { return self };
+    pub(in crate::proxy) async fn release_upstream(self) -> Self {
+        let Self::Upstream(mut reply) = self else { return self };
         reply.source = read_error(reply.source, ERROR_CODE_WITHIN).await.0;
         reply.lease = None;
-        Self::Theirs(reply)
+        Self::Upstream(reply)
     }
 
     /// Returns the status of the upstream's answer.
     pub(in crate::proxy) fn status(&self) -> Option<StatusCode> {
         match self {
-            Self::Theirs(reply) => Some(reply.head.status),
-            Self::Ours(_) => None,
+            Self::Upstream(reply) => Some(reply.head.status),
+            Self::Gateway(_) => None,
         }
     }
 }
@@ -351,14 +374,14 @@ async fn read_error(mut source: UpstreamBody, within: Duration) -> (UpstreamBody
             }
             // The client sees the same break, unless the answer turns out to be about Tidegate's credential.
             Ok(Some(Err(error))) => {
-                source.breaks(error);
+                source.fail_with(error);
                 break;
             }
             // The answer ended or is too slow. In the second case the client waits for the rest.
             Ok(None) | Err(_) => break,
         }
     }
-    let mut said = match &read[..] {
+    let mut error_body = match &read[..] {
         [] => ErrorBody::default(),
         [one] => ErrorBody::read(one.get(..ERROR_BODY_LIMIT).unwrap_or(one)),
         several => {
@@ -368,9 +391,9 @@ async fn read_error(mut source: UpstreamBody, within: Duration) -> (UpstreamBody
         }
     };
     source.put_back(read);
-    source.mask_name(&mut said.code);
-    source.mask_name(&mut said.kind);
-    (source, said)
+    source.mask_name(&mut error_body.code);
+    source.mask_name(&mut error_body.kind);
+    (source, error_body)
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{
-    attempt::{AttemptFailure, AttemptTarget, FailedAnswer, FailureScope, attempt},
+    attempt::{AttemptFailure, AttemptTarget, FailedAnswer, FailureScope, NextAttempt, attempt},
     outgoing::OutgoingRequest,
 };
 use crate::{
@@ -39,17 +39,17 @@ pub(in crate::proxy) struct Failover<'a> {
     /// The key and the model of the request.
     subject: FailoverRequest<'a>,
     /// The verdicts that this request already reported to health states.
-    given: ReportedVerdicts,
+    reported: ReportedVerdicts,
     /// Candidates that were not attempted yet, in order.
-    fresh: Vec<Candidate>,
+    untried: Vec<Candidate>,
     /// Whether candidates are attempted although all of them are ejected.
     last_resort: bool,
     /// Candidates that may be attempted again, and from when.
-    again: Vec<(Instant, Candidate)>,
+    retryable: Vec<(Instant, Candidate)>,
     /// The upstream of each attempt so far.
-    asked: Vec<usize>,
+    attempted_upstreams: Vec<usize>,
     /// Upstreams that need a pause, with its end. `None` = the pause is longer than a request waits.
-    resting: Vec<(usize, Option<Instant>)>,
+    pausing: Vec<(usize, Option<Instant>)>,
     /// The best failed answer so far.
     best: Option<BestFailure>,
 }
@@ -85,12 +85,12 @@ impl<'a> Failover<'a> {
             settlement,
             route,
             subject,
-            given: ReportedVerdicts::NOTHING,
-            fresh: choice.candidates,
+            reported: ReportedVerdicts::NOTHING,
+            untried: choice.candidates,
             last_resort: choice.last_resort,
-            again: Vec::new(),
-            asked: Vec::new(),
-            resting: Vec::new(),
+            retryable: Vec::new(),
+            attempted_upstreams: Vec::new(),
+            pausing: Vec::new(),
             best: None,
         }
     }
@@ -104,18 +104,18 @@ impl<'a> Failover<'a> {
         down.map_err(|_| ApiError::upstream(Problem::LedgerUnavailable))?;
         loop {
             let upstream = candidate.upstream;
-            self.asked.push(upstream);
-            let may_go_on = self.asked.len() < self.tables.retries.max_attempts;
-            let hold = may_go_on && self.fresh.iter().any(|other| other.upstream != upstream);
+            self.attempted_upstreams.push(upstream);
+            let may_go_on = self.attempted_upstreams.len() < self.tables.retries.max_attempts;
+            let hold = may_go_on && self.untried.iter().any(|other| other.upstream != upstream);
             let target = AttemptTarget { upstream, lease, model, hold };
             let failure = match attempt(self.proxy, self.tables, self.settlement, outgoing, target).await {
                 Ok(reply) => return Ok(reply),
                 Err(failure) => failure,
             };
             if let Some(verdict) = failure.verdict {
-                self.given.note(verdict);
+                self.reported.note(verdict);
             }
-            let may_go_on = may_go_on && outgoing.presence.is_none_or(ClientPresence::goes_on);
+            let may_go_on = may_go_on && outgoing.presence.is_none_or(ClientPresence::may_continue);
             // Boxed, so that this rare path does not make the future of every request larger.
             match Box::pin(self.after(candidate, failure, may_go_on)).await {
                 Some(next) => (lease, candidate) = next,
@@ -130,7 +130,7 @@ impl<'a> Failover<'a> {
         let target = self.route.targets.get(candidate.target);
         let model = target.and_then(|target| target.model.clone()).or_else(|| {
             // Such a target uses the name that the client wrote.
-            outgoing.model.map(|asked| Arc::from(&*asked.name))
+            outgoing.model.map(|requested| Arc::from(&*requested.name))
         });
         let outcome = self.settlement.outcome();
         let price = |model: &str| self.tables.prices.price(candidate.upstream, model, outcome.id.millis());
@@ -142,21 +142,21 @@ impl<'a> Failover<'a> {
 
     /// Returns the first candidate with a free slot. If all are full, waits for the first slot, up to the queue timeout.
     async fn first(&mut self) -> Result<(Lease, Candidate), ApiError> {
-        if let Some(taken) = self.take_fresh() {
+        if let Some(taken) = self.take_untried() {
             return Ok(taken);
         }
         Box::pin(self.queue()).await
     }
 
-    fn take_fresh(&mut self) -> Option<(Lease, Candidate)> {
+    fn take_untried(&mut self) -> Option<(Lease, Candidate)> {
         let tables = self.tables;
-        let taken = self.fresh.iter().enumerate().find_map(|(index, candidate)| {
-            let (upstream, asker) = (tables.upstreams.get(candidate.upstream)?, self.asker(candidate));
-            let lease = upstream.lease(candidate.credential, &asker, self.last_resort).ok()?;
+        let taken = self.untried.iter().enumerate().find_map(|(index, candidate)| {
+            let (upstream, context) = (tables.upstreams.get(candidate.upstream)?, self.context(candidate));
+            let lease = upstream.lease(candidate.credential, &context, self.last_resort).ok()?;
             Some((index, lease))
         });
         let (index, lease) = taken?;
-        let candidate = self.fresh.remove(index);
+        let candidate = self.untried.remove(index);
         lease.upstream().count_request();
         Some((lease, candidate))
     }
@@ -166,23 +166,24 @@ impl<'a> Failover<'a> {
         // Another request probes each half-open candidate now. A full upstream is worth waiting for. If no upstream is full,
         // the last usable candidate is attempted in any case.
         let mut full: Vec<&Arc<Upstream>> = Vec::new();
-        for candidate in &self.fresh {
+        for candidate in &self.untried {
             let Some(upstream) = self.tables.upstreams.get(candidate.upstream) else { continue };
             let known = full.iter().any(|other| Arc::ptr_eq(other, upstream));
-            if !known && matches!(upstream.lease(candidate.credential, &self.asker(candidate), true), Err(NoSlot::Full))
+            if !known
+                && matches!(upstream.lease(candidate.credential, &self.context(candidate), true), Err(NoSlot::Full))
             {
                 full.push(upstream);
             }
         }
         if full.is_empty() {
             self.last_resort = true;
-            return self.take_fresh().ok_or_else(ApiError::upstream_busy);
+            return self.take_untried().ok_or_else(ApiError::upstream_busy);
         }
         let lines: Vec<Queue> = full.into_iter().filter_map(Upstream::queue).collect();
         if lines.is_empty() {
             return Err(ApiError::upstream_busy());
         }
-        let taken = timeout(self.tables.timeouts.queue, Queue::wait(&lines, || self.take_fresh())).await;
+        let taken = timeout(self.tables.timeouts.queue, Queue::wait(&lines, || self.take_untried())).await;
         taken.map_err(|_| ApiError::upstream_busy())
     }
 
@@ -193,58 +194,59 @@ impl<'a> Failover<'a> {
         failure: AttemptFailure,
         may_go_on: bool,
     ) -> Option<(Lease, Candidate)> {
-        let AttemptFailure { scope, elsewhere, here, after, verdict: _, answer } = failure;
+        let AttemptFailure { scope, next, after, verdict: _, answer } = failure;
         let upstream = candidate.upstream;
         let now = Instant::now();
         let briefly = after.is_none_or(|after| after <= self.tables.retries.retry_after_max);
         let until = briefly.then(|| now + self.backoff(upstream).max(after.unwrap_or_default()));
         if !matches!(scope, FailureScope::Credential | FailureScope::Target) {
-            self.resting.retain(|(resting, _)| *resting != upstream);
-            self.resting.push((upstream, until));
+            self.pausing.retain(|(pausing, _)| *pausing != upstream);
+            self.pausing.push((upstream, until));
         }
-        if let Some(until) = until.filter(|_| here) {
-            self.again.push((until, candidate.clone()));
+        if let Some(until) = until.filter(|_| next == NextAttempt::AnyCandidate) {
+            self.retryable.push((until, candidate.clone()));
         }
         let same = |other: &Candidate| other.upstream == upstream;
         match scope {
             FailureScope::Credential => {
-                self.fresh.retain(|other| !(same(other) && other.credential == candidate.credential));
+                self.untried.retain(|other| !(same(other) && other.credential == candidate.credential));
             }
-            FailureScope::Target => self.fresh.retain(|other| other.target != candidate.target),
-            FailureScope::Connection => self.fresh.retain(|other| !same(other)),
+            FailureScope::Target => self.untried.retain(|other| other.target != candidate.target),
+            FailureScope::Connection => self.untried.retain(|other| !same(other)),
             // Another credential of this upstream would most probably fail in the same way.
-            FailureScope::Upstream => self.fresh.sort_by_key(same),
+            FailureScope::Upstream => self.untried.sort_by_key(same),
         }
-        let goes_on = elsewhere && may_go_on && !(self.fresh.is_empty() && self.again.is_empty());
+        let goes_on =
+            next != NextAttempt::Never && may_go_on && !(self.untried.is_empty() && self.retryable.is_empty());
         if !goes_on {
             self.keep(answer, after);
             return None;
         }
-        let answer = answer.settle_down().await;
+        let answer = answer.release_upstream().await;
         self.keep(answer, after);
-        if let Some(next) = self.next_fresh().await {
+        if let Some(next) = self.next_untried().await {
             return Some(next);
         }
-        self.next_again().await
+        self.next_retryable().await
     }
 
     /// Returns the next candidate that was not attempted yet.
-    async fn next_fresh(&mut self) -> Option<(Lease, Candidate)> {
+    async fn next_untried(&mut self) -> Option<(Lease, Candidate)> {
         let tables = self.tables;
-        while !self.fresh.is_empty() {
-            let candidate = self.fresh.remove(0);
+        while !self.untried.is_empty() {
+            let candidate = self.untried.remove(0);
             let Some(upstream) = tables.upstreams.get(candidate.upstream) else { continue };
-            if self.asked.contains(&candidate.upstream) {
-                let Some(at) = self.rests_until(candidate.upstream) else { continue };
+            if self.attempted_upstreams.contains(&candidate.upstream) {
+                let Some(at) = self.pause_end(candidate.upstream) else { continue };
                 if let Some(lease) = self.retry(upstream, &candidate, at, true).await {
                     return Some((lease, candidate));
                 }
                 continue;
             }
-            match upstream.lease(candidate.credential, &self.asker(&candidate), self.last_resort) {
+            match upstream.lease(candidate.credential, &self.context(&candidate), self.last_resort) {
                 Ok(lease) => return Some((self.fails_over(lease, candidate.upstream), candidate)),
                 // Other candidates may have room. This candidate waits until no other is left.
-                Err(NoSlot::Full) => self.again.push((Instant::now(), candidate)),
+                Err(NoSlot::Full) => self.retryable.push((Instant::now(), candidate)),
                 Err(NoSlot::Out) => {}
             }
         }
@@ -252,16 +254,16 @@ impl<'a> Failover<'a> {
     }
 
     /// Returns the candidate that may be attempted again first, even if it is ejected: no better one is left.
-    async fn next_again(&mut self) -> Option<(Lease, Candidate)> {
+    async fn next_retryable(&mut self) -> Option<(Lease, Candidate)> {
         let tables = self.tables;
-        self.again.sort_by_key(|(at, _)| *at);
-        while !self.again.is_empty() {
-            let (at, candidate) = self.again.remove(0);
+        self.retryable.sort_by_key(|(at, _)| *at);
+        while !self.retryable.is_empty() {
+            let (at, candidate) = self.retryable.remove(0);
             let Some(upstream) = tables.upstreams.get(candidate.upstream) else { continue };
-            let lease = if self.asked.contains(&candidate.upstream) {
+            let lease = if self.attempted_upstreams.contains(&candidate.upstream) {
                 self.retry(upstream, &candidate, at, false).await
             } else {
-                let lease = self.line(upstream, &candidate).await;
+                let lease = self.wait_in_queue(upstream, &candidate).await;
                 lease.map(|lease| self.fails_over(lease, candidate.upstream))
             };
             if let Some(lease) = lease {
@@ -272,10 +274,10 @@ impl<'a> Failover<'a> {
     }
 
     /// Returns the context of an attempt at this candidate.
-    fn asker(&self, candidate: &Candidate) -> AttemptContext<'a> {
+    fn context(&self, candidate: &Candidate) -> AttemptContext<'a> {
         let target = self.route.targets.get(candidate.target);
         let model = target.and_then(|target| target.model.as_deref()).or(self.subject.model).unwrap_or_default();
-        AttemptContext { key: self.subject.key, model, given: self.given }
+        AttemptContext { key: self.subject.key, model, given: self.reported }
     }
 
     fn fails_over(&self, lease: Lease, upstream: usize) -> Lease {
@@ -286,24 +288,30 @@ impl<'a> Failover<'a> {
 
     /// Waits in the queue like a first attempt, because no better candidate is left. Under load, another request takes a
     /// released slot before the next attempt.
-    async fn line(&self, upstream: &Arc<Upstream>, candidate: &Candidate) -> Option<Lease> {
+    async fn wait_in_queue(&self, upstream: &Arc<Upstream>, candidate: &Candidate) -> Option<Lease> {
         let line = [upstream.queue()?];
-        let asker = self.asker(candidate);
-        let taken = Queue::wait(&line, || upstream.lease(candidate.credential, &asker, true).ok());
+        let context = self.context(candidate);
+        let taken = Queue::wait(&line, || upstream.lease(candidate.credential, &context, true).ok());
         timeout(self.tables.timeouts.queue, taken).await.ok()
     }
 
     /// Takes a slot for a retry after a pause, unless the upstream had too many retries lately. Only a retry that is made
     /// counts.
-    async fn retry(&self, upstream: &Arc<Upstream>, candidate: &Candidate, at: Instant, fresh: bool) -> Option<Lease> {
+    async fn retry(
+        &self,
+        upstream: &Arc<Upstream>,
+        candidate: &Candidate,
+        at: Instant,
+        untried: bool,
+    ) -> Option<Lease> {
         let percent = self.tables.retries.percent;
         // After a fault of a credential, the next credential is no additional load on the upstream.
-        let free = fresh && !self.resting.iter().any(|(resting, _)| *resting == candidate.upstream);
-        let anyway = !fresh || self.last_resort;
+        let free = untried && !self.pausing.iter().any(|(pausing, _)| *pausing == candidate.upstream);
+        let anyway = !untried || self.last_resort;
         if free || upstream.may_retry(percent) {
             sleep_until(at).await;
-            let lease = match upstream.lease(candidate.credential, &self.asker(candidate), anyway) {
-                Err(NoSlot::Full) if anyway && self.fresh.is_empty() => self.line(upstream, candidate).await,
+            let lease = match upstream.lease(candidate.credential, &self.context(candidate), anyway) {
+                Err(NoSlot::Full) if anyway && self.untried.is_empty() => self.wait_in_queue(upstream, candidate).await,
                 lease => lease.ok(),
             }?;
             if free || upstream.count_retry(percent) {
@@ -315,14 +323,15 @@ impl<'a> Failover<'a> {
         None
     }
 
-    fn rests_until(&self, upstream: usize) -> Option<Instant> {
-        let rests = self.resting.iter().find(|(resting, _)| *resting == upstream);
-        rests.map_or_else(|| Some(Instant::now()), |(_, until)| *until)
+    fn pause_end(&self, upstream: usize) -> Option<Instant> {
+        let pause = self.pausing.iter().find(|(pausing, _)| *pausing == upstream);
+        pause.map_or_else(|| Some(Instant::now()), |(_, until)| *until)
     }
 
     /// Draws a pause between zero and the bound (full jitter).
     fn backoff(&self, upstream: usize) -> Duration {
-        let times = self.asked.iter().filter(|asked| **asked == upstream).count().saturating_sub(1);
+        let times =
+            self.attempted_upstreams.iter().filter(|attempted| **attempted == upstream).count().saturating_sub(1);
         let limit = BACKOFF.saturating_mul(1 << times.min(8)).min(BACKOFF_MAX);
         limit.mul_f64(self.proxy.random.draw())
     }
@@ -344,8 +353,8 @@ impl<'a> Failover<'a> {
 
     fn end(self) -> Result<Reply, ApiError> {
         match self.best.map(|best| best.answer) {
-            Some(FailedAnswer::Theirs(reply)) => Ok(*reply),
-            Some(FailedAnswer::Ours(refusal)) => Err(refusal),
+            Some(FailedAnswer::Upstream(reply)) => Ok(*reply),
+            Some(FailedAnswer::Gateway(refusal)) => Err(refusal),
             None => Err(ApiError::internal()),
         }
     }

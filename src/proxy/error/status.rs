@@ -80,7 +80,7 @@ pub(in crate::proxy) const UPSTREAM: &str = "upstream";
 
 /// Whether the same request may succeed a little later. For all other errors the answer forbids a retry, because SDKs would
 /// retry in vain.
-pub(in crate::proxy) fn may_heal(problem: Problem) -> bool {
+pub(in crate::proxy) fn is_retryable(problem: Problem) -> bool {
     matches!(
         problem,
         Problem::RequestTimeout
@@ -112,7 +112,7 @@ mod tests {
 
     /// What the table of docs/errors.md begins with for an error: its code, its status, its type, and whether to try again.
     fn row(problem: Problem) -> String {
-        let retry = if may_heal(problem) { "yes" } else { "no" };
+        let retry = if is_retryable(problem) { "yes" } else { "no" };
         let status = status(problem).as_u16();
         format!("| `{}` | {status} | `{}` | {retry} |", problem.name(), kind(problem))
     }

@@ -54,7 +54,7 @@ impl ApiError {
         let mut rejected = rejected(tables, request.headers(), arrival);
         rejected.method = Some(request.method().clone());
         rejected.path = Some(beginning(request.uri().path()).into());
-        if let Ok(caller) = tables.keys.authenticate(request.headers(), arrival.visit()) {
+        if let Ok(caller) = tables.keys.authenticate(request.headers(), arrival.source()) {
             rejected.key = Some(Arc::clone(&caller.name));
             rejected.key_begins = None;
         }

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::{
     candidates::usable_targets,
     object_route::object_route,
-    references::{LocatedReference, recall, refers, unowned},
+    references::{LocatedReference, look_up, references_of, unowned},
 };
 use crate::{
     affinity::{self, Decision, LookedUpReference},
@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// The most models that an error lists.
-const MODELS_TOLD: usize = 10;
+const MODELS_LISTED: usize = 10;
 
 /// The destination of a request.
 pub(in crate::proxy) struct Destination<'a> {
@@ -34,7 +34,7 @@ pub(in crate::proxy) struct Destination<'a> {
     /// The only account that may be attempted.
     pub(in crate::proxy) account: Option<u64>,
     /// The account that is attempted first, if possible.
-    pub(in crate::proxy) first: Option<u64>,
+    pub(in crate::proxy) preferred: Option<u64>,
     /// What is cut out of the body.
     pub(in crate::proxy) cuts: BodyCuts,
     /// References of the request that are not known to belong to its caller.
@@ -47,36 +47,37 @@ pub(in crate::proxy) struct BodyCuts {
     /// Sorted, without overlap.
     pub(in crate::proxy) edits: Vec<Edit>,
     /// The account that understands the whole body. This account gets the body without cuts.
-    pub(in crate::proxy) unless: Option<u64>,
+    pub(in crate::proxy) whole_for: Option<u64>,
 }
 
 impl BodyCuts {
     /// Returns the cuts of the body that this account gets.
     pub(in crate::proxy) fn of(&self, account: Option<u64>) -> &[Edit] {
-        if self.unless.is_some() && self.unless == account { &[] } else { &self.edits }
+        if self.whole_for.is_some() && self.whole_for == account { &[] } else { &self.edits }
     }
 }
 
 impl<'a> Destination<'a> {
     fn free(route: Route<'a>) -> Self {
-        Self { route, account: None, first: None, cuts: BodyCuts::default(), unowned: Arc::default() }
+        Self { route, account: None, preferred: None, cuts: BodyCuts::default(), unowned: Arc::default() }
     }
 }
 
 /// Finds the destination. Also checks whether an upstream there can serve the request.
-pub(in crate::proxy) async fn place<'a>(
+pub(in crate::proxy) async fn find_destination<'a>(
     proxy: &Proxy,
     tables: &'a Tables,
     settlement: &mut Settlement,
     admitted: &Admitted,
     resource: &Resource<'_>,
 ) -> Result<Destination<'a>, ApiError> {
-    let asked = PlacementRequest { tables, admitted, resource, named: named_route(tables, admitted, resource)? };
+    let request =
+        PlacementRequest { tables, admitted, resource, model_route: named_route(tables, admitted, resource)? };
     if admitted.received.state.is_none() && !resource.endpoint.has_ids() && admitted.query().is_empty() {
-        return asked.free().map(Destination::free);
+        return request.free().map(Destination::free);
     }
     // Boxed, because most requests do not need this path. The future of every request stays small.
-    Box::pin(asked.with_state(proxy, settlement)).await
+    Box::pin(request.with_state(proxy, settlement)).await
 }
 
 /// Returns the route of the model that the request names. `None` = the request names no model.
@@ -103,16 +104,16 @@ struct PlacementRequest<'a, 'b> {
     tables: &'a Tables,
     admitted: &'b Admitted,
     resource: &'b Resource<'b>,
-    named: Option<Route<'a>>,
+    model_route: Option<Route<'a>>,
 }
 
 impl<'a> PlacementRequest<'a, '_> {
     /// Returns the destination without regard to references. A request with a model goes to the route of the model. A request
-    /// whose endpoint has no model goes to its home. Any other request goes unchanged to the default upstream.
+    /// whose endpoint has no model goes to the upstream of its objects. Any other request goes unchanged to the default upstream.
     fn free(&self) -> Result<Route<'a>, ApiError> {
         let (tables, caller) = (self.tables, &self.admitted.caller);
         let may_use = |route: &Route<'_>| route.targets.iter().any(|target| caller.may_use(target.upstream));
-        let route = match (&self.named, &self.admitted.received.model) {
+        let route = match (&self.model_route, &self.admitted.received.model) {
             (Some(route), Some(model)) => Some(route)
                 .filter(|route| may_use(route))
                 .cloned()
@@ -143,47 +144,55 @@ impl<'a> PlacementRequest<'a, '_> {
     }
 
     async fn with_state(self, proxy: &Proxy, settlement: &mut Settlement) -> Result<Destination<'a>, ApiError> {
-        let refers = refers(self.admitted, self.resource, proxy.origins.has_opaque());
-        let named = recall(proxy, self.admitted, &refers).await?;
+        let references = references_of(self.admitted, self.resource, proxy.origins.has_opaque());
+        let looked_up = look_up(proxy, self.admitted, &references).await?;
         let mut free = Some(self.free());
-        let decision = affinity::decide(&named, |account| self.refuses_unknown(account, free.as_ref()));
-        let (placed, kind, place) = match decision {
+        let decision = affinity::decide(&looked_up, |account| self.refuses_unknown(account, free.as_ref()));
+        let (placed, kind, destination) = match decision {
             Decision::Free | Decision::Leaning(_) => {
-                let place = free.take().unwrap_or_else(|| self.free()).map(Destination::free);
-                let first = if let Decision::Leaning(account) = decision { Some(account) } else { None };
-                (PlacementResult::Free, None, place.map(|place| Destination { first, ..place }))
+                let destination = free.take().unwrap_or_else(|| self.free()).map(Destination::free);
+                let preferred = if let Decision::Leaning(account) = decision { Some(account) } else { None };
+                (PlacementResult::Free, None, destination.map(|destination| Destination { preferred, ..destination }))
             }
             Decision::CannotTell => (PlacementResult::CannotTell, None, Err(ApiError::affinity_unavailable())),
-            Decision::Unknown(place) => {
-                let used = refers.get(place).and_then(|refers| refers.used);
+            Decision::Unknown(index) => {
+                let used = references.get(index).and_then(|reference| reference.used);
                 match (free, used) {
                     // If the request has no destination even without its references, that error comes first.
                     (Some(Err(refusal)), _) => (PlacementResult::Refused, None, Err(refusal)),
                     (free, Some(used)) => {
                         let refusal = ApiError::unknown_reference(used.kind, used.name);
-                        self.or_without(&refers, &named, free, PlacementResult::Refused, refusal)
+                        self.or_without_bound_state(&references, &looked_up, free, PlacementResult::Refused, refusal)
                     }
                     _ => (PlacementResult::Refused, None, Err(ApiError::unknown_id())),
                 }
             }
             Decision::Conflict(one, other) => {
-                let what = [one, other].map(|place| refers.get(place).map_or("", LocatedReference::words));
-                let at = [one, other].map(|place| {
-                    let origin = named.get(place).and_then(|named| named.recalled.anyones());
+                let what = [one, other].map(|index| references.get(index).map_or("", LocatedReference::words));
+                let at = [one, other].map(|index| {
+                    let origin = looked_up.get(index).and_then(|found| found.recalled.anyones());
                     let upstream = origin.and_then(|origin| self.upstream_of(origin.account));
                     upstream.map_or("a removed one", |(_, upstream)| &*upstream.config.name)
                 });
-                self.or_without(&refers, &named, free, PlacementResult::Conflict, ApiError::conflicting_state(what, at))
+                self.or_without_bound_state(
+                    &references,
+                    &looked_up,
+                    free,
+                    PlacementResult::Conflict,
+                    ApiError::conflicting_state(what, at),
+                )
             }
             Decision::Pinned { account, by } => {
-                let kind = refers.get(by).map(|by| by.kind);
-                let words = refers.get(by).map_or("", LocatedReference::words);
-                match self.softly(account, &refers, &named, free.as_ref()) {
-                    Some(place) => (PlacementResult::Pinned, kind, Ok(place)),
+                let kind = references.get(by).map(|by| by.kind);
+                let words = references.get(by).map_or("", LocatedReference::words);
+                match self.prefer_account(account, &references, &looked_up, free.as_ref()) {
+                    Some(destination) => (PlacementResult::Pinned, kind, Ok(destination)),
                     None => match self.pinned(account, free.as_ref(), words) {
-                        Ok(place) => (PlacementResult::Pinned, kind, Ok(place)),
+                        Ok(destination) => (PlacementResult::Pinned, kind, Ok(destination)),
                         Err((PlacementResult::Pinned, refusal)) => (PlacementResult::Pinned, kind, Err(refusal)),
-                        Err((placed, refusal)) => self.or_without(&refers, &named, free, placed, refusal),
+                        Err((placed, refusal)) => {
+                            self.or_without_bound_state(&references, &looked_up, free, placed, refusal)
+                        }
                     },
                 }
             }
@@ -193,37 +202,37 @@ impl<'a> PlacementRequest<'a, '_> {
             self.tables.metrics.placed(placed);
         }
         settlement.outcome().pinned = kind;
-        place.map(|place| Destination { unowned: unowned(&refers, &named), ..place })
+        destination.map(|destination| Destination { unowned: unowned(&references, &looked_up), ..destination })
     }
 
-    /// Returns a destination that leans on this account, where the model allows to cut bound state (what only one account
+    /// Returns a destination that prefers this account, where the model allows to cut bound state (what only one account
     /// understands). Another account gets the body without that state. No other reference may bind the request, and the model
     /// must have a target at the account's upstream.
-    fn softly(
+    fn prefer_account(
         &self,
         account: u64,
-        refers: &[LocatedReference<'_>],
-        named: &[LookedUpReference],
+        references: &[LocatedReference<'_>],
+        looked_up: &[LookedUpReference],
         free: Option<&Result<Route<'a>, ApiError>>,
     ) -> Option<Destination<'a>> {
-        let state = self.strips()?;
+        let state = self.strippable()?;
         let route = free?.as_ref().ok()?;
         let (index, _) = self.upstream_of(account)?;
         if !self.admitted.caller.may_use(index) || !route.leads_to(index) {
             return None;
         }
-        let decision = self.decide_without(state, refers, named, free?);
-        let cuts = BodyCuts { edits: state.without_bound(), unless: Some(account) };
+        let decision = self.decide_without(state, references, looked_up, free?);
+        let cuts = BodyCuts { edits: state.without_bound(), whole_for: Some(account) };
         matches!(decision, Decision::Free | Decision::Leaning(_)).then(|| Destination {
-            first: Some(account),
+            preferred: Some(account),
             cuts,
             ..Destination::free(route.clone())
         })
     }
 
     /// Returns the scan of the body, if the model allows to cut bound state.
-    fn strips(&self) -> Option<&ScannedRequest> {
-        let strips = self.named.as_ref().is_some_and(|route| route.on_lost_state == OnLostState::StripEncrypted);
+    fn strippable(&self) -> Option<&ScannedRequest> {
+        let strips = self.model_route.as_ref().is_some_and(|route| route.on_lost_state == OnLostState::StripEncrypted);
         self.admitted.received.state.as_deref().filter(|_| strips)
     }
 
@@ -261,7 +270,7 @@ impl<'a> PlacementRequest<'a, '_> {
         let upstream = self.upstream_of(account).filter(|(index, _)| self.admitted.caller.may_use(*index));
         let Some((index, upstream)) = upstream else { return Err((PlacementResult::Lost, ApiError::state_lost(what))) };
         let asked = self.admitted.received.model.as_ref().map(|model| &*model.name);
-        let route = match &self.named {
+        let route = match &self.model_route {
             None => Some(Route::to(index, None)),
             Some(route) => route.clone().only(index, asked),
         };
@@ -271,7 +280,7 @@ impl<'a> PlacementRequest<'a, '_> {
         };
         self.fits(&route).map_err(|refusal| (PlacementResult::Pinned, refusal))?;
         let now = Instant::now();
-        if let Some(left) = out_for(upstream, account, now)
+        if let Some(left) = ejected_for(upstream, account, now)
             && self.others_serve(account, free, endpoint, now)
         {
             return Err((PlacementResult::Unavailable, ApiError::state_unavailable(what, left)));
@@ -285,7 +294,7 @@ impl<'a> PlacementRequest<'a, '_> {
         let leads = |name: &str| routes.route(name).is_some_and(|route| route.leads_to(index));
         let others =
             routes.listed().iter().map(|name| &**name).filter(|name| caller.may_use_model(name) && leads(name));
-        let others: Vec<&str> = others.take(MODELS_TOLD).collect();
+        let others: Vec<&str> = others.take(MODELS_LISTED).collect();
         let model = self.admitted.received.model.as_ref().map_or("", |model| &*model.name);
         ApiError::conflicting_model(what, upstream, model, &others)
     }
@@ -303,54 +312,59 @@ impl<'a> PlacementRequest<'a, '_> {
             let upstream = self.tables.upstreams.get(index).filter(|upstream| upstream.has(endpoint.surface()));
             self.admitted.caller.may_use(index)
                 && upstream.is_some_and(|upstream| {
-                    let others = upstream.credentials("", now).filter(|(credential, _)| credential.seat != account);
+                    let others =
+                        upstream.credentials("", now).filter(|(credential, _)| credential.account_id != account);
                     others.into_iter().any(|(_, condition)| condition.standing.is_usable())
                 })
         };
         match free {
-            Some(Ok(route)) if self.named.is_some() => route.targets.iter().any(|target| serves(target.upstream)),
+            Some(Ok(route)) if self.model_route.is_some() => route.targets.iter().any(|target| serves(target.upstream)),
             _ => (0..self.tables.upstreams.len()).any(serves),
         }
     }
 
     /// Returns a destination for the body without bound state, if the model allows that and such a destination exists. Else
     /// returns the error.
-    fn or_without(
+    fn or_without_bound_state(
         &self,
-        refers: &[LocatedReference<'_>],
-        named: &[LookedUpReference],
+        references: &[LocatedReference<'_>],
+        looked_up: &[LookedUpReference],
         free: Option<Result<Route<'a>, ApiError>>,
         placed: PlacementResult,
         refusal: ApiError,
     ) -> (PlacementResult, Option<Kind>, Result<Destination<'a>, ApiError>) {
         let refused = (placed, None, Err(refusal));
-        let (Some(state), Some(free)) = (self.strips(), free) else { return refused };
-        let cuts = BodyCuts { edits: state.without_bound(), unless: None };
+        let (Some(state), Some(free)) = (self.strippable(), free) else { return refused };
+        let cuts = BodyCuts { edits: state.without_bound(), whole_for: None };
         if cuts.edits.is_empty() {
             return refused;
         }
-        let place = match self.decide_without(state, refers, named, &free) {
+        let destination = match self.decide_without(state, references, looked_up, &free) {
             Decision::Free => free.ok().map(Destination::free),
             Decision::Leaning(account) => {
-                free.ok().map(|route| Destination { first: Some(account), ..Destination::free(route) })
+                free.ok().map(|route| Destination { preferred: Some(account), ..Destination::free(route) })
             }
             Decision::Pinned { account, .. } => self.pinned(account, Some(&free), "").ok(),
             _ => None,
         };
-        place.map_or(refused, |place| (PlacementResult::Stripped, None, Ok(Destination { cuts, ..place })))
+        destination.map_or(refused, |found| (PlacementResult::Stripped, None, Ok(Destination { cuts, ..found })))
     }
 
     /// Decides the destination of the body without bound state.
     fn decide_without(
         &self,
         state: &ScannedRequest,
-        refers: &[LocatedReference<'_>],
-        named: &[LookedUpReference],
+        references: &[LocatedReference<'_>],
+        looked_up: &[LookedUpReference],
         free: &Result<Route<'_>, ApiError>,
     ) -> Decision {
-        let stays = |refers: &LocatedReference<'_>| refers.used.is_none_or(|used| !state.is_bound(used));
-        let kept: Vec<LookedUpReference> =
-            refers.iter().zip(named).filter(|(refers, _)| stays(refers)).map(|(_, named)| *named).collect();
+        let stays = |reference: &LocatedReference<'_>| reference.used.is_none_or(|used| !state.is_bound(used));
+        let kept: Vec<LookedUpReference> = references
+            .iter()
+            .zip(looked_up)
+            .filter(|(reference, _)| stays(reference))
+            .map(|(_, found)| *found)
+            .collect();
         // At the new destination other keys may share the upstream, so unknown ids are checked again.
         affinity::decide(&kept, |account| self.refuses_unknown(account, Some(free)))
     }
@@ -359,9 +373,9 @@ impl<'a> PlacementRequest<'a, '_> {
 /// Returns the remaining ejection where the upstream refused every credential of the account. `None` = a credential may answer.
 /// After any other cause Tidegate still sends a request for the account's state: no other account can answer, and the request
 /// serves as a probe.
-fn out_for(upstream: &Upstream, account: u64, now: Instant) -> Option<Duration> {
+fn ejected_for(upstream: &Upstream, account: u64, now: Instant) -> Option<Duration> {
     let mut least: Option<Duration> = None;
-    for (_, condition) in upstream.credentials("", now).filter(|(credential, _)| credential.seat == account) {
+    for (_, condition) in upstream.credentials("", now).filter(|(credential, _)| credential.account_id == account) {
         match condition.standing {
             HealthState::Out { cause: EjectionCause::Refused, left } if !left.is_zero() => {
                 least = Some(least.map_or(left, |least| least.min(left)));

@@ -7,8 +7,8 @@ use crate::{
     routing::Route,
 };
 
-/// Returns the home of the object that `resource` names, or of a new object. If only one upstream has this part of the API and
-/// may be used by the caller, that upstream is the home. Of several, `[routing] default_upstream` is the home. Without that
+/// Returns the route to the upstream of the object that `resource` names, or of a new object. If only one upstream has this part
+/// of the API and may be used by the caller, the route leads there. Of several, `[routing] default_upstream` is the one. Without that
 /// setting, new objects go to the first upstream of the file, and an unknown id is an error. No second upstream is ever
 /// attempted, because state in one account is unknown in all other accounts.
 pub(in crate::proxy) fn object_route(
@@ -24,11 +24,11 @@ pub(in crate::proxy) fn object_route(
     let mut able = (0..tables.upstreams.len()).filter(|upstream| serves(*upstream));
     let (first, second) = (able.next().ok_or_else(|| ApiError::not_served(endpoint))?, able.next());
     let default = tables.routes.default_upstream().filter(|default| serves(*default));
-    let home = match (second, default) {
+    let upstream = match (second, default) {
         (None, _) => first,
         (Some(_), Some(default)) => default,
         (Some(_), None) if endpoint.has_ids() => return Err(ApiError::unknown_id()),
         (Some(_), None) => first,
     };
-    Ok(Route::to(home, None))
+    Ok(Route::to(upstream, None))
 }

@@ -29,7 +29,7 @@ pub(in crate::proxy) struct LocatedReference<'b> {
 }
 
 /// Returns all references of a request: first of the path, then of the query, then of the body.
-pub(in crate::proxy) fn refers<'b>(
+pub(in crate::proxy) fn references_of<'b>(
     admitted: &'b Admitted,
     resource: &Resource<'_>,
     opaque: bool,
@@ -78,31 +78,31 @@ impl LocatedReference<'_> {
 /// # Errors
 /// When the upstream must look up more than [`MOST_LOOKED_UP`] objects. References that the upstream only may look up are read
 /// in portions of that size.
-pub(in crate::proxy) async fn recall(
+pub(in crate::proxy) async fn look_up(
     proxy: &Proxy,
     admitted: &Admitted,
-    refers: &[LocatedReference<'_>],
+    references: &[LocatedReference<'_>],
 ) -> Result<Vec<LookedUpReference>, ApiError> {
-    let has_to_be_asked = |refers: &LocatedReference<'_>| refers.is_asked && refers.kind != Kind::Encrypted;
+    let has_to_be_asked = |reference: &LocatedReference<'_>| reference.is_asked && reference.kind != Kind::Encrypted;
     // One pass collects each distinct object, and whether the upstream must look it up.
     let mut distinct: HashMap<Option<Reference>, bool> = HashMap::new();
-    for refers in refers.iter().filter(|refers| has_to_be_asked(refers)) {
-        *distinct.entry(refers.reference).or_default() |= refers.role != ReferenceRole::Perhaps;
+    for reference in references.iter().filter(|reference| has_to_be_asked(reference)) {
+        *distinct.entry(reference.reference).or_default() |= reference.role != ReferenceRole::Perhaps;
     }
     if distinct.values().filter(|is_looked_up| **is_looked_up).count() > MOST_LOOKED_UP {
         return Err(ApiError::too_many_references());
     }
     let mut left = MOST_LOOKED_UP.saturating_sub(distinct.len());
-    let mut is_asked: Vec<bool> = refers.iter().map(has_to_be_asked).collect();
-    for (asked, refers) in is_asked.iter_mut().zip(refers).rev() {
-        if !*asked && refers.is_asked && left > 0 {
+    let mut is_asked: Vec<bool> = references.iter().map(has_to_be_asked).collect();
+    for (asked, reference) in is_asked.iter_mut().zip(references).rev() {
+        if !*asked && reference.is_asked && left > 0 {
             left -= 1;
             *asked = true;
         }
     }
     let of = |wanted: bool| -> Vec<Reference> {
-        let each = refers.iter().zip(&is_asked).filter(|(_, asked)| **asked == wanted);
-        each.filter_map(|(refers, _)| refers.reference).collect()
+        let each = references.iter().zip(&is_asked).filter(|(_, asked)| **asked == wanted);
+        each.filter_map(|(reference, _)| reference.reference).collect()
     };
     let (owner, now) = (admitted.caller.owner, Duration::from_millis(proxy.now()));
     let mut here = proxy.origins.recall_here(&of(false), owner, now).into_iter();
@@ -112,24 +112,27 @@ pub(in crate::proxy) async fn recall(
     }
     let mut asked = asked.into_iter();
     let is_down = proxy.origins.is_down();
-    let named = |(refers, is_asked): (&LocatedReference<'_>, &bool)| {
+    let found = |(reference, is_asked): (&LocatedReference<'_>, &bool)| {
         let recalled = if *is_asked { &mut asked } else { &mut here };
-        let recalled = refers.reference.and_then(|_| recalled.next()).unwrap_or(Recalled::Unknown);
+        let recalled = reference.reference.and_then(|_| recalled.next()).unwrap_or(Recalled::Unknown);
         // A store that is down delays no request for optional references. A key with so many lookups that its answer comes too
         // late must not get an id accepted by that.
-        let role = match (refers.role, recalled) {
+        let role = match (reference.role, recalled) {
             (ReferenceRole::Perhaps, Recalled::CannotTell(None)) if !is_down => ReferenceRole::LookedUp,
             (role, _) => role,
         };
-        LookedUpReference { kind: refers.kind, role, recalled }
+        LookedUpReference { kind: reference.kind, role, recalled }
     };
-    Ok(refers.iter().zip(&is_asked).map(named).collect())
+    Ok(references.iter().zip(&is_asked).map(found).collect())
 }
 
 /// Returns the references that are not known to belong to the caller, sorted. An answer that repeats one proves no ownership.
-pub(in crate::proxy) fn unowned(refers: &[LocatedReference<'_>], named: &[LookedUpReference]) -> Arc<[Reference]> {
-    let others = refers.iter().zip(named).filter(|(_, named)| !matches!(named.recalled, Recalled::Own(_)));
-    let mut unowned: Vec<Reference> = others.filter_map(|(refers, _)| refers.reference).collect();
+pub(in crate::proxy) fn unowned(
+    references: &[LocatedReference<'_>],
+    looked_up: &[LookedUpReference],
+) -> Arc<[Reference]> {
+    let others = references.iter().zip(looked_up).filter(|(_, found)| !matches!(found.recalled, Recalled::Own(_)));
+    let mut unowned: Vec<Reference> = others.filter_map(|(reference, _)| reference.reference).collect();
     unowned.sort_unstable();
     unowned.into()
 }

@@ -56,7 +56,7 @@ impl Admitted {
         let drains = self.caller.on_client_gone == OnClientGone::Drain;
         (drains || self.is_drained_by_default(tables)).then(|| DrainContext {
             tasks: Arc::clone(&proxy.drains),
-            departure: arrival.departure.clone(),
+            disconnect: arrival.disconnect.clone(),
             within: tables.timeouts.client_gone_drain,
             bytes: tables.client_gone_drain,
             streams: drains,
@@ -128,6 +128,6 @@ pub(in crate::proxy) fn limit_error(tables: &Tables, refused: Refused) -> ApiErr
 /// # Errors
 /// When the request has no valid key.
 pub fn authenticate(tables: &Tables, headers: &HeaderMap, arrival: &RequestArrival) -> Result<Arc<Caller>, ApiError> {
-    let refuse = |why| ApiError::stranger(why, rejected(tables, headers, arrival));
-    tables.keys.authenticate(headers, arrival.visit()).map_err(refuse)
+    let refuse = |why| ApiError::unauthenticated(why, rejected(tables, headers, arrival));
+    tables.keys.authenticate(headers, arrival.source()).map_err(refuse)
 }

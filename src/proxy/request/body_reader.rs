@@ -24,7 +24,7 @@ use crate::{config::Timeouts, proxy::error::ApiError};
 
 /// A decoder reads this many bytes before other work of the worker has its turn. Most codes become text, and the scan counts
 /// text. Some codes become nothing and still cost time: 8 KiB of empty gzip members take 2 ms.
-const ENCODED_TURN: usize = 8 * 1024;
+const YIELD_AFTER_ENCODED: usize = 8 * 1024;
 
 /// The body as the client sends it, within its deadlines.
 pub(in crate::proxy) struct RequestBodyReader<B> {
@@ -41,9 +41,9 @@ pub(in crate::proxy) struct RequestBodyReader<B> {
     total: Duration,
     min_rate: u64,
     timer: Option<Pin<Box<Sleep>>>,
-    /// The bytes that a decoder read since other work had its turn, and the turn while the decoder waits for it.
-    taken: usize,
-    turn: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    /// The bytes that a decoder read since other work had its turn. `yielding` = the decoder waits while other work has its turn.
+    since_yield: usize,
+    yielding: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
 impl<B> RequestBodyReader<B>
@@ -64,8 +64,8 @@ where
             total: timeouts.body_total,
             min_rate: timeouts.body_min_rate,
             timer: None,
-            taken: 0,
-            turn: None,
+            since_yield: 0,
+            yielding: None,
         }
     }
 
@@ -134,9 +134,9 @@ where
 {
     fn poll_fill_buf(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
         let this = self.get_mut();
-        if this.taken >= ENCODED_TURN {
-            ready!(this.turn.get_or_insert_with(|| Box::pin(yield_to_runtime())).as_mut().poll(cx));
-            (this.taken, this.turn) = (0, None);
+        if this.since_yield >= YIELD_AFTER_ENCODED {
+            ready!(this.yielding.get_or_insert_with(|| Box::pin(yield_to_runtime())).as_mut().poll(cx));
+            (this.since_yield, this.yielding) = (0, None);
         }
         while this.piece.is_empty() {
             match ready!(this.poll_piece(cx)) {
@@ -148,13 +148,13 @@ where
                 }
             }
         }
-        let len = this.piece.len().min(ENCODED_TURN - this.taken);
+        let len = this.piece.len().min(YIELD_AFTER_ENCODED - this.since_yield);
         Poll::Ready(Ok(this.piece.get(..len).unwrap_or_default()))
     }
 
     fn consume(self: Pin<&mut Self>, len: usize) {
         let this = self.get_mut();
-        this.taken += len;
+        this.since_yield += len;
         this.piece.advance(len);
     }
 }

@@ -42,7 +42,7 @@ const MAX_MODEL: usize = 256;
 
 /// After this many bytes the other work of this worker gets its turn, and the runtime asks the system for new events (about 1
 /// µs). Scanning this many bytes takes 10 µs for text and 0.4 ms for dense JSON.
-const TURN: usize = 64 * 1024;
+const YIELD_AFTER: usize = 64 * 1024;
 
 /// The size of the blocks for decoded bytes.
 const DECODED_PIECE: usize = 32 * 1024;
@@ -117,15 +117,15 @@ where
     if !memory.has_room(expected.unwrap_or_default()) || !scan.hold(expected.unwrap_or_default().min(STEP)) {
         return Err(ApiError::overloaded().leaving(&body));
     }
-    let mut intake = RequestBodyReader::new(body, timeouts, max_bytes);
+    let mut reader = RequestBodyReader::new(body, timeouts, max_bytes);
     let read = match coding {
-        None => read(&mut intake, &mut scan).await,
+        None => read(&mut reader, &mut scan).await,
         // Boxed, so that this rare path does not make the future of every request larger.
-        Some(coding) => Box::pin(decode(coding, &mut intake, &mut scan)).await,
+        Some(coding) => Box::pin(decode(coding, &mut reader, &mut scan)).await,
     };
     match read {
         Ok(()) => scan.finish(),
-        Err(refusal) => Err(refusal.leaving(&intake.body)),
+        Err(refusal) => Err(refusal.leaving(&reader.body)),
     }
 }
 
@@ -135,24 +135,24 @@ async fn discard<B>(body: B, timeouts: &Timeouts) -> Result<ReceivedBody, ApiErr
 where
     B: Body<Data = Bytes, Error: Error + 'static> + Send + Unpin,
 {
-    let mut intake = RequestBodyReader::new(body, timeouts, u64::MAX);
+    let mut reader = RequestBodyReader::new(body, timeouts, u64::MAX);
     let mut left = DISCARDED;
-    while !intake.body.is_end_stream() {
-        match std::future::poll_fn(|cx| intake.poll_piece(cx)).await {
+    while !reader.body.is_end_stream() {
+        match std::future::poll_fn(|cx| reader.poll_piece(cx)).await {
             Ok(Some(piece)) if piece.len() <= left => left -= piece.len(),
             Ok(Some(_)) => return Err(ApiError::needless_body()),
             Ok(None) => break,
-            Err(refusal) => return Err(refusal.leaving(&intake.body)),
+            Err(refusal) => return Err(refusal.leaving(&reader.body)),
         }
     }
     Ok(ReceivedBody::default())
 }
 
-async fn read<B>(intake: &mut RequestBodyReader<B>, scan: &mut BodyScan<'_>) -> Result<(), ApiError>
+async fn read<B>(reader: &mut RequestBodyReader<B>, scan: &mut BodyScan<'_>) -> Result<(), ApiError>
 where
     B: Body<Data = Bytes, Error: Error + 'static> + Send + Unpin,
 {
-    while let Some(piece) = std::future::poll_fn(|cx| intake.poll_piece(cx)).await? {
+    while let Some(piece) = std::future::poll_fn(|cx| reader.poll_piece(cx)).await? {
         scan.take(piece).await?;
     }
     Ok(())
@@ -168,25 +168,25 @@ fn coding_of(headers: &HeaderMap) -> Result<Option<Coding>, ApiError> {
     }
 }
 
-async fn decode<B>(coding: Coding, intake: &mut RequestBodyReader<B>, scan: &mut BodyScan<'_>) -> Result<(), ApiError>
+async fn decode<B>(coding: Coding, reader: &mut RequestBodyReader<B>, scan: &mut BodyScan<'_>) -> Result<(), ApiError>
 where
     B: Body<Data = Bytes, Error: Error + 'static> + Send + Unpin,
 {
-    if coding == Coding::Brotli && has_large_window(intake).await {
+    if coding == Coding::Brotli && has_large_window(reader).await {
         return Err(ApiError::large_window());
     }
-    let encoded = Arc::clone(&intake.received);
+    let encoded = Arc::clone(&reader.received);
     let mut decoder: Pin<Box<dyn AsyncRead + Send + '_>> = match coding {
         Coding::Gzip => {
-            let mut decoder = GzipDecoder::new(&mut *intake);
+            let mut decoder = GzipDecoder::new(&mut *reader);
             decoder.multiple_members(true);
             Box::pin(decoder)
         }
-        Coding::Deflate => Box::pin(ZlibDecoder::new(&mut *intake)),
-        Coding::Brotli => Box::pin(BrotliDecoder::new(&mut *intake)),
+        Coding::Deflate => Box::pin(ZlibDecoder::new(&mut *reader)),
+        Coding::Brotli => Box::pin(BrotliDecoder::new(&mut *reader)),
         Coding::Zstd => {
             let params = [DParameter::window_log_max(ZSTD_WINDOW_LOG)];
-            let mut decoder = ZstdDecoder::with_params(&mut *intake, &params);
+            let mut decoder = ZstdDecoder::with_params(&mut *reader, &params);
             decoder.multiple_members(true);
             Box::pin(decoder)
         }
@@ -213,24 +213,24 @@ where
     drop(decoder);
     scan.decoded();
     // An error of the transfer says more than the decoder, for which the body only ended.
-    if let Some(refusal) = intake.refusal.take() {
+    if let Some(refusal) = reader.refusal.take() {
         return Err(refusal);
     }
     outcome?;
-    match intake.fill_buf().await {
+    match reader.fill_buf().await {
         Ok([]) => Ok(()),
         Ok(_) => Err(ApiError::invalid_encoding()),
-        Err(_) => Err(intake.refusal.take().unwrap_or_else(ApiError::invalid_encoding)),
+        Err(_) => Err(reader.refusal.take().unwrap_or_else(ApiError::invalid_encoding)),
     }
 }
 
 /// Whether a brotli stream begins as only large-window brotli does. Ignores an error of the body, because the decoder meets the
 /// same error again.
-async fn has_large_window<B>(intake: &mut RequestBodyReader<B>) -> bool
+async fn has_large_window<B>(reader: &mut RequestBodyReader<B>) -> bool
 where
     B: Body<Data = Bytes, Error: Error + 'static> + Send + Unpin,
 {
-    matches!(intake.fill_buf().await, Ok([first, ..]) if coding::has_large_window(*first))
+    matches!(reader.fill_buf().await, Ok([first, ..]) if coding::has_large_window(*first))
 }
 
 /// The memory of a lookup, as a multiple of the memory that the scan keeps of a reference. One lookup takes about 200 bytes.
@@ -243,13 +243,13 @@ struct BodyScan<'a> {
     rope: Rope,
     max_bytes: u64,
     memory: &'a ByteShare,
-    held: ByteReservation,
+    reserved: ByteReservation,
     /// `None` = nothing is left to decode.
     coding: Option<Coding>,
     /// The length of the body, if the client declared it.
     expected: Option<u64>,
     /// Bytes since other work of this worker had its turn.
-    turn: usize,
+    since_yield: usize,
     /// Bytes of encoded files.
     encoded: u64,
 }
@@ -269,10 +269,10 @@ impl<'a> BodyScan<'a> {
             rope: Rope::new(),
             max_bytes,
             memory,
-            held: memory.nothing(),
+            reserved: memory.nothing(),
             coding,
             expected,
-            turn: 0,
+            since_yield: 0,
             encoded: 0,
         }
     }
@@ -283,13 +283,13 @@ impl<'a> BodyScan<'a> {
         let decoder = self.coding.map_or(0, |coding| DECODER + len.min(coding.window()));
         let besides = decoder + self.scanner.held() * LOOKED_UP;
         let most = self.expected.map_or(u64::MAX, |expected| expected + besides);
-        self.held.cover(self.bounded(len, besides), most)
+        self.reserved.cover(self.bounded(len, besides), most)
     }
 
     /// Releases the memory of the decoder. The end of the body may still be missing.
     fn decoded(&mut self) {
         self.coding = None;
-        let _ = self.held.set(self.bounded(self.rope.len(), self.scanner.held() * LOOKED_UP));
+        let _ = self.reserved.set(self.bounded(self.rope.len(), self.scanner.held() * LOOKED_UP));
     }
 
     /// Limits the reservation to the budget. The configuration check ensures that the largest body fits by itself. This limit
@@ -309,9 +309,9 @@ impl<'a> BodyScan<'a> {
         self.scanner.feed(&piece).map_err(|error| ApiError::json(&error))?;
         self.encoded += tokens::encoded_bytes(&piece);
         self.rope.push(piece);
-        self.turn += len;
-        if self.turn >= TURN {
-            self.turn = 0;
+        self.since_yield += len;
+        if self.since_yield >= YIELD_AFTER {
+            self.since_yield = 0;
             yield_to_runtime().await;
         }
         Ok(())
@@ -320,10 +320,10 @@ impl<'a> BodyScan<'a> {
     fn finish(mut self) -> Result<ReceivedBody, ApiError> {
         let len = self.rope.len();
         // The whole last step is rarely needed.
-        if !self.held.set(self.bounded(len, self.scanner.held() * LOOKED_UP)) {
+        if !self.reserved.set(self.bounded(len, self.scanner.held() * LOOKED_UP)) {
             return Err(ApiError::overloaded());
         }
-        self.rope.hold(self.held);
+        self.rope.hold(self.reserved);
         // An endpoint without a model accepts an empty body.
         if !self.names_model && self.rope.is_empty() {
             return Ok(ReceivedBody::default());

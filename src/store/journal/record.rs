@@ -97,7 +97,7 @@ fn put_parts(usage: Usage, into: &mut Vec<u8>) {
             usage.web_searches,
             usage.audio_ms,
             tier.map(|place| place as u64),
-            usage.told_cost,
+            usage.reported_cost,
         ],
         into,
     );
@@ -333,7 +333,7 @@ impl<'a> Fields<'a> {
             web_searches,
             audio_ms,
             tier,
-            told_cost,
+            reported_cost,
         ] = self.some()?;
         let tier = match tier {
             Some(place) => Some(*ServiceTier::ALL.get(usize::try_from(place).ok()?)?),
@@ -351,7 +351,7 @@ impl<'a> Fields<'a> {
             web_searches,
             audio_ms,
             tier,
-            told_cost,
+            reported_cost,
             ..usage
         })
     }

@@ -79,7 +79,7 @@ where
     for number in more_counts(&usage) {
         values.add(number.map(count))?;
     }
-    values.add(usage.told_cost.map(integer))?;
+    values.add(usage.reported_cost.map(integer))?;
     values.add(usage.tier.map(|tier| Cow::Borrowed(tier.name())))?;
     values.add(row.unpriced.names().map(Cow::<str>::Owned))?;
     values.add(row.price.and_then(|price| price.optional_rates_text()).map(Cow::<str>::Owned))?;

@@ -21,7 +21,7 @@ struct Owned {
 #[derive(Clone, Debug, Default)]
 struct Added {
     parts: [[Option<u64>; 10]; 2],
-    told_cost: Option<u64>,
+    reported_cost: Option<u64>,
     tier: Option<ServiceTier>,
     more: [Option<u64>; 10],
     unpriced: u64,
@@ -33,7 +33,7 @@ impl Added {
     fn usage(&self, parts: [Option<u64>; 10], usage: Usage) -> Usage {
         let [cache_write, cache_write_1h, input_audio, input_image, output_audio, output_image, ..] = parts;
         let [.., image_tool_input, image_tool_output, web_searches, audio_ms] = parts;
-        let (tier, told_cost) = (self.tier, self.told_cost);
+        let (tier, reported_cost) = (self.tier, self.reported_cost);
         Usage {
             cache_write,
             cache_write_1h,
@@ -46,7 +46,7 @@ impl Added {
             web_searches,
             audio_ms,
             tier,
-            told_cost,
+            reported_cost,
             ..usage
         }
     }
@@ -59,9 +59,9 @@ fn added() -> BoxedStrategy<Added> {
     let more = proptest::array::uniform10(number());
     let terms = option::of("[A-Z0-9;:,]{1,60}");
     (parts, number(), tier, more, 0..1_u64 << 14, number(), terms)
-        .prop_map(|(parts, told_cost, tier, more, unpriced, rate, terms)| Added {
+        .prop_map(|(parts, reported_cost, tier, more, unpriced, rate, terms)| Added {
             parts,
-            told_cost,
+            reported_cost,
             tier,
             more,
             unpriced,
@@ -213,7 +213,7 @@ fn zeros_are_damage_and_long_texts_are_cut_between_characters() {
         shown: Some([Some(u64::MAX); 5]),
         added: Added {
             parts: [[Some(u64::MAX); 10]; 2],
-            told_cost: Some(u64::MAX),
+            reported_cost: Some(u64::MAX),
             tier: Some(ServiceTier::Other),
             more: [Some(u64::MAX); 10],
             unpriced: (1 << 14) - 1,

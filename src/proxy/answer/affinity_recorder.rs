@@ -39,14 +39,14 @@ impl WorkerAffinity {
 
     /// Creates the recorder for an answer to `owner` from a credential of `account`. The request named the references in
     /// `unowned`, which are sorted. The recorder skips them, because the answer may only repeat them.
-    pub(in crate::proxy) fn lessons(
+    pub(in crate::proxy) fn recorder(
         self: &Arc<Self>,
         account: u64,
         owner: Owner,
         unowned: Option<Arc<[Reference]>>,
     ) -> AffinityRecorder {
         let unowned = unowned.filter(|unowned| !unowned.is_empty());
-        AffinityRecorder { learning: Arc::clone(self), origin: Origin { account, owner }, unowned, in_vain: false }
+        AffinityRecorder { affinity: Arc::clone(self), origin: Origin { account, owner }, unowned, wait_failed: false }
     }
 
     fn learn(&self, references: &[Reference], origin: Origin) -> LearnedCount {
@@ -72,7 +72,7 @@ fn turn_state(headers: &HeaderMap) -> Vec<Reference> {
 }
 
 /// Returns the entries for one reference of an answer: by its kind, and by its value alone.
-fn lessons(learned: &AnswerReference) -> impl Iterator<Item = Lesson> {
+fn entries(learned: &AnswerReference) -> impl Iterator<Item = Lesson> {
     let &AnswerReference { reference, by_value, is_made, .. } = learned;
     let is_opaque = by_value.is_some_and(|(kind, _)| kind == Kind::Opaque);
     let by_value = by_value.map(|(_, reference)| Lesson { reference, is_made, is_opaque });
@@ -82,51 +82,51 @@ fn lessons(learned: &AnswerReference) -> impl Iterator<Item = Lesson> {
 /// Records the references of one answer.
 #[derive(Debug)]
 pub(in crate::proxy) struct AffinityRecorder {
-    learning: Arc<WorkerAffinity>,
+    affinity: Arc<WorkerAffinity>,
     origin: Origin,
     /// References that the request named without owning them.
     unowned: Option<Arc<[Reference]>>,
     /// Whether a wait for other replicas failed. This answer does not wait again.
-    in_vain: bool,
+    wait_failed: bool,
 }
 
 impl AffinityRecorder {
     /// Records the references of the head. The head does not wait: a replica that lacks such a reference only omits the header.
-    pub(in crate::proxy) fn head(&self, headers: &HeaderMap) {
+    pub(in crate::proxy) fn record_head(&self, headers: &HeaderMap) {
         let issued = turn_state(headers);
         if !issued.is_empty() {
-            let _ = self.learning.learn(&issued, self.origin);
+            let _ = self.affinity.learn(&issued, self.origin);
         }
     }
 
     /// Records the references of the body.
-    pub(in crate::proxy) fn body(&self, learned: &[AnswerReference]) -> LearnedCount {
+    pub(in crate::proxy) fn record_body(&self, learned: &[AnswerReference]) -> LearnedCount {
         let is_new = |learned: &&AnswerReference| {
             let unowned = self.unowned.as_deref().unwrap_or_default();
             let by_value = learned.by_value.map(|(_, reference)| reference);
             !by_value.iter().chain([&learned.reference]).any(|named| unowned.binary_search(named).is_ok())
         };
-        let lessons: Vec<_> = learned.iter().filter(is_new).flat_map(lessons).collect();
-        self.learning.origins.learn_each(&lessons, self.origin, self.learning.clock.since_epoch())
+        let entries: Vec<_> = learned.iter().filter(is_new).flat_map(entries).collect();
+        self.affinity.origins.learn_each(&entries, self.origin, self.affinity.clock.since_epoch())
     }
 
     /// Counts references for which the answer had no room.
     pub(in crate::proxy) fn overlook(&self, references: u64) {
-        self.learning.origins.overlook(references);
+        self.affinity.origins.overlook(references);
     }
 
     /// Holds back the frame with the new references, if other replicas must know them first.
     pub(in crate::proxy) fn hold_back(&self, piece: &Bytes, mark: LearnedCount) -> Option<HeldFrame> {
-        if self.in_vain || !self.learning.origins.is_waited_for(mark) {
+        if self.wait_failed || !self.affinity.origins.is_waited_for(mark) {
             return None;
         }
-        let learning = Arc::clone(&self.learning);
-        Some(HeldFrame { piece: piece.clone(), known: Box::pin(async move { learning.origins.shared(mark).await }) })
+        let affinity = Arc::clone(&self.affinity);
+        Some(HeldFrame { piece: piece.clone(), known: Box::pin(async move { affinity.origins.shared(mark).await }) })
     }
 
     /// Notes the end of a wait. `known` = other replicas know the references now.
     pub(in crate::proxy) fn waited(&mut self, known: bool) {
-        self.in_vain |= !known;
+        self.wait_failed |= !known;
     }
 }
 
@@ -146,6 +146,6 @@ impl HeldFrame {
 
 impl fmt::Debug for HeldFrame {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HeldBack").field("bytes", &self.piece.len()).finish_non_exhaustive()
+        f.debug_struct("HeldFrame").field("bytes", &self.piece.len()).finish_non_exhaustive()
     }
 }
