@@ -126,7 +126,7 @@ async fn ask(sender: &Sender, upstream: &Upstream) -> Option<Vec<String>> {
     headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     let mut credentials = upstream.credentials("", Instant::now());
-    if let Some((credential, _)) = credentials.find(|(_, condition)| condition.standing.is_usable())
+    if let Some((credential, _)) = credentials.find(|(_, condition)| condition.health_state.is_usable())
         && let Some(value) = credential.value.clone()
     {
         headers.insert(&upstream.config.auth_header, value);

@@ -25,7 +25,7 @@ pub struct Candidate {
     /// Why the candidate cannot serve this request at all; none = the candidate can.
     pub exclusion: Option<ExclusionReason>,
     /// Health state of the upstream and the credential together.
-    pub standing: HealthState,
+    pub health_state: HealthState,
     /// Whether the candidate has reached its maximum number of requests in progress.
     pub full: bool,
     /// Requests in progress with this credential.
@@ -86,9 +86,9 @@ pub fn choose(
     random: &RandomSource,
 ) -> Choice {
     candidates.retain(|candidate| candidate.exclusion.is_none());
-    let last_resort = !candidates.iter().any(|candidate| candidate.standing.is_usable());
+    let last_resort = !candidates.iter().any(|candidate| candidate.health_state.is_usable());
     if !last_resort {
-        candidates.retain(|candidate| candidate.standing.is_usable());
+        candidates.retain(|candidate| candidate.health_state.is_usable());
     }
     if candidates.len() < 2 {
         return Choice { candidates, last_resort };
@@ -114,8 +114,8 @@ pub fn choose(
     let ranks: Vec<Rank> = candidates.iter().enumerate().map(|(index, candidate)| rank(index, candidate)).collect();
     let mut ranked: Vec<(Rank, Candidate)> = ranks.into_iter().zip(candidates).collect();
     ranked.sort_by(|(one, a), (other, b)| {
-        let standing = if last_resort { a.standing.badness(&b.standing) } else { Ordering::Equal };
-        standing.then_with(|| one.order(other))
+        let health_state = if last_resort { a.health_state.badness(&b.health_state) } else { Ordering::Equal };
+        health_state.then_with(|| one.order(other))
     });
     Choice { candidates: ranked.into_iter().map(|(_, candidate)| candidate).collect(), last_resort }
 }

@@ -105,7 +105,7 @@ impl CircuitBreaker {
     }
 
     /// Returns the current health state.
-    pub(super) fn standing(&self, now: Instant) -> HealthState {
+    pub(super) fn health_state(&self, now: Instant) -> HealthState {
         let until = self.until.load(Ordering::Acquire);
         if until == 0 {
             return HealthState::InService;
@@ -145,7 +145,7 @@ impl CircuitBreaker {
     /// ejected, because no better candidate is left.
     pub(super) fn pass(&self, key: KeyId, now: Instant, anyway: bool) -> Option<BreakerPass> {
         let epoch = self.epoch.load(Ordering::Acquire);
-        match self.standing(now) {
+        match self.health_state(now) {
             HealthState::InService => Some(BreakerPass { epoch, probe: 0 }),
             HealthState::Probation(_) => {
                 self.probe(key, now).or_else(|| anyway.then_some(BreakerPass { epoch, probe: 0 }))
@@ -162,7 +162,7 @@ impl CircuitBreaker {
             return None;
         }
         let epoch = self.epoch.load(Ordering::Acquire);
-        match self.standing(now) {
+        match self.health_state(now) {
             HealthState::InService => Some(BreakerPass { epoch, probe: 0 }),
             HealthState::Probation(_) => {
                 let probe = self.millis(now).saturating_add(1);
@@ -237,7 +237,7 @@ impl CircuitBreaker {
         let mut state = self.state();
         self.troubled.store(true, Ordering::Release);
         state.tally.failed(key, now);
-        let accuser = match self.standing(now) {
+        let accuser = match self.health_state(now) {
             HealthState::Out { left, .. } if !left.is_zero() => None,
             HealthState::Out { .. } | HealthState::Probation(_) if !self.is_current(pass) => None,
             HealthState::Out { .. } | HealthState::Probation(_) => {
@@ -272,7 +272,7 @@ impl CircuitBreaker {
         random: &RandomSource,
     ) -> Option<HealthChange> {
         let mut state = self.state();
-        if self.standing(now) != HealthState::InService {
+        if self.health_state(now) != HealthState::InService {
             return None;
         }
         self.troubled.store(true, Ordering::Release);
@@ -305,7 +305,7 @@ impl CircuitBreaker {
         let (now, why) = (refused.at, refused.why);
         let mut state = self.state();
         self.troubled.store(true, Ordering::Release);
-        match self.standing(now) {
+        match self.health_state(now) {
             // The attempt began before the last ejection, so this refusal adds nothing new.
             HealthState::Out { .. } if !self.is_current(pass) => return None,
             HealthState::Out { cause: EjectionCause::Refused | EjectionCause::Unpaid, left } if !left.is_zero() => {
@@ -320,7 +320,7 @@ impl CircuitBreaker {
             return Some(self.out(&mut state, why.cause(), now, length));
         }
         state.refused = Some(first.unwrap_or(refused));
-        match self.standing(now) {
+        match self.health_state(now) {
             HealthState::Out { left, .. } if !left.is_zero() => None,
             _ if why == Refusal::Payment => {
                 self.release(pass);
@@ -347,7 +347,7 @@ impl CircuitBreaker {
         let mut state = self.state();
         self.troubled.store(true, Ordering::Release);
         // Several attempts in flight that all got a 429 count as one 429.
-        if after.is_none() && !self.is_current(pass) && matches!(self.standing(now), HealthState::Out { .. }) {
+        if after.is_none() && !self.is_current(pass) && matches!(self.health_state(now), HealthState::Out { .. }) {
             return None;
         }
         let times = 1_u32.checked_shl(state.limited_in_a_row).unwrap_or(u32::MAX);
@@ -358,7 +358,7 @@ impl CircuitBreaker {
                 COOLDOWN.saturating_mul(times).min(COOLDOWN_MAX).min(health.cooldown_max)
             }
         };
-        let (longer, known) = match self.standing(now) {
+        let (longer, known) = match self.health_state(now) {
             HealthState::Out { left, cause } => (length > left, cause == EjectionCause::RateLimited),
             HealthState::InService | HealthState::Probation(_) => (!length.is_zero(), false),
         };

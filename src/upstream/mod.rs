@@ -86,7 +86,7 @@ impl Credential {
 #[derive(Clone, Copy, Debug)]
 pub struct CredentialStatus {
     /// The worse of the credential's and the upstream's health states.
-    pub standing: HealthState,
+    pub health_state: HealthState,
     /// Whether the credential or the upstream has reached its `max_in_flight`.
     pub full: bool,
     /// Requests of this credential that are in flight.
@@ -183,12 +183,12 @@ impl Upstream {
         key: KeyId,
         now: Instant,
     ) -> impl Iterator<Item = (&Credential, CredentialStatus)> {
-        let (whole, under_way) = (self.pool.standing_for(model, key, now), self.pool.in_flight());
+        let (whole, under_way) = (self.pool.health_state_for(model, key, now), self.pool.in_flight());
         let full = |in_flight, limit: Option<usize>| limit.is_some_and(|limit| in_flight >= limit);
         self.credentials.iter().zip(self.pool.credentials_for(model, key, now)).map(
-            move |(credential, (standing, in_flight))| {
+            move |(credential, (health_state, in_flight))| {
                 let full = full(under_way, self.config.max_in_flight) || full(in_flight, credential.max_in_flight);
-                (credential, CredentialStatus { standing: whole.and(standing), full, in_flight })
+                (credential, CredentialStatus { health_state: whole.and(health_state), full, in_flight })
             },
         )
     }

@@ -140,13 +140,13 @@ impl Pool {
     }
 
     /// Returns the health state as a whole, for the best of the models in use.
-    pub fn standing(&self, now: Instant) -> HealthState {
-        self.shared.ward.standing_at_best(now)
+    pub fn health_state(&self, now: Instant) -> HealthState {
+        self.shared.ward.best_health_state(now)
     }
 
     /// Returns the health state as a whole for one model ("" = the request names none) and one key.
-    pub(super) fn standing_for(&self, model: &str, key: KeyId, now: Instant) -> HealthState {
-        self.shared.ward.standing(model, key, now)
+    pub(super) fn health_state_for(&self, model: &str, key: KeyId, now: Instant) -> HealthState {
+        self.shared.ward.health_state(model, key, now)
     }
 
     /// Returns each credential's own health state for one model and one key, and its requests in flight.
@@ -157,15 +157,15 @@ impl Pool {
         now: Instant,
     ) -> impl Iterator<Item = (HealthState, usize)> {
         let of = move |account: &Arc<CredentialHealth>| {
-            (account.ward.standing(model, key, now), account.in_flight.load(Ordering::Relaxed))
+            (account.ward.health_state(model, key, now), account.in_flight.load(Ordering::Relaxed))
         };
         self.credentials.iter().map(of)
     }
 
     /// Returns the health state with the best credential. An upstream whose credentials are all ejected is ejected as well.
-    pub fn standing_at_best(&self, now: Instant) -> HealthState {
-        let each = self.credentials.iter().map(|account| account.ward.standing_at_best(now));
-        self.standing(now).and(each.min_by(HealthState::badness).unwrap_or_default())
+    pub fn best_health_state(&self, now: Instant) -> HealthState {
+        let each = self.credentials.iter().map(|account| account.ward.best_health_state(now));
+        self.health_state(now).and(each.min_by(HealthState::badness).unwrap_or_default())
     }
 
     /// Returns the models, by their names at the upstream, that gave an answer and were requested within this time.
@@ -186,7 +186,7 @@ impl Pool {
     /// Returns the name, the own health state and the requests in flight of each credential.
     pub fn credentials(&self, now: Instant) -> impl Iterator<Item = (Option<&str>, HealthState, usize)> {
         self.credentials.iter().map(move |account| {
-            (account.name.as_deref(), account.ward.standing_at_best(now), account.in_flight.load(Ordering::Relaxed))
+            (account.name.as_deref(), account.ward.best_health_state(now), account.in_flight.load(Ordering::Relaxed))
         })
     }
 

@@ -84,24 +84,24 @@ impl HealthTracker {
     }
 
     /// Returns the health state for a model and a key: the worse of the two breakers' states.
-    pub(super) fn standing(&self, model: &str, key: KeyId, now: Instant) -> HealthState {
-        let whole = self.gate.standing(now);
+    pub(super) fn health_state(&self, model: &str, key: KeyId, now: Instant) -> HealthState {
+        let whole = self.gate.health_state(now);
         if !self.any_out.load(Ordering::Acquire) {
             return whole;
         }
         let models = self.models.read().unwrap_or_else(PoisonError::into_inner);
-        models.get(model).map_or(whole, |lane| whole.and(lane.gate.standing_for(key, now)))
+        models.get(model).map_or(whole, |lane| whole.and(lane.gate.health_state_for(key, now)))
     }
 
     /// Returns the health state for the best of the models in use.
-    pub(super) fn standing_at_best(&self, now: Instant) -> HealthState {
-        let whole = self.gate.standing(now);
+    pub(super) fn best_health_state(&self, now: Instant) -> HealthState {
+        let whole = self.gate.health_state(now);
         if !self.any_out.load(Ordering::Acquire) {
             return whole;
         }
-        let each = self.lanes().into_iter().map(|lane| (lane.gate.standing(now), self.is_used(&lane, now)));
-        let known = each.filter(|(standing, used)| *used || *standing != HealthState::InService);
-        whole.and(known.map(|(standing, _)| standing).min_by(HealthState::badness).unwrap_or_default())
+        let each = self.lanes().into_iter().map(|lane| (lane.gate.health_state(now), self.is_used(&lane, now)));
+        let known = each.filter(|(health_state, used)| *used || *health_state != HealthState::InService);
+        whole.and(known.map(|(health_state, _)| health_state).min_by(HealthState::badness).unwrap_or_default())
     }
 
     /// Admits an attempt through both breakers, or through neither.
@@ -199,7 +199,7 @@ impl HealthTracker {
     ) -> Option<HealthChange> {
         self.any_out.store(true, Ordering::Release);
         let lanes = self.lanes();
-        let out = |lane: &Arc<ModelHealth>| match lane.gate.standing(now) {
+        let out = |lane: &Arc<ModelHealth>| match lane.gate.health_state(now) {
             HealthState::Out { cause: why, left } if why == cause && !left.is_zero() => {
                 Some((lane.gate.accuser()?, left))
             }
@@ -227,8 +227,9 @@ impl HealthTracker {
     }
 
     fn look_whether_any_is_out(&self, now: Instant) {
-        let is_out =
-            |lane: &Arc<ModelHealth>| lane.gate.standing(now) != HealthState::InService || lane.gate.has_keys_shut(now);
+        let is_out = |lane: &Arc<ModelHealth>| {
+            lane.gate.health_state(now) != HealthState::InService || lane.gate.has_keys_shut(now)
+        };
         if !self.lanes().iter().any(is_out) {
             self.any_out.store(false, Ordering::Release);
             // A model may have been ejected between the check and the store.

@@ -172,12 +172,12 @@ impl Sources {
         for upstream in &tables.upstreams {
             let pool = upstream.pool();
             let (answers, truncated) = self.metrics.answers(pool.name());
-            let out = is_ejected(pool.standing_at_best(now));
+            let out = is_ejected(pool.best_health_state(now));
             upstreams.push(UpstreamView { name: pool.name().to_owned(), out, answers, truncated });
-            for (name, standing, _) in pool.credentials(now) {
+            for (name, health_state, _) in pool.credentials(now) {
                 let Some(name) = name else { continue };
                 let (upstream, credential) = (pool.name().to_owned(), name.to_owned());
-                credentials.push(CredentialView { upstream, credential, refused: refused(standing) });
+                credentials.push(CredentialView { upstream, credential, refused: refused(health_state) });
             }
         }
         AlertInputs {
@@ -191,15 +191,15 @@ impl Sources {
 }
 
 /// Whether it is left out for its faults, or for those of all its credentials. A pause after a 429 is none.
-fn is_ejected(standing: HealthState) -> bool {
-    match standing {
+fn is_ejected(health_state: HealthState) -> bool {
+    match health_state {
         HealthState::InService => false,
         HealthState::Probation(cause) | HealthState::Out { cause, .. } => cause != EjectionCause::RateLimited,
     }
 }
 
-fn refused(standing: HealthState) -> Option<EjectionCause> {
-    match standing {
+fn refused(health_state: HealthState) -> Option<EjectionCause> {
+    match health_state {
         HealthState::Out { cause, .. } | HealthState::Probation(cause) => {
             // A first refusal is not certain.
             Some(cause).filter(|cause| matches!(cause, EjectionCause::Refused | EjectionCause::Unpaid))

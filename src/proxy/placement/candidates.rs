@@ -56,7 +56,7 @@ pub(in crate::proxy) fn candidates(
                 upstream_seed: upstream.seed,
                 account_id: account.account_id,
                 exclusion,
-                standing: condition.standing,
+                health_state: condition.health_state,
                 full: condition.full,
                 in_flight: condition.in_flight,
                 latency,

@@ -314,7 +314,7 @@ impl<'a> PlacementRequest<'a, '_> {
                 && upstream.is_some_and(|upstream| {
                     let others =
                         upstream.credentials("", now).filter(|(credential, _)| credential.account_id != account);
-                    others.into_iter().any(|(_, condition)| condition.standing.is_usable())
+                    others.into_iter().any(|(_, condition)| condition.health_state.is_usable())
                 })
         };
         match free {
@@ -376,7 +376,7 @@ impl<'a> PlacementRequest<'a, '_> {
 fn ejected_for(upstream: &Upstream, account: u64, now: Instant) -> Option<Duration> {
     let mut least: Option<Duration> = None;
     for (_, condition) in upstream.credentials("", now).filter(|(credential, _)| credential.account_id == account) {
-        match condition.standing {
+        match condition.health_state {
             HealthState::Out { cause: EjectionCause::Refused, left } if !left.is_zero() => {
                 least = Some(least.map_or(left, |least| least.min(left)));
             }

@@ -32,7 +32,7 @@ fn candidate(target: usize, upstream: usize, credential: usize) -> Candidate {
         upstream_seed: seed(&["upstream", &upstream.to_string()]),
         account_id: seed(&["upstream", &upstream.to_string(), &credential.to_string()]),
         exclusion: None,
-        standing: HealthState::InService,
+        health_state: HealthState::InService,
         full: false,
         in_flight: 0,
         latency: None,
@@ -105,7 +105,7 @@ fn the_shares_of_the_remaining_targets_keep_their_proportion() {
     let targets = [target(0, 1, 1), target(1, 1, 2), target(2, 1, 3)];
     let route = route(Strategy::Weighted, &targets);
     let mut candidates = all(&route, |_| 1);
-    candidates[2].standing = out(EjectionCause::Faults, 3);
+    candidates[2].health_state = out(EjectionCause::Faults, 3);
     for sticky in [false, true] {
         assert_shares(&firsts(&route, &candidates, sticky, 20_000), &[1, 2, 0]);
     }
@@ -117,7 +117,7 @@ fn equal_credentials_take_turns() {
     // One upstream has two credentials, the other has three, and one of the three is ejected.
     let route = route(Strategy::Ordered, &[target(0, 1, 1), target(1, 2, 1)]);
     let mut candidates = all(&route, |upstream| 2 + upstream);
-    candidates[3].standing = out(EjectionCause::Faults, 3);
+    candidates[3].health_state = out(EjectionCause::Faults, 3);
     let mut counts: HashMap<_, u32> = HashMap::new();
     for turn in 0..600 {
         let choice = choose(&route, candidates.clone(), None, turn, &random);
@@ -197,7 +197,7 @@ fn an_ejected_target_does_not_move_requests_of_other_targets() {
         let candidates = all(&route, |_| 1);
         let order = ids(&choose(&route, candidates.clone(), preference, 0, &RandomSource::seeded(0)));
         let mut fewer = candidates;
-        fewer[2].standing = out(EjectionCause::Faults, 1);
+        fewer[2].health_state = out(EjectionCause::Faults, 1);
         let left = ids(&choose(&route, fewer, preference, 0, &RandomSource::seeded(0)));
         let without: Vec<_> = order.iter().copied().filter(|(target, _)| *target != 2).collect();
         assert_eq!(left, without);
@@ -254,7 +254,7 @@ fn if_all_are_ejected_the_shortest_cooldown_comes_first_and_the_refused_last() {
         out(EjectionCause::Faults, 0),
     ];
     for (candidate, state) in candidates.iter_mut().zip(states) {
-        candidate.standing = state;
+        candidate.health_state = state;
     }
     for preference in [None, Some(1), Some(2)] {
         let choice = choose(&route, candidates.clone(), preference, 3, &RandomSource::seeded(5));
@@ -299,7 +299,7 @@ fn routing_input() -> impl Plan<Value = (Route<'static>, Vec<Candidate>, Option<
                 |(route, mut candidates, states, preference, turn, random)| {
                     for (candidate, (state, is_excluded, full, in_flight, latency)) in candidates.iter_mut().zip(states)
                     {
-                        candidate.standing = state;
+                        candidate.health_state = state;
                         candidate.exclusion = is_excluded.then_some(ExclusionReason::Key);
                         candidate.full = full;
                         candidate.in_flight = in_flight;
@@ -317,7 +317,7 @@ proptest! {
     fn every_order_keeps_the_rules((route, candidates, preference, turn, random) in routing_input()) {
         let choice = choose(&route, candidates.clone(), preference, turn, &RandomSource::seeded(random));
         let allowed: Vec<_> = candidates.iter().filter(|candidate| candidate.exclusion.is_none()).collect();
-        let usable: Vec<_> = allowed.iter().filter(|candidate| candidate.standing.is_usable()).collect();
+        let usable: Vec<_> = allowed.iter().filter(|candidate| candidate.health_state.is_usable()).collect();
         prop_assert_eq!(choice.last_resort, usable.is_empty());
 
         // Every candidate that may be tried occurs once, and no other candidate occurs.
@@ -327,12 +327,12 @@ proptest! {
         found.dedup();
         prop_assert_eq!((found.len(), choice.candidates.len()), (expected, expected));
         prop_assert!(choice.candidates.iter().all(|one| one.exclusion.is_none()));
-        prop_assert!(choice.last_resort || choice.candidates.iter().all(|one| one.standing.is_usable()));
+        prop_assert!(choice.last_resort || choice.candidates.iter().all(|one| one.health_state.is_usable()));
 
         let priority = |one: &Candidate| route.targets[one.target].priority;
         for (one, next) in choice.candidates.iter().zip(choice.candidates.iter().skip(1)) {
             if choice.last_resort {
-                prop_assert!(one.standing.badness(&next.standing) != Ordering::Greater);
+                prop_assert!(one.health_state.badness(&next.health_state) != Ordering::Greater);
                 continue;
             }
             prop_assert!(one.full <= next.full, "a full candidate before one that is not full");

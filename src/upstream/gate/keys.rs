@@ -13,13 +13,13 @@ use crate::{
 
 impl CircuitBreaker {
     /// Returns the health state for one key: ejected, where too many of that key's own attempts failed.
-    pub(in crate::upstream) fn standing_for(&self, key: KeyId, now: Instant) -> HealthState {
-        let standing = self.standing(now);
-        if standing != HealthState::InService || !self.has_keys_shut(now) {
-            return standing;
+    pub(in crate::upstream) fn health_state_for(&self, key: KeyId, now: Instant) -> HealthState {
+        let health_state = self.health_state(now);
+        if health_state != HealthState::InService || !self.has_keys_shut(now) {
+            return health_state;
         }
         let shut = self.state().tally.shut(key, now);
-        shut.map_or(standing, |left| HealthState::Out { cause: EjectionCause::Faults, left })
+        shut.map_or(health_state, |left| HealthState::Out { cause: EjectionCause::Faults, left })
     }
 
     /// Whether the breaker may be shut for a single key.

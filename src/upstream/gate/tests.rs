@@ -31,8 +31,8 @@ impl Bench {
         self
     }
 
-    fn standing(&self) -> HealthState {
-        self.gate.standing(self.now)
+    fn health_state(&self) -> HealthState {
+        self.gate.health_state(self.now)
     }
 
     fn pass(&self) -> BreakerPass {
@@ -85,7 +85,7 @@ impl Bench {
     /// Probes, and says what came of it.
     fn probe(&mut self, length: Duration) -> BreakerPass {
         self.after(length + Duration::from_millis(1));
-        assert_eq!(self.standing(), HealthState::Probation(EjectionCause::Faults));
+        assert_eq!(self.health_state(), HealthState::Probation(EjectionCause::Faults));
         let probe = self.pass();
         assert!(probe.is_probe());
         probe
@@ -118,7 +118,7 @@ fn faults_in_a_row_eject_and_a_success_between_them_does_not() {
         panic!("not ejected")
     };
     about(length, 30);
-    assert!(matches!(bench.standing(), HealthState::Out { cause: EjectionCause::Faults, .. }));
+    assert!(matches!(bench.health_state(), HealthState::Out { cause: EjectionCause::Faults, .. }));
     assert!(bench.shut());
 }
 
@@ -159,11 +159,11 @@ fn one_request_probes_and_what_comes_of_it_decides() {
     assert!(bench.shut());
     let probe = bench.probe(Duration::from_millis(2));
     // All others are passed by, until it is over.
-    assert_eq!(bench.standing(), HealthState::Out { cause: EjectionCause::Faults, left: Duration::ZERO });
+    assert_eq!(bench.health_state(), HealthState::Out { cause: EjectionCause::Faults, left: Duration::ZERO });
     assert!(bench.shut());
     assert!(!bench.anyway().is_probe());
     assert_eq!(bench.succeeds(probe), Some(HealthChange::Restored));
-    assert_eq!(bench.standing(), HealthState::InService);
+    assert_eq!(bench.health_state(), HealthState::InService);
     assert!(!bench.pass().is_probe());
 
     let length = bench.eject();
@@ -185,7 +185,7 @@ fn a_probe_that_says_nothing_leaves_its_place_to_another() {
     assert!(bench.shut());
     assert_eq!(bench.gate.answers(next, bench.now), Some(HealthChange::Restored));
     assert_eq!(bench.gate.answers(next, bench.now), None);
-    assert_eq!(bench.standing(), HealthState::InService);
+    assert_eq!(bench.health_state(), HealthState::InService);
 }
 
 #[test]
@@ -228,7 +228,7 @@ fn what_began_before_it_went_out_changes_nothing() {
     let probe = bench.probe(length - secs(1));
     assert_eq!(bench.gate.answers(probe, bench.now), Some(HealthChange::Restored));
     assert_eq!(bench.fails(bench.pass()), None, "ejected for faults of before");
-    assert_eq!(bench.standing(), HealthState::InService);
+    assert_eq!(bench.health_state(), HealthState::InService);
 }
 
 #[test]
@@ -240,7 +240,7 @@ fn what_is_asked_for_want_of_better_may_restore_and_does_not_prolong() {
         assert_eq!(bench.fails(bench.anyway()), None);
     }
     bench.after(length - secs(10) + Duration::from_millis(1));
-    assert_eq!(bench.standing(), HealthState::Probation(EjectionCause::Faults));
+    assert_eq!(bench.health_state(), HealthState::Probation(EjectionCause::Faults));
     let _ = bench.fails(bench.pass());
     bench.after(secs(1));
     assert!(bench.shut());
@@ -252,15 +252,15 @@ fn what_is_asked_for_want_of_better_may_restore_and_does_not_prolong() {
 fn a_limit_cools_for_the_time_it_names_and_no_longer() {
     let mut bench = Bench::new();
     assert_eq!(bench.limited(bench.pass(), Some(7)), Some(HealthChange::Out(EjectionCause::RateLimited, secs(7))));
-    assert_eq!(bench.standing(), HealthState::Out { cause: EjectionCause::RateLimited, left: secs(7) });
+    assert_eq!(bench.health_state(), HealthState::Out { cause: EjectionCause::RateLimited, left: secs(7) });
     // Shorter ones and repetitions change nothing, longer ones do, which is no news: where it is asked all the same,
     // each answer says again how long.
     assert_eq!(bench.limited(bench.anyway(), Some(6)), None);
     assert_eq!(bench.limited(bench.anyway(), Some(9)), None, "told of twice");
-    assert_eq!(bench.standing(), HealthState::Out { cause: EjectionCause::RateLimited, left: secs(9) });
+    assert_eq!(bench.health_state(), HealthState::Out { cause: EjectionCause::RateLimited, left: secs(9) });
     bench.after(secs(9) + Duration::from_millis(1));
     // No probe: it asked for a pause and had it.
-    assert_eq!(bench.standing(), HealthState::InService);
+    assert_eq!(bench.health_state(), HealthState::InService);
     assert!(!bench.pass().is_probe() && !bench.pass().is_probe());
     assert_eq!(bench.succeeds(bench.pass()), None, "a pause that is over is no recovery");
     assert_eq!(
@@ -294,7 +294,7 @@ fn a_limit_that_goes_on_is_told_of_once() {
     for _ in 0..100 {
         bench.after(Duration::from_millis(1));
         assert_eq!(bench.limited(bench.anyway(), Some(20)), None);
-        assert_eq!(bench.standing(), HealthState::Out { cause: EjectionCause::RateLimited, left: secs(20) });
+        assert_eq!(bench.health_state(), HealthState::Out { cause: EjectionCause::RateLimited, left: secs(20) });
     }
     bench.after(secs(20) + Duration::from_millis(1));
     assert!(bench.limited(bench.pass(), Some(20)).is_some(), "and once more when it had its pause");
@@ -349,7 +349,7 @@ fn a_credential_is_refused_for_long_after_the_second_proof_and_told_of_once() {
     let (pass, straggler) = (bench.pass(), bench.pass());
     assert_eq!(bench.refused(pass), Some(HealthChange::Out(EjectionCause::RefusedOnce, REFUSED_ONCE)));
     assert_eq!(bench.refused(straggler), None, "what was under way is no second proof");
-    assert_eq!(bench.standing(), HealthState::Out { cause: EjectionCause::RefusedOnce, left: REFUSED_ONCE });
+    assert_eq!(bench.health_state(), HealthState::Out { cause: EjectionCause::RefusedOnce, left: REFUSED_ONCE });
     // The second proof comes at once from who is asked all the same, or from the probe.
     let Some(HealthChange::Out(EjectionCause::Refused, length)) = bench.refused(bench.anyway()) else {
         panic!("not refused")
@@ -359,7 +359,7 @@ fn a_credential_is_refused_for_long_after_the_second_proof_and_told_of_once() {
     // The last one there is, asked by every request.
     assert_eq!(bench.refused(bench.anyway()), None);
     bench.after(length - secs(60) + Duration::from_millis(1));
-    assert_eq!(bench.standing(), HealthState::Probation(EjectionCause::Refused));
+    assert_eq!(bench.health_state(), HealthState::Probation(EjectionCause::Refused));
     assert!(matches!(bench.refused(bench.pass()), Some(HealthChange::Out(EjectionCause::Refused, _))));
     bench.after(secs(1));
     assert_eq!(bench.succeeds(bench.anyway()), Some(HealthChange::Restored));
@@ -379,12 +379,12 @@ fn a_second_refusal_that_proves_nothing_changes_nothing() {
     for _ in 0..5 {
         assert_eq!(by(&bench, Refusal::Key, 2), None);
         bench.after(REFUSED_ONCE + Duration::from_millis(1));
-        assert_eq!(bench.standing(), HealthState::Probation(EjectionCause::RefusedOnce));
+        assert_eq!(bench.health_state(), HealthState::Probation(EjectionCause::RefusedOnce));
         assert_eq!(by(&bench, Refusal::Key, 2), None, "told twice");
     }
     // An answer that says no to its request says nothing of the credential.
     assert_eq!(bench.gate.succeeded(bench.anyway(), 2, bench.now, false), None);
-    assert!(matches!(bench.standing(), HealthState::Out { cause: EjectionCause::RefusedOnce, .. }));
+    assert!(matches!(bench.health_state(), HealthState::Out { cause: EjectionCause::RefusedOnce, .. }));
     // Money is another matter than the key.
     assert_eq!(by(&bench, Refusal::Balance, 3), None);
     assert!(matches!(by(&bench, Refusal::Balance, 4), Some(HealthChange::Out(EjectionCause::Unpaid, _))));
@@ -396,7 +396,7 @@ fn a_bare_402_ejects_not_before_its_second_proof() {
     let by = |key| bench.refused_for(bench.pass(), Refusal::Payment, key);
     for _ in 0..5 {
         assert_eq!(by(2), None);
-        assert_eq!(bench.standing(), HealthState::InService);
+        assert_eq!(bench.health_state(), HealthState::InService);
     }
     let Some(HealthChange::Out(EjectionCause::Unpaid, length)) = by(3) else { panic!("not ejected") };
     about(length, 600);
@@ -514,7 +514,7 @@ proptest! {
             under_way.iter().filter(counts).count()
         };
         for event in events {
-            let before = bench.standing();
+            let before = bench.health_state();
             match event {
                 Event::Enter { anyway } => {
                     let pass = bench.gate.pass(KEY, bench.now, anyway);
@@ -543,10 +543,10 @@ proptest! {
                     match change {
                         Some(HealthChange::Out(_, length)) => {
                             prop_assert!(!length.is_zero() && length <= secs(660));
-                            let out = matches!(bench.standing(), HealthState::Out { left, .. } if left <= length + Duration::from_millis(1));
-                            prop_assert!(out, "{:?}", bench.standing());
+                            let out = matches!(bench.health_state(), HealthState::Out { left, .. } if left <= length + Duration::from_millis(1));
+                            prop_assert!(out, "{:?}", bench.health_state());
                         }
-                        Some(HealthChange::Restored) => prop_assert_eq!(bench.standing(), HealthState::InService),
+                        Some(HealthChange::Restored) => prop_assert_eq!(bench.health_state(), HealthState::InService),
                         None => {}
                     }
                 }
@@ -559,7 +559,7 @@ proptest! {
             bench.gate.abandoned(pass);
         }
         bench.after(secs(661));
-        prop_assert!(!bench.shut(), "shut for good: {:?}", bench.standing());
+        prop_assert!(!bench.shut(), "shut for good: {:?}", bench.health_state());
     }
 }
 
@@ -601,7 +601,7 @@ fn one_probe_of_many_threads() {
         }
     });
     assert_eq!(probes.load(Ordering::Relaxed), rounds as usize);
-    assert_eq!(gate.standing(now + secs(1_000_000)), HealthState::InService);
+    assert_eq!(gate.health_state(now + secs(1_000_000)), HealthState::InService);
 }
 
 /// Probes fail while others come: whoever was let in between two states shall not hold the place of a probe for ever.
@@ -627,6 +627,6 @@ fn a_gate_that_goes_out_while_others_come_opens_again() {
             }
         });
         let end = later + secs(400);
-        assert!(gate.pass(KEY, end, false).is_some(), "round {round}: {:?}", gate.standing(end));
+        assert!(gate.pass(KEY, end, false).is_some(), "round {round}: {:?}", gate.health_state(end));
     }
 }

@@ -214,13 +214,13 @@ async fn waiting_at_two_upstreams_at_once() {
     assert!(single.as_mut().poll(&mut cx).is_ready());
 }
 
-fn standings(upstream: &Upstream) -> (HealthState, Vec<HealthState>) {
+fn health_states(upstream: &Upstream) -> (HealthState, Vec<HealthState>) {
     let now = Instant::now();
-    (upstream.pool.standing(now), upstream.pool.credentials(now).map(|(_, standing, _)| standing).collect())
+    (upstream.pool.health_state(now), upstream.pool.credentials(now).map(|(_, health_state, _)| health_state).collect())
 }
 
-fn is_out(standing: HealthState, wanted: EjectionCause) -> bool {
-    matches!(standing, HealthState::Out { cause, .. } if cause == wanted)
+fn is_out(health_state: HealthState, wanted: EjectionCause) -> bool {
+    matches!(health_state, HealthState::Out { cause, .. } if cause == wanted)
 }
 
 fn tell(upstream: &Arc<Upstream>, credential: usize, verdict: Verdict) {
@@ -233,7 +233,7 @@ async fn faults_of_one_credential_are_not_the_upstreams() {
     for _ in 0..5 {
         tell(&upstream, 0, Verdict::Failed);
     }
-    let (whole, each) = standings(&upstream);
+    let (whole, each) = health_states(&upstream);
     assert_eq!(whole, HealthState::InService);
     assert!(is_out(each[0], EjectionCause::Faults));
     assert_eq!(each[1], HealthState::InService);
@@ -259,13 +259,13 @@ async fn faults_of_all_credentials_are_the_upstreams() {
     let (upstream, metrics) = upstream(3, |_| {});
     // The first of them may be the credential's own.
     for nth in 0..6 {
-        assert_eq!(standings(&upstream).0, HealthState::InService, "{nth}");
+        assert_eq!(health_states(&upstream).0, HealthState::InService, "{nth}");
         tell(&upstream, nth % 3, Verdict::Failed);
     }
-    let (whole, each) = standings(&upstream);
+    let (whole, each) = health_states(&upstream);
     assert!(is_out(whole, EjectionCause::Faults));
     assert_eq!(each, [HealthState::InService; 3]);
-    assert!(upstream.credentials("m", Instant::now()).all(|(_, condition)| !condition.standing.is_usable()));
+    assert!(upstream.credentials("m", Instant::now()).all(|(_, condition)| !condition.health_state.is_usable()));
     let line = r#"tidegate_ejections_total{upstream="dmxapi",credential="",cause="faults"} 1"#;
     assert!(metrics.text().unwrap().contains(line));
     // The probe goes with one credential, and tells of the whole.
@@ -274,7 +274,7 @@ async fn faults_of_all_credentials_are_the_upstreams() {
     assert_eq!(upstream.lease(0, &ANYBODY, false).unwrap_err(), NoSlot::Out);
     assert_eq!(upstream.lease(2, &ANYBODY, false).unwrap_err(), NoSlot::Out);
     probe.answers(true);
-    assert_eq!(standings(&upstream).0, HealthState::InService);
+    assert_eq!(health_states(&upstream).0, HealthState::InService);
     assert!(upstream.lease(0, &ANYBODY, false).is_ok());
 }
 
@@ -284,14 +284,14 @@ async fn what_cannot_be_reached_is_no_fault_of_a_credential() {
     for _ in 0..5 {
         tell(&upstream, 0, Verdict::Unreachable);
     }
-    let (whole, each) = standings(&upstream);
+    let (whole, each) = health_states(&upstream);
     assert!(is_out(whole, EjectionCause::Faults));
     assert_eq!(each, [HealthState::InService]);
     tokio::time::advance(Duration::from_secs(34)).await;
     // One that says nothing leaves the probe to the next.
     drop(upstream.lease(0, &ANYBODY, false).unwrap());
     tell(&upstream, 0, Verdict::Unreachable);
-    assert!(is_out(standings(&upstream).0, EjectionCause::Faults));
+    assert!(is_out(health_states(&upstream).0, EjectionCause::Faults));
     assert_eq!(upstream.lease(0, &ANYBODY, false).unwrap_err(), NoSlot::Out);
 }
 
@@ -308,12 +308,12 @@ async fn who_limits_or_refuses_is_there() {
     for _ in 0..4 {
         tell(&upstream, 0, Verdict::Unreachable);
     }
-    let (whole, each) = standings(&upstream);
+    let (whole, each) = health_states(&upstream);
     assert_eq!(whole, HealthState::InService);
     assert!(is_out(each[0], EjectionCause::RateLimited));
     assert!(is_out(each[1], EjectionCause::Refused));
     tokio::time::advance(Duration::from_secs(6)).await;
-    assert_eq!(standings(&upstream).1[0], HealthState::InService);
+    assert_eq!(health_states(&upstream).1[0], HealthState::InService);
 }
 
 /// The place of the probe of the one gate is given back where the other does not let it through.
@@ -327,14 +327,14 @@ async fn two_gates_let_through_both_or_neither() {
         tell(&upstream, 0, Verdict::Refused);
     }
     tokio::time::advance(Duration::from_secs(34)).await;
-    assert_eq!(standings(&upstream).0, HealthState::InService, "whoever refuses is there");
+    assert_eq!(health_states(&upstream).0, HealthState::InService, "whoever refuses is there");
     for _ in 0..5 {
         tell(&upstream, 1, Verdict::Unreachable);
     }
     tokio::time::advance(Duration::from_secs(67)).await;
-    assert_eq!(standings(&upstream).0, HealthState::Probation(EjectionCause::Faults));
+    assert_eq!(health_states(&upstream).0, HealthState::Probation(EjectionCause::Faults));
     assert_eq!(upstream.lease(0, &ANYBODY, false).unwrap_err(), NoSlot::Out);
-    assert_eq!(standings(&upstream).0, HealthState::Probation(EjectionCause::Faults));
+    assert_eq!(health_states(&upstream).0, HealthState::Probation(EjectionCause::Faults));
     assert!(upstream.lease(1, &ANYBODY, false).is_ok());
 }
 
@@ -349,7 +349,7 @@ async fn a_full_one_on_probation_is_probed_when_it_has_room() {
     let held = upstream.lease(0, &ANYBODY, true).unwrap();
     tokio::time::advance(Duration::from_secs(34)).await;
     assert!(upstream.lease(0, &ANYBODY, false).is_err());
-    assert_eq!(standings(&upstream).0, HealthState::Probation(EjectionCause::Faults));
+    assert_eq!(health_states(&upstream).0, HealthState::Probation(EjectionCause::Faults));
     drop(held);
     assert!(upstream.lease(0, &ANYBODY, false).is_ok());
 }
@@ -454,7 +454,7 @@ fn tell_as(upstream: &Arc<Upstream>, credential: usize, (key, model): (KeyId, &s
 }
 
 fn stands(upstream: &Upstream, model: &str) -> Vec<HealthState> {
-    upstream.credentials(model, Instant::now()).map(|(_, condition)| condition.standing).collect()
+    upstream.credentials(model, Instant::now()).map(|(_, condition)| condition.health_state).collect()
 }
 
 #[tokio::test(start_paused = true)]
@@ -532,9 +532,9 @@ async fn a_model_goes_out_at_an_upstream_as_a_whole() {
     for nth in 0..6 {
         tell_as(&upstream, nth % 3, (1, "a"), Verdict::Failed);
     }
-    assert!(stands(&upstream, "a").iter().all(|standing| is_out(*standing, EjectionCause::Faults)));
+    assert!(stands(&upstream, "a").iter().all(|health_state| is_out(*health_state, EjectionCause::Faults)));
     assert_eq!(stands(&upstream, "w"), [HealthState::InService; 3]);
-    assert_eq!(upstream.pool.standing(Instant::now()), HealthState::InService);
+    assert_eq!(upstream.pool.health_state(Instant::now()), HealthState::InService);
     let line = r#"tidegate_ejections_total{upstream="dmxapi",credential="",cause="faults"} 1"#;
     assert!(metrics.text().unwrap().contains(line));
 }
@@ -613,7 +613,7 @@ async fn one_key_takes_no_credential_from_an_idle_key() {
 async fn faults_of_one_key_shut_the_account_for_that_key_alone() {
     let (upstream, metrics) = upstream(2, |_| {});
     let of = |key: KeyId, model: &str| -> Vec<HealthState> {
-        upstream.credentials_for(model, key, Instant::now()).map(|(_, condition)| condition.standing).collect()
+        upstream.credentials_for(model, key, Instant::now()).map(|(_, condition)| condition.health_state).collect()
     };
     tell_as(&upstream, 0, (2, "m"), Verdict::Answered);
     for idle in [1, 600] {
