@@ -7,11 +7,19 @@ mod metrics;
 mod state;
 mod v1;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router,
+    http::{
+        HeaderValue, StatusCode,
+        header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS},
+    },
     routing::{MethodRouter, any, get},
+};
+use tower_http::{
+    catch_panic::CatchPanicLayer, compression::CompressionLayer, set_header::SetResponseHeaderLayer,
+    timeout::TimeoutLayer, trace::TraceLayer,
 };
 
 pub use state::{Admin, Data, Health};
@@ -67,17 +75,34 @@ pub fn data(state: Arc<Data>) -> Router {
 
 /// All routes of the admin plane.
 pub fn admin(state: Admin) -> Router {
-    Router::new()
+    let routes = Router::new()
         .route("/healthz", get(health::live))
         .route("/readyz", get(health::detail))
         .route("/metrics", get(metrics::text))
-        .route("/explain", get(explain::explain))
-        .with_state(state)
+        .route("/explain", get(explain::explain));
+    with_layers(routes).with_state(state)
 }
 
 /// A router with `/metrics` only.
 pub fn metrics_only(state: Admin) -> Router {
-    Router::new().route("/metrics", get(metrics::text)).with_state(state)
+    with_layers(Router::new().route("/metrics", get(metrics::text))).with_state(state)
+}
+
+/// A route of the admin plane reads memory only. A route that needs more than 30 s hangs, and a scraper has given up before.
+const ADMIN_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Adds to a router of the admin plane what each of its answers gets. The last layer is the outermost.
+///
+/// The answers change at any time and belong to the operator: nobody may store them. gzip makes `/metrics` about ten times smaller.
+fn with_layers(router: Router<Admin>) -> Router<Admin> {
+    router
+        .layer(CompressionLayer::new())
+        .layer(SetResponseHeaderLayer::if_not_present(CACHE_CONTROL, HeaderValue::from_static("no-store")))
+        .layer(SetResponseHeaderLayer::if_not_present(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")))
+        .layer(TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, ADMIN_TIMEOUT))
+        .layer(CatchPanicLayer::new())
+        // A 503 of `/readyz` is an answer, not a failure: only the debug lines of each request are logged.
+        .layer(TraceLayer::new_for_http().on_failure(()))
 }
 
 fn models() -> MethodRouter<Arc<Data>> {
