@@ -7,7 +7,7 @@ use crate::{
     config::Config,
     proxy,
     server::memory::{HTTP1, TLS, http2},
-    upstream::send::{MAX_BUFFER, PER_CONNECTION, PER_TLS},
+    upstream::connection::{MAX_BUFFER, PER_CONNECTION, PER_TLS},
 };
 
 /// Connections to the admin plane at once: scrapers and probes, not clients.

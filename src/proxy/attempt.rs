@@ -5,7 +5,6 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode, header::RETRY_AFTER};
-use hyper::body::Incoming;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{Proxy, Tables, call::Call, error::ApiError, respond::Reply, source::UpstreamBody};
@@ -14,7 +13,7 @@ use crate::{
     metering::Settlement,
     protocol::error_body::ErrorBody,
     upstream::{
-        EchoWatch, Lease, Verdict,
+        AnswerBody, EchoWatch, Lease, Verdict,
         fault::{self, Blame, Judgement},
         headers::Media,
         send::SendError,
@@ -189,7 +188,7 @@ async fn judge(
     since: Instant,
     mut lease: Lease,
     endpoint: Endpoint,
-    response: Response<Incoming>,
+    response: Response<AnswerBody>,
 ) -> Result<Reply, AttemptFailure> {
     let (mut head, body) = response.into_parts();
     // The masking comes first, so that the code below reads no more of the answer than the client may.

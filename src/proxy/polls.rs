@@ -7,7 +7,6 @@ use std::{future::poll_fn, pin::Pin, sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderValue, Request, StatusCode, header::ACCEPT};
 use http_body::Body;
-use hyper::body::Incoming;
 use tokio::{task::JoinSet, time::timeout};
 
 use super::Proxy;
@@ -25,7 +24,7 @@ use crate::{
     },
     store::sql::PendingRow,
     upstream::{
-        Credential, Upstream,
+        AnswerBody, Credential, Upstream,
         headers::{self, Media, RequestFacts},
     },
 };
@@ -103,7 +102,7 @@ async fn holder<'a>(proxy: &Proxy, upstream: &'a Upstream, row: &PendingRow, own
 }
 
 /// Reads an answer to its end.
-async fn read(mut body: Incoming, mut observer: Observer) -> Option<Observer> {
+async fn read(mut body: AnswerBody, mut observer: Observer) -> Option<Observer> {
     let mut left = MOST_BYTES;
     while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
         let Ok(data) = frame.ok()?.into_data() else { continue };

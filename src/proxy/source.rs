@@ -15,7 +15,6 @@ use http::{
     response::Parts,
 };
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use tokio::time::timeout;
 
 use super::error::ApiError;
@@ -25,7 +24,7 @@ use crate::{
         mask::{CodedBody, MaskScope, MaskedBody, Repeats},
     },
     upstream::{
-        EchoWatch,
+        AnswerBody, EchoWatch,
         headers::{self, Media},
     },
 };
@@ -35,7 +34,7 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct UpstreamBody {
     read: VecDeque<Bytes>,
-    rest: Option<Incoming>,
+    rest: Option<AnswerBody>,
     masked: MaskedBody,
     /// Replaces `masked` where the body has a content coding.
     coded: Option<Box<CodedBody>>,
@@ -61,7 +60,7 @@ pub enum Fault {
 impl UpstreamBody {
     /// Creates the body of an answer with this head. Masks the credential of the request: in the values of headers, everywhere
     /// in an error answer, and in the errors of a success.
-    pub(super) fn new(head: &mut Parts, body: Incoming, mut echo: EchoWatch) -> Self {
+    pub(super) fn new(head: &mut Parts, body: AnswerBody, mut echo: EchoWatch) -> Self {
         echo.mask_headers(&mut head.headers);
         let media = Media::of(&head.headers);
         let coded = headers::coded(&head.headers);

@@ -18,7 +18,11 @@ use tokio::{
 };
 use tower_service::Service;
 
-use super::send::{BoxError, Connecting};
+/// Why no connection was made.
+pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// A connection that is being made.
+pub(super) type Connecting<T> = Pin<Box<dyn Future<Output = Result<T, BoxError>> + Send>>;
 
 /// The dialer tries the next address in parallel if an address does not answer within this time. RFC 8305 recommends 250 ms.
 const NEXT_AFTER: Duration = Duration::from_millis(250);

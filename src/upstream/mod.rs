@@ -2,10 +2,13 @@
 //! is data here, never a module.
 
 mod connect;
+pub mod connection;
+mod dial;
 mod echo;
 pub mod fault;
 mod gate;
 pub mod headers;
+mod idle;
 mod lease;
 mod not_found;
 mod pool;
@@ -37,6 +40,7 @@ use crate::{
 
 use self::echo::CredentialPatterns;
 
+pub use connection::AnswerBody;
 pub use echo::EchoWatch;
 pub use lease::{Lease, NoSlot, Queue};
 pub use pool::{Pool, Pools};

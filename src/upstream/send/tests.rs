@@ -1,12 +1,18 @@
 //! Names with several addresses, and connections that grow old.
 
-use std::{net::SocketAddr, sync::Mutex};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use http_body_util::BodyExt;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpSocket},
-    time::timeout,
+    net::{TcpListener, TcpSocket, TcpStream},
+    time::{Instant, timeout},
 };
 
 use super::*;
@@ -14,19 +20,6 @@ use crate::{
     config::{Config, Source},
     protocol::body::Rope,
 };
-
-#[test]
-fn a_place_has_a_port() {
-    for (uri, place) in [
-        ("http://h/v1/responses?a=b", "http://h:80/"),
-        ("https://h/v1", "https://h:443/"),
-        ("http://[::1]/v1", "http://[::1]:80/"),
-    ] {
-        assert_eq!(explicit(&Uri::from_static(uri)), place);
-    }
-    assert_eq!(explicit(&Uri::from_static("http://h:8080/v1")), "http://h:8080/v1");
-    assert_eq!(with_port(&Uri::from_static("socks5://h"), 1080), "socks5://h:1080/");
-}
 
 fn settings(base_url: &str) -> (config::Upstream, Timeouts) {
     let env = |name: &str| (name == "DMXAPI_API_KEY").then(|| "sk-test-0123456789".into());
