@@ -1,15 +1,14 @@
 //! The ledger of a running gateway: its journal, the threads that bring it on, each worker's end of it.
 
-use std::{io, sync::Arc, thread, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use data_encoding::HEXLOWER;
-use tokio::time::Instant;
 
 use super::{StartContext, StartError, data_dir::DataDir};
 use crate::{
-    budgets::{Counter, Spending},
+    budgets::Spending,
     config::Config,
-    domain::{chance::Chance, ledger::LedgerStatus, spending::BudgetKey},
+    domain::{chance::Chance, ledger::LedgerStatus},
     metering::{self, BUDGETS, FeedTarget, FeedThreads, Ledger, Polling, Retention},
     metrics::Metrics,
     store::{journal::Journal, sql::DatabaseLocation},
@@ -17,12 +16,11 @@ use crate::{
 
 /// The folder of the journal in the data folder.
 const JOURNAL: &str = "journal";
-/// What budgets have spent is in the database, and read in this time if it is there.
-pub(super) const KNOWN_WITHIN: Duration = Duration::from_secs(2);
-/// The same while the gateway runs: the ledger is fed every 200 ms. Changes of keys wait for it, which are looked for every
-/// second and promised within two.
-pub(super) const KNOWN_IN_PASSING: Duration = Duration::from_millis(750);
-const LOOK_AGAIN: Duration = Duration::from_millis(5);
+/// A start waits this long for the spend of budgets. Without the database it goes on with the copy in the data folder.
+pub(super) const SPEND_AT_START: Duration = Duration::from_secs(2);
+/// A reload waits this long for the spend of new budgets: the ledger is read every 200 ms. A change of keys is noticed within a second, and
+/// has to be in force within two.
+pub(super) const SPEND_AT_RELOAD: Duration = Duration::from_millis(750);
 
 /// The name of the data folder.
 const ORIGIN: &str = "origin";
@@ -93,19 +91,6 @@ pub(super) fn origin(data_dir: &DataDir, chance: Chance) -> Result<Arc<str>, Sta
     let origin = HEXLOWER.encode(&chance.bytes::<16>()?);
     data_dir.write(ORIGIN, &format!("{origin}\n"))?;
     Ok(origin.into())
-}
-
-/// Waits a moment until it is known what was spent of these budgets; whether it is. Where the database is away, what was known
-/// last counts: nothing, of a new one.
-pub(super) fn know_budgets(counters: &[(BudgetKey, Arc<Counter>)], within: Duration) -> bool {
-    let began = Instant::now();
-    loop {
-        match counters.iter().all(|(_, counter)| counter.known()) {
-            true => return true,
-            false if began.elapsed() >= within => return false,
-            false => thread::sleep(LOOK_AGAIN),
-        }
-    }
 }
 
 /// Does a worker's work, with its ledger written beside it, and with `polling` beside the first worker.

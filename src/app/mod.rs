@@ -139,7 +139,7 @@ pub fn start(of_file: Config, origin: Option<ReloadSource>, world: StartContext)
         let tables = Tables::new(&config, &tls, &metrics, &common, &dice, None)?;
         if index == 0 {
             tables.count_budgets(world.clock);
-            ledger::know_budgets(&common.spending.all(), ledger::KNOWN_WITHIN);
+            common.spending.wait_until_read(&common.spending.all(), ledger::SPEND_AT_START);
         }
         let ledger = ledgers.of_a_worker();
         let readers = Arc::new(readers.apart());

@@ -178,7 +178,7 @@ impl Reloader {
             let mut new = common.spending.all();
             new.retain(|(budget, _)| !before.contains(budget));
             // As at a start: what is new begins with what its key or group spent before. Nobody waits for other counters.
-            if !ledger::know_budgets(&new, ledger::KNOWN_IN_PASSING) {
+            if !common.spending.wait_until_read(&new, ledger::SPEND_AT_RELOAD) {
                 tracing::warn!("the ledger cannot be read: new budgets start with a spend of 0 until it can");
             }
         }

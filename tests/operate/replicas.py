@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import re
 import signal
 import subprocess
@@ -183,9 +184,14 @@ async def limits(stage):
 
 async def budget(stage):
     key = await stage.key("buyer", "--budget", f"{BUDGET}CNY/total")
+    before = await stage.alone()
     answers = await at_once(stage, key, BUYERS)
-    passed = counts(answers).get(200, 0)
-    stage.check(f"a budget for {BUDGET}, {BUYERS} at once over three: {counts(answers)}", passed == BUDGET and set(counts(answers)) == {200, 429})
+    passed, alone = counts(answers).get(200, 0), await stage.alone() - before
+    # docs/replicas.md: Redis lets exactly the budget pass. A request that waits for Redis longer than 40 ms is decided without it: then each of
+    # the three spends its third at most, and the last request of each may exceed it.
+    most = BUDGET + min(alone, 3 * math.ceil(BUDGET / 3))
+    what = f"a budget for {BUDGET}, {BUYERS} at once over three: {counts(answers)}, {alone} decided without Redis, {most} may pass"
+    stage.check(what, BUDGET <= passed <= most and set(counts(answers)) == {200, 429})
 
     async def spent():
         lines = json.loads(await asyncio.to_thread(stage.gateways[1].tidegate, "usage", "--json"))
@@ -193,7 +199,7 @@ async def budget(stage):
         return found if found and found[0]["requests"] == passed else None
 
     await soon("the rows of the budget", 10, spent)
-    stage.report.row("budget for 10, 200 at once", passed=passed, refused=BUYERS - passed, rows=json.dumps(await spent()))
+    stage.report.row("budget for 10, 200 at once", passed=passed, refused=BUYERS - passed, without_Redis=alone, rows=json.dumps(await spent()))
 
 
 async def a_replica_dies(stage):

@@ -35,10 +35,3 @@ pub enum LinkError {
         error: Box<LinkError>,
     },
 }
-
-impl LinkError {
-    /// Whether Tidegate closes the connection: the server may no longer be the master, and its name may lead to another server.
-    pub(super) fn is_final(&self) -> bool {
-        !matches!(self, Self::Slow(_) | Self::Forgot)
-    }
-}

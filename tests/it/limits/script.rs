@@ -8,7 +8,7 @@ use std::sync::{
 use tidegate::{
     config,
     domain::spending::{OwnSpend, RemoteSpend},
-    store::redis::{Given, Item, Link, SharedBudget},
+    store::redis::{Answer, Command, Item, Link, Operation, SharedBudget, SpendSource},
 };
 
 use crate::support::redis::RedisServer;
@@ -30,129 +30,165 @@ pub(super) fn a_name() -> String {
     format!("tidegate:test:{}", NAMES.fetch_add(1, Ordering::Relaxed))
 }
 
-/// A budget of which the replica itself spent this much, as the ledger said when it was read last.
-pub(super) fn budget(name: &str, total: u64, read_at: u64) -> SharedBudget {
-    SharedBudget { name: name.into(), until: None, own: OwnSpend { total, read_at }, remote: RemoteSpend::default() }
+/// What a replica knows of a budget.
+struct Known(OwnSpend, RemoteSpend);
+
+impl SpendSource for Known {
+    fn own(&self) -> OwnSpend {
+        self.0
+    }
+
+    fn others(&self) -> RemoteSpend {
+        self.1.clone()
+    }
 }
 
-/// The same with what others spent.
+/// A budget of which the replica itself has spent `total`, based on a reading of the ledger at `read_at`.
+fn budget(name: &str, total: u64, read_at: u64) -> SharedBudget {
+    let spend = Known(OwnSpend { total, read_at }, RemoteSpend::default());
+    SharedBudget { name: name.into(), until: None, spend: Arc::new(spend) }
+}
+
+/// A budget with the spend of others in the ledger.
 fn beside(name: &str, total: u64, others: &[(&str, u64)]) -> SharedBudget {
     let by_origin: Vec<(Arc<str>, u64)> = others.iter().map(|(origin, spent)| (Arc::from(*origin), *spent)).collect();
-    SharedBudget { remote: RemoteSpend { read_at: 1, by_origin: by_origin.into() }, ..budget(name, total, 0) }
+    let others = RemoteSpend { read_at: total + others[0].1, by_origin: by_origin.into() };
+    SharedBudget { name: name.into(), until: None, spend: Arc::new(Known(OwnSpend { total, read_at: 0 }, others)) }
 }
 
-/// How a request is answered that needs this of a budget: 0 = it is spent, else the microseconds to wait; none = it gets it.
-async fn asks(link: &Link, now: u64, holder: &str, budget: SharedBudget, (limit, cost): (u64, u64)) -> Option<u64> {
-    let answer = link.take(Some(BEGAN + now), None, holder, &[Item::Spend { budget, limit, cost }]).await.unwrap();
-    answer.exceeded.map(|(_, wait)| wait)
+/// One command, with the time of the test or the clock of the server.
+pub(super) async fn send(
+    link: &mut Link,
+    now: Option<u64>,
+    operation: Operation,
+    request: &str,
+    items: Vec<Item>,
+) -> Answer {
+    let now = now.map(|now| BEGAN + now);
+    let answers = link.send(now, "", &[Command::new(operation, request.to_owned(), items)]).await.unwrap();
+    answers.into_iter().next().unwrap().unwrap()
 }
 
-/// Whether exactly this was spent: a larger budget has something left, and one of this size does not.
+/// How Redis answers a request that needs this of a budget: 0 = the budget is spent, else the microseconds to wait; none = granted.
+async fn asks(
+    link: &mut Link,
+    now: u64,
+    request: &str,
+    budget: SharedBudget,
+    (limit, cost): (u64, u64),
+) -> Option<u64> {
+    let items = vec![Item::Spend { budget, limit, cost }];
+    send(link, Some(now), Operation::Take, request, items).await.exceeded.map(|(_, wait)| wait)
+}
+
+/// Gives back what a request reserved of a budget, and tells the spend.
+pub(super) async fn settle(link: &mut Link, now: Option<u64>, request: &str, budget: SharedBudget, cost: u64) {
+    send(link, now, Operation::Give, request, vec![Item::Spend { budget, limit: 0, cost }]).await;
+}
+
+/// Whether exactly this is spent: a larger budget has something left, and a budget of this size has not.
 pub(super) async fn is_spent(server: &RedisServer, name: &str, spent: u64) -> bool {
-    let other = link(server, "who asks").await;
-    let left = asks(&other, 0, "asks", budget(name, 0, 0), (spent + 1, 0)).await != Some(0);
-    let spent = asks(&other, 0, "asks", budget(name, 0, 0), (spent, 0)).await == Some(0);
-    let given = [Given::Spend { budget: budget(name, 0, 0) }];
-    other.give(None, [("asks", &given[..])].into_iter()).await.unwrap();
+    let mut other = link(server, "asks").await;
+    let left = asks(&mut other, 0, "asks", budget(name, 0, 0), (spent + 1, 0)).await != Some(0);
+    let spent = asks(&mut other, 0, "asks", budget(name, 0, 0), (spent, 0)).await == Some(0);
+    settle(&mut other, None, "asks", budget(name, 0, 0), 0).await;
     left && spent
 }
 
 #[tokio::test]
-async fn what_is_told_late_again_or_by_others_counts_once() {
+async fn a_spend_that_is_told_late_or_again_or_by_others_counts_once() {
     let server = RedisServer::start();
-    let (here, other, name) = (link(&server, "here").await, link(&server, "other").await, a_name());
-    assert_eq!(asks(&here, 0, "first", budget(&name, 0, 0), (100, 50)).await, None);
-    // Its reservation is lost, and it is settled late, three times.
-    assert_eq!(asks(&here, 120 * SECOND, "second", budget(&name, 0, 0), (100, 100)).await, None);
-    for holder in ["second", "first", "first", "first"] {
-        let given = [Given::Spend { budget: budget(&name, 50, 0) }];
-        here.give(Some(BEGAN + 120 * SECOND), [(holder, &given[..])].into_iter()).await.unwrap();
+    let (mut here, mut other, name) = (link(&server, "here").await, link(&server, "other").await, a_name());
+    assert_eq!(asks(&mut here, 0, "first", budget(&name, 0, 0), (100, 50)).await, None);
+    // Its reservation ends, and it is settled late, three times.
+    assert_eq!(asks(&mut here, 120 * SECOND, "second", budget(&name, 0, 0), (100, 100)).await, None);
+    for (request, reserved) in [("second", 100), ("first", 50), ("first", 50), ("first", 50)] {
+        settle(&mut here, Some(120 * SECOND), request, budget(&name, 50, 0), reserved).await;
     }
     assert!(is_spent(&server, &name, 50).await);
-    // Another replica, which has read in the ledger what this one spent, and knows less of it or more; and one that is gone.
+    // Another replica has read in the ledger less than this replica spent, or more; and the spend of a replica that is gone.
     for (of_here, spent) in [(30, 1070), (50, 1070), (55, 1075), (50, 1075)] {
-        let told = [Given::Spend { budget: beside(&name, 20, &[("here", of_here), ("gone", 1000)]) }];
-        other.give(None, [("", &told[..])].into_iter()).await.unwrap();
+        settle(&mut other, None, "", beside(&name, 20, &[("here", of_here), ("gone", 1000)]), 0).await;
         assert!(is_spent(&server, &name, spent).await, "{of_here}");
     }
-    // Who spent it knows best, once it read the ledger again.
-    asks(&here, 0, "third", budget(&name, 40, 7), (2000, 0)).await;
+    // The replica itself knows best, once it has read the ledger again.
+    asks(&mut here, 0, "third", budget(&name, 40, 7), (2000, 0)).await;
     assert!(is_spent(&server, &name, 1060).await);
-    asks(&here, 0, "third", budget(&name, 90, 6), (2000, 0)).await;
-    assert!(is_spent(&server, &name, 1110).await, "what was told later, and more");
+    asks(&mut here, 0, "third", budget(&name, 90, 6), (2000, 0)).await;
+    assert!(is_spent(&server, &name, 1110).await, "a later total that is higher");
 }
 
 /// A place and a budget of 10.
-fn held(name: &str, spent: u64) -> [Item; 2] {
+fn held(name: &str, spent: u64) -> Vec<Item> {
     let place = Item::Place { key: format!("{name}:place"), limit: 1 };
-    [place, Item::Spend { budget: budget(name, spent, 0), limit: 10, cost: 10 }]
+    vec![place, Item::Spend { budget: budget(name, spent, 0), limit: 10, cost: 10 }]
 }
 
-/// Which of the two is not there for another request.
-async fn lacks(link: &Link, now: u64, name: &str) -> Vec<usize> {
+/// Which of the two another request cannot have.
+async fn lacks(link: &mut Link, now: u64, name: &str) -> Vec<usize> {
     let mut lacks = Vec::new();
     for (nth, item) in held(name, 0).into_iter().enumerate() {
-        let answer = link.take(Some(BEGAN + now), None, "other", std::slice::from_ref(&item)).await.unwrap();
+        let answer = send(link, Some(now), Operation::Take, "other", vec![item]).await;
         match answer.exceeded {
             Some(_) => lacks.push(nth),
-            None => give(link, now, name, "other", 0).await,
+            None => {
+                send(link, Some(now), Operation::Give, "other", held(name, 0)).await;
+            }
         }
     }
     lacks
 }
 
-async fn give(link: &Link, now: u64, name: &str, holder: &str, spent: u64) {
-    let given = [Given::Place { key: format!("{name}:place") }, Given::Spend { budget: budget(name, spent, 0) }];
-    link.give(Some(BEGAN + now), [(holder, &given[..])].into_iter()).await.unwrap();
-}
-
 #[tokio::test]
-async fn what_is_neither_given_back_nor_renewed_comes_back() {
+async fn a_reservation_that_is_neither_given_back_nor_renewed_ends() {
     let server = RedisServer::start();
-    let (link, name) = (link(&server, "here").await, a_name());
-    let takes = async |now: u64, holder: &str| {
-        link.take(Some(BEGAN + now), None, holder, &held(&name, 0)).await.unwrap().exceeded.is_none()
+    let (mut link, name) = (link(&server, "here").await, a_name());
+    let takes = async |link: &mut Link, now: u64, request: &str| {
+        send(link, Some(now), Operation::Take, request, held(&name, 0)).await.exceeded.is_none()
     };
-    assert!(takes(0, "gone").await);
-    assert_eq!(lacks(&link, 59 * SECOND, &name).await, [0, 1]);
+    assert!(takes(&mut link, 0, "gone").await);
+    assert_eq!(lacks(&mut link, 59 * SECOND, &name).await, [0, 1]);
     let mut now = 61 * SECOND;
-    assert_eq!(lacks(&link, now, &name).await, [0; 0]);
-    // Renewed, it stays, and what is given back late is given back once.
-    assert!(takes(now, "lives").await);
+    assert_eq!(lacks(&mut link, now, &name).await, [0; 0]);
+    // With renewals it stays, and it is given back once, however often that is told.
+    assert!(takes(&mut link, now, "lives").await);
     for _ in 0..5 {
         now += 50 * SECOND;
-        link.renew(Some(BEGAN + now), &[("lives".into(), held(&name, 0).into())]).await.unwrap();
-        assert_eq!(lacks(&link, now, &name).await, [0, 1]);
+        send(&mut link, Some(now), Operation::Renew, "lives", held(&name, 0)).await;
+        assert_eq!(lacks(&mut link, now, &name).await, [0, 1]);
     }
     for _ in 0..3 {
-        give(&link, now, &name, "lives", 4).await;
+        send(&mut link, Some(now), Operation::Give, "lives", held(&name, 4)).await;
     }
-    assert!(takes(now, "next").await, "6 are left, and a first one fits");
+    assert!(takes(&mut link, now, "next").await, "6 are left, and a request alone is admitted");
     assert!(is_spent(&server, &name, 4).await);
 }
 
 #[tokio::test]
-async fn what_is_held_is_known_again_after_redis_was_emptied() {
+async fn reservations_are_told_again_after_redis_was_emptied() {
     let server = RedisServer::start();
-    let (link, name) = (link(&server, "here").await, a_name());
-    link.take(Some(BEGAN), None, "lives", &held(&name, 0)).await.unwrap();
+    let (mut link, name) = (link(&server, "here").await, a_name());
+    send(&mut link, Some(0), Operation::Take, "lives", held(&name, 0)).await;
     assert_eq!(server.ask("FLUSHALL"), "+OK");
     for _ in 0..2 {
-        link.renew(Some(BEGAN), &[("lives".into(), held(&name, 2).into())]).await.unwrap();
+        send(&mut link, Some(0), Operation::Renew, "lives", held(&name, 2)).await;
     }
-    assert_eq!(lacks(&link, 0, &name).await, [0, 1]);
-    // 2 are spent, and 10 set aside once.
-    assert_eq!(asks(&link, 0, "other", budget(&name, 0, 0), (20, 9)).await, Some(SECOND));
-    assert_eq!(asks(&link, 0, "other", budget(&name, 0, 0), (20, 8)).await, None);
+    assert_eq!(lacks(&mut link, 0, &name).await, [0, 1]);
+    // 2 are spent, and 10 reserved once.
+    assert_eq!(asks(&mut link, 0, "other", budget(&name, 0, 0), (20, 9)).await, Some(SECOND));
+    assert_eq!(asks(&mut link, 0, "other", budget(&name, 0, 0), (20, 8)).await, None);
 }
 
 #[tokio::test]
-async fn in_another_epoch_nothing_is_decided() {
+async fn in_another_epoch_redis_decides_nothing() {
     let server = RedisServer::start();
-    let (link, name) = (link(&server, "here").await, a_name());
-    assert!(link.take(None, Some("first"), "one", &held(&name, 0)).await.is_ok());
+    let (mut link, name) = (link(&server, "here").await, a_name());
+    let mut take = async |request: &str| {
+        let command = Command::new(Operation::Take, request.to_owned(), held(&name, 0));
+        link.send(None, "first", &[command]).await.unwrap().remove(0)
+    };
+    assert!(take("one").await.is_some_and(|answer| answer.exceeded.is_none()));
     assert_eq!(server.ask("FLUSHALL"), "+OK");
-    let refused = link.take(None, Some("first"), "two", &held(&name, 0)).await.unwrap_err();
-    assert_eq!(refused.to_string(), "Redis was emptied");
+    assert_eq!(take("two").await, None);
     assert_eq!(server.list("KEYS *"), [""; 0]);
 }

@@ -1,14 +1,16 @@
 //! Two replicas that share a budget over a Redis that is emptied, and a ledger that knows rows only once they are stored. What
 //! their workers do is done by hand, in every order.
 
+use std::{cell::RefCell, sync::Arc};
+
 use proptest::prelude::*;
 use tidegate::{
     budgets::{Counter, LedgerSums},
-    store::redis::{Given, Item, Link, SharedBudget},
+    store::redis::{Item, Link, Operation, SharedBudget},
 };
 use tokio::runtime::Runtime;
 
-use super::script::{a_name, is_spent, link};
+use super::script::{a_name, is_spent, link, send, settle};
 use crate::support::redis::RedisServer;
 
 struct Two<'a> {
@@ -25,12 +27,12 @@ struct Two<'a> {
 struct There {
     runtime: Runtime,
     server: RedisServer,
-    links: [Link; 2],
+    links: [RefCell<Link>; 2],
 }
 
 #[derive(Default)]
 struct Replica {
-    counter: Counter,
+    counter: Arc<Counter>,
     under_way: Vec<(String, u64)>,
     /// What rows cost that are not stored yet.
     rows: u64,
@@ -77,8 +79,7 @@ impl<'a> Two<'a> {
 
     /// What one knows of the budget.
     fn budget(&self, who: usize) -> SharedBudget {
-        let counter = &self.both[who].counter;
-        SharedBudget { name: self.name.clone(), until: None, own: counter.own(), remote: counter.others() }
+        SharedBudget { name: self.name.clone(), until: None, spend: Arc::<Counter>::clone(&self.both[who].counter) }
     }
 
     /// Asks for so much; checked is the promise, whoever decides.
@@ -91,11 +92,12 @@ impl<'a> Two<'a> {
         } else if replica.counter.spent() >= limit {
             false
         } else {
-            let items = [Item::Spend { budget, limit, cost }];
-            let asked = self.there.links[who].take(None, None, &holder, &items);
-            let taken = self.there.runtime.block_on(asked).unwrap().exceeded.is_none();
+            let items = vec![Item::Spend { budget, limit, cost }];
+            let mut link = self.there.links[who].borrow_mut();
+            let asked = send(&mut link, None, Operation::Take, &holder, items);
+            let taken = self.there.runtime.block_on(asked).exceeded.is_none();
             if taken {
-                replica.counter.hold(cost);
+                replica.counter.reserve_anyway(cost);
             }
             taken
         };
@@ -121,21 +123,20 @@ impl<'a> Two<'a> {
         replica.counter.settle(cost, really);
         replica.rows += really;
         if !replica.away {
-            self.tell(who, &holder);
+            self.tell(who, &holder, cost);
         }
     }
 
-    /// Says what was spent, and gives back what this request holds.
-    fn tell(&self, who: usize, holder: &str) {
-        let given = [Given::Spend { budget: self.budget(who) }];
-        let told = self.there.links[who].give(None, [(holder, &given[..])].into_iter());
-        self.there.runtime.block_on(told).unwrap();
+    /// Tells the spend, and gives back what this request reserved.
+    fn tell(&self, who: usize, holder: &str, reserved: u64) {
+        let mut link = self.there.links[who].borrow_mut();
+        self.there.runtime.block_on(settle(&mut link, None, holder, self.budget(who), reserved));
     }
 
     fn store(&mut self, who: usize) {
         let rows = std::mem::take(&mut self.both[who].rows);
         self.ledger[who] += rows;
-        self.both[who].counter.is_stored(rows);
+        self.both[who].counter.row_stored(rows);
     }
 
     fn read(&mut self, who: usize) {
@@ -143,7 +144,7 @@ impl<'a> Two<'a> {
         let others = [(["a", "b"][1 - who].into(), self.ledger[1 - who])].into();
         let replica = &mut self.both[who];
         let sums = LedgerSums { own: self.ledger[who], others, read_at: self.read };
-        replica.counter.is_told(sums, replica.counter.stored());
+        replica.counter.ledger_shows(sums, replica.counter.stored());
         replica.shown = self.ledger[1 - who];
     }
 
@@ -158,12 +159,13 @@ impl<'a> Two<'a> {
         if !std::mem::take(&mut self.both[who].away) {
             return;
         }
-        self.tell(who, "");
-        let hold = |(holder, cost): &(String, u64)| {
-            (holder.clone(), vec![Item::Spend { budget: self.budget(who), limit: self.limit, cost: *cost }])
-        };
-        let held: Vec<_> = self.both[who].under_way.iter().map(hold).collect();
-        self.there.runtime.block_on(self.there.links[who].renew(None, &held)).unwrap();
+        self.there.links[who].borrow_mut().forget();
+        self.tell(who, "", 0);
+        let mut link = self.there.links[who].borrow_mut();
+        for (holder, cost) in &self.both[who].under_way {
+            let items = vec![Item::Spend { budget: self.budget(who), limit: self.limit, cost: *cost }];
+            self.there.runtime.block_on(send(&mut link, None, Operation::Renew, holder, items));
+        }
     }
 
     fn spent_by(&self, who: usize) -> u64 {
@@ -192,7 +194,7 @@ fn step() -> impl Strategy<Value = Step> {
 fn two_overspend_by_no_more_than_the_other_spent_since_the_ledger_was_read() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let server = RedisServer::start();
-    let links = runtime.block_on(async { [link(&server, "a").await, link(&server, "b").await] });
+    let links = runtime.block_on(async { [link(&server, "a").await, link(&server, "b").await] }).map(RefCell::new);
     let there = There { runtime, server, links };
     let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig::with_cases(100));
     let kept = |(limit, steps): (u64, Vec<Step>)| {
