@@ -12,8 +12,9 @@
 --   rate, look  the moment in microseconds at which the whole rate is free again. KEY:turn is the moment at which the request that was
 --               refused last may come again
 --   place       sorted set of requests in progress, by the millisecond at which their places are free again
---   spend       hash: spent, and o:NAME for the part of the data folder NAME; reserved. KEY:held is a sorted set of reservations
---               ("COST ID"), by the millisecond at which they end. Nano-units
+--   spend       hash: spent, and o:NAME for the part of the data folder NAME; held. KEY:requests is a sorted set of reservations
+--               ("COST ID"), by the millisecond at which they end; their sum is held. Nano-units. Earlier versions used other names for
+--               both: in a rolling upgrade the versions share the spend, and do not see each other's reservations
 -- The epoch is a random name that is lost with all other data. In another epoch than the replica knows, Redis may lack data, and the
 -- script decides nothing.
 -- Returned by "take": the number of the exceeded item (0: none, -1: another epoch), microseconds to wait for it, and for each item the
@@ -70,8 +71,8 @@ end
 -- Reads a budget, and drops reservations that ended: their replica is gone.
 local function read(item)
   add_up(item)
-  item.held, item.mine = item.key .. ':held', item[1] .. ' ' .. id
-  local known = redis.call('HMGET', item.key, 'spent', 'reserved')
+  item.held, item.mine = item.key .. ':requests', item[1] .. ' ' .. id
+  local known = redis.call('HMGET', item.key, 'spent', 'held')
   item.spent, item.reserved = tonumber(known[1] or 0), tonumber(known[2] or 0)
   for _, ended in ipairs(redis.call('ZRANGEBYSCORE', item.held, '-inf', whole(ms))) do
     item.reserved = item.reserved - string.match(ended, '%d+')
@@ -80,7 +81,7 @@ local function read(item)
 end
 
 local function write(item)
-  redis.call('HSET', item.key, 'reserved', whole(item.reserved))
+  redis.call('HSET', item.key, 'held', whole(item.reserved))
   for _, key in ipairs({ item.key, item.held }) do
     if item[3] == '' then
       redis.call('PEXPIRE', key, LONG)
